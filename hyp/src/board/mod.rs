@@ -1,0 +1,1 @@
+//! What the host's device tree says: controllers, CPUs, GIC, UART, boot modules.

@@ -1,0 +1,1 @@
+//! What a guest sees: device models as plain state machines that also run on a PC.

@@ -1,0 +1,1 @@
+//! Guests: configuration, address map, vCPUs, life cycle.

@@ -1,0 +1,11 @@
+//! Ballast: the EL2 image. What touches registers is in `arch`, present only on the target; everything
+//! else also builds and is tested on a PC.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod board;
+pub mod device;
+pub mod guest;
+pub mod log;
+pub mod monitor;

@@ -1,0 +1,1 @@
+//! The serial console: multiplexer, shell, commands, reports.

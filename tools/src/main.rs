@@ -1,0 +1,2 @@
+//! `ballast`, the tool on the PC.
+fn main() {}
