@@ -1,1 +1,3 @@
 //! What a guest sees: device models as plain state machines that also run on a PC.
+
+pub mod vpl011;
