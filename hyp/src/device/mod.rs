@@ -1,3 +1,5 @@
 //! What a guest sees: device models as plain state machines that also run on a PC.
 
+pub mod psci;
+pub mod smccc;
 pub mod vpl011;

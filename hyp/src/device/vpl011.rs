@@ -293,7 +293,7 @@ impl Vpl011 {
             offset::RIS => self.raw.into(),
             offset::MIS => (self.raw & self.mask).into(),
             offset::DMACR => self.dma.into(),
-            offset::PERIPH_ID0.. if offset % 4 == 0 => {
+            offset::PERIPH_ID0.. if offset.is_multiple_of(4) => {
                 let at = usize::from(offset - offset::PERIPH_ID0) / 4;
                 IDENTIFICATION.get(at).copied().unwrap_or(0).into()
             }

@@ -1,0 +1,385 @@
+//! PSCI 1.1 for guests (Arm DEN 0022).
+//!
+//! Three steps. [`decode`] names the call; its arguments stay [`Untrusted`]. [`answer`] checks them
+//! against the guest ([`Platform`]) and its vCPUs' power states ([`Power`]) and returns an [`Action`]:
+//! a status to hand back, or something for hyp to do. [`Power`] is shared by the guest's vCPUs without a
+//! lock:
+//!
+//! ```text
+//! Off ──claim (CPU_ON, one caller wins)──▶ Claimed ──publish──▶ Pending ──take_start──▶ On ──turn_off──▶ Off
+//! ```
+//!
+//! The winner of a claim alone writes the vCPU's entry point and context, and publishes them; the vCPU's
+//! own CPU takes them. Claimed and Pending are both ON_PENDING to the guest.
+//!
+//! CPU_SUSPEND is a wait for an interrupt, for power-down states too: DEN 0022 allows a less deep state
+//! than the one asked for. Calls that would need more (SYSTEM_SUSPEND, STAT_*, MEM_PROTECT…) are
+//! NOT_SUPPORTED, and PSCI_FEATURES says so.
+
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use stage2::addr::Ipa;
+
+use super::smccc::{self, FunctionId};
+
+/// What PSCI_VERSION returns: 1.1.
+pub const VERSION: u32 = 0x1_0001;
+/// The identifier of PSCI_VERSION, for a fast path.
+pub const PSCI_VERSION: u32 = 0x8400_0000;
+
+/// SUCCESS (DEN 0022, 5.2.2).
+pub const SUCCESS: i32 = 0;
+/// The call is not implemented.
+pub const NOT_SUPPORTED: i32 = smccc::NOT_SUPPORTED;
+/// An argument is none that the call can take.
+pub const INVALID_PARAMETERS: i32 = -2;
+/// The call may not be made now.
+pub const DENIED: i32 = -3;
+/// CPU_ON of a vCPU that is on.
+pub const ALREADY_ON: i32 = -4;
+/// CPU_ON of a vCPU that is being turned on.
+pub const ON_PENDING: i32 = -5;
+/// The machine failed to do what was asked.
+pub const INTERNAL_FAILURE: i32 = -6;
+/// An entry point is no place in the guest's RAM.
+pub const INVALID_ADDRESS: i32 = -9;
+
+/// AFFINITY_INFO: on, off, being turned on (DEN 0022, 5.7.4).
+const AFFINITY_ON: i32 = 0;
+const AFFINITY_OFF: i32 = 1;
+const AFFINITY_ON_PENDING: i32 = 2;
+/// MIGRATE_INFO_TYPE: there is no trusted OS that would have to migrate (DEN 0022, 5.9.2).
+const MIGRATION_NOT_REQUIRED: i32 = 2;
+/// The affinity fields of an MPIDR: Aff3 in bits 39 to 32, Aff2 to Aff0 in 23 to 0.
+const AFFINITY_MASK: u64 = 0xff_00ff_ffff;
+/// The bits of CPU_SUSPEND's power_state that the original format defines (DEN 0022, 5.4.2).
+const POWER_STATE_MASK: u32 = 0x0301_ffff;
+/// power_state.StateType: power-down.
+const POWER_DOWN: u32 = 1 << 16;
+
+/// A value that a guest gave and that nobody has checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untrusted(u64);
+
+impl Untrusted {
+    /// The vCPU whose MPIDR this is, if the guest has one.
+    fn vcpu(self, platform: &impl Platform) -> Option<usize> {
+        if self.0 & !AFFINITY_MASK != 0 {
+            return None;
+        }
+        (0..platform.vcpu_count()).find(|&vcpu| platform.mpidr(vcpu) & AFFINITY_MASK == self.0)
+    }
+
+    /// The entry point this is, if it is one: a word of the guest's RAM.
+    fn entry(self, platform: &impl Platform) -> Option<Ipa> {
+        let entry = Ipa::try_new(self.0)?;
+        (entry.is_aligned(4) && platform.is_ram(entry)).then_some(entry)
+    }
+}
+
+/// A call to PSCI. 32-bit calls have their arguments cut to 32 bits already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// PSCI_VERSION.
+    Version,
+    /// PSCI_FEATURES.
+    Features(FunctionId),
+    /// CPU_ON.
+    CpuOn {
+        /// MPIDR of the vCPU to turn on.
+        target: Untrusted,
+        /// Where it starts.
+        entry: Untrusted,
+        /// What it finds in X0.
+        context: u64,
+    },
+    /// CPU_OFF of the caller.
+    CpuOff,
+    /// CPU_SUSPEND of the caller.
+    CpuSuspend {
+        /// The power state, in the original format.
+        state: u32,
+        /// Where the caller would resume from power-down.
+        entry: Untrusted,
+    },
+    /// AFFINITY_INFO.
+    AffinityInfo {
+        /// MPIDR, its fields below `level` ignored.
+        target: Untrusted,
+        /// The lowest affinity level that counts.
+        level: Untrusted,
+    },
+    /// MIGRATE_INFO_TYPE.
+    MigrateInfoType,
+    /// SYSTEM_OFF.
+    SystemOff,
+    /// SYSTEM_RESET.
+    SystemReset,
+    /// SYSTEM_RESET2.
+    SystemReset2 {
+        /// The kind of reset: 0 is SYSTEM_WARM_RESET.
+        kind: u32,
+    },
+}
+
+/// The call that `id` names, with `arguments` as [`FunctionId::argument`] cuts them; `None` where PSCI
+/// here has no such call.
+pub fn decode(id: FunctionId, arguments: [u64; 3]) -> Option<Call> {
+    let [first, second, third] = arguments;
+    Some(match (id.function(), id.is_wide()) {
+        _ if !is_psci(id) => return None,
+        (0x00, false) => Call::Version,
+        (0x01, _) => Call::CpuSuspend { state: first as u32, entry: Untrusted(second) },
+        (0x02, false) => Call::CpuOff,
+        (0x03, _) => Call::CpuOn { target: Untrusted(first), entry: Untrusted(second), context: third },
+        (0x04, _) => Call::AffinityInfo { target: Untrusted(first), level: Untrusted(second) },
+        (0x06, false) => Call::MigrateInfoType,
+        (0x08, false) => Call::SystemOff,
+        (0x09, false) => Call::SystemReset,
+        (0x0a, false) => Call::Features(FunctionId::new(first as u32)),
+        (0x12, _) => Call::SystemReset2 { kind: first as u32 },
+        _ => return None,
+    })
+}
+
+/// Whether `id` lies in PSCI's range: 0x8400_0000 to 0x8400_001f and the same as 64-bit calls.
+fn is_psci(id: FunctionId) -> bool {
+    id.get() & !(1 << 30) & !0x1f == PSCI_VERSION
+}
+
+/// What PSCI asks of a guest. Both answers are fixed while the guest runs.
+pub trait Platform {
+    /// How many vCPUs the guest has.
+    fn vcpu_count(&self) -> usize;
+    /// MPIDR_EL1 of a vCPU as the guest reads it.
+    fn mpidr(&self, vcpu: usize) -> u64;
+    /// Whether `ipa` lies in the guest's RAM.
+    fn is_ram(&self, ipa: Ipa) -> bool;
+}
+
+/// What is to be done after a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Hand this status back in X0 ([`smccc::status`]).
+    Return(i32),
+    /// Wake vCPU `vcpu`'s CPU, which then calls [`Power::take_start`]; hand back SUCCESS.
+    TurnOn {
+        /// Index of the vCPU.
+        vcpu: usize,
+    },
+    /// The caller is off ([`Power`] says so already): never return to it. With `is_last`, the guest has
+    /// no vCPU left that could wake another.
+    TurnOff {
+        /// Whether no vCPU is on or being turned on any more.
+        is_last: bool,
+    },
+    /// Wait for an interrupt as WFI does, then hand back SUCCESS.
+    Suspend,
+    /// Stop the guest and free what it has.
+    PowerOff,
+    /// Start the guest afresh.
+    Reset,
+}
+
+/// Performs as much of `call` by vCPU `caller` as is a matter of rules, and says what is left to do.
+pub fn answer<const N: usize>(
+    call: Call,
+    caller: usize,
+    power: &Power<N>,
+    platform: &impl Platform,
+) -> Action {
+    match call {
+        Call::Version => Action::Return(VERSION as i32),
+        Call::Features(id) => Action::Return(features(id)),
+        Call::CpuOn { target, entry, context } => turn_on(target, entry, context, power, platform),
+        Call::CpuOff => Action::TurnOff { is_last: power.turn_off(caller) },
+        Call::CpuSuspend { state, entry } => suspend(state, entry, platform),
+        Call::AffinityInfo { target, level } => Action::Return(affinity_info(target, level, power, platform)),
+        Call::MigrateInfoType => Action::Return(MIGRATION_NOT_REQUIRED),
+        Call::SystemOff => Action::PowerOff,
+        Call::SystemReset | Call::SystemReset2 { kind: 0 } => Action::Reset,
+        Call::SystemReset2 { .. } => Action::Return(INVALID_PARAMETERS),
+    }
+}
+
+/// PSCI_FEATURES (DEN 0022, 5.15): 0 for what is there, SMCCC_VERSION included; CPU_SUSPEND's flags are
+/// 0 too (original format, platform-coordinated).
+fn features(id: FunctionId) -> i32 {
+    if id == smccc::SMCCC_VERSION || decode(id, [0; 3]).is_some() { SUCCESS } else { NOT_SUPPORTED }
+}
+
+fn turn_on<const N: usize>(
+    target: Untrusted,
+    entry: Untrusted,
+    context: u64,
+    power: &Power<N>,
+    platform: &impl Platform,
+) -> Action {
+    let Some(vcpu) = target.vcpu(platform) else { return Action::Return(INVALID_PARAMETERS) };
+    let Some(entry) = entry.entry(platform) else { return Action::Return(INVALID_ADDRESS) };
+    match power.turn_on(vcpu, Start { entry, context }) {
+        Ok(()) => Action::TurnOn { vcpu },
+        Err(status) => Action::Return(status),
+    }
+}
+
+fn suspend(state: u32, entry: Untrusted, platform: &impl Platform) -> Action {
+    if state & !POWER_STATE_MASK != 0 {
+        return Action::Return(INVALID_PARAMETERS);
+    }
+    if state & POWER_DOWN != 0 && entry.entry(platform).is_none() {
+        return Action::Return(INVALID_ADDRESS);
+    }
+    Action::Suspend
+}
+
+fn affinity_info<const N: usize>(
+    target: Untrusted,
+    level: Untrusted,
+    power: &Power<N>,
+    platform: &impl Platform,
+) -> i32 {
+    let ignored = match level.0 {
+        0 => 0,
+        1 => 0xff,
+        2 => 0xffff,
+        3 => 0xff_ffff,
+        _ => return INVALID_PARAMETERS,
+    };
+    let mask = AFFINITY_MASK & !ignored;
+    if target.0 & !AFFINITY_MASK != 0 {
+        return INVALID_PARAMETERS;
+    }
+    let mut found = None;
+    for vcpu in 0..platform.vcpu_count() {
+        if (platform.mpidr(vcpu) ^ target.0) & mask != 0 {
+            continue;
+        }
+        let state = match power.state(vcpu) {
+            State::On => return AFFINITY_ON,
+            State::Pending | State::Claimed => AFFINITY_ON_PENDING,
+            State::Off => AFFINITY_OFF,
+        };
+        // One that is being turned on counts more than any that is off.
+        found = found.max(Some(state));
+    }
+    found.unwrap_or(INVALID_PARAMETERS)
+}
+
+/// Whether a vCPU runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Off.
+    Off = 0,
+    /// One caller of CPU_ON has it and writes its start.
+    Claimed = 1,
+    /// Its start is written; its CPU has not taken it yet.
+    Pending = 2,
+    /// On.
+    On = 3,
+}
+
+/// Where and with what a vCPU starts. The entry point is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The first instruction, a word of the guest's RAM.
+    pub entry: Ipa,
+    /// X0.
+    pub context: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: AtomicU8,
+    entry: AtomicU64,
+    context: AtomicU64,
+}
+
+/// The power states of a guest's vCPUs, shared by its CPUs.
+#[derive(Debug)]
+pub struct Power<const N: usize> {
+    slots: [Slot; N],
+}
+
+impl<const N: usize> Default for Power<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Power<N> {
+    /// All vCPUs off.
+    pub const fn new() -> Self {
+        Self {
+            slots: [const {
+                Slot {
+                    state: AtomicU8::new(State::Off as u8),
+                    entry: AtomicU64::new(0),
+                    context: AtomicU64::new(0),
+                }
+            }; N],
+        }
+    }
+
+    /// The state of a vCPU; one that there is not is off.
+    pub fn state(&self, vcpu: usize) -> State {
+        match self.slots.get(vcpu).map(|slot| slot.state.load(Ordering::Acquire)) {
+            Some(1) => State::Claimed,
+            Some(2) => State::Pending,
+            Some(3) => State::On,
+            _ => State::Off,
+        }
+    }
+
+    /// Makes `vcpu` start at `start`: for CPU_ON, and for the first vCPU of a guest. Then wake its CPU.
+    ///
+    /// # Errors
+    /// [`ALREADY_ON`], [`ON_PENDING`], and [`INVALID_PARAMETERS`] for a vCPU that there is not.
+    pub fn turn_on(&self, vcpu: usize, start: Start) -> Result<(), i32> {
+        let slot = self.slots.get(vcpu).ok_or(INVALID_PARAMETERS)?;
+        let (off, claimed) = (State::Off as u8, State::Claimed as u8);
+        match slot.state.compare_exchange(off, claimed, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => {}
+            Err(state) if state == State::On as u8 => return Err(ALREADY_ON),
+            Err(_) => return Err(ON_PENDING),
+        }
+        slot.entry.store(start.entry.get(), Ordering::Relaxed);
+        slot.context.store(start.context, Ordering::Relaxed);
+        slot.state.store(State::Pending as u8, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes the start of `vcpu`, if one waits; the vCPU is on from here. For the CPU that owns it.
+    pub fn take_start(&self, vcpu: usize) -> Option<Start> {
+        let slot = self.slots.get(vcpu)?;
+        if slot.state.load(Ordering::Acquire) != State::Pending as u8 {
+            return None;
+        }
+        let start = Start {
+            entry: Ipa::new_truncate(slot.entry.load(Ordering::Relaxed)),
+            context: slot.context.load(Ordering::Relaxed),
+        };
+        slot.state.store(State::On as u8, Ordering::Release);
+        Some(start)
+    }
+
+    /// Turns `vcpu` off, from its own CPU; `true` if no vCPU is left that is on or being turned on.
+    pub fn turn_off(&self, vcpu: usize) -> bool {
+        if let Some(slot) = self.slots.get(vcpu) {
+            // Sequentially consistent: of two that go off at once, at least one sees the other off.
+            slot.state.store(State::Off as u8, Ordering::SeqCst);
+        }
+        self.slots.iter().all(|slot| slot.state.load(Ordering::SeqCst) == State::Off as u8)
+    }
+
+    /// Turns all off. Only while none of the guest's vCPUs runs.
+    pub fn reset(&self) {
+        for slot in &self.slots {
+            slot.state.store(State::Off as u8, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! Calls by HVC and SMC from a guest: the SMC Calling Convention 1.2 (Arm DEN 0028).
+//!
+//! [`decode`] takes what the guest had in its registers to a [`Call`]; nothing is believed before it is
+//! checked. [`FunctionId`] says how wide a call's arguments are: those of a 32-bit call are cut to 32
+//! bits, and its results are sign-extended to all of X0 ([`status`]), so that callers which look at W0
+//! and callers which look at X0 both see -1 as -1.
+//!
+//! What is offered: SMCCC_VERSION, SMCCC_ARCH_FEATURES and the firmware's mitigations for speculative
+//! execution (forwarded to the host's firmware where it has them, [`Firmware`]), PSCI ([`super::psci`]),
+//! and the vendor-specific hypervisor range with Ballast's UID. Everything else is NOT_SUPPORTED.
+
+use super::psci;
+
+/// What SMCCC_VERSION returns: 1.2.
+pub const VERSION: u32 = 0x1_0002;
+/// NOT_SUPPORTED, which is also the answer to an unknown function identifier (DEN 0028, 5.2 and 7.1).
+pub const NOT_SUPPORTED: i32 = -1;
+/// INVALID_PARAMETER (DEN 0028, 7.1).
+pub const INVALID_PARAMETER: i32 = -3;
+/// Ballast's UID for the vendor-specific hypervisor range: 63bc9d3a-0e5b-4c2e-9d57-0a86d1f4b17e.
+pub const UID: [u8; 16] =
+    [0x63, 0xbc, 0x9d, 0x3a, 0x0e, 0x5b, 0x4c, 0x2e, 0x9d, 0x57, 0x0a, 0x86, 0xd1, 0xf4, 0xb1, 0x7e];
+/// Revision of the calls in the vendor-specific hypervisor range.
+pub const REVISION: (u32, u32) = (1, 0);
+
+/// SMCCC_VERSION.
+pub const SMCCC_VERSION: FunctionId = FunctionId(0x8000_0000);
+/// SMCCC_ARCH_FEATURES.
+pub const SMCCC_ARCH_FEATURES: FunctionId = FunctionId(0x8000_0001);
+const SMCCC_ARCH_WORKAROUND_1: FunctionId = FunctionId(0x8000_8000);
+const SMCCC_ARCH_WORKAROUND_2: FunctionId = FunctionId(0x8000_7fff);
+const SMCCC_ARCH_WORKAROUND_3: FunctionId = FunctionId(0x8000_3fff);
+const VENDOR_HYPERVISOR_UID: FunctionId = FunctionId(0x8600_ff01);
+const VENDOR_HYPERVISOR_REVISION: FunctionId = FunctionId(0x8600_ff03);
+
+/// A function identifier as a guest gave it: W0 of the call (DEN 0028, table 2-1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct FunctionId(u32);
+
+/// The range that a function belongs to (DEN 0028, table 6-2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Arm architecture calls.
+    Arch,
+    /// Standard secure services, PSCI among them.
+    StandardSecure,
+    /// Calls that belong to the hypervisor's maker.
+    VendorHypervisor,
+    /// Any other.
+    Other,
+}
+
+impl FunctionId {
+    /// The identifier `value`.
+    #[inline]
+    pub const fn new(value: u32) -> Self {
+        Self(value)
+    }
+
+    /// The identifier as a number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Whether it is a fast call, one that no interrupt breaks up. Ballast offers no others.
+    pub const fn is_fast(self) -> bool {
+        self.0 >> 31 != 0
+    }
+
+    /// Whether arguments and results are 64 bits wide (SMC64, HVC64).
+    pub const fn is_wide(self) -> bool {
+        self.0 & 1 << 30 != 0
+    }
+
+    /// The range it belongs to.
+    pub const fn owner(self) -> Owner {
+        match self.0 >> 24 & 0x3f {
+            0 => Owner::Arch,
+            4 => Owner::StandardSecure,
+            6 => Owner::VendorHypervisor,
+            _ => Owner::Other,
+        }
+    }
+
+    /// The number of the function within its range.
+    pub const fn function(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// `argument` as the call passes it: all of it, or its low 32 bits.
+    pub const fn argument(self, argument: u64) -> u64 {
+        if self.is_wide() { argument } else { argument & 0xffff_ffff }
+    }
+}
+
+/// A mitigation that firmware offers (DEN 0028, 7.5 to 7.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workaround {
+    /// SMCCC_ARCH_WORKAROUND_1: branch predictor, CVE-2017-5715.
+    BranchPredictor,
+    /// SMCCC_ARCH_WORKAROUND_2: speculative store bypass, CVE-2018-3639; `enable` as the caller gave it.
+    StoreBypass {
+        /// Non-zero turns the mitigation on.
+        enable: u32,
+    },
+    /// SMCCC_ARCH_WORKAROUND_3: branch history, CVE-2017-5715 and CVE-2022-23960.
+    BranchHistory,
+}
+
+impl Workaround {
+    /// The identifier to forward the call by.
+    pub const fn id(self) -> FunctionId {
+        match self {
+            Self::BranchPredictor => SMCCC_ARCH_WORKAROUND_1,
+            Self::StoreBypass { .. } => SMCCC_ARCH_WORKAROUND_2,
+            Self::BranchHistory => SMCCC_ARCH_WORKAROUND_3,
+        }
+    }
+}
+
+/// What a guest asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Answer at once: these go to X0 to X3.
+    Answer([u64; 4]),
+    /// SMCCC_ARCH_FEATURES of a mitigation: ask [`arch_features`].
+    ArchFeatures(FunctionId),
+    /// A mitigation: forward it ([`Firmware::apply`]) where the firmware has it.
+    Workaround(Workaround),
+    /// A call to PSCI.
+    Psci(psci::Call),
+    /// A call in the vendor-specific hypervisor range, other than UID and revision.
+    Vendor(FunctionId),
+    /// Nothing that is known: NOT_SUPPORTED.
+    Unknown,
+}
+
+/// What hyp knows of the host's firmware, on the CPU that asks.
+pub trait Firmware {
+    /// What the firmware answered to SMCCC_ARCH_FEATURES for `workaround` (negative: it has it not).
+    /// Asked once at boot and kept; a firmware before SMCCC 1.1 counts as NOT_SUPPORTED.
+    fn features(&self, workaround: Workaround) -> i32;
+    /// Calls the mitigation.
+    fn apply(&self, workaround: Workaround);
+}
+
+/// A status for X0, sign-extended (DEN 0028, 3.1 and 5.2).
+pub const fn status(value: i32) -> u64 {
+    value as i64 as u64
+}
+
+/// The [`Call`] in a guest's X0 to X3. The caller has refused an HVC or SMC whose immediate is not zero.
+pub fn decode(registers: [u64; 4]) -> Call {
+    // Bits 63 to 32 of X0 are not part of the identifier.
+    let id = FunctionId::new(registers[0] as u32);
+    if !id.is_fast() {
+        return Call::Unknown;
+    }
+    let [_, first, second, third] = registers;
+    let arguments = [id.argument(first), id.argument(second), id.argument(third)];
+    match id.owner() {
+        Owner::Arch => decode_arch(id, arguments),
+        Owner::StandardSecure => match psci::decode(id, arguments) {
+            Some(call) => Call::Psci(call),
+            None => Call::Unknown,
+        },
+        Owner::VendorHypervisor => decode_vendor(id),
+        Owner::Other => Call::Unknown,
+    }
+}
+
+fn decode_arch(id: FunctionId, arguments: [u64; 3]) -> Call {
+    match id {
+        SMCCC_VERSION => Call::Answer([VERSION.into(), 0, 0, 0]),
+        SMCCC_ARCH_FEATURES => Call::ArchFeatures(FunctionId::new(arguments[0] as u32)),
+        _ => match workaround(id, arguments[0] as u32) {
+            Some(workaround) => Call::Workaround(workaround),
+            None => Call::Unknown,
+        },
+    }
+}
+
+fn decode_vendor(id: FunctionId) -> Call {
+    match id {
+        VENDOR_HYPERVISOR_UID => Call::Answer(uid_registers()),
+        VENDOR_HYPERVISOR_REVISION => Call::Answer([REVISION.0.into(), REVISION.1.into(), 0, 0]),
+        _ => Call::Vendor(id),
+    }
+}
+
+fn workaround(id: FunctionId, enable: u32) -> Option<Workaround> {
+    match id {
+        SMCCC_ARCH_WORKAROUND_1 => Some(Workaround::BranchPredictor),
+        SMCCC_ARCH_WORKAROUND_2 => Some(Workaround::StoreBypass { enable }),
+        SMCCC_ARCH_WORKAROUND_3 => Some(Workaround::BranchHistory),
+        _ => None,
+    }
+}
+
+/// The answer to SMCCC_ARCH_FEATURES for `id` (DEN 0028, 7.3).
+pub fn arch_features(id: FunctionId, firmware: &impl Firmware) -> i32 {
+    match id {
+        SMCCC_VERSION | SMCCC_ARCH_FEATURES => 0,
+        _ => match workaround(id, 0) {
+            Some(workaround) => firmware.features(workaround),
+            None => NOT_SUPPORTED,
+        },
+    }
+}
+
+/// The UID as the four words of a UID call: bytes 0 to 3 in W0, the first in its low bits (DEN 0028,
+/// 6.2.2).
+const fn uid_registers() -> [u64; 4] {
+    let mut words = [0; 4];
+    let mut at = 0;
+    while at < UID.len() {
+        words[at / 4] |= (UID[at] as u64) << (8 * (at % 4));
+        at += 1;
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Patched;
+
+    impl Firmware for Patched {
+        fn features(&self, workaround: Workaround) -> i32 {
+            match workaround {
+                Workaround::BranchPredictor => 0,
+                Workaround::StoreBypass { .. } => 1,
+                Workaround::BranchHistory => NOT_SUPPORTED,
+            }
+        }
+        fn apply(&self, _: Workaround) {}
+    }
+
+    #[test]
+    fn the_version_is_the_conventions() {
+        assert_eq!(decode([0x8000_0000, 0, 0, 0]), Call::Answer([0x1_0002, 0, 0, 0]));
+        assert_eq!(decode([0xdead_beef_8000_0000, 0, 0, 0]), Call::Answer([0x1_0002, 0, 0, 0]));
+    }
+
+    #[test]
+    fn unknown_calls_are_unknown() {
+        for id in [
+            0x0000_0000, // yielding
+            0x0000_0001,
+            0x8000_0002, // SMCCC_ARCH_SOC_ID
+            0xc000_0000, // SMCCC_VERSION has no 64-bit form
+            0x8100_0000, // CPU service
+            0x8300_0000, // OEM
+            0x8400_0050, // TRNG
+            0x8500_0020, // paravirtual time
+            0xbf00_ff01, // trusted OS
+            0xffff_ffff,
+        ] {
+            assert_eq!(decode([id, 0, 0, 0]), Call::Unknown, "{id:#x}");
+        }
+        assert_eq!(status(NOT_SUPPORTED), u64::MAX);
+    }
+
+    #[test]
+    fn features_follow_the_firmware() {
+        let ask = |id: u32| match decode([0x8000_0001, u64::from(id) | 0xff << 32, 0, 0]) {
+            Call::ArchFeatures(id) => arch_features(id, &Patched),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ask(0x8000_0000), 0);
+        assert_eq!(ask(0x8000_0001), 0);
+        assert_eq!(ask(0x8000_8000), 0);
+        assert_eq!(ask(0x8000_7fff), 1);
+        assert_eq!(ask(0x8000_3fff), -1);
+        assert_eq!(ask(0x8400_0000), -1);
+    }
+
+    #[test]
+    fn mitigations_are_told_apart() {
+        assert_eq!(decode([0x8000_8000, 0, 0, 0]), Call::Workaround(Workaround::BranchPredictor));
+        assert_eq!(
+            decode([0x8000_7fff, 0x1_0000_0001, 0, 0]),
+            Call::Workaround(Workaround::StoreBypass { enable: 1 })
+        );
+        assert_eq!(decode([0x8000_3fff, 0, 0, 0]), Call::Workaround(Workaround::BranchHistory));
+        for workaround in [Workaround::BranchPredictor, Workaround::BranchHistory] {
+            assert_eq!(decode([workaround.id().get().into(), 0, 0, 0]), Call::Workaround(workaround));
+        }
+    }
+
+    #[test]
+    fn the_hypervisor_names_itself() {
+        let Call::Answer(words) = decode([0x8600_ff01, 0, 0, 0]) else { panic!() };
+        assert_eq!(words, [0x3a9d_bc63, 0x2e4c_5b0e, 0x860a_579d, 0x7eb1_f4d1]);
+        assert_eq!(decode([0x8600_ff03, 0, 0, 0]), Call::Answer([1, 0, 0, 0]));
+        assert_eq!(decode([0xc600_0001, 0, 0, 0]), Call::Vendor(FunctionId::new(0xc600_0001)));
+    }
+}
