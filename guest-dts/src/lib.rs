@@ -1,3 +1,15 @@
-#![no_std]
-#![forbid(unsafe_code)]
-//! guest-dts
+//! Device trees: read, configured from, written.
+//!
+//! * [`tree`]: a flattened device tree, validated whole before anything else reads it.
+//! * [`finding`]: what is wrong in a tree, as data: node, property, value and rule.
+//! * [`argument`]: command lines, and the numbers and sizes in them.
+//! * [`config`]: the configuration blob, from which guests are started.
+//! * [`image`]: the arm64 Image header, and where kernel, ramdisk and tree go in a guest's RAM.
+//! * [`build`]: completes a guest's own tree.
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+pub mod finding;
+pub mod tree;

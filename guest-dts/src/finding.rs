@@ -1,0 +1,299 @@
+//! What is wrong in a tree, as data: where, which property, what value, and the rule that it breaks.
+//!
+//! A finding borrows from the tree, so it costs no memory, and it is put into words by `Display`: the same words
+//! on the console and on a PC.
+
+use core::fmt;
+
+use crate::tree::{Node, Property};
+
+/// Something wrong at one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding<'t> {
+    place: Place<'t>,
+    property: Option<&'t str>,
+    value: Value<'t>,
+    rule: Rule<'t>,
+}
+
+/// Where a finding was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'t> {
+    /// At a node.
+    Node(Node<'t>),
+    /// Where a node should be, by its path or by what it is.
+    Expected(&'static str),
+    /// On Ballast's own command line.
+    CommandLine,
+    /// In the memory reservation block.
+    Reservations,
+}
+
+/// The value that a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'t> {
+    /// None: the finding is about the node.
+    None,
+    /// The property is missing.
+    Missing,
+    /// The property's bytes, shown in the form of the source.
+    Bytes(&'t [u8]),
+    /// A number.
+    Number(u64),
+    /// An address.
+    Address(u64),
+    /// A size in bytes.
+    Size(u64),
+    /// Addresses.
+    Range {
+        /// First address.
+        base: u64,
+        /// Size in bytes.
+        size: u64,
+    },
+    /// Text.
+    Text(&'t str),
+}
+
+/// The rule that a finding breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule<'t> {
+    /// It has to be there: what it gives.
+    Required(&'static str),
+    /// "must …".
+    Must(&'static str),
+    /// Entries of addresses and sizes with this many cells.
+    Cells {
+        /// Cells of an address.
+        address: u32,
+        /// Cells of a size.
+        size: u32,
+    },
+    /// There is room for fewer.
+    TooMany {
+        /// Which one is too many, from 0.
+        index: usize,
+        /// How many there may be.
+        limit: usize,
+        /// Of what.
+        what: &'static str,
+    },
+    /// A number has to lie between two, both included.
+    Between(u64, u64),
+    /// It has to be a multiple of a size in bytes.
+    MultipleOf(u64),
+    /// It overlaps with what another node says.
+    Overlaps(Node<'t>),
+    /// It overlaps with something that is no node.
+    OverlapsWith(&'static str),
+    /// Another node says the same.
+    SameAs(Node<'t>),
+    /// No such property or child is known here; the nearest that is.
+    Unknown {
+        /// The known name nearest to it, where one is near.
+        nearest: Option<&'static str>,
+    },
+}
+
+impl<'t> Finding<'t> {
+    /// A finding at `node`.
+    pub fn new(node: Node<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule<'t>) -> Self {
+        Self { place: Place::Node(node), property, value, rule }
+    }
+
+    /// A finding about the value of `property`.
+    pub fn property(node: Node<'t>, property: Property<'t>, rule: Rule<'t>) -> Self {
+        Self::new(node, Some(property.name()), Value::Bytes(property.bytes()), rule)
+    }
+
+    /// A finding about a property that is not there.
+    pub fn missing(node: Node<'t>, property: &'static str, rule: Rule<'t>) -> Self {
+        Self::new(node, Some(property), Value::Missing, rule)
+    }
+
+    /// A finding about a node.
+    pub fn node(node: Node<'t>, rule: Rule<'t>) -> Self {
+        Self::new(node, None, Value::None, rule)
+    }
+
+    /// A finding about a node that is not there: `what` is its path or what it is.
+    pub fn no_node(what: &'static str, rule: Rule<'t>) -> Self {
+        Self { place: Place::Expected(what), property: None, value: Value::Missing, rule }
+    }
+
+    /// A finding about the argument `name` on Ballast's own command line.
+    pub fn argument(name: &'static str, value: Value<'t>, rule: Rule<'t>) -> Self {
+        Self { place: Place::CommandLine, property: Some(name), value, rule }
+    }
+
+    /// A finding in the memory reservation block.
+    pub fn reservation(value: Value<'t>, rule: Rule<'t>) -> Self {
+        Self { place: Place::Reservations, property: None, value, rule }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place<'t> {
+        self.place
+    }
+
+    /// The rule that is broken.
+    pub fn rule(&self) -> Rule<'t> {
+        self.rule
+    }
+}
+
+impl core::error::Error for Finding<'_> {}
+
+impl fmt::Display for Finding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if let Some(property) = self.property {
+            f.write_str(property)?;
+        }
+        match self.value {
+            Value::None => {}
+            Value::Missing if self.property.is_some() => f.write_str(" is missing: ")?,
+            Value::Missing => f.write_str("missing: ")?,
+            value if self.property.is_some() => write!(f, " = {value}: ")?,
+            value => write!(f, "{value}: ")?,
+        }
+        if matches!(self.value, Value::None) && self.property.is_some() {
+            f.write_str(": ")?;
+        }
+        write!(f, "{}", self.rule)
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "{}", node.path()),
+            Self::Expected(what) => f.write_str(what),
+            Self::CommandLine => f.write_str("command line"),
+            Self::Reservations => f.write_str("memory reservation block"),
+        }
+    }
+}
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::None | Self::Missing => Ok(()),
+            Self::Bytes(bytes) => write!(f, "{}", SourceValue { bytes, limit: 48 }),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Address(address) => write!(f, "{address:#x}"),
+            Self::Size(size) => write!(f, "{}", Size(size)),
+            Self::Range { base, size } => write!(f, "{} at {base:#x}", Size(size)),
+            Self::Text(text) => write!(f, "{text:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Rule<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Required(purpose) => write!(f, "required ({purpose})"),
+            Self::Must(what) => write!(f, "must {what}"),
+            Self::Cells { address, size } => {
+                write!(f, "must have entries of {address} address and {size} size cells")
+            }
+            Self::TooMany { index, limit, what } => {
+                write!(f, "number {} where at most {limit} {what} are taken", index + 1)
+            }
+            Self::Between(low, high) => write!(f, "must lie between {low} and {high}"),
+            Self::MultipleOf(size) => write!(f, "must be a multiple of {}", Size(size)),
+            Self::Overlaps(node) => write!(f, "overlaps with {}", node.path()),
+            Self::OverlapsWith(what) => write!(f, "overlaps with {what}"),
+            Self::SameAs(node) => write!(f, "the same as in {}", node.path()),
+            Self::Unknown { nearest: Some(name) } => {
+                write!(f, "not known here; the nearest name is {name:?}")
+            }
+            Self::Unknown { nearest: None } => write!(f, "not known here"),
+        }
+    }
+}
+
+/// Displays a number of bytes in the largest binary unit that it is a multiple of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+        let mut number = self.0;
+        let mut unit = "bytes";
+        for next in units.iter().skip(1) {
+            if number == 0 || !number.is_multiple_of(1024) {
+                break;
+            }
+            number /= 1024;
+            unit = next;
+        }
+        write!(f, "{number} {unit}")
+    }
+}
+
+/// Displays a property's value as the source would have it: strings, cells or bytes, cut after `limit` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceValue<'t> {
+    /// The value.
+    pub bytes: &'t [u8],
+    /// How many bytes of it are shown.
+    pub limit: usize,
+}
+
+impl fmt::Display for SourceValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.bytes.get(..self.limit).unwrap_or(self.bytes);
+        let is_cut = shown.len() < self.bytes.len();
+        if is_text(shown, is_cut) {
+            let text = if is_cut { shown } else { shown.strip_suffix(&[0]).unwrap_or(shown) };
+            for (index, string) in text.split(|&byte| byte == 0).enumerate() {
+                f.write_str(if index == 0 { "\"" } else { ", \"" })?;
+                write_escaped(f, string)?;
+                f.write_str("\"")?;
+            }
+        } else if self.bytes.len().is_multiple_of(4) {
+            f.write_str("<")?;
+            for (index, cell) in shown.chunks_exact(4).enumerate() {
+                let cell = cell.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
+                write!(f, "{}{cell:#x}", if index == 0 { "" } else { " " })?;
+            }
+            f.write_str(">")?;
+        } else {
+            f.write_str("[")?;
+            for (index, byte) in shown.iter().enumerate() {
+                write!(f, "{}{byte:02x}", if index == 0 { "" } else { " " })?;
+            }
+            f.write_str("]")?;
+        }
+        if is_cut {
+            write!(f, " /* {} bytes */", self.bytes.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `bytes` are printable strings, each of at least one character.
+fn is_text(bytes: &[u8], is_cut: bool) -> bool {
+    let Some((&last, _)) = bytes.split_last() else { return true };
+    if last != 0 && !is_cut {
+        return false;
+    }
+    let printable = |&byte: &u8| byte == b'\t' || byte == b'\n' || (b' '..=b'~').contains(&byte);
+    let text = if last == 0 { bytes.strip_suffix(&[0]).unwrap_or(bytes) } else { bytes };
+    text.split(|&byte| byte == 0).all(|string| !string.is_empty() && string.iter().all(printable))
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, string: &[u8]) -> fmt::Result {
+    for &byte in string {
+        match byte {
+            b'"' => f.write_str("\\\"")?,
+            b'\\' => f.write_str("\\\\")?,
+            b'\n' => f.write_str("\\n")?,
+            b'\t' => f.write_str("\\t")?,
+            _ => write!(f, "{}", char::from(byte))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Addresses: how many cells they have, `reg`, and the way up through `ranges`.
+
+use super::node::Node;
+use super::property::Property;
+use crate::finding::{Finding, Rule, Value};
+
+/// How many cells the addresses and sizes of a node's children have: 0, 1 or 2 of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cells {
+    /// `#address-cells`.
+    pub address: u32,
+    /// `#size-cells`.
+    pub size: u32,
+}
+
+impl Cells {
+    /// What holds where a node says nothing (specification, 2.3.5).
+    pub const DEFAULT: Self = Self { address: 2, size: 1 };
+
+    /// Bytes of an address and a size together.
+    fn stride(self) -> usize {
+        (self.address + self.size) as usize * 4
+    }
+}
+
+/// An entry of `reg`, in the address space of the node's parent. Nothing is known of its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reg {
+    /// First address.
+    pub base: u64,
+    /// Size in bytes; 0 where the parent's `#size-cells` is 0.
+    pub size: u64,
+}
+
+impl Reg {
+    /// The first address after it, unless that overflows.
+    pub fn end(&self) -> Option<u64> {
+        self.base.checked_add(self.size)
+    }
+}
+
+/// Iterates over address and size pairs.
+#[derive(Clone, Debug)]
+pub struct RegIter<'t> {
+    bytes: &'t [u8],
+    cells: Cells,
+}
+
+impl RegIter<'_> {
+    /// How many entries are left.
+    pub fn count_left(&self) -> usize {
+        self.bytes.len().checked_div(self.cells.stride()).unwrap_or(0)
+    }
+}
+
+impl Iterator for RegIter<'_> {
+    type Item = Reg;
+
+    fn next(&mut self) -> Option<Reg> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let base = take_number(&mut self.bytes, self.cells.address)?;
+        let size = take_number(&mut self.bytes, self.cells.size)?;
+        Some(Reg { base, size })
+    }
+}
+
+/// A number of `cells` cells from the front of `bytes`.
+fn take_number(bytes: &mut &[u8], cells: u32) -> Option<u64> {
+    let (number, rest) = bytes.split_at_checked(cells as usize * 4)?;
+    *bytes = rest;
+    Some(number.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
+
+/// What came of translating an address towards the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// The address as CPUs see it.
+    Address(u64),
+    /// A bus on the way has no `ranges` (or none that holds it): CPUs do not reach the address.
+    Unreachable,
+}
+
+impl<'t> Node<'t> {
+    /// The cells of the node's children.
+    ///
+    /// # Errors
+    /// Where one of the properties is not one cell of 0, 1 or 2.
+    pub fn child_cells(&self) -> Result<Cells, Finding<'t>> {
+        let cells = |name: &'static str, default| match self.property(name) {
+            None => Ok(default),
+            Some(property) => match property.u32() {
+                Some(cells @ 0..=2) => Ok(cells),
+                _ => Err(Finding::property(*self, property, Rule::Must("be one cell of 0, 1 or 2"))),
+            },
+        };
+        Ok(Cells {
+            address: cells("#address-cells", Cells::DEFAULT.address)?,
+            size: cells("#size-cells", Cells::DEFAULT.size)?,
+        })
+    }
+
+    /// The cells of the node's own `reg`: those that its parent states.
+    ///
+    /// # Errors
+    /// See [`Node::child_cells`].
+    pub fn own_cells(&self) -> Result<Cells, Finding<'t>> {
+        match self.parent() {
+            Some(parent) => parent.child_cells(),
+            None => Ok(Cells::DEFAULT),
+        }
+    }
+
+    /// The entries of `reg`, in the address space of the parent.
+    ///
+    /// # Errors
+    /// Where `reg` is missing, or its length does not fit the parent's cells.
+    pub fn reg(&self) -> Result<RegIter<'t>, Finding<'t>> {
+        self.pairs("reg", self.own_cells()?)
+    }
+
+    /// The entries of property `name`, read as addresses and sizes of `cells`.
+    ///
+    /// # Errors
+    /// Where it is missing, empty, or its length does not fit the cells.
+    pub fn pairs(&self, name: &'static str, cells: Cells) -> Result<RegIter<'t>, Finding<'t>> {
+        let Some(property) = self.property(name) else {
+            return Err(Finding::missing(*self, name, Rule::Required("addresses")));
+        };
+        let bytes = property.bytes();
+        let stride = cells.stride();
+        if cells.address == 0 || bytes.is_empty() || !bytes.len().is_multiple_of(stride) {
+            return Err(Finding::property(
+                *self,
+                property,
+                Rule::Cells { address: cells.address, size: cells.size },
+            ));
+        }
+        Ok(RegIter { bytes, cells })
+    }
+
+    /// The entries of `reg` as CPUs see them, translated through the `ranges` of every bus above.
+    ///
+    /// # Errors
+    /// Where `reg` or a `ranges` on the way is malformed or does not let CPUs through, or an entry is empty or
+    /// passes the end of the address space.
+    pub fn cpu_reg<const N: usize>(&self) -> Result<heapless::Vec<Reg, N>, Finding<'t>> {
+        let mut found = heapless::Vec::new();
+        for (index, reg) in self.reg()?.enumerate() {
+            let finding = |rule| {
+                Finding::new(*self, Some("reg"), Value::Range { base: reg.base, size: reg.size }, rule)
+            };
+            if reg.size == 0 || reg.end().is_none() {
+                return Err(finding(Rule::Must("not be empty, nor pass the end of the address space")));
+            }
+            let base = match self.translate(reg)? {
+                Translation::Address(base) if base.checked_add(reg.size).is_some() => base,
+                _ => return Err(finding(Rule::Must("lie within the `ranges` of every bus above"))),
+            };
+            if found.push(Reg { base, size: reg.size }).is_err() {
+                return Err(finding(Rule::TooMany { index, limit: N, what: "entries of reg" }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The address of `reg`, in the parent's address space, as CPUs see it. It has to lie in one entry of each
+    /// `ranges`.
+    ///
+    /// # Errors
+    /// Where a `ranges` is malformed.
+    pub fn translate(&self, reg: Reg) -> Result<Translation, Finding<'t>> {
+        let mut base = reg.base;
+        for bus in self.ancestors() {
+            if bus.is_root() {
+                break;
+            }
+            let Some(ranges) = bus.property("ranges") else { return Ok(Translation::Unreachable) };
+            // Empty: the bus's addresses are its parent's (specification, 2.3.8).
+            if ranges.bytes().is_empty() {
+                continue;
+            }
+            match translate_once(bus, ranges, Reg { base, size: reg.size })? {
+                Some(address) => base = address,
+                None => return Ok(Translation::Unreachable),
+            }
+        }
+        Ok(Translation::Address(base))
+    }
+}
+
+/// `reg` in the address space of `bus`'s parent.
+fn translate_once<'t>(bus: Node<'t>, ranges: Property<'t>, reg: Reg) -> Result<Option<u64>, Finding<'t>> {
+    let child = bus.child_cells()?;
+    let parent = bus.own_cells()?;
+    let mut bytes = ranges.bytes();
+    let stride = (child.address + parent.address + child.size) as usize * 4;
+    if child.address == 0 || parent.address == 0 || child.size == 0 || !bytes.len().is_multiple_of(stride) {
+        let rule =
+            Rule::Must("have entries of this node's address, its parent's address and this node's size");
+        return Err(Finding::property(bus, ranges, rule));
+    }
+    while !bytes.is_empty() {
+        let entry = (|| {
+            let from = take_number(&mut bytes, child.address)?;
+            let to = take_number(&mut bytes, parent.address)?;
+            Some((from, to, take_number(&mut bytes, child.size)?))
+        })();
+        let Some((from, to, size)) = entry else { return Ok(None) };
+        let offset = reg.base.wrapping_sub(from);
+        if reg.base >= from && size >= reg.size && offset <= size - reg.size {
+            return Ok(to.checked_add(offset));
+        }
+    }
+    Ok(None)
+}

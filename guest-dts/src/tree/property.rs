@@ -1,0 +1,119 @@
+//! Properties: a name and bytes, and what the bytes can be read as.
+
+use core::fmt;
+
+use super::cursor::{Cursor, Token};
+
+/// A property of a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Property<'t> {
+    name: &'t str,
+    value: &'t [u8],
+}
+
+impl<'t> Property<'t> {
+    /// The property's name.
+    pub fn name(&self) -> &'t str {
+        self.name
+    }
+
+    /// The value's bytes.
+    pub fn bytes(&self) -> &'t [u8] {
+        self.value
+    }
+
+    /// The value as one cell.
+    pub fn u32(&self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.value.try_into().ok()?))
+    }
+
+    /// The value as one number of 64 bits (two cells).
+    pub fn u64(&self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.value.try_into().ok()?))
+    }
+
+    /// The value as a number of one or two cells.
+    pub fn number(&self) -> Option<u64> {
+        self.u32().map(u64::from).or_else(|| self.u64())
+    }
+
+    /// The value as cells, `None` where its length is no multiple of 4.
+    pub fn cells(&self) -> Option<impl ExactSizeIterator<Item = u32> + Clone + 't> {
+        let is_whole = self.value.len().is_multiple_of(4);
+        is_whole.then(|| {
+            self.value
+                .chunks_exact(4)
+                .map(|cell| cell.iter().fold(0, |word, &byte| word << 8 | u32::from(byte)))
+        })
+    }
+
+    /// The value as one string: UTF-8 with one NUL, at its end.
+    pub fn str(&self) -> Option<&'t str> {
+        let (&last, text) = self.value.split_last()?;
+        if last != 0 || text.contains(&0) {
+            return None;
+        }
+        core::str::from_utf8(text).ok()
+    }
+
+    /// The value as a list of strings; ends at the first that is not terminated or not UTF-8.
+    pub fn strings(&self) -> Strings<'t> {
+        Strings(self.value)
+    }
+
+    /// Whether the value is a list of at least one string, each terminated and UTF-8.
+    pub fn is_strings(&self) -> bool {
+        let mut strings = self.strings();
+        strings.by_ref().count() > 0 && strings.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Property<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Property({}, {} bytes)", self.name, self.value.len())
+    }
+}
+
+/// Iterates over the strings in a value.
+#[derive(Clone)]
+pub struct Strings<'t>(&'t [u8]);
+
+impl<'t> Iterator for Strings<'t> {
+    type Item = &'t str;
+
+    fn next(&mut self) -> Option<&'t str> {
+        let length = self.0.iter().position(|&byte| byte == 0)?;
+        let (string, rest) = self.0.split_at_checked(length)?;
+        let string = core::str::from_utf8(string).ok()?;
+        self.0 = rest.get(1..).unwrap_or_default();
+        Some(string)
+    }
+}
+
+/// Iterates over the properties of a node.
+#[derive(Clone)]
+pub struct Properties<'t> {
+    cursor: Cursor<'t>,
+    at: usize,
+}
+
+impl<'t> Properties<'t> {
+    pub(super) fn new(cursor: Cursor<'t>, at: usize) -> Self {
+        Self { cursor, at }
+    }
+}
+
+impl<'t> Iterator for Properties<'t> {
+    type Item = Property<'t>;
+
+    fn next(&mut self) -> Option<Property<'t>> {
+        // Validated: all of a node's properties stand before its first child.
+        match self.cursor.token(self.at)? {
+            Token::Property { name, value, next } => {
+                self.at = next;
+                Some(Property { name, value })
+            }
+            Token::Begin { .. } | Token::End { .. } => None,
+        }
+    }
+}

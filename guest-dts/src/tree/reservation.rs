@@ -1,0 +1,39 @@
+//! The memory reservation block (specification, 5.3). fdt-rs finds its entries but gives no way to read them.
+
+use core::slice::ChunksExact;
+
+/// An entry of the reservation block; its end does not overflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// First address.
+    pub base: u64,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// Iterates over the reservation block.
+#[derive(Clone)]
+pub struct Reservations<'t>(ChunksExact<'t, u8>);
+
+impl<'t> Reservations<'t> {
+    /// The entries in `block`, which has no terminating one.
+    pub(super) fn new(block: &'t [u8]) -> Self {
+        Self(block.chunks_exact(16))
+    }
+}
+
+impl Iterator for Reservations<'_> {
+    type Item = Reservation;
+
+    fn next(&mut self) -> Option<Reservation> {
+        let (base, size) = decode(self.0.next()?);
+        Some(Reservation { base, size })
+    }
+}
+
+/// Base and size in the 16 bytes of `entry`.
+pub(super) fn decode(entry: &[u8]) -> (u64, u64) {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte));
+    let (base, size) = entry.split_at(entry.len().min(8));
+    (number(base), number(size))
+}
