@@ -1,0 +1,172 @@
+//! Exceptions that a guest takes: interrupts go to hooks, faults that are expected are caught, all others end the guest.
+
+use crate::smp::{self, Record};
+use crate::{psci, say};
+use core::sync::atomic::Ordering;
+
+/// Bytes that the vectors save.
+const FRAME_SIZE: usize = 288;
+
+core::arch::global_asm!(
+    include_str!("vectors.S"),
+    frame_size = const FRAME_SIZE,
+    exception = sym exception,
+);
+
+/// The saved state of what was interrupted.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Frame {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// Where it goes on.
+    pub elr: u64,
+    /// Its processor state.
+    pub spsr: u64,
+    esr: u64,
+    far: u64,
+    reserved: u64,
+}
+
+/// An exception that was caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caught {
+    /// Syndrome.
+    pub esr: u64,
+    /// Fault address.
+    pub far: u64,
+    /// The instruction.
+    pub elr: u64,
+    /// Which of the 16 vectors.
+    pub number: usize,
+}
+
+/// Exception classes (Arm ARM D24.2.40).
+pub mod class {
+    /// Undefined instruction, and others without a class of their own.
+    pub const UNKNOWN: u64 = 0x00;
+    /// Access to SIMD or floating point while it is trapped.
+    pub const FP: u64 = 0x07;
+    /// SVC.
+    pub const SVC: u64 = 0x15;
+    /// Trapped system register access.
+    pub const SYSTEM_REGISTER: u64 = 0x18;
+    /// Instruction abort without a change of exception level.
+    pub const INSTRUCTION_ABORT: u64 = 0x21;
+    /// Misaligned program counter.
+    pub const PC_ALIGNMENT: u64 = 0x22;
+    /// Data abort without a change of exception level.
+    pub const DATA_ABORT: u64 = 0x25;
+    /// Misaligned stack pointer.
+    pub const SP_ALIGNMENT: u64 = 0x26;
+    /// SError.
+    pub const SERROR: u64 = 0x2f;
+    /// BRK.
+    pub const BREAKPOINT: u64 = 0x3c;
+}
+
+impl Caught {
+    /// The exception class.
+    #[must_use]
+    pub const fn class(&self) -> u64 {
+        self.esr >> 26 & 0x3f
+    }
+
+    /// The fault status code of an abort.
+    #[must_use]
+    pub const fn status(&self) -> u64 {
+        self.esr & 0x3f
+    }
+
+    /// Whether the aborted access was a write.
+    #[must_use]
+    pub const fn is_write(&self) -> bool {
+        self.esr & 1 << 6 != 0
+    }
+
+    /// Whether this is a synchronous external abort, not on a walk of translation tables.
+    #[must_use]
+    pub const fn is_external_abort(&self) -> bool {
+        matches!(self.class(), class::DATA_ABORT | class::INSTRUCTION_ABORT) && self.status() == 0x10
+    }
+}
+
+/// Calls `handler` on every IRQ that this CPU takes from now on.
+pub fn on_irq(handler: fn()) {
+    smp::record().on_irq.store(handler as *mut (), Ordering::Release);
+}
+
+/// Calls `handler` on every FIQ that this CPU takes from now on.
+pub fn on_fiq(handler: fn()) {
+    smp::record().on_fiq.store(handler as *mut (), Ordering::Release);
+}
+
+/// Runs `work`; instructions of it that raise synchronous exceptions are skipped, with their result left as it was. A
+/// jump to where nothing can be fetched returns at once.
+///
+/// # Errors
+/// The first exception, if there was one.
+pub fn catch<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
+    let record = smp::record();
+    record.caught_count.store(0, Ordering::Relaxed);
+    record.catching.store(true, Ordering::SeqCst);
+    let result = work();
+    // What is still on its way as an asynchronous abort counts too.
+    crate::instruction!("dsb sy", "isb");
+    record.catching.store(false, Ordering::SeqCst);
+    if record.caught_count.load(Ordering::Relaxed) == 0 { Ok(result) } else { Err(record.last_caught()) }
+}
+
+extern "C" fn exception(number: usize, frame: &mut Frame) {
+    let record = smp::record();
+    match number % 4 {
+        0 => synchronous(record, number, frame),
+        1 => interrupt(record.on_irq.load(Ordering::Acquire), number, frame),
+        2 => interrupt(record.on_fiq.load(Ordering::Acquire), number, frame),
+        _ if record.catching.load(Ordering::SeqCst) => note(record, number, frame),
+        _ => fatal(number, frame),
+    }
+}
+
+fn interrupt(hook: *mut (), number: usize, frame: &Frame) {
+    if hook.is_null() {
+        fatal(number, frame);
+    }
+    // SAFETY: `on_irq` and `on_fiq` store functions of this type.
+    let hook: fn() = unsafe { core::mem::transmute(hook) };
+    hook();
+}
+
+fn synchronous(record: &Record, number: usize, frame: &mut Frame) {
+    if !record.catching.load(Ordering::SeqCst) {
+        fatal(number, frame);
+    }
+    note(record, number, frame);
+    let class = frame.esr >> 26 & 0x3f;
+    frame.elr = match class {
+        class::INSTRUCTION_ABORT | class::PC_ALIGNMENT => frame.x[30],
+        class::SVC => frame.elr,
+        _ => frame.elr + 4,
+    };
+}
+
+fn note(record: &Record, number: usize, frame: &Frame) {
+    if record.caught_count.fetch_add(1, Ordering::Relaxed) == 0 {
+        for (slot, value) in record.caught.iter().zip([frame.esr, frame.far, frame.elr, number as u64]) {
+            slot.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+fn fatal(number: usize, frame: &Frame) -> ! {
+    say!(
+        "fatal CPU {} exception {} esr {:#x} far {:#x} elr {:#x} (image at {:#x})",
+        smp::index(),
+        number,
+        frame.esr,
+        frame.far,
+        frame.elr,
+        crate::boot::image().start
+    );
+    psci::system_off()
+}

@@ -1,0 +1,245 @@
+//! Where things are: read from the device tree, else what Ballast promises every guest.
+
+use crate::console::Console;
+use crate::fdt::{Node, Tree, text};
+
+/// Most CPUs that a guest uses.
+pub const MAX_CPUS: usize = 8;
+/// Most ranges of RAM that a guest looks at.
+pub const MAX_RAM: usize = 8;
+
+/// Who answers the guest's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// QEMU's `virt` board itself.
+    Bare,
+    /// Xen.
+    Xen,
+    /// Ballast, or any other hypervisor.
+    Hypervisor,
+}
+
+/// How PSCI is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduit {
+    /// By HVC.
+    Hvc,
+    /// By SMC.
+    Smc,
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub start: usize,
+    /// One past the last address.
+    pub end: usize,
+}
+
+/// The machine as this guest sees it.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    /// Who answers.
+    pub host: Host,
+    /// PSCI's conduit.
+    pub conduit: Conduit,
+    /// The exception level that the guest was entered at.
+    pub entry_level: u64,
+    /// RAM, `ram_count` entries.
+    pub ram: [Range; MAX_RAM],
+    /// How many entries of `ram` there are.
+    pub ram_count: usize,
+    /// Affinities, `cpu_count` entries.
+    pub cpus: [u64; MAX_CPUS],
+    /// How many entries of `cpus` there are.
+    pub cpu_count: usize,
+    /// Base of the distributor.
+    pub distributor: usize,
+    /// Redistributor regions; an empty range is none.
+    pub redistributors: [Range; 4],
+    /// Base of the PL011, unless there is none.
+    pub uart: Option<usize>,
+    /// INTID of the PL011.
+    pub uart_intid: u32,
+    /// Boot arguments.
+    pub bootargs: &'static str,
+    /// Where the device tree lies.
+    pub tree: Range,
+}
+
+impl Range {
+    /// The range that starts at `start` and has `size` bytes.
+    #[must_use]
+    pub const fn sized(start: usize, size: usize) -> Self {
+        Self { start, end: start.saturating_add(size) }
+    }
+
+    /// Bytes in the range.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether `address` lies in the range.
+    #[must_use]
+    pub const fn contains(&self, address: usize) -> bool {
+        self.start <= address && address < self.end
+    }
+}
+
+impl Platform {
+    /// Reads the tree at `address`; what it does not tell is as Ballast's guests have it.
+    #[must_use]
+    pub fn read(address: usize, entry_level: u64) -> Self {
+        let mut platform = Self {
+            host: Host::Hypervisor,
+            conduit: Conduit::Hvc,
+            entry_level,
+            ram: [Range::default(); MAX_RAM],
+            ram_count: 0,
+            cpus: [0; MAX_CPUS],
+            cpu_count: 0,
+            distributor: 0x0800_0000,
+            redistributors: [Range::default(); 4],
+            uart: None,
+            uart_intid: 33,
+            bootargs: "",
+            tree: Range::default(),
+        };
+        match Tree::at(address) {
+            Some(tree) => {
+                let (start, size) = tree.range();
+                platform.tree = Range::sized(start, size);
+                tree.for_each(|node| platform.learn(node));
+            }
+            None => platform.uart = Some(0x0900_0000),
+        }
+        platform.complete();
+        platform
+    }
+
+    /// RAM.
+    #[must_use]
+    pub fn ram(&self) -> &[Range] {
+        &self.ram[..self.ram_count]
+    }
+
+    /// Affinities of all CPUs.
+    #[must_use]
+    pub fn cpus(&self) -> &[u64] {
+        &self.cpus[..self.cpu_count]
+    }
+
+    /// The console that lines go to.
+    #[must_use]
+    pub fn console(&self) -> Console {
+        match (self.host, self.uart) {
+            (Host::Xen, _) => Console::Xen,
+            (_, Some(base)) => Console::Pl011(base),
+            (_, None) => Console::None,
+        }
+    }
+
+    /// The value of `key=value` among the boot arguments.
+    #[must_use]
+    pub fn argument(&self, key: &str) -> Option<&'static str> {
+        self.bootargs.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// The number in `key=value` among the boot arguments.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.argument(key)?.parse().ok()
+    }
+
+    /// The largest range of RAM, in whole 2 MiB blocks, without this image and without the tree.
+    #[must_use]
+    pub fn free_ram(&self) -> Range {
+        const BLOCK: usize = 2 << 20;
+        let taken = [crate::boot::image(), self.tree];
+        let mut best = Range::default();
+        for range in self.ram() {
+            let mut start = range.start.next_multiple_of(BLOCK);
+            while start < range.end {
+                let end = taken.iter().filter(|t| t.end > start).map(|t| t.start).fold(range.end, usize::min);
+                if end > start && (end & !(BLOCK - 1)) > start && (end & !(BLOCK - 1)) - start > best.size() {
+                    best = Range { start, end: end & !(BLOCK - 1) };
+                }
+                let Some(over) =
+                    taken.iter().filter(|t| t.end > start && t.start <= end).map(|t| t.end).min()
+                else {
+                    break;
+                };
+                start = over.max(end).next_multiple_of(BLOCK);
+            }
+        }
+        best
+    }
+
+    fn learn(&mut self, node: &Node) {
+        let named = |name: &str| node.name == name || node.name.split('@').next() == Some(name);
+        if named("") && node.is_compatible("linux,dummy-virt") {
+            self.host = Host::Bare;
+        } else if node.is_compatible("xen,xen") {
+            self.host = Host::Xen;
+        } else if text(node.device_type) == "memory" && node.is_enabled() {
+            for (start, size) in (0..).map_while(|index| node.region(index)) {
+                self.add_ram(Range::sized(start as usize, size as usize));
+            }
+        } else if text(node.device_type) == "cpu" && self.cpu_count < MAX_CPUS {
+            if let Some((affinity, _)) = node.region(0) {
+                self.cpus[self.cpu_count] = affinity;
+                self.cpu_count += 1;
+            }
+        } else if node.is_compatible("arm,gic-v3") {
+            self.learn_gic(node);
+        } else if node.is_compatible("arm,pl011") && self.uart.is_none() && node.is_enabled() {
+            self.uart = node.region(0).map(|(base, _)| base as usize);
+            self.uart_intid = 32 + node.interrupt_cell(1).unwrap_or(1);
+        } else if node.name == "psci" {
+            if text(node.method) == "smc" {
+                self.conduit = Conduit::Smc;
+            }
+        } else if node.name == "chosen" {
+            self.bootargs = text(node.bootargs);
+        }
+    }
+
+    fn learn_gic(&mut self, node: &Node) {
+        if let Some((base, _)) = node.region(0) {
+            self.distributor = base as usize;
+        }
+        for (index, slot) in self.redistributors.iter_mut().enumerate() {
+            // Xen and QEMU list the regions of redistributors first, then the CPU interfaces of GICv2, which are smaller.
+            if let Some((base, size)) = node.region(index + 1).filter(|(_, size)| *size >= 0x2_0000) {
+                *slot = Range::sized(base as usize, size as usize);
+            }
+        }
+    }
+
+    fn add_ram(&mut self, range: Range) {
+        if self.ram_count < MAX_RAM && range.size() > 0 {
+            self.ram[self.ram_count] = range;
+            self.ram_count += 1;
+        }
+    }
+
+    fn complete(&mut self) {
+        if self.cpu_count == 0 {
+            self.cpus[0] = crate::register::affinity();
+            self.cpu_count = 1;
+        }
+        // The CPU that runs comes first.
+        let own = crate::register::affinity();
+        if let Some(place) = self.cpus().iter().position(|&cpu| cpu == own) {
+            self.cpus.swap(0, place);
+        }
+        if self.ram_count == 0 {
+            self.add_ram(Range::sized(0x4000_0000, 128 << 20));
+        }
+        if self.redistributors[0].size() == 0 {
+            self.redistributors[0] = Range::sized(0x080a_0000, MAX_CPUS * 0x2_0000);
+        }
+    }
+}
