@@ -111,6 +111,11 @@ impl<'t> Finding<'t> {
         Self::new(node, Some(property), Value::Missing, rule)
     }
 
+    /// A finding about a property without regard to its value.
+    pub fn named(node: Node<'t>, property: &'static str, rule: Rule<'t>) -> Self {
+        Self::new(node, Some(property), Value::None, rule)
+    }
+
     /// A finding about a node.
     pub fn node(node: Node<'t>, rule: Rule<'t>) -> Self {
         Self::new(node, None, Value::None, rule)

@@ -6,10 +6,17 @@
 //! * [`config`]: the configuration blob, from which guests are started.
 //! * [`image`]: the arm64 Image header, and where kernel, ramdisk and tree go in a guest's RAM.
 //! * [`build`]: completes a guest's own tree.
-#![cfg_attr(not(test), no_std)]
+#![no_std]
 #![deny(unsafe_code)]
 
 extern crate alloc;
+#[cfg(any(test, feature = "testing"))]
+extern crate std;
 
+pub mod argument;
 pub mod finding;
+pub mod range;
 pub mod tree;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

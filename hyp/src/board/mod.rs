@@ -1,1 +1,111 @@
-//! What the host's device tree says: controllers, CPUs, GIC, UART, boot modules.
+//! What the host's device tree says, as plain data.
+//!
+//! Everything that Ballast knows of the host comes from here: RAM and the *controller* that each range hangs
+//! on, what is reserved, the CPUs and how they are started (PSCI), the GICv3, the timer's interrupts, the
+//! console's UART, Ballast's own command line, and what was loaded beside it. A tree that lacks something
+//! needed is refused by a [`Finding`] that names node, property, value and rule.
+//!
+//! All vectors are bounded; a host that has more than a limit is refused by name of the limit.
+
+mod chosen;
+mod console;
+mod cpu;
+mod gic;
+mod interrupt;
+mod psci;
+mod ram;
+mod reserved;
+mod timer;
+
+pub use chosen::{Chosen, MODULE_LIMIT, Module, ModuleKind};
+pub use console::Console;
+pub use cpu::{CPU_LIMIT, Cpu};
+pub use gic::{Gic, REDISTRIBUTOR_REGION_LIMIT};
+pub use guest_dts::range::PaRange;
+pub use interrupt::{Interrupt, Trigger};
+pub use psci::{Conduit, Psci, PsciVersion};
+pub use ram::{CONTROLLER_LIMIT, Controller, RAM_LIMIT, Ram, RamRange};
+pub use reserved::{ALLOC_RANGE_LIMIT, Extent, RESERVATION_LIMIT, Reservation, ReservationKind};
+pub use timer::Timer;
+
+use guest_dts::finding::Finding;
+use guest_dts::tree::Tree;
+use heapless::Vec;
+
+/// Why a host's tree is refused.
+pub type BoardError<'t> = Finding<'t>;
+
+/// How many warnings about a tree are kept.
+pub const WARNING_LIMIT: usize = 16;
+
+/// Warnings about a tree; what does not fit is counted.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings<'t> {
+    kept: Vec<Finding<'t>, WARNING_LIMIT>,
+    dropped_count: u32,
+}
+
+impl<'t> Warnings<'t> {
+    /// Adds `finding`.
+    pub(super) fn push(&mut self, finding: Finding<'t>) {
+        if self.kept.push(finding).is_err() {
+            self.dropped_count += 1;
+        }
+    }
+
+    /// Those that were kept.
+    pub fn iter(&self) -> impl Iterator<Item = &Finding<'t>> {
+        self.kept.iter()
+    }
+
+    /// How many more there were.
+    pub fn dropped_count(&self) -> u32 {
+        self.dropped_count
+    }
+}
+
+/// The host.
+#[derive(Clone, Debug)]
+pub struct Board<'t> {
+    /// RAM and controllers.
+    pub ram: Ram,
+    /// What is reserved: the reservation block and all of `/reserved-memory`.
+    pub reservations: Vec<Reservation<'t>, RESERVATION_LIMIT>,
+    /// The CPUs, in the tree's order. A CPU's number in Ballast is its place here.
+    pub cpus: Vec<Cpu, CPU_LIMIT>,
+    /// How firmware is called.
+    pub psci: Psci,
+    /// The interrupt controller.
+    pub gic: Gic,
+    /// The timer's interrupts.
+    pub timer: Timer,
+    /// The console's UART.
+    pub console: Console,
+    /// Command line, initrd, boot modules.
+    pub chosen: Chosen<'t>,
+    /// What was odd but could be read.
+    pub warnings: Warnings<'t>,
+}
+
+impl<'t> Board<'t> {
+    /// Reads the host's tree.
+    ///
+    /// # Errors
+    /// The first thing that is missing or wrong.
+    pub fn read(tree: &Tree<'t>) -> Result<Self, BoardError<'t>> {
+        let mut warnings = Warnings::default();
+        // First what a message needs to come out, then the rest in the order in which it is used.
+        let console = Console::read(tree)?;
+        let chosen = Chosen::read(tree)?;
+        let ram = Ram::read(tree, chosen.bootargs, &mut warnings)?;
+        let reservations = reserved::read(tree, &mut warnings)?;
+        let psci = Psci::read(tree)?;
+        let cpus = cpu::read(tree, &mut warnings)?;
+        let gic = Gic::read(tree)?;
+        let timer = Timer::read(tree)?;
+        Ok(Self { ram, reservations, cpus, psci, gic, timer, console, chosen, warnings })
+    }
+}
+
+#[cfg(test)]
+mod tests;

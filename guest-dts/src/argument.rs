@@ -1,0 +1,115 @@
+//! Command lines: arguments separated by blanks, and the numbers in them as Linux writes them.
+
+/// The arguments in `line`: name and, after the first `=`, value. Double quotes keep blanks together and are
+/// taken off where they enclose a whole value.
+pub fn arguments(line: &str) -> impl Iterator<Item = Argument<'_>> {
+    let mut rest = line;
+    core::iter::from_fn(move || {
+        rest = rest.trim_start();
+        let mut is_quoted = false;
+        let end = rest.find(|character: char| {
+            is_quoted ^= character == '"';
+            character.is_ascii_whitespace() && !is_quoted
+        });
+        let (word, after) = rest.split_at_checked(end.unwrap_or(rest.len()))?;
+        rest = after;
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(unquoted(value))),
+            None => (word, None),
+        };
+        (!word.is_empty()).then_some(Argument { name, value })
+    })
+}
+
+/// The value of the last argument `name` in `line`; an argument without a value has an empty one.
+pub fn value<'t>(line: &'t str, name: &str) -> Option<&'t str> {
+    arguments(line)
+        .filter(|argument| argument.name == name)
+        .last()
+        .map(|argument| argument.value.unwrap_or(""))
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+}
+
+/// One argument of a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument<'t> {
+    /// What stands before the `=`, or all of it.
+    pub name: &'t str,
+    /// What stands after the first `=`.
+    pub value: Option<&'t str>,
+}
+
+/// A number: decimal, `0x` hexadecimal or `0` octal, and one of the suffixes K, M, G, T, P, E (powers of 1024),
+/// in either case. `None` for anything else, and where it passes 64 bits.
+pub fn size(text: &str) -> Option<u64> {
+    let suffixes = ["kK", "mM", "gG", "tT", "pP", "eE"];
+    // A hexadecimal number may end in an E that is a digit.
+    let is_hex = text.starts_with("0x") || text.starts_with("0X");
+    let power = suffixes.iter().position(|pair| text.ends_with(|last: char| pair.contains(last)));
+    match power.filter(|&power| !(is_hex && power == 5)) {
+        Some(power) => {
+            let digits = text.get(..text.len().checked_sub(1)?)?;
+            number(digits)?.checked_mul(1u64.checked_shl(10 * (power as u32 + 1))?)
+        }
+        None => number(text),
+    }
+}
+
+/// A number: decimal, `0x` hexadecimal or `0` octal.
+pub fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (text.get(1..)?, 8),
+        None => (text, 10),
+    };
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None; // from_str_radix would take a sign.
+    }
+    u64::from_str_radix(digits, radix).ok()
+}
+
+/// `size@base`, both as [`size`] has them.
+pub fn size_at_base(text: &str) -> Option<(u64, u64)> {
+    let (length, base) = text.split_once('@')?;
+    Some((size(length)?, size(base)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn arguments_keep_quoted_blanks() {
+        let line = "  memory=512M quiet init=\"/bin/sh -c ls\" a=b=c ";
+        let found: Vec<_> = arguments(line).map(|a| (a.name, a.value)).collect();
+        let expected =
+            [("memory", Some("512M")), ("quiet", None), ("init", Some("/bin/sh -c ls")), ("a", Some("b=c"))];
+        assert_eq!(found, expected);
+        assert_eq!(value("cpus=1 cpus=2", "cpus"), Some("2"));
+        assert_eq!(value("cpus", "cpus"), Some(""));
+        assert_eq!(value("cpusx=1", "cpus"), None);
+        assert_eq!(arguments("\"").count(), 1);
+        assert_eq!(arguments("").count(), 0);
+    }
+
+    #[test]
+    fn sizes_are_those_of_linux() {
+        assert_eq!(size("512M"), Some(512 << 20));
+        assert_eq!(size("0x10k"), Some(0x4000));
+        assert_eq!(size("010"), Some(8));
+        assert_eq!(size("0"), Some(0));
+        assert_eq!(size("0x1E"), Some(0x1e));
+        assert_eq!(size("1e"), Some(1 << 60));
+        assert_eq!(size("16E"), None);
+        for bad in ["", "M", "+1", "-1", "1MM", "1 M", "0x", "08", "1.5G", "18446744073709551616"] {
+            assert_eq!(size(bad), None, "{bad}");
+        }
+        assert_eq!(size_at_base("1G@0x40000000"), Some((1 << 30, 0x4000_0000)));
+        assert_eq!(size_at_base("1G"), None);
+    }
+}

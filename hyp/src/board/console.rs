@@ -1,0 +1,94 @@
+//! The console's UART: the PL011 that `stdout-path` names.
+
+use guest_dts::finding::{Finding, Rule};
+use guest_dts::range::PaRange;
+use guest_dts::tree::{Node, Tree};
+
+use super::interrupt::{self, Interrupt};
+
+/// A PL011.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Console {
+    /// Its registers.
+    pub registers: PaRange,
+    /// Its interrupt; its receive and its combined interrupt are one.
+    pub interrupt: Interrupt,
+    /// The clock of the baud rate generator, in Hz, where the tree says it.
+    pub clock_hz: Option<u32>,
+    /// The speed that the options after the path ask for.
+    pub baud: Option<u32>,
+}
+
+const WHAT: Rule<'static> = Rule::Required("path or alias of the console's PL011");
+
+impl Console {
+    /// The UART that `stdout-path` in `/chosen` names.
+    ///
+    /// # Errors
+    /// Where it names none, or none that can be used.
+    pub fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
+        let Some(chosen) = tree.find("/chosen") else { return Err(Finding::no_node("/chosen", WHAT)) };
+        let path = chosen.property("stdout-path").or_else(|| chosen.property("linux,stdout-path"));
+        let Some(path) = path else { return Err(Finding::missing(chosen, "stdout-path", WHAT)) };
+        let wrong = |what| Finding::property(chosen, path, Rule::Must(what));
+        let text = path.str().ok_or_else(|| wrong("be one string"))?;
+        let (name, options) = text.split_once(':').unwrap_or((text, ""));
+        let node = tree.find(name).ok_or_else(|| wrong("name a node by its path or its alias"))?;
+        Self::from_node(node, baud(options))
+    }
+
+    /// The first PL011 in the tree, whatever `stdout-path` says: for the message that it is missing.
+    pub fn any(tree: &Tree<'_>) -> Option<Self> {
+        let mut nodes = tree.nodes().filter(|node| node.is_compatible("arm,pl011") && node.is_enabled());
+        nodes.find_map(|node| Self::from_node(node, None).ok())
+    }
+
+    fn from_node<'t>(node: Node<'t>, baud: Option<u32>) -> Result<Self, Finding<'t>> {
+        // An SBSA UART is a PL011 without the registers that set its speed, which is not set then.
+        if !node.is_compatible("arm,pl011") && !node.is_compatible("arm,sbsa-uart") {
+            let rule = Rule::Must("list \"arm,pl011\" or \"arm,sbsa-uart\": the console's UART");
+            return Err(match node.property("compatible") {
+                Some(property) => Finding::property(node, property, rule),
+                None => Finding::missing(node, "compatible", rule),
+            });
+        }
+        if !node.is_enabled() {
+            return Err(Finding::missing(node, "status", Rule::Must("be \"okay\": the console's UART")));
+        }
+        let registers = node.cpu_reg::<2>()?;
+        let range = registers.first().and_then(|reg| PaRange::from_numbers(reg.base, reg.size));
+        // The identification registers end at 0x1000 (PL011 TRM, 3.2).
+        let Some(registers) = range.filter(|range| range.size() >= 0x1000 && range.base().is_aligned(0x1000))
+        else {
+            let rule = Rule::Must("begin with a page of 4 KiB below 2^48");
+            return Err(match node.property("reg") {
+                Some(property) => Finding::property(node, property, rule),
+                None => Finding::missing(node, "reg", rule),
+            });
+        };
+        let interrupts = interrupt::read(node)?;
+        let Some(&interrupt) = interrupts.first() else {
+            return Err(Finding::missing(node, "interrupts", Rule::Required("the UART's interrupt")));
+        };
+        Ok(Self { registers, interrupt, clock_hz: clock_hz(node), baud })
+    }
+}
+
+/// The speed in options such as `115200n8`.
+fn baud(options: &str) -> Option<u32> {
+    let end = options.find(|character: char| !character.is_ascii_digit()).unwrap_or(options.len());
+    options.get(..end)?.parse().ok()
+}
+
+/// The frequency of the first clock, where it is a fixed one.
+fn clock_hz(node: Node<'_>) -> Option<u32> {
+    if let Some(frequency) = node.property("clock-frequency") {
+        return frequency.u32();
+    }
+    let phandle = node.property("clocks")?.cells()?.next()?;
+    let clock = node.tree_root().descendants().find(|clock| clock.phandle() == Some(phandle))?;
+    if !clock.is_compatible("fixed-clock") {
+        return None;
+    }
+    clock.property("clock-frequency")?.u32()
+}

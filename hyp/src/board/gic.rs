@@ -1,0 +1,85 @@
+//! The interrupt controller (binding `arm,gic-v3`).
+
+use guest_dts::finding::{Finding, Rule, Value};
+use guest_dts::range::PaRange;
+use guest_dts::tree::Tree;
+use heapless::Vec;
+
+use super::interrupt::{self, Interrupt};
+
+/// How many redistributor regions are taken.
+pub const REDISTRIBUTOR_REGION_LIMIT: usize = 16;
+
+/// A GICv3 or GICv4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gic {
+    /// The distributor's registers.
+    pub distributor: PaRange,
+    /// The regions that redistributors lie in, one after the other within each.
+    pub redistributors: Vec<PaRange, REDISTRIBUTOR_REGION_LIMIT>,
+    /// Bytes from one redistributor to the next, where that is not what GICR_TYPER says (2 frames of 64 KiB,
+    /// 4 with virtual LPIs).
+    pub redistributor_stride: Option<u64>,
+    /// The maintenance interrupt.
+    pub maintenance: Interrupt,
+}
+
+impl Gic {
+    /// Reads the GIC's node.
+    pub(super) fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
+        let mut nodes = tree.nodes();
+        let node = nodes.find(|node| node.is_compatible("arm,gic-v3") && node.is_enabled());
+        let node = node.ok_or_else(|| {
+            Finding::no_node(
+                "node compatible with \"arm,gic-v3\"",
+                Rule::Required("the interrupt controller"),
+            )
+        })?;
+        let regions = match node.property("#redistributor-regions") {
+            None => 1,
+            Some(property) => match property.u32() {
+                Some(count) if (1..=REDISTRIBUTOR_REGION_LIMIT).contains(&(count as usize)) => count as usize,
+                _ => {
+                    let rule = Rule::Between(1, REDISTRIBUTOR_REGION_LIMIT as u64);
+                    return Err(Finding::property(node, property, rule));
+                }
+            },
+        };
+        let mut ranges: Vec<PaRange, REDISTRIBUTOR_REGION_LIMIT> = Vec::new();
+        let mut distributor = None;
+        // Then follow, in a GICv3 with GICv2 compatibility, GICC, GICH and GICV, which are not used.
+        for reg in node.cpu_reg::<{ REDISTRIBUTOR_REGION_LIMIT + 4 }>()?.iter().take(1 + regions) {
+            let value = Value::Range { base: reg.base, size: reg.size };
+            let range = PaRange::from_numbers(reg.base, reg.size).filter(|range| range.is_aligned(0x1_0000));
+            let Some(range) = range else {
+                let rule = Rule::Must("be whole frames of 64 KiB below 2^48");
+                return Err(Finding::new(node, Some("reg"), value, rule));
+            };
+            if distributor.is_none() {
+                distributor = Some(range);
+            } else if range.size() < 0x2_0000 || ranges.push(range).is_err() {
+                let rule = Rule::Must("have room for a redistributor, 128 KiB");
+                return Err(Finding::new(node, Some("reg"), value, rule));
+            }
+        }
+        let Some(distributor) = distributor.filter(|_| ranges.len() == regions) else {
+            let rule = Rule::Must("have an entry for the distributor and one for each redistributor region");
+            let value = node.property("reg").map_or(Value::Missing, |reg| Value::Bytes(reg.bytes()));
+            return Err(Finding::new(node, Some("reg"), value, rule));
+        };
+        let redistributor_stride = match node.property("redistributor-stride") {
+            None => None,
+            Some(property) => match property.number() {
+                Some(stride) if stride >= 0x2_0000 && stride.is_multiple_of(0x1_0000) => Some(stride),
+                _ => {
+                    let rule = Rule::Must("be a multiple of 64 KiB and at least 128 KiB");
+                    return Err(Finding::property(node, property, rule));
+                }
+            },
+        };
+        let Some(&maintenance) = interrupt::read(node)?.first() else {
+            return Err(Finding::missing(node, "interrupts", Rule::Required("the maintenance interrupt")));
+        };
+        Ok(Self { distributor, redistributors: ranges, redistributor_stride, maintenance })
+    }
+}

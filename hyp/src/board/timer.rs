@@ -1,0 +1,65 @@
+//! The architected timer's interrupts (binding `arm,armv8-timer`).
+
+use guest_dts::finding::{Finding, Rule, Value};
+use guest_dts::tree::{Node, Tree};
+
+use super::interrupt::{self, Interrupt};
+
+/// Private interrupts of the timers of each CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timer {
+    /// Secure physical timer; a guest is told of it for the sake of the order.
+    pub secure_physical: Option<Interrupt>,
+    /// EL1 physical timer.
+    pub physical: Interrupt,
+    /// EL1 virtual timer.
+    pub virtual_timer: Interrupt,
+    /// EL2 physical timer.
+    pub hypervisor: Interrupt,
+    /// EL2 virtual timer (FEAT_VHE).
+    pub hypervisor_virtual: Option<Interrupt>,
+    /// The counter's frequency in Hz, where firmware did not set CNTFRQ_EL0.
+    pub frequency_hz: Option<u32>,
+}
+
+/// Names in `interrupt-names`, in the order that holds where there are none.
+const NAMES: [&str; 5] = ["sec-phys", "phys", "virt", "hyp-phys", "hyp-virt"];
+
+impl Timer {
+    /// Reads the timer's node.
+    pub(super) fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
+        let is_timer = |node: &Node<'t>| {
+            node.is_enabled()
+                && (node.is_compatible("arm,armv8-timer") || node.is_compatible("arm,armv7-timer"))
+        };
+        let node = tree.nodes().find(is_timer).ok_or_else(|| {
+            let what = "node compatible with \"arm,armv8-timer\"";
+            Finding::no_node(what, Rule::Required("the timers' interrupts"))
+        })?;
+        let interrupts = interrupt::read(node)?;
+        let names = node.property("interrupt-names");
+        let at = |index: usize| -> Option<Interrupt> {
+            let name = NAMES.get(index)?;
+            let index = match names {
+                Some(names) => names.strings().position(|string| string == *name)?,
+                None => index,
+            };
+            interrupts.get(index).copied()
+        };
+        let needed = |index: usize, rule| match at(index) {
+            Some(interrupt) if (16..32).contains(&interrupt.intid) => Ok(interrupt),
+            found => {
+                let value = found.map_or(Value::Missing, |found| Value::Number(found.intid.into()));
+                Err(Finding::new(node, Some("interrupts"), value, rule))
+            }
+        };
+        Ok(Self {
+            secure_physical: at(0),
+            physical: needed(1, Rule::Must("name a PPI of the EL1 physical timer, second"))?,
+            virtual_timer: needed(2, Rule::Must("name a PPI of the virtual timer, third"))?,
+            hypervisor: needed(3, Rule::Must("name a PPI of the EL2 physical timer, fourth"))?,
+            hypervisor_virtual: at(4),
+            frequency_hz: node.property("clock-frequency").and_then(|frequency| frequency.u32()),
+        })
+    }
+}
