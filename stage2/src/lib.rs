@@ -2,4 +2,17 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+mod arena;
+mod buddy;
+pub mod controller;
+pub mod frame;
+pub mod map;
+pub mod memory;
+pub mod name;
+pub mod owner;
+pub mod pageblock;
+pub mod placement;
+pub mod range;
+mod sync;
 pub mod table;
+pub mod zone;

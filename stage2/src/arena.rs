@@ -1,0 +1,134 @@
+//! One zone behind one controller: its free lists under a lock, and its counters.
+//!
+//! The counters are written only by whoever holds the lock and may be read at any time; a reader without the lock
+//! sees values that were true a moment ago, each for itself.
+
+use crate::buddy::FreeLists;
+use crate::owner::{OWNERS, Owner};
+use crate::sync::{Counter, Lock, MutexGuard, Ordering::Relaxed};
+
+/// An arena.
+pub(crate) struct Arena {
+    lists: Lock<FreeLists>,
+    counters: Counters,
+}
+
+/// An arena's counters, in frames.
+pub(crate) struct Counters {
+    managed: Counter,
+    free: Counter,
+    retired: Counter,
+    used: [Counter; OWNERS],
+}
+
+/// Adds to a counter. Only for the holder of the arena's lock: it is no atomic addition.
+#[inline]
+fn add(counter: &Counter, frames: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(frames as u32), Relaxed);
+}
+
+/// Takes from a counter. Only for the holder of the arena's lock.
+#[inline]
+fn subtract(counter: &Counter, frames: u64) {
+    counter.store(counter.load(Relaxed).wrapping_sub(frames as u32), Relaxed);
+}
+
+impl Arena {
+    /// An arena without frames.
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        let counters = Counters {
+            managed: Counter::new(0),
+            free: Counter::new(0),
+            retired: Counter::new(0),
+            used: [const { Counter::new(0) }; OWNERS],
+        };
+        Self { lists: Lock::new(FreeLists::new()), counters }
+    }
+
+    /// An arena without frames.
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        let counters = Counters {
+            managed: Counter::new(0),
+            free: Counter::new(0),
+            retired: Counter::new(0),
+            used: core::array::from_fn(|_| Counter::new(0)),
+        };
+        Self { lists: Lock::new(FreeLists::new()), counters }
+    }
+
+    /// Takes the lock. The counters come with it, for they may only be written under it.
+    #[inline]
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked { lists: self.lists.lock(), counters: &self.counters }
+    }
+
+    /// Frames that the allocator was given.
+    pub(crate) fn managed(&self) -> u64 {
+        self.counters.managed.load(Relaxed).into()
+    }
+
+    /// Free frames.
+    #[inline]
+    pub(crate) fn free(&self) -> u64 {
+        self.counters.free.load(Relaxed).into()
+    }
+
+    /// Retired frames.
+    pub(crate) fn retired(&self) -> u64 {
+        self.counters.retired.load(Relaxed).into()
+    }
+
+    /// Frames that `owner` has here.
+    #[inline]
+    pub(crate) fn used(&self, owner: Owner) -> u64 {
+        self.counters.used[owner.index()].load(Relaxed).into()
+    }
+}
+
+/// A locked arena.
+pub(crate) struct Locked<'a> {
+    pub(crate) lists: MutexGuard<'a, FreeLists>,
+    counters: &'a Counters,
+}
+
+impl Locked<'_> {
+    /// Counts `frames` free frames as used by `owner`.
+    #[inline]
+    pub(crate) fn count_taken(&self, owner: Owner, frames: u64) {
+        subtract(&self.counters.free, frames);
+        add(&self.counters.used[owner.index()], frames);
+    }
+
+    /// Counts `frames` frames of `owner` as free.
+    #[inline]
+    pub(crate) fn count_given(&self, owner: Owner, frames: u64) {
+        add(&self.counters.free, frames);
+        subtract(&self.counters.used[owner.index()], frames);
+    }
+
+    /// Counts `frames` reserved frames as managed and free.
+    pub(crate) fn count_released(&self, frames: u64) {
+        add(&self.counters.managed, frames);
+        add(&self.counters.free, frames);
+    }
+
+    /// Counts `frames` frames of `from` as those of `to`.
+    pub(crate) fn count_handed_over(&self, from: Owner, to: Owner, frames: u64) {
+        subtract(&self.counters.used[from.index()], frames);
+        add(&self.counters.used[to.index()], frames);
+    }
+
+    /// Counts `frames` free frames as retired.
+    pub(crate) fn count_retired_free(&self, frames: u64) {
+        subtract(&self.counters.free, frames);
+        add(&self.counters.retired, frames);
+    }
+
+    /// Counts `frames` frames of `owner` as retired.
+    pub(crate) fn count_retired_used(&self, owner: Owner, frames: u64) {
+        subtract(&self.counters.used[owner.index()], frames);
+        add(&self.counters.retired, frames);
+    }
+}

@@ -1,0 +1,133 @@
+//! Memory controllers: their numbers and sets of them.
+
+use core::fmt;
+
+/// How many controllers a machine may have.
+pub const MAX_CONTROLLERS: usize = 16;
+
+/// The number of a memory controller, below [`MAX_CONTROLLERS`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct ControllerId(u8);
+
+impl ControllerId {
+    /// Controller `number`, or `None` at or above [`MAX_CONTROLLERS`].
+    pub const fn try_new(number: u8) -> Option<Self> {
+        if (number as usize) < MAX_CONTROLLERS { Some(Self(number)) } else { None }
+    }
+
+    /// The number, for use as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for ControllerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "controller {}", self.0)
+    }
+}
+
+/// A set of controllers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct ControllerSet(u16);
+
+impl ControllerSet {
+    /// The set without a controller.
+    pub const EMPTY: Self = Self(0);
+    /// The set of every number that a controller can have.
+    pub const ALL: Self = Self(u16::MAX);
+
+    /// The set with `controller` added.
+    #[must_use]
+    pub const fn with(self, controller: ControllerId) -> Self {
+        Self(self.0 | 1 << controller.0)
+    }
+
+    /// The set with `controller` taken out.
+    #[must_use]
+    pub const fn without(self, controller: ControllerId) -> Self {
+        Self(self.0 & !(1 << controller.0))
+    }
+
+    /// What both sets have.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether `controller` is in the set.
+    pub const fn contains(self, controller: ControllerId) -> bool {
+        self.0 & 1 << controller.0 != 0
+    }
+
+    /// Whether there is no controller in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many controllers are in the set.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// The set as bits, one a controller, for storage in an atomic.
+    pub(crate) const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The set back from its bits.
+    pub(crate) const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// The controllers of the set in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = ControllerId> {
+        let mut bits = self.0;
+        core::iter::from_fn(move || {
+            if bits == 0 {
+                return None;
+            }
+            let number = bits.trailing_zeros() as u8;
+            bits &= bits - 1;
+            Some(ControllerId(number))
+        })
+    }
+}
+
+impl FromIterator<ControllerId> for ControllerSet {
+    fn from_iter<I: IntoIterator<Item = ControllerId>>(controllers: I) -> Self {
+        controllers.into_iter().fold(Self::EMPTY, Self::with)
+    }
+}
+
+impl fmt::Display for ControllerSet {
+    /// The numbers, comma separated: `0,2,3`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, controller) in self.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{}", controller.0)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_lists_its_controllers_in_order() {
+        let set: ControllerSet = [3, 0, 15].into_iter().filter_map(ControllerId::try_new).collect();
+        assert_eq!(set.to_string(), "0,3,15");
+        assert_eq!(set.len(), 3);
+        assert!(set.contains(ControllerId(3)) && !set.contains(ControllerId(1)));
+        assert!(set.without(ControllerId(3)).iter().eq([ControllerId(0), ControllerId(15)]));
+    }
+
+    #[test]
+    fn controller_numbers_are_bounded() {
+        assert_eq!(ControllerId::try_new(16), None);
+        assert_eq!(ControllerId::try_new(15).unwrap().index(), 15);
+    }
+}

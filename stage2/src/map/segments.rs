@@ -1,0 +1,78 @@
+//! RAM, reservations and marks laid over each other.
+
+use super::{BootMap, MovableMark, Reservation, ReservationKind};
+use crate::addr::Frame;
+use crate::controller::ControllerId;
+use crate::range::FrameRange;
+
+/// A stretch of RAM that is the same throughout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// The frames.
+    pub range: FrameRange,
+    /// The controller that they lie behind.
+    pub controller: ControllerId,
+    /// What they are reserved for; `no-map` wins where reservations overlap, else the one that starts first.
+    pub reservation: Option<ReservationKind>,
+    /// What makes them movable.
+    pub movable: Option<MovableMark>,
+}
+
+impl Segment {
+    /// Whether an early allocation may take these frames.
+    pub fn is_free_normal(&self) -> bool {
+        self.reservation.is_none() && self.movable.is_none()
+    }
+}
+
+/// The segments of a map in ascending order.
+#[derive(Clone, Debug)]
+pub struct Segments<'m> {
+    map: &'m BootMap,
+    next: u64,
+}
+
+impl<'m> Segments<'m> {
+    pub(super) fn new(map: &'m BootMap) -> Self {
+        Self { map, next: 0 }
+    }
+}
+
+impl Iterator for Segments<'_> {
+    type Item = Segment;
+
+    fn next(&mut self) -> Option<Segment> {
+        let (ram, controller) = self.map.ram.at_or_after(self.next)?;
+        let start = ram.start().max(self.next);
+        let first = Frame::try_new(start)?;
+        let mut end = ram.end();
+
+        let mut movable = None;
+        if let Some((marked, mark)) = self.map.marks.at_or_after(start) {
+            if marked.contains(first) {
+                movable = Some(mark);
+                end = end.min(marked.end());
+            } else {
+                end = end.min(marked.start());
+            }
+        }
+
+        let mut found: Option<&Reservation> = None;
+        for reservation in &self.map.reservations {
+            if reservation.range.contains(first) {
+                end = end.min(reservation.range.end());
+                if found.is_none_or(|known| !known.kind.is_no_map() && reservation.kind.is_no_map()) {
+                    found = Some(reservation);
+                }
+            } else if reservation.range.start() > start {
+                // Sorted by start: none of the rest begins earlier.
+                end = end.min(reservation.range.start());
+                break;
+            }
+        }
+
+        self.next = end;
+        let range = FrameRange::from_numbers(start, end)?;
+        Some(Segment { range, controller, reservation: found.map(|r| r.kind), movable })
+    }
+}

@@ -1,0 +1,333 @@
+//! All physical memory: what hyp allocates from.
+//!
+//! # Locks
+//! One lock for each arena (zone and controller). **Lock order**: a lock of a pool or of a claim, if one is held, comes
+//! first; then at most **one** arena lock. No code here ever waits for an arena while it holds another, and none
+//! calls out of this crate under a lock, so no console output can happen under one. What is written outside every
+//! lock: [`Memory::boot`], before any other CPU runs. The words of the frame table are atomics only so that sharing
+//! them is sound; all but lock-free statistics are read and written under the lock of the arena that they belong to.
+//! A pageblock's zone and a region's controller never change after boot, so they may be read to find that arena.
+
+use core::sync::atomic::AtomicU32;
+
+use spin::Once;
+
+use crate::addr::{Frame, MAX_ORDER};
+use crate::arena::Arena;
+use crate::controller::{ControllerId, ControllerSet};
+use crate::frame::{Contents, FrameTable, Mapping, Meta, Region, State};
+use crate::map::BootMap;
+use crate::owner::Owner;
+use crate::pageblock::MigrateType;
+use crate::placement::{Placement, Strictness, most_free, next_interleaved};
+use crate::range::FrameRange;
+use crate::sync::{Counter, Ordering::Relaxed};
+use crate::zone::{ARENAS, Zone};
+
+mod boot;
+mod error;
+mod query;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use boot::BootError;
+pub use error::{AllocError, FreeError, FreeReason, MappingError};
+pub use query::{ControllerTotals, FrameInfo, ZoneTotals};
+pub use request::{Allocation, Kind, Request};
+
+/// All physical memory of the machine.
+///
+/// `'a` is the lifetime of the frame table's words. `Memory::new()` is all zero bytes, so a static costs no room in the
+/// image.
+pub struct Memory<'a> {
+    layout: Once<Layout<'a>>,
+    arenas: [Arena; ARENAS],
+    /// Controllers that take no allocations, a bit each.
+    closed: Counter,
+}
+
+/// What is fixed at boot.
+struct Layout<'a> {
+    table: FrameTable<'a>,
+    controllers: ControllerSet,
+    /// The span and the number of present frames of each arena.
+    extents: [Extent; ARENAS],
+    /// Free frames of NORMAL that movable requests leave alone.
+    normal_floor: u64,
+}
+
+/// Where an arena lies.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    span: FrameRange,
+    present: u64,
+}
+
+impl Default for Memory<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> Memory<'a> {
+    /// Memory before boot: without a frame.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self { layout: Once::new(), arenas: [const { Arena::new() }; ARENAS], closed: Counter::new(0) }
+    }
+
+    /// Memory before boot: without a frame.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { layout: Once::new(), arenas: core::array::from_fn(|_| Arena::new()), closed: Counter::new(0) }
+    }
+
+    /// Takes over the RAM of `map`: what is neither reserved nor carved becomes free. `words` is the frame table, at
+    /// least [`Footprint::words`](crate::frame::Footprint::words) long, with any content; `normal_floor` is how many
+    /// free frames of NORMAL movable requests must leave.
+    ///
+    /// # Errors
+    /// Where it was called before or `words` is too short. Nothing is changed then.
+    pub fn boot(&self, map: &BootMap, words: &'a [AtomicU32], normal_floor: u64) -> Result<(), BootError> {
+        boot::boot(self, map, words, normal_floor)
+    }
+
+    /// Allocates a block. Its bytes are as they were left: see [`Allocation::contents`].
+    ///
+    /// # Errors
+    /// Where no arena that the request allows has a block of that order.
+    pub fn allocate(&self, request: &Request) -> Result<Allocation, AllocError> {
+        let Some(layout) = self.layout.get() else { return Err(AllocError::NotBooted) };
+        if request.order > MAX_ORDER {
+            return Err(AllocError::OrderTooLarge { order: request.order });
+        }
+        let open =
+            layout.controllers.intersection(ControllerSet::from_bits(!self.closed.load(Relaxed) as u16));
+        let (named, strictness) = request.placement.named();
+        let mut candidates = open.intersection(named);
+        let found = match &request.placement {
+            Placement::Any => self.allocate_by_zone(layout, request, candidates),
+            Placement::Listed(list, _) => list
+                .as_slice()
+                .iter()
+                .filter(|controller| open.contains(**controller))
+                .find_map(|&controller| self.allocate_behind(layout, request, controller)),
+            Placement::Interleave(..) => core::iter::from_fn(|| {
+                let controller = next_interleaved(candidates, |controller| {
+                    (self.free_for(request, controller), self.resident(request.owner, controller))
+                })?;
+                candidates = candidates.without(controller);
+                Some(controller)
+            })
+            .find_map(|controller| self.allocate_behind(layout, request, controller)),
+        };
+        let found = match (found, strictness, &request.placement) {
+            (None, Strictness::Preferred, Placement::Listed(..) | Placement::Interleave(..)) => {
+                let others = open.iter().fold(ControllerSet::EMPTY, |others, controller| {
+                    if named.contains(controller) { others } else { others.with(controller) }
+                });
+                self.allocate_by_zone(layout, request, others)
+            }
+            (found, ..) => found,
+        };
+        found.ok_or_else(|| self.refusal(layout, request, open))
+    }
+
+    /// Tries the zones one after the other, in each the controllers with the most free memory first.
+    fn allocate_by_zone(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        candidates: ControllerSet,
+    ) -> Option<Allocation> {
+        request.kind.zones().iter().find_map(|&zone| {
+            let mut candidates = candidates;
+            while let Some(controller) =
+                most_free(candidates, |controller| self.arenas[zone.arena(controller)].free())
+            {
+                let found = self.allocate_in(layout, request, controller, zone);
+                if found.is_some() {
+                    return found;
+                }
+                candidates = candidates.without(controller);
+            }
+            None
+        })
+    }
+
+    /// Tries the zones of one controller.
+    #[inline]
+    fn allocate_behind(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        controller: ControllerId,
+    ) -> Option<Allocation> {
+        request.kind.zones().iter().find_map(|&zone| self.allocate_in(layout, request, controller, zone))
+    }
+
+    /// Tries one arena.
+    #[inline]
+    fn allocate_in(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        controller: ControllerId,
+        zone: Zone,
+    ) -> Option<Allocation> {
+        let frames = 1 << request.order;
+        let arena = &self.arenas[zone.arena(controller)];
+        if arena.free() < frames {
+            return None;
+        }
+        if zone == Zone::Normal && request.kind == Kind::Movable && !self.is_above_floor(layout, frames) {
+            return None;
+        }
+        let mut locked = arena.lock();
+        let wanted = match request.kind {
+            Kind::Unmovable => MigrateType::Unmovable,
+            Kind::Movable => MigrateType::Movable,
+        };
+        let taken = locked.lists.take(&layout.table, zone, wanted, request.order)?;
+        let meta = Meta::used(request.order, request.owner);
+        layout.table.set_used(taken.slot, meta, request.mapping);
+        locked.count_taken(request.owner, frames);
+        drop(locked);
+        let number = layout.table.region_at(taken.slot).number(taken.slot);
+        Some(Allocation {
+            frame: Frame::try_new(number)?,
+            order: request.order,
+            controller,
+            zone,
+            contents: taken.contents,
+        })
+    }
+
+    /// Whether NORMAL keeps its floor when `frames` go. Two CPUs that ask at once may together go below it by the
+    /// blocks that they take.
+    fn is_above_floor(&self, layout: &Layout<'a>, frames: u64) -> bool {
+        let free: u64 = layout
+            .controllers
+            .iter()
+            .map(|controller| self.arenas[Zone::Normal.arena(controller)].free())
+            .sum();
+        free >= layout.normal_floor + frames
+    }
+
+    /// Free frames behind `controller` in the zones that `request` may use.
+    fn free_for(&self, request: &Request, controller: ControllerId) -> u64 {
+        request.kind.zones().iter().map(|zone| self.arenas[zone.arena(controller)].free()).sum()
+    }
+
+    #[cold]
+    fn refusal(&self, layout: &Layout<'a>, request: &Request, open: ControllerSet) -> AllocError {
+        let (named, strictness) = request.placement.named();
+        let asked = match strictness {
+            Strictness::Strict => named.intersection(layout.controllers),
+            Strictness::Preferred => layout.controllers,
+        };
+        let tried = asked.intersection(open);
+        let free = |set: ControllerSet| set.iter().map(|controller| self.free_for(request, controller)).sum();
+        AllocError::NoFrames {
+            order: request.order,
+            kind: request.kind,
+            controllers: asked,
+            closed: asked.len() - tried.len(),
+            free: free(tried),
+            free_elsewhere: free(open) - free(tried),
+        }
+    }
+
+    /// Gives a block back. `contents` says what the caller left in it.
+    ///
+    /// # Errors
+    /// Where the block is not in use with just this order and owner; nothing is changed then.
+    pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), FreeError> {
+        let error = |reason| FreeError { frame, order, owner, reason };
+        let Some(layout) = self.layout.get() else { return Err(error(FreeReason::NotRam)) };
+        let Some(region) = layout.table.region_of(frame) else { return Err(error(FreeReason::NotRam)) };
+        let number = frame.number();
+        let slot = region.slot(number);
+        let zone = layout.table.pageblock(slot).zone();
+        let mut locked = self.arenas[zone.arena(region.controller)].lock();
+        let word = layout.table.pageblock(slot);
+        if order > MAX_ORDER
+            || !layout.table.is_valid(slot, word)
+            || !layout.table.meta(slot).is_used_as(order, owner)
+        {
+            return Err(error(Self::why_not_freed(layout, region, number, order, owner)));
+        }
+        locked.count_given(owner, 1 << order);
+        locked.lists.give(&layout.table, region, number, order, contents);
+        Ok(())
+    }
+
+    /// What is wrong with freeing a block that is not in use as the caller says.
+    #[cold]
+    fn why_not_freed(
+        layout: &Layout<'a>,
+        region: &Region,
+        number: u64,
+        order: u8,
+        owner: Owner,
+    ) -> FreeReason {
+        let Some((head, meta)) = layout.table.head(region, number) else { return FreeReason::NotRam };
+        match meta.state() {
+            State::Free => FreeReason::AlreadyFree,
+            State::Reserved => FreeReason::Reserved,
+            State::Retired => FreeReason::Retired,
+            State::Used | State::Tail => match meta.owner() {
+                _ if head != number => match Frame::try_new(head) {
+                    Some(head) => FreeReason::InsideBlock { head, order: meta.order() },
+                    None => FreeReason::NotRam,
+                },
+                Some(other) if other != owner => FreeReason::OtherOwner { owner: other },
+                _ if meta.order() != order => FreeReason::OtherOrder { order: meta.order() },
+                _ => FreeReason::NotRam,
+            },
+        }
+    }
+
+    /// Says where the block in use at `frame` appears, or that it appears nowhere.
+    ///
+    /// # Errors
+    /// Where `frame` is not the head of a block of `owner`.
+    pub fn set_mapping(
+        &self,
+        frame: Frame,
+        owner: Owner,
+        mapping: Option<Mapping>,
+    ) -> Result<(), MappingError> {
+        let error = MappingError { frame, owner };
+        let layout = self.layout.get().ok_or(error)?;
+        let region = layout.table.region_of(frame).ok_or(error)?;
+        let slot = region.slot(frame.number());
+        let zone = layout.table.pageblock(slot).zone();
+        let _locked = self.arenas[zone.arena(region.controller)].lock();
+        if !layout.table.is_valid(slot, layout.table.pageblock(slot)) {
+            return Err(error);
+        }
+        let meta = layout.table.meta(slot);
+        if meta.owner() != Some(owner) {
+            return Err(error);
+        }
+        layout.table.set_used(slot, meta, mapping);
+        Ok(())
+    }
+
+    /// Where `frame` appears: the reverse map of the block that it lies in, moved on to the frame itself.
+    pub fn mapping(&self, frame: Frame) -> Option<Mapping> {
+        self.frame_info(frame)?.mapping
+    }
+
+    /// Lets `controller` take no more allocations. What is there stays and can be freed.
+    pub fn close(&self, controller: ControllerId) {
+        self.closed.fetch_or(ControllerSet::EMPTY.with(controller).bits().into(), Relaxed);
+    }
+
+    /// Lets `controller` take allocations again.
+    pub fn open(&self, controller: ControllerId) {
+        self.closed.fetch_and(!u32::from(ControllerSet::EMPTY.with(controller).bits()), Relaxed);
+    }
+}

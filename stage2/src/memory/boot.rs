@@ -1,0 +1,166 @@
+//! From the boot memory map to arenas.
+
+use core::fmt;
+use core::sync::atomic::AtomicU32;
+
+use super::{Extent, Layout, Memory};
+use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::arena::Locked;
+use crate::controller::ControllerSet;
+use crate::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, Region};
+use crate::map::{BootMap, MovableMark, Segment};
+use crate::pageblock::{MigrateType, Pageblock};
+use crate::range::FrameRange;
+use crate::zone::{ARENAS, Zone};
+
+/// Why memory could not be taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootError {
+    /// It has been already.
+    Twice,
+    /// The frame table is too short for the map.
+    TableTooShort {
+        /// The words that it needs.
+        needed: u64,
+        /// The words given.
+        given: u64,
+    },
+    /// More RAM than frame numbers of the table.
+    TooMuchRam {
+        /// Frames of RAM, padded to pageblocks.
+        frames: u64,
+    },
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Twice => f.write_str("memory: taken over a second time"),
+            Self::TableTooShort { needed, given } => {
+                write!(f, "frame table: {given} words given, the memory map needs {needed}")
+            }
+            Self::TooMuchRam { frames } => {
+                write!(
+                    f,
+                    "memory map: {frames} frames of RAM, the frame table describes at most {MAX_FRAMES}"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for BootError {}
+
+pub(super) fn boot<'a>(
+    memory: &Memory<'a>,
+    map: &BootMap,
+    words: &'a [AtomicU32],
+    normal_floor: u64,
+) -> Result<(), BootError> {
+    if memory.layout.is_completed() {
+        return Err(BootError::Twice);
+    }
+    let footprint = Footprint::of(map);
+    let Some(table) = FrameTable::new(map, words) else {
+        return Err(match footprint.slots {
+            frames if frames > MAX_FRAMES => BootError::TooMuchRam { frames },
+            _ => BootError::TableTooShort { needed: footprint.words(), given: words.len() as u64 },
+        });
+    };
+    let mut layout = Layout {
+        controllers: map.ram().fold(ControllerSet::EMPTY, |set, (_, controller)| set.with(controller)),
+        extents: [Extent::default(); ARENAS],
+        normal_floor,
+        table,
+    };
+    for region in layout.table.regions() {
+        write_pageblocks(map, &layout.table, region);
+    }
+    for segment in map.segments() {
+        let zone = zone_of(&segment);
+        let extent = &mut layout.extents[zone.arena(segment.controller)];
+        extent.present += segment.range.frames();
+        extent.span = around(extent.span, segment.range);
+        if let Some(region) = layout.table.region_of(segment.range.first()) {
+            let mut locked = memory.arenas[zone.arena(segment.controller)].lock();
+            for (number, order) in blocks(segment.range) {
+                layout.table.make_valid(region.slot(number), order);
+                layout.table.set_meta(region.slot(number), Meta::reserved(order));
+                if segment.reservation.is_none() {
+                    release_block(&layout.table, &mut locked, region, number, order);
+                }
+            }
+        }
+    }
+    memory.layout.call_once(|| layout);
+    Ok(())
+}
+
+/// The zone that a segment is present in.
+const fn zone_of(segment: &Segment) -> Zone {
+    match segment.movable {
+        Some(_) => Zone::Movable,
+        None => Zone::Normal,
+    }
+}
+
+/// The smallest range with all of `span` and `range`.
+fn around(span: FrameRange, range: FrameRange) -> FrameRange {
+    if span.is_empty() {
+        return range;
+    }
+    FrameRange::from_numbers(span.start().min(range.start()), span.end().max(range.end())).unwrap_or(span)
+}
+
+/// Gives every pageblock of `region` its word. Movable marks are cut to whole pageblocks of RAM when they are made, so
+/// a pageblock's first frame in the region speaks for all.
+fn write_pageblocks(map: &BootMap, table: &FrameTable<'_>, region: &Region) {
+    let around = region.range.aligned_around(PAGEBLOCK_FRAMES);
+    let mut number = around.start();
+    while number < around.end() {
+        // The same word goes to every pageblock up to the next edge of a mark.
+        let here = FrameRange::from_numbers(number, around.end()).unwrap_or(FrameRange::EMPTY);
+        let (end, word) = match map.movable_in(here) {
+            Some((marked, mark)) if marked.contains(here.first()) => {
+                let block = match mark {
+                    MovableMark::Block(block) => Some(block),
+                    MovableMark::Amount => None,
+                };
+                (marked.end(), Pageblock::new(Zone::Movable, MigrateType::Movable, block))
+            }
+            Some((marked, _)) => (marked.start(), Pageblock::new(Zone::Normal, MigrateType::Movable, None)),
+            None => (around.end(), Pageblock::new(Zone::Normal, MigrateType::Movable, None)),
+        };
+        let end = end.min(around.end());
+        while number < end {
+            table.set_pageblock(region.slot(number), word);
+            number += PAGEBLOCK_FRAMES;
+        }
+    }
+}
+
+/// Cuts `range` into the largest aligned blocks, ascending.
+pub(super) fn blocks(range: FrameRange) -> impl Iterator<Item = (u64, u8)> {
+    let mut number = range.start();
+    core::iter::from_fn(move || {
+        let left = range.end().checked_sub(number).filter(|left| *left > 0)?;
+        let order = number.trailing_zeros().min(left.ilog2()).min(MAX_ORDER.into()) as u8;
+        let block = (number, order);
+        number += 1 << order;
+        Some(block)
+    })
+}
+
+/// Hands a reserved block to the allocator: the one way by which frames become managed, for blocks of any order up to
+/// 1 GiB and, with [`PAGEBLOCK_ORDER`], for the pageblocks of a pool.
+pub(super) fn release_block(
+    table: &FrameTable<'_>,
+    locked: &mut Locked<'_>,
+    region: &Region,
+    number: u64,
+    order: u8,
+) {
+    debug_assert!(order < PAGEBLOCK_ORDER || number & (PAGEBLOCK_FRAMES - 1) == 0);
+    locked.count_released(1 << order);
+    locked.lists.give(table, region, number, order, Contents::Dirty);
+}

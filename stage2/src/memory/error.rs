@@ -1,0 +1,136 @@
+//! Why memory was refused.
+
+use core::fmt;
+
+use super::Kind;
+use crate::addr::{Frame, MAX_ORDER};
+use crate::controller::ControllerSet;
+use crate::owner::Owner;
+
+/// Why an allocation failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AllocError {
+    /// Memory has not been taken over yet.
+    NotBooted,
+    /// An order above 18 (1 GiB).
+    OrderTooLarge {
+        /// The order asked for.
+        order: u8,
+    },
+    /// No block of that order where the request may look.
+    NoFrames {
+        /// The order asked for.
+        order: u8,
+        /// The kind asked for.
+        kind: Kind,
+        /// Where the request may look.
+        controllers: ControllerSet,
+        /// How many of these are closed to allocations.
+        closed: usize,
+        /// Free frames there, in zones that the kind may use.
+        free: u64,
+        /// Free frames behind other open controllers.
+        free_elsewhere: u64,
+    },
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBooted => f.write_str("memory: not taken over yet"),
+            Self::OrderTooLarge { order } => write!(f, "order {order}: the largest is {MAX_ORDER}"),
+            Self::NoFrames { order, kind, controllers, closed, free, free_elsewhere } => {
+                write!(
+                    f,
+                    "no {kind} block of {} KiB behind controllers {controllers}",
+                    4u64.checked_shl((*order).into()).unwrap_or(0)
+                )?;
+                if *closed > 0 {
+                    write!(f, " ({closed} closed to allocations)")?;
+                }
+                write!(f, ": {} KiB free there, {} KiB elsewhere", free * 4, free_elsewhere * 4)
+            }
+        }
+    }
+}
+
+impl core::error::Error for AllocError {}
+
+/// Why a block could not be freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FreeError {
+    /// The frame named as the block's first.
+    pub frame: Frame,
+    /// The order given.
+    pub order: u8,
+    /// The owner given.
+    pub owner: Owner,
+    /// What is wrong.
+    pub reason: FreeReason,
+}
+
+/// What is wrong with a block that was to be freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FreeReason {
+    /// No RAM of this machine.
+    NotRam,
+    /// Free already.
+    AlreadyFree,
+    /// Reserved since boot.
+    Reserved,
+    /// Taken out of use.
+    Retired,
+    /// Not the first frame of its block.
+    InsideBlock {
+        /// The first frame.
+        head: Frame,
+        /// The block's order.
+        order: u8,
+    },
+    /// The block has another order.
+    OtherOrder {
+        /// Which.
+        order: u8,
+    },
+    /// The block belongs to someone else.
+    OtherOwner {
+        /// To whom.
+        owner: Owner,
+    },
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "free of {} (order {}, {}): ", self.frame.pa(), self.order, self.owner)?;
+        match self.reason {
+            FreeReason::NotRam => f.write_str("not RAM"),
+            FreeReason::AlreadyFree => f.write_str("already free"),
+            FreeReason::Reserved => f.write_str("reserved since boot"),
+            FreeReason::Retired => f.write_str("retired"),
+            FreeReason::InsideBlock { head, order } => {
+                write!(f, "inside the block of order {order} at {}", head.pa())
+            }
+            FreeReason::OtherOrder { order } => write!(f, "the block has order {order}"),
+            FreeReason::OtherOwner { owner } => write!(f, "the block belongs to {owner}"),
+        }
+    }
+}
+
+impl core::error::Error for FreeError {}
+
+/// The frame is not the head of a block of that owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MappingError {
+    /// The frame.
+    pub frame: Frame,
+    /// The owner given.
+    pub owner: Owner,
+}
+
+impl fmt::Display for MappingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reverse map of {}: not the first frame of a block of {}", self.frame.pa(), self.owner)
+    }
+}
+
+impl core::error::Error for MappingError {}

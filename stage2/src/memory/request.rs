@@ -1,0 +1,77 @@
+//! What is asked for, and what is handed out.
+
+use core::fmt;
+
+use crate::addr::{FRAME_SIZE, Frame};
+use crate::controller::ControllerId;
+use crate::frame::{Contents, Mapping};
+use crate::owner::Owner;
+use crate::placement::Placement;
+use crate::zone::Zone;
+
+/// Whether what is put into a block can be moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Kind {
+    /// It stays: Ballast's own memory, tables, guest RAM pinned in place. NORMAL only.
+    Unmovable,
+    /// It is reached only through stage 2. MOVABLE first, then what NORMAL has above its floor.
+    Movable,
+}
+
+impl Kind {
+    /// The zones to look in, in order.
+    #[inline]
+    pub(super) const fn zones(self) -> &'static [Zone] {
+        match self {
+            Self::Unmovable => &[Zone::Normal],
+            Self::Movable => &[Zone::Movable, Zone::Normal],
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unmovable => "unmovable",
+            Self::Movable => "movable",
+        })
+    }
+}
+
+/// A request for one block.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// log2 of the block's frames, at most 18 (1 GiB).
+    pub order: u8,
+    /// Whether its contents can be moved.
+    pub kind: Kind,
+    /// Whose it will be.
+    pub owner: Owner,
+    /// Behind which controllers.
+    pub placement: Placement,
+    /// Where it will appear, if that is known.
+    pub mapping: Option<Mapping>,
+}
+
+/// A block handed out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "frames that nobody keeps are lost"]
+pub struct Allocation {
+    /// The first frame.
+    pub frame: Frame,
+    /// log2 of the block's frames.
+    pub order: u8,
+    /// The controller that it lies behind.
+    pub controller: ControllerId,
+    /// The zone that it was taken from.
+    pub zone: Zone,
+    /// What is known of its bytes: unless they are zero, scrub before anyone else can read them.
+    pub contents: Contents,
+}
+
+impl Allocation {
+    /// How many bytes the block has.
+    pub const fn bytes(&self) -> u64 {
+        FRAME_SIZE << self.order
+    }
+}

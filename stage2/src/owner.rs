@@ -1,0 +1,130 @@
+//! Who owns a frame in use.
+
+use core::fmt;
+
+/// How many guests there may be at once.
+pub const MAX_GUESTS: usize = 32;
+/// How many pools there may be.
+pub const MAX_POOLS: usize = 19;
+
+/// The number of a guest, below [`MAX_GUESTS`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct GuestId(u8);
+
+impl GuestId {
+    /// Guest `number`, or `None` at or above [`MAX_GUESTS`].
+    pub const fn try_new(number: u8) -> Option<Self> {
+        if (number as usize) < MAX_GUESTS { Some(Self(number)) } else { None }
+    }
+
+    /// The number, for use as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for GuestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "guest {}", self.0)
+    }
+}
+
+/// The number of a pool, below [`MAX_POOLS`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct PoolId(u8);
+
+impl PoolId {
+    /// Pool `number`, or `None` at or above [`MAX_POOLS`].
+    pub const fn try_new(number: u8) -> Option<Self> {
+        if (number as usize) < MAX_POOLS { Some(Self(number)) } else { None }
+    }
+
+    /// The number, for use as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pool {}", self.0)
+    }
+}
+
+/// The owner of a block in use.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Owner {
+    /// Ballast itself: heap, stacks, what belongs to no guest.
+    Hypervisor,
+    /// RAM of a guest.
+    Guest(GuestId),
+    /// Stage-2 tables and other bookkeeping of a guest.
+    Tables(GuestId),
+    /// Claimed by the owner of a pool.
+    Pool(PoolId),
+    /// A unit at rest in a huge-unit pool.
+    Huge,
+}
+
+/// How many values [`Owner::index`] can take.
+pub(crate) const OWNERS: usize = 2 + 2 * MAX_GUESTS + MAX_POOLS;
+
+impl Owner {
+    /// A number below [`OWNERS`] for each owner: what the frame table stores and counters are kept by.
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Hypervisor => 0,
+            Self::Huge => 1,
+            Self::Guest(guest) => 2 + guest.index(),
+            Self::Tables(guest) => 2 + MAX_GUESTS + guest.index(),
+            Self::Pool(pool) => 2 + 2 * MAX_GUESTS + pool.index(),
+        }
+    }
+
+    /// The owner with number `index`; `None` where there is none.
+    pub(crate) const fn from_index(index: usize) -> Option<Self> {
+        const TABLES: usize = 2 + MAX_GUESTS;
+        const POOLS: usize = 2 + 2 * MAX_GUESTS;
+        Some(match index {
+            0 => Self::Hypervisor,
+            1 => Self::Huge,
+            2..TABLES => Self::Guest(GuestId((index - 2) as u8)),
+            TABLES..POOLS => Self::Tables(GuestId((index - TABLES) as u8)),
+            POOLS..OWNERS => Self::Pool(PoolId((index - POOLS) as u8)),
+            _ => return None,
+        })
+    }
+
+    /// Every owner that there can be.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..OWNERS).filter_map(Self::from_index)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hypervisor => f.write_str("Ballast"),
+            Self::Huge => f.write_str("huge-unit pool"),
+            Self::Guest(guest) => guest.fmt(f),
+            Self::Tables(guest) => write!(f, "tables of {guest}"),
+            Self::Pool(pool) => write!(f, "owner of {pool}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_owner_has_a_number_of_its_own() {
+        assert_eq!(Owner::all().count(), OWNERS);
+        for (index, owner) in Owner::all().enumerate() {
+            assert_eq!(owner.index(), index);
+        }
+        assert_eq!(Owner::from_index(OWNERS), None);
+    }
+}

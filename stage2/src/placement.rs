@@ -1,0 +1,178 @@
+//! Which controllers an allocation may use, and in which order they are tried.
+//!
+//! Deterministic: the same requests in the same state of memory always give the same answer. Interleaving needs no
+//! state of its own. The next unit goes to the controller with the highest quotient of capacity (what is free there and
+//! what this owner already has there) and units already held plus one, the lowest number first among equals. For one
+//! owner that is the D'Hondt sequence: over controllers with the same amount free the units go round robin, over unequal
+//! ones in proportion.
+
+use crate::addr::PAGEBLOCK_ORDER;
+use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
+
+/// Controllers in order of preference, each at most once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ControllerList {
+    list: [ControllerId; MAX_CONTROLLERS],
+    length: u8,
+    set: ControllerSet,
+}
+
+impl ControllerList {
+    /// A list of one.
+    pub const fn one(controller: ControllerId) -> Self {
+        Self { list: [controller; MAX_CONTROLLERS], length: 1, set: ControllerSet::EMPTY.with(controller) }
+    }
+
+    /// The list of `controllers`; what comes a second time is left out.
+    pub fn new(controllers: &[ControllerId]) -> Self {
+        let mut list =
+            Self { list: [ControllerId::default(); MAX_CONTROLLERS], length: 0, set: ControllerSet::EMPTY };
+        for &controller in controllers {
+            if list.set.contains(controller) {
+                continue;
+            }
+            if let Some(place) = list.list.get_mut(list.length as usize) {
+                *place = controller;
+                list.length += 1;
+                list.set = list.set.with(controller);
+            }
+        }
+        list
+    }
+
+    /// The controllers in order of preference.
+    pub fn as_slice(&self) -> &[ControllerId] {
+        self.list.get(..self.length as usize).unwrap_or(&[])
+    }
+
+    /// The controllers as a set.
+    pub const fn set(&self) -> ControllerSet {
+        self.set
+    }
+}
+
+/// What happens when the named controllers have nothing left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Strictness {
+    /// The request fails.
+    Strict,
+    /// The other controllers are tried, the one with the most free memory first.
+    Preferred,
+}
+
+/// Which controllers an allocation may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// Any, the one with the most free memory first.
+    Any,
+    /// These, in this order.
+    Listed(ControllerList, Strictness),
+    /// These, in units of 2 MiB in proportion to their free memory.
+    Interleave(ControllerSet, Strictness),
+}
+
+impl Placement {
+    /// `controller` and no other.
+    pub const fn only(controller: ControllerId) -> Self {
+        Self::Listed(ControllerList::one(controller), Strictness::Strict)
+    }
+
+    /// `controller` as long as it has something.
+    pub const fn prefer(controller: ControllerId) -> Self {
+        Self::Listed(ControllerList::one(controller), Strictness::Preferred)
+    }
+
+    /// The controllers named, and whether others may be used when they have nothing left.
+    pub(crate) const fn named(&self) -> (ControllerSet, Strictness) {
+        match self {
+            Self::Any => (ControllerSet::ALL, Strictness::Preferred),
+            Self::Listed(list, strictness) => (list.set(), *strictness),
+            Self::Interleave(set, strictness) => (*set, *strictness),
+        }
+    }
+}
+
+/// The controller of `candidates` with the most free frames, in whole pageblocks; the lowest number among equals.
+pub(crate) fn most_free(
+    candidates: ControllerSet,
+    free: impl Fn(ControllerId) -> u64,
+) -> Option<ControllerId> {
+    let mut best: Option<(ControllerId, u64)> = None;
+    for controller in candidates.iter() {
+        let free = free(controller) >> PAGEBLOCK_ORDER;
+        if best.is_none_or(|(_, most)| free > most) {
+            best = Some((controller, free));
+        }
+    }
+    best.map(|(controller, _)| controller)
+}
+
+/// The controller of `candidates` that the next interleaved unit goes to. `frames` gives the frames that are free and
+/// those that the owner holds behind a controller.
+pub(crate) fn next_interleaved(
+    candidates: ControllerSet,
+    frames: impl Fn(ControllerId) -> (u64, u64),
+) -> Option<ControllerId> {
+    let mut best: Option<(ControllerId, u64, u64)> = None;
+    for controller in candidates.iter() {
+        let (free, held) = frames(controller);
+        let capacity = free + held;
+        let divisor = (held >> PAGEBLOCK_ORDER) + 1;
+        // Frames behind a controller are fewer than 2^32 and units fewer than 2^24: the products fit.
+        if best.is_none_or(|(_, most, least)| capacity * least > most * divisor) {
+            best = Some((controller, capacity, divisor));
+        }
+    }
+    best.map(|(controller, ..)| controller)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn controller(number: u8) -> ControllerId {
+        ControllerId::try_new(number).unwrap()
+    }
+
+    fn sequence(units: [u64; 3], steps: usize) -> Vec<usize> {
+        let mut held = [0u64; 3];
+        let set = (0..3).map(controller).collect();
+        (0..steps)
+            .map(|_| {
+                let next = next_interleaved(set, |c| {
+                    let held = held[c.index()];
+                    ((units[c.index()] - held) << PAGEBLOCK_ORDER, held << PAGEBLOCK_ORDER)
+                })
+                .unwrap();
+                held[next.index()] += 1;
+                next.index()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn equal_controllers_take_turns() {
+        assert_eq!(sequence([100, 100, 100], 7), [0, 1, 2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn unequal_controllers_share_in_proportion() {
+        let sequence = sequence([400, 100, 200], 70);
+        let count = |n| sequence.iter().filter(|&&c| c == n).count();
+        assert_eq!((count(0), count(1), count(2)), (40, 10, 20));
+    }
+
+    #[test]
+    fn a_list_names_each_controller_once() {
+        let list = ControllerList::new(&[controller(2), controller(0), controller(2)]);
+        assert_eq!(list.as_slice(), [controller(2), controller(0)]);
+    }
+
+    #[test]
+    fn most_free_counts_whole_pageblocks() {
+        let set = (0..2).map(controller).collect();
+        assert_eq!(most_free(set, |c| [1000, 1023][c.index()]), Some(controller(0)));
+        assert_eq!(most_free(set, |c| [1000, 1024][c.index()]), Some(controller(1)));
+        assert_eq!(most_free(ControllerSet::EMPTY, |_| 0), None);
+    }
+}
