@@ -1,0 +1,344 @@
+//! One start of a machine: what is loaded, and QEMU's command line for it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{AtPath, Error, Result};
+use crate::machine::{Filling, Machine, RAM_BASE};
+use crate::size::MIB;
+use crate::tree;
+use crate::workdir::WorkDir;
+
+/// QEMU's program.
+pub const QEMU: &str = "qemu-system-aarch64";
+
+/// Where QEMU puts a ramdisk, above [`RAM_BASE`]; the device tree follows it.
+const RAMDISK_OFFSET: u64 = 128 * MIB;
+
+/// Where boot modules begin, above [`RAM_BASE`], unless a ramdisk reaches further.
+const MODULES_OFFSET: u64 = 192 * MIB;
+
+/// The largest offset from the start of RAM at which a device tree is placed here, and its room.
+const TREE_ROOM: u64 = 2 * MIB;
+
+/// Where the machine's serial line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// To this program's terminal, shared with QEMU's own monitor (Ctrl-A C, Ctrl-A X).
+    Terminal,
+    /// To QEMU's standard input and output, alone.
+    Pipe,
+}
+
+/// A boot module that QEMU's guest-loader places and describes in `/chosen`.
+#[derive(Clone, Debug)]
+pub enum Module {
+    /// A kernel and its command line.
+    Kernel(PathBuf, String),
+    /// A ramdisk.
+    Ramdisk(PathBuf),
+}
+
+/// What is started, and on what.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The machine.
+    pub machine: Machine,
+    /// What QEMU starts at the highest exception level: Ballast, or a kernel bare.
+    pub kernel: PathBuf,
+    /// Its command line.
+    pub append: String,
+    /// Its ramdisk: for Ballast, the configuration.
+    pub ramdisk: Option<PathBuf>,
+    /// Its boot modules.
+    pub modules: Vec<Module>,
+    /// Device-tree source laid over the tree that QEMU makes, for hosts that QEMU has no option for.
+    pub tree_overlay: String,
+    /// Another CPU than the machine's.
+    pub cpu: Option<String>,
+    /// Another board than GICv3 with EL2.
+    pub board: String,
+    /// Whether time is counted in instructions (`-icount shift=0`): slow, and the same at every run.
+    pub counts_instructions: bool,
+    /// More options for QEMU.
+    pub options: Vec<OsString>,
+}
+
+impl Boot {
+    /// `kernel` on `machine`, with nothing else.
+    pub fn new(machine: Machine, kernel: impl Into<PathBuf>) -> Self {
+        Self {
+            machine,
+            kernel: kernel.into(),
+            append: String::new(),
+            ramdisk: None,
+            modules: Vec::new(),
+            tree_overlay: String::new(),
+            cpu: None,
+            board: "virt,gic-version=3,virtualization=on".into(),
+            counts_instructions: false,
+            options: Vec::new(),
+        }
+    }
+
+    /// The command that starts this in `folder`, where the controllers' files are made.
+    ///
+    /// # Errors
+    /// A file cannot be read or made, or the machine cannot be expressed.
+    pub fn command(&self, folder: &WorkDir, serial: Serial) -> Result<Command> {
+        for range in self.machine.ranges() {
+            if let Filling::Controller(index) = range.filling {
+                let path = controller_file(folder, index);
+                File::create(&path).and_then(|file| file.set_len(range.size)).at(path)?;
+            }
+        }
+        let mut command = if self.needs_own_tree() { self.staged(folder)? } else { self.direct(folder, "")? };
+        match serial {
+            Serial::Terminal => command.arg("-nographic"),
+            Serial::Pipe => {
+                command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"])
+            }
+        };
+        Ok(command)
+    }
+
+    /// How much the controllers' files may grow to.
+    pub fn room(&self) -> u64 {
+        self.machine.ram().0
+    }
+
+    /// A file of 2 MiB, a kernel's own size or a module's, in whole blocks.
+    fn needs_own_tree(&self) -> bool {
+        self.machine.has_gap() || !self.tree_overlay.is_empty()
+    }
+
+    /// The board without anything loaded.
+    fn board(&self, folder: &WorkDir, board_option: &str) -> Command {
+        let machine = &self.machine;
+        let ranges = machine.ranges();
+        let total: u64 = ranges.iter().map(|range| range.size).sum();
+        // The kernel ends QEMU when this program ends, however that happens.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", QEMU]);
+        command.arg("-M").arg(format!("{}{board_option}", self.board));
+        command.arg("-cpu").arg(self.cpu.as_deref().unwrap_or(&machine.cpu));
+        command.arg("-smp").arg(machine.cpus.to_string());
+        command.arg("-m").arg(format!("{}M", total / MIB));
+        command.args(["-net", "none"]);
+        if self.counts_instructions {
+            command.args(["-icount", "shift=0"]);
+        }
+        let has_cpus = machine.controllers.iter().any(|controller| controller.cpus.is_some());
+        for (node, range) in ranges.iter().enumerate() {
+            let size = format!("size={}M", range.size / MIB);
+            let cpus = match range.filling {
+                Filling::Controller(index) => {
+                    let mut backend =
+                        OsString::from(format!("memory-backend-file,id=ram{node},share=on,{size},"));
+                    backend.push("mem-path=");
+                    backend.push(option_path(&controller_file(folder, index)));
+                    command.arg("-object").arg(backend);
+                    machine.controllers[index].cpus.clone()
+                }
+                Filling::Gap => {
+                    command.arg("-object").arg(format!("memory-backend-ram,id=ram{node},reserve=off,{size}"));
+                    None
+                }
+            };
+            let cpus = cpus.or_else(|| (node == 0 && !has_cpus).then(|| format!("0-{}", machine.cpus - 1)));
+            let cpus = cpus.map_or(String::new(), |cpus| cpu_options(&cpus));
+            command.arg("-numa").arg(format!("node,nodeid={node},memdev=ram{node}{cpus}"));
+        }
+        for from in 0..ranges.len() {
+            for to in from + 1..ranges.len() {
+                command.arg("-numa").arg(format!("dist,src={from},dst={to},val={}", machine.distance));
+            }
+        }
+        let mut address = RAM_BASE + MODULES_OFFSET.max(self.ramdisk_end() + TREE_ROOM);
+        for module in &self.modules {
+            let (kind, path) = match module {
+                Module::Kernel(path, _) => ("kernel", path),
+                Module::Ramdisk(path) => ("initrd", path),
+            };
+            let mut device = OsString::from(format!("guest-loader,addr={address:#x},{kind}="));
+            device.push(option_path(path));
+            if let Module::Kernel(_, arguments) = module {
+                device.push(format!(",bootargs={}", arguments.replace(',', ",,")));
+            }
+            command.arg("-device").arg(device);
+            address += in_blocks(file_size(path));
+        }
+        command.args(&self.options);
+        command
+    }
+
+    /// QEMU loads everything and makes the device tree.
+    fn direct(&self, folder: &WorkDir, board_option: &str) -> Result<Command> {
+        let mut command = self.board(folder, board_option);
+        command.arg("-kernel").arg(&self.kernel);
+        if !self.append.is_empty() {
+            command.arg("-append").arg(&self.append);
+        }
+        if let Some(ramdisk) = &self.ramdisk {
+            command.arg("-initrd").arg(ramdisk);
+        }
+        if self.kernel.exists() {
+            Ok(command)
+        } else {
+            Err(Error::Image { path: self.kernel.clone(), reason: "there is no such image".into() })
+        }
+    }
+
+    /// QEMU makes the device tree, it is edited, and everything is loaded where QEMU would have put it: QEMU
+    /// itself writes its own memory nodes over those of a tree that it is given.
+    fn staged(&self, folder: &WorkDir) -> Result<Command> {
+        let file = |name: &str| folder.path().join(name);
+        let tree = file("host.dtb");
+        let dump = format!(",dumpdtb={}", option_path(&tree).display());
+        crate::process::quietly(&mut self.direct(folder, &dump)?)?;
+        tree::lay_over(&tree, &format!("{}{}", tree::without_gaps(&self.machine), self.tree_overlay))?;
+
+        let kernel_at = RAM_BASE + kernel_offset(&self.kernel)?;
+        let tree_at = RAM_BASE + in_blocks(self.ramdisk_end());
+        // QEMU puts a tree of its own in the first MiB when it loads no kernel itself.
+        let entry_at = RAM_BASE + MIB;
+        let entry = file("entry.bin");
+        std::fs::write(&entry, entry_code(tree_at, kernel_at)).at(&entry)?;
+
+        let mut command = self.board(folder, "");
+        let mut load = |path: &Path, address: u64| {
+            let mut device = OsString::from("loader,force-raw=on,file=");
+            device.push(option_path(path));
+            device.push(format!(",addr={address:#x}"));
+            command.arg("-device").arg(device);
+        };
+        load(&self.kernel, kernel_at);
+        if let Some(ramdisk) = &self.ramdisk {
+            load(ramdisk, RAM_BASE + self.ramdisk_offset());
+        }
+        load(&tree, tree_at);
+        load(&entry, entry_at);
+        command.arg("-device").arg(format!("loader,addr={entry_at:#x},cpu-num=0"));
+        Ok(command)
+    }
+
+    fn ramdisk_offset(&self) -> u64 {
+        let ram: u64 = self.machine.ranges().iter().map(|range| range.size).sum();
+        RAMDISK_OFFSET.min(ram / 2)
+    }
+
+    fn ramdisk_end(&self) -> u64 {
+        self.ramdisk_offset() + self.ramdisk.as_ref().map_or(0, |path| file_size(path))
+    }
+}
+
+/// The file behind controller `index`.
+pub fn controller_file(folder: &WorkDir, index: usize) -> PathBuf {
+    folder.path().join(format!("controller{index}"))
+}
+
+/// Where QEMU loads a kernel, above [`RAM_BASE`]: by the arm64 Image header (Linux,
+/// Documentation/arch/arm64/booting.rst), and 512 KiB for what has none.
+fn kernel_offset(kernel: &Path) -> Result<u64> {
+    let image = std::fs::read(kernel).at(kernel)?;
+    if image.get(56..60) != Some(b"ARM\x64") {
+        return Ok(0x8_0000);
+    }
+    let offset = image.get(8..16).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    // QEMU keeps its own few instructions at the start of RAM.
+    Ok(if offset < 4096 { offset + 2 * MIB } else { offset })
+}
+
+/// Position-independent code that enters `kernel` with `tree` in X0 and zero in X1 to X3.
+fn entry_code(tree: u64, kernel: u64) -> Vec<u8> {
+    const CODE: [u32; 6] = [
+        0x5800_00c0, // ldr x0, tree
+        0xd280_0001, // mov x1, #0
+        0xd280_0002, // mov x2, #0
+        0xd280_0003, // mov x3, #0
+        0x5800_0084, // ldr x4, kernel
+        0xd61f_0080, // br x4
+    ];
+    let mut bytes: Vec<u8> = CODE.iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.extend([tree, kernel].iter().flat_map(|word| word.to_le_bytes()));
+    bytes
+}
+
+/// `0-1,4` as QEMU wants it on a node: one `cpus=` for each range.
+fn cpu_options(cpus: &str) -> String {
+    cpus.split(',').map(|range| format!(",cpus={range}")).collect()
+}
+
+/// A path inside an option of QEMU's, where a comma ends the value unless it is doubled.
+fn option_path(path: &Path) -> PathBuf {
+    PathBuf::from(path.to_string_lossy().replace(',', ",,"))
+}
+
+fn in_blocks(size: u64) -> u64 {
+    size.next_multiple_of(2 * MIB)
+}
+
+fn file_size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::describe;
+
+    fn command_line(machine: &str) -> String {
+        let folder = WorkDir::new(0).unwrap();
+        let boot = Boot::new(Machine::load(machine).unwrap(), "/dev/null");
+        let line = describe(&boot.command(&folder, Serial::Pipe).unwrap());
+        line.replace(&*folder.path().to_string_lossy(), "DIR")
+    }
+
+    #[test]
+    fn each_controller_is_a_file_and_a_node() {
+        let line = command_line("two");
+        assert_eq!(
+            line,
+            "setpriv --pdeathsig KILL qemu-system-aarch64 -M virt,gic-version=3,virtualization=on -cpu cortex-a72 \
+             -smp 4 -m 2048M -net none \
+             -object memory-backend-file,id=ram0,share=on,size=1024M,mem-path=DIR/controller0 \
+             -numa node,nodeid=0,memdev=ram0,cpus=0-1 \
+             -object memory-backend-file,id=ram1,share=on,size=1024M,mem-path=DIR/controller1 \
+             -numa node,nodeid=1,memdev=ram1,cpus=2-3 -numa dist,src=0,dst=1,val=20 \
+             -kernel /dev/null -display none -monitor none -serial stdio -no-reboot"
+        );
+    }
+
+    #[test]
+    fn all_distances_are_given() {
+        assert_eq!(command_line("four").matches("-numa dist").count(), 6);
+    }
+
+    #[test]
+    fn a_controller_is_a_sparse_file_of_its_size() {
+        let folder = WorkDir::new(0).unwrap();
+        let boot = Boot::new(Machine::load("unequal").unwrap(), "/dev/null");
+        boot.command(&folder, Serial::Pipe).unwrap();
+        assert_eq!(file_size(&controller_file(&folder, 1)), 2048 * MIB);
+    }
+
+    #[test]
+    fn the_entry_code_finds_its_two_addresses() {
+        let code = entry_code(0x4a00_0000, 0x4020_0000);
+        // `ldr x0` at 0 reads 24 bytes on, `ldr x4` at 16 reads 16 bytes on (Arm ARM C6.2, LDR (literal)).
+        assert_eq!(code[24..32], 0x4a00_0000_u64.to_le_bytes());
+        assert_eq!(code[32..40], 0x4020_0000_u64.to_le_bytes());
+        assert_eq!((0x5800_00c0_u32 >> 5) & 0x7ffff, 24 / 4);
+        assert_eq!((0x5800_0084_u32 >> 5) & 0x7ffff, (32 - 16) / 4);
+    }
+
+    #[test]
+    fn a_missing_kernel_is_named() {
+        let folder = WorkDir::new(0).unwrap();
+        let boot = Boot::new(Machine::load("two").unwrap(), "/no/kernel");
+        let error = boot.command(&folder, Serial::Pipe).unwrap_err();
+        assert_eq!(error.to_string(), "/no/kernel: there is no such image");
+    }
+}

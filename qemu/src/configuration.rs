@@ -1,0 +1,97 @@
+//! Ballast's configuration: a set of guests from `guest-dts/`, compiled by plain `dtc` with the kernel and the
+//! ramdisk inside.
+//!
+//! A set includes its images by these names, whatever kernel is chosen:
+//!
+//! ```dts
+//! kernel  = /incbin/("kernel");
+//! ramdisk = /incbin/("ramdisk");
+//! ```
+//!
+//! and may name a kernel of its own as `/incbin/("6.1/kernel")`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use crate::error::{AtPath, Error, Result};
+use crate::{place, process, ramdisk, store};
+
+/// Compiles the set of guests called `name` with the kernel called `kernel`, unless that was done before and
+/// nothing has changed since.
+///
+/// # Errors
+/// There is no such set or kernel, something cannot be fetched, or `dtc` refuses the set.
+pub fn build(name: &str, kernel: &str) -> Result<PathBuf> {
+    let folder = place::guest_sets();
+    let source = folder.join(format!("{name}.dts"));
+    if name.contains('/') || !source.exists() {
+        let known = place::names(&folder, "dts");
+        return Err(Error::Unknown { kind: "set of guests", name: name.into(), known });
+    }
+    let out = place::target().join(format!("{name}-{kernel}.dtb"));
+    compile(&source, kernel, &out)?;
+    Ok(out)
+}
+
+/// Compiles the set in the file `source`, wherever that is, with the kernel called `kernel`, to `out`.
+///
+/// # Errors
+/// As [`build`].
+pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
+    let text = fs::read_to_string(source).at(source)?;
+    let known = store::kernels()?;
+    let is_named = |name: &&String| text.contains(&format!("\"{name}/kernel\""));
+    let mut needed: Vec<&str> = known.iter().filter(is_named).map(String::as_str).collect();
+    needed.push(kernel);
+    store::get_all(&needed)?;
+    ramdisk::get()?;
+
+    let dependencies = out.with_extension("d");
+    if is_current(out, &dependencies) {
+        return Ok(());
+    }
+    let mut dtc = Command::new("dtc");
+    dtc.args(["-q", "-I", "dts", "-O", "dtb", "-d"]).arg(&dependencies).arg("-o").arg(out);
+    for folder in [place::guests().join(kernel), place::guests(), place::guest_sets()] {
+        dtc.arg("-i").arg(folder);
+    }
+    process::quietly(dtc.arg(source))
+}
+
+/// Whether `out` is newer than everything that its dependency file names.
+fn is_current(out: &Path, dependencies: &Path) -> bool {
+    let changed = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
+    let (Some(made), Ok(list)) = (changed(out), fs::read_to_string(dependencies)) else { return false };
+    let Some((_, list)) = list.split_once(": ") else { return false };
+    list.split_whitespace().all(|path| changed(Path::new(path)).is_some_and(|at| at <= made))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_its_parts_is_made_again() {
+        let folder = std::env::temp_dir().join(format!("current-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let [out, part, list] = ["out", "part", "list"].map(|name| folder.join(name));
+        fs::write(&list, format!("{}: {}\n", out.display(), part.display())).unwrap();
+        fs::write(&out, "").unwrap();
+        assert!(!is_current(&out, &list), "a part is missing");
+        fs::write(&part, "").unwrap();
+        let earlier = SystemTime::now() - std::time::Duration::from_secs(10);
+        fs::File::open(&part).unwrap().set_modified(earlier).unwrap();
+        assert!(is_current(&out, &list));
+        fs::File::open(&out).unwrap().set_modified(earlier - std::time::Duration::from_secs(10)).unwrap();
+        assert!(!is_current(&out, &list));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_set_is_refused_by_name() {
+        let said = build("no-such-set", "6.12").unwrap_err().to_string();
+        assert!(said.starts_with("there is no set of guests called `no-such-set`"), "{said}");
+    }
+}

@@ -1,0 +1,197 @@
+//! Ballast's image: built, and flattened from ELF to what a boot loader loads.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use object::Endianness;
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
+
+use crate::error::{AtPath, Error, Result};
+use crate::process;
+use crate::toolchain::{TARGET, build_for_target};
+use crate::{place, size};
+
+/// The largest image that is accepted.
+pub const LIMIT: usize = 256 << 10;
+
+/// Ballast, built.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// With symbols: for a debugger and for the log's decoder.
+    pub elf: PathBuf,
+    /// What is loaded: it begins with the arm64 Image header.
+    pub bin: PathBuf,
+    /// The size of `bin` in bytes.
+    pub size: usize,
+}
+
+impl Image {
+    /// Builds Ballast if anything changed, and writes `ballast.elf` and `ballast.bin` to the target folder.
+    ///
+    /// # Errors
+    /// It does not build, or is not an image that can be booted, or is larger than [`LIMIT`].
+    pub fn build() -> Result<Self> {
+        let mut command = build_for_target(&place::root().join("Cargo.toml"));
+        process::run(command.args(["--package", "hyp", "--bin", "ballast"]))?;
+        let built = place::target().join(TARGET).join("release/ballast");
+        Self::write(&built, &place::target())
+    }
+
+    /// Writes the images of the ELF file `built` to `folder`.
+    fn write(built: &Path, folder: &Path) -> Result<Self> {
+        let elf = folder.join("ballast.elf");
+        let bin = folder.join("ballast.bin");
+        let image = |reason: String| Error::Image { path: built.into(), reason };
+        let data = fs::read(built).at(built)?;
+        let flat = flatten(&data).map_err(image)?;
+        if flat.get(56..60) != Some(b"ARM\x64") {
+            return Err(image("no arm64 Image header at its start".into()));
+        }
+        if flat.len() > LIMIT {
+            return Err(image(format!("{} bytes, and at most {LIMIT} are allowed", flat.len())));
+        }
+        replace(&elf, &data)?;
+        replace(&bin, &flat)?;
+        Ok(Self { elf, bin, size: flat.len() })
+    }
+
+    /// Its size beside the limit, for people.
+    pub fn describe(&self) -> String {
+        let kib = self.size.div_ceil(1024);
+        format!("{} is {} bytes ({kib} KiB of at most {} KiB)", self.bin.display(), self.size, LIMIT >> 10)
+    }
+}
+
+/// Builds the bare-metal guests under `tests/guests` if anything changed, and returns the folder of their ELF files.
+///
+/// # Errors
+/// They do not build.
+pub fn build_payloads() -> Result<PathBuf> {
+    let workspace = place::root().join("tests/guests");
+    let target = place::target().join("payloads");
+    let mut command = build_for_target(&workspace.join("Cargo.toml"));
+    process::run(command.arg("--target-dir").arg(&target).args(["--workspace", "--exclude", "pack"]))?;
+    Ok(target.join(TARGET).join("release"))
+}
+
+/// Writes what `elf` loads, as one piece, to the file `bin`.
+///
+/// # Errors
+/// The files cannot be read or written, or `elf` is none.
+pub fn flatten_file(elf: &Path, bin: &Path) -> Result<()> {
+    let data = fs::read(elf).at(elf)?;
+    let flat = flatten(&data).map_err(|reason| Error::Image { path: elf.into(), reason })?;
+    replace(bin, &flat)
+}
+
+/// What the loadable segments of an ELF file put into memory, from the lowest physical address on, without the
+/// zeros at the end.
+fn flatten(data: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    const LARGEST: u64 = 64 * size::MIB;
+    let header = FileHeader64::<Endianness>::parse(data).map_err(|error| error.to_string())?;
+    let endian = header.endian().map_err(|error| error.to_string())?;
+    let segments = header.program_headers(endian, data).map_err(|error| error.to_string())?;
+    let mut parts = Vec::new();
+    for segment in segments {
+        if segment.p_type(endian) != PT_LOAD || segment.p_filesz(endian) == 0 {
+            continue;
+        }
+        let bytes = segment.data(endian, data).map_err(|()| "a segment reaches past the end of the file")?;
+        parts.push((segment.p_paddr(endian), bytes));
+    }
+    let base = parts.iter().map(|(address, _)| *address).min().ok_or("nothing in it is loaded")?;
+    let mut flat = Vec::new();
+    for (address, bytes) in parts {
+        let end = (address - base).checked_add(bytes.len() as u64).filter(|&end| end <= LARGEST);
+        let end =
+            end.ok_or_else(|| format!("the segment at {address:#x} lies too far from {base:#x}"))? as usize;
+        if flat.len() < end {
+            flat.resize(end, 0);
+        }
+        flat[end - bytes.len()..end].copy_from_slice(bytes);
+    }
+    Ok(flat)
+}
+
+/// Writes a file unless it already holds `data`, so that what depends on it is not made again; never half.
+fn replace(path: &Path, data: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == data) {
+        return Ok(());
+    }
+    let fresh = path.with_extension(format!("new{}", std::process::id()));
+    fs::write(&fresh, data).at(&fresh)?;
+    fs::rename(&fresh, path).at(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ELF file of segments (type, physical address, contents).
+    fn elf(segments: &[(u32, u64, &[u8])]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend(2_u16.to_le_bytes());
+        file.extend(183_u16.to_le_bytes());
+        file.extend(1_u32.to_le_bytes());
+        for word in [0_u64, 64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0_u32.to_le_bytes());
+        for half in [64_u16, 56, segments.len() as u16, 64, 0, 0] {
+            file.extend(half.to_le_bytes());
+        }
+        let mut offset = 64 + 56 * segments.len() as u64;
+        for (kind, address, data) in segments {
+            file.extend(kind.to_le_bytes());
+            file.extend(5_u32.to_le_bytes());
+            let length = data.len() as u64;
+            for word in [offset, *address, *address, length, length, 1] {
+                file.extend(word.to_le_bytes());
+            }
+            offset += length;
+        }
+        segments.iter().for_each(|(_, _, data)| file.extend(*data));
+        file
+    }
+
+    #[test]
+    fn segments_are_laid_out_by_physical_address() {
+        let file = elf(&[(1, 0x1010, b"data"), (4, 0, b"note"), (1, 0x1000, b"text")]);
+        assert_eq!(flatten(&file).unwrap(), b"text\0\0\0\0\0\0\0\0\0\0\0\0data");
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        assert!(flatten(b"no ELF file").is_err());
+        assert_eq!(flatten(&elf(&[])).unwrap_err(), "nothing in it is loaded");
+        let far = elf(&[(1, 0, b"a"), (1, 1 << 40, b"b")]);
+        assert_eq!(flatten(&far).unwrap_err(), "the segment at 0x10000000000 lies too far from 0x0");
+        let mut cut = elf(&[(1, 0, b"abc")]);
+        cut.pop();
+        assert_eq!(flatten(&cut).unwrap_err(), "a segment reaches past the end of the file");
+    }
+
+    #[test]
+    fn the_image_must_have_its_header_and_fit() {
+        let folder = std::env::temp_dir().join(format!("image-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let built = folder.join("built");
+        let mut image = vec![0; 64];
+        fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
+        let error = Image::write(&built, &folder).unwrap_err().to_string();
+        assert!(error.ends_with("no arm64 Image header at its start"), "{error}");
+
+        image[56..60].copy_from_slice(b"ARM\x64");
+        fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
+        let written = Image::write(&built, &folder).unwrap();
+        assert_eq!(fs::read(&written.bin).unwrap(), image);
+
+        image.resize(LIMIT + 1, 1);
+        fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
+        let error = Image::write(&built, &folder).unwrap_err().to_string();
+        assert!(error.ends_with("262145 bytes, and at most 262144 are allowed"), "{error}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,245 @@
+//! A machine as data: its CPUs and its memory controllers.
+//!
+//! QEMU's `virt` board lays NUMA nodes one after another from [`RAM_BASE`]. A controller further up is had by a
+//! *gap*: a node that fills the hole, is backed by nothing that is ever touched, and is left out of the device
+//! tree that Ballast gets (see `tree`).
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{AtPath, Error, Result};
+use crate::place;
+use crate::size::{Bytes, MIB};
+
+/// Where RAM begins on QEMU's `virt` board.
+pub const RAM_BASE: u64 = 0x4000_0000;
+
+/// The board's kernel, ramdisk and device tree all lie in the first controller.
+const FIRST_CONTROLLER_AT_LEAST: u64 = 256 * MIB;
+
+/// A machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Its name: that of its file.
+    #[serde(skip)]
+    pub name: String,
+    /// What it is, in a few words.
+    pub description: String,
+    /// How many CPUs it has.
+    pub cpus: u32,
+    /// Which CPUs they are, in QEMU's words.
+    #[serde(default = "usual_cpu")]
+    pub cpu: String,
+    /// The distance between two controllers in the device tree; 10 is that to oneself. Linux refuses less than 11.
+    #[serde(default = "usual_distance")]
+    pub distance: u8,
+    /// Its memory controllers, by rising address.
+    #[serde(rename = "controller")]
+    pub controllers: Vec<Controller>,
+}
+
+/// A memory controller.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Controller {
+    /// How much RAM hangs on it.
+    pub size: Bytes,
+    /// Where that RAM begins; without it, where the RAM before it ends.
+    pub base: Option<Bytes>,
+    /// The CPUs that the device tree shows beside it, as `0-3`.
+    pub cpus: Option<String>,
+}
+
+/// What fills a range of the physical map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filling {
+    /// The controller of this number.
+    Controller(usize),
+    /// Nothing.
+    Gap,
+}
+
+/// A range of the physical map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Its first address.
+    pub base: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is there.
+    pub filling: Filling,
+}
+
+impl Machine {
+    /// Reads the machine called `name` from `qemu/machines/`.
+    ///
+    /// # Errors
+    /// There is none of that name, or its file is wrong.
+    pub fn load(name: &str) -> Result<Self> {
+        let folder = place::machines();
+        let path = folder.join(format!("{name}.toml"));
+        if name.contains('/') || !path.exists() {
+            let known = place::names(&folder, "toml");
+            return Err(Error::Unknown { kind: "machine", name: name.into(), known });
+        }
+        Self::read(&path)
+    }
+
+    /// Reads a machine from a file anywhere.
+    ///
+    /// # Errors
+    /// The file cannot be read or is wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).at(path)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        Self::parse(&name, &text).map_err(|reason| Error::Data { path: path.into(), reason })
+    }
+
+    /// A machine of `sizes.len()` controllers, one after another, with `cpus` CPUs beside the first.
+    pub fn with_controllers(cpus: u32, sizes: &[u64]) -> Self {
+        let controller = |(index, &size): (usize, &u64)| Controller {
+            size: Bytes(size),
+            base: None,
+            cpus: (index == 0).then(|| format!("0-{}", cpus.saturating_sub(1))),
+        };
+        Self {
+            name: "made".into(),
+            description: String::new(),
+            cpus,
+            cpu: usual_cpu(),
+            distance: usual_distance(),
+            controllers: sizes.iter().enumerate().map(controller).collect(),
+        }
+    }
+
+    fn parse(name: &str, text: &str) -> std::result::Result<Self, String> {
+        let mut machine: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        machine.name = name.into();
+        machine.check()?;
+        Ok(machine)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let first = self.controllers.first().ok_or("a machine has at least one controller")?;
+        if first.size.0 < FIRST_CONTROLLER_AT_LEAST {
+            return Err(format!(
+                "the first controller has {}; the kernel and the ramdisk need {}",
+                first.size,
+                Bytes(FIRST_CONTROLLER_AT_LEAST)
+            ));
+        }
+        if self.cpus == 0 {
+            return Err("a machine has at least one CPU".into());
+        }
+        let mut end = RAM_BASE;
+        for (index, controller) in self.controllers.iter().enumerate() {
+            let base = controller.base.map_or(end, |base| base.0);
+            let size = controller.size.0;
+            if index == 0 && base != RAM_BASE {
+                return Err(format!(
+                    "the first controller begins at {base:#x}; the board's RAM, at {RAM_BASE:#x}"
+                ));
+            }
+            if base < end {
+                return Err(format!(
+                    "controller {index} begins at {base:#x}, below the end of the one before it"
+                ));
+            }
+            if size == 0 || !size.is_multiple_of(2 * MIB) || !base.is_multiple_of(2 * MIB) {
+                return Err(format!(
+                    "controller {index} ({size:#x}@{base:#x}) is not made of whole 2 MiB blocks"
+                ));
+            }
+            end = base.checked_add(size).ok_or("the last controller ends above 64 bits")?;
+        }
+        Ok(())
+    }
+
+    /// The physical map from [`RAM_BASE`] up, gaps between controllers included.
+    pub fn ranges(&self) -> Vec<Range> {
+        let mut ranges = Vec::new();
+        let mut end = RAM_BASE;
+        for (index, controller) in self.controllers.iter().enumerate() {
+            let base = controller.base.map_or(end, |base| base.0);
+            if base > end {
+                ranges.push(Range { base: end, size: base - end, filling: Filling::Gap });
+            }
+            ranges.push(Range { base, size: controller.size.0, filling: Filling::Controller(index) });
+            end = base + controller.size.0;
+        }
+        ranges
+    }
+
+    /// The range of controller `index`.
+    pub fn controller_range(&self, index: usize) -> Option<Range> {
+        self.ranges().into_iter().find(|range| range.filling == Filling::Controller(index))
+    }
+
+    /// Whether a hole lies between two controllers.
+    pub fn has_gap(&self) -> bool {
+        self.ranges().iter().any(|range| range.filling == Filling::Gap)
+    }
+
+    /// All RAM.
+    pub fn ram(&self) -> Bytes {
+        Bytes(self.controllers.iter().map(|controller| controller.size.0).sum())
+    }
+}
+
+fn usual_cpu() -> String {
+    "cortex-a72".into()
+}
+
+fn usual_distance() -> u8 {
+    20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::GIB;
+
+    #[test]
+    fn every_machine_that_ships_is_right() {
+        let names = place::names(&place::machines(), "toml");
+        for needed in ["two", "four", "unequal", "far"] {
+            assert!(names.iter().any(|name| name == needed), "{needed}");
+        }
+        for name in names {
+            Machine::load(&name).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_far_controller_leaves_a_gap() {
+        let far = Machine::load("far").unwrap();
+        let ranges = far.ranges();
+        assert_eq!(ranges[1], Range { base: 2 * GIB, size: 62 * GIB, filling: Filling::Gap });
+        assert_eq!(far.controller_range(1).unwrap().base, 64 * GIB);
+        assert!(far.has_gap());
+        assert_eq!(far.ram(), Bytes(2 * GIB));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = |text: &str| Machine::parse("m", text).unwrap_err();
+        let head = "description = \"\"\ncpus = 1\n";
+        let one = "[[controller]]\nsize = \"1G\"\n";
+        assert!(wrong("description = \"\"\ncpus = 1\ncontroller = []").contains("at least one controller"));
+        assert!(wrong(&format!("{head}[[controller]]\nsize = \"64M\"")).contains("64 MiB"));
+        assert!(wrong(&format!("{head}{one}base = \"4G\"")).contains("0x100000000"));
+        assert!(
+            wrong(&format!("{head}{one}{one}base = \"1G\"")).contains("controller 1 begins at 0x40000000")
+        );
+        assert!(wrong(&format!("{head}{one}[[controller]]\nsize = \"1M\"")).contains("whole 2 MiB"));
+        assert!(wrong(&format!("{head}{one}colour = 1")).contains("colour"));
+    }
+
+    #[test]
+    fn an_unknown_machine_lists_the_known() {
+        let said = Machine::load("three").unwrap_err().to_string();
+        assert!(said.contains("`three`") && said.contains("unequal"), "{said}");
+    }
+}

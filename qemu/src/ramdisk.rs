@@ -1,0 +1,66 @@
+//! The guests' ramdisk: Debian's static busybox and two small files of ours.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{AtPath, Error, Result};
+use crate::{place, process, store};
+
+const INIT: &str = include_str!("../ramdisk/init");
+const INITTAB: &str = include_str!("../ramdisk/inittab");
+
+/// The guests' ramdisk, made if it is missing or what it is made of has changed.
+///
+/// # Errors
+/// busybox cannot be fetched or `cpio` fails.
+pub fn get() -> Result<PathBuf> {
+    let busybox = store::get("busybox")?;
+    let root = place::guests();
+    let archive = root.join("ramdisk");
+    let stamp = root.join("ramdisk.stamp");
+    let made_of = format!("{}\n{INIT}\n{INITTAB}", busybox.record.sha256);
+    if archive.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == made_of) {
+        return Ok(archive);
+    }
+    let folder = root.join(format!("ramdisk-{}", std::process::id()));
+    let made = make(&busybox.file, &folder, &archive);
+    fs::remove_dir_all(&folder).at(&folder)?;
+    made?;
+    fs::write(&stamp, made_of).at(&stamp)?;
+    Ok(archive)
+}
+
+fn make(busybox: &Path, folder: &Path, archive: &Path) -> Result<()> {
+    let bin = folder.join("bin");
+    let etc = folder.join("etc");
+    for path in [&bin, &etc] {
+        fs::create_dir_all(path).at(path)?;
+    }
+    let program = bin.join("busybox");
+    fs::copy(busybox, &program).at(&program)?;
+    symlink("busybox", bin.join("sh")).at(&bin)?;
+    let init = folder.join("init");
+    fs::write(&init, INIT).at(&init)?;
+    fs::write(etc.join("inittab"), INITTAB).at(&etc)?;
+    for path in [&program, &init] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).at(path)?;
+    }
+
+    let fresh = archive.with_extension("new");
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--quiet", "-o", "-H", "newc", "-R", "0:0", "--reproducible", "-F"]).arg(&fresh);
+    cpio.current_dir(folder).stdin(Stdio::piped());
+    let mut child = cpio.spawn().map_err(|source| process::start_error(&cpio, source))?;
+    let names = b"bin\nbin/busybox\nbin/sh\netc\netc/inittab\ninit\n";
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(names).at("cpio")?;
+    }
+    let status = child.wait().at("cpio")?;
+    if !status.success() {
+        return Err(Error::Program { program: process::describe(&cpio), status, said: String::new() });
+    }
+    fs::rename(&fresh, archive).at(archive)
+}

@@ -1,0 +1,130 @@
+//! The private folder of one running machine: its controllers' files and what is made for it.
+//!
+//! The folder goes when its owner ends. An owner that is killed outright cannot clear up after itself, so every
+//! folder holds a file that its owner keeps locked, and whoever makes a folder first removes those that nobody
+//! holds any more.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::error::{AtPath, Result};
+use crate::place;
+
+const PREFIX: &str = "ballast-";
+const LOCK: &str = "lock";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A private folder that is removed when this is dropped.
+#[derive(Debug)]
+pub struct WorkDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl WorkDir {
+    /// Makes a folder with room for `room` bytes: in memory if that fits, else beside what is built.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn new(room: u64) -> Result<Self> {
+        let memory = Path::new("/dev/shm");
+        if free_bytes(memory).is_some_and(|free| free > room)
+            && let Ok(folder) = Self::under(memory)
+        {
+            return Ok(folder);
+        }
+        let disk = place::target().join("run");
+        fs::create_dir_all(&disk).at(&disk)?;
+        Self::under(&disk)
+    }
+
+    /// Makes a folder in `parent`, and removes abandoned ones there.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn under(parent: &Path) -> Result<Self> {
+        sweep(parent);
+        loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                made => made.at(&path)?,
+            }
+            // Someone who sweeps may take the folder away until the lock is held.
+            let Ok(lock) = File::create(path.join(LOCK)) else { continue };
+            if lock.try_lock().is_ok() && path.join(LOCK).exists() {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+    }
+
+    /// Where the folder is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here; the next owner sweeps.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders in `parent` that nobody holds.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if let Ok(lock) = File::open(entry.path().join(LOCK))
+            && lock.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn free_bytes(path: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(path).ok()?;
+    space.f_bavail.checked_mul(space.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_goes_with_its_owner_and_abandoned_ones_are_swept() {
+        let parent = std::env::temp_dir().join(format!("sweep-{}", std::process::id()));
+        fs::create_dir_all(&parent).unwrap();
+        let held = WorkDir::under(&parent).unwrap();
+        let abandoned = parent.join("ballast-1-0");
+        fs::create_dir(&abandoned).unwrap();
+        fs::write(abandoned.join(LOCK), "").unwrap();
+        fs::write(abandoned.join("controller"), "RAM").unwrap();
+        let stranger = parent.join("other");
+        fs::create_dir(&stranger).unwrap();
+
+        let second = WorkDir::under(&parent).unwrap();
+        assert!(held.path().exists() && second.path().exists() && stranger.exists());
+        assert!(!abandoned.exists());
+
+        let path = held.path().to_path_buf();
+        drop((held, second));
+        assert!(!path.exists());
+        fs::remove_dir_all(&parent).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_fit_memory_goes_to_the_disk() {
+        let folder = WorkDir::new(u64::MAX).unwrap();
+        assert!(folder.path().starts_with(place::target()));
+    }
+}
