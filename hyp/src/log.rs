@@ -1,1 +1,183 @@
-//! The log.
+//! The log: what Ballast has to say, from any CPU, at any time, at little cost.
+//!
+//! `log::info!("guest {} started", name)` and its like ([`error!`], [`warn!`], [`debug!`]) write to a ring
+//! of 64 KiB in memory and nowhere else: no lock, no device, no wait, so that they are allowed everywhere,
+//! before the console is up and under any lock. The console takes the lines from there
+//! ([`Reader`]), the command `log` prints them again, and a debugger finds them after a fatal error
+//! under the symbol `BALLAST_LOG`.
+//!
+//! Each module has a level of its own, set by the command line's `log=` ([`configure`]); a line above it
+//! costs one load and one compare.
+
+mod filter;
+mod ring;
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use spin::Once;
+
+pub use self::filter::ConfigureError;
+use self::filter::Filter;
+pub use self::ring::{Entry, MESSAGE_SIZE, Reader, Ring, Stamp};
+pub use crate::{log_debug as debug, log_error as error, log_info as info, log_warn as warn};
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Something failed.
+    Error = 1,
+    /// Something is not as it should be, and Ballast goes on.
+    Warn = 2,
+    /// What an operator wants to know.
+    Info = 3,
+    /// What a developer wants to know.
+    Debug = 4,
+}
+
+impl Level {
+    /// All levels, most important first.
+    pub const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
+
+    /// The level's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// The level with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
+/// Where lines go besides the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Output {
+    /// Nowhere.
+    Off = 0,
+    /// To the console, as text.
+    Text = 1,
+}
+
+/// The ring. Its address and layout ([`Ring`]) are what a debugger needs.
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+static BALLAST_LOG: Ring = Ring::new();
+static FILTER: Once<Filter> = Once::new();
+static STAMP: Once<fn() -> Stamp> = Once::new();
+/// The highest level that any module has: what is above it is decided by one load.
+static HIGHEST: AtomicU8 = AtomicU8::new(Level::Info as u8);
+
+/// Gives the log its clock; lines before are stamped 0.
+pub fn set_clock(clock: fn() -> Stamp) {
+    STAMP.call_once(|| clock);
+}
+
+/// Sets levels and output as the command line's `log=` says: a list of `text` or `off`, a level for all
+/// modules, and `module=level`, separated by commas. Counts once.
+///
+/// # Errors
+/// Names the part that is none of these; nothing is changed.
+pub fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
+    let filter = Filter::parse(option)?;
+    HIGHEST.store(filter.highest() as u8, Ordering::Relaxed);
+    FILTER.call_once(|| filter);
+    Ok(())
+}
+
+/// Where lines go besides the ring.
+pub fn output() -> Output {
+    FILTER.get().map_or(Output::Text, Filter::output)
+}
+
+/// The ring, for reading.
+pub fn ring() -> &'static Ring {
+    &BALLAST_LOG
+}
+
+/// Whether lines of `module` at `level` are kept. For the macros.
+#[doc(hidden)]
+#[inline]
+pub fn is_kept(level: Level, module: &str) -> bool {
+    level as u8 <= HIGHEST.load(Ordering::Relaxed)
+        && FILTER.get().is_none_or(|filter| filter.keeps(level, module))
+}
+
+/// Writes one line. For the macros.
+#[doc(hidden)]
+#[inline(never)]
+pub fn write(level: Level, module: &str, text: fmt::Arguments<'_>) {
+    let stamp = STAMP.get().map_or(Stamp::default(), |clock| clock());
+    let mut line = ring::Line::new();
+    let _ = write!(line, "{}: {text}", short(module));
+    BALLAST_LOG.push(stamp, level, line.bytes());
+}
+
+/// The part of a module's path that tells it from others.
+fn short(module: &str) -> &str {
+    module.strip_prefix("hyp::").or_else(|| module.strip_prefix("ballast::")).unwrap_or(module)
+}
+
+/// Logs that something failed.
+#[macro_export]
+macro_rules! log_error {
+    ($($argument:tt)*) => { $crate::__log!(Error, $($argument)*) };
+}
+
+/// Logs that something is not as it should be.
+#[macro_export]
+macro_rules! log_warn {
+    ($($argument:tt)*) => { $crate::__log!(Warn, $($argument)*) };
+}
+
+/// Logs what an operator wants to know.
+#[macro_export]
+macro_rules! log_info {
+    ($($argument:tt)*) => { $crate::__log!(Info, $($argument)*) };
+}
+
+/// Logs what a developer wants to know.
+#[macro_export]
+macro_rules! log_debug {
+    ($($argument:tt)*) => { $crate::__log!(Debug, $($argument)*) };
+}
+
+/// One line, if its module's level admits it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log {
+    ($level:ident, $($argument:tt)*) => {
+        if $crate::log::is_kept($crate::log::Level::$level, ::core::module_path!()) {
+            $crate::log::write(
+                $crate::log::Level::$level,
+                ::core::module_path!(),
+                ::core::format_args!($($argument)*),
+            );
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_carries_its_module() {
+        let mut reader = ring().reader();
+        info!("guest {} started", "alpha");
+        debug!("never seen at the default level");
+        let entry = std::iter::from_fn(|| reader.next(ring()))
+            .find(|entry| entry.text().contains("started"))
+            .unwrap();
+        assert_eq!(entry.text(), "log::tests: guest alpha started");
+        assert_eq!(entry.level(), Level::Info);
+        assert_eq!(entry.to_string(), "    0.000000 info  log::tests: guest alpha started");
+    }
+}

@@ -1,0 +1,142 @@
+//! Which lines are kept: what the command line's `log=` says.
+
+use core::fmt;
+
+use super::{Level, Output};
+
+/// How many modules can have a level of their own.
+const RULES: usize = 8;
+/// Longest name of a module in a rule.
+const MODULE: usize = 24;
+
+/// Levels by module, and where lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Filter {
+    output: Output,
+    default: Level,
+    rules: [Option<Rule>; RULES],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rule {
+    module: [u8; MODULE],
+    module_len: usize,
+    level: Level,
+}
+
+/// Why a `log=` is not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigureError<'a> {
+    /// This part is none of `text`, `off`, a level or `module=level`.
+    Unknown(&'a str),
+    /// The level in this part is none.
+    Level(&'a str),
+    /// The module in this part has more than 24 characters.
+    Module(&'a str),
+    /// This part is the ninth `module=level`; eight are kept.
+    TooMany(&'a str),
+}
+
+impl fmt::Display for ConfigureError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(part) => {
+                write!(f, "log={part}: expected text, off, error, warn, info, debug or MODULE=LEVEL")
+            }
+            Self::Level(part) => write!(f, "log={part}: the level must be error, warn, info or debug"),
+            Self::Module(part) => write!(f, "log={part}: a module's name has at most {MODULE} characters"),
+            Self::TooMany(part) => write!(f, "log={part}: at most {RULES} modules have a level of their own"),
+        }
+    }
+}
+
+impl Filter {
+    /// The filter that `option` describes: a list separated by commas, later parts before earlier ones.
+    pub(super) fn parse(option: &str) -> Result<Self, ConfigureError<'_>> {
+        let mut filter = Self { output: Output::Text, default: Level::Info, rules: [None; RULES] };
+        for part in option.split(',').filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                Some((module, level)) => {
+                    let level = Level::from_name(level).ok_or(ConfigureError::Level(part))?;
+                    filter.add(part, module, level)?;
+                }
+                None => match (part, Level::from_name(part)) {
+                    ("text", _) => filter.output = Output::Text,
+                    ("off", _) => filter.output = Output::Off,
+                    (_, Some(level)) => filter.default = level,
+                    (_, None) => return Err(ConfigureError::Unknown(part)),
+                },
+            }
+        }
+        Ok(filter)
+    }
+
+    fn add<'a>(&mut self, part: &'a str, module: &str, level: Level) -> Result<(), ConfigureError<'a>> {
+        let mut rule = Rule { module: [0; MODULE], module_len: module.len(), level };
+        let place = rule.module.get_mut(..module.len()).ok_or(ConfigureError::Module(part))?;
+        place.copy_from_slice(module.as_bytes());
+        let free = self.rules.iter_mut().find(|rule| rule.is_none()).ok_or(ConfigureError::TooMany(part))?;
+        *free = Some(rule);
+        Ok(())
+    }
+
+    pub(super) fn output(&self) -> Output {
+        self.output
+    }
+
+    /// The highest level that any module has.
+    pub(super) fn highest(&self) -> Level {
+        self.rules.iter().flatten().map(|rule| rule.level).fold(self.default, Ord::max)
+    }
+
+    /// Whether a line of `module`, a path with `::`, is kept at `level`: by the last rule that names one
+    /// of the path's parts, or else by the level for all.
+    pub(super) fn keeps(&self, level: Level, module: &str) -> bool {
+        let rule = self.rules.iter().flatten().rev().find(|rule| {
+            let name = rule.module.get(..rule.module_len).unwrap_or(&[]);
+            module.split("::").any(|part| part.as_bytes() == name)
+        });
+        level <= rule.map_or(self.default, |rule| rule.level)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_go_by_module() {
+        let filter = Filter::parse("off,warn,guest=debug,vcpu=error").unwrap();
+        assert_eq!(filter.output(), Output::Off);
+        assert_eq!(filter.highest(), Level::Debug);
+        assert!(filter.keeps(Level::Warn, "hyp::board"));
+        assert!(!filter.keeps(Level::Info, "hyp::board"));
+        assert!(filter.keeps(Level::Debug, "hyp::guest::map"));
+        assert!(!filter.keeps(Level::Warn, "hyp::guest::vcpu"));
+        assert!(!filter.keeps(Level::Debug, "hyp::guests"));
+    }
+
+    #[test]
+    fn nothing_means_text_at_info() {
+        let filter = Filter::parse("").unwrap();
+        assert_eq!((filter.output(), filter.highest()), (Output::Text, Level::Info));
+    }
+
+    #[test]
+    fn errors_name_the_part() {
+        for (option, message) in [
+            ("loud", "log=loud: expected text, off, error, warn, info, debug or MODULE=LEVEL"),
+            ("text,a=b", "log=a=b: the level must be error, warn, info or debug"),
+            (
+                "abcdefghijklmnopqrstuvwxy=info",
+                "log=abcdefghijklmnopqrstuvwxy=info: a module's name has at most 24 characters",
+            ),
+            (
+                "a=info,b=info,c=info,d=info,e=info,f=info,g=info,h=info,i=info",
+                "log=i=info: at most 8 modules have a level of their own",
+            ),
+        ] {
+            assert_eq!(Filter::parse(option).unwrap_err().to_string(), message);
+        }
+    }
+}

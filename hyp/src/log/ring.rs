@@ -1,0 +1,434 @@
+//! The log's ring: many writers, no lock, the oldest lines lost first.
+//!
+//! The ring is an array of slots of 128 bytes. A writer takes as many consecutive tickets as its line
+//! needs by one atomic addition; ticket *t* owns slot *t* modulo the number of slots until the ring has
+//! gone round. A slot is written behind its own sequence word: 0 while it changes, *t* + 1 when it holds
+//! ticket *t*'s part. Readers copy a part and look at the sequence word before and after; what changed
+//! under them they count as lost. All accesses are atomic: a writer that was held up for a whole round
+//! may garble a line, no more.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::Level;
+
+/// How many slots there are: with 128 bytes each, 64 KiB.
+const SLOTS: usize = 512;
+/// Words of text in a slot.
+const WORDS: usize = 13;
+/// Bytes of text in a slot.
+const PART: usize = WORDS * 8;
+/// Longest line: what is longer is cut.
+pub const MESSAGE_SIZE: usize = 3 * PART;
+/// A writer that has not finished while this many tickets were given out never will.
+const PATIENCE: u64 = 64;
+/// What [`Ring`] begins with once it has been written to.
+const MAGIC: u64 = u64::from_le_bytes(*b"BALLASTL");
+
+/// Bits of a slot's description: length of the part in bytes 0, level in byte 1, flags in byte 2, CPU in
+/// bytes 4 and 5.
+const FIRST: u64 = 1 << 16;
+const LAST: u64 = 1 << 17;
+
+/// When and where a line was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Time since boot in nanoseconds.
+    pub time_ns: u64,
+    /// The CPU's number.
+    pub cpu: u16,
+}
+
+#[derive(Debug)]
+#[repr(C)]
+struct Slot {
+    /// Ticket and 1; 0 while the slot changes.
+    sequence: AtomicU64,
+    time_ns: AtomicU64,
+    description: AtomicU64,
+    text: [AtomicU64; WORDS],
+}
+
+/// The ring as it lies in memory.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Ring {
+    /// "BALLASTL".
+    magic: AtomicU64,
+    /// The next ticket: how many slots have been written since boot.
+    next: AtomicU64,
+    slots: [Slot; SLOTS],
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ring {
+    /// An empty ring. All zeroes, so that it takes no room in an image.
+    pub const fn new() -> Self {
+        Self {
+            magic: AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            slots: [const {
+                Slot {
+                    sequence: AtomicU64::new(0),
+                    time_ns: AtomicU64::new(0),
+                    description: AtomicU64::new(0),
+                    text: [const { AtomicU64::new(0) }; WORDS],
+                }
+            }; SLOTS],
+        }
+    }
+
+    /// Adds a line, cut to [`MESSAGE_SIZE`].
+    pub fn push(&self, stamp: Stamp, level: Level, text: &[u8]) {
+        let text = text.get(..MESSAGE_SIZE).unwrap_or(text);
+        let parts = text.len().div_ceil(PART).max(1) as u64;
+        self.magic.store(MAGIC, Ordering::Relaxed);
+        let first = self.next.fetch_add(parts, Ordering::Relaxed);
+        for part in 0..parts {
+            let start = part as usize * PART;
+            let bytes = text.get(start..text.len().min(start + PART)).unwrap_or(&[]);
+            let mut description = bytes.len() as u64 | (level as u64) << 8 | u64::from(stamp.cpu) << 32;
+            description |= if part == 0 { FIRST } else { 0 };
+            description |= if part == parts - 1 { LAST } else { 0 };
+            self.write_slot(first + part, stamp.time_ns, description, bytes);
+        }
+    }
+
+    fn write_slot(&self, ticket: u64, time_ns: u64, description: u64, bytes: &[u8]) {
+        let Some(slot) = self.slot(ticket) else { return };
+        slot.sequence.store(0, Ordering::Relaxed);
+        // Orders the stores below after the one above for readers that see any of them.
+        fence(Ordering::Release);
+        slot.time_ns.store(time_ns, Ordering::Relaxed);
+        slot.description.store(description, Ordering::Relaxed);
+        for (word, chunk) in slot.text.iter().zip(bytes.chunks(8)) {
+            let mut value = [0; 8];
+            for (place, byte) in value.iter_mut().zip(chunk) {
+                *place = *byte;
+            }
+            word.store(u64::from_le_bytes(value), Ordering::Relaxed);
+        }
+        slot.sequence.store(ticket + 1, Ordering::Release);
+    }
+
+    fn slot(&self, ticket: u64) -> Option<&Slot> {
+        self.slots.get(ticket as usize % SLOTS)
+    }
+
+    /// A reader that begins with the oldest line that is still there.
+    pub fn reader(&self) -> Reader {
+        Reader { next: 0, lost_count: 0 }
+    }
+
+    /// A reader that begins with what is written from now on.
+    pub fn reader_at_end(&self) -> Reader {
+        Reader { next: self.next.load(Ordering::Acquire), lost_count: 0 }
+    }
+
+    /// How many slots have been written since boot.
+    pub fn written_count(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+}
+
+/// One line.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    stamp: Stamp,
+    level: u8,
+    text: [u8; MESSAGE_SIZE],
+    text_len: usize,
+}
+
+impl Entry {
+    /// When and where it was written.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// How much it matters.
+    pub fn level(&self) -> Level {
+        Level::ALL.into_iter().find(|level| *level as u8 == self.level).unwrap_or(Level::Error)
+    }
+
+    /// What it says, up to the first byte that is no text.
+    pub fn text(&self) -> &str {
+        let bytes = self.text.get(..self.text_len).unwrap_or(&[]);
+        match core::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let valid = bytes.get(..error.valid_up_to()).unwrap_or(&[]);
+                core::str::from_utf8(valid).unwrap_or("")
+            }
+        }
+    }
+
+    fn append(&mut self, part: &[u8]) {
+        if let Some(place) = self.text.get_mut(self.text_len..self.text_len + part.len()) {
+            place.copy_from_slice(part);
+            self.text_len += part.len();
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let microseconds = self.stamp.time_ns / 1000;
+        let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
+        write!(f, "{seconds:5}.{fraction:06} {:5} {}", self.level().name(), self.text())
+    }
+}
+
+/// What one slot holds.
+struct Part {
+    time_ns: u64,
+    description: u64,
+    text: [u8; PART],
+}
+
+impl Part {
+    fn bytes(&self) -> &[u8] {
+        self.text.get(..self.description as usize & 0xff).unwrap_or(&self.text)
+    }
+}
+
+/// A place in the log.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    next: u64,
+    lost_count: u64,
+}
+
+impl Reader {
+    /// How many slots (lines or parts of lines) were lost because this reader came too late.
+    pub fn lost_count(&self) -> u64 {
+        self.lost_count
+    }
+
+    /// The next line; `None` if there is none yet.
+    pub fn next(&mut self, ring: &Ring) -> Option<Entry> {
+        let mut entry: Option<Entry> = None;
+        // Each turn takes a ticket or ends: bounded by what the ring holds.
+        loop {
+            let end = ring.next.load(Ordering::Acquire);
+            if self.next >= end {
+                return None;
+            }
+            let oldest = end.saturating_sub(SLOTS as u64);
+            if self.next < oldest {
+                self.lost_count += oldest - self.next;
+                self.next = oldest;
+                entry = None;
+            }
+            let Some(part) = self.part(ring) else {
+                if end - self.next <= PATIENCE {
+                    // Its writer is at it. Begin this line again next time.
+                    self.next -= entry.map_or(0, |entry| (entry.text_len / PART) as u64);
+                    return None;
+                }
+                self.lost_count += 1;
+                self.next += 1;
+                entry = None;
+                continue;
+            };
+            self.next += 1;
+            if part.description & FIRST != 0 {
+                let cpu = (part.description >> 32) as u16;
+                let level = (part.description >> 8) as u8;
+                let stamp = Stamp { time_ns: part.time_ns, cpu };
+                entry = Some(Entry { stamp, level, text: [0; MESSAGE_SIZE], text_len: 0 });
+            }
+            let Some(line) = &mut entry else {
+                self.lost_count += 1;
+                continue;
+            };
+            line.append(part.bytes());
+            if part.description & LAST != 0 {
+                return entry;
+            }
+        }
+    }
+
+    /// What the slot of the next ticket holds, if it holds that ticket's part.
+    fn part(&self, ring: &Ring) -> Option<Part> {
+        let slot = ring.slot(self.next)?;
+        if slot.sequence.load(Ordering::Acquire) != self.next + 1 {
+            return None;
+        }
+        let mut text = [0; PART];
+        for (place, word) in text.chunks_mut(8).zip(&slot.text) {
+            place.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        let time_ns = slot.time_ns.load(Ordering::Relaxed);
+        let description = slot.description.load(Ordering::Relaxed);
+        // Orders the loads above before the one below.
+        fence(Ordering::Acquire);
+        let is_whole = slot.sequence.load(Ordering::Relaxed) == self.next + 1;
+        is_whole.then_some(Part { time_ns, description, text })
+    }
+}
+
+/// Text being put together on the stack.
+pub(super) struct Line {
+    text: [u8; MESSAGE_SIZE],
+    len: usize,
+}
+
+impl Line {
+    pub(super) const fn new() -> Self {
+        Self { text: [0; MESSAGE_SIZE], len: 0 }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.text.get(..self.len).unwrap_or(&[])
+    }
+}
+
+impl Write for Line {
+    /// Takes what fits; line ends and other control characters become spaces.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if let Some(place) = self.text.get_mut(self.len) {
+                *place = if byte < b' ' { b' ' } else { byte };
+                self.len += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ring() -> Box<Ring> {
+        Box::new(Ring::new())
+    }
+
+    fn stamp(time_ns: u64) -> Stamp {
+        Stamp { time_ns, cpu: 3 }
+    }
+
+    #[test]
+    fn it_takes_64_kib() {
+        assert_eq!(size_of::<Slot>(), 128);
+        assert_eq!(size_of::<Ring>(), 64 * 1024 + 16);
+    }
+
+    #[test]
+    fn lines_come_out_as_they_went_in() {
+        let ring = ring();
+        let mut reader = ring.reader();
+        assert!(reader.next(&ring).is_none());
+        let long = "x".repeat(250);
+        ring.push(stamp(1_234_567_890), Level::Warn, long.as_bytes());
+        ring.push(stamp(2), Level::Error, b"");
+        let first = reader.next(&ring).unwrap();
+        assert_eq!((first.text(), first.level(), first.stamp().cpu), (long.as_str(), Level::Warn, 3));
+        assert!(first.to_string().starts_with("    1.234567 warn  xxx"));
+        assert_eq!(reader.next(&ring).unwrap().text(), "");
+        assert!(reader.next(&ring).is_none());
+        assert_eq!(ring.magic.load(Ordering::Relaxed).to_le_bytes(), *b"BALLASTL");
+    }
+
+    #[test]
+    fn too_long_lines_are_cut() {
+        let ring = ring();
+        ring.push(stamp(0), Level::Info, &[b'y'; 1000]);
+        assert_eq!(ring.reader().next(&ring).unwrap().text().len(), MESSAGE_SIZE);
+        let mut line = Line::new();
+        write!(line, "a\nb{}", "z".repeat(1000)).unwrap();
+        assert_eq!(line.bytes().len(), MESSAGE_SIZE);
+        assert_eq!(&line.bytes()[..3], b"a b");
+    }
+
+    #[test]
+    fn a_writer_that_died_is_passed_over() {
+        let ring = ring();
+        let mut reader = ring.reader();
+        ring.next.fetch_add(1, Ordering::Relaxed);
+        ring.push(stamp(0), Level::Info, b"after");
+        assert!(reader.next(&ring).is_none(), "it may still finish");
+        for _ in 0..PATIENCE {
+            ring.push(stamp(0), Level::Info, b"later");
+        }
+        assert_eq!(reader.next(&ring).unwrap().text(), "after");
+        assert_eq!(reader.lost_count(), 1);
+    }
+
+    #[test]
+    fn a_late_reader_begins_with_the_oldest_line() {
+        let ring = ring();
+        let mut reader = ring.reader();
+        for n in 0..2000u64 {
+            ring.push(stamp(n), Level::Info, n.to_string().as_bytes());
+        }
+        assert_eq!(reader.next(&ring).unwrap().text(), "1488");
+        assert_eq!(reader.lost_count(), 1488);
+        assert!(ring.reader_at_end().next(&ring).is_none());
+    }
+
+    #[test]
+    fn many_writers_garble_nothing() {
+        let ring = ring();
+        let (stop, read) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let (ring, stop, read) = (&*ring, &stop, &read);
+            for writer in 0..3u8 {
+                scope.spawn(move || {
+                    let mut n = 0usize;
+                    while !stop.load(Ordering::Relaxed) {
+                        // Not so far ahead that a writer held up by the PC's scheduler is overtaken.
+                        if ring.written_count() < read.load(Ordering::Relaxed) + 300 {
+                            let text = vec![b'a' + writer; 1 + n % 300];
+                            ring.push(stamp(text.len() as u64), Level::Info, &text);
+                            n += 1;
+                        }
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let mut reader = ring.reader();
+            let mut seen = 0;
+            while seen < 20_000 {
+                if let Some(entry) = reader.next(ring) {
+                    let text = entry.text();
+                    assert_eq!(text.len() as u64, entry.stamp().time_ns);
+                    assert!(text.bytes().all(|byte| byte == text.as_bytes()[0]), "{text}");
+                    seen += 1;
+                }
+                read.store(reader.next, Ordering::Relaxed);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+
+    proptest! {
+        /// What was written last is read back, whatever the lengths.
+        #[test]
+        fn it_keeps_the_newest(lengths in prop::collection::vec(0..400usize, 1..700)) {
+            let ring = ring();
+            for (n, &length) in lengths.iter().enumerate() {
+                ring.push(stamp(n as u64), Level::Info, &vec![b'a' + (n % 26) as u8; length]);
+            }
+            let mut reader = ring.reader();
+            let mut expected = None;
+            while let Some(entry) = reader.next(&ring) {
+                let n = entry.stamp().time_ns as usize;
+                prop_assert!(expected.is_none_or(|expected| expected == n));
+                prop_assert_eq!(entry.text().len(), lengths[n].min(MESSAGE_SIZE));
+                expected = Some(n + 1);
+            }
+            prop_assert_eq!(expected, Some(lengths.len()));
+        }
+    }
+}
