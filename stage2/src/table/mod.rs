@@ -38,6 +38,11 @@ mod resize;
 mod unmap;
 mod walk;
 
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
 pub use descriptor::{Access, Attributes, Descriptor, ENTRIES, Execute, Kind, Level, Mark, Memory};
 pub use error::TableError;
 pub use geometry::Geometry;
