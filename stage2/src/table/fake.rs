@@ -42,6 +42,8 @@ pub(crate) struct Machine {
     pub(crate) allowance: Cell<u64>,
     root: Cell<Option<(Geometry, Frame)>>,
     published: RefCell<Vec<u64>>,
+    /// Frames whose zeroes no barrier has published yet.
+    fresh: RefCell<BTreeSet<u64>>,
     leaves: RefCell<Vec<CachedLeaf>>,
     tables: RefCell<Vec<CachedTable>>,
     /// The addresses that the guest touches at every step; odd ones are written to.
@@ -83,6 +85,7 @@ impl Machine {
             allowance: Cell::new(u64::MAX),
             root: Cell::new(None),
             published: RefCell::new(vec![0; frames * 512]),
+            fresh: RefCell::default(),
             leaves: RefCell::default(),
             tables: RefCell::default(),
             touched: RefCell::default(),
@@ -231,6 +234,9 @@ impl Machine {
                 return Some((entry, level));
             }
             frame = Frame::containing(descriptor.output());
+            if self.fresh.borrow().contains(&frame.number()) {
+                self.violation(format!("a walk reached {frame:?} before its zeroes were published"));
+            }
             let base = ipa.get() & !(level.size() - 1);
             self.tables.borrow_mut().push(CachedTable { ipa: base, level, frame, is_dying: false });
             level = level.below().unwrap();
@@ -310,7 +316,9 @@ impl TableMemory for FakeTables {
             taken.get(*first..first + count).is_some_and(|range| range.iter().all(|taken| !taken))
         })?;
         taken[first..first + count].fill(true);
-        machine.base.checked_add(first as u64)
+        let frame = machine.base.checked_add(first as u64)?;
+        machine.fresh.borrow_mut().extend(frame.number()..frame.number() + count as u64);
+        Some(frame)
     }
 
     fn free(&mut self, frame: Frame, order: u8) {
@@ -337,7 +345,9 @@ impl TableMemory for FakeTables {
 impl Maintenance for FakeTlb {
     fn publish(&self) {
         self.0.publish_count.set(self.0.publish_count.get() + 1);
+        self.0.run();
         *self.0.published.borrow_mut() = self.0.flatten();
+        self.0.fresh.borrow_mut().clear();
         self.0.run();
     }
 

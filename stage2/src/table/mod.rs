@@ -41,6 +41,8 @@ mod walk;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
+mod race_tests;
+#[cfg(test)]
 mod tests;
 
 pub use descriptor::{Access, Attributes, Descriptor, ENTRIES, Execute, Kind, Level, Mark, Memory};
