@@ -88,11 +88,63 @@ pub enum Rule<'t> {
     OverlapsWith(&'static str),
     /// Another node says the same.
     SameAs(Node<'t>),
+    /// It has to be a multiple of a size in bytes, because of the size of the guest's pages.
+    MultipleOfForPages {
+        /// What it has to be a multiple of.
+        size: u64,
+        /// The guest's pages.
+        page: u64,
+    },
+    /// The host has fewer CPUs, or fewer that no other guest owns.
+    OnlyCpus {
+        /// CPUs of the host.
+        total: u32,
+        /// Those that are free.
+        free: u32,
+    },
+    /// The host has no such controller, only so many.
+    NoController {
+        /// How many it has.
+        count: usize,
+    },
+    /// There is not enough memory.
+    Shortage(Shortage),
     /// No such property or child is known here; the nearest that is.
     Unknown {
         /// The known name nearest to it, where one is near.
         nearest: Option<&'static str>,
     },
+}
+
+/// How much memory is missing, and where it would fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Bytes free where the memory may come from.
+    pub free: u64,
+    /// Bytes that are missing there.
+    pub missing: u64,
+    /// The controller that it may come from, where that is one.
+    pub controller: Option<u8>,
+    /// A controller that has room for all of it.
+    pub fits_on: Option<u8>,
+    /// Bytes free on all controllers together.
+    pub free_in_all: u64,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.controller {
+            Some(id) => write!(f, "controller {id} has {} free", Size(self.free))?,
+            None => write!(f, "{} free there", Size(self.free))?,
+        }
+        write!(f, ", {} missing; ", Size(self.missing))?;
+        match self.fits_on {
+            Some(id) => write!(f, "it would fit on controller {id}"),
+            None => {
+                write!(f, "it fits on no controller alone ({} free on all together)", Size(self.free_in_all))
+            }
+        }
+    }
 }
 
 impl<'t> Finding<'t> {
@@ -134,6 +186,11 @@ impl<'t> Finding<'t> {
     /// A finding in the memory reservation block.
     pub fn reservation(value: Value<'t>, rule: Rule<'t>) -> Self {
         Self { place: Place::Reservations, property: None, value, rule }
+    }
+
+    /// The same finding about `value`.
+    pub fn with_value(self, value: Value<'t>) -> Self {
+        Self { value, ..self }
     }
 
     /// Where it is.
@@ -207,6 +264,17 @@ impl fmt::Display for Rule<'_> {
             }
             Self::Between(low, high) => write!(f, "must lie between {low} and {high}"),
             Self::MultipleOf(size) => write!(f, "must be a multiple of {}", Size(size)),
+            Self::MultipleOfForPages { size, page } => {
+                write!(f, "must be a multiple of {} for a guest with pages of {}", Size(size), Size(page))
+            }
+            Self::OnlyCpus { total, free } => {
+                write!(
+                    f,
+                    "the host has {total} CPUs, {free} of them not owned by a guest; each vCPU owns one"
+                )
+            }
+            Self::NoController { count } => write!(f, "the host has no such controller, but {count} others"),
+            Self::Shortage(shortage) => write!(f, "{shortage}"),
             Self::Overlaps(node) => write!(f, "overlaps with {}", node.path()),
             Self::OverlapsWith(what) => write!(f, "overlaps with {what}"),
             Self::SameAs(node) => write!(f, "the same as in {}", node.path()),

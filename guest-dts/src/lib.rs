@@ -14,7 +14,10 @@ extern crate alloc;
 extern crate std;
 
 pub mod argument;
+pub mod build;
+pub mod config;
 pub mod finding;
+pub mod image;
 pub mod range;
 pub mod tree;
 

@@ -1,0 +1,158 @@
+//! RAM in a guest's tree, and how it is told of its designated movable blocks.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::BuildError;
+use super::writer::{Writer, reg};
+use crate::argument;
+use crate::config::{Bank, BankKind, Guest, Layout, MovableMemory};
+
+/// How a guest is told of its movable memory, and why so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// How; never [`MovableMemory::Auto`].
+    pub mode: MovableMemory,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a guest is told of its movable memory as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The configuration says so.
+    Configured,
+    /// It has no movable blocks.
+    NoBlocks,
+    /// Its boot arguments say something about movable memory already: which.
+    BootArgument(&'static str),
+    /// What every Linux understands.
+    Default,
+}
+
+/// Distance between two NUMA nodes: the least that the binding allows, since all RAM is equally near.
+const REMOTE_DISTANCE: u32 = 11;
+/// Distance of a NUMA node to itself.
+const LOCAL_DISTANCE: u32 = 10;
+/// Boot arguments by which the operator divides the guest's memory.
+const MOVABLE_ARGUMENTS: [&str; 3] = ["movablecore", "kernelcore", "movable_node"];
+
+impl Choice {
+    /// How `guest` is told.
+    pub fn of(guest: &Guest<'_>) -> Self {
+        let named = |name: &&&str| argument::value(guest.bootargs, name).is_some();
+        let (mode, reason) = match guest.movable_memory {
+            MovableMemory::Auto if guest.dmbs.is_empty() => (MovableMemory::None, Reason::NoBlocks),
+            MovableMemory::Auto => match MOVABLE_ARGUMENTS.iter().find(named) {
+                Some(name) => (MovableMemory::None, Reason::BootArgument(name)),
+                None => (MovableMemory::Movablecore, Reason::Default),
+            },
+            mode if guest.dmbs.is_empty() && mode != MovableMemory::Numa => {
+                (MovableMemory::None, Reason::NoBlocks)
+            }
+            mode => (mode, Reason::Configured),
+        };
+        Self { mode, reason }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "movable memory: {} (", self.mode.name())?;
+        match self.reason {
+            Reason::Configured => f.write_str("as configured)"),
+            Reason::NoBlocks => f.write_str("no movable blocks)"),
+            Reason::BootArgument(name) => write!(f, "boot arguments have {name})"),
+            Reason::Default => f.write_str("by default)"),
+        }
+    }
+}
+
+/// Writes the `memory` nodes and what describes the movable blocks.
+pub(super) fn write(
+    writer: &mut Writer,
+    guest: &Guest<'_>,
+    layout: &Layout,
+    mode: MovableMemory,
+) -> Result<(), BuildError> {
+    for bank in &layout.banks {
+        let memory = writer.begin_at("memory", bank.range.base().get())?;
+        writer.string("device_type", "memory")?;
+        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()))?;
+        if mode == MovableMemory::Numa {
+            writer.cells("numa-node-id", &[numa_node(guest, bank)])?;
+        }
+        writer.end(memory)?;
+    }
+    match mode {
+        MovableMemory::Numa => distance_map(writer, guest, layout)?,
+        MovableMemory::Dmb => reserved(writer, layout, &["designated-movable-block"])?,
+        MovableMemory::Cma => reserved(writer, layout, &["designated-movable-block", "shared-dma-pool"])?,
+        MovableMemory::Auto | MovableMemory::Movablecore | MovableMemory::None => {}
+    }
+    hypervisor(writer, layout)
+}
+
+/// `/reserved-memory` with a node for each block: one `reg` entry each, the root's cells, an empty `ranges`;
+/// otherwise Linux ignores them without a word.
+fn reserved(writer: &mut Writer, layout: &Layout, compatible: &[&str]) -> Result<(), BuildError> {
+    let container = writer.begin("reserved-memory")?;
+    writer.cells("#address-cells", &[2])?;
+    writer.cells("#size-cells", &[2])?;
+    writer.flag("ranges")?;
+    for bank in layout.dmbs() {
+        let block = writer.begin_at("dmb", bank.range.base().get())?;
+        writer.strings("compatible", compatible)?;
+        writer.flag("reusable")?;
+        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()))?;
+        writer.end(block)?;
+    }
+    writer.end(container)
+}
+
+/// `/hypervisor`: tells whoever asks which RAM is movable. Linux reads nothing of it, and loses nothing by it.
+fn hypervisor(writer: &mut Writer, layout: &Layout) -> Result<(), BuildError> {
+    let node = writer.begin("hypervisor")?;
+    writer.string("compatible", "ballast,hypervisor")?;
+    writer.cells("#address-cells", &[2])?;
+    writer.cells("#size-cells", &[2])?;
+    writer.flag("ranges")?;
+    for bank in layout.dmbs() {
+        let block = writer.begin_at("dmb", bank.range.base().get())?;
+        writer.string("compatible", "ballast,movable-memory")?;
+        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()))?;
+        writer.end(block)?;
+    }
+    writer.end(node)
+}
+
+/// The NUMA node of a bank: the number of the first controller behind it.
+fn numa_node(guest: &Guest<'_>, bank: &Bank) -> u32 {
+    let region = match bank.kind {
+        BankKind::Region(index) => guest.regions.get(usize::from(index)),
+        BankKind::Dmb(index) => guest.dmbs.get(usize::from(index)),
+    };
+    let controller = region.and_then(|region| region.placement.controllers.first());
+    controller.copied().unwrap_or(0).into()
+}
+
+/// The NUMA node that the vCPUs belong to: that of the first bank.
+pub(super) fn first_numa_node(guest: &Guest<'_>, layout: &Layout) -> Option<u32> {
+    layout.banks.first().map(|bank| numa_node(guest, bank))
+}
+
+fn distance_map(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout) -> Result<(), BuildError> {
+    let mut nodes: Vec<u32> = layout.banks.iter().map(|bank| numa_node(guest, bank)).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let mut matrix = Vec::new();
+    for &from in &nodes {
+        for &to in &nodes {
+            matrix.extend([from, to, if from == to { LOCAL_DISTANCE } else { REMOTE_DISTANCE }]);
+        }
+    }
+    let map = writer.begin("distance-map")?;
+    writer.string("compatible", "numa-distance-map-v1")?;
+    writer.cells("distance-matrix", &matrix)?;
+    writer.end(map)
+}

@@ -1,0 +1,139 @@
+//! What has to hold between the parts of a configuration.
+
+use super::layout::Layout;
+use super::reader::Reader;
+use super::{Configuration, Extent, Guest};
+use crate::finding::{Finding, Rule, Value};
+use crate::range::PaRange;
+use crate::tree::Node;
+
+/// Checks all of it; guests that break a rule are refused.
+pub(super) fn check<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
+    let mut index = 0;
+    while let Some(guest) = configuration.guests.get(index) {
+        reader.begin();
+        check_guest(guest, configuration.guests.get(..index).unwrap_or_default(), reader);
+        match reader.first_error() {
+            Some(finding) => configuration.refuse(index, finding),
+            None => index += 1,
+        }
+    }
+    reader.begin();
+    check_pools(configuration, reader);
+    for pool in &configuration.pools {
+        let is_known = |owner| configuration.guests.iter().any(|guest| guest.name == owner);
+        if pool.owner.is_some_and(|owner| !is_known(owner)) {
+            let rule = Rule::Must("be a guest that can start: nobody owns the pool now");
+            reader.warning(Finding::named(pool.node, "owner", rule));
+        }
+    }
+}
+
+/// Checks `guest` against itself and against those `before` it, which count.
+fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<'_, 't>) {
+    let Some(node) = guest.node else { return };
+    for other in before {
+        if let Some(&cpu) = guest.cpus.iter().find(|cpu| other.cpus.contains(cpu)) {
+            let rule = match other.node {
+                Some(node) => Rule::SameAs(node),
+                None => Rule::Must("name CPUs that no other guest owns"),
+            };
+            reader.error(Finding::new(node, Some("cpus"), Value::Number(cpu.into()), rule));
+        }
+    }
+    for (index, region) in guest.regions.iter().enumerate() {
+        let (Some(ipa), Some(at)) = (region.ipa, region.node) else { continue };
+        let value = Value::Range { base: ipa.base().get(), size: ipa.size() };
+        for earlier in guest.regions.iter().take(index) {
+            if let (Some(other), Some(place)) = (earlier.ipa, earlier.node)
+                && other.overlaps(&ipa)
+            {
+                reader.error(Finding::new(at, Some("reg"), value, Rule::Overlaps(place)));
+            }
+        }
+        if !region.is_pinned_in_place {
+            continue;
+        }
+        let pinned = before.iter().flat_map(|guest| &guest.regions).filter(|other| other.is_pinned_in_place);
+        for other in pinned {
+            if let (Some(range), Some(place)) = (other.ipa, other.node)
+                && range.overlaps(&ipa)
+            {
+                reader.error(Finding::new(at, Some("reg"), value, Rule::Overlaps(place)));
+            }
+        }
+    }
+    if reader.first_error().is_none()
+        && let Err(finding) = Layout::of(guest)
+    {
+        reader.error(finding);
+    }
+}
+
+/// Static blocks must not overlap each other, nor static pools each other; a pool lies in one block, or outside
+/// all. Those that break a rule are left out.
+fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
+    let mut index = 0;
+    while let Some(block) = configuration.blocks.get(index) {
+        let before = configuration.blocks.iter().take(index).map(|block| (block.node, &block.extent));
+        match overlap(block.node, &block.extent, before) {
+            Some(finding) => {
+                reader.error(finding);
+                configuration.blocks.remove(index);
+            }
+            None => index += 1,
+        }
+    }
+    index = 0;
+    while let Some(pool) = configuration.pools.get(index) {
+        let before = configuration.pools.iter().take(index).map(|pool| (pool.node, &pool.extent));
+        let finding = overlap(pool.node, &pool.extent, before).or_else(|| match pool.extent {
+            Extent::Static(range) => mixed(configuration, pool.node, range, pool.is_in_dmb),
+            Extent::Dynamic { .. } => None,
+        });
+        match finding {
+            Some(finding) => {
+                reader.error(finding);
+                configuration.pools.remove(index);
+            }
+            None => index += 1,
+        }
+    }
+}
+
+fn overlap<'a, 't: 'a>(
+    node: Node<'t>,
+    extent: &Extent,
+    mut before: impl Iterator<Item = (Node<'t>, &'a Extent)>,
+) -> Option<Finding<'t>> {
+    let Extent::Static(range) = extent else { return None };
+    let overlaps = |other: &Extent| matches!(other, Extent::Static(other) if other.overlaps(range));
+    let (other, _) = before.find(|(_, other)| overlaps(other))?;
+    let value = Value::Range { base: range.base().get(), size: range.size() };
+    Some(Finding::new(node, Some("reg"), value, Rule::Overlaps(other)))
+}
+
+/// A pool that lies neither wholly in one of the blocks that the configuration designates, nor wholly outside
+/// all. Blocks that the host's tree or command line designates are not known here.
+fn mixed<'t>(
+    configuration: &Configuration<'t>,
+    node: Node<'t>,
+    range: PaRange,
+    is_in_dmb: bool,
+) -> Option<Finding<'t>> {
+    let value = Value::Range { base: range.base().get(), size: range.size() };
+    for block in &configuration.blocks {
+        let Extent::Static(of_block) = block.extent else { continue };
+        if !of_block.overlaps(&range) {
+            continue;
+        }
+        if !is_in_dmb {
+            return Some(Finding::new(node, Some("reg"), value, Rule::Overlaps(block.node)));
+        }
+        if !of_block.contains(&range) {
+            let rule = Rule::Must("lie wholly in one designated movable block");
+            return Some(Finding::new(node, Some("reg"), value, rule));
+        }
+    }
+    None
+}

@@ -1,0 +1,145 @@
+//! Whether a configuration fits the host: CPUs, controllers, and the memory that they have.
+
+use heapless::Vec;
+
+use super::reader::Reader;
+use super::{CONTROLLER_LIMIT, Configuration, Guest, Placement, Region, Sink, Spread, Strictness};
+use crate::finding::{Finding, Rule, Shortage, Value};
+
+/// What the host has for guests.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// How many CPUs.
+    pub cpu_count: u32,
+    /// The controllers.
+    pub controllers: Vec<ControllerRoom, CONTROLLER_LIMIT>,
+}
+
+/// A controller and what is free on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControllerRoom {
+    /// Its number.
+    pub id: u8,
+    /// Bytes that guests can have.
+    pub free: u64,
+}
+
+impl<'t> Configuration<'t> {
+    /// Refuses the guests that `host` has no CPUs or no memory for, in the order of the configuration: an
+    /// earlier guest keeps what it needs.
+    pub fn fit(&mut self, host: &Host, sink: &mut dyn Sink<'t>) {
+        let mut reader = Reader::new(sink);
+        let mut left = host.clone();
+        let mut index = 0;
+        while let Some(guest) = self.guests.get(index) {
+            reader.begin();
+            let after = fit_guest(guest, host, &left, &mut reader);
+            match reader.first_error() {
+                Some(finding) => self.refuse(index, finding),
+                None => {
+                    left = after;
+                    index += 1;
+                }
+            }
+        }
+    }
+}
+
+/// What is left of `left` when `guest` has its part.
+fn fit_guest<'t>(guest: &Guest<'t>, host: &Host, left: &Host, reader: &mut Reader<'_, 't>) -> Host {
+    let mut after = left.clone();
+    let finding = |name, value, rule| match guest.node {
+        Some(node) => Finding::new(node, Some(name), value, rule),
+        None => Finding::argument(name, value, rule),
+    };
+    let vcpus = if guest.node.is_some() { "vcpus" } else { "cpus" };
+    if let Some(&cpu) = guest.cpus.iter().find(|&&cpu| u32::from(cpu) >= host.cpu_count) {
+        let rule = Rule::OnlyCpus { total: host.cpu_count, free: left.cpu_count };
+        reader.error(finding("cpus", Value::Number(cpu.into()), rule));
+    } else if guest.vcpu_count > left.cpu_count {
+        let rule = Rule::OnlyCpus { total: host.cpu_count, free: left.cpu_count };
+        reader.error(finding(vcpus, Value::Number(guest.vcpu_count.into()), rule));
+    }
+    after.cpu_count = left.cpu_count.saturating_sub(guest.vcpu_count);
+    for region in guest.regions.iter().chain(&guest.dmbs) {
+        if region.is_pinned_in_place {
+            continue; // The address decides, not the amount: the memory map says whether it is free.
+        }
+        if let Err(finding) = take(guest, region, &mut after) {
+            reader.error(finding);
+        }
+    }
+    after
+}
+
+/// Takes the memory for `region` from `room`.
+fn take<'t>(guest: &Guest<'t>, region: &Region<'t>, room: &mut Host) -> Result<(), Finding<'t>> {
+    let placement = &region.placement;
+    let finding = |name, value, rule| match region.node.or(guest.node) {
+        Some(node) => Finding::new(node, Some(name), value, rule),
+        None => Finding::argument("memory", value, rule),
+    };
+    for &id in &placement.controllers {
+        if !room.controllers.iter().any(|controller| controller.id == id) {
+            let rule = Rule::NoController { count: room.controllers.len() };
+            return Err(finding("controllers", Value::Number(id.into()), rule));
+        }
+    }
+    let free = room.free_on(placement);
+    if region.size > free {
+        let shortage = Shortage {
+            free,
+            missing: region.size - free,
+            controller: placement.controllers.first().copied().filter(|_| placement.controllers.len() == 1),
+            fits_on: room.controllers.iter().find(|other| other.free >= region.size).map(|other| other.id),
+            free_in_all: room.controllers.iter().fold(0, |sum, other| sum.saturating_add(other.free)),
+        };
+        let name = if region.ipa.is_some() { "reg" } else { "size" };
+        return Err(finding(name, Value::Size(region.size), Rule::Shortage(shortage)));
+    }
+    room.subtract(placement, region.size);
+    Ok(())
+}
+
+impl Host {
+    /// Bytes free on the controllers that `placement` allows.
+    fn free_on(&self, placement: &Placement) -> u64 {
+        let allowed = self.controllers.iter().filter(|controller| {
+            placement.controllers.is_empty()
+                || placement.strictness == Strictness::Preferred
+                || placement.controllers.contains(&controller.id)
+        });
+        allowed.fold(0, |sum, controller| sum.saturating_add(controller.free))
+    }
+
+    /// Takes `size` bytes as `placement` would: it fits.
+    fn subtract(&mut self, placement: &Placement, mut size: u64) {
+        if placement.spread == Spread::Interleaved {
+            let count = if placement.controllers.is_empty() {
+                self.controllers.len()
+            } else {
+                placement.controllers.len()
+            };
+            let share = size.checked_div(count as u64).unwrap_or(0);
+            for controller in &mut self.controllers {
+                if placement.controllers.is_empty() || placement.controllers.contains(&controller.id) {
+                    let taken = share.min(controller.free);
+                    controller.free -= taken;
+                    size -= taken;
+                }
+            }
+        }
+        for id in &placement.controllers {
+            if let Some(controller) = self.controllers.iter_mut().find(|controller| controller.id == *id) {
+                let taken = size.min(controller.free);
+                controller.free -= taken;
+                size -= taken;
+            }
+        }
+        for controller in &mut self.controllers {
+            let taken = size.min(controller.free);
+            controller.free -= taken;
+            size -= taken;
+        }
+    }
+}

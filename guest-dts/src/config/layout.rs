@@ -1,0 +1,145 @@
+//! Where a guest's RAM lies in its own address space.
+//!
+//! Regions with an address of their own lie there. The others follow each other from 0x4000_0000 on, in the
+//! order of the configuration, in the first gaps that they fit in. Designated movable blocks come last, above
+//! all of it, so that the top of the guest's RAM is exactly those blocks: an unmodified Linux makes them
+//! ZONE_MOVABLE by `movablecore=` (measured, Linux 6.1, 6.12 and 7.3).
+
+use heapless::Vec;
+
+use stage2::addr::PAGEBLOCK_SIZE;
+
+use super::{DMB_LIMIT, Guest, REGION_LIMIT, Region, Unit};
+use crate::build::platform;
+use crate::finding::{Finding, Rule, Value};
+use crate::range::IpaRange;
+
+/// How many banks a guest's RAM may have.
+pub const BANK_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
+
+/// A guest's RAM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// By rising address.
+    pub banks: Vec<Bank, BANK_LIMIT>,
+}
+
+/// A range of a guest's RAM that stems from one region or block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bank {
+    /// Where the guest sees it.
+    pub range: IpaRange,
+    /// What it stems from.
+    pub kind: BankKind,
+}
+
+/// What a bank stems from: its place in the guest's lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BankKind {
+    /// `Guest::regions`.
+    Region(u8),
+    /// `Guest::dmbs`.
+    Dmb(u8),
+}
+
+impl Layout {
+    /// Lays out the RAM of `guest`.
+    ///
+    /// # Errors
+    /// Where it does not fit under 2^48, or a block is misaligned for the guest's pages.
+    pub fn of<'t>(guest: &Guest<'t>) -> Result<Self, Finding<'t>> {
+        let mut layout = Self::default();
+        for (index, region) in guest.regions.iter().enumerate() {
+            if let Some(range) = region.ipa {
+                layout.insert(range, BankKind::Region(index as u8));
+            }
+        }
+        for (index, region) in guest.regions.iter().enumerate().filter(|(_, region)| region.ipa.is_none()) {
+            let base = layout.first_gap(region.size, alignment(region.unit));
+            layout.place(guest, region, base, BankKind::Region(index as u8))?;
+        }
+        let block_alignment = guest.page_size.block_alignment();
+        for (index, dmb) in guest.dmbs.iter().enumerate() {
+            if !dmb.size.is_multiple_of(block_alignment) {
+                let rule = Rule::MultipleOfForPages { size: block_alignment, page: guest.page_size.bytes() };
+                return Err(finding(guest, dmb, "size", Value::Size(dmb.size), rule));
+            }
+            let alignment = alignment(dmb.unit).max(block_alignment);
+            let base = layout.end().checked_next_multiple_of(alignment);
+            layout.place(guest, dmb, base, BankKind::Dmb(index as u8))?;
+        }
+        Ok(layout)
+    }
+
+    /// The first address after all RAM.
+    pub fn end(&self) -> u64 {
+        self.banks.last().map_or(platform::RAM_BASE, |bank| bank.range.end())
+    }
+
+    /// The bank that holds `address`.
+    pub fn bank_at(&self, address: u64) -> Option<&Bank> {
+        self.banks.iter().find(|bank| bank.range.base().get() <= address && address < bank.range.end())
+    }
+
+    /// The designated movable blocks, by rising address.
+    pub fn dmbs(&self) -> impl Iterator<Item = &Bank> {
+        self.banks.iter().filter(|bank| matches!(bank.kind, BankKind::Dmb(_)))
+    }
+
+    fn place<'t>(
+        &mut self,
+        guest: &Guest<'t>,
+        region: &Region<'t>,
+        base: Option<u64>,
+        kind: BankKind,
+    ) -> Result<(), Finding<'t>> {
+        match base.and_then(|base| IpaRange::from_numbers(base, region.size)) {
+            Some(range) => {
+                self.insert(range, kind);
+                Ok(())
+            }
+            None => {
+                let rule = Rule::Must("fit into the guest's address space, below 2^48");
+                Err(finding(guest, region, "size", Value::Size(region.size), rule))
+            }
+        }
+    }
+
+    /// The lowest base at which `size` bytes are free.
+    fn first_gap(&self, size: u64, alignment: u64) -> Option<u64> {
+        let mut base = platform::RAM_BASE.checked_next_multiple_of(alignment)?;
+        for bank in &self.banks {
+            if base.checked_add(size)? <= bank.range.base().get() {
+                break;
+            }
+            if bank.range.end() > base {
+                base = bank.range.end().checked_next_multiple_of(alignment)?;
+            }
+        }
+        Some(base)
+    }
+
+    fn insert(&mut self, range: IpaRange, kind: BankKind) {
+        let place = self.banks.iter().position(|bank| bank.range.base() > range.base());
+        // Room for every region and block that a guest can have.
+        let _ = self.banks.insert(place.unwrap_or(self.banks.len()), Bank { range, kind });
+    }
+}
+
+/// RAM begins at whole pageblocks where nobody says otherwise, so that large units fit.
+fn alignment(unit: Unit) -> u64 {
+    unit.alignment().max(PAGEBLOCK_SIZE)
+}
+
+fn finding<'t>(
+    guest: &Guest<'t>,
+    region: &Region<'t>,
+    name: &'static str,
+    value: Value<'t>,
+    rule: Rule<'t>,
+) -> Finding<'t> {
+    match region.node.or(guest.node) {
+        Some(node) => Finding::new(node, Some(name), value, rule),
+        None => Finding::argument("memory", value, rule),
+    }
+}

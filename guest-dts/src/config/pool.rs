@@ -1,0 +1,151 @@
+//! Blocks of the host (`/designated-movable-blocks`) and pools (`/pools`).
+
+use stage2::addr::PAGEBLOCK_SIZE;
+
+use super::reader::Reader;
+use super::{Block, Configuration, Extent, POOL_LIMIT, Pool};
+use crate::finding::{Finding, Rule, Value};
+use crate::range::PaRange;
+use crate::tree::Node;
+
+const BLOCK_PROPERTIES: [&str; 6] = ["compatible", "reusable", "reg", "size", "alignment", "controllers"];
+const POOL_PROPERTIES: [&str; 8] =
+    ["compatible", "reusable", "reg", "size", "alignment", "controllers", "owner", "description"];
+
+/// Reads all blocks and pools.
+pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
+    if let Some(container) = root.child("designated-movable-blocks") {
+        reader.check_names(container, &["#address-cells", "#size-cells"], &["*"]);
+        for (index, node) in container.children().filter(Node::is_enabled).enumerate() {
+            reader.begin();
+            reader.check_names(node, &BLOCK_PROPERTIES, &[]);
+            check_compatible(node, &["designated-movable-block"], reader);
+            let extent = read_extent(node, reader);
+            let (Some(extent), None) = (extent, reader.first_error()) else { continue };
+            if into.blocks.push(Block { node, extent }).is_err() {
+                let limit = POOL_LIMIT;
+                reader.error(Finding::node(node, Rule::TooMany { index, limit, what: "movable blocks" }));
+            }
+        }
+    }
+    if let Some(container) = root.child("pools") {
+        reader.check_names(container, &["#address-cells", "#size-cells"], &["*"]);
+        for (index, node) in container.children().filter(Node::is_enabled).enumerate() {
+            reader.begin();
+            let Some(pool) = read_pool(node, reader) else { continue };
+            if reader.first_error().is_none() && into.pools.push(pool).is_err() {
+                reader.error(Finding::node(node, Rule::TooMany { index, limit: POOL_LIMIT, what: "pools" }));
+            }
+        }
+    }
+    reader.begin();
+}
+
+fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>> {
+    reader.check_names(node, &POOL_PROPERTIES, &[]);
+    let compatible = check_compatible(node, &["shared-dmb-pool", "shared-dma-pool"], reader);
+    let extent = read_extent(node, reader);
+    let owner = match node.has("owner") {
+        true => Some(read_owner(node, reader)?),
+        false => None,
+    };
+    Some(Pool { node, extent: extent?, is_in_dmb: compatible? == "shared-dmb-pool", owner })
+}
+
+/// The one of `allowed` that `compatible` is, and the rules that hold for `reusable` and its opposites.
+fn check_compatible<'t>(
+    node: Node<'t>,
+    allowed: &[&'static str],
+    reader: &mut Reader<'_, 't>,
+) -> Option<&'static str> {
+    if !node.has("reusable") {
+        reader.error(Finding::missing(
+            node,
+            "reusable",
+            Rule::Required("guests use what its owner does not"),
+        ));
+    }
+    for name in ["no-map", "linux,cma-default"] {
+        if node.has(name) {
+            reader.error(Finding::named(node, name, Rule::Must("not stand here")));
+        }
+    }
+    let rule = match allowed {
+        ["designated-movable-block"] => Rule::Must("be \"designated-movable-block\""),
+        _ => Rule::Must("be \"shared-dmb-pool\" or \"shared-dma-pool\""),
+    };
+    let Some(property) = node.property("compatible") else {
+        reader.error(Finding::missing(node, "compatible", rule));
+        return None;
+    };
+    let found = property.str().and_then(|name| allowed.iter().find(|allowed| **allowed == name));
+    if found.is_none() {
+        reader.broken(node, property, rule);
+    }
+    found.copied()
+}
+
+fn read_owner<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<&'t str> {
+    let rule = Rule::Must("be the phandle of a child of /guests");
+    let owner = reader.target(node, "owner", rule)?;
+    if owner.parent().map(|parent| parent.name()) != Some("guests") {
+        reader.broken(node, node.property("owner")?, rule);
+        return None;
+    }
+    Some(owner.name())
+}
+
+fn read_extent<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Extent> {
+    if node.has("reg") {
+        return read_static(node, reader).map(Extent::Static);
+    }
+    if !node.has("size") {
+        reader.error(Finding::missing(node, "size", Rule::Required("or `reg`: how large it is")));
+        return None;
+    }
+    let size = reader.size(node, "size")?;
+    if !size.is_multiple_of(PAGEBLOCK_SIZE) {
+        let rule = Rule::MultipleOf(PAGEBLOCK_SIZE);
+        reader.error(Finding::new(node, Some("size"), Value::Size(size), rule));
+        return None;
+    }
+    let alignment = match node.has("alignment") {
+        true => reader.size(node, "alignment")?,
+        false => PAGEBLOCK_SIZE,
+    };
+    if !alignment.is_power_of_two() {
+        reader.broken(node, node.property("alignment")?, Rule::Must("be a power of two"));
+        return None;
+    }
+    // Raised, not refused, as for reserved memory that has a size only.
+    let alignment = alignment.max(PAGEBLOCK_SIZE);
+    Some(Extent::Dynamic { size, alignment, controllers: reader.controllers(node) })
+}
+
+fn read_static<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<PaRange> {
+    let mut entries = reader.reg(node)?;
+    let property = node.property("reg")?;
+    for name in ["size", "alignment", "controllers"] {
+        if node.has(name) {
+            reader.error(Finding::named(
+                node,
+                name,
+                Rule::Must("not stand beside `reg`, which says where it is"),
+            ));
+        }
+    }
+    let (Some(reg), None) = (entries.next(), entries.next()) else {
+        reader.broken(node, property, Rule::Must("be one range"));
+        return None;
+    };
+    let value = Value::Range { base: reg.base, size: reg.size };
+    let Some(range) = PaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty()) else {
+        reader.error(Finding::new(node, Some("reg"), value, Rule::Must("not be empty, and end below 2^48")));
+        return None;
+    };
+    if !range.is_aligned(PAGEBLOCK_SIZE) {
+        reader.error(Finding::new(node, Some("reg"), value, Rule::MultipleOf(PAGEBLOCK_SIZE)));
+        return None;
+    }
+    Some(range)
+}

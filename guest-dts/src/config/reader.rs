@@ -1,0 +1,259 @@
+//! Reads properties under the rules that hold for them, and tells of everything that breaks one.
+
+use heapless::Vec;
+
+use super::CONTROLLER_LIMIT;
+use crate::finding::{Finding, Rule, Value};
+use crate::tree::{Node, Property, RegIter};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// What it is about is left out.
+    Error,
+    /// It is odd; nothing comes of it.
+    Warning,
+    /// A choice that was made for the operator.
+    Note,
+}
+
+/// Takes findings.
+pub trait Sink<'t> {
+    /// Takes one.
+    fn take(&mut self, severity: Severity, finding: Finding<'t>);
+}
+
+impl<'t, F: FnMut(Severity, Finding<'t>)> Sink<'t> for F {
+    fn take(&mut self, severity: Severity, finding: Finding<'t>) {
+        self(severity, finding);
+    }
+}
+
+/// Reads, and remembers the first error since [`Reader::begin`].
+pub(super) struct Reader<'s, 't> {
+    sink: &'s mut dyn Sink<'t>,
+    first_error: Option<Finding<'t>>,
+}
+
+impl<'s, 't> Reader<'s, 't> {
+    pub(super) fn new(sink: &'s mut dyn Sink<'t>) -> Self {
+        Self { sink, first_error: None }
+    }
+
+    /// Forgets the errors so far.
+    pub(super) fn begin(&mut self) {
+        self.first_error = None;
+    }
+
+    /// The first error since [`Reader::begin`].
+    pub(super) fn first_error(&self) -> Option<Finding<'t>> {
+        self.first_error
+    }
+
+    pub(super) fn error(&mut self, finding: Finding<'t>) {
+        self.first_error.get_or_insert(finding);
+        self.sink.take(Severity::Error, finding);
+    }
+
+    pub(super) fn warning(&mut self, finding: Finding<'t>) {
+        self.sink.take(Severity::Warning, finding);
+    }
+
+    /// Tells of a property that breaks a rule.
+    pub(super) fn broken(&mut self, node: Node<'t>, property: Property<'t>, rule: Rule<'t>) {
+        self.error(Finding::property(node, property, rule));
+    }
+
+    /// What `result` holds, its error told of.
+    pub(super) fn ok<T>(&mut self, result: Result<T, Finding<'t>>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(finding) => {
+                self.error(finding);
+                None
+            }
+        }
+    }
+
+    /// Warns of properties and children of `node` that are not known. A child's name is compared without its
+    /// unit address and without a number at its end.
+    pub(super) fn check_names(
+        &mut self,
+        node: Node<'t>,
+        properties: &'static [&'static str],
+        children: &'static [&'static str],
+    ) {
+        let dtc = ["phandle", "linux,phandle", "name"];
+        for property in node.properties() {
+            let name = property.name();
+            if !properties.contains(&name) && !dtc.contains(&name) {
+                let rule = Rule::Unknown { nearest: nearest(name, properties) };
+                self.warning(Finding::new(node, Some(name), Value::Bytes(property.bytes()), rule));
+            }
+        }
+        if children.contains(&"*") {
+            return;
+        }
+        for child in node.children() {
+            let kind = kind(child);
+            if !children.contains(&kind) {
+                self.warning(Finding::node(child, Rule::Unknown { nearest: nearest(kind, children) }));
+            }
+        }
+    }
+
+    /// The entries of `reg` of `node`, whose parent has to say one or two cells of each.
+    pub(super) fn reg(&mut self, node: Node<'t>) -> Option<RegIter<'t>> {
+        let cells = self.ok(node.own_cells())?;
+        for (name, count) in [("#address-cells", cells.address), ("#size-cells", cells.size)] {
+            if count == 0 {
+                self.error(Finding::named(node.parent()?, name, Rule::Must("be 1 or 2")));
+                return None;
+            }
+        }
+        self.ok(node.pairs("reg", cells))
+    }
+
+    /// A number of one cell that lies between `low` and `high`.
+    pub(super) fn number(&mut self, node: Node<'t>, name: &str, low: u32, high: u32) -> Option<u32> {
+        let property = node.property(name)?;
+        match property.u32() {
+            Some(number) if (low..=high).contains(&number) => Some(number),
+            Some(number) => {
+                let rule = Rule::Between(low.into(), high.into());
+                self.error(Finding::new(node, Some(property.name()), Value::Number(number.into()), rule));
+                None
+            }
+            None => {
+                self.broken(node, property, Rule::Must("be one cell"));
+                None
+            }
+        }
+    }
+
+    /// A size in bytes of one or two cells, more than 0.
+    pub(super) fn size(&mut self, node: Node<'t>, name: &str) -> Option<u64> {
+        let property = node.property(name)?;
+        match property.number() {
+            Some(0) => self.broken(node, property, Rule::Must("be more than 0")),
+            Some(size) => return Some(size),
+            None => self.broken(node, property, Rule::Must("be a size in bytes of one or two cells")),
+        }
+        None
+    }
+
+    /// One string.
+    pub(super) fn string(&mut self, node: Node<'t>, name: &str) -> Option<&'t str> {
+        let property = node.property(name)?;
+        let text = property.str();
+        if text.is_none() {
+            self.broken(node, property, Rule::Must("be one string"));
+        }
+        text
+    }
+
+    /// Whether the property is there; it must have no value.
+    pub(super) fn flag(&mut self, node: Node<'t>, name: &str) -> bool {
+        let Some(property) = node.property(name) else { return false };
+        if !property.bytes().is_empty() {
+            self.broken(node, property, Rule::Must("have no value: it is there or not"));
+        }
+        true
+    }
+
+    /// The numbers of controllers in `controllers`.
+    pub(super) fn controllers(&mut self, node: Node<'t>) -> Vec<u8, CONTROLLER_LIMIT> {
+        let mut found = Vec::new();
+        let Some(property) = node.property("controllers") else { return found };
+        let cells = property.cells().filter(|cells| cells.len() > 0);
+        let Some(cells) = cells else {
+            self.broken(node, property, Rule::Must("be numbers of controllers, one cell each"));
+            return found;
+        };
+        for (index, number) in cells.enumerate() {
+            let value = Value::Number(number.into());
+            let rule = match u8::try_from(number) {
+                Err(_) => Rule::Between(0, 255),
+                Ok(number) if found.contains(&number) => Rule::Must("name each controller once"),
+                Ok(number) => match found.push(number) {
+                    Ok(()) => continue,
+                    Err(_) => Rule::TooMany { index, limit: CONTROLLER_LIMIT, what: "controllers" },
+                },
+            };
+            self.error(Finding::new(node, Some(property.name()), value, rule));
+            break;
+        }
+        found
+    }
+
+    /// The node that the phandle in `name` leads to.
+    pub(super) fn target(&mut self, node: Node<'t>, name: &str, rule: Rule<'t>) -> Option<Node<'t>> {
+        let property = node.property(name)?;
+        let target = property
+            .u32()
+            .and_then(|phandle| node.tree_root().descendants().find(|node| node.phandle() == Some(phandle)));
+        if target.is_none() {
+            self.broken(node, property, rule);
+        }
+        target
+    }
+}
+
+/// The name of `node` without unit address and without a number at its end (`memory-1`).
+pub(super) fn kind<'t>(node: Node<'t>) -> &'t str {
+    let name = node.base_name();
+    match name.rsplit_once('-') {
+        Some((kind, number)) if !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()) => {
+            kind
+        }
+        _ => name,
+    }
+}
+
+/// The one of `names` that `name` most likely stands for: at most a third of its characters differ.
+fn nearest(name: &str, names: &'static [&'static str]) -> Option<&'static str> {
+    let distances = names.iter().map(|known| (distance(name.as_bytes(), known.as_bytes()), *known));
+    let (distance, known) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= name.len().max(3) / 3).then_some(known)
+}
+
+/// How many characters have to be added, taken away or changed to make `one` of `other` (Levenshtein); a large
+/// number where one is longer than any name here.
+fn distance(one: &[u8], other: &[u8]) -> usize {
+    const LONGEST: usize = 40;
+    if one.len() > LONGEST || other.len() > LONGEST {
+        return usize::MAX;
+    }
+    let mut row = [0usize; LONGEST + 1];
+    for (index, cost) in row.iter_mut().enumerate() {
+        *cost = index;
+    }
+    for (line, first) in one.iter().enumerate() {
+        let mut diagonal = line;
+        let mut left = line + 1;
+        if let Some(cost) = row.first_mut() {
+            *cost = left;
+        }
+        for (cost, second) in row.iter_mut().skip(1).zip(other) {
+            let above = *cost;
+            left = (diagonal + usize::from(first != second)).min(above + 1).min(left + 1);
+            diagonal = above;
+            *cost = left;
+        }
+    }
+    row.get(other.len()).copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_found() {
+        assert_eq!(distance(b"vcpu", b"vcpus"), 1);
+        assert_eq!(distance(b"kitten", b"sitting"), 3);
+        assert_eq!(distance(b"", b"abc"), 3);
+        assert_eq!(nearest("bootarg", &["vcpus", "bootargs"]), Some("bootargs"));
+        assert_eq!(nearest("frobnicate", &["vcpus", "bootargs"]), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! A guest's RAM: regions (`memory`) and designated movable blocks (`dmb`).
+
+use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
+
+use super::reader::Reader;
+use super::{Placement, Region, Spread, Strictness, Unit};
+use crate::build::platform;
+use crate::finding::{Finding, Rule, Value};
+use crate::range::IpaRange;
+use crate::tree::Node;
+
+const REGION_PROPERTIES: [&str; 8] =
+    ["reg", "size", "controllers", "interleave", "preferred", "pinned-in-place", "unit-size", "device_type"];
+const DMB_PROPERTIES: [&str; 5] = ["size", "controllers", "interleave", "preferred", "unit-size"];
+
+/// Reads a `memory` node.
+pub(super) fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Region<'t>> {
+    reader.check_names(node, &REGION_PROPERTIES, &[]);
+    let ipa = match node.has("reg") {
+        true => Some(read_reg(node, reader)?),
+        false => None,
+    };
+    let size = match ipa {
+        Some(ipa) => ipa.size(),
+        None => read_size(node, reader)?,
+    };
+    let is_pinned_in_place = reader.flag(node, "pinned-in-place");
+    if is_pinned_in_place && ipa.is_none() {
+        reader.error(Finding::missing(node, "reg", Rule::Required("where `pinned-in-place` pins it")));
+    }
+    let unit = read_unit(node, reader)?;
+    let alignment = if unit == Unit::Any { FRAME_SIZE } else { unit.alignment() };
+    check_alignment(node, ipa, size, alignment, reader)?;
+    Some(Region {
+        node: Some(node),
+        size,
+        ipa,
+        is_pinned_in_place,
+        placement: read_placement(node, reader),
+        unit,
+    })
+}
+
+/// Reads a `dmb` node.
+pub(super) fn read_dmb<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Region<'t>> {
+    reader.check_names(node, &DMB_PROPERTIES, &[]);
+    let size = read_size(node, reader)?;
+    let unit = read_unit(node, reader)?;
+    check_alignment(node, None, size, unit.alignment().max(PAGEBLOCK_SIZE), reader)?;
+    let placement = read_placement(node, reader);
+    Some(Region { node: Some(node), size, ipa: None, is_pinned_in_place: false, placement, unit })
+}
+
+fn read_size<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<u64> {
+    if !node.has("size") {
+        reader.error(Finding::missing(node, "size", Rule::Required("how much RAM")));
+    }
+    reader.size(node, "size")
+}
+
+fn read_reg<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<IpaRange> {
+    let mut entries = reader.reg(node)?;
+    let property = node.property("reg")?;
+    let (Some(reg), None) = (entries.next(), entries.next()) else {
+        reader.broken(node, property, Rule::Must("be one range"));
+        return None;
+    };
+    if node.has("size") {
+        reader.error(Finding::named(node, "size", Rule::Must("not stand beside `reg`, which has the size")));
+    }
+    let range = IpaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty());
+    match range.filter(|range| range.base().get() >= platform::RAM_BASE) {
+        Some(range) => Some(range),
+        None => {
+            let value = Value::Range { base: reg.base, size: reg.size };
+            let rule = Rule::Must("not be empty, begin at or above 0x40000000 and end below 2^48");
+            reader.error(Finding::new(node, Some("reg"), value, rule));
+            None
+        }
+    }
+}
+
+fn check_alignment<'t>(
+    node: Node<'t>,
+    ipa: Option<IpaRange>,
+    size: u64,
+    alignment: u64,
+    reader: &mut Reader<'_, 't>,
+) -> Option<()> {
+    let is_aligned = match ipa {
+        Some(ipa) => ipa.is_aligned(alignment),
+        None => size.is_multiple_of(alignment),
+    };
+    if is_aligned {
+        return Some(());
+    }
+    let (name, value) = match ipa {
+        Some(ipa) => ("reg", Value::Range { base: ipa.base().get(), size }),
+        None => ("size", Value::Size(size)),
+    };
+    reader.error(Finding::new(node, Some(name), value, Rule::MultipleOf(alignment)));
+    None
+}
+
+fn read_unit<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Unit> {
+    let Some(property) = node.property("unit-size") else { return Some(Unit::Any) };
+    match property.number() {
+        Some(0x1000) => Some(Unit::Small),
+        Some(0x20_0000) => Some(Unit::Medium),
+        Some(0x4000_0000) => Some(Unit::Large),
+        _ => {
+            let rule = Rule::Must("be 4 KiB, 2 MiB or 1 GiB: <0x1000>, <0x200000> or <0x40000000>");
+            reader.broken(node, property, rule);
+            None
+        }
+    }
+}
+
+fn read_placement<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Placement {
+    let controllers = reader.controllers(node);
+    let spread = match reader.flag(node, "interleave") {
+        true => Spread::Interleaved,
+        false => Spread::InOrder,
+    };
+    let strictness = match reader.flag(node, "preferred") {
+        true => Strictness::Preferred,
+        false => Strictness::Strict,
+    };
+    if strictness == Strictness::Preferred && controllers.is_empty() {
+        reader.error(Finding::missing(node, "controllers", Rule::Required("which are `preferred`")));
+    }
+    if spread == Spread::Interleaved && controllers.len() == 1 {
+        reader.warning(Finding::named(
+            node,
+            "interleave",
+            Rule::Must("have more than one controller to be of use"),
+        ));
+    }
+    Placement { controllers, spread, strictness }
+}
