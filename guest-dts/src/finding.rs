@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use crate::tree::{Node, Property};
+use crate::tree::{Node, NodeId, Property, SourceValue};
 
 /// Something wrong at one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Finding<'t> {
     place: Place<'t>,
     property: Option<&'t str>,
     value: Value<'t>,
-    rule: Rule<'t>,
+    rule: Rule,
 }
 
 /// Where a finding was made.
@@ -57,7 +57,7 @@ pub enum Value<'t> {
 
 /// The rule that a finding breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule<'t> {
+pub enum Rule {
     /// It has to be there: what it gives.
     Required(&'static str),
     /// "must …".
@@ -82,12 +82,12 @@ pub enum Rule<'t> {
     Between(u64, u64),
     /// It has to be a multiple of a size in bytes.
     MultipleOf(u64),
-    /// It overlaps with what another node says.
-    Overlaps(Node<'t>),
+    /// It overlaps with what another node of the same tree says.
+    Overlaps(NodeId),
     /// It overlaps with something that is no node.
     OverlapsWith(&'static str),
-    /// Another node says the same.
-    SameAs(Node<'t>),
+    /// Another node of the same tree says the same.
+    SameAs(NodeId),
     /// It has to be a multiple of a size in bytes, because of the size of the guest's pages.
     MultipleOfForPages {
         /// What it has to be a multiple of.
@@ -149,42 +149,42 @@ impl fmt::Display for Shortage {
 
 impl<'t> Finding<'t> {
     /// A finding at `node`.
-    pub fn new(node: Node<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule<'t>) -> Self {
+    pub fn new(node: Node<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule) -> Self {
         Self { place: Place::Node(node), property, value, rule }
     }
 
     /// A finding about the value of `property`.
-    pub fn property(node: Node<'t>, property: Property<'t>, rule: Rule<'t>) -> Self {
+    pub fn property(node: Node<'t>, property: Property<'t>, rule: Rule) -> Self {
         Self::new(node, Some(property.name()), Value::Bytes(property.bytes()), rule)
     }
 
     /// A finding about a property that is not there.
-    pub fn missing(node: Node<'t>, property: &'static str, rule: Rule<'t>) -> Self {
+    pub fn missing(node: Node<'t>, property: &'static str, rule: Rule) -> Self {
         Self::new(node, Some(property), Value::Missing, rule)
     }
 
     /// A finding about a property without regard to its value.
-    pub fn named(node: Node<'t>, property: &'static str, rule: Rule<'t>) -> Self {
+    pub fn named(node: Node<'t>, property: &'static str, rule: Rule) -> Self {
         Self::new(node, Some(property), Value::None, rule)
     }
 
     /// A finding about a node.
-    pub fn node(node: Node<'t>, rule: Rule<'t>) -> Self {
+    pub fn node(node: Node<'t>, rule: Rule) -> Self {
         Self::new(node, None, Value::None, rule)
     }
 
     /// A finding about a node that is not there: `what` is its path or what it is.
-    pub fn no_node(what: &'static str, rule: Rule<'t>) -> Self {
+    pub fn no_node(what: &'static str, rule: Rule) -> Self {
         Self { place: Place::Expected(what), property: None, value: Value::Missing, rule }
     }
 
     /// A finding about the argument `name` on Ballast's own command line.
-    pub fn argument(name: &'static str, value: Value<'t>, rule: Rule<'t>) -> Self {
+    pub fn argument(name: &'static str, value: Value<'t>, rule: Rule) -> Self {
         Self { place: Place::CommandLine, property: Some(name), value, rule }
     }
 
     /// A finding in the memory reservation block.
-    pub fn reservation(value: Value<'t>, rule: Rule<'t>) -> Self {
+    pub fn reservation(value: Value<'t>, rule: Rule) -> Self {
         Self { place: Place::Reservations, property: None, value, rule }
     }
 
@@ -199,7 +199,7 @@ impl<'t> Finding<'t> {
     }
 
     /// The rule that is broken.
-    pub fn rule(&self) -> Rule<'t> {
+    pub fn rule(&self) -> Rule {
         self.rule
     }
 }
@@ -222,7 +222,19 @@ impl fmt::Display for Finding<'_> {
         if matches!(self.value, Value::None) && self.property.is_some() {
             f.write_str(": ")?;
         }
-        write!(f, "{}", self.rule)
+        match (self.rule, self.place) {
+            (Rule::Overlaps(id), Place::Node(node)) => write_other(f, "overlaps with", node, id),
+            (Rule::SameAs(id), Place::Node(node)) => write_other(f, "the same as in", node, id),
+            (rule, _) => write!(f, "{rule}"),
+        }
+    }
+}
+
+/// Writes `what` and the path of the node `id` of the tree of `node`.
+fn write_other(f: &mut fmt::Formatter<'_>, what: &str, node: Node<'_>, id: NodeId) -> fmt::Result {
+    match node.same_tree(id) {
+        Some(other) => write!(f, "{what} {}", other.path()),
+        None => write!(f, "{what} another node"),
     }
 }
 
@@ -251,7 +263,7 @@ impl fmt::Display for Value<'_> {
     }
 }
 
-impl fmt::Display for Rule<'_> {
+impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Required(purpose) => write!(f, "required ({purpose})"),
@@ -275,9 +287,9 @@ impl fmt::Display for Rule<'_> {
             }
             Self::NoController { count } => write!(f, "the host has no such controller, but {count} others"),
             Self::Shortage(shortage) => write!(f, "{shortage}"),
-            Self::Overlaps(node) => write!(f, "overlaps with {}", node.path()),
+            Self::Overlaps(_) => f.write_str("overlaps with another node"),
             Self::OverlapsWith(what) => write!(f, "overlaps with {what}"),
-            Self::SameAs(node) => write!(f, "the same as in {}", node.path()),
+            Self::SameAs(_) => f.write_str("the same as in another node"),
             Self::Unknown { nearest: Some(name) } => {
                 write!(f, "not known here; the nearest name is {name:?}")
             }
@@ -304,69 +316,4 @@ impl fmt::Display for Size {
         }
         write!(f, "{number} {unit}")
     }
-}
-
-/// Displays a property's value as the source would have it: strings, cells or bytes, cut after `limit` bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceValue<'t> {
-    /// The value.
-    pub bytes: &'t [u8],
-    /// How many bytes of it are shown.
-    pub limit: usize,
-}
-
-impl fmt::Display for SourceValue<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.bytes.get(..self.limit).unwrap_or(self.bytes);
-        let is_cut = shown.len() < self.bytes.len();
-        if is_text(shown, is_cut) {
-            let text = if is_cut { shown } else { shown.strip_suffix(&[0]).unwrap_or(shown) };
-            for (index, string) in text.split(|&byte| byte == 0).enumerate() {
-                f.write_str(if index == 0 { "\"" } else { ", \"" })?;
-                write_escaped(f, string)?;
-                f.write_str("\"")?;
-            }
-        } else if self.bytes.len().is_multiple_of(4) {
-            f.write_str("<")?;
-            for (index, cell) in shown.chunks_exact(4).enumerate() {
-                let cell = cell.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
-                write!(f, "{}{cell:#x}", if index == 0 { "" } else { " " })?;
-            }
-            f.write_str(">")?;
-        } else {
-            f.write_str("[")?;
-            for (index, byte) in shown.iter().enumerate() {
-                write!(f, "{}{byte:02x}", if index == 0 { "" } else { " " })?;
-            }
-            f.write_str("]")?;
-        }
-        if is_cut {
-            write!(f, " /* {} bytes */", self.bytes.len())?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether `bytes` are printable strings, each of at least one character.
-fn is_text(bytes: &[u8], is_cut: bool) -> bool {
-    let Some((&last, _)) = bytes.split_last() else { return true };
-    if last != 0 && !is_cut {
-        return false;
-    }
-    let printable = |&byte: &u8| byte == b'\t' || byte == b'\n' || (b' '..=b'~').contains(&byte);
-    let text = if last == 0 { bytes.strip_suffix(&[0]).unwrap_or(bytes) } else { bytes };
-    text.split(|&byte| byte == 0).all(|string| !string.is_empty() && string.iter().all(printable))
-}
-
-fn write_escaped(f: &mut fmt::Formatter<'_>, string: &[u8]) -> fmt::Result {
-    for &byte in string {
-        match byte {
-            b'"' => f.write_str("\\\"")?,
-            b'\\' => f.write_str("\\\\")?,
-            b'\n' => f.write_str("\\n")?,
-            b'\t' => f.write_str("\\t")?,
-            _ => write!(f, "{}", char::from(byte))?,
-        }
-    }
-    Ok(())
 }

@@ -35,7 +35,7 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
     for other in before {
         if let Some(&cpu) = guest.cpus.iter().find(|cpu| other.cpus.contains(cpu)) {
             let rule = match other.node {
-                Some(node) => Rule::SameAs(node),
+                Some(node) => Rule::SameAs(node.id()),
                 None => Rule::Must("name CPUs that no other guest owns"),
             };
             reader.error(Finding::new(node, Some("cpus"), Value::Number(cpu.into()), rule));
@@ -48,7 +48,7 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
             if let (Some(other), Some(place)) = (earlier.ipa, earlier.node)
                 && other.overlaps(&ipa)
             {
-                reader.error(Finding::new(at, Some("reg"), value, Rule::Overlaps(place)));
+                reader.error(Finding::new(at, Some("reg"), value, Rule::Overlaps(place.id())));
             }
         }
         if !region.is_pinned_in_place {
@@ -59,7 +59,7 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
             if let (Some(range), Some(place)) = (other.ipa, other.node)
                 && range.overlaps(&ipa)
             {
-                reader.error(Finding::new(at, Some("reg"), value, Rule::Overlaps(place)));
+                reader.error(Finding::new(at, Some("reg"), value, Rule::Overlaps(place.id())));
             }
         }
     }
@@ -110,7 +110,7 @@ fn overlap<'a, 't: 'a>(
     let overlaps = |other: &Extent| matches!(other, Extent::Static(other) if other.overlaps(range));
     let (other, _) = before.find(|(_, other)| overlaps(other))?;
     let value = Value::Range { base: range.base().get(), size: range.size() };
-    Some(Finding::new(node, Some("reg"), value, Rule::Overlaps(other)))
+    Some(Finding::new(node, Some("reg"), value, Rule::Overlaps(other.id())))
 }
 
 /// A pool that lies neither wholly in one of the blocks that the configuration designates, nor wholly outside
@@ -128,7 +128,7 @@ fn mixed<'t>(
             continue;
         }
         if !is_in_dmb {
-            return Some(Finding::new(node, Some("reg"), value, Rule::Overlaps(block.node)));
+            return Some(Finding::new(node, Some("reg"), value, Rule::Overlaps(block.node.id())));
         }
         if !of_block.contains(&range) {
             let rule = Rule::Must("lie wholly in one designated movable block");

@@ -288,7 +288,7 @@ pub(super) fn read_migration<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) ->
 
 impl ImageError {
     /// The error as a rule of the configuration.
-    pub(crate) fn rule(&self) -> Rule<'static> {
+    pub(crate) fn rule(&self) -> Rule {
         Rule::Must(self.must())
     }
 }

@@ -136,7 +136,7 @@ fn finding<'t>(
     region: &Region<'t>,
     name: &'static str,
     value: Value<'t>,
-    rule: Rule<'t>,
+    rule: Rule,
 ) -> Finding<'t> {
     match region.node.or(guest.node) {
         Some(node) => Finding::new(node, Some(name), value, rule),

@@ -60,7 +60,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// Tells of a property that breaks a rule.
-    pub(super) fn broken(&mut self, node: Node<'t>, property: Property<'t>, rule: Rule<'t>) {
+    pub(super) fn broken(&mut self, node: Node<'t>, property: Property<'t>, rule: Rule) {
         self.error(Finding::property(node, property, rule));
     }
 
@@ -187,7 +187,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// The node that the phandle in `name` leads to.
-    pub(super) fn target(&mut self, node: Node<'t>, name: &str, rule: Rule<'t>) -> Option<Node<'t>> {
+    pub(super) fn target(&mut self, node: Node<'t>, name: &str, rule: Rule) -> Option<Node<'t>> {
         let property = node.property(name)?;
         let target = property
             .u32()

@@ -11,8 +11,8 @@ pub struct AlignedBlob {
 impl AlignedBlob {
     /// Copies `blob`.
     pub fn new(blob: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(blob.len() + 7);
-        let address = bytes.as_ptr() as *const u8;
+        let mut bytes: Vec<u8> = Vec::with_capacity(blob.len() + 7);
+        let address = bytes.as_ptr();
         let start = address.addr().next_multiple_of(8) - address.addr();
         // Within the capacity, so the vector does not move.
         bytes.resize(start, 0);

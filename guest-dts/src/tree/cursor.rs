@@ -17,13 +17,14 @@ use fdt_rs::prelude::FallibleIterator;
 
 use super::validate::{self, BEGIN_NODE, Layout};
 
-/// Where tokens are read from. A copy is three slices.
+/// Where tokens are read from. Small, since every node has one: what the header says is read from there.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'t> {
     fdt: DevTree<'t>,
-    strings: &'t [u8],
-    start: usize,
-    end: usize,
+    /// Offset of the root's first token.
+    start: u32,
+    /// Offset of FDT_END.
+    end: u32,
 }
 
 /// A token that means something, and the offset of the one after it.
@@ -40,8 +41,8 @@ impl<'t> Cursor<'t> {
         // SAFETY: `validate` checked that the slice begins at a multiple of 8 bytes, and cut it to exactly the
         // total size in its header.
         let fdt = unsafe { DevTree::new(layout.blob) }.ok()?;
-        let (start, end) = (layout.structure.start, layout.structure.end);
-        Some(Self { fdt, strings: layout.strings, start, end })
+        let (start, end) = (layout.structure.start.try_into().ok()?, layout.structure.end.try_into().ok()?);
+        Some(Self { fdt, start, end })
     }
 
     pub(super) fn blob(&self) -> &'t [u8] {
@@ -50,13 +51,19 @@ impl<'t> Cursor<'t> {
 
     /// Offset of the root's first token.
     pub(super) fn start(&self) -> usize {
-        self.start
+        self.start as usize
+    }
+
+    /// The name at `offset` in the strings block.
+    fn string(&self, offset: usize) -> Option<&'t str> {
+        let start = (validate::word(self.blob(), 12)? as usize).checked_add(offset)?;
+        validate::name(self.blob().get(start..)?)
     }
 
     /// The token at `at`, the offset of a token of this blob; no-operations are skipped. `None` at the end.
     pub(super) fn token(&self, mut at: usize) -> Option<Token<'t>> {
         loop {
-            if at >= self.end {
+            if at >= self.end as usize {
                 return None;
             }
             if validate::word(self.blob(), at)? == BEGIN_NODE {
@@ -68,7 +75,7 @@ impl<'t> Cursor<'t> {
             let next = tokens.offset;
             match token {
                 ParsedTok::Prop(property) => {
-                    let name = validate::name(self.strings.get(property.name_offset..)?)?;
+                    let name = self.string(property.name_offset)?;
                     return Some(Token::Property { name, value: property.prop_buf, next });
                 }
                 ParsedTok::EndNode => return Some(Token::End { next }),

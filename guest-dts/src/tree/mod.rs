@@ -13,13 +13,15 @@ mod aligned;
 mod bus;
 mod cursor;
 mod node;
+mod print;
 mod property;
 mod reservation;
 mod validate;
 
 pub use aligned::AlignedBlob;
 pub use bus::{Cells, Reg, RegIter, Translation};
-pub use node::{Children, Node, NodePath, Nodes};
+pub use node::{Children, Node, NodeId, NodePath, Nodes};
+pub use print::{NodeSource, SourceValue, TreeSource};
 pub use property::{Properties, Property, Strings};
 pub use reservation::{Reservation, Reservations};
 pub use validate::TreeError;
@@ -118,3 +120,6 @@ impl core::fmt::Debug for Tree<'_> {
         write!(f, "Tree({} bytes)", self.blob().len())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,19 +11,38 @@ use super::property::{Properties, Property};
 pub struct Node<'t> {
     cursor: Cursor<'t>,
     /// Offset of the FDT_BEGIN_NODE token.
-    offset: usize,
+    offset: u32,
     /// Offset of the parent's; the root's own for the root.
-    parent: usize,
+    parent: u32,
 }
+
+/// A node without its tree: for what is stored beside another node of the same tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeId(u32);
 
 impl<'t> Node<'t> {
     pub(super) fn root(cursor: Cursor<'t>) -> Self {
-        Self { cursor, offset: cursor.start(), parent: cursor.start() }
+        Self::at(cursor, cursor.start(), cursor.start())
+    }
+
+    /// The node whose first token lies at `offset`. Offsets in a blob have 32 bits.
+    fn at(cursor: Cursor<'t>, offset: usize, parent: usize) -> Self {
+        Self { cursor, offset: offset as u32, parent: parent as u32 }
+    }
+
+    /// The node, to be found again by [`Node::same_tree`] of any node of the same tree.
+    pub fn id(&self) -> NodeId {
+        NodeId(self.offset)
+    }
+
+    /// The node with `id` in the tree that this one is part of; `None` where there is none.
+    pub fn same_tree(&self, id: NodeId) -> Option<Node<'t>> {
+        Nodes::below(self.cursor).find(|node| node.id() == id)
     }
 
     /// The node's name with its unit address; empty for the root.
     pub fn name(&self) -> &'t str {
-        match self.cursor.token(self.offset) {
+        match self.cursor.token(self.offset as usize) {
             Some(Token::Begin { name, .. }) => name,
             _ => "",
         }
@@ -42,7 +61,7 @@ impl<'t> Node<'t> {
 
     /// Whether the node is the root.
     pub fn is_root(&self) -> bool {
-        self.offset == self.cursor.start()
+        self.offset as usize == self.cursor.start()
     }
 
     /// The root of the tree that the node is part of.
@@ -67,7 +86,7 @@ impl<'t> Node<'t> {
 
     /// The node's children, in the order of the blob.
     pub fn children(&self) -> Children<'t> {
-        Children { cursor: self.cursor, parent: self.offset, at: self.body() }
+        Children { cursor: self.cursor, parent: self.offset as usize, at: self.body() }
     }
 
     /// The first child named `name`, or, where `name` has no unit address, whose name begins with it and `@`.
@@ -76,9 +95,14 @@ impl<'t> Node<'t> {
         self.children().find(|child| child.name() == name || (!is_full && child.base_name() == name))
     }
 
+    /// The node and all nodes below it, each before its children.
+    pub fn subtree(&self) -> Nodes<'t> {
+        Nodes::from(self.cursor, self.offset as usize, self.parent as usize)
+    }
+
     /// All nodes below this one, each before its children; the node itself is left out.
     pub fn descendants(&self) -> Nodes<'t> {
-        let mut nodes = Nodes::from(self.cursor, self.offset, self.parent);
+        let mut nodes = self.subtree();
         nodes.next();
         nodes
     }
@@ -108,7 +132,7 @@ impl<'t> Node<'t> {
         offsets.pop();
         core::iter::from_fn(move || {
             let offset = offsets.pop()?;
-            Some(Node { cursor, offset, parent: offsets.last().copied().unwrap_or(offset) })
+            Some(Node::at(cursor, offset, offsets.last().copied().unwrap_or(offset)))
         })
     }
 
@@ -138,7 +162,7 @@ impl<'t> Node<'t> {
 
     /// Offset of the first token inside the node.
     fn body(&self) -> usize {
-        match self.cursor.token(self.offset) {
+        match self.cursor.token(self.offset as usize) {
             Some(Token::Begin { next, .. }) => next,
             // Not a node of this tree: nothing inside.
             _ => usize::MAX,
@@ -171,7 +195,7 @@ impl fmt::Display for NodePath<'_> {
         }
         let cursor = self.0.cursor;
         for &offset in self.0.ancestry().iter().skip(1) {
-            write!(f, "/{}", Node { cursor, offset, parent: offset }.name())?;
+            write!(f, "/{}", Node::at(cursor, offset, offset).name())?;
         }
         Ok(())
     }
@@ -196,7 +220,7 @@ impl<'t> Iterator for Children<'t> {
             match self.cursor.token(self.at) {
                 Some(Token::Begin { next, .. }) => {
                     if depth == 0 {
-                        found = Some(Node { cursor: self.cursor, offset: self.at, parent: self.parent });
+                        found = Some(Node::at(self.cursor, self.at, self.parent));
                     }
                     depth += 1;
                     self.at = next;
@@ -253,7 +277,7 @@ impl<'t> Iterator for Nodes<'t> {
                     self.at = next;
                     // Validated: never deeper than the limit.
                     self.open.push(offset).ok()?;
-                    return Some(Node { cursor: self.cursor, offset, parent });
+                    return Some(Node::at(self.cursor, offset, parent));
                 }
                 Token::Property { next, .. } => self.at = next,
                 Token::End { next } => {

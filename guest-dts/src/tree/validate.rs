@@ -91,7 +91,10 @@ impl fmt::Display for TreeError {
             Self::TokenOrder(at, what) => write!(f, "at {at:#x}: {what}"),
             Self::Depth(at) => write!(f, "node at {at:#x} is nested deeper than {DEPTH_LIMIT} levels"),
             Self::Name(at) => {
-                write!(f, "name at {at:#x} is not 1 to {NAME_LIMIT} printable characters and a NUL")
+                write!(
+                    f,
+                    "name at {at:#x}: must be 1 to {NAME_LIMIT} printable characters and a NUL, for the root alone none"
+                )
             }
             Self::NameOffset(at, offset) => {
                 write!(f, "property at {at:#x} has its name at {offset:#x}, outside the strings block")
@@ -108,7 +111,6 @@ impl core::error::Error for TreeError {}
 pub(super) struct Layout<'t> {
     pub(super) blob: &'t [u8],
     pub(super) structure: Range<usize>,
-    pub(super) strings: &'t [u8],
     pub(super) reservations: &'t [u8],
 }
 
@@ -144,9 +146,9 @@ pub(super) fn total_size(header: &[u8]) -> Result<u32, TreeError> {
 /// Checks all of `blob`.
 pub(super) fn validate(blob: &[u8]) -> Result<Layout<'_>, TreeError> {
     let total = total_size(blob)? as usize;
-    let truncated = TreeError::Truncated { length: blob.len(), needed: total.max(HEADER_SIZE) };
+    let truncated = TreeError::Truncated { length: blob.len(), needed: total };
     if total < HEADER_SIZE {
-        return Err(truncated);
+        return Err(TreeError::Truncated { length: total, needed: HEADER_SIZE });
     }
     let blob = blob.get(..total).ok_or(truncated)?;
     if !blob.as_ptr().addr().is_multiple_of(8) {
@@ -172,12 +174,7 @@ pub(super) fn validate(blob: &[u8]) -> Result<Layout<'_>, TreeError> {
     let strings = blob.get(strings).unwrap_or_default();
     let end = walk(blob, structure.clone(), strings)?;
     let root = skip_nops(blob, structure.start, end);
-    Ok(Layout {
-        blob,
-        structure: root..end,
-        strings,
-        reservations: blob.get(reservations).unwrap_or_default(),
-    })
+    Ok(Layout { blob, structure: root..end, reservations: blob.get(reservations).unwrap_or_default() })
 }
 
 fn block(

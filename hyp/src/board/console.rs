@@ -19,7 +19,7 @@ pub struct Console {
     pub baud: Option<u32>,
 }
 
-const WHAT: Rule<'static> = Rule::Required("path or alias of the console's PL011");
+const WHAT: Rule = Rule::Required("path or alias of the console's PL011");
 
 impl Console {
     /// The UART that `stdout-path` in `/chosen` names.

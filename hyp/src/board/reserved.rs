@@ -93,7 +93,7 @@ pub(super) fn read<'t>(
     Ok(found)
 }
 
-fn too_many(index: usize) -> Rule<'static> {
+fn too_many(index: usize) -> Rule {
     Rule::TooMany { index, limit: RESERVATION_LIMIT, what: "reservations" }
 }
 
