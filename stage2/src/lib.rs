@@ -5,6 +5,7 @@ pub mod addr;
 mod arena;
 mod buddy;
 pub mod controller;
+pub mod dmb;
 pub mod frame;
 pub mod map;
 pub mod memory;

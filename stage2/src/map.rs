@@ -19,7 +19,9 @@ use core::fmt;
 
 use crate::addr::{FRAME_SIZE, Frame};
 use crate::controller::ControllerId;
+use crate::dmb::{Block, MAX_BLOCKS, Pool};
 use crate::name::Name;
+use crate::owner::MAX_POOLS;
 use crate::range::FrameRange;
 
 mod intervals;
@@ -27,7 +29,7 @@ mod segments;
 #[cfg(test)]
 mod tests;
 
-use intervals::Intervals;
+pub(crate) use intervals::Intervals;
 pub use segments::{Segment, Segments};
 
 /// How many separate ranges of RAM the map holds.
@@ -114,11 +116,6 @@ pub enum MapError {
         /// Its range.
         range: FrameRange,
     },
-    /// More movable marks than [`MAX_MARKS`].
-    MarksFull {
-        /// The range that found no place.
-        range: FrameRange,
-    },
     /// No free stretch of NORMAL memory is long enough.
     NoRoom {
         /// For whom.
@@ -154,9 +151,6 @@ impl fmt::Display for MapError {
             Self::ReservationsFull { name, range } => {
                 write!(f, "reservation {name} ({range}): the map holds at most {MAX_RESERVATIONS}")
             }
-            Self::MarksFull { range } => {
-                write!(f, "movable {range}: the map holds at most {MAX_MARKS} separate movable ranges")
-            }
             Self::NoRoom { name, bytes, align, longest } => write!(
                 f,
                 "{name}: no {bytes:#x} bytes aligned to {align:#x} in NORMAL memory (longest free stretch {longest:#x})"
@@ -176,6 +170,8 @@ pub struct BootMap {
     ram: Intervals<ControllerId, MAX_RAM_RANGES>,
     reservations: heapless::Vec<Reservation, MAX_RESERVATIONS>,
     marks: Intervals<MovableMark, MAX_MARKS>,
+    blocks: heapless::Vec<Block, MAX_BLOCKS>,
+    pools: heapless::Vec<Pool, MAX_POOLS>,
 }
 
 impl Default for BootMap {
@@ -187,7 +183,13 @@ impl Default for BootMap {
 impl BootMap {
     /// A map without RAM.
     pub const fn new() -> Self {
-        Self { ram: Intervals::new(), reservations: heapless::Vec::new(), marks: Intervals::new() }
+        Self {
+            ram: Intervals::new(),
+            reservations: heapless::Vec::new(),
+            marks: Intervals::new(),
+            blocks: heapless::Vec::new(),
+            pools: heapless::Vec::new(),
+        }
     }
 
     /// Adds `bytes` bytes of RAM from `base` on, behind `controller`, cut inward to whole frames.
@@ -277,9 +279,27 @@ impl BootMap {
         Err(MapError::NoRoom { name, bytes, align, longest })
     }
 
-    /// Marks `range` movable.
-    pub(crate) fn mark_movable(&mut self, range: FrameRange, mark: MovableMark) -> Result<(), MapError> {
-        self.marks.insert(range, mark).map_err(|_| MapError::MarksFull { range })
+    /// The movable marks, to be edited and given back by [`Self::set_designation`].
+    pub(crate) fn marks_to_edit(&self) -> Intervals<MovableMark, MAX_MARKS> {
+        self.marks.clone()
+    }
+
+    /// Puts a checked designation into the map.
+    pub(crate) fn set_designation(
+        &mut self,
+        marks: Intervals<MovableMark, MAX_MARKS>,
+        blocks: heapless::Vec<Block, MAX_BLOCKS>,
+        pools: heapless::Vec<Pool, MAX_POOLS>,
+    ) {
+        self.marks = marks;
+        self.blocks = blocks;
+        self.pools = pools;
+    }
+
+    /// Marks `range` movable without any check.
+    #[cfg(test)]
+    pub(crate) fn mark_movable(&mut self, range: FrameRange, mark: MovableMark) {
+        self.marks.insert(range, mark).expect("room for the mark");
     }
 
     /// The RAM ranges with their controllers, ascending.
@@ -295,6 +315,16 @@ impl BootMap {
     /// The movable marks, ascending.
     pub fn movable(&self) -> impl Iterator<Item = (FrameRange, MovableMark)> + Clone {
         self.marks.iter()
+    }
+
+    /// The designated movable blocks.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The pools.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
     }
 
     /// The first reservation that touches `range`.
@@ -315,6 +345,12 @@ impl BootMap {
     /// How many frames of RAM there are.
     pub fn ram_frames(&self) -> u64 {
         self.ram.iter().map(|(range, _)| range.frames()).sum()
+    }
+
+    /// How many frames of RAM no reservation has.
+    pub fn unreserved_frames(&self) -> u64 {
+        let free = self.segments().filter(|segment| segment.reservation.is_none());
+        free.map(|segment| segment.range.frames()).sum()
     }
 
     /// RAM cut into the longest stretches in which controller, reservation and mark are the same.

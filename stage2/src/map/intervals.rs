@@ -4,31 +4,31 @@ use crate::range::FrameRange;
 
 /// The list has no room for the ranges that an edit makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
 /// At most `N` disjoint ranges in ascending order.
 #[derive(Clone, Debug)]
-pub(super) struct Intervals<V, const N: usize>(heapless::Vec<(FrameRange, V), N>);
+pub(crate) struct Intervals<V, const N: usize>(heapless::Vec<(FrameRange, V), N>);
 
 impl<V: Copy + PartialEq, const N: usize> Intervals<V, N> {
     /// A list without ranges.
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(heapless::Vec::new())
     }
 
     /// The ranges and their values, ascending.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (FrameRange, V)> + Clone {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FrameRange, V)> + Clone {
         self.0.iter().copied()
     }
 
     /// The first range that ends after frame number `number`.
-    pub(super) fn at_or_after(&self, number: u64) -> Option<(FrameRange, V)> {
+    pub(crate) fn at_or_after(&self, number: u64) -> Option<(FrameRange, V)> {
         let index = self.0.partition_point(|(range, _)| range.end() <= number);
         self.0.get(index).copied()
     }
 
     /// Gives every frame of `range` the value `value`, whatever it had.
-    pub(super) fn insert(&mut self, range: FrameRange, value: V) -> Result<(), Full> {
+    pub(crate) fn insert(&mut self, range: FrameRange, value: V) -> Result<(), Full> {
         if range.is_empty() {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl<V: Copy + PartialEq, const N: usize> Intervals<V, N> {
     }
 
     /// Takes every frame of `range` out.
-    pub(super) fn remove(&mut self, range: FrameRange) -> Result<(), Full> {
+    pub(crate) fn remove(&mut self, range: FrameRange) -> Result<(), Full> {
         let mut cut = self.clone();
         cut.cut(range)?;
         *self = cut;

@@ -16,12 +16,14 @@ pub struct Segment {
     pub reservation: Option<ReservationKind>,
     /// What makes them movable.
     pub movable: Option<MovableMark>,
+    /// The pool that they belong to, by its place in [`BootMap::pools`].
+    pub pool: Option<u8>,
 }
 
 impl Segment {
     /// Whether an early allocation may take these frames.
     pub fn is_free_normal(&self) -> bool {
-        self.reservation.is_none() && self.movable.is_none()
+        self.reservation.is_none() && self.movable.is_none() && self.pool.is_none()
     }
 }
 
@@ -57,6 +59,16 @@ impl Iterator for Segments<'_> {
             }
         }
 
+        let mut pool = None;
+        for (index, other) in self.map.pools.iter().enumerate() {
+            if other.range.contains(first) {
+                pool = Some(index as u8);
+                end = end.min(other.range.end());
+            } else if other.range.start() > start {
+                end = end.min(other.range.start());
+            }
+        }
+
         let mut found: Option<&Reservation> = None;
         for reservation in &self.map.reservations {
             if reservation.range.contains(first) {
@@ -73,6 +85,6 @@ impl Iterator for Segments<'_> {
 
         self.next = end;
         let range = FrameRange::from_numbers(start, end)?;
-        Some(Segment { range, controller, reservation: found.map(|r| r.kind), movable })
+        Some(Segment { range, controller, reservation: found.map(|r| r.kind), movable, pool })
     }
 }

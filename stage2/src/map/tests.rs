@@ -37,7 +37,7 @@ fn p12_marks_and_reservations_survive_later_edits_of_ram() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), 0x4000_0000, 0x4000_0000).unwrap();
     map.reserve(0x4000_0000, 0x20_0000, ReservationKind::Image, "image").unwrap();
-    map.mark_movable(range(0x60000, 0x70000), MovableMark::Block(3)).unwrap();
+    map.mark_movable(range(0x60000, 0x70000), MovableMark::Block(3));
     let before: Vec<_> = map.segments().collect();
     // A firmware map that arrives late: all RAM is taken out and added again in other pieces.
     map.remove_ram(range(0, 0x1_0000_0000)).unwrap();
@@ -53,9 +53,9 @@ fn p12_marks_and_reservations_survive_later_edits_of_ram() {
 fn p12_marks_split_at_their_edges_and_differing_ones_do_not_merge() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), 0, 0x4000_0000).unwrap();
-    map.mark_movable(range(0x1000, 0x2000), MovableMark::Block(0)).unwrap();
-    map.mark_movable(range(0x2000, 0x3000), MovableMark::Block(1)).unwrap();
-    map.mark_movable(range(0x3000, 0x4000), MovableMark::Amount).unwrap();
+    map.mark_movable(range(0x1000, 0x2000), MovableMark::Block(0));
+    map.mark_movable(range(0x2000, 0x3000), MovableMark::Block(1));
+    map.mark_movable(range(0x3000, 0x4000), MovableMark::Amount);
     let edges: Vec<_> = map.segments().map(|s| (s.range.start(), s.range.end())).collect();
     assert_eq!(edges, [(0, 0x1000), (0x1000, 0x2000), (0x2000, 0x3000), (0x3000, 0x4000), (0x4000, 0x40000)]);
 }
@@ -65,7 +65,7 @@ fn carving_avoids_reservations_and_movable_memory() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), 0x4000_0000, 0x100_0000).unwrap();
     map.reserve(0x4008_0000, 0x8_0000, ReservationKind::Image, "image").unwrap();
-    map.mark_movable(range(0x40200, 0x40e00), MovableMark::Block(0)).unwrap();
+    map.mark_movable(range(0x40200, 0x40e00), MovableMark::Block(0));
     let small = map.carve(0x1000, 0x1000, "heap").unwrap();
     assert_eq!(small.start(), 0x40000);
     let large = map.carve(0x10_0000, 0x1000, "frame table").unwrap();
@@ -175,7 +175,7 @@ proptest! {
                     }
                 }
                 Edit::Mark(start, length, mark) => {
-                    map.mark_movable(range(start, start + length), mark).unwrap();
+                    map.mark_movable(range(start, start + length), mark);
                     cells[start as usize..(start + length) as usize].iter_mut().for_each(|cell| cell.movable = Some(mark));
                 }
             }

@@ -4,11 +4,12 @@ use core::fmt;
 use core::sync::atomic::AtomicU32;
 
 use super::{Extent, Layout, Memory};
-use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES};
 use crate::arena::Locked;
 use crate::controller::ControllerSet;
 use crate::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, Region};
 use crate::map::{BootMap, MovableMark, Segment};
+use crate::owner::PoolId;
 use crate::pageblock::{MigrateType, Pageblock};
 use crate::range::FrameRange;
 use crate::zone::{ARENAS, Zone};
@@ -74,7 +75,7 @@ pub(super) fn boot<'a>(
         table,
     };
     for region in layout.table.regions() {
-        write_pageblocks(map, &layout.table, region);
+        write_pageblocks(&layout.table, region);
     }
     for segment in map.segments() {
         let zone = zone_of(&segment);
@@ -82,6 +83,7 @@ pub(super) fn boot<'a>(
         extent.present += segment.range.frames();
         extent.span = around(extent.span, segment.range);
         if let Some(region) = layout.table.region_of(segment.range.first()) {
+            designate_pageblocks(&layout.table, region, &segment);
             let mut locked = memory.arenas[zone.arena(segment.controller)].lock();
             for (number, order) in blocks(segment.range) {
                 layout.table.make_valid(region.slot(number), order);
@@ -112,30 +114,27 @@ fn around(span: FrameRange, range: FrameRange) -> FrameRange {
     FrameRange::from_numbers(span.start().min(range.start()), span.end().max(range.end())).unwrap_or(span)
 }
 
-/// Gives every pageblock of `region` its word. Movable marks are cut to whole pageblocks of RAM when they are made, so
-/// a pageblock's first frame in the region speaks for all.
-fn write_pageblocks(map: &BootMap, table: &FrameTable<'_>, region: &Region) {
+/// Gives every pageblock of `region` its word: NORMAL until a segment says otherwise.
+fn write_pageblocks(table: &FrameTable<'_>, region: &Region) {
+    let word = Pageblock::new(Zone::Normal, MigrateType::Movable, None);
     let around = region.range.aligned_around(PAGEBLOCK_FRAMES);
-    let mut number = around.start();
-    while number < around.end() {
-        // The same word goes to every pageblock up to the next edge of a mark.
-        let here = FrameRange::from_numbers(number, around.end()).unwrap_or(FrameRange::EMPTY);
-        let (end, word) = match map.movable_in(here) {
-            Some((marked, mark)) if marked.contains(here.first()) => {
-                let block = match mark {
-                    MovableMark::Block(block) => Some(block),
-                    MovableMark::Amount => None,
-                };
-                (marked.end(), Pageblock::new(Zone::Movable, MigrateType::Movable, block))
-            }
-            Some((marked, _)) => (marked.start(), Pageblock::new(Zone::Normal, MigrateType::Movable, None)),
-            None => (around.end(), Pageblock::new(Zone::Normal, MigrateType::Movable, None)),
-        };
-        let end = end.min(around.end());
-        while number < end {
-            table.set_pageblock(region.slot(number), word);
-            number += PAGEBLOCK_FRAMES;
-        }
+    for number in (around.start()..around.end()).step_by(PAGEBLOCK_FRAMES as usize) {
+        table.set_pageblock(region.slot(number), word);
+    }
+}
+
+/// Puts the pageblocks of a movable segment or of one in a pool, which are whole, where they belong.
+fn designate_pageblocks(table: &FrameTable<'_>, region: &Region, segment: &Segment) {
+    let (migrate_type, block) = match (segment.movable, segment.pool) {
+        (Some(MovableMark::Block(block)), _) => (MigrateType::Movable, Some(block)),
+        (Some(MovableMark::Amount), _) => (MigrateType::Movable, None),
+        (None, Some(_)) => (MigrateType::Pool, None),
+        (None, None) => return,
+    };
+    let pool = segment.pool.and_then(PoolId::try_new);
+    let word = Pageblock::new(zone_of(segment), migrate_type, block).with_pool(pool);
+    for number in (segment.range.start()..segment.range.end()).step_by(PAGEBLOCK_FRAMES as usize) {
+        table.set_pageblock(region.slot(number), word);
     }
 }
 
@@ -152,7 +151,7 @@ pub(super) fn blocks(range: FrameRange) -> impl Iterator<Item = (u64, u8)> {
 }
 
 /// Hands a reserved block to the allocator: the one way by which frames become managed, for blocks of any order up to
-/// 1 GiB and, with [`PAGEBLOCK_ORDER`], for the pageblocks of a pool.
+/// 1 GiB and, with [`PAGEBLOCK_ORDER`](crate::addr::PAGEBLOCK_ORDER), for the pageblocks of a pool.
 pub(super) fn release_block(
     table: &FrameTable<'_>,
     locked: &mut Locked<'_>,
@@ -160,7 +159,6 @@ pub(super) fn release_block(
     number: u64,
     order: u8,
 ) {
-    debug_assert!(order < PAGEBLOCK_ORDER || number & (PAGEBLOCK_FRAMES - 1) == 0);
     locked.count_released(1 << order);
     locked.lists.give(table, region, number, order, Contents::Dirty);
 }

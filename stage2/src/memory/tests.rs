@@ -36,7 +36,7 @@ fn two_controllers() -> BootMap {
     map.add_ram(controller(0), BASE, 8 * MIB).unwrap();
     map.add_ram(controller(1), 0x3_0000_0000, 8 * MIB).unwrap();
     map.reserve(BASE, 0x8_0000, ReservationKind::Image, "image").unwrap();
-    map.mark_movable(FrameRange::covering(0x3_0020_0000, 4 * MIB).unwrap(), MovableMark::Block(0)).unwrap();
+    map.mark_movable(FrameRange::covering(0x3_0020_0000, 4 * MIB).unwrap(), MovableMark::Block(0));
     map
 }
 
