@@ -6,6 +6,9 @@ extern crate alloc;
 
 pub mod board;
 pub mod device;
+#[cfg(target_os = "none")]
+pub mod arch;
+#[cfg(target_os = "none")]
 pub mod guest;
 pub mod log;
 pub mod monitor;

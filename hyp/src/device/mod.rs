@@ -1,5 +1,7 @@
 //! What a guest sees: device models as plain state machines that also run on a PC.
 
+pub mod identification;
 pub mod psci;
 pub mod smccc;
 pub mod vpl011;
+pub mod vgic;

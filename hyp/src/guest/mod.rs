@@ -1,1 +1,385 @@
-//! Guests: configuration, address map, vCPUs, life cycle.
+//! Guests: what one is made of, its vCPUs, its life.
+//!
+//! A guest is described once, at boot (`Guest::new`), and then goes through *phases*:
+//!
+//! ```text
+//! Stopped → Starting → Running → Stopping → Stopped
+//!                         ↑↓
+//!                      Resetting
+//! ```
+//!
+//! Each vCPU owns a CPU. `running` has a bit for each vCPU that is in the guest. Whoever ends a phase sets the next
+//! one and kicks the guest's CPUs; each leaves the guest and clears its bit. The *home* CPU, that of vCPU 0, does the
+//! work between phases (allocate, load, free) in its idle loop, once `running` is zero, so that a guest's starting and
+//! stopping takes time from nobody else. A vCPU that starts sets its bit first and looks at the phase then; who
+//! changes the phase looks at the bits afterwards: one of the two sees the other (`SeqCst`).
+//!
+//! Lock order: `space` (one guest's memory), then the locks of `stage2::memory`. `uart`, then the console's
+//! multiplexer. The vGIC's is a leaf. None is held when a CPU leaves the guest.
+
+pub mod console;
+mod life;
+mod load;
+mod setup;
+mod space;
+
+pub use life::{leave, pend_offline, reset_current, serve, stop_current, turn_off};
+
+use crate::arch::cpu::{self, PerCpu, Request};
+use crate::arch::trap;
+use crate::arch::uart;
+use crate::device::psci::{Platform, Power};
+use crate::device::vgic::{MAX_VCPUS, Vgic};
+use crate::device::vpl011::Vpl011;
+use crate::monitor::mux::Console;
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use guest_dts::build::platform;
+use space::Space;
+use spin::{Mutex, Once};
+use stage2::addr::Ipa;
+use stage2::owner::GuestId;
+
+pub use load::Plan;
+pub use setup::set_up;
+
+/// Guests that one configuration can have.
+pub const MAX_GUESTS: usize = 8;
+
+/// Where a guest is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Has nothing, runs nowhere.
+    Stopped = 0,
+    /// Its home CPU gets it memory and loads it.
+    Starting = 1,
+    /// Its vCPUs run.
+    Running = 2,
+    /// Its vCPUs leave; then its memory is freed.
+    Stopping = 3,
+    /// Its vCPUs leave; then it is loaded afresh.
+    Resetting = 4,
+}
+
+impl Phase {
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::Starting,
+            2 => Self::Running,
+            3 => Self::Stopping,
+            4 => Self::Resetting,
+            _ => Self::Stopped,
+        }
+    }
+}
+
+/// Why a guest does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It has not been started.
+    NotStarted,
+    /// It called SYSTEM_OFF.
+    PowerOff,
+    /// The operator stopped it.
+    Operator,
+    /// Each of its vCPUs turned itself off.
+    AllOff,
+    /// It could not be started, for this reason.
+    StartFailed(String),
+    /// It has no exception vector where one would be fetched.
+    NoVector {
+        /// The virtual address.
+        vector: u64,
+    },
+    /// Hardware reported an SError while it ran.
+    SystemError,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted => f.write_str("not started"),
+            Self::PowerOff => f.write_str("powered off"),
+            Self::Operator => f.write_str("stopped by the operator"),
+            Self::AllOff => f.write_str("all vCPUs turned themselves off"),
+            Self::StartFailed(why) => write!(f, "could not start: {why}"),
+            Self::NoVector { vector } => {
+                write!(f, "took an exception, but its vector at {vector:#x} cannot be fetched")
+            }
+            Self::SystemError => f.write_str("hardware reported an SError while it ran"),
+        }
+    }
+}
+
+/// A virtual CPU: a guest's, and the physical one that it owns.
+pub struct Vcpu {
+    guest: Once<&'static Guest>,
+    index: usize,
+    cpu: usize,
+}
+
+impl Vcpu {
+    /// The guest that it belongs to.
+    #[inline(always)]
+    pub fn guest(&self) -> &'static Guest {
+        match self.guest.get() {
+            Some(guest) => guest,
+            // Set by `define` before any CPU learns of the vCPU.
+            None => unreachable!(),
+        }
+    }
+
+    /// Its number in the guest, from 0.
+    #[inline(always)]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The CPU that it owns.
+    pub fn cpu(&self) -> &'static PerCpu {
+        cpu::get(self.cpu).unwrap_or_else(|| cpu::current())
+    }
+}
+
+/// A guest.
+pub struct Guest {
+    id: GuestId,
+    plan: Plan,
+    vcpus: heapless::Vec<Vcpu, MAX_VCPUS>,
+    vgic: Vgic,
+    power: Power<MAX_VCPUS>,
+    uart: Mutex<Vpl011>,
+    uart_level: AtomicBool,
+    space: Mutex<Option<Space>>,
+    phase: AtomicU8,
+    running: AtomicU32,
+    reason: Mutex<StopReason>,
+    /// What the vCPUs' VTTBR_EL2 and VTCR_EL2 hold, and CNTVOFF_EL2; set when the guest starts.
+    vttbr: AtomicU64,
+    vtcr: AtomicU64,
+    counter_offset: AtomicU64,
+    start_count: AtomicU32,
+}
+
+static GUESTS: [Once<&'static Guest>; MAX_GUESTS] = [const { Once::new() }; MAX_GUESTS];
+
+/// All guests of the configuration.
+pub fn all() -> impl Iterator<Item = &'static Guest> {
+    GUESTS.iter().filter_map(|guest| guest.get().copied())
+}
+
+/// The guest with number `index`.
+pub fn get(index: usize) -> Option<&'static Guest> {
+    GUESTS.get(index)?.get().copied()
+}
+
+/// The guest called `name`.
+pub fn find(name: &str) -> Option<&'static Guest> {
+    all().find(|guest| guest.name() == name)
+}
+
+/// Makes a guest of `plan` whose vCPUs own the CPUs `cpus`, none of which belongs to another guest, and tells
+/// the CPUs. `None`: there are [`MAX_GUESTS`] already.
+pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Option<&'static Guest> {
+    let slot = GUESTS.get(index)?;
+    let vcpus = cpus.iter().take(MAX_VCPUS).enumerate();
+    let guest: &'static Guest = Box::leak(Box::new(Guest {
+        id,
+        plan,
+        vcpus: vcpus.map(|(index, &cpu)| Vcpu { guest: Once::new(), index, cpu }).collect(),
+        vgic: Vgic::new(cpus.len(), crate::arch::timer::links()),
+        power: Power::new(),
+        uart: Mutex::new(Vpl011::new()),
+        uart_level: AtomicBool::new(false),
+        space: Mutex::new(None),
+        phase: AtomicU8::new(Phase::Stopped as u8),
+        running: AtomicU32::new(0),
+        reason: Mutex::new(StopReason::NotStarted),
+        vttbr: AtomicU64::new(0),
+        vtcr: AtomicU64::new(0),
+        counter_offset: AtomicU64::new(0),
+        start_count: AtomicU32::new(0),
+    }));
+    for vcpu in &guest.vcpus {
+        vcpu.guest.call_once(|| guest);
+        vcpu.cpu().assign(vcpu);
+    }
+    uart::add_guest(index, guest.name());
+    Some(*slot.call_once(|| guest))
+}
+
+impl Guest {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &'static str {
+        self.plan.name()
+    }
+
+    /// Its number.
+    pub fn id(&self) -> GuestId {
+        self.id
+    }
+
+    /// What it is made from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Its vCPUs.
+    pub fn vcpus(&self) -> &[Vcpu] {
+        &self.vcpus
+    }
+
+    /// How many vCPUs it has.
+    #[inline(always)]
+    pub fn vcpu_count(&self) -> usize {
+        self.vcpus.len()
+    }
+
+    /// Which vCPUs are in the guest, a bit each.
+    pub fn running(&self) -> u32 {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        Phase::from_u8(self.phase.load(Ordering::SeqCst))
+    }
+
+    /// Why it does not run, if it does not.
+    pub fn reason(&self) -> StopReason {
+        self.reason.lock().clone()
+    }
+
+    /// How often it has been started, resets included.
+    pub fn start_count(&self) -> u32 {
+        self.start_count.load(Ordering::Relaxed)
+    }
+
+    /// Its interrupt controller.
+    #[inline(always)]
+    pub fn vgic(&self) -> &Vgic {
+        &self.vgic
+    }
+
+    /// Which of its vCPUs are on.
+    pub fn power(&self) -> &Power<MAX_VCPUS> {
+        &self.power
+    }
+
+    /// Its memory: pages of stage 2 tables, and bytes of RAM mapped. Zeros while it has none.
+    pub fn memory(&self) -> (usize, u64) {
+        self.space.lock().as_ref().map_or((0, 0), |space| (space.table_count(), space.size()))
+    }
+
+    /// Whether its vCPUs have to leave.
+    #[inline(always)]
+    pub fn is_leaving(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) != Phase::Running as u8
+    }
+
+    /// Makes the CPU of vCPU `index` look whether the vCPU has been turned on.
+    pub fn wake(&self, index: usize) {
+        if let Some(vcpu) = self.vcpus.get(index) {
+            vcpu.cpu().request(Request::Look);
+        }
+    }
+}
+
+impl Platform for &'static Guest {
+    fn vcpu_count(&self) -> usize {
+        self.vcpus.len()
+    }
+
+    fn mpidr(&self, vcpu: usize) -> u64 {
+        vcpu as u64
+    }
+
+    fn is_ram(&self, ipa: Ipa) -> bool {
+        self.plan.is_ram(ipa)
+    }
+}
+
+/// A guest's read of its PL011 at `offset`.
+#[inline]
+pub fn read_uart(vcpu: &'static Vcpu, offset: u16) -> u32 {
+    let guest = vcpu.guest();
+    let mut uart = guest.uart.lock();
+    if let Some(value) = uart.peek(offset) {
+        return value;
+    }
+    let value = with_line(guest, |line| uart.read(offset, line)).unwrap_or(0);
+    let level = uart.interrupt_level();
+    drop(uart);
+    update_uart_level(guest, level);
+    value
+}
+
+/// A guest's write to its PL011 at `offset`.
+#[inline]
+pub fn write_uart(vcpu: &'static Vcpu, offset: u16, value: u32) {
+    with_uart(vcpu.guest(), |uart, line| uart.write(offset, value, line));
+}
+
+/// The operator has typed something for guest `index`.
+pub fn receive_input(index: usize) {
+    if let Some(guest) = get(index) {
+        with_uart(guest, |uart, line| uart.receive(line));
+    }
+}
+
+/// The operator sends a break to guest `index`.
+pub fn receive_break(index: usize) {
+    if let Some(guest) = get(index) {
+        with_uart(guest, |uart, _| uart.receive_break());
+    }
+}
+
+/// The console has room for the output of guest `index` again.
+pub fn drain_output(index: usize) {
+    if let Some(guest) = get(index) {
+        with_uart(guest, |uart, line| uart.drain(line));
+    }
+}
+
+type Line<'m> = crate::monitor::mux::ConsoleLine<'m, 'static, uart::Wire>;
+
+fn with_line<T>(guest: &Guest, f: impl FnOnce(&mut Line<'_>) -> T) -> Option<T> {
+    let console = Console::guest(guest.id.index())?;
+    Some(f(&mut uart::lock().as_mut()?.line(console)))
+}
+
+/// Calls `f` with the guest's vPL011 and its end of the console, then sets the interrupt line as it is.
+#[inline]
+fn with_uart(guest: &'static Guest, f: impl FnOnce(&mut Vpl011, &mut Line<'_>)) {
+    let mut uart = guest.uart.lock();
+    with_line(guest, |line| f(&mut uart, line));
+    let level = uart.interrupt_level();
+    drop(uart);
+    update_uart_level(guest, level);
+}
+
+/// Sets the vPL011's interrupt line and kicks who has to take it.
+#[inline]
+fn update_uart_level(guest: &'static Guest, level: bool) {
+    if guest.uart_level.load(Ordering::Relaxed) != level {
+        change_uart_level(guest, level);
+    }
+}
+
+#[inline(never)]
+fn change_uart_level(guest: &'static Guest, level: bool) {
+    guest.uart_level.store(level, Ordering::Relaxed);
+    let kick = guest.vgic.set_level(32 + platform::UART_SPI, level);
+    let cpu = cpu::current();
+    match cpu.vcpu() {
+        Some(vcpu) if core::ptr::eq(vcpu.guest(), guest) => trap::kick(cpu, vcpu, kick),
+        _ => {
+            for vcpu in guest.vcpus.iter().filter(|vcpu| kick.0 >> vcpu.index & 1 != 0) {
+                vcpu.cpu().kick();
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Data and instruction cache maintenance by address (Arm ARM D7.5.9).
+//!
+//! A guest begins with its caches off, and may turn them off again: what EL2 writes for it through the cache must
+//! reach the point of coherency, and no stale line may cover what the guest writes past the cache.
+
+use super::sysreg::{instruction, read};
+
+/// Bytes of the smallest data cache line (CTR_EL0.DminLine, in words).
+fn line_size() -> usize {
+    4 << (read!("ctr_el0") >> 16 & 0xf)
+}
+
+/// Cleans and invalidates `size` bytes at `address` to the point of coherency (DC CIVAC). The caller ends with
+/// [`complete`].
+pub(crate) fn clean_invalidate(address: usize, size: usize) {
+    let line = line_size();
+    let mut at = address & !(line - 1);
+    while at < address + size {
+        // SAFETY: maintenance of mapped memory; contents do not change.
+        unsafe { core::arch::asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+}
+
+/// Waits for cache maintenance to complete everywhere, and drops every CPU's instruction cache: a frame that has
+/// held another's code may still be there (IC IALLUIS).
+pub(crate) fn complete() {
+    instruction!("dsb ish");
+    instruction!("ic ialluis");
+    instruction!("dsb ish");
+    instruction!("isb");
+}
+
+/// Bytes that one DC ZVA clears, or `None` where it is prohibited (DCZID_EL0).
+fn zero_block() -> Option<usize> {
+    let dczid = read!("dczid_el0");
+    (dczid & 1 << 4 == 0).then(|| 4 << (dczid & 0xf))
+}
+
+/// Clears `size` bytes at `address`, both multiples of 4 KiB, of Normal memory.
+///
+/// # Safety
+///
+/// The memory is mapped writable and nobody holds a reference into it.
+pub(crate) unsafe fn zero(address: usize, size: usize) {
+    match zero_block() {
+        Some(block) if block <= 4096 => {
+            let mut at = address;
+            while at < address + size {
+                // SAFETY: within the range that the caller gives; `block` divides 4 KiB.
+                unsafe { core::arch::asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
+                at += block;
+            }
+        }
+        // SAFETY: as the caller says.
+        _ => unsafe { core::ptr::write_bytes(address as *mut u8, 0, size) },
+    }
+}

@@ -1,0 +1,201 @@
+//! A physical CPU: what EL2 keeps for it, how CPUs call each other, what a CPU does without a guest.
+//!
+//! Each vCPU owns a CPU, so a CPU either runs that vCPU or idles at EL2. `current` is reached through TPIDR_EL2.
+//! Only a CPU itself touches the cells of its `PerCpu`; others leave bits in `requests` and send a kick.
+
+use super::gic::{Redistributor, cpu_interface};
+use super::window::Window;
+use crate::device::vgic::{Local, MAX_VCPUS};
+use crate::guest::{Guest, Vcpu};
+use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use spin::Once;
+
+/// CPUs that Ballast can use.
+pub const MAX_CPUS: usize = 32;
+
+/// One CPU.
+pub struct PerCpu {
+    index: Cell<usize>,
+    mpidr: Cell<u64>,
+    stack_top: Cell<u64>,
+    redistributor: Once<Redistributor>,
+    windows: Once<[Window; super::mmu::WINDOWS_PER_CPU]>,
+    /// The vCPU that owns this CPU.
+    assigned: Once<&'static Vcpu>,
+    /// The vCPU that runs here now.
+    vcpu: Cell<Option<&'static Vcpu>>,
+    /// Its interrupts' fast path.
+    pub(crate) local: Local,
+    /// By vCPU of the same guest: what to write to ICC_SGI1R_EL1 to reach it; 0 where there is none.
+    pub(crate) sgi_targets: [Cell<u64>; MAX_VCPUS],
+    /// The vCPU's own bit in a target list.
+    pub(crate) self_target: Cell<u64>,
+    requests: AtomicU32,
+    online: AtomicU32,
+}
+
+// SAFETY: the cells are touched by the CPU itself only, but for `init`'s, which run before it starts.
+unsafe impl Sync for PerCpu {}
+
+/// Something that a CPU is asked to do when it is kicked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Request {
+    /// Start the guest whose first vCPU lives here.
+    StartGuest = 1 << 0,
+    /// A vCPU of the guest here may have been turned on, or the guest must leave: look.
+    Look = 1 << 1,
+    /// Run the monitor.
+    Monitor = 1 << 2,
+    /// Stop for ever: another CPU met a fatal error.
+    Halt = 1 << 3,
+}
+
+static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
+static COUNT: AtomicUsize = AtomicUsize::new(1);
+
+impl PerCpu {
+    const fn new() -> Self {
+        Self {
+            index: Cell::new(0),
+            mpidr: Cell::new(0),
+            stack_top: Cell::new(0),
+            redistributor: Once::new(),
+            windows: Once::new(),
+            assigned: Once::new(),
+            vcpu: Cell::new(None),
+            local: Local::new(),
+            sgi_targets: [const { Cell::new(0) }; MAX_VCPUS],
+            self_target: Cell::new(0),
+            requests: AtomicU32::new(0),
+            online: AtomicU32::new(0),
+        }
+    }
+
+    /// The CPU's number, from 0 in the order of the host's device tree, the boot CPU first.
+    pub fn index(&self) -> usize {
+        self.index.get()
+    }
+
+    /// MPIDR_EL1 without its flags.
+    pub fn mpidr(&self) -> u64 {
+        self.mpidr.get()
+    }
+
+    /// The vCPU that runs here.
+    #[inline(always)]
+    pub fn vcpu(&self) -> Option<&'static Vcpu> {
+        self.vcpu.get()
+    }
+
+    /// The guest that runs here.
+    pub fn guest(&self) -> Option<&'static Guest> {
+        self.vcpu.get().map(|vcpu| vcpu.guest())
+    }
+
+    /// The vCPU that owns this CPU, running or not.
+    pub fn assigned(&self) -> Option<&'static Vcpu> {
+        self.assigned.get().copied()
+    }
+
+    /// Gives the CPU to `vcpu`, for good; where it is another's already, nothing changes.
+    pub fn assign(&self, vcpu: &'static Vcpu) {
+        self.assigned.call_once(|| vcpu);
+    }
+
+    /// What to write to ICC_SGI1R_EL1, less the INTID, to reach this CPU.
+    pub(crate) fn sgi_target(&self) -> u64 {
+        cpu_interface::sgi_target(self.mpidr())
+    }
+
+    pub(crate) fn set_vcpu(&self, vcpu: Option<&'static Vcpu>) {
+        self.vcpu.set(vcpu);
+    }
+
+    pub(super) fn stack_top(&self) -> u64 {
+        self.stack_top.get()
+    }
+
+    pub(super) fn redistributor(&self) -> Option<&Redistributor> {
+        self.redistributor.get()
+    }
+
+    pub(super) fn set_redistributor(&self, redistributor: Redistributor) {
+        self.redistributor.call_once(|| redistributor);
+    }
+
+    pub(super) fn set_windows(&self, windows: [Window; super::mmu::WINDOWS_PER_CPU]) {
+        self.windows.call_once(|| windows);
+    }
+
+    /// The windows through which this CPU reaches guest memory.
+    pub(crate) fn windows(&self) -> Option<&[Window; super::mmu::WINDOWS_PER_CPU]> {
+        self.windows.get()
+    }
+
+    /// Whether the CPU has come up.
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire) != 0
+    }
+
+    pub(super) fn set_online(&self) {
+        self.online.store(1, Ordering::Release);
+    }
+
+    /// Asks this CPU for something and kicks it.
+    pub fn request(&self, request: Request) {
+        self.requests.fetch_or(request as u32, Ordering::AcqRel);
+        self.kick();
+    }
+
+    /// Brings this CPU into EL2.
+    pub fn kick(&self) {
+        cpu_interface::send_sgi(cpu_interface::sgi_target(self.mpidr()), super::gic::KICK_SGI);
+    }
+
+    /// Takes one kind of request; whether it was there.
+    pub(crate) fn take(&self, request: Request) -> bool {
+        self.requests.fetch_and(!(request as u32), Ordering::AcqRel) & request as u32 != 0
+    }
+
+    /// Describes CPU `index` before it starts.
+    pub(super) fn describe(&self, index: usize, mpidr: u64, stack_top: u64) {
+        self.index.set(index);
+        self.mpidr.set(mpidr);
+        self.stack_top.set(stack_top);
+    }
+}
+
+/// CPU `index`, one of [`count`].
+pub fn get(index: usize) -> Option<&'static PerCpu> {
+    CPUS[..count()].get(index)
+}
+
+/// How many CPUs there are.
+pub fn count() -> usize {
+    COUNT.load(Ordering::Acquire).min(MAX_CPUS)
+}
+
+pub(super) fn set_count(count: usize) {
+    COUNT.store(count.min(MAX_CPUS), Ordering::Release);
+}
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static PerCpu> {
+    CPUS[..count()].iter()
+}
+
+/// Makes `index` the number of the CPU that this runs on.
+pub(super) fn install(index: usize) {
+    let cpu: &'static PerCpu = &CPUS[index];
+    TPIDR_EL2.set(core::ptr::from_ref(cpu).addr() as u64);
+}
+
+/// The CPU that this runs on.
+#[inline(always)]
+pub fn current() -> &'static PerCpu {
+    // SAFETY: TPIDR_EL2 holds the address of an element of CPUS, set by `install` before anything else.
+    unsafe { &*(TPIDR_EL2.get() as usize as *const PerCpu) }
+}

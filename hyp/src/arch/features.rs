@@ -1,0 +1,164 @@
+//! What the CPU has and how EL2 sets itself up for guests: which features they get and which trap.
+
+use super::sysreg::{instruction, read, write};
+use crate::device::identification;
+use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, Writeable};
+
+fn field(value: u64, shift: u32) -> u64 {
+    value >> shift & 15
+}
+
+/// Whether this CPU has SVE (ID_AA64PFR0_EL1.SVE).
+pub(super) fn has_sve() -> bool {
+    field(read!("id_aa64pfr0_el1"), 32) != 0
+}
+
+/// Whether this CPU has PAN (ID_AA64MMFR1_EL1.PAN).
+pub(super) fn has_pan() -> bool {
+    field(read!("id_aa64mmfr1_el1"), 20) != 0
+}
+
+/// Bits of a physical address (ID_AA64MMFR0_EL1.PARange), at most 48.
+pub(crate) fn pa_bits() -> u8 {
+    match read!("id_aa64mmfr0_el1") & 15 {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        _ => 48,
+    }
+}
+
+/// Whether stage 2 entries' access flags and dirty states are kept by hardware: ID_AA64MMFR1_EL1.HAFDBS.
+pub(super) fn hardware_access_flag() -> bool {
+    field(read!("id_aa64mmfr1_el1"), 0) != 0
+}
+
+macro_rules! identification_registers {
+    ($crm:expr, $op2:expr; $($c:literal $o:literal $name:literal),* $(,)?) => {
+        match ($crm, $op2) { $(($c, $o) => read!($name),)* _ => 0 }
+    };
+}
+
+/// The identification register CRm `crm`, Op2 `op2` as a guest reads it.
+pub(super) fn identification(crm: u64, op2: u64) -> u64 {
+    let host = identification_registers!(crm, op2;
+        1 0 "S3_0_C0_C1_0", 1 1 "S3_0_C0_C1_1", 1 2 "S3_0_C0_C1_2", 1 4 "S3_0_C0_C1_4", 1 5 "S3_0_C0_C1_5",
+        1 6 "S3_0_C0_C1_6", 1 7 "S3_0_C0_C1_7", 2 0 "S3_0_C0_C2_0", 2 1 "S3_0_C0_C2_1", 2 2 "S3_0_C0_C2_2",
+        2 3 "S3_0_C0_C2_3", 2 4 "S3_0_C0_C2_4", 2 5 "S3_0_C0_C2_5", 2 6 "S3_0_C0_C2_6", 2 7 "S3_0_C0_C2_7",
+        3 0 "S3_0_C0_C3_0", 3 1 "S3_0_C0_C3_1", 3 2 "S3_0_C0_C3_2", 3 4 "S3_0_C0_C3_4", 3 6 "S3_0_C0_C3_6",
+        4 0 "S3_0_C0_C4_0", 4 1 "S3_0_C0_C4_1", 4 4 "S3_0_C0_C4_4", 5 0 "S3_0_C0_C5_0", 6 0 "S3_0_C0_C6_0",
+        6 1 "S3_0_C0_C6_1", 6 2 "S3_0_C0_C6_2", 7 0 "S3_0_C0_C7_0", 7 1 "S3_0_C0_C7_1", 7 2 "S3_0_C0_C7_2");
+    identification::guest_value(crm, op2, host, has_sve())
+}
+
+/// HCR_EL2 for a guest (Arm ARM D24.2.53). Stage 2 on; set/way invalidation cleans; walks may not touch device
+/// memory; FIQ, IRQ and SError to EL2; identification group 3, SMC, implementation defined registers and ACTLR
+/// trap; EL1 is AArch64.
+const HCR: u64 = 1          // VM
+    | 1 << 1                // SWIO
+    | 1 << 2                // PTW
+    | 1 << 3                // FMO
+    | 1 << 4                // IMO
+    | 1 << 5                // AMO
+    | 1 << 18               // TID3
+    | 1 << 19               // TSC
+    | 1 << 20               // TIDCP
+    | 1 << 21               // TACR
+    | 1 << 31; // RW
+/// HCR_EL2.TLOR: limited ordering regions, where the CPU has them.
+const HCR_TLOR: u64 = 1 << 35;
+/// HCR_EL2.TERR: the RAS error records.
+const HCR_TERR: u64 = 1 << 36;
+/// HCR_EL2.APK, API: pointer authentication keys and instructions do not trap.
+const HCR_POINTER_AUTHENTICATION: u64 = 1 << 40 | 1 << 41;
+/// HCR_EL2.TID5: GMID_EL1, of MTE.
+const HCR_TID5: u64 = 1 << 58;
+
+/// CPTR_EL2 with E2H clear: RES1 bits 13, 12 (TSM with SME), 9 and 7:0 less TZ, TTA: trace traps.
+const CPTR: u64 = 0x32ff | 1 << 20;
+/// CPTR_EL2.TZ: SVE traps; RES1 without SVE.
+const CPTR_TZ: u64 = 1 << 8;
+/// CPTR_EL2.TAM: the activity monitors, where the CPU has them.
+const CPTR_TAM: u64 = 1 << 30;
+
+/// MDCR_EL2: the PMU traps (TPM, TPMCR); the statistical profiler and trace buffer belong to EL2 and trap (E2PB,
+/// E2TB 0; TPMS, TTRF). The debug registers are the guest's own.
+const MDCR: u64 = 1 << 6 | 1 << 5;
+const MDCR_TPMS: u64 = 1 << 14;
+const MDCR_TTRF: u64 = 1 << 19;
+
+/// Sets this CPU's traps and enables for guests. Once a CPU, before any guest runs there.
+pub(super) fn configure() {
+    let (pfr0, pfr1) = (read!("id_aa64pfr0_el1"), read!("id_aa64pfr1_el1"));
+    let (isar1, isar2) = (read!("id_aa64isar1_el1"), read!("S3_0_C0_C6_2"));
+    let (mmfr0, mmfr1) = (read!("id_aa64mmfr0_el1"), read!("id_aa64mmfr1_el1"));
+    let dfr0 = read!("id_aa64dfr0_el1");
+
+    let mut hcr = HCR;
+    if field(mmfr1, 16) != 0 {
+        hcr |= HCR_TLOR;
+    }
+    if field(pfr0, 28) != 0 {
+        hcr |= HCR_TERR;
+    }
+    // APA, API, GPA, GPI; APA3, GPA3.
+    if isar1 & 0xff00_0ff0 != 0 || isar2 & 0xff00 != 0 {
+        hcr |= HCR_POINTER_AUTHENTICATION;
+    }
+    if field(pfr1, 8) >= 2 {
+        hcr |= HCR_TID5;
+    }
+    HCR_EL2.set(hcr);
+
+    let mut cptr = CPTR;
+    if !has_sve() {
+        cptr |= CPTR_TZ;
+    }
+    if field(pfr0, 44) != 0 {
+        cptr |= CPTR_TAM;
+    }
+    CPTR_EL2.set(cptr);
+    instruction!("isb");
+    if has_sve() {
+        // ZCR_EL2.LEN: the longest vectors.
+        write!("S3_4_C1_C2_0", 0xf);
+    }
+
+    // HPMN stays as large as the number of counters, else it is CONSTRAINED UNPREDICTABLE (D24.3.22).
+    let pmu = field(dfr0, 8);
+    let counters = if (1..15).contains(&pmu) { read!("pmcr_el0") >> 11 & 0x1f } else { 0 };
+    let mut mdcr = counters;
+    if (1..15).contains(&pmu) {
+        mdcr |= MDCR;
+    }
+    if field(dfr0, 32) != 0 {
+        mdcr |= MDCR_TPMS;
+    }
+    if field(dfr0, 40) != 0 {
+        mdcr |= MDCR_TTRF;
+    }
+    MDCR_EL2.set(mdcr);
+    write!("hstr_el2", 0);
+    // The physical counter and timer are the guest's too: EL1PCTEN, EL1PCEN.
+    CNTHCTL_EL2.set(3);
+
+    if field(mmfr1, 40) != 0 {
+        // HCRX_EL2: nothing enabled.
+        write!("S3_4_C1_C2_2", 0);
+    }
+    if field(mmfr0, 56) != 0 {
+        // Fine-grained traps: none of their own; what is new traps, since its bits enable by being set.
+        write!("S3_4_C1_C1_4", 0); // HFGRTR_EL2
+        write!("S3_4_C1_C1_5", 0); // HFGWTR_EL2
+        write!("S3_4_C1_C1_6", 0); // HFGITR_EL2
+        write!("S3_4_C3_C1_4", 0); // HDFGRTR_EL2
+        write!("S3_4_C3_C1_5", 0); // HDFGWTR_EL2
+    }
+    if field(pfr0, 40) != 0 {
+        // MPAM2_EL2: partition 0 for EL2, EL1's accesses to MPAM registers trap (TRAPMPAM0EL1, TRAPMPAM1EL1).
+        write!("S3_4_C10_C5_0", 3 << 48);
+    }
+    instruction!("isb");
+}

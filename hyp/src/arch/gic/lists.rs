@@ -1,0 +1,120 @@
+//! This CPU's list registers and virtual CPU interface (IHI 0069H, 12.4).
+
+use super::cpu_interface;
+use crate::arch::cpu;
+use crate::arch::sysreg::{read, write};
+use crate::device::vgic::list_register::{ListRegister, ListRegisters};
+
+/// ICH_HCR_EL2: En, UIE, LRENPIE, TDIR, and where EOIcount begins.
+const HCR_ENABLE: u64 = 1;
+const HCR_UNDERFLOW: u64 = 1 << 1;
+const HCR_NOT_PRESENT: u64 = 1 << 2;
+const HCR_TRAP_DIR: u64 = 1 << 14;
+const HCR_EOI_COUNT_SHIFT: u32 = 27;
+
+/// The list registers of the CPU that this runs on.
+pub(crate) struct Lists;
+
+macro_rules! each_list_register {
+    ($macro:ident, $index:expr, $($rest:tt)*) => {
+        $macro!($index, $($rest)*;
+            0 "S3_4_C12_C12_0", 1 "S3_4_C12_C12_1", 2 "S3_4_C12_C12_2", 3 "S3_4_C12_C12_3",
+            4 "S3_4_C12_C12_4", 5 "S3_4_C12_C12_5", 6 "S3_4_C12_C12_6", 7 "S3_4_C12_C12_7",
+            8 "S3_4_C12_C13_0", 9 "S3_4_C12_C13_1", 10 "S3_4_C12_C13_2", 11 "S3_4_C12_C13_3",
+            12 "S3_4_C12_C13_4", 13 "S3_4_C12_C13_5", 14 "S3_4_C12_C13_6", 15 "S3_4_C12_C13_7")
+    };
+}
+
+macro_rules! read_one {
+    ($index:expr, ; $($number:literal $name:literal),*) => {
+        match $index { $($number => read!($name),)* _ => 0 }
+    };
+}
+
+macro_rules! write_one {
+    ($index:expr, $value:expr; $($number:literal $name:literal),*) => {
+        match $index { $($number => write!($name, $value),)* _ => {} }
+    };
+}
+
+impl ListRegisters for Lists {
+    fn count(&self) -> usize {
+        // ICH_VTR_EL2.ListRegs.
+        (read!("S3_4_C12_C11_1") as usize & 0x1f) + 1
+    }
+
+    fn read(&self, index: usize) -> ListRegister {
+        ListRegister::from_bits(each_list_register!(read_one, index,))
+    }
+
+    #[inline(always)]
+    fn write(&self, index: usize, value: ListRegister) {
+        each_list_register!(write_one, index, value.into_bits());
+    }
+
+    #[inline(always)]
+    fn read_empty(&self) -> u64 {
+        // ICH_ELRSR_EL2.
+        read!("S3_4_C12_C11_5")
+    }
+
+    fn take_eoi_count(&self) -> u32 {
+        let hcr = read!("S3_4_C12_C11_0");
+        let count = hcr >> HCR_EOI_COUNT_SHIFT & 0x1f;
+        if count != 0 {
+            write!("S3_4_C12_C11_0", hcr & !(0x1f << HCR_EOI_COUNT_SHIFT));
+        }
+        count as u32
+    }
+
+    fn request_maintenance(&self, underflow: bool, not_present: bool) {
+        let mut hcr = HCR_ENABLE;
+        if underflow {
+            hcr |= HCR_UNDERFLOW;
+        }
+        if not_present {
+            hcr |= HCR_NOT_PRESENT | HCR_TRAP_DIR;
+        }
+        write!("S3_4_C12_C11_0", hcr);
+    }
+
+    fn deactivate(&self, physical_intid: u32) {
+        cpu_interface::deactivate(physical_intid);
+    }
+
+    fn set_physical_enable(&self, physical_intid: u32, is_enabled: bool) {
+        if let Some(redistributor) = cpu::current().redistributor() {
+            if is_enabled {
+                redistributor.enable(physical_intid);
+            } else {
+                redistributor.disable(physical_intid);
+            }
+        }
+    }
+}
+
+impl Lists {
+    /// As after power-on: no interrupt, no active priority, groups disabled, all masked (ICH_VMCR_EL2 = 0).
+    pub(crate) fn reset(&self) {
+        write!("S3_4_C12_C11_0", 0);
+        for index in 0..self.count() {
+            self.write(index, ListRegister::new());
+        }
+        // ICH_AP0R0_EL2, ICH_AP1R0_EL2; those above exist with more than five bits of preemption only.
+        write!("S3_4_C12_C8_0", 0);
+        write!("S3_4_C12_C9_0", 0);
+        let preemption_bits = (read!("S3_4_C12_C11_1") >> 26 & 7) + 1;
+        if preemption_bits >= 6 {
+            write!("S3_4_C12_C8_1", 0);
+            write!("S3_4_C12_C9_1", 0);
+        }
+        if preemption_bits >= 7 {
+            write!("S3_4_C12_C8_2", 0);
+            write!("S3_4_C12_C8_3", 0);
+            write!("S3_4_C12_C9_2", 0);
+            write!("S3_4_C12_C9_3", 0);
+        }
+        // ICH_VMCR_EL2.
+        write!("S3_4_C12_C11_7", 0);
+    }
+}

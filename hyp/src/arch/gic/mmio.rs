@@ -1,0 +1,66 @@
+//! Registers of a device, by byte offset.
+
+use core::ptr::NonNull;
+
+/// A device's registers, mapped for as long as Ballast runs.
+#[derive(Clone, Copy)]
+pub(super) struct Registers {
+    base: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: registers are reached by single volatile accesses; the devices themselves order these.
+unsafe impl Send for Registers {}
+// SAFETY: as above.
+unsafe impl Sync for Registers {}
+
+impl Registers {
+    /// # Safety
+    ///
+    /// `size` bytes at `base` are mapped as device memory and hold registers for ever.
+    pub(super) const unsafe fn new(base: NonNull<u8>, size: usize) -> Self {
+        Self { base, size }
+    }
+
+    /// The `size` bytes from `offset` on, a part of these.
+    pub(super) fn part(self, offset: usize, size: usize) -> Option<Self> {
+        let fits = offset.checked_add(size).is_some_and(|end| end <= self.size);
+        // SAFETY: within the mapping.
+        fits.then(|| Self { base: unsafe { self.base.add(offset) }, size })
+    }
+
+    pub(super) fn size(self) -> usize {
+        self.size
+    }
+
+    fn pointer<T>(self, offset: usize) -> *mut T {
+        assert!(offset + size_of::<T>() <= self.size && offset.is_multiple_of(align_of::<T>()));
+        // SAFETY: within the mapping, as just checked.
+        unsafe { self.base.as_ptr().add(offset).cast() }
+    }
+
+    pub(super) fn read32(self, offset: usize) -> u32 {
+        // SAFETY: a mapped, aligned register.
+        unsafe { self.pointer::<u32>(offset).read_volatile() }
+    }
+
+    pub(super) fn write32(self, offset: usize, value: u32) {
+        // SAFETY: a mapped, aligned register.
+        unsafe { self.pointer::<u32>(offset).write_volatile(value) }
+    }
+
+    pub(super) fn read64(self, offset: usize) -> u64 {
+        // SAFETY: a mapped, aligned register.
+        unsafe { self.pointer::<u64>(offset).read_volatile() }
+    }
+
+    pub(super) fn write64(self, offset: usize, value: u64) {
+        // SAFETY: a mapped, aligned register.
+        unsafe { self.pointer::<u64>(offset).write_volatile(value) }
+    }
+
+    pub(super) fn write8(self, offset: usize, value: u8) {
+        // SAFETY: a mapped register of bytes.
+        unsafe { self.pointer::<u8>(offset).write_volatile(value) }
+    }
+}

@@ -1,0 +1,64 @@
+//! Frames of Ballast's own, from NORMAL, mapped at their linear address; and the memory that all frames come from.
+
+use super::{cache, mmu};
+use core::ptr::NonNull;
+use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_SIZE, Pa};
+use stage2::frame::Contents;
+use stage2::memory::{AllocError, Kind, Memory, Request};
+use stage2::owner::Owner;
+use stage2::placement::Placement;
+
+/// All of the host's memory.
+pub(crate) static MEMORY: Memory<'static> = Memory::new();
+
+/// Why Ballast got no frames for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnError {
+    /// There are none.
+    Memory(AllocError),
+    /// They cannot be mapped.
+    Map(mmu::MapError),
+}
+
+impl core::fmt::Display for OwnError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Memory(error) => error.fmt(f),
+            Self::Map(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Takes `1 << order` contiguous frames for `owner`, zeroed and mapped.
+pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
+    let request = Request { order, kind: Kind::Unmovable, owner, placement: Placement::Any, mapping: None };
+    let allocation = MEMORY.allocate(&request).map_err(OwnError::Memory)?;
+    let (frame, size) = (allocation.frame, FRAME_SIZE << order);
+    let mut at = frame.pa().get() & !(PAGEBLOCK_SIZE - 1);
+    while at < frame.pa().get() + size {
+        if let Err(error) = mmu::map_linear(Pa::new_truncate(at)) {
+            let _ = MEMORY.free(frame, order, owner, allocation.contents);
+            return Err(OwnError::Map(error));
+        }
+        at += PAGEBLOCK_SIZE;
+    }
+    if allocation.contents == Contents::Dirty {
+        // SAFETY: just allocated and mapped; nobody else knows it.
+        unsafe { cache::zero(address(frame).addr().get(), size as usize) };
+    }
+    Ok(frame)
+}
+
+/// Gives frames back.
+pub(crate) fn free(frame: Frame, order: u8, owner: Owner, contents: Contents) {
+    if let Err(error) = MEMORY.free(frame, order, owner, contents) {
+        // A bookkeeping error of Ballast's own: the frame stays out of use.
+        crate::log::error!("{frame:?}: {error}");
+    }
+}
+
+/// Where EL2 sees a frame of [`allocate`].
+#[inline(always)]
+pub(crate) fn address(frame: Frame) -> NonNull<u8> {
+    mmu::linear(frame.pa())
+}

@@ -1,0 +1,315 @@
+//! From the first Rust instruction to running guests.
+//!
+//! Order: EL2's own translation; the host's device tree; the console; memory; interrupts; the other CPUs; the
+//! configuration; guests. What is missing or wrong stops the start with a message that names it.
+
+use super::cpu::{self, MAX_CPUS};
+use super::gic::{Distributor, Redistributor, Region, cpu_interface};
+use super::window::Window;
+use super::{boot, cache, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
+use crate::board::{Board, Console, Extent, Gic};
+use crate::log;
+use alloc::boxed::Box;
+use core::cell::UnsafeCell;
+use core::fmt::{self, Write};
+use core::sync::atomic::AtomicU32;
+use guest_dts::argument;
+use guest_dts::tree::Tree;
+use spin::Once;
+use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
+use stage2::controller::ControllerId;
+use stage2::frame::Footprint;
+use stage2::map::{BootMap, ReservationKind};
+use stage2::owner::Owner;
+
+/// Bytes of the monitor's stack, as a power of two of frames.
+const MONITOR_STACK_ORDER: u8 = 2;
+/// log2 of the frames of a CPU's stack.
+const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
+/// NORMAL memory that guests leave for Ballast and its tables, in frames: 8 MiB.
+const NORMAL_FLOOR_FRAMES: u64 = 2048;
+/// Largest device tree that is read, in bytes.
+const TREE_LIMIT: u64 = 2 << 20;
+
+/// The host, once read.
+static BOARD: Once<&'static Board<'static>> = Once::new();
+/// Bytes that Ballast takes for itself besides the frame table, and for the frame table.
+static FOOTPRINT: Once<Taken> = Once::new();
+
+/// The redistributors, for CPUs that come up.
+static REDISTRIBUTORS: Once<heapless::Vec<Region, 8>> = Once::new();
+
+// SAFETY: regions are only read after they have been made.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+/// What Ballast takes for itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Image with its zeroed data, stacks and heap.
+    pub own: u64,
+    /// The frame table.
+    pub frame_table: u64,
+}
+
+/// The host.
+pub fn board() -> Option<&'static Board<'static>> {
+    BOARD.get().copied()
+}
+
+/// What Ballast takes for itself, guests' tables apart.
+pub fn taken() -> Option<Taken> {
+    FOOTPRINT.get().copied()
+}
+
+struct MapCell(UnsafeCell<BootMap>);
+
+// SAFETY: used by the primary CPU before others start.
+unsafe impl Sync for MapCell {}
+
+static BOOT_MAP: MapCell = MapCell(UnsafeCell::new(BootMap::new()));
+
+/// Ends the start with a message.
+fn refuse(text: fmt::Arguments<'_>) -> ! {
+    let _ = write!(uart::Polled, "\r\nBallast cannot start: {text}\r\n");
+    fatal::halt()
+}
+
+/// The primary CPU, from `boot`: MMU on with the early tables. `tree_pa` and `image` are physical addresses.
+pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
+    cpu::install(0);
+    vectors::install();
+    heap::init();
+    // SAFETY: the early tables are in use, and `image` is where `boot` found the image.
+    if unsafe { mmu::init(image) }.is_err() {
+        fatal::halt();
+    }
+    cpu::current().describe(0, own_mpidr(), mmu::boot_stack_top());
+
+    let tree_blob = map_tree(tree_pa);
+    let tree = Tree::new(tree_blob).unwrap_or_else(|_| fatal::halt());
+    // Before anything is judged, a way to say so.
+    if let Some(console) = Console::any(&tree) {
+        let _ = uart::init_early(&console);
+    }
+    let board: &'static Board<'static> = match Board::read(&tree) {
+        Ok(board) => Box::leak(Box::new(board)),
+        Err(error) => refuse(format_args!("{error}")),
+    };
+    BOARD.call_once(|| board);
+    firmware::init(&board.psci);
+    timer::init(&board.timer, &board.gic);
+    log::set_clock(|| log::Stamp { time_ns: timer::nanoseconds(), cpu: cpu::current().index() as u16 });
+    if let Some(option) = argument::value(board.chosen.bootargs, "log")
+        && let Err(error) = log::configure(option)
+    {
+        log::warn!("log={option}: {error}");
+    }
+    uart::init(&board.console);
+    log::info!("Ballast {} at {image:#x}, {} KiB", env!("CARGO_PKG_VERSION"), mmu::image_size() >> 10);
+    for warning in board.warnings.iter() {
+        log::warn!("{warning}");
+    }
+
+    boot_memory(board, tree_blob, tree_pa);
+    let distributor = init_interrupts(&board.gic);
+    init_cpu(0);
+    start_secondaries(board);
+    uart::enable_interrupts(&distributor);
+    crate::guest::set_up(board);
+    start_monitor();
+    idle::enter()
+}
+
+/// MPIDR_EL1's affinity fields.
+fn own_mpidr() -> u64 {
+    super::sysreg::read!("mpidr_el1") & 0xff_00ff_ffff
+}
+
+/// Maps the host's device tree.
+fn map_tree(pa: u64) -> &'static [u8] {
+    // Nothing can be said yet: where the console is, is in the tree.
+    let header = mmu::map_boot_data(pa, FRAME_SIZE).unwrap_or_else(|_| fatal::halt());
+    // SAFETY: mapped read-only for this size.
+    let bytes = unsafe { core::slice::from_raw_parts(header.as_ptr(), 64) };
+    let size = match Tree::total_size(bytes) {
+        Ok(size) if u64::from(size) <= TREE_LIMIT => u64::from(size),
+        _ => fatal::halt(),
+    };
+    let _ = mmu::unmap_boot_data(header, FRAME_SIZE as usize);
+    let blob = mmu::map_boot_data(pa, size).unwrap_or_else(|_| fatal::halt());
+    // SAFETY: mapped read-only for this size, reserved in the memory map, never unmapped.
+    unsafe { core::slice::from_raw_parts(blob.as_ptr(), size as usize) }
+}
+
+/// Says which RAM there is and what is taken, and hands it to the allocator.
+fn boot_memory(board: &Board<'static>, tree: &[u8], tree_pa: u64) {
+    // SAFETY: this CPU alone runs, and this function once.
+    let map = unsafe { &mut *BOOT_MAP.0.get() };
+    let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
+    for ram in &board.ram.ranges {
+        let Some(id) = ControllerId::try_new(ram.controller) else { continue };
+        if let Err(error) = map.add_ram(id, ram.range.base().get(), ram.range.size()) {
+            fail("RAM", &error);
+        }
+    }
+    let mut reserve = |base: u64, size: u64, kind, name: &str| {
+        if let Err(error) = map.reserve(base, size, kind, name) {
+            fail(name, &error);
+        }
+    };
+    reserve(mmu::image(), mmu::image_size(), ReservationKind::Image, "Ballast");
+    reserve(tree_pa, tree.len() as u64, ReservationKind::DeviceTree, "device tree");
+    if let Some(initrd) = &board.chosen.initrd {
+        reserve(initrd.base().get(), initrd.size(), ReservationKind::Module, "configuration");
+    }
+    for module in &board.chosen.modules {
+        reserve(module.range.base().get(), module.range.size(), ReservationKind::Module, "boot module");
+    }
+    for reservation in &board.reservations {
+        if let Extent::Static(range) = &reservation.extent {
+            let kind = if reservation.is_no_map { ReservationKind::NoMap } else { ReservationKind::Firmware };
+            let name = reservation.node.as_ref().map_or("reserved", |node| node.name());
+            reserve(range.base().get(), range.size(), kind, name);
+        }
+    }
+    let footprint = Footprint::of(map);
+    let table = match map.carve(footprint.bytes(), PAGEBLOCK_SIZE, "frame table") {
+        Ok(range) => range,
+        Err(error) => fail("frame table", &error),
+    };
+    let address = match mmu::map_frame_table(table.base(), table.bytes()) {
+        Ok(address) => address,
+        Err(error) => fail("frame table", &error),
+    };
+    // SAFETY: carved for this, mapped for ever, used by nobody else; atomic words may hold anything.
+    let words = unsafe { core::slice::from_raw_parts(address.cast::<AtomicU32>().as_ptr(), footprint.words() as usize) };
+    if let Err(error) = own::MEMORY.boot(map, words, NORMAL_FLOOR_FRAMES) {
+        fail("memory", &error);
+    }
+    FOOTPRINT.call_once(|| Taken { own: mmu::image_size(), frame_table: table.bytes() });
+    log::info!(
+        "{} MiB of RAM behind {} controllers, frame table {} KiB",
+        board.ram.size() >> 20,
+        board.ram.controllers.len(),
+        table.bytes() >> 10
+    );
+}
+
+fn init_interrupts(gic: &Gic) -> Distributor {
+    let range = gic.distributor;
+    let base = match mmu::map_device(range.base(), range.size()) {
+        Ok(base) => base,
+        Err(error) => refuse(format_args!("GIC distributor at {:#x}: {error}", range.base().get())),
+    };
+    let mut regions = heapless::Vec::new();
+    for range in &gic.redistributors {
+        match mmu::map_device(range.base(), range.size()) {
+            Ok(base) => {
+                let stride = gic.redistributor_stride.map(|stride| stride as usize);
+                // SAFETY: the host's tree says that these are redistributors; mapped for ever.
+                let region = unsafe { Region::new(base, range.size() as usize, stride) };
+                // The board keeps no more regions than fit here.
+                let _ = regions.push(region);
+            }
+            Err(error) => refuse(format_args!("GIC redistributors at {:#x}: {error}", range.base().get())),
+        }
+    }
+    REDISTRIBUTORS.call_once(|| regions);
+    // SAFETY: the host's tree says that this is the distributor; mapped for ever.
+    match unsafe { Distributor::new(base) } {
+        Ok(distributor) => distributor,
+        Err(architecture) => refuse(format_args!(
+            "GIC distributor at {:#x}: architecture version {architecture}, must be 3 or 4",
+            range.base().get()
+        )),
+    }
+}
+
+/// What each CPU does for itself, once memory and the distributor are there.
+fn init_cpu(index: usize) {
+    let this = cpu::current();
+    let redistributor: Option<Redistributor> =
+        REDISTRIBUTORS.get().and_then(|regions| regions.iter().find_map(|region| region.find(this.mpidr())));
+    let Some(redistributor) = redistributor else {
+        refuse(format_args!("CPU {index} (MPIDR {:#x}): no GIC redistributor names it", this.mpidr()))
+    };
+    redistributor.init();
+    this.set_redistributor(redistributor);
+    cpu_interface::init();
+    timer::init_cpu();
+    features::configure();
+    match (Window::new(index, 0), Window::new(index, 1)) {
+        (Ok(first), Ok(second)) => this.set_windows([first, second]),
+        (Err(error), _) | (_, Err(error)) => refuse(format_args!("CPU {index}: {error}")),
+    }
+    this.set_online();
+}
+
+/// Takes one block of Ballast's own and adds it to what Ballast takes.
+fn own_block(order: u8, what: &str) -> Pa {
+    match own::allocate(order, Owner::Hypervisor) {
+        Ok(frame) => frame.pa(),
+        Err(error) => refuse(format_args!("{what}: {error}")),
+    }
+}
+
+/// Starts the other CPUs, one after the other. One that does not come up is left out, with a warning.
+fn start_secondaries(board: &Board<'_>) {
+    let boot_mpidr = cpu::current().mpidr();
+    let mut count = 1;
+    for host in board.cpus.iter().filter(|host| host.mpidr != boot_mpidr) {
+        if count == MAX_CPUS {
+            log::warn!("only {MAX_CPUS} of {} CPUs are used", board.cpus.len());
+            break;
+        }
+        cpu::set_count(count + 1);
+        let Some(this) = cpu::get(count) else { break };
+        let stack = own_block(STACK_ORDER, "a CPU's stack");
+        let top = match mmu::map_stack(count, stack) {
+            Ok(top) => top,
+            Err(error) => refuse(format_args!("a CPU's stack: {error}")),
+        };
+        this.describe(count, host.mpidr, top);
+        let start = Box::leak(Box::new(boot::SecondaryStart { root: mmu::root(), stack: top, argument: count as u64 }));
+        let start: *const boot::SecondaryStart = start;
+        // It is read with the MMU off.
+        cache::clean_invalidate(start.addr(), size_of::<boot::SecondaryStart>());
+        super::sysreg::instruction!("dsb sy");
+        let entry = boot::secondary_entry_address(mmu::image());
+        if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
+            log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {error:?}", host.mpidr);
+            cpu::set_count(count);
+            continue;
+        }
+        // Five seconds are enough for any CPU, and end the wait for one that is lost.
+        let deadline = timer::now() + 5 * timer::frequency();
+        while !this.is_online() {
+            if timer::now() > deadline {
+                refuse(format_args!("CPU with MPIDR {:#x} was started but does not come up", host.mpidr));
+            }
+            core::hint::spin_loop();
+        }
+        count += 1;
+    }
+    log::info!("{count} CPUs");
+}
+
+/// A secondary CPU, from `boot`.
+pub(super) extern "C" fn secondary_main(index: u64) -> ! {
+    cpu::install(index as usize);
+    vectors::install();
+    init_cpu(index as usize);
+    idle::enter()
+}
+
+fn start_monitor() {
+    let stack = own_block(MONITOR_STACK_ORDER, "the monitor's stack");
+    let top = match mmu::map_stack(MAX_CPUS, stack) {
+        Ok(top) => top,
+        Err(error) => refuse(format_args!("the monitor's stack: {error}")),
+    };
+    // SAFETY: just mapped, for this.
+    unsafe { monitor::init(top, crate::guest::console::run) };
+}

@@ -1,0 +1,91 @@
+//! The architected timer: whose interrupt is whose, EL2's own deadline, and time.
+
+use super::cpu;
+use crate::board::{Gic, Timer};
+use crate::device::vgic::HardwareLink;
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, CNTPCT_EL0, Readable, Writeable};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// What a guest's tree says its virtual and physical timers raise.
+const GUEST_VIRTUAL: u32 = 27;
+const GUEST_PHYSICAL: u32 = 30;
+
+static VIRTUAL: AtomicU32 = AtomicU32::new(u32::MAX);
+static PHYSICAL: AtomicU32 = AtomicU32::new(u32::MAX);
+static OWN: AtomicU32 = AtomicU32::new(u32::MAX);
+static MAINTENANCE: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Takes the INTIDs from the host's tree.
+pub(super) fn init(timer: &Timer, gic: &Gic) {
+    VIRTUAL.store(timer.virtual_timer.intid, Ordering::Relaxed);
+    PHYSICAL.store(timer.physical.intid, Ordering::Relaxed);
+    OWN.store(timer.hypervisor.intid, Ordering::Relaxed);
+    MAINTENANCE.store(gic.maintenance.intid, Ordering::Relaxed);
+}
+
+/// Enables EL2's own private interrupts on this CPU.
+pub(super) fn init_cpu() {
+    CNTHP_CTL_EL2.set(0);
+    if let Some(redistributor) = cpu::current().redistributor() {
+        redistributor.enable(OWN.load(Ordering::Relaxed));
+        redistributor.enable(MAINTENANCE.load(Ordering::Relaxed));
+    }
+}
+
+/// How a guest's timers hang on the host's.
+pub fn links() -> [HardwareLink; 2] {
+    [
+        HardwareLink { virtual_intid: GUEST_VIRTUAL, physical_intid: VIRTUAL.load(Ordering::Relaxed) },
+        HardwareLink { virtual_intid: GUEST_PHYSICAL, physical_intid: PHYSICAL.load(Ordering::Relaxed) },
+    ]
+}
+
+/// Whether `intid` is a timer that guests use directly.
+pub(super) fn is_guest_timer(intid: u32) -> bool {
+    intid == VIRTUAL.load(Ordering::Relaxed) || intid == PHYSICAL.load(Ordering::Relaxed)
+}
+
+pub(super) fn is_maintenance(intid: u32) -> bool {
+    intid == MAINTENANCE.load(Ordering::Relaxed)
+}
+
+pub(super) fn is_own_timer(intid: u32) -> bool {
+    intid == OWN.load(Ordering::Relaxed)
+}
+
+/// The physical count.
+pub fn now() -> u64 {
+    super::sysreg::instruction!("isb");
+    CNTPCT_EL0.get()
+}
+
+/// Ticks of the count in a second.
+pub fn frequency() -> u64 {
+    CNTFRQ_EL0.get().max(1)
+}
+
+/// The physical count in nanoseconds.
+pub fn nanoseconds() -> u64 {
+    (u128::from(now()) * 1_000_000_000 / u128::from(frequency())) as u64
+}
+
+/// `microseconds` in ticks.
+pub fn ticks(microseconds: u64) -> u64 {
+    (u128::from(microseconds) * u128::from(frequency()) / 1_000_000) as u64
+}
+
+/// Raises EL2's own interrupt on this CPU when the count reaches `deadline`.
+pub(super) fn arm(deadline: u64) {
+    super::sysreg::write!("cnthp_cval_el2", deadline);
+    CNTHP_CTL_EL2.set(1);
+}
+
+/// EL2's own timer has fired: quiet until it is armed again. Whoever armed it looks at the clock.
+pub(super) fn expired() {
+    CNTHP_CTL_EL2.set(0);
+}
+
+/// The guests' timers, a bit each.
+pub(super) fn guest_mask() -> u32 {
+    1 << (VIRTUAL.load(Ordering::Relaxed) & 31) | 1 << (PHYSICAL.load(Ordering::Relaxed) & 31)
+}

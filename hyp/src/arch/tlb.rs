@@ -1,0 +1,124 @@
+//! Stage 2 TLB maintenance for one guest, on all CPUs (Arm ARM D8.17).
+//!
+//! TLBI by IPA and by VMID act on the VMID in VTTBR_EL2. The CPU that does it may have another guest's there, or
+//! none, so it is exchanged for the time of the instruction; EL2's own accesses do not use it.
+
+use super::sysreg::{instruction, read};
+use aarch64_cpu::registers::{VTTBR_EL2, Readable, Writeable};
+use core::sync::atomic::{AtomicU64, Ordering};
+use stage2::addr::Ipa;
+use stage2::table::{Cached, Level, Maintenance};
+
+/// Invalidations by IPA beyond which invalidating the whole VMID is cheaper.
+const SINGLE_LIMIT: u64 = 512;
+
+/// The maintenance of one guest's translations.
+#[derive(Debug)]
+pub(crate) struct Tlb {
+    /// VTTBR_EL2 of the guest: its VMID, and its root once there is one.
+    vttbr: AtomicU64,
+}
+
+impl Tlb {
+    /// For the guest with this VMID.
+    pub(crate) const fn new(vmid: u8) -> Self {
+        Self { vttbr: AtomicU64::new((vmid as u64) << 48) }
+    }
+
+    fn with_vmid(&self, f: impl FnOnce()) {
+        let vttbr = self.vttbr.load(Ordering::Relaxed);
+        let before = VTTBR_EL2.get();
+        if before >> 48 == vttbr >> 48 {
+            return f();
+        }
+        VTTBR_EL2.set(vttbr);
+        instruction!("isb");
+        f();
+        // The invalidations have been issued under this VMID before the other one is back.
+        instruction!("dsb ish");
+        VTTBR_EL2.set(before);
+        instruction!("isb");
+    }
+}
+
+fn has_range_invalidation() -> bool {
+    // ID_AA64ISAR0_EL1.TLB: 2 with FEAT_TLBIRANGE.
+    read!("id_aa64isar0_el1") >> 56 & 15 >= 2
+}
+
+/// One invalidation by range of as many entries as its fields can say: (number + 1) * 2^(5 * scale + 1) pages.
+fn invalidate_range(ipa: u64, pages: u64, cached: Cached) -> u64 {
+    let mut scale = 3;
+    while scale > 0 && pages < 1 << (5 * scale + 1) {
+        scale -= 1;
+    }
+    let unit = 1 << (5 * scale + 1);
+    let number = (pages / unit).clamp(1, 32) - 1;
+    // TG 1: 4 KiB; SCALE, NUM, TTL 0: any level; base in pages.
+    let operand = 1 << 46 | scale << 44 | number << 39 | ipa >> 12;
+    // SAFETY: drops cached translations of the guest.
+    unsafe {
+        match cached {
+            // TLBI RIPAS2LE1IS
+            Cached::Leaves => {
+                core::arch::asm!("sys #4, c8, c0, #6, {}", in(reg) operand, options(nostack, preserves_flags));
+            }
+            // TLBI RIPAS2E1IS
+            Cached::LeavesAndTables => {
+                core::arch::asm!("sys #4, c8, c0, #2, {}", in(reg) operand, options(nostack, preserves_flags));
+            }
+        }
+    }
+    (number + 1) * unit
+}
+
+fn invalidate_one(ipa: u64, cached: Cached) {
+    let operand = ipa >> 12;
+    // SAFETY: drops cached translations of the guest.
+    unsafe {
+        match cached {
+            Cached::Leaves => core::arch::asm!("tlbi ipas2le1is, {}", in(reg) operand, options(nostack, preserves_flags)),
+            Cached::LeavesAndTables => {
+                core::arch::asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags));
+            }
+        }
+    }
+}
+
+impl Maintenance for Tlb {
+    fn publish(&self) {
+        instruction!("dsb ishst");
+    }
+
+    fn invalidate(&self, ipa: Ipa, size: u64, leaf: Level, cached: Cached) {
+        let steps = size.div_ceil(leaf.size());
+        self.with_vmid(|| {
+            if steps > 1 && has_range_invalidation() {
+                let (mut at, mut pages) = (ipa.get(), size.div_ceil(4096));
+                // An odd page would round up to two: the one beyond is invalidated in vain, which is allowed.
+                while pages > 0 {
+                    let done = invalidate_range(at, pages.next_multiple_of(2), cached);
+                    at += done << 12;
+                    pages = pages.saturating_sub(done);
+                }
+            } else if steps > SINGLE_LIMIT {
+                instruction!("tlbi vmalls12e1is");
+            } else {
+                for step in 0..steps {
+                    invalidate_one(ipa.get() + step * leaf.size(), cached);
+                }
+            }
+        });
+    }
+
+    fn invalidate_all(&self) {
+        self.with_vmid(|| instruction!("tlbi vmalls12e1is"));
+    }
+
+    fn synchronise(&self) {
+        instruction!("dsb ish");
+        self.with_vmid(|| instruction!("tlbi vmalle1is"));
+        instruction!("dsb ish");
+        instruction!("isb");
+    }
+}

@@ -1,0 +1,60 @@
+//! HVC and SMC from guests: both are conduits for PSCI and SMCCC.
+
+use super::skip_instruction;
+use crate::arch::vectors::Frame;
+use crate::arch::{cpu, firmware};
+use crate::device::psci::{self, Action};
+use crate::device::smccc::{self, Call, Firmware, NOT_SUPPORTED};
+use crate::guest::{self, StopReason};
+
+/// HVC: returns to the instruction after it.
+pub(super) fn hvc(frame: &mut Frame, esr: u64) {
+    call(frame, esr);
+}
+
+/// SMC, which EL2 traps (HCR_EL2.TSC): the exception returns to the SMC itself.
+pub(super) fn smc(frame: &mut Frame, esr: u64) {
+    skip_instruction();
+    call(frame, esr);
+}
+
+fn call(frame: &mut Frame, esr: u64) {
+    let Some(vcpu) = cpu::current().vcpu() else { return };
+    // DEN0028, 2.9: only the immediate 0 is a call under the convention.
+    if esr & 0xffff != 0 {
+        frame.x[0] = smccc::status(NOT_SUPPORTED);
+        return;
+    }
+    match smccc::decode([frame.x[0], frame.x[1], frame.x[2], frame.x[3]]) {
+        Call::Answer(values) => frame.x[..4].copy_from_slice(&values),
+        Call::ArchFeatures(id) => frame.x[0] = smccc::status(smccc::arch_features(id, &firmware::Host)),
+        Call::Workaround(workaround) => {
+            if firmware::Host.features(workaround) >= 0 {
+                firmware::Host.apply(workaround);
+            } else {
+                frame.x[0] = smccc::status(NOT_SUPPORTED);
+            }
+        }
+        Call::Psci(call) => psci(frame, vcpu, call),
+        Call::Vendor(_) | Call::Unknown => frame.x[0] = smccc::status(NOT_SUPPORTED),
+    }
+}
+
+fn psci(frame: &mut Frame, vcpu: &'static guest::Vcpu, call: psci::Call) {
+    let guest = vcpu.guest();
+    match psci::answer(call, vcpu.index(), guest.power(), &guest) {
+        Action::Return(status) => frame.x[0] = smccc::status(status),
+        Action::TurnOn { vcpu: target } => {
+            guest.wake(target);
+            frame.x[0] = smccc::status(psci::SUCCESS);
+        }
+        Action::Suspend => {
+            crate::arch::vcpu::standby();
+            frame.x[0] = smccc::status(psci::SUCCESS);
+        }
+        Action::TurnOff { is_last: false } => guest::turn_off(vcpu),
+        Action::TurnOff { is_last: true } => guest::stop_current(vcpu, StopReason::AllOff),
+        Action::PowerOff => guest::stop_current(vcpu, StopReason::PowerOff),
+        Action::Reset => guest::reset_current(vcpu),
+    }
+}

@@ -1,0 +1,210 @@
+//! A vCPU's registers: as after a reset, and the way into the guest.
+//!
+//! A vCPU owns its CPU, so the state of EL1 and EL0 lives in the CPU's own registers while it runs and is set
+//! afresh when it starts. What one guest left there must not reach the next: every register that EL1 or EL0 can
+//! write is set, floating point included.
+
+use super::sysreg::{instruction, read, write};
+use super::vectors::{self, Frame};
+use super::{cpu, features};
+use aarch64_cpu::registers::*;
+use stage2::addr::Ipa;
+
+/// SCTLR_EL1 with MMU and caches off: the RES1 bits of Armv8.0, which are the values after a reset of whatever took
+/// their places since: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM D24.2.145).
+const SCTLR: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
+/// SPSR_EL2 of a vCPU that starts: EL1h, all exceptions masked.
+const SPSR: u64 = 0x3c5;
+
+/// How a vCPU starts.
+pub(crate) struct Start {
+    /// The first instruction.
+    pub(crate) entry: Ipa,
+    /// x0.
+    pub(crate) context: u64,
+    /// MPIDR_EL1 as the guest reads it.
+    pub(crate) mpidr: u64,
+    /// VTTBR_EL2 and VTCR_EL2.
+    pub(crate) vttbr: u64,
+    pub(crate) vtcr: u64,
+    /// CNTVOFF_EL2: the physical count at which the guest's virtual count was 0.
+    pub(crate) counter_offset: u64,
+}
+
+/// Sets every register of EL1 and EL0 and enters the guest.
+///
+/// # Safety
+///
+/// On a CPU without a guest, whose stack holds nothing that has to be dropped; `start` names the tables of the
+/// guest's stage 2, which outlive its running here.
+pub(crate) unsafe fn start(start: &Start) -> ! {
+    let cpu = cpu::current();
+    reset_el1();
+    reset_floating_point();
+    VMPIDR_EL2.set(start.mpidr | 1 << 31);
+    write!("vpidr_el2", read!("midr_el1"));
+    CNTVOFF_EL2.set(start.counter_offset);
+    VTCR_EL2.set(start.vtcr);
+    VTTBR_EL2.set(start.vttbr);
+    instruction!("isb");
+    // Nothing that this CPU has cached for the VMID before: guests before this one had it too.
+    instruction!("dsb nshst");
+    instruction!("tlbi vmalls12e1");
+    instruction!("ic iallu");
+    instruction!("dsb nsh");
+    instruction!("isb");
+    ELR_EL2.set(start.entry.get());
+    SPSR_EL2.set(SPSR);
+    // SAFETY: as the caller says.
+    unsafe { vectors::enter_guest(cpu.stack_top(), &Frame::new(start.context)) }
+}
+
+fn reset_el1() {
+    SCTLR_EL1.set(SCTLR);
+    ACTLR_EL1.set(0);
+    CPACR_EL1.set(0);
+    TTBR0_EL1.set(0);
+    TTBR1_EL1.set(0);
+    TCR_EL1.set(0);
+    MAIR_EL1.set(0);
+    write!("amair_el1", 0);
+    write!("afsr0_el1", 0);
+    write!("afsr1_el1", 0);
+    ESR_EL1.set(0);
+    FAR_EL1.set(0);
+    PAR_EL1.set(0);
+    VBAR_EL1.set(0);
+    ELR_EL1.set(0);
+    SPSR_EL1.set(0);
+    SP_EL0.set(0);
+    SP_EL1.set(0);
+    TPIDR_EL0.set(0);
+    TPIDR_EL1.set(0);
+    TPIDRRO_EL0.set(0);
+    CONTEXTIDR_EL1.set(0);
+    CSSELR_EL1.set(0);
+    CNTKCTL_EL1.set(0);
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    CNTV_CVAL_EL0.set(0);
+    CNTP_CVAL_EL0.set(0);
+    MDSCR_EL1.set(0);
+    write!("osdlr_el1", 0);
+    // The OS lock is set after a reset.
+    write!("oslar_el1", 1);
+    reset_breakpoints();
+    // AArch32 state of EL0.
+    write!("dacr32_el2", 0);
+    write!("ifsr32_el2", 0);
+    write!("fpexc32_el2", 0x700);
+    write!("spsr_abt", 0);
+    write!("spsr_und", 0);
+    write!("spsr_irq", 0);
+    write!("spsr_fiq", 0);
+    reset_pointer_keys();
+}
+
+macro_rules! clear_pairs {
+    ($count:expr; $($number:literal $value:literal $control:literal),* $(,)?) => {
+        $(if $count >= $number { write!($value, 0); write!($control, 0); })*
+    };
+}
+
+/// Breakpoints and watchpoints, as many as there are (ID_AA64DFR0_EL1.BRPs, WRPs: one less).
+fn reset_breakpoints() {
+    let dfr0 = read!("id_aa64dfr0_el1");
+    let (breakpoints, watchpoints) = (dfr0 >> 12 & 15, dfr0 >> 20 & 15);
+    clear_pairs!(breakpoints;
+        0 "dbgbvr0_el1" "dbgbcr0_el1", 1 "dbgbvr1_el1" "dbgbcr1_el1", 2 "dbgbvr2_el1" "dbgbcr2_el1",
+        3 "dbgbvr3_el1" "dbgbcr3_el1", 4 "dbgbvr4_el1" "dbgbcr4_el1", 5 "dbgbvr5_el1" "dbgbcr5_el1",
+        6 "dbgbvr6_el1" "dbgbcr6_el1", 7 "dbgbvr7_el1" "dbgbcr7_el1", 8 "dbgbvr8_el1" "dbgbcr8_el1",
+        9 "dbgbvr9_el1" "dbgbcr9_el1", 10 "dbgbvr10_el1" "dbgbcr10_el1", 11 "dbgbvr11_el1" "dbgbcr11_el1",
+        12 "dbgbvr12_el1" "dbgbcr12_el1", 13 "dbgbvr13_el1" "dbgbcr13_el1", 14 "dbgbvr14_el1" "dbgbcr14_el1",
+        15 "dbgbvr15_el1" "dbgbcr15_el1");
+    clear_pairs!(watchpoints;
+        0 "dbgwvr0_el1" "dbgwcr0_el1", 1 "dbgwvr1_el1" "dbgwcr1_el1", 2 "dbgwvr2_el1" "dbgwcr2_el1",
+        3 "dbgwvr3_el1" "dbgwcr3_el1", 4 "dbgwvr4_el1" "dbgwcr4_el1", 5 "dbgwvr5_el1" "dbgwcr5_el1",
+        6 "dbgwvr6_el1" "dbgwcr6_el1", 7 "dbgwvr7_el1" "dbgwcr7_el1", 8 "dbgwvr8_el1" "dbgwcr8_el1",
+        9 "dbgwvr9_el1" "dbgwcr9_el1", 10 "dbgwvr10_el1" "dbgwcr10_el1", 11 "dbgwvr11_el1" "dbgwcr11_el1",
+        12 "dbgwvr12_el1" "dbgwcr12_el1", 13 "dbgwvr13_el1" "dbgwcr13_el1", 14 "dbgwvr14_el1" "dbgwcr14_el1",
+        15 "dbgwvr15_el1" "dbgwcr15_el1");
+}
+
+/// The keys of pointer authentication, where the CPU has it.
+fn reset_pointer_keys() {
+    if read!("id_aa64isar1_el1") & 0xff00_0ff0 == 0 && read!("S3_0_C0_C6_2") & 0xff00 == 0 {
+        return;
+    }
+    write!("S3_0_C2_C1_0", 0);
+    write!("S3_0_C2_C1_1", 0);
+    write!("S3_0_C2_C1_2", 0);
+    write!("S3_0_C2_C1_3", 0);
+    write!("S3_0_C2_C2_0", 0);
+    write!("S3_0_C2_C2_1", 0);
+    write!("S3_0_C2_C2_2", 0);
+    write!("S3_0_C2_C2_3", 0);
+    write!("S3_0_C2_C3_0", 0);
+    write!("S3_0_C2_C3_1", 0);
+}
+
+macro_rules! vectors_to_zero {
+    ($($register:literal),*) => {
+        // Writing a vector register clears the part that SVE adds (Arm ARM B1.2.1).
+        concat!(".arch_extension fp\n.arch_extension simd\nmsr fpcr, xzr\nmsr fpsr, xzr\n",
+            $("movi v", $register, ".2d, #0\n"),*)
+    };
+}
+
+/// Floating point, vectors and, with SVE, predicates.
+fn reset_floating_point() {
+    // SAFETY: EL2 is compiled without floating point; CPTR_EL2.TFP is clear, so these do not trap.
+    unsafe {
+        core::arch::asm!(
+            vectors_to_zero!(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+                25, 26, 27, 28, 29, 30, 31),
+            options(nostack, nomem)
+        );
+    }
+    if features::has_sve() {
+        // ZCR_EL1.LEN: the shortest vectors, as after a reset.
+        write!("S3_0_C1_C2_0", 0);
+        // SAFETY: the CPU has SVE and CPTR_EL2.TZ is clear; registers of the guest only.
+        unsafe {
+            core::arch::asm!(
+                ".arch_extension sve",
+                "pfalse p0.b", "pfalse p1.b", "pfalse p2.b", "pfalse p3.b", "pfalse p4.b", "pfalse p5.b",
+                "pfalse p6.b", "pfalse p7.b", "pfalse p8.b", "pfalse p9.b", "pfalse p10.b", "pfalse p11.b",
+                "pfalse p12.b", "pfalse p13.b", "pfalse p14.b", "pfalse p15.b", "wrffr p0.b",
+                options(nostack, nomem)
+            );
+        }
+    }
+}
+
+/// Waits as the guest's WFI would: until an interrupt is pending for this CPU or in its list registers.
+pub(crate) fn standby() {
+    // ICC_HPPIR1_EL1 at EL2 shows the physical interface only; virtual interrupts do not wake a WFI at EL2
+    // (Arm ARM D1.6.2), so with any in a list register there is no waiting.
+    use crate::device::vgic::list_register::ListRegisters;
+    let lists = super::gic::Lists;
+    let all = (1 << lists.count()) - 1;
+    if lists.read_empty() & all == all {
+        aarch64_cpu::asm::wfi();
+    }
+}
+
+/// The physical interrupts that stand for the guest's own: none left over from before, on a CPU about to run a vCPU.
+pub(crate) fn prepare_interrupts() {
+    let mask = (1 << crate::device::vgic::DIRECT_SGIS) - 1;
+    if let Some(redistributor) = cpu::current().redistributor() {
+        redistributor.clear(mask | super::timer::guest_mask());
+    }
+    super::gic::Lists.reset();
+}
+
+/// Stops the guest's timers on this CPU, whose vCPU leaves.
+pub(crate) fn quiet() {
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    instruction!("isb");
+}

@@ -1,0 +1,315 @@
+//! The exception vectors of EL2 and the one switch between a guest and Ballast.
+//!
+//! While a guest runs, SP_EL2 is the top of its CPU's stack and TPIDR_EL2 its [`super::cpu::PerCpu`]. EL2 itself
+//! runs with all exceptions masked, so ELR_EL2, SPSR_EL2, ESR_EL2, FAR_EL2 and HPFAR_EL2 stay in their registers
+//! from entry to ERET; only general-purpose registers are saved. Floating point is the guest's own: EL2 is
+//! compiled without it.
+//!
+//! - **sync**: PSCI_VERSION and SMCCC_VERSION by HVC are answered from registers alone; everything else saves
+//!   all registers in a [`Frame`] and goes to `trap::sync`.
+//! - **irq**: saves what a Rust function may change (AAPCS64: x0 to x18, x30) and goes to `trap::irq`, which
+//!   has no need of the guest's registers.
+//! - exceptions taken from EL2 itself are fatal.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+/// A guest's general-purpose registers, on EL2's stack while a trap is handled.
+#[repr(C, align(16))]
+pub(super) struct Frame {
+    /// x0 to x30.
+    pub(super) x: [u64; 31],
+    /// The interrupted stack pointer, of an exception from EL2 itself.
+    sp: u64,
+}
+
+impl Frame {
+    /// Registers all zero but x0.
+    pub(super) const fn new(x0: u64) -> Self {
+        let mut x = [0; 31];
+        x[0] = x0;
+        Self { x, sp: 0 }
+    }
+
+    /// EL2's interrupted stack pointer.
+    pub(super) const fn sp(&self) -> u64 {
+        self.sp
+    }
+
+    /// Register `index` as instructions name it: 31 reads as zero.
+    #[inline(always)]
+    pub(super) fn get(&self, index: usize) -> u64 {
+        if index < 31 { self.x[index] } else { 0 }
+    }
+
+    /// Sets register `index`; 31 ignores it.
+    #[inline(always)]
+    pub(super) fn set(&mut self, index: usize, value: u64) {
+        if index < 31 {
+            self.x[index] = value;
+        }
+    }
+}
+
+const FRAME_SIZE: usize = size_of::<Frame>();
+const _: () = assert!(FRAME_SIZE == 256 && offset_of!(Frame, sp) == 248);
+
+/// ESR_ELx.EC of HVC from AArch64 (Arm ARM D24.2.40).
+const EC_HVC64: u64 = 0x16;
+
+global_asm!(
+    r#"
+    .macro save_volatile
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    .endm
+
+    .macro restore_volatile
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    .endm
+
+    // After ERET nothing may be executed speculatively (straight-line speculation).
+    .macro return_to_guest
+    eret
+    dsb     nsh
+    isb
+    .endm
+
+    .macro fatal_entry kind
+    .balign 0x80
+    msr     sp_el0, x0
+    mov     x0, #\kind
+    b       fatal_exception
+    .endm
+
+    .section .text.vectors, "ax"
+    .balign 0x800
+    .global vectors
+vectors:
+    // Current EL with SP_EL0, then with SP_ELx.
+    fatal_entry 0
+    fatal_entry 1
+    fatal_entry 2
+    fatal_entry 3
+    fatal_entry 4
+    fatal_entry 5
+    fatal_entry 6
+    fatal_entry 7
+
+    // Lower EL, AArch64: sync, irq, fiq, serror.
+    .balign 0x80
+    stp     x0, x1, [sp, #-{frame}]!
+    mrs     x1, esr_el2
+    lsr     x0, x1, #26
+    cmp     x0, #{hvc64}
+    b.ne    guest_sync
+    // A hypercall. The two version queries are constants.
+    ldr     w0, [sp]
+    mov     w1, #0x84000000             // PSCI_VERSION (DEN0022, 5.1.1)
+    cmp     w0, w1
+    b.ne    1f
+    mov     w0, #1
+    movk    w0, #1, lsl #16             // 1.1
+2:  ldr     x1, [sp, #8]
+    add     sp, sp, #{frame}
+    return_to_guest
+1:  eor     w1, w1, #0x04000000         // SMCCC_VERSION 0x8000_0000 (DEN0028, 7.2)
+    cmp     w0, w1
+    b.ne    guest_hypercall
+    mov     w0, #2
+    movk    w0, #1, lsl #16             // 1.2
+    b       2b
+
+    .balign 0x80
+guest_irq:
+    stp     x0, x1, [sp, #-{frame}]!
+    save_volatile
+    stp     x18, x30, [sp, #144]
+    bl      {irq}
+    restore_volatile
+    ldp     x18, x30, [sp, #144]
+    ldp     x0, x1, [sp], #{frame}
+    return_to_guest
+
+    .balign 0x80
+    b       guest_fiq
+    .balign 0x80
+    b       guest_serror
+
+    // Lower EL, AArch32: EL0 only, EL1 is AArch64.
+    .balign 0x80
+    stp     x0, x1, [sp, #-{frame}]!
+    mrs     x1, esr_el2
+    b       guest_sync
+    .balign 0x80
+    b       guest_irq
+    .balign 0x80
+    b       guest_fiq
+    .balign 0x80
+    b       guest_serror
+
+guest_fiq:
+    stp     x0, x1, [sp, #-{frame}]!
+    mov     x1, #-1
+    b       guest_sync
+
+guest_serror:
+    stp     x0, x1, [sp, #-{frame}]!
+    mov     x1, #-2
+    b       guest_sync
+
+guest_hypercall:
+    mrs     x1, esr_el2
+    // x0 and x1 are saved, x1 = ESR_EL2 or a mark for FIQ and SError.
+guest_sync:
+    save_volatile
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    str     x30, [sp, #240]
+    mov     x0, sp
+    bl      {sync}
+    .global resume_guest
+resume_guest:
+    restore_volatile
+    ldp     x18, x19, [sp, #144]
+    ldp     x20, x21, [sp, #160]
+    ldp     x22, x23, [sp, #176]
+    ldp     x24, x25, [sp, #192]
+    ldp     x26, x27, [sp, #208]
+    ldp     x28, x29, [sp, #224]
+    ldr     x30, [sp, #240]
+    ldp     x0, x1, [sp], #{frame}
+    return_to_guest
+
+    // x0 = which vector, SP_EL0 = the interrupted x0. The stack may be what failed: the first CPU to come here
+    // takes the fatal stack, any other stops.
+fatal_exception:
+    msr     tpidr_el1, x1
+    msr     far_el1, x2
+    msr     elr_el1, x3
+    adrp    x1, {owner}
+    add     x1, x1, :lo12:{owner}
+1:  ldaxr   w2, [x1]
+    cbnz    w2, 3f
+    mov     w2, #1
+    stxr    w3, w2, [x1]
+    cbnz    w3, 1b
+2:  mov     x1, sp
+    adrp    x2, {stack}
+    add     x2, x2, :lo12:{stack}
+    add     x2, x2, #{stack_size}
+    mov     sp, x2
+    sub     sp, sp, #{frame}
+    str     x1, [sp, #248]
+    mrs     x2, sp_el0
+    mrs     x1, tpidr_el1
+    stp     x2, x1, [sp]
+    mrs     x2, far_el1
+    mrs     x3, elr_el1
+    save_volatile
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    str     x30, [sp, #240]
+    mov     x1, sp
+    bl      {fatal}
+3:  wfe
+    b       3b
+
+    // Leaves whatever this CPU was doing and calls x1(x2) on an empty stack with top x0.
+    .global abandon
+abandon:
+    mov     sp, x0
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x2
+    br      x1
+    "#,
+    frame = const FRAME_SIZE,
+    hvc64 = const EC_HVC64,
+    irq = sym super::trap::irq,
+    sync = sym super::trap::sync,
+    fatal = sym super::fatal::exception,
+    owner = sym super::fatal::OWNER,
+    stack = sym super::fatal::STACK,
+    stack_size = const super::fatal::STACK_SIZE,
+);
+
+/// What the assembly passes in place of ESR_EL2 for an FIQ from a guest.
+pub(super) const MARK_FIQ: u64 = u64::MAX;
+/// What the assembly passes in place of ESR_EL2 for an SError from a guest.
+pub(super) const MARK_SERROR: u64 = u64::MAX - 1;
+
+unsafe extern "C" {
+    static vectors: u8;
+    fn resume_guest() -> !;
+    fn abandon(stack_top: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
+}
+
+/// Makes this CPU use the vectors.
+pub(super) fn install() {
+    use aarch64_cpu::registers::{VBAR_EL2, Writeable};
+    VBAR_EL2.set((&raw const vectors).addr() as u64);
+    aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
+}
+
+/// Leaves everything on this CPU's stack behind and continues in `function`.
+///
+/// # Safety
+///
+/// `stack_top` is the top of this CPU's own stack, and nothing that would have to be dropped (a lock's guard) is
+/// alive on it.
+pub(super) unsafe fn restart(stack_top: u64, function: extern "C" fn(u64) -> !, argument: u64) -> ! {
+    // SAFETY: as the caller says.
+    unsafe { abandon(stack_top, function, argument) }
+}
+
+/// Enters the guest with registers `frame`; ELR_EL2, SPSR_EL2 and EL1's registers are set.
+///
+/// # Safety
+///
+/// `stack_top` is the top of this CPU's stack; what is on it is left behind, nothing that would have to be
+/// dropped is alive.
+pub(super) unsafe fn enter_guest(stack_top: u64, frame: &Frame) -> ! {
+    let destination = (stack_top - FRAME_SIZE as u64) as *mut Frame;
+    // SAFETY: the top of the stack is this CPU's; the caller's own stack frame may lie there, which is why the
+    // registers are copied first and the stack pointer moved in the same block that leaves for good.
+    unsafe {
+        let copy = Frame { x: frame.x, sp: 0 };
+        core::arch::asm!(
+            "mov x9, #{bytes}",
+            // `source` lies below `destination` or apart from it, so copy from the end.
+            "2: sub x9, x9, #8",
+            "ldr x12, [x10, x9]",
+            "str x12, [x11, x9]",
+            "cbnz x9, 2b",
+            "mov sp, x11",
+            "b {resume}",
+            bytes = const FRAME_SIZE,
+            in("x10") &raw const copy,
+            in("x11") destination,
+            resume = sym resume_guest,
+            options(noreturn)
+        )
+    }
+}

@@ -1,0 +1,95 @@
+//! Thirty-two interrupts: one word of each of the distributor's or redistributor's bit registers.
+
+/// No vCPU.
+pub(super) const NOBODY: u8 = u8::MAX;
+
+/// The state of 32 interrupts, a bit each, but for what list registers hold at the moment.
+pub(super) struct Bank {
+    /// GICD_ISENABLER / ICENABLER.
+    pub(super) enabled: u32,
+    /// Latched: an edge, an SGI, or a write to ISPENDR.
+    pub(super) pending: u32,
+    /// The input line of a level-sensitive interrupt.
+    pub(super) level: u32,
+    /// Active.
+    pub(super) active: u32,
+    /// GICD_IGROUPR: group 1 where set.
+    pub(super) group: u32,
+    /// GICD_ICFGR: edge-triggered where set.
+    pub(super) edge: u32,
+    /// Linked to a physical interrupt, which holds the line itself.
+    pub(super) hardware: u32,
+    /// In a list register, where a write to ICPENDR has yet to be applied.
+    pub(super) cancel_pending: u32,
+    /// In a list register, where a write to ICACTIVER has yet to be applied.
+    pub(super) cancel_active: u32,
+    /// GICD_IPRIORITYR.
+    pub(super) priority: [u8; 32],
+    /// Whose list registers hold it or whose guest has it active; [`NOBODY`] else. Shared interrupts only.
+    pub(super) holder: [u8; 32],
+}
+
+impl Bank {
+    pub(super) const fn new() -> Self {
+        Self {
+            enabled: 0,
+            pending: 0,
+            level: 0,
+            active: 0,
+            group: 0,
+            edge: 0,
+            hardware: 0,
+            cancel_pending: 0,
+            cancel_active: 0,
+            priority: [0; 32],
+            holder: [NOBODY; 32],
+        }
+    }
+
+    /// Forgets everything but what the platform fixes: lines and links.
+    pub(super) fn reset(&mut self, edge: u32) {
+        let (level, hardware) = (self.level, self.hardware);
+        *self = Self { level, hardware, edge, ..Self::new() };
+    }
+
+    /// Pending, whatever the reason.
+    pub(super) const fn pending_now(&self) -> u32 {
+        self.pending | (self.level & !self.edge)
+    }
+
+    /// Pending, enabled and in an enabled group. `groups` is bits 1:0 of GICD_CTLR.
+    pub(super) const fn deliverable(&self, groups: u32) -> u32 {
+        self.pending_now() & self.forwarded(groups)
+    }
+
+    /// Enabled and in an enabled group.
+    pub(super) const fn forwarded(&self, groups: u32) -> u32 {
+        let group0 = if groups & 1 != 0 { !self.group } else { 0 };
+        let group1 = if groups & 2 != 0 { self.group } else { 0 };
+        self.enabled & (group0 | group1)
+    }
+
+    /// The two configuration bits of 16 interrupts from `first` (0 or 16), as in GICD_ICFGR.
+    pub(super) fn configuration(&self, first: u32) -> u32 {
+        (0..16).filter(|i| self.edge >> (first + i) & 1 != 0).fold(0, |word, i| word | 2 << (2 * i))
+    }
+
+    /// Takes the configuration bits of 16 interrupts from `first`, for those in `writable`.
+    pub(super) fn set_configuration(&mut self, first: u32, word: u32, writable: u32) {
+        for i in 0..16 {
+            let bit = 1 << (first + i);
+            if writable & bit != 0 {
+                if word >> (2 * i + 1) & 1 != 0 {
+                    self.edge |= bit;
+                } else {
+                    self.edge &= !bit;
+                }
+            }
+        }
+    }
+
+    /// Four priorities from interrupt `first`, as in GICD_IPRIORITYR.
+    pub(super) fn priorities(&self, first: usize) -> u32 {
+        self.priority[first..first + 4].iter().rev().fold(0, |word, &p| word << 8 | u32::from(p))
+    }
+}

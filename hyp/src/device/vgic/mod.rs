@@ -1,0 +1,568 @@
+//! The guest's interrupt controller: a GICv3 with one security state (GICD_CTLR.DS), affinity routing, no LPIs
+//! (IHI 0069H).
+//!
+//! Words: a *bank* is the state of 32 interrupts (`bank`); bank 0 is private, one a vCPU (SGIs 0 to 15, PPIs 16 to
+//! 31), the others are shared (SPIs). A pending interrupt reaches a vCPU through a *list register*; while it is
+//! there the list register is the truth and the bank's pending and active bits are clear. *Synchronising* reads
+//! the list registers back into the banks, *refilling* puts the most urgent interrupts there again. Both happen
+//! on the vCPU's own CPU only; other CPUs mark it *dirty* and kick it. GICD_CTLR.RWP reads 1 while anybody is
+//! dirty, so a guest that waits for its write to take effect waits for exactly that.
+//!
+//! Most interrupts never come here: `local` injects private interrupts that arrive physically (timers, SGIs of
+//! other vCPUs) with one register write, as long as nothing waits outside the list registers.
+//!
+//! A *hardware* interrupt is a PPI that is linked to a physical one: the guest's deactivation deactivates that.
+//!
+//! Lock: one per guest, around everything but `local`. It is a leaf, taken with interrupts masked, never while
+//! another vGIC's is held.
+
+mod bank;
+mod distributor;
+pub mod list_register;
+mod local;
+mod redistributor;
+pub use redistributor::REDISTRIBUTOR_SIZE;
+#[cfg(test)]
+mod tests;
+
+use bank::{Bank, NOBODY};
+use core::sync::atomic::{AtomicU32, Ordering};
+use list_register::{ListRegister, ListRegisters};
+pub use local::Local;
+use local::{MAX_LIST_REGISTERS, NO_INTID};
+use spin::Mutex;
+
+/// vCPUs that one guest can have: what one SGI target list can name (IHI 0069H, 12.2.19).
+pub const MAX_VCPUS: usize = 16;
+/// Banks of shared interrupts.
+const SHARED_BANKS: usize = 3;
+/// INTIDs below this exist.
+pub const INTID_LIMIT: u32 = 32 * (1 + SHARED_BANKS as u32);
+/// Physical SGIs that stand for the guest's SGI of the same number. The others go through [`Vgic::set_pending`]:
+/// software cannot rely on more than eight non-secure SGIs, and Ballast needs one (IHI 0069H, 4.1 "SGIs 0-7").
+pub const DIRECT_SGIS: u32 = 7;
+
+/// Virtual and physical INTID of a PPI that hardware raises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HardwareLink {
+    /// What the guest sees, 16 to 31.
+    pub virtual_intid: u32,
+    /// What the host's device tree says, 16 to 31.
+    pub physical_intid: u32,
+}
+
+/// vCPUs whose CPUs must refill their list registers, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Kick(pub u32);
+
+/// A guest's interrupt controller.
+pub struct Vgic {
+    state: Mutex<State>,
+    dirty: AtomicU32,
+    vcpu_count: usize,
+    links: [HardwareLink; 2],
+}
+
+struct State {
+    /// GICD_CTLR's group enables, bits 1:0.
+    groups: u32,
+    private: [Bank; MAX_VCPUS],
+    shared: [Bank; SHARED_BANKS],
+    /// GICD_IROUTER, by SPI.
+    route: [u64; 32 * SHARED_BANKS],
+    /// vCPUs that run, a bit each.
+    online: u32,
+    /// GICR_WAKER.ProcessorSleep, a bit a vCPU.
+    asleep: u32,
+}
+
+/// SGIs are edge-triggered, always.
+const SGI_MASK: u32 = 0xffff;
+/// GICD_IROUTER.Interrupt_Routing_Mode: any vCPU.
+const ROUTE_ANY: u64 = 1 << 31;
+
+impl State {
+    fn bank(&mut self, vcpu: usize, word: usize) -> &mut Bank {
+        if word == 0 { &mut self.private[vcpu] } else { &mut self.shared[word - 1] }
+    }
+
+    /// The vCPU that shared interrupt `intid` goes to.
+    fn target(&self, intid: u32) -> Option<usize> {
+        let route = self.route[intid as usize - 32];
+        if route & ROUTE_ANY != 0 {
+            return (self.online != 0).then(|| self.online.trailing_zeros() as usize);
+        }
+        // Affinity 0 numbers the vCPUs; MAX_VCPUS keeps the higher levels 0.
+        let index = route as usize & 0xff;
+        (route & !0xff == 0 && index < MAX_VCPUS && self.online >> index & 1 != 0).then_some(index)
+    }
+
+    /// Who has to look again after a change to `mask` of word `word` by or for `vcpu`.
+    fn affected(&self, vcpu: usize, word: usize, mask: u32) -> u32 {
+        if word == 0 {
+            return 1 << vcpu;
+        }
+        let mut kick = 0;
+        for bit in bits(mask) {
+            let holder = self.shared[word - 1].holder[bit as usize];
+            if holder != NOBODY {
+                kick |= 1 << holder;
+            }
+            if let Some(target) = self.target(32 * word as u32 + bit) {
+                kick |= 1 << target;
+            }
+        }
+        kick
+    }
+}
+
+/// The numbers of the bits set in `mask`.
+fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let bit = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (bit < 32).then_some(bit)
+    })
+}
+
+/// An interrupt that wants a list register.
+#[derive(Clone, Copy)]
+struct Candidate {
+    intid: u32,
+    priority: u8,
+    pending: bool,
+    active: bool,
+}
+
+impl Vgic {
+    /// Of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) whose timers are `links`.
+    pub fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
+        let vgic = Self {
+            state: Mutex::new(State {
+                groups: 0,
+                private: [const { Bank::new() }; MAX_VCPUS],
+                shared: [const { Bank::new() }; SHARED_BANKS],
+                route: [0; 32 * SHARED_BANKS],
+                online: 0,
+                asleep: u32::MAX,
+            }),
+            dirty: AtomicU32::new(0),
+            vcpu_count: vcpu_count.min(MAX_VCPUS),
+            links,
+        };
+        vgic.reset();
+        vgic
+    }
+
+    /// As after power-on. No vCPU runs.
+    pub fn reset(&self) {
+        let mut state = self.state.lock();
+        let hardware = self.links.iter().fold(0, |mask, link| mask | 1 << link.virtual_intid);
+        for bank in &mut state.private {
+            bank.reset(SGI_MASK);
+            bank.hardware = hardware;
+            bank.level = 0;
+        }
+        for bank in &mut state.shared {
+            bank.reset(0);
+            bank.level = 0;
+        }
+        state.route = [0; 32 * SHARED_BANKS];
+        state.groups = 0;
+        state.online = 0;
+        state.asleep = u32::MAX;
+        self.dirty.store(0, Ordering::Release);
+    }
+
+    /// Whether `vcpu` must synchronise and refill.
+    pub fn is_dirty(&self, vcpu: usize) -> bool {
+        self.dirty.load(Ordering::Acquire) >> vcpu & 1 != 0
+    }
+
+    /// vCPUs that have yet to refill, a bit each.
+    pub fn dirty(&self) -> u32 {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    /// Marks the vCPUs of `mask` that run and says whom to kick.
+    fn mark(&self, state: &State, mask: u32) -> Kick {
+        let mask = mask & state.online;
+        self.dirty.fetch_or(mask, Ordering::AcqRel);
+        Kick(mask)
+    }
+
+    /// `vcpu` begins to run on this CPU. Its list registers are empty.
+    pub fn bring_online(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) {
+        {
+            let mut state = self.state.lock();
+            state.online |= 1 << vcpu;
+            local.forget();
+            local.clear_direct();
+            local.physical_enabled.set(0);
+            for link in &self.links {
+                lrs.set_physical_enable(link.physical_intid, false);
+            }
+        }
+        // Nothing was in list registers, so nobody else gains anything.
+        let _ = self.refill(vcpu, local, lrs);
+    }
+
+    /// `vcpu` stops running on this CPU: what its list registers hold goes back to the banks, the physical
+    /// interrupts linked to it are disabled and deactivated. Others may have to take over shared interrupts.
+    pub fn take_offline(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
+        let mut state = self.state.lock();
+        let _ = self.synchronise(&mut state, vcpu, local, lrs);
+        for index in 0..lrs.count() {
+            lrs.write(index, ListRegister::new());
+        }
+        local.clear_direct();
+        for link in &self.links {
+            lrs.set_physical_enable(link.physical_intid, false);
+            if state.private[vcpu].active >> link.virtual_intid & 1 != 0 {
+                lrs.deactivate(link.physical_intid);
+            }
+        }
+        local.physical_enabled.set(0);
+        state.private[vcpu].active &= !state.private[vcpu].hardware;
+        state.online &= !(1 << vcpu);
+        self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
+        let online = state.online;
+        self.mark(&state, online)
+    }
+
+    /// Makes private interrupt `intid` of `vcpu` pending, as an edge would.
+    pub fn set_pending(&self, vcpu: usize, intid: u32) -> Kick {
+        let mut state = self.state.lock();
+        if vcpu >= self.vcpu_count || intid >= 32 {
+            return Kick(0);
+        }
+        state.private[vcpu].pending |= 1 << intid;
+        self.mark(&state, 1 << vcpu)
+    }
+
+    /// A vCPU sends SGI `intid` of group 1 or 0 to `target`: it is pending there if it is configured for that group
+    /// (IHI 0069H, 12.2.18 and 12.2.19).
+    pub fn send_sgi(&self, target: usize, intid: u32, is_group1: bool) -> Kick {
+        let is_ours = |state: &State| (state.private[target].group >> intid & 1 != 0) == is_group1;
+        if target >= self.vcpu_count || intid >= 16 || !is_ours(&self.state.lock()) {
+            return Kick(0);
+        }
+        self.set_pending(target, intid)
+    }
+
+    /// Sets the input line of shared interrupt `intid`.
+    pub fn set_level(&self, intid: u32, is_high: bool) -> Kick {
+        if !(32..INTID_LIMIT).contains(&intid) {
+            return Kick(0);
+        }
+        let (word, bit) = (intid as usize / 32, 1 << (intid % 32));
+        let mut state = self.state.lock();
+        let bank = &mut state.shared[word - 1];
+        if (bank.level & bit != 0) == is_high {
+            return Kick(0);
+        }
+        bank.level ^= bit;
+        if is_high && bank.edge & bit != 0 {
+            bank.pending |= bit;
+        }
+        let kick = state.affected(0, word, bit);
+        self.mark(&state, kick)
+    }
+
+    /// A physical interrupt that `local` could not inject.
+    pub fn arrive(&self, vcpu: usize, physical_intid: u32, local: &Local, lrs: &impl ListRegisters) -> Kick {
+        {
+            let mut state = self.state.lock();
+            if let Some(link) = self.links.iter().find(|link| link.physical_intid == physical_intid) {
+                state.private[vcpu].pending |= 1 << link.virtual_intid;
+            } else if physical_intid < DIRECT_SGIS {
+                // Sent with ICC_SGI1R_EL1: group 1, or it goes nowhere.
+                let bank = &mut state.private[vcpu];
+                bank.pending |= bank.group & 1 << physical_intid;
+            }
+        }
+        self.refill(vcpu, local, lrs)
+    }
+
+    /// Synchronises and refills the list registers of `vcpu`, on its own CPU. Shared interrupts that were here and
+    /// now belong to others are theirs to fetch: kick them.
+    pub fn refill(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
+        let mut state = self.state.lock();
+        // Cleared before the banks are read: a change made after that marks it anew.
+        self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
+        let before = core::array::from_fn(|slot| local.held[slot].get());
+        let leaving = self.synchronise(&mut state, vcpu, local, lrs);
+        self.fill(&mut state, vcpu, local, lrs, before);
+        self.mark(&state, leaving)
+    }
+
+    /// Reads the list registers back into the banks. They must be rewritten by `fill` before the guest runs.
+    /// Returns the other vCPUs that shared interrupts may go to now.
+    fn synchronise(&self, state: &mut State, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> u32 {
+        let mut leaving = 0;
+        self.end_absent(state, vcpu, lrs);
+        for index in 0..lrs.count() {
+            let intid = u32::from(local.held[index].get());
+            if intid == u32::from(NO_INTID) {
+                continue;
+            }
+            let lr = lrs.read(index);
+            let (word, bit) = (intid as usize / 32, 1 << (intid % 32));
+            let bank = state.bank(vcpu, word);
+            let (mut pending, mut active) = (lr.pending(), lr.active());
+            if bank.hardware & bit != 0 {
+                if pending && !active {
+                    // The line may have fallen since. Deactivated, the physical interrupt comes again if not.
+                    lrs.deactivate(u32::from(lr.physical_intid()));
+                    pending = false;
+                } else if active && bank.cancel_active & bit != 0 {
+                    lrs.deactivate(u32::from(lr.physical_intid()));
+                }
+            } else if bank.edge & bit == 0 && bank.level & bit != 0 {
+                // The line says it.
+                pending = false;
+            }
+            pending &= bank.cancel_pending & bit == 0;
+            active &= bank.cancel_active & bit == 0;
+            bank.cancel_pending &= !bit;
+            bank.cancel_active &= !bit;
+            if pending {
+                bank.pending |= bit;
+            }
+            if active {
+                bank.active |= bit;
+            }
+            let is_pending = bank.pending_now() & bit != 0;
+            if word != 0 && !active {
+                bank.holder[intid as usize % 32] = NOBODY;
+                if is_pending {
+                    leaving |= state.affected(vcpu, word, bit);
+                }
+            }
+        }
+        // Nothing else of the private bank can be in a list register.
+        state.private[vcpu].cancel_pending = 0;
+        state.private[vcpu].cancel_active = 0;
+        local.forget();
+        leaving & !(1 << vcpu)
+    }
+
+    /// The guest ended interrupts that were in no list register: the most urgent active ones
+    /// (IHI 0069H, 12.4.2, EOIcount).
+    fn end_absent(&self, state: &mut State, vcpu: usize, lrs: &impl ListRegisters) {
+        for _ in 0..lrs.take_eoi_count() {
+            let mut urgent: Option<(u8, u32)> = None;
+            for word in 0..=SHARED_BANKS {
+                let bank = state.bank(vcpu, word);
+                for bit in bits(bank.active) {
+                    let mine = word == 0 || bank.holder[bit as usize] == vcpu as u8;
+                    let key = (bank.priority[bit as usize], 32 * word as u32 + bit);
+                    if mine && urgent.is_none_or(|other| key < other) {
+                        urgent = Some(key);
+                    }
+                }
+            }
+            if let Some((_, intid)) = urgent {
+                self.end(state, vcpu, intid, lrs);
+            }
+        }
+    }
+
+    /// An active interrupt that is in no list register becomes inactive.
+    fn end(&self, state: &mut State, vcpu: usize, intid: u32, lrs: &impl ListRegisters) {
+        let bank = state.bank(vcpu, intid as usize / 32);
+        let bit = 1 << (intid % 32);
+        bank.active &= !bit;
+        if bank.hardware & bit != 0
+            && let Some(link) = self.links.iter().find(|link| link.virtual_intid == intid)
+        {
+            lrs.deactivate(link.physical_intid);
+        }
+        if intid >= 32 {
+            bank.holder[intid as usize % 32] = NOBODY;
+        }
+    }
+
+    /// A trapped write to ICC_DIR_EL1 by `vcpu`.
+    pub fn deactivate(&self, vcpu: usize, intid: u32, local: &Local, lrs: &impl ListRegisters) -> Kick {
+        if intid >= INTID_LIMIT {
+            return Kick(0);
+        }
+        let mut state = self.state.lock();
+        let before = core::array::from_fn(|slot| local.held[slot].get());
+        let leaving = self.synchronise(&mut state, vcpu, local, lrs);
+        let bank = state.bank(vcpu, intid as usize / 32);
+        let mine = intid < 32 || bank.holder[intid as usize % 32] == vcpu as u8;
+        if mine && bank.active >> (intid % 32) & 1 != 0 {
+            self.end(&mut state, vcpu, intid, lrs);
+        }
+        self.fill(&mut state, vcpu, local, lrs, before);
+        self.mark(&state, leaving)
+    }
+
+    /// Puts the most urgent interrupts of `vcpu` into its list registers. `before` is what these held.
+    fn fill(
+        &self,
+        state: &mut State,
+        vcpu: usize,
+        local: &Local,
+        lrs: &impl ListRegisters,
+        before: [u16; MAX_LIST_REGISTERS],
+    ) {
+        let count = lrs.count().min(MAX_LIST_REGISTERS);
+        let mut chosen: heapless::Vec<Candidate, MAX_LIST_REGISTERS> = heapless::Vec::new();
+        let (mut left_pending, mut left_active) = (false, false);
+        for word in 0..=SHARED_BANKS {
+            let groups = state.groups;
+            let bank = state.bank(vcpu, word);
+            let (deliverable, active) = (bank.deliverable(groups), bank.active);
+            for bit in bits(deliverable | active) {
+                let intid = 32 * word as u32 + bit;
+                let bank = state.bank(vcpu, word);
+                let holder = bank.holder[bit as usize];
+                let priority = bank.priority[bit as usize];
+                if word != 0
+                    && holder != vcpu as u8
+                    && (holder != NOBODY || state.target(intid) != Some(vcpu))
+                {
+                    continue;
+                }
+                let (pending, active) = (deliverable >> bit & 1 != 0, active >> bit & 1 != 0);
+                let candidate = Candidate { intid, priority, pending, active };
+                let place = chosen.iter().position(|other| priority < other.priority).unwrap_or(chosen.len());
+                let leaves = if place == count {
+                    Some(candidate)
+                } else {
+                    let last = if chosen.len() == count { chosen.pop() } else { None };
+                    // There is room: `count` is at most the capacity.
+                    let _ = chosen.insert(place, candidate);
+                    last
+                };
+                if let Some(last) = leaves {
+                    left_pending |= last.pending;
+                    left_active |= last.active;
+                }
+            }
+        }
+        self.place(state, vcpu, local, lrs, &before[..count], &chosen);
+        lrs.request_maintenance(left_pending, left_active);
+        self.prepare_direct(state, vcpu, local, lrs, left_pending);
+    }
+
+    /// Writes `chosen` to the list registers, each to the one that held it `before` where that can be, so that
+    /// `local` finds it there next time.
+    fn place(
+        &self,
+        state: &mut State,
+        vcpu: usize,
+        local: &Local,
+        lrs: &impl ListRegisters,
+        before: &[u16],
+        chosen: &[Candidate],
+    ) {
+        let mut slots = [None; MAX_LIST_REGISTERS];
+        let mut homeless: heapless::Vec<usize, MAX_LIST_REGISTERS> = heapless::Vec::new();
+        for (index, candidate) in chosen.iter().enumerate() {
+            match before.iter().position(|&held| u32::from(held) == candidate.intid) {
+                Some(slot) => slots[slot] = Some(index),
+                None => {
+                    let _ = homeless.push(index);
+                }
+            }
+        }
+        for index in homeless {
+            let unused = |slot: &usize| slots[*slot].is_none();
+            let fresh = (0..before.len()).filter(unused).find(|&slot| before[slot] == NO_INTID);
+            // As many list registers as candidates at least.
+            if let Some(slot) = fresh.or_else(|| (0..before.len()).find(unused)) {
+                slots[slot] = Some(index);
+            }
+        }
+        for slot in 0..before.len() {
+            match slots[slot] {
+                Some(index) => {
+                    let candidate = chosen[index];
+                    lrs.write(slot, self.list_register(state, vcpu, candidate));
+                    local.set_held(slot, candidate.intid, self.physical(candidate.intid));
+                    let bit = 1 << (candidate.intid % 32);
+                    let bank = state.bank(vcpu, candidate.intid as usize / 32);
+                    if candidate.pending {
+                        bank.pending &= !bit;
+                    }
+                    bank.active &= !bit;
+                    if candidate.intid >= 32 {
+                        bank.holder[candidate.intid as usize % 32] = vcpu as u8;
+                    }
+                }
+                None => {
+                    lrs.write(slot, ListRegister::new());
+                    if before[slot] != NO_INTID {
+                        let intid = u32::from(before[slot]);
+                        local.set_held(slot, intid, self.physical(intid));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The list register for `candidate`.
+    fn list_register(&self, state: &mut State, vcpu: usize, candidate: Candidate) -> ListRegister {
+        let bank = state.bank(vcpu, candidate.intid as usize / 32);
+        let bit = 1 << (candidate.intid % 32);
+        let lr = ListRegister::new()
+            .with_virtual_intid(candidate.intid)
+            .with_priority(candidate.priority)
+            .with_group1(bank.group & bit != 0);
+        if bank.hardware & bit != 0
+            && let Some(physical) = self.physical(candidate.intid)
+        {
+            // Pending and active at once does not exist with HW (IHI 0069H, 12.4.4).
+            return lr
+                .with_hardware(true)
+                .with_physical_intid(physical as u16)
+                .with_active(candidate.active)
+                .with_pending(candidate.pending && !candidate.active);
+        }
+        lr.with_pending(candidate.pending)
+            .with_active(candidate.active)
+            .with_eoi_maintenance(bank.edge & bit == 0)
+    }
+
+    /// The physical INTID whose arrival means virtual `intid`.
+    fn physical(&self, intid: u32) -> Option<u32> {
+        if intid < DIRECT_SGIS {
+            return Some(intid);
+        }
+        self.links.iter().find(|link| link.virtual_intid == intid).map(|link| link.physical_intid)
+    }
+
+    /// Says for each physical private interrupt whether, and how, `local` may inject it, and enables those that
+    /// the guest would take.
+    fn prepare_direct(
+        &self,
+        state: &mut State,
+        vcpu: usize,
+        local: &Local,
+        lrs: &impl ListRegisters,
+        is_overflowing: bool,
+    ) {
+        let groups = state.groups;
+        let forwarded = state.private[vcpu].forwarded(groups);
+        let links = self.links.iter().map(|link| (link.virtual_intid, link.physical_intid));
+        for (intid, physical) in (0..DIRECT_SGIS).map(|sgi| (sgi, sgi)).chain(links) {
+            let is_forwarded = forwarded >> intid & 1 != 0;
+            let priority = state.private[vcpu].priority[intid as usize];
+            let candidate = Candidate { intid, priority, pending: true, active: false };
+            // With more waiting than there are list registers, order by priority needs the slow path.
+            let is_group1 = state.private[vcpu].group >> intid & 1 != 0;
+            let is_direct = is_forwarded && !is_overflowing && (is_group1 || intid >= 16);
+            let value = is_direct.then(|| self.list_register(state, vcpu, candidate));
+            local.set_direct(physical, value);
+            if intid >= 16 && (local.physical_enabled.get() >> physical & 1 != 0) != is_forwarded {
+                lrs.set_physical_enable(physical, is_forwarded);
+                local.physical_enabled.set(local.physical_enabled.get() ^ 1 << physical);
+            }
+        }
+    }
+}

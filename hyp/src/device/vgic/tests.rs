@@ -1,0 +1,1 @@
+//! Tests of the vGIC against a model of list registers.

@@ -1,0 +1,223 @@
+//! A guest's life: starting, leaving, resetting, stopping.
+
+use super::{Guest, Phase, StopReason, Vcpu, space::Space};
+use crate::arch::cpu::{self, PerCpu, Request};
+use crate::arch::gic::Lists;
+use crate::arch::{idle, timer, vcpu};
+use crate::device::psci::Start;
+use crate::device::vpl011::Vpl011;
+use crate::log;
+use alloc::string::ToString;
+use core::sync::atomic::Ordering;
+
+impl Guest {
+    fn home(&self) -> &'static PerCpu {
+        self.vcpus[0].cpu()
+    }
+
+    /// Goes from one of `from` to `to`; the phase that it was in, if not one of these.
+    fn change_phase(&self, from: &[Phase], to: Phase) -> Result<(), Phase> {
+        let mut now = self.phase.load(Ordering::SeqCst);
+        loop {
+            if !from.contains(&Phase::from_u8(now)) {
+                return Err(Phase::from_u8(now));
+            }
+            match self.phase.compare_exchange(now, to as u8, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Ok(()),
+                Err(other) => now = other,
+            }
+        }
+    }
+
+    /// Starts the guest: its home CPU will.
+    ///
+    /// # Errors
+    ///
+    /// The phase that it is in, where that is not `Stopped`.
+    pub fn start(&self) -> Result<(), Phase> {
+        self.change_phase(&[Phase::Stopped], Phase::Starting)?;
+        self.home().request(Request::Look);
+        Ok(())
+    }
+
+    /// Stops the guest; its memory is freed once its vCPUs have left.
+    ///
+    /// # Errors
+    ///
+    /// The phase that it is in, where it cannot be stopped.
+    pub fn stop(&self, reason: StopReason) -> Result<(), Phase> {
+        self.change_phase(&[Phase::Running, Phase::Resetting], Phase::Stopping)?;
+        *self.reason.lock() = reason;
+        self.call_out();
+        Ok(())
+    }
+
+    /// Starts the guest afresh.
+    ///
+    /// # Errors
+    ///
+    /// The phase that it is in, where that is not `Running`.
+    pub fn reset(&self) -> Result<(), Phase> {
+        self.change_phase(&[Phase::Running], Phase::Resetting)?;
+        self.call_out();
+        Ok(())
+    }
+
+    /// Kicks every CPU of the guest, so that its vCPUs leave and the home CPU looks.
+    fn call_out(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.cpu().request(Request::Look);
+        }
+    }
+}
+
+/// The guest on this CPU cannot go on, or wants to stop. Does not return to it.
+pub fn stop_current(vcpu: &'static Vcpu, reason: StopReason) -> ! {
+    // Where another vCPU was first, its reason stands.
+    let _ = vcpu.guest().stop(reason);
+    leave(vcpu)
+}
+
+/// The guest on this CPU starts afresh. Does not return to it.
+pub fn reset_current(vcpu: &'static Vcpu) -> ! {
+    let _ = vcpu.guest().reset();
+    leave(vcpu)
+}
+
+/// The vCPU on this CPU has turned itself off.
+pub fn turn_off(vcpu: &'static Vcpu) -> ! {
+    leave(vcpu)
+}
+
+/// Takes the vCPU off this CPU and goes idle.
+pub fn leave(vcpu: &'static Vcpu) -> ! {
+    let (cpu, guest) = (cpu::current(), vcpu.guest());
+    vcpu::quiet();
+    let others = guest.vgic.take_offline(vcpu.index(), &cpu.local, &Lists);
+    Lists.reset();
+    cpu.set_vcpu(None);
+    for other in guest.vcpus.iter().filter(|other| others.0 >> other.index() & 1 != 0) {
+        other.cpu().kick();
+    }
+    // The home CPU waits for the last.
+    if guest.running.fetch_and(!(1 << vcpu.index()), Ordering::SeqCst) == 1 << vcpu.index() && guest.is_leaving() {
+        guest.home().request(Request::Look);
+    }
+    idle::enter()
+}
+
+/// A vCPU that is off gets SGI `intid`: pending, as in the redistributor of a CPU that is off.
+pub fn pend_offline(cpu: usize, intid: u32) {
+    if let Some(vcpu) = cpu::get(cpu).and_then(PerCpu::assigned) {
+        let _ = vcpu.guest().vgic.send_sgi(vcpu.index(), intid, true);
+    }
+}
+
+/// What the idle loop does for the vCPU that owns this CPU: the work between phases at home, and turning the
+/// vCPU on. Returns when there is nothing (more) to do.
+pub fn serve(vcpu: &'static Vcpu) {
+    let guest = vcpu.guest();
+    if vcpu.index() == 0 {
+        between_phases(guest);
+    }
+    if guest.phase() == Phase::Running
+        && let Some(start) = guest.power.take_start(vcpu.index())
+    {
+        enter(vcpu, start);
+    }
+}
+
+/// The home CPU's part.
+fn between_phases(guest: &'static Guest) {
+    if guest.running() != 0 {
+        return;
+    }
+    match guest.phase() {
+        Phase::Starting => match Space::build(guest) {
+            Ok(space) => {
+                guest.vttbr.store(space.vttbr(), Ordering::Relaxed);
+                guest.vtcr.store(space.vtcr(), Ordering::Relaxed);
+                load_and_run(guest, space);
+            }
+            Err(error) => fail(guest, None, &error),
+        },
+        Phase::Resetting => {
+            let space = guest.space.lock().take();
+            match space {
+                Some(space) => load_and_run(guest, space),
+                None => fail(guest, None, "it has no memory"),
+            }
+        }
+        Phase::Stopping => {
+            let space = guest.space.lock().take();
+            if let Some(space) = space {
+                space.release();
+            }
+            guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
+            log::info!("{}: {}", guest.name(), guest.reason());
+        }
+        Phase::Stopped | Phase::Running => {}
+    }
+}
+
+/// Loads a guest and turns its first vCPU on. `space` is out of its lock meanwhile: the monitor may run on this CPU
+/// while the images are copied.
+fn load_and_run(guest: &'static Guest, space: Space) {
+    guest.power.reset();
+    guest.vgic.reset();
+    *guest.uart.lock() = Vpl011::new();
+    guest.uart_level.store(false, Ordering::Relaxed);
+    let entry = match space.load(&guest.plan) {
+        Ok(entry) => entry,
+        Err(error) => return fail(guest, Some(space), &error),
+    };
+    *guest.space.lock() = Some(space);
+    guest.counter_offset.store(timer::now(), Ordering::Relaxed);
+    guest.start_count.fetch_add(1, Ordering::Relaxed);
+    // All vCPUs are off: nothing can be in the way.
+    let _ = guest.power.turn_on(0, Start { entry: entry.kernel, context: entry.tree.get() });
+    // The operator may have stopped it meanwhile; then it goes on stopping.
+    if guest.change_phase(&[Phase::Starting, Phase::Resetting], Phase::Running).is_err() {
+        guest.home().request(Request::Look);
+    } else {
+        log::info!("{}: started, entry {}, device tree at {}", guest.name(), entry.kernel, entry.tree);
+    }
+}
+
+fn fail(guest: &'static Guest, space: Option<Space>, why: &str) {
+    log::error!("{}: cannot start: {why}", guest.name());
+    *guest.reason.lock() = StopReason::StartFailed(why.to_string());
+    if let Some(space) = space {
+        space.release();
+    }
+    guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
+}
+
+/// Puts a vCPU on this CPU, if its guest still runs.
+fn enter(vcpu: &'static Vcpu, start: Start) {
+    let (cpu, guest) = (cpu::current(), vcpu.guest());
+    guest.running.fetch_or(1 << vcpu.index(), Ordering::SeqCst);
+    if guest.is_leaving() {
+        if guest.running.fetch_and(!(1 << vcpu.index()), Ordering::SeqCst) == 1 << vcpu.index() {
+            guest.home().request(Request::Look);
+        }
+        return;
+    }
+    for (index, target) in cpu.sgi_targets.iter().enumerate() {
+        target.set(guest.vcpus.get(index).map_or(0, |other| other.cpu().sgi_target()));
+    }
+    cpu.self_target.set(cpu.sgi_target());
+    vcpu::prepare_interrupts();
+    cpu.set_vcpu(Some(vcpu));
+    guest.vgic.bring_online(vcpu.index(), &cpu.local, &Lists);
+    let start = vcpu::Start {
+        entry: start.entry,
+        context: start.context,
+        mpidr: vcpu.index() as u64,
+        vttbr: guest.vttbr.load(Ordering::Relaxed),
+        vtcr: guest.vtcr.load(Ordering::Relaxed),
+        counter_offset: guest.counter_offset.load(Ordering::Relaxed),
+    };
+    // SAFETY: this CPU is in its idle loop, which holds nothing; the tables live until every vCPU has left.
+    unsafe { vcpu::start(&start) }
+}

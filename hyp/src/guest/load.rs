@@ -1,0 +1,155 @@
+//! What a guest is made from, and how its images get into its RAM.
+
+use super::space::{Piece, Space};
+use crate::log;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use guest_dts::build::GuestTree;
+use guest_dts::config::{self, BankKind, Layout, Region, Spread, Unit};
+use guest_dts::image::{BootPlan, Image};
+use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
+use stage2::controller::{ControllerId, ControllerSet};
+use stage2::memory::Kind;
+use stage2::placement::{ControllerList, Placement, Strictness};
+
+/// What a guest is made from: its configuration, checked, and what follows from it.
+pub struct Plan {
+    guest: config::Guest<'static>,
+    layout: Layout,
+    boot: BootPlan,
+    pieces: Vec<Piece>,
+}
+
+/// Where a loaded guest begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// The first instruction.
+    pub(super) kernel: Ipa,
+    /// The device tree.
+    pub(super) tree: Ipa,
+}
+
+impl Plan {
+    /// From `guest`. `controller` finds a controller by the number that the configuration gives it.
+    ///
+    /// # Errors
+    ///
+    /// Says what does not fit.
+    pub fn new(
+        guest: config::Guest<'static>,
+        controller: &impl Fn(u8) -> Option<ControllerId>,
+    ) -> Result<Self, String> {
+        let image = Image::parse(guest.kernel).map_err(|error| format!("its kernel must {}", error.must()))?;
+        let layout = Layout::of(&guest).map_err(|finding| finding.to_string())?;
+        let ramdisk = guest.ramdisk.map(|bytes| bytes.len() as u64);
+        let boot = BootPlan::new(&image, ramdisk, &layout).map_err(|error| error.to_string())?;
+        let mut pieces = Vec::new();
+        for bank in &layout.banks {
+            let region = match bank.kind {
+                BankKind::Region(index) => guest.regions.get(usize::from(index)),
+                BankKind::Dmb(index) => guest.dmbs.get(usize::from(index)),
+            };
+            let Some(region) = region else { continue };
+            pieces.push(Piece {
+                ipa: bank.range.base(),
+                size: bank.range.size(),
+                order: order(region.unit),
+                kind: if region.is_pinned_in_place { Kind::Unmovable } else { Kind::Movable },
+                placement: placement(region, controller)?,
+            });
+        }
+        Ok(Self { guest, layout, boot, pieces })
+    }
+
+    /// The guest's name.
+    pub fn name(&self) -> &'static str {
+        self.guest.name
+    }
+
+    /// Whether it starts at boot.
+    pub fn starts_at_boot(&self) -> bool {
+        self.guest.starts_at_boot
+    }
+
+    /// Bytes of RAM.
+    pub fn ram_size(&self) -> u64 {
+        self.guest.ram_size()
+    }
+
+    /// Its RAM, piece by piece.
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// Whether there is RAM at `ipa`.
+    pub fn is_ram(&self, ipa: Ipa) -> bool {
+        self.layout.bank_at(ipa.get()).is_some()
+    }
+}
+
+fn order(unit: Unit) -> u8 {
+    match unit {
+        Unit::Small => 0,
+        Unit::Medium => PAGEBLOCK_ORDER,
+        Unit::Large | Unit::Any => MAX_ORDER,
+    }
+}
+
+fn placement(region: &Region<'_>, controller: &impl Fn(u8) -> Option<ControllerId>) -> Result<Placement, String> {
+    let wanted = &region.placement;
+    if wanted.controllers.is_empty() {
+        return Ok(Placement::Any);
+    }
+    let mut list: heapless::Vec<ControllerId, { config::CONTROLLER_LIMIT }> = heapless::Vec::new();
+    for &number in &wanted.controllers {
+        let id = controller(number).ok_or_else(|| format!("there is no controller {number}"))?;
+        // As many as the configuration can name.
+        let _ = list.push(id);
+    }
+    let strictness = match wanted.strictness {
+        config::Strictness::Strict => Strictness::Strict,
+        config::Strictness::Preferred => Strictness::Preferred,
+    };
+    Ok(match wanted.spread {
+        Spread::InOrder => Placement::Listed(ControllerList::new(&list), strictness),
+        Spread::Interleaved => {
+            let set = list.iter().fold(ControllerSet::EMPTY, |set, &id| set.with(id));
+            Placement::Interleave(set, strictness)
+        }
+    })
+}
+
+impl Space {
+    /// Puts the guest's images into its RAM, which is scrubbed first: nothing of an earlier life is left.
+    ///
+    /// # Errors
+    ///
+    /// Says what does not fit.
+    pub(super) fn load(&self, plan: &Plan) -> Result<Entry, String> {
+        self.scrub(&plan.pieces);
+        let boot = &plan.boot;
+        if !self.write(boot.kernel.base(), plan.guest.kernel) {
+            return Err(format!("its kernel does not fit its RAM at {}", boot.kernel.base()));
+        }
+        if let (Some(range), Some(bytes)) = (boot.ramdisk, plan.guest.ramdisk)
+            && !self.write(range.base(), bytes)
+        {
+            return Err(format!("its ramdisk does not fit its RAM at {}", range.base()));
+        }
+        let tree = GuestTree {
+            guest: &plan.guest,
+            layout: &plan.layout,
+            plan: boot,
+            kaslr_seed: None,
+            rng_seed: None,
+        };
+        let blob = tree.build().map_err(|error| error.to_string())?;
+        if blob.len() as u64 > boot.tree.size() || !self.write(boot.tree.base(), &blob) {
+            return Err(format!("its device tree does not fit its RAM at {}", boot.tree.base()));
+        }
+        crate::arch::complete_loading();
+        log::debug!("{}: device tree of {} bytes", plan.name(), blob.len());
+        Ok(Entry { kernel: boot.entry(), tree: boot.tree.base() })
+    }
+}

@@ -1,0 +1,5 @@
+//! The EL2 image. All code is in the library; `arch::boot` has the entry.
+#![no_std]
+#![no_main]
+
+use hyp as _;
