@@ -1,0 +1,38 @@
+# Two commands: `make run` and `make test`. Everything else is beside the point on the first day.
+#
+#   make run [MACHINE=two] [GUESTS=alpha-beta] [KERNEL=6.12] [CPU=cortex-a72] [APPEND=…]
+#   make test [FILTER=…]
+
+.PHONY: run image test bench lint doc clean setup
+
+QEMU = tools/cargo run --package ballast-qemu --
+
+# option,variable: --option 'value' where the variable has one.
+option = $(if $($(2)),--$(1) '$($(2))')
+RUN = $(call option,machine,MACHINE) $(call option,guests,GUESTS) $(call option,kernel,KERNEL) \
+      $(call option,cpu,CPU) $(call option,append,APPEND)
+
+run: setup
+	$(QEMU) run $(RUN)
+
+image: setup
+	$(QEMU) image
+
+test: setup
+	$(QEMU) test $(FILTER)
+
+bench: setup
+	$(QEMU) bench
+
+lint:
+	@tools/setup.sh lint
+	@tools/lint.sh
+
+doc: setup
+	tools/cargo doc --workspace --no-deps --document-private-items
+
+clean:
+	rm -rf target tests/guests/target
+
+setup:
+	@tools/setup.sh

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Formatting and lints of everything: the workspace on the PC, Ballast and the bare-metal guests for their target,
+# the scripts.
+set -eu
+cd "$(dirname "$0")/.."
+TARGET=aarch64-unknown-none-softfloat
+
+if [ -n "$(sed -n 's/^export BALLAST_BUILD_STD=//p' target/toolchain)" ]; then
+    # Debian's Rust: Rust's own libraries are built from their source for the target, which stable Rust calls unstable.
+    export RUSTC_BOOTSTRAP=1
+    build_std="-Z build-std=core,alloc,compiler_builtins"
+else
+    build_std=
+fi
+
+tools/cargo fmt --all --check
+tools/cargo fmt --all --check --manifest-path tests/guests/Cargo.toml
+tools/cargo clippy --workspace --all-targets -- -D warnings
+# shellcheck disable=SC2086 # a list of words
+tools/cargo clippy --package hyp --bin ballast --target $TARGET $build_std -- -D warnings
+# shellcheck disable=SC2086
+tools/cargo clippy --manifest-path tests/guests/Cargo.toml --target-dir target/payloads --workspace --exclude pack \
+    --target $TARGET $build_std -- -D warnings
+shellcheck tools/cargo tools/*.sh .ci/run qemu/ramdisk/init
+echo "lint: clean"

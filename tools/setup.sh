@@ -1,0 +1,152 @@
+#!/bin/sh
+# Installs what building and running Ballast needs on Debian 12 and 13, and nothing that is there already.
+#
+#   tools/setup.sh [lint]           `lint` adds what `make lint` needs
+#
+# Says what it is about to install before it does. Which Rust is used is written to target/toolchain, which
+# tools/cargo reads.
+set -eu
+
+cd "$(dirname "$0")/.."
+TARGET=aarch64-unknown-none-softfloat
+OLDEST_RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+
+die() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+# is_new_enough RUSTC: whether it runs, and is at least OLDEST_RUST.
+is_new_enough() {
+    version=$("$1" --version 2>/dev/null | cut -d ' ' -f 2)
+    [ -n "$version" ] && printf '%s\n%s\n' "$OLDEST_RUST" "$version" | sort -C -V
+}
+
+# has_target RUSTC: whether Rust's libraries for TARGET are beside it.
+has_target() {
+    sysroot=$("$1" --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/$TARGET/lib" ]
+}
+
+# Debian's own Rust can build the libraries for TARGET from Debian's package of their source.
+is_debian_rust_complete() {
+    [ -x /usr/bin/cargo ] || has cargo || return 1
+    is_new_enough /usr/bin/rustc && [ -e /usr/lib/rustlib/src/rust/library/Cargo.lock ] && has ld.lld
+}
+
+# remember LINE…: what tools/cargo sets.
+remember() {
+    mkdir -p target
+    printf '%s\n' "$@" >target/toolchain.new
+    if cmp -s target/toolchain.new target/toolchain; then
+        rm target/toolchain.new
+    else
+        mv target/toolchain.new target/toolchain
+    fi
+}
+
+# The packages that are missing, by what each is for.
+missing_packages() {
+    has qemu-system-aarch64 || echo qemu-system-arm
+    has dtc || echo device-tree-compiler
+    has cpio || echo cpio
+    has cc || echo gcc libc6-dev
+    has setpriv || echo util-linux
+    # Keys of Debian 13 too, for its kernels; Debian 12 began without them.
+    { [ -e "$KEYRING" ] && ls /usr/share/keyrings/debian-archive-trixie-* >/dev/null 2>&1; } ||
+        echo debian-archive-keyring
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+}
+
+# install PACKAGE…
+install_packages() {
+    echo "setup: installing Debian packages:" "$@"
+    root=
+    if [ "$(id -u)" != 0 ]; then
+        has sudo || die "not root and no sudo; as root: apt-get install $*"
+        root=sudo
+    fi
+    # --no-remove: what stands in the way is for the user to remove.
+    $root apt-get -q update || die "apt-get update failed"
+    $root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends --no-remove install "$@" ||
+        die "apt-get cannot install: $*"
+}
+
+# Rust by rustup: a toolchain that is new enough, and TARGET. Fails where rustup's server cannot be reached.
+by_rustup() {
+    has rustup || return 1
+    if ! is_new_enough rustc; then
+        echo "setup: installing by rustup: the stable toolchain (Rust $OLDEST_RUST or newer is needed)"
+        rustup toolchain install stable --profile minimal || return 1
+        export RUSTUP_TOOLCHAIN=stable
+        is_new_enough rustc || return 1
+    fi
+    if ! has_target rustc; then
+        echo "setup: installing by rustup: the target $TARGET"
+        rustup target add "$TARGET" || return 1
+    fi
+    has_target rustc
+}
+
+by_debian() {
+    is_debian_rust_complete && return
+    for package in rustup rustc; do
+        if dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then
+            die "Debian's package $package is in the way of rustc-web (Rust $OLDEST_RUST or newer with the source of" \
+                "its libraries). Either remove it (apt-get remove $package), or give rustup the target $TARGET."
+        fi
+    done
+    packages="rustc-web rust-web-src lld"
+    has cargo || packages="$packages cargo-web"
+    # shellcheck disable=SC2086 # a list of words
+    install_packages $packages
+    is_debian_rust_complete || die "Debian's rustc-web is older than Rust $OLDEST_RUST: apt-get upgrade, or use rustup"
+}
+
+set_up_packages() {
+    packages=$(missing_packages)
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$packages" ] || install_packages $packages
+}
+
+set_up_rust() {
+    # rustup puts its programs here; a shell that was opened before does not know.
+    if ! has cargo && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+        PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+    fi
+    if has cargo && is_new_enough rustc && has_target rustc || by_rustup; then
+        remember "PATH='$PATH'" "export PATH" ${RUSTUP_TOOLCHAIN:+"export RUSTUP_TOOLCHAIN='$RUSTUP_TOOLCHAIN'"}
+    else
+        by_debian
+        remember "PATH='$PATH'" "export PATH" "export RUSTC=/usr/bin/rustc" "export BALLAST_BUILD_STD=1" \
+            "export CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER=ld.lld"
+    fi
+}
+
+# What `make lint` needs besides.
+set_up_lint() {
+    packages=
+    has shellcheck || packages=shellcheck
+    if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
+        if has rustup && rustup component add clippy rustfmt; then
+            :
+        else
+            packages="$packages rust-web-clippy rustfmt-web"
+        fi
+    fi
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$packages" ] || install_packages $packages
+}
+
+set_up_packages
+set_up_rust
+for extra in "$@"; do
+    case $extra in
+    lint) set_up_lint ;;
+    *) die "unknown argument: $extra" ;;
+    esac
+done
