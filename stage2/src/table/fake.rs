@@ -84,7 +84,7 @@ impl Machine {
             taken: RefCell::new(vec![false; frames]),
             allowance: Cell::new(u64::MAX),
             root: Cell::new(None),
-            published: RefCell::new(vec![0; frames * 512]),
+            published: RefCell::default(),
             fresh: RefCell::default(),
             leaves: RefCell::default(),
             tables: RefCell::default(),
@@ -299,10 +299,13 @@ impl Machine {
         self.dirtied.borrow_mut().clear();
     }
 
-    fn flatten(&self) -> Vec<u64> {
+    /// The entries of the tables in use, without what hardware writes itself.
+    fn contents(&self) -> Vec<u64> {
         // The access flag, S2AP[1] of tracked leaves: hardware's own writes need no publishing.
         let own = |bits: u64| bits & !(1 << 10) & !(if bits & 1 << 51 != 0 { 1 << 7 } else { 0 });
-        self.arena.iter().flatten().map(|entry| own(entry.load(Ordering::Relaxed))).collect()
+        let taken = self.taken.borrow();
+        let tables = self.arena.iter().zip(taken.iter()).filter(|(_, taken)| **taken);
+        tables.flat_map(|(table, _)| table).map(|entry| own(entry.load(Ordering::Relaxed))).collect()
     }
 }
 
@@ -346,7 +349,7 @@ impl Maintenance for FakeTlb {
     fn publish(&self) {
         self.0.publish_count.set(self.0.publish_count.get() + 1);
         self.0.run();
-        *self.0.published.borrow_mut() = self.0.flatten();
+        *self.0.published.borrow_mut() = self.0.contents();
         self.0.fresh.borrow_mut().clear();
         self.0.run();
     }
@@ -355,7 +358,7 @@ impl Maintenance for FakeTlb {
         let machine = &self.0;
         machine.run();
         machine.invalidate_count.set(machine.invalidate_count.get() + 1);
-        if *machine.published.borrow() != machine.flatten() {
+        if *machine.published.borrow() != machine.contents() {
             machine.violation(format!("invalidation of {ipa} before the tables were published"));
         }
         let end = ipa.get() + size;
