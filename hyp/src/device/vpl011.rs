@@ -211,6 +211,12 @@ impl Vpl011 {
         self.read_register(offset, line)
     }
 
+    /// What a read at `offset` gives where that needs no line: UARTFR while nothing waits to be sent.
+    #[inline]
+    pub fn peek(&self, offset: u16) -> Option<u32> {
+        (offset == offset::FR && self.tx.len == 0).then_some(self.flags)
+    }
+
     /// Writes `value` to the register at `offset`; what cannot be written is ignored.
     ///
     /// [`Vpl011::interrupt_level`] may differ afterwards.

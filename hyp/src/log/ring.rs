@@ -212,11 +212,16 @@ impl Reader {
 
     /// The next line; `None` if there is none yet.
     pub fn next(&mut self, ring: &Ring) -> Option<Entry> {
+        self.next_before(ring, u64::MAX)
+    }
+
+    /// The next line that begins before slot `limit`, a [`Ring::written_count`].
+    pub fn next_before(&mut self, ring: &Ring, limit: u64) -> Option<Entry> {
         let mut entry: Option<Entry> = None;
         // Each turn takes a ticket or ends: bounded by what the ring holds.
         loop {
             let end = ring.next.load(Ordering::Acquire);
-            if self.next >= end {
+            if self.next >= end || entry.is_none() && self.next >= limit {
                 return None;
             }
             let oldest = end.saturating_sub(SLOTS as u64);

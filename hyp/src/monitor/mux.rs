@@ -287,6 +287,11 @@ impl<'a, U: Uart> Mux<'a, U> {
         self.slots.get_mut(usize::from(console.0))?.input.pop()
     }
 
+    /// The same without taking it.
+    pub fn peek(&self, console: Console) -> Option<u8> {
+        self.slots.get(usize::from(console.0))?.input.first()
+    }
+
     /// The guest's end of its console, for its vPL011.
     #[inline]
     pub fn line(&mut self, console: Console) -> ConsoleLine<'_, 'a, U> {

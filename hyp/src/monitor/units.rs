@@ -26,6 +26,21 @@ impl fmt::Display for Size {
     }
 }
 
+/// A size as command lines have it, where it is whole: `1G`, `512M`; or else in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compact(pub u64);
+
+impl fmt::Display for Compact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
+            if self.0 != 0 && self.0 & ((1 << shift) - 1) == 0 {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
 /// A time in nanoseconds, shown to three or four digits: `850 ns`, `12.3 ms`, `4 min 10 s`, `2 d 3 h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(pub u64);
@@ -122,6 +137,14 @@ mod tests {
             (u64::MAX, "16777216.0 TiB"),
         ] {
             assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn whole_sizes_are_short() {
+        for (bytes, text) in [(0, "0"), (1 << 30, "1G"), (3 << 19, "1536K"), (4097, "4097"), (1 << 45, "32T")]
+        {
+            assert_eq!(Compact(bytes).to_string(), text);
         }
     }
 

@@ -125,7 +125,7 @@ fn typing_raises_timeout_and_level_interrupts() {
     uart.write(offset::IMSC, RX | RT, wire);
     uart.receive(wire);
     assert_eq!(uart.read(offset::MIS, wire), RT);
-    assert_eq!(uart.read(offset::DR, wire), b'l'.into());
+    assert_eq!(uart.read(offset::DR, wire), u32::from(b'l'));
     assert!(!uart.interrupt_level());
     assert_ne!(uart.read(offset::FR, wire) & flag::RXFE, 0);
     assert_eq!(uart.read(offset::DR, wire), 0, "an empty FIFO reads as zero");
@@ -159,7 +159,7 @@ fn a_receiver_that_is_off_leaves_the_input_where_it_is() {
     assert_eq!(wire.input.len(), 5);
     uart.write(offset::CR, 0x301, wire);
     assert_eq!(wire.input.len(), 0);
-    assert_eq!(uart.read(offset::DR, wire), b'e'.into());
+    assert_eq!(uart.read(offset::DR, wire), u32::from(b'e'));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn loopback_returns_characters_and_modem_lines() {
     for n in 0..33 {
         uart.write(offset::DR, n, wire);
     }
-    assert_eq!(uart.read(offset::RSR, wire), OVERRUN.into());
+    assert_eq!(uart.read(offset::RSR, wire), u32::from(OVERRUN));
     assert_ne!(uart.read(offset::RIS, wire) & u32::from(interrupt::OE), 0);
     uart.write(offset::RSR, 0, wire);
     assert_eq!(uart.read(offset::RSR, wire), 0);
@@ -198,7 +198,7 @@ fn a_break_arrives_as_such() {
     let mut uart = Vpl011::new();
     let wire = &mut Wire::default();
     uart.receive_break();
-    assert_eq!(uart.read(offset::RIS, wire), (interrupt::BE | interrupt::RT).into());
+    assert_eq!(uart.read(offset::RIS, wire), u32::from(interrupt::BE | interrupt::RT));
     assert_eq!(uart.read(offset::DR, wire), 0x500);
     assert_eq!(uart.read(offset::RSR, wire), 5);
 }

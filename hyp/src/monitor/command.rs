@@ -1,0 +1,128 @@
+//! The commands.
+
+mod console;
+mod guests;
+mod help;
+mod host;
+mod log;
+mod watch;
+
+use super::grammar::{Command, Kind, optional, required};
+use super::mux::RING_SIZE;
+
+pub(super) use self::help::{explain, unknown};
+
+/// All commands, in the order in which `help` lists them.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "help",
+        parameters: &[optional("COMMAND", Kind::Command)],
+        summary: "list the commands, or explain one",
+        details: "Tab completes commands and arguments, the arrow keys bring back earlier lines, Ctrl-C ends \
+                  what is running. Every command takes --json (one object on one line), --exact (no \
+                  rounded sizes) and --help. Ctrl-] ? lists the keys that switch consoles.",
+        example: "help start",
+        run: help::run,
+    },
+    Command {
+        name: "guests",
+        parameters: &[],
+        summary: "list the guests: state, vCPUs, memory, and why one is stopped",
+        details: "",
+        example: "guests --json",
+        run: guests::list,
+    },
+    Command {
+        name: "start",
+        parameters: &[required("GUEST", Kind::Guest)],
+        summary: "start a guest that is off",
+        details: "",
+        example: "start alpha",
+        run: guests::start,
+    },
+    Command {
+        name: "stop",
+        parameters: &[required("GUEST", Kind::Guest)],
+        summary: "stop a guest at once and free what it has",
+        details: "The guest is not asked: type poweroff in it to end it in good order.",
+        example: "stop alpha",
+        run: guests::stop,
+    },
+    Command {
+        name: "reset",
+        parameters: &[required("GUEST", Kind::Guest)],
+        summary: "start a guest afresh from its images, whatever it does",
+        details: "",
+        example: "reset alpha",
+        run: guests::reset,
+    },
+    Command {
+        name: "cpus",
+        parameters: &[],
+        summary: "list the CPUs and the vCPUs that they belong to",
+        details: "",
+        example: "cpus",
+        run: host::cpus,
+    },
+    Command {
+        name: "controllers",
+        parameters: &[],
+        summary: "list the memory controllers: ranges, and who has how much of them",
+        details: "",
+        example: "controllers --exact",
+        run: host::controllers,
+    },
+    Command {
+        name: "console",
+        parameters: &[
+            optional("NAME|all|front", Kind::Either(&Kind::Console, &Kind::Word(&["all", "front"]))),
+            optional("limit", Kind::Word(&["limit"])),
+            optional("SIZE", Kind::Size),
+        ],
+        summary: "list the consoles, or bring one to front",
+        details: "all shows every guest's lines behind its name, front only the console in front. limit sets \
+                  how much is kept of what a guest prints while another is in front.",
+        example: "console alpha",
+        run: console::run,
+    },
+    Command {
+        name: "log",
+        parameters: &[optional("LEVEL", Kind::Level)],
+        summary: "show the log, or its lines of at least a level",
+        details: "The last 64 KiB are kept. The command line's log= sets what is logged: \
+                  log=text,info,vgic=debug.",
+        example: "log warn",
+        run: log::run,
+    },
+    Command {
+        name: "version",
+        parameters: &[],
+        summary: "show what is running, since when, and what it takes for itself",
+        details: "",
+        example: "version",
+        run: host::version,
+    },
+    Command {
+        name: "watch",
+        parameters: &[required("SECONDS", Kind::Number(1, 3600)), required("COMMAND", Kind::Line)],
+        summary: "repeat a command until a key is pressed",
+        details: "",
+        example: "watch 2 guests",
+        run: watch::run,
+    },
+];
+
+/// The command with this name.
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.name == name)
+}
+
+/// Whether the command with this name takes another command as its last argument.
+pub fn takes_line(name: &str) -> bool {
+    find(name).is_some_and(|command| {
+        command.parameters.last().is_some_and(|parameter| matches!(parameter.kind, Kind::Line))
+    })
+}
+
+/// Largest limit of a console.
+const MOST_KEPT: u64 = RING_SIZE as u64;

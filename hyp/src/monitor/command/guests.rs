@@ -1,0 +1,79 @@
+//! `guests`, `start`, `stop`, `reset`.
+
+use core::fmt;
+
+use super::super::grammar::{Arguments, Failure};
+use super::super::machine::{Machine, Reason, reason};
+use super::super::report::{Value, column};
+use super::super::session::Session;
+
+/// Lists the guests.
+pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
+    let columns = [
+        column("console", "#"),
+        column("name", "NAME"),
+        column("state", "STATE"),
+        column("", "vCPUs ON"),
+        column("vcpu_count", ""),
+        column("vcpu_on_count", ""),
+        column("cpus", "CPUs"),
+        column("memory_bytes", "MEMORY"),
+        column("start_count", ""),
+        column("uptime_ns", "UP"),
+        column("reason", "REASON"),
+    ];
+    session.report("guests", |report, machine| {
+        report.table("guests", &columns, "There are no guests.", &mut |row| {
+            for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
+                let vcpus = fmt::from_fn(|f| write!(f, "{} of {}", guest.vcpu_on_count, guest.vcpu_count));
+                row(&[
+                    Value::Count(at as u64 + 1),
+                    Value::Text(guest.name),
+                    Value::Text(guest.state.name()),
+                    Value::Show(&vcpus),
+                    Value::Count(guest.vcpu_count as u64),
+                    Value::Count(guest.vcpu_on_count as u64),
+                    Value::Numbers(&guest.cpus),
+                    Value::Bytes(guest.memory_bytes),
+                    Value::Count(guest.start_count),
+                    if guest.uptime_ns == 0 { Value::None } else { Value::Nanoseconds(guest.uptime_ns) },
+                    if guest.reason.is_empty() { Value::None } else { Value::Text(&guest.reason) },
+                ])?;
+            }
+            Ok(())
+        })
+    })?;
+    Ok(())
+}
+
+/// Starts a guest.
+pub(super) fn start(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    act(session, arguments, "start", "is starting", |machine, guest| machine.start(guest))
+}
+
+/// Stops a guest.
+pub(super) fn stop(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    act(session, arguments, "stop", "is stopping", |machine, guest| machine.stop(guest))
+}
+
+/// Resets a guest.
+pub(super) fn reset(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    act(session, arguments, "reset", "starts afresh", |machine, guest| machine.reset(guest))
+}
+
+fn act(
+    session: &mut Session<'_>,
+    arguments: &Arguments<'_>,
+    name: &str,
+    outcome: &str,
+    action: fn(&dyn Machine, usize) -> Result<(), Reason>,
+) -> Result<(), Failure> {
+    let machine = session.machine;
+    let gone = || Failure::Refused(reason(format_args!("the guest is gone")));
+    let at = arguments.guest(0).ok_or_else(gone)?;
+    let guest = machine.guest(at).ok_or_else(gone)?;
+    action(machine, at)?;
+    let field = (column("guest", ""), Value::Text(guest.name));
+    session.done(name, format_args!("{} {outcome}.", guest.name), &[field])?;
+    Ok(())
+}

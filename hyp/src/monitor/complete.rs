@@ -1,0 +1,126 @@
+//! Completion: what can stand where the cursor is.
+
+use core::fmt::{self, Write};
+
+use super::command;
+use super::editor::{Editor, LINE_SIZE};
+use super::grammar::{Kind, Need, each_choice};
+use super::machine::Machine;
+use super::report::SCREEN_WIDTH;
+
+/// Options of every command.
+const OPTIONS: Kind = Kind::Word(&["--json", "--exact", "--help"]);
+
+/// Completes the word before the cursor as far as it is certain; asked again, lists what is possible.
+///
+/// # Errors
+/// Those of `out`.
+pub(super) fn complete(
+    editor: &mut Editor,
+    machine: &dyn Machine,
+    is_repeated: bool,
+    out: &mut dyn Write,
+) -> fmt::Result {
+    let line = Line::of(editor.line_to_cursor());
+    let start = line.as_str().rfind(' ').map_or(0, |at| at + 1);
+    let (before, word) = line.as_str().split_at_checked(start).unwrap_or(("", ""));
+    let mut common = Line::of("");
+    let mut count = 0;
+    each_candidate(before, word, machine, &mut |choice| {
+        if choice.starts_with(word) {
+            common.narrow(choice, count == 0);
+            count += 1;
+        }
+    });
+    let missing = common.as_str().get(word.len()..).unwrap_or("");
+    if count == 0 {
+        return out.write_str("\x07");
+    }
+    if !missing.is_empty() || count == 1 {
+        editor.insert(missing, out)?;
+        return if count == 1 { editor.insert(" ", out) } else { Ok(()) };
+    }
+    if !is_repeated {
+        return out.write_str("\x07");
+    }
+    out.write_str("\n")?;
+    let mut column = 0;
+    let mut result = Ok(());
+    each_candidate(before, word, machine, &mut |choice| {
+        if !choice.starts_with(word) || result.is_err() {
+            return;
+        }
+        if column != 0 && column + choice.len() + 2 > SCREEN_WIDTH {
+            column = 0;
+            result = out.write_str("\n");
+        }
+        column += choice.len() + 2;
+        result = result.and_then(|()| write!(out, "{choice}  "));
+    });
+    result?;
+    out.write_str("\n")?;
+    editor.draw(out)
+}
+
+/// Calls `take` with every word that can stand behind `before`, in place of `word`.
+fn each_candidate(before: &str, word: &str, machine: &dyn Machine, take: &mut dyn FnMut(&str)) {
+    if word.starts_with('-') {
+        return each_choice(OPTIONS, machine, take);
+    }
+    let mut words = before.split(' ').filter(|word| !word.is_empty() && !word.starts_with('-'));
+    let Some(name) = words.next() else { return each_choice(Kind::Command, machine, take) };
+    let Some(command) = command::find(name) else { return };
+    let given = words.clone().count();
+    // A command that takes another one: complete that. Such a command takes no other of its kind.
+    let line_at = command.parameters.iter().position(|parameter| matches!(parameter.kind, Kind::Line));
+    if let Some(at) = line_at
+        && given > at
+    {
+        let Some(nested) = words.nth(at) else { return };
+        let start = nested.as_ptr() as usize - before.as_ptr() as usize;
+        if !command::takes_line(nested) {
+            each_candidate(before.get(start..).unwrap_or(""), word, machine, take);
+        }
+        return;
+    }
+    // With an optional parameter before it, a required one may stand here already.
+    let mut possible = command.parameters.get(given..).unwrap_or(&[]).iter();
+    for parameter in possible.by_ref() {
+        each_choice(parameter.kind, machine, take);
+        if parameter.need == Need::Required {
+            break;
+        }
+    }
+}
+
+/// Text of the line's size.
+struct Line {
+    text: heapless::String<LINE_SIZE>,
+}
+
+impl Line {
+    fn of(text: &str) -> Self {
+        let mut line = Self { text: heapless::String::new() };
+        for character in text.chars() {
+            let _ = line.text.push(character);
+        }
+        line
+    }
+
+    fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Keeps what it has in common with `choice`; all of it, if it is the first.
+    fn narrow(&mut self, choice: &str, is_first: bool) {
+        if is_first {
+            *self = Self::of(choice);
+            return;
+        }
+        let common = self.text.bytes().zip(choice.bytes()).take_while(|(one, other)| one == other).count();
+        // Names are ASCII: every place is a character's.
+        if self.text.is_char_boundary(common) {
+            self.text.truncate(common);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A machine and a console for tests.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use super::machine::{Controller, Cpu, Guest, GuestState, Machine, Reason, Version, reason};
+use super::mux::{Console, Status, View};
+use super::session::MonitorIo;
+use crate::log::{Level, Ring, Stamp};
+
+/// Two controllers, four CPUs, three guests: one runs, one is off, one has failed.
+pub(super) struct Fake {
+    pub(super) states: RefCell<Vec<(GuestState, Reason)>>,
+    pub(super) front: Cell<Option<Console>>,
+    pub(super) view: Cell<View>,
+    pub(super) limit: Cell<usize>,
+    log: Box<Ring>,
+}
+
+const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+impl Fake {
+    pub(super) fn new() -> Self {
+        let log = Box::new(Ring::new());
+        let lines = [
+            (Level::Info, "board: 2 controllers, 4 CPUs"),
+            (Level::Debug, "guest::map: alpha: 512 MiB in 256 blocks"),
+            (Level::Warn, "guest: gamma: no frame on mc1, 12 MiB are missing"),
+        ];
+        for (at, (level, text)) in lines.into_iter().enumerate() {
+            log.push(Stamp { time_ns: 1_500_000 * (at as u64 + 1), cpu: at as u16 }, level, text.as_bytes());
+        }
+        let abort = "data abort by vCPU 1 at 0xffff800080012344: read of IPA 0x9010000, where nothing is";
+        Self {
+            states: RefCell::new(vec![
+                (GuestState::Running, Reason::new()),
+                (GuestState::Off, reason(format_args!("SYSTEM_OFF"))),
+                (GuestState::Failed, reason(format_args!("{abort}"))),
+            ]),
+            front: Cell::new(Some(Console::MONITOR)),
+            view: Cell::new(View::Front),
+            limit: Cell::new(16_384),
+            log,
+        }
+    }
+
+    fn set(&self, guest: usize, wanted: &[GuestState], state: GuestState) -> Result<(), Reason> {
+        let mut states = self.states.borrow_mut();
+        let current = &mut states[guest];
+        if !wanted.contains(&current.0) {
+            return Err(reason(format_args!("{} is {}", NAMES[guest], current.0.name())));
+        }
+        *current = (state, Reason::new());
+        Ok(())
+    }
+}
+
+impl Machine for Fake {
+    fn version(&self) -> Version<'_> {
+        Version {
+            version: "0.1.0",
+            commit: "0123abc",
+            compiler: "rustc 1.95.0",
+            host: "linux,dummy-virt",
+            psci: (1, 1),
+            image_bytes: 200 << 10,
+            own_bytes: 700 << 10,
+            frame_table_bytes: 8 << 20,
+        }
+    }
+
+    fn guest_count(&self) -> usize {
+        NAMES.len()
+    }
+
+    fn guest(&self, guest: usize) -> Option<Guest<'_>> {
+        let (state, reason) = self.states.borrow().get(guest)?.clone();
+        let is_running = state == GuestState::Running;
+        Some(Guest {
+            name: NAMES[guest],
+            state,
+            reason,
+            vcpu_count: 2,
+            vcpu_on_count: if is_running { 2 } else { 0 },
+            cpus: heapless::Vec::from_slice(&[[0, 1], [2, 3], [2, 3]][guest]).unwrap(),
+            memory_bytes: 512 << 20,
+            start_count: 1,
+            uptime_ns: if is_running { 61_000_000_000 } else { 0 },
+        })
+    }
+
+    fn start(&self, guest: usize) -> Result<(), Reason> {
+        self.set(guest, &[GuestState::Off, GuestState::Failed], GuestState::Starting)
+    }
+
+    fn stop(&self, guest: usize) -> Result<(), Reason> {
+        self.set(guest, &[GuestState::Running, GuestState::Starting], GuestState::Off)
+    }
+
+    fn reset(&self, guest: usize) -> Result<(), Reason> {
+        self.set(guest, &[GuestState::Running, GuestState::Failed], GuestState::Starting)
+    }
+
+    fn cpu_count(&self) -> usize {
+        4
+    }
+
+    fn cpu(&self, cpu: usize) -> Option<Cpu<'_>> {
+        (cpu < 4).then(|| Cpu {
+            mpidr: cpu as u64,
+            model: "Cortex-A72",
+            is_online: cpu != 3,
+            vcpu: (cpu < 2).then_some(("alpha", cpu)),
+            is_vcpu_on: cpu < 2,
+        })
+    }
+
+    fn controller_count(&self) -> usize {
+        2
+    }
+
+    fn controller(&self, controller: usize) -> Option<Controller<'_>> {
+        let base = *[0x4000_0000, 0x8000_0000].get(controller)?;
+        Some(Controller {
+            name: ["mc0", "mc1"][controller],
+            ranges: heapless::Vec::from_slice(&[(base, 1 << 30)]).unwrap(),
+            total_bytes: 1 << 30,
+            guest_bytes: 512 << 20,
+            own_bytes: 3 << 20,
+            reserved_bytes: 0,
+            free_bytes: 509 << 20,
+            dmb_bytes: 256 << 20,
+            is_evacuated: controller == 1,
+        })
+    }
+
+    fn console(&self, console: Console) -> Option<Status<'_>> {
+        let name = match console.guest_index() {
+            None => "monitor",
+            Some(guest) => NAMES.get(guest)?,
+        };
+        Some(Status {
+            name,
+            is_front: self.front.get() == Some(console),
+            kept: 1234,
+            limit: self.limit.get(),
+            lost_count: 56,
+            input_lost_count: 0,
+        })
+    }
+
+    fn show_console(&self, console: Console) {
+        self.front.set(Some(console));
+    }
+
+    fn set_view(&self, view: View) {
+        self.view.set(view);
+    }
+
+    fn limit_console(&self, _: Console, bytes: usize) {
+        self.limit.set(bytes);
+    }
+
+    fn log(&self) -> &Ring {
+        &self.log
+    }
+}
+
+/// A console whose operator has typed everything beforehand.
+#[derive(Default)]
+pub(super) struct Script {
+    pub(super) input: VecDeque<u8>,
+    pub(super) output: Vec<u8>,
+    now_ns: u64,
+}
+
+impl Script {
+    pub(super) fn typing(text: &[u8]) -> Self {
+        Self { input: text.iter().copied().collect(), now_ns: 61_500_000_000, ..Self::default() }
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.output.clone()).unwrap().replace("\r\n", "\n")
+    }
+}
+
+impl MonitorIo for Script {
+    fn read(&mut self, deadline_ns: Option<u64>) -> Option<u8> {
+        match (self.input.front(), deadline_ns) {
+            // NUL stands for an operator who waits.
+            (Some(0), Some(deadline_ns)) => {
+                self.input.pop_front();
+                self.now_ns = self.now_ns.max(deadline_ns);
+                None
+            }
+            // With everything typed, Enter ends what waits.
+            (None, _) => Some(b'\r'),
+            (Some(_), _) => self.input.pop_front(),
+        }
+    }
+
+    fn peek(&mut self) -> Option<u8> {
+        self.input.front().copied()
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.output.extend(bytes);
+    }
+
+    fn pause(&mut self) {}
+
+    fn now_ns(&mut self) -> u64 {
+        self.now_ns
+    }
+}

@@ -1,0 +1,188 @@
+//! What the monitor asks of the machine: queries that return data, and actions. hyp implements it with
+//! the real machine, tests with a fake.
+
+use core::fmt::{self, Write};
+
+use super::mux::{Console, Status, View};
+use crate::log;
+
+/// Text put together for an answer; what does not fit is cut.
+pub type Reason = heapless::String<160>;
+/// Most CPUs listed for a guest.
+pub const GUEST_CPUS: usize = 16;
+/// Most ranges listed for a controller.
+pub const CONTROLLER_RANGES: usize = 4;
+
+/// Puts text together, cut to what fits.
+pub fn reason(text: fmt::Arguments<'_>) -> Reason {
+    struct Cut(Reason);
+    impl Write for Cut {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for character in text.chars() {
+                let _ = self.0.push(character);
+            }
+            Ok(())
+        }
+    }
+    let mut cut = Cut(Reason::new());
+    let _ = cut.write_fmt(text);
+    cut.0
+}
+
+/// What is running.
+#[derive(Clone, Debug)]
+pub struct Version<'a> {
+    /// Ballast's version.
+    pub version: &'a str,
+    /// The commit that it was built from, or "unknown".
+    pub commit: &'a str,
+    /// The compiler that built it.
+    pub compiler: &'a str,
+    /// The host, as its device tree names it.
+    pub host: &'a str,
+    /// The version of the host's PSCI: major and minor number.
+    pub psci: (u16, u16),
+    /// What the image takes in memory, with its zeroed data.
+    pub image_bytes: u64,
+    /// What Ballast takes for itself beside the image and the frame table.
+    pub own_bytes: u64,
+    /// What the frame table takes.
+    pub frame_table_bytes: u64,
+}
+
+/// How a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestState {
+    /// Not started, or stopped.
+    Off,
+    /// Being started: its RAM is filled, its CPUs are on their way.
+    Starting,
+    /// Running.
+    Running,
+    /// Being stopped.
+    Stopping,
+    /// Stopped by an error; the reason says which.
+    Failed,
+}
+
+impl GuestState {
+    /// The state's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A guest.
+#[derive(Clone, Debug)]
+pub struct Guest<'a> {
+    /// Its name in the configuration.
+    pub name: &'a str,
+    /// How it is.
+    pub state: GuestState,
+    /// Why it is off or failed; empty otherwise.
+    pub reason: Reason,
+    /// How many vCPUs it has.
+    pub vcpu_count: usize,
+    /// How many of them are on.
+    pub vcpu_on_count: usize,
+    /// The CPUs of its vCPUs, in the vCPUs' order.
+    pub cpus: heapless::Vec<u64, GUEST_CPUS>,
+    /// Its RAM.
+    pub memory_bytes: u64,
+    /// How often it was started since boot, resets included.
+    pub start_count: u64,
+    /// For how long it has been running.
+    pub uptime_ns: u64,
+}
+
+/// A physical CPU.
+#[derive(Clone, Debug)]
+pub struct Cpu<'a> {
+    /// MPIDR_EL1's affinity fields.
+    pub mpidr: u64,
+    /// What it is: the name of MIDR_EL1's part, or empty.
+    pub model: &'a str,
+    /// Whether it came up.
+    pub is_online: bool,
+    /// The vCPU that it belongs to: the guest's name and the vCPU's number.
+    pub vcpu: Option<(&'a str, usize)>,
+    /// Whether that vCPU is on.
+    pub is_vcpu_on: bool,
+}
+
+/// A memory controller.
+#[derive(Clone, Debug)]
+pub struct Controller<'a> {
+    /// Its name: from the host's device tree, or `mc0`, `mc1`, …
+    pub name: &'a str,
+    /// The physical ranges behind it: first address and size.
+    pub ranges: heapless::Vec<(u64, u64), CONTROLLER_RANGES>,
+    /// What lies behind it.
+    pub total_bytes: u64,
+    /// What guests have of it.
+    pub guest_bytes: u64,
+    /// What Ballast has of it, tables of guests included.
+    pub own_bytes: u64,
+    /// What is reserved: firmware's, and what the host's device tree withholds.
+    pub reserved_bytes: u64,
+    /// What is free.
+    pub free_bytes: u64,
+    /// How much of it lies in DMBs.
+    pub dmb_bytes: u64,
+    /// Whether it takes no allocations until it is restored.
+    pub is_evacuated: bool,
+}
+
+/// The machine as the monitor sees it. All numbers are indices from 0.
+pub trait Machine {
+    /// What is running.
+    fn version(&self) -> Version<'_>;
+
+    /// How many guests are configured.
+    fn guest_count(&self) -> usize;
+    /// A guest.
+    fn guest(&self, guest: usize) -> Option<Guest<'_>>;
+    /// Starts a guest that is off. Returns when it is on its way.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    fn start(&self, guest: usize) -> Result<(), Reason>;
+    /// Stops a guest at once and frees what it has.
+    ///
+    /// # Errors
+    /// Why it cannot be stopped.
+    fn stop(&self, guest: usize) -> Result<(), Reason>;
+    /// Starts a guest afresh, whatever it does.
+    ///
+    /// # Errors
+    /// Why it cannot be reset.
+    fn reset(&self, guest: usize) -> Result<(), Reason>;
+
+    /// How many CPUs the host has.
+    fn cpu_count(&self) -> usize;
+    /// A CPU.
+    fn cpu(&self, cpu: usize) -> Option<Cpu<'_>>;
+
+    /// How many controllers the host has.
+    fn controller_count(&self) -> usize;
+    /// A controller.
+    fn controller(&self, controller: usize) -> Option<Controller<'_>>;
+
+    /// A console; `None` where there is no such guest.
+    fn console(&self, console: Console) -> Option<Status<'_>>;
+    /// Brings a console to front.
+    fn show_console(&self, console: Console);
+    /// Shows the front console, or all.
+    fn set_view(&self, view: View);
+    /// Limits what is kept of a console.
+    fn limit_console(&self, console: Console, bytes: usize);
+
+    /// The log.
+    fn log(&self) -> &log::Ring;
+}

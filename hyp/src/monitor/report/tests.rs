@@ -1,0 +1,86 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const COLUMNS_OF_TEST: [Column; 4] = [
+    column("name", "NAME"),
+    column("memory_bytes", "MEMORY"),
+    column("cpus", "CPUS"),
+    column("reason", "REASON"),
+];
+
+fn report(style: Style) -> String {
+    let mut out = String::new();
+    let mut report = Report::begin(&mut out, style, "test").unwrap();
+    report
+        .fields(&[
+            (column("uptime_ns", "Uptime"), Value::Nanoseconds(61_000_000_000)),
+            (column("hidden", ""), Value::Flag(true)),
+            (column("load_permille", "Load of all"), Value::Permille(125)),
+        ])
+        .unwrap();
+    report
+        .table("guests", &COLUMNS_OF_TEST, "No guests.", &mut |row| {
+            row(&[
+                Value::Text("alpha"),
+                Value::Bytes(512 << 20),
+                Value::Numbers(&[0, 1]),
+                Value::Show(&format_args!(
+                    "data abort at {:#x}, which is no \"RAM\" of this guest, {}",
+                    64, "by vCPU 1"
+                )),
+            ])?;
+            row(&[Value::Text("b"), Value::Bytes(4096), Value::Numbers(&[]), Value::None])
+        })
+        .unwrap();
+    report.end().unwrap();
+    out
+}
+
+#[test]
+fn text_is_aligned_and_wrapped() {
+    insta::assert_snapshot!(report(Style::default()), @r#"
+    Uptime       1 min 1 s
+    Load of all  12.5 %
+
+    NAME    MEMORY  CPUS  REASON
+    alpha  512 MiB  0,1   data abort at 0x40, which is no "RAM" of this guest, by
+                          vCPU 1
+    b        4 KiB  -     -
+    "#);
+}
+
+#[test]
+fn exact_text_has_no_units() {
+    let text = report(Style { is_exact: true, is_json: false });
+    assert!(text.contains("536870912") && text.contains("61000000000"));
+}
+
+#[test]
+fn json_is_one_line() {
+    insta::assert_snapshot!(report(Style { is_json: true, is_exact: false }), @r#"{"report":"test","uptime_ns":61000000000,"hidden":true,"load_permille":125,"guests":[{"name":"alpha","memory_bytes":536870912,"cpus":[0,1],"reason":"data abort at 0x40, which is no \"RAM\" of this guest, by vCPU 1"},{"name":"b","memory_bytes":4096,"cpus":[],"reason":null}]}"#);
+}
+
+#[test]
+fn an_empty_table_says_so() {
+    let mut out = String::new();
+    let mut report = Report::begin(&mut out, Style::default(), "x").unwrap();
+    report.table("x", &[column("a", "A")], "Nothing here.", &mut |_| Ok(())).unwrap();
+    report.end().unwrap();
+    assert_eq!(out, "Nothing here.\n");
+}
+
+proptest! {
+    /// JSON strings come back as they were; no line of text passes the screen's edge but for long words.
+    #[test]
+    fn any_text_survives(text in any::<String>(), words in prop::collection::vec("[a-z]{0,40}", 0..40)) {
+        let json = format!("\"{}\"", Escaped(&text));
+        prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        let mut out = String::new();
+        write_wrapped(&mut out, 10, &words.join(" ")).unwrap();
+        prop_assert!(out.lines().all(|line| line.chars().count() <= SCREEN_WIDTH));
+        let got: Vec<_> = out.split_whitespace().collect();
+        let expected: Vec<_> = words.iter().filter(|word| !word.is_empty()).collect();
+        prop_assert!(got.iter().eq(expected.iter()));
+    }
+}

@@ -1,0 +1,112 @@
+//! What a running command has in hand: the console, the machine, and how the operator wants the answer.
+
+use core::fmt::{self, Write};
+
+use super::machine::Machine;
+use super::report::{Report, Style};
+
+/// Ctrl-C.
+const INTERRUPT: u8 = 0x03;
+
+/// The console as the monitor uses it. What waits lets others run meanwhile.
+pub trait MonitorIo {
+    /// The next byte that was typed; waits for it, until `deadline_ns` if that is given.
+    fn read(&mut self, deadline_ns: Option<u64>) -> Option<u8>;
+    /// The next byte without taking it or waiting for it.
+    fn peek(&mut self) -> Option<u8>;
+    /// Writes all of `bytes`; waits where there is no room.
+    fn write(&mut self, bytes: &[u8]);
+    /// Lets others run.
+    fn pause(&mut self);
+    /// Time since boot in nanoseconds.
+    fn now_ns(&mut self) -> u64;
+}
+
+/// A command's surroundings. Writing to it writes to the console.
+pub struct Session<'a> {
+    io: &'a mut dyn MonitorIo,
+    /// The machine.
+    pub machine: &'a dyn Machine,
+    /// How the report is written.
+    pub style: Style,
+    /// Whether Ctrl-C was pressed since the command began.
+    is_interrupted: bool,
+}
+
+impl<'a> Session<'a> {
+    /// A session of a command.
+    pub fn new(io: &'a mut dyn MonitorIo, machine: &'a dyn Machine, style: Style) -> Self {
+        Self { io, machine, style, is_interrupted: false }
+    }
+
+    /// Writes the report `name`, whose parts `write` adds.
+    ///
+    /// # Errors
+    /// Where the operator interrupts.
+    pub fn report(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut Report<'_>, &dyn Machine) -> fmt::Result,
+    ) -> fmt::Result {
+        let (machine, style) = (self.machine, self.style);
+        let mut report = Report::begin(self, style, name)?;
+        write(&mut report, machine)?;
+        report.end()
+    }
+
+    /// Says in text that something was done; `fields` say so in JSON.
+    ///
+    /// # Errors
+    /// Where the operator interrupts.
+    pub fn done(
+        &mut self,
+        name: &str,
+        text: fmt::Arguments<'_>,
+        fields: &[(super::report::Column, super::report::Value<'_>)],
+    ) -> fmt::Result {
+        if self.style.is_json {
+            self.report(name, |report, _| report.fields(fields))
+        } else {
+            writeln!(self, "{text}")
+        }
+    }
+
+    /// The console.
+    pub fn io(&mut self) -> &mut dyn MonitorIo {
+        self.io
+    }
+
+    /// Another session on the same console.
+    pub fn nested(&mut self, style: Style) -> Session<'_> {
+        Session { io: &mut *self.io, machine: self.machine, style, is_interrupted: false }
+    }
+}
+
+impl Write for Session<'_> {
+    /// Writes text, line ends as terminals want them. Fails once the operator has pressed Ctrl-C: so every
+    /// command, however long, ends.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !self.is_interrupted && self.io.peek() == Some(INTERRUPT) {
+            let now = self.io.now_ns();
+            self.io.read(Some(now));
+            self.is_interrupted = true;
+        }
+        if self.is_interrupted {
+            return Err(fmt::Error);
+        }
+        write_lines(self.io, text);
+        Ok(())
+    }
+}
+
+/// Writes text with a carriage return before each line feed.
+pub fn write_lines(io: &mut dyn MonitorIo, text: &str) {
+    for (at, line) in text.split('\n').enumerate() {
+        if at != 0 {
+            io.write(b"\r\n");
+        }
+        if !line.is_empty() {
+            io.write(line.as_bytes());
+        }
+    }
+}

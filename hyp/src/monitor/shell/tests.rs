@@ -1,0 +1,181 @@
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+use super::super::fake::{Fake, Script};
+use super::super::machine::GuestState;
+use super::super::mux::{Console, View};
+use super::*;
+
+/// What `line` prints.
+fn output_of(machine: &Fake, line: &str) -> String {
+    let mut script = Script::typing(b"");
+    run_line(&mut Session::new(&mut script, machine, Style::default()), line);
+    script.text()
+}
+
+fn output(line: &str) -> String {
+    output_of(&Fake::new(), line)
+}
+
+/// The name of the snapshot of a line.
+fn name(line: &str) -> String {
+    line.replace(' ', "_").replace('-', "")
+}
+
+/// What is on the screen after `keys` at the prompt, without what was erased.
+fn screen(keys: &[u8]) -> String {
+    let machine = Fake::new();
+    let mut script = Script::typing(keys);
+    let mut editor = Editor::new(PROMPT);
+    while !script.input.is_empty() {
+        read_and_execute(&mut script, &machine, &mut editor);
+    }
+    let text = script.text();
+    let lines: Vec<_> = text.lines().map(|line| line.rsplit("\r\x1b[K").next().unwrap()).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn help() {
+    for line in ["help", "help console", "start --help"] {
+        assert_snapshot!(name(line), output(line));
+    }
+    assert_eq!(output("--help"), output("help"));
+}
+
+#[test]
+fn reports() {
+    for line in
+        ["guests", "cpus", "controllers", "controllers --exact", "console", "log", "log info", "version"]
+    {
+        let text = output(line);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert_snapshot!(name(line), text);
+    }
+}
+
+#[test]
+fn reports_as_json() {
+    for line in ["guests", "cpus", "controllers", "console", "log", "version", "help", "help start"] {
+        let line = format!("{line} --json");
+        assert_snapshot!(name(&line), output(&line));
+    }
+}
+
+#[test]
+fn actions() {
+    let machine = Fake::new();
+    assert_eq!(output_of(&machine, "start beta"), "beta is starting.\n");
+    assert_eq!(output_of(&machine, "stop alpha"), "alpha is stopping.\n");
+    assert_eq!(output_of(&machine, "reset gamma --json"), "{\"report\":\"reset\",\"guest\":\"gamma\"}\n");
+    let states: Vec<_> = machine.states.borrow().iter().map(|(state, _)| *state).collect();
+    assert_eq!(states, [GuestState::Off, GuestState::Starting, GuestState::Starting]);
+    output_of(&machine, "console beta");
+    assert_eq!(machine.front.get(), Console::guest(1));
+    output_of(&machine, "console all");
+    assert_eq!(machine.view.get(), View::All);
+    assert_eq!(output_of(&machine, "console alpha limit 4K"), "Keeping the last 4 KiB of alpha.\n");
+    assert_eq!(machine.limit.get(), 4096);
+}
+
+#[test]
+fn errors_say_what_was_expected() {
+    let lines = [
+        "gests",
+        "xyzzy",
+        "start",
+        "start delta",
+        "start alpha",
+        "start alpha --json",
+        "start beta now",
+        "guests --jsn",
+        "console omega",
+        "console alpha limit",
+        "console all limit 4K",
+        "console alpha limit lots",
+        "console alpha limit 1G",
+        "log loud",
+        "watch 0 guests",
+        "watch 2",
+        "watch 2 nothing",
+        "watch 2 watch 2 guests",
+        "help nothing",
+        "help nothing --json",
+    ];
+    let text: String = lines.iter().map(|line| format!("> {line}\n{}", output(line))).collect();
+    assert_snapshot!(text);
+}
+
+#[test]
+fn the_prompt_completes() {
+    assert_snapshot!(screen(
+        b"gue\t\r\
+        c\t\t\x15\
+        start \t\tb\t\r\
+        con\tso\tal\t\t\x15\
+        watch 2 sta\tga\t\rq\
+        log \t\tw\t --j\t\r\
+        zz\t\x15start alpha x\t\x15"
+    ));
+}
+
+#[test]
+fn watch_repeats_until_a_key() {
+    let machine = Fake::new();
+    let mut script = Script::typing(b"\0\x0c\0qrest");
+    run_line(&mut Session::new(&mut script, &machine, Style::default()), "watch 5 version");
+    let text = script.text();
+    assert_eq!(text.matches("Every 5 s: version").count(), 3);
+    assert!(text.contains("1 min 1 s") && text.contains("1 min 11 s"));
+    assert_eq!(script.input, b"rest");
+}
+
+#[test]
+fn ctrl_c_ends_a_command() {
+    let machine = Fake::new();
+    let mut script = Script::typing(b"\x03guests\r");
+    run_line(&mut Session::new(&mut script, &machine, Style::default()), "help");
+    assert_eq!(script.text(), "\nerror: interrupted\n");
+    assert_eq!(script.input, b"guests\r");
+}
+
+/// A line made of words that commands know, and of some that none knows.
+fn line() -> impl Strategy<Value = String> {
+    let mut words: Vec<String> = command::COMMANDS.iter().map(|command| command.name.into()).collect();
+    words.extend(
+        "alpha beta gamma delta mc0 mc1 monitor all front limit --json --exact --help -h -x 0 1 2 4K 0xffff 1T info \
+         warn 18446744073709551615 ' \" \\ \x7f"
+            .split(' ')
+            .map(String::from),
+    );
+    let word = prop_oneof![8 => prop::sample::select(words), 1 => "\\PC{0,12}"];
+    prop::collection::vec(word, 0..7).prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever line is typed, it ends, and says something unless it is empty; with --json, it says one
+    /// object a line.
+    #[test]
+    fn any_line_is_answered(line in line()) {
+        let text = output(&line);
+        let is_empty = line.split(' ').all(|word| matches!(word, "" | "--json" | "--exact"));
+        prop_assert!(!text.is_empty() || is_empty, "{}", line);
+        if line.split(' ').next_back() == Some("--json") && !line.contains("watch") {
+            for line in text.lines() {
+                let value: serde_json::Value = serde_json::from_str(line).unwrap();
+                prop_assert!(value.get("report").is_some());
+            }
+        }
+    }
+
+    /// Whatever bytes are typed, the prompt comes back.
+    #[test]
+    fn any_bytes_are_survived(bytes in prop::collection::vec(
+        prop_oneof![2 => any::<u8>(), 2 => b' '..0x7f, 1 => prop::sample::select(b"\t\r\x1b[ABCD\x03".to_vec())],
+        0..300,
+    )) {
+        screen(&bytes);
+    }
+}
