@@ -101,15 +101,20 @@ el1_sane:
 
 /* A machine without a hypervisor may start at EL2: leave a vector table there and return at EL1. */
 el2_leave:
-    mov     x9, #(1 << 31)          /* HCR_EL2.RW, and where they exist APK, API and ATA */
+    mov     x9, #(1 << 31)          /* HCR_EL2.RW, and where they exist APK, API, EnSCXT and ATA */
     orr     x9, x9, #(3 << 40)
+    orr     x9, x9, #(1 << 53)
     orr     x9, x9, #(1 << 56)
     msr     hcr_el2, x9
     mov     x9, #0x0830             /* SCTLR_EL2: RES1 bits alone */
     movk    x9, #0x30c5, lsl #16
     msr     sctlr_el2, x9
-    mov     x9, #0x32ff             /* CPTR_EL2: nothing trapped but SME */
-    msr     cptr_el2, x9
+    mov     x9, #0x22ff             /* CPTR_EL2: nothing trapped; bit 12 traps SME, and is RES1 without it */
+    mrs     x10, id_aa64pfr1_el1
+    ubfx    x10, x10, #24, #4
+    cbnz    x10, 6f
+    orr     x9, x9, #(1 << 12)
+6:  msr     cptr_el2, x9
     msr     hstr_el2, xzr
     mov     x9, #3                  /* CNTHCTL_EL2: EL1 reads the physical counter and timer */
     msr     cnthctl_el2, x9
@@ -144,7 +149,11 @@ el2_vectors:
     b.ne    5f
     mov     w0, #0x00010001
     eret
-5:  mov     x0, #-1
+5:  mrs     x1, esr_el2
+    lsr     x1, x1, #26
+    cmp     x1, #0x16               /* HVC; anything else was not meant to come here */
+    b.ne    halt
+    mov     x0, #-1
     eret
     .balign 128
     .rept 7

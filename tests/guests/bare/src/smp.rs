@@ -138,7 +138,7 @@ pub fn start_all(work: fn(usize)) -> usize {
         match start(index, work) {
             Ok(()) => {
                 while !is_running(index) {
-                    core::hint::spin_loop();
+                    crate::sync::relax();
                 }
                 running += 1;
             }

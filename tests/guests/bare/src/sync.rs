@@ -4,6 +4,11 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// Waits a moment for another CPU; an emulator that runs CPUs in turn goes on to the next.
+pub fn relax() {
+    crate::instruction!("yield");
+}
+
 /// A lock that is waited for actively. While this CPU's MMU is off it is not taken at all: exclusives mean nothing
 /// there, and only a CPU that is alone runs so.
 #[derive(Debug, Default)]
@@ -32,7 +37,7 @@ impl<T> Lock<T> {
         if crate::mmu::is_on() {
             while self.held.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err()
             {
-                core::hint::spin_loop();
+                crate::sync::relax();
             }
         }
         Guard { lock: self }
@@ -83,7 +88,7 @@ impl Barrier {
             self.generation.store(generation.wrapping_add(1), Ordering::Release);
         } else {
             while self.generation.load(Ordering::Acquire) == generation {
-                core::hint::spin_loop();
+                crate::sync::relax();
             }
         }
     }

@@ -37,7 +37,7 @@ pub fn ticks(microseconds: u64) -> u64 {
 pub fn delay(microseconds: u64) {
     let start = now();
     while now() - start < ticks(microseconds) {
-        core::hint::spin_loop();
+        crate::sync::relax();
     }
 }
 
@@ -48,7 +48,7 @@ pub fn wait_for(microseconds: u64, mut condition: impl FnMut() -> bool) -> bool 
         if condition() {
             return true;
         }
-        core::hint::spin_loop();
+        crate::sync::relax();
     }
     condition()
 }

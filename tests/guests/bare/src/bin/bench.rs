@@ -270,7 +270,7 @@ fn measure(name: &str, body: Loop, operand: u64) {
 
 fn measure_ipi(platform: &Platform) {
     while !smp::is_running(1) {
-        core::hint::spin_loop();
+        bare::sync::relax();
     }
     // The other CPU is asleep by then.
     timer::delay(1000);

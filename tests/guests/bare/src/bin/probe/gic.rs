@@ -1,0 +1,562 @@
+//! The interrupt controller: what is enabled, pending, active, urgent enough and of an open group is taken, once, in order,
+//! by the CPU that it is meant for; and nothing else is.
+
+use crate::irq::{self, AS_FIQ, BY_CPU_1, END};
+use crate::report::{check, equal, skip};
+use bare::exception::catch;
+use bare::gic::{self, register};
+use bare::platform::Platform;
+use bare::{mmio, mrs, msr, psci, smp, timer};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// SPIs that no device has here, with neighbours of their own.
+const A: u32 = 70;
+const B: u32 = 77;
+const C: u32 = 84;
+
+pub(crate) fn run(platform: &'static Platform) {
+    if gic::intid_count() <= C {
+        check!("gic_enough_interrupts", false, "{} in all", gic::intid_count());
+        return;
+    }
+    irq::start();
+    idle();
+    sgis(platform);
+    enable_and_pending(platform);
+    active(platform);
+    masks(platform);
+    order(platform);
+    preemption(platform);
+    end_of_interrupt_mode_1(platform);
+    group_0(platform);
+    configuration();
+    changes_while_pending(platform);
+    routing(platform);
+    other_cpu(platform);
+    for intid in [A, B, C] {
+        reset(intid);
+    }
+    irq::stop();
+}
+
+/// An SPI as the library leaves it, but routed here.
+fn reset(intid: u32) {
+    gic::disable(intid);
+    gic::set_bit(register::ICPENDR, intid);
+    gic::set_bit(register::ICACTIVER, intid);
+    gic::set_priority(intid, gic::PRIORITY);
+    gic::set_group(intid, 1);
+    gic::set_edge(intid, 1);
+    gic::route(intid, bare::register::affinity());
+}
+
+/// [`reset`], enabled.
+fn ready(intid: u32) {
+    reset(intid);
+    gic::enable(intid);
+}
+
+fn pend(intid: u32) {
+    gic::set_bit(register::ISPENDR, intid);
+}
+
+fn expect(name: &str, entries: &[u32]) {
+    irq::settle(entries.len());
+    check!(name, irq::came(entries), "{} came: {:?}, want {:?}", irq::count(), irq::entries(), entries);
+    irq::clear();
+}
+
+fn idle() {
+    equal!("gic_spurious", gic::acknowledge(), gic::SPURIOUS);
+    equal!("gic_running_priority_idle", mrs!("icc_rpr_el1"), 0xff);
+    equal!("gic_nothing_highest_pending", mrs!("icc_hppir1_el1"), u64::from(gic::SPURIOUS));
+    equal!("gic_isr_idle", mrs!("isr_el1"), 0);
+    let bits = (mrs!("icc_ctlr_el1") >> 8 & 7) + 1;
+    check!("gic_priority_bits", (4..=8).contains(&bits), "{}", bits);
+    let sre = catch(|| msr!("icc_sre_el1", 0));
+    equal!("gic_system_registers_stay", (sre.is_ok(), mrs!("icc_sre_el1") & 1), (true, 1));
+}
+
+fn sgis(platform: &Platform) {
+    let own = platform.cpus()[0];
+    let mut wrong = None;
+    for intid in 0..16 {
+        gic::enable(intid);
+        gic::send_sgi(intid, own);
+        irq::settle(1);
+        if !irq::came(&[intid]) {
+            wrong = wrong.or(Some(intid));
+        }
+        irq::clear();
+    }
+    check!("gic_each_sgi", wrong.is_none(), "SGI {:?}", wrong);
+    for _ in 0..3 {
+        gic::send_sgi(5, own);
+    }
+    expect("gic_sgi_merged", &[5]);
+    pend(6);
+    expect("gic_sgi_by_register", &[6]);
+    gic::send_sgi(7, own);
+    gic::set_bit(register::ICPENDR, 7);
+    expect("gic_sgi_taken_back", &[]);
+    // To all others: not to this one.
+    msr!("icc_sgi1r_el1", 1 << 40 | 8 << 24);
+    expect("gic_sgi_to_others", &[]);
+    msr!("icc_sgi1r_el1", gic::sgi_target(9, 0xfe_0000));
+    expect("gic_sgi_to_nobody", &[]);
+    irq::set_action(|_| {
+        if irq::count() < 5 {
+            gic::send_sgi(10, bare::register::affinity());
+        }
+    });
+    gic::send_sgi(10, own);
+    expect("gic_sgi_while_active", &[10; 5]);
+    irq::set_action(|_| {});
+    gic::enable(22);
+    pend(22);
+    expect("gic_ppi_by_register", &[22]);
+    gic::disable(22);
+    equal!("gic_sgi_configuration_fixed", mmio::read32(gic::base_of(0) + register::ICFGR), 0xaaaa_aaaa);
+}
+
+fn enable_and_pending(_platform: &Platform) {
+    reset(A);
+    pend(A);
+    equal!(
+        "gic_pending_reads_back",
+        (gic::bit(register::ISPENDR, A), gic::bit(register::ICPENDR, A)),
+        (true, true)
+    );
+    expect("gic_disabled_waits", &[]);
+    equal!("gic_disabled_still_pending", gic::bit(register::ISPENDR, A), true);
+    gic::enable(A);
+    equal!(
+        "gic_enable_reads_back",
+        (gic::bit(register::ISENABLER, A), gic::bit(register::ICENABLER, A)),
+        (true, true)
+    );
+    expect("gic_enabled_comes", &[A]);
+    equal!("gic_taken_no_longer_pending", gic::bit(register::ISPENDR, A), false);
+    expect("gic_comes_once", &[]);
+    gic::disable(A);
+    pend(A);
+    gic::set_bit(register::ICPENDR, A);
+    gic::enable(A);
+    expect("gic_pending_taken_back", &[]);
+    // The neighbours in the same word are not touched.
+    ready(A + 1);
+    pend(A);
+    gic::disable(A + 1);
+    expect("gic_neighbour_disabled", &[A]);
+    equal!(
+        "gic_enable_of_zero_keeps",
+        {
+            mmio::write32(gic::distributor() + register::ISENABLER + A as usize / 32 * 4, 0);
+            mmio::write32(gic::distributor() + register::ICENABLER + A as usize / 32 * 4, 0);
+            gic::bit(register::ISENABLER, A)
+        },
+        true
+    );
+    reset(A + 1);
+}
+
+fn active(_platform: &Platform) {
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+    ready(A);
+    irq::set_action(|intid| {
+        let state = u32::from(gic::bit(register::ISACTIVER, intid)) << 1
+            | u32::from(gic::bit(register::ISPENDR, intid));
+        SEEN.store(state | (mrs!("icc_rpr_el1") as u32) << 8, Ordering::Relaxed);
+    });
+    pend(A);
+    expect("gic_active_taken", &[A]);
+    let seen = SEEN.load(Ordering::Relaxed);
+    equal!("gic_active_in_handler", seen & 3, 2);
+    equal!("gic_running_priority", seen >> 8, gic::PRIORITY);
+    equal!("gic_inactive_after_handler", gic::bit(register::ISACTIVER, A), false);
+    irq::set_action(|intid| {
+        if irq::count() < 3 {
+            pend(intid);
+        }
+    });
+    pend(A);
+    expect("gic_pending_while_active", &[A; 3]);
+    irq::set_action(|_| {});
+    gic::set_bit(register::ISACTIVER, A);
+    pend(A);
+    equal!("gic_active_by_register", gic::bit(register::ISACTIVER, A), true);
+    expect("gic_active_waits", &[]);
+    gic::set_bit(register::ICACTIVER, A);
+    expect("gic_inactive_comes", &[A]);
+}
+
+fn masks(platform: &Platform) {
+    ready(A);
+    msr!("icc_pmr_el1", 0x80);
+    pend(A);
+    expect("gic_below_priority_mask", &[]);
+    gic::set_priority(A, 0x70);
+    expect("gic_raised_over_priority_mask", &[A]);
+    msr!("icc_pmr_el1", 0xa0);
+    gic::set_priority(A, 0xa0);
+    pend(A);
+    expect("gic_equal_to_priority_mask", &[]);
+    msr!("icc_pmr_el1", 0xff);
+    expect("gic_priority_mask_open", &[A]);
+    pend(A);
+    equal!("gic_highest_pending", mrs!("icc_hppir1_el1"), u64::from(A));
+    equal!("gic_isr_pending", mrs!("isr_el1") & 0xc0, 0x80);
+    msr!("icc_igrpen1_el1", 0);
+    expect("gic_group_closed_at_cpu", &[]);
+    msr!("icc_igrpen1_el1", 1);
+    expect("gic_group_open_at_cpu", &[A]);
+    let control = gic::distributor() + register::CTLR;
+    mmio::write32(control, mmio::read32(control) & !2);
+    gic::wait_distributor();
+    pend(A);
+    gic::send_sgi(3, platform.cpus()[0]);
+    expect("gic_group_closed_at_distributor", &[]);
+    mmio::write32(control, mmio::read32(control) | 2);
+    gic::wait_distributor();
+    irq::settle(2);
+    let mut both = [irq::entry(0), irq::entry(1)];
+    both.sort_unstable();
+    equal!("gic_group_open_at_distributor", (irq::count(), both), (2, [3, A]));
+    irq::clear();
+}
+
+fn order(platform: &Platform) {
+    for (intid, priority) in [(A, 0x60), (B, 0x20), (C, 0x40)] {
+        ready(intid);
+        gic::set_priority(intid, priority);
+        pend(intid);
+    }
+    gic::set_priority(4, 0x50);
+    gic::send_sgi(4, platform.cpus()[0]);
+    expect("gic_by_priority", &[B, C, 4, A]);
+    gic::set_priority(4, gic::PRIORITY);
+    let stored =
+        [A, B, C].map(|intid| mmio::read8(gic::distributor() + register::IPRIORITYR + intid as usize));
+    equal!("gic_priority_reads_back", stored, [0x60, 0x20, 0x40]);
+}
+
+/// Handlers of A let other interrupts in.
+fn preemption(_platform: &Platform) {
+    for (intid, priority) in [(A, 0x80), (B, 0x40), (C, 0xa0)] {
+        ready(intid);
+        gic::set_priority(intid, priority);
+    }
+    let open = |intid: u32| {
+        if intid == A {
+            pend(B);
+            pend(C);
+            bare::register::unmask_interrupts();
+            timer::delay(300);
+            bare::register::mask_interrupts();
+            irq::log(A | END);
+        } else {
+            irq::log(intid | END);
+        }
+    };
+    irq::set_action(open);
+    pend(A);
+    expect("gic_preemption", &[A, B, B | END, A | END, C, C | END]);
+    // One group of priorities: nothing preempts, but order stays.
+    msr!("icc_bpr1_el1", 7);
+    gic::set_priority(A, 0x30);
+    gic::set_priority(B, 0x10);
+    gic::set_priority(C, 0x20);
+    pend(A);
+    expect("gic_no_preemption_in_group", &[A, A | END, B, B | END, C, C | END]);
+    msr!("icc_bpr1_el1", 0);
+    irq::set_action(|_| {});
+    // Three deep, and the running priority comes back step by step.
+    for (intid, priority) in [(A, 0xc0), (B, 0x80), (C, 0x40)] {
+        gic::set_priority(intid, priority);
+    }
+    static PRIORITIES: AtomicU32 = AtomicU32::new(0);
+    PRIORITIES.store(0, Ordering::Relaxed);
+    irq::set_action(|intid| {
+        match intid {
+            A => pend(B),
+            B => pend(C),
+            _ => {}
+        }
+        bare::register::unmask_interrupts();
+        timer::delay(300);
+        bare::register::mask_interrupts();
+        let seen = PRIORITIES.load(Ordering::Relaxed) << 8 | mrs!("icc_rpr_el1") as u32 & 0xff;
+        PRIORITIES.store(seen, Ordering::Relaxed);
+    });
+    pend(A);
+    expect("gic_preemption_of_three", &[A, B, C]);
+    equal!("gic_running_priorities", PRIORITIES.load(Ordering::Relaxed), 0x40_80c0);
+    irq::set_action(|_| {});
+}
+
+/// EOImode 1: the end drops the priority, and only deactivation lets the same interrupt in again.
+fn end_of_interrupt_mode_1(_platform: &Platform) {
+    for intid in [A, B] {
+        ready(intid);
+    }
+    msr!("icc_ctlr_el1", 2);
+    equal!("gic_mode_1_reads_back", mrs!("icc_ctlr_el1") & 2, 2);
+    pend(A);
+    expect("gic_mode_1_taken", &[A]);
+    equal!("gic_mode_1_still_active", gic::bit(register::ISACTIVER, A), true);
+    equal!("gic_mode_1_priority_dropped", mrs!("icc_rpr_el1"), 0xff);
+    pend(B);
+    expect("gic_mode_1_other_comes", &[B]);
+    pend(A);
+    expect("gic_mode_1_same_waits", &[]);
+    msr!("icc_dir_el1", u64::from(A));
+    expect("gic_mode_1_same_comes", &[A]);
+    // In another order than they came, and one by the register.
+    msr!("icc_dir_el1", u64::from(A));
+    gic::set_bit(register::ICACTIVER, B);
+    let active = [A, B].map(|intid| gic::bit(register::ISACTIVER, intid));
+    equal!("gic_mode_1_deactivated", active, [false, false]);
+    pend(B);
+    pend(A);
+    irq::settle(2);
+    equal!("gic_mode_1_both_again", irq::count(), 2);
+    irq::clear();
+    for intid in [B, A] {
+        msr!("icc_dir_el1", u64::from(intid));
+    }
+    gic::send_sgi(2, bare::register::affinity());
+    expect("gic_mode_1_sgi", &[2]);
+    equal!("gic_mode_1_sgi_active", gic::bit(register::ISACTIVER, 2), true);
+    msr!("icc_dir_el1", 2);
+    equal!("gic_mode_1_sgi_inactive", gic::bit(register::ISACTIVER, 2), false);
+    msr!("icc_ctlr_el1", 0);
+}
+
+/// Group 0 comes as FIQ, through registers of its own.
+fn group_0(platform: &Platform) {
+    let control = gic::distributor() + register::CTLR;
+    if mmio::read32(control) & 1 << 6 == 0 {
+        skip("gic_group_0", "two security states");
+        return;
+    }
+    ready(A);
+    ready(B);
+    gic::set_group(A, 0);
+    equal!("gic_group_reads_back", [A, B].map(|intid| gic::bit(register::IGROUPR, intid)), [false, true]);
+    gic::set_priority(A, 0x40);
+    gic::set_priority(B, 0x20);
+    pend(A);
+    expect("gic_group_0_closed_at_cpu", &[]);
+    pend(B);
+    expect("gic_group_1_beside_closed_group_0", &[B]);
+    msr!("icc_igrpen0_el1", 1);
+    equal!("gic_isr_fiq", mrs!("isr_el1") & 0xc0, 0x40);
+    equal!("gic_highest_pending_0", mrs!("icc_hppir0_el1"), u64::from(A));
+    expect("gic_group_0_as_fiq", &[A | AS_FIQ]);
+    pend(B);
+    pend(A);
+    irq::settle(2);
+    let mut both = [irq::entry(0), irq::entry(1)];
+    both.sort_unstable();
+    equal!("gic_both_groups", (irq::count(), both), (2, [B, A | AS_FIQ]));
+    irq::clear();
+    gic::set_group(11, 0);
+    msr!("icc_sgi0r_el1", gic::sgi_target(11, platform.cpus()[0]));
+    expect("gic_sgi_of_group_0", &[11 | AS_FIQ]);
+    gic::set_group(11, 1);
+    mmio::write32(control, mmio::read32(control) & !1);
+    gic::wait_distributor();
+    pend(A);
+    expect("gic_group_0_closed_at_distributor", &[]);
+    // What waits in group 0 moves to group 1.
+    gic::set_group(A, 1);
+    expect("gic_group_changed_while_pending", &[A]);
+    mmio::write32(control, mmio::read32(control) | 1);
+    gic::wait_distributor();
+    msr!("icc_igrpen0_el1", 0);
+}
+
+fn configuration() {
+    let address = gic::distributor() + register::ICFGR + A as usize / 16 * 4;
+    let old = mmio::read32(address);
+    gic::set_edge(A, 0);
+    equal!("gic_level_reads_back", mmio::read32(address) >> (A % 16 * 2) & 3, 0);
+    gic::set_edge(A, 1);
+    equal!("gic_edge_reads_back", mmio::read32(address) >> (A % 16 * 2) & 3, 2);
+    mmio::write32(address, old);
+    // A level-sensitive interrupt that software made pending comes once, like an edge.
+    reset(A);
+    gic::set_edge(A, 0);
+    gic::enable(A);
+    pend(A);
+    expect("gic_level_by_register", &[A]);
+    gic::disable(A);
+    pend(A);
+    gic::set_bit(register::ICPENDR, A);
+    equal!("gic_level_taken_back", gic::bit(register::ISPENDR, A), false);
+    reset(A);
+}
+
+/// What is pending may sit in a list register already: changes still count.
+fn changes_while_pending(_platform: &Platform) {
+    for intid in [A, B, C] {
+        ready(intid);
+    }
+    pend(A);
+    gic::disable(A);
+    expect("gic_disabled_while_pending", &[]);
+    gic::enable(A);
+    expect("gic_enabled_again", &[A]);
+    for (intid, priority) in [(A, 0x20), (B, 0x40), (C, 0x60)] {
+        gic::set_priority(intid, priority);
+        pend(intid);
+    }
+    gic::set_priority(C, 0x10);
+    gic::set_priority(A, 0x80);
+    expect("gic_priority_while_pending", &[C, B, A]);
+    for intid in [A, B, C] {
+        pend(intid);
+    }
+    gic::set_bit(register::ICPENDR, B);
+    irq::settle(2);
+    let both = [irq::entry(0), irq::entry(1)];
+    equal!("gic_taken_back_while_pending", (irq::count(), both), (2, [C, A]));
+    irq::clear();
+    pend(A);
+    let old = mrs!("icc_pmr_el1");
+    msr!("icc_pmr_el1", 0);
+    expect("gic_all_masked_while_pending", &[]);
+    msr!("icc_pmr_el1", old);
+    expect("gic_unmasked_again", &[A]);
+}
+
+static RELEASED: AtomicBool = AtomicBool::new(false);
+
+/// What the second CPU does: takes interrupts until it is released.
+fn second(_index: usize) {
+    exception_hooks();
+    bare::register::unmask_interrupts();
+    while !RELEASED.load(Ordering::Acquire) {
+        bare::instruction!("wfi");
+    }
+}
+
+fn exception_hooks() {
+    bare::register::mask_interrupts();
+    irq_hooks();
+    mmio::write32(gic::base_of(0) + register::ISENABLER, 0xffff);
+}
+
+fn irq_hooks() {
+    // `start` clears the log too: nothing is expected just then.
+    irq::start();
+}
+
+fn with_second(platform: &Platform, work: impl FnOnce(u64)) -> bool {
+    let Some(&other) = platform.cpus().get(1) else {
+        return false;
+    };
+    RELEASED.store(false, Ordering::Release);
+    if let Err(error) = smp::start(1, second) {
+        check!("gic_second_cpu", false, "CPU_ON says {}", error);
+        return true;
+    }
+    while !smp::is_running(1) {
+        bare::sync::relax();
+    }
+    // It is ready when it answers; SGI 15 is for that alone.
+    timer::delay(1000);
+    irq::clear();
+    gic::send_sgi(15, other);
+    timer::wait_for(1_000_000, || irq::count() > 0);
+    irq::clear();
+    work(other);
+    RELEASED.store(true, Ordering::Release);
+    let mut rounds = 0;
+    while psci::affinity_info(other) != 1 && rounds < 1000 {
+        gic::send_sgi(15, other);
+        timer::delay(1000);
+        rounds += 1;
+    }
+    irq::clear();
+    true
+}
+
+fn routing(platform: &Platform) {
+    let own = platform.cpus()[0];
+    let done = with_second(platform, |other| {
+        ready(A);
+        gic::route(A, other);
+        equal!(
+            "gic_route_reads_back",
+            mmio::read64(gic::distributor() + register::IROUTER + A as usize * 8),
+            other
+        );
+        pend(A);
+        expect("gic_routed_to_other", &[A | BY_CPU_1]);
+        gic::route(A, own);
+        pend(A);
+        expect("gic_routed_back", &[A]);
+        pend(A);
+        gic::route(A, other);
+        expect("gic_routed_while_pending", &[A | BY_CPU_1]);
+        gic::route(A, own);
+        one_of_n();
+    });
+    if !done {
+        skip("gic_routing", "one CPU");
+    }
+    ready(A);
+    gic::route(A, 0xfe_0000);
+    pend(A);
+    expect("gic_routed_to_nobody", &[]);
+    gic::route(A, own);
+    expect("gic_routed_from_nobody", &[A]);
+}
+
+fn one_of_n() {
+    if mmio::read32(gic::distributor() + register::TYPER) & 1 << 25 != 0 {
+        skip("gic_one_of_n", "GICD_TYPER.No1N");
+        return;
+    }
+    gic::route(A, 1 << 31);
+    let mut wrong = 0;
+    for _ in 0..50 {
+        pend(A);
+        irq::settle(1);
+        wrong += u32::from(irq::count() != 1 || irq::entry(0) & 0xffff != A);
+        irq::clear();
+    }
+    equal!("gic_one_of_n", wrong, 0);
+}
+
+fn other_cpu(platform: &Platform) {
+    let done = with_second(platform, |other| {
+        gic::send_sgi(3, other);
+        expect("gic_sgi_to_other", &[3 | BY_CPU_1]);
+        msr!("icc_sgi1r_el1", 1 << 40 | 4 << 24);
+        irq::settle(platform.cpu_count.min(2) - 1);
+        equal!("gic_sgi_to_all_others", (irq::count(), irq::entry(0)), (1, 4 | BY_CPU_1));
+        irq::clear();
+        // Its redistributor, from here.
+        let frame = gic::redistributor(1) + register::GICR_SGI;
+        mmio::write32(frame + register::ICENABLER, 1 << 3);
+        gic::send_sgi(3, other);
+        expect("gic_disabled_at_other", &[]);
+        equal!("gic_pending_at_other", mmio::read32(frame + register::ISPENDR) >> 3 & 1, 1);
+        equal!("gic_not_pending_here", gic::bit(register::ISPENDR, 3), false);
+        mmio::write32(frame + register::ISENABLER, 1 << 3);
+        expect("gic_enabled_at_other", &[3 | BY_CPU_1]);
+        mmio::write32(frame + register::ISPENDR, 1 << 5);
+        expect("gic_made_pending_at_other", &[5 | BY_CPU_1]);
+        mmio::write8(frame + register::IPRIORITYR + 7, 0x30);
+        equal!(
+            "gic_priorities_are_banked",
+            mmio::read8(gic::base_of(7) + register::IPRIORITYR + 7),
+            gic::PRIORITY
+        );
+    });
+    if !done {
+        skip("gic_other_cpu", "one CPU");
+    }
+}
