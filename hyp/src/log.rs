@@ -72,12 +72,18 @@ pub enum Output {
 static BALLAST_LOG: Ring = Ring::new();
 static FILTER: Once<Filter> = Once::new();
 static STAMP: Once<fn() -> Stamp> = Once::new();
+static LISTENER: Once<fn()> = Once::new();
 /// The highest level that any module has: what is above it is decided by one load.
 static HIGHEST: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
 /// Gives the log its clock; lines before are stamped 0.
 pub fn set_clock(clock: fn() -> Stamp) {
     STAMP.call_once(|| clock);
+}
+
+/// Names who is told that there is a new line. Called under any lock and on any CPU, so it only leaves a note.
+pub fn set_listener(listener: fn()) {
+    LISTENER.call_once(|| listener);
 }
 
 /// Sets levels and output as the command line's `log=` says: a list of `text` or `off`, a level for all
@@ -118,6 +124,9 @@ pub fn write(level: Level, module: &str, text: fmt::Arguments<'_>) {
     let mut line = ring::Line::new();
     let _ = write!(line, "{}: {text}", short(module));
     BALLAST_LOG.push(stamp, level, line.bytes());
+    if let Some(listener) = LISTENER.get() {
+        listener();
+    }
 }
 
 /// The part of a module's path that tells it from others.

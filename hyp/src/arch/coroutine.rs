@@ -5,6 +5,7 @@
 
 use core::arch::naked_asm;
 use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Callee-saved registers (AAPCS64 6.1.1), x19 to x30, and the stack pointer.
 #[repr(C)]
@@ -47,7 +48,7 @@ unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
 pub(super) struct Coroutine {
     inside: UnsafeCell<Context>,
     outside: UnsafeCell<Context>,
-    is_running: Cell<bool>,
+    is_running: AtomicBool,
     exists: Cell<bool>,
 }
 
@@ -59,7 +60,7 @@ impl Coroutine {
         Self {
             inside: UnsafeCell::new(Context::new()),
             outside: UnsafeCell::new(Context::new()),
-            is_running: Cell::new(false),
+            is_running: AtomicBool::new(false),
             exists: Cell::new(false),
         }
     }
@@ -79,21 +80,21 @@ impl Coroutine {
 
     /// Lets it run until it suspends itself. Nothing happens from within.
     pub(super) fn resume(&self) {
-        if self.exists.get() && !self.is_running.replace(true) {
+        if self.exists.get() && !self.is_running.swap(true, Ordering::Relaxed) {
             // SAFETY: `inside` holds a context that `start` or `suspend` left; this CPU alone is here.
             unsafe { switch(self.outside.get(), self.inside.get()) };
-            self.is_running.set(false);
+            self.is_running.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Whether it runs now, which is to say: whether the caller is in it.
+    /// Whether it runs now: on its own CPU, whether the caller is in it.
     pub(super) fn is_running(&self) -> bool {
-        self.is_running.get()
+        self.is_running.load(Ordering::Relaxed)
     }
 
     /// From within: back to whoever resumed it.
     pub(super) fn suspend(&self) {
-        if self.is_running.get() {
+        if self.is_running() {
             // SAFETY: the caller runs on the coroutine's stack and `outside` holds who resumed it.
             unsafe { switch(self.inside.get(), self.outside.get()) };
         }

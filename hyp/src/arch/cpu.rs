@@ -7,9 +7,9 @@ use super::gic::{Redistributor, cpu_interface};
 use super::window::Window;
 use crate::device::vgic::{Local, MAX_VCPUS};
 use crate::guest::{Guest, Vcpu};
-use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
+use aarch64_cpu::registers::{MIDR_EL1, Readable, TPIDR_EL2, Writeable};
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
 
 /// CPUs that Ballast can use.
@@ -19,6 +19,7 @@ pub const MAX_CPUS: usize = 32;
 pub struct PerCpu {
     index: Cell<usize>,
     mpidr: Cell<u64>,
+    midr: AtomicU64,
     stack_top: Cell<u64>,
     redistributor: Once<Redistributor>,
     windows: Once<[Window; super::mmu::WINDOWS_PER_CPU]>,
@@ -61,6 +62,7 @@ impl PerCpu {
         Self {
             index: Cell::new(0),
             mpidr: Cell::new(0),
+            midr: AtomicU64::new(0),
             stack_top: Cell::new(0),
             redistributor: Once::new(),
             windows: Once::new(),
@@ -140,7 +142,13 @@ impl PerCpu {
         self.online.load(Ordering::Acquire) != 0
     }
 
+    /// MIDR_EL1; 0 until the CPU has come up.
+    pub fn midr(&self) -> u64 {
+        self.midr.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_online(&self) {
+        self.midr.store(MIDR_EL1.get(), Ordering::Relaxed);
         self.online.store(1, Ordering::Release);
     }
 

@@ -1,24 +1,75 @@
 //! Calls to the host's firmware: PSCI and the SMCCC workarounds, by the conduit that the host's tree names.
 
-use crate::board::{Conduit, Psci};
+use crate::board::{Conduit, Psci, PsciVersion};
 use crate::device::smccc::{Firmware, Workaround};
-use core::sync::atomic::{AtomicBool, Ordering};
-use smccc::{Hvc, Smc, psci};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// PSCI_VERSION and, from 0.2 on, CPU_ON with 64-bit arguments (DEN0022, 5.1).
+const VERSION: u32 = 0x8400_0000;
+const CPU_ON: u32 = 0xc400_0003;
 
 static BY_HVC: AtomicBool = AtomicBool::new(false);
+/// The number of CPU_ON: before 0.2 the tree says it.
+static CPU_ON_ID: AtomicU32 = AtomicU32::new(CPU_ON);
 
-/// Takes the conduit from the host's tree.
+/// Takes the conduit and what PSCI before 0.2 needs from the host's tree.
 pub(super) fn init(host: &Psci) {
     BY_HVC.store(host.conduit == Conduit::Hvc, Ordering::Relaxed);
+    if let PsciVersion::V0_1 { cpu_on, .. } = host.version {
+        CPU_ON_ID.store(cpu_on, Ordering::Relaxed);
+    }
 }
 
 fn is_hvc() -> bool {
     BY_HVC.load(Ordering::Relaxed)
 }
 
+fn call32(id: u32, first: u32) -> i32 {
+    let arguments = [first, 0, 0, 0, 0, 0, 0];
+    let result = if is_hvc() { smccc::hvc32(id, arguments) } else { smccc::smc32(id, arguments) };
+    result[0] as i32
+}
+
+/// The version of the host's PSCI: major and minor number.
+pub fn version() -> (u16, u16) {
+    if CPU_ON_ID.load(Ordering::Relaxed) != CPU_ON {
+        return (0, 1);
+    }
+    let version = call32(VERSION, 0);
+    ((version >> 16) as u16, version as u16)
+}
+
+/// What PSCI answers where it refuses (DEN0022, 5.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal(i32);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            -1 => "NOT_SUPPORTED",
+            -2 => "INVALID_PARAMETERS",
+            -3 => "DENIED",
+            -4 => "ALREADY_ON",
+            -5 => "ON_PENDING",
+            -6 => "INTERNAL_FAILURE",
+            -9 => "INVALID_ADDRESS",
+            other => return write!(f, "{other}"),
+        };
+        f.write_str(name)
+    }
+}
+
 /// Starts the CPU with MPIDR `mpidr` at physical address `entry` with `x0` = `context` (PSCI CPU_ON).
-pub(super) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), psci::Error> {
-    if is_hvc() { psci::cpu_on::<Hvc>(mpidr, entry, context) } else { psci::cpu_on::<Smc>(mpidr, entry, context) }
+pub(super) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), Refusal> {
+    let mut arguments = [0; 17];
+    arguments[..3].copy_from_slice(&[mpidr, entry, context]);
+    let id = CPU_ON_ID.load(Ordering::Relaxed);
+    let result = if is_hvc() { smccc::hvc64(id, arguments) } else { smccc::smc64(id, arguments) };
+    match result[0] as i32 {
+        0 => Ok(()),
+        status => Err(Refusal(status)),
+    }
 }
 
 /// The host's firmware, for guests' calls.
@@ -27,14 +78,10 @@ pub(super) struct Host;
 impl Firmware for Host {
     fn features(&self, workaround: Workaround) -> i32 {
         // SMCCC_ARCH_FEATURES exists from SMCCC 1.1 on; older firmware answers NOT_SUPPORTED, -1.
-        let id = workaround.id().get();
-        let arguments = [id, 0, 0, 0, 0, 0, 0];
-        let result = if is_hvc() { smccc::hvc32(0x8000_0001, arguments) } else { smccc::smc32(0x8000_0001, arguments) };
-        result[0] as i32
+        call32(0x8000_0001, workaround.id().get())
     }
 
     fn apply(&self, workaround: Workaround) {
-        let id = workaround.id().get();
-        let _ = if is_hvc() { smccc::hvc32(id, [0; 7]) } else { smccc::smc32(id, [0; 7]) };
+        let _ = call32(workaround.id().get(), 0);
     }
 }

@@ -36,8 +36,10 @@ const LINEAR_LIMIT: u64 = 1 << 46;
 
 /// Bytes of a CPU's stack.
 pub(super) const STACK_SIZE: usize = 16 * 1024;
+/// Bytes of the monitor's stack.
+pub(super) const MONITOR_STACK_SIZE: usize = 32 * 1024;
 /// Distance between stacks: at least the page below each is unmapped.
-const STACK_STRIDE: usize = 2 * STACK_SIZE;
+const STACK_STRIDE: usize = 64 * 1024;
 /// Slots of 2 MiB that each CPU has in `WINDOWS`.
 pub(super) const WINDOWS_PER_CPU: usize = 2;
 
@@ -156,6 +158,7 @@ unsafe extern "C" {
     static __rodata_end: u8;
     static __boot_stack_guard: u8;
     static __boot_stack_bottom: u8;
+    static __image_file_end: u8;
     static __image_end: u8;
 }
 
@@ -209,6 +212,11 @@ pub(super) fn image_size() -> u64 {
     ((&raw const __image_end).addr() - (&raw const __boot_text_start).addr()) as u64
 }
 
+/// Bytes of the image as it is loaded.
+pub(super) fn image_file_size() -> u64 {
+    ((&raw const __image_file_end).addr() - IMAGE_BASE) as u64
+}
+
 /// Physical address of something in the image.
 pub(super) fn image_pa<T>(object: *const T) -> u64 {
     (object.addr() - IMAGE_BASE) as u64 + image()
@@ -229,9 +237,10 @@ fn covering(pa: u64, size: u64) -> (u64, usize, usize) {
 pub(super) fn map_device(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError> {
     let (start, bytes, offset) = covering(pa.get(), size);
     with_tables(|tables| {
-        let va = tables.next_device;
+        // The same offset within 2 MiB as the physical address, so that blocks can serve.
+        let va = tables.next_device + (start % PAGEBLOCK_SIZE) as usize;
         tables.map(va, start, bytes, DEVICE)?;
-        tables.next_device += bytes + FRAME_SIZE as usize;
+        tables.next_device = (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
         NonNull::new((va + offset) as *mut u8).ok_or(MapError::Refused)
     })
 }
@@ -277,11 +286,11 @@ pub(super) fn map_frame_table(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError
     })
 }
 
-/// Maps the stack of CPU `index` onto `STACK_SIZE` bytes at `pa`; returns its top.
-pub(super) fn map_stack(index: usize, pa: Pa) -> Result<u64, MapError> {
-    let bottom = STACKS + index * STACK_STRIDE + STACK_STRIDE - STACK_SIZE;
-    with_tables(|tables| tables.map(bottom, pa.get(), STACK_SIZE, READ_WRITE))?;
-    Ok((bottom + STACK_SIZE) as u64)
+/// Maps the stack of CPU `index`, or with `MAX_CPUS` the monitor's, onto `size` bytes at `pa`; returns its top.
+pub(super) fn map_stack(index: usize, pa: Pa, size: usize) -> Result<u64, MapError> {
+    let top = STACKS + (index + 1) * STACK_STRIDE;
+    with_tables(|tables| tables.map(top - size, pa.get(), size, READ_WRITE))?;
+    Ok(top as u64)
 }
 
 /// Maps the pageblock that `pa` lies in at its linear address, once it is in use by Ballast.

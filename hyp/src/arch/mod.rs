@@ -25,6 +25,9 @@ pub(crate) mod vcpu;
 mod vectors;
 pub(crate) mod window;
 
+pub use firmware::version as psci_version;
+pub use start::{board, controller_name, host_name, taken};
+
 /// A guest's images are in its RAM: all of it is at the point of coherency, and no CPU's instruction cache holds
 /// anything of before.
 pub(crate) fn complete_loading() {

@@ -34,12 +34,13 @@ pub(super) unsafe fn init(stack_top: u64, function: extern "C" fn() -> !) {
     AWAKE.store(true, Ordering::Release);
 }
 
-/// Makes the monitor look at what it waits for.
+/// Makes the monitor look at what it waits for. On its own CPU too, it runs at the next interrupt: the kick.
 pub(super) fn wake() {
     AWAKE.store(true, Ordering::Release);
     let home = HOME.load(Ordering::Acquire);
-    if home != cpu::current().index()
-        && let Some(home) = cpu::get(home)
+    // From within there is no need: it looks again before it waits.
+    if let Some(home) = cpu::get(home)
+        && (home.index() != cpu::current().index() || !COROUTINE.is_running())
     {
         home.request(Request::Monitor);
     }

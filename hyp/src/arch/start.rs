@@ -12,7 +12,7 @@ use crate::log;
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use guest_dts::argument;
 use guest_dts::tree::Tree;
 use spin::Once;
@@ -22,8 +22,8 @@ use stage2::frame::Footprint;
 use stage2::map::{BootMap, ReservationKind};
 use stage2::owner::Owner;
 
-/// Bytes of the monitor's stack, as a power of two of frames.
-const MONITOR_STACK_ORDER: u8 = 2;
+/// log2 of the frames of the monitor's stack.
+const MONITOR_STACK_ORDER: u8 = (mmu::MONITOR_STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
 /// log2 of the frames of a CPU's stack.
 const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
 /// NORMAL memory that guests leave for Ballast and its tables, in frames: 8 MiB.
@@ -33,8 +33,9 @@ const TREE_LIMIT: u64 = 2 << 20;
 
 /// The host, once read.
 static BOARD: Once<&'static Board<'static>> = Once::new();
-/// Bytes that Ballast takes for itself besides the frame table, and for the frame table.
-static FOOTPRINT: Once<Taken> = Once::new();
+static HOST_NAME: Once<&'static str> = Once::new();
+/// Bytes of the frame table.
+static FRAME_TABLE_SIZE: AtomicU64 = AtomicU64::new(0);
 
 /// The redistributors, for CPUs that come up.
 static REDISTRIBUTORS: Once<heapless::Vec<Region, 8>> = Once::new();
@@ -44,10 +45,12 @@ unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
 
-/// What Ballast takes for itself.
-#[derive(Clone, Copy, Debug)]
+/// What Ballast takes for itself, in bytes, guests' tables apart.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Taken {
-    /// Image with its zeroed data, stacks and heap.
+    /// The image as it is loaded.
+    pub image: u64,
+    /// Zeroed data, heap and stacks beside it.
     pub own: u64,
     /// The frame table.
     pub frame_table: u64,
@@ -58,9 +61,26 @@ pub fn board() -> Option<&'static Board<'static>> {
     BOARD.get().copied()
 }
 
-/// What Ballast takes for itself, guests' tables apart.
-pub fn taken() -> Option<Taken> {
-    FOOTPRINT.get().copied()
+/// What Ballast takes for itself.
+pub fn taken() -> Taken {
+    let (image, whole) = (mmu::image_file_size(), mmu::image_size());
+    let frames = own::MEMORY.resident_everywhere(Owner::Hypervisor);
+    Taken { image, own: whole - image + frames * FRAME_SIZE, frame_table: FRAME_TABLE_SIZE.load(Ordering::Relaxed) }
+}
+
+/// What the host's device tree calls the host.
+pub fn host_name() -> &'static str {
+    HOST_NAME.get().copied().unwrap_or_default()
+}
+
+/// What the operator calls the controller with number `index`, by the number that the host's tree gives it.
+pub fn controller_name(index: usize) -> &'static str {
+    const NAMES: [&str; 16] = [
+        "mc0", "mc1", "mc2", "mc3", "mc4", "mc5", "mc6", "mc7", "mc8", "mc9", "mc10", "mc11", "mc12", "mc13", "mc14",
+        "mc15",
+    ];
+    let id = board().and_then(|board| board.ram.controllers.get(index)).map(|controller| controller.id as usize);
+    id.and_then(|id| NAMES.get(id).copied()).unwrap_or("mc?")
 }
 
 struct MapCell(UnsafeCell<BootMap>);
@@ -93,11 +113,10 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     if let Some(console) = Console::any(&tree) {
         let _ = uart::init_early(&console);
     }
-    let board: &'static Board<'static> = match Board::read(&tree) {
-        Ok(board) => Box::leak(Box::new(board)),
-        Err(error) => refuse(format_args!("{error}")),
-    };
+    let board = read_board(&tree);
     BOARD.call_once(|| board);
+    let name = tree.root().property("model").or_else(|| tree.root().property("compatible"));
+    HOST_NAME.call_once(|| name.and_then(|name| name.strings().next()).unwrap_or_default());
     firmware::init(&board.psci);
     timer::init(&board.timer, &board.gic);
     log::set_clock(|| log::Stamp { time_ns: timer::nanoseconds(), cpu: cpu::current().index() as u16 });
@@ -120,6 +139,15 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     crate::guest::set_up(board);
     start_monitor();
     idle::enter()
+}
+
+/// A function of its own, since a board takes much of the stack on its way to the heap.
+#[inline(never)]
+fn read_board(tree: &Tree<'static>) -> &'static Board<'static> {
+    match Board::read(tree) {
+        Ok(board) => Box::leak(Box::new(board)),
+        Err(error) => refuse(format_args!("{error}")),
+    }
 }
 
 /// MPIDR_EL1's affinity fields.
@@ -188,7 +216,7 @@ fn boot_memory(board: &Board<'static>, tree: &[u8], tree_pa: u64) {
     if let Err(error) = own::MEMORY.boot(map, words, NORMAL_FLOOR_FRAMES) {
         fail("memory", &error);
     }
-    FOOTPRINT.call_once(|| Taken { own: mmu::image_size(), frame_table: table.bytes() });
+    FRAME_TABLE_SIZE.store(table.bytes(), Ordering::Relaxed);
     log::info!(
         "{} MiB of RAM behind {} controllers, frame table {} KiB",
         board.ram.size() >> 20,
@@ -267,7 +295,7 @@ fn start_secondaries(board: &Board<'_>) {
         cpu::set_count(count + 1);
         let Some(this) = cpu::get(count) else { break };
         let stack = own_block(STACK_ORDER, "a CPU's stack");
-        let top = match mmu::map_stack(count, stack) {
+        let top = match mmu::map_stack(count, stack, mmu::STACK_SIZE) {
             Ok(top) => top,
             Err(error) => refuse(format_args!("a CPU's stack: {error}")),
         };
@@ -279,7 +307,7 @@ fn start_secondaries(board: &Board<'_>) {
         super::sysreg::instruction!("dsb sy");
         let entry = boot::secondary_entry_address(mmu::image());
         if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
-            log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {error:?}", host.mpidr);
+            log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {error}", host.mpidr);
             cpu::set_count(count);
             continue;
         }
@@ -306,10 +334,11 @@ pub(super) extern "C" fn secondary_main(index: u64) -> ! {
 
 fn start_monitor() {
     let stack = own_block(MONITOR_STACK_ORDER, "the monitor's stack");
-    let top = match mmu::map_stack(MAX_CPUS, stack) {
+    let top = match mmu::map_stack(MAX_CPUS, stack, mmu::MONITOR_STACK_SIZE) {
         Ok(top) => top,
         Err(error) => refuse(format_args!("the monitor's stack: {error}")),
     };
     // SAFETY: just mapped, for this.
     unsafe { monitor::init(top, crate::guest::console::run) };
+    log::set_listener(monitor::wake);
 }

@@ -66,7 +66,17 @@ pub fn frequency() -> u64 {
 
 /// The physical count in nanoseconds.
 pub fn nanoseconds() -> u64 {
-    (u128::from(now()) * 1_000_000_000 / u128::from(frequency())) as u64
+    to_nanoseconds(now())
+}
+
+/// `ticks` of the count in nanoseconds.
+pub fn to_nanoseconds(ticks: u64) -> u64 {
+    (u128::from(ticks) * 1_000_000_000 / u128::from(frequency())) as u64
+}
+
+/// The physical count when its [`nanoseconds`] are `ns`.
+pub fn count_at(ns: u64) -> u64 {
+    (u128::from(ns) * u128::from(frequency()) / 1_000_000_000) as u64
 }
 
 /// `microseconds` in ticks.

@@ -1,8 +1,242 @@
 //! The monitor, with the real machine behind it.
 
+use super::{Guest, Phase};
+use crate::arch::{self, cpu, monitor, own, timer, uart};
+use crate::device::psci;
+use crate::log;
+use crate::monitor::machine::{self, Controller, Cpu, GuestState, Machine, Reason, Version, reason};
+use crate::monitor::mux::{Console, Status, View};
+use crate::monitor::{MonitorIo, run as run_shell};
+use core::sync::atomic::Ordering;
+use stage2::addr::FRAME_SIZE;
+use stage2::controller::ControllerId;
+use stage2::owner::Owner;
+
 /// The monitor's coroutine.
 pub extern "C" fn run() -> ! {
-    loop {
-        crate::arch::monitor::wait(0);
+    run_shell(&mut Io { log: log::ring().reader() }, &Host)
+}
+
+/// The monitor's console, and the log's way to it.
+struct Io {
+    log: log::Reader,
+}
+
+impl Io {
+    /// Offers new lines of the log to the console; what has no room there stays for the next time.
+    fn show_log(&mut self) {
+        while log::output() == log::Output::Text {
+            let mut ahead = self.log.clone();
+            let Some(entry) = ahead.next(log::ring()) else { return };
+            if uart::with_console(|mux| mux.message(format_args!("{entry}"))) != Some(true) {
+                return;
+            }
+            self.log = ahead;
+        }
+    }
+
+    fn wait(&mut self, deadline_ns: Option<u64>) {
+        self.show_log();
+        monitor::wait(deadline_ns.map_or(0, |deadline| timer::count_at(deadline).max(1)));
+        self.show_log();
+    }
+}
+
+impl MonitorIo for Io {
+    fn read(&mut self, deadline_ns: Option<u64>) -> Option<u8> {
+        loop {
+            let byte = uart::with_console(|mux| mux.receive(Console::MONITOR)).flatten();
+            if byte.is_some() || deadline_ns.is_some_and(|deadline| self.now_ns() >= deadline) {
+                return byte;
+            }
+            self.wait(deadline_ns);
+        }
+    }
+
+    fn peek(&mut self) -> Option<u8> {
+        uart::with_console(|mux| mux.peek(Console::MONITOR)).flatten()
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            while uart::with_console(|mux| mux.transmit(Console::MONITOR, byte)) == Some(false) {
+                self.wait(None);
+            }
+        }
+        monitor::breathe();
+    }
+
+    fn pause(&mut self) {
+        self.show_log();
+        monitor::breathe();
+    }
+
+    fn now_ns(&mut self) -> u64 {
+        timer::nanoseconds()
+    }
+}
+
+/// The machine that Ballast runs on.
+struct Host;
+
+fn find(guest: usize) -> Result<&'static Guest, Reason> {
+    super::all().nth(guest).ok_or_else(|| reason(format_args!("there is no such guest")))
+}
+
+fn refuse(phase: Phase) -> Reason {
+    reason(format_args!(
+        "it is {}",
+        match phase {
+            Phase::Stopped => "off",
+            Phase::Starting => "being started",
+            Phase::Running => "running",
+            Phase::Stopping => "being stopped",
+            Phase::Resetting => "being reset",
+        }
+    ))
+}
+
+/// MIDR_EL1's implementer and part number, and what it is called (the parts' technical reference manuals).
+const MODELS: [(u64, &str); 12] = [
+    (0x41_d03, "Cortex-A53"),
+    (0x41_d04, "Cortex-A35"),
+    (0x41_d05, "Cortex-A55"),
+    (0x41_d07, "Cortex-A57"),
+    (0x41_d08, "Cortex-A72"),
+    (0x41_d09, "Cortex-A73"),
+    (0x41_d0b, "Cortex-A76"),
+    (0x41_d0c, "Neoverse-N1"),
+    (0x41_d40, "Neoverse-V1"),
+    (0x41_d49, "Neoverse-N2"),
+    (0x42_100, "Brahma-B53"),
+    (0x00_051, "QEMU max"),
+];
+
+impl Machine for Host {
+    fn version(&self) -> Version<'_> {
+        let taken = arch::taken();
+        Version {
+            version: env!("CARGO_PKG_VERSION"),
+            commit: option_env!("BALLAST_COMMIT").unwrap_or("unknown"),
+            compiler: option_env!("BALLAST_COMPILER").unwrap_or("unknown"),
+            host: arch::host_name(),
+            psci: arch::psci_version(),
+            image_bytes: taken.image,
+            own_bytes: taken.own,
+            frame_table_bytes: taken.frame_table,
+        }
+    }
+
+    fn guest_count(&self) -> usize {
+        super::all().count()
+    }
+
+    fn guest(&self, guest: usize) -> Option<machine::Guest<'_>> {
+        let guest = super::all().nth(guest)?;
+        let stop_reason = guest.reason();
+        let (state, why) = match guest.phase() {
+            Phase::Running => (GuestState::Running, Reason::new()),
+            Phase::Starting | Phase::Resetting => (GuestState::Starting, Reason::new()),
+            Phase::Stopping => (GuestState::Stopping, reason(format_args!("{stop_reason}"))),
+            Phase::Stopped if stop_reason.is_failure() => (GuestState::Failed, reason(format_args!("{stop_reason}"))),
+            Phase::Stopped => (GuestState::Off, reason(format_args!("{stop_reason}"))),
+        };
+        let on = (0..guest.vcpu_count()).filter(|&vcpu| guest.power.state(vcpu) != psci::State::Off);
+        let uptime = timer::now().saturating_sub(guest.counter_offset.load(Ordering::Relaxed));
+        Some(machine::Guest {
+            name: guest.name(),
+            state,
+            reason: why,
+            vcpu_count: guest.vcpu_count(),
+            vcpu_on_count: if guest.phase() == Phase::Running { on.count() } else { 0 },
+            cpus: guest.vcpus.iter().map(|vcpu| vcpu.cpu().index() as u64).collect(),
+            memory_bytes: guest.plan.ram_size(),
+            start_count: u64::from(guest.start_count()),
+            uptime_ns: if guest.phase() == Phase::Running { timer::to_nanoseconds(uptime) } else { 0 },
+        })
+    }
+
+    fn start(&self, guest: usize) -> Result<(), Reason> {
+        find(guest)?.start().map_err(refuse)
+    }
+
+    fn stop(&self, guest: usize) -> Result<(), Reason> {
+        find(guest)?.stop(super::StopReason::Operator).map_err(refuse)
+    }
+
+    fn reset(&self, guest: usize) -> Result<(), Reason> {
+        find(guest)?.reset().map_err(refuse)
+    }
+
+    fn cpu_count(&self) -> usize {
+        cpu::count()
+    }
+
+    fn cpu(&self, index: usize) -> Option<Cpu<'_>> {
+        let cpu = cpu::get(index)?;
+        let part = cpu.midr() >> 24 << 12 & 0xff000 | cpu.midr() >> 4 & 0xfff;
+        let vcpu = cpu.assigned();
+        Some(Cpu {
+            mpidr: cpu.mpidr(),
+            model: MODELS.iter().find(|(id, _)| *id == part).map_or("", |(_, name)| name),
+            is_online: cpu.is_online(),
+            vcpu: vcpu.map(|vcpu| (vcpu.guest().name(), vcpu.index())),
+            is_vcpu_on: vcpu.is_some_and(|vcpu| vcpu.guest().running() >> vcpu.index() & 1 != 0),
+        })
+    }
+
+    fn controller_count(&self) -> usize {
+        arch::board().map_or(0, |board| board.ram.controllers.len())
+    }
+
+    fn controller(&self, index: usize) -> Option<Controller<'_>> {
+        let board = arch::board()?;
+        let place = u8::try_from(index).ok()?;
+        board.ram.controllers.get(index)?;
+        let id = ControllerId::try_new(place)?;
+        let totals = own::MEMORY.controller_totals(id);
+        let bytes = |frames: u64| frames * FRAME_SIZE;
+        let resident = |owner| own::MEMORY.resident(owner, id);
+        let of_guests: u64 = super::all().map(|guest| resident(Owner::Guest(guest.id()))).sum();
+        let of_tables: u64 = super::all().map(|guest| resident(Owner::Tables(guest.id()))).sum();
+        let ranges = board.ram.ranges.iter().filter(|ram| ram.controller == place);
+        let managed = totals.normal.managed + totals.movable.managed;
+        Some(Controller {
+            name: arch::controller_name(index),
+            ranges: ranges
+                .map(|ram| (ram.range.base().get(), ram.range.size()))
+                .take(machine::CONTROLLER_RANGES)
+                .collect(),
+            total_bytes: board.ram.controller_size(place),
+            guest_bytes: bytes(of_guests),
+            own_bytes: bytes(resident(Owner::Hypervisor) + of_tables),
+            reserved_bytes: board.ram.controller_size(place).saturating_sub(bytes(managed)),
+            free_bytes: bytes(totals.free()),
+            dmb_bytes: bytes(totals.movable.present),
+            is_evacuated: false,
+        })
+    }
+
+    fn console(&self, console: Console) -> Option<Status<'_>> {
+        uart::with_console(|mux| mux.status(console)).flatten()
+    }
+
+    fn show_console(&self, console: Console) {
+        uart::with_console(|mux| mux.set_front(console));
+        if let Some(index) = console.guest_index() {
+            super::receive_input(index);
+        }
+    }
+
+    fn set_view(&self, view: View) {
+        uart::with_console(|mux| mux.set_view(view));
+    }
+
+    fn limit_console(&self, console: Console, bytes: usize) {
+        uart::with_console(|mux| mux.set_limit(console, bytes));
+    }
+
+    fn log(&self) -> &log::Ring {
+        log::ring()
     }
 }

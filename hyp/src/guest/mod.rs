@@ -98,6 +98,13 @@ pub enum StopReason {
     SystemError,
 }
 
+impl StopReason {
+    /// Whether something went wrong.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::StartFailed(_) | Self::NoVector { .. } | Self::SystemError)
+    }
+}
+
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -25,12 +25,11 @@ fn tell(severity: Severity, finding: Finding<'static>) {
 /// Reads what was loaded and starts the guests that start at boot. Without any guest Ballast runs all the same:
 /// its console says why.
 pub fn set_up(board: &'static Board<'static>) {
-    let configuration = match read(board) {
+    let mut configuration = match read(board) {
         Ok(Some(configuration)) => configuration,
         Ok(None) => return log::warn!("nothing was loaded: neither a configuration nor a kernel"),
         Err(finding) => return log::error!("configuration: {finding}"),
     };
-    let mut configuration = Box::new(configuration);
     configuration.fit(&host(board), &mut tell);
     define_all(board, &configuration);
     for guest in super::all().filter(|guest| guest.plan().starts_at_boot()) {
@@ -39,12 +38,14 @@ pub fn set_up(board: &'static Board<'static>) {
     }
 }
 
-fn read(board: &'static Board<'static>) -> Result<Option<Configuration<'static>>, Finding<'static>> {
+/// A function of its own, since a configuration takes much of the stack on its way to the heap.
+#[inline(never)]
+fn read(board: &'static Board<'static>) -> Result<Option<Box<Configuration<'static>>>, Finding<'static>> {
     let chosen = &board.chosen;
     if let Some(initrd) = &chosen.initrd {
         let Some(blob) = map_loaded(initrd.base(), initrd.size()) else { return Ok(None) };
         return match Tree::new(blob) {
-            Ok(tree) => Configuration::read(&tree, &mut tell).map(Some),
+            Ok(tree) => Configuration::read(&tree, &mut tell).map(Box::new).map(Some),
             Err(error) => {
                 log::error!("configuration at {}: {error}", initrd.base());
                 Ok(None)
@@ -56,7 +57,7 @@ fn read(board: &'static Board<'static>) -> Result<Option<Configuration<'static>>
     let Some(image) = map_loaded(kernel.range.base(), kernel.range.size()) else { return Ok(None) };
     let ramdisk = find(ModuleKind::Ramdisk).and_then(|module| map_loaded(module.range.base(), module.range.size()));
     let bootargs = kernel.bootargs.unwrap_or_default();
-    Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Some)
+    Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Box::new).map(Some)
 }
 
 /// What the host has for guests.

@@ -28,12 +28,13 @@ pub struct Local {
 }
 
 impl Local {
-    /// Of a vCPU that has no interrupts.
+    /// Before a vCPU runs: everything goes the slow way, and `forget` comes first. All zero, so that it takes no room
+    /// in an image.
     pub const fn new() -> Self {
         Self {
             direct: [const { Cell::new(0) }; 32],
-            slot: [const { Cell::new(NO_SLOT) }; 32],
-            held: [const { Cell::new(NO_INTID) }; MAX_LIST_REGISTERS],
+            slot: [const { Cell::new(0) }; 32],
+            held: [const { Cell::new(0) }; MAX_LIST_REGISTERS],
             physical_enabled: Cell::new(0),
         }
     }
