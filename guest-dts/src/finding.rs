@@ -109,11 +109,41 @@ pub enum Rule {
     },
     /// There is not enough memory.
     Shortage(Shortage),
+    /// Kernel, ramdisk and tree have no room in any region of RAM that is no movable block.
+    ImagesDoNotFit {
+        /// Bytes that they need.
+        needed: u64,
+        /// Bytes of the largest region.
+        largest: u64,
+    },
+    /// No rule is broken: this is what becomes of it.
+    Note(Note),
     /// No such property or child is known here; the nearest that is.
     Unknown {
         /// The known name nearest to it, where one is near.
         nearest: Option<&'static str>,
     },
+}
+
+/// What becomes of a node that is to pass into a guest's tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// It is left out, since its `status` says so.
+    Disabled,
+    /// It is left out, since the guest's kernel would not know it and lose the memory.
+    WouldBeLost,
+    /// It is written as a `shared-dma-pool`, which every kernel knows.
+    BecomesDmaPool,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disabled => "left out: its status says so",
+            Self::WouldBeLost => "left out: a guest that does not know it would lose the memory",
+            Self::BecomesDmaPool => "becomes a \"shared-dma-pool\", which every kernel knows",
+        })
+    }
 }
 
 /// How much memory is missing, and where it would fit.
@@ -286,6 +316,11 @@ impl fmt::Display for Rule {
                 )
             }
             Self::NoController { count } => write!(f, "the host has no such controller, but {count} others"),
+            Self::ImagesDoNotFit { needed, largest } => {
+                write!(f, "must have a region of {} for kernel, ramdisk and device tree;", Size(needed))?;
+                write!(f, " the largest has {}", Size(largest))
+            }
+            Self::Note(note) => write!(f, "{note}"),
             Self::Shortage(shortage) => write!(f, "{shortage}"),
             Self::Overlaps(_) => f.write_str("overlaps with another node"),
             Self::OverlapsWith(what) => write!(f, "overlaps with {what}"),

@@ -1,5 +1,6 @@
 //! For tests: sources compiled by `dtc`.
 
+use std::format;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,7 +25,7 @@ pub fn compile_in(source: &str, directories: &[&Path]) -> AlignedBlob {
     let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
     let output = child.wait_with_output().expect("dtc ends");
     let _ = writer.join();
-    assert!(output.status.success(), "dtc: {}\n{source}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "dtc: {}", String::from_utf8_lossy(&output.stderr));
     AlignedBlob::new(&output.stdout)
 }
 
@@ -34,4 +35,17 @@ pub fn compile_in(source: &str, directories: &[&Path]) -> AlignedBlob {
 /// As [`compile_in`].
 pub fn compile(source: &str) -> AlignedBlob {
     compile_in(source, &[])
+}
+
+/// Compiles a configuration `source` in which `/incbin/("kernel")` is an arm64 kernel of 1 KiB and
+/// `/incbin/("ramdisk")` a few bytes.
+///
+/// # Panics
+/// As [`compile_in`].
+pub fn compile_with_images(source: &str) -> AlignedBlob {
+    // text_offset 0, image_size 4 KiB, flags: little-endian, 4 KiB pages, anywhere in RAM; "ARM\x64".
+    let header = "[0000000000000000 0000000000000000 0010000000000000 0a00000000000000
+        0000000000000000 0000000000000000 0000000000000000 41524d64 00000000]";
+    let kernel = format!("{header}, [{}]", "00".repeat(0x400));
+    compile(&source.replace("/incbin/(\"kernel\")", &kernel).replace("/incbin/(\"ramdisk\")", "\"ramdisk\""))
 }

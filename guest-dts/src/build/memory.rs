@@ -26,6 +26,8 @@ pub enum Reason {
     NoBlocks,
     /// Its boot arguments say something about movable memory already: which.
     BootArgument(&'static str),
+    /// A node of reserved memory in its template is a movable block.
+    Template,
     /// What every Linux understands.
     Default,
 }
@@ -42,14 +44,19 @@ impl Choice {
     pub fn of(guest: &Guest<'_>) -> Self {
         let named = |name: &&&str| argument::value(guest.bootargs, name).is_some();
         let (mode, reason) = match guest.movable_memory {
-            MovableMemory::Auto if guest.dmbs.is_empty() => (MovableMemory::None, Reason::NoBlocks),
+            MovableMemory::Auto if guest.dmbs.is_empty() => match template_mode(guest) {
+                Some(mode) => (mode, Reason::Template),
+                None => (MovableMemory::None, Reason::NoBlocks),
+            },
             MovableMemory::Auto => match MOVABLE_ARGUMENTS.iter().find(named) {
                 Some(name) => (MovableMemory::None, Reason::BootArgument(name)),
-                None => (MovableMemory::Movablecore, Reason::Default),
+                None => match template_mode(guest) {
+                    Some(mode) => (mode, Reason::Template),
+                    None => (MovableMemory::Movablecore, Reason::Default),
+                },
             },
-            mode if guest.dmbs.is_empty() && mode != MovableMemory::Numa => {
-                (MovableMemory::None, Reason::NoBlocks)
-            }
+            // Without blocks there is nothing to add to the command line.
+            MovableMemory::Movablecore if guest.dmbs.is_empty() => (MovableMemory::None, Reason::NoBlocks),
             mode => (mode, Reason::Configured),
         };
         Self { mode, reason }
@@ -63,9 +70,18 @@ impl fmt::Display for Choice {
             Reason::Configured => f.write_str("as configured)"),
             Reason::NoBlocks => f.write_str("no movable blocks)"),
             Reason::BootArgument(name) => write!(f, "boot arguments have {name})"),
+            Reason::Template => f.write_str("its template has a movable block)"),
             Reason::Default => f.write_str("by default)"),
         }
     }
+}
+
+/// How the guest's template tells it of movable blocks of its own, if it does: what its kernel knows.
+fn template_mode(guest: &Guest<'_>) -> Option<MovableMemory> {
+    let reserved = guest.template?.child("reserved-memory")?;
+    let mut blocks = reserved.children().filter(|node| node.is_enabled());
+    let block = blocks.find(|node| node.is_compatible("designated-movable-block"))?;
+    Some(if block.is_compatible("shared-dma-pool") { MovableMemory::Cma } else { MovableMemory::Dmb })
 }
 
 /// Writes the `memory` nodes and what describes the movable blocks.
@@ -74,7 +90,7 @@ pub(super) fn write(
     guest: &Guest<'_>,
     layout: &Layout,
     mode: MovableMemory,
-) -> Result<(), BuildError> {
+) -> Result<(), BuildError<'static>> {
     for bank in &layout.banks {
         let memory = writer.begin_at("memory", bank.range.base().get())?;
         writer.string("device_type", "memory")?;
@@ -84,22 +100,18 @@ pub(super) fn write(
         }
         writer.end(memory)?;
     }
-    match mode {
-        MovableMemory::Numa => distance_map(writer, guest, layout)?,
-        MovableMemory::Dmb => reserved(writer, layout, &["designated-movable-block"])?,
-        MovableMemory::Cma => reserved(writer, layout, &["designated-movable-block", "shared-dma-pool"])?,
-        MovableMemory::Auto | MovableMemory::Movablecore | MovableMemory::None => {}
+    if mode == MovableMemory::Numa {
+        distance_map(writer, guest, layout)?;
     }
     hypervisor(writer, layout)
 }
 
-/// `/reserved-memory` with a node for each block: one `reg` entry each, the root's cells, an empty `ranges`;
-/// otherwise Linux ignores them without a word.
-fn reserved(writer: &mut Writer, layout: &Layout, compatible: &[&str]) -> Result<(), BuildError> {
-    let container = writer.begin("reserved-memory")?;
-    writer.cells("#address-cells", &[2])?;
-    writer.cells("#size-cells", &[2])?;
-    writer.flag("ranges")?;
+/// Writes a node of reserved memory for each block: exactly `compatible`, and one `reg` entry each.
+pub(super) fn write_blocks(
+    writer: &mut Writer,
+    layout: &Layout,
+    compatible: &[&str],
+) -> Result<(), BuildError<'static>> {
     for bank in layout.dmbs() {
         let block = writer.begin_at("dmb", bank.range.base().get())?;
         writer.strings("compatible", compatible)?;
@@ -107,11 +119,11 @@ fn reserved(writer: &mut Writer, layout: &Layout, compatible: &[&str]) -> Result
         writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()))?;
         writer.end(block)?;
     }
-    writer.end(container)
+    Ok(())
 }
 
 /// `/hypervisor`: tells whoever asks which RAM is movable. Linux reads nothing of it, and loses nothing by it.
-fn hypervisor(writer: &mut Writer, layout: &Layout) -> Result<(), BuildError> {
+fn hypervisor(writer: &mut Writer, layout: &Layout) -> Result<(), BuildError<'static>> {
     let node = writer.begin("hypervisor")?;
     writer.string("compatible", "ballast,hypervisor")?;
     writer.cells("#address-cells", &[2])?;
@@ -141,7 +153,7 @@ pub(super) fn first_numa_node(guest: &Guest<'_>, layout: &Layout) -> Option<u32>
     layout.banks.first().map(|bank| numa_node(guest, bank))
 }
 
-fn distance_map(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout) -> Result<(), BuildError> {
+fn distance_map(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout) -> Result<(), BuildError<'static>> {
     let mut nodes: Vec<u32> = layout.banks.iter().map(|bank| numa_node(guest, bank)).collect();
     nodes.sort_unstable();
     nodes.dedup();

@@ -1,7 +1,9 @@
 //! The tree that a guest gets: the fixed platform, and what its configuration says.
 
+mod extra;
 mod memory;
 pub mod platform;
+mod reserved;
 mod writer;
 
 use alloc::string::String;
@@ -9,8 +11,10 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::fmt::Write;
 
-use crate::config::{BOOTARGS_LIMIT, Guest, Layout, MovableMemory};
+use crate::config::{BOOTARGS_LIMIT, Bank, BankKind, Guest, Layout, MovableMemory, Region};
+use crate::finding::Finding;
 use crate::image::BootPlan;
+use crate::tree::Tree;
 use platform::{
     GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE, TIMER_PPIS, UART_BASE, UART_CLOCK_HZ, UART_SIZE,
 };
@@ -44,16 +48,18 @@ pub struct GuestTree<'a, 't> {
 
 /// Why a tree cannot be built.
 #[derive(Debug, PartialEq, Eq)]
-pub enum BuildError {
+pub enum BuildError<'t> {
     /// The boot arguments, with what is added to them, are too long: their length.
     Bootargs(usize),
     /// The tree is larger than its room: its size.
     TooLarge(usize),
+    /// What the operator adds to the tree is wrong.
+    Finding(Finding<'t>),
     /// The writer refused something.
     Writer(vm_fdt::Error),
 }
 
-impl fmt::Display for BuildError {
+impl fmt::Display for BuildError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bootargs(length) => {
@@ -63,26 +69,57 @@ impl fmt::Display for BuildError {
                 )
             }
             Self::TooLarge(size) => write!(f, "the guest's tree has {size} bytes; must be at most 2 MiB"),
+            Self::Finding(finding) => write!(f, "{finding}"),
             Self::Writer(error) => write!(f, "the guest's tree: {error}"),
         }
     }
 }
 
-impl core::error::Error for BuildError {}
+impl core::error::Error for BuildError<'_> {}
 
-impl From<vm_fdt::Error> for BuildError {
+impl<'t> From<Finding<'t>> for BuildError<'t> {
+    fn from(finding: Finding<'t>) -> Self {
+        Self::Finding(finding)
+    }
+}
+
+impl From<vm_fdt::Error> for BuildError<'_> {
     fn from(error: vm_fdt::Error) -> Self {
         Self::Writer(error)
     }
 }
 
-impl GuestTree<'_, '_> {
-    /// Writes the tree.
+impl<'t> GuestTree<'_, 't> {
+    /// Writes the tree, without nodes of the host's.
     ///
     /// # Errors
-    /// Where it would be too large, or what the configuration adds to it is malformed.
-    pub fn build(&self) -> Result<Vec<u8>, BuildError> {
-        let choice = Choice::of(self.guest);
+    /// As [`GuestTree::build_with_host`].
+    pub fn build(&self) -> Result<Vec<u8>, BuildError<'t>> {
+        self.build_with_host(None)
+    }
+
+    /// Checks what the operator adds to the tree, without writing it. Nodes of the host's are checked where its
+    /// tree is given.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check(&self, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
+        extra::check(self, host)?;
+        reserved::check(self, host)
+    }
+
+    /// Tells what becomes of reserved memory that does not pass into the tree as it is.
+    pub fn notes(&self, host: Option<&Tree<'t>>, note: &mut dyn FnMut(Finding<'t>)) {
+        reserved::notes(self, host, note);
+    }
+
+    /// Writes the tree, with the nodes of the tree `host` that the configuration names.
+    ///
+    /// # Errors
+    /// Where it would be too large, or what the operator adds to it breaks a rule.
+    pub fn build_with_host(&self, host: Option<&Tree<'t>>) -> Result<Vec<u8>, BuildError<'t>> {
+        self.check(host)?;
+        let mode = self.mode();
         let mut writer = Writer::new()?;
         let root = writer.begin("")?;
         writer.strings("compatible", &["ballast,virt", "linux,dummy-virt"])?;
@@ -90,15 +127,18 @@ impl GuestTree<'_, '_> {
         writer.cells("#address-cells", &[2])?;
         writer.cells("#size-cells", &[2])?;
         writer.cells("interrupt-parent", &[GIC_PHANDLE])?;
-        self.chosen(&mut writer, choice.mode)?;
+        extra::write_root(&mut writer, self)?;
+        self.chosen(&mut writer)?;
         self.aliases(&mut writer)?;
-        self.cpus(&mut writer, choice.mode)?;
-        memory::write(&mut writer, self.guest, self.layout, choice.mode)?;
+        self.cpus(&mut writer, mode)?;
+        memory::write(&mut writer, self.guest, self.layout, mode)?;
+        self.reserved_memory(&mut writer, host)?;
         self.psci(&mut writer)?;
         self.timer(&mut writer)?;
         self.interrupt_controller(&mut writer)?;
         self.clock(&mut writer)?;
         self.serial(&mut writer)?;
+        extra::write_nodes(&mut writer, self, host)?;
         writer.end(root)?;
         let blob = writer.finish()?;
         match blob.len() as u64 <= platform::TREE_SLOT_SIZE {
@@ -111,7 +151,7 @@ impl GuestTree<'_, '_> {
     ///
     /// # Errors
     /// Where they are too long.
-    pub fn bootargs(&self) -> Result<String, BuildError> {
+    pub fn bootargs(&self) -> Result<String, BuildError<'t>> {
         let mut bootargs = String::from(self.guest.bootargs);
         if Choice::of(self.guest).mode == MovableMemory::Movablecore {
             let separator = if bootargs.is_empty() { "" } else { " " };
@@ -124,7 +164,42 @@ impl GuestTree<'_, '_> {
         }
     }
 
-    fn chosen(&self, writer: &mut Writer, _mode: MovableMemory) -> Result<(), BuildError> {
+    /// How the guest is told of its movable memory.
+    pub(crate) fn mode(&self) -> MovableMemory {
+        Choice::of(self.guest).mode
+    }
+
+    /// The region or block that `bank` stems from.
+    pub(crate) fn region_of(&self, bank: &Bank) -> Option<&Region<'t>> {
+        match bank.kind {
+            BankKind::Region(index) => self.guest.regions.get(usize::from(index)),
+            BankKind::Dmb(index) => self.guest.dmbs.get(usize::from(index)),
+        }
+    }
+
+    /// `/reserved-memory`, where there is anything in it: the root's cells and an empty `ranges`, without which
+    /// Linux ignores all of it without a word.
+    fn reserved_memory(&self, writer: &mut Writer, host: Option<&Tree<'t>>) -> Result<(), BuildError<'t>> {
+        let blocks: &[&str] = match self.mode() {
+            MovableMemory::Dmb => &["designated-movable-block"],
+            MovableMemory::Cma => &["designated-movable-block", "shared-dma-pool"],
+            _ => &[],
+        };
+        if blocks.is_empty() && !reserved::is_any(self, host) {
+            return Ok(());
+        }
+        let container = writer.begin("reserved-memory")?;
+        writer.cells("#address-cells", &[2])?;
+        writer.cells("#size-cells", &[2])?;
+        writer.flag("ranges")?;
+        if !blocks.is_empty() {
+            memory::write_blocks(writer, self.layout, blocks)?;
+        }
+        reserved::write(writer, self, host)?;
+        Ok(writer.end(container)?)
+    }
+
+    fn chosen(&self, writer: &mut Writer) -> Result<(), BuildError<'t>> {
         let chosen = writer.begin("chosen")?;
         writer.string("bootargs", &self.bootargs()?)?;
         writer.string("stdout-path", "serial0:115200n8")?;
@@ -138,16 +213,18 @@ impl GuestTree<'_, '_> {
         if let Some(seed) = self.rng_seed {
             writer.bytes("rng-seed", &seed)?;
         }
-        writer.end(chosen)
+        extra::write_merged(writer, self, "chosen")?;
+        Ok(writer.end(chosen)?)
     }
 
-    fn aliases(&self, writer: &mut Writer) -> Result<(), BuildError> {
+    fn aliases(&self, writer: &mut Writer) -> Result<(), BuildError<'t>> {
         let aliases = writer.begin("aliases")?;
         writer.string("serial0", "/serial@9000000")?;
-        writer.end(aliases)
+        extra::write_merged(writer, self, "aliases")?;
+        Ok(writer.end(aliases)?)
     }
 
-    fn cpus(&self, writer: &mut Writer, mode: MovableMemory) -> Result<(), BuildError> {
+    fn cpus(&self, writer: &mut Writer, mode: MovableMemory) -> Result<(), BuildError<'static>> {
         let cpus = writer.begin("cpus")?;
         writer.cells("#address-cells", &[1])?;
         writer.cells("#size-cells", &[0])?;
@@ -169,14 +246,14 @@ impl GuestTree<'_, '_> {
         writer.end(cpus)
     }
 
-    fn psci(&self, writer: &mut Writer) -> Result<(), BuildError> {
+    fn psci(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
         let psci = writer.begin("psci")?;
         writer.strings("compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
         writer.string("method", "hvc")?;
         writer.end(psci)
     }
 
-    fn timer(&self, writer: &mut Writer) -> Result<(), BuildError> {
+    fn timer(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
         let timer = writer.begin("timer")?;
         writer.string("compatible", "arm,armv8-timer")?;
         let [secure, physical, virtual_timer, hypervisor] = TIMER_PPIS;
@@ -187,7 +264,7 @@ impl GuestTree<'_, '_> {
         writer.end(timer)
     }
 
-    fn interrupt_controller(&self, writer: &mut Writer) -> Result<(), BuildError> {
+    fn interrupt_controller(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
         let gic = writer.begin_at("interrupt-controller", GICD_BASE)?;
         writer.string("compatible", "arm,gic-v3")?;
         let redistributors = GICR_STRIDE * u64::from(self.guest.vcpu_count);
@@ -199,7 +276,7 @@ impl GuestTree<'_, '_> {
         writer.end(gic)
     }
 
-    fn clock(&self, writer: &mut Writer) -> Result<(), BuildError> {
+    fn clock(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
         let clock = writer.begin("apb-pclk")?;
         writer.string("compatible", "fixed-clock")?;
         writer.cells("#clock-cells", &[0])?;
@@ -209,7 +286,7 @@ impl GuestTree<'_, '_> {
         writer.end(clock)
     }
 
-    fn serial(&self, writer: &mut Writer) -> Result<(), BuildError> {
+    fn serial(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
         let serial = writer.begin_at("serial", UART_BASE)?;
         writer.strings("compatible", &["arm,pl011", "arm,primecell"])?;
         writer.cells("reg", &reg(UART_BASE, UART_SIZE))?;
@@ -219,3 +296,6 @@ impl GuestTree<'_, '_> {
         writer.end(serial)
     }
 }
+
+#[cfg(test)]
+mod tests;

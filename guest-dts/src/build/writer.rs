@@ -16,17 +16,17 @@ pub(super) fn reg(base: u64, size: u64) -> [u32; 4] {
 }
 
 impl Writer {
-    pub(super) fn new() -> Result<Self, BuildError> {
+    pub(super) fn new() -> Result<Self, BuildError<'static>> {
         Ok(Self(FdtWriter::new()?))
     }
 
     /// Begins a node.
-    pub(super) fn begin(&mut self, name: &str) -> Result<FdtWriterNode, BuildError> {
+    pub(super) fn begin(&mut self, name: &str) -> Result<FdtWriterNode, BuildError<'static>> {
         Ok(self.0.begin_node(name)?)
     }
 
     /// Begins a node named `name@unit`.
-    pub(super) fn begin_at(&mut self, name: &str, unit: u64) -> Result<FdtWriterNode, BuildError> {
+    pub(super) fn begin_at(&mut self, name: &str, unit: u64) -> Result<FdtWriterNode, BuildError<'static>> {
         let mut full = heapless::String::<48>::new();
         match write!(full, "{name}@{unit:x}") {
             Ok(()) => self.begin(&full),
@@ -34,15 +34,15 @@ impl Writer {
         }
     }
 
-    pub(super) fn end(&mut self, node: FdtWriterNode) -> Result<(), BuildError> {
+    pub(super) fn end(&mut self, node: FdtWriterNode) -> Result<(), BuildError<'static>> {
         Ok(self.0.end_node(node)?)
     }
 
-    pub(super) fn string(&mut self, name: &str, value: &str) -> Result<(), BuildError> {
+    pub(super) fn string(&mut self, name: &str, value: &str) -> Result<(), BuildError<'static>> {
         Ok(self.0.property_string(name, value)?)
     }
 
-    pub(super) fn strings(&mut self, name: &str, values: &[&str]) -> Result<(), BuildError> {
+    pub(super) fn strings(&mut self, name: &str, values: &[&str]) -> Result<(), BuildError<'static>> {
         let mut bytes = Vec::new();
         for value in values {
             bytes.extend_from_slice(value.as_bytes());
@@ -51,29 +51,29 @@ impl Writer {
         self.bytes(name, &bytes)
     }
 
-    pub(super) fn cells(&mut self, name: &str, cells: &[u32]) -> Result<(), BuildError> {
+    pub(super) fn cells(&mut self, name: &str, cells: &[u32]) -> Result<(), BuildError<'static>> {
         Ok(self.0.property_array_u32(name, cells)?)
     }
 
     /// A number of two cells.
-    pub(super) fn number(&mut self, name: &str, number: u64) -> Result<(), BuildError> {
+    pub(super) fn number(&mut self, name: &str, number: u64) -> Result<(), BuildError<'static>> {
         Ok(self.0.property_u64(name, number)?)
     }
 
-    pub(super) fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), BuildError> {
+    pub(super) fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), BuildError<'static>> {
         Ok(self.0.property(name, bytes)?)
     }
 
     /// A property without a value.
-    pub(super) fn flag(&mut self, name: &str) -> Result<(), BuildError> {
+    pub(super) fn flag(&mut self, name: &str) -> Result<(), BuildError<'static>> {
         Ok(self.0.property_null(name)?)
     }
 
-    pub(super) fn phandle(&mut self, phandle: u32) -> Result<(), BuildError> {
+    pub(super) fn phandle(&mut self, phandle: u32) -> Result<(), BuildError<'static>> {
         Ok(self.0.property_phandle(phandle)?)
     }
 
-    pub(super) fn finish(self) -> Result<Vec<u8>, BuildError> {
+    pub(super) fn finish(self) -> Result<Vec<u8>, BuildError<'static>> {
         Ok(self.0.finish()?)
     }
 }

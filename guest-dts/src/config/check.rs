@@ -2,8 +2,10 @@
 
 use super::layout::Layout;
 use super::reader::Reader;
-use super::{Configuration, Extent, Guest};
+use super::{Configuration, Extent, Guest, MovableMemory};
+use crate::build::{BuildError, GuestTree};
 use crate::finding::{Finding, Rule, Value};
+use crate::image::{BootPlan, Image, NoRoom};
 use crate::range::PaRange;
 use crate::tree::Node;
 
@@ -63,11 +65,43 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
             }
         }
     }
-    if reader.first_error().is_none()
-        && let Err(finding) = Layout::of(guest)
-    {
-        reader.error(finding);
+    if reader.first_error().is_none() {
+        check_tree(guest, node, reader);
     }
+}
+
+/// Checks what the guest's tree and images will be.
+fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>) {
+    let Some(layout) = reader.ok(Layout::of(guest)) else { return };
+    let Ok(image) = Image::parse(guest.kernel) else { return }; // Told of before.
+    let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
+    let plan = match BootPlan::new(&image, ramdisk_size, &layout) {
+        Ok(plan) => plan,
+        Err(NoRoom { needed, largest }) => {
+            return reader.error(Finding::named(node, "memory", Rule::ImagesDoNotFit { needed, largest }));
+        }
+    };
+    let tree = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+    if let Err(finding) = tree.check(None) {
+        return reader.error(finding);
+    }
+    if let Err(BuildError::Bootargs(length)) = tree.bootargs() {
+        let rule = Rule::Must("be shorter than 2048 bytes with what `movable-memory` adds to it");
+        reader.error(Finding::new(node, Some("bootargs"), Value::Number(length as u64), rule));
+    }
+    tree.notes(None, &mut |finding| reader.note(finding));
+    if tree.mode() == MovableMemory::Dmb && !knows_movable_blocks(guest.kernel) {
+        let rule = Rule::Must(
+            "name a kernel that knows \"designated-movable-block\": this one would lose the memory",
+        );
+        reader.warning(Finding::named(node, "kernel", rule));
+    }
+}
+
+/// Whether the kernel has the name of the binding in it, as one that has a driver for it must.
+fn knows_movable_blocks(kernel: &[u8]) -> bool {
+    let name = b"designated-movable-block";
+    kernel.windows(name.len()).any(|window| window == name)
 }
 
 /// Static blocks must not overlap each other, nor static pools each other; a pool lies in one block, or outside

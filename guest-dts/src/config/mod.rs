@@ -32,9 +32,9 @@ use reader::Reader;
 /// `compatible` of the root.
 pub const COMPATIBLE: &str = "ballast,configuration";
 /// How many guests are taken.
-pub const GUEST_LIMIT: usize = 16;
-/// How many vCPUs a guest may have: redistributors of 128 KiB from 0x080A_0000 leave room for more.
-pub const VCPU_LIMIT: usize = 32;
+pub const GUEST_LIMIT: usize = 8;
+/// How many vCPUs a guest may have: what the target list of one SGI names.
+pub const VCPU_LIMIT: usize = 16;
 /// How many regions of RAM a guest may have.
 pub const REGION_LIMIT: usize = 8;
 /// How many designated movable blocks a guest may have: what a kernel that knows them takes.

@@ -59,6 +59,10 @@ impl<'s, 't> Reader<'s, 't> {
         self.sink.take(Severity::Warning, finding);
     }
 
+    pub(super) fn note(&mut self, finding: Finding<'t>) {
+        self.sink.take(Severity::Note, finding);
+    }
+
     /// Tells of a property that breaks a rule.
     pub(super) fn broken(&mut self, node: Node<'t>, property: Property<'t>, rule: Rule) {
         self.error(Finding::property(node, property, rule));

@@ -7,7 +7,7 @@ use std::vec::Vec;
 use super::*;
 use crate::build::GuestTree;
 use crate::image::{BootPlan, Image};
-use crate::testing;
+use crate::testing::compile_with_images as compile;
 use crate::tree::AlignedBlob;
 
 /// The sets that ship.
@@ -18,15 +18,6 @@ const SETS: [(&str, &str); 5] = [
     ("interleaved", include_str!("../../interleaved.dts")),
     ("pool-owner", include_str!("../../pool-owner.dts")),
 ];
-
-/// Compiles `source` with a kernel and a ramdisk of a few bytes.
-fn compile(source: &str) -> AlignedBlob {
-    let kernel = "[0000000000000000 0000000000000000 0000010000000000 0a00000000000000 \
-                  0000000000000000 0000000000000000 0000000000000000 41524d64 00000000]";
-    let kernel = format!("{kernel}, [{}]", "00".repeat(0x4000));
-    let source = source.replace("/incbin/(\"kernel\")", &kernel);
-    testing::compile(&source.replace("/incbin/(\"ramdisk\")", "\"ramdisk\""))
-}
 
 /// A host with two controllers and four CPUs, as `make run` has it.
 fn host() -> Host {

@@ -38,7 +38,7 @@ impl<'t> Property<'t> {
     }
 
     /// The value as cells, `None` where its length is no multiple of 4.
-    pub fn cells(&self) -> Option<impl ExactSizeIterator<Item = u32> + Clone + 't> {
+    pub fn cells(&self) -> Option<impl ExactSizeIterator<Item = u32> + Clone + use<'t>> {
         let is_whole = self.value.len().is_multiple_of(4);
         is_whole.then(|| {
             self.value

@@ -1,0 +1,36 @@
+//! Writes the tree that a guest of a configuration gets, for QEMU's `-dtb` or for `dtc`:
+//! `cargo run -p guest-dts --example guest-tree -- CONFIGURATION.dtb GUEST > guest.dtb`.
+//!
+//! QEMU's `virt` with `gic-version=3` has the same platform, so that a kernel can be started with the tree
+//! without Ballast. Where the images lie is printed to the standard error.
+
+use std::error::Error;
+use std::io::Write;
+
+use guest_dts::build::{Choice, GuestTree};
+use guest_dts::config::{Configuration, Layout, Severity};
+use guest_dts::finding::Finding;
+use guest_dts::image::{BootPlan, Image};
+use guest_dts::tree::{AlignedBlob, Tree};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(file), Some(name)) = (arguments.next(), arguments.next()) else {
+        return Err("guest-tree CONFIGURATION.dtb GUEST".into());
+    };
+    let blob = AlignedBlob::new(&std::fs::read(file)?);
+    let tree = Tree::new(blob.as_slice()).map_err(|error| error.to_string())?;
+    let mut sink = |severity: Severity, finding: Finding<'_>| eprintln!("{severity:?}: {finding}");
+    let configuration = Configuration::read(&tree, &mut sink).map_err(|error| error.to_string())?;
+    let guest = configuration.guests.iter().find(|guest| guest.name == name).ok_or("no such guest")?;
+    let layout = Layout::of(guest).map_err(|error| error.to_string())?;
+    let image = Image::parse(guest.kernel)?;
+    let plan = BootPlan::new(&image, guest.ramdisk.map(|ramdisk| ramdisk.len() as u64), &layout)?;
+    for bank in &layout.banks {
+        eprintln!("{:?}: {}", bank.kind, bank.range);
+    }
+    eprintln!("{plan:?}\n{}", Choice::of(guest));
+    let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+    std::io::stdout().write_all(&input.build().map_err(|error| error.to_string())?)?;
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! What the operator adds to a guest's tree: the node `device-tree` of the guest's configuration (the
+//! *template*), and nodes of the host's tree.
+//!
+//! Nothing that Ballast writes itself can be replaced: neither its nodes nor its properties. Children of
+//! `/chosen`, `/aliases` and `/reserved-memory` are added to those that are there.
+
+use vm_fdt::FdtWriterNode;
+
+use super::writer::Writer;
+use super::{BuildError, GuestTree};
+use crate::finding::{Finding, Rule, Value};
+use crate::tree::{Node, Property, Tree};
+
+/// Nodes at the root that are Ballast's own, by their names without unit address.
+const OWN_NODES: [&str; 10] = [
+    "aliases",
+    "cpus",
+    "memory",
+    "psci",
+    "timer",
+    "interrupt-controller",
+    "apb-pclk",
+    "serial",
+    "hypervisor",
+    "distance-map",
+];
+/// Nodes whose properties and children are added to Ballast's own.
+const MERGED_NODES: [&str; 3] = ["chosen", "aliases", "reserved-memory"];
+/// Properties that are Ballast's own, of the root and of the merged nodes.
+const OWN_ROOT_PROPERTIES: [&str; 5] =
+    ["compatible", "model", "#address-cells", "#size-cells", "interrupt-parent"];
+const OWN_CHOSEN_PROPERTIES: [&str; 6] =
+    ["bootargs", "stdout-path", "linux,initrd-start", "linux,initrd-end", "kaslr-seed", "rng-seed"];
+const OWN_ALIASES: [&str; 1] = ["serial0"];
+/// Properties of a node of the host's tree that mean nothing in a guest's.
+const HOST_PROPERTIES: [&str; 2] = ["interrupt-parent", "interrupts-extended"];
+
+/// Checks all of it.
+pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
+    if let Some(template) = input.guest.template {
+        check_own(template, &OWN_ROOT_PROPERTIES)?;
+        for child in template.children() {
+            match child.base_name() {
+                "chosen" => check_own(child, &OWN_CHOSEN_PROPERTIES)?,
+                "aliases" => check_own(child, &OWN_ALIASES)?,
+                "reserved-memory" => {}
+                name if OWN_NODES.contains(&name) => {
+                    return Err(Finding::node(
+                        child,
+                        Rule::Must("not be there: Ballast writes the node itself"),
+                    ));
+                }
+                _ => {}
+            }
+            // The names of reserved memory are checked where it is known what becomes of it.
+            if child.base_name() != "reserved-memory" {
+                child.subtree().try_for_each(check_name)?;
+            }
+            let twin = template
+                .children()
+                .take_while(|other| *other != child)
+                .find(|other| other.name() == child.name());
+            if twin.is_some() {
+                return Err(Finding::node(child, Rule::Must("differ in name from its siblings")));
+            }
+        }
+    }
+    host_nodes(input, host)?;
+    Ok(())
+}
+
+/// Whether names and children of `node` are such as the writer takes.
+pub(super) fn check_name(node: Node<'_>) -> Result<(), Finding<'_>> {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || ",._+-".contains(character);
+    let name = node.base_name();
+    let unit = node.unit_address().unwrap_or("0");
+    let is_good = (1..=31).contains(&name.len())
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(is_plain)
+        && unit.chars().all(is_plain);
+    if !is_good {
+        let rule = Rule::Must("be named by 1 to 31 letters, digits and `,._+-`, a letter first");
+        return Err(Finding::node(node, rule));
+    }
+    for property in node.properties() {
+        let name = property.name();
+        let is_plain = |character: char| character.is_ascii_alphanumeric() || ",._+?#-".contains(character);
+        if name.len() > 31 || !name.chars().all(is_plain) {
+            let rule = Rule::Must("be named by 1 to 31 letters, digits and `,._+?#-`");
+            return Err(Finding::property(node, property, rule));
+        }
+    }
+    Ok(())
+}
+
+fn check_own<'t>(node: Node<'t>, own: &[&str]) -> Result<(), Finding<'t>> {
+    match node.properties().find(|property| own.contains(&property.name())) {
+        Some(property) => {
+            Err(Finding::property(node, property, Rule::Must("be left to Ballast, which sets it")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks the paths of nodes of the host's tree.
+fn host_nodes<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
+    let (Some(host), Some(guest)) = (host, input.guest.node) else { return Ok(()) };
+    for path in &input.guest.host_nodes {
+        let broken = |rule| Err(Finding::new(guest, Some("host-nodes"), Value::Text(path), rule));
+        let Some(node) = host.find(path) else { return broken(Rule::Must("be in the host's tree")) };
+        let parent = node.parent().map_or("", |parent| parent.name());
+        if node.is_root()
+            || (parent != "reserved-memory" && !node.parent().is_some_and(|parent| parent.is_root()))
+        {
+            return broken(Rule::Must("name a child of the host's root or of its /reserved-memory"));
+        }
+        if OWN_NODES.contains(&node.base_name()) || MERGED_NODES.contains(&node.base_name()) {
+            return broken(Rule::Must("not name a node that Ballast writes itself"));
+        }
+        let is_in_template = |template: Node<'t>| template.child(node.name()).is_some();
+        if parent.is_empty() && input.guest.template.is_some_and(is_in_template) {
+            return broken(Rule::Must("not name a node that `device-tree` has as well"));
+        }
+        node.subtree().try_for_each(check_name)?;
+    }
+    Ok(())
+}
+
+/// Adds the template's properties of the root.
+pub(super) fn write_root<'t>(writer: &mut Writer, input: &GuestTree<'_, 't>) -> Result<(), BuildError<'t>> {
+    match input.guest.template {
+        Some(template) => write_properties(writer, template, &[]),
+        None => Ok(()),
+    }
+}
+
+/// Adds what the template has for the node `name` that is open: properties, and children.
+pub(super) fn write_merged<'t>(
+    writer: &mut Writer,
+    input: &GuestTree<'_, 't>,
+    name: &str,
+) -> Result<(), BuildError<'t>> {
+    let Some(node) = input.guest.template.and_then(|template| template.child(name)) else { return Ok(()) };
+    write_properties(writer, node, &[])?;
+    node.children().try_for_each(|child| copy(writer, child, &[]))
+}
+
+/// Adds the nodes that are not merged into Ballast's own.
+pub(super) fn write_nodes<'t>(
+    writer: &mut Writer,
+    input: &GuestTree<'_, 't>,
+    host: Option<&Tree<'t>>,
+) -> Result<(), BuildError<'t>> {
+    if let Some(template) = input.guest.template {
+        for child in template.children().filter(|child| !MERGED_NODES.contains(&child.base_name())) {
+            copy(writer, child, &[])?;
+        }
+    }
+    for path in &input.guest.host_nodes {
+        let Some(node) = host.and_then(|host| host.find(path)) else { continue };
+        if node.parent().is_some_and(|parent| parent.is_root()) {
+            copy(writer, node, &HOST_PROPERTIES)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies `node` and all below it, less the properties in `without`.
+fn copy<'t>(writer: &mut Writer, node: Node<'t>, without: &[&str]) -> Result<(), BuildError<'t>> {
+    let mut open: heapless::Vec<FdtWriterNode, { crate::tree::DEPTH_LIMIT }> = heapless::Vec::new();
+    let mut nodes = node.subtree();
+    while let Some(node) = nodes.next() {
+        while open.len() > nodes.depth() {
+            if let Some(done) = open.pop() {
+                writer.end(done)?;
+            }
+        }
+        let begun = writer.begin(node.name())?;
+        // The tree that it is read from is no deeper.
+        let _ = open.push(begun);
+        write_properties(writer, node, without)?;
+    }
+    while let Some(done) = open.pop() {
+        writer.end(done)?;
+    }
+    Ok(())
+}
+
+fn write_properties<'t>(writer: &mut Writer, node: Node<'t>, without: &[&str]) -> Result<(), BuildError<'t>> {
+    let wanted =
+        |property: &Property<'t>| !without.contains(&property.name()) && property.name() != "linux,phandle";
+    for property in node.properties().filter(wanted) {
+        match (property.name(), property.u32()) {
+            ("phandle", Some(phandle)) => writer.phandle(phandle)?,
+            (name, _) => writer.bytes(name, property.bytes())?,
+        }
+    }
+    Ok(())
+}

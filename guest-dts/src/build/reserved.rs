@@ -1,0 +1,325 @@
+//! Reserved memory that the operator's template or the host's tree brings into a guest's tree.
+//!
+//! What a node does to a guest depends on whether its kernel knows it (measured; Linux 5.10 of Broadcom's, 6.1,
+//! 6.12, 7.3): an unknown `compatible` keeps the memory from the kernel for ever, and a kernel that knows
+//! designated movable blocks checks nothing but alignment before it hands them out. Hence:
+//!
+//! | node | a guest that knows movable blocks (`movable-memory = "dmb"`) | any other guest |
+//! |---|---|---|
+//! | `designated-movable-block` alone | as it is | left out: plain RAM |
+//! | `designated-movable-block` with `shared-dma-pool` | as it is: a CMA area | as it is: a CMA area |
+//! | `shared-dmb-pool` | as it is | `shared-dma-pool` where a `memory-region` names it, else left out |
+//! | `shared-dma-pool`, `restricted-dma-pool`, anything else | as it is | as it is |
+//!
+//! All of it is written anew: a container with the root's cells and an empty `ranges`, and one `reg` entry for
+//! each node that is `reusable`. What lies over the kernel, the ramdisk, the tree, a movable block or another
+//! node, or is misaligned for the guest's pages, is refused.
+
+use super::writer::{Writer, reg};
+use super::{BuildError, GuestTree};
+use crate::config::{DMB_LIMIT, MovableMemory};
+use crate::finding::{Finding, Note, Rule, Value};
+use crate::range::IpaRange;
+use crate::tree::{Cells, Node, Reg, Tree};
+
+/// Where a node of reserved memory comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Template,
+    Host,
+}
+
+/// What becomes of a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    AsItIs,
+    /// `compatible = "shared-dma-pool"`.
+    AsDmaPool,
+    LeftOut(Note),
+}
+
+/// Properties whose cells depend on the container, and those that have a meaning in the host's tree alone.
+const REWRITTEN: [&str; 7] =
+    ["reg", "size", "alignment", "alloc-ranges", "compatible", "phandle", "linux,phandle"];
+
+/// A node of reserved memory, and its container.
+struct Child<'t> {
+    container: Node<'t>,
+    node: Node<'t>,
+    source: Source,
+}
+
+/// All nodes of reserved memory that are brought in.
+fn children<'a, 't>(
+    input: &'a GuestTree<'_, 't>,
+    host: Option<&'a Tree<'t>>,
+) -> impl Iterator<Item = Child<'t>> + 'a {
+    let container = input.guest.template.and_then(|template| template.child("reserved-memory"));
+    let own = container.into_iter().flat_map(|container| {
+        container.children().map(move |node| Child { container, node, source: Source::Template })
+    });
+    let paths = input.guest.host_nodes.iter().filter(|path| path.starts_with("/reserved-memory/"));
+    let hosts = paths.filter_map(move |path| {
+        let node = host?.find(path)?;
+        Some(Child { container: node.parent()?, node, source: Source::Host })
+    });
+    own.chain(hosts)
+}
+
+/// Whether there is anything to be written.
+pub(super) fn is_any(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>) -> bool {
+    children(input, host).any(|child| !matches!(fate(input, host, &child), Fate::LeftOut(_)))
+}
+
+/// Tells of every node that is left out or rewritten.
+pub(super) fn notes<'t>(
+    input: &GuestTree<'_, 't>,
+    host: Option<&Tree<'t>>,
+    note: &mut dyn FnMut(Finding<'t>),
+) {
+    for child in children(input, host) {
+        match fate(input, host, &child) {
+            Fate::LeftOut(why) => note(Finding::node(child.node, Rule::Note(why))),
+            Fate::AsDmaPool => note(Finding::node(child.node, Rule::Note(Note::BecomesDmaPool))),
+            Fate::AsItIs => {}
+        }
+    }
+}
+
+/// Checks every node that is not left out.
+pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
+    let mut count = if input.mode() == MovableMemory::Dmb { input.guest.dmbs.len() } else { 0 };
+    for (index, child) in children(input, host).enumerate() {
+        let fate = fate(input, host, &child);
+        if matches!(fate, Fate::LeftOut(_)) {
+            continue;
+        }
+        let node = child.node;
+        super::extra::check_name(node)?;
+        if node.has("reusable") && node.has("no-map") {
+            return Err(Finding::named(node, "no-map", Rule::Must("not stand beside `reusable`")));
+        }
+        if input.mode() == MovableMemory::Dmb && is_block_or_pool(node) {
+            count += 1;
+            if count > DMB_LIMIT {
+                let rule =
+                    Rule::TooMany { index: count - 1, limit: DMB_LIMIT, what: "movable blocks and pools" };
+                return Err(Finding::node(node, rule));
+            }
+        }
+        let cells = child.container.child_cells()?;
+        if !node.has("reg") {
+            if !node.has("size") {
+                return Err(Finding::missing(node, "reg", Rule::Required("or `size`")));
+            }
+            for name in ["size", "alignment"] {
+                number(node, name, cells)?;
+            }
+            continue;
+        }
+        for (entry, reg) in node.pairs("reg", cells)?.enumerate() {
+            check_entry(input, &child, reg)?;
+            let before = children(input, host).take(index + 1).enumerate();
+            for (place, other) in before.filter(|(_, other)| !is_left_out(input, host, other)) {
+                let entries = other.node.pairs("reg", other.container.child_cells()?);
+                for (number, range) in entries.into_iter().flatten().enumerate() {
+                    let is_itself = place == index && number >= entry;
+                    if !is_itself && overlaps(reg, range.base, range.size) {
+                        return Err(finding(node, reg, Rule::OverlapsWith("other reserved memory")));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes every node that is not left out into the container that is open.
+pub(super) fn write<'t>(
+    writer: &mut Writer,
+    input: &GuestTree<'_, 't>,
+    host: Option<&Tree<'t>>,
+) -> Result<(), BuildError<'t>> {
+    for child in children(input, host) {
+        let fate = fate(input, host, &child);
+        if matches!(fate, Fate::LeftOut(_)) {
+            continue;
+        }
+        let cells = child.container.child_cells()?;
+        let node = child.node;
+        if !node.has("reg") {
+            write_dynamic(writer, input, node, cells, fate)?;
+        } else if node.has("reusable") {
+            // The kernel looks at the first entry of a node only.
+            for (index, range) in node.pairs("reg", cells)?.enumerate() {
+                let open = match index {
+                    0 => writer.begin(node.name())?,
+                    _ => writer.begin_at(node.base_name(), range.base)?,
+                };
+                writer.cells("reg", &reg(range.base, range.size))?;
+                write_common(writer, node, fate, index == 0)?;
+                writer.end(open)?;
+            }
+        } else {
+            let open = writer.begin(node.name())?;
+            let mut entries = alloc::vec::Vec::new();
+            for range in node.pairs("reg", cells)? {
+                entries.extend(reg(range.base, range.size));
+            }
+            writer.cells("reg", &entries)?;
+            write_common(writer, node, fate, true)?;
+            writer.end(open)?;
+        }
+    }
+    Ok(())
+}
+
+fn fate(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, child: &Child<'_>) -> Fate {
+    let node = child.node;
+    let is_aware = input.mode() == MovableMemory::Dmb;
+    if !node.is_enabled() {
+        return Fate::LeftOut(Note::Disabled);
+    }
+    if is_aware || node.is_compatible("shared-dma-pool") {
+        return Fate::AsItIs;
+    }
+    if node.is_compatible("shared-dmb-pool") {
+        return match is_referenced(input, host, node) {
+            true => Fate::AsDmaPool,
+            false => Fate::LeftOut(Note::WouldBeLost),
+        };
+    }
+    match node.is_compatible("designated-movable-block") {
+        true => Fate::LeftOut(Note::WouldBeLost),
+        false => Fate::AsItIs,
+    }
+}
+
+fn is_left_out(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, child: &Child<'_>) -> bool {
+    matches!(fate(input, host, child), Fate::LeftOut(_))
+}
+
+fn is_block_or_pool(node: Node<'_>) -> bool {
+    node.is_compatible("designated-movable-block") || node.is_compatible("shared-dmb-pool")
+}
+
+/// Whether a node that the guest gets names `node` in its `memory-region`.
+fn is_referenced(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, node: Node<'_>) -> bool {
+    let Some(phandle) = node.phandle() else { return false };
+    let names = |user: Node<'_>| {
+        let cells = user.property("memory-region").and_then(|property| property.cells());
+        cells.is_some_and(|mut cells| cells.any(|cell| cell == phandle))
+    };
+    let in_template = input.guest.template.is_some_and(|template| template.descendants().any(names));
+    let host_nodes = input.guest.host_nodes.iter().filter_map(|path| host?.find(path));
+    in_template || host_nodes.into_iter().any(|node| node.subtree().any(names))
+}
+
+fn finding<'t>(node: Node<'t>, reg: Reg, rule: Rule) -> Finding<'t> {
+    Finding::new(node, Some("reg"), Value::Range { base: reg.base, size: reg.size }, rule)
+}
+
+fn overlaps(reg: Reg, base: u64, size: u64) -> bool {
+    let end = |base: u64, size: u64| base.saturating_add(size);
+    reg.base < end(base, size) && base < end(reg.base, reg.size)
+}
+
+fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Result<(), Finding<'t>> {
+    let node = child.node;
+    let broken = |rule| Err(finding(node, reg, rule));
+    let Some(range) = IpaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty()) else {
+        return broken(Rule::Must("not be empty, and end below 2^48"));
+    };
+    let banks = || input.layout.banks.iter();
+    let is_outside = !banks().any(|bank| bank.range.overlaps(&range));
+    if node.has("reusable") {
+        let size = input.guest.page_size.block_alignment();
+        if !range.is_aligned(size) {
+            return broken(Rule::MultipleOfForPages { size, page: input.guest.page_size.bytes() });
+        }
+        if !banks().any(|bank| bank.range.contains(&range)) {
+            return broken(Rule::Must("lie in one region of the guest's RAM: it is `reusable`"));
+        }
+    }
+    if child.source == Source::Host {
+        let mut pinned =
+            banks().filter(|bank| input.region_of(bank).is_some_and(|region| region.is_pinned_in_place));
+        if !is_outside && !pinned.any(|bank| bank.range.contains(&range)) {
+            return broken(Rule::Must(
+                "lie outside the guest's RAM, or in a region that is `pinned-in-place`",
+            ));
+        }
+    }
+    let images = [(Some(input.plan.kernel), "the kernel"), (input.plan.ramdisk, "the ramdisk")];
+    let images = images.into_iter().chain([(Some(input.plan.tree), "the guest's device tree")]);
+    for (image, what) in images {
+        if image.is_some_and(|image| image.overlaps(&range)) {
+            return broken(Rule::OverlapsWith(what));
+        }
+    }
+    let is_described = matches!(input.mode(), MovableMemory::Dmb | MovableMemory::Cma);
+    if is_described && input.layout.dmbs().any(|bank| bank.range.overlaps(&range)) {
+        return broken(Rule::OverlapsWith("a movable block of the guest's"));
+    }
+    Ok(())
+}
+
+/// A number of the container's size cells.
+fn number<'t>(node: Node<'t>, name: &str, cells: Cells) -> Result<Option<u64>, Finding<'t>> {
+    let Some(property) = node.property(name) else { return Ok(None) };
+    match property.number().filter(|_| property.bytes().len() == cells.size as usize * 4) {
+        Some(number) => Ok(Some(number)),
+        None => {
+            Err(Finding::property(node, property, Rule::Must("be one size of the container's size cells")))
+        }
+    }
+}
+
+fn write_dynamic<'t>(
+    writer: &mut Writer,
+    input: &GuestTree<'_, 't>,
+    node: Node<'t>,
+    cells: Cells,
+    fate: Fate,
+) -> Result<(), BuildError<'t>> {
+    let open = writer.begin(node.name())?;
+    if let Some(size) = number(node, "size", cells)? {
+        writer.number("size", size)?;
+    }
+    let wanted = number(node, "alignment", cells)?;
+    // Linux raises it for what it knows; what it does not know is aligned all the same.
+    let least = if node.has("reusable") { input.guest.page_size.block_alignment() } else { 0 };
+    if let Some(alignment) = wanted.into_iter().chain([least]).max().filter(|&alignment| alignment != 0) {
+        writer.number("alignment", alignment)?;
+    }
+    if node.has("alloc-ranges") {
+        let mut entries = alloc::vec::Vec::new();
+        for range in node.pairs("alloc-ranges", cells)? {
+            entries.extend(reg(range.base, range.size));
+        }
+        writer.cells("alloc-ranges", &entries)?;
+    }
+    write_common(writer, node, fate, true)?;
+    writer.end(open)
+}
+
+/// What does not depend on cells; the phandle for one of the nodes that a node becomes.
+fn write_common<'t>(
+    writer: &mut Writer,
+    node: Node<'t>,
+    fate: Fate,
+    has_phandle: bool,
+) -> Result<(), BuildError<'t>> {
+    match (fate, node.property("compatible")) {
+        (Fate::AsDmaPool, _) => writer.string("compatible", "shared-dma-pool")?,
+        (_, Some(compatible)) => writer.bytes("compatible", compatible.bytes())?,
+        (_, None) => {}
+    }
+    for property in node.properties().filter(|property| !REWRITTEN.contains(&property.name())) {
+        writer.bytes(property.name(), property.bytes())?;
+    }
+    match node.phandle().filter(|_| has_phandle) {
+        Some(phandle) => writer.phandle(phandle),
+        None => Ok(()),
+    }
+}
