@@ -58,12 +58,20 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     /// Breaks the leaf at `ipa` and up to `most - 1` after it of the same table, sets their marks from
     /// `from` to `to`, and starts their invalidation. The run ends before the first entry that is no valid
     /// leaf with the mark `from`; with [`Mark::NONE`], before one that is protected too.
-    /// Each descriptor keeps its output address, attributes and last access and dirty state.
+    /// Each descriptor keeps its output address, attributes and last access and dirty state: `visit` gets
+    /// it as it was at the last.
     ///
     /// # Errors
     /// [`TableError::NotMapped`]; [`TableError::InMotion`] where the run would be empty;
     /// [`TableError::SplitsLeaf`] where `ipa` is not the first address of a leaf.
-    pub fn break_leaves(&self, ipa: Ipa, most: usize, from: Mark, to: Mark) -> Result<BrokenRun, TableError> {
+    pub fn break_leaves(
+        &self,
+        ipa: Ipa,
+        most: usize,
+        from: Mark,
+        to: Mark,
+        mut visit: impl FnMut(Leaf),
+    ) -> Result<BrokenRun, TableError> {
         let (slot, entries) = self.run(ipa)?;
         let mut leaf_count = 0;
         for entry in entries.iter().take(most.max(1)) {
@@ -75,6 +83,8 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
             // Until it is broken hardware may still write; what this yields is final.
             let last = break_entry(entry);
             entry.store(last.broken().with_mark(to).bits(), Ordering::Release);
+            let at = ipa.get() + (u64::from(leaf_count) << slot.level.shift());
+            visit(Leaf::new(Ipa::new_truncate(at), slot.level, last));
             leaf_count += 1;
         }
         if leaf_count == 0 {
@@ -101,15 +111,36 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         if slot.level != run.level || broken.is_valid() {
             return Err(TableError::NotBroken(ipa));
         }
-        let mut made = broken.made().unprotected().with_mark(Mark::NONE);
-        if let Some(pa) = pa {
-            self.check_leaf_pa(pa, run.level)?;
-            made = made.with_output(pa);
+        let pa = pa.unwrap_or(broken.output());
+        self.check_leaf_pa(pa, run.level)?;
+        make(slot.entry, ipa, broken, pa).map(|made| Leaf::new(ipa, slot.level, made))
+    }
+
+    /// Makes every leaf of `run` that is still broken, number `index` at `target(index)`, as
+    /// [`Self::make_leaf`] does. Yields how many that were. Follow with [`Self::publish`].
+    ///
+    /// # Errors
+    /// As [`Self::make_leaf`]; then the leaves before the one that failed are made.
+    pub fn make_leaves(
+        &self,
+        run: &BrokenRun,
+        mut target: impl FnMut(usize) -> Pa,
+    ) -> Result<usize, TableError> {
+        let (slot, entries) = self.run(run.ipa)?;
+        if slot.level != run.level || !self.is_synchronised(run.ticket) {
+            return Err(TableError::NotBroken(run.ipa));
         }
-        match exchange(slot.entry, ipa, broken, made)? {
-            Ok(()) => Ok(Leaf::new(ipa, slot.level, made)),
-            Err(_) => Err(TableError::NotBroken(ipa)),
+        let mut made_count = 0;
+        for (index, entry) in entries.iter().take(run.leaf_count()).enumerate() {
+            let broken = load(entry);
+            if broken.kind(run.level) == Kind::BrokenLeaf {
+                let pa = target(index);
+                self.check_leaf_pa(pa, run.level)?;
+                make(entry, run.ipa, broken, pa)?;
+                made_count += 1;
+            }
         }
+        Ok(made_count)
     }
 
     /// Moves the leaf at `ipa` to `pa` at once, by break-before-make, and yields it as it was at the last.
@@ -120,12 +151,12 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     pub fn replace(&self, ipa: Ipa, pa: Pa) -> Result<Leaf, TableError> {
         let level = self.run(ipa)?.0.level;
         self.check_leaf_pa(pa, level)?;
-        let run = self.break_leaves(ipa, 1, Mark::NONE, Mark::NONE)?;
-        let old = self.leaf(ipa).ok_or(TableError::NotMapped(ipa))?;
+        let mut old = Leaf::new(ipa, level, Descriptor::EMPTY);
+        let run = self.break_leaves(ipa, 1, Mark::NONE, Mark::NONE, |leaf| old = leaf)?;
         self.synchronise();
         self.make_leaf(&run, 0, Some(pa))?;
         self.publish();
-        Ok(Leaf::new(ipa, level, old.descriptor().made()))
+        Ok(old)
     }
 
     /// Withholds the guest's writes to the leaf at `ipa`, gives it `mark`, and starts its invalidation:
@@ -264,6 +295,15 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
             return Err(TableError::PaOutside { pa, size, pa_bits: self.geometry.pa_bits() });
         }
         self.geometry.check_pa(pa, size)
+    }
+}
+
+/// Makes a broken leaf at `pa`, without mark and protection.
+fn make(entry: &AtomicU64, ipa: Ipa, broken: Descriptor, pa: Pa) -> Result<Descriptor, TableError> {
+    let made = broken.made().unprotected().with_mark(Mark::NONE).with_output(pa);
+    match exchange(entry, ipa, broken, made)? {
+        Ok(()) => Ok(made),
+        Err(_) => Err(TableError::NotBroken(ipa)),
     }
 }
 

@@ -219,16 +219,19 @@ fn a_batch_is_broken_synchronised_once_and_made() {
     let (machine, mut stage2) = guest();
     stage2.map(ipa(M2 - 4 * K4), pa(K4), 8 * K4, Attributes::RAM).unwrap();
     machine.touch((0..8).map(|i| (ipa(M2 - 4 * K4 + i * K4), true)));
-    let run = stage2.break_leaves(ipa(M2 - 3 * K4), 64, Mark::NONE, mark(1)).unwrap();
+    let run = stage2.break_leaves(ipa(M2 - 3 * K4), 64, Mark::NONE, mark(1), |_| ()).unwrap();
     assert_eq!(run.leaf_count(), 3, "a run stays in its table");
-    let again = stage2.break_leaves(ipa(M2), 2, Mark::NONE, mark(1)).unwrap();
+    let again = stage2.break_leaves(ipa(M2), 2, Mark::NONE, mark(1), |_| ()).unwrap();
     assert_eq!(again.leaf_count(), 2);
     let leaf = stage2.leaf(ipa(M2)).unwrap();
     assert!(leaf.is_broken() && leaf.mark() == mark(1) && leaf.pa() == pa(5 * K4));
     assert_eq!(stage2.translate(ipa(M2)), None);
     assert_eq!(stage2.make_leaf(&run, 0, None), Err(TableError::NotBroken(ipa(M2 - 3 * K4))), "too early");
     assert_eq!(stage2.unmap(ipa(M2), K4, |_| ()), Err(TableError::InMotion(ipa(M2))));
-    assert_eq!(stage2.break_leaves(ipa(M2), 1, Mark::NONE, mark(1)), Err(TableError::InMotion(ipa(M2))));
+    assert_eq!(
+        stage2.break_leaves(ipa(M2), 1, Mark::NONE, mark(1), |_| ()),
+        Err(TableError::InMotion(ipa(M2)))
+    );
     let syncs = machine.synchronise_count.get();
     stage2.synchronise();
     assert_eq!(machine.synchronise_count.get(), syncs + 1);
@@ -260,7 +263,7 @@ fn a_protected_leaf_can_be_read_until_it_is_switched() {
     assert_eq!(machine.access(ipa(M2), true), Outcome::PermissionFault);
     assert_eq!(stage2.protect(ipa(M2), mark(1)).unwrap_err(), TableError::InMotion(ipa(M2)));
     assert_eq!(stage2.demote(ipa(M2)), Err(TableError::InMotion(ipa(M2))));
-    let run = stage2.break_leaves(ipa(M2), 1, mark(2), mark(3)).unwrap();
+    let run = stage2.break_leaves(ipa(M2), 1, mark(2), mark(3), |_| ()).unwrap();
     stage2.synchronise();
     stage2.make_leaf(&run, 0, Some(pa(6 * M2))).unwrap();
     stage2.publish();
@@ -356,7 +359,7 @@ fn a_guest_can_be_torn_down_in_the_middle_of_a_move() {
     stage2.map(ipa(0), pa(0), 2 * M2, Attributes::RAM).unwrap();
     stage2.demote(ipa(0)).unwrap();
     machine.touch([(ipa(0), true), (ipa(M2), false)]);
-    stage2.break_leaves(ipa(0), 3, Mark::NONE, mark(1)).unwrap();
+    stage2.break_leaves(ipa(0), 3, Mark::NONE, mark(1), |_| ()).unwrap();
     stage2.protect(ipa(M2), mark(2)).unwrap();
     let mut bytes = 0;
     stage2.tear_down(|leaf| bytes += leaf.size());
@@ -551,7 +554,7 @@ fn apply(operation: Operation, stage2: &mut FakeStage2, machine: &Machine, model
             }
         }
         Operation::BreakAndMake { at, most, to } => {
-            let Ok(run) = stage2.break_leaves(ipa(at), most, Mark::NONE, mark(1)) else { return };
+            let Ok(run) = stage2.break_leaves(ipa(at), most, Mark::NONE, mark(1), |_| ()) else { return };
             assert!(stage2.make_leaf(&run, 0, None).is_err());
             stage2.synchronise();
             for index in 0..run.leaf_count() {
