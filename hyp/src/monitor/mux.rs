@@ -17,10 +17,15 @@
 //! Cost: a byte of the front console, with nothing else under way, takes the short path of
 //! [`Mux::transmit`]. Nothing here allocates, and all loops are bounded by the rings' sizes.
 
+mod compose;
+mod console;
 mod filter;
 
 use core::fmt::{self, Write};
 
+use self::compose::{Plain, Text};
+use self::console::Key;
+pub use self::console::{Console, Consoles, Effect, Status, Storage, View};
 use self::filter::Filter;
 use super::ring::Ring;
 use crate::device::vpl011::Line;
@@ -55,8 +60,6 @@ const FRONT_BACKLOG: usize = 1024;
 const LINE: usize = 256;
 /// Longest line of a console that is not in front, and longest message, shown in one piece.
 const OTHER_LINE: usize = 240;
-/// Goes to the line's start and erases the line: CR, CSI K.
-const ERASE: &[u8; 4] = b"\r\x1b[K";
 /// How many steps, a byte or a line each, one [`Mux::pump`] takes.
 const BURST: usize = 256;
 /// A direct console that there is not.
@@ -68,98 +71,6 @@ pub trait Uart {
     fn try_write(&mut self, byte: u8) -> bool;
     /// From now on, call [`Mux::pump`] when there is room (`true`), or no longer.
     fn notify_room(&mut self, is_wanted: bool);
-}
-
-/// The monitor's console or a guest's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Console(u8);
-
-impl Console {
-    /// The monitor's console.
-    pub const MONITOR: Self = Self(0);
-
-    /// The console of the guest with this index (0 to 7).
-    pub const fn guest(index: usize) -> Option<Self> {
-        if index < GUESTS { Some(Self(index as u8 + 1)) } else { None }
-    }
-
-    /// The index of the guest whose console it is; `None` for the monitor's.
-    pub const fn guest_index(self) -> Option<usize> {
-        (self.0 as usize).checked_sub(1)
-    }
-
-    fn bit(self) -> u16 {
-        1 << (self.0 & 15)
-    }
-}
-
-/// What the line shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// The front console.
-    Front,
-    /// The front console and, line by line behind their names, all others.
-    All,
-}
-
-/// What has to be done after a byte came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// This console has input: wake it.
-    Received(Console),
-    /// Give the guest with this index a break condition.
-    Break(usize),
-    /// Another console, or another view: wake this one, which may have input too.
-    Front(Console),
-}
-
-/// A set of consoles.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Consoles(u16);
-
-impl Consoles {
-    /// Whether there is none.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Takes the indices of the guests in it.
-    pub fn guests(self) -> impl Iterator<Item = usize> {
-        (0..GUESTS).filter(move |index| self.0 & 2 << index != 0)
-    }
-
-    /// Whether the monitor is in it.
-    pub fn has_monitor(self) -> bool {
-        self.0 & 1 != 0
-    }
-}
-
-/// Storage for what the multiplexer itself puts together.
-#[derive(Debug)]
-pub struct Storage<'a> {
-    /// What is ready to be sent; [`QUEUE_SIZE`].
-    pub out: &'a mut [u8],
-    /// Messages that wait for a line's start; [`QUEUE_SIZE`].
-    pub messages: &'a mut [u8],
-}
-
-/// What there is to say of a console.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Whether it is in front.
-    pub is_front: bool,
-    /// Output that is kept and not yet shown, in bytes.
-    pub kept: usize,
-    /// How much output is kept at most, in bytes.
-    pub limit: usize,
-    /// Output lost since boot because it was not shown in time, in bytes.
-    pub lost_count: u64,
-    /// Input lost since boot because it was not read in time, in bytes.
-    pub input_lost_count: u64,
 }
 
 #[derive(Debug, Default)]
@@ -506,182 +417,6 @@ impl<'a, U: Uart> Mux<'a, U> {
             monitor.input.push(REDRAW);
         }
     }
-
-    /// Keeps account of the front console's current line.
-    #[inline]
-    fn note(&mut self, byte: u8) {
-        if byte == b'\n' {
-            self.line_len = 0;
-            self.has_prefix = false;
-        } else {
-            self.line[self.line_len % LINE] = byte;
-            self.line_len += 1;
-            if byte == ERASE[3] {
-                self.note_erasure();
-            }
-        }
-    }
-
-    /// A line that is erased from its start is as good as a new one.
-    #[cold]
-    fn note_erasure(&mut self) {
-        if self.line_len <= LINE && self.line[..self.line_len].ends_with(ERASE) {
-            self.line_len = 0;
-        }
-    }
-
-    /// Sends what is put together; `true` when all of it is sent.
-    fn send_composed(&mut self) -> bool {
-        while let Some(byte) = self.out.first() {
-            if !self.uart.try_write(byte) {
-                return false;
-            }
-            self.out.pop();
-        }
-        true
-    }
-
-    /// Sends one byte of the front console; `false` if there is none or no room.
-    fn send_front(&mut self) -> bool {
-        let Some(slot) = self.slots.get_mut(usize::from(self.front.0)) else { return false };
-        let Some(byte) = slot.output.first() else { return false };
-        if !self.uart.try_write(byte) {
-            return false;
-        }
-        slot.output.pop();
-        self.note(byte);
-        true
-    }
-
-    /// Whether lines wait that are not the front console's.
-    fn has_pending(&self) -> bool {
-        !self.messages.is_empty() || self.view == View::All && (0..CONSOLES).any(|at| self.has_other_line(at))
-    }
-
-    fn has_other_line(&self, at: usize) -> bool {
-        at != usize::from(self.front.0)
-            && self
-                .slots
-                .get(at)
-                .is_some_and(|slot| slot.output.lines() != 0 || slot.output.len() >= OTHER_LINE)
-    }
-
-    /// Puts together what comes before the front console's next byte, if anything does.
-    fn compose(&mut self) -> bool {
-        let is_within_line = self.line_len != 0 || self.has_prefix;
-        if is_within_line && !self.is_interrupted {
-            return false;
-        }
-        if !self.messages.is_empty() {
-            self.compose_message();
-            return true;
-        }
-        if self.view == View::All {
-            for step in 1..=CONSOLES {
-                let at = (usize::from(self.turn) + step) % CONSOLES;
-                if self.has_other_line(at) {
-                    self.turn = at as u8;
-                    self.compose_other_line(at);
-                    return true;
-                }
-                let is_front = at == usize::from(self.front.0);
-                if is_front && self.slots.get(at).is_some_and(|slot| !slot.output.is_empty()) {
-                    self.turn = at as u8;
-                    break;
-                }
-            }
-        }
-        if self.is_interrupted {
-            self.restore_line();
-            return true;
-        }
-        self.compose_prefix()
-    }
-
-    /// Puts the front console's name before its line, where all are shown.
-    fn compose_prefix(&mut self) -> bool {
-        let Some(slot) = self.slots.get(usize::from(self.front.0)) else { return false };
-        let is_wanted = self.view == View::All && self.front != Console::MONITOR;
-        if !is_wanted || self.has_prefix || slot.output.is_empty() {
-            return false;
-        }
-        self.has_prefix = true;
-        self.put_name(usize::from(self.front.0));
-        true
-    }
-
-    fn compose_message(&mut self) {
-        if self.front != Console::MONITOR {
-            self.out.push_all(b"ballast| ");
-        }
-        while let Some(byte) = self.messages.pop().filter(|&byte| byte != b'\n') {
-            self.out.push(byte);
-        }
-        self.out.push_all(b"\r\n");
-    }
-
-    fn compose_other_line(&mut self, at: usize) {
-        self.put_name(at);
-        let Some(slot) = self.slots.get_mut(at) else { return };
-        let mut filter = Filter::new();
-        for _ in 0..OTHER_LINE {
-            match slot.output.pop() {
-                None | Some(b'\n') => break,
-                Some(byte) if filter.passes(byte) => {
-                    self.out.push(byte);
-                }
-                Some(_) => {}
-            }
-        }
-        self.out.push_all(b"\r\n");
-    }
-
-    /// Takes the front console's line off the screen.
-    fn interrupt_line(&mut self) {
-        if self.line_len != 0 && !self.is_interrupted {
-            self.is_interrupted = true;
-            self.out.push_all(ERASE);
-        }
-    }
-
-    /// Draws the front console's line again.
-    fn restore_line(&mut self) {
-        self.is_interrupted = false;
-        if self.front == Console::MONITOR {
-            // At its prompt it draws its line itself; elsewhere what follows here stands.
-            self.redraw_monitor();
-        }
-        if self.has_prefix {
-            self.put_name(usize::from(self.front.0));
-        }
-        let mut filter = Filter::for_redraw();
-        for &byte in self.line.iter().take(self.line_len) {
-            if filter.passes(byte) {
-                self.out.push(byte);
-            }
-        }
-    }
-
-    /// Puts the start of a line that is shown among others'.
-    fn put_name(&mut self, at: usize) {
-        if let Some(slot) = self.slots.get(at) {
-            let _ = write!(Text(&mut self.out), "{:.16}| ", slot.name);
-        }
-    }
-
-    /// Recomputes what the short path reads, and whether the UART should call back.
-    fn refresh(&mut self) {
-        let front_waits =
-            self.slots.get(usize::from(self.front.0)).is_some_and(|slot| !slot.output.is_empty());
-        let is_waiting = front_waits || !self.out.is_empty();
-        let is_direct =
-            !is_waiting && !self.is_interrupted && self.view == View::Front && self.messages.is_empty();
-        self.direct = if is_direct { self.front } else { NOBODY };
-        if is_waiting != self.is_notified {
-            self.is_notified = is_waiting;
-            self.uart.notify_room(is_waiting);
-        }
-    }
 }
 
 /// One console's end of the multiplexer.
@@ -699,49 +434,6 @@ impl<U: Uart> Line for ConsoleLine<'_, '_, U> {
 
     fn receive(&mut self) -> Option<u8> {
         self.mux.receive(self.console)
-    }
-}
-
-/// The key behind the prefix that brings a console to front.
-struct Key(Console);
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.guest_index() {
-            None => f.write_str("m"),
-            Some(index) => write!(f, "{}", index + 1),
-        }
-    }
-}
-
-/// Formats into a ring; what does not fit is left out.
-struct Text<'r, 'a>(&'r mut Ring<'a>);
-
-impl Write for Text<'_, '_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            self.0.push(byte);
-        }
-        Ok(())
-    }
-}
-
-/// Formats one line into a ring, without what a terminal would obey.
-struct Plain<'r, 'a> {
-    ring: &'r mut Ring<'a>,
-    left: usize,
-    filter: Filter,
-}
-
-impl Write for Plain<'_, '_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if self.left != 0 && self.filter.passes(byte) {
-                self.ring.push(byte);
-                self.left -= 1;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,109 @@
+//! Consoles: who they are, and what is said about them.
+
+use core::fmt;
+
+use super::GUESTS;
+
+/// The monitor's console or a guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Console(pub(super) u8);
+
+impl Console {
+    /// The monitor's console.
+    pub const MONITOR: Self = Self(0);
+
+    /// The console of the guest with this index (0 to 7).
+    pub const fn guest(index: usize) -> Option<Self> {
+        if index < GUESTS { Some(Self(index as u8 + 1)) } else { None }
+    }
+
+    /// The index of the guest whose console it is; `None` for the monitor's.
+    pub const fn guest_index(self) -> Option<usize> {
+        (self.0 as usize).checked_sub(1)
+    }
+
+    pub(super) fn bit(self) -> u16 {
+        1 << (self.0 & 15)
+    }
+}
+
+/// What the line shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The front console.
+    Front,
+    /// The front console and, line by line behind their names, all others.
+    All,
+}
+
+/// What has to be done after a byte came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// This console has input: wake it.
+    Received(Console),
+    /// Give the guest with this index a break condition.
+    Break(usize),
+    /// Another console, or another view: wake this one, which may have input too.
+    Front(Console),
+}
+
+/// A set of consoles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Consoles(pub(super) u16);
+
+impl Consoles {
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Takes the indices of the guests in it.
+    pub fn guests(self) -> impl Iterator<Item = usize> {
+        (0..GUESTS).filter(move |index| self.0 & 2 << index != 0)
+    }
+
+    /// Whether the monitor is in it.
+    pub fn has_monitor(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// Storage for what the multiplexer itself puts together.
+#[derive(Debug)]
+pub struct Storage<'a> {
+    /// What is ready to be sent; [`QUEUE_SIZE`].
+    pub out: &'a mut [u8],
+    /// Messages that wait for a line's start; [`QUEUE_SIZE`].
+    pub messages: &'a mut [u8],
+}
+
+/// What there is to say of a console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it is in front.
+    pub is_front: bool,
+    /// Output that is kept and not yet shown, in bytes.
+    pub kept: usize,
+    /// How much output is kept at most, in bytes.
+    pub limit: usize,
+    /// Output lost since boot because it was not shown in time, in bytes.
+    pub lost_count: u64,
+    /// Input lost since boot because it was not read in time, in bytes.
+    pub input_lost_count: u64,
+}
+
+/// The key behind the prefix that brings a console to front.
+pub(super) struct Key(pub(super) Console);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.guest_index() {
+            None => f.write_str("m"),
+            Some(index) => write!(f, "{}", index + 1),
+        }
+    }
+}
