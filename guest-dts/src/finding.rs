@@ -242,15 +242,13 @@ impl fmt::Display for Finding<'_> {
         if let Some(property) = self.property {
             f.write_str(property)?;
         }
-        match self.value {
-            Value::None => {}
-            Value::Missing if self.property.is_some() => f.write_str(" is missing: ")?,
-            Value::Missing => f.write_str("missing: ")?,
-            value if self.property.is_some() => write!(f, " = {value}: ")?,
-            value => write!(f, "{value}: ")?,
-        }
-        if matches!(self.value, Value::None) && self.property.is_some() {
-            f.write_str(": ")?;
+        match (self.value, self.property) {
+            (Value::None | Value::Bytes([]), Some(_)) => f.write_str(": ")?,
+            (Value::None | Value::Bytes([]), None) => {}
+            (Value::Missing, Some(_)) => f.write_str(" is missing: ")?,
+            (Value::Missing, None) => f.write_str("missing: ")?,
+            (value, Some(_)) => write!(f, " = {value}: ")?,
+            (value, None) => write!(f, "{value}: ")?,
         }
         match (self.rule, self.place) {
             (Rule::Overlaps(id), Place::Node(node)) => write_other(f, "overlaps with", node, id),

@@ -46,11 +46,13 @@ pub enum ImageError {
     Empty,
     /// They are something else: what.
     Format(&'static str),
+    /// They do not begin with an instruction.
+    NoInstruction,
     /// A big-endian kernel.
     BigEndian,
     /// The header's size or offset makes no sense.
     Header,
-    /// Fewer bytes than the header says the image has in its file at least.
+    /// The file ends before the last of its sections.
     Truncated,
 }
 
@@ -84,6 +86,7 @@ impl Image {
             Some(header) if little(header, 56, 4) == u64::from(MAGIC) => Self::parse_header(bytes, header),
             _ => match FORMATS.iter().find(|(start, _)| bytes.starts_with(start)) {
                 Some((_, what)) => Err(ImageError::Format(what)),
+                None if !could_be_entered(bytes) => Err(ImageError::NoInstruction),
                 None => Ok(Self {
                     text_offset: RAW_TEXT_OFFSET,
                     size: bytes.len() as u64,
@@ -115,8 +118,7 @@ impl Image {
         if text_offset >= BASE_ALIGNMENT || size >= 1 << 40 {
             return Err(ImageError::Header);
         }
-        // What is not in the file is BSS and page tables: never most of the image.
-        if length < image_size / 4 {
+        if length < sections_end(bytes) {
             return Err(ImageError::Truncated);
         }
         Ok(Self { text_offset, size, has_header: true, page_size })
@@ -144,9 +146,40 @@ impl Image {
     }
 }
 
+/// Where the file of a kernel that is an EFI program as well ends at least, by its section table (PE format, 3
+/// and 4); 0 where it is none. The arm64 header says how much memory the kernel needs, not how long its file is.
+fn sections_end(bytes: &[u8]) -> u64 {
+    if !bytes.starts_with(b"MZ") {
+        return 0;
+    }
+    let number = |offset: u64, length| match usize::try_from(offset) {
+        Ok(offset) if offset < bytes.len() => little(bytes, offset, length),
+        _ => 0,
+    };
+    let header = number(0x3c, 4);
+    if number(header, 4) != u64::from(u32::from_le_bytes(*b"PE\0\0")) {
+        return header; // Cut before it.
+    }
+    let (count, optional_size) = (number(header + 6, 2), number(header + 20, 2));
+    let table = header + 24 + optional_size;
+    // Linux has two.
+    let sections = (0..count.min(16)).map(|index| table + index * 40);
+    sections.map(|section| number(section + 16, 4) + number(section + 20, 4)).max().unwrap_or(0)
+}
+
+/// Whether `bytes` could begin with an instruction: neither with a word of zeroes or ones, which are undefined
+/// (Arm ARM, C4.1), nor with text.
+fn could_be_entered(bytes: &[u8]) -> bool {
+    let Some(first) = bytes.get(..4) else { return false };
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    let start = bytes.get(..bytes.len().min(16)).unwrap_or_default();
+    let text = start.split(|&byte| byte == 0).next().unwrap_or_default();
+    first != [0; 4] && first != [0xff; 4] && !(text.len() >= 7 && text.iter().all(is_text))
+}
+
 /// The little-endian number of `length` bytes at `offset`.
 fn little(bytes: &[u8], offset: usize, length: usize) -> u64 {
-    let field = bytes.get(offset..offset + length).unwrap_or_default();
+    let field = bytes.get(offset..offset.saturating_add(length)).unwrap_or_default();
     field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
@@ -156,9 +189,12 @@ impl ImageError {
         match self {
             Self::Empty => "not be empty",
             Self::Format(what) => what,
+            Self::NoInstruction => {
+                "be a kernel: this begins neither with the arm64 Image header nor with an instruction"
+            }
             Self::BigEndian => "be a little-endian kernel (flag 0 of its header)",
             Self::Header => "have a text_offset below 2 MiB and an image_size below 1 TiB in its header",
-            Self::Truncated => "not be cut short: it has less than a quarter of its header's image_size",
+            Self::Truncated => "not be cut short: a section of it ends after the end of the file",
         }
     }
 }
@@ -243,3 +279,6 @@ impl BootPlan {
         self.kernel.base()
     }
 }
+
+#[cfg(test)]
+mod tests;

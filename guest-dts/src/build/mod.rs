@@ -196,7 +196,7 @@ impl<'t> GuestTree<'_, 't> {
             memory::write_blocks(writer, self.layout, blocks)?;
         }
         reserved::write(writer, self, host)?;
-        Ok(writer.end(container)?)
+        writer.end(container)
     }
 
     fn chosen(&self, writer: &mut Writer) -> Result<(), BuildError<'t>> {
@@ -214,14 +214,14 @@ impl<'t> GuestTree<'_, 't> {
             writer.bytes("rng-seed", &seed)?;
         }
         extra::write_merged(writer, self, "chosen")?;
-        Ok(writer.end(chosen)?)
+        writer.end(chosen)
     }
 
     fn aliases(&self, writer: &mut Writer) -> Result<(), BuildError<'t>> {
         let aliases = writer.begin("aliases")?;
         writer.string("serial0", "/serial@9000000")?;
         extra::write_merged(writer, self, "aliases")?;
-        Ok(writer.end(aliases)?)
+        writer.end(aliases)
     }
 
     fn cpus(&self, writer: &mut Writer, mode: MovableMemory) -> Result<(), BuildError<'static>> {

@@ -49,6 +49,11 @@ impl Layout {
     /// Where it does not fit under 2^48, or a block is misaligned for the guest's pages.
     pub fn of<'t>(guest: &Guest<'t>) -> Result<Self, Finding<'t>> {
         let mut layout = Self::default();
+        let page = guest.page_size.bytes();
+        if let Some(region) = guest.regions.iter().find(|region| !is_whole_pages(region, page)) {
+            let rule = Rule::MultipleOfForPages { size: page, page };
+            return Err(finding(guest, region, "size", Value::Size(region.size), rule));
+        }
         for (index, region) in guest.regions.iter().enumerate() {
             if let Some(range) = region.ipa {
                 layout.insert(range, BankKind::Region(index as u8));
@@ -124,6 +129,11 @@ impl Layout {
         // Room for every region and block that a guest can have.
         let _ = self.banks.insert(place.unwrap_or(self.banks.len()), Bank { range, kind });
     }
+}
+
+/// Whether size and address of `region` are multiples of `page`.
+fn is_whole_pages(region: &Region<'_>, page: u64) -> bool {
+    region.size.is_multiple_of(page) && region.ipa.is_none_or(|ipa| ipa.is_aligned(page))
 }
 
 /// RAM begins at whole pageblocks where nobody says otherwise, so that large units fit.

@@ -123,6 +123,10 @@ impl<'s, 't> Reader<'s, 't> {
         let property = node.property(name)?;
         match property.u32() {
             Some(number) if (low..=high).contains(&number) => Some(number),
+            Some(_) if property.is_strings() => {
+                self.broken(node, property, Rule::Must("be one cell, not text"));
+                None
+            }
             Some(number) => {
                 let rule = Rule::Between(low.into(), high.into());
                 self.error(Finding::new(node, Some(property.name()), Value::Number(number.into()), rule));
@@ -218,7 +222,7 @@ pub(super) fn kind<'t>(node: Node<'t>) -> &'t str {
 fn nearest(name: &str, names: &'static [&'static str]) -> Option<&'static str> {
     let distances = names.iter().map(|known| (distance(name.as_bytes(), known.as_bytes()), *known));
     let (distance, known) = distances.min_by_key(|(distance, _)| *distance)?;
-    (distance <= name.len().max(3) / 3).then_some(known)
+    (distance <= name.len().div_ceil(3)).then_some(known)
 }
 
 /// How many characters have to be added, taken away or changed to make `one` of `other` (Levenshtein); a large

@@ -63,3 +63,233 @@ fn guests_of_the_sets_get_trees() {
         }
     }
 }
+
+/// One guest; `guest` stands among its properties, `region` among those of its RAM, `root` beside `/guests`.
+fn one_guest(guest: &str, region: &str, root: &str) -> String {
+    let defaults = ["vcpus = <1>;", "kernel = <&kernel>;"];
+    let defaults: Vec<_> =
+        defaults.iter().filter(|line| !guest.contains(line.split(' ').next().unwrap())).copied().collect();
+    let region = if region.is_empty() { "size = <0x10000000>;" } else { region };
+    format!(
+        r#"/dts-v1/;
+/ {{
+    compatible = "ballast,configuration";
+    images {{ kernel: kernel {{ data = /incbin/("kernel"); }}; ramdisk: ramdisk {{ data = /incbin/("ramdisk"); }}; }};
+    guests {{ alpha: alpha {{ #address-cells = <2>; #size-cells = <2>; {} {guest} memory {{ {region} }}; }}; }};
+    {root}
+}};
+"#,
+        defaults.join(" ")
+    )
+}
+
+/// What is said about each of `sources`, one after the other.
+fn report(sources: &[String]) -> String {
+    let mut report = String::new();
+    for source in sources {
+        let found = findings(source);
+        assert!(!found.is_empty(), "nothing is said about {}", source.lines().nth(4).unwrap_or(""));
+        report += &format!("{}\n", found.join("\n"));
+    }
+    report
+}
+
+#[test]
+fn wrong_guests_get_their_messages() {
+    let cases = [
+        "vcpus = <0>;",
+        "vcpus = <17>;",
+        "vcpus = \"two\";",
+        "vcpus = <5>;",
+        "cpus = <0 1>;",
+        "cpus = <4>;",
+        "cpus = <70000>;",
+        "vcpus = <2>; cpus = <1 1>;",
+        "cpus = [01];",
+        "bootargs = <1>;",
+        "bootargs = \"a\", \"b\";",
+        "kernel = <99>;",
+        "kernel = <&alpha>;",
+        "kernel = <&ramdisk>;",
+        "ramdisk = \"file\";",
+        "start-manually = <1>;",
+        "page-size = <8192>;",
+        "page-size = <0x10000>;",
+        "movable-memory = \"sometimes\";",
+        "migration-limit-kBps = <0>;",
+        "host-nodes = \"soc\";",
+        "host-nodes = <1>;",
+        "bootarg = \"console=ttyAMA0\";",
+        "vcpu = <2>;",
+        "frobnicate;",
+        "mem { };",
+        "dmb { size = <0x200000>; };",
+        "dmb { size = <0x300000>; };",
+        "dmb { size = <0x400000>; reg = <0 0 0 0>; };",
+        "memory-1 { };",
+        "memory@50000000 { reg = <0 0x50000000>; };",
+        "memory@50000000 { reg = <0 0x50000000 0 0x1800>; };",
+        "memory@10000000 { reg = <0 0x10000000 0 0x1000>; };",
+        "memory@50000000 { reg = <0 0x50000000 0 0x1000>; }; memory@50000800 { reg = <0 0x50000000 0 0x2000>; };",
+    ];
+    let mut sources: Vec<_> = cases.iter().map(|case| one_guest(case, "", "")).collect();
+    sources.push(one_guest("", "", "").replace("vcpus = <1>;", ""));
+    sources.push(one_guest("", "", "").replace("kernel = <&kernel>;", ""));
+    sources.push(one_guest("", "", "").replace("alpha: alpha", "alpha: ballast"));
+    sources.push(one_guest("", "", "").replace("alpha: alpha", "alpha: 7"));
+    sources.push(one_guest("", "", "").replace("alpha: alpha", "alpha: alpha@1"));
+    sources.push(one_guest("", "", "").replace("memory {", "ram {"));
+    insta::assert_snapshot!(report(&sources));
+}
+
+#[test]
+fn wrong_regions_get_their_messages() {
+    let cases = [
+        "size = <0>;",
+        "size = <1 2 3>;",
+        "size = <0x10000800>;",
+        "size = <0x200000>;",
+        "size = <0xffff 0xffe00000>;",
+        "size = <0x10000000>; unit-size = <0x1000000>;",
+        "size = <0x10000000>; unit-size = <0x40000000>;",
+        "size = <0x10000000>; controllers = <2>;",
+        "size = <0x10000000>; controllers = <0 0>;",
+        "size = <0x10000000>; controllers = <300>;",
+        "size = <0x10000000>; controllers;",
+        "size = <0x10000000>; controllers = <0>; interleave;",
+        "size = <0x10000000>; preferred;",
+        "size = <0x10000000>; pinned-in-place;",
+        "size = <0x40000000>; controllers = <1>;",
+        "size = <0x40000000>; controllers = <0>; preferred;",
+        "size = <0x80000000>; controllers = <0 1>; interleave;",
+        "size = <0x80000000>;",
+    ];
+    let sources: Vec<_> = cases.iter().map(|case| one_guest("", case, "")).collect();
+    insta::assert_snapshot!(report(&sources[..15]));
+    // Here another controller helps out: nothing is said.
+    assert_eq!(findings(&sources[15]), Vec::<String>::new());
+    insta::assert_snapshot!("wrong_regions_of_several_controllers", report(&sources[16..]));
+}
+
+#[test]
+fn wrong_pools_get_their_messages() {
+    let pools = |text: &str| {
+        one_guest("", "", &format!("pools {{ #address-cells = <2>; #size-cells = <2>; {text} }};"))
+    };
+    let good = "compatible = \"shared-dmb-pool\"; reusable;";
+    let mut cases: Vec<_> = [
+        format!("a {{ compatible = \"shared-dmb-pool\"; size = <0x200000>; }};"),
+        format!("a {{ {good} }};"),
+        format!("a {{ {good} size = <0x100000>; }};"),
+        format!("a {{ {good} size = <0x200000>; no-map; }};"),
+        format!("a {{ {good} size = <0x200000>; linux,cma-default; }};"),
+        format!("a {{ {good} size = <0x200000>; alignment = <0x300000>; }};"),
+        format!("a {{ {good} size = <0x200000>; owner = <77>; }};"),
+        format!("a {{ {good} size = <0x200000>; owner = <&kernel>; }};"),
+        format!("a {{ {good} reg = <0 0x40100000 0 0x200000>; }};"),
+        format!("a {{ {good} reg = <0 0x40200000 0 0>; }};"),
+        format!("a {{ {good} reg = <0 0x40200000 0 0x200000>; controllers = <0>; }};"),
+        format!("a {{ {good} reg = <0 0x40200000 0 0x400000>; }}; b {{ {good} reg = <0 0x40400000 0 0x200000>; }};"),
+        format!("a {{ compatible = \"shared-dmb-pool\", \"shared-dma-pool\"; reusable; size = <0x200000>; }};"),
+        format!("a {{ compatible = \"pool\"; reusable; size = <0x200000>; }};"),
+        format!("a {{ reusable; size = <0x200000>; }};"),
+        format!("a {{ {good} size = <0x200000>; onwer = <&alpha>; }};"),
+    ]
+    .iter()
+    .map(|text| pools(text))
+    .collect();
+    let blocks = "designated-movable-blocks { #address-cells = <2>; #size-cells = <2>;
+        x { compatible = \"designated-movable-block\"; reusable; reg = <0 0x50000000 0 0x400000>; };
+        y { compatible = \"designated-movable-block\"; reusable; reg = <0 0x50200000 0 0x400000>; }; };";
+    cases.push(one_guest("", "", blocks));
+    let straddling = |compatible: &str| {
+        let pool = format!(
+            "pools {{ #address-cells = <2>; #size-cells = <2>;
+             a {{ compatible = \"{compatible}\"; reusable; reg = <0 0x50200000 0 0x400000>; }}; }};"
+        );
+        one_guest("", "", &(blocks.lines().take(2).collect::<String>() + "};" + &pool))
+    };
+    cases.extend([straddling("shared-dmb-pool"), straddling("shared-dma-pool")]);
+    insta::assert_snapshot!(report(&cases));
+}
+
+#[test]
+fn a_wrong_root_gets_its_message() {
+    let good = one_guest("", "", "");
+    let cases = [
+        good.replace("ballast,configuration", "ballast,configuratoin"),
+        good.replace("compatible = \"ballast,configuration\";", ""),
+        good.replace("guests {", "guest {"),
+        good.replace("alpha: alpha {", "alpha: alpha { status = \"disabled\";"),
+        one_guest("", "", "pool { };"),
+        one_guest("", "", "migration { slice-us = <1>; share-percent = <100>; limit-kbps = <1>; };"),
+        one_guest("", "", "").replace("ramdisk: ramdisk {", "ramdisk: ramdisk { hash;"),
+    ];
+    insta::assert_snapshot!(report(&cases));
+}
+
+#[test]
+fn one_bad_guest_does_not_keep_the_others_from_starting() {
+    let text = SETS[0].1.replacen("vcpus = <2>", "vcpus = <0>", 1);
+    let blob = compile(&text);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let mut configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    configuration.fit(&host(), &mut |_: Severity, _: Finding<'_>| {});
+    assert_eq!(configuration.guests.iter().map(|guest| guest.name).collect::<Vec<_>>(), ["beta"]);
+    assert_eq!(configuration.refused.len(), 1);
+    assert_eq!(configuration.refused[0].name, "alpha");
+}
+
+#[test]
+fn guests_share_neither_cpus_nor_pinned_memory() {
+    let text = SETS[2].1.replace("cpus = <2 3>", "cpus = <1 2>");
+    let pinned = SETS[0]
+        .1
+        .replace("size = <0x0 0x20000000>;", "reg = <0x0 0x60000000 0x0 0x10000000>; pinned-in-place;");
+    let pinned = pinned.replace("vcpus = <2>;", "#address-cells = <2>; #size-cells = <2>; vcpus = <2>;");
+    let hungry = SETS[0].1.replace("0x20000000", "0x40000000").replace("size", "controllers = <1>; size");
+    let many = SETS[3].1.replace("vcpus = <1>", "vcpus = <2>");
+    insta::assert_snapshot!(report(&[text, pinned, hungry, many]));
+}
+
+#[test]
+fn memory_is_laid_out_with_blocks_on_top() {
+    let guest = "memory@48000000 { reg = <0 0x48000000 0 0x8000000>; }; dmb-1 { size = <0x10000000>; };
+        memory-2 { size = <0x8000000>; }; dmb-2 { size = <0x400000>; }; memory-3 { size = <0x40000000>; unit-size = <0x40000000>; };";
+    let blob = compile(&one_guest(guest, "", ""));
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let mut sink = |_: Severity, finding: Finding<'_>| panic!("{finding}");
+    let configuration = Configuration::read(&tree, &mut sink).unwrap();
+    let layout = Layout::of(&configuration.guests[0]).unwrap();
+    let banks: Vec<_> = layout.banks.iter().map(|bank| format!("{:?} {}", bank.kind, bank.range)).collect();
+    insta::assert_snapshot!(banks.join("\n"));
+    assert_eq!(layout.bank_at(0x4fff_ffff).unwrap().kind, BankKind::Region(0));
+    assert_eq!(layout.bank_at(0x3fff_ffff), None);
+}
+
+#[test]
+fn a_default_guest_comes_from_the_command_line() {
+    let kernel = [0xd5u8; 64];
+    let make = |line| Configuration::default_guest(&kernel, None, "quiet", line);
+    let configuration = make("memory=256M cpus=2").unwrap();
+    let guest = &configuration.guests[0];
+    assert_eq!((guest.vcpu_count, guest.ram_size(), guest.bootargs), (2, 256 << 20, "quiet"));
+    assert_eq!(make("").unwrap().guests[0].ram_size(), 512 << 20);
+    let mut messages: Vec<String> = ["memory=1", "memory=", "memory=1X", "cpus=0", "cpus=99", "cpus=x"]
+        .iter()
+        .map(|line| format!("{}", make(line).unwrap_err()))
+        .collect();
+    let gzip = Configuration::default_guest(b"\x1f\x8b\x08\0", None, "", "");
+    messages.push(format!("{}", gzip.unwrap_err()));
+    let mut large = make("memory=8G cpus=8").unwrap();
+    large.fit(&host(), &mut |severity: Severity, finding: Finding<'_>| {
+        messages.push(format!("{severity:?}: {finding}"))
+    });
+    insta::assert_snapshot!(messages.join("\n"));
+}
+
+#[test]
+fn a_configuration_is_small_enough_for_the_stack() {
+    assert!(size_of::<Configuration<'_>>() <= 24 << 10, "{}", size_of::<Configuration<'_>>());
+    assert!(size_of::<Finding<'_>>() <= 128, "{}", size_of::<Finding<'_>>());
+}

@@ -13,7 +13,7 @@ impl fmt::Display for TreeSource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("/dts-v1/;\n")?;
         for entry in self.0.reservations() {
-            write!(f, "/memreserve/ {:#x} {:#x};\n", entry.base, entry.size)?;
+            writeln!(f, "/memreserve/ {:#x} {:#x};", entry.base, entry.size)?;
         }
         write!(f, "\n{}", NodeSource { node: self.0.root(), limit: usize::MAX })
     }
@@ -39,7 +39,7 @@ impl fmt::Display for NodeSource<'_> {
                 f.write_str("\n")?;
             }
             indent(f, depth)?;
-            write!(f, "{} {{\n", if node.is_root() { "/" } else { node.name() })?;
+            writeln!(f, "{} {{", if node.is_root() { "/" } else { node.name() })?;
             open = depth + 1;
             for property in node.properties() {
                 indent(f, open)?;
