@@ -7,6 +7,7 @@ fn main() {
         let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
         println!("cargo::rustc-link-arg-bins=-T{directory}/link.ld");
         println!("cargo::rustc-link-arg-bins=--no-rosegment");
+        println!("cargo::rustc-link-arg-bins=--icf=all");
         println!("cargo::rustc-link-arg-bins=-zmax-page-size=4096");
     }
 }

@@ -317,7 +317,8 @@ fn start_secondaries(board: &Board<'_>) {
             if timer::now() > deadline {
                 refuse(format_args!("CPU with MPIDR {:#x} was started but does not come up", host.mpidr));
             }
-            core::hint::spin_loop();
+            // A hint that another CPU is waited for, which emulators that run one CPU at a time act on.
+            super::sysreg::instruction!("yield");
         }
         count += 1;
     }

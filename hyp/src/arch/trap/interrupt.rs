@@ -2,6 +2,7 @@
 
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::{KICK_SGI, Lists, cpu_interface};
+use crate::arch::sysreg::instruction;
 use crate::arch::{fatal, monitor, timer, uart};
 use crate::device::vgic::{DIRECT_SGIS, Kick};
 use crate::guest;
@@ -118,7 +119,7 @@ pub(super) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu, mask:
         if vgic.is_dirty(vcpu.index()) {
             refill(cpu, vcpu);
         }
-        core::hint::spin_loop();
+        instruction!("yield");
     }
 }
 
