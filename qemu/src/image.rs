@@ -12,7 +12,7 @@ use crate::process;
 use crate::toolchain::{TARGET, build_for_target};
 use crate::{place, size};
 
-/// The largest image that is accepted.
+/// The largest image that is right.
 pub const LIMIT: usize = 256 << 10;
 
 /// Ballast, built.
@@ -30,7 +30,7 @@ impl Image {
     /// Builds Ballast if anything changed, and writes `ballast.elf` and `ballast.bin` to the target folder.
     ///
     /// # Errors
-    /// It does not build, or is not an image that can be booted, or is larger than [`LIMIT`].
+    /// It does not build, or is not an image that can be booted. One that is larger than [`LIMIT`] can.
     pub fn build() -> Result<Self> {
         let mut command = build_for_target(&place::root().join("Cargo.toml"));
         process::run(command.args(["--package", "hyp", "--bin", "ballast"]))?;
@@ -48,9 +48,6 @@ impl Image {
         if flat.get(56..60) != Some(b"ARM\x64") {
             return Err(image("no arm64 Image header at its start".into()));
         }
-        if flat.len() > LIMIT {
-            return Err(image(format!("{} bytes, and at most {LIMIT} are allowed", flat.len())));
-        }
         replace(&elf, &data)?;
         replace(&bin, &flat)?;
         Ok(Self { elf, bin, size: flat.len() })
@@ -59,7 +56,13 @@ impl Image {
     /// Its size beside the limit, for people.
     pub fn describe(&self) -> String {
         let kib = self.size.div_ceil(1024);
-        format!("{} is {} bytes ({kib} KiB of at most {} KiB)", self.bin.display(), self.size, LIMIT >> 10)
+        let verdict = if self.fits() { "of at most" } else { "and MORE than the" };
+        format!("{} is {} bytes ({kib} KiB {verdict} {} KiB)", self.bin.display(), self.size, LIMIT >> 10)
+    }
+
+    /// Whether it is no larger than [`LIMIT`].
+    pub fn fits(&self) -> bool {
+        self.size <= LIMIT
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_must_have_its_header_and_fit() {
+    fn the_image_has_its_header_and_tells_its_size() {
         let folder = std::env::temp_dir().join(format!("image-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let built = folder.join("built");
@@ -188,10 +191,12 @@ mod tests {
         let written = Image::write(&built, &folder).unwrap();
         assert_eq!(fs::read(&written.bin).unwrap(), image);
 
+        assert!(written.describe().ends_with("ballast.bin is 64 bytes (1 KiB of at most 256 KiB)"));
+
         image.resize(LIMIT + 1, 1);
         fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
-        let error = Image::write(&built, &folder).unwrap_err().to_string();
-        assert!(error.ends_with("262145 bytes, and at most 262144 are allowed"), "{error}");
+        let large = Image::write(&built, &folder).unwrap();
+        assert!(large.describe().ends_with("is 262145 bytes (257 KiB and MORE than the 256 KiB)"));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

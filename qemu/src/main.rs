@@ -1,5 +1,6 @@
 //! `ballast-qemu`: builds Ballast, fetches guests, and runs or tests them in QEMU.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ballast_qemu::boot::Boot;
@@ -53,9 +54,9 @@ struct Run {
     /// Ballast's own command line
     #[arg(long, default_value = "")]
     append: String,
-    /// Show QEMU's command line
+    /// An image that is there already, rather than building one
     #[arg(long)]
-    verbose: bool,
+    image: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -89,7 +90,13 @@ fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(options) => run(&options)?,
         Command::Bare(options) => bare(&options)?,
-        Command::Image => println!("{}", Image::build()?.describe()),
+        Command::Image => {
+            let image = Image::build()?;
+            println!("{}", image.describe());
+            if !image.fits() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Test { filter } => {
             let sum = suite::run(filter.as_deref())?;
             println!("{sum}");
@@ -104,31 +111,34 @@ fn execute(command: Command) -> Result<ExitCode> {
 }
 
 fn run(options: &Run) -> Result<()> {
-    let image = Image::build()?;
+    let image = match &options.image {
+        Some(path) => path.clone(),
+        None => {
+            let image = Image::build()?;
+            println!("{}", image.describe());
+            image.bin
+        }
+    };
     let kernel = kernel(options.kernel.as_deref())?;
     let guests = configuration::build(&options.guests, &kernel)?;
-    let mut boot = Boot::new(Machine::load(&options.machine)?, image.bin.clone());
+    let mut boot = Boot::new(Machine::load(&options.machine)?, image);
     boot.ramdisk = Some(guests);
     boot.cpu.clone_from(&options.cpu);
     boot.append.clone_from(&options.append);
-    println!("{}", image.describe());
-    start(&boot, &format!("guests `{}` with Linux {kernel}", options.guests), options.verbose)
+    start(&boot, &format!("guests `{}` with Linux {kernel}", options.guests))
 }
 
 fn bare(options: &Bare) -> Result<()> {
     let mut boot = Boot::new(Machine::load(&options.machine)?, store::get(&options.kernel)?.file);
     boot.ramdisk = Some(ramdisk::get()?);
     boot.append = format!("console=ttyAMA0 hostname=bare {}", options.append);
-    start(&boot, &format!("Linux {} without Ballast", options.kernel), false)
+    start(&boot, &format!("Linux {} without Ballast", options.kernel))
 }
 
-fn start(boot: &Boot, what: &str, is_verbose: bool) -> Result<()> {
+fn start(boot: &Boot, what: &str) -> Result<()> {
     let machine = &boot.machine;
     println!("machine `{}`: {} CPUs, {}; {what}", machine.name, machine.cpus, machine.description);
     println!("leave QEMU: Ctrl-A X; all its keys: Ctrl-A H");
-    if is_verbose {
-        println!("options: {boot:#?}");
-    }
     interactive::run(boot)
 }
 
