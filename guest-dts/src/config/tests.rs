@@ -178,7 +178,7 @@ fn wrong_pools_get_their_messages() {
     };
     let good = "compatible = \"shared-dmb-pool\"; reusable;";
     let mut cases: Vec<_> = [
-        format!("a {{ compatible = \"shared-dmb-pool\"; size = <0x200000>; }};"),
+        String::from("a { compatible = \"shared-dmb-pool\"; size = <0x200000>; };"),
         format!("a {{ {good} }};"),
         format!("a {{ {good} size = <0x100000>; }};"),
         format!("a {{ {good} size = <0x200000>; no-map; }};"),
@@ -190,9 +190,9 @@ fn wrong_pools_get_their_messages() {
         format!("a {{ {good} reg = <0 0x40200000 0 0>; }};"),
         format!("a {{ {good} reg = <0 0x40200000 0 0x200000>; controllers = <0>; }};"),
         format!("a {{ {good} reg = <0 0x40200000 0 0x400000>; }}; b {{ {good} reg = <0 0x40400000 0 0x200000>; }};"),
-        format!("a {{ compatible = \"shared-dmb-pool\", \"shared-dma-pool\"; reusable; size = <0x200000>; }};"),
-        format!("a {{ compatible = \"pool\"; reusable; size = <0x200000>; }};"),
-        format!("a {{ reusable; size = <0x200000>; }};"),
+        String::from("a { compatible = \"shared-dmb-pool\", \"shared-dma-pool\"; reusable; size = <0x200000>; };"),
+        String::from("a { compatible = \"pool\"; reusable; size = <0x200000>; };"),
+        String::from("a { reusable; size = <0x200000>; };"),
         format!("a {{ {good} size = <0x200000>; onwer = <&alpha>; }};"),
     ]
     .iter()

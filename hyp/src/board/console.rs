@@ -53,7 +53,11 @@ impl Console {
             });
         }
         if !node.is_enabled() {
-            return Err(Finding::missing(node, "status", Rule::Must("be \"okay\": the console's UART")));
+            let rule = Rule::Must("be \"okay\": it is the console's UART");
+            return Err(match node.property("status") {
+                Some(status) => Finding::property(node, status, rule),
+                None => Finding::missing(node, "status", rule),
+            });
         }
         let registers = node.cpu_reg::<2>()?;
         let range = registers.first().and_then(|reg| PaRange::from_numbers(reg.base, reg.size));

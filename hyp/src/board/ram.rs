@@ -187,8 +187,8 @@ fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, F
         let id = match node.property("numa-node-id") {
             None => None,
             Some(property) => match property.u32() {
-                Some(id) => Some(id),
-                None => return Err(Finding::property(node, property, Rule::Must("be one cell"))),
+                Some(id @ 0..=255) => Some(id),
+                _ => return Err(Finding::property(node, property, Rule::Must("be one cell of 0 to 255"))),
             },
         };
         for (index, reg) in node.reg()?.enumerate() {
