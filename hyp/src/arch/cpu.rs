@@ -31,8 +31,10 @@ pub struct PerCpu {
     pub(crate) local: Local,
     /// By vCPU of the same guest: what to write to ICC_SGI1R_EL1 to reach it; 0 where there is none.
     pub(crate) sgi_targets: [Cell<u64>; MAX_VCPUS],
-    /// The vCPU's own bit in a target list.
+    /// The one of these that is this CPU's.
     pub(crate) self_target: Cell<u64>,
+    /// The vCPU's own bit in a target list.
+    pub(crate) self_bit: Cell<u64>,
     requests: AtomicU32,
     online: AtomicU32,
 }
@@ -71,6 +73,7 @@ impl PerCpu {
             local: Local::new(),
             sgi_targets: [const { Cell::new(0) }; MAX_VCPUS],
             self_target: Cell::new(0),
+            self_bit: Cell::new(0),
             requests: AtomicU32::new(0),
             online: AtomicU32::new(0),
         }

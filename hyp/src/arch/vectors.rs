@@ -6,7 +6,8 @@
 //! compiled without it.
 //!
 //! - **sync**: PSCI_VERSION and SMCCC_VERSION by HVC are answered from registers alone; everything else saves
-//!   all registers in a [`Frame`] and goes to `trap::sync`.
+//!   all registers in a [`Frame`] and goes to `trap`: the two frequent classes, device accesses and system registers,
+//!   to functions of their own, the rest to `trap::sync`.
 //! - **irq**: saves what a Rust function may change (AAPCS64: x0 to x18, x30) and goes to `trap::irq`, which
 //!   has no need of the guest's registers.
 //! - exceptions taken from EL2 itself are fatal.
@@ -22,6 +23,12 @@ pub(super) struct Frame {
     /// The interrupted stack pointer, of an exception from EL2 itself.
     sp: u64,
 }
+
+/// What a handler returns to the vectors: not 0 where one of x19 to x29 was changed in the frame.
+pub(super) type Reload = u64;
+
+/// The frame is as it was, but for registers that are read back in any case.
+pub(super) const KEEP: Reload = 0;
 
 impl Frame {
     /// Registers all zero but x0.
@@ -42,12 +49,14 @@ impl Frame {
         if index < 31 { self.x[index] } else { 0 }
     }
 
-    /// Sets register `index`; 31 ignores it.
+    /// Sets register `index`; 31 ignores it. Returns whether the vectors have to read it back though a Rust function
+    /// preserves it.
     #[inline(always)]
-    pub(super) fn set(&mut self, index: usize, value: u64) {
+    pub(super) fn set(&mut self, index: usize, value: u64) -> Reload {
         if index < 31 {
             self.x[index] = value;
         }
+        index as u64 / 19
     }
 }
 
@@ -56,6 +65,10 @@ const _: () = assert!(FRAME_SIZE == 256 && offset_of!(Frame, sp) == 248);
 
 /// ESR_ELx.EC of HVC from AArch64 (Arm ARM D24.2.40).
 const EC_HVC64: u64 = 0x16;
+/// Data abort from a lower exception level.
+const EC_DATA_ABORT: u64 = 0x24;
+/// Trapped MSR, MRS or system instruction.
+const EC_SYSTEM_REGISTER: u64 = 0x18;
 
 global_asm!(
     r#"
@@ -184,6 +197,11 @@ guest_sync:
     stp     x28, x29, [sp, #224]
     str     x30, [sp, #240]
     mov     x0, sp
+    lsr     x2, x1, #26
+    cmp     x2, #{data_abort}
+    b.eq    1f
+    cmp     x2, #{system_register}
+    b.eq    2f
     bl      {sync}
     .global resume_guest
 resume_guest:
@@ -194,6 +212,17 @@ resume_guest:
     ldp     x24, x25, [sp, #192]
     ldp     x26, x27, [sp, #208]
     ldp     x28, x29, [sp, #224]
+    ldr     x30, [sp, #240]
+    ldp     x0, x1, [sp], #{frame}
+    return_to_guest
+
+1:  bl      {on_data_abort}
+    b       3f
+2:  bl      {on_system_register}
+    // x0: whether a register was set that a Rust function preserves, so that the frame has to be read again.
+3:  cbnz    x0, resume_guest
+    restore_volatile
+    ldp     x18, x19, [sp, #144]
     ldr     x30, [sp, #240]
     ldp     x0, x1, [sp], #{frame}
     return_to_guest
@@ -247,6 +276,10 @@ abandon:
     "#,
     frame = const FRAME_SIZE,
     hvc64 = const EC_HVC64,
+    data_abort = const EC_DATA_ABORT,
+    system_register = const EC_SYSTEM_REGISTER,
+    on_data_abort = sym super::trap::data_abort,
+    on_system_register = sym super::trap::system_register,
     irq = sym super::trap::irq,
     sync = sym super::trap::sync,
     fatal = sym super::fatal::exception,

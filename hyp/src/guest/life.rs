@@ -207,6 +207,7 @@ fn enter(vcpu: &'static Vcpu, start: Start) {
         target.set(guest.vcpus.get(index).map_or(0, |other| other.cpu().sgi_target()));
     }
     cpu.self_target.set(cpu.sgi_target());
+    cpu.self_bit.set(1 << vcpu.index());
     vcpu::prepare_interrupts();
     cpu.set_vcpu(Some(vcpu));
     guest.vgic.bring_online(vcpu.index(), &cpu.local, &Lists);

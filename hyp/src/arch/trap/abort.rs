@@ -2,7 +2,7 @@
 
 use super::{inject, interrupt, skip_instruction};
 use crate::arch::cpu;
-use crate::arch::vectors::Frame;
+use crate::arch::vectors::{Frame, KEEP, Reload};
 use crate::device::vgic::{REDISTRIBUTOR_SIZE, Vgic};
 use crate::guest::{self, Vcpu};
 use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable};
@@ -13,18 +13,6 @@ use guest_dts::build::platform;
 struct Syndrome(u64);
 
 impl Syndrome {
-    /// The fields below hold (ISV), and it is a plain access, neither cache maintenance nor a table walk.
-    #[inline(always)]
-    const fn is_plain_access(self) -> bool {
-        self.0 & (1 << 24 | 1 << 8 | 1 << 7) == 1 << 24
-    }
-
-    /// Translation fault of stage 2, any level.
-    #[inline(always)]
-    const fn is_translation_fault(self) -> bool {
-        self.0 & 0x3c == 0x04
-    }
-
     #[inline(always)]
     const fn is_write(self) -> bool {
         self.0 & 1 << 6 != 0
@@ -41,6 +29,12 @@ impl Syndrome {
         (self.0 >> 16 & 0x1f) as usize
     }
 
+    /// An unsigned load of a word (SAS, SSE).
+    #[inline(always)]
+    const fn is_plain_word(self) -> bool {
+        self.0 & (3 << 22 | 1 << 21) == 2 << 22
+    }
+
     /// What a load of `value` puts into its register.
     #[inline(always)]
     const fn extend(self, value: u64) -> u64 {
@@ -53,22 +47,62 @@ impl Syndrome {
     }
 }
 
-/// A data abort from a guest.
-#[inline(always)]
-pub(super) fn data(frame: &mut Frame, esr: u64) {
+/// The syndrome bits of a plain access that faulted in stage 2's translation: ISV, CM, S1PTW, and DFSC but its level.
+const ACCESS_MASK: u64 = 1 << 24 | 1 << 8 | 1 << 7 | 0x3c;
+/// Their values.
+const ACCESS: u64 = 1 << 24 | 0x04;
+
+/// A data abort from a guest; called by the vectors. What is frequent and needs no lock ends here, the rest in
+/// functions that are called last, so that nothing has to be saved for them.
+pub(in crate::arch) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Reload {
+    let syndrome = Syndrome(esr);
+    if esr & ACCESS_MASK == ACCESS {
+        let (page, offset) = (HPFAR_EL2.get(), FAR_EL2.get() & 0xfff);
+        if page == platform::GICD_BASE >> 8 {
+            if syndrome.is_write() {
+                if Vgic::is_no_write(offset, frame.get(syndrome.register())) {
+                    skip_instruction();
+                    return KEEP;
+                }
+            } else if offset == 4 && syndrome.is_plain_word() {
+                skip_instruction();
+                return frame.set(syndrome.register(), u64::from(Vgic::typer()));
+            }
+        } else if page == platform::UART_BASE >> 8 {
+            return uart(frame, syndrome, offset);
+        }
+    }
+    other(frame, esr)
+}
+
+/// An access to the PL011.
+#[inline(never)]
+fn uart(frame: &mut Frame, syndrome: Syndrome, offset: u64) -> Reload {
+    let Some(vcpu) = cpu::current().vcpu() else { return KEEP };
+    skip_instruction();
+    if syndrome.is_write() {
+        guest::write_uart(vcpu, offset as u16, frame.get(syndrome.register()) as u32);
+        return KEEP;
+    }
+    let value = guest::read_uart(vcpu, offset as u16);
+    frame.set(syndrome.register(), syndrome.extend(u64::from(value)))
+}
+
+/// Any other data abort.
+#[inline(never)]
+fn other(frame: &mut Frame, esr: u64) -> Reload {
     let far = FAR_EL2.get();
     // HPFAR_EL2.FIPA: bits 51:12 of the address from bit 4 on.
     let ipa = (HPFAR_EL2.get() & 0xfff_ffff_fff0) << 8 | far & 0xfff;
-    let syndrome = Syndrome(esr);
-    if syndrome.is_plain_access()
-        && syndrome.is_translation_fault()
+    if esr & ACCESS_MASK == ACCESS
         && let Some(vcpu) = cpu::current().vcpu()
-        && device(frame, syndrome, vcpu, ipa)
+        && let Some(reload) = device(frame, Syndrome(esr), vcpu, ipa)
     {
         skip_instruction();
-        return;
+        return reload;
     }
     inject::data_abort(esr, far);
+    KEEP
 }
 
 /// An instruction abort from a guest: there is nothing to execute outside RAM.
@@ -77,70 +111,47 @@ pub(super) fn instruction(esr: u64) {
     inject::instruction_abort(esr, FAR_EL2.get());
 }
 
-/// Performs an access to a device. False: there is none at `ipa`.
-#[inline(always)]
-fn device(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> bool {
+/// Performs an access to the interrupt controller. `None`: that is not at `ipa`.
+fn device(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> Option<Reload> {
     let distributor = ipa.wrapping_sub(platform::GICD_BASE);
     if distributor < platform::GICD_SIZE {
         if syndrome.is_write() {
             let value = frame.get(syndrome.register());
-            if !Vgic::is_no_write(distributor, value) {
-                write_distributor(vcpu, distributor, syndrome.size(), value);
-            }
-        } else {
-            let vgic = vcpu.guest().vgic();
-            let value = if distributor == 4 && syndrome.size() == 4 {
-                u64::from(vgic.typer())
-            } else {
-                read_distributor(vcpu, distributor, syndrome.size())
-            };
-            frame.set(syndrome.register(), syndrome.extend(value));
+            write_distributor(vcpu, distributor, syndrome.size(), value);
+            return Some(KEEP);
         }
-        return true;
-    }
-    let uart = ipa.wrapping_sub(platform::UART_BASE);
-    if uart < platform::UART_SIZE {
-        if syndrome.is_write() {
-            guest::write_uart(vcpu, uart as u16, frame.get(syndrome.register()) as u32);
-        } else {
-            let value = guest::read_uart(vcpu, uart as u16);
-            frame.set(syndrome.register(), syndrome.extend(u64::from(value)));
-        }
-        return true;
+        let value = read_distributor(vcpu, distributor, syndrome.size());
+        return Some(frame.set(syndrome.register(), syndrome.extend(value)));
     }
     redistributor(frame, syndrome, vcpu, ipa)
 }
 
-#[inline(never)]
-fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> bool {
+fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> Option<Reload> {
     let offset = ipa.wrapping_sub(platform::GICR_BASE);
-    let index = (offset / REDISTRIBUTOR_SIZE) as usize;
+    let index = usize::try_from(offset / REDISTRIBUTOR_SIZE).ok()?;
     let guest = vcpu.guest();
     if index >= guest.vcpu_count() {
-        return false;
+        return None;
     }
     let (cpu, vgic, offset) = (cpu::current(), guest.vgic(), offset % REDISTRIBUTOR_SIZE);
     if syndrome.is_write() {
         let value = frame.get(syndrome.register());
         let kick = vgic.write_redistributor(index, offset, syndrome.size(), value);
         interrupt::kick(cpu, vcpu, kick);
-    } else {
-        let readers = vgic.redistributor_readers(index, offset);
-        interrupt::kick(cpu, vcpu, readers);
-        interrupt::wait_clean(cpu, vcpu, readers.0);
-        let value = vgic.read_redistributor(index, offset, syndrome.size());
-        frame.set(syndrome.register(), syndrome.extend(value));
+        return Some(KEEP);
     }
-    true
+    let readers = vgic.redistributor_readers(index, offset);
+    interrupt::kick(cpu, vcpu, readers);
+    interrupt::wait_clean(cpu, vcpu, readers.0);
+    let value = vgic.read_redistributor(index, offset, syndrome.size());
+    Some(frame.set(syndrome.register(), syndrome.extend(value)))
 }
 
-#[inline(never)]
 fn write_distributor(vcpu: &'static Vcpu, offset: u64, size: u64, value: u64) {
     let kick = vcpu.guest().vgic().write_distributor(vcpu.index(), offset, size, value);
     interrupt::kick(cpu::current(), vcpu, kick);
 }
 
-#[inline(never)]
 fn read_distributor(vcpu: &'static Vcpu, offset: u64, size: u64) -> u64 {
     let (cpu, vgic) = (cpu::current(), vcpu.guest().vgic());
     let readers = vgic.distributor_readers(offset);

@@ -1,4 +1,4 @@
-//! What guests trap on. One place reads the syndrome, once, and sends it on.
+//! What guests trap on. The vectors read the syndrome, once, and call the functions here with it.
 
 mod abort;
 mod hypercall;
@@ -11,15 +11,15 @@ use super::vectors::{Frame, MARK_FIQ, MARK_SERROR};
 use crate::guest::StopReason;
 use aarch64_cpu::registers::{ELR_EL2, Readable, Writeable};
 
+pub(super) use abort::data_abort;
 pub(super) use interrupt::irq;
+pub(super) use system_register::system_register;
 pub(crate) use interrupt::{kick, poll};
 
 /// ESR_ELx.EC (Arm ARM D24.2.40).
 const EC_HVC64: u64 = 0x16;
 const EC_SMC64: u64 = 0x17;
-const EC_SYSTEM_REGISTER: u64 = 0x18;
 const EC_INSTRUCTION_ABORT: u64 = 0x20;
-const EC_DATA_ABORT: u64 = 0x24;
 
 /// Goes past the instruction that trapped.
 #[inline(always)]
@@ -27,11 +27,9 @@ fn skip_instruction() {
     ELR_EL2.set(ELR_EL2.get() + 4);
 }
 
-/// A synchronous exception from a guest, an SError or an FIQ; called by the vectors.
+/// A synchronous exception from a guest other than those with functions of their own, an SError or an FIQ.
 pub(super) extern "C" fn sync(frame: &mut Frame, esr: u64) {
     match esr >> 26 {
-        EC_DATA_ABORT => abort::data(frame, esr),
-        EC_SYSTEM_REGISTER => system_register::access(frame, esr),
         EC_HVC64 => hypercall::hvc(frame, esr),
         EC_SMC64 => hypercall::smc(frame, esr),
         EC_INSTRUCTION_ABORT => abort::instruction(esr),

@@ -136,7 +136,7 @@ impl State {
 impl Vgic {
     /// GICD_TYPER: the same at all times, so it is read without the lock.
     #[inline(always)]
-    pub const fn typer(&self) -> u32 {
+    pub const fn typer() -> u32 {
         TYPER
     }
 
