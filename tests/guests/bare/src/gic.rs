@@ -73,6 +73,13 @@ pub fn intid_count() -> u32 {
     (32 * ((read32(distributor() + register::TYPER) & 0x1f) + 1)).min(1020)
 }
 
+/// Puts the distributor, and this CPU's share of it, into the state that a guest starts with.
+pub fn restart(platform: &Platform) {
+    start_distributor(platform);
+    start_cpu(platform);
+    msr!("icc_igrpen0_el1", 0);
+}
+
 pub(crate) fn start_distributor(platform: &Platform) {
     DISTRIBUTOR.store(platform.distributor, Ordering::Relaxed);
     let base = platform.distributor;
@@ -80,8 +87,9 @@ pub(crate) fn start_distributor(platform: &Platform) {
     write32(base + register::CTLR, 1 << 4);
     wait_distributor();
     for intid in (32..intid_count()).step_by(32) {
-        write32(base + register::ICENABLER + intid as usize / 8, u32::MAX);
-        write32(base + register::IGROUPR + intid as usize / 8, u32::MAX);
+        for bank in [register::ICENABLER, register::ICPENDR, register::ICACTIVER, register::IGROUPR] {
+            write32(base + bank + intid as usize / 8, u32::MAX);
+        }
     }
     for intid in (32..intid_count()).step_by(4) {
         write32(base + register::IPRIORITYR + intid as usize, PRIORITY * 0x0101_0101);
@@ -106,8 +114,9 @@ pub(crate) fn start_cpu(platform: &Platform) {
     write32(base + register::GICR_WAKER, read32(base + register::GICR_WAKER) & !2);
     while read32(base + register::GICR_WAKER) & 4 != 0 {}
     let frame = base + register::GICR_SGI;
-    write32(frame + register::ICENABLER, u32::MAX);
-    write32(frame + register::IGROUPR, u32::MAX);
+    for bank in [register::ICENABLER, register::ICPENDR, register::ICACTIVER, register::IGROUPR] {
+        write32(frame + bank, u32::MAX);
+    }
     for intid in (0..32).step_by(4) {
         write32(frame + register::IPRIORITYR + intid, PRIORITY * 0x0101_0101);
     }

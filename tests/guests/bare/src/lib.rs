@@ -13,6 +13,7 @@ pub mod boot;
 pub mod cache;
 pub mod console;
 pub mod exception;
+pub mod execute;
 pub mod fdt;
 pub mod fp;
 pub mod gic;

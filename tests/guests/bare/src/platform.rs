@@ -153,28 +153,32 @@ impl Platform {
         self.argument(key)?.parse().ok()
     }
 
-    /// The largest range of RAM, in whole 2 MiB blocks, without this image and without the tree.
+    /// All RAM but this image and the tree, in whole pages.
+    pub fn free_ranges(&self) -> impl Iterator<Item = Range> {
+        const PAGE: usize = 4096;
+        let mut taken = [crate::boot::image(), self.tree];
+        taken.sort_unstable_by_key(|range| range.start);
+        self.ram().iter().flat_map(move |ram| {
+            let mut start = ram.start;
+            let mut pieces = [Range::default(); 3];
+            for (piece, hole) in pieces.iter_mut().zip(taken.iter().chain(&[Range::sized(ram.end, 0)])) {
+                let end = hole.start.clamp(start, ram.end);
+                *piece = Range { start: start.next_multiple_of(PAGE), end: end & !(PAGE - 1) };
+                start = hole.end.clamp(start, ram.end);
+            }
+            pieces.into_iter().filter(|piece| piece.start < piece.end)
+        })
+    }
+
+    /// The largest of those ranges, without what is not a whole block of 2 MiB.
     #[must_use]
     pub fn free_ram(&self) -> Range {
         const BLOCK: usize = 2 << 20;
-        let taken = [crate::boot::image(), self.tree];
-        let mut best = Range::default();
-        for range in self.ram() {
-            let mut start = range.start.next_multiple_of(BLOCK);
-            while start < range.end {
-                let end = taken.iter().filter(|t| t.end > start).map(|t| t.start).fold(range.end, usize::min);
-                if end > start && (end & !(BLOCK - 1)) > start && (end & !(BLOCK - 1)) - start > best.size() {
-                    best = Range { start, end: end & !(BLOCK - 1) };
-                }
-                let Some(over) =
-                    taken.iter().filter(|t| t.end > start && t.start <= end).map(|t| t.end).min()
-                else {
-                    break;
-                };
-                start = over.max(end).next_multiple_of(BLOCK);
-            }
-        }
-        best
+        self.free_ranges()
+            .map(|range| Range { start: range.start.next_multiple_of(BLOCK), end: range.end & !(BLOCK - 1) })
+            .filter(|range| range.start < range.end)
+            .max_by_key(Range::size)
+            .unwrap_or_default()
     }
 
     fn learn(&mut self, node: &Node) {

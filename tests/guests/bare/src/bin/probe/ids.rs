@@ -2,39 +2,27 @@
 //! belongs to a higher exception level is there.
 
 use crate::report::{check, equal, skip};
-use bare::exception::{Caught, catch, class};
+use bare::exception::class;
+use bare::execute::{Encoding, data, execute, read, write};
 use bare::platform::{Host, Platform};
-use bare::{cache, gic, mmio, mrs, msr, timer};
-use core::cell::UnsafeCell;
+use bare::{gic, mmio, mrs, msr, timer};
 
-/// A register as its encoding in MRS: op0, op1, CRn, CRm, op2.
-type Register = (u32, u32, u32, u32, u32);
-
-const PFR0: Register = (3, 0, 0, 4, 0);
-const PFR1: Register = (3, 0, 0, 4, 1);
-const DFR0: Register = (3, 0, 0, 5, 0);
-const ISAR0: Register = (3, 0, 0, 6, 0);
-const ISAR1: Register = (3, 0, 0, 6, 1);
-const ISAR2: Register = (3, 0, 0, 6, 2);
-const MMFR0: Register = (3, 0, 0, 7, 0);
-const MMFR1: Register = (3, 0, 0, 7, 1);
-const MMFR2: Register = (3, 0, 0, 7, 2);
-const MMFR3: Register = (3, 0, 0, 7, 3);
+const PFR0: Encoding = (3, 0, 0, 4, 0);
+const PFR1: Encoding = (3, 0, 0, 4, 1);
+const DFR0: Encoding = (3, 0, 0, 5, 0);
+const ISAR0: Encoding = (3, 0, 0, 6, 0);
+const ISAR1: Encoding = (3, 0, 0, 6, 1);
+const ISAR2: Encoding = (3, 0, 0, 6, 2);
+const MMFR0: Encoding = (3, 0, 0, 7, 0);
+const MMFR1: Encoding = (3, 0, 0, 7, 1);
+const MMFR2: Encoding = (3, 0, 0, 7, 2);
+const MMFR3: Encoding = (3, 0, 0, 7, 3);
 
 /// What shows a feature: a field of four bits and its least value; any of them is enough.
-type Field = (Register, u32, u64);
+type Field = (Encoding, u32, u64);
 
 /// A feature: its name, what shows it, and an instruction that is undefined without it. x0 is an address of RAM.
 type Feature = (&'static str, &'static [Field], u32);
-
-const fn read(register: Register) -> u32 {
-    let (op0, op1, n, m, op2) = register;
-    0xd520_0000 | op0 << 19 | op1 << 16 | n << 12 | m << 8 | op2 << 5
-}
-
-const fn write(register: Register) -> u32 {
-    read(register) & !(1 << 21)
-}
 
 const fn system(op1: u32, n: u32, m: u32, op2: u32) -> u32 {
     0xd508_0000 | op1 << 16 | n << 12 | m << 8 | op2 << 5
@@ -179,35 +167,6 @@ const ALWAYS: [(&str, u32); 30] = [
     ("mdccsr_el0", read((2, 3, 0, 1, 0))),
 ];
 
-/// Two instructions that are written as they are needed, and RAM for those that access some.
-#[repr(C, align(4096))]
-struct Page(UnsafeCell<[u32; 1024]>);
-
-// SAFETY: only the first CPU runs checks.
-unsafe impl Sync for Page {}
-
-static CODE: Page = Page(UnsafeCell::new([0; 1024]));
-static DATA: Page = Page(UnsafeCell::new([0; 1024]));
-
-/// Runs one instruction with an address of RAM in x0; returns what x0 is then.
-fn execute(instruction: u32) -> Result<u64, Caught> {
-    let code = CODE.0.get().cast::<u32>();
-    // SAFETY: nothing else uses the page, and no reference to it exists.
-    unsafe {
-        code.write_volatile(instruction);
-        code.add(1).write_volatile(0xd65f_03c0); // RET
-    }
-    cache::publish_code(code as usize, 8);
-    catch(|| {
-        let mut x0 = DATA.0.get() as u64;
-        // SAFETY: the instruction and RET; none of those here changes more than x0, flags, vector registers and DATA.
-        unsafe {
-            core::arch::asm!("blr {code}", code = in(reg) code, inout("x0") x0, clobber_abi("C"));
-        }
-        x0
-    })
-}
-
 fn field(&(register, shift, least): &Field) -> bool {
     execute(read(register)).is_ok_and(|value| value >> shift & 0xf >= least)
 }
@@ -239,7 +198,7 @@ fn identification_space() {
 fn features() {
     let has_fp = execute(read(PFR0)).is_ok_and(|value| value >> 16 & 0xf != 0xf);
     for (name, fields, instruction) in FEATURES {
-        let shown = fields.iter().any(field) && !(name == "fp16" && !has_fp);
+        let shown = fields.iter().any(field) && (has_fp || name != "fp16");
         let result = execute(instruction);
         let label = Name::new("feature_", name);
         if shown {
@@ -294,7 +253,7 @@ fn identity(platform: &Platform) {
     let zva = mrs!("dczid_el0");
     if zva & 1 << 4 == 0 {
         let size = 4usize << (zva & 0xf);
-        let data = DATA.0.get() as usize;
+        let data = data();
         mmio::write64(data + size - 8, u64::MAX);
         equal!("dc_zva", (execute(system(3, 7, 4, 1)).is_ok(), mmio::read64(data + size - 8)), (true, 0));
     }

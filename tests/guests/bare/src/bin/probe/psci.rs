@@ -58,7 +58,7 @@ macro_rules! immediate {
 
 pub(crate) fn run(platform: &'static Platform) {
     let version = call(psci::VERSION, 0, 0, 0);
-    check!("psci_version", version >= 0x1_0000 && version < 0x2_0000, "{:#x}", version);
+    check!("psci_version", (0x1_0000..0x2_0000).contains(&version), "{:#x}", version);
     features();
     not_supported(platform);
     conduits(platform);

@@ -1,7 +1,138 @@
+//! Guests that misbehave, one way at a time. None of it may harm the hypervisor or another guest.
+//!
+//! The boot argument `rogue=NAME` chooses; without it a letter that is typed does, and without either there is a menu.
+//! `rogue=all` runs in turn all that come back. Each prints `rogue start NAME`; those that come back then print
+//! `rogue survived NAME`. After one of the boot arguments the machine is switched off, after a typed one there is the menu.
+//! `seed=N` and `count=N` change what random ones do.
+
 #![no_std]
 #![no_main]
-//! x
+
+mod calls;
+mod dead;
+mod devices;
+mod registers;
+mod translation;
+
+use bare::platform::Platform;
+use bare::{console, exception, gic, mrs, msr, say};
+
 bare::entry!(main);
-fn main(_p: &bare::platform::Platform) {
-    bare::say!("hello");
+
+/// What a misbehaviour gets to know.
+pub(crate) struct Task {
+    /// The machine.
+    pub(crate) platform: &'static Platform,
+    /// Where random numbers start.
+    pub(crate) seed: u64,
+    /// How often, if not as it says itself.
+    pub(crate) count: Option<u64>,
+}
+
+impl Task {
+    /// How often: `usual`, unless the boot arguments say otherwise.
+    pub(crate) fn count(&self, usual: u64) -> u64 {
+        self.count.unwrap_or(usual)
+    }
+}
+
+/// Whether a misbehaviour ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It comes back.
+    Back,
+    /// It never does.
+    Never,
+}
+
+type Misbehaviour = (char, &'static str, End, fn(&Task));
+
+const ALL: [Misbehaviour; 28] = [
+    ('a', "holes", End::Back, devices::holes),
+    ('b', "gic", End::Back, devices::gic),
+    ('c', "uart", End::Back, devices::uart),
+    ('d', "odd-accesses", End::Back, devices::odd_accesses),
+    ('e', "cpu-storm", End::Back, calls::cpu_storm),
+    ('f', "hypercalls", End::Back, calls::random),
+    ('g', "psci", End::Back, calls::psci_arguments),
+    ('h', "registers", End::Back, registers::every),
+    ('i', "maintenance", End::Back, registers::maintenance),
+    ('j', "debug", End::Back, registers::debug),
+    ('k', "far-addresses", End::Back, translation::far_addresses),
+    ('l', "table-in-hole", End::Back, translation::table_in_hole),
+    ('m', "table-in-device", End::Back, translation::table_in_device),
+    ('n', "fetch-device", End::Back, translation::fetch_device),
+    ('o', "random-tables", End::Back, translation::random_tables),
+    ('p', "jump", End::Never, dead::jump),
+    ('q', "stack", End::Never, dead::stack),
+    ('r', "undefined", End::Never, dead::undefined),
+    ('s', "aborts", End::Never, dead::aborts),
+    ('t', "sleep", End::Never, dead::sleep),
+    ('u', "spin", End::Never, dead::spin),
+    ('v', "timer-storm", End::Never, dead::timer_storm),
+    ('w', "sgi-storm", End::Never, dead::sgi_storm),
+    ('x', "print", End::Never, dead::print),
+    ('y', "root-in-hole", End::Never, dead::root_in_hole),
+    ('z', "all-cpus-off", End::Never, dead::all_cpus_off),
+    ('0', "reset", End::Never, dead::reset),
+    ('1', "suspend", End::Never, dead::suspend),
+];
+
+fn main(platform: &'static Platform) {
+    let task = Task { platform, seed: platform.number("seed").unwrap_or(1), count: platform.number("count") };
+    exception::on_irq(take_irq);
+    exception::on_fiq(take_fiq);
+    match platform.argument("rogue") {
+        Some("all") => {
+            ALL.iter().filter(|(_, _, end, _)| *end == End::Back).for_each(|chosen| run(chosen, &task))
+        }
+        Some(name) => match ALL.iter().find(|(_, known, _, _)| *known == name) {
+            Some(chosen) => run(chosen, &task),
+            None => say!("rogue unknown {}", name),
+        },
+        None => menu(&task),
+    }
+    say!("rogue off");
+}
+
+fn menu(task: &Task) {
+    loop {
+        for (letter, name, end, _) in ALL {
+            say!("rogue {}: {}{}", letter, name, if end == End::Never { ", without end" } else { "" });
+        }
+        say!("rogue which? (. switches off)");
+        let letter = loop {
+            match console::typed() {
+                Some(byte) => break char::from(byte),
+                None => bare::sync::relax(),
+            }
+        };
+        if letter == '.' {
+            return;
+        }
+        if let Some(chosen) = ALL.iter().find(|(known, _, _, _)| *known == letter) {
+            run(chosen, task);
+        }
+    }
+}
+
+fn run((_, name, _, work): &Misbehaviour, task: &Task) {
+    say!("rogue start {}", name);
+    work(task);
+    bare::register::mask_interrupts();
+    gic::restart(task.platform);
+    console::open(task.platform.console());
+    say!("rogue survived {}", name);
+}
+
+fn take_irq() {
+    let intid = gic::acknowledge();
+    if intid < 1020 {
+        gic::end(intid);
+    }
+}
+
+fn take_fiq() {
+    let intid = mrs!("icc_iar0_el1");
+    msr!("icc_eoir0_el1", intid);
 }
