@@ -11,6 +11,7 @@
 #![no_main]
 
 mod aborts;
+mod cpus;
 mod fp;
 mod gic;
 mod ids;

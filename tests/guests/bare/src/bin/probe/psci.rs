@@ -293,10 +293,15 @@ fn second_cpu(platform: &Platform) {
         MAY_END.store(true, Ordering::Release);
         check!("psci_cpu_off", timer::wait_for(1_000_000, || psci::affinity_info(other) == 1), "still on");
     }
+    static RAN: AtomicU64 = AtomicU64::new(0);
     let mut rounds = 0;
     while rounds < 50 {
-        let context = smp::context(1, |_| {});
+        let context = smp::context(1, |_| {
+            RAN.fetch_add(1, Ordering::Release);
+        });
+        // Between CPU_ON and its first instruction a CPU may still look as if it were off.
         if psci::cpu_on(other, smp::entry(), context) != SUCCESS
+            || !timer::wait_for(1_000_000, || RAN.load(Ordering::Acquire) > rounds)
             || !timer::wait_for(1_000_000, || psci::affinity_info(other) == 1)
         {
             break;

@@ -39,7 +39,7 @@ pub(crate) fn far_addresses(task: &Task) {
     let mut tried = 0u64;
     for bit in 30..48 {
         for _ in 0..8 {
-            let physical = (1u64 << bit | random.draw() % (1 << bit)) & !((1 << 30) - 1);
+            let physical = ((1u64 << bit) | (random.draw() % (1 << bit))) & !((1 << 30) - 1);
             let offset = (random.draw() & 0x3fff_fff8) as usize;
             with_entry(physical | mmu::NORMAL | VALID, || {
                 tried += 2;

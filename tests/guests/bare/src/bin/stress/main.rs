@@ -100,7 +100,7 @@ fn main(platform: &'static Platform) {
         return;
     }
     for index in 1..cpus {
-        if let Err(error) = smp::start(index, |index| work(index)) {
+        if let Err(error) = smp::start(index, work) {
             say!("stress FAIL CPU {} does not start: {}", index, error);
             return;
         }
