@@ -6,10 +6,17 @@
 //! ([`Reader`]), the command `log` prints them again, and a debugger finds them after a fatal error
 //! under the symbol `BALLAST_LOG`.
 //!
+//! With `log=frames`, a line is not put together here at all: what goes to the ring and to the console is
+//! a frame of a few bytes that names the line by a number, and the PC puts it together from the image's
+//! ELF file with the stock decoder of defmt. For that, a line's format has the form that both core::fmt and
+//! defmt know: `{}`, `{:?}`, `{:x}`, `{:#x}`, with the arguments behind it.
+//!
 //! Each module has a level of its own, set by the command line's `log=` ([`configure`]); a line above it
 //! costs one load and one compare.
 
 mod filter;
+#[cfg(all(target_os = "none", feature = "defmt"))]
+pub mod frames;
 mod ring;
 
 use core::fmt::{self, Write};
@@ -64,6 +71,8 @@ pub enum Output {
     Off = 0,
     /// To the console, as text.
     Text = 1,
+    /// To the console, as frames for a program on the PC ([`frames`]).
+    Frames = 2,
 }
 
 /// The ring. Its address and layout ([`Ring`]) are what a debugger needs.
@@ -86,7 +95,7 @@ pub fn set_listener(listener: fn()) {
     LISTENER.call_once(|| listener);
 }
 
-/// Sets levels and output as the command line's `log=` says: a list of `text` or `off`, a level for all
+/// Sets levels and output as the command line's `log=` says: a list of `text`, `frames` or `off`, a level for all
 /// modules, and `module=level`, separated by commas. Counts once.
 ///
 /// # Errors
@@ -108,6 +117,11 @@ pub fn ring() -> &'static Ring {
     &BALLAST_LOG
 }
 
+/// Time and CPU, once there is a clock.
+fn stamp() -> Stamp {
+    STAMP.get().map_or(Stamp::default(), |clock| clock())
+}
+
 /// Whether lines of `module` at `level` are kept. For the macros.
 #[doc(hidden)]
 #[inline]
@@ -120,10 +134,9 @@ pub fn is_kept(level: Level, module: &str) -> bool {
 #[doc(hidden)]
 #[inline(never)]
 pub fn write(level: Level, module: &str, text: fmt::Arguments<'_>) {
-    let stamp = STAMP.get().map_or(Stamp::default(), |clock| clock());
     let mut line = ring::Line::new();
     let _ = write!(line, "{}: {text}", short(module));
-    BALLAST_LOG.push(stamp, level, line.bytes());
+    BALLAST_LOG.push(stamp(), level, line.bytes());
     if let Some(listener) = LISTENER.get() {
         listener();
     }
@@ -159,6 +172,45 @@ macro_rules! log_debug {
 }
 
 /// One line, if its module's level admits it.
+#[cfg(all(target_os = "none", feature = "defmt"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log {
+    ($level:ident, $format:literal $(, $argument:expr)* $(,)?) => {
+        if $crate::log::is_kept($crate::log::Level::$level, ::core::module_path!()) {
+            if $crate::log::output() == $crate::log::Output::Frames {
+                #[allow(unused_imports, reason = "a line may need none of them")]
+                use $crate::log::frames::{ByDebug as _, ByDisplay as _, ByFormat as _};
+                $crate::log::frames::at($crate::log::Level::$level);
+                $crate::__frame!(
+                    $level,
+                    $format
+                    $(, (&&&$crate::log::frames::Argument(&($argument))).for_frame())*
+                );
+            } else {
+                $crate::log::write(
+                    $crate::log::Level::$level,
+                    ::core::module_path!(),
+                    ::core::format_args!($format $(, $argument)*),
+                );
+            }
+        }
+    };
+}
+
+/// One line as a frame.
+#[cfg(all(target_os = "none", feature = "defmt"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __frame {
+    (Error, $($argument:tt)*) => { ::defmt::error!($($argument)*) };
+    (Warn, $($argument:tt)*) => { ::defmt::warn!($($argument)*) };
+    (Info, $($argument:tt)*) => { ::defmt::info!($($argument)*) };
+    (Debug, $($argument:tt)*) => { ::defmt::debug!($($argument)*) };
+}
+
+/// One line, if its module's level admits it.
+#[cfg(not(all(target_os = "none", feature = "defmt")))]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log {

@@ -27,7 +27,7 @@ struct Rule {
 /// Why a `log=` is not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigureError<'a> {
-    /// This part is none of `text`, `off`, a level or `module=level`.
+    /// This part is none of `text`, `frames`, `off`, a level or `module=level`.
     Unknown(&'a str),
     /// The level in this part is none.
     Level(&'a str),
@@ -41,7 +41,7 @@ impl fmt::Display for ConfigureError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(part) => {
-                write!(f, "log={part}: expected text, off, error, warn, info, debug or MODULE=LEVEL")
+                write!(f, "log={part}: expected text, frames, off, error, warn, info, debug or MODULE=LEVEL")
             }
             Self::Level(part) => write!(f, "log={part}: the level must be error, warn, info or debug"),
             Self::Module(part) => write!(f, "log={part}: a module's name has at most {MODULE} characters"),
@@ -62,6 +62,7 @@ impl Filter {
                 }
                 None => match (part, Level::from_name(part)) {
                     ("text", _) => filter.output = Output::Text,
+                    ("frames", _) if cfg!(any(test, feature = "defmt")) => filter.output = Output::Frames,
                     ("off", _) => filter.output = Output::Off,
                     (_, Some(level)) => filter.default = level,
                     (_, None) => return Err(ConfigureError::Unknown(part)),
@@ -123,9 +124,14 @@ mod tests {
     }
 
     #[test]
+    fn the_last_output_counts() {
+        assert_eq!(Filter::parse("text,frames").unwrap().output(), Output::Frames);
+    }
+
+    #[test]
     fn errors_name_the_part() {
         for (option, message) in [
-            ("loud", "log=loud: expected text, off, error, warn, info, debug or MODULE=LEVEL"),
+            ("loud", "log=loud: expected text, frames, off, error, warn, info, debug or MODULE=LEVEL"),
             ("text,a=b", "log=a=b: the level must be error, warn, info or debug"),
             (
                 "abcdefghijklmnopqrstuvwxy=info",

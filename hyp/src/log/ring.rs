@@ -25,10 +25,11 @@ const PATIENCE: u64 = 64;
 /// What [`Ring`] begins with once it has been written to.
 const MAGIC: u64 = u64::from_le_bytes(*b"BALLASTL");
 
-/// Bits of a slot's description: length of the part in bytes 0, level in byte 1, flags in byte 2, CPU in
+/// Bits of a slot's description: length of the part in byte 0, level in byte 1, flags in byte 2, CPU in
 /// bytes 4 and 5.
 const FIRST: u64 = 1 << 16;
 const LAST: u64 = 1 << 17;
+const FRAME: u64 = 1 << 18;
 
 /// When and where a line was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,16 +84,28 @@ impl Ring {
         }
     }
 
-    /// Adds a line, cut to [`MESSAGE_SIZE`].
+    /// Adds a line of text, cut to [`MESSAGE_SIZE`].
     pub fn push(&self, stamp: Stamp, level: Level, text: &[u8]) {
-        let text = text.get(..MESSAGE_SIZE).unwrap_or(text);
+        self.push_flagged(stamp, level, text.get(..MESSAGE_SIZE).unwrap_or(text), 0);
+    }
+
+    /// Adds a line as a frame of at most [`MESSAGE_SIZE`] bytes; a longer one, which could not be decoded,
+    /// is left out.
+    pub fn push_frame(&self, stamp: Stamp, level: Level, frame: &[u8]) {
+        if frame.len() <= MESSAGE_SIZE {
+            self.push_flagged(stamp, level, frame, FRAME);
+        }
+    }
+
+    fn push_flagged(&self, stamp: Stamp, level: Level, text: &[u8], flags: u64) {
         let parts = text.len().div_ceil(PART).max(1) as u64;
         self.magic.store(MAGIC, Ordering::Relaxed);
         let first = self.next.fetch_add(parts, Ordering::Relaxed);
         for part in 0..parts {
             let start = part as usize * PART;
             let bytes = text.get(start..text.len().min(start + PART)).unwrap_or(&[]);
-            let mut description = bytes.len() as u64 | (level as u64) << 8 | u64::from(stamp.cpu) << 32;
+            let mut description =
+                flags | bytes.len() as u64 | (level as u64) << 8 | u64::from(stamp.cpu) << 32;
             description |= if part == 0 { FIRST } else { 0 };
             description |= if part == parts - 1 { LAST } else { 0 };
             self.write_slot(first + part, stamp.time_ns, description, bytes);
@@ -141,6 +154,7 @@ impl Ring {
 pub struct Entry {
     stamp: Stamp,
     level: u8,
+    is_frame: bool,
     text: [u8; MESSAGE_SIZE],
     text_len: usize,
 }
@@ -156,9 +170,18 @@ impl Entry {
         Level::ALL.into_iter().find(|level| *level as u8 == self.level).unwrap_or(Level::Error)
     }
 
-    /// What it says, up to the first byte that is no text.
+    fn bytes(&self) -> &[u8] {
+        self.text.get(..self.text_len).unwrap_or(&[])
+    }
+
+    /// The frame that it is, if it is none of text.
+    pub fn frame(&self) -> Option<&[u8]> {
+        self.is_frame.then(|| self.bytes())
+    }
+
+    /// What it says, up to the first byte that is no text; nothing for a frame.
     pub fn text(&self) -> &str {
-        let bytes = self.text.get(..self.text_len).unwrap_or(&[]);
+        let bytes = if self.is_frame { &[] } else { self.bytes() };
         match core::str::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => {
@@ -246,7 +269,8 @@ impl Reader {
                 let cpu = (part.description >> 32) as u16;
                 let level = (part.description >> 8) as u8;
                 let stamp = Stamp { time_ns: part.time_ns, cpu };
-                entry = Some(Entry { stamp, level, text: [0; MESSAGE_SIZE], text_len: 0 });
+                let is_frame = part.description & FRAME != 0;
+                entry = Some(Entry { stamp, level, is_frame, text: [0; MESSAGE_SIZE], text_len: 0 });
             }
             let Some(line) = &mut entry else {
                 self.lost_count += 1;

@@ -11,6 +11,9 @@
 //! within a line (a prompt), they come when it has been quiet for a [`Mux::poll`] or two: the line is
 //! taken off the screen and drawn again below them.
 //!
+//! Lines of the log may be *frames* for a program on the PC instead of text (`log=frames`): an operating
+//! system command (ECMA-48, 8.3.89), which terminals swallow, with the frame in base64.
+//!
 //! The prefix key is Ctrl-], which neither QEMU's monitor key nor shells use. It works whether or not
 //! the front console reads. What follows it is in [`HELP`].
 //!
@@ -20,6 +23,7 @@
 mod compose;
 mod console;
 mod filter;
+mod frame;
 
 use core::fmt::{self, Write};
 
@@ -29,6 +33,7 @@ pub use self::console::{Console, Consoles, Effect, Status, Storage, View};
 use self::filter::Filter;
 use super::ring::Ring;
 use crate::device::vpl011::Line;
+use crate::log::Entry;
 
 /// How many guests have a console.
 pub const GUESTS: usize = 8;
@@ -307,6 +312,21 @@ impl<'a, U: Uart> Mux<'a, U> {
         true
     }
 
+    /// Shows a line of the log, as text or as a frame. `false` if there is no room; offer it again.
+    pub fn log(&mut self, entry: &Entry) -> bool {
+        let Some(bytes) = entry.frame() else { return self.message(format_args!("{entry}")) };
+        if self.messages.free() <= frame::size(bytes.len()) {
+            return false;
+        }
+        frame::write(bytes, |byte| {
+            self.messages.push(byte);
+        });
+        self.messages.push(b'\n');
+        self.is_quiet = false;
+        self.pump();
+        true
+    }
+
     /// Sends what waits, as far as the UART takes it, but no more than a few hundred bytes at a time: other
     /// CPUs may wait for the multiplexer. Call it when the UART has room.
     pub fn pump(&mut self) {
@@ -321,6 +341,9 @@ impl<'a, U: Uart> Mux<'a, U> {
     /// Lets messages through while the front console is quiet. Call it every 50 ms or so while
     /// [`Mux::wants_poll`].
     pub fn poll(&mut self) {
+        if self.is_quiet {
+            self.compose_frames();
+        }
         if self.is_quiet && self.has_pending() && self.line_len <= LINE {
             self.interrupt_line();
         }

@@ -4,6 +4,7 @@ use core::fmt::{self, Write};
 
 use super::console::Console;
 use super::filter::Filter;
+use super::frame::{self, FRAME};
 use super::{CONSOLES, LINE, Mux, NOBODY, OTHER_LINE, Uart, View};
 use crate::monitor::ring::Ring;
 
@@ -115,13 +116,24 @@ impl<U: Uart> Mux<'_, U> {
     }
 
     pub(super) fn compose_message(&mut self) {
-        if self.front != Console::MONITOR {
+        let is_frame = self.messages.first() == Some(FRAME);
+        if !is_frame && self.front != Console::MONITOR {
             self.out.push_all(b"ballast| ");
         }
         while let Some(byte) = self.messages.pop().filter(|&byte| byte != b'\n') {
-            self.out.push(byte);
+            if byte != FRAME {
+                self.out.push(byte);
+            }
         }
-        self.out.push_all(b"\r\n");
+        self.out.push_all(if is_frame { frame::END } else { b"\r\n" });
+    }
+
+    /// Puts together the frames that wait before any message: terminals do not show them, so that they
+    /// may stand within a line.
+    pub(super) fn compose_frames(&mut self) {
+        while self.messages.first() == Some(FRAME) && self.out.free() > OTHER_LINE {
+            self.compose_message();
+        }
     }
 
     pub(super) fn compose_other_line(&mut self, at: usize) {

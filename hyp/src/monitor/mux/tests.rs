@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::log::{Level, Ring, Stamp};
 
 const ALPHA: Console = Console(1);
 const BETA: Console = Console(2);
@@ -267,6 +268,31 @@ fn hostile_messages_are_cut_and_cleaned() {
         accepted += 1;
     }
     assert_eq!(accepted, 16);
+}
+
+#[test]
+fn frames_of_the_log_leave_the_line_alone() {
+    let mut mux = mux();
+    let ring = Box::new(Ring::new());
+    ring.push_frame(Stamp::default(), Level::Info, b"foobar");
+    let entry = ring.reader().next(&ring).unwrap();
+    mux.set_front(ALPHA);
+    screen(&mut mux);
+    print(&mut mux, ALPHA, "~ # ");
+    assert!(mux.log(&entry));
+    assert_eq!(screen(&mut mux), "~ # ");
+    mux.poll();
+    mux.poll();
+    assert_eq!(screen(&mut mux), "\x1b]7700;Zm9vYmFy\x1b\\");
+    print(&mut mux, ALPHA, "ls\r\n");
+    assert!(mux.log(&entry));
+    assert_eq!(screen(&mut mux), "ls\r\n\x1b]7700;Zm9vYmFy\x1b\\");
+    print(&mut mux, ALPHA, "not ");
+    let accepted = (0..1000).take_while(|_| mux.log(&entry)).count();
+    print(&mut mux, ALPHA, "lost\r\n");
+    let screen = screen(&mut mux);
+    assert!(screen.starts_with("not lost\r\n"));
+    assert_eq!(screen.matches("Zm9vYmFy").count(), accepted);
 }
 
 #[test]

@@ -1,0 +1,59 @@
+//! Frames of the log on the line: `ESC ] 7700 ; <base64> ESC \`.
+//!
+//! 7700 is no command that a terminal knows; all of them read on to the terminator (ESC \) and forget.
+
+/// Stands before a frame in the messages' ring.
+pub(super) const FRAME: u8 = 0x01;
+/// Begins a frame on the line.
+pub(super) const START: &[u8] = b"\x1b]7700;";
+/// Ends it.
+pub(super) const END: &[u8] = b"\x1b\\";
+
+/// The digits of base64 (RFC 4648, 4).
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// How much room `frame_size` bytes take in the messages' ring.
+pub(super) const fn size(frame_size: usize) -> usize {
+    2 + START.len() + frame_size.div_ceil(3) * 4
+}
+
+/// Hands `frame`, marked and in base64 with padding, to `push`; [`END`] is still to follow.
+pub(super) fn write(frame: &[u8], mut push: impl FnMut(u8)) {
+    push(FRAME);
+    START.iter().for_each(|&byte| push(byte));
+    for group in frame.chunks(3) {
+        let mut bits = 0;
+        for at in 0..3 {
+            bits = bits << 8 | u32::from(group.get(at).copied().unwrap_or(0));
+        }
+        for at in 0..4 {
+            let digit = bits >> (18 - 6 * at) & 63;
+            let is_padding = at > group.len();
+            push(if is_padding { b'=' } else { DIGITS[digit as usize] });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_base64() {
+        // RFC 4648, 10.
+        for (frame, expected) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            let mut out = Vec::new();
+            write(frame.as_bytes(), |byte| out.push(byte));
+            assert_eq!(out, [b"\x01\x1b]7700;", expected.as_bytes()].concat());
+            assert!(out.len() < size(frame.len()));
+        }
+    }
+}
