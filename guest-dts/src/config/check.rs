@@ -40,7 +40,7 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
                 Some(node) => Rule::SameAs(node.id()),
                 None => Rule::Must("name CPUs that no other guest owns"),
             };
-            reader.error(Finding::new(node, Some("cpus"), Value::Number(cpu.into()), rule));
+            reader.error(Finding::new(node, Some("host-cpus"), Value::Number(cpu.into()), rule));
         }
     }
     for (index, region) in guest.regions.iter().enumerate() {

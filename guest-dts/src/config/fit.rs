@@ -55,7 +55,7 @@ fn fit_guest<'t>(guest: &Guest<'t>, host: &Host, left: &Host, reader: &mut Reade
     let vcpus = if guest.node.is_some() { "vcpus" } else { "cpus" };
     if let Some(&cpu) = guest.cpus.iter().find(|&&cpu| u32::from(cpu) >= host.cpu_count) {
         let rule = Rule::OnlyCpus { total: host.cpu_count, free: left.cpu_count };
-        reader.error(finding("cpus", Value::Number(cpu.into()), rule));
+        reader.error(finding("host-cpus", Value::Number(cpu.into()), rule));
     } else if guest.vcpu_count > left.cpu_count {
         let rule = Rule::OnlyCpus { total: host.cpu_count, free: left.cpu_count };
         reader.error(finding(vcpus, Value::Number(guest.vcpu_count.into()), rule));

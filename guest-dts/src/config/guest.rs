@@ -14,9 +14,9 @@ use crate::tree::Node;
 const GUEST_PROPERTIES: [&str; 14] = [
     "#address-cells",
     "#size-cells",
-    "description",
+    "status",
     "vcpus",
-    "cpus",
+    "host-cpus",
     "bootargs",
     "kernel",
     "ramdisk",
@@ -28,7 +28,7 @@ const GUEST_PROPERTIES: [&str; 14] = [
     "migration-limit-kBps",
 ];
 const GUEST_CHILDREN: [&str; 3] = ["memory", "dmb", "device-tree"];
-const IMAGE_PROPERTIES: [&str; 2] = ["data", "description"];
+const IMAGE_PROPERTIES: [&str; 1] = ["data"];
 const MIGRATION_PROPERTIES: [&str; 3] = ["limit-kBps", "slice-us", "share-percent"];
 
 /// Names that the console takes for other things.
@@ -128,7 +128,7 @@ fn read_cpus<'t>(
     reader: &mut Reader<'_, 't>,
 ) -> Vec<u16, VCPU_LIMIT> {
     let mut cpus = Vec::new();
-    let Some(property) = node.property("cpus") else { return cpus };
+    let Some(property) = node.property("host-cpus") else { return cpus };
     let Some(cells) = property.cells() else {
         reader.broken(node, property, Rule::Must("be numbers of the host's CPUs, one cell each"));
         return cpus;
@@ -141,7 +141,7 @@ fn read_cpus<'t>(
         let value = Value::Number(number.into());
         let Some(cpu) = u16::try_from(number).ok().filter(|cpu| !cpus.contains(cpu)) else {
             let rule = Rule::Must("name each CPU once, by a number below 65536");
-            reader.error(Finding::new(node, Some("cpus"), value, rule));
+            reader.error(Finding::new(node, Some("host-cpus"), value, rule));
             return cpus;
         };
         if cpus.push(cpu).is_err() {

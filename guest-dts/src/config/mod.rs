@@ -370,8 +370,7 @@ impl Guest<'_> {
     }
 }
 
-const ROOT_PROPERTIES: [&str; 6] =
-    ["compatible", "model", "description", "#address-cells", "#size-cells", "timestamp"];
+const ROOT_PROPERTIES: [&str; 4] = ["compatible", "model", "#address-cells", "#size-cells"];
 const ROOT_CHILDREN: [&str; 6] =
     ["guests", "images", "pools", "designated-movable-blocks", "migration", "__symbols__"];
 

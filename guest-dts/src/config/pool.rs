@@ -8,9 +8,10 @@ use crate::finding::{Finding, Rule, Value};
 use crate::range::PaRange;
 use crate::tree::Node;
 
-const BLOCK_PROPERTIES: [&str; 6] = ["compatible", "reusable", "reg", "size", "alignment", "controllers"];
+const BLOCK_PROPERTIES: [&str; 7] =
+    ["compatible", "reusable", "reg", "size", "alignment", "controllers", "status"];
 const POOL_PROPERTIES: [&str; 8] =
-    ["compatible", "reusable", "reg", "size", "alignment", "controllers", "owner", "description"];
+    ["compatible", "reusable", "reg", "size", "alignment", "controllers", "owner", "status"];
 
 /// Reads all blocks and pools.
 pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {

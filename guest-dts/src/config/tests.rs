@@ -101,11 +101,11 @@ fn wrong_guests_get_their_messages() {
         "vcpus = <17>;",
         "vcpus = \"two\";",
         "vcpus = <5>;",
-        "cpus = <0 1>;",
-        "cpus = <4>;",
-        "cpus = <70000>;",
-        "vcpus = <2>; cpus = <1 1>;",
-        "cpus = [01];",
+        "host-cpus = <0 1>;",
+        "host-cpus = <4>;",
+        "host-cpus = <70000>;",
+        "vcpus = <2>; host-cpus = <1 1>;",
+        "host-cpus = [01];",
         "bootargs = <1>;",
         "bootargs = \"a\", \"b\";",
         "kernel = <99>;",
@@ -242,12 +242,13 @@ fn one_bad_guest_does_not_keep_the_others_from_starting() {
 
 #[test]
 fn guests_share_neither_cpus_nor_pinned_memory() {
-    let text = SETS[2].1.replace("cpus = <2 3>", "cpus = <1 2>");
+    let text = SETS[2].1.replace("host-cpus = <2 3>", "host-cpus = <1 2>");
     let pinned = SETS[0]
         .1
         .replace("size = <0x0 0x20000000>;", "reg = <0x0 0x60000000 0x0 0x10000000>; pinned-in-place;");
     let pinned = pinned.replace("vcpus = <2>;", "#address-cells = <2>; #size-cells = <2>; vcpus = <2>;");
-    let hungry = SETS[0].1.replace("0x20000000", "0x40000000").replace("size", "controllers = <1>; size");
+    let hungry =
+        SETS[0].1.replace("0x20000000", "0x40000000").replace("size = ", "controllers = <1>; size = ");
     let many = SETS[3].1.replace("vcpus = <1>", "vcpus = <2>");
     insta::assert_snapshot!(report(&[text, pinned, hungry, many]));
 }

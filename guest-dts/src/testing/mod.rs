@@ -1,4 +1,6 @@
-//! For tests: sources compiled by `dtc`.
+//! For tests: sources compiled by `dtc`, trees checked by dt-schema.
+
+pub mod schema;
 
 use std::format;
 use std::io::Write;

@@ -1,0 +1,145 @@
+//! The bindings, by dt-schema: they are sound, what ships and what guests get obeys them, and what is broken
+//! does not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest_dts::build::GuestTree;
+use guest_dts::config::{Configuration, Layout, Severity};
+use guest_dts::finding::Finding;
+use guest_dts::image::{BootPlan, Image};
+use guest_dts::testing::{compile, compile_with_images, schema};
+use guest_dts::tree::{AlignedBlob, Tree};
+
+/// The sets that ship: names and sources.
+fn sets() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = folder.read_dir().unwrap().flatten().map(|entry| entry.path());
+    let mut sets: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "dts"))
+        .map(|path| {
+            (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    sets.sort();
+    assert!(sets.len() >= 5);
+    sets
+}
+
+/// Writes `blob` to a file that belongs to the test `test`.
+fn file(test: &str, name: &str, blob: &[u8]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(name).with_extension("dtb");
+    fs::write(&path, blob).unwrap();
+    path
+}
+
+fn validate(files: &[PathBuf]) -> String {
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    schema::validate(&files)
+}
+
+/// The trees that the guests of the configuration `source` get, by the guests' names.
+fn guest_trees(source: &str) -> Vec<(String, Vec<u8>)> {
+    let blob = compile_with_images(source);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let mut sink =
+        |severity: Severity, finding: Finding<'_>| assert!(severity != Severity::Error, "{finding}");
+    let configuration = Configuration::read(&tree, &mut sink).unwrap();
+    let build = |guest: &guest_dts::config::Guest<'_>| {
+        let layout = Layout::of(guest).unwrap();
+        let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), Some(8), &layout).unwrap();
+        let (kaslr_seed, rng_seed) = (Some(0x1234), Some([7; 32]));
+        let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed, rng_seed };
+        (guest.name.to_owned(), input.build().unwrap())
+    };
+    configuration.guests.iter().map(build).collect()
+}
+
+#[test]
+fn the_bindings_are_sound() {
+    assert_eq!(schema::validate_bindings(), "");
+}
+
+#[test]
+fn the_sets_that_ship_obey() {
+    let files: Vec<_> = sets()
+        .iter()
+        .map(|(name, source)| file("sets", name, compile_with_images(source).as_slice()))
+        .collect();
+    assert_eq!(validate(&files), "");
+}
+
+#[test]
+fn trees_of_guests_obey_in_every_mode() {
+    let mut files = Vec::new();
+    for (name, source) in sets() {
+        for (guest, blob) in guest_trees(&source) {
+            files.push(file("guests", &format!("{name}-{guest}"), &blob));
+        }
+    }
+    let (_, source) = sets().into_iter().find(|(name, _)| name == "two-controllers").unwrap();
+    for mode in ["dmb", "cma", "numa", "none"] {
+        let source = source.replace("\"auto\"", &format!("\"{mode}\""));
+        for (guest, blob) in guest_trees(&source) {
+            files.push(file("guests", &format!("{mode}-{guest}"), &blob));
+        }
+    }
+    assert_eq!(validate(&files), "");
+}
+
+#[test]
+fn what_is_broken_is_found() {
+    let (_, good) = sets().into_iter().find(|(name, _)| name == "pool-owner").unwrap();
+    let changes = [
+        ("vcpus = <1>;", "vcpus = <0>;"),
+        ("vcpus = <1>;", ""),
+        ("vcpus = <1>;", "vcpus = \"one\";"),
+        ("kernel = <&kernel>;", ""),
+        ("bootargs =", "bootarg ="),
+        ("memory {", "ram {"),
+        ("size = <0x0 0x18000000>;", ""),
+        ("preferred;", "preferred = <1>;"),
+        ("controllers = <1 0>;", ""),
+        ("controllers = <1 0>;", "controllers = <1 300>;"),
+        ("reusable;", ""),
+        ("reusable;", "reusable; no-map;"),
+        ("reusable;", "reusable; linux,cma-default;"),
+        ("\"shared-dmb-pool\"", "\"shared-dbm-pool\""),
+        ("slice-us = <100>;", "slice-us = <1>;"),
+        ("share-percent = <10>;", "share-percent = <100>;"),
+        ("compatible = \"ballast,configuration\";", "compatible = \"ballast,configuratoin\";"),
+        ("data = /incbin/(\"kernel\");", "date = /incbin/(\"kernel\");"),
+        ("guests {", "gusts {"),
+    ];
+    for (index, (from, to)) in changes.into_iter().enumerate() {
+        assert!(good.contains(from), "{from}");
+        let blob = compile_with_images(&good.replace(from, to));
+        let said = validate(&[file("broken", &index.to_string(), blob.as_slice())]);
+        assert_ne!(said, "", "nothing is said about {to:?} instead of {from:?}");
+    }
+}
+
+#[test]
+fn broken_reserved_memory_is_found() {
+    let (_, source) = sets().into_iter().find(|(name, _)| name == "two-controllers").unwrap();
+    let trees = guest_trees(&source.replace("\"auto\"", "\"dmb\""));
+    let blob = AlignedBlob::new(&trees[0].1);
+    let good = guest_dts::tree::TreeSource(Tree::new(blob.as_slice()).unwrap()).to_string();
+    let changes = [
+        ("\t\t\treusable;\n", ""),
+        ("\t\t\treusable;\n", "\t\t\tno-map;\n"),
+        ("\"designated-movable-block\"", "\"designated-movable-block\", \"shared-dmb-pool\""),
+        ("\"arm,psci-1.0\", ", ""),
+        ("\t\tmethod = \"hvc\";\n", ""),
+        ("\t\talways-on;\n", ""),
+        ("\"arm,gic-v3\"", "\"arm,gic-v2\""),
+    ];
+    for (index, (from, to)) in changes.into_iter().enumerate() {
+        assert!(good.contains(from), "{from}");
+        let blob = compile(&good.replace(from, to));
+        let said = validate(&[file("broken-guests", &index.to_string(), blob.as_slice())]);
+        assert_ne!(said, "", "nothing is said about {to:?} instead of {from:?}");
+    }
+}
