@@ -79,7 +79,8 @@ fn tool(name: &str) -> PathBuf {
 
 /// Installs dt-schema into target/dtschema, where it is not there yet, and gives the folder of its programs.
 fn install() -> PathBuf {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dtschema");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
+    let home = workspace.join("target/dtschema");
     let folder = home.join("bin");
     if folder.join("dt-validate").exists() {
         return folder;
