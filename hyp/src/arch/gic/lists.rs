@@ -78,6 +78,11 @@ impl ListRegisters for Lists {
         write!("S3_4_C12_C11_0", hcr);
     }
 
+    fn is_line_high(&self, physical_intid: u32) -> bool {
+        let redistributor = cpu::current().redistributor();
+        redistributor.is_some_and(|redistributor| redistributor.pending() >> (physical_intid & 31) & 1 != 0)
+    }
+
     fn deactivate(&self, physical_intid: u32) {
         cpu_interface::deactivate(physical_intid);
     }

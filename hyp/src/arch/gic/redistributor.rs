@@ -11,6 +11,7 @@ const SGI_FRAME: usize = 0x1_0000;
 const IGROUPR0: usize = SGI_FRAME + 0x0080;
 const ISENABLER0: usize = SGI_FRAME + 0x0100;
 const ICENABLER0: usize = SGI_FRAME + 0x0180;
+const ISPENDR0: usize = SGI_FRAME + 0x0200;
 const ICPENDR0: usize = SGI_FRAME + 0x0280;
 const ICACTIVER0: usize = SGI_FRAME + 0x0380;
 const IPRIORITYR: usize = SGI_FRAME + 0x0400;
@@ -101,6 +102,11 @@ impl Redistributor {
     pub(crate) fn disable(&self, intid: u32) {
         self.registers.write32(ICENABLER0, 1 << intid);
         self.wait();
+    }
+
+    /// Which private interrupts are pending, lines that are high among them.
+    pub(crate) fn pending(&self) -> u32 {
+        self.registers.read32(ISPENDR0)
     }
 
     /// Makes the private interrupts of `mask` neither pending nor active.

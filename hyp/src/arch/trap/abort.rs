@@ -143,7 +143,15 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
     let readers = vgic.redistributor_readers(index, offset);
     interrupt::kick(cpu, vcpu, readers);
     interrupt::wait_clean(cpu, vcpu, readers.0);
-    let value = vgic.read_redistributor(index, offset, syndrome.size());
+    let mut value = vgic.read_redistributor(index, offset, syndrome.size());
+    if Vgic::is_pending_word(offset)
+        && let Some(redistributor) = guest.vcpus()[index].cpu().redistributor()
+    {
+        let lines = redistributor.pending();
+        for link in vgic.links() {
+            value |= u64::from(lines >> (link.physical_intid & 31) & 1) << link.virtual_intid;
+        }
+    }
     Some(frame.set(syndrome.register(), syndrome.extend(value)))
 }
 

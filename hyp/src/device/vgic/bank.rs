@@ -19,6 +19,12 @@ pub(super) struct Bank {
     pub(super) edge: u32,
     /// Linked to a physical interrupt, which holds the line itself.
     pub(super) hardware: u32,
+    /// Pending in a list register, as of when it was filled: for reads.
+    pub(super) listed_pending: u32,
+    /// Of these, pending because it was latched, not because its line was high.
+    pub(super) listed_latch: u32,
+    /// Active in a list register, as of when it was filled: for reads.
+    pub(super) listed_active: u32,
     /// In a list register, where a write to ICPENDR has yet to be applied.
     pub(super) cancel_pending: u32,
     /// In a list register, where a write to ICACTIVER has yet to be applied.
@@ -39,6 +45,9 @@ impl Bank {
             group: 0,
             edge: 0,
             hardware: 0,
+            listed_pending: 0,
+            listed_latch: 0,
+            listed_active: 0,
             cancel_pending: 0,
             cancel_active: 0,
             priority: [0; 32],

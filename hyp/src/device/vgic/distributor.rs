@@ -54,8 +54,8 @@ impl State {
         match register {
             BitRegister::Group => bank.group,
             BitRegister::SetEnable | BitRegister::ClearEnable => bank.enabled,
-            BitRegister::SetPending | BitRegister::ClearPending => bank.pending_now(),
-            BitRegister::SetActive | BitRegister::ClearActive => bank.active,
+            BitRegister::SetPending | BitRegister::ClearPending => bank.pending_now() | bank.listed_pending,
+            BitRegister::SetActive | BitRegister::ClearActive => bank.active | bank.listed_active,
         }
     }
 
@@ -177,8 +177,8 @@ impl Vgic {
     }
 
     /// Reads `size` bytes (1, 2, 4 or 8) at `offset` of the distributor. What does not exist reads as zero.
-    /// Pending and active bits are as of the last synchronisation of whoever holds the interrupt, so refill the
-    /// vCPUs of `distributor_readers` first; interrupts that are in list registers are looked up by `holding`.
+    /// Pending and active bits of what list registers hold are as of the last refill, so let the vCPUs of
+    /// `distributor_readers` refill first.
     pub fn read_distributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
         if size == 8 {
             return if offset & 7 == 0 { self.read_route(offset) } else { 0 };

@@ -56,6 +56,8 @@ pub trait ListRegisters {
     /// Asks for maintenance interrupts: `underflow` when at most one is in use, `not_present` when the guest
     /// ends an interrupt that is in none; the latter also traps deactivation (ICH_HCR_EL2.UIE, LRENPIE, TDIR).
     fn request_maintenance(&self, underflow: bool, not_present: bool);
+    /// Whether the line of a physical private interrupt of this CPU is high.
+    fn is_line_high(&self, physical_intid: u32) -> bool;
     /// Deactivates a physical interrupt.
     fn deactivate(&self, physical_intid: u32);
     /// Enables or disables a physical private interrupt of this CPU.

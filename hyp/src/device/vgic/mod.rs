@@ -270,6 +270,11 @@ impl Vgic {
         self.mark(&state, kick)
     }
 
+    /// The PPIs that hardware raises: what the guest sees and what the CPU has.
+    pub fn links(&self) -> &[HardwareLink] {
+        &self.links
+    }
+
     /// A physical interrupt that `local` could not inject.
     pub fn arrive(&self, vcpu: usize, physical_intid: u32, local: &Local, lrs: &impl ListRegisters) -> Kick {
         {
@@ -309,17 +314,20 @@ impl Vgic {
             }
             let lr = lrs.read(index);
             let (word, bit) = (intid as usize / 32, 1 << (intid % 32));
+            let groups = state.groups;
             let bank = state.bank(vcpu, word);
             let (mut pending, mut active) = (lr.pending(), lr.active());
             if bank.hardware & bit != 0 {
-                if pending && !active {
-                    // The line may have fallen since. Deactivated, the physical interrupt comes again if not.
-                    lrs.deactivate(u32::from(lr.physical_intid()));
+                let physical = u32::from(lr.physical_intid());
+                let is_wanted = bank.forwarded(groups) & bit != 0 && bank.cancel_pending & bit == 0;
+                if pending && !active && !(is_wanted && lrs.is_line_high(physical)) {
+                    // Nobody is to take it. Deactivated, the physical interrupt comes again when it is due.
+                    lrs.deactivate(physical);
                     pending = false;
                 } else if active && bank.cancel_active & bit != 0 {
-                    lrs.deactivate(u32::from(lr.physical_intid()));
+                    lrs.deactivate(physical);
                 }
-            } else if bank.edge & bit == 0 && bank.level & bit != 0 {
+            } else if bank.edge & bit == 0 && bank.listed_latch & bit == 0 {
                 // The line says it.
                 pending = false;
             }
@@ -327,6 +335,9 @@ impl Vgic {
             active &= bank.cancel_active & bit == 0;
             bank.cancel_pending &= !bit;
             bank.cancel_active &= !bit;
+            bank.listed_pending &= !bit;
+            bank.listed_latch &= !bit;
+            bank.listed_active &= !bit;
             if pending {
                 bank.pending |= bit;
             }
@@ -488,9 +499,14 @@ impl Vgic {
                     let bit = 1 << (candidate.intid % 32);
                     let bank = state.bank(vcpu, candidate.intid as usize / 32);
                     if candidate.pending {
+                        bank.listed_latch |= bank.pending & bit;
                         bank.pending &= !bit;
+                        bank.listed_pending |= bit;
                     }
-                    bank.active &= !bit;
+                    if candidate.active {
+                        bank.active &= !bit;
+                        bank.listed_active |= bit;
+                    }
                     if candidate.intid >= 32 {
                         bank.holder[candidate.intid as usize % 32] = vcpu as u8;
                     }

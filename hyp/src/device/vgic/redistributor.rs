@@ -33,6 +33,12 @@ impl Vgic {
         }
     }
 
+    /// Whether the word at `offset` shows pending interrupts, those of hardware lines among them, which the physical
+    /// redistributor knows (GICR_ISPENDR0, GICR_ICPENDR0).
+    pub fn is_pending_word(offset: u64) -> bool {
+        matches!(offset.wrapping_sub(SGI_FRAME), 0x200 | 0x280)
+    }
+
     /// Reads `size` bytes at `offset` of the frames of `vcpu`. What does not exist reads as zero.
     pub fn read_redistributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
         if offset & !7 == 0x0008 && (size == 8 || size == 4) && offset & (size - 1) == 0 {
