@@ -5,6 +5,9 @@ mod guests;
 mod help;
 mod host;
 mod log;
+mod stats;
+mod top;
+mod trace;
 mod watch;
 
 use super::grammar::{Command, Kind, optional, required};
@@ -84,6 +87,41 @@ pub const COMMANDS: &[Command] = &[
                   how much is kept of what a guest prints while another is in front.",
         example: "console alpha",
         run: console::run,
+    },
+    Command {
+        name: "stats",
+        parameters: &[optional("GUEST|reset", Kind::Either(&Kind::Guest, &Kind::Word(&["reset"])))],
+        summary: "show the guests' counters: exits, interrupts, time at EL2",
+        details: "With a guest: its exits by reason. Text counts since the last reset; JSON counts since boot, \
+                  always.",
+        example: "stats alpha",
+        run: stats::run,
+    },
+    Command {
+        name: "top",
+        parameters: &[optional("SECONDS", Kind::Number(1, 3600))],
+        summary: "show controllers and guests on a screen that refreshes itself",
+        details: "Any key ends it.",
+        example: "top 5",
+        run: top::run,
+    },
+    Command {
+        name: "trace",
+        parameters: &[
+            optional(
+                "GUEST|KIND|on|off",
+                Kind::Either(
+                    &Kind::Guest,
+                    &Kind::Word(&["on", "off", "exit", "inject", "migrate", "claim", "life"]),
+                ),
+            ),
+            optional("COUNT", Kind::Number(1, 4096)),
+        ],
+        summary: "show the last events, or turn their recording on or off",
+        details: "Each CPU keeps its last 124 events: exits, injected interrupts, migrations, claims, and \
+                  guests' lives.",
+        example: "trace exit 20",
+        run: trace::run,
     },
     Command {
         name: "log",

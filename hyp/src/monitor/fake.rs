@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use super::machine::{Controller, Cpu, Guest, GuestState, Machine, Reason, Version, reason};
 use super::mux::{Console, Status, View};
 use super::session::MonitorIo;
+use super::statistics::{Counters, Exit};
+use super::trace::{self, Event, Kind};
 use crate::log::{Level, Ring, Stamp};
 
 /// Two controllers, four CPUs, three guests: one runs, one is off, one has failed.
@@ -14,6 +16,9 @@ pub(super) struct Fake {
     pub(super) front: Cell<Option<Console>>,
     pub(super) view: Cell<View>,
     pub(super) limit: Cell<usize>,
+    /// alpha's two vCPUs.
+    pub(super) counters: [Counters; 2],
+    traces: [trace::Ring; 2],
     log: Box<Ring>,
 }
 
@@ -30,6 +35,29 @@ impl Fake {
         for (at, (level, text)) in lines.into_iter().enumerate() {
             log.push(Stamp { time_ns: 1_500_000 * (at as u64 + 1), cpu: at as u16 }, level, text.as_bytes());
         }
+        let counters = [Counters::new(), Counters::new()];
+        for (vcpu, counters) in counters.iter().enumerate() {
+            for exit in Exit::ALL {
+                for _ in 0..(exit as usize + vcpu) * 10 / (1 + 3 * vcpu) {
+                    counters.count_exit(exit);
+                }
+            }
+            counters.count_injected();
+            counters.add_el2_ns(610_000_000);
+        }
+        let traces = [trace::Ring::new(), trace::Ring::new()];
+        let kinds = [Kind::Exit(Exit::Uart), Kind::Inject, Kind::Migrate, Kind::Claim, Kind::Life];
+        for (at, kind) in kinds.into_iter().enumerate() {
+            let vcpu = at as u8 % 2;
+            traces[at % 2].record(&Event {
+                time_ns: 60_000_000_000 + at as u64 * 1_500,
+                kind,
+                guest: at as u8 / 2,
+                vcpu,
+                detail: 0x900_0018,
+                place: 0xffff_8000_8001_2344,
+            });
+        }
         let abort = "data abort by vCPU 1 at 0xffff800080012344: read of IPA 0x9010000, where nothing is";
         Self {
             states: RefCell::new(vec![
@@ -40,6 +68,8 @@ impl Fake {
             front: Cell::new(Some(Console::MONITOR)),
             view: Cell::new(View::Front),
             limit: Cell::new(16_384),
+            counters,
+            traces,
             log,
         }
     }
@@ -163,6 +193,14 @@ impl Machine for Fake {
 
     fn log(&self) -> &Ring {
         &self.log
+    }
+
+    fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {
+        self.counters.get(vcpu).filter(|_| guest == 0)
+    }
+
+    fn trace(&self, cpu: usize) -> Option<&trace::Ring> {
+        self.traces.get(cpu)
     }
 }
 

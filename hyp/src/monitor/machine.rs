@@ -4,6 +4,8 @@
 use core::fmt::{self, Write};
 
 use super::mux::{Console, Status, View};
+use super::statistics::Counters;
+use super::trace;
 use crate::log;
 
 /// Text put together for an answer; what does not fit is cut.
@@ -185,4 +187,16 @@ pub trait Machine {
 
     /// The log.
     fn log(&self) -> &log::Ring;
+
+    /// A vCPU's counters, where it has some.
+    fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {
+        let _ = (guest, vcpu);
+        None
+    }
+
+    /// A CPU's trace, where it has one.
+    fn trace(&self, cpu: usize) -> Option<&trace::Ring> {
+        let _ = cpu;
+        None
+    }
 }

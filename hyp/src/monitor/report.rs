@@ -192,6 +192,9 @@ impl<'a> Report<'a> {
             }
             return Ok(());
         }
+        if fields.iter().all(|(column, _)| column.head.is_empty()) {
+            return Ok(());
+        }
         self.separate()?;
         let shown = || fields.iter().filter(|(column, _)| !column.head.is_empty());
         let width = shown().map(|(column, _)| column.head.len()).max().unwrap_or(0);

@@ -4,6 +4,7 @@ use core::fmt::{self, Write};
 
 use super::machine::Machine;
 use super::report::{Report, Style};
+use super::statistics::Baseline;
 
 /// Ctrl-C.
 const INTERRUPT: u8 = 0x03;
@@ -22,9 +23,25 @@ pub trait MonitorIo {
     fn now_ns(&mut self) -> u64;
 }
 
+/// What the monitor remembers from one command to the next.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What the counters were at the last `stats reset`.
+    pub baseline: Baseline,
+}
+
+impl State {
+    /// Nothing to remember.
+    pub const fn new() -> Self {
+        Self { baseline: Baseline::new() }
+    }
+}
+
 /// A command's surroundings. Writing to it writes to the console.
 pub struct Session<'a> {
     io: &'a mut dyn MonitorIo,
+    /// What was remembered.
+    pub state: &'a mut State,
     /// The machine.
     pub machine: &'a dyn Machine,
     /// How the report is written.
@@ -35,8 +52,13 @@ pub struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// A session of a command.
-    pub fn new(io: &'a mut dyn MonitorIo, machine: &'a dyn Machine, style: Style) -> Self {
-        Self { io, machine, style, is_interrupted: false }
+    pub fn new(
+        io: &'a mut dyn MonitorIo,
+        machine: &'a dyn Machine,
+        state: &'a mut State,
+        style: Style,
+    ) -> Self {
+        Self { io, state, machine, style, is_interrupted: false }
     }
 
     /// Writes the report `name`, whose parts `write` adds.
@@ -78,7 +100,13 @@ impl<'a> Session<'a> {
 
     /// Another session on the same console.
     pub fn nested(&mut self, style: Style) -> Session<'_> {
-        Session { io: &mut *self.io, machine: self.machine, style, is_interrupted: false }
+        Session {
+            io: &mut *self.io,
+            state: &mut *self.state,
+            machine: self.machine,
+            style,
+            is_interrupted: false,
+        }
     }
 }
 

@@ -8,22 +8,27 @@ use super::editor::{Editor, Outcome};
 use super::grammar::{Failure, Words, parse};
 use super::machine::Machine;
 use super::report::{Style, Value, column};
-use super::session::{MonitorIo, Session, write_lines};
+use super::session::{MonitorIo, Session, State, write_lines};
 
 const PROMPT: &str = "ballast> ";
 
 /// Runs the monitor for ever. Wants about 16 KiB of stack.
 pub fn run(io: &mut dyn MonitorIo, machine: &dyn Machine) -> ! {
-    let mut editor = Editor::new(PROMPT);
+    let (mut editor, mut state) = (Editor::new(PROMPT), State::new());
     loop {
-        read_and_execute(io, machine, &mut editor);
+        read_and_execute(io, machine, &mut editor, &mut state);
     }
 }
 
 /// Reads one line and executes it.
-pub(super) fn read_and_execute(io: &mut dyn MonitorIo, machine: &dyn Machine, editor: &mut Editor) {
+pub(super) fn read_and_execute(
+    io: &mut dyn MonitorIo,
+    machine: &dyn Machine,
+    editor: &mut Editor,
+    state: &mut State,
+) {
     if read_line(io, machine, editor) {
-        let mut session = Session::new(io, machine, Style::default());
+        let mut session = Session::new(io, machine, state, Style::default());
         run_line(&mut session, editor.line());
     }
 }

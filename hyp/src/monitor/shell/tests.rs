@@ -4,12 +4,17 @@ use proptest::prelude::*;
 use super::super::fake::{Fake, Script};
 use super::super::machine::GuestState;
 use super::super::mux::{Console, View};
+use super::super::statistics::Exit;
+use super::super::trace;
 use super::*;
 
 /// What `line` prints.
 fn output_of(machine: &Fake, line: &str) -> String {
-    let mut script = Script::typing(b"");
-    run_line(&mut Session::new(&mut script, machine, Style::default()), line);
+    run(machine, &mut Script::typing(b""), line)
+}
+
+fn run(machine: &Fake, script: &mut Script, line: &str) -> String {
+    run_line(&mut Session::new(script, machine, &mut State::new(), Style::default()), line);
     script.text()
 }
 
@@ -26,9 +31,9 @@ fn name(line: &str) -> String {
 fn screen(keys: &[u8]) -> String {
     let machine = Fake::new();
     let mut script = Script::typing(keys);
-    let mut editor = Editor::new(PROMPT);
+    let (mut editor, mut state) = (Editor::new(PROMPT), State::new());
     while !script.input.is_empty() {
-        read_and_execute(&mut script, &machine, &mut editor);
+        read_and_execute(&mut script, &machine, &mut editor, &mut state);
     }
     let text = script.text();
     let lines: Vec<_> = text.lines().map(|line| line.rsplit("\r\x1b[K").next().unwrap()).collect();
@@ -45,9 +50,22 @@ fn help() {
 
 #[test]
 fn reports() {
-    for line in
-        ["guests", "cpus", "controllers", "controllers --exact", "console", "log", "log info", "version"]
-    {
+    for line in [
+        "guests",
+        "cpus",
+        "controllers",
+        "controllers --exact",
+        "console",
+        "log",
+        "log info",
+        "version",
+        "stats",
+        "stats alpha",
+        "stats beta",
+        "trace",
+        "trace exit",
+        "trace alpha 1",
+    ] {
         let text = output(line);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert_snapshot!(name(line), text);
@@ -56,7 +74,19 @@ fn reports() {
 
 #[test]
 fn reports_as_json() {
-    for line in ["guests", "cpus", "controllers", "console", "log", "version", "help", "help start"] {
+    for line in [
+        "guests",
+        "cpus",
+        "controllers",
+        "console",
+        "log",
+        "version",
+        "help",
+        "help start",
+        "stats",
+        "stats alpha",
+        "trace",
+    ] {
         let line = format!("{line} --json");
         assert_snapshot!(name(&line), output(&line));
     }
@@ -123,19 +153,54 @@ fn the_prompt_completes() {
 fn watch_repeats_until_a_key() {
     let machine = Fake::new();
     let mut script = Script::typing(b"\0\x0c\0qrest");
-    run_line(&mut Session::new(&mut script, &machine, Style::default()), "watch 5 version");
-    let text = script.text();
+    let text = run(&machine, &mut script, "watch 5 version");
     assert_eq!(text.matches("Every 5 s: version").count(), 3);
     assert!(text.contains("1 min 1 s") && text.contains("1 min 11 s"));
     assert_eq!(script.input, b"rest");
 }
 
 #[test]
+fn stats_begin_anew() {
+    let machine = Fake::new();
+    let mut state = State::new();
+    let mut output = |line| {
+        let mut script = Script::typing(b"");
+        run_line(&mut Session::new(&mut script, &machine, &mut state, Style::default()), line);
+        script.text()
+    };
+    let before = output("stats --json");
+    assert_eq!(output("stats reset"), "Counting from now on.\n");
+    machine.counters[0].count_exit(Exit::Uart);
+    assert_snapshot!(output("stats"));
+    assert_eq!(
+        output("stats --json")
+            .replace("exit_uart_count\":66", "exit_uart_count\":65")
+            .replace("exit_count\":713", "exit_count\":712"),
+        before
+    );
+}
+
+#[test]
+fn the_trace_is_turned_on() {
+    assert_eq!(output("trace on"), "Recording.\n");
+    assert!(trace::is_recording());
+    assert_snapshot!(output("trace --json"));
+    assert_eq!(output("trace off"), "Not recording.\n");
+    assert!(!trace::is_recording());
+}
+
+#[test]
+fn top_draws_the_machine() {
+    let machine = Fake::new();
+    let mut script = Script::typing(b"\0q");
+    assert_snapshot!(run(&machine, &mut script, "top").replace('\x1b', "^"));
+}
+
+#[test]
 fn ctrl_c_ends_a_command() {
     let machine = Fake::new();
     let mut script = Script::typing(b"\x03guests\r");
-    run_line(&mut Session::new(&mut script, &machine, Style::default()), "help");
-    assert_eq!(script.text(), "\nerror: interrupted\n");
+    assert_eq!(run(&machine, &mut script, "help"), "\nerror: interrupted\n");
     assert_eq!(script.input, b"guests\r");
 }
 
@@ -162,7 +227,7 @@ proptest! {
         let text = output(&line);
         let is_empty = line.split(' ').all(|word| matches!(word, "" | "--json" | "--exact"));
         prop_assert!(!text.is_empty() || is_empty, "{}", line);
-        if line.split(' ').next_back() == Some("--json") && !line.contains("watch") {
+        if line.split(' ').next_back() == Some("--json") && !line.contains("watch") && !line.contains("top") {
             for line in text.lines() {
                 let value: serde_json::Value = serde_json::from_str(line).unwrap();
                 prop_assert!(value.get("report").is_some());

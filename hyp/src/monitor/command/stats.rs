@@ -1,0 +1,130 @@
+//! `stats`.
+
+use core::fmt;
+
+use super::super::grammar::{Argument, Arguments, Failure};
+use super::super::report::{Column, Value, column};
+use super::super::session::Session;
+use super::super::statistics::{EXITS, Exit, Totals};
+
+/// Shows or resets the counters.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let now_ns = session.io().now_ns();
+    match arguments.get(0) {
+        Some(Argument::Guest(guest)) => one(session, guest, now_ns),
+        Some(_) => {
+            let machine = session.machine;
+            session.state.baseline.take(machine, now_ns);
+            session.done("stats", format_args!("Counting from now on."), &[])?;
+            Ok(())
+        }
+        None => all(session, now_ns),
+    }
+}
+
+/// A line for each guest. JSON has what was counted since boot; text, what was since the last reset.
+fn all(session: &mut Session<'_>, now_ns: u64) -> Result<(), Failure> {
+    let baseline = session.state.baseline.clone();
+    let shown_ns = now_ns.saturating_sub(baseline.time_ns);
+    let is_json = session.style.is_json;
+    let columns = [
+        column("name", "GUEST"),
+        column("exit_count", "EXITS"),
+        column("", "PER SECOND"),
+        column("", "HYPERCALLS"),
+        column("", "FAULTS"),
+        column("injected_count", "INJECTED"),
+        column("el2_ns", "IN EL2"),
+    ];
+    let columns: [Column; 7 + EXITS] =
+        core::array::from_fn(|at| match (columns.get(at), Exit::ALL.get(at.wrapping_sub(7))) {
+            (Some(column), _) => *column,
+            (None, Some(exit)) => column(exit.key(), ""),
+            (None, None) => column("", ""),
+        });
+    session.report("stats", |report, machine| {
+        report.fields(&[
+            (column("", "Counted for"), Value::Nanoseconds(shown_ns)),
+            (column("uptime_ns", ""), Value::Nanoseconds(now_ns)),
+        ])?;
+        report.table("guests", &columns, "There are no guests.", &mut |row| {
+            for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
+                let totals = if is_json { Totals::of(machine, at) } else { baseline.since(machine, at) };
+                let exit = |exit: Exit| Value::Count(totals.exits[exit as usize]);
+                let mut values = [Value::None; 7 + EXITS];
+                let head = [
+                    Value::Text(guest.name),
+                    Value::Count(totals.exit_count()),
+                    Value::Count(per_second(totals.exit_count(), shown_ns)),
+                    exit(Exit::Hypercall),
+                    exit(Exit::Fault),
+                    Value::Count(totals.injected_count),
+                    Value::Nanoseconds(totals.el2_ns),
+                ];
+                let exits = totals.exits.iter().map(|&count| Value::Count(count));
+                for (place, value) in values.iter_mut().zip(head.into_iter().chain(exits)) {
+                    *place = value;
+                }
+                row(&values)?;
+            }
+            Ok(())
+        })
+    })?;
+    Ok(())
+}
+
+/// One guest's exits by reason.
+fn one(session: &mut Session<'_>, guest: usize, now_ns: u64) -> Result<(), Failure> {
+    let baseline = session.state.baseline.clone();
+    let is_json = session.style.is_json;
+    let shown_ns = now_ns.saturating_sub(if is_json { 0 } else { baseline.time_ns });
+    let columns = [
+        column("reason", "EXITS"),
+        column("count", "COUNT"),
+        column("per_second", "PER SECOND"),
+        column("share_permille", "SHARE"),
+    ];
+    session.report("stats", |report, machine| {
+        let totals = if is_json { Totals::of(machine, guest) } else { baseline.since(machine, guest) };
+        let name = machine.guest(guest).map_or("", |guest| guest.name);
+        let share = fmt::from_fn(|f| {
+            let permille = permille(totals.el2_ns, shown_ns);
+            write!(f, "{}.{} % of one CPU", permille / 10, permille % 10)
+        });
+        report.fields(&[
+            (column("name", "Guest"), Value::Text(name)),
+            (column("", "Counted for"), Value::Nanoseconds(shown_ns)),
+            (column("uptime_ns", ""), Value::Nanoseconds(now_ns)),
+            (column("exit_count", "Exits"), Value::Count(totals.exit_count())),
+            (column("injected_count", "Interrupts"), Value::Count(totals.injected_count)),
+            (column("el2_ns", "In EL2"), Value::Nanoseconds(totals.el2_ns)),
+            (column("", "That is"), Value::Show(&share)),
+        ])?;
+        report.table("exits", &columns, "", &mut |row| {
+            for (exit, count) in Exit::ALL.iter().zip(totals.exits) {
+                row(&[
+                    Value::Text(exit.name()),
+                    Value::Count(count),
+                    Value::Count(per_second(count, shown_ns)),
+                    Value::Permille(permille(count, totals.exit_count())),
+                ])?;
+            }
+            Ok(())
+        })
+    })?;
+    Ok(())
+}
+
+/// `count` in `time_ns`, by the second; less than a second counts as one.
+fn per_second(count: u64, time_ns: u64) -> u64 {
+    // Milliseconds: counts up to 2^54 do not overflow.
+    let milliseconds = (time_ns / 1_000_000).max(1000);
+    count.saturating_mul(1000) / milliseconds
+}
+
+fn permille(part: u64, whole: u64) -> u64 {
+    match whole {
+        0 => 0,
+        _ => (u128::from(part) * 1000 / u128::from(whole)) as u64,
+    }
+}

@@ -1,0 +1,113 @@
+//! `top`: a screen that shows the machine and refreshes itself.
+
+use core::fmt::{self, Write};
+
+use super::super::grammar::{Arguments, Failure};
+use super::super::machine::{Machine, reason};
+use super::super::mux::{GUESTS, REDRAW};
+use super::super::session::Session;
+use super::super::statistics::Totals;
+use super::super::units::{Size, Time};
+
+/// Goes to the screen's first place.
+const HOME: &str = "\x1b[H";
+/// Erases the rest of the line, and of the screen.
+const LINE_END: &str = "\x1b[K\n";
+const REST: &str = "\x1b[J";
+/// Characters of a bar.
+const BAR: u64 = 40;
+
+/// Shows the machine until a key is pressed.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    if session.style.is_json {
+        return Err(Failure::Usage(reason(format_args!(
+            "top is a screen; watch 2 stats --json repeats a report"
+        ))));
+    }
+    let seconds = arguments.number(0).unwrap_or(2);
+    session.write_str("\x1b[2J")?;
+    let mut earlier = [Totals::default(); GUESTS];
+    let mut earlier_ns = 0;
+    loop {
+        let now_ns = session.io().now_ns();
+        let machine = session.machine;
+        write!(session, "{HOME}Ballast, up {}, any key ends{LINE_END}{LINE_END}", Time(now_ns))?;
+        draw_controllers(session, machine)?;
+        draw_guests(session, machine, &mut earlier, now_ns.saturating_sub(earlier_ns))?;
+        session.write_str(REST)?;
+        earlier_ns = now_ns;
+        let deadline = now_ns.saturating_add(seconds * 1_000_000_000);
+        loop {
+            match session.io().read(Some(deadline)) {
+                None => break,
+                Some(REDRAW) => {}
+                Some(_) => {
+                    session.write_str("\n")?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// A bar for each controller: `#` guests, `=` Ballast and what is reserved, `.` free.
+fn draw_controllers(out: &mut dyn Write, machine: &dyn Machine) -> fmt::Result {
+    for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
+        let total = controller.total_bytes.max(1);
+        let share = |bytes: u64| (u128::from(bytes) * u128::from(BAR) / u128::from(total)) as u64;
+        let of_guests = share(controller.guest_bytes);
+        let taken = share(controller.total_bytes.saturating_sub(controller.free_bytes)).max(of_guests);
+        write!(out, "{:8.8} [", controller.name)?;
+        for at in 0..BAR {
+            let place = if at < of_guests {
+                '#'
+            } else if at < taken {
+                '='
+            } else {
+                '.'
+            };
+            out.write_char(place)?;
+        }
+        let note = if controller.is_evacuated { " evacuated" } else { "" };
+        write!(out, "] {} of {} free{note}{LINE_END}", Size(controller.free_bytes), Size(total))?;
+    }
+    write!(out, "{:8} [# guests  = Ballast, reserved  . free]{LINE_END}{LINE_END}", "")
+}
+
+fn draw_guests(
+    out: &mut dyn Write,
+    machine: &dyn Machine,
+    earlier: &mut [Totals; GUESTS],
+    time_ns: u64,
+) -> fmt::Result {
+    let milliseconds = (time_ns / 1_000_000).max(1);
+    write!(
+        out,
+        "{:16} {:9} {:>9} {:>10} {:>10} {:>8}  UP{LINE_END}",
+        "GUEST", "STATE", "MEMORY", "EXITS/s", "INJECT/s", "EL2"
+    )?;
+    for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
+        let totals = Totals::of(machine, at);
+        let since = earlier.get(at).map_or(totals, |earlier| totals.since(earlier));
+        if let Some(earlier) = earlier.get_mut(at) {
+            *earlier = totals;
+        }
+        let per_second = |count: u64| count.saturating_mul(1000) / milliseconds;
+        // Nanoseconds by the millisecond are millionths: per mille by 1000.
+        let permille = since.el2_ns / milliseconds / 1000;
+        let memory = reason(format_args!("{}", Size(guest.memory_bytes)));
+        write!(
+            out,
+            "{:16.16} {:9} {:>9} {:>10} {:>10} {:>6}.{}%  {}{LINE_END}",
+            guest.name,
+            guest.state.name(),
+            memory,
+            per_second(since.exit_count()),
+            per_second(since.injected_count),
+            permille / 10,
+            permille % 10,
+            Time(guest.uptime_ns),
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! `trace`.
+
+use core::fmt;
+
+use super::super::grammar::{Argument, Arguments, Failure};
+use super::super::report::{Value, column};
+use super::super::session::Session;
+use super::super::trace::{self, Event};
+use crate::monitor::machine::Machine;
+
+/// How many events are shown unless told.
+const SHOWN: u64 = 40;
+/// CPUs whose traces are merged.
+const CPUS: usize = 32;
+
+/// What is shown.
+struct Filter<'a> {
+    guest: Option<usize>,
+    kind: Option<&'a str>,
+}
+
+impl Filter<'_> {
+    fn admits(&self, event: &Event) -> bool {
+        self.guest.is_none_or(|guest| guest == usize::from(event.guest))
+            && self.kind.is_none_or(|kind| kind == event.kind.name())
+    }
+}
+
+/// Shows the trace, or turns it on and off.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let word = arguments.word(0);
+    if let Some("on" | "off") = word {
+        let is_on = word == Some("on");
+        trace::set_recording(is_on);
+        let text = if is_on { "Recording." } else { "Not recording." };
+        session.done("trace", format_args!("{text}"), &[(column("is_recording", ""), Value::Flag(is_on))])?;
+        return Ok(());
+    }
+    let guest = match arguments.get(0) {
+        Some(Argument::Guest(guest)) => Some(guest),
+        _ => None,
+    };
+    let filter = Filter { guest, kind: word };
+    let shown = arguments.number(1).unwrap_or(SHOWN);
+    let columns = [
+        column("time_ns", ""),
+        column("", "TIME"),
+        column("cpu", "CPU"),
+        column("guest", "GUEST"),
+        column("vcpu", "vCPU"),
+        column("kind", ""),
+        column("detail", ""),
+        column("place", ""),
+        column("event", "EVENT"),
+    ];
+    session.report("trace", |report, machine| {
+        let ends: [u64; CPUS] =
+            core::array::from_fn(|cpu| machine.trace(cpu).map_or(0, trace::Ring::recorded_count));
+        let mut count = 0;
+        each_event(machine, &ends, &filter, &mut |_, _| {
+            count += 1;
+            Ok(())
+        })?;
+        let skipped = u64::saturating_sub(count, shown);
+        report.fields(&[(column("is_recording", ""), Value::Flag(trace::is_recording()))])?;
+        let none = "Nothing was recorded (trace on records).";
+        report.table("events", &columns, none, &mut |row| {
+            let mut at = 0;
+            each_event(machine, &ends, &filter, &mut |cpu, event| {
+                at += 1;
+                if at <= skipped {
+                    return Ok(());
+                }
+                let microseconds = event.time_ns / 1000;
+                let time = fmt::from_fn(|f| {
+                    write!(f, "{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000)
+                });
+                let guest = machine.guest(event.guest.into());
+                row(&[
+                    Value::Nanoseconds(event.time_ns),
+                    Value::Show(&time),
+                    Value::Count(cpu as u64),
+                    guest.as_ref().map_or(Value::None, |guest| Value::Text(guest.name)),
+                    Value::Count(event.vcpu.into()),
+                    Value::Text(event.kind.name()),
+                    Value::Address(event.detail),
+                    Value::Address(event.place),
+                    Value::Show(event),
+                ])
+            })
+        })
+    })?;
+    Ok(())
+}
+
+/// Calls `take` with the events of all CPUs that were recorded before `ends`, in the order of their times.
+fn each_event(
+    machine: &dyn Machine,
+    ends: &[u64; CPUS],
+    filter: &Filter<'_>,
+    take: &mut dyn FnMut(usize, &Event) -> fmt::Result,
+) -> fmt::Result {
+    let mut next: [u64; CPUS] = core::array::from_fn(|cpu| machine.trace(cpu).map_or(0, trace::Ring::oldest));
+    // Each turn takes one event of one CPU: as many turns as the rings hold.
+    loop {
+        let mut first: Option<(usize, Event)> = None;
+        for (cpu, (next, end)) in next.iter_mut().zip(ends).enumerate() {
+            while *next < *end {
+                match machine.trace(cpu).and_then(|ring| ring.event(*next)) {
+                    Some(event) if filter.admits(&event) => {
+                        if first.is_none_or(|(_, first)| event.time_ns < first.time_ns) {
+                            first = Some((cpu, event));
+                        }
+                        break;
+                    }
+                    // Of another kind, or overwritten meanwhile.
+                    _ => *next += 1,
+                }
+            }
+        }
+        let Some((cpu, event)) = first else { return Ok(()) };
+        take(cpu, &event)?;
+        if let Some(next) = next.get_mut(cpu) {
+            *next += 1;
+        }
+    }
+}

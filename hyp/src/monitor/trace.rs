@@ -1,0 +1,235 @@
+//! The trace: the last events of each CPU, with counter time.
+//!
+//! Each CPU writes a ring of its own, without locks; whoever reads copies an event and then looks whether
+//! the ring has come round. Recording is off until `trace on`: a load and a branch for each event.
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+use super::statistics::Exit;
+
+/// How many events a ring keeps: with 32 bytes each, one frame.
+pub const EVENTS: usize = 128;
+/// Events at the ring's far end that its writer may be about to overwrite.
+const MARGIN: u64 = 4;
+
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// Turns recording on or off, on all CPUs.
+pub fn set_recording(is_on: bool) {
+    IS_ON.store(is_on, Ordering::Relaxed);
+}
+
+/// Whether events are recorded.
+#[inline(always)]
+pub fn is_recording() -> bool {
+    IS_ON.load(Ordering::Relaxed)
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A vCPU came to EL2; `detail` is the address that it was about, or the syndrome, `place` its program
+    /// counter.
+    Exit(Exit),
+    /// An interrupt was given to a vCPU; `detail` is its INTID.
+    Inject,
+    /// A unit was moved; `detail` is its IPA, `place` the frame that it moved to.
+    Migrate,
+    /// A range was claimed or released; `detail` is its first address, `place` its size.
+    Claim,
+    /// A guest was started, stopped or reset; `detail` is its new state's number.
+    Life,
+}
+
+impl Kind {
+    /// Names of the kinds, for filters.
+    pub const NAMES: [&'static str; 5] = ["exit", "inject", "migrate", "claim", "life"];
+
+    /// The kind's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exit(_) => "exit",
+            Self::Inject => "inject",
+            Self::Migrate => "migrate",
+            Self::Claim => "claim",
+            Self::Life => "life",
+        }
+    }
+
+    const fn number(self) -> u64 {
+        match self {
+            Self::Exit(exit) => exit as u64,
+            Self::Inject => 0x20,
+            Self::Migrate => 0x21,
+            Self::Claim => 0x22,
+            Self::Life => 0x23,
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        match number {
+            0x20 => Some(Self::Inject),
+            0x21 => Some(Self::Migrate),
+            0x22 => Some(Self::Claim),
+            0x23 => Some(Self::Life),
+            _ => Exit::ALL.get(usize::try_from(number).ok()?).map(|&exit| Self::Exit(exit)),
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, in nanoseconds since boot.
+    pub time_ns: u64,
+    /// What.
+    pub kind: Kind,
+    /// The guest's index.
+    pub guest: u8,
+    /// The vCPU's number.
+    pub vcpu: u8,
+    /// See [`Kind`].
+    pub detail: u64,
+    /// See [`Kind`].
+    pub place: u64,
+}
+
+impl fmt::Display for Event {
+    /// What happened, without when, where and to whom.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { detail, place, .. } = self;
+        match self.kind {
+            Kind::Exit(exit) => write!(f, "exit {:9} {detail:#x} at {place:#x}", exit.name()),
+            Kind::Inject => write!(f, "inject interrupt {detail}"),
+            Kind::Migrate => write!(f, "migrate IPA {detail:#x} to {place:#x}"),
+            Kind::Claim => write!(f, "claim {detail:#x}, {place:#x} bytes"),
+            Kind::Life => write!(f, "life state {detail}"),
+        }
+    }
+}
+
+/// One CPU's ring.
+#[derive(Debug)]
+pub struct Ring {
+    /// How many events were recorded since boot.
+    next: AtomicU64,
+    events: [[AtomicU64; 4]; EVENTS],
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ring {
+    /// An empty ring.
+    pub const fn new() -> Self {
+        Self { next: AtomicU64::new(0), events: [const { [const { AtomicU64::new(0) }; 4] }; EVENTS] }
+    }
+
+    /// Records `event`, whether or not recording is on ([`is_recording`]). On the ring's own CPU only.
+    #[inline]
+    pub fn record(&self, event: &Event) {
+        let next = self.next.load(Ordering::Relaxed);
+        let [time, what, detail, place] = &self.events[next as usize % EVENTS];
+        // Orders what follows after the count so far: a reader that sees parts of this event sees that count.
+        fence(Ordering::Release);
+        let number = event.kind.number() | u64::from(event.guest) << 8 | u64::from(event.vcpu) << 16;
+        time.store(event.time_ns, Ordering::Relaxed);
+        what.store(number, Ordering::Relaxed);
+        detail.store(event.detail, Ordering::Relaxed);
+        place.store(event.place, Ordering::Relaxed);
+        self.next.store(next + 1, Ordering::Release);
+    }
+
+    /// How many events were recorded since boot.
+    pub fn recorded_count(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// The number of the oldest event that is still there.
+    pub fn oldest(&self) -> u64 {
+        self.recorded_count().saturating_sub(EVENTS as u64 - MARGIN)
+    }
+
+    /// The event with this number, if it is still there.
+    pub fn event(&self, number: u64) -> Option<Event> {
+        if number >= self.recorded_count() {
+            return None;
+        }
+        let [time, what, detail, place] = self.events.get(number as usize % EVENTS)?;
+        let what = what.load(Ordering::Relaxed);
+        let event = Event {
+            time_ns: time.load(Ordering::Relaxed),
+            kind: Kind::from_number(what & 0xff)?,
+            guest: (what >> 8) as u8,
+            vcpu: (what >> 16) as u8,
+            detail: detail.load(Ordering::Relaxed),
+            place: place.load(Ordering::Relaxed),
+        };
+        // Orders the loads above before the look at how far the writer has come.
+        fence(Ordering::Acquire);
+        (number >= self.oldest()).then_some(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(n: u64) -> Event {
+        Event { time_ns: n, kind: Kind::Inject, guest: 1, vcpu: 2, detail: n, place: !n }
+    }
+
+    #[test]
+    fn it_takes_a_frame() {
+        assert!(size_of::<Ring>() <= 4096 + 8);
+    }
+
+    #[test]
+    fn kinds_have_numbers() {
+        let kinds = Exit::ALL.map(Kind::Exit).into_iter();
+        for kind in kinds.chain([Kind::Inject, Kind::Migrate, Kind::Claim, Kind::Life]) {
+            assert_eq!(Kind::from_number(kind.number()), Some(kind));
+            assert!(Kind::NAMES.contains(&kind.name()));
+        }
+        assert_eq!(Kind::from_number(0xff), None);
+    }
+
+    #[test]
+    fn the_newest_events_are_kept() {
+        let ring = Ring::new();
+        assert_eq!(ring.event(0), None);
+        for n in 0..1000 {
+            ring.record(&event(n));
+        }
+        assert_eq!(ring.oldest(), 1000 - 124);
+        assert_eq!(ring.event(ring.oldest() - 1), None);
+        assert_eq!(ring.event(999), Some(event(999)));
+        assert_eq!(ring.event(1000), None);
+    }
+
+    #[test]
+    fn a_reader_never_sees_two_halves() {
+        let ring = Ring::new();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (ring, stop) = (&ring, &stop);
+            scope.spawn(move || {
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    ring.record(&event(n));
+                    n += 1;
+                }
+            });
+            for _ in 0..200_000 {
+                if let Some(event) = ring.event(ring.oldest()) {
+                    assert_eq!((event.detail, event.place), (event.time_ns, !event.time_ns));
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
