@@ -1,5 +1,6 @@
 //! For tests: sources compiled by `dtc`, trees checked by dt-schema.
 
+pub mod fuzz;
 pub mod schema;
 
 use std::format;

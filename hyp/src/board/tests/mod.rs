@@ -320,3 +320,20 @@ proptest! {
         }
     }
 }
+
+/// The tree fuzzer of guest-dts, with its corpus, over boards.
+#[test]
+fn hostile_boards_do_no_harm() {
+    use guest_dts::testing::fuzz;
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-dts/corpus");
+    let run = fuzz::run(&fuzz::corpus(&folder), 10_000, |bytes| {
+        let blob = guest_dts::tree::AlignedBlob::new(bytes);
+        match Tree::new(blob.as_slice()).as_ref().map(Board::read) {
+            Ok(Ok(board)) => board.warnings.iter().map(|warning| format!("{}\n", warning.rule())).collect(),
+            Ok(Err(error)) => format!("{error}"),
+            Err(_) => String::new(),
+        }
+    });
+    fuzz::save(&run);
+    assert!(run.answer_count > 40, "{} answers", run.answer_count);
+}

@@ -1,0 +1,88 @@
+//! Trees and configurations that nobody should have written: reading them ends, with an answer and without a
+//! panic. See `guest_dts::testing::fuzz`; the corpus is in corpus/.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use guest_dts::build::{Choice, GuestTree};
+use guest_dts::config::{Configuration, ControllerRoom, Host, Layout, Severity};
+use guest_dts::finding::Finding;
+use guest_dts::image::{BootPlan, Image};
+use guest_dts::testing::fuzz;
+use guest_dts::tree::{AlignedBlob, Tree, TreeSource};
+
+fn corpus() -> Vec<Vec<u8>> {
+    fuzz::corpus(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus"))
+}
+
+/// Reads everything that is in a tree.
+fn read_tree(bytes: &[u8]) -> String {
+    let blob = AlignedBlob::new(bytes);
+    let tree = match Tree::new(blob.as_slice()) {
+        Ok(tree) => tree,
+        Err(error) => return error.to_string(),
+    };
+    let mut answer = String::new();
+    for node in tree.nodes() {
+        let reg = node.cpu_reg::<8>().map(|reg| reg.len()).map_err(|finding| finding.rule().to_string());
+        let _ = write!(answer, "{reg:?} {} {:?}", node.is_enabled(), node.phandle().is_some());
+        assert!(node.parent().is_some() != node.is_root());
+        assert_eq!(
+            node.ancestors().count(),
+            node.path().to_string().matches('/').count() - usize::from(node.is_root())
+        );
+        assert!(tree.nodes().any(|other| other == node));
+    }
+    let printed = TreeSource(tree).to_string();
+    assert!(printed.ends_with("};\n"));
+    answer
+}
+
+/// Reads a configuration, places its guests on a host and builds their trees.
+fn read_configuration(bytes: &[u8]) -> String {
+    let blob = AlignedBlob::new(bytes);
+    let Ok(tree) = Tree::new(blob.as_slice()) else { return String::new() };
+    let mut answer = String::new();
+    let mut sink = |severity: Severity, finding: Finding<'_>| {
+        let _ = writeln!(answer, "{severity:?} {}", finding.rule());
+        assert!(!finding.to_string().is_empty());
+    };
+    let mut configuration = match Configuration::read(&tree, &mut sink) {
+        Ok(configuration) => configuration,
+        Err(finding) => return finding.to_string(),
+    };
+    let controllers = [0, 1, 7].map(|id| ControllerRoom { id, free: 1 << 30 });
+    configuration.fit(&Host { cpu_count: 4, controllers: controllers.into_iter().collect() }, &mut sink);
+    for guest in &configuration.guests {
+        // What was accepted can be built.
+        let layout = Layout::of(guest).unwrap();
+        let ramdisk = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
+        let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), ramdisk, &layout).unwrap();
+        let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+        let _ = write!(answer, "{}", Choice::of(guest));
+        match input.build_with_host(Some(&tree)) {
+            Ok(built) => {
+                let built = AlignedBlob::new(&built);
+                Tree::new(built.as_slice()).unwrap();
+            }
+            Err(error) => {
+                let _ = write!(answer, "{error}");
+            }
+        }
+    }
+    answer
+}
+
+#[test]
+fn hostile_trees_do_no_harm() {
+    let run = fuzz::run(&corpus(), 20_000, read_tree);
+    fuzz::save(&run);
+    assert!(run.answer_count > 50, "{} answers", run.answer_count);
+}
+
+#[test]
+fn hostile_configurations_do_no_harm() {
+    let run = fuzz::run(&corpus(), 20_000, read_configuration);
+    fuzz::save(&run);
+    assert!(run.answer_count > 50, "{} answers", run.answer_count);
+}
