@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::error::{AtPath, Error, Result};
 use crate::machine::{Filling, Machine, RAM_BASE};
+use crate::process;
 use crate::size::MIB;
 use crate::tree;
 use crate::workdir::WorkDir;
@@ -56,6 +57,8 @@ pub struct Boot {
     pub modules: Vec<Module>,
     /// Device-tree source laid over the tree that QEMU makes, for hosts that QEMU has no option for.
     pub tree_overlay: String,
+    /// A device tree in place of the one that QEMU makes; it says where the ramdisk lies.
+    pub tree: Option<PathBuf>,
     /// Another CPU than the machine's.
     pub cpu: Option<String>,
     /// Another board than GICv3 with EL2.
@@ -76,6 +79,7 @@ impl Boot {
             ramdisk: None,
             modules: Vec::new(),
             tree_overlay: String::new(),
+            tree: None,
             cpu: None,
             board: "virt,gic-version=3,virtualization=on".into(),
             counts_instructions: false,
@@ -109,9 +113,9 @@ impl Boot {
         self.machine.ram().0
     }
 
-    /// A file of 2 MiB, a kernel's own size or a module's, in whole blocks.
+    /// Whether the machine has another device tree than QEMU makes.
     fn needs_own_tree(&self) -> bool {
-        self.machine.has_gap() || !self.tree_overlay.is_empty()
+        self.machine.has_gap() || !self.tree_overlay.is_empty() || self.tree.is_some()
     }
 
     /// The board without anything loaded.
@@ -196,8 +200,14 @@ impl Boot {
     fn staged(&self, folder: &WorkDir) -> Result<Command> {
         let file = |name: &str| folder.path().join(name);
         let tree = file("host.dtb");
-        let dump = format!(",dumpdtb={}", option_path(&tree).display());
-        crate::process::quietly(&mut self.direct(folder, &dump)?)?;
+        match &self.tree {
+            Some(given) => std::fs::copy(given, &tree).map(drop).at(given)?,
+            None => {
+                let dump = format!(",dumpdtb={}", option_path(&tree).display());
+                process::quietly(&mut self.direct(folder, &dump)?)?;
+            }
+        }
+        let ramdisk_at = tree::ramdisk_address(&tree).unwrap_or(RAM_BASE + self.ramdisk_offset());
         tree::lay_over(&tree, &format!("{}{}", tree::without_gaps(&self.machine), self.tree_overlay))?;
 
         let kernel_at = RAM_BASE + kernel_offset(&self.kernel)?;
@@ -216,7 +226,7 @@ impl Boot {
         };
         load(&self.kernel, kernel_at);
         if let Some(ramdisk) = &self.ramdisk {
-            load(ramdisk, RAM_BASE + self.ramdisk_offset());
+            load(ramdisk, ramdisk_at);
         }
         load(&tree, tree_at);
         load(&entry, entry_at);

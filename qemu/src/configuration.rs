@@ -8,7 +8,8 @@
 //! ramdisk = /incbin/("ramdisk");
 //! ```
 //!
-//! and may name a kernel of its own as `/incbin/("6.1/kernel")`.
+//! and may name a kernel of its own as `/incbin/("6.1/kernel")`, or one of the bare-metal guests of the tests as
+//! `/incbin/("guests/NAME.bin")`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     }
     let mut dtc = Command::new("dtc");
     dtc.args(["-q", "-I", "dts", "-O", "dtb", "-d"]).arg(&dependencies).arg("-o").arg(out);
-    for folder in [place::guests().join(kernel), place::guests(), place::guest_sets()] {
+    for folder in [place::guests().join(kernel), place::guests(), place::guest_sets(), place::payloads()] {
         dtc.arg("-i").arg(folder);
     }
     process::quietly(dtc.arg(source))

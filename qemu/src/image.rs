@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use object::Endianness;
 use object::elf::{FileHeader64, PT_LOAD};
@@ -10,7 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use crate::error::{AtPath, Error, Result};
 use crate::process;
 use crate::toolchain::{TARGET, build_for_target};
-use crate::{place, size};
+use crate::{place, size, toolchain};
 
 /// The largest image that is right.
 pub const LIMIT: usize = 256 << 10;
@@ -33,7 +34,10 @@ impl Image {
     /// It does not build, or is not an image that can be booted. One that is larger than [`LIMIT`] can.
     pub fn build() -> Result<Self> {
         let mut command = build_for_target(&place::root().join("Cargo.toml"));
-        process::run(command.args(["--package", "hyp", "--bin", "ballast"]))?;
+        command.args(["--package", "hyp", "--bin", "ballast"]);
+        command.env("BALLAST_COMMIT", said_by("git", &["describe", "--always", "--dirty", "--abbrev=12"]));
+        command.env("BALLAST_COMPILER", said_by("rustc", &["--version"]));
+        process::run(&mut command)?;
         let built = place::target().join(TARGET).join("release/ballast");
         Self::write(&built, &place::target())
     }
@@ -66,26 +70,28 @@ impl Image {
     }
 }
 
-/// Builds the bare-metal guests under `tests/guests` if anything changed, and returns the folder of their ELF files.
+/// What `program` says of itself or of this repository, or that it is unknown: only shown to people.
+fn said_by(program: &str, arguments: &[&str]) -> String {
+    let program =
+        if program == "rustc" { std::env::var("RUSTC").unwrap_or(program.into()) } else { program.into() };
+    let said = process::output(Command::new(program).args(arguments).current_dir(place::root()));
+    said.map_or("unknown".into(), |said| said.trim().to_owned())
+}
+
+/// Builds the bare-metal guests of `tests/guests` if anything changed, and returns the folder with `NAME.img` (with
+/// the arm64 Image header), `NAME.bin` (without) and `NAME.elf` of each.
 ///
 /// # Errors
 /// They do not build.
 pub fn build_payloads() -> Result<PathBuf> {
-    let workspace = place::root().join("tests/guests");
-    let target = place::target().join("payloads");
-    let mut command = build_for_target(&workspace.join("Cargo.toml"));
-    process::run(command.arg("--target-dir").arg(&target).args(["--workspace", "--exclude", "pack"]))?;
-    Ok(target.join(TARGET).join("release"))
-}
-
-/// Writes what `elf` loads, as one piece, to the file `bin`.
-///
-/// # Errors
-/// The files cannot be read or written, or `elf` is none.
-pub fn flatten_file(elf: &Path, bin: &Path) -> Result<()> {
-    let data = fs::read(elf).at(elf)?;
-    let flat = flatten(&data).map_err(|reason| Error::Image { path: elf.into(), reason })?;
-    replace(bin, &flat)
+    let target = place::payloads();
+    let mut command = toolchain::cargo();
+    command.args(["run", "--quiet", "--package", "pack", "--manifest-path"]);
+    command.arg(place::root().join("tests/guests/Cargo.toml"));
+    command.arg("--").env("CARGO_TARGET_DIR", &target);
+    toolchain::with_libraries(&mut command);
+    process::quietly(&mut command)?;
+    Ok(target.join("guests"))
 }
 
 /// What the loadable segments of an ELF file put into memory, from the lowest physical address on, without the

@@ -8,6 +8,7 @@
 //!   a [`Session`](session::Session) lets a program talk to it.
 
 mod apt;
+pub mod bench;
 pub mod boot;
 pub mod configuration;
 pub mod error;

@@ -7,7 +7,7 @@ use ballast_qemu::boot::Boot;
 use ballast_qemu::error::Error;
 use ballast_qemu::image::Image;
 use ballast_qemu::machine::Machine;
-use ballast_qemu::{Result, configuration, interactive, place, ramdisk, store, suite};
+use ballast_qemu::{Result, bench, configuration, interactive, place, ramdisk, store, suite};
 use clap::{Args, Parser, Subcommand};
 
 /// Builds Ballast, fetches guests, and runs or tests them in QEMU.
@@ -31,6 +31,8 @@ enum Command {
         /// Only those whose name contains this
         filter: Option<String>,
     },
+    /// Measure what Ballast costs a guest, in instructions, beside Xen
+    Bench,
     /// Fetch every kernel and make the ramdisk, for later work without a network
     Fetch,
     /// List the machines
@@ -101,6 +103,11 @@ fn execute(command: Command) -> Result<ExitCode> {
             let sum = suite::run(filter.as_deref())?;
             println!("{sum}");
             if sum.failed_count > 0 || sum.passed_count == 0 {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Bench => {
+            if !bench::run()? {
                 return Ok(ExitCode::FAILURE);
             }
         }

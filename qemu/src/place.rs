@@ -17,6 +17,11 @@ pub fn guests() -> PathBuf {
     root().join("target/guests")
 }
 
+/// Where the bare-metal guests of the tests are built.
+pub fn payloads() -> PathBuf {
+    target().join("payloads")
+}
+
 /// Where the machines are described.
 pub fn machines() -> PathBuf {
     root().join("qemu/machines")

@@ -26,8 +26,9 @@ pub struct Sum {
 /// Something cannot be built or fetched; failures of tests are no errors.
 pub fn run(filter: Option<&str>) -> Result<Sum> {
     let started = Instant::now();
-    println!("{}", Image::build()?.describe());
-    build_payloads()?;
+    let image = Image::build()?;
+    println!("{}", image.describe());
+    let payloads = build_payloads()?;
     let kernels = store::kernels()?;
     let mut items: Vec<&str> = kernels.iter().map(String::as_str).collect();
     items.push("busybox");
@@ -40,7 +41,8 @@ pub fn run(filter: Option<&str>) -> Result<Sum> {
         let mut cargo = toolchain::cargo();
         cargo.args(["test", "--no-fail-fast"]).args(packages).arg("--").args(filter);
         if packages.contains(&"--package") {
-            cargo.args(["--test-threads", SYSTEM_TESTS_AT_ONCE]);
+            cargo.args(["--test-threads", SYSTEM_TESTS_AT_ONCE]).env("BALLAST_IMAGE", &image.bin);
+            cargo.env("BALLAST_PAYLOADS", &payloads);
         }
         sum.add(run_one(&mut cargo)?);
     }

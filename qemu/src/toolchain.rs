@@ -24,8 +24,14 @@ pub fn cargo() -> Command {
 pub fn build_for_target(manifest: &Path) -> Command {
     let mut command = cargo();
     command.args(["build", "--release", "--target", TARGET, "--manifest-path"]).arg(manifest);
+    with_libraries(&mut command);
+    command
+}
+
+/// Adds to a `cargo build` for [`TARGET`], or to what passes its arguments on to one, what builds Rust's own
+/// libraries, where they are not there.
+pub fn with_libraries(command: &mut Command) {
     if std::env::var_os(BUILD_STD).is_some_and(|value| !value.is_empty()) {
         command.args(["-Z", "build-std=core,alloc,compiler_builtins"]).env("RUSTC_BOOTSTRAP", "1");
     }
-    command
 }

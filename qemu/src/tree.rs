@@ -30,6 +30,15 @@ pub fn source(tree: &Path) -> Result<String> {
     process::output(Command::new("dtc").args(["-q", "-I", "dtb", "-O", "dts"]).arg(tree))
 }
 
+/// Where `/chosen` of a compiled tree says that the ramdisk lies.
+pub(crate) fn ramdisk_address(tree: &Path) -> Option<u64> {
+    let mut get = Command::new("fdtget");
+    let cells =
+        process::output(get.args(["-t", "x"]).arg(tree).args(["/chosen", "linux,initrd-start"])).ok()?;
+    let add = |sum: u64, cell: &str| Some(sum << 32 | u64::from_str_radix(cell, 16).ok()?);
+    cells.split_whitespace().try_fold(0, add)
+}
+
 /// Compiles the tree in `source` to `tree`; `folders` are searched for what the source includes.
 ///
 /// # Errors

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use ballast_qemu::image::{Image, build_payloads, flatten_file};
-use ballast_qemu::place;
+use ballast_qemu::image::{Image, build_payloads};
 
 /// Ballast's image. `make test` has built it, and names it in `BALLAST_IMAGE`; alone, a test builds it.
 pub fn image() -> &'static Path {
@@ -15,11 +14,21 @@ pub fn image() -> &'static Path {
     })
 }
 
-/// The bare-metal guest `name` of tests/guests, as a file to be loaded.
+/// The bare-metal guest `name` of tests/guests, with the arm64 Image header.
 pub fn payload(name: &str) -> PathBuf {
+    payloads().join(format!("{name}.img"))
+}
+
+/// The same without the header: raw code, entered at its first byte.
+pub fn raw_payload(name: &str) -> PathBuf {
+    payloads().join(format!("{name}.bin"))
+}
+
+/// `make test` has built them, and names their folder in `BALLAST_PAYLOADS`; alone, a test builds them.
+fn payloads() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| build_payloads().unwrap_or_else(|error| panic!("{error}")));
-    let flat = place::target().join("payloads").join(format!("{name}.bin"));
-    flatten_file(&folder.join(name), &flat).unwrap_or_else(|error| panic!("{error}"));
-    flat
+    FOLDER.get_or_init(|| match std::env::var_os("BALLAST_PAYLOADS") {
+        Some(path) => path.into(),
+        None => build_payloads().unwrap_or_else(|error| panic!("{error}")),
+    })
 }

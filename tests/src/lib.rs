@@ -19,7 +19,7 @@ mod screen;
 mod setup;
 mod system;
 
-pub use artifacts::{image, payload};
+pub use artifacts::{image, payload, raw_payload};
 pub use screen::text;
 pub use setup::Setup;
 pub use system::{Console, System};

@@ -84,8 +84,8 @@ impl Setup {
         self.names(names)
     }
 
-    /// With guests given as source, in which `/incbin/` finds `kernel`, `ramdisk`, `6.1/kernel`, and the flattened
-    /// bare-metal guests that [`payload`](crate::payload) made, as `payloads/NAME.bin`.
+    /// With guests given as source, in which `/incbin/` finds `kernel`, `ramdisk`, `6.1/kernel`, and the
+    /// bare-metal guests as `guests/NAME.img` and `guests/NAME.bin`, once [`payload`](crate::payload) has built them.
     pub fn source(mut self, source: &str, names: &[&str]) -> Self {
         self.guests = Guests::Source(source.into());
         self.names(names)

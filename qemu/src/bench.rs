@@ -1,0 +1,305 @@
+//! What a guest's operations cost under Ballast, bare, and under Xen, in instructions.
+//!
+//! The same bare-metal guest runs on the same machine under each, with time counted in instructions; Linux boots to
+//! its `/init` with the very device tree that it gets under Ballast.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::boot::{Boot, Module};
+use crate::configuration;
+use crate::error::{AtPath, Error, Result};
+use crate::image::{Image, build_payloads};
+use crate::machine::Machine;
+use crate::session::Session;
+use crate::size::{GIB, MIB};
+use crate::{place, ramdisk, store};
+
+/// Only to end a hang.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// The most that Linux may take under Ballast, as a multiple of what it takes bare.
+const LINUX_LIMIT: f64 = 1.001;
+const LINUX: &str = "6.12";
+/// RAM of the guest in which Linux is measured.
+const LINUX_RAM: u64 = 512 * MIB;
+
+/// What `qemu/bench.toml` says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    columns: Vec<String>,
+    operation: Vec<Operation>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    name: String,
+    title: String,
+    limit: u32,
+    #[serde(default = "one")]
+    cpus: u32,
+    others: Vec<u32>,
+}
+
+/// Instructions by operation.
+type Figures = BTreeMap<String, f64>;
+
+/// What the guest runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Below {
+    Nothing,
+    Xen,
+    Ballast,
+}
+
+/// Measures, prints the table, and returns whether Ballast keeps all its limits.
+///
+/// # Errors
+/// Something cannot be built, fetched or started, or a guest does not come to its end.
+pub fn run() -> Result<bool> {
+    let plan = plan()?;
+    let image = Image::build()?;
+    let guest = build_payloads()?.join("bench.img");
+    let bare = measure(Below::Nothing, &plan, &image, &guest)?;
+    let xen = match measure(Below::Xen, &plan, &image, &guest) {
+        Ok(figures) => figures,
+        Err(error) => {
+            println!("without Xen: {error}");
+            Figures::new()
+        }
+    };
+    let ballast = measure(Below::Ballast, &plan, &image, &guest)?;
+    print!("\ninstructions per operation, cortex-a72\n\n{}", table(&plan, &bare, &xen, &ballast));
+    let mut is_kept = plan.operation.iter().all(|operation| is_within(operation, &ballast));
+
+    println!("\n{}", image.describe());
+    is_kept &= image.fits();
+    is_kept &= linux(&image)?;
+    Ok(is_kept)
+}
+
+fn plan() -> Result<Plan> {
+    let path = place::root().join("qemu/bench.toml");
+    let text = fs::read_to_string(&path).at(&path)?;
+    toml::from_str(&text).map_err(|error| Error::Data { path, reason: error.to_string() })
+}
+
+/// Runs the guest once for each number of CPUs that the plan names.
+fn measure(below: Below, plan: &Plan, image: &Image, guest: &Path) -> Result<Figures> {
+    let mut figures = Figures::new();
+    for cpus in [1, 2] {
+        println!("measuring with {cpus} CPU, {below:?} below");
+        let said = run_guest(below, cpus, image, guest)?;
+        let wanted = plan.operation.iter().filter(|operation| operation.cpus == cpus);
+        figures.extend(wanted.filter_map(|operation| {
+            let figure = figure(&said, &operation.name)?;
+            Some((operation.name.clone(), figure))
+        }));
+    }
+    Ok(figures)
+}
+
+/// The guest's `bench NAME INSTRUCTIONS`.
+fn figure(said: &str, name: &str) -> Option<f64> {
+    let mut lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.find_map(|words| match words.as_slice() {
+        [.., "bench", found, figure] if *found == name => figure.parse().ok(),
+        _ => None,
+    })
+}
+
+fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<String> {
+    let machine = Machine::with_controllers(cpus, &[GIB]);
+    let mut boot = match below {
+        Below::Nothing => {
+            let mut boot = Boot::new(machine, guest);
+            boot.board = "virt,gic-version=3".into();
+            boot
+        }
+        Below::Xen => {
+            let mut boot = Boot::new(machine, store::get("xen")?.file);
+            boot.append = "dom0_mem=256M console=dtuart dtuart=/pl011@9000000 bootscrub=0".into();
+            boot.append.push_str(&format!(" dom0_max_vcpus={cpus}"));
+            boot.modules = vec![Module::Kernel(guest.into(), "console=hvc0".into())];
+            boot
+        }
+        Below::Ballast => {
+            let mut boot = Boot::new(machine, image.bin.clone());
+            let images = format!("kernel: kernel {{ data = /incbin/(\"{}\"); }};", guest.display());
+            boot.ramdisk = Some(configuration("bench", &images, "", cpus, 256 * MIB)?);
+            boot
+        }
+    };
+    boot.counts_instructions = true;
+    let mut session = Session::start(&boot)?;
+    if below == Below::Ballast {
+        bring_guest_to_front(&mut session)?;
+    }
+    session.expect("bench done", PATIENCE).map_err(|error| with_transcript(&error, &session))
+}
+
+/// Boots Linux to its `/init` under Ballast and bare, and prints what it took.
+fn linux(image: &Image) -> Result<bool> {
+    let ramdisk = ramdisk::get()?;
+    let kernel = store::get(LINUX)?.file;
+    let images = format!(
+        "kernel: kernel {{ data = /incbin/(\"{}\"); }}; ramdisk: ramdisk {{ data = /incbin/(\"{}\"); }};",
+        kernel.display(),
+        ramdisk.display()
+    );
+    let machine = || Machine::with_controllers(1, &[GIB]);
+    let mut boot = Boot::new(machine(), image.bin.clone());
+    let more = "ramdisk = <&ramdisk>; bootargs = \"console=ttyAMA0 hostname=bench\";";
+    boot.ramdisk = Some(configuration("bench-linux", &images, more, 1, LINUX_RAM)?);
+    boot.counts_instructions = true;
+    println!("\nbooting Linux {LINUX} under Ballast");
+    let mut session = Session::start(&boot)?;
+    bring_guest_to_front(&mut session)?;
+    let under_ballast = seconds_to_init(&mut session)?;
+    let tree = guest_tree(&mut session)?;
+    drop(session);
+
+    println!("booting Linux {LINUX} bare, with the same device tree");
+    let mut boot = Boot::new(Machine::with_controllers(1, &[LINUX_RAM]), kernel);
+    boot.board = "virt,gic-version=3".into();
+    boot.ramdisk = Some(ramdisk);
+    boot.tree = Some(tree);
+    boot.counts_instructions = true;
+    let bare = seconds_to_init(&mut Session::start(&boot)?)?;
+
+    let ratio = under_ballast / bare;
+    let verdict = if ratio <= LINUX_LIMIT { "of at most" } else { "MORE than" };
+    println!(
+        "Linux {LINUX} to /init: {:.1} million instructions bare, {:.1} under Ballast: {ratio:.5} times, {verdict} \
+         {LINUX_LIMIT}",
+        bare * 1e3,
+        under_ballast * 1e3,
+    );
+    Ok(ratio <= LINUX_LIMIT)
+}
+
+/// The kernel's own clock when it starts `/init`.
+fn seconds_to_init(session: &mut Session) -> Result<f64> {
+    let said = session.expect(r"\] Run /init as init process", PATIENCE);
+    let said = said.map_err(|error| with_transcript(&error, session))?;
+    let stamp = said.rsplit('[').next().and_then(|line| line.split(']').next()).unwrap_or_default();
+    stamp
+        .trim()
+        .parse()
+        .map_err(|_| Error::Data { path: "Linux".into(), reason: format!("no time in `{stamp}`") })
+}
+
+/// The device tree that the guest in front has, as a file.
+fn guest_tree(session: &mut Session) -> Result<PathBuf> {
+    session.expect(":~# ", PATIENCE)?;
+    // Quotes keep the echo of what is typed from looking like the answer.
+    session
+        .send("echo \"<\"tree; hexdump -v -e '64/1 \"%02x\" \"\\n\"' /sys/firmware/fdt; echo \">\"tree\r")?;
+    session.expect("<tree", PATIENCE)?;
+    let said = session.expect(">tree", PATIENCE)?;
+    // Lines of Ballast's log may come between.
+    let is_data = |line: &&str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digits: Vec<u8> = said.lines().map(str::trim).filter(is_data).flat_map(str::bytes).collect();
+    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0) as u8;
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+    let path = place::target().join("bench-linux-guest.dtb");
+    fs::write(&path, bytes).at(&path)?;
+    Ok(path)
+}
+
+fn bring_guest_to_front(session: &mut Session) -> Result<()> {
+    let ready = session.expect("ballast> |cannot start", PATIENCE);
+    let said = ready.map_err(|error| with_transcript(&error, session))?;
+    if said.ends_with("cannot start") {
+        let _ = session.expect("\n", Duration::from_secs(10));
+        return Err(Error::Data { path: session.command().into(), reason: session.transcript() });
+    }
+    session.send("\x1d1")
+}
+
+/// A configuration of one guest, compiled.
+fn configuration(name: &str, images: &str, more: &str, vcpus: u32, ram: u64) -> Result<PathBuf> {
+    let source = format!(
+        "/dts-v1/;\n/ {{\n\tcompatible = \"ballast,configuration\";\n\timages {{ {images} }};\n\tguests {{ bench {{\n\
+         \t\tvcpus = <{vcpus}>;\n\t\tkernel = <&kernel>;\n\t\t{more}\n\
+         \t\tmemory {{ size = <{:#x} {:#x}>; }};\n\t}}; }};\n}};\n",
+        ram >> 32,
+        ram & 0xffff_ffff,
+    );
+    let path = place::target().join(format!("{name}-{vcpus}.dts"));
+    fs::write(&path, source).at(&path)?;
+    let out = path.with_extension("dtb");
+    configuration::compile(&path, LINUX, &out)?;
+    Ok(out)
+}
+
+fn is_within(operation: &Operation, ballast: &Figures) -> bool {
+    ballast.get(&operation.name).is_some_and(|&figure| figure <= f64::from(operation.limit))
+}
+
+fn table(plan: &Plan, bare: &Figures, xen: &Figures, ballast: &Figures) -> String {
+    let measured =
+        |figures: &Figures, name: &str| figures.get(name).map_or("-".into(), |f| format!("{f:.0}"));
+    let mut columns = vec!["operation".to_owned(), "bare".into()];
+    columns.extend(plan.columns.iter().cloned());
+    columns.extend(["Xen".into(), "Ballast".into(), "at most".into(), String::new()]);
+    let mut rows = vec![columns];
+    for operation in &plan.operation {
+        let mut row = vec![operation.title.clone(), measured(bare, &operation.name)];
+        let others = (0..plan.columns.len()).map(|at| operation.others.get(at));
+        row.extend(others.map(|other| other.map_or("-".into(), u32::to_string)));
+        row.extend([measured(xen, &operation.name), measured(ballast, &operation.name)]);
+        let verdict = if is_within(operation, ballast) { "" } else { "MISSED" };
+        row.extend([operation.limit.to_string(), verdict.into()]);
+        rows.push(row);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = format!("{:width$}", row[0], width = width(0));
+        for (column, cell) in row.iter().enumerate().skip(1) {
+            line.push_str(&format!("  {cell:>width$}", width = width(column)));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn with_transcript(error: &Error, session: &Session) -> Error {
+    let reason = format!("{error}\n{}\n{}", session.transcript(), session.complaints());
+    Error::Data { path: session.command().into(), reason }
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_found_behind_whatever_marks_the_line() {
+        let said = "bench start\r\n(XEN) bench sgi_self 12.50\r\nbench timer_virtual 7.00\r\n";
+        assert_eq!(figure(said, "sgi_self"), Some(12.5));
+        assert_eq!(figure(said, "timer_virtual"), Some(7.0));
+        assert_eq!(figure(said, "hvc"), None);
+    }
+
+    #[test]
+    fn the_table_marks_what_is_missed() {
+        let plan = plan().unwrap();
+        let figures =
+            |figure: f64| plan.operation.iter().map(|o| (o.name.clone(), figure)).collect::<Figures>();
+        let text = table(&plan, &figures(1.0), &Figures::new(), &figures(130.4));
+        let row = |title: &str| text.lines().find(|line| line.starts_with(title)).unwrap().to_owned();
+        assert!(row("HVC").ends_with("130       50  MISSED"), "{text}");
+        assert!(row("SGI").ends_with("-      130      190"), "{text}");
+    }
+}
