@@ -13,6 +13,16 @@ pub(super) fn has_sve() -> bool {
     field(read!("id_aa64pfr0_el1"), 32) != 0
 }
 
+/// Whether this CPU has RAS (ID_AA64PFR0_EL1.RAS).
+pub(super) fn has_ras() -> bool {
+    field(read!("id_aa64pfr0_el1"), 28) != 0
+}
+
+/// Whether this CPU has SME (ID_AA64PFR1_EL1.SME).
+pub(super) fn has_sme() -> bool {
+    field(read!("id_aa64pfr1_el1"), 24) != 0
+}
+
 /// Whether this CPU has PAN (ID_AA64MMFR1_EL1.PAN).
 pub(super) fn has_pan() -> bool {
     field(read!("id_aa64mmfr1_el1"), 20) != 0

@@ -101,6 +101,15 @@ fn reset_el1() {
     write!("spsr_und", 0);
     write!("spsr_irq", 0);
     write!("spsr_fiq", 0);
+    if features::has_ras() {
+        // VDISR_EL2, which is the guest's DISR_EL1, and VSESR_EL2.
+        write!("S3_4_C12_C1_1", 0);
+        write!("S3_4_C5_C2_3", 0);
+    }
+    if features::has_sme() {
+        // TPIDR2_EL0: without fine-grained traps a guest can reach it though SME is hidden.
+        write!("S3_3_C13_C0_5", 0);
+    }
     reset_pointer_keys();
 }
 

@@ -13,8 +13,10 @@ type Field = (u32, u64);
 /// Fields whose value is shown as it is, among them signed ones, where 15 means absent.
 const ANY: u64 = 15;
 
-/// EL0, EL1, FP, AdvSIMD, GIC, SVE, DIT, CSV2, CSV3. Hidden: EL2, EL3, RAS, SEL2, MPAM, AMU, RME.
-const PFR0: &[Field] = &[(0, 2), (4, 1), (16, ANY), (20, ANY), (24, 1), (32, 1), (48, 1), (56, 1), (60, 1)];
+/// EL0, EL1, FP, AdvSIMD, GIC, RAS, SVE, DIT, CSV2, CSV3. Hidden: EL2, EL3, SEL2, MPAM, AMU, RME. RAS comes without
+/// error records: these trap, but DISR_EL1 cannot.
+const PFR0: &[Field] =
+    &[(0, 2), (4, 1), (16, ANY), (20, ANY), (24, 1), (28, 1), (32, 1), (48, 1), (56, 1), (60, 1)];
 /// BT, SSBS. Hidden: MTE, SME, NMI, GCS and others.
 const PFR1: &[Field] = &[(0, 1), (4, 2)];
 /// DebugVer, BRPs, WRPs, CTX_CMPs, DoubleLock. Hidden: trace, PMU, SPE, TRBE, BRBE.
@@ -58,7 +60,7 @@ fn keep(value: u64, fields: &[Field]) -> u64 {
 /// has `host`. `has_sve`: the CPU has SVE, which a guest gets whole.
 pub fn guest_value(crm: u64, op2: u64, host: u64, has_sve: bool) -> u64 {
     match (crm, op2) {
-        // AArch32, for programs at EL0. ID_PFR0: no RAS, DIT kept, no AMU.
+        // AArch32, for programs at EL0. ID_PFR0: no RAS, no AMU.
         (1, 0) => host & !(0xf << 28 | 0xf << 20),
         // ID_PFR1: no security extensions, no virtualization, generic timer, GIC.
         (1, 1) => host & !(0xf << 12 | 0xf << 4),
@@ -114,7 +116,6 @@ mod tests {
         for (crm, op2, shift, what) in [
             (4, 1, 8, "MTE"),
             (4, 1, 24, "SME"),
-            (4, 0, 28, "RAS"),
             (4, 0, 44, "AMU"),
             (5, 0, 8, "PMU"),
             (5, 0, 32, "SPE"),

@@ -21,6 +21,19 @@ const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
 const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
 const ICC_DIR: u64 = register(3, 0, 12, 11, 1);
 
+/// ERRIDR_EL1, ERRSELR_EL1, and of the selected record ERXFR_EL1, ERXCTLR_EL1, ERXSTATUS_EL1, ERXADDR_EL1, ERXMISC0_EL1,
+/// ERXMISC1_EL1.
+const RAS_RECORDS: [u64; 8] = [
+    register(3, 0, 5, 3, 0),
+    register(3, 0, 5, 3, 1),
+    register(3, 0, 5, 4, 0),
+    register(3, 0, 5, 4, 1),
+    register(3, 0, 5, 4, 2),
+    register(3, 0, 5, 4, 3),
+    register(3, 0, 5, 5, 0),
+    register(3, 0, 5, 5, 1),
+];
+
 /// ACTLR_EL1: reads as zero, ignores writes (HCR_EL2.TACR).
 const ACTLR: u64 = register(3, 0, 1, 0, 1);
 
@@ -99,6 +112,12 @@ fn others(frame: &mut Frame, esr: u64, moved: usize) -> Reload {
         }
         (ACTLR, true) => reload = frame.set(moved, 0),
         (ACTLR, false) => {}
+        // RAS has no error records for guests: ERRIDR_EL1.NUM is 0, and there is nothing to select.
+        (ras, is_read) if RAS_RECORDS.contains(&ras) => {
+            if is_read {
+                reload = frame.set(moved, 0);
+            }
+        }
         (id, true) if id & ID_SPACE_MASK == ID_SPACE && id & register(0, 0, 0, 15, 0) != 0 => {
             let (crm, op2) = (id >> 1 & 0xf, id >> 17 & 7);
             reload = frame.set(moved, features::identification(crm, op2));
