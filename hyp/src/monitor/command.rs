@@ -5,6 +5,7 @@ mod guests;
 mod help;
 mod host;
 mod log;
+mod memory;
 mod stats;
 mod top;
 mod trace;
@@ -74,6 +75,39 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         example: "controllers --exact",
         run: host::controllers,
+    },
+    Command {
+        name: "mem",
+        parameters: &[],
+        summary: "show how much RAM there is and what it is used for",
+        details: "MovableOnly is what lies in zone MOVABLE, the designated movable blocks.",
+        example: "mem --exact",
+        run: memory::mem,
+    },
+    Command {
+        name: "zones",
+        parameters: &[],
+        summary: "list the zones, as a whole and behind each controller",
+        details: "NORMAL holds what Ballast cannot move, MOVABLE guests' RAM alone. Their spans may overlap; \
+                  every frame is present in one.",
+        example: "zones",
+        run: memory::zones,
+    },
+    Command {
+        name: "map",
+        parameters: &[optional("CONTROLLER", Kind::Controller)],
+        summary: "draw what lies where behind a controller, or all",
+        details: "A character stands for 2 MiB, or for more behind large controllers.",
+        example: "map mc0",
+        run: memory::map,
+    },
+    Command {
+        name: "frame",
+        parameters: &[required("ADDRESS", Kind::Number(0, u64::MAX))],
+        summary: "show everything known of the frame at a physical address",
+        details: "",
+        example: "frame 0x48000000",
+        run: memory::frame,
     },
     Command {
         name: "console",

@@ -2,12 +2,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
+
+use stage2::addr::{FRAME_SIZE, Ipa};
+use stage2::controller::ControllerId;
+use stage2::dmb::{Core, CoreOption, Wishes, default_floor, designate};
+use stage2::frame::{Footprint, Mapping};
+use stage2::map::{BootMap, ReservationKind};
+use stage2::memory::{Kind, Memory, Request};
+use stage2::owner::{GuestId, Owner};
+use stage2::placement::Placement;
 
 use super::machine::{Controller, Cpu, Guest, GuestState, Machine, Reason, Version, reason};
 use super::mux::{Console, Status, View};
 use super::session::MonitorIo;
 use super::statistics::{Counters, Exit};
-use super::trace::{self, Event, Kind};
+use super::trace::{self, Event};
 use crate::log::{Level, Ring, Stamp};
 
 /// Two controllers, four CPUs, three guests: one runs, one is off, one has failed.
@@ -20,6 +31,36 @@ pub(super) struct Fake {
     pub(super) counters: [Counters; 2],
     traces: [trace::Ring; 2],
     log: Box<Ring>,
+}
+
+/// Two controllers of 1 GiB; Ballast has 2 MiB, alpha a DMB of 256 MiB and as much elsewhere.
+fn memory() -> Box<Memory<'static>> {
+    let mut map = BootMap::new();
+    for (number, base) in [(0, 0x4000_0000), (1, 0x8000_0000)] {
+        map.add_ram(ControllerId::try_new(number).unwrap(), base, 1 << 30).unwrap();
+    }
+    map.reserve(0x4020_0000, 2 << 20, ReservationKind::Image, "image").unwrap();
+    let option = Core::parse(CoreOption::Movable, ["256M@0x90000000"]).unwrap();
+    let floor = default_floor(&map);
+    let wishes = Wishes { movablecore: option.as_ref(), kernelcore: None, nodes: &[], floor };
+    designate(&mut map, &wishes).unwrap();
+    let words: Vec<AtomicU32> = (0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0)).collect();
+    let memory = Box::new(Memory::new());
+    memory.boot(&map, words.leak(), floor).unwrap();
+    let guest = GuestId::try_new(0).unwrap();
+    for (kind, owner, order, count) in [
+        (Kind::Unmovable, Owner::Hypervisor, 0, 10),
+        (Kind::Unmovable, Owner::Tables(guest), 0, 5),
+        (Kind::Movable, Owner::Guest(guest), 9, 256),
+    ] {
+        for at in 0..count {
+            let ipa = Ipa::new_truncate(0x4000_0000 + at * (FRAME_SIZE << order));
+            let mapping = (kind == Kind::Movable).then_some(Mapping { guest, ipa });
+            let placement = Placement::only(ControllerId::try_new((at >= 128).into()).unwrap());
+            let _ = memory.allocate(&Request { order, kind, owner, placement, mapping }).unwrap();
+        }
+    }
+    memory
 }
 
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
@@ -46,7 +87,13 @@ impl Fake {
             counters.add_el2_ns(610_000_000);
         }
         let traces = [trace::Ring::new(), trace::Ring::new()];
-        let kinds = [Kind::Exit(Exit::Uart), Kind::Inject, Kind::Migrate, Kind::Claim, Kind::Life];
+        let kinds = [
+            trace::Kind::Exit(Exit::Uart),
+            trace::Kind::Inject,
+            trace::Kind::Migrate,
+            trace::Kind::Claim,
+            trace::Kind::Life,
+        ];
         for (at, kind) in kinds.into_iter().enumerate() {
             let vcpu = at as u8 % 2;
             traces[at % 2].record(&Event {
@@ -193,6 +240,11 @@ impl Machine for Fake {
 
     fn log(&self) -> &Ring {
         &self.log
+    }
+
+    fn memory(&self) -> Option<&Memory<'static>> {
+        static MEMORY: OnceLock<Box<Memory<'static>>> = OnceLock::new();
+        Some(MEMORY.get_or_init(memory))
     }
 
     fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {

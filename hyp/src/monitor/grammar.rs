@@ -331,6 +331,7 @@ struct Expected<'a> {
 impl fmt::Display for Expected<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
+            Kind::Number(_, u64::MAX) => f.write_str("a number, in decimal or behind 0x"),
             Kind::Number(least, most) => write!(f, "a number from {least} to {most}"),
             Kind::Size => f.write_str("a size like 2M, 512MiB or 0x200000"),
             Kind::Line => f.write_str("a command"),

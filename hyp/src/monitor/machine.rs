@@ -3,6 +3,8 @@
 
 use core::fmt::{self, Write};
 
+use stage2::memory::Memory;
+
 use super::mux::{Console, Status, View};
 use super::statistics::Counters;
 use super::trace;
@@ -187,6 +189,11 @@ pub trait Machine {
 
     /// The log.
     fn log(&self) -> &log::Ring;
+
+    /// The machine's memory, once it is set up.
+    fn memory(&self) -> Option<&Memory<'static>> {
+        None
+    }
 
     /// A vCPU's counters, where it has some.
     fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {

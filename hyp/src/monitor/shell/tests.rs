@@ -65,6 +65,14 @@ fn reports() {
         "trace",
         "trace exit",
         "trace alpha 1",
+        "mem",
+        "mem --exact",
+        "zones",
+        "map",
+        "map mc1",
+        "frame 0x40201234",
+        "frame 0x48000000",
+        "frame 0x80001000",
     ] {
         let text = output(line);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -85,7 +93,10 @@ fn reports_as_json() {
         "help start",
         "stats",
         "stats alpha",
-        "trace",
+        "mem",
+        "zones",
+        "map",
+        "frame 0x90200000",
     ] {
         let line = format!("{line} --json");
         assert_snapshot!(name(&line), output(&line));
@@ -129,6 +140,12 @@ fn errors_say_what_was_expected() {
         "watch 2",
         "watch 2 nothing",
         "watch 2 watch 2 guests",
+        "frame 0x1000",
+        "frame 0xffffffffffffffff",
+        "frame here",
+        "frame 0x1000",
+        "frame 0xffffffffffffffff",
+        "frame here",
         "help nothing",
         "help nothing --json",
     ];
