@@ -2,7 +2,8 @@
 
 use super::sysreg::{instruction, read, write};
 use crate::device::identification;
-use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, Writeable};
+use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, VTCR_EL2, Writeable};
+use stage2::table::Geometry;
 
 fn field(value: u64, shift: u32) -> u64 {
     value >> shift & 15
@@ -134,6 +135,10 @@ pub(super) fn configure() {
     if has_sve() {
         // ZCR_EL2.LEN: the longest vectors.
         write!("S3_4_C1_C2_0", 0xf);
+    }
+
+    if let Ok(geometry) = Geometry::new(pa_bits().min(40), pa_bits()) {
+        VTCR_EL2.set(geometry.vtcr());
     }
 
     // HPMN stays as large as the number of counters, else it is CONSTRAINED UNPREDICTABLE (D24.3.22).

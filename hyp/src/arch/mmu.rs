@@ -118,6 +118,7 @@ static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
 /// Where the image lies.
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
+static EMPTY_ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// Why something could not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,12 +195,20 @@ pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
     ROOT.store(root, Ordering::Release);
     // SAFETY: the tables map the image, the boot stack in use (part of the image) and the boot page.
     unsafe { super::boot::change_root(root as u64, image) };
+    // SAFETY: the final tables are in use, this CPU alone runs.
+    let empty = unsafe { super::boot::empty_stage2_root() };
+    EMPTY_ROOT.store(image_pa(empty), Ordering::Release);
     Ok(())
 }
 
 /// Physical address of the root table.
 pub(super) fn root() -> u64 {
     ROOT.load(Ordering::Acquire) as u64
+}
+
+/// VTTBR_EL2 of a CPU that runs no guest: VMID 0, which is nobody's, and tables that hold nothing.
+pub(super) fn empty_vttbr() -> u64 {
+    EMPTY_ROOT.load(Ordering::Acquire)
 }
 
 /// Physical address of the image.

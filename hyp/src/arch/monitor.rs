@@ -59,14 +59,22 @@ pub(super) fn resume(cpu: &PerCpu) {
         SLICE_END.store(now + timer::ticks(SLICE_US), Ordering::Relaxed);
         COROUTINE.resume();
     }
-    let poll = uart::with_console(|mux| {
+    let (poll, writable) = uart::with_console(|mux| {
         if mux.wants_poll() {
             mux.poll();
         }
-        mux.wants_poll()
-    });
+        (mux.wants_poll(), mux.take_writable())
+    })
+    .unwrap_or_default();
+    writable.guests().for_each(crate::guest::drain_output);
+    if writable.has_monitor() {
+        AWAKE.store(true, Ordering::Release);
+    }
     let mut next = DEADLINE.load(Ordering::Relaxed);
-    if poll == Some(true) {
+    if writable.has_monitor() {
+        next = timer::now();
+    }
+    if poll {
         let poll = timer::now() + timer::ticks(POLL_US);
         next = if next == 0 { poll } else { next.min(poll) };
     }

@@ -268,6 +268,7 @@ fn init_cpu(index: usize) {
     cpu_interface::init();
     timer::init_cpu();
     features::configure();
+    super::vcpu::quiet();
     match (Window::new(index, 0), Window::new(index, 1)) {
         (Ok(first), Ok(second)) => this.set_windows([first, second]),
         (Err(error), _) | (_, Err(error)) => refuse(format_args!("CPU {index}: {error}")),

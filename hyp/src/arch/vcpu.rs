@@ -211,9 +211,11 @@ pub(crate) fn prepare_interrupts() {
     super::gic::Lists.reset();
 }
 
-/// Stops the guest's timers on this CPU, whose vCPU leaves.
+/// The vCPU leaves this CPU: its timers stop, and its stage 2 tables, which may be freed now, are not walked any
+/// more, speculatively either.
 pub(crate) fn quiet() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
+    VTTBR_EL2.set(super::mmu::empty_vttbr());
     instruction!("isb");
 }
