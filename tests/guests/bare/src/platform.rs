@@ -183,8 +183,11 @@ impl Platform {
 
     fn learn(&mut self, node: &Node) {
         let named = |name: &str| node.name == name || node.name.split('@').next() == Some(name);
-        if named("") && node.is_compatible("linux,dummy-virt") {
-            self.host = Host::Bare;
+        if named("") {
+            // The nodes of a hypervisor come before the root; Ballast's root names the board too, but itself first.
+            if self.host != Host::Xen && text(node.compatible) == "linux,dummy-virt" {
+                self.host = Host::Bare;
+            }
         } else if node.is_compatible("xen,xen") {
             self.host = Host::Xen;
         } else if text(node.device_type) == "memory" && node.is_enabled() {

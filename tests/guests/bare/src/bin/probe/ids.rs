@@ -28,13 +28,12 @@ const fn system(op1: u32, n: u32, m: u32, op2: u32) -> u32 {
     0xd508_0000 | op1 << 16 | n << 12 | m << 8 | op2 << 5
 }
 
-const FEATURES: [Feature; 72] = [
+const FEATURES: [Feature; 71] = [
     ("fp16", &[(PFR0, 16, 1)], 0x1ee0_2800),
     ("sve_zcr", &[(PFR0, 32, 1)], read((3, 0, 1, 2, 0))),
     ("sve_rdvl", &[(PFR0, 32, 1)], 0x04bf_5020),
     ("sme_smcr", &[(PFR1, 24, 1)], read((3, 0, 1, 2, 6))),
     ("sme_svcr", &[(PFR1, 24, 1)], read((3, 3, 4, 2, 2))),
-    ("sme_tpidr2", &[(PFR1, 24, 1)], read((3, 3, 13, 0, 5))),
     ("sme_rdsvl", &[(PFR1, 24, 1)], 0x04bf_5820),
     ("mte_tco", &[(PFR1, 8, 1)], read((3, 3, 4, 2, 7))),
     ("mte_irg", &[(PFR1, 8, 1)], 0x9adf_1000),

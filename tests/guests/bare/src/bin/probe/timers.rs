@@ -3,12 +3,12 @@
 use crate::irq;
 use crate::report::{check, equal};
 use bare::gic::{self, register};
-use bare::platform::Platform;
+use bare::platform::{Host, Platform};
 use bare::{mrs, msr, psci, timer};
 
 macro_rules! timer_checks {
     ($name:ident, $prefix:literal, $intid:expr, $now:path, $ctl:literal, $cval:literal, $tval:literal) => {
-        fn $name() {
+        fn $name(platform: &Platform) {
             let intid = $intid;
             gic::enable(intid);
             msr!($ctl, 0);
@@ -58,8 +58,11 @@ macro_rules! timer_checks {
             msr!($ctl, 0);
             timer::delay(50);
             irq::settle(0);
-            let only_spurious = (0..irq::count()).all(|index| irq::entry(index) >= 1020);
-            check!(concat!($prefix, "_taken_back"), only_spurious, "{:?}", irq::entries());
+            // A level that fell is gone in finite time, no sooner (GICv3 specification, 4.3.3): a hypervisor that has passed
+            // the interrupt on already cannot know. It comes once then, at most.
+            let most = usize::from(platform.host == Host::Hypervisor);
+            let taken = (0..irq::count()).filter(|&index| irq::entry(index) < 1020).count();
+            check!(concat!($prefix, "_taken_back"), taken <= most, "{:?}", irq::entries());
             equal!(concat!($prefix, "_no_level_when_off"), gic::bit(register::ISPENDR, intid), false);
             irq::clear();
 
@@ -147,11 +150,11 @@ timer_checks!(
     "cntp_tval_el0"
 );
 
-pub(crate) fn run(_platform: &'static Platform) {
+pub(crate) fn run(platform: &'static Platform) {
     irq::start();
     counters();
-    virtual_timer();
-    physical_timer();
+    virtual_timer(platform);
+    physical_timer(platform);
     both();
     irq::stop();
 }

@@ -74,7 +74,8 @@ pub(crate) fn psci_arguments(task: &Task) {
             // Nothing that would run: CPUs that run wild have a guest of their own.
             0 => 0,
             1 => task.platform.distributor as u64,
-            2 => random.draw() | 1 << 47,
+            // Calls of the 32-bit convention see the lower half alone.
+            2 => (random.draw() & !0xc000_0000) | 1 << 47,
             3 => u64::MAX - random.below(16),
             _ => task.platform.ram()[task.platform.ram_count - 1].end as u64 + random.below(4096),
         };
