@@ -22,6 +22,7 @@ pub fn arguments(line: &str) -> impl Iterator<Item = Argument<'_>> {
 }
 
 /// The value of the last argument `name` in `line`; an argument without a value has an empty one.
+#[inline(never)]
 pub fn value<'t>(line: &'t str, name: &str) -> Option<&'t str> {
     arguments(line)
         .filter(|argument| argument.name == name)
@@ -44,6 +45,7 @@ pub struct Argument<'t> {
 
 /// A number: decimal, `0x` hexadecimal or `0` octal, and one of the suffixes K, M, G, T, P, E (powers of 1024),
 /// in either case. `None` for anything else, and where it passes 64 bits.
+#[inline(never)]
 pub fn size(text: &str) -> Option<u64> {
     let suffixes = ["kK", "mM", "gG", "tT", "pP", "eE"];
     // A hexadecimal number may end in an E that is a digit.
@@ -59,6 +61,7 @@ pub fn size(text: &str) -> Option<u64> {
 }
 
 /// A number: decimal, `0x` hexadecimal or `0` octal.
+#[inline(never)]
 pub fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),

@@ -179,41 +179,57 @@ impl fmt::Display for Shortage {
 
 impl<'t> Finding<'t> {
     /// A finding at `node`.
+    #[cold]
+    #[inline(never)]
     pub fn new(node: Node<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule) -> Self {
         Self { place: Place::Node(node), property, value, rule }
     }
 
     /// A finding about the value of `property`.
+    #[cold]
+    #[inline(never)]
     pub fn property(node: Node<'t>, property: Property<'t>, rule: Rule) -> Self {
         Self::new(node, Some(property.name()), Value::Bytes(property.bytes()), rule)
     }
 
     /// A finding about a property that is not there.
+    #[cold]
+    #[inline(never)]
     pub fn missing(node: Node<'t>, property: &'static str, rule: Rule) -> Self {
         Self::new(node, Some(property), Value::Missing, rule)
     }
 
     /// A finding about a property without regard to its value.
+    #[cold]
+    #[inline(never)]
     pub fn named(node: Node<'t>, property: &'static str, rule: Rule) -> Self {
         Self::new(node, Some(property), Value::None, rule)
     }
 
     /// A finding about a node.
+    #[cold]
+    #[inline(never)]
     pub fn node(node: Node<'t>, rule: Rule) -> Self {
         Self::new(node, None, Value::None, rule)
     }
 
     /// A finding about a node that is not there: `what` is its path or what it is.
+    #[cold]
+    #[inline(never)]
     pub fn no_node(what: &'static str, rule: Rule) -> Self {
         Self { place: Place::Expected(what), property: None, value: Value::Missing, rule }
     }
 
     /// A finding about the argument `name` on Ballast's own command line.
+    #[cold]
+    #[inline(never)]
     pub fn argument(name: &'static str, value: Value<'t>, rule: Rule) -> Self {
         Self { place: Place::CommandLine, property: Some(name), value, rule }
     }
 
     /// A finding in the memory reservation block.
+    #[cold]
+    #[inline(never)]
     pub fn reservation(value: Value<'t>, rule: Rule) -> Self {
         Self { place: Place::Reservations, property: None, value, rule }
     }

@@ -4,10 +4,8 @@
 //! Nothing that Ballast writes itself can be replaced: neither its nodes nor its properties. Children of
 //! `/chosen`, `/aliases` and `/reserved-memory` are added to those that are there.
 
-use vm_fdt::FdtWriterNode;
-
+use super::GuestTree;
 use super::writer::Writer;
-use super::{BuildError, GuestTree};
 use crate::finding::{Finding, Rule, Value};
 use crate::tree::{Node, Property, Tree};
 
@@ -36,6 +34,7 @@ const OWN_ALIASES: [&str; 1] = ["serial0"];
 const HOST_PROPERTIES: [&str; 2] = ["interrupt-parent", "interrupts-extended"];
 
 /// Checks all of it.
+#[inline(never)]
 pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
     if let Some(template) = input.guest.template {
         check_own(template, &OWN_ROOT_PROPERTIES)?;
@@ -103,6 +102,7 @@ fn check_own<'t>(node: Node<'t>, own: &[&str]) -> Result<(), Finding<'t>> {
 }
 
 /// Checks the paths of nodes of the host's tree.
+#[inline(never)]
 fn host_nodes<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
     let (Some(host), Some(guest)) = (host, input.guest.node) else { return Ok(()) };
     for path in &input.guest.host_nodes {
@@ -127,73 +127,59 @@ fn host_nodes<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<
 }
 
 /// Adds the template's properties of the root.
-pub(super) fn write_root<'t>(writer: &mut Writer, input: &GuestTree<'_, 't>) -> Result<(), BuildError<'t>> {
-    match input.guest.template {
-        Some(template) => write_properties(writer, template, &[]),
-        None => Ok(()),
+pub(super) fn write_root(writer: &mut Writer, input: &GuestTree<'_, '_>) {
+    if let Some(template) = input.guest.template {
+        write_properties(writer, template, &[]);
     }
 }
 
 /// Adds what the template has for the node `name` that is open: properties, and children.
-pub(super) fn write_merged<'t>(
-    writer: &mut Writer,
-    input: &GuestTree<'_, 't>,
-    name: &str,
-) -> Result<(), BuildError<'t>> {
-    let Some(node) = input.guest.template.and_then(|template| template.child(name)) else { return Ok(()) };
-    write_properties(writer, node, &[])?;
-    node.children().try_for_each(|child| copy(writer, child, &[]))
+pub(super) fn write_merged(writer: &mut Writer, input: &GuestTree<'_, '_>, name: &str) {
+    let Some(node) = input.guest.template.and_then(|template| template.child(name)) else { return };
+    write_properties(writer, node, &[]);
+    node.children().for_each(|child| copy(writer, child, &[]));
 }
 
 /// Adds the nodes that are not merged into Ballast's own.
-pub(super) fn write_nodes<'t>(
-    writer: &mut Writer,
-    input: &GuestTree<'_, 't>,
-    host: Option<&Tree<'t>>,
-) -> Result<(), BuildError<'t>> {
+#[inline(never)]
+pub(super) fn write_nodes<'t>(writer: &mut Writer, input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) {
     if let Some(template) = input.guest.template {
         for child in template.children().filter(|child| !MERGED_NODES.contains(&child.base_name())) {
-            copy(writer, child, &[])?;
+            copy(writer, child, &[]);
         }
     }
     for path in &input.guest.host_nodes {
         let Some(node) = host.and_then(|host| host.find(path)) else { continue };
         if node.parent().is_some_and(|parent| parent.is_root()) {
-            copy(writer, node, &HOST_PROPERTIES)?;
+            copy(writer, node, &HOST_PROPERTIES);
         }
     }
-    Ok(())
 }
 
 /// Copies `node` and all below it, less the properties in `without`.
-fn copy<'t>(writer: &mut Writer, node: Node<'t>, without: &[&str]) -> Result<(), BuildError<'t>> {
-    let mut open: heapless::Vec<FdtWriterNode, { crate::tree::DEPTH_LIMIT }> = heapless::Vec::new();
+fn copy(writer: &mut Writer, node: Node<'_>, without: &[&str]) {
     let mut nodes = node.subtree();
+    let mut open = 0;
     while let Some(node) = nodes.next() {
-        while open.len() > nodes.depth() {
-            if let Some(done) = open.pop() {
-                writer.end(done)?;
-            }
+        for _ in nodes.depth()..open {
+            writer.end();
         }
-        let begun = writer.begin(node.name())?;
-        // The tree that it is read from is no deeper.
-        let _ = open.push(begun);
-        write_properties(writer, node, without)?;
+        writer.begin(node.name());
+        open = nodes.depth() + 1;
+        write_properties(writer, node, without);
     }
-    while let Some(done) = open.pop() {
-        writer.end(done)?;
+    for _ in 0..open {
+        writer.end();
     }
-    Ok(())
 }
 
-fn write_properties<'t>(writer: &mut Writer, node: Node<'t>, without: &[&str]) -> Result<(), BuildError<'t>> {
+fn write_properties(writer: &mut Writer, node: Node<'_>, without: &[&str]) {
     let wanted =
-        |property: &Property<'t>| !without.contains(&property.name()) && property.name() != "linux,phandle";
+        |property: &Property<'_>| !without.contains(&property.name()) && property.name() != "linux,phandle";
     for property in node.properties().filter(wanted) {
         match (property.name(), property.u32()) {
-            ("phandle", Some(phandle)) => writer.phandle(phandle)?,
-            (name, _) => writer.bytes(name, property.bytes())?,
+            ("phandle", Some(phandle)) => writer.phandle(phandle),
+            (name, _) => writer.bytes(name, property.bytes()),
         }
     }
-    Ok(())
 }

@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::BuildError;
 use super::writer::{Writer, reg};
 use crate::argument;
 use crate::config::{Bank, BankKind, Guest, Layout, MovableMemory};
@@ -85,57 +84,50 @@ fn template_mode(guest: &Guest<'_>) -> Option<MovableMemory> {
 }
 
 /// Writes the `memory` nodes and what describes the movable blocks.
-pub(super) fn write(
-    writer: &mut Writer,
-    guest: &Guest<'_>,
-    layout: &Layout,
-    mode: MovableMemory,
-) -> Result<(), BuildError<'static>> {
+#[inline(never)]
+pub(super) fn write(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout, mode: MovableMemory) {
     for bank in &layout.banks {
-        let memory = writer.begin_at("memory", bank.range.base().get())?;
-        writer.string("device_type", "memory")?;
-        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()))?;
+        writer.begin_at("memory", bank.range.base().get());
+        writer.string("device_type", "memory");
+        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()));
         if mode == MovableMemory::Numa {
-            writer.cells("numa-node-id", &[numa_node(guest, bank)])?;
+            writer.cells("numa-node-id", &[numa_node(guest, bank)]);
         }
-        writer.end(memory)?;
+        writer.end();
     }
     if mode == MovableMemory::Numa {
-        distance_map(writer, guest, layout)?;
+        distance_map(writer, guest, layout);
     }
-    hypervisor(writer, layout)
+    hypervisor(writer, layout);
 }
 
 /// Writes a node of reserved memory for each block: exactly `compatible`, and one `reg` entry each.
-pub(super) fn write_blocks(
-    writer: &mut Writer,
-    layout: &Layout,
-    compatible: &[&str],
-) -> Result<(), BuildError<'static>> {
+#[inline(never)]
+pub(super) fn write_blocks(writer: &mut Writer, layout: &Layout, compatible: &[&str]) {
     for bank in layout.dmbs() {
-        let block = writer.begin_at("dmb", bank.range.base().get())?;
-        writer.strings("compatible", compatible)?;
-        writer.flag("reusable")?;
-        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()))?;
-        writer.end(block)?;
+        writer.begin_at("dmb", bank.range.base().get());
+        writer.strings("compatible", compatible);
+        writer.flag("reusable");
+        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()));
+        writer.end();
     }
-    Ok(())
 }
 
 /// `/hypervisor`: tells whoever asks which RAM is movable. Linux reads nothing of it, and loses nothing by it.
-fn hypervisor(writer: &mut Writer, layout: &Layout) -> Result<(), BuildError<'static>> {
-    let node = writer.begin("hypervisor")?;
-    writer.string("compatible", "ballast,hypervisor")?;
-    writer.cells("#address-cells", &[2])?;
-    writer.cells("#size-cells", &[2])?;
-    writer.flag("ranges")?;
+#[inline(never)]
+fn hypervisor(writer: &mut Writer, layout: &Layout) {
+    writer.begin("hypervisor");
+    writer.string("compatible", "ballast,hypervisor");
+    writer.cells("#address-cells", &[2]);
+    writer.cells("#size-cells", &[2]);
+    writer.flag("ranges");
     for bank in layout.dmbs() {
-        let block = writer.begin_at("dmb", bank.range.base().get())?;
-        writer.string("compatible", "ballast,movable-memory")?;
-        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()))?;
-        writer.end(block)?;
+        writer.begin_at("dmb", bank.range.base().get());
+        writer.string("compatible", "ballast,movable-memory");
+        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()));
+        writer.end();
     }
-    writer.end(node)
+    writer.end();
 }
 
 /// The NUMA node of a bank: the number of the first controller behind it.
@@ -153,18 +145,19 @@ pub(super) fn first_numa_node(guest: &Guest<'_>, layout: &Layout) -> Option<u32>
     layout.banks.first().map(|bank| numa_node(guest, bank))
 }
 
-fn distance_map(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout) -> Result<(), BuildError<'static>> {
-    let mut nodes: Vec<u32> = layout.banks.iter().map(|bank| numa_node(guest, bank)).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
+#[inline(never)]
+fn distance_map(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout) {
+    // By rising number: numbers of controllers have 8 bits.
+    let is_there = |node: &u32| layout.banks.iter().any(|bank| numa_node(guest, bank) == *node);
+    let nodes: Vec<u32> = (0..256).filter(is_there).collect();
     let mut matrix = Vec::new();
     for &from in &nodes {
         for &to in &nodes {
             matrix.extend([from, to, if from == to { LOCAL_DISTANCE } else { REMOTE_DISTANCE }]);
         }
     }
-    let map = writer.begin("distance-map")?;
-    writer.string("compatible", "numa-distance-map-v1")?;
-    writer.cells("distance-matrix", &matrix)?;
-    writer.end(map)
+    writer.begin("distance-map");
+    writer.string("compatible", "numa-distance-map-v1");
+    writer.cells("distance-matrix", &matrix);
+    writer.end();
 }

@@ -119,27 +119,28 @@ impl<'t> GuestTree<'_, 't> {
     /// Where it would be too large, or what the operator adds to it breaks a rule.
     pub fn build_with_host(&self, host: Option<&Tree<'t>>) -> Result<Vec<u8>, BuildError<'t>> {
         self.check(host)?;
+        let bootargs = self.bootargs()?;
         let mode = self.mode();
-        let mut writer = Writer::new()?;
-        let root = writer.begin("")?;
-        writer.strings("compatible", &["ballast,virt", "linux,dummy-virt"])?;
-        writer.string("model", "Ballast guest")?;
-        writer.cells("#address-cells", &[2])?;
-        writer.cells("#size-cells", &[2])?;
-        writer.cells("interrupt-parent", &[GIC_PHANDLE])?;
-        extra::write_root(&mut writer, self)?;
-        self.chosen(&mut writer)?;
-        self.aliases(&mut writer)?;
-        self.cpus(&mut writer, mode)?;
-        memory::write(&mut writer, self.guest, self.layout, mode)?;
+        let mut writer = Writer::new();
+        writer.begin("");
+        writer.strings("compatible", &["ballast,virt", "linux,dummy-virt"]);
+        writer.string("model", "Ballast guest");
+        writer.cells("#address-cells", &[2]);
+        writer.cells("#size-cells", &[2]);
+        writer.cells("interrupt-parent", &[GIC_PHANDLE]);
+        extra::write_root(&mut writer, self);
+        self.chosen(&mut writer, &bootargs);
+        self.aliases(&mut writer);
+        self.cpus(&mut writer, mode);
+        memory::write(&mut writer, self.guest, self.layout, mode);
         self.reserved_memory(&mut writer, host)?;
-        self.psci(&mut writer)?;
-        self.timer(&mut writer)?;
-        self.interrupt_controller(&mut writer)?;
-        self.clock(&mut writer)?;
-        self.serial(&mut writer)?;
-        extra::write_nodes(&mut writer, self, host)?;
-        writer.end(root)?;
+        self.psci(&mut writer);
+        self.timer(&mut writer);
+        self.interrupt_controller(&mut writer);
+        self.clock(&mut writer);
+        self.serial(&mut writer);
+        extra::write_nodes(&mut writer, self, host);
+        writer.end();
         let blob = writer.finish()?;
         match blob.len() as u64 <= platform::TREE_SLOT_SIZE {
             true => Ok(blob),
@@ -151,6 +152,7 @@ impl<'t> GuestTree<'_, 't> {
     ///
     /// # Errors
     /// Where they are too long.
+    #[inline(never)]
     pub fn bootargs(&self) -> Result<String, BuildError<'t>> {
         let mut bootargs = String::from(self.guest.bootargs);
         if Choice::of(self.guest).mode == MovableMemory::Movablecore {
@@ -179,7 +181,8 @@ impl<'t> GuestTree<'_, 't> {
 
     /// `/reserved-memory`, where there is anything in it: the root's cells and an empty `ranges`, without which
     /// Linux ignores all of it without a word.
-    fn reserved_memory(&self, writer: &mut Writer, host: Option<&Tree<'t>>) -> Result<(), BuildError<'t>> {
+    #[inline(never)]
+    fn reserved_memory(&self, writer: &mut Writer, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
         let blocks: &[&str] = match self.mode() {
             MovableMemory::Dmb => &["designated-movable-block"],
             MovableMemory::Cma => &["designated-movable-block", "shared-dma-pool"],
@@ -188,112 +191,120 @@ impl<'t> GuestTree<'_, 't> {
         if blocks.is_empty() && !reserved::is_any(self, host) {
             return Ok(());
         }
-        let container = writer.begin("reserved-memory")?;
-        writer.cells("#address-cells", &[2])?;
-        writer.cells("#size-cells", &[2])?;
-        writer.flag("ranges")?;
+        writer.begin("reserved-memory");
+        writer.cells("#address-cells", &[2]);
+        writer.cells("#size-cells", &[2]);
+        writer.flag("ranges");
         if !blocks.is_empty() {
-            memory::write_blocks(writer, self.layout, blocks)?;
+            memory::write_blocks(writer, self.layout, blocks);
         }
         reserved::write(writer, self, host)?;
-        writer.end(container)
+        writer.end();
+        Ok(())
     }
 
-    fn chosen(&self, writer: &mut Writer) -> Result<(), BuildError<'t>> {
-        let chosen = writer.begin("chosen")?;
-        writer.string("bootargs", &self.bootargs()?)?;
-        writer.string("stdout-path", "serial0:115200n8")?;
+    #[inline(never)]
+    fn chosen(&self, writer: &mut Writer, bootargs: &str) {
+        writer.begin("chosen");
+        writer.string("bootargs", bootargs);
+        writer.string("stdout-path", "serial0:115200n8");
         if let Some(ramdisk) = self.plan.ramdisk {
-            writer.number("linux,initrd-start", ramdisk.base().get())?;
-            writer.number("linux,initrd-end", ramdisk.end())?;
+            writer.number("linux,initrd-start", ramdisk.base().get());
+            writer.number("linux,initrd-end", ramdisk.end());
         }
         if let Some(seed) = self.kaslr_seed {
-            writer.number("kaslr-seed", seed)?;
+            writer.number("kaslr-seed", seed);
         }
         if let Some(seed) = self.rng_seed {
-            writer.bytes("rng-seed", &seed)?;
+            writer.bytes("rng-seed", &seed);
         }
-        extra::write_merged(writer, self, "chosen")?;
-        writer.end(chosen)
+        extra::write_merged(writer, self, "chosen");
+        writer.end();
     }
 
-    fn aliases(&self, writer: &mut Writer) -> Result<(), BuildError<'t>> {
-        let aliases = writer.begin("aliases")?;
-        writer.string("serial0", "/serial@9000000")?;
-        extra::write_merged(writer, self, "aliases")?;
-        writer.end(aliases)
+    fn aliases(&self, writer: &mut Writer) {
+        writer.begin("aliases");
+        writer.string("serial0", "/serial@9000000");
+        extra::write_merged(writer, self, "aliases");
+        writer.end();
     }
 
-    fn cpus(&self, writer: &mut Writer, mode: MovableMemory) -> Result<(), BuildError<'static>> {
-        let cpus = writer.begin("cpus")?;
-        writer.cells("#address-cells", &[1])?;
-        writer.cells("#size-cells", &[0])?;
+    #[inline(never)]
+    fn cpus(&self, writer: &mut Writer, mode: MovableMemory) {
+        writer.begin("cpus");
+        writer.cells("#address-cells", &[1]);
+        writer.cells("#size-cells", &[0]);
         let numa_node =
             memory::first_numa_node(self.guest, self.layout).filter(|_| mode == MovableMemory::Numa);
         for index in 0..self.guest.vcpu_count {
             // Aff3 is 0, so one cell holds it.
             let mpidr = platform::mpidr(index) as u32;
-            let cpu = writer.begin_at("cpu", mpidr.into())?;
-            writer.string("device_type", "cpu")?;
-            writer.string("compatible", "arm,armv8")?;
-            writer.cells("reg", &[mpidr])?;
-            writer.string("enable-method", "psci")?;
+            writer.begin_at("cpu", mpidr.into());
+            writer.string("device_type", "cpu");
+            writer.string("compatible", "arm,armv8");
+            writer.cells("reg", &[mpidr]);
+            writer.string("enable-method", "psci");
             if let Some(node) = numa_node {
-                writer.cells("numa-node-id", &[node])?;
+                writer.cells("numa-node-id", &[node]);
             }
-            writer.end(cpu)?;
+            writer.end();
         }
-        writer.end(cpus)
+        writer.end();
     }
 
-    fn psci(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
-        let psci = writer.begin("psci")?;
-        writer.strings("compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
-        writer.string("method", "hvc")?;
-        writer.end(psci)
+    #[inline(never)]
+    fn psci(&self, writer: &mut Writer) {
+        writer.begin("psci");
+        writer.strings("compatible", &["arm,psci-1.0", "arm,psci-0.2"]);
+        writer.string("method", "hvc");
+        writer.end();
     }
 
-    fn timer(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
-        let timer = writer.begin("timer")?;
-        writer.string("compatible", "arm,armv8-timer")?;
+    #[inline(never)]
+    fn timer(&self, writer: &mut Writer) {
+        writer.begin("timer");
+        writer.string("compatible", "arm,armv8-timer");
         let [secure, physical, virtual_timer, hypervisor] = TIMER_PPIS;
         let ppi = |number| [PPI, number, LEVEL_HIGH];
         let interrupts = [ppi(secure), ppi(physical), ppi(virtual_timer), ppi(hypervisor)];
-        writer.cells("interrupts", interrupts.as_flattened())?;
-        writer.flag("always-on")?;
-        writer.end(timer)
+        writer.cells("interrupts", interrupts.as_flattened());
+        writer.flag("always-on");
+        writer.end();
     }
 
-    fn interrupt_controller(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
-        let gic = writer.begin_at("interrupt-controller", GICD_BASE)?;
-        writer.string("compatible", "arm,gic-v3")?;
+    #[inline(never)]
+    fn interrupt_controller(&self, writer: &mut Writer) {
+        writer.begin_at("interrupt-controller", GICD_BASE);
+        writer.string("compatible", "arm,gic-v3");
         let redistributors = GICR_STRIDE * u64::from(self.guest.vcpu_count);
         let regions = [reg(GICD_BASE, GICD_SIZE), reg(GICR_BASE, redistributors)];
-        writer.cells("reg", regions.as_flattened())?;
-        writer.cells("#interrupt-cells", &[3])?;
-        writer.flag("interrupt-controller")?;
-        writer.phandle(GIC_PHANDLE)?;
-        writer.end(gic)
+        writer.cells("reg", regions.as_flattened());
+        writer.cells("#interrupt-cells", &[3]);
+        writer.flag("interrupt-controller");
+        writer.phandle(GIC_PHANDLE);
+        writer.end();
     }
 
-    fn clock(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
-        let clock = writer.begin("apb-pclk")?;
-        writer.string("compatible", "fixed-clock")?;
-        writer.cells("#clock-cells", &[0])?;
-        writer.cells("clock-frequency", &[UART_CLOCK_HZ])?;
-        writer.string("clock-output-names", "clk24mhz")?;
-        writer.phandle(CLOCK_PHANDLE)?;
-        writer.end(clock)
+    #[inline(never)]
+    fn clock(&self, writer: &mut Writer) {
+        writer.begin("apb-pclk");
+        writer.string("compatible", "fixed-clock");
+        writer.cells("#clock-cells", &[0]);
+        writer.cells("clock-frequency", &[UART_CLOCK_HZ]);
+        writer.string("clock-output-names", "clk24mhz");
+        writer.phandle(CLOCK_PHANDLE);
+        writer.end();
     }
 
-    fn serial(&self, writer: &mut Writer) -> Result<(), BuildError<'static>> {
-        let serial = writer.begin_at("serial", UART_BASE)?;
-        writer.strings("compatible", &["arm,pl011", "arm,primecell"])?;
-        writer.cells("reg", &reg(UART_BASE, UART_SIZE))?;
-        writer.cells("interrupts", &[SPI, platform::UART_SPI, LEVEL_HIGH])?;
-        writer.cells("clocks", &[CLOCK_PHANDLE, CLOCK_PHANDLE])?;
-        writer.strings("clock-names", &["uartclk", "apb_pclk"])?;
-        writer.end(serial)
+    #[inline(never)]
+    fn serial(&self, writer: &mut Writer) {
+        writer.begin_at("serial", UART_BASE);
+        writer.strings("compatible", &["arm,pl011", "arm,primecell"]);
+        writer.cells("reg", &reg(UART_BASE, UART_SIZE));
+        writer.cells("interrupts", &[SPI, platform::UART_SPI, LEVEL_HIGH]);
+        writer.cells("clocks", &[CLOCK_PHANDLE, CLOCK_PHANDLE]);
+        writer.strings("clock-names", &["uartclk", "apb_pclk"]);
+        writer.end();
     }
 }
 

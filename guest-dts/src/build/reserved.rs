@@ -15,8 +15,8 @@
 //! each node that is `reusable`. What lies over the kernel, the ramdisk, the tree, a movable block or another
 //! node, or is misaligned for the guest's pages, is refused.
 
+use super::GuestTree;
 use super::writer::{Writer, reg};
-use super::{BuildError, GuestTree};
 use crate::config::{DMB_LIMIT, MovableMemory};
 use crate::finding::{Finding, Note, Rule, Value};
 use crate::range::IpaRange;
@@ -72,6 +72,7 @@ pub(super) fn is_any(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>) -> bool
 }
 
 /// Tells of every node that is left out or rewritten.
+#[inline(never)]
 pub(super) fn notes<'t>(
     input: &GuestTree<'_, 't>,
     host: Option<&Tree<'t>>,
@@ -87,6 +88,7 @@ pub(super) fn notes<'t>(
 }
 
 /// Checks every node that is not left out.
+#[inline(never)]
 pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
     let mut count = if input.mode() == MovableMemory::Dmb { input.guest.dmbs.len() } else { 0 };
     for (index, child) in children(input, host).enumerate() {
@@ -135,11 +137,12 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
 }
 
 /// Writes every node that is not left out into the container that is open.
+#[inline(never)]
 pub(super) fn write<'t>(
     writer: &mut Writer,
     input: &GuestTree<'_, 't>,
     host: Option<&Tree<'t>>,
-) -> Result<(), BuildError<'t>> {
+) -> Result<(), Finding<'t>> {
     for child in children(input, host) {
         let fate = fate(input, host, &child);
         if matches!(fate, Fate::LeftOut(_)) {
@@ -152,23 +155,23 @@ pub(super) fn write<'t>(
         } else if node.has("reusable") {
             // The kernel looks at the first entry of a node only.
             for (index, range) in node.pairs("reg", cells)?.enumerate() {
-                let open = match index {
-                    0 => writer.begin(node.name())?,
-                    _ => writer.begin_at(node.base_name(), range.base)?,
-                };
-                writer.cells("reg", &reg(range.base, range.size))?;
-                write_common(writer, node, fate, index == 0)?;
-                writer.end(open)?;
+                match index {
+                    0 => writer.begin(node.name()),
+                    _ => writer.begin_at(node.base_name(), range.base),
+                }
+                writer.cells("reg", &reg(range.base, range.size));
+                write_common(writer, node, fate, index == 0);
+                writer.end();
             }
         } else {
-            let open = writer.begin(node.name())?;
+            writer.begin(node.name());
             let mut entries = alloc::vec::Vec::new();
             for range in node.pairs("reg", cells)? {
                 entries.extend(reg(range.base, range.size));
             }
-            writer.cells("reg", &entries)?;
-            write_common(writer, node, fate, true)?;
-            writer.end(open)?;
+            writer.cells("reg", &entries);
+            write_common(writer, node, fate, true);
+            writer.end();
         }
     }
     Ok(())
@@ -204,6 +207,7 @@ fn is_block_or_pool(node: Node<'_>) -> bool {
 }
 
 /// Whether a node that the guest gets names `node` in its `memory-region`.
+#[inline(never)]
 fn is_referenced(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, node: Node<'_>) -> bool {
     let Some(phandle) = node.phandle() else { return false };
     let names = |user: Node<'_>| {
@@ -224,6 +228,7 @@ fn overlaps(reg: Reg, base: u64, size: u64) -> bool {
     reg.base < end(base, size) && base < end(reg.base, reg.size)
 }
 
+#[inline(never)]
 fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Result<(), Finding<'t>> {
     let node = child.node;
     let broken = |rule| Err(finding(node, reg, rule));
@@ -265,6 +270,7 @@ fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Re
 }
 
 /// A number of the container's size cells.
+#[inline(never)]
 fn number<'t>(node: Node<'t>, name: &str, cells: Cells) -> Result<Option<u64>, Finding<'t>> {
     let Some(property) = node.property(name) else { return Ok(None) };
     match property.number().filter(|_| property.bytes().len() == cells.size as usize * 4) {
@@ -275,51 +281,47 @@ fn number<'t>(node: Node<'t>, name: &str, cells: Cells) -> Result<Option<u64>, F
     }
 }
 
+#[inline(never)]
 fn write_dynamic<'t>(
     writer: &mut Writer,
     input: &GuestTree<'_, 't>,
     node: Node<'t>,
     cells: Cells,
     fate: Fate,
-) -> Result<(), BuildError<'t>> {
-    let open = writer.begin(node.name())?;
+) -> Result<(), Finding<'t>> {
+    writer.begin(node.name());
     if let Some(size) = number(node, "size", cells)? {
-        writer.number("size", size)?;
+        writer.number("size", size);
     }
     let wanted = number(node, "alignment", cells)?;
     // Linux raises it for what it knows; what it does not know is aligned all the same.
     let least = if node.has("reusable") { input.guest.page_size.block_alignment() } else { 0 };
     if let Some(alignment) = wanted.into_iter().chain([least]).max().filter(|&alignment| alignment != 0) {
-        writer.number("alignment", alignment)?;
+        writer.number("alignment", alignment);
     }
     if node.has("alloc-ranges") {
         let mut entries = alloc::vec::Vec::new();
         for range in node.pairs("alloc-ranges", cells)? {
             entries.extend(reg(range.base, range.size));
         }
-        writer.cells("alloc-ranges", &entries)?;
+        writer.cells("alloc-ranges", &entries);
     }
-    write_common(writer, node, fate, true)?;
-    writer.end(open)
+    write_common(writer, node, fate, true);
+    writer.end();
+    Ok(())
 }
 
 /// What does not depend on cells; the phandle for one of the nodes that a node becomes.
-fn write_common<'t>(
-    writer: &mut Writer,
-    node: Node<'t>,
-    fate: Fate,
-    has_phandle: bool,
-) -> Result<(), BuildError<'t>> {
+fn write_common(writer: &mut Writer, node: Node<'_>, fate: Fate, has_phandle: bool) {
     match (fate, node.property("compatible")) {
-        (Fate::AsDmaPool, _) => writer.string("compatible", "shared-dma-pool")?,
-        (_, Some(compatible)) => writer.bytes("compatible", compatible.bytes())?,
+        (Fate::AsDmaPool, _) => writer.string("compatible", "shared-dma-pool"),
+        (_, Some(compatible)) => writer.bytes("compatible", compatible.bytes()),
         (_, None) => {}
     }
     for property in node.properties().filter(|property| !REWRITTEN.contains(&property.name())) {
-        writer.bytes(property.name(), property.bytes())?;
+        writer.bytes(property.name(), property.bytes());
     }
-    match node.phandle().filter(|_| has_phandle) {
-        Some(phandle) => writer.phandle(phandle),
-        None => Ok(()),
+    if let Some(phandle) = node.phandle().filter(|_| has_phandle) {
+        writer.phandle(phandle);
     }
 }

@@ -1,14 +1,19 @@
-//! vm-fdt behind names that say what is written.
+//! vm-fdt behind names that say what is written, with the first error kept until the end: a tree is written by
+//! many small steps, none of which has anything to do about an error but stop.
 
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-use vm_fdt::{FdtWriter, FdtWriterNode};
+use vm_fdt::{Error, FdtWriter, FdtWriterNode};
 
-use super::BuildError;
+use crate::tree::DEPTH_LIMIT;
 
 /// Writes a tree from its root down.
-pub(super) struct Writer(FdtWriter);
+pub(super) struct Writer {
+    /// The first error, after one.
+    writer: Result<FdtWriter, Error>,
+    open: heapless::Vec<FdtWriterNode, DEPTH_LIMIT>,
+}
 
 /// An address of two cells and a size of two.
 pub(super) fn reg(base: u64, size: u64) -> [u32; 4] {
@@ -16,64 +21,101 @@ pub(super) fn reg(base: u64, size: u64) -> [u32; 4] {
 }
 
 impl Writer {
-    pub(super) fn new() -> Result<Self, BuildError<'static>> {
-        Ok(Self(FdtWriter::new()?))
+    pub(super) fn new() -> Self {
+        Self { writer: FdtWriter::new(), open: heapless::Vec::new() }
     }
 
     /// Begins a node.
-    pub(super) fn begin(&mut self, name: &str) -> Result<FdtWriterNode, BuildError<'static>> {
-        Ok(self.0.begin_node(name)?)
+    #[inline(never)]
+    pub(super) fn begin(&mut self, name: &str) {
+        let open = &mut self.open;
+        run(&mut self.writer, |writer| {
+            let node = writer.begin_node(name)?;
+            open.push(node).map_err(|_| Error::NodeDepthTooLarge)
+        });
     }
 
     /// Begins a node named `name@unit`.
-    pub(super) fn begin_at(&mut self, name: &str, unit: u64) -> Result<FdtWriterNode, BuildError<'static>> {
+    #[inline(never)]
+    pub(super) fn begin_at(&mut self, name: &str, unit: u64) {
         let mut full = heapless::String::<48>::new();
         match write!(full, "{name}@{unit:x}") {
             Ok(()) => self.begin(&full),
-            Err(_) => Err(BuildError::Writer(vm_fdt::Error::InvalidNodeName)),
+            Err(_) => self.writer = Err(Error::InvalidNodeName),
         }
     }
 
-    pub(super) fn end(&mut self, node: FdtWriterNode) -> Result<(), BuildError<'static>> {
-        Ok(self.0.end_node(node)?)
+    /// Ends the node that was begun last.
+    #[inline(never)]
+    pub(super) fn end(&mut self) {
+        let node = self.open.pop();
+        run(&mut self.writer, |writer| match node {
+            Some(node) => writer.end_node(node),
+            None => Err(Error::OutOfOrderEndNode),
+        });
     }
 
-    pub(super) fn string(&mut self, name: &str, value: &str) -> Result<(), BuildError<'static>> {
-        Ok(self.0.property_string(name, value)?)
+    #[inline(never)]
+    pub(super) fn string(&mut self, name: &str, value: &str) {
+        self.strings(name, &[value]);
     }
 
-    pub(super) fn strings(&mut self, name: &str, values: &[&str]) -> Result<(), BuildError<'static>> {
+    #[inline(never)]
+    pub(super) fn strings(&mut self, name: &str, values: &[&str]) {
         let mut bytes = Vec::new();
         for value in values {
             bytes.extend_from_slice(value.as_bytes());
             bytes.push(0);
         }
-        self.bytes(name, &bytes)
+        self.bytes(name, &bytes);
     }
 
-    pub(super) fn cells(&mut self, name: &str, cells: &[u32]) -> Result<(), BuildError<'static>> {
-        Ok(self.0.property_array_u32(name, cells)?)
+    #[inline(never)]
+    pub(super) fn cells(&mut self, name: &str, cells: &[u32]) {
+        let mut bytes = Vec::with_capacity(cells.len() * 4);
+        for cell in cells {
+            bytes.extend_from_slice(&cell.to_be_bytes());
+        }
+        self.bytes(name, &bytes);
     }
 
     /// A number of two cells.
-    pub(super) fn number(&mut self, name: &str, number: u64) -> Result<(), BuildError<'static>> {
-        Ok(self.0.property_u64(name, number)?)
+    #[inline(never)]
+    pub(super) fn number(&mut self, name: &str, number: u64) {
+        self.bytes(name, &number.to_be_bytes());
     }
 
-    pub(super) fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), BuildError<'static>> {
-        Ok(self.0.property(name, bytes)?)
+    #[inline(never)]
+    pub(super) fn bytes(&mut self, name: &str, bytes: &[u8]) {
+        run(&mut self.writer, |writer| writer.property(name, bytes));
     }
 
     /// A property without a value.
-    pub(super) fn flag(&mut self, name: &str) -> Result<(), BuildError<'static>> {
-        Ok(self.0.property_null(name)?)
+    #[inline(never)]
+    pub(super) fn flag(&mut self, name: &str) {
+        self.bytes(name, &[]);
     }
 
-    pub(super) fn phandle(&mut self, phandle: u32) -> Result<(), BuildError<'static>> {
-        Ok(self.0.property_phandle(phandle)?)
+    #[inline(never)]
+    pub(super) fn phandle(&mut self, phandle: u32) {
+        run(&mut self.writer, |writer| writer.property_phandle(phandle));
     }
 
-    pub(super) fn finish(self) -> Result<Vec<u8>, BuildError<'static>> {
-        Ok(self.0.finish()?)
+    /// The tree.
+    ///
+    /// # Errors
+    /// The first error there was.
+    #[inline(never)]
+    pub(super) fn finish(self) -> Result<Vec<u8>, Error> {
+        self.writer?.finish()
+    }
+}
+
+/// Does `step`, unless there was an error before, and keeps its error.
+fn run(writer: &mut Result<FdtWriter, Error>, step: impl FnOnce(&mut FdtWriter) -> Result<(), Error>) {
+    if let Ok(good) = writer
+        && let Err(error) = step(good)
+    {
+        *writer = Err(error);
     }
 }

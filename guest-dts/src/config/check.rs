@@ -10,6 +10,7 @@ use crate::range::PaRange;
 use crate::tree::Node;
 
 /// Checks all of it; guests that break a rule are refused.
+#[inline(never)]
 pub(super) fn check<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
     let mut index = 0;
     while let Some(guest) = configuration.guests.get(index) {
@@ -32,6 +33,7 @@ pub(super) fn check<'t>(configuration: &mut Configuration<'t>, reader: &mut Read
 }
 
 /// Checks `guest` against itself and against those `before` it, which count.
+#[inline(never)]
 fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<'_, 't>) {
     let Some(node) = guest.node else { return };
     for other in before {
@@ -71,6 +73,7 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
 }
 
 /// Checks what the guest's tree and images will be.
+#[inline(never)]
 fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>) {
     let Some(layout) = reader.ok(Layout::of(guest)) else { return };
     let Ok(image) = Image::parse(guest.kernel) else { return }; // Told of before.
@@ -106,6 +109,7 @@ fn knows_movable_blocks(kernel: &[u8]) -> bool {
 
 /// Static blocks must not overlap each other, nor static pools each other; a pool lies in one block, or outside
 /// all. Those that break a rule are left out.
+#[inline(never)]
 fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
     let mut index = 0;
     while let Some(block) = configuration.blocks.get(index) {
@@ -135,6 +139,7 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
     }
 }
 
+#[inline(never)]
 fn overlap<'a, 't: 'a>(
     node: Node<'t>,
     extent: &Extent,
@@ -149,6 +154,7 @@ fn overlap<'a, 't: 'a>(
 
 /// A pool that lies neither wholly in one of the blocks that the configuration designates, nor wholly outside
 /// all. Blocks that the host's tree or command line designates are not known here.
+#[inline(never)]
 fn mixed<'t>(
     configuration: &Configuration<'t>,
     node: Node<'t>,

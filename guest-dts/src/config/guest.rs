@@ -37,6 +37,7 @@ const TAKEN_NAMES: [&str; 3] = ["ballast", "all", "monitor"];
 const GUEST_NAME_LIMIT: usize = 31;
 
 /// Reads all guests.
+#[inline(never)]
 pub(super) fn read_all<'t>(guests: Node<'t>, into: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
     reader.check_names(guests, &["#address-cells", "#size-cells"], &["*"]);
     if let Some(images) = guests.tree_root().child("images") {
@@ -69,6 +70,7 @@ pub(super) fn read_all<'t>(guests: Node<'t>, into: &mut Configuration<'t>, reade
     }
 }
 
+#[inline(never)]
 fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Guest<'t>> {
     reader.check_names(node, &GUEST_PROPERTIES, &GUEST_CHILDREN);
     check_name(node, reader);
@@ -107,6 +109,7 @@ fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Guest<'t>> {
     Some(guest)
 }
 
+#[inline(never)]
 fn check_name<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) {
     let name = node.name();
     let is_plain =
@@ -122,6 +125,7 @@ fn check_name<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) {
     }
 }
 
+#[inline(never)]
 fn read_cpus<'t>(
     node: Node<'t>,
     vcpu_count: Option<u32>,
@@ -160,6 +164,7 @@ fn read_bootargs<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> &'t str {
     text
 }
 
+#[inline(never)]
 fn read_page_size<'t>(node: Node<'t>, kernel: &[u8], reader: &mut Reader<'_, 't>) -> PageSize {
     let said = Image::parse(kernel).ok().and_then(|image| image.page_size());
     let Some(property) = node.property("page-size") else { return said.unwrap_or_default() };
@@ -178,6 +183,7 @@ fn read_page_size<'t>(node: Node<'t>, kernel: &[u8], reader: &mut Reader<'_, 't>
     size
 }
 
+#[inline(never)]
 fn read_movable_memory<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> MovableMemory {
     use MovableMemory::{Auto, Cma, Dmb, Movablecore, None, Numa};
     let Some(name) = reader.string(node, "movable-memory") else { return Auto };
@@ -192,6 +198,7 @@ fn read_movable_memory<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Movab
     }
 }
 
+#[inline(never)]
 fn read_host_nodes<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Vec<&'t str, HOST_NODE_LIMIT> {
     let mut paths = Vec::new();
     let Some(property) = node.property("host-nodes") else { return paths };
@@ -213,6 +220,7 @@ fn read_host_nodes<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Vec<&'t s
     paths
 }
 
+#[inline(never)]
 fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_, 't>) {
     for child in node.children() {
         let is_dmb = match kind(child) {
@@ -239,6 +247,7 @@ fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_
     }
 }
 
+#[inline(never)]
 fn read_kernel<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<&'t [u8]> {
     if !node.has("kernel") {
         reader.error(Finding::missing(node, "kernel", Rule::Required("the phandle of an image")));
@@ -275,6 +284,7 @@ fn image_data<'t>(node: Node<'t>, name: &'static str, reader: &mut Reader<'_, 't
 }
 
 /// Reads `/migration`.
+#[inline(never)]
 pub(super) fn read_migration<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Migration {
     reader.check_names(node, &MIGRATION_PROPERTIES, &[]);
     let default = Migration::default();

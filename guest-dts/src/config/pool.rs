@@ -14,6 +14,7 @@ const POOL_PROPERTIES: [&str; 8] =
     ["compatible", "reusable", "reg", "size", "alignment", "controllers", "owner", "status"];
 
 /// Reads all blocks and pools.
+#[inline(never)]
 pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
     if let Some(container) = root.child("designated-movable-blocks") {
         reader.check_names(container, &["#address-cells", "#size-cells"], &["*"]);
@@ -42,6 +43,7 @@ pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader:
     reader.begin();
 }
 
+#[inline(never)]
 fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>> {
     reader.check_names(node, &POOL_PROPERTIES, &[]);
     let compatible = check_compatible(node, &["shared-dmb-pool", "shared-dma-pool"], reader);
@@ -86,6 +88,7 @@ fn check_compatible<'t>(
     found.copied()
 }
 
+#[inline(never)]
 fn read_owner<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<&'t str> {
     let rule = Rule::Must("be the phandle of a child of /guests");
     let owner = reader.target(node, "owner", rule)?;
@@ -96,6 +99,7 @@ fn read_owner<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<&'t str
     Some(owner.name())
 }
 
+#[inline(never)]
 fn read_extent<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Extent> {
     if node.has("reg") {
         return read_static(node, reader).map(Extent::Static);
@@ -123,6 +127,7 @@ fn read_extent<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Extent
     Some(Extent::Dynamic { size, alignment, controllers: reader.controllers(node) })
 }
 
+#[inline(never)]
 fn read_static<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<PaRange> {
     let mut entries = reader.reg(node)?;
     let property = node.property("reg")?;

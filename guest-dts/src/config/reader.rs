@@ -50,6 +50,7 @@ impl<'s, 't> Reader<'s, 't> {
         self.first_error
     }
 
+    #[inline(never)]
     pub(super) fn error(&mut self, finding: Finding<'t>) {
         self.first_error.get_or_insert(finding);
         self.sink.take(Severity::Error, finding);
@@ -64,6 +65,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// Tells of a property that breaks a rule.
+    #[inline(never)]
     pub(super) fn broken(&mut self, node: Node<'t>, property: Property<'t>, rule: Rule) {
         self.error(Finding::property(node, property, rule));
     }
@@ -140,6 +142,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// A size in bytes of one or two cells, more than 0.
+    #[inline(never)]
     pub(super) fn size(&mut self, node: Node<'t>, name: &str) -> Option<u64> {
         let property = node.property(name)?;
         match property.number() {
@@ -151,6 +154,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// One string.
+    #[inline(never)]
     pub(super) fn string(&mut self, node: Node<'t>, name: &str) -> Option<&'t str> {
         let property = node.property(name)?;
         let text = property.str();
@@ -161,6 +165,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// Whether the property is there; it must have no value.
+    #[inline(never)]
     pub(super) fn flag(&mut self, node: Node<'t>, name: &str) -> bool {
         let Some(property) = node.property(name) else { return false };
         if !property.bytes().is_empty() {
@@ -195,6 +200,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// The node that the phandle in `name` leads to.
+    #[inline(never)]
     pub(super) fn target(&mut self, node: Node<'t>, name: &str, rule: Rule) -> Option<Node<'t>> {
         let property = node.property(name)?;
         let target = property

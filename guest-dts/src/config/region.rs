@@ -14,6 +14,7 @@ const REGION_PROPERTIES: [&str; 8] =
 const DMB_PROPERTIES: [&str; 5] = ["size", "controllers", "interleave", "preferred", "unit-size"];
 
 /// Reads a `memory` node.
+#[inline(never)]
 pub(super) fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Region<'t>> {
     reader.check_names(node, &REGION_PROPERTIES, &[]);
     let ipa = match node.has("reg") {
@@ -42,6 +43,7 @@ pub(super) fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Re
 }
 
 /// Reads a `dmb` node.
+#[inline(never)]
 pub(super) fn read_dmb<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Region<'t>> {
     reader.check_names(node, &DMB_PROPERTIES, &[]);
     let size = read_size(node, reader)?;
@@ -58,6 +60,7 @@ fn read_size<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<u64> {
     reader.size(node, "size")
 }
 
+#[inline(never)]
 fn read_reg<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<IpaRange> {
     let mut entries = reader.reg(node)?;
     let property = node.property("reg")?;
@@ -80,6 +83,7 @@ fn read_reg<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<IpaRange>
     }
 }
 
+#[inline(never)]
 fn check_alignment<'t>(
     node: Node<'t>,
     ipa: Option<IpaRange>,
@@ -102,6 +106,7 @@ fn check_alignment<'t>(
     None
 }
 
+#[inline(never)]
 fn read_unit<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Unit> {
     let Some(property) = node.property("unit-size") else { return Some(Unit::Any) };
     match property.number() {
@@ -116,6 +121,7 @@ fn read_unit<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Unit> {
     }
 }
 
+#[inline(never)]
 fn read_placement<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Placement {
     let controllers = reader.controllers(node);
     let spread = match reader.flag(node, "interleave") {

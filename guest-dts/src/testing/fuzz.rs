@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::format;
 use std::fs;
 use std::path::Path;
-use std::string::{String, ToString};
+use std::string::String;
 use std::time::{Duration, Instant};
 use std::vec::Vec;
 
@@ -35,6 +35,7 @@ pub struct Run {
 pub fn corpus(folder: &Path) -> Vec<Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_none_or(|extension| extension != "md"));
     paths.sort();
     assert!(!paths.is_empty(), "{} is empty", folder.display());
     paths.iter().map(|path| fs::read(path).expect("a file of the corpus can be read")).collect()
@@ -203,5 +204,5 @@ pub fn save(run: &Run) {
         fs::write(path.with_extension("txt"), answer).expect("the folder can be written to");
     }
     let summary = format!("{} tried, {} answers\n", run.tried_count, run.answer_count);
-    fs::write(Path::new(&folder).join("summary"), summary.to_string()).expect("the folder can be written to");
+    fs::write(Path::new(&folder).join("summary"), &summary).expect("the folder can be written to");
 }

@@ -87,6 +87,7 @@ impl<'t> Node<'t> {
     ///
     /// # Errors
     /// Where one of the properties is not one cell of 0, 1 or 2.
+    #[inline(never)]
     pub fn child_cells(&self) -> Result<Cells, Finding<'t>> {
         let cells = |name: &'static str, default| match self.property(name) {
             None => Ok(default),
@@ -105,6 +106,7 @@ impl<'t> Node<'t> {
     ///
     /// # Errors
     /// See [`Node::child_cells`].
+    #[inline(never)]
     pub fn own_cells(&self) -> Result<Cells, Finding<'t>> {
         match self.parent() {
             Some(parent) => parent.child_cells(),
@@ -124,6 +126,7 @@ impl<'t> Node<'t> {
     ///
     /// # Errors
     /// Where it is missing, empty, or its length does not fit the cells.
+    #[inline(never)]
     pub fn pairs(&self, name: &'static str, cells: Cells) -> Result<RegIter<'t>, Finding<'t>> {
         let Some(property) = self.property(name) else {
             return Err(Finding::missing(*self, name, Rule::Required("addresses")));
@@ -170,6 +173,7 @@ impl<'t> Node<'t> {
     ///
     /// # Errors
     /// Where a `ranges` is malformed.
+    #[inline(never)]
     pub fn translate(&self, reg: Reg) -> Result<Translation, Finding<'t>> {
         let mut base = reg.base;
         for bus in self.ancestors() {

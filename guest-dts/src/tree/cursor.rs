@@ -61,6 +61,7 @@ impl<'t> Cursor<'t> {
     }
 
     /// The token at `at`, the offset of a token of this blob; no-operations are skipped. `None` at the end.
+    #[inline(never)]
     pub(super) fn token(&self, mut at: usize) -> Option<Token<'t>> {
         loop {
             if at >= self.end as usize {

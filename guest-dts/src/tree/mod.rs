@@ -81,6 +81,7 @@ impl<'t> Tree<'t> {
 
     /// The node at `path`: absolute (`/soc/serial@9000000`), or beginning with a name from `/aliases`. A
     /// component without a unit address finds the first node of that name.
+    #[inline(never)]
     pub fn find(&self, path: &str) -> Option<Node<'t>> {
         let (first, rest) = match path.strip_prefix('/') {
             Some(rest) => (self.root(), rest),

@@ -41,6 +41,7 @@ impl<'t> Node<'t> {
     }
 
     /// The node's name with its unit address; empty for the root.
+    #[inline(never)]
     pub fn name(&self) -> &'t str {
         match self.cursor.token(self.offset as usize) {
             Some(Token::Begin { name, .. }) => name,
@@ -75,6 +76,7 @@ impl<'t> Node<'t> {
     }
 
     /// The property `name`.
+    #[inline(never)]
     pub fn property(&self, name: &str) -> Option<Property<'t>> {
         self.properties().find(|property| property.name() == name)
     }
@@ -90,6 +92,7 @@ impl<'t> Node<'t> {
     }
 
     /// The first child named `name`, or, where `name` has no unit address, whose name begins with it and `@`.
+    #[inline(never)]
     pub fn child(&self, name: &str) -> Option<Node<'t>> {
         let is_full = name.contains('@');
         self.children().find(|child| child.name() == name || (!is_full && child.base_name() == name))
@@ -101,6 +104,7 @@ impl<'t> Node<'t> {
     }
 
     /// All nodes below this one, each before its children; the node itself is left out.
+    #[inline(never)]
     pub fn descendants(&self) -> Nodes<'t> {
         let mut nodes = self.subtree();
         nodes.next();
@@ -108,6 +112,7 @@ impl<'t> Node<'t> {
     }
 
     /// The parent, `None` for the root.
+    #[inline(never)]
     pub fn parent(&self) -> Option<Node<'t>> {
         if self.is_root() {
             return None;
@@ -126,6 +131,7 @@ impl<'t> Node<'t> {
     }
 
     /// The nodes above this one, the parent first, the root last. Takes one walk over the tree.
+    #[inline(never)]
     pub fn ancestors(&self) -> impl Iterator<Item = Node<'t>> {
         let mut offsets = self.ancestry();
         let cursor = self.cursor;
@@ -142,11 +148,13 @@ impl<'t> Node<'t> {
     }
 
     /// Whether `compatible` lists `compatible`.
+    #[inline(never)]
     pub fn is_compatible(&self, compatible: &str) -> bool {
         self.property("compatible").is_some_and(|list| list.strings().any(|string| string == compatible))
     }
 
     /// Whether `status` does not say otherwise (specification, 2.3.4).
+    #[inline(never)]
     pub fn is_enabled(&self) -> bool {
         match self.property("status") {
             None => true,
@@ -155,6 +163,7 @@ impl<'t> Node<'t> {
     }
 
     /// The node's phandle.
+    #[inline(never)]
     pub fn phandle(&self) -> Option<u32> {
         let property = self.property("phandle").or_else(|| self.property("linux,phandle"))?;
         property.u32().filter(|&phandle| phandle != 0 && phandle != u32::MAX)

@@ -23,16 +23,19 @@ impl<'t> Property<'t> {
     }
 
     /// The value as one cell.
+    #[inline(never)]
     pub fn u32(&self) -> Option<u32> {
         Some(u32::from_be_bytes(self.value.try_into().ok()?))
     }
 
     /// The value as one number of 64 bits (two cells).
+    #[inline(never)]
     pub fn u64(&self) -> Option<u64> {
         Some(u64::from_be_bytes(self.value.try_into().ok()?))
     }
 
     /// The value as a number of one or two cells.
+    #[inline(never)]
     pub fn number(&self) -> Option<u64> {
         self.u32().map(u64::from).or_else(|| self.u64())
     }
@@ -48,6 +51,7 @@ impl<'t> Property<'t> {
     }
 
     /// The value as one string: UTF-8 with one NUL, at its end.
+    #[inline(never)]
     pub fn str(&self) -> Option<&'t str> {
         let (&last, text) = self.value.split_last()?;
         if last != 0 || text.contains(&0) {
@@ -81,6 +85,7 @@ pub struct Strings<'t>(&'t [u8]);
 impl<'t> Iterator for Strings<'t> {
     type Item = &'t str;
 
+    #[inline(never)]
     fn next(&mut self) -> Option<&'t str> {
         let length = self.0.iter().position(|&byte| byte == 0)?;
         let (string, rest) = self.0.split_at_checked(length)?;

@@ -43,6 +43,7 @@ pub enum ModuleKind {
 
 impl<'t> Chosen<'t> {
     /// Reads `/chosen`.
+    #[inline(never)]
     pub(super) fn read(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
         let Some(node) = tree.find("/chosen") else { return Ok(Self::default()) };
         Ok(Self {
@@ -53,6 +54,7 @@ impl<'t> Chosen<'t> {
     }
 }
 
+#[inline(never)]
 fn string<'t>(node: Node<'t>, name: &str) -> Result<Option<&'t str>, Finding<'t>> {
     match node.property(name) {
         None => Ok(None),
@@ -65,6 +67,7 @@ fn string<'t>(node: Node<'t>, name: &str) -> Result<Option<&'t str>, Finding<'t>
     }
 }
 
+#[inline(never)]
 fn initrd<'t>(node: Node<'t>) -> Result<Option<PaRange>, Finding<'t>> {
     let number = |name| match node.property(name) {
         None => Ok(None),
@@ -92,6 +95,7 @@ fn initrd<'t>(node: Node<'t>) -> Result<Option<PaRange>, Finding<'t>> {
     }
 }
 
+#[inline(never)]
 fn modules<'t>(chosen: Node<'t>) -> Result<Vec<Module<'t>, MODULE_LIMIT>, Finding<'t>> {
     let mut modules = Vec::new();
     let nodes = chosen.children().filter(|node| node.is_compatible("multiboot,module") && node.is_enabled());
@@ -118,6 +122,7 @@ fn modules<'t>(chosen: Node<'t>) -> Result<Vec<Module<'t>, MODULE_LIMIT>, Findin
 
 /// `reg` of a module. QEMU's guest-loader always writes two and two cells and leaves `/chosen` without a word
 /// about them; U-Boot's scripts set both.
+#[inline(never)]
 fn module_range<'t>(chosen: Node<'t>, node: Node<'t>) -> Result<PaRange, Finding<'t>> {
     let length = node.property("reg").map_or(0, |reg| reg.bytes().len());
     let cells = if length == 16 && !chosen.has("#size-cells") {

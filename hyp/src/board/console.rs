@@ -26,6 +26,7 @@ impl Console {
     ///
     /// # Errors
     /// Where it names none, or none that can be used.
+    #[inline(never)]
     pub fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
         let Some(chosen) = tree.find("/chosen") else { return Err(Finding::no_node("/chosen", WHAT)) };
         let path = chosen.property("stdout-path").or_else(|| chosen.property("linux,stdout-path"));
@@ -43,6 +44,7 @@ impl Console {
         nodes.find_map(|node| Self::from_node(node, None).ok())
     }
 
+    #[inline(never)]
     fn from_node<'t>(node: Node<'t>, baud: Option<u32>) -> Result<Self, Finding<'t>> {
         // An SBSA UART is a PL011 without the registers that set its speed, which is not set then.
         if !node.is_compatible("arm,pl011") && !node.is_compatible("arm,sbsa-uart") {
@@ -85,6 +87,7 @@ fn baud(options: &str) -> Option<u32> {
 }
 
 /// The frequency of the first clock, where it is a fixed one.
+#[inline(never)]
 fn clock_hz(node: Node<'_>) -> Option<u32> {
     if let Some(frequency) = node.property("clock-frequency") {
         return frequency.u32();

@@ -22,6 +22,7 @@ pub struct Cpu {
 }
 
 /// Reads `/cpus`. CPUs past the limit are left alone, with a warning.
+#[inline(never)]
 pub(super) fn read<'t>(
     tree: &Tree<'t>,
     warnings: &mut Warnings<'t>,

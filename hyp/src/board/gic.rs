@@ -26,6 +26,7 @@ pub struct Gic {
 
 impl Gic {
     /// Reads the GIC's node.
+    #[inline(never)]
     pub(super) fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
         let mut nodes = tree.nodes();
         let node = nodes.find(|node| node.is_compatible("arm,gic-v3") && node.is_enabled());

@@ -26,6 +26,7 @@ pub enum Trigger {
 pub(super) const INTERRUPT_LIMIT: usize = 8;
 
 /// The interrupts of `node`, from `interrupts-extended` or `interrupts`. All have to go to a GICv3.
+#[inline(never)]
 pub(super) fn read<'t>(node: Node<'t>) -> Result<Vec<Interrupt, INTERRUPT_LIMIT>, Finding<'t>> {
     match (node.property("interrupts-extended"), node.property("interrupts")) {
         (Some(extended), _) => read_extended(node, extended),
@@ -47,6 +48,7 @@ pub(super) fn read<'t>(node: Node<'t>) -> Result<Vec<Interrupt, INTERRUPT_LIMIT>
     }
 }
 
+#[inline(never)]
 fn read_extended<'t>(
     node: Node<'t>,
     property: Property<'t>,
@@ -68,6 +70,7 @@ fn read_extended<'t>(
 
 /// The GIC that `interrupts` of `node` go to: `interrupt-parent` of the node or of the nearest node above that
 /// has one (specification, 2.4).
+#[inline(never)]
 fn parent<'t>(node: Node<'t>) -> Result<Node<'t>, Finding<'t>> {
     for holder in core::iter::once(node).chain(node.ancestors()) {
         if let Some(property) = holder.property("interrupt-parent") {
@@ -84,6 +87,7 @@ fn parent<'t>(node: Node<'t>) -> Result<Node<'t>, Finding<'t>> {
     Err(Finding::missing(node, "interrupt-parent", Rule::Required("here or above, the interrupt controller")))
 }
 
+#[inline(never)]
 fn by_phandle<'t>(node: Node<'t>, property: Property<'t>, phandle: u32) -> Result<Node<'t>, Finding<'t>> {
     let found = node.tree_root().descendants().find(|node| node.phandle() == Some(phandle));
     match found.filter(|found| found.is_compatible("arm,gic-v3")) {
@@ -106,6 +110,7 @@ fn specifier_cells<'t>(gic: Node<'t>) -> Result<usize, Finding<'t>> {
     }
 }
 
+#[inline(never)]
 fn decode<'t>(node: Node<'t>, property: Property<'t>, specifier: &[u8]) -> Result<Interrupt, Finding<'t>> {
     let cell = |index: usize| {
         let bytes = specifier.get(index * 4..index * 4 + 4).unwrap_or_default();

@@ -41,6 +41,7 @@ pub enum PsciVersion {
 
 impl Psci {
     /// Reads the PSCI node.
+    #[inline(never)]
     pub(super) fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
         let compatible = ["arm,psci-1.0", "arm,psci-0.2", "arm,psci"];
         let mut nodes = tree.nodes();

@@ -48,6 +48,7 @@ pub struct Controller {
 
 impl Ram {
     /// Reads the `memory` nodes and, from `bootargs`, `controllers=`.
+    #[inline(never)]
     pub(super) fn read<'t>(
         tree: &Tree<'t>,
         bootargs: &'t str,
@@ -78,6 +79,7 @@ impl Ram {
     }
 
     /// Adds `range` and keeps the order.
+    #[inline(never)]
     fn insert(&mut self, range: PaRange, controller: u8) -> Result<(), Insert> {
         let place = self.ranges.iter().position(|ram| ram.range.base() > range.base());
         if self.ranges.iter().any(|ram| ram.range.overlaps(&range)) {
@@ -97,9 +99,11 @@ impl Ram {
     }
 
     /// Puts the controllers into the order of their numbers.
+    #[inline(never)]
     fn sort_controllers(&mut self) {
-        let mut order = self.controllers.clone();
-        order.sort_unstable_by_key(|controller| controller.id);
+        // By rising number: they have 8 bits.
+        let numbered = |id| self.controllers.iter().copied().find(|controller| controller.id == id);
+        let order: Vec<Controller, CONTROLLER_LIMIT> = (0..=255).filter_map(numbered).collect();
         for ram in &mut self.ranges {
             let id = self.controllers.get(usize::from(ram.controller)).map(|controller| controller.id);
             let place = order.iter().position(|controller| Some(controller.id) == id);
@@ -109,6 +113,7 @@ impl Ram {
     }
 
     /// Cuts all RAM anew, as `list` says.
+    #[inline(never)]
     fn reassign<'t>(&mut self, list: &'t str) -> Result<(), Finding<'t>> {
         let finding = |value, rule| Finding::argument("controllers", value, rule);
         let mut new = Self { ranges: Vec::new(), controllers: Vec::new() };
@@ -178,6 +183,7 @@ fn first_gap(range: PaRange, ranges: &[RamRange]) -> Option<PaRange> {
     PaRange::between(at, range.end()).filter(|gap| !gap.is_empty())
 }
 
+#[inline(never)]
 fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, Finding<'t>> {
     let mut ram = Ram { ranges: Vec::new(), controllers: Vec::new() };
     let mut unnumbered: Vec<PaRange, RAM_LIMIT> = Vec::new();
@@ -230,6 +236,7 @@ fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, F
 }
 
 /// Gives a controller of its own to each range that has none, by rising address.
+#[inline(never)]
 fn number_the_rest<'t>(ram: &mut Ram) -> Result<(), Finding<'t>> {
     for index in 0..ram.ranges.len() {
         if ram.ranges.get(index).is_none_or(|range| range.controller != u8::MAX) {

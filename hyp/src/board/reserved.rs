@@ -64,6 +64,7 @@ pub enum ReservationKind {
 }
 
 /// Reads the reservation block and `/reserved-memory`.
+#[inline(never)]
 pub(super) fn read<'t>(
     tree: &Tree<'t>,
     warnings: &mut Warnings<'t>,
@@ -99,6 +100,7 @@ fn too_many(index: usize) -> Rule {
 
 /// The cells of the container's children. Linux ignores a container whose cells are not the root's or that has
 /// no `ranges`; to believe it costs some RAM at most, to ignore it could cost firmware its memory.
+#[inline(never)]
 fn container_cells<'t>(
     tree: &Tree<'t>,
     container: Node<'t>,
@@ -120,6 +122,7 @@ fn container_cells<'t>(
     Ok(cells)
 }
 
+#[inline(never)]
 fn read_child<'t>(
     node: Node<'t>,
     cells: Cells,
@@ -174,6 +177,7 @@ fn read_child<'t>(
     add(0, Extent::Dynamic { size, alignment, within })
 }
 
+#[inline(never)]
 fn below_limit<'t>(node: Node<'t>, property: &'static str, reg: Reg) -> Result<PaRange, Finding<'t>> {
     PaRange::from_numbers(reg.base, reg.size).ok_or_else(|| {
         let value = Value::Range { base: reg.base, size: reg.size };
@@ -182,6 +186,7 @@ fn below_limit<'t>(node: Node<'t>, property: &'static str, reg: Reg) -> Result<P
 }
 
 /// A size of as many cells as the container says.
+#[inline(never)]
 fn sized<'t>(node: Node<'t>, name: &str, cells: Cells) -> Result<Option<u64>, Finding<'t>> {
     let Some(property) = node.property(name) else { return Ok(None) };
     match property.number().filter(|_| property.bytes().len() == cells.size as usize * 4) {

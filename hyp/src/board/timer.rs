@@ -27,6 +27,7 @@ const NAMES: [&str; 5] = ["sec-phys", "phys", "virt", "hyp-phys", "hyp-virt"];
 
 impl Timer {
     /// Reads the timer's node.
+    #[inline(never)]
     pub(super) fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
         let is_timer = |node: &Node<'t>| {
             node.is_enabled()
