@@ -11,8 +11,8 @@ use guest_dts::image::{BootPlan, Image};
 use guest_dts::testing::fuzz;
 use guest_dts::tree::{AlignedBlob, Tree, TreeSource};
 
-fn corpus() -> Vec<Vec<u8>> {
-    fuzz::corpus(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus"))
+fn corpus(kind: &str) -> Vec<Vec<u8>> {
+    fuzz::corpus(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(kind))
 }
 
 /// Reads everything that is in a tree.
@@ -75,14 +75,14 @@ fn read_configuration(bytes: &[u8]) -> String {
 
 #[test]
 fn hostile_trees_do_no_harm() {
-    let run = fuzz::run(&corpus(), 20_000, read_tree);
+    let run = fuzz::run(&[corpus("host"), corpus("configuration")].concat(), 20_000, read_tree);
     fuzz::save(&run);
     assert!(run.answer_count > 50, "{} answers", run.answer_count);
 }
 
 #[test]
 fn hostile_configurations_do_no_harm() {
-    let run = fuzz::run(&corpus(), 20_000, read_configuration);
+    let run = fuzz::run(&corpus("configuration"), 20_000, read_configuration);
     fuzz::save(&run);
     assert!(run.answer_count > 50, "{} answers", run.answer_count);
 }

@@ -325,7 +325,7 @@ proptest! {
 #[test]
 fn hostile_boards_do_no_harm() {
     use guest_dts::testing::fuzz;
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-dts/corpus");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-dts/corpus/host");
     let run = fuzz::run(&fuzz::corpus(&folder), 10_000, |bytes| {
         let blob = guest_dts::tree::AlignedBlob::new(bytes);
         match Tree::new(blob.as_slice()).as_ref().map(Board::read) {
