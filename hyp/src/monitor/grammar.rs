@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use super::machine::{Machine, Reason, reason};
+use super::machine::{Machine, Reason, set_reason};
 use super::mux::{Console, GUESTS};
 use super::report::Style;
 use super::session::Session;
@@ -122,20 +122,22 @@ pub enum Argument<'a> {
     Level(Level),
 }
 
-/// Why a command did nothing, or not all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a command did nothing, or not all. The words for it are in [`State::why`](super::session::State).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// What was typed is not what the command takes.
-    Usage(Reason),
+    Usage,
     /// The machine refuses.
-    Refused(Reason),
+    Refused,
     /// The operator pressed Ctrl-C.
     Interrupted,
 }
 
-impl From<Reason> for Failure {
-    fn from(reason: Reason) -> Self {
-        Self::Refused(reason)
+impl Failure {
+    /// What was typed is wrong: `why` becomes `text`.
+    pub(super) fn usage(why: &mut Reason, text: fmt::Arguments<'_>) -> Self {
+        set_reason(why, text);
+        Self::Usage
     }
 }
 
@@ -200,13 +202,12 @@ impl<'a> Words<'a> {
     /// there they belong to that.
     ///
     /// # Errors
-    /// For an option that there is not, and for too many words.
-    pub fn split(line: &'a str, command_takes_line: impl Fn(&str) -> bool) -> Result<Self, Failure> {
+    /// For an option that there is not, and for too many words; `why` says so.
+    pub fn split(line: &'a str, takes_line: fn(&str) -> bool, why: &mut Reason) -> Result<Self, Failure> {
         let mut words =
             Self { words: heapless::Vec::new(), line, style: Style::default(), wants_help: false };
         for word in line.split(' ').filter(|word| !word.is_empty()) {
-            let is_nested =
-                words.words.len() > 1 && words.words.first().is_some_and(|name| command_takes_line(name));
+            let is_nested = words.words.len() > 1 && words.words.first().is_some_and(|name| takes_line(name));
             match word {
                 _ if is_nested => {}
                 "--json" => words.style.is_json = true,
@@ -214,12 +215,12 @@ impl<'a> Words<'a> {
                 "--help" | "-h" => words.wants_help = true,
                 _ if word.len() > 1 && word.starts_with('-') => {
                     let text = format_args!("{word} is no option; there are --json, --exact and --help");
-                    return Err(Failure::Usage(reason(text)));
+                    return Err(Failure::usage(why, text));
                 }
                 _ => {}
             }
             if is_nested || !word.starts_with('-') || word.len() == 1 {
-                let too_many = |_| Failure::Usage(reason(format_args!("more than {WORDS} words")));
+                let too_many = |_| Failure::usage(why, format_args!("more than {WORDS} words"));
                 words.words.push(word).map_err(too_many)?;
             }
         }
@@ -248,11 +249,12 @@ impl<'a> Words<'a> {
 /// Checks what was typed against what `command` takes.
 ///
 /// # Errors
-/// What is wrong and what was expected.
+/// `why` says what is wrong and what was expected.
 pub fn parse<'a>(
     command: &Command,
     words: &Words<'a>,
     machine: &dyn Machine,
+    why: &mut Reason,
 ) -> Result<Arguments<'a>, Failure> {
     let given = words.arguments();
     let required = command.parameters.iter().filter(|parameter| parameter.need == Need::Required).count();
@@ -267,7 +269,7 @@ pub fn parse<'a>(
             spare -= 1;
         }
         let Some(&word) = given.get(next) else {
-            return Err(Failure::Usage(reason(format_args!("{} is missing", parameter.name))));
+            return Err(Failure::usage(why, format_args!("{} is missing", parameter.name)));
         };
         next += 1;
         if let Kind::Line = parameter.kind {
@@ -275,11 +277,11 @@ pub fn parse<'a>(
             next = given.len();
             continue;
         }
-        *value =
-            Some(understand(parameter.kind, word, machine).ok_or_else(|| refuse(parameter, word, machine))?);
+        let understood = understand(parameter.kind, word, machine);
+        *value = Some(understood.ok_or_else(|| refuse(parameter, word, machine, why))?);
     }
     match given.get(next) {
-        Some(word) => Err(Failure::Usage(reason(format_args!("nothing was expected at '{word:.40}'")))),
+        Some(word) => Err(Failure::usage(why, format_args!("nothing was expected at '{word:.40}'"))),
         None => Ok(Arguments { values }),
     }
 }
@@ -317,9 +319,9 @@ fn find_console(name: &str, machine: &dyn Machine) -> Option<Console> {
 }
 
 /// Says what was expected in place of `word`.
-fn refuse(parameter: &Parameter, word: &str, machine: &dyn Machine) -> Failure {
+fn refuse(parameter: &Parameter, word: &str, machine: &dyn Machine, why: &mut Reason) -> Failure {
     let expected = Expected { kind: parameter.kind, machine };
-    Failure::Usage(reason(format_args!("'{word:.32}' is no {}: expected {expected}", parameter.name)))
+    Failure::usage(why, format_args!("'{word:.32}' is no {}: expected {expected}", parameter.name))
 }
 
 /// Says what a kind of argument is.
@@ -424,15 +426,18 @@ mod tests {
 
     #[test]
     fn words_are_taken_apart() {
-        let words = Words::split("  guests   --json ", |_| false).unwrap();
+        fn split(line: &str) -> Result<Words<'_>, Failure> {
+            Words::split(line, |name| name == "watch", &mut Reason::new())
+        }
+        let words = split("  guests   --json ").unwrap();
         assert_eq!(words.name(), Some("guests"));
         assert!(words.style.is_json && words.arguments().is_empty());
-        let words = Words::split("watch --json 2 guests --exact", |name| name == "watch").unwrap();
+        let words = split("watch --json 2 guests --exact").unwrap();
         assert_eq!(words.rest(2), "guests --exact");
         assert!(words.style.is_json && !words.style.is_exact);
-        assert!(Words::split("guests --jsn", |_| false).is_err());
-        assert!(Words::split("- -", |_| false).is_ok());
-        assert!(Words::split(&"a ".repeat(17), |_| false).is_err());
+        assert!(split("guests --jsn").is_err());
+        assert!(split("- -").is_ok());
+        assert!(split(&"a ".repeat(17)).is_err());
     }
 
     #[test]

@@ -19,8 +19,15 @@ pub const CONTROLLER_RANGES: usize = 4;
 
 /// Puts text together, cut to what fits.
 pub fn reason(text: fmt::Arguments<'_>) -> Reason {
-    struct Cut(Reason);
-    impl Write for Cut {
+    let mut reason = Reason::new();
+    set_reason(&mut reason, text);
+    reason
+}
+
+/// Replaces `reason` by text that is put together, cut to what fits.
+pub fn set_reason(reason: &mut Reason, text: fmt::Arguments<'_>) {
+    struct Cut<'a>(&'a mut Reason);
+    impl Write for Cut<'_> {
         fn write_str(&mut self, text: &str) -> fmt::Result {
             for character in text.chars() {
                 let _ = self.0.push(character);
@@ -28,9 +35,8 @@ pub fn reason(text: fmt::Arguments<'_>) -> Reason {
             Ok(())
         }
     }
-    let mut cut = Cut(Reason::new());
-    let _ = cut.write_fmt(text);
-    cut.0
+    reason.clear();
+    let _ = Cut(reason).write_fmt(text);
 }
 
 /// What is running.

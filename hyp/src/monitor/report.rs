@@ -13,7 +13,7 @@ use super::units::{Compact, Size, Time};
 /// Columns of a screen.
 pub const SCREEN_WIDTH: usize = 80;
 /// Most columns that a table has.
-const COLUMNS: usize = 12;
+const COLUMNS: usize = 20;
 /// Columns between two columns of a table.
 const GAP: usize = 2;
 /// A last column narrower than this gets lines of its own where its text does not fit.
@@ -135,23 +135,26 @@ fn separated<T>(
     Ok(())
 }
 
-/// A column of a table, or a field.
+/// A column of a table, or a field: its key in JSON and its head in text, `key=Head`. Without a key, it is
+/// for text alone; without a head, for JSON.
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
-    /// Its key in JSON; empty for what only text shows.
-    pub key: &'static str,
-    /// Its head in text; empty for what only JSON shows.
-    pub head: &'static str,
+struct Column<'a> {
+    key: &'a str,
+    head: &'a str,
 }
 
-/// A column.
-pub const fn column(key: &'static str, head: &'static str) -> Column {
-    Column { key, head }
+/// The columns that a list like `name=NAME|memory_bytes=MEMORY|start_count=` names. As one text, they cost
+/// the image least.
+fn columns(list: &str) -> impl Iterator<Item = Column<'_>> + Clone {
+    list.split('|').filter_map(|column| {
+        let (key, head) = column.split_once('=')?;
+        Some(Column { key, head })
+    })
 }
 
-/// What puts rows into a table: called with a function that takes one row. It is called twice for a table
-/// as text, first to find the columns' widths.
-pub type Rows<'a> = &'a mut dyn FnMut(&mut dyn FnMut(&[Value<'_>]) -> fmt::Result) -> fmt::Result;
+/// What puts rows into a table ([`Table::row`]). It is called twice for a table as text, first to find the
+/// columns' widths.
+pub type Rows<'a> = &'a mut dyn FnMut(&mut Table<'_>) -> fmt::Result;
 
 /// A report under way.
 pub struct Report<'a> {
@@ -180,25 +183,25 @@ impl<'a> Report<'a> {
         if self.style.is_json { self.out.write_str("}\n") } else { Ok(()) }
     }
 
-    /// Adds fields: keys of the report itself in JSON, a list of names and values in text.
+    /// Adds fields (`key=Head|…`, a value for each): keys of the report itself in JSON, a list of heads and
+    /// values in text.
     ///
     /// # Errors
     /// As above.
-    pub fn fields(&mut self, fields: &[(Column, Value<'_>)]) -> fmt::Result {
+    pub fn fields(&mut self, list: &str, values: &[Value<'_>]) -> fmt::Result {
         if self.style.is_json {
-            for (column, value) in fields.iter().filter(|(column, _)| !column.key.is_empty()) {
+            for (column, value) in columns(list).zip(values).filter(|(column, _)| !column.key.is_empty()) {
                 write!(self.out, ",\"{}\":", column.key)?;
                 value.write_json(self.out)?;
             }
             return Ok(());
         }
-        if fields.iter().all(|(column, _)| column.head.is_empty()) {
+        let width = columns(list).map(|column| column.head.len()).max().unwrap_or(0);
+        if width == 0 {
             return Ok(());
         }
         self.separate()?;
-        let shown = || fields.iter().filter(|(column, _)| !column.head.is_empty());
-        let width = shown().map(|(column, _)| column.head.len()).max().unwrap_or(0);
-        for (column, value) in shown() {
+        for (column, value) in columns(list).zip(values).filter(|(column, _)| !column.head.is_empty()) {
             write!(self.out, "{:width$}  ", column.head)?;
             let mut wrapped = Wrapped::new(self.out, width + GAP, SCREEN_WIDTH);
             value.write_text(&mut wrapped, self.style.is_exact)?;
@@ -208,59 +211,41 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    /// Adds a table under `key`; `none` is what text says where there is no row. Text that stands left in
-    /// the last column is wrapped, on lines of its own where the column is narrow.
+    /// Adds a table under `key` with the columns of `list` (`key=HEAD|…`); `none` is what text says where
+    /// there is no row. Text that stands left in the last column is wrapped, on lines of its own where the
+    /// column is narrow.
     ///
     /// # Errors
     /// As above.
-    pub fn table(&mut self, key: &str, columns: &[Column], none: &str, rows: Rows<'_>) -> fmt::Result {
+    pub fn table(&mut self, key: &str, list: &str, none: &str, rows: Rows<'_>) -> fmt::Result {
+        let mut table = Table {
+            out: self.out,
+            list,
+            pass: Pass::Json,
+            is_exact: self.style.is_exact,
+            is_empty: true,
+            widths: [0; COLUMNS],
+            is_right: [false; COLUMNS],
+        };
         if self.style.is_json {
-            return self.json_table(key, columns, rows);
+            write!(table.out, ",\"{key}\":[")?;
+            rows(&mut table)?;
+            return table.out.write_str("]");
         }
-        self.separate()?;
-        let mut widths = [0; COLUMNS];
-        for (width, column) in widths.iter_mut().zip(columns) {
+        if core::mem::replace(&mut self.has_part, true) {
+            table.out.write_str("\n")?;
+        }
+        table.pass = Pass::Measure;
+        for (width, column) in table.widths.iter_mut().zip(columns(list)) {
             *width = column.head.len();
         }
-        let mut is_right = [false; COLUMNS];
-        let mut is_empty = true;
-        let is_exact = self.style.is_exact;
-        rows(&mut |row| {
-            is_empty = false;
-            for (at, value) in row.iter().enumerate() {
-                let mut counter = Counter(0);
-                value.write_text(&mut counter, is_exact)?;
-                if let (Some(width), Some(is_right)) = (widths.get_mut(at), is_right.get_mut(at)) {
-                    *width = counter.0.max(*width);
-                    *is_right |= value.is_right();
-                }
-            }
-            Ok(())
-        })?;
-        if is_empty {
-            return writeln!(self.out, "{none}");
+        rows(&mut table)?;
+        if table.is_empty {
+            return writeln!(table.out, "{none}");
         }
-        let layout = Layout { columns, widths, is_right, is_exact };
-        let out = &mut *self.out;
-        layout.write_heads(out)?;
-        rows(&mut |row| layout.write_row(out, row))
-    }
-
-    fn json_table(&mut self, key: &str, columns: &[Column], rows: Rows<'_>) -> fmt::Result {
-        let out = &mut *self.out;
-        write!(out, ",\"{key}\":[")?;
-        let mut is_first = true;
-        rows(&mut |row| {
-            out.write_str(if is_first { "{" } else { ",{" })?;
-            is_first = false;
-            let shown = columns.iter().zip(row).filter(|(column, _)| !column.key.is_empty());
-            for (at, (column, value)) in shown.enumerate() {
-                write!(out, "{}\"{}\":", if at == 0 { "" } else { "," }, column.key)?;
-                value.write_json(out)?;
-            }
-            out.write_str("}")
-        })?;
-        out.write_str("]")
+        table.write_heads()?;
+        table.pass = Pass::Text;
+        rows(&mut table)
     }
 
     /// An empty line between two parts.
@@ -269,67 +254,127 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Where a table's columns stand.
-struct Layout<'a> {
-    columns: &'a [Column],
-    widths: [usize; COLUMNS],
-    is_right: [bool; COLUMNS],
-    is_exact: bool,
+/// What a table does with a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Json,
+    Measure,
+    Text,
 }
 
-impl Layout<'_> {
-    /// The columns that text shows: index, width, alignment, and whether it is the last.
-    fn shown(&self) -> impl Iterator<Item = (usize, usize, bool, bool)> {
-        let last = self.columns.iter().rposition(|column| !column.head.is_empty()).unwrap_or(0);
-        let columns = self.columns.iter().zip(&self.widths).zip(&self.is_right).enumerate();
-        columns
-            .filter(|(_, ((column, _), _))| !column.head.is_empty())
-            .map(move |(at, ((_, width), is_right))| (at, *width, *is_right, at == last))
+/// A table under way.
+pub struct Table<'a> {
+    out: &'a mut dyn Write,
+    list: &'a str,
+    pass: Pass,
+    is_exact: bool,
+    is_empty: bool,
+    widths: [usize; COLUMNS],
+    is_right: [bool; COLUMNS],
+}
+
+impl Table<'_> {
+    /// Adds a row: a value for each column.
+    ///
+    /// # Errors
+    /// Those of the report's `out`.
+    pub fn row(&mut self, values: &[Value<'_>]) -> fmt::Result {
+        let is_first = core::mem::replace(&mut self.is_empty, false);
+        match self.pass {
+            Pass::Json => self.write_object(values, is_first),
+            Pass::Measure => self.measure(values),
+            Pass::Text => self.write_row(values),
+        }
     }
 
-    fn write_heads(&self, out: &mut dyn Write) -> fmt::Result {
-        for (at, width, is_right, is_last) in self.shown() {
-            let head = self.columns.get(at).map_or("", |column| column.head);
-            match (is_right, is_last) {
-                (true, _) => write!(out, "{head:>width$}")?,
-                (false, true) => out.write_str(head)?,
-                (false, false) => write!(out, "{head:width$}")?,
-            }
-            out.write_str(if is_last { "\n" } else { "  " })?;
+    fn write_object(&mut self, values: &[Value<'_>], is_first: bool) -> fmt::Result {
+        self.out.write_str(if is_first { "{" } else { ",{" })?;
+        let mut comma = "";
+        for (column, value) in columns(self.list).zip(values).filter(|(column, _)| !column.key.is_empty()) {
+            write!(self.out, "{comma}\"{}\":", column.key)?;
+            value.write_json(self.out)?;
+            comma = ",";
+        }
+        self.out.write_str("}")
+    }
+
+    fn measure(&mut self, values: &[Value<'_>]) -> fmt::Result {
+        for ((value, width), is_right) in values.iter().zip(&mut self.widths).zip(&mut self.is_right) {
+            let mut counter = Counter(0);
+            value.write_text(&mut counter, self.is_exact)?;
+            *width = counter.0.max(*width);
+            *is_right |= value.is_right();
         }
         Ok(())
     }
 
-    fn write_row(&self, out: &mut dyn Write, row: &[Value<'_>]) -> fmt::Result {
+    /// The index of the last column that text shows.
+    fn last(&self) -> usize {
+        let shown = columns(self.list).enumerate().filter(|(_, column)| !column.head.is_empty());
+        shown.map(|(at, _)| at).last().unwrap_or(0)
+    }
+
+    fn write_heads(&mut self) -> fmt::Result {
+        let last = self.last();
+        let layout = self.widths.iter().zip(&self.is_right);
+        for ((at, column), (&width, &is_right)) in columns(self.list).enumerate().zip(layout) {
+            let head = column.head;
+            if head.is_empty() {
+                continue;
+            }
+            let pad = if is_right || at != last { width - head.len() } else { 0 };
+            write_padded(self.out, &Value::Text(head), is_right, pad, self.is_exact)?;
+            self.out.write_str(if at == last { "\n" } else { "  " })?;
+        }
+        Ok(())
+    }
+
+    fn write_row(&mut self, values: &[Value<'_>]) -> fmt::Result {
+        let last = self.last();
         let mut start = 0;
-        for (at, width, is_right, is_last) in self.shown() {
-            let Some(value) = row.get(at) else { continue };
+        let layout = self.widths.iter().zip(&self.is_right);
+        for (((at, column), value), (&width, &is_right)) in
+            columns(self.list).enumerate().zip(values).zip(layout)
+        {
+            if column.head.is_empty() {
+                continue;
+            }
             let mut counter = Counter(0);
             value.write_text(&mut counter, self.is_exact)?;
-            let pad = width.saturating_sub(counter.0);
-            if is_right {
-                spaces(out, pad)?;
-            }
-            if is_last && !is_right {
+            if at == last && !is_right {
                 let room = SCREEN_WIDTH.saturating_sub(start);
                 let has_own_lines = counter.0 > room && room < NARROW;
                 if has_own_lines {
-                    write!(out, "\n{:INDENT$}", "")?;
+                    write!(self.out, "\n{:INDENT$}", "")?;
                 }
-                let mut wrapped = Wrapped::new(out, if has_own_lines { INDENT } else { start }, SCREEN_WIDTH);
+                let indent = if has_own_lines { INDENT } else { start };
+                let mut wrapped = Wrapped::new(self.out, indent, SCREEN_WIDTH);
                 value.write_text(&mut wrapped, self.is_exact)?;
                 wrapped.finish()?;
             } else {
-                value.write_text(out, self.is_exact)?;
+                let pad = width.saturating_sub(counter.0);
+                write_padded(self.out, value, is_right, pad, self.is_exact)?;
             }
-            if !is_right && !is_last {
-                spaces(out, pad)?;
-            }
-            out.write_str(if is_last { "\n" } else { "  " })?;
+            self.out.write_str(if at == last { "\n" } else { "  " })?;
             start += width + GAP;
         }
         Ok(())
     }
+}
+
+/// Writes a value with `pad` spaces before or behind it.
+fn write_padded(
+    out: &mut dyn Write,
+    value: &Value<'_>,
+    is_right: bool,
+    pad: usize,
+    is_exact: bool,
+) -> fmt::Result {
+    if is_right {
+        spaces(out, pad)?;
+    }
+    value.write_text(out, is_exact)?;
+    if is_right { Ok(()) } else { spaces(out, pad) }
 }
 
 fn spaces(out: &mut dyn Write, count: usize) -> fmt::Result {

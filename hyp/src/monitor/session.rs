@@ -2,8 +2,9 @@
 
 use core::fmt::{self, Write};
 
-use super::machine::Machine;
-use super::report::{Report, Style};
+use super::grammar::Failure;
+use super::machine::{Machine, Reason, set_reason};
+use super::report::{Report, Style, Value};
 use super::statistics::Baseline;
 
 /// Ctrl-C.
@@ -28,12 +29,14 @@ pub trait MonitorIo {
 pub struct State {
     /// What the counters were at the last `stats reset`.
     pub baseline: Baseline,
+    /// What was wrong with the last command that failed.
+    pub why: Reason,
 }
 
 impl State {
     /// Nothing to remember.
     pub const fn new() -> Self {
-        Self { baseline: Baseline::new() }
+        Self { baseline: Baseline::new(), why: Reason::new() }
     }
 }
 
@@ -69,11 +72,11 @@ impl<'a> Session<'a> {
         &mut self,
         name: &str,
         write: impl FnOnce(&mut Report<'_>, &dyn Machine) -> fmt::Result,
-    ) -> fmt::Result {
+    ) -> Result<(), Failure> {
         let (machine, style) = (self.machine, self.style);
         let mut report = Report::begin(self, style, name)?;
         write(&mut report, machine)?;
-        report.end()
+        Ok(report.end()?)
     }
 
     /// Says in text that something was done; `fields` say so in JSON.
@@ -84,13 +87,26 @@ impl<'a> Session<'a> {
         &mut self,
         name: &str,
         text: fmt::Arguments<'_>,
-        fields: &[(super::report::Column, super::report::Value<'_>)],
-    ) -> fmt::Result {
+        fields: &str,
+        values: &[Value<'_>],
+    ) -> Result<(), Failure> {
         if self.style.is_json {
-            self.report(name, |report, _| report.fields(fields))
+            self.report(name, |report, _| report.fields(fields, values))
         } else {
-            writeln!(self, "{text}")
+            writeln!(self, "{text}")?;
+            Ok(())
         }
+    }
+
+    /// What was typed is wrong: `text` says how.
+    pub fn usage(&mut self, text: fmt::Arguments<'_>) -> Failure {
+        Failure::usage(&mut self.state.why, text)
+    }
+
+    /// The machine refuses: `text` says why.
+    pub fn refuse(&mut self, text: fmt::Arguments<'_>) -> Failure {
+        set_reason(&mut self.state.why, text);
+        Failure::Refused
     }
 
     /// The console.

@@ -7,7 +7,7 @@ use super::complete;
 use super::editor::{Editor, Outcome};
 use super::grammar::{Failure, Words, parse};
 use super::machine::Machine;
-use super::report::{Style, Value, column};
+use super::report::{Style, Value};
 use super::session::{MonitorIo, Session, State, write_lines};
 
 const PROMPT: &str = "ballast> ";
@@ -58,7 +58,7 @@ fn run_line(session: &mut Session<'_>, line: &str) {
     // The operator who interrupts has seen enough: what cannot be said is not said.
     let _ = match execute(session, line) {
         Ok(()) => Ok(()),
-        Err(failure) => report_failure(session, line, &failure),
+        Err(failure) => report_failure(session, line, failure),
     };
 }
 
@@ -67,7 +67,7 @@ fn run_line(session: &mut Session<'_>, line: &str) {
 /// # Errors
 /// Why it was not, or not wholly, executed.
 pub(super) fn execute(session: &mut Session<'_>, line: &str) -> Result<(), Failure> {
-    let words = Words::split(line, takes_line).inspect_err(|_| {
+    let words = Words::split(line, takes_line, &mut session.state.why).inspect_err(|_| {
         session.style.is_json |= line.split(' ').any(|word| word == "--json");
     })?;
     session.style.is_json |= words.style.is_json;
@@ -75,35 +75,33 @@ pub(super) fn execute(session: &mut Session<'_>, line: &str) -> Result<(), Failu
     let Some(name) = words.name() else {
         return if words.wants_help { execute(session, "help") } else { Ok(()) };
     };
-    let command = command::find(name).ok_or_else(|| command::unknown(name))?;
+    let command = command::find(name).ok_or_else(|| command::unknown(session, name))?;
     if words.wants_help {
         return command::explain(session, command);
     }
-    let arguments = parse(command, &words, session.machine)?;
+    let arguments = parse(command, &words, session.machine, &mut session.state.why)?;
     (command.run)(session, &arguments)
 }
 
-fn report_failure(session: &mut Session<'_>, line: &str, failure: &Failure) -> fmt::Result {
+fn report_failure(session: &mut Session<'_>, line: &str, failure: Failure) -> Result<(), Failure> {
     let mut session = session.nested(session.style);
-    let (text, is_usage) = match failure {
-        Failure::Usage(text) => (text.as_str(), true),
-        Failure::Refused(text) => (text.as_str(), false),
-        Failure::Interrupted => ("interrupted", false),
-    };
-    if *failure == Failure::Interrupted {
+    let why = session.state.why.clone();
+    let mut text = why.as_str();
+    if failure == Failure::Interrupted {
+        text = "interrupted";
         session.write_str("\n")?;
     }
     if session.style.is_json {
-        let fields =
-            [(column("command", ""), Value::Text(line.trim())), (column("error", ""), Value::Text(text))];
-        return session.report("error", |report, _| report.fields(&fields));
+        let values = [Value::Text(line.trim()), Value::Text(text)];
+        return session.report("error", |report, _| report.fields("command=|error=", &values));
     }
     writeln!(session, "error: {text}")?;
     let name = line.split(' ').find(|word| !word.is_empty()).unwrap_or("");
     match command::find(name) {
-        Some(command) if is_usage => writeln!(session, "usage: {}", command.usage()),
-        _ => Ok(()),
+        Some(command) if failure == Failure::Usage => writeln!(session, "usage: {}", command.usage())?,
+        _ => {}
     }
+    Ok(())
 }
 
 /// Writes what cannot be interrupted.

@@ -72,23 +72,6 @@ impl Exit {
             Self::Other => "other",
         }
     }
-
-    /// The key of its counter in JSON.
-    pub const fn key(self) -> &'static str {
-        match self {
-            Self::Hypercall => "exit_hypercall_count",
-            Self::SystemRegister => "exit_sysreg_count",
-            Self::Sgi => "exit_sgi_count",
-            Self::Distributor => "exit_gicd_count",
-            Self::Redistributor => "exit_gicr_count",
-            Self::Uart => "exit_uart_count",
-            Self::Wait => "exit_wait_count",
-            Self::Fault => "exit_fault_count",
-            Self::Abort => "exit_abort_count",
-            Self::Interrupt => "exit_interrupt_count",
-            Self::Other => "exit_other_count",
-        }
-    }
 }
 
 /// One vCPU's counters.
@@ -216,7 +199,7 @@ mod tests {
     fn reasons_are_numbered() {
         for (at, exit) in Exit::ALL.into_iter().enumerate() {
             assert_eq!(exit as usize, at);
-            assert_eq!(exit.key(), format!("exit_{}_count", exit.name()));
+            assert!(!exit.name().is_empty());
         }
     }
 

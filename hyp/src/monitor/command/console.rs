@@ -1,9 +1,8 @@
 //! `console`.
 
 use super::super::grammar::{Argument, Arguments, Failure};
-use super::super::machine::reason;
 use super::super::mux::{Console, GUESTS, View};
-use super::super::report::{Value, column};
+use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::Size;
 use super::MOST_KEPT;
@@ -14,46 +13,27 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     match (arguments.get(0), arguments.word(1), arguments.number(2)) {
         (None, ..) => list(session),
         (Some(Argument::Console(console)), Some(_), Some(bytes)) => limit(session, console, bytes),
-        (Some(Argument::Console(_)), Some(_), None) => {
-            Err(Failure::Usage(reason(format_args!("SIZE is missing"))))
-        }
+        (Some(Argument::Console(_)), Some(_), None) => Err(session.usage(format_args!("SIZE is missing"))),
         (Some(Argument::Console(console)), None, _) => {
             let name = machine.console(console).map_or("", |status| status.name);
-            session.done(
-                "console",
-                format_args!("To {name}."),
-                &[(column("console", ""), Value::Text(name))],
-            )?;
+            session.done("console", format_args!("To {name}."), "console=", &[Value::Text(name)])?;
             machine.show_console(console);
             Ok(())
         }
-        (Some(_), Some(_), _) => Err(Failure::Usage(reason(format_args!("limit applies to one console")))),
+        (Some(_), Some(_), _) => Err(session.usage(format_args!("limit applies to one console"))),
         (Some(_), None, _) => {
             let is_all = arguments.word(0) == Some("all");
             let (view, name) = if is_all { (View::All, "all") } else { (View::Front, "front") };
             machine.set_view(view);
-            session.done(
-                "console",
-                format_args!("Showing: {name}."),
-                &[(column("view", ""), Value::Text(name))],
-            )?;
-            Ok(())
+            session.done("console", format_args!("Showing: {name}."), "view=", &[Value::Text(name)])
         }
     }
 }
 
 fn list(session: &mut Session<'_>) -> Result<(), Failure> {
-    let columns = [
-        column("key", "KEY"),
-        column("name", "NAME"),
-        column("is_front", "FRONT"),
-        column("kept_bytes", "KEPT"),
-        column("limit_bytes", "LIMIT"),
-        column("lost_bytes", "LOST"),
-        column("input_lost_bytes", "INPUT LOST"),
-    ];
+    let columns = "key=KEY|name=NAME|is_front=FRONT|kept_bytes=KEPT|limit_bytes=LIMIT|lost_bytes=LOST|input_lost_bytes=INPUT LOST";
     session.report("console", |report, machine| {
-        report.table("consoles", &columns, "There are no consoles.", &mut |row| {
+        report.table("consoles", columns, "There are no consoles.", &mut |table| {
             let guests = (0..GUESTS).filter_map(Console::guest);
             for console in core::iter::once(Console::MONITOR).chain(guests) {
                 let Some(status) = machine.console(console) else { continue };
@@ -61,7 +41,7 @@ fn list(session: &mut Session<'_>) -> Result<(), Failure> {
                     None => f.write_str("Ctrl-] m"),
                     Some(index) => write!(f, "Ctrl-] {}", index + 1),
                 });
-                row(&[
+                table.row(&[
                     Value::Show(&key),
                     Value::Text(status.name),
                     Value::Flag(status.is_front),
@@ -80,13 +60,12 @@ fn list(session: &mut Session<'_>) -> Result<(), Failure> {
 fn limit(session: &mut Session<'_>, console: Console, bytes: u64) -> Result<(), Failure> {
     if bytes > MOST_KEPT {
         let most = Size(MOST_KEPT);
-        return Err(Failure::Refused(reason(format_args!("at most {most} of a console are kept"))));
+        return Err(session.refuse(format_args!("at most {most} of a console are kept")));
     }
     let machine = session.machine;
     machine.limit_console(console, bytes as usize);
     let Some(status) = machine.console(console) else { return Ok(()) };
     let text = format_args!("Keeping the last {} of {}.", Size(status.limit as u64), status.name);
-    let name = (column("console", ""), Value::Text(status.name));
-    session.done("console", text, &[name, (column("limit_bytes", ""), Value::Bytes(status.limit as u64))])?;
-    Ok(())
+    let values = [Value::Text(status.name), Value::Bytes(status.limit as u64)];
+    session.done("console", text, "console=|limit_bytes=", &values)
 }

@@ -3,30 +3,18 @@
 use core::fmt;
 
 use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{Machine, Reason, reason};
-use super::super::report::{Value, column};
+use super::super::machine::{Machine, Reason};
+use super::super::report::Value;
 use super::super::session::Session;
 
 /// Lists the guests.
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = [
-        column("console", "#"),
-        column("name", "NAME"),
-        column("state", "STATE"),
-        column("", "vCPUs ON"),
-        column("vcpu_count", ""),
-        column("vcpu_on_count", ""),
-        column("cpus", "CPUs"),
-        column("memory_bytes", "MEMORY"),
-        column("start_count", ""),
-        column("uptime_ns", "UP"),
-        column("reason", "REASON"),
-    ];
+    let columns = "console=#|name=NAME|state=STATE|=vCPUs ON|vcpu_count=|vcpu_on_count=|cpus=CPUs|memory_bytes=MEMORY|start_count=|uptime_ns=UP|reason=REASON";
     session.report("guests", |report, machine| {
-        report.table("guests", &columns, "There are no guests.", &mut |row| {
+        report.table("guests", columns, "There are no guests.", &mut |table| {
             for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
                 let vcpus = fmt::from_fn(|f| write!(f, "{} of {}", guest.vcpu_on_count, guest.vcpu_count));
-                row(&[
+                table.row(&[
                     Value::Count(at as u64 + 1),
                     Value::Text(guest.name),
                     Value::Text(guest.state.name()),
@@ -69,11 +57,10 @@ fn act(
     action: fn(&dyn Machine, usize) -> Result<(), Reason>,
 ) -> Result<(), Failure> {
     let machine = session.machine;
-    let gone = || Failure::Refused(reason(format_args!("the guest is gone")));
-    let at = arguments.guest(0).ok_or_else(gone)?;
-    let guest = machine.guest(at).ok_or_else(gone)?;
-    action(machine, at)?;
-    let field = (column("guest", ""), Value::Text(guest.name));
-    session.done(name, format_args!("{} {outcome}.", guest.name), &[field])?;
-    Ok(())
+    let at = arguments.guest(0).unwrap_or(usize::MAX);
+    let Some(guest) = machine.guest(at) else {
+        return Err(session.refuse(format_args!("the guest is gone")));
+    };
+    action(machine, at).map_err(|why| session.refuse(format_args!("{why}")))?;
+    session.done(name, format_args!("{} {outcome}.", guest.name), "guest=", &[Value::Text(guest.name)])
 }

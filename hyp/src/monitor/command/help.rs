@@ -3,38 +3,35 @@
 use core::fmt::Write;
 
 use super::super::grammar::{Arguments, Command, Failure, nearest};
-use super::super::machine::reason;
-use super::super::report::{Value, column, write_wrapped};
+use super::super::report::{Value, write_wrapped};
 use super::super::session::Session;
 use super::{COMMANDS, find};
 
 /// Lists the commands, or explains one.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     match arguments.word(0) {
-        Some(name) => explain(session, find(name).ok_or_else(|| unknown(name))?),
+        Some(name) => {
+            let command = find(name).ok_or_else(|| unknown(session, name))?;
+            explain(session, command)
+        }
         None => list(session),
     }
 }
 
 /// There is no such command.
-pub(in super::super) fn unknown(name: &str) -> Failure {
-    Failure::Usage(match nearest(name, COMMANDS.iter().map(|command| command.name)) {
-        Some(near) => reason(format_args!("'{name:.32}' is no command; did you mean {near}?")),
-        None => reason(format_args!("'{name:.32}' is no command; help lists them")),
-    })
+pub(in super::super) fn unknown(session: &mut Session<'_>, name: &str) -> Failure {
+    match nearest(name, COMMANDS.iter().map(|command| command.name)) {
+        Some(near) => session.usage(format_args!("'{name:.32}' is no command; did you mean {near}?")),
+        None => session.usage(format_args!("'{name:.32}' is no command; help lists them")),
+    }
 }
 
 fn list(session: &mut Session<'_>) -> Result<(), Failure> {
-    let columns = [
-        column("name", ""),
-        column("usage", "COMMAND"),
-        column("summary", "WHAT IT DOES"),
-        column("example", ""),
-    ];
+    let columns = "name=|usage=COMMAND|summary=WHAT IT DOES|example=";
     session.report("help", |report, _| {
-        report.table("commands", &columns, "", &mut |row| {
+        report.table("commands", columns, "", &mut |table| {
             COMMANDS.iter().try_for_each(|command| {
-                row(&[
+                table.row(&[
                     Value::Text(command.name),
                     Value::Show(&command.usage()),
                     Value::Text(command.summary),
@@ -52,15 +49,17 @@ fn list(session: &mut Session<'_>) -> Result<(), Failure> {
 /// Explains one command.
 pub(in super::super) fn explain(session: &mut Session<'_>, command: &Command) -> Result<(), Failure> {
     if session.style.is_json {
-        let fields = [
-            (column("name", ""), Value::Text(command.name)),
-            (column("usage", ""), Value::Show(&command.usage())),
-            (column("summary", ""), Value::Text(command.summary)),
-            (column("details", ""), Value::Text(command.details)),
-            (column("example", ""), Value::Text(command.example)),
-        ];
-        session.report("help", |report, _| report.fields(&fields))?;
-        return Ok(());
+        let usage = command.usage();
+        return session.report("help", |report, _| {
+            let values = [
+                Value::Text(command.name),
+                Value::Show(&usage),
+                Value::Text(command.summary),
+                Value::Text(command.details),
+                Value::Text(command.example),
+            ];
+            report.fields("name=|usage=|summary=|details=|example=", &values)
+        });
     }
     write!(session, "{}\n  ", command.usage())?;
     write_wrapped(session, 2, command.summary)?;

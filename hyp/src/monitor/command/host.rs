@@ -3,23 +3,15 @@
 use core::fmt;
 
 use super::super::grammar::{Arguments, Failure};
-use super::super::report::{Value, column};
+use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::Size;
 
 /// Lists the CPUs.
 pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = [
-        column("cpu", "CPU"),
-        column("mpidr", "MPIDR"),
-        column("model", "MODEL"),
-        column("state", "STATE"),
-        column("guest", "GUEST"),
-        column("vcpu", "vCPU"),
-        column("vcpu_is_on", "vCPU ON"),
-    ];
+    let columns = "cpu=CPU|mpidr=MPIDR|model=MODEL|state=STATE|guest=GUEST|vcpu=vCPU|vcpu_is_on=vCPU ON";
     session.report("cpus", |report, machine| {
-        report.table("cpus", &columns, "There are no CPUs.", &mut |row| {
+        report.table("cpus", columns, "There are no CPUs.", &mut |table| {
             for (at, cpu) in (0..machine.cpu_count()).filter_map(|at| Some((at, machine.cpu(at)?))) {
                 let (guest, vcpu, is_on) = match cpu.vcpu {
                     Some((guest, vcpu)) => {
@@ -27,7 +19,7 @@ pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                     }
                     None => (Value::None, Value::None, Value::None),
                 };
-                row(&[
+                table.row(&[
                     Value::Count(at as u64),
                     Value::Address(cpu.mpidr),
                     Value::Text(cpu.model),
@@ -45,27 +37,16 @@ pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
 
 /// Lists the controllers.
 pub(super) fn controllers(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = [
-        column("", "NAME"),
-        column("name", ""),
-        column("state", ""),
-        column("total_bytes", "SIZE"),
-        column("free_bytes", "FREE"),
-        column("guest_bytes", "GUESTS"),
-        column("own_bytes", "BALLAST"),
-        column("reserved_bytes", ""),
-        column("dmb_bytes", "IN DMBs"),
-        column("ranges", "RANGES"),
-    ];
+    let columns = "=NAME|name=|state=|total_bytes=SIZE|free_bytes=FREE|guest_bytes=GUESTS|own_bytes=BALLAST|reserved_bytes=|dmb_bytes=IN DMBs|ranges=RANGES";
     session.report("controllers", |report, machine| {
-        report.table("controllers", &columns, "There are no controllers.", &mut |row| {
+        report.table("controllers", columns, "There are no controllers.", &mut |table| {
             for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
                 let state = if controller.is_evacuated { "evacuated" } else { "in use" };
                 let name = fmt::from_fn(|f| {
                     f.write_str(controller.name)?;
                     if controller.is_evacuated { write!(f, " ({state})") } else { Ok(()) }
                 });
-                row(&[
+                table.row(&[
                     Value::Show(&name),
                     Value::Text(controller.name),
                     Value::Text(state),
@@ -95,18 +76,7 @@ pub(super) fn version(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<()
                 [version.image_bytes, version.own_bytes, version.frame_table_bytes].map(Size);
             write!(f, "image {image}, own {own}, frame table {table}")
         });
-        report.fields(&[
-            (column("version", "Ballast"), Value::Text(version.version)),
-            (column("commit", "Commit"), Value::Text(version.commit)),
-            (column("compiler", "Compiler"), Value::Text(version.compiler)),
-            (column("host", "Host"), Value::Text(version.host)),
-            (column("psci", "PSCI"), Value::Show(&psci)),
-            (column("uptime_ns", "Up for"), Value::Nanoseconds(uptime_ns)),
-            (column("", "Memory"), Value::Show(&memory)),
-            (column("image_bytes", ""), Value::Bytes(version.image_bytes)),
-            (column("own_bytes", ""), Value::Bytes(version.own_bytes)),
-            (column("frame_table_bytes", ""), Value::Bytes(version.frame_table_bytes)),
-        ])
+        report.fields("version=Ballast|commit=Commit|compiler=Compiler|host=Host|psci=PSCI|uptime_ns=Up for|=Memory|image_bytes=|own_bytes=|frame_table_bytes=", &[Value::Text(version.version), Value::Text(version.commit), Value::Text(version.compiler), Value::Text(version.host), Value::Show(&psci), Value::Nanoseconds(uptime_ns), Value::Show(&memory), Value::Bytes(version.image_bytes), Value::Bytes(version.own_bytes), Value::Bytes(version.frame_table_bytes)])
     })?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use core::fmt::Write;
 
 use super::super::grammar::{Argument, Arguments, Failure};
-use super::super::report::{Value, column};
+use super::super::report::Value;
 use super::super::session::Session;
 use crate::log::{Entry, Level};
 
@@ -20,11 +20,11 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let mut next =
         || core::iter::from_fn(|| reader.next_before(ring, end)).find(|entry: &Entry| entry.level() <= least);
     if session.style.is_json {
-        let columns = [column("time_ns", ""), column("cpu", ""), column("level", ""), column("text", "")];
+        let columns = "time_ns=|cpu=|level=|text=";
         session.report("log", |report, _| {
-            report.table("lines", &columns, "", &mut |row| {
+            report.table("lines", columns, "", &mut |table| {
                 while let Some(entry) = next() {
-                    row(&[
+                    table.row(&[
                         Value::Nanoseconds(entry.stamp().time_ns),
                         Value::Count(entry.stamp().cpu.into()),
                         Value::Text(entry.level().name()),

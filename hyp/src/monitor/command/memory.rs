@@ -10,7 +10,7 @@ use stage2::zone::Zone;
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{Machine, Reason, reason};
-use super::super::report::{Value, column};
+use super::super::report::Value;
 use super::super::session::Session;
 
 /// Cells in a row of the map.
@@ -19,8 +19,8 @@ const ROW: u64 = 64;
 const ROWS: u64 = 16;
 
 /// The machine's memory, or the refusal to say anything about it.
-fn memory<'a>(session: &Session<'a>) -> Result<&'a Memory<'static>, Failure> {
-    session.machine.memory().ok_or_else(|| Failure::Refused(reason(format_args!("memory is not set up yet"))))
+fn memory<'a>(session: &mut Session<'a>) -> Result<&'a Memory<'static>, Failure> {
+    session.machine.memory().ok_or_else(|| session.refuse(format_args!("memory is not set up yet")))
 }
 
 fn bytes(frames: u64) -> Value<'static> {
@@ -53,17 +53,7 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
         of_tables += memory.resident_everywhere(Owner::Tables(guest));
     }
     session.report("mem", |report, _| {
-        report.fields(&[
-            (column("ram_bytes", "RAM"), bytes(normal.present + movable.present)),
-            (column("movable_only_bytes", "MovableOnly"), bytes(movable.present)),
-            (column("reserved_bytes", "Reserved"), bytes(normal.reserved() + movable.reserved())),
-            (column("retired_bytes", "Retired"), bytes(normal.retired + movable.retired)),
-            (column("guest_bytes", "Guests"), bytes(of_guests)),
-            (column("table_bytes", "Guests' tables"), bytes(of_tables)),
-            (column("own_bytes", "Ballast"), bytes(memory.resident_everywhere(Owner::Hypervisor))),
-            (column("free_bytes", "Free"), bytes(normal.free + movable.free)),
-            (column("free_movable_bytes", "  in MOVABLE"), bytes(movable.free)),
-        ])
+        report.fields("ram_bytes=RAM|movable_only_bytes=MovableOnly|reserved_bytes=Reserved|retired_bytes=Retired|guest_bytes=Guests|table_bytes=Guests' tables|own_bytes=Ballast|free_bytes=Free|free_movable_bytes=  in MOVABLE", &[bytes(normal.present + movable.present), bytes(movable.present), bytes(normal.reserved() + movable.reserved()), bytes(normal.retired + movable.retired), bytes(of_guests), bytes(of_tables), bytes(memory.resident_everywhere(Owner::Hypervisor)), bytes(normal.free + movable.free), bytes(movable.free)])
     })?;
     Ok(())
 }
@@ -71,21 +61,12 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
 /// Lists the zones, as a whole and behind each controller.
 pub(super) fn zones(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
     let memory = memory(session)?;
-    let columns = [
-        column("zone", "ZONE"),
-        column("controller", "CONTROLLER"),
-        column("start", "START"),
-        column("spanned_bytes", "SPANNED"),
-        column("present_bytes", "PRESENT"),
-        column("managed_bytes", "MANAGED"),
-        column("free_bytes", "FREE"),
-        column("retired_bytes", "RETIRED"),
-    ];
+    let columns = "zone=ZONE|controller=CONTROLLER|start=START|spanned_bytes=SPANNED|present_bytes=PRESENT|managed_bytes=MANAGED|free_bytes=FREE|retired_bytes=RETIRED";
     session.report("zones", |report, machine| {
-        report.table("zones", &columns, "There is no memory.", &mut |row| {
+        report.table("zones", columns, "There is no memory.", &mut |table| {
             for zone in Zone::ALL {
                 let mut put = |controller: Value<'_>, totals: ZoneTotals| {
-                    row(&[
+                    table.row(&[
                         Value::Show(&zone),
                         controller,
                         if totals.present == 0 {
@@ -116,9 +97,12 @@ pub(super) fn zones(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), 
 pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let memory = memory(session)?;
     let address = arguments.number(0).unwrap_or(0);
-    let refuse = |what: &str| Failure::Refused(reason(format_args!("{address:#x} {what}")));
-    let pa = Pa::try_new(address).ok_or_else(|| refuse("is no physical address: they have 48 bits"))?;
-    let info = memory.frame_info(Frame::containing(pa)).ok_or_else(|| refuse("is no RAM"))?;
+    let Some(pa) = Pa::try_new(address) else {
+        return Err(session.refuse(format_args!("{address:#x} is no physical address: they have 48 bits")));
+    };
+    let Some(info) = memory.frame_info(Frame::containing(pa)) else {
+        return Err(session.refuse(format_args!("{address:#x} is no RAM")));
+    };
     session.report("frame", |report, machine| {
         let controller = controller_name(machine, info.controller.index());
         let kind = fmt::from_fn(|f| {
@@ -129,25 +113,7 @@ pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
         let mapping =
             info.mapping.map(|mapping| (guest_name(machine, mapping.guest.index()), mapping.ipa.get()));
         let mapping_guest = mapping.as_ref().map_or(Value::None, |(name, _)| Value::Text(name));
-        report.fields(&[
-            (column("frame", "Frame"), Value::Address(info.frame.pa().get())),
-            (column("controller", "Controller"), Value::Text(&controller)),
-            (column("zone", "Zone"), Value::Show(&info.zone)),
-            (column("pageblock", "Pageblock"), Value::Show(&kind)),
-            (column("is_isolated", ""), Value::Flag(info.is_isolated)),
-            (column("dmb", "DMB"), info.block.map_or(Value::None, |block| Value::Count(block.into()))),
-            (column("state", "State"), Value::Text(state_name(info.state))),
-            (column("owner", "Owner"), Value::Text(&owner)),
-            (column("head", "Its block at"), Value::Address(info.head.pa().get())),
-            (column("order", "  of order"), Value::Count(info.order.into())),
-            (column("block_bytes", "  that is"), Value::Bytes(FRAME_SIZE << info.order)),
-            (column("guest", "Guest"), mapping_guest),
-            (
-                column("ipa", "  at IPA"),
-                mapping.as_ref().map_or(Value::None, |(_, ipa)| Value::Address(*ipa)),
-            ),
-            (column("is_known_zero", "Known to be zero"), Value::Flag(info.contents == Contents::Zeroed)),
-        ])
+        report.fields("frame=Frame|controller=Controller|zone=Zone|pageblock=Pageblock|is_isolated=|dmb=DMB|state=State|owner=Owner|head=Its block at|order=  of order|block_bytes=  that is|guest=Guest|ipa=  at IPA|is_known_zero=Known to be zero", &[Value::Address(info.frame.pa().get()), Value::Text(&controller), Value::Show(&info.zone), Value::Show(&kind), Value::Flag(info.is_isolated), info.block.map_or(Value::None, |block| Value::Count(block.into())), Value::Text(state_name(info.state)), Value::Text(&owner), Value::Address(info.head.pa().get()), Value::Count(info.order.into()), Value::Bytes(FRAME_SIZE << info.order), mapping_guest, mapping.as_ref().map_or(Value::None, |(_, ipa)| Value::Address(*ipa)), Value::Flag(info.contents == Contents::Zeroed)])
     })?;
     Ok(())
 }
@@ -205,17 +171,16 @@ pub(super) fn map(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
 }
 
 fn map_json(session: &mut Session<'_>, memory: &Memory<'_>, only: Option<usize>) -> Result<(), Failure> {
-    let columns =
-        [column("controller", ""), column("base", ""), column("unit_bytes", ""), column("cells", "")];
+    let columns = "controller=|base=|unit_bytes=|cells=";
     session.report("map", |report, machine| {
-        report.table("ranges", &columns, "", &mut |row| {
+        report.table("ranges", columns, "", &mut |table| {
             for controller in (0..machine.controller_count()).filter(|&at| only.is_none_or(|only| only == at))
             {
                 let Some(described) = machine.controller(controller) else { continue };
                 for &(base, size) in &described.ranges {
                     let unit = unit_for(size);
                     let cells = fmt::from_fn(|f| write_cells(f, memory, base, base + size, unit));
-                    row(&[
+                    table.row(&[
                         Value::Text(described.name),
                         Value::Address(base),
                         Value::Bytes(unit),

@@ -1,9 +1,7 @@
 //! `stats`.
 
-use core::fmt;
-
 use super::super::grammar::{Argument, Arguments, Failure};
-use super::super::report::{Column, Value, column};
+use super::super::report::Value;
 use super::super::session::Session;
 use super::super::statistics::{EXITS, Exit, Totals};
 
@@ -15,8 +13,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         Some(_) => {
             let machine = session.machine;
             session.state.baseline.take(machine, now_ns);
-            session.done("stats", format_args!("Counting from now on."), &[])?;
-            Ok(())
+            session.done("stats", format_args!("Counting from now on."), "", &[])
         }
         None => all(session, now_ns),
     }
@@ -27,31 +24,17 @@ fn all(session: &mut Session<'_>, now_ns: u64) -> Result<(), Failure> {
     let baseline = session.state.baseline.clone();
     let shown_ns = now_ns.saturating_sub(baseline.time_ns);
     let is_json = session.style.is_json;
-    let columns = [
-        column("name", "GUEST"),
-        column("exit_count", "EXITS"),
-        column("", "PER SECOND"),
-        column("", "HYPERCALLS"),
-        column("", "FAULTS"),
-        column("injected_count", "INJECTED"),
-        column("el2_ns", "IN EL2"),
-    ];
-    let columns: [Column; 7 + EXITS] =
-        core::array::from_fn(|at| match (columns.get(at), Exit::ALL.get(at.wrapping_sub(7))) {
-            (Some(column), _) => *column,
-            (None, Some(exit)) => column(exit.key(), ""),
-            (None, None) => column("", ""),
-        });
+    let columns = "name=GUEST|exit_count=EXITS|=PER SECOND|=HYPERCALLS|=FAULTS|injected_count=INJECTED|\
+                   el2_ns=IN EL2|exit_hypercall_count=|exit_sysreg_count=|exit_sgi_count=|exit_gicd_count=|\
+                   exit_gicr_count=|exit_uart_count=|exit_wait_count=|exit_fault_count=|exit_abort_count=|\
+                   exit_interrupt_count=|exit_other_count=";
     session.report("stats", |report, machine| {
-        report.fields(&[
-            (column("", "Counted for"), Value::Nanoseconds(shown_ns)),
-            (column("uptime_ns", ""), Value::Nanoseconds(now_ns)),
-        ])?;
-        report.table("guests", &columns, "There are no guests.", &mut |row| {
+        let times = [Value::Nanoseconds(shown_ns), Value::Nanoseconds(now_ns)];
+        report.fields("=Counted for|uptime_ns=", &times)?;
+        report.table("guests", columns, "There are no guests.", &mut |table| {
             for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
                 let totals = if is_json { Totals::of(machine, at) } else { baseline.since(machine, at) };
                 let exit = |exit: Exit| Value::Count(totals.exits[exit as usize]);
-                let mut values = [Value::None; 7 + EXITS];
                 let head = [
                     Value::Text(guest.name),
                     Value::Count(totals.exit_count()),
@@ -61,16 +44,16 @@ fn all(session: &mut Session<'_>, now_ns: u64) -> Result<(), Failure> {
                     Value::Count(totals.injected_count),
                     Value::Nanoseconds(totals.el2_ns),
                 ];
+                let mut values = [Value::None; 7 + EXITS];
                 let exits = totals.exits.iter().map(|&count| Value::Count(count));
                 for (place, value) in values.iter_mut().zip(head.into_iter().chain(exits)) {
                     *place = value;
                 }
-                row(&values)?;
+                table.row(&values)?;
             }
             Ok(())
         })
-    })?;
-    Ok(())
+    })
 }
 
 /// One guest's exits by reason.
@@ -78,31 +61,26 @@ fn one(session: &mut Session<'_>, guest: usize, now_ns: u64) -> Result<(), Failu
     let baseline = session.state.baseline.clone();
     let is_json = session.style.is_json;
     let shown_ns = now_ns.saturating_sub(if is_json { 0 } else { baseline.time_ns });
-    let columns = [
-        column("reason", "EXITS"),
-        column("count", "COUNT"),
-        column("per_second", "PER SECOND"),
-        column("share_permille", "SHARE"),
-    ];
     session.report("stats", |report, machine| {
         let totals = if is_json { Totals::of(machine, guest) } else { baseline.since(machine, guest) };
         let name = machine.guest(guest).map_or("", |guest| guest.name);
-        let share = fmt::from_fn(|f| {
-            let permille = permille(totals.el2_ns, shown_ns);
-            write!(f, "{}.{} % of one CPU", permille / 10, permille % 10)
-        });
-        report.fields(&[
-            (column("name", "Guest"), Value::Text(name)),
-            (column("", "Counted for"), Value::Nanoseconds(shown_ns)),
-            (column("uptime_ns", ""), Value::Nanoseconds(now_ns)),
-            (column("exit_count", "Exits"), Value::Count(totals.exit_count())),
-            (column("injected_count", "Interrupts"), Value::Count(totals.injected_count)),
-            (column("el2_ns", "In EL2"), Value::Nanoseconds(totals.el2_ns)),
-            (column("", "That is"), Value::Show(&share)),
-        ])?;
-        report.table("exits", &columns, "", &mut |row| {
+        report.fields(
+            "name=Guest|=Counted for|uptime_ns=|exit_count=Exits|injected_count=Interrupts|el2_ns=In EL2|\
+             =  of one CPU",
+            &[
+                Value::Text(name),
+                Value::Nanoseconds(shown_ns),
+                Value::Nanoseconds(now_ns),
+                Value::Count(totals.exit_count()),
+                Value::Count(totals.injected_count),
+                Value::Nanoseconds(totals.el2_ns),
+                Value::Permille(permille(totals.el2_ns, shown_ns)),
+            ],
+        )?;
+        let columns = "reason=EXITS|count=COUNT|per_second=PER SECOND|share_permille=SHARE";
+        report.table("exits", columns, "", &mut |table| {
             for (exit, count) in Exit::ALL.iter().zip(totals.exits) {
-                row(&[
+                table.row(&[
                     Value::Text(exit.name()),
                     Value::Count(count),
                     Value::Count(per_second(count, shown_ns)),
@@ -111,8 +89,7 @@ fn one(session: &mut Session<'_>, guest: usize, now_ns: u64) -> Result<(), Failu
             }
             Ok(())
         })
-    })?;
-    Ok(())
+    })
 }
 
 /// `count` in `time_ns`, by the second; less than a second counts as one.

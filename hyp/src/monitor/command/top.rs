@@ -20,9 +20,7 @@ const BAR: u64 = 40;
 /// Shows the machine until a key is pressed.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     if session.style.is_json {
-        return Err(Failure::Usage(reason(format_args!(
-            "top is a screen; watch 2 stats --json repeats a report"
-        ))));
+        return Err(session.usage(format_args!("top is a screen; watch 2 stats --json repeats a report")));
     }
     let seconds = arguments.number(0).unwrap_or(2);
     session.write_str("\x1b[2J")?;

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::super::grammar::{Argument, Arguments, Failure};
-use super::super::report::{Value, column};
+use super::super::report::Value;
 use super::super::session::Session;
 use super::super::trace::{self, Event};
 use crate::monitor::machine::Machine;
@@ -33,8 +33,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         let is_on = word == Some("on");
         trace::set_recording(is_on);
         let text = if is_on { "Recording." } else { "Not recording." };
-        session.done("trace", format_args!("{text}"), &[(column("is_recording", ""), Value::Flag(is_on))])?;
-        return Ok(());
+        return session.done("trace", format_args!("{text}"), "is_recording=", &[Value::Flag(is_on)]);
     }
     let guest = match arguments.get(0) {
         Some(Argument::Guest(guest)) => Some(guest),
@@ -42,17 +41,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     };
     let filter = Filter { guest, kind: word };
     let shown = arguments.number(1).unwrap_or(SHOWN);
-    let columns = [
-        column("time_ns", ""),
-        column("", "TIME"),
-        column("cpu", "CPU"),
-        column("guest", "GUEST"),
-        column("vcpu", "vCPU"),
-        column("kind", ""),
-        column("detail", ""),
-        column("place", ""),
-        column("event", "EVENT"),
-    ];
+    let columns = "time_ns=|=TIME|cpu=CPU|guest=GUEST|vcpu=vCPU|kind=|detail=|place=|event=EVENT";
     session.report("trace", |report, machine| {
         let ends: [u64; CPUS] =
             core::array::from_fn(|cpu| machine.trace(cpu).map_or(0, trace::Ring::recorded_count));
@@ -62,9 +51,9 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
             Ok(())
         })?;
         let skipped = u64::saturating_sub(count, shown);
-        report.fields(&[(column("is_recording", ""), Value::Flag(trace::is_recording()))])?;
+        report.fields("is_recording=", &[Value::Flag(trace::is_recording())])?;
         let none = "Nothing was recorded (trace on records).";
-        report.table("events", &columns, none, &mut |row| {
+        report.table("events", columns, none, &mut |table| {
             let mut at = 0;
             each_event(machine, &ends, &filter, &mut |cpu, event| {
                 at += 1;
@@ -76,7 +65,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
                     write!(f, "{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000)
                 });
                 let guest = machine.guest(event.guest.into());
-                row(&[
+                table.row(&[
                     Value::Nanoseconds(event.time_ns),
                     Value::Show(&time),
                     Value::Count(cpu as u64),

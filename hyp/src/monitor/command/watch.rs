@@ -3,7 +3,6 @@
 use core::fmt::Write;
 
 use super::super::grammar::{Arguments, Failure, Words};
-use super::super::machine::reason;
 use super::super::mux::REDRAW;
 use super::super::session::Session;
 use super::super::shell;
@@ -16,12 +15,12 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let (Some(seconds), Some(line)) = (arguments.number(0), arguments.word(1)) else { return Ok(()) };
     let style = session.style;
-    let words = Words::split(line, takes_line)?;
+    let words = Words::split(line, takes_line, &mut session.state.why)?;
     let name = words.name().unwrap_or("");
     if takes_line(name) {
-        return Err(Failure::Usage(reason(format_args!("{name} cannot be watched"))));
+        return Err(session.usage(format_args!("{name} cannot be watched")));
     }
-    find(name).ok_or_else(|| unknown(name))?;
+    find(name).ok_or_else(|| unknown(session, name))?;
     loop {
         if !style.is_json && !words.style.is_json {
             writeln!(session, "{CLEAR}Every {seconds} s: {line} (any key ends)\n")?;

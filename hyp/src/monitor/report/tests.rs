@@ -2,26 +2,20 @@ use proptest::prelude::*;
 
 use super::*;
 
-const COLUMNS_OF_TEST: [Column; 4] = [
-    column("name", "NAME"),
-    column("memory_bytes", "MEMORY"),
-    column("cpus", "CPUS"),
-    column("reason", "REASON"),
-];
+const COLUMNS_OF_TEST: &str = "name=NAME|memory_bytes=MEMORY|cpus=CPUS|reason=REASON";
 
 fn report(style: Style) -> String {
     let mut out = String::new();
     let mut report = Report::begin(&mut out, style, "test").unwrap();
     report
-        .fields(&[
-            (column("uptime_ns", "Uptime"), Value::Nanoseconds(61_000_000_000)),
-            (column("hidden", ""), Value::Flag(true)),
-            (column("load_permille", "Load of all"), Value::Permille(125)),
-        ])
+        .fields(
+            "uptime_ns=Uptime|hidden=|load_permille=Load of all",
+            &[Value::Nanoseconds(61_000_000_000), Value::Flag(true), Value::Permille(125)],
+        )
         .unwrap();
     report
-        .table("guests", &COLUMNS_OF_TEST, "No guests.", &mut |row| {
-            row(&[
+        .table("guests", COLUMNS_OF_TEST, "No guests.", &mut |table| {
+            table.row(&[
                 Value::Text("alpha"),
                 Value::Bytes(512 << 20),
                 Value::Numbers(&[0, 1]),
@@ -30,7 +24,7 @@ fn report(style: Style) -> String {
                     64, "by vCPU 1"
                 )),
             ])?;
-            row(&[Value::Text("b"), Value::Bytes(4096), Value::Numbers(&[]), Value::None])
+            table.row(&[Value::Text("b"), Value::Bytes(4096), Value::Numbers(&[]), Value::None])
         })
         .unwrap();
     report.end().unwrap();
@@ -65,7 +59,7 @@ fn json_is_one_line() {
 fn an_empty_table_says_so() {
     let mut out = String::new();
     let mut report = Report::begin(&mut out, Style::default(), "x").unwrap();
-    report.table("x", &[column("a", "A")], "Nothing here.", &mut |_| Ok(())).unwrap();
+    report.table("x", "a=A", "Nothing here.", &mut |_| Ok(())).unwrap();
     report.end().unwrap();
     assert_eq!(out, "Nothing here.\n");
 }
