@@ -80,6 +80,19 @@ fn nodes_are_found() {
     assert_eq!(tree.find("/bus").unwrap().children().count(), 3);
 }
 
+/// For Miri too, which runs no `dtc`: the one `unsafe` block, and all that fdt-rs does behind it.
+#[test]
+fn trees_of_the_corpus_are_read() {
+    let blobs: [&[u8]; 2] = [
+        include_bytes!("../../corpus/configuration/rich.dtb"),
+        include_bytes!("../../corpus/host/host-other.dtb"),
+    ];
+    for bytes in blobs {
+        let blob = AlignedBlob::new(bytes);
+        assert!(read_everything(&Tree::new(blob.as_slice()).unwrap()) > 1000);
+    }
+}
+
 #[test]
 fn properties_are_read_as_what_they_are() {
     let blob = compile(SAMPLE);
@@ -231,7 +244,7 @@ fn broken_headers_are_refused() {
 }
 
 /// Looks at everything that a tree gives access to; what is found does not matter, only that it comes back.
-pub(crate) fn read_everything(tree: &Tree<'_>) -> usize {
+fn read_everything(tree: &Tree<'_>) -> usize {
     let mut seen = tree.reservations().count();
     for node in tree.nodes() {
         seen += node.name().len() + node.path().to_string().len() + usize::from(node.parent().is_some());
