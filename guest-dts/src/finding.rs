@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use crate::build::Choice;
 use crate::tree::{Node, NodeId, Property, SourceValue};
 
 /// Something wrong at one place.
@@ -134,11 +135,14 @@ pub enum Note {
     WouldBeLost,
     /// It is written as a `shared-dma-pool`, which every kernel knows.
     BecomesDmaPool,
+    /// How the guest is told of its movable memory.
+    MovableMemory(Choice),
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::MovableMemory(choice) => return write!(f, "{choice}"),
             Self::Disabled => "left out: its status says so",
             Self::WouldBeLost => "left out: a guest that does not know it would lose the memory",
             Self::BecomesDmaPool => "becomes a \"shared-dma-pool\", which every kernel knows",

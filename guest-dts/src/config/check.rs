@@ -3,8 +3,8 @@
 use super::layout::Layout;
 use super::reader::Reader;
 use super::{Configuration, Extent, Guest, MovableMemory};
-use crate::build::{BuildError, GuestTree};
-use crate::finding::{Finding, Rule, Value};
+use crate::build::{BuildError, Choice, GuestTree};
+use crate::finding::{Finding, Note, Rule, Value};
 use crate::image::{BootPlan, Image, NoRoom};
 use crate::range::PaRange;
 use crate::tree::Node;
@@ -91,6 +91,9 @@ fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>
     if let Err(BuildError::Bootargs(length)) = tree.bootargs() {
         let rule = Rule::Must("be shorter than 2048 bytes with what `movable-memory` adds to it");
         reader.error(Finding::new(node, Some("bootargs"), Value::Number(length as u64), rule));
+    }
+    if !guest.dmbs.is_empty() || guest.movable_memory != MovableMemory::Auto {
+        reader.note(Finding::node(node, Rule::Note(Note::MovableMemory(Choice::of(guest)))));
     }
     tree.notes(None, &mut |finding| reader.note(finding));
     if tree.mode() == MovableMemory::Dmb && !knows_movable_blocks(guest.kernel) {

@@ -3,8 +3,9 @@
 use heapless::Vec;
 
 use super::reader::Reader;
-use super::{CONTROLLER_LIMIT, Configuration, Guest, Placement, Region, Sink, Spread, Strictness};
+use super::{CONTROLLER_LIMIT, Configuration, Extent, Guest, Placement, Region, Sink, Spread, Strictness};
 use crate::finding::{Finding, Rule, Shortage, Value};
+use crate::tree::Node;
 
 /// What the host has for guests.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +27,7 @@ pub struct ControllerRoom {
 
 impl<'t> Configuration<'t> {
     /// Refuses the guests that `host` has no CPUs or no memory for, in the order of the configuration: an
-    /// earlier guest keeps what it needs.
+    /// earlier guest keeps what it needs. Blocks and pools that it has no room for are left out.
     pub fn fit(&mut self, host: &Host, sink: &mut dyn Sink<'t>) {
         let mut reader = Reader::new(sink);
         let mut left = host.clone();
@@ -42,7 +43,29 @@ impl<'t> Configuration<'t> {
                 }
             }
         }
+        self.blocks.retain(|block| has_room(block.node, &block.extent, host, &mut reader));
+        self.pools.retain(|pool| has_room(pool.node, &pool.extent, host, &mut reader));
     }
+}
+
+/// Whether the host has a controller with as much RAM as a block or pool that may lie anywhere needs. Guests use
+/// it meanwhile, so what they have is not taken from it.
+fn has_room<'t>(node: Node<'t>, extent: &Extent, host: &Host, reader: &mut Reader<'_, 't>) -> bool {
+    let Extent::Dynamic { size, controllers, .. } = extent else { return true };
+    if let Some(id) = host.unknown(controllers) {
+        let rule = Rule::NoController { count: host.controllers.len() };
+        reader.error(Finding::new(node, Some("controllers"), Value::Number(id.into()), rule));
+        return false;
+    }
+    let is_allowed = |room: &&ControllerRoom| controllers.is_empty() || controllers.contains(&room.id);
+    let free = host.controllers.iter().filter(is_allowed).map(|room| room.free).max().unwrap_or(0);
+    if free >= *size {
+        return true;
+    }
+    let controller = controllers.first().copied().filter(|_| controllers.len() == 1);
+    let rule = Rule::Shortage(host.shortage(*size, free, controller));
+    reader.error(Finding::new(node, Some("size"), Value::Size(*size), rule));
+    false
 }
 
 /// What is left of `left` when `guest` has its part.
@@ -79,21 +102,14 @@ fn take<'t>(guest: &Guest<'t>, region: &Region<'t>, room: &mut Host) -> Result<(
         Some(node) => Finding::new(node, Some(name), value, rule),
         None => Finding::argument("memory", value, rule),
     };
-    for &id in &placement.controllers {
-        if !room.controllers.iter().any(|controller| controller.id == id) {
-            let rule = Rule::NoController { count: room.controllers.len() };
-            return Err(finding("controllers", Value::Number(id.into()), rule));
-        }
+    if let Some(id) = room.unknown(&placement.controllers) {
+        let rule = Rule::NoController { count: room.controllers.len() };
+        return Err(finding("controllers", Value::Number(id.into()), rule));
     }
     let free = room.free_on(placement);
     if region.size > free {
-        let shortage = Shortage {
-            free,
-            missing: region.size - free,
-            controller: placement.controllers.first().copied().filter(|_| placement.controllers.len() == 1),
-            fits_on: room.controllers.iter().find(|other| other.free >= region.size).map(|other| other.id),
-            free_in_all: room.controllers.iter().fold(0, |sum, other| sum.saturating_add(other.free)),
-        };
+        let controller = placement.controllers.first().copied().filter(|_| placement.controllers.len() == 1);
+        let shortage = room.shortage(region.size, free, controller);
         let name = if region.ipa.is_some() { "reg" } else { "size" };
         return Err(finding(name, Value::Size(region.size), Rule::Shortage(shortage)));
     }
@@ -102,6 +118,22 @@ fn take<'t>(guest: &Guest<'t>, region: &Region<'t>, room: &mut Host) -> Result<(
 }
 
 impl Host {
+    /// The first of `controllers` that the host does not have.
+    fn unknown(&self, controllers: &[u8]) -> Option<u8> {
+        controllers.iter().copied().find(|id| !self.controllers.iter().any(|room| room.id == *id))
+    }
+
+    /// What is missing of `size` where `free` bytes are free, and where it would fit.
+    fn shortage(&self, size: u64, free: u64, controller: Option<u8>) -> Shortage {
+        Shortage {
+            free,
+            missing: size.saturating_sub(free),
+            controller,
+            fits_on: self.controllers.iter().find(|other| other.free >= size).map(|other| other.id),
+            free_in_all: self.controllers.iter().fold(0, |sum, other| sum.saturating_add(other.free)),
+        }
+    }
+
     /// Bytes free on the controllers that `placement` allows.
     fn free_on(&self, placement: &Placement) -> u64 {
         let allowed = self.controllers.iter().filter(|controller| {
