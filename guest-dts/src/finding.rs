@@ -137,12 +137,15 @@ pub enum Note {
     BecomesDmaPool,
     /// How the guest is told of its movable memory.
     MovableMemory(Choice),
+    /// There are more findings than are told of.
+    More,
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::MovableMemory(choice) => return write!(f, "{choice}"),
+            Self::More => "there is more to be said, which is not told",
             Self::Disabled => "left out: its status says so",
             Self::WouldBeLost => "left out: a guest that does not know it would lose the memory",
             Self::BecomesDmaPool => "becomes a \"shared-dma-pool\", which every kernel knows",
@@ -266,6 +269,7 @@ impl fmt::Display for Finding<'_> {
             (Value::None | Value::Bytes([]), Some(_)) => f.write_str(": ")?,
             (Value::None | Value::Bytes([]), None) => {}
             (Value::Missing, Some(_)) => f.write_str(" is missing: ")?,
+            (Value::Missing, None) if matches!(self.rule, Rule::Note(_)) => {}
             (Value::Missing, None) => f.write_str("missing: ")?,
             (value, Some(_)) => write!(f, " = {value}: ")?,
             (value, None) => write!(f, "{value}: ")?,

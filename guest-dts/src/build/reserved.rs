@@ -22,6 +22,9 @@ use crate::finding::{Finding, Note, Rule, Value};
 use crate::range::IpaRange;
 use crate::tree::{Cells, Node, Reg, Tree};
 
+/// How many nodes of reserved memory a kernel takes.
+const RESERVED_LIMIT: usize = 64;
+
 /// Where a node of reserved memory comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -92,6 +95,10 @@ pub(super) fn notes<'t>(
 pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
     let mut count = if input.mode() == MovableMemory::Dmb { input.guest.dmbs.len() } else { 0 };
     for (index, child) in children(input, host).enumerate() {
+        if index == RESERVED_LIMIT {
+            let rule = Rule::TooMany { index, limit: RESERVED_LIMIT, what: "nodes of reserved memory" };
+            return Err(Finding::node(child.node, rule));
+        }
         let fate = fate(input, host, &child);
         if matches!(fate, Fate::LeftOut(_)) {
             continue;

@@ -31,6 +31,10 @@ use reader::Reader;
 
 /// `compatible` of the root.
 pub const COMPATIBLE: &str = "ballast,configuration";
+/// How many nodes a configuration may have, so that no search in it takes long.
+pub const NODE_LIMIT: usize = 1024;
+/// How many findings are told of in one reading.
+pub const FINDING_LIMIT: usize = 100;
 /// How many guests are taken.
 pub const GUEST_LIMIT: usize = 8;
 /// How many vCPUs a guest may have: what the target list of one SGI names.
@@ -332,6 +336,10 @@ impl<'t> Configuration<'t> {
                 Some(property) => Finding::property(root, property, rule),
                 None => Finding::missing(root, "compatible", rule),
             });
+        }
+        if let Some(node) = tree.nodes().nth(NODE_LIMIT) {
+            let rule = Rule::TooMany { index: NODE_LIMIT, limit: NODE_LIMIT, what: "nodes" };
+            return Err(Finding::node(node, rule));
         }
         let mut configuration = Self::default();
         let mut reader = Reader::new(sink);

@@ -2,8 +2,8 @@
 
 use heapless::Vec;
 
-use super::CONTROLLER_LIMIT;
-use crate::finding::{Finding, Rule, Value};
+use super::{CONTROLLER_LIMIT, FINDING_LIMIT};
+use crate::finding::{Finding, Note, Rule, Value};
 use crate::tree::{Node, Property, RegIter};
 
 /// How bad a finding is.
@@ -33,11 +33,12 @@ impl<'t, F: FnMut(Severity, Finding<'t>)> Sink<'t> for F {
 pub(super) struct Reader<'s, 't> {
     sink: &'s mut dyn Sink<'t>,
     first_error: Option<Finding<'t>>,
+    told_count: usize,
 }
 
 impl<'s, 't> Reader<'s, 't> {
     pub(super) fn new(sink: &'s mut dyn Sink<'t>) -> Self {
-        Self { sink, first_error: None }
+        Self { sink, first_error: None, told_count: 0 }
     }
 
     /// Forgets the errors so far.
@@ -53,15 +54,26 @@ impl<'s, 't> Reader<'s, 't> {
     #[inline(never)]
     pub(super) fn error(&mut self, finding: Finding<'t>) {
         self.first_error.get_or_insert(finding);
-        self.sink.take(Severity::Error, finding);
+        self.tell(Severity::Error, finding);
     }
 
     pub(super) fn warning(&mut self, finding: Finding<'t>) {
-        self.sink.take(Severity::Warning, finding);
+        self.tell(Severity::Warning, finding);
     }
 
     pub(super) fn note(&mut self, finding: Finding<'t>) {
-        self.sink.take(Severity::Note, finding);
+        self.tell(Severity::Note, finding);
+    }
+
+    /// Gives `finding` to the sink, up to a limit.
+    #[inline(never)]
+    fn tell(&mut self, severity: Severity, finding: Finding<'t>) {
+        self.told_count += 1;
+        if self.told_count <= FINDING_LIMIT {
+            self.sink.take(severity, finding);
+        } else if self.told_count == FINDING_LIMIT + 1 {
+            self.sink.take(Severity::Warning, Finding::no_node("configuration", Rule::Note(Note::More)));
+        }
     }
 
     /// Tells of a property that breaks a rule.

@@ -233,6 +233,25 @@ fn a_wrong_root_gets_its_message() {
 }
 
 #[test]
+fn too_much_is_cut_short() {
+    let flags: String = (0..200).map(|index| format!("flag-{index};")).collect();
+    let said = findings(&one_guest(&flags, "", ""));
+    assert_eq!(said.len(), FINDING_LIMIT + 1);
+    assert_eq!(said.last().unwrap(), "Warning: configuration: there is more to be said, which is not told");
+    let nodes: String = (0..1100).map(|index| format!("node-{index} {{ }};")).collect();
+    let said = findings(&one_guest("", "", &format!("pools {{ {nodes} }};")));
+    assert_eq!(said, ["Refused: /pools/node-1016: number 1025 where at most 1024 nodes are taken"]);
+    let reserved: String = (0..65)
+        .map(|index| format!("r{index}@{0:x} {{ reg = <0x{0:x} 0x1000>; }};", 0x4800_0000 + index * 0x1000))
+        .collect();
+    let template = format!(
+        "device-tree {{ reserved-memory {{ #address-cells = <1>; #size-cells = <1>; ranges; {reserved} }}; }};"
+    );
+    let said = findings(&one_guest(&template, "", ""));
+    assert!(said[0].ends_with("number 65 where at most 64 nodes of reserved memory are taken"), "{said:?}");
+}
+
+#[test]
 fn one_bad_guest_does_not_keep_the_others_from_starting() {
     let text = SETS[0].1.replacen("vcpus = <2>", "vcpus = <0>", 1);
     let blob = compile(&text);

@@ -187,6 +187,7 @@ fn first_gap(range: PaRange, ranges: &[RamRange]) -> Option<PaRange> {
 fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, Finding<'t>> {
     let mut ram = Ram { ranges: Vec::new(), controllers: Vec::new() };
     let mut unnumbered: Vec<PaRange, RAM_LIMIT> = Vec::new();
+    let cells = tree.root().child_cells()?;
     let is_memory =
         |node: &Node<'t>| node.property("device_type").and_then(|kind| kind.str()) == Some("memory");
     for node in tree.root().children().filter(|node| is_memory(node) && node.is_enabled()) {
@@ -197,7 +198,7 @@ fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, F
                 _ => return Err(Finding::property(node, property, Rule::Must("be one cell of 0 to 255"))),
             },
         };
-        for (index, reg) in node.reg()?.enumerate() {
+        for (index, reg) in node.pairs("reg", cells)?.enumerate() {
             // U-Boot fills the banks that it does not have with zeroes.
             if reg.size == 0 {
                 continue;
