@@ -94,18 +94,18 @@ pub(crate) struct Locked<'a> {
 }
 
 impl Locked<'_> {
-    /// Counts `frames` free frames as used by `owner`.
+    /// Counts `frames` free frames as used by the owner with index `owner`.
     #[inline]
-    pub(crate) fn count_taken(&self, owner: Owner, frames: u64) {
+    pub(crate) fn count_taken(&self, owner: usize, frames: u64) {
         subtract(&self.counters.free, frames);
-        add(&self.counters.used[owner.index()], frames);
+        add(&self.counters.used[owner], frames);
     }
 
-    /// Counts `frames` frames of `owner` as free.
+    /// Counts `frames` frames of the owner with index `owner` as free.
     #[inline]
-    pub(crate) fn count_given(&self, owner: Owner, frames: u64) {
+    pub(crate) fn count_given(&self, owner: usize, frames: u64) {
         add(&self.counters.free, frames);
-        subtract(&self.counters.used[owner.index()], frames);
+        subtract(&self.counters.used[owner], frames);
     }
 
     /// Counts `frames` reserved frames as managed and free.

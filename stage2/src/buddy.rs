@@ -1,69 +1,103 @@
 //! The buddy allocator of one arena: free blocks of 4 KiB (order 0) to 1 GiB (order 18).
 //!
-//! One list for each order and kind (unmovable, movable, pool, isolated), doubly linked through the frame table, and
-//! a bit mask of orders that have blocks for each kind: taking a block, giving one back and unlinking a buddy cost the
-//! same whatever the size of the map.
+//! **Above a pageblock** (orders 9 to 18) free blocks are on doubly linked lists, one for each order and migratetype.
+//! A block merges with its buddy when that is free, of the same order, in the same region and of the same zone, type,
+//! isolation, designated block and pool. So free blocks never reach over the edge of any of these.
 //!
-//! **Merging.** A block merges with its buddy when that is free, of the same order, in the same region and, from a
-//! pageblock up, of the same zone, type, isolation, designated block and pool. So free blocks never reach over the
-//! edge of any of these.
+//! **Inside a pageblock** (orders 0 to 8) there are no blocks to link and merge: a *split* pageblock has a bit for each
+//! free frame, and is itself on a list, by its *class*: an upper bound for the order of what can be taken from it. Small
+//! requests go to the pageblock of the lowest class that will do, so that those with the most room stay whole. Freeing a
+//! frame sets a bit and looks at its neighbours' bits. A pageblock that has become wholly free merges upward, but for
+//! one of each type, which is *kept* split until memory is short or another one comes free: whoever frees and allocates
+//! single frames by turns does not pay for merging and splitting each time.
 //!
-//! **Fallback** is for NORMAL arenas only; blocks of MOVABLE never change type. A request that finds its own lists
-//! empty takes the smallest block of at least a pageblock of another type and makes whole pageblocks of it its own.
-//! Where there is none, it takes the largest smaller block; if that is half a pageblock, the pageblock changes type
-//! with all its free blocks, otherwise the frames are borrowed. Unmovable requests fall back to movable pageblocks,
-//! movable ones to pools, then to unmovable pageblocks, and nothing ever takes an isolated block.
+//! So the cost of a request does not depend on the size of the map.
+//!
+//! **Isolated** pageblocks are on no list. Frames freed there set their bits, and nobody finds them until isolation ends.
+//!
+//! **Fallback** is for NORMAL arenas only; pageblocks of MOVABLE never change type. A request that finds its own lists
+//! empty takes the smallest free block of at least a pageblock of another type and makes whole pageblocks of it its own.
+//! Where there is none, it takes from the split pageblock of another type with the most room; if at least half of that
+//! is free, the pageblock changes type, otherwise the frames are borrowed. Unmovable requests fall back to movable
+//! pageblocks, movable ones to pools, which keep their type, then to unmovable pageblocks.
 
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::frame::{Contents, FrameTable, Meta, NONE, Region, Slot};
-use crate::pageblock::{LISTS, MigrateType};
+use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, State, Table};
+use crate::pageblock::{Isolation, LISTS, MigrateType, Shape};
 use crate::zone::Zone;
 
 /// How many orders there are.
 pub(crate) const ORDERS: usize = MAX_ORDER as usize + 1;
+/// How many lists of each type there is room for: the orders, rounded up to a power of two.
+const STRIDE: usize = 32;
+/// How many pageblocks of a class that turns out too high are put right for one request before a whole pageblock is
+/// split for it.
+const TRIES: u32 = 8;
 
-/// A list of free blocks. All zero is the empty list.
+/// A list of pageblocks. All zero is the empty list.
 #[derive(Clone, Copy)]
-struct FreeList {
-    /// The complement of the first block's slot; zero for none.
+struct List {
+    /// The complement of the first pageblock's number; zero for none.
     first: u32,
     count: u32,
 }
 
 /// The free blocks of an arena.
 pub(crate) struct FreeLists {
-    lists: [[FreeList; ORDERS]; LISTS],
-    /// For each kind a bit for each order that has blocks.
+    /// By type and order: split pageblocks by class, then free blocks.
+    lists: [List; LISTS.next_power_of_two() * STRIDE],
+    /// For each type a bit for each list that is not empty.
     orders: [u32; LISTS],
+    /// For each type the complement of the pageblock that was last left split although wholly free; zero for none.
+    kept: [u32; LISTS],
+    /// How many pageblocks are isolated.
+    isolated: u32,
 }
 
-/// A block just taken from the lists; its entry still says that it is free.
+/// A block just taken; the table does not yet say whose it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Taken {
     pub(crate) slot: Slot,
     pub(crate) contents: Contents,
 }
 
+#[inline]
+const fn key(list: usize, order: u8) -> usize {
+    (list * STRIDE + order as usize) % (LISTS.next_power_of_two() * STRIDE)
+}
+
 impl FreeLists {
     /// No free blocks.
     pub(crate) const fn new() -> Self {
-        Self { lists: [[FreeList { first: 0, count: 0 }; ORDERS]; LISTS], orders: [0; LISTS] }
+        Self {
+            lists: [List { first: 0, count: 0 }; LISTS.next_power_of_two() * STRIDE],
+            orders: [0; LISTS],
+            kept: [0; LISTS],
+            isolated: 0,
+        }
     }
 
-    /// How many blocks of `order` list `list` has.
+    /// How many blocks of `order`, at least a pageblock, list `list` has.
     pub(crate) fn count(&self, list: usize, order: u8) -> u32 {
-        self.lists[list][order as usize].count
+        self.lists[key(list, order)].count
     }
 
-    /// The first block of `order` on list `list`.
-    pub(crate) fn first(&self, list: usize, order: u8) -> Option<Slot> {
-        let slot = !self.lists[list][order as usize].first;
-        (slot != NONE).then_some(Slot(slot))
-    }
-
-    /// The largest order that has a block on list `list`.
-    pub(crate) fn largest(&self, list: usize) -> Option<u8> {
-        self.orders[list].checked_ilog2().map(|order| order as u8)
+    /// The pageblocks on the list of `order`, or of class `order`.
+    pub(crate) fn pageblocks<'t>(
+        &self,
+        table: Table<'t>,
+        list: usize,
+        order: u8,
+    ) -> impl Iterator<Item = u32> + 't {
+        let mut next = !self.lists[key(list, order)].first;
+        core::iter::from_fn(move || {
+            let index = next;
+            if index == NONE {
+                return None;
+            }
+            next = table.free_map(index).next();
+            Some(index)
+        })
     }
 
     /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`.
@@ -75,137 +109,195 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        match self.take_from(table, wanted as usize, order) {
+        let taken = match order {
+            0 => self.take_frame(table.words, wanted as usize),
+            1..PAGEBLOCK_ORDER => None,
+            _ => self.take_whole(table.words, wanted as usize, order),
+        };
+        match taken {
             Some(taken) => Some(taken),
-            None => self.fall_back(table, zone, wanted, order),
+            None => self.take_block(table, zone, wanted, order),
         }
     }
 
-    /// Takes a block of `order` from list `list`, splitting a larger one if need be.
+    /// Takes a single frame from a split pageblock.
     #[inline]
-    fn take_from(&mut self, table: &FrameTable<'_>, list: usize, order: u8) -> Option<Taken> {
-        let candidates = self.orders[list] >> order;
-        if candidates == 0 {
+    fn take_frame(&mut self, table: Table<'_>, list: usize) -> Option<Taken> {
+        let classes = self.orders[list] & ((1 << SMALL_ORDERS) - 1);
+        if classes == 0 {
             return None;
         }
-        let found = order + candidates.trailing_zeros() as u8;
-        let slot = self.first(list, found)?;
-        let contents = table.meta(slot).contents();
-        self.unlink(table, slot, list, found);
-        self.split(table, slot, found, order, list, contents);
-        Some(Taken { slot, contents })
-    }
-
-    /// Puts all but the first block of `to` of the unlinked block of order `from` at `slot` on list `list`.
-    #[inline]
-    fn split(
-        &mut self,
-        table: &FrameTable<'_>,
-        slot: Slot,
-        from: u8,
-        to: u8,
-        list: usize,
-        contents: Contents,
-    ) {
-        let mut order = from;
-        while order > to {
-            order -= 1;
-            let upper = slot.add(1 << order);
-            table.make_valid(upper, order);
-            self.push(table, upper, order, list, contents);
+        let class = classes.trailing_zeros() as u8;
+        let index = !self.lists[key(list, class)].first;
+        let map = table.free_map(index);
+        let contents = map.info().contents();
+        let (offset, left) = map.take_frame()?;
+        if left == 0 {
+            self.unlink(table, index, list, class);
         }
+        Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents })
     }
 
-    #[cold]
-    fn fall_back(
+    fn take_block(
         &mut self,
         table: &FrameTable<'_>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
+        let taken = self.take_own_or_fall_back(table.words, zone, wanted, order);
+        if taken.is_none() && self.release_kept(table) {
+            return self.take_own_or_fall_back(table.words, zone, wanted, order);
+        }
+        taken
+    }
+
+    fn take_own_or_fall_back(
+        &mut self,
+        table: Table<'_>,
+        zone: Zone,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        match self.take_from(table, wanted as usize, order) {
+            Some(taken) => Some(taken),
+            None => self.fall_back(table, zone, wanted, order),
+        }
+    }
+
+    /// Takes a block of `order` from the lists of one type.
+    fn take_from(&mut self, table: Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        if order >= PAGEBLOCK_ORDER {
+            return self.take_whole(table, list, order);
+        }
+        if let Some(taken) = self.take_small(table, list, order, TRIES) {
+            return Some(taken);
+        }
+        match self.take_whole(table, list, PAGEBLOCK_ORDER) {
+            Some(whole) => Some(self.split_whole(table, whole, list, order)),
+            None => self.take_small(table, list, order, u32::MAX),
+        }
+    }
+
+    /// Takes a block of `order` from a split pageblock. Puts the class of at most `tries` pageblocks right on the way.
+    fn take_small(&mut self, table: Table<'_>, list: usize, order: u8, tries: u32) -> Option<Taken> {
+        for _ in 0..tries {
+            let classes = (self.orders[list] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
+            if classes == 0 {
+                return None;
+            }
+            let class = classes.trailing_zeros() as u8;
+            let index = !self.lists[key(list, class)].first;
+            let map = table.free_map(index);
+            let contents = map.info().contents();
+            if let Some((offset, left)) = map.take(order) {
+                if left == 0 {
+                    self.unlink(table, index, list, class);
+                }
+                return Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents });
+            }
+            self.unlink(table, index, list, class);
+            if let Some(class) = map.largest() {
+                self.push_split(table, index, list, class);
+            }
+        }
+        None
+    }
+
+    /// Splits a pageblock just taken and takes a block of `order` from it.
+    fn split_whole(&mut self, table: Table<'_>, whole: Taken, list: usize, order: u8) -> Taken {
+        let index = whole.slot.pageblock();
+        let map = table.free_map(index);
+        table.make_split(whole.slot);
+        map.fill(whole.contents);
+        map.take_at(order, 0);
+        self.push_split(table, index, list, SMALL_ORDERS - 1);
+        whole
+    }
+
+    /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
+    /// Its pageblocks' words are left for the caller to write.
+    #[inline]
+    fn take_whole(&mut self, table: Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        let candidates = self.orders[list] >> order;
+        if candidates == 0 {
+            return None;
+        }
+        let found = order + candidates.trailing_zeros() as u8;
+        let index = !self.lists[key(list, found)].first;
+        let contents = table.free_map(index).info().contents();
+        self.unlink(table, index, list, found);
+        let taken = Taken { slot: Slot::of_pageblock(index), contents };
+        if found > order {
+            self.cut(table, taken, found, order);
+        }
+        Some(taken)
+    }
+
+    /// Puts all but the first block of order `to` of a block of order `from`, both at least pageblocks, on their lists.
+    fn cut(&mut self, table: Table<'_>, taken: Taken, from: u8, to: u8) {
+        let mut order = from;
+        while order > to {
+            order -= 1;
+            let upper = taken.slot.add(1 << order);
+            self.push_whole(table, upper, order, taken.contents);
+        }
+    }
+
+    #[cold]
+    fn fall_back(&mut self, table: Table<'_>, zone: Zone, wanted: MigrateType, order: u8) -> Option<Taken> {
         if zone == Zone::Movable {
             return None;
         }
-        let others: &[MigrateType] = match wanted {
-            MigrateType::Unmovable => &[MigrateType::Movable],
-            MigrateType::Movable => &[MigrateType::Pool, MigrateType::Unmovable],
-            MigrateType::Pool => &[],
-        };
-        others.iter().find_map(|&from| {
-            if from == MigrateType::Pool {
-                // Lent, not given: a pool's pageblocks keep their type.
-                return self.take_from(table, from as usize, order);
-            }
-            self.steal(table, from, wanted, order)
-        })
+        match wanted {
+            MigrateType::Unmovable => self.steal(table, MigrateType::Movable, wanted, order),
+            // Lent, not given: a pool's pageblocks keep their type.
+            MigrateType::Movable => self
+                .take_from(table, MigrateType::Pool as usize, order)
+                .or_else(|| self.steal(table, MigrateType::Unmovable, wanted, order)),
+            MigrateType::Pool => None,
+        }
     }
 
     /// Takes a block of `order` from pageblocks of type `from` for `wanted`.
     fn steal(
         &mut self,
-        table: &FrameTable<'_>,
+        table: Table<'_>,
         from: MigrateType,
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let list = from as usize;
         let whole = order.max(PAGEBLOCK_ORDER);
-        let candidates = self.orders[list] >> whole;
-        if candidates != 0 {
-            let found = whole + candidates.trailing_zeros() as u8;
-            let slot = self.first(list, found)?;
-            let contents = table.meta(slot).contents();
-            self.unlink(table, slot, list, found);
-            self.split(table, slot, found, whole, list, contents);
+        if let Some(taken) = self.take_whole(table, from as usize, whole) {
             for pageblock in 0..1 << (whole - PAGEBLOCK_ORDER) {
-                let slot = slot.add(pageblock * PAGEBLOCK_FRAMES);
-                table.set_pageblock(slot, table.pageblock(slot).with_migrate_type(wanted));
+                let slot = taken.slot.add(pageblock * PAGEBLOCK_FRAMES);
+                table.set_word(slot, table.word(slot).with_migrate_type(wanted));
             }
-            self.split(table, slot, whole, order, wanted as usize, contents);
-            return Some(Taken { slot, contents });
+            return Some(match order {
+                0..PAGEBLOCK_ORDER => self.split_whole(table, taken, wanted as usize, order),
+                _ => taken,
+            });
         }
-        let smaller = (self.orders[list] & ((1 << PAGEBLOCK_ORDER) - 1)) >> order << order;
-        let found = smaller.checked_ilog2()? as u8;
-        if found == PAGEBLOCK_ORDER - 1 {
-            let slot = self.first(list, found)?;
-            self.retype_pageblock(table, slot, wanted);
-            return self.take_from(table, wanted as usize, order);
+        if order >= PAGEBLOCK_ORDER {
+            return None;
         }
-        let slot = self.first(list, found)?;
-        let contents = table.meta(slot).contents();
-        self.unlink(table, slot, list, found);
-        self.split(table, slot, found, order, list, contents);
-        Some(Taken { slot, contents })
-    }
-
-    /// Makes the split pageblock at `slot` serve `wanted` and moves its free blocks to the right lists.
-    fn retype_pageblock(&mut self, table: &FrameTable<'_>, slot: Slot, wanted: MigrateType) {
-        table.set_pageblock(slot, table.pageblock(slot).with_migrate_type(wanted));
-        self.relist_pageblock(table, slot);
-    }
-
-    /// Moves the free blocks inside the split pageblock at `slot` to the list that its word names. Returns how many
-    /// frames moved.
-    pub(crate) fn relist_pageblock(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
-        let first = slot.0 & !(PAGEBLOCK_FRAMES as u32 - 1);
-        let list = table.pageblock(slot).list();
-        let (mut offset, mut moved) = (0, 0);
-        while offset < PAGEBLOCK_FRAMES {
-            let slot = Slot(first).add(offset);
-            let meta = table.meta(slot);
-            let order = meta.order();
-            if meta.is_free_of(order) && meta.list() != list {
-                self.unlink(table, slot, meta.list(), order);
-                self.push(table, slot, order, list, meta.contents());
-                moved += 1 << order;
+        let classes = (self.orders[from as usize] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
+        let class = classes.checked_ilog2()? as u8;
+        let index = !self.lists[key(from as usize, class)].first;
+        if table.free_map(index).info().count() >= PAGEBLOCK_FRAMES as u32 / 2 {
+            self.unlink(table, index, from as usize, class);
+            let slot = Slot::of_pageblock(index);
+            table.set_word(slot, table.word(slot).with_migrate_type(wanted));
+            self.push_split(table, index, wanted as usize, class);
+            if let Some(taken) = self.take_small(table, wanted as usize, order, u32::MAX) {
+                return Some(taken);
             }
-            offset += 1 << order;
         }
-        moved
+        self.take_small(table, from as usize, order, u32::MAX)
     }
 
-    /// Gives the block of `order` at frame `number` of `region` back, merging it as far as it goes.
+    /// Gives the block of `order` at frame `number` of `region` back, merging it as far as it goes. Its entry must say
+    /// already that it is in use no more.
     #[inline]
     pub(crate) fn give(
         &mut self,
@@ -215,70 +307,249 @@ impl FreeLists {
         order: u8,
         contents: Contents,
     ) {
+        match order {
+            0 => self.give_small(table, region.slot(number), 0, contents),
+            1..PAGEBLOCK_ORDER => self.give_small(table, region.slot(number), order, contents),
+            _ => self.give_whole(table, region, number, order, contents),
+        }
+    }
+
+    /// Gives a block of less than a pageblock back.
+    #[inline]
+    fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
+        let map = table.words.free_map(slot.pageblock());
+        let before = map.give(order, slot.offset(), contents);
+        let was_nearly_whole = before.count() == PAGEBLOCK_FRAMES as u32 - (1 << order);
+        let is_as_before = before.count() != 0
+            && !was_nearly_whole
+            && (before.class() == SMALL_ORDERS - 1 || !map.is_block_free(before.class() + 1, slot.offset()));
+        if !is_as_before {
+            self.relist(table, slot, before);
+        }
+    }
+
+    /// Puts a split pageblock where it belongs after the frame at `slot` became free; its list was that of `before`.
+    #[cold]
+    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, before: Info) {
+        let word = table.words.word(slot);
+        if word.is_isolated() {
+            return;
+        }
+        let index = slot.pageblock();
+        let list = word.list();
+        let map = table.words.free_map(index);
+        let class = map.order_around(slot.offset());
+        if before.count() == 0 {
+            self.push_split(table.words, index, list, class);
+        } else if class > before.class() {
+            self.unlink(table.words, index, list, before.class());
+            self.push_split(table.words, index, list, class);
+        }
+        if map.info().count() == PAGEBLOCK_FRAMES as u32 {
+            let kept = !self.kept[list];
+            self.kept[list] = !index;
+            if kept != index {
+                self.merge_if_whole(table, kept, list);
+            }
+        }
+    }
+
+    /// Merges the split pageblocks that were kept though wholly free. Returns whether there were any.
+    fn release_kept(&mut self, table: &FrameTable<'_>) -> bool {
+        (0..LISTS).fold(false, |any, list| {
+            let kept = !core::mem::take(&mut self.kept[list]);
+            self.merge_if_whole(table, kept, list) || any
+        })
+    }
+
+    /// Makes pageblock `index` a free block again if it is split, wholly free and on lists of type `list`.
+    fn merge_if_whole(&mut self, table: &FrameTable<'_>, index: u32, list: usize) -> bool {
+        if index == NONE {
+            return false;
+        }
+        let slot = Slot::of_pageblock(index);
+        let word = table.words.word(slot);
+        let info = table.words.free_map(index).info();
+        let is_whole = word.is_split() && info.count() == PAGEBLOCK_FRAMES as u32;
+        if !is_whole || word.is_isolated() || word.list() != list {
+            return false;
+        }
+        self.unlink(table.words, index, list, info.class());
+        let region = table.region_in(word);
+        self.merge(table.words, region, region.number(slot), PAGEBLOCK_ORDER, info.contents());
+        true
+    }
+
+    /// Gives a block of at least a pageblock back. Isolated pageblocks of it become free for themselves.
+    fn give_whole(
+        &mut self,
+        table: &FrameTable<'_>,
+        region: &Region,
+        number: u64,
+        order: u8,
+        contents: Contents,
+    ) {
+        let words = table.words;
+        let heads = || (number..number + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize);
+        if self.isolated == 0 || !heads().any(|number| words.word(region.slot(number)).is_isolated()) {
+            return self.merge(words, region, number, order, contents);
+        }
+        for number in heads() {
+            let slot = region.slot(number);
+            if words.word(slot).is_isolated() {
+                Self::set_free_alone(words, slot, contents);
+            } else {
+                self.merge(words, region, number, PAGEBLOCK_ORDER, contents);
+            }
+        }
+    }
+
+    /// Makes the pageblock at `slot` a free block that is on no list.
+    fn set_free_alone(words: Table<'_>, slot: Slot, contents: Contents) {
+        words.set_word(slot, words.word(slot).with_head(Shape::Free, PAGEBLOCK_ORDER));
+        words.free_map(slot.pageblock()).set_whole(contents);
+    }
+
+    /// Puts a block of at least a pageblock on its list, merged as far as it goes.
+    fn merge(&mut self, words: Table<'_>, region: &Region, number: u64, order: u8, contents: Contents) {
+        let word = words.word(region.slot(number));
         let (mut number, mut order, mut contents) = (number, order, contents);
-        let word = table.pageblock(region.slot(number));
         while order < MAX_ORDER {
             let buddy = number ^ 1 << order;
             if !region.has(buddy) {
                 break;
             }
             let slot = region.slot(buddy);
-            if order >= PAGEBLOCK_ORDER {
-                let other = table.pageblock(slot);
-                if !word.merges_with(other) || !other.is_first_valid() {
-                    break;
-                }
-            }
-            let meta = table.meta(slot);
-            if !meta.is_free_of(order) {
+            if !word.merges_with(words.word(slot), order) {
                 break;
             }
-            self.unlink(table, slot, meta.list(), order);
-            contents = contents.and(meta.contents());
-            table.set_meta(region.slot(number.max(buddy)), Meta::TAIL);
+            self.unlink(words, slot.pageblock(), word.list(), order);
+            contents = contents.and(words.free_map(slot.pageblock()).info().contents());
+            let upper = region.slot(number.max(buddy));
+            words.set_word(upper, words.word(upper).with_shape(Shape::Part));
             number = number.min(buddy);
             order += 1;
         }
-        self.push(table, region.slot(number), order, word.list(), contents);
+        self.push_whole(words, region.slot(number), order, contents);
     }
 
-    /// Puts a block that is on no list on list `list`.
-    #[inline]
-    pub(crate) fn push(
-        &mut self,
-        table: &FrameTable<'_>,
-        slot: Slot,
-        order: u8,
-        list: usize,
-        contents: Contents,
-    ) {
-        let head = &mut self.lists[list][order as usize];
-        let next = !head.first;
-        table.set_free(slot, Meta::free(order, list, contents), next);
-        if next != NONE {
-            table.set_previous(Slot(next), slot.0);
+    /// Isolates the pageblock at `slot`: takes it off its list, out of a larger free block if need be.
+    pub(crate) fn isolate(&mut self, table: &FrameTable<'_>, slot: Slot) {
+        let words = table.words;
+        let slot = Slot::of_pageblock(slot.pageblock());
+        let word = words.word(slot);
+        if word.is_isolated() {
+            return;
         }
-        head.first = !slot.0;
+        if word.is_split() {
+            let info = words.free_map(slot.pageblock()).info();
+            if info.count() > 0 {
+                self.unlink(words, slot.pageblock(), word.list(), info.class());
+            }
+        } else {
+            self.expose(table, slot);
+        }
+        words.set_word(slot, words.word(slot).with_isolated(Isolation::Isolated));
+        self.isolated += 1;
+    }
+
+    /// Cuts the free block that the pageblock at `slot` is part of, if it is, so that the pageblock is a free block for
+    /// itself, on no list.
+    fn expose(&mut self, table: &FrameTable<'_>, slot: Slot) {
+        let words = table.words;
+        let region = table.region_in(words.word(slot));
+        let wanted = region.number(slot);
+        let Some(head) = table.head(region, wanted).filter(|head| head.state == State::Free) else { return };
+        let first = region.slot(head.number);
+        let contents = words.free_map(first.pageblock()).info().contents();
+        self.unlink(words, first.pageblock(), words.word(first).list(), head.order);
+        let (mut number, mut order) = (head.number, head.order);
+        while order > PAGEBLOCK_ORDER {
+            order -= 1;
+            let upper = number + (1 << order);
+            let other = if wanted < upper { upper } else { number };
+            number = if wanted < upper { number } else { upper };
+            self.push_whole(words, region.slot(other), order, contents);
+        }
+        Self::set_free_alone(words, slot, contents);
+    }
+
+    /// Ends the isolation of the pageblock at `slot`: what is free in it can be allocated again.
+    pub(crate) fn end_isolation(&mut self, table: &FrameTable<'_>, slot: Slot) {
+        let words = table.words;
+        let slot = Slot::of_pageblock(slot.pageblock());
+        let word = words.word(slot);
+        if !word.is_isolated() {
+            return;
+        }
+        let word = word.with_isolated(Isolation::Open);
+        words.set_word(slot, word);
+        self.isolated -= 1;
+        let region = table.region_in(word);
+        let map = words.free_map(slot.pageblock());
+        match word.shape() {
+            Shape::Free => {
+                self.merge(words, region, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
+            }
+            Shape::Split if map.info().count() == PAGEBLOCK_FRAMES as u32 => {
+                self.merge(words, region, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
+            }
+            Shape::Split => {
+                if let Some(class) = map.largest() {
+                    self.push_split(words, slot.pageblock(), word.list(), class);
+                }
+            }
+            Shape::Part | Shape::Used | Shape::Reserved => {}
+        }
+    }
+
+    /// Puts a free block of at least a pageblock on its list and writes its head.
+    fn push_whole(&mut self, words: Table<'_>, slot: Slot, order: u8, contents: Contents) {
+        let word = words.word(slot).with_head(Shape::Free, order);
+        words.set_word(slot, word);
+        words.free_map(slot.pageblock()).set_whole(contents);
+        self.link(words, slot.pageblock(), word.list(), order);
+    }
+
+    /// Puts a split pageblock on the list of `class`.
+    fn push_split(&mut self, words: Table<'_>, index: u32, list: usize, class: u8) {
+        let map = words.free_map(index);
+        map.set_info(map.info().with_class(class));
+        self.link(words, index, list, class);
+    }
+
+    #[inline]
+    fn link(&mut self, words: Table<'_>, index: u32, list: usize, order: u8) {
+        let head = &mut self.lists[key(list, order)];
+        let next = !head.first;
+        head.first = !index;
         head.count += 1;
         self.orders[list] |= 1 << order;
+        let map = words.free_map(index);
+        map.set_previous(NONE);
+        map.set_next(next);
+        if next != NONE {
+            words.free_map(next).set_previous(index);
+        }
     }
 
-    /// Takes the free block at `slot` off list `list`. Its entry is left as it is.
+    /// Takes pageblock `index` off a list.
     #[inline]
-    pub(crate) fn unlink(&mut self, table: &FrameTable<'_>, slot: Slot, list: usize, order: u8) {
-        let (previous, next) = table.links(slot);
+    fn unlink(&mut self, words: Table<'_>, index: u32, list: usize, order: u8) {
+        let map = words.free_map(index);
+        let (previous, next) = (map.previous(), map.next());
         if next != NONE {
-            table.set_previous(Slot(next), previous);
+            words.free_map(next).set_previous(previous);
         }
-        let head = &mut self.lists[list][order as usize];
+        let head = &mut self.lists[key(list, order)];
+        head.count -= 1;
         if previous != NONE {
-            table.set_next(Slot(previous), next);
+            words.free_map(previous).set_next(next);
         } else {
             head.first = !next;
             if next == NONE {
                 self.orders[list] &= !(1 << order);
             }
         }
-        head.count -= 1;
     }
 }

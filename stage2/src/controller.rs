@@ -56,6 +56,12 @@ impl ControllerSet {
         Self(self.0 & other.0)
     }
 
+    /// The set without what `others` has.
+    #[must_use]
+    pub const fn without_all(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
     /// Whether `controller` is in the set.
     pub const fn contains(self, controller: ControllerId) -> bool {
         self.0 & 1 << controller.0 != 0
@@ -64,6 +70,12 @@ impl ControllerSet {
     /// Whether there is no controller in the set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// The controller, if there is just one.
+    #[inline]
+    pub(crate) const fn only(self) -> Option<ControllerId> {
+        if self.0.is_power_of_two() { Some(ControllerId(self.0.trailing_zeros() as u8)) } else { None }
     }
 
     /// How many controllers are in the set.

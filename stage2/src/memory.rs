@@ -12,13 +12,14 @@ use core::sync::atomic::AtomicU32;
 
 use spin::Once;
 
-use crate::addr::{Frame, MAX_ORDER};
+use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::arena::Arena;
+use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
-use crate::frame::{Contents, FrameTable, Mapping, Meta, Region, State};
+use crate::frame::{Contents, FrameTable, Mapping, Meta, Mobility, Region, State};
 use crate::map::BootMap;
 use crate::owner::Owner;
-use crate::pageblock::MigrateType;
+use crate::pageblock::{MigrateType, Shape};
 use crate::placement::{Placement, Strictness, most_free, next_interleaved};
 use crate::range::FrameRange;
 use crate::sync::{Counter, Ordering::Relaxed};
@@ -51,10 +52,20 @@ pub struct Memory<'a> {
 struct Layout<'a> {
     table: FrameTable<'a>,
     controllers: ControllerSet,
+    /// The controllers that have some of each zone.
+    populated: [ControllerSet; 2],
     /// The span and the number of present frames of each arena.
     extents: [Extent; ARENAS],
     /// Free frames of NORMAL that movable requests leave alone.
     normal_floor: u64,
+}
+
+/// A block just taken, and where.
+#[derive(Clone, Copy)]
+struct Found {
+    taken: Taken,
+    controller: ControllerId,
+    zone: Zone,
 }
 
 /// Where an arena lies.
@@ -97,17 +108,80 @@ impl<'a> Memory<'a> {
     ///
     /// # Errors
     /// Where no arena that the request allows has a block of that order.
+    #[inline]
     pub fn allocate(&self, request: &Request) -> Result<Allocation, AllocError> {
         let Some(layout) = self.layout.get() else { return Err(AllocError::NotBooted) };
         if request.order > MAX_ORDER {
             return Err(AllocError::OrderTooLarge { order: request.order });
         }
-        let open =
-            layout.controllers.intersection(ControllerSet::from_bits(!self.closed.load(Relaxed) as u16));
-        let (named, strictness) = request.placement.named();
+        let open = layout.controllers.without_all(self.closed());
+        let found = match self.first_choice(layout, request, open) {
+            Some((controller, zone)) => self.allocate_in(layout, request, controller, zone),
+            None => None,
+        };
+        let Some(found) = found.or_else(|| self.allocate_anywhere(layout, request, open)) else {
+            return Err(self.refusal(layout, request, open));
+        };
+        Ok(Allocation {
+            frame: layout.table.frame(found.taken.slot),
+            order: request.order,
+            controller: found.controller,
+            zone: found.zone,
+            contents: found.taken.contents,
+        })
+    }
+
+    /// The controller and zone that a request is served from if they have what it needs, where that is plain to see.
+    #[inline]
+    fn first_choice(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        open: ControllerSet,
+    ) -> Option<(ControllerId, Zone)> {
+        let zone = request.kind.first_zone();
+        let zone = if layout.populated[zone as usize].is_empty() { Zone::Normal } else { zone };
+        let candidates = open.intersection(layout.populated[zone as usize]);
+        let controller = match &request.placement {
+            Placement::Any => most_free(candidates, |id| self.arenas[zone.arena(id)].free())?,
+            Placement::Listed(list, _) => list.first().filter(|first| candidates.contains(*first))?,
+            Placement::Interleave(..) => return None,
+        };
+        Some((controller, zone))
+    }
+
+    /// Tries everywhere that the request allows, in its order.
+    #[cold]
+    fn allocate_anywhere(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        open: ControllerSet,
+    ) -> Option<Found> {
+        match &request.placement {
+            Placement::Any => self.allocate_by_zone(layout, request, open),
+            placement => self.allocate_placed(layout, request, placement, open),
+        }
+    }
+
+    /// The controllers that take no allocations.
+    #[inline]
+    fn closed(&self) -> ControllerSet {
+        ControllerSet::from_bits(self.closed.load(Relaxed) as u16)
+    }
+
+    /// Tries the controllers that `placement` names, then, if they are only preferred, the others.
+    fn allocate_placed(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        placement: &Placement,
+        open: ControllerSet,
+    ) -> Option<Found> {
+        let (named, strictness) = placement.named();
         let mut candidates = open.intersection(named);
-        let found = match &request.placement {
-            Placement::Any => self.allocate_by_zone(layout, request, candidates),
+        let found = match placement {
+            Placement::Any => None,
             Placement::Listed(list, _) => list
                 .as_slice()
                 .iter()
@@ -122,49 +196,66 @@ impl<'a> Memory<'a> {
             })
             .find_map(|controller| self.allocate_behind(layout, request, controller)),
         };
-        let found = match (found, strictness, &request.placement) {
-            (None, Strictness::Preferred, Placement::Listed(..) | Placement::Interleave(..)) => {
-                let others = open.iter().fold(ControllerSet::EMPTY, |others, controller| {
-                    if named.contains(controller) { others } else { others.with(controller) }
-                });
-                self.allocate_by_zone(layout, request, others)
+        if found.is_none() && strictness == Strictness::Preferred {
+            let mut others = open.without_all(named);
+            while let Some(controller) = most_free(others, |controller| self.free_for(request, controller)) {
+                let found = self.allocate_behind(layout, request, controller);
+                if found.is_some() {
+                    return found;
+                }
+                others = others.without(controller);
             }
-            (found, ..) => found,
-        };
-        found.ok_or_else(|| self.refusal(layout, request, open))
+        }
+        found
     }
 
     /// Tries the zones one after the other, in each the controllers with the most free memory first.
-    fn allocate_by_zone(
-        &self,
-        layout: &Layout<'a>,
-        request: &Request,
-        candidates: ControllerSet,
-    ) -> Option<Allocation> {
-        request.kind.zones().iter().find_map(|&zone| {
-            let mut candidates = candidates;
+    fn allocate_by_zone(&self, layout: &Layout<'a>, request: &Request, open: ControllerSet) -> Option<Found> {
+        let mut zone = request.kind.first_zone();
+        loop {
+            let mut candidates = open.intersection(layout.populated[zone as usize]);
             while let Some(controller) =
                 most_free(candidates, |controller| self.arenas[zone.arena(controller)].free())
             {
-                let found = self.allocate_in(layout, request, controller, zone);
+                let found = self.allocate_in_cold(layout, request, controller, zone);
                 if found.is_some() {
                     return found;
                 }
                 candidates = candidates.without(controller);
             }
-            None
-        })
+            if zone == Zone::Normal {
+                return None;
+            }
+            zone = Zone::Normal;
+        }
     }
 
     /// Tries the zones of one controller.
-    #[inline]
     fn allocate_behind(
         &self,
         layout: &Layout<'a>,
         request: &Request,
         controller: ControllerId,
-    ) -> Option<Allocation> {
-        request.kind.zones().iter().find_map(|&zone| self.allocate_in(layout, request, controller, zone))
+    ) -> Option<Found> {
+        let mut zone = request.kind.first_zone();
+        loop {
+            let found = self.allocate_in_cold(layout, request, controller, zone);
+            if found.is_some() || zone == Zone::Normal {
+                return found;
+            }
+            zone = Zone::Normal;
+        }
+    }
+
+    #[inline(never)]
+    fn allocate_in_cold(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        controller: ControllerId,
+        zone: Zone,
+    ) -> Option<Found> {
+        self.allocate_in(layout, request, controller, zone)
     }
 
     /// Tries one arena.
@@ -175,33 +266,31 @@ impl<'a> Memory<'a> {
         request: &Request,
         controller: ControllerId,
         zone: Zone,
-    ) -> Option<Allocation> {
+    ) -> Option<Found> {
         let frames = 1 << request.order;
         let arena = &self.arenas[zone.arena(controller)];
         if arena.free() < frames {
             return None;
         }
-        if zone == Zone::Normal && request.kind == Kind::Movable && !self.is_above_floor(layout, frames) {
+        let (wanted, mobility) = match request.kind {
+            Kind::Unmovable => (MigrateType::Unmovable, Mobility::Pinned),
+            Kind::Movable => (MigrateType::Movable, Mobility::Movable),
+        };
+        if zone == Zone::Normal && wanted == MigrateType::Movable && !self.is_above_floor(layout, frames) {
             return None;
         }
+        let owner = request.owner.index();
+        let words = layout.table.words;
         let mut locked = arena.lock();
-        let wanted = match request.kind {
-            Kind::Unmovable => MigrateType::Unmovable,
-            Kind::Movable => MigrateType::Movable,
-        };
         let taken = locked.lists.take(&layout.table, zone, wanted, request.order)?;
-        let meta = Meta::used(request.order, request.owner);
-        layout.table.set_used(taken.slot, meta, request.mapping);
-        locked.count_taken(request.owner, frames);
-        drop(locked);
-        let number = layout.table.region_at(taken.slot).number(taken.slot);
-        Some(Allocation {
-            frame: Frame::try_new(number)?,
-            order: request.order,
-            controller,
-            zone,
-            contents: taken.contents,
-        })
+        if request.order >= PAGEBLOCK_ORDER {
+            let word = words.word(taken.slot);
+            words.set_word(taken.slot, word.with_head(Shape::Used, request.order));
+        }
+        let meta = Meta::used(request.order, owner, mobility);
+        words.entry(taken.slot).set_used(meta, request.mapping);
+        locked.count_taken(owner, frames);
+        Some(Found { taken, controller, zone })
     }
 
     /// Whether NORMAL keeps its floor when `frames` go. Two CPUs that ask at once may together go below it by the
@@ -217,7 +306,11 @@ impl<'a> Memory<'a> {
 
     /// Free frames behind `controller` in the zones that `request` may use.
     fn free_for(&self, request: &Request, controller: ControllerId) -> u64 {
-        request.kind.zones().iter().map(|zone| self.arenas[zone.arena(controller)].free()).sum()
+        let free = |zone: Zone| self.arenas[zone.arena(controller)].free();
+        match request.kind {
+            Kind::Unmovable => free(Zone::Normal),
+            Kind::Movable => free(Zone::Normal) + free(Zone::Movable),
+        }
     }
 
     #[cold]
@@ -243,48 +336,44 @@ impl<'a> Memory<'a> {
     ///
     /// # Errors
     /// Where the block is not in use with just this order and owner; nothing is changed then.
+    #[inline]
     pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), FreeError> {
         let error = |reason| FreeError { frame, order, owner, reason };
         let Some(layout) = self.layout.get() else { return Err(error(FreeReason::NotRam)) };
         let Some(region) = layout.table.region_of(frame) else { return Err(error(FreeReason::NotRam)) };
-        let number = frame.number();
-        let slot = region.slot(number);
-        let zone = layout.table.pageblock(slot).zone();
+        let words = layout.table.words;
+        let slot = region.slot(frame.number());
+        let zone = words.word(slot).zone();
+        let owner_index = owner.index();
         let mut locked = self.arenas[zone.arena(region.controller)].lock();
-        let word = layout.table.pageblock(slot);
-        if order > MAX_ORDER
-            || !layout.table.is_valid(slot, word)
-            || !layout.table.meta(slot).is_used_as(order, owner)
-        {
-            return Err(error(Self::why_not_freed(layout, region, number, order, owner)));
+        let word = words.word(slot);
+        let entry = words.entry(slot);
+        let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
+        if !is_head || !entry.meta().is_used_as(order, owner_index) {
+            return Err(error(Self::why_not_freed(layout, region, frame.number(), owner)));
         }
-        locked.count_given(owner, 1 << order);
-        locked.lists.give(&layout.table, region, number, order, contents);
+        entry.set_meta(Meta::NONE);
+        locked.count_given(owner_index, 1 << order);
+        locked.lists.give(&layout.table, region, frame.number(), order, contents);
         Ok(())
     }
 
     /// What is wrong with freeing a block that is not in use as the caller says.
     #[cold]
-    fn why_not_freed(
-        layout: &Layout<'a>,
-        region: &Region,
-        number: u64,
-        order: u8,
-        owner: Owner,
-    ) -> FreeReason {
-        let Some((head, meta)) = layout.table.head(region, number) else { return FreeReason::NotRam };
-        match meta.state() {
+    fn why_not_freed(layout: &Layout<'a>, region: &Region, number: u64, owner: Owner) -> FreeReason {
+        let Some(head) = layout.table.head(region, number) else { return FreeReason::NotRam };
+        let meta = layout.table.words.entry(region.slot(head.number)).meta();
+        match head.state {
             State::Free => FreeReason::AlreadyFree,
             State::Reserved => FreeReason::Reserved,
             State::Retired => FreeReason::Retired,
-            State::Used | State::Tail => match meta.owner() {
-                _ if head != number => match Frame::try_new(head) {
-                    Some(head) => FreeReason::InsideBlock { head, order: meta.order() },
-                    None => FreeReason::NotRam,
-                },
-                Some(other) if other != owner => FreeReason::OtherOwner { owner: other },
-                _ if meta.order() != order => FreeReason::OtherOrder { order: meta.order() },
-                _ => FreeReason::NotRam,
+            State::Used => match (meta.owner(), Frame::try_new(head.number)) {
+                (_, Some(first)) if head.number != number => {
+                    FreeReason::InsideBlock { head: first, order: head.order }
+                }
+                (Some(other), _) if other != owner => FreeReason::OtherOwner { owner: other },
+                _ if meta.is_huge() => FreeReason::HugeUnit,
+                _ => FreeReason::OtherOrder { order: head.order },
             },
         }
     }
@@ -301,18 +390,18 @@ impl<'a> Memory<'a> {
     ) -> Result<(), MappingError> {
         let error = MappingError { frame, owner };
         let layout = self.layout.get().ok_or(error)?;
-        let region = layout.table.region_of(frame).ok_or(error)?;
+        let table = &layout.table;
+        let region = table.region_of(frame).ok_or(error)?;
         let slot = region.slot(frame.number());
-        let zone = layout.table.pageblock(slot).zone();
+        let zone = table.words.word(slot).zone();
         let _locked = self.arenas[zone.arena(region.controller)].lock();
-        if !layout.table.is_valid(slot, layout.table.pageblock(slot)) {
+        let word = table.words.word(slot);
+        let entry = table.words.entry(slot);
+        let is_head = word.is_split() || word.shape() == Shape::Used && slot.offset() == 0;
+        if !is_head || entry.meta().owner() != Some(owner) {
             return Err(error);
         }
-        let meta = layout.table.meta(slot);
-        if meta.owner() != Some(owner) {
-            return Err(error);
-        }
-        layout.table.set_used(slot, meta, mapping);
+        entry.set_used(entry.meta(), mapping);
         Ok(())
     }
 

@@ -73,14 +73,16 @@ pub(crate) const OWNERS: usize = 2 + 2 * MAX_GUESTS + MAX_POOLS;
 
 impl Owner {
     /// A number below [`OWNERS`] for each owner: what the frame table stores and counters are kept by.
+    #[inline]
     pub(crate) const fn index(self) -> usize {
-        match self {
-            Self::Hypervisor => 0,
-            Self::Huge => 1,
-            Self::Guest(guest) => 2 + guest.index(),
-            Self::Tables(guest) => 2 + MAX_GUESTS + guest.index(),
-            Self::Pool(pool) => 2 + 2 * MAX_GUESTS + pool.index(),
-        }
+        let (first, number) = match self {
+            Self::Hypervisor => (0, 0),
+            Self::Huge => (1, 0),
+            Self::Guest(guest) => (2, guest.0),
+            Self::Tables(guest) => (2 + MAX_GUESTS as u8, guest.0),
+            Self::Pool(pool) => (2 + 2 * MAX_GUESTS as u8, pool.0),
+        };
+        first as usize + number as usize
     }
 
     /// The owner with number `index`; `None` where there is none.

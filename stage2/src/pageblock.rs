@@ -1,13 +1,13 @@
-//! What is known of a pageblock: one 32-bit word for each 2 MiB of RAM.
+//! What is known of a pageblock: one 32-bit word for each 2 MiB of RAM, written at boot.
 //!
 //! The migratetype says what kind of allocation the pageblock serves; **isolation is a bit of its own**, never a
-//! type, so that taking it away restores what was there whoever set it. The zone and the designated block or pool
-//! that the pageblock belongs to stand beside them. Two more bits say how much of the frame table behind the
-//! pageblock has been written at all: entries of memory that was never split are not touched at boot and may hold
-//! anything.
+//! type, so that taking it away restores what was there whoever set it. Beside them stand the zone, the designated
+//! block and the pool that the pageblock belongs to, and its *shape*: the head or a part of a block of at least a
+//! pageblock, or *split* into smaller ones.
 
 use core::fmt;
 
+use crate::addr::{MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::owner::PoolId;
 use crate::zone::Zone;
 
@@ -50,16 +50,35 @@ const POOL_SHIFT: u32 = 9;
 const POOL: u32 = 0x1f << POOL_SHIFT;
 /// What two free blocks must have in common to merge across pageblocks.
 const GROUP: u32 = TYPE | ISOLATED | MOVABLE_ZONE | BLOCK | POOL;
-const FIRST: u32 = 1 << 16;
-const TOUCHED: u32 = 1 << 17;
+const REGION_SHIFT: u32 = 14;
+const REGION: u32 = 0x3f << REGION_SHIFT;
+const SHAPE_SHIFT: u32 = 20;
+const SHAPE: u32 = 0b111 << SHAPE_SHIFT;
+const ORDER_SHIFT: u32 = 23;
+/// The order less a pageblock's.
+const ORDER: u32 = 0xf << ORDER_SHIFT;
+const TOUCHED: u32 = 1 << 27;
 
-/// The number of the free list for blocks in isolated pageblocks.
-pub(crate) const ISOLATED_LIST: usize = 3;
-/// How many kinds of free list there are: one a type, and the isolated one.
-pub(crate) const LISTS: usize = 4;
+/// How many kinds of free list there are: one a type.
+pub(crate) const LISTS: usize = 3;
+
+/// What a pageblock is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shape {
+    /// Part of a block that begins in a pageblock below.
+    Part,
+    /// The head of a free block.
+    Free,
+    /// The head of a block in use.
+    Used,
+    /// The head of a reserved block.
+    Reserved,
+    /// Smaller blocks.
+    Split,
+}
 
 impl Pageblock {
-    /// A pageblock of `zone` that serves `migrate_type`, in designated block `block` if any; nothing behind it touched.
+    /// A pageblock of `zone` that serves `migrate_type`, in designated block `block` if any.
     pub(crate) const fn new(zone: Zone, migrate_type: MigrateType, block: Option<u8>) -> Self {
         let zone = match zone {
             Zone::Normal => 0,
@@ -108,12 +127,6 @@ impl Pageblock {
         }
     }
 
-    /// Index for counters kept a designated block: 0 outside all, else the block's number and one.
-    #[inline]
-    pub(crate) const fn block_index(self) -> usize {
-        ((self.0 & BLOCK) >> BLOCK_SHIFT) as usize
-    }
-
     /// The pool that the pageblock belongs to.
     pub(crate) const fn pool(self) -> Option<PoolId> {
         match (self.0 & POOL) >> POOL_SHIFT {
@@ -130,36 +143,81 @@ impl Pageblock {
         Self(self.0 & !POOL | bits)
     }
 
-    /// The free list that blocks of this pageblock belong on.
+    /// The free list that the free frames of this pageblock belong on.
     #[inline]
     pub(crate) const fn list(self) -> usize {
-        if self.is_isolated() { ISOLATED_LIST } else { (self.0 & TYPE) as usize }
+        match self.0 & TYPE {
+            0 => 0,
+            1 => 1,
+            _ => 2,
+        }
     }
 
-    /// Whether free blocks of `self` and `other` may merge.
     #[inline]
-    pub(crate) const fn merges_with(self, other: Self) -> bool {
-        (self.0 ^ other.0) & GROUP == 0
+    pub(crate) const fn shape(self) -> Shape {
+        match (self.0 & SHAPE) >> SHAPE_SHIFT {
+            1 => Shape::Free,
+            2 => Shape::Used,
+            3 => Shape::Reserved,
+            4 => Shape::Split,
+            _ => Shape::Part,
+        }
     }
 
-    /// Whether the entry of the first frame holds something.
     #[inline]
-    pub(crate) const fn is_first_valid(self) -> bool {
-        self.0 & FIRST != 0
+    pub(crate) const fn is_split(self) -> bool {
+        self.0 & SHAPE == (Shape::Split as u32) << SHAPE_SHIFT
     }
 
-    /// Whether the entries of all frames hold something.
+    /// The order of the block whose head this is, at least a pageblock's.
+    #[inline]
+    pub(crate) const fn order(self) -> u8 {
+        let order = PAGEBLOCK_ORDER + ((self.0 & ORDER) >> ORDER_SHIFT) as u8;
+        if order > MAX_ORDER { MAX_ORDER } else { order }
+    }
+
+    #[inline]
+    pub(crate) const fn with_shape(self, shape: Shape) -> Self {
+        Self(self.0 & !(SHAPE | ORDER) | (shape as u32) << SHAPE_SHIFT)
+    }
+
+    /// The head of a block of `order`.
+    #[inline]
+    pub(crate) const fn with_head(self, shape: Shape, order: u8) -> Self {
+        Self(self.with_shape(shape).0 | (order.saturating_sub(PAGEBLOCK_ORDER) as u32) << ORDER_SHIFT)
+    }
+
+    /// Whether this is the head of a block in use of `order`.
+    #[inline]
+    pub(crate) const fn is_used_head(self, order: u8) -> bool {
+        (self.0 ^ self.with_head(Shape::Used, order).0) & (SHAPE | ORDER) == 0
+    }
+
+    /// Whether `other` is the head of a free block of `order` that may merge with one in this pageblock.
+    #[inline]
+    pub(crate) const fn merges_with(self, other: Self, order: u8) -> bool {
+        (self.with_head(Shape::Free, order).0 ^ other.0) & (GROUP | SHAPE | ORDER) == 0
+    }
+
+    /// The number of the region that the pageblock lies in.
+    #[inline]
+    pub(crate) const fn region(self) -> usize {
+        ((self.0 & REGION) >> REGION_SHIFT) as usize
+    }
+
+    pub(crate) const fn with_region(self, region: u8) -> Self {
+        Self(self.0 & !REGION | (region as u32) << REGION_SHIFT & REGION)
+    }
+
+    /// Whether the entries of its frames were written once.
     #[inline]
     pub(crate) const fn is_touched(self) -> bool {
         self.0 & TOUCHED != 0
     }
 
-    pub(crate) const fn with_first_valid(self) -> Self {
-        Self(self.0 | FIRST)
-    }
-
+    #[inline]
     pub(crate) const fn with_touched(self) -> Self {
-        Self(self.0 | FIRST | TOUCHED)
+        Self(self.0 | TOUCHED)
     }
 }
 
@@ -179,21 +237,30 @@ mod tests {
     #[test]
     fn p01_isolation_is_a_bit_and_leaves_the_type_alone() {
         for migrate_type in MigrateType::ALL {
-            let before = Pageblock::new(Zone::Normal, migrate_type, None).with_pool(PoolId::try_new(18));
+            let before = Pageblock::new(Zone::Normal, migrate_type, None)
+                .with_pool(PoolId::try_new(18))
+                .with_head(Shape::Free, 9);
             let isolated = before.with_isolated(Isolation::Isolated);
             assert_eq!(isolated.migrate_type(), migrate_type);
-            assert_eq!(isolated.list(), ISOLATED_LIST);
             assert!(isolated.with_isolated(Isolation::Open) == before);
-            assert!(!isolated.merges_with(before));
+            assert!(!isolated.merges_with(before, 9));
         }
     }
 
     #[test]
     fn a_word_keeps_its_parts_apart() {
-        let word = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18)).with_touched();
+        let word =
+            Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18)).with_region(63).with_touched();
         assert_eq!((word.zone(), word.block(), word.pool()), (Zone::Movable, Some(18), None));
-        assert!(word.is_touched() && word.is_first_valid());
-        assert!(word.merges_with(Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18))));
-        assert!(!word.merges_with(Pageblock::new(Zone::Movable, MigrateType::Movable, Some(17))));
+        assert_eq!((word.region(), word.shape(), word.is_touched()), (63, Shape::Part, true));
+        let head = word.with_head(Shape::Free, 18);
+        assert_eq!((head.shape(), head.order(), head.block()), (Shape::Free, 18, Some(18)));
+        assert_eq!(head.with_shape(Shape::Split).with_head(Shape::Used, 9).order(), 9);
+        let near = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18)).with_head(Shape::Free, 12);
+        assert!(word.merges_with(near, 12) && !word.merges_with(near, 13));
+        let other = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(17)).with_head(Shape::Free, 12);
+        assert!(!word.merges_with(other, 12));
+        assert!(head.with_head(Shape::Used, 10).is_used_head(10));
+        assert!(!head.with_head(Shape::Used, 10).is_used_head(11));
     }
 }

@@ -45,6 +45,12 @@ impl ControllerList {
         self.list.get(..self.length as usize).unwrap_or(&[])
     }
 
+    /// The controller preferred most.
+    #[inline]
+    pub fn first(&self) -> Option<ControllerId> {
+        self.as_slice().first().copied()
+    }
+
     /// The controllers as a set.
     pub const fn set(&self) -> ControllerSet {
         self.set
@@ -93,7 +99,18 @@ impl Placement {
 }
 
 /// The controller of `candidates` with the most free frames, in whole pageblocks; the lowest number among equals.
+#[inline]
 pub(crate) fn most_free(
+    candidates: ControllerSet,
+    free: impl Fn(ControllerId) -> u64,
+) -> Option<ControllerId> {
+    match candidates.only() {
+        Some(only) => Some(only),
+        None => most_free_of_several(candidates, free),
+    }
+}
+
+fn most_free_of_several(
     candidates: ControllerSet,
     free: impl Fn(ControllerId) -> u64,
 ) -> Option<ControllerId> {

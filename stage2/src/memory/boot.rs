@@ -4,13 +4,13 @@ use core::fmt;
 use core::sync::atomic::AtomicU32;
 
 use super::{Extent, Layout, Memory};
-use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES};
+use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::arena::Locked;
 use crate::controller::ControllerSet;
 use crate::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, Region};
 use crate::map::{BootMap, MovableMark, Segment};
 use crate::owner::PoolId;
-use crate::pageblock::{MigrateType, Pageblock};
+use crate::pageblock::{MigrateType, Pageblock, Shape};
 use crate::range::FrameRange;
 use crate::zone::{ARENAS, Zone};
 
@@ -70,6 +70,7 @@ pub(super) fn boot<'a>(
     };
     let mut layout = Layout {
         controllers: map.ram().fold(ControllerSet::EMPTY, |set, (_, controller)| set.with(controller)),
+        populated: [ControllerSet::EMPTY; 2],
         extents: [Extent::default(); ARENAS],
         normal_floor,
         table,
@@ -80,14 +81,15 @@ pub(super) fn boot<'a>(
     for segment in map.segments() {
         let zone = zone_of(&segment);
         let extent = &mut layout.extents[zone.arena(segment.controller)];
+        let populated = &mut layout.populated[zone as usize];
+        *populated = populated.with(segment.controller);
         extent.present += segment.range.frames();
         extent.span = around(extent.span, segment.range);
         if let Some(region) = layout.table.region_of(segment.range.first()) {
             designate_pageblocks(&layout.table, region, &segment);
             let mut locked = memory.arenas[zone.arena(segment.controller)].lock();
             for (number, order) in blocks(segment.range) {
-                layout.table.make_valid(region.slot(number), order);
-                layout.table.set_meta(region.slot(number), Meta::reserved(order));
+                reserve_block(&layout.table, region, number, order);
                 if segment.reservation.is_none() {
                     release_block(&layout.table, &mut locked, region, number, order);
                 }
@@ -116,10 +118,10 @@ fn around(span: FrameRange, range: FrameRange) -> FrameRange {
 
 /// Gives every pageblock of `region` its word: NORMAL until a segment says otherwise.
 fn write_pageblocks(table: &FrameTable<'_>, region: &Region) {
-    let word = Pageblock::new(Zone::Normal, MigrateType::Movable, None);
+    let word = Pageblock::new(Zone::Normal, MigrateType::Movable, None).with_region(region.index);
     let around = region.range.aligned_around(PAGEBLOCK_FRAMES);
     for number in (around.start()..around.end()).step_by(PAGEBLOCK_FRAMES as usize) {
-        table.set_pageblock(region.slot(number), word);
+        table.words.set_word(region.slot(number), word);
     }
 }
 
@@ -132,9 +134,10 @@ fn designate_pageblocks(table: &FrameTable<'_>, region: &Region, segment: &Segme
         (None, None) => return,
     };
     let pool = segment.pool.and_then(PoolId::try_new);
-    let word = Pageblock::new(zone_of(segment), migrate_type, block).with_pool(pool);
+    let word =
+        Pageblock::new(zone_of(segment), migrate_type, block).with_pool(pool).with_region(region.index);
     for number in (segment.range.start()..segment.range.end()).step_by(PAGEBLOCK_FRAMES as usize) {
-        table.set_pageblock(region.slot(number), word);
+        table.words.set_word(region.slot(number), word);
     }
 }
 
@@ -150,8 +153,23 @@ pub(super) fn blocks(range: FrameRange) -> impl Iterator<Item = (u64, u8)> {
     })
 }
 
-/// Hands a reserved block to the allocator: the one way by which frames become managed, for blocks of any order up to
-/// 1 GiB and, with [`PAGEBLOCK_ORDER`](crate::addr::PAGEBLOCK_ORDER), for the pageblocks of a pool.
+/// Writes the head of a reserved block.
+fn reserve_block(table: &FrameTable<'_>, region: &Region, number: u64, order: u8) {
+    let slot = region.slot(number);
+    let word = table.words.word(slot);
+    if order >= PAGEBLOCK_ORDER {
+        table.words.set_word(slot, word.with_head(Shape::Reserved, order));
+        return;
+    }
+    if !word.is_split() {
+        table.words.make_split(slot);
+        table.words.free_map(slot.pageblock()).clear();
+    }
+    table.words.entry(slot).set_meta(Meta::reserved(order));
+}
+
+/// Hands a reserved block to the allocator: the one way by which frames become managed, from single frames at the edge
+/// of a reservation by way of the pageblocks of a pool to blocks of 1 GiB.
 pub(super) fn release_block(
     table: &FrameTable<'_>,
     locked: &mut Locked<'_>,
@@ -159,6 +177,9 @@ pub(super) fn release_block(
     number: u64,
     order: u8,
 ) {
+    if order < PAGEBLOCK_ORDER {
+        table.words.entry(region.slot(number)).set_meta(Meta::NONE);
+    }
     locked.count_released(1 << order);
     locked.lists.give(table, region, number, order, Contents::Dirty);
 }

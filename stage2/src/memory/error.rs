@@ -87,6 +87,8 @@ pub enum FreeReason {
         /// The block's order.
         order: u8,
     },
+    /// A unit of the huge-unit pool: it goes back there.
+    HugeUnit,
     /// The block has another order.
     OtherOrder {
         /// Which.
@@ -107,6 +109,7 @@ impl fmt::Display for FreeError {
             FreeReason::AlreadyFree => f.write_str("already free"),
             FreeReason::Reserved => f.write_str("reserved since boot"),
             FreeReason::Retired => f.write_str("retired"),
+            FreeReason::HugeUnit => f.write_str("a unit of the huge-unit pool, which takes it back"),
             FreeReason::InsideBlock { head, order } => {
                 write!(f, "inside the block of order {order} at {}", head.pa())
             }

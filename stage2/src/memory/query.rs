@@ -1,10 +1,10 @@
 //! What memory knows of itself.
 
 use super::Memory;
-use crate::addr::{Frame, Ipa};
+use crate::addr::Frame;
 use crate::controller::{ControllerId, ControllerSet};
 use crate::frame::{Contents, Mapping, State};
-use crate::owner::Owner;
+use crate::owner::{Owner, PoolId};
 use crate::pageblock::MigrateType;
 use crate::range::FrameRange;
 use crate::zone::Zone;
@@ -87,6 +87,8 @@ pub struct FrameInfo {
     pub is_isolated: bool,
     /// The designated block that it lies in.
     pub block: Option<u8>,
+    /// The pool that it lies in.
+    pub pool: Option<PoolId>,
     /// The first frame of its block.
     pub head: Frame,
     /// log2 of the block's frames.
@@ -157,14 +159,17 @@ impl Memory<'_> {
         let table = &layout.table;
         let region = table.region_of(frame)?;
         let slot = region.slot(frame.number());
-        let zone = table.pageblock(slot).zone();
+        let zone = table.words.word(slot).zone();
         let _locked = self.arenas[zone.arena(region.controller)].lock();
-        let word = table.pageblock(slot);
-        let (head, meta) = table.head(region, frame.number())?;
-        let mapping = table.mapping(region.slot(head)).and_then(|mapping| {
-            let offset = (frame.number() - head) * crate::addr::FRAME_SIZE;
-            Some(Mapping { ipa: Ipa::checked_add(mapping.ipa, offset)?, ..mapping })
-        });
+        let word = table.words.word(slot);
+        let head = table.head(region, frame.number())?;
+        let first = region.slot(head.number);
+        let entry = table.words.entry(first);
+        let (owner, mapping, contents) = match head.state {
+            State::Free => (None, None, table.words.free_map(first.pageblock()).info().contents()),
+            State::Used => (entry.meta().owner(), entry.mapping(), Contents::Dirty),
+            State::Reserved | State::Retired => (None, None, Contents::Dirty),
+        };
         Some(FrameInfo {
             frame,
             controller: region.controller,
@@ -172,12 +177,13 @@ impl Memory<'_> {
             migrate_type: word.migrate_type(),
             is_isolated: word.is_isolated(),
             block: word.block(),
-            head: Frame::try_new(head)?,
-            order: meta.order(),
-            state: meta.state(),
-            owner: meta.owner(),
-            mapping,
-            contents: meta.contents(),
+            pool: word.pool(),
+            head: Frame::try_new(head.number)?,
+            order: head.order,
+            state: head.state,
+            owner,
+            mapping: mapping.and_then(|mapping| mapping.offset(frame.number() - head.number)),
+            contents,
         })
     }
 }

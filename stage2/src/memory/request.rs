@@ -19,12 +19,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The zones to look in, in order.
+    /// The zone to look in first; NORMAL comes last in any case.
     #[inline]
-    pub(super) const fn zones(self) -> &'static [Zone] {
+    pub(super) const fn first_zone(self) -> Zone {
         match self {
-            Self::Unmovable => &[Zone::Normal],
-            Self::Movable => &[Zone::Movable, Zone::Normal],
+            Self::Unmovable => Zone::Normal,
+            Self::Movable => Zone::Movable,
         }
     }
 }

@@ -131,7 +131,6 @@ fn owner_text(machine: &dyn Machine, owner: Option<Owner>) -> Reason {
 
 const fn state_name(state: State) -> &'static str {
     match state {
-        State::Tail => "tail",
         State::Free => "free",
         State::Used => "used",
         State::Reserved => "reserved",
@@ -233,7 +232,7 @@ fn cell(memory: &Memory<'_>, start: u64, end: u64) -> char {
 
 fn symbol(info: &FrameInfo) -> char {
     match (info.state, info.owner) {
-        (State::Free | State::Tail, _) => '.',
+        (State::Free, _) => '.',
         (State::Reserved, _) => 'R',
         (State::Retired, _) => 'X',
         (State::Used, Some(Owner::Guest(guest))) => {

@@ -1,0 +1,85 @@
+//! Instructions per operation, counted by valgrind's callgrind: the same on any PC, however busy.
+//!
+//! Each figure is the difference between two runs, one with twice the operations of the other, so that preparation
+//! does not count.
+
+mod workload;
+
+use std::process::Command;
+
+use workload::{Ballast, BuddySystem, Frames, Work};
+
+fn all() -> Vec<(String, Work, u64)> {
+    let mut all = Vec::new();
+    for order in [0, 1, 2, 3, 4, 6, 8, 9, 10, 12, 14, 16, 18] {
+        all.push((format!("pair, order {order}"), Work::Pair(order), 2));
+    }
+    for order in [0, 3, 6, 9] {
+        all.push((format!("fill, order {order}"), Work::Fill(order), 2));
+        all.push((format!("drain in order, order {order}"), Work::Drain(order), 2));
+        all.push((format!("drain at random, order {order}"), Work::DrainShuffled(order), 2));
+    }
+    all.push(("churn at 512 Ki free".into(), Work::Churn, 4));
+    for gib in [1, 16, 256, 1024] {
+        all.push((format!("pair, order 0, {gib} GiB"), Work::Pair(0), gib));
+        all.push((format!("drain at random, order 0, {gib} GiB"), Work::DrainShuffled(0), gib));
+    }
+    all
+}
+
+fn child<F: Frames>(work: Work, gib: u64, count: usize) {
+    let mut prepared = work.prepare::<F>(gib, count);
+    work.run(&mut prepared);
+    // Preparation for twice the count must cost the same: see `count`.
+    std::mem::forget(prepared);
+}
+
+/// What callgrind counts for one run.
+fn count(index: usize, who: &str, half: &str) -> Option<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
+        .arg("--toggle-collect=*Work*run*")
+        .arg(std::env::current_exe().ok()?)
+        .args(["--child", &index.to_string(), who, half])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = text.lines().find(|line| line.contains("Collected :"))?;
+    line.rsplit(':').next()?.trim().parse().ok()
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--child") {
+        let (_, work, gib) = all().swap_remove(arguments[at + 1].parse().expect("an index"));
+        let most = work.limit(gib).min(1 << 16);
+        let count = if arguments[at + 3] == "half" { most / 2 } else { most };
+        match arguments[at + 2].as_str() {
+            "ballast" => child::<Ballast>(work, gib, count),
+            _ => child::<BuddySystem>(work, gib, count),
+        }
+        return;
+    }
+    let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
+    println!("{:<38} {:>10} {:>14} {:>7}", "instructions per operation", "Ballast", "buddy_system", "ratio");
+    for (index, (name, work, gib)) in all().into_iter().enumerate() {
+        if only.is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let most = work.limit(gib).min(1 << 16);
+        let figure = |who| {
+            let whole = count(index, who, "whole")?;
+            let half = count(index, who, "half")?;
+            Some((whole - half) as f64 / (most - most / 2) as f64)
+        };
+        match (figure("ballast"), figure("buddy_system")) {
+            (Some(ours), Some(theirs)) => {
+                println!("{name:<38} {ours:>10.1} {theirs:>14.1} {:>7.2}", theirs / ours);
+            }
+            _ => {
+                println!("{name:<38} valgrind is not to be had: no figure");
+                return;
+            }
+        }
+    }
+}

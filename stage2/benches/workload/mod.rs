@@ -1,0 +1,197 @@
+//! What is measured: the same work for Ballast's memory and for the crate buddy_system_allocator.
+
+use std::sync::atomic::AtomicU32;
+
+use stage2::addr::{Frame, Pa};
+use stage2::controller::ControllerId;
+use stage2::frame::{Contents, Footprint};
+use stage2::map::BootMap;
+use stage2::memory::{Kind, Memory, Request};
+use stage2::owner::Owner;
+use stage2::placement::Placement;
+
+/// The first address of RAM.
+const BASE: u64 = 0x4000_0000;
+
+/// An allocator of frames.
+pub trait Frames {
+    /// An allocator over `gib` GiB of free RAM.
+    fn new(gib: u64) -> Self;
+    /// Takes a block of `order`.
+    fn allocate(&mut self, order: u8) -> u64;
+    /// Gives it back.
+    fn free(&mut self, frame: u64, order: u8);
+}
+
+/// Ballast's memory: one controller, everything NORMAL, its lock included.
+pub struct Ballast {
+    memory: Box<Memory<'static>>,
+    request: Request,
+}
+
+/// The words of a frame table, zero and not yet touched, so that what is not touched costs nothing.
+fn words(map: &BootMap) -> &'static [AtomicU32] {
+    let words: &'static mut [u32] = vec![0u32; Footprint::of(map).words() as usize].leak();
+    // SAFETY: `AtomicU32` has the layout of `u32`, the memory is never freed, and the only other reference to it ends
+    // here.
+    unsafe { &*(std::ptr::from_mut(words) as *const [AtomicU32]) }
+}
+
+impl Frames for Ballast {
+    fn new(gib: u64) -> Self {
+        let mut map = BootMap::new();
+        map.add_ram(ControllerId::try_new(0).expect("a controller"), BASE, gib << 30).expect("RAM");
+        let memory = Box::new(Memory::new());
+        memory.boot(&map, words(&map), 0).expect("boot");
+        let request = Request {
+            order: 0,
+            kind: Kind::Unmovable,
+            owner: Owner::Hypervisor,
+            placement: Placement::Any,
+            mapping: None,
+        };
+        Self { memory, request }
+    }
+
+    #[inline]
+    fn allocate(&mut self, order: u8) -> u64 {
+        self.request.order = order;
+        self.memory.allocate(&self.request).expect("a block").frame.number()
+    }
+
+    #[inline]
+    fn free(&mut self, frame: u64, order: u8) {
+        let frame = Frame::containing(Pa::new_truncate(frame << 12));
+        self.memory.free(frame, order, Owner::Hypervisor, Contents::Dirty).expect("a block in use");
+    }
+}
+
+/// The crate's allocator, without a lock.
+pub struct BuddySystem(buddy_system_allocator::FrameAllocator<33>);
+
+impl Frames for BuddySystem {
+    fn new(gib: u64) -> Self {
+        let mut frames = buddy_system_allocator::FrameAllocator::new();
+        let first = (BASE >> 12) as usize;
+        frames.add_frame(first, first + ((gib as usize) << 18));
+        Self(frames)
+    }
+
+    #[inline]
+    fn allocate(&mut self, order: u8) -> u64 {
+        self.0.alloc(1 << order).expect("a block") as u64
+    }
+
+    #[inline]
+    fn free(&mut self, frame: u64, order: u8) {
+        self.0.dealloc(frame as usize, 1 << order);
+    }
+}
+
+/// A fixed sequence of numbers that looks random.
+pub struct Sequence(u64);
+
+impl Sequence {
+    /// The sequence from its start.
+    pub fn new() -> Self {
+        Self(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The next number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+
+    /// Brings `items` out of order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for index in (1..items.len()).rev() {
+            items.swap(index, self.below(index + 1));
+        }
+    }
+}
+
+/// What is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Allocate a block of an order and free it again, everything else free.
+    Pair(u8),
+    /// Allocate blocks of an order one after the other.
+    Fill(u8),
+    /// Free such blocks in the order in which they were allocated.
+    Drain(u8),
+    /// Free them in random order.
+    DrainShuffled(u8),
+    /// With every second frame of the map free at random: free one frame, allocate one frame.
+    Churn,
+}
+
+/// Everything that a measured stretch needs.
+pub struct Prepared<F> {
+    frames: F,
+    held: Vec<u64>,
+    sequence: Sequence,
+    count: usize,
+}
+
+impl Work {
+    /// Brings an allocator over `gib` GiB to where `count` operations can be measured.
+    pub fn prepare<F: Frames>(self, gib: u64, count: usize) -> Prepared<F> {
+        let mut frames = F::new(gib);
+        let mut sequence = Sequence::new();
+        let mut held = Vec::with_capacity(count.max(1 << 20));
+        match self {
+            Self::Pair(_) | Self::Fill(_) => {}
+            Self::Drain(order) => held.extend((0..count).map(|_| frames.allocate(order))),
+            Self::DrainShuffled(order) => {
+                held.extend((0..count).map(|_| frames.allocate(order)));
+                sequence.shuffle(&mut held);
+            }
+            Self::Churn => {
+                // 1 Mi frames in use, then half of them free again: 512 Ki free frames, none with a free neighbour
+                // but by chance.
+                held.extend((0..1 << 20).map(|_| frames.allocate(0)));
+                sequence.shuffle(&mut held);
+                held.drain(1 << 19..).for_each(|frame| frames.free(frame, 0));
+            }
+        }
+        Prepared { frames, held, sequence, count }
+    }
+
+    /// Does the work. A pair and a turn of the churn count as one operation.
+    #[inline(never)]
+    pub fn run<F: Frames>(self, prepared: &mut Prepared<F>) {
+        let Prepared { frames, held, sequence, count } = prepared;
+        match self {
+            Self::Pair(order) => {
+                for _ in 0..*count {
+                    let frame = std::hint::black_box(frames.allocate(order));
+                    frames.free(frame, order);
+                }
+            }
+            Self::Fill(order) => held.extend((0..*count).map(|_| frames.allocate(order))),
+            Self::Drain(order) | Self::DrainShuffled(order) => {
+                held.drain(..).for_each(|frame| frames.free(frame, order));
+            }
+            Self::Churn => {
+                for _ in 0..*count {
+                    let index = sequence.below(held.len());
+                    frames.free(held[index], 0);
+                    held[index] = frames.allocate(0);
+                }
+            }
+        }
+    }
+
+    /// The most operations that fit into `gib` GiB.
+    pub fn limit(self, gib: u64) -> usize {
+        match self {
+            Self::Pair(_) | Self::Churn => usize::MAX,
+            Self::Fill(order) | Self::Drain(order) | Self::DrainShuffled(order) => {
+                (gib as usize) << 18 >> order
+            }
+        }
+    }
+}

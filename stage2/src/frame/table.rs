@@ -1,0 +1,300 @@
+//! The table's parts and how a frame is found in them.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::{ENTRY_WORDS, Footprint, FreeMap, MAX_FRAMES, Mapping, Meta, State, free_map};
+use crate::addr::{FRAME_SHIFT, Frame, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, Pa};
+use crate::controller::ControllerId;
+use crate::map::{BootMap, MAX_RAM_RANGES};
+use crate::pageblock::{Pageblock, Shape};
+use crate::range::FrameRange;
+
+/// No pageblock, in links.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// The number of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub(crate) struct Slot(pub(crate) u32);
+
+impl Slot {
+    /// The first slot of pageblock `index`.
+    #[inline]
+    pub(crate) const fn of_pageblock(index: u32) -> Self {
+        Self(index << PAGEBLOCK_ORDER)
+    }
+
+    /// The slot `frames` further on.
+    #[inline]
+    pub(crate) const fn add(self, frames: u64) -> Self {
+        Self(self.0.wrapping_add(frames as u32))
+    }
+
+    /// The number of its pageblock.
+    #[inline]
+    pub(crate) const fn pageblock(self) -> u32 {
+        self.0 >> PAGEBLOCK_ORDER
+    }
+
+    /// How many frames it lies into its pageblock.
+    #[inline]
+    pub(crate) const fn offset(self) -> u32 {
+        self.0 & (PAGEBLOCK_FRAMES as u32 - 1)
+    }
+}
+
+/// A RAM range behind one controller and its slots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Region {
+    pub(crate) range: FrameRange,
+    /// The slot of the first frame; congruent to its number modulo a pageblock.
+    slot: u32,
+    pub(crate) controller: ControllerId,
+    /// The region's own number.
+    pub(crate) index: u8,
+}
+
+impl Region {
+    /// The slot of frame number `number`, which need not lie in the region.
+    #[inline]
+    pub(crate) const fn slot(&self, number: u64) -> Slot {
+        Slot(self.slot.wrapping_add(number.wrapping_sub(self.range.start()) as u32))
+    }
+
+    /// The number of the frame at `slot`.
+    #[inline]
+    pub(crate) const fn number(&self, slot: Slot) -> u64 {
+        self.range.start().wrapping_add_signed(slot.0.wrapping_sub(self.slot) as i32 as i64)
+    }
+
+    /// The frame at `slot`.
+    #[inline]
+    pub(crate) const fn frame(&self, slot: Slot) -> Frame {
+        Frame::containing(Pa::new_truncate(self.number(slot) << FRAME_SHIFT))
+    }
+
+    /// Whether frame number `number` lies in the region.
+    #[inline]
+    pub(crate) const fn has(&self, number: u64) -> bool {
+        number.wrapping_sub(self.range.start()) < self.range.frames()
+    }
+}
+
+/// An entry of the table.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a>(&'a [AtomicU32; ENTRY_WORDS]);
+
+impl Entry<'_> {
+    #[inline]
+    pub(crate) fn meta(self) -> Meta {
+        Meta(self.0[2].load(Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn set_meta(self, meta: Meta) {
+        self.0[2].store(meta.0, Relaxed);
+    }
+
+    /// The reverse map of a head in use.
+    pub(crate) fn mapping(self) -> Option<Mapping> {
+        let meta = self.meta();
+        if meta.state() != Some(State::Used) || !meta.is_mapped() {
+            return None;
+        }
+        Mapping::from_words(self.0[0].load(Relaxed), self.0[1].load(Relaxed))
+    }
+
+    /// Writes a head in use whole.
+    #[inline]
+    pub(crate) fn set_used(self, meta: Meta, mapping: Option<Mapping>) {
+        let meta = match mapping {
+            Some(mapping) => {
+                let (low, high) = mapping.to_words();
+                self.0[0].store(low, Relaxed);
+                self.0[1].store(high, Relaxed);
+                meta.0 | super::MAPPED
+            }
+            None => meta.0 & !super::MAPPED,
+        };
+        self.set_meta(Meta(meta));
+    }
+
+    /// The two words that a head without a reverse map may keep links in.
+    pub(crate) fn links(self) -> (u32, u32) {
+        (self.0[0].load(Relaxed), self.0[1].load(Relaxed))
+    }
+
+    pub(crate) fn set_links(self, previous: u32, next: u32) {
+        self.0[0].store(previous, Relaxed);
+        self.0[1].store(next, Relaxed);
+    }
+}
+
+/// The words of the table, without the regions.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<'a> {
+    entries: &'a [[AtomicU32; ENTRY_WORDS]],
+    pageblocks: &'a [AtomicU32],
+    free_maps: &'a [[AtomicU32; free_map::WORDS]],
+}
+
+impl<'a> Table<'a> {
+    /// The entry at `slot`.
+    #[inline]
+    pub(crate) fn entry(self, slot: Slot) -> Entry<'a> {
+        Entry(&self.entries[slot.0 as usize])
+    }
+
+    /// The word of the pageblock that `slot` lies in.
+    #[inline]
+    pub(crate) fn word(self, slot: Slot) -> Pageblock {
+        Pageblock(self.pageblocks[slot.pageblock() as usize].load(Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn set_word(self, slot: Slot, word: Pageblock) {
+        self.pageblocks[slot.pageblock() as usize].store(word.0, Relaxed);
+    }
+
+    /// The free map of pageblock number `index`.
+    #[inline]
+    pub(crate) fn free_map(self, index: u32) -> FreeMap<'a> {
+        FreeMap(&self.free_maps[index as usize])
+    }
+
+    /// Makes the pageblock at `slot` a split one: its entries, if they never counted, say that no block has its head
+    /// there. The free map is for the caller to write.
+    pub(crate) fn make_split(self, slot: Slot) {
+        let word = self.word(slot);
+        let first = Slot::of_pageblock(slot.pageblock());
+        if !word.is_touched() {
+            self.touch(first);
+        }
+        self.set_word(slot, word.with_shape(Shape::Split).with_touched());
+    }
+
+    #[cold]
+    fn touch(self, first: Slot) {
+        for [_, _, meta] in &self.entries[first.0 as usize..][..PAGEBLOCK_FRAMES as usize] {
+            meta.store(Meta::NONE.0, Relaxed);
+        }
+    }
+}
+
+/// A block: its first frame, order and state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Head {
+    /// The number of the first frame.
+    pub(crate) number: u64,
+    pub(crate) order: u8,
+    pub(crate) state: State,
+}
+
+impl Head {
+    /// The number one past the last frame.
+    pub(crate) const fn end(self) -> u64 {
+        self.number + (1 << self.order)
+    }
+}
+
+/// The table and the regions that it describes.
+pub(crate) struct FrameTable<'a> {
+    pub(crate) words: Table<'a>,
+    regions: [Region; MAX_RAM_RANGES],
+    count: usize,
+}
+
+impl<'a> FrameTable<'a> {
+    /// A table for the RAM of `map` in `words`; `None` if there are too few or the map has more frames than slots.
+    pub(crate) fn new(map: &BootMap, words: &'a [AtomicU32]) -> Option<Self> {
+        let footprint = Footprint::of(map);
+        if footprint.slots > MAX_FRAMES {
+            return None;
+        }
+        let slots = footprint.slots as usize;
+        let blocks = slots >> PAGEBLOCK_ORDER;
+        let (entries, rest) = words.split_at_checked(slots * ENTRY_WORDS)?;
+        let (pageblocks, rest) = rest.split_at_checked(blocks)?;
+        let (free_maps, _) = rest.get(..blocks * free_map::WORDS)?.as_chunks();
+        let words = Table { entries: entries.as_chunks().0, pageblocks, free_maps };
+        let none =
+            Region { range: FrameRange::EMPTY, slot: 0, controller: ControllerId::default(), index: 0 };
+        let mut table = Self { words, regions: [none; MAX_RAM_RANGES], count: 0 };
+        let mut base = 0;
+        for (place, (range, controller)) in table.regions.iter_mut().zip(map.ram()) {
+            let around = range.aligned_around(PAGEBLOCK_FRAMES);
+            let slot = base + (range.start() - around.start()) as u32;
+            *place = Region { range, slot, controller, index: table.count as u8 };
+            base += around.frames() as u32;
+            table.count += 1;
+        }
+        Some(table)
+    }
+
+    /// The regions in ascending order.
+    pub(crate) fn regions(&self) -> &[Region] {
+        self.regions.get(..self.count).unwrap_or(&[])
+    }
+
+    /// The region that `frame` lies in.
+    #[inline]
+    pub(crate) fn region_of(&self, frame: Frame) -> Option<&Region> {
+        let number = frame.number();
+        let regions = self.regions();
+        let after = regions.partition_point(|region| region.range.start() <= number);
+        regions.get(after.wrapping_sub(1)).filter(|region| region.has(number))
+    }
+
+    /// The region that the pageblock with word `word` lies in.
+    #[inline]
+    pub(crate) fn region_in(&self, word: Pageblock) -> &Region {
+        &self.regions[word.region() % MAX_RAM_RANGES]
+    }
+
+    /// The frame at `slot`.
+    #[inline]
+    pub(crate) fn frame(&self, slot: Slot) -> Frame {
+        self.region_in(self.words.word(slot)).frame(slot)
+    }
+
+    /// The block that frame `number` of `region` lies in. `None` only where the table is corrupted.
+    pub(crate) fn head(&self, region: &Region, number: u64) -> Option<Head> {
+        let slot = region.slot(number);
+        match self.words.word(slot).shape() {
+            Shape::Split => self.head_in_split(slot, number),
+            Shape::Part => (PAGEBLOCK_ORDER + 1..=MAX_ORDER).find_map(|order| {
+                let first = number & !((1 << order) - 1);
+                region.has(first).then(|| self.whole_head(region, first))?.filter(|head| head.order >= order)
+            }),
+            _ => self.whole_head(region, number & !(PAGEBLOCK_FRAMES - 1)),
+        }
+    }
+
+    /// The block of at least a pageblock whose head frame `number` is.
+    fn whole_head(&self, region: &Region, number: u64) -> Option<Head> {
+        let word = self.words.word(region.slot(number));
+        let state = match word.shape() {
+            Shape::Free => State::Free,
+            Shape::Used => State::Used,
+            Shape::Reserved => State::Reserved,
+            Shape::Part | Shape::Split => return None,
+        };
+        Some(Head { number, order: word.order(), state })
+    }
+
+    fn head_in_split(&self, slot: Slot, number: u64) -> Option<Head> {
+        let map = self.words.free_map(slot.pageblock());
+        let start = number - u64::from(slot.offset());
+        if map.is_free(slot.offset()) {
+            let (offset, order) = map.block_at(slot.offset());
+            return Some(Head { number: start + u64::from(offset), order, state: State::Free });
+        }
+        (0..PAGEBLOCK_ORDER).find_map(|order| {
+            let number = number & !((1 << order) - 1);
+            let offset = number - start;
+            let meta = self.words.entry(Slot::of_pageblock(slot.pageblock()).add(offset)).meta();
+            let state = meta.state()?;
+            (meta.order() >= order).then_some(Head { number, order: meta.order(), state })
+        })
+    }
+}
