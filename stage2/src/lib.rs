@@ -9,6 +9,7 @@ pub mod dmb;
 pub mod frame;
 pub mod map;
 pub mod memory;
+pub mod migrate;
 pub mod name;
 pub mod owner;
 pub mod pageblock;

@@ -196,7 +196,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
 }
 
 /// Reads an entry. Acquire: what a table holds is read after the entry that leads to it.
-fn load(entry: &AtomicU64) -> Descriptor {
+pub(crate) fn load(entry: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(entry.load(Ordering::Acquire))
 }
 

@@ -1,0 +1,260 @@
+//! Migration as a whole: what hyp and the console call.
+
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+
+use super::host::{Frames, Host, Time};
+use super::job::{JobId, JobReport, Jobs, Request, RequestError};
+use super::pacer::{Pacer, scaled};
+use super::policy::Policy;
+use super::reason::Reason;
+use super::space::{Fault, Space, Verdict};
+use super::statistics::Statistics;
+use super::worker::{Turn, Worker};
+use crate::addr::{FRAME_SIZE, Ipa, Pa};
+use crate::controller::{ControllerId, ControllerSet};
+use crate::owner::{GuestId, MAX_GUESTS};
+use crate::placement::Placement;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Whose time a step takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Payer {
+    /// Nobody's: the CPU had nothing to do.
+    Idle,
+    /// A guest's, one of whose vCPUs could have run.
+    Guest(GuestId),
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// The time is up; there is more to do.
+    More,
+    /// There is nothing to do.
+    Idle,
+    /// The limit of the rate is reached: nothing to do for this many ticks.
+    Wait(u64),
+    /// Another CPU is the worker.
+    Busy,
+}
+
+/// What a job found no frames for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shortage {
+    /// The bytes that have no place.
+    pub bytes: u64,
+    /// The controllers behind which so much is free.
+    pub fits: ControllerSet,
+}
+
+/// Migration. One for the machine; a static costs no room in the image.
+pub struct Engine {
+    worker: SpinMutex<Worker>,
+    pub(super) jobs: SpinMutex<Jobs>,
+    /// What all jobs move.
+    pub(super) rate: Pacer,
+    /// What is moved of each guest.
+    pub(super) guest_rates: [Pacer; MAX_GUESTS],
+    /// The time taken from each guest.
+    shares: [Pacer; MAX_GUESTS],
+    policy: Policy,
+    statistics: Statistics,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine {
+    /// Without a job.
+    pub const fn new() -> Self {
+        Self {
+            worker: SpinMutex::new(Worker::new()),
+            jobs: SpinMutex::new(Jobs::new()),
+            rate: Pacer::new(),
+            guest_rates: [const { Pacer::new() }; MAX_GUESTS],
+            shares: [const { Pacer::new() }; MAX_GUESTS],
+            policy: Policy::new(),
+            statistics: Statistics::new(),
+        }
+    }
+
+    /// The settings.
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The counters.
+    pub const fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    // Jobs. Each call returns at once.
+
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// [`RequestError::Misaligned`], [`RequestError::QueueFull`].
+    pub fn submit(&self, time: &impl Time, request: Request) -> Result<JobId, RequestError> {
+        self.lock_jobs(time).submit(request)
+    }
+
+    /// Pauses a job once the unit in flight has arrived.
+    ///
+    /// # Errors
+    /// [`RequestError::NoSuchJob`], [`RequestError::JobIsOver`].
+    pub fn pause(&self, time: &impl Time, id: JobId) -> Result<(), RequestError> {
+        self.lock_jobs(time).pause(id)
+    }
+
+    /// Puts a paused job back into the queue.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub fn resume(&self, time: &impl Time, id: JobId) -> Result<(), RequestError> {
+        self.lock_jobs(time).resume(id)
+    }
+
+    /// Ends a job once no unit is in flight. What has moved stays.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub fn cancel(&self, time: &impl Time, id: JobId) -> Result<(), RequestError> {
+        self.lock_jobs(time).cancel(id, time.now())
+    }
+
+    /// How a job stands.
+    pub fn job(&self, time: &impl Time, id: JobId) -> Option<JobReport> {
+        self.lock_jobs(time).report(id).copied()
+    }
+
+    /// The first job with a number above `after`, to go through all of them.
+    pub fn job_after(&self, time: &impl Time, after: JobId) -> Option<JobReport> {
+        let jobs = self.lock_jobs(time);
+        jobs.reports().filter(|report| report.id > after).min_by_key(|report| report.id).copied()
+    }
+
+    /// What `report` says that no frame was found for: how much, and behind which controllers that much is
+    /// free.
+    pub fn shortage(&self, host: &impl Frames, report: &JobReport) -> Shortage {
+        let bytes = report.unmoved(Reason::NoFrame).bytes;
+        let has_room = |controller: &ControllerId| {
+            bytes > 0 && host.free_frames(&Placement::only(*controller)) * FRAME_SIZE >= bytes
+        };
+        Shortage { bytes, fits: ControllerSet::ALL.iter().filter(has_room).collect() }
+    }
+
+    pub(super) fn lock_jobs(&self, time: &impl Time) -> SpinMutexGuard<'_, Jobs> {
+        loop {
+            if let Some(jobs) = self.jobs.try_lock() {
+                return jobs;
+            }
+            time.relax();
+        }
+    }
+
+    // Work.
+
+    /// The longest slice, in ticks.
+    pub fn slice_ticks(&self, time: &impl Time) -> u64 {
+        scaled(self.policy.slice_ns(), time.ticks_per_second(), NANOSECONDS)
+    }
+
+    /// The ticks that may be taken from `guest` now without going above its share: a slice or nothing.
+    pub fn allowance(&self, time: &impl Time, guest: GuestId) -> u64 {
+        let wait = self.shares[guest.index() % MAX_GUESTS].wait(time.now(), 0);
+        if wait == 0 { self.slice_ticks(time) } else { 0 }
+    }
+
+    /// Works on the jobs for at most `ticks`, and for at most a slice. One CPU at a time: another gets
+    /// [`Step::Busy`] at once.
+    ///
+    /// A slice may end late by what can not be interrupted: a batch of 4 KiB units, or a change of a
+    /// leaf's size, each in the order of 10,000 instructions.
+    pub fn step<H: Host>(&self, host: &H, ticks: u64, payer: Payer) -> Step {
+        let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
+        let started = host.now();
+        let slice = ticks.min(self.slice_ticks(host));
+        let elapsed = || host.now().wrapping_sub(started);
+        let step = loop {
+            match worker.turn(self, host) {
+                Turn::Worked if elapsed() < slice => {}
+                Turn::Worked => break Step::More,
+                Turn::Idle => break Step::Idle,
+                Turn::Wait(wait) => break Step::Wait(wait),
+            }
+        };
+        let spent = elapsed();
+        worker.charge(self, host, spent);
+        if let Payer::Guest(guest) = payer {
+            self.charge_share(host, guest, spent);
+        }
+        step
+    }
+
+    fn charge_share(&self, time: &impl Time, guest: GuestId, ticks: u64) {
+        let cost = scaled(ticks, 100, self.policy.share_per_cent().into());
+        self.shares[guest.index() % MAX_GUESTS].charge(time.now(), cost);
+    }
+
+    /// Answers a guest's access that trapped at `ipa`: waits for a unit in flight, helps it along, or
+    /// splits it. The stall counts towards the guest's share.
+    pub fn fault<H: Host>(&self, host: &H, guest: GuestId, ipa: Ipa, fault: Fault) -> Verdict {
+        let Some(space) = host.space(guest) else { return Verdict::NotOurs };
+        let started = host.now();
+        let counters = self.statistics.guest(guest);
+        let verdict = space.fault(host, ipa, fault, self.policy.stall_frames(), counters);
+        if verdict == Verdict::Retry {
+            self.charge_share(host, guest, host.now().wrapping_sub(started));
+        }
+        verdict
+    }
+
+    /// Runs `f` with the physical address behind `ipa`, for an access of `kind` by EL2 itself. The unit
+    /// cannot move meanwhile; keep it short. `None` where the guest itself could not do that.
+    pub fn access<H: Host, R>(
+        &self,
+        host: &H,
+        guest: GuestId,
+        ipa: Ipa,
+        kind: Fault,
+        f: impl FnOnce(Pa) -> R,
+    ) -> Option<R> {
+        let space = host.space(guest)?;
+        let counters = self.statistics.guest(guest);
+        let mut f = Some(f);
+        loop {
+            if space.fault(host, ipa, kind, self.policy.stall_frames(), counters) != Verdict::Retry {
+                return None;
+            }
+            let done = space.with(host, |stage2| {
+                let leaf = stage2.leaf(ipa)?;
+                if leaf.is_broken() || kind == Fault::Write && leaf.is_protected() {
+                    return None;
+                }
+                Some(f.take()?(stage2.translate(ipa)?))
+            });
+            if done.is_some() {
+                return done;
+            }
+        }
+    }
+
+    /// Brings `space` to rest before its guest's memory goes: the unit in flight arrives or stays, nothing
+    /// is left over, and jobs about this guest alone are cancelled. No vCPU of the guest may run, and
+    /// [`Guests::space`](super::Guests::space) must not yield it any more. Takes up to the time of moving
+    /// one 2 MiB area, and of the slice that another CPU may be in.
+    pub fn abandon<H: Host>(&self, host: &H, space: &Space<H::Tables, H::Tlb>) {
+        let mut worker = loop {
+            if let Some(worker) = self.worker.try_lock() {
+                break worker;
+            }
+            host.relax();
+        };
+        worker.abandon(self, host, space);
+        self.lock_jobs(host).cancel_guest(space.guest(), host.now());
+    }
+}

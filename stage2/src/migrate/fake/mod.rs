@@ -1,0 +1,329 @@
+//! A machine in plain memory: frames of a few words, an allocator that keeps books, TLBs that keep what
+//! they may, vCPUs that read and write, and a scheduler that decides who runs when.
+
+mod allocator;
+mod hardware;
+mod schedule;
+
+pub(super) use allocator::{Allocator, Books};
+pub(super) use hardware::Hardware;
+pub(super) use schedule::{Actor, Explorer, Scheduler, explore};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::engine::{Engine, Payer, Step};
+use super::host::{Copier, Frames, Guests, Mobility, Region, Span, Time};
+use super::job::JobId;
+use super::space::{Fault, Space, Verdict};
+use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
+use crate::controller::{ControllerId, ControllerSet};
+use crate::frame::Contents;
+use crate::owner::GuestId;
+use crate::placement::Placement;
+use crate::range::FrameRange;
+use crate::table::{Attributes, Cached, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
+
+pub(super) const K4: u64 = FRAME_SIZE;
+pub(super) const M2: u64 = FRAME_SIZE * PAGEBLOCK_FRAMES;
+pub(super) const G1: u64 = M2 * 512;
+
+/// Ticks that things take: one is an instruction.
+const COPY_TICKS: u64 = 300;
+const SCRUB_TICKS: u64 = 80;
+
+pub(super) fn ipa(value: u64) -> Ipa {
+    Ipa::try_new(value).unwrap()
+}
+
+pub(super) fn controller(number: u8) -> ControllerId {
+    ControllerId::try_new(number).unwrap()
+}
+
+pub(super) fn only(number: u8) -> Placement {
+    Placement::only(controller(number))
+}
+
+/// Table memory of a guest.
+#[derive(Clone)]
+pub(super) struct Tables(Arc<Hardware>);
+
+/// TLB maintenance for a guest.
+#[derive(Clone)]
+pub(super) struct Tlb(Arc<Hardware>);
+
+pub(super) type FakeSpace = Space<Tables, Tlb>;
+
+impl TableMemory for Tables {
+    fn allocate(&mut self, order: u8) -> Option<Frame> {
+        self.0.allocate_table(order)
+    }
+
+    fn free(&mut self, frame: Frame, order: u8) {
+        self.0.free_table(frame, order);
+    }
+
+    fn table(&self, frame: Frame) -> &Table {
+        self.0.table(frame)
+    }
+}
+
+impl Maintenance for Tlb {
+    fn publish(&self) {
+        self.0.pause_if_hot();
+    }
+
+    fn invalidate(&self, ipa: Ipa, size: u64, _: Level, _: Cached) {
+        self.0.invalidate(ipa, size);
+        self.0.pause_if_hot();
+    }
+
+    fn invalidate_all(&self) {
+        self.0.invalidate(Ipa::default(), 1 << 40);
+    }
+
+    fn synchronise(&self) {
+        self.0.pause_if_hot();
+        self.0.synchronise();
+        self.0.pause_if_hot();
+    }
+}
+
+/// One guest, its memory, and migration.
+pub(super) struct Host {
+    pub(super) hardware: Arc<Hardware>,
+    pub(super) engine: Engine,
+    spaces: Vec<FakeSpace>,
+    pub(super) regions: Vec<Vec<Region>>,
+    pub(super) is_gone: AtomicBool,
+    pub(super) rate: AtomicU64,
+}
+
+impl Host {
+    /// Two controllers with `frames` frames each (a multiple of 512), and no guest.
+    pub(super) fn new(frames: u64, scheduler: Option<Arc<Scheduler>>) -> Self {
+        Self::with_controllers(&[frames, frames], scheduler)
+    }
+
+    pub(super) fn with_controllers(frames: &[u64], scheduler: Option<Arc<Scheduler>>) -> Self {
+        Self {
+            hardware: Arc::new(Hardware::new(frames, scheduler)),
+            engine: Engine::new(),
+            spaces: Vec::new(),
+            regions: Vec::new(),
+            is_gone: AtomicBool::new(false),
+            rate: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds a guest without RAM.
+    pub(super) fn add_guest(&mut self) -> GuestId {
+        let guest = GuestId::try_new(self.spaces.len() as u8).unwrap();
+        let (tables, tlb) = (Tables(self.hardware.clone()), Tlb(self.hardware.clone()));
+        let stage2 = Stage2::new(Geometry::new(40, 44).unwrap(), tables, tlb).unwrap();
+        self.hardware.add_root(guest, stage2.root());
+        self.spaces.push(Space::new(guest, stage2));
+        self.regions.push(Vec::new());
+        guest
+    }
+
+    /// Gives `guest` RAM at `base`, in blocks of `order`, and writes the pattern into it.
+    pub(super) fn add_ram(&mut self, guest: GuestId, base: u64, size: u64, order: u8, placement: Placement) {
+        self.map_ram(guest, base, size, order, &placement);
+        let largest = if order == 0 { Level::L2 } else { Level::L1 };
+        self.regions[guest.index()].push(Region {
+            ipa: ipa(base),
+            size,
+            mobility: Mobility::Movable,
+            placement,
+            largest,
+        });
+    }
+
+    /// Maps blocks without making a region of them.
+    pub(super) fn map_ram(&self, guest: GuestId, base: u64, size: u64, order: u8, placement: &Placement) {
+        let block = FRAME_SIZE << order;
+        for at in (base..base + size).step_by(block as usize) {
+            let frame = self.allocate(guest, order, placement, ipa(at)).unwrap();
+            let space = &self.spaces[guest.index()];
+            space.with(self, |stage2| stage2.map(ipa(at), frame.pa(), block, Attributes::RAM)).unwrap();
+            for page in (0..block).step_by(K4 as usize) {
+                self.hardware.fill(guest, ipa(at + page), frame.checked_add(page / K4).unwrap());
+            }
+        }
+    }
+
+    /// Lets the worker run until there is nothing to do.
+    pub(super) fn run_jobs(&self) {
+        for _ in 0..2_000_000 {
+            match self.engine.step(self, u64::MAX, Payer::Idle) {
+                Step::Idle => return,
+                Step::Wait(ticks) => self.hardware.pass(ticks),
+                Step::More => {}
+                Step::Busy => self.relax(),
+            }
+        }
+        panic!("the jobs do not come to an end");
+    }
+
+    /// One access of a vCPU, as often as it faults. Yields whether it was done at the first try.
+    pub(super) fn access(&self, guest: GuestId, vcpu: usize, ipa: Ipa, is_write: bool) -> bool {
+        let mut is_first = true;
+        loop {
+            match self.hardware.access(guest, vcpu, ipa, is_write) {
+                Ok(()) => return is_first,
+                Err(fault) => self.handle(guest, ipa, fault),
+            }
+            is_first = false;
+        }
+    }
+
+    /// What EL2 does on a fault.
+    pub(super) fn handle(&self, guest: GuestId, ipa: Ipa, fault: Fault) {
+        let verdict = self.engine.fault(self, guest, ipa, fault);
+        assert_eq!(verdict, Verdict::Retry, "{fault:?} at {ipa}");
+    }
+
+    pub(super) fn moved(&self, id: JobId) -> u64 {
+        self.engine.job(self, id).unwrap().moved.bytes()
+    }
+
+    /// The controllers behind `guest`'s RAM.
+    pub(super) fn behind(&self, guest: GuestId) -> ControllerSet {
+        self.spaces[guest.index()].with(self, |stage2| {
+            let leaves = stage2.leaves(Ipa::default(), 1 << 40);
+            leaves.map(|leaf| self.span_of(Frame::containing(leaf.pa())).unwrap().controller).collect()
+        })
+    }
+
+    /// The leaves of `guest`, by size: 1 GiB, 2 MiB, 4 KiB.
+    pub(super) fn leaf_counts(&self, guest: GuestId) -> [u64; 3] {
+        let mut counts = [0; 3];
+        self.spaces[guest.index()].with(self, |stage2| {
+            stage2.leaves(Ipa::default(), 1 << 40).for_each(|leaf| counts[leaf.level() as usize - 1] += 1);
+        });
+        counts
+    }
+
+    /// Everything that has to hold when no job is under way.
+    pub(super) fn check(&self) {
+        let mut mapped = 0;
+        for space in &self.spaces {
+            let leaves: Vec<_> = space.with(self, |stage2| stage2.leaves(Ipa::default(), 1 << 40).collect());
+            for leaf in leaves {
+                assert!(!leaf.is_broken() && !leaf.is_protected() && leaf.mark().get() == 0, "{leaf:?}");
+                let frame = Frame::containing(leaf.pa());
+                let books = self.hardware.allocator();
+                assert_eq!(books.block(frame), Some((leaf.level().order(), space.guest())), "{leaf:x?}");
+                drop(books);
+                for page in 0..leaf.size() / K4 {
+                    let at = ipa(leaf.ipa().get() + page * K4);
+                    self.hardware.check_page(space.guest(), at, frame.checked_add(page).unwrap());
+                }
+                mapped += leaf.size() / K4;
+            }
+        }
+        assert_eq!(self.hardware.allocator().used_frames(), mapped, "frames in use and mapped");
+        self.hardware.check_scrubbed();
+    }
+}
+
+impl Time for Host {
+    fn now(&self) -> u64 {
+        self.hardware.now()
+    }
+
+    fn ticks_per_second(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn relax(&self) {
+        self.hardware.pass(10);
+        self.hardware.wait();
+    }
+}
+
+impl Copier for Host {
+    fn copy(&self, _: GuestId, source: Frame, target: Frame, count: u64) {
+        for index in 0..count {
+            self.hardware.pass(COPY_TICKS);
+            self.hardware.copy(source.checked_add(index).unwrap(), target.checked_add(index).unwrap());
+        }
+    }
+
+    fn scrub(&self, frame: Frame, count: u64) {
+        for index in 0..count {
+            self.hardware.pass(SCRUB_TICKS);
+            self.hardware.scrub(frame.checked_add(index).unwrap());
+        }
+    }
+
+    fn synchronise_fetches(&self) {
+        self.hardware.synchronise_fetches();
+    }
+}
+
+impl Frames for Host {
+    fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, _: Ipa) -> Option<Frame> {
+        self.hardware.pass(100);
+        self.hardware.allocator().allocate(guest, order, placement.named().0)
+    }
+
+    fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
+        self.hardware.pass(100);
+        if contents == Contents::Zeroed {
+            self.hardware.check_zero(frame, 1 << order);
+        }
+        self.hardware.allocator().release(guest, frame, order);
+        // The allocator's own duty, done at once here.
+        self.hardware.scrub_free(frame, 1 << order);
+    }
+
+    fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool {
+        self.hardware.pass(2000);
+        self.hardware.allocator().divide(guest, frame, order)
+    }
+
+    fn unite(&self, guest: GuestId, frame: Frame, order: u8, _: Ipa) -> bool {
+        self.hardware.pass(2000);
+        self.hardware.allocator().unite(guest, frame, order)
+    }
+
+    fn span_of(&self, frame: Frame) -> Option<Span> {
+        let (number, frames) = self.hardware.span_of(frame)?;
+        Some(Span { controller: controller(number), frames })
+    }
+
+    fn free_frames(&self, placement: &Placement) -> u64 {
+        self.hardware.allocator().free_frames(placement.named().0)
+    }
+}
+
+impl Guests for Host {
+    type Tables = Tables;
+    type Tlb = Tlb;
+
+    fn space(&self, guest: GuestId) -> Option<&FakeSpace> {
+        self.spaces.get(guest.index()).filter(|_| !self.is_gone.load(Ordering::Relaxed))
+    }
+
+    fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
+        let mut regions = self.regions.get(guest.index())?.iter();
+        regions.find(|region| region.ipa.get() + region.size > ipa.get()).copied()
+    }
+
+    fn rate_bytes(&self, _: GuestId) -> u64 {
+        self.rate.load(Ordering::Relaxed)
+    }
+}
+
+impl Host {
+    /// The address space, even of a guest that is gone.
+    pub(super) fn any_space(&self, guest: GuestId) -> &FakeSpace {
+        &self.spaces[guest.index()]
+    }
+
+    pub(super) fn frames_behind(&self, number: u8) -> FrameRange {
+        self.hardware.controller_frames(number)
+    }
+}

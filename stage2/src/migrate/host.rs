@@ -1,0 +1,120 @@
+//! What migration asks for: time, copies, frames, guests.
+
+use super::space::Space;
+use crate::addr::{Frame, Ipa};
+use crate::controller::ControllerId;
+use crate::frame::Contents;
+use crate::owner::GuestId;
+use crate::placement::Placement;
+use crate::range::FrameRange;
+use crate::table::{Level, Maintenance, TableMemory};
+
+/// The architected counter, and what to do while waiting.
+pub trait Time {
+    /// The counter, in ticks.
+    fn now(&self) -> u64;
+
+    /// Ticks a second; not 0.
+    fn ticks_per_second(&self) -> u64;
+
+    /// Passes a moment of a wait for another CPU.
+    fn relax(&self);
+}
+
+/// Copies and cache maintenance.
+pub trait Copier {
+    /// Copies `count` frames from `source` on to `target` on, of `guest`'s memory, and cleans the target
+    /// to the point of coherency. Where vCPUs of the guest run with caches off, their writes to the source
+    /// are in memory: it cleans and invalidates the source first.
+    fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64);
+
+    /// Fills `count` frames from `frame` on with zeroes.
+    fn scrub(&self, frame: Frame, count: u64);
+
+    /// Lets every CPU fetch what was copied: DSB ISH; IC IALLUIS unless CTR_EL0.DIC; DSB ISH; ISB. The
+    /// first DSB completes the copies and their cleaning too.
+    fn synchronise_fetches(&self);
+}
+
+/// Frames of one controller side by side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// The controller.
+    pub controller: ControllerId,
+    /// The frames.
+    pub frames: FrameRange,
+}
+
+/// The frame allocator, as far as migration needs it. Orders are 0, 9 and 18.
+pub trait Frames {
+    /// A movable block of `guest`'s, which will appear at `ipa`, with any content.
+    fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame>;
+
+    /// Gives back a block of `guest`'s. A retired frame in it is never handed out again.
+    fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents);
+
+    /// Makes 512 blocks of a block of `guest`'s in use. Yields whether it did.
+    fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool;
+
+    /// Makes one block of `order` of 512 blocks of `guest`'s in use, from `frame` on, which will appear at
+    /// `ipa`. Yields whether it did.
+    fn unite(&self, guest: GuestId, frame: Frame, order: u8, ipa: Ipa) -> bool;
+
+    /// The controller behind `frame`, with the frames around it for which the answer is the same.
+    fn span_of(&self, frame: Frame) -> Option<Span>;
+
+    /// The free frames that [`Self::allocate`] could take for `placement`.
+    fn free_frames(&self, placement: &Placement) -> u64;
+}
+
+/// Whether a region of a guest's RAM can move.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mobility {
+    /// It can.
+    Movable,
+    /// It is mapped 1:1.
+    PinnedInPlace,
+    /// The configuration of the guest says no.
+    OptedOut,
+    /// The owner of a pool has claimed it.
+    Claimed,
+    /// It lies in a pool of which a claim is under way.
+    InClaim,
+}
+
+/// A stretch of a guest's RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region {
+    /// Where it starts.
+    pub ipa: Ipa,
+    /// Its bytes.
+    pub size: u64,
+    /// Whether it can move.
+    pub mobility: Mobility,
+    /// Behind which controllers it may lie.
+    pub placement: Placement,
+    /// The largest leaves wanted: 1 GiB, 2 MiB or 4 KiB.
+    pub largest: Level,
+}
+
+/// The guests.
+pub trait Guests {
+    /// Where their table frames come from.
+    type Tables: TableMemory;
+    /// How their translations are invalidated.
+    type Tlb: Maintenance;
+
+    /// The address space of `guest`, if there is such a guest and its memory is there.
+    fn space(&self, guest: GuestId) -> Option<&Space<Self::Tables, Self::Tlb>>;
+
+    /// The region of RAM that holds `ipa`, or else the next one above it.
+    fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region>;
+
+    /// Bytes a second of `guest` that may be moved; 0 is no limit.
+    fn rate_bytes(&self, guest: GuestId) -> u64;
+}
+
+/// All of these together.
+pub trait Host: Time + Copier + Frames + Guests {}
+
+impl<H: Time + Copier + Frames + Guests> Host for H {}

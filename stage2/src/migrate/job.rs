@@ -1,0 +1,464 @@
+//! Jobs: what is to move, how far it got, and the queue.
+
+use core::fmt;
+
+use super::reason::{Reason, Unmoved};
+use super::statistics::PairTotals;
+use crate::addr::{FRAME_SIZE, Ipa};
+use crate::controller::{ControllerId, ControllerSet};
+use crate::owner::GuestId;
+use crate::placement::Placement;
+use crate::range::FrameRange;
+use crate::table::Level;
+
+/// How many jobs are kept, the finished ones among them.
+pub const MAX_JOBS: usize = 16;
+
+/// The number of a job, counted from 1 since boot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct JobId(u32);
+
+impl JobId {
+    /// Job `number`, which need not exist.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "job {}", self.0)
+    }
+}
+
+/// Where a job looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// In all guests.
+    Everything,
+    /// In all RAM of one.
+    Guest(GuestId),
+    /// In a range of one's IPA: its start and its bytes.
+    Range(GuestId, Ipa, u64),
+}
+
+/// Which leaves a job moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Select {
+    /// Those that lie behind these controllers.
+    Behind(ControllerSet),
+    /// Those that touch these frames.
+    Touching(FrameRange),
+}
+
+/// What is to be moved where.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Where to look.
+    pub scope: Scope,
+    /// What to move.
+    pub select: Select,
+    /// Where to; `None`: where the region's own placement says.
+    pub to: Option<Placement>,
+    /// The job ends when this is moved.
+    pub limit_bytes: u64,
+}
+
+impl Request {
+    /// Everything in `scope` to `target`.
+    pub const fn migrate(scope: Scope, target: ControllerId) -> Self {
+        Self {
+            scope,
+            select: Select::Behind(ControllerSet::ALL.without(target)),
+            to: Some(Placement::only(target)),
+            limit_bytes: u64::MAX,
+        }
+    }
+
+    /// Everything behind `controller` to where its placement says. Close the controller first.
+    pub const fn evacuate(controller: ControllerId) -> Self {
+        Self {
+            scope: Scope::Everything,
+            select: Select::Behind(ControllerSet::EMPTY.with(controller)),
+            to: None,
+            limit_bytes: u64::MAX,
+        }
+    }
+
+    /// What in `scope` lies behind none of the controllers that `placement` names, to those.
+    pub fn pin(scope: Scope, placement: Placement) -> Self {
+        let (named, _) = placement.named();
+        let others = named.iter().fold(ControllerSet::ALL, ControllerSet::without);
+        Self { scope, select: Select::Behind(others), to: Some(placement), limit_bytes: u64::MAX }
+    }
+
+    /// What stands on `frames`, to where its placement says. Keep the allocator from handing them out
+    /// first.
+    pub const fn retire(frames: FrameRange) -> Self {
+        Self { scope: Scope::Everything, select: Select::Touching(frames), to: None, limit_bytes: u64::MAX }
+    }
+
+    /// `bytes` of `guest` from one controller to another.
+    pub const fn shift(guest: GuestId, from: ControllerId, to: ControllerId, bytes: u64) -> Self {
+        Self {
+            scope: Scope::Guest(guest),
+            select: Select::Behind(ControllerSet::EMPTY.with(from)),
+            to: Some(Placement::only(to)),
+            limit_bytes: bytes,
+        }
+    }
+
+    /// The guest, if it is about one.
+    pub const fn guest(&self) -> Option<GuestId> {
+        match self.scope {
+            Scope::Everything => None,
+            Scope::Guest(guest) | Scope::Range(guest, ..) => Some(guest),
+        }
+    }
+
+    /// The range of IPA that it looks at in a guest: start and end.
+    pub(super) const fn range(&self) -> (u64, u64) {
+        match self.scope {
+            Scope::Range(_, ipa, size) => (ipa.get(), ipa.get().saturating_add(size)),
+            Scope::Everything | Scope::Guest(_) => (0, u64::MAX),
+        }
+    }
+
+    const fn check(&self) -> Result<(), RequestError> {
+        match self.scope {
+            Scope::Range(_, ipa, size) if size == 0 || (size | ipa.get()) & (FRAME_SIZE - 1) != 0 => {
+                Err(RequestError::Misaligned { ipa, size })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a request was refused, or a job not found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RequestError {
+    /// The range is empty or not made of whole frames.
+    Misaligned {
+        /// Where it starts.
+        ipa: Ipa,
+        /// Its bytes.
+        size: u64,
+    },
+    /// As many jobs as there is room for are waiting, running or paused.
+    QueueFull,
+    /// There is no such job.
+    NoSuchJob(JobId),
+    /// The job is over.
+    JobIsOver(JobId),
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Misaligned { ipa, size } => {
+                write!(f, "IPA {ipa} size {size:#x}: not a range of whole 4 KiB frames")
+            }
+            Self::QueueFull => write!(f, "{MAX_JOBS} jobs are waiting, running or paused: cancel one"),
+            Self::NoSuchJob(id) => write!(f, "{id}: no such job"),
+            Self::JobIsOver(id) => write!(f, "{id}: over already"),
+        }
+    }
+}
+
+impl core::error::Error for RequestError {}
+
+/// How a job stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobState {
+    /// It waits for its turn.
+    Queued,
+    /// It is being worked on.
+    Running,
+    /// It is being worked on until the unit in flight has arrived, then paused.
+    Pausing,
+    /// It waits to be resumed.
+    Paused,
+    /// It is being worked on until no unit is in flight, then over.
+    Cancelling,
+    /// It came to its end; what did not move is listed.
+    Finished,
+    /// It was cancelled. What had moved stays where it is.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing more will happen.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Finished => "finished",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// How far a job got.
+#[derive(Clone, Copy, Debug)]
+pub struct JobReport {
+    /// Its number.
+    pub id: JobId,
+    /// What was asked for.
+    pub request: Request,
+    /// How it stands.
+    pub state: JobState,
+    /// The bytes of IPA that it looks at, known once it has begun.
+    pub total_bytes: u64,
+    /// Those that it has looked at: the rest of `total_bytes` is what is left.
+    pub scanned_bytes: u64,
+    /// Units moved.
+    pub moved: PairTotals,
+    /// What did not move, by [`Reason::ALL`].
+    pub unmoved: [Unmoved; Reason::ALL.len()],
+    /// When it began, in ticks.
+    pub started: u64,
+    /// When it ended, in ticks.
+    pub ended: u64,
+    /// Ticks that the worker spent on it.
+    pub worked_ticks: u64,
+}
+
+impl JobReport {
+    const fn new(id: JobId, request: Request) -> Self {
+        Self {
+            id,
+            request,
+            state: JobState::Queued,
+            total_bytes: 0,
+            scanned_bytes: 0,
+            moved: PairTotals { blocks: 0, pages: 0 },
+            unmoved: [Unmoved { leaf_count: 0, bytes: 0, first: None }; Reason::ALL.len()],
+            started: 0,
+            ended: 0,
+            worked_ticks: 0,
+        }
+    }
+
+    /// What did not move for `reason`.
+    pub const fn unmoved(&self, reason: Reason) -> Unmoved {
+        self.unmoved[reason.index()]
+    }
+
+    /// The bytes that did not move, for all reasons.
+    pub fn unmoved_bytes(&self) -> u64 {
+        self.unmoved.iter().map(|unmoved| unmoved.bytes).sum()
+    }
+
+    pub(super) fn count_moved(&mut self, level: Level, count: u64) {
+        if level == Level::L3 {
+            self.moved.pages += count;
+        } else {
+            self.moved.blocks += count;
+        }
+    }
+
+    pub(super) fn count_unmoved(&mut self, reason: Reason, more: &Unmoved) {
+        let unmoved = &mut self.unmoved[reason.index()];
+        unmoved.leaf_count += more.leaf_count;
+        unmoved.bytes += more.bytes;
+        unmoved.first = unmoved.first.or(more.first);
+    }
+}
+
+/// Where a job goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Cursor {
+    /// The number of the guest.
+    pub(super) guest: u8,
+    /// Where in its IPA.
+    pub(super) next: Ipa,
+    /// Whether the total was added up.
+    pub(super) is_counted: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    report: JobReport,
+    cursor: Cursor,
+}
+
+/// The jobs that there are, waiting ones and past ones.
+pub(super) struct Jobs {
+    list: [Option<Job>; MAX_JOBS],
+    last: u32,
+}
+
+impl Jobs {
+    pub(super) const fn new() -> Self {
+        Self { list: [None; MAX_JOBS], last: 0 }
+    }
+
+    /// Puts a job at the end of the queue, in the place of the job that was over first.
+    pub(super) fn submit(&mut self, request: Request) -> Result<JobId, RequestError> {
+        request.check()?;
+        let age = |job: &Option<Job>| match job {
+            None => Some(0),
+            Some(job) if job.report.state.is_over() => Some(job.report.id.0),
+            Some(_) => None,
+        };
+        let place = self.list.iter_mut().filter(|job| age(job).is_some()).min_by_key(|job| age(job));
+        let place = place.ok_or(RequestError::QueueFull)?;
+        self.last += 1;
+        let id = JobId(self.last);
+        *place = Some(Job { report: JobReport::new(id, request), cursor: Cursor::default() });
+        Ok(id)
+    }
+
+    pub(super) fn reports(&self) -> impl Iterator<Item = &JobReport> {
+        self.list.iter().flatten().map(|job| &job.report)
+    }
+
+    pub(super) fn report(&mut self, id: JobId) -> Option<&mut JobReport> {
+        self.list.iter_mut().flatten().map(|job| &mut job.report).find(|report| report.id == id)
+    }
+
+    fn open(&mut self, id: JobId) -> Result<&mut JobReport, RequestError> {
+        let report = self.report(id).ok_or(RequestError::NoSuchJob(id))?;
+        if report.state.is_over() { Err(RequestError::JobIsOver(id)) } else { Ok(report) }
+    }
+
+    pub(super) fn pause(&mut self, id: JobId) -> Result<(), RequestError> {
+        let report = self.open(id)?;
+        report.state = match report.state {
+            JobState::Queued => JobState::Paused,
+            JobState::Running => JobState::Pausing,
+            other => other,
+        };
+        Ok(())
+    }
+
+    pub(super) fn resume(&mut self, id: JobId) -> Result<(), RequestError> {
+        let report = self.open(id)?;
+        report.state = match report.state {
+            JobState::Paused => JobState::Queued,
+            JobState::Pausing => JobState::Running,
+            other => other,
+        };
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, id: JobId, now: u64) -> Result<(), RequestError> {
+        let report = self.open(id)?;
+        report.state = match report.state {
+            JobState::Queued | JobState::Paused => {
+                report.ended = now;
+                JobState::Cancelled
+            }
+            _ => JobState::Cancelling,
+        };
+        Ok(())
+    }
+
+    /// Cancels what is about `guest` alone.
+    pub(super) fn cancel_guest(&mut self, guest: GuestId, now: u64) {
+        for job in self.list.iter_mut().flatten() {
+            let report = &mut job.report;
+            if report.request.guest() == Some(guest) && !report.state.is_over() {
+                report.state = JobState::Cancelled;
+                report.ended = now;
+            }
+        }
+    }
+
+    /// Takes the job that waits longest for its turn.
+    pub(super) fn start_next(&mut self, now: u64) -> Option<(JobId, Request, Cursor)> {
+        let waiting = self.list.iter_mut().flatten().filter(|job| job.report.state == JobState::Queued);
+        let job = waiting.min_by_key(|job| job.report.id)?;
+        job.report.state = JobState::Running;
+        if job.report.started == 0 {
+            job.report.started = now;
+        }
+        Some((job.report.id, job.report.request, job.cursor))
+    }
+
+    /// Puts a job aside, paused or over.
+    pub(super) fn stop(&mut self, id: JobId, state: JobState, cursor: Cursor, now: u64) {
+        if let Some(job) = self.list.iter_mut().flatten().find(|job| job.report.id == id) {
+            job.cursor = cursor;
+            job.report.state = state;
+            if state.is_over() {
+                job.report.ended = now;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        Request::evacuate(ControllerId::default())
+    }
+
+    #[test]
+    fn jobs_run_in_turn() {
+        let mut jobs = Jobs::new();
+        let [a, b, c] = [(); 3].map(|()| jobs.submit(request()).unwrap());
+        jobs.pause(a).unwrap();
+        assert_eq!(jobs.start_next(5).map(|job| job.0), Some(b));
+        jobs.stop(b, JobState::Finished, Cursor::default(), 9);
+        assert_eq!(jobs.report(b).unwrap().ended, 9);
+        jobs.resume(a).unwrap();
+        assert_eq!(jobs.start_next(5).map(|job| job.0), Some(a));
+        assert_eq!(jobs.start_next(5).map(|job| job.0), Some(c));
+        assert_eq!(jobs.start_next(5).map(|job| job.0), None);
+    }
+
+    #[test]
+    fn a_running_job_stops_at_a_clean_unit_only() {
+        let mut jobs = Jobs::new();
+        let id = jobs.submit(request()).unwrap();
+        jobs.start_next(1).unwrap();
+        jobs.pause(id).unwrap();
+        assert_eq!(jobs.report(id).unwrap().state, JobState::Pausing);
+        jobs.resume(id).unwrap();
+        assert_eq!(jobs.report(id).unwrap().state, JobState::Running);
+        jobs.cancel(id, 2).unwrap();
+        assert_eq!(jobs.report(id).unwrap().state, JobState::Cancelling);
+        jobs.pause(id).unwrap();
+        assert_eq!(jobs.report(id).unwrap().state, JobState::Cancelling);
+        jobs.stop(id, JobState::Cancelled, Cursor::default(), 3);
+        assert_eq!(jobs.cancel(id, 4), Err(RequestError::JobIsOver(id)));
+        assert_eq!(jobs.pause(JobId::new(77)), Err(RequestError::NoSuchJob(JobId::new(77))));
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_forgets_the_oldest() {
+        let mut jobs = Jobs::new();
+        let ids: Vec<_> = (0..MAX_JOBS).map(|_| jobs.submit(request()).unwrap()).collect();
+        assert_eq!(jobs.submit(request()), Err(RequestError::QueueFull));
+        jobs.cancel(ids[3], 0).unwrap();
+        jobs.cancel(ids[1], 0).unwrap();
+        let id = jobs.submit(request()).unwrap();
+        assert_eq!(id.get(), MAX_JOBS as u32 + 1);
+        assert!(jobs.report(ids[1]).is_none() && jobs.report(ids[3]).is_some());
+    }
+
+    #[test]
+    fn ranges_are_of_whole_frames() {
+        let guest = GuestId::default();
+        let scope = Scope::Range(guest, Ipa::new_truncate(0x1000), 0x800);
+        let refused = Jobs::new().submit(Request::migrate(scope, ControllerId::default()));
+        assert!(matches!(refused, Err(RequestError::Misaligned { .. })));
+    }
+}

@@ -1,0 +1,85 @@
+//! Pacing: what costs is spread over time.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Spreads costs, in ticks, over time: what is charged pushes the time of the next go-ahead back.
+///
+/// (The virtual scheduling form of a leaky bucket: one number, any CPU may read it.)
+#[derive(Debug, Default)]
+pub struct Pacer {
+    /// The tick at which everything charged so far is paid for.
+    paid: AtomicU64,
+}
+
+impl Pacer {
+    /// A pacer with nothing to pay.
+    pub const fn new() -> Self {
+        Self { paid: AtomicU64::new(0) }
+    }
+
+    /// Ticks until the next go-ahead, 0 if that is now. Up to `burst` ticks may be in debt.
+    pub fn wait(&self, now: u64, burst: u64) -> u64 {
+        self.paid.load(Ordering::Relaxed).saturating_sub(now.saturating_add(burst))
+    }
+
+    /// Charges `ticks`. What was not used before `now` is not saved up.
+    pub fn charge(&self, now: u64, ticks: u64) {
+        let charged = |paid: u64| Some(paid.max(now).saturating_add(ticks));
+        // The closure always yields a value.
+        let _ = self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
+    }
+
+    /// Forgets all debts.
+    pub fn reset(&self) {
+        self.paid.store(0, Ordering::Relaxed);
+    }
+}
+
+/// `value * numerator / denominator` without overflow; `u64::MAX` where it does not fit, and for 0.
+pub(super) fn scaled(value: u64, numerator: u64, denominator: u64) -> u64 {
+    let wide = u128::from(value) * u128::from(numerator);
+    if denominator == 0 {
+        u64::MAX
+    } else {
+        u64::try_from(wide / u128::from(denominator)).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_a_tenth_is_kept() {
+        let pacer = Pacer::new();
+        let (mut now, mut spent) = (1_000_000, 0);
+        for _ in 0..1000 {
+            now += pacer.wait(now, 0);
+            // A slice of 100 ticks at a share of 10 %.
+            pacer.charge(now, 100 * 100 / 10);
+            spent += 100;
+            now += 100;
+        }
+        assert!(spent * 10 <= now - 1_000_000 + 1000, "{spent} of {}", now - 1_000_000);
+        assert!(spent * 11 >= now - 1_000_000, "{spent} of {}", now - 1_000_000);
+    }
+
+    #[test]
+    fn idle_time_is_not_saved_up() {
+        let pacer = Pacer::new();
+        pacer.charge(0, 100);
+        pacer.charge(1_000_000, 100);
+        assert_eq!(pacer.wait(1_000_000, 0), 100);
+        assert_eq!(pacer.wait(1_000_000, 30), 70);
+        assert_eq!(pacer.wait(2_000_000, 0), 0);
+        pacer.reset();
+        assert_eq!(pacer.wait(0, 0), 0);
+    }
+
+    #[test]
+    fn scaling_saturates() {
+        assert_eq!(scaled(1 << 40, 1_000_000_000, 1 << 30), 1_024_000_000_000);
+        assert_eq!(scaled(u64::MAX, 2, 1), u64::MAX);
+        assert_eq!(scaled(5, 5, 0), u64::MAX);
+    }
+}

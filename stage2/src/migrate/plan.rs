@@ -1,0 +1,234 @@
+//! From a job to its next unit.
+
+use super::host::{Frames, Guests, Mobility, Region, Span, Time};
+use super::job::{Cursor, Request, Select};
+use super::reason::{Reason, Unmoved};
+use super::space::Space;
+use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE};
+use crate::controller::{ControllerId, ControllerSet};
+use crate::owner::{GuestId, MAX_GUESTS};
+use crate::placement::{Placement, Strictness};
+use crate::range::FrameRange;
+use crate::table::{Leaf, Level, Maintenance, TableMemory};
+
+/// Leaves that are looked at under one holding of a space's lock.
+const LOOK: usize = 128;
+
+/// Remembers the last answer of [`Frames::span_of`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct SpanCache(Option<Span>);
+
+impl SpanCache {
+    pub(super) const fn new() -> Self {
+        Self(None)
+    }
+
+    /// The controller behind `frame`.
+    pub(super) fn controller(&mut self, frames: &impl Frames, frame: Frame) -> Option<ControllerId> {
+        match self.0 {
+            Some(span) if span.frames.contains(frame) => Some(span.controller),
+            _ => {
+                self.0 = frames.span_of(frame);
+                self.0.map(|span| span.controller)
+            }
+        }
+    }
+}
+
+/// The part of a region that a job looks at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Portion {
+    pub(super) guest: GuestId,
+    pub(super) region: Region,
+    pub(super) from: Ipa,
+    pub(super) end: u64,
+}
+
+impl Portion {
+    /// Whether `size` bytes from `ipa` on lie in it.
+    pub(super) const fn holds(&self, ipa: Ipa, size: u64) -> bool {
+        let base = ipa.get();
+        let (region, end) = (self.region.ipa.get(), self.region.ipa.get() + self.region.size);
+        base >= region && base >= self.from.get() && base + size <= self.end && base + size <= end
+    }
+
+    /// Whether `size` bytes from `ipa` on lie in the region, looked at or not.
+    pub(super) const fn region_holds(&self, ipa: u64, size: u64) -> bool {
+        ipa >= self.region.ipa.get() && ipa + size <= self.region.ipa.get() + self.region.size
+    }
+}
+
+/// The next part that a job has to look at; moves the cursor over what lies between. `None`: no more.
+pub(super) fn next_portion<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Option<Portion> {
+    let (first, end) = request.range();
+    loop {
+        if usize::from(cursor.guest) >= MAX_GUESTS {
+            return None;
+        }
+        let guest = GuestId::try_new(cursor.guest)?;
+        let is_wanted = request.guest().is_none_or(|wanted| wanted == guest);
+        let from = cursor.next.get().max(first);
+        let region = match is_wanted && guests.space(guest).is_some() {
+            true => Ipa::try_new(from).and_then(|from| guests.region(guest, from)),
+            false => None,
+        };
+        let Some(region) = region.filter(|region| region.ipa.get() < end) else {
+            cursor.guest += 1;
+            cursor.next = Ipa::default();
+            continue;
+        };
+        let from = from.max(region.ipa.get());
+        let end = end.min(region.ipa.get() + region.size);
+        if from < end {
+            return Some(Portion { guest, region, from: Ipa::new_truncate(from), end });
+        }
+        cursor.next = Ipa::new_truncate(region.ipa.get() + region.size);
+    }
+}
+
+/// The bytes that a job looks at.
+pub(super) fn total_bytes<G: Guests>(guests: &G, request: &Request) -> u64 {
+    let (mut cursor, mut bytes) = (Cursor::default(), 0);
+    while let Some(portion) = next_portion(guests, request, &mut cursor) {
+        bytes += portion.end - portion.from.get();
+        cursor.next = Ipa::new_truncate(portion.end);
+    }
+    bytes
+}
+
+/// Whether a job moves `leaf`.
+pub(super) fn is_selected(select: &Select, frames: &impl Frames, spans: &mut SpanCache, leaf: Leaf) -> bool {
+    let first = Frame::containing(leaf.pa());
+    match select {
+        Select::Behind(set) => {
+            spans.controller(frames, first).is_some_and(|controller| set.contains(controller))
+        }
+        Select::Touching(range) => {
+            FrameRange::try_new(first, leaf.size() / FRAME_SIZE).is_some_and(|frames| frames.overlaps(*range))
+        }
+    }
+}
+
+/// Why nothing of `region` can move for `request`, if that is so.
+pub(super) fn obstacle(request: &Request, region: &Region) -> Option<Reason> {
+    match region.mobility {
+        Mobility::PinnedInPlace => return Some(Reason::PinnedInPlace),
+        Mobility::OptedOut => return Some(Reason::OptedOut),
+        Mobility::Claimed => return Some(Reason::Claimed),
+        Mobility::InClaim => return Some(Reason::InClaim),
+        Mobility::Movable => {}
+    }
+    let placement = request.to.as_ref().unwrap_or(&region.placement);
+    match (request.select, placement.named()) {
+        (Select::Behind(from), (named, Strictness::Strict)) if is_subset(named, from) => {
+            Some(Reason::Placement)
+        }
+        _ => None,
+    }
+}
+
+fn is_subset(small: ControllerSet, large: ControllerSet) -> bool {
+    small.intersection(large) == small
+}
+
+/// A target block that is of use: not behind the controllers that the job clears.
+pub(super) fn allocate(
+    host: &impl Frames,
+    request: &Request,
+    placement: &Placement,
+    (guest, ipa): (GuestId, Ipa),
+    order: u8,
+) -> Option<Frame> {
+    let frame = host.allocate(guest, order, placement, ipa)?;
+    let is_of_use = match request.select {
+        Select::Behind(from) => host.span_of(frame).is_some_and(|span| !from.contains(span.controller)),
+        Select::Touching(_) => true,
+    };
+    if is_of_use {
+        return Some(frame);
+    }
+    host.release(guest, frame, order, crate::frame::Contents::Dirty);
+    None
+}
+
+/// What a look at a space found.
+pub(super) enum Found {
+    /// A leaf to move.
+    Leaf(Leaf),
+    /// None up to here.
+    None(Ipa),
+}
+
+/// What an area of 4 KiB leaves looks like.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Survey {
+    /// Units that are there and at rest.
+    pub(super) present: u64,
+    /// Units to move, those of a run at the beginning and all.
+    pub(super) leading: usize,
+    pub(super) selected: u64,
+}
+
+impl<T: TableMemory, M: Maintenance> Space<T, M> {
+    /// The first leaf of a portion for which `is_wanted`; looks at a bounded number of leaves.
+    pub(super) fn find(
+        &self,
+        time: &impl Time,
+        portion: &Portion,
+        mut is_wanted: impl FnMut(Leaf) -> bool,
+    ) -> Found {
+        self.with(time, |stage2| {
+            let size = portion.end - portion.from.get();
+            let mut reached = portion.end;
+            for (looked, leaf) in stage2.leaves(portion.from, size).enumerate() {
+                if looked == LOOK {
+                    reached = leaf.ipa().get();
+                    break;
+                }
+                if is_wanted(leaf) {
+                    return Found::Leaf(leaf);
+                }
+            }
+            Found::None(Ipa::new_truncate(reached))
+        })
+    }
+
+    /// Looks at the 4 KiB leaves from `ipa` to the end of its area, at most `most`.
+    pub(super) fn survey(
+        &self,
+        time: &impl Time,
+        ipa: Ipa,
+        most: u64,
+        mut is_selected: impl FnMut(Leaf) -> bool,
+    ) -> Survey {
+        let left = PAGEBLOCK_FRAMES - (ipa.get() % PAGEBLOCK_SIZE) / FRAME_SIZE;
+        let size = left.min(most) * FRAME_SIZE;
+        self.with(time, |stage2| {
+            let mut survey = Survey::default();
+            let mut next = ipa.get();
+            let mut is_leading = true;
+            for leaf in stage2.leaves(ipa, size) {
+                if leaf.level() != Level::L3 || leaf.is_broken() {
+                    break;
+                }
+                survey.present += 1;
+                let is_selected = is_selected(leaf);
+                survey.selected += u64::from(is_selected);
+                is_leading &= is_selected && leaf.ipa().get() == next;
+                survey.leading += usize::from(is_leading);
+                next += FRAME_SIZE;
+            }
+            survey
+        })
+    }
+}
+
+/// Leaves that a look passed over for one reason.
+pub(super) fn pass(guest: GuestId, unmoved: &mut Unmoved, leaf: Leaf) {
+    unmoved.add(guest, leaf.ipa(), 1, leaf.size());
+}
+
+/// Where a job puts what it moves out of a portion.
+pub(super) fn placement_of<'a>(request: &'a Request, portion: &'a Portion) -> &'a Placement {
+    request.to.as_ref().unwrap_or(&portion.region.placement)
+}

@@ -1,0 +1,421 @@
+//! A guest's address space while its memory moves: the protocol of the module's head, step by step.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+
+use super::host::{Copier, Time};
+use super::statistics::Counters;
+pub use super::unit::BATCH;
+use super::unit::{Batch, Block, COPYING, Copying, MOVING, SWITCHING, Whole, Work, area_of, frame_at};
+use crate::addr::{Frame, Ipa, PAGEBLOCK_FRAMES};
+use crate::owner::GuestId;
+use crate::table::{Access, Execute, Leaf, Level, Maintenance, Mark, Stage2, TableError, TableMemory};
+
+/// Why a guest's access trapped, as stage 2 sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// A translation fault: no valid leaf.
+    Translation,
+    /// A permission fault of a data access or of a stage 1 walk: the leaf forbids to write.
+    Write,
+    /// A permission fault of an instruction fetch.
+    Fetch,
+}
+
+/// What becomes of a guest's access that trapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The guest tries again: the unit has arrived, or nothing stood in the way any more.
+    Retry,
+    /// Migration has no part in it: nothing is mapped there, or the guest may not do that.
+    NotOurs,
+    /// The leaf is in motion, but nobody moves it. This is a bug of Ballast's; the guest cannot go on.
+    Stuck,
+}
+
+/// What one look at a fault led to.
+enum Answer {
+    /// No unit in flight is in the way.
+    Final(Verdict),
+    /// A unit in flight was in the way.
+    Moved(Verdict),
+    /// A unit in flight is in the way: look again.
+    Again,
+}
+
+/// What a part of a copy led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Copied {
+    /// There is more to copy, or someone else is at it.
+    Part,
+    /// The unit is no longer being copied: moved, split or given up.
+    Changed,
+}
+
+/// The stage-2 tables of a guest behind their lock, and what moves in them.
+pub struct Space<T, M> {
+    guest: GuestId,
+    inner: SpinMutex<Inner<T, M>>,
+    /// Units of the batch that someone copies or has copied, a bit each. Set under the lock or by the
+    /// worker, cleared under the lock.
+    claimed: AtomicU64,
+    /// Units of the batch that are copied.
+    copied: AtomicU64,
+}
+
+struct Inner<T, M> {
+    stage2: Stage2<T, M>,
+    work: Work,
+    batch: Option<Batch>,
+}
+
+impl<T: TableMemory, M: Maintenance> Space<T, M> {
+    /// The address space of `guest`.
+    pub const fn new(guest: GuestId, stage2: Stage2<T, M>) -> Self {
+        let inner = Inner { stage2, work: Work::Nothing, batch: None };
+        Self { guest, inner: SpinMutex::new(inner), claimed: AtomicU64::new(0), copied: AtomicU64::new(0) }
+    }
+
+    /// The guest.
+    pub const fn guest(&self) -> GuestId {
+        self.guest
+    }
+
+    /// Runs `f` with the tables, under the lock. Nothing that migration has in motion can be unmapped;
+    /// call [`Engine::abandon`](super::Engine::abandon) before the guest's memory goes.
+    pub fn with<R>(&self, time: &impl Time, f: impl FnOnce(&mut Stage2<T, M>) -> R) -> R {
+        f(&mut self.lock(time).stage2)
+    }
+
+    /// The tables, after [`Engine::abandon`](super::Engine::abandon).
+    pub fn into_stage2(self) -> Stage2<T, M> {
+        self.inner.into_inner().stage2
+    }
+
+    fn lock(&self, time: &impl Time) -> SpinMutexGuard<'_, Inner<T, M>> {
+        loop {
+            if let Some(inner) = self.inner.try_lock() {
+                return inner;
+            }
+            time.relax();
+        }
+    }
+
+    /// What is under way.
+    pub(super) fn work(&self, time: &impl Time) -> Work {
+        self.lock(time).work
+    }
+
+    /// Takes what a finished or given up 2 MiB unit left over.
+    pub(super) fn take_leftover(&self, time: &impl Time) -> Option<Work> {
+        let mut inner = self.lock(time);
+        match inner.work {
+            work @ (Work::Switched { .. } | Work::GivenUp { .. }) => {
+                inner.work = Work::Nothing;
+                Some(work)
+            }
+            _ => None,
+        }
+    }
+
+    // 2 MiB units.
+
+    /// Protects the 2 MiB leaf at `ipa`; its contents are copied to the block at `target` from now on.
+    pub(super) fn begin_whole(&self, host: &impl Time, ipa: Ipa, target: Frame) -> Result<(), TableError> {
+        let mut inner = self.lock(host);
+        let leaf = inner.stage2.leaf(ipa).ok_or(TableError::NotMapped(ipa))?;
+        if leaf.level() != Level::L2 || inner.work != Work::Nothing {
+            return Err(TableError::InMotion(ipa));
+        }
+        let (leaf, _) = inner.stage2.protect(ipa, COPYING)?;
+        inner.stage2.synchronise();
+        let source = Frame::containing(leaf.pa());
+        inner.work = Work::Whole(Whole { ipa, source, target, copied: 0, copying: Copying::Nobody });
+        Ok(())
+    }
+
+    /// Copies up to `most` frames of the 2 MiB unit, and switches it when that was the last.
+    pub(super) fn copy_whole(
+        &self,
+        host: &(impl Time + Copier),
+        most: u16,
+        copier: Copying,
+        counters: &Counters,
+    ) -> Copied {
+        let (whole, count) = {
+            let mut inner = self.lock(host);
+            let Work::Whole(whole) = &mut inner.work else { return Copied::Changed };
+            if whole.copying != Copying::Nobody {
+                drop(inner);
+                host.relax();
+                return Copied::Part;
+            }
+            whole.copying = copier;
+            (*whole, most.min(whole.left()))
+        };
+        let first = u64::from(whole.copied);
+        let (source, target) = (frame_at(whole.source, first), frame_at(whole.target, first));
+        let started = host.now();
+        host.copy(self.guest, source, target, count.into());
+        counters.count_copy(host.now().wrapping_sub(started));
+
+        let mut inner = self.lock(host);
+        let Work::Whole(now) = &mut inner.work else {
+            // Split or given up meanwhile: what was copied does not count. A split unit's part at the
+            // source may be written to, and is copied anew. Only the worker's copy can end here: while a
+            // helper copies nobody splits.
+            return Copied::Changed;
+        };
+        now.copied += count;
+        now.copying = Copying::Nobody;
+        if now.left() > 0 {
+            return Copied::Part;
+        }
+        let whole = *now;
+        inner.work = inner.switch(host, &whole);
+        Copied::Changed
+    }
+
+    /// Gives the guest back its 2 MiB unit where it was. Yields the target and how much of it was written
+    /// to, or `None` where no unit is being copied, or a helper is at it.
+    pub(super) fn roll_back(&self, time: &impl Time) -> Option<Frame> {
+        let mut inner = self.lock(time);
+        let Work::Whole(whole) = inner.work else { return None };
+        if whole.copying != Copying::Nobody {
+            return None;
+        }
+        // It was protected by us and has not moved since.
+        let _ = inner.stage2.unprotect(whole.ipa);
+        inner.stage2.synchronise();
+        inner.work = Work::Nothing;
+        Some(whole.target)
+    }
+
+    // 4 KiB units.
+
+    /// From now on the area at `ipa` moves into the block at `target`.
+    pub(super) fn begin_block(&self, time: &impl Time, ipa: Ipa, target: Frame) {
+        self.lock(time).work = Work::Block(Block { ipa, source: None, target, next: 0 });
+    }
+
+    /// `count` more units of the block have moved.
+    pub(super) fn advance_block(&self, time: &impl Time, count: u16) {
+        if let Work::Block(block) = &mut self.lock(time).work {
+            block.next += count;
+        }
+    }
+
+    /// The block is complete, or given up.
+    pub(super) fn end_block(&self, time: &impl Time) {
+        self.lock(time).work = Work::Nothing;
+    }
+
+    /// Breaks the 4 KiB units from `ipa` on, as many as there are targets, and completes the invalidation.
+    /// It may be fewer: the area ends, or a unit is not there.
+    pub(super) fn begin_batch(
+        &self,
+        time: &impl Time,
+        ipa: Ipa,
+        targets: &[Frame],
+    ) -> Result<Batch, TableError> {
+        let mut inner = self.lock(time);
+        let level = inner.stage2.leaf(ipa).ok_or(TableError::NotMapped(ipa))?.level();
+        if level != Level::L3 || inner.batch.is_some() || targets.is_empty() {
+            return Err(TableError::InMotion(ipa));
+        }
+        let mut sources = [Frame::default(); BATCH];
+        let mut places = sources.iter_mut();
+        let most = targets.len().min(BATCH);
+        let run = inner.stage2.break_leaves(ipa, most, Mark::NONE, MOVING, |leaf| {
+            if let Some(place) = places.next() {
+                *place = Frame::containing(leaf.pa());
+            }
+        })?;
+        inner.stage2.synchronise();
+        let mut batch = Batch { run, sources, targets: [Frame::default(); BATCH] };
+        for (place, target) in batch.targets.iter_mut().zip(targets) {
+            *place = *target;
+        }
+        self.claimed.store(0, Ordering::Relaxed);
+        self.copied.store(0, Ordering::Relaxed);
+        inner.batch = Some(batch);
+        Ok(batch)
+    }
+
+    /// Copies the units of the batch that no helper has taken, waits for those that one has, and makes all.
+    pub(super) fn run_batch(&self, host: &(impl Time + Copier), batch: &Batch, counters: &Counters) {
+        let started = host.now();
+        for index in 0..batch.len() {
+            if self.claim(index) {
+                batch.copy(self.guest, index, host);
+                self.copied.fetch_or(1 << index, Ordering::AcqRel);
+            }
+        }
+        let copied = host.now();
+        counters.count_copy(copied.wrapping_sub(started));
+        while self.copied.load(Ordering::Acquire) & batch.all() != batch.all() {
+            host.relax();
+        }
+        counters.count_wait(host.now().wrapping_sub(copied));
+        host.synchronise_fetches();
+        let mut inner = self.lock(host);
+        // The run was broken and synchronised by `begin_batch` and its targets are frames of the machine.
+        let _ = inner.stage2.make_leaves(&batch.run, |index| batch.targets[index % BATCH].pa());
+        inner.stage2.publish();
+        inner.batch = None;
+    }
+
+    /// Takes the copy of unit `index` of the batch. Only one CPU gets it.
+    fn claim(&self, index: usize) -> bool {
+        self.claimed.fetch_or(1 << index, Ordering::AcqRel) & 1 << index == 0
+    }
+
+    // A vCPU touched a unit in flight.
+
+    /// Answers a fault at `ipa`: brings the unit there, waits for who does, or splits it. Where a unit in
+    /// flight was in the way, counts the fault and the time that it cost.
+    pub(super) fn fault(
+        &self,
+        host: &(impl Time + Copier),
+        ipa: Ipa,
+        fault: Fault,
+        stall_frames: u16,
+        counters: &Counters,
+    ) -> Verdict {
+        let started = host.now();
+        let mut was_in_flight = false;
+        let verdict = loop {
+            match self.try_fault(host, ipa, fault, stall_frames, counters) {
+                Answer::Final(verdict) => break verdict,
+                Answer::Moved(verdict) => {
+                    was_in_flight = true;
+                    break verdict;
+                }
+                Answer::Again => was_in_flight = true,
+            }
+        };
+        if was_in_flight {
+            counters.count_stall(host.now().wrapping_sub(started));
+        }
+        verdict
+    }
+
+    fn try_fault(
+        &self,
+        host: &(impl Time + Copier),
+        ipa: Ipa,
+        fault: Fault,
+        stall_frames: u16,
+        counters: &Counters,
+    ) -> Answer {
+        let mut inner = self.lock(host);
+        let Some(leaf) = inner.stage2.leaf(ipa) else { return Answer::Final(Verdict::NotOurs) };
+        if leaf.is_broken() {
+            let Some((index, batch)) = inner.in_batch(leaf.ipa()) else {
+                return Answer::Final(Verdict::Stuck);
+            };
+            if self.copied.load(Ordering::Acquire) & 1 << index != 0 {
+                host.synchronise_fetches();
+                return Answer::Moved(inner.make_one(&batch, index));
+            }
+            let is_mine = self.claim(index);
+            drop(inner);
+            if is_mine {
+                batch.copy(self.guest, index, host);
+                self.copied.fetch_or(1 << index, Ordering::AcqRel);
+                counters.count_help();
+            } else {
+                host.relax();
+            }
+            return Answer::Again;
+        }
+        if is_forbidden(leaf, fault) {
+            return Answer::Final(Verdict::NotOurs);
+        }
+        if fault != Fault::Write || leaf.mark() != COPYING {
+            // It has arrived meanwhile, or the fault came from a cached entry that is gone by now.
+            return Answer::Final(Verdict::Retry);
+        }
+        let Work::Whole(whole) = inner.work else { return Answer::Final(Verdict::Stuck) };
+        if area_of(ipa) != whole.ipa {
+            return Answer::Final(Verdict::Stuck);
+        }
+        let is_near = whole.left() <= stall_frames;
+        match whole.copying {
+            Copying::Nobody if is_near => {
+                drop(inner);
+                counters.count_help();
+                self.copy_whole(host, whole.left(), Copying::Helper, counters);
+            }
+            // A helper's copy is short, and it may not be cut off: see `copy_whole`.
+            Copying::Worker if !is_near => return inner.split(host, &whole, counters),
+            Copying::Nobody => return inner.split(host, &whole, counters),
+            Copying::Worker | Copying::Helper => {
+                drop(inner);
+                host.relax();
+            }
+        }
+        Answer::Again
+    }
+}
+
+impl<T: TableMemory, M: Maintenance> Inner<T, M> {
+    fn in_batch(&self, ipa: Ipa) -> Option<(usize, Batch)> {
+        let batch = self.batch?;
+        Some((batch.index_of(ipa)?, batch))
+    }
+
+    fn make_one(&mut self, batch: &Batch, index: usize) -> Verdict {
+        let made = self.stage2.make_leaf(&batch.run, index, Some(batch.targets[index % BATCH].pa()));
+        self.stage2.publish();
+        if made.is_ok() { Verdict::Retry } else { Verdict::Stuck }
+    }
+
+    /// Lets the unit, copied to the end, lead to the target. Short: nobody waits longer than for this.
+    fn switch(&mut self, host: &impl Copier, whole: &Whole) -> Work {
+        host.synchronise_fetches();
+        let Ok(run) = self.stage2.break_leaves(whole.ipa, 1, COPYING, SWITCHING, |_| ()) else {
+            return Work::GivenUp { target: whole.target };
+        };
+        self.stage2.synchronise();
+        let made = self.stage2.make_leaf(&run, 0, Some(whole.target.pa()));
+        self.stage2.publish();
+        match made {
+            Ok(_) => Work::Switched { ipa: whole.ipa, source: whole.source, target: whole.target },
+            Err(_) => Work::GivenUp { target: whole.target },
+        }
+    }
+
+    /// Splits the unit where the copy stands; without a frame for the table, gives it up.
+    fn split(&mut self, host: &impl Copier, whole: &Whole, counters: &Counters) -> Answer {
+        if whole.copied > 0 {
+            host.synchronise_fetches();
+        }
+        let (ipa, source, target) = (whole.ipa, whole.source, whole.target);
+        self.work = match self.stage2.split(ipa, whole.copied.into(), target.pa()) {
+            Ok(_) => {
+                counters.count_split();
+                Work::Block(Block { ipa, source: Some(source), target, next: whole.copied })
+            }
+            Err(_) => {
+                let _ = self.stage2.unprotect(ipa);
+                self.stage2.synchronise();
+                Work::GivenUp { target }
+            }
+        };
+        Answer::Moved(Verdict::Retry)
+    }
+}
+
+/// Whether the guest may not do that, in flight or not.
+fn is_forbidden(leaf: Leaf, fault: Fault) -> bool {
+    match fault {
+        Fault::Translation => false,
+        Fault::Write => leaf.attributes().access == Access::ReadOnly,
+        Fault::Fetch => leaf.attributes().execute == Execute::Never,
+    }
+}
+
+const _: () = assert!(BATCH <= 64, "a batch's units are bits of a word");
+const _: () = assert!(PAGEBLOCK_FRAMES <= u16::MAX as u64, "frames of an area are counted in 16 bits");

@@ -1,0 +1,527 @@
+//! Jobs from one end to the other, on one CPU.
+
+use std::sync::atomic::Ordering;
+
+use super::fake::{Books, G1, Host, K4, M2, controller, ipa, only};
+use super::*;
+use crate::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
+use crate::controller::ControllerSet;
+use crate::frame::Contents;
+use crate::owner::GuestId;
+use crate::placement::{ControllerList, Placement, Strictness};
+use crate::range::FrameRange;
+use crate::table::{Attributes, Level};
+
+const BASE: u64 = 0x4000_0000;
+
+/// A guest with `size` bytes in blocks of `order` behind controller 0.
+fn guest(frames: u64, size: u64, order: u8) -> (Host, GuestId) {
+    let mut host = Host::new(frames, None);
+    let guest = host.add_guest();
+    host.add_ram(guest, BASE, size, order, only(0));
+    (host, guest)
+}
+
+fn behind(number: u8) -> ControllerSet {
+    ControllerSet::EMPTY.with(controller(number))
+}
+
+fn migrate_all(host: &Host, guest: GuestId, to: u8) -> JobReport {
+    let id = host.engine.submit(host, Request::migrate(Scope::Guest(guest), controller(to))).unwrap();
+    host.run_jobs();
+    host.check();
+    host.engine.job(host, id).unwrap()
+}
+
+#[test]
+fn blocks_move_whole() {
+    let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 3 * M2, 9);
+    let report = migrate_all(&host, guest, 1);
+    assert_eq!(report.state, JobState::Finished);
+    assert_eq!(report.moved, PairTotals { blocks: 3, pages: 0 });
+    assert_eq!((report.total_bytes, report.scanned_bytes), (3 * M2, 3 * M2));
+    assert_eq!(host.behind(guest), behind(1));
+    assert_eq!(host.leaf_counts(guest), [0, 3, 0]);
+    let statistics = host.engine.statistics();
+    assert_eq!(statistics.pair(controller(0), controller(1)).bytes(), 3 * M2);
+    assert_eq!(statistics.incoming(controller(0)), PairTotals::default());
+    // No frame was copied twice.
+    assert_eq!(host.hardware.frames_copied.load(Ordering::Relaxed), 3 * PAGEBLOCK_FRAMES);
+    let back = migrate_all(&host, guest, 0);
+    assert_eq!(back.moved.blocks, 3);
+    assert_eq!(migrate_all(&host, guest, 0).moved, PairTotals::default(), "it is all there already");
+}
+
+#[test]
+fn pages_gather_into_blocks_and_are_promoted() {
+    let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 0);
+    assert_eq!(host.leaf_counts(guest), [0, 0, 1024]);
+    let report = migrate_all(&host, guest, 1);
+    assert_eq!(report.moved, PairTotals { blocks: 0, pages: 1024 });
+    assert_eq!(host.leaf_counts(guest), [0, 2, 0]);
+    assert_eq!(host.engine.statistics().guest(guest).totals().promotions, 2);
+}
+
+#[test]
+fn pages_stay_pages_where_the_region_wants_it() {
+    let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
+    host.regions[0][0].largest = Level::L3;
+    let report = migrate_all(&host, guest, 1);
+    assert_eq!(report.moved.pages, 512);
+    assert_eq!(host.leaf_counts(guest), [0, 0, 512]);
+    assert_eq!(host.engine.statistics().guest(guest).totals().invalidations, 512 / BATCH as u64);
+}
+
+#[test]
+fn pages_that_come_to_lie_side_by_side_are_promoted() {
+    let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
+    // No block to gather in: frame by frame, but in order and from an aligned one on.
+    host.hardware.allocator().forbidden_orders.push(9);
+    migrate_all(&host, guest, 1);
+    assert_eq!(host.leaf_counts(guest), [0, 1, 0]);
+}
+
+#[test]
+fn a_part_of_a_block_is_moved_by_pages() {
+    let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let scope = Scope::Range(guest, ipa(BASE + M2 - 2 * K4), 5 * K4);
+    let id = host.engine.submit(&host, Request::migrate(scope, controller(1))).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.moved(id), 5 * K4);
+    assert_eq!(host.behind(guest), behind(0).with(controller(1)));
+    assert_eq!(host.leaf_counts(guest), [0, 0, 1024]);
+    assert_eq!(host.engine.statistics().guest(guest).totals().demotions, 2);
+    migrate_all(&host, guest, 1);
+    assert_eq!(host.leaf_counts(guest), [0, 1, 512], "what mostly lies there already is not gathered");
+}
+
+#[test]
+fn a_gigantic_leaf_is_demoted_moved_by_parts_and_promoted() {
+    let frames = 512 * PAGEBLOCK_FRAMES;
+    let (host, guest) = guest(frames, G1, 18);
+    assert_eq!(host.leaf_counts(guest), [1, 0, 0]);
+    let report = migrate_all(&host, guest, 1);
+    assert_eq!(report.moved, PairTotals { blocks: 512, pages: 0 });
+    assert_eq!(host.leaf_counts(guest), [1, 0, 0]);
+    let totals = host.engine.statistics().guest(guest).totals();
+    assert_eq!((totals.demotions, totals.promotions), (1, 1));
+}
+
+#[test]
+fn a_gigantic_leaf_is_moved_without_a_gigantic_block() {
+    let frames = 512 * PAGEBLOCK_FRAMES;
+    let (host, guest) = guest(frames, G1, 18);
+    host.hardware.allocator().forbidden_orders.push(18);
+    migrate_all(&host, guest, 1);
+    assert_eq!(host.behind(guest), behind(1));
+    assert_eq!(host.leaf_counts(guest), [1, 0, 0], "the blocks came side by side");
+}
+
+#[test]
+fn a_cancelled_gigantic_move_gives_its_reserve_back() {
+    let (host, guest) = guest(512 * PAGEBLOCK_FRAMES, G1, 18);
+    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    while host.moved(id) < 3 * M2 {
+        host.engine.step(&host, 50_000, Payer::Idle);
+    }
+    host.engine.cancel(&host, id).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.engine.job(&host, id).unwrap().state, JobState::Cancelled);
+    assert_eq!(host.leaf_counts(guest), [0, 512, 0]);
+}
+
+#[test]
+fn blocks_are_moved_by_pages_where_no_block_is_free() {
+    let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    // 600 frames on the target, of which no 512 are aligned.
+    let blocker = GuestId::try_new(9).unwrap();
+    for offset in [0, 1, 2, 3] {
+        let frame = host.allocate(blocker, 9, &only(1), ipa(0)).unwrap();
+        host.divide(blocker, frame, 9);
+        for index in 0..PAGEBLOCK_FRAMES {
+            if offset < 2 && (100..400).contains(&index) {
+                host.release(blocker, frame.checked_add(index).unwrap(), 0, Contents::Dirty);
+            }
+        }
+    }
+    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.run_jobs();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!(report.state, JobState::Finished);
+    assert_eq!(report.moved, PairTotals { blocks: 0, pages: 512 });
+    let unmoved = report.unmoved(Reason::NoFrame);
+    assert_eq!((unmoved.leaf_count, unmoved.bytes), (1, M2));
+    assert_eq!(unmoved.first, Some((guest, ipa(BASE + M2))));
+}
+
+#[test]
+fn a_full_target_takes_what_fits_and_the_rest_is_named() {
+    let mut host = Host::with_controllers(&[4 * PAGEBLOCK_FRAMES, PAGEBLOCK_FRAMES], None);
+    let guest = host.add_guest();
+    host.add_ram(guest, BASE, 3 * M2, 9, only(0));
+    let report = migrate_all(&host, guest, 1);
+    assert_eq!(report.state, JobState::Finished);
+    assert_eq!(report.moved.blocks, 1);
+    assert_eq!(report.unmoved(Reason::NoFrame).bytes, 2 * M2);
+    assert_eq!(report.unmoved_bytes(), 2 * M2);
+    assert_eq!(host.engine.shortage(&host, &report), Shortage { bytes: 2 * M2, fits: behind(0) });
+}
+
+#[test]
+fn what_cannot_move_says_why() {
+    let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    for (number, mobility) in
+        [Mobility::PinnedInPlace, Mobility::OptedOut, Mobility::Claimed, Mobility::InClaim]
+            .into_iter()
+            .enumerate()
+    {
+        let base = BASE + (number as u64 + 1) * M2;
+        host.add_ram(guest, base, M2, 9, only(0));
+        host.regions[0][number + 1].mobility = mobility;
+    }
+    let report = migrate_all(&host, guest, 1);
+    assert_eq!(report.moved.blocks, 1);
+    for reason in [Reason::PinnedInPlace, Reason::OptedOut, Reason::Claimed, Reason::InClaim] {
+        assert_eq!(report.unmoved(reason).bytes, M2, "{reason}");
+    }
+    assert_eq!(report.unmoved(Reason::Claimed).first, Some((guest, ipa(BASE + 3 * M2))));
+    // Evacuation obeys placement: the region is strictly behind controller 0.
+    let id = host.engine.submit(&host, Request::evacuate(controller(1))).unwrap();
+    host.run_jobs();
+    assert_eq!(host.moved(id), M2);
+    host.regions[0][0].placement = only(0);
+    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    host.run_jobs();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.moved.bytes(), report.unmoved(Reason::Placement).bytes), (0, M2));
+}
+
+#[test]
+fn a_closed_controller_gets_nothing_more() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    while host.moved(id) < 2 * M2 {
+        host.engine.step(&host, 50_000, Payer::Idle);
+    }
+    // It is evacuated while the job targets it.
+    host.hardware.allocator().close(controller(1));
+    let back = host.engine.submit(&host, Request::evacuate(controller(1))).unwrap();
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert!(report.unmoved(Reason::NoFrame).bytes >= M2, "{report:?}");
+    assert_eq!(host.moved(back), report.moved.bytes());
+    assert_eq!(host.behind(guest), behind(0));
+}
+
+#[test]
+fn pinning_moves_what_lies_elsewhere() {
+    let mut host = Host::with_controllers(&[4 * PAGEBLOCK_FRAMES; 4], None);
+    let guest = host.add_guest();
+    for number in 0..4 {
+        host.map_ram(guest, BASE + u64::from(number) * M2, M2, 9, &only(number));
+    }
+    let list = ControllerList::new(&[controller(2), controller(3)]);
+    let placement = Placement::Listed(list, Strictness::Strict);
+    let region =
+        Region { ipa: ipa(BASE), size: 4 * M2, mobility: Mobility::Movable, placement, largest: Level::L1 };
+    host.regions[0].push(region);
+    let id = host.engine.submit(&host, Request::pin(Scope::Guest(guest), placement)).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.moved(id), 2 * M2);
+    assert_eq!(host.behind(guest), behind(2).with(controller(3)));
+}
+
+#[test]
+fn a_share_of_a_guest_is_shifted() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 5 * M2, 9);
+    let request = Request::shift(guest, controller(0), controller(1), 3 * M2);
+    let id = host.engine.submit(&host, request).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.moved(id), 3 * M2);
+}
+
+#[test]
+fn retired_frames_are_left_by_their_tenants() {
+    let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    host.regions[0][0].placement = Placement::Any;
+    let bad = host.any_space(guest).with(&host, |s| s.translate(ipa(BASE + M2 + 7 * K4))).unwrap();
+    let frames = FrameRange::try_new(Frame::containing(bad), 1).unwrap();
+    host.hardware.allocator().retired.push(frames);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.moved(id), M2);
+    assert_eq!(host.behind(guest), behind(0), "within its controller");
+}
+
+#[test]
+fn all_guests_are_evacuated() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let second = host.add_guest();
+    host.add_ram(second, BASE, M2, 0, only(0));
+    for regions in &mut host.regions {
+        regions[0].placement = Placement::Any;
+    }
+    host.hardware.allocator().close(controller(0));
+    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.engine.job(&host, id).unwrap().moved, PairTotals { blocks: 2, pages: 512 });
+    assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
+    assert_eq!(host.engine.statistics().outgoing(controller(0)).bytes(), 3 * M2);
+}
+
+#[test]
+fn a_slice_ends_in_time() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    loop {
+        let before = host.now();
+        let step = host.engine.step(&host, 50_000, Payer::Idle);
+        // 50 µs, and what cannot be interrupted: a chunk of 32 frames at 300 ticks each.
+        assert!(host.now() - before <= 50_000 + 32 * 300 + 5_000, "{}", host.now() - before);
+        if step == Step::Idle {
+            break;
+        }
+    }
+    host.check();
+}
+
+#[test]
+fn a_paused_job_lets_others_pass_and_goes_on_later() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    let [half, rest] = [0, 2].map(|area| Scope::Range(guest, ipa(BASE + area * M2), 2 * M2));
+    let first = host.engine.submit(&host, Request::migrate(half, controller(1))).unwrap();
+    let second = host.engine.submit(&host, Request::migrate(rest, controller(1))).unwrap();
+    host.engine.step(&host, 20_000, Payer::Idle);
+    host.engine.pause(&host, first).unwrap();
+    assert_eq!(host.engine.job(&host, first).unwrap().state, JobState::Pausing);
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.engine.job(&host, first).unwrap().state, JobState::Paused);
+    assert_eq!(host.moved(first), M2, "the unit in flight arrived");
+    assert_eq!(host.engine.job(&host, second).unwrap().state, JobState::Finished);
+    host.engine.resume(&host, first).unwrap();
+    host.run_jobs();
+    let report = host.engine.job(&host, first).unwrap();
+    assert_eq!((report.moved.bytes(), report.scanned_bytes), (2 * M2, 2 * M2));
+    assert_eq!(host.engine.job_after(&host, JobId::new(0)).unwrap().id, first);
+    assert_eq!(host.engine.job_after(&host, first).unwrap().id, second);
+}
+
+#[test]
+fn a_cancelled_unit_stays_where_it_was() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.step(&host, 20_000, Payer::Idle);
+    assert!(host.any_space(guest).with(&host, |s| s.leaf(ipa(BASE))).unwrap().is_protected());
+    host.engine.cancel(&host, id).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.engine.job(&host, id).unwrap().state, JobState::Cancelled);
+    assert_eq!(host.behind(guest), behind(0));
+    assert!(host.access(guest, 0, ipa(BASE), true));
+}
+
+#[test]
+fn a_write_splits_a_unit_and_the_parts_are_promoted() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    for (page, vcpu) in [(0, 0), (100, 1), (511, 0)] {
+        host.access(guest, vcpu, ipa(BASE + page * K4), true);
+    }
+    host.engine.step(&host, 30_000, Payer::Idle);
+    assert!(host.access(guest, 0, ipa(BASE + 7 * K4), false), "reads do not fault");
+    let before = host.now();
+    assert!(!host.access(guest, 0, ipa(BASE + 511 * K4), true), "a write does");
+    assert!(host.now() - before < 5_000, "without waiting for a copy");
+    assert_eq!(host.leaf_counts(guest), [0, 1, 512]);
+    assert!(host.access(guest, 1, ipa(BASE), true));
+    host.run_jobs();
+    host.check();
+    let totals = host.engine.statistics().guest(guest).totals();
+    assert_eq!((totals.splits, totals.promotions, totals.faults), (1, 1, 1));
+    assert_eq!(host.leaf_counts(guest), [0, 2, 0]);
+    assert_eq!(host.behind(guest), behind(1));
+    assert!(totals.moved.pages < 512 && totals.moved.blocks == 1, "what was copied was kept: {totals:?}");
+}
+
+#[test]
+fn a_writer_helps_where_little_is_left() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    host.engine.policy().set_stall_frames(512);
+    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.step(&host, 30_000, Payer::Idle);
+    assert!(!host.access(guest, 0, ipa(BASE + 511 * K4), true));
+    assert_eq!(host.leaf_counts(guest), [0, 1, 0]);
+    assert_eq!(host.behind(guest), behind(1), "the guest's CPU has finished the move");
+    host.run_jobs();
+    host.check();
+    let totals = host.engine.statistics().guest(guest).totals();
+    assert_eq!((totals.splits, totals.helps, totals.moved.blocks), (0, 1, 1));
+    assert!(totals.stalls.max > 100_000, "{totals:?}");
+}
+
+#[test]
+fn a_unit_that_cannot_be_split_is_given_up_and_tried_again() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.step(&host, 30_000, Payer::Idle);
+    host.hardware.fail_tables.store(true, Ordering::Relaxed);
+    assert!(!host.access(guest, 0, ipa(BASE), true));
+    assert_eq!(host.behind(guest), behind(0));
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.moved(id), M2);
+    assert_eq!(host.engine.statistics().guest(guest).totals().retries, 1);
+    // Where it happens every time, the job says so.
+    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(0))).unwrap();
+    while host.engine.step(&host, 20_000, Payer::Idle) != Step::Idle {
+        host.access(guest, 0, ipa(BASE), true);
+    }
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.moved.bytes(), report.unmoved(Reason::NoTable).bytes), (0, M2));
+}
+
+#[test]
+fn a_guest_that_ends_takes_nothing_along() {
+    for steps in 0..32 {
+        // Of a gigantic leaf, of blocks, of pages.
+        let (host, guest) = match steps % 8 {
+            5 => guest(512 * PAGEBLOCK_FRAMES, G1, 18),
+            even if even % 2 == 0 => guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9),
+            _ => guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 0),
+        };
+        host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        let other = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+        for step in 0..steps {
+            host.engine.step(&host, 20_000, Payer::Idle);
+            if step % 7 == 3 {
+                host.access(guest, 0, ipa(BASE + step * M2 / 8), true);
+            }
+        }
+        host.is_gone.store(true, Ordering::Relaxed);
+        host.engine.abandon(&host, host.any_space(guest));
+        host.check();
+        assert!(host.engine.job(&host, JobId::new(1)).unwrap().state.is_over());
+        host.run_jobs();
+        assert_eq!(host.engine.job(&host, other).unwrap().state, JobState::Finished);
+    }
+}
+
+#[test]
+fn the_share_of_a_guest_is_kept() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let (started, mut spent) = (host.now(), 0);
+    loop {
+        let ticks = host.engine.allowance(&host, guest);
+        if ticks == 0 {
+            host.hardware.pass(1000);
+            continue;
+        }
+        let before = host.now();
+        let step = host.engine.step(&host, ticks, Payer::Guest(guest));
+        spent += host.now() - before;
+        if step == Step::Idle {
+            break;
+        }
+    }
+    let share = spent * 100 / (host.now() - started);
+    assert!((8..=13).contains(&share), "{share} %");
+    host.check();
+}
+
+#[test]
+fn the_rate_is_kept() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    host.engine.policy().set_rate_bytes(M2 * 100);
+    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let started = host.now();
+    host.run_jobs();
+    // The first unit is free; each of the others waits 10 ms.
+    let elapsed = host.now() - started;
+    assert!((30_000_000..42_000_000).contains(&elapsed), "{elapsed} ns");
+    host.engine.policy().set_rate_bytes(0);
+    host.rate.store(M2 * 100, Ordering::Relaxed);
+    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(0))).unwrap();
+    let started = host.now();
+    host.run_jobs();
+    assert!((30_000_000..42_000_000).contains(&(host.now() - started)));
+}
+
+#[test]
+fn a_failed_allocation_leaves_everything_sound() {
+    for order in [0, 9, 18] {
+        let upto = if order == 18 { 4 } else { 40 };
+        for fail_after in (0..upto).chain([200, 511, 512, 513].into_iter().filter(|_| order != 18)) {
+            let (size, frames) = if order == 18 { (G1, 512) } else { (2 * M2, 4) };
+            let (host, guest) = guest(frames * PAGEBLOCK_FRAMES, size, order);
+            host.hardware.allocator().fail_after = Some(fail_after);
+            let report = migrate_all(&host, guest, 1);
+            assert_eq!(report.state, JobState::Finished);
+            assert_eq!(
+                report.moved.bytes() + report.unmoved_bytes(),
+                size,
+                "{order} {fail_after} {report:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn el2_reaches_guest_memory_wherever_it_is() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.step(&host, 30_000, Payer::Idle);
+    let at = ipa(BASE + 500 * K4 + 8);
+    let source = host.engine.access(&host, guest, at, Fault::Translation, |pa| pa).unwrap();
+    assert!(host.frames_behind(0).contains(Frame::containing(source)));
+    assert_eq!(source.get() % FRAME_SIZE, 8);
+    assert!(host.engine.access(&host, guest, at, Fault::Write, |pa| pa).is_some());
+    assert_eq!(
+        host.engine.statistics().guest(guest).totals().splits,
+        1,
+        "a write by EL2 counts like the guest's"
+    );
+    assert_eq!(host.engine.access(&host, guest, ipa(0), Fault::Write, |pa| pa), None);
+}
+
+#[test]
+fn faults_that_are_the_guests_own_are_told_apart() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    let fault = |at, kind| host.engine.fault(&host, guest, ipa(at), kind);
+    assert_eq!(fault(0, Fault::Translation), Verdict::NotOurs);
+    assert_eq!(fault(BASE, Fault::Translation), Verdict::Retry, "a late fault: it is mapped by now");
+    assert_eq!(fault(BASE, Fault::Write), Verdict::Retry);
+    host.any_space(guest).with(&host, |s| {
+        s.set_attributes(ipa(BASE), Attributes { execute: crate::table::Execute::Never, ..Attributes::ROM })
+            .unwrap();
+    });
+    assert_eq!(fault(BASE, Fault::Write), Verdict::NotOurs);
+    assert_eq!(fault(BASE, Fault::Fetch), Verdict::NotOurs);
+    let nobody = GuestId::try_new(5).unwrap();
+    assert_eq!(host.engine.fault(&host, nobody, ipa(BASE), Fault::Write), Verdict::NotOurs);
+    // Read-only memory moves too, and stays read-only.
+    migrate_all(&host, guest, 1);
+    assert_eq!(fault(BASE, Fault::Write), Verdict::NotOurs);
+    assert_eq!(host.hardware.allocator().used_frames(), 512);
+}
+
+#[test]
+fn cost_does_not_grow_with_the_guest() {
+    let cost = |size: u64| {
+        let (host, guest) = guest(1024 * PAGEBLOCK_FRAMES, size, 9);
+        let before = host.now();
+        let report = migrate_all(&host, guest, 1);
+        (host.now() - before) / report.moved.blocks
+    };
+    let (small, large) = (cost(8 * M2), cost(G1));
+    assert!(large <= small + small / 50, "{small} {large}");
+}
