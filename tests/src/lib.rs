@@ -15,11 +15,13 @@
 //! ```
 
 mod artifacts;
+mod guest;
 mod screen;
 mod setup;
 mod system;
 
 pub use artifacts::{image, payload, raw_payload};
+pub use guest::Guest;
 pub use screen::text;
 pub use setup::Setup;
 pub use system::{Console, System};

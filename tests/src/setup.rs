@@ -8,6 +8,7 @@ use ballast_qemu::machine::Machine;
 use ballast_qemu::{Result, configuration, place, store};
 
 use crate::artifacts;
+use crate::guest::{self, Guest};
 use crate::system::System;
 
 /// What a test boots: by default machine `two` with the guests `alpha-beta` on Linux 6.12.
@@ -89,6 +90,12 @@ impl Setup {
     pub fn source(mut self, source: &str, names: &[&str]) -> Self {
         self.guests = Guests::Source(source.into());
         self.names(names)
+    }
+
+    /// With guests that the test describes, and `more` at the root of the configuration.
+    pub fn set(self, guests: &[Guest], more: &str) -> Self {
+        let names: Vec<&str> = guests.iter().map(Guest::name).collect();
+        self.source(&guest::source(guests, more), &names)
     }
 
     /// With a configuration as it is, however broken.

@@ -100,16 +100,17 @@ impl System {
         }
         self.front = console;
         let name = match console {
-            Console::Monitor => "monitor",
-            Console::Guest(index) => &self.names[index],
+            Console::Monitor => "monitor".to_owned(),
+            Console::Guest(index) => self.names[index].clone(),
         };
-        let banner = format!(r"--- {} \(Ctrl-\] .\)[^\n]*---\r\n", regex::escape(name));
+        let banner = format!(r"--- {} \(Ctrl-\] .\)[^\n]*---\r\n|There is no guest", regex::escape(&name));
         let key = match console {
             Console::Monitor => 'm',
             Console::Guest(index) => char::from_digit(index as u32 + 1, 10).unwrap_or('?'),
         };
         self.send(&format!("{PREFIX}{key}"));
-        self.expect(&banner);
+        let said = self.expect(&banner);
+        assert!(!said.ends_with("There is no guest"), "no guest `{name}`");
     }
 
     /// Lets the monitor carry out `command` and returns what it prints, log lines left out.

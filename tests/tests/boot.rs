@@ -1,6 +1,102 @@
-//! Guests boot, answer, and end without one another.
+//! What boots: kernels, CPUs, machines, and the ways in which a guest comes.
 
-use system_tests::Setup;
+use system_tests::{Guest, Setup, payload, raw_payload};
+
+/// Two guests of one kernel answer, and show what they were given.
+#[track_caller]
+fn two_guests_answer(kernel: &str) {
+    let guests = [Guest::linux("alpha").vcpus(2).ram_mib(512), Guest::linux("beta").vcpus(2).ram_mib(512)];
+    let mut system = Setup::new().kernel(kernel).set(&guests, "").boot();
+    for name in ["alpha", "beta"] {
+        system.wait_for_shell(name);
+        assert_eq!(system.run(name, "nproc; hostname"), format!("2\n{name}"));
+        let release = system.run(name, "uname -r");
+        assert!(release.starts_with(&format!("{kernel}.")), "{release}");
+    }
+    for guest in system.json("guests")["guests"].as_array().unwrap() {
+        assert_eq!(guest["state"], "running");
+        assert_eq!(guest["memory_bytes"], 512 << 20);
+        assert_eq!(guest["vcpu_on_count"], 2);
+    }
+}
+
+#[test]
+fn two_guests_on_linux_6_1() {
+    two_guests_answer("6.1");
+}
+
+#[test]
+fn two_guests_on_linux_6_12() {
+    two_guests_answer("6.12");
+}
+
+#[test]
+fn two_guests_on_linux_7_3() {
+    two_guests_answer("7.3");
+}
+
+#[test]
+fn three_kernels_at_once() {
+    let guests = [
+        Guest::linux_of("old", "6.1"),
+        Guest::linux_of("middle", "6.12"),
+        Guest::linux_of("new", "7.3").vcpus(2),
+    ];
+    let mut system = Setup::new().set(&guests, "").boot();
+    for (name, release) in [("old", "6.1."), ("middle", "6.12."), ("new", "7.")] {
+        system.wait_for_shell(name);
+        assert!(system.run(name, "uname -r").starts_with(release));
+    }
+}
+
+#[test]
+fn one_guest_with_four_vcpus() {
+    let mut system = Setup::new().set(&[Guest::linux("quad").vcpus(4).ram_mib(1024)], "").boot();
+    system.wait_for_shell("quad");
+    assert_eq!(system.run("quad", "nproc"), "4");
+    // Each CPU does work of its own.
+    let counted =
+        system.run("quad", "for c in 0 1 2 3; do taskset -c $c sh -c 'echo $((21 * 2))' & done; wait");
+    assert_eq!(counted, "42\n42\n42\n42");
+}
+
+#[test]
+fn one_guest_with_one_vcpu_on_a_machine_of_one_cpu() {
+    let mut system = Setup::new().controllers(1, &[1 << 30]).set(&[Guest::linux("solo")], "").boot();
+    system.wait_for_shell("solo");
+    assert_eq!(system.run("solo", "nproc"), "1");
+    assert!(system.monitor("guests").contains("running"));
+}
+
+/// One guest on another CPU, whose features it either gets whole or does not see.
+#[track_caller]
+fn boots_on(cpu: &str) {
+    let mut system = Setup::new().cpu(cpu).set(&[Guest::linux("g").vcpus(2)], "").boot();
+    system.wait_for_shell("g");
+    assert_eq!(system.run("g", "nproc"), "2");
+    // Every feature that the kernel shows must be usable by a program: busybox runs its string routines with them.
+    let sum = system.run("g", "dd if=/dev/zero bs=1M count=4 2>/dev/null | sha256sum");
+    assert_eq!(sum, "bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8  -");
+    assert_eq!(
+        system.run("g", "dmesg | grep -ciE 'undefined instruction|Oops|BUG:|Internal error' || true"),
+        "0"
+    );
+}
+
+#[test]
+fn on_cortex_a53() {
+    boots_on("cortex-a53");
+}
+
+#[test]
+fn on_neoverse_n1() {
+    boots_on("neoverse-n1");
+}
+
+#[test]
+fn on_max() {
+    boots_on("max");
+}
 
 #[test]
 fn linux_boots_bare_on_every_machine() {
@@ -12,17 +108,72 @@ fn linux_boots_bare_on_every_machine() {
 }
 
 #[test]
-fn two_guests_answer() {
-    let mut system = Setup::new().boot();
-    for name in ["alpha", "beta"] {
-        system.wait_for_shell(name);
-        assert_eq!(system.run(name, "nproc"), "2");
-        assert!(system.run(name, "uname -r").starts_with("6.12."));
+fn ballast_sees_the_controllers_of_every_machine() {
+    let guests = [Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32)];
+    for (machine, ranges) in [
+        ("two", &[(0x4000_0000_u64, 1024_u64), (0x8000_0000, 1024)][..]),
+        ("four", &[(0x4000_0000, 1024), (0x8000_0000, 1024), (0xc000_0000, 1024), (0x1_0000_0000, 1024)]),
+        ("unequal", &[(0x4000_0000, 512), (0x6000_0000, 2048), (0xe000_0000, 768)]),
+        ("far", &[(0x4000_0000, 1024), (0x10_0000_0000, 1024)]),
+    ] {
+        let mut system = Setup::new().machine(machine).set(&guests, "").boot();
+        let report = system.json("controllers");
+        let controllers = report["controllers"].as_array().unwrap();
+        assert_eq!(controllers.len(), ranges.len(), "{machine}: {report}");
+        for (controller, (base, mib)) in controllers.iter().zip(ranges) {
+            let range = &controller["ranges"][0];
+            assert_eq!(range["base"], format!("{base:#x}"), "{machine}: {report}");
+            assert_eq!(range["size_bytes"], mib << 20, "{machine}: {report}");
+        }
     }
+}
+
+#[test]
+fn a_raw_program_without_a_header_runs() {
+    let guest = Guest::raw_payload("raw", "probe").bootargs("probe=psci").ram_mib(64);
+    let mut system = Setup::new().set(&[guest], "").boot();
+    system.to_guest("raw");
+    system.expect(r"probe done \d+ ok 0 failed");
+}
+
+#[test]
+fn one_kernel_by_guest_loader_needs_no_configuration() {
+    let kernel = ballast_qemu::store::get("6.12").unwrap().file;
+    let ramdisk = ballast_qemu::ramdisk::get().unwrap();
+    let mut system = Setup::new()
+        .modules(&kernel, "console=ttyAMA0 hostname=loaded", Some(&ramdisk), "guest")
+        .append("memory=384M cpus=2")
+        .boot();
+    system.wait_for_monitor();
     let guests = system.json("guests");
-    for guest in guests["guests"].as_array().unwrap() {
-        assert_eq!(guest["state"], "running");
-        assert_eq!(guest["memory_bytes"], 512 << 20);
-    }
-    assert!(system.monitor("guests").contains("alpha"));
+    let guest = &guests["guests"][0];
+    assert_eq!((&guest["memory_bytes"], &guest["vcpu_count"]), (&(384 << 20).into(), &2.into()));
+    let name = guest["name"].as_str().unwrap().to_owned();
+    let mut system = {
+        drop(system);
+        Setup::new()
+            .modules(&kernel, "console=ttyAMA0 hostname=loaded", Some(&ramdisk), &name)
+            .append("memory=384M cpus=2")
+            .boot()
+    };
+    system.wait_for_shell(&name);
+    assert_eq!(system.run(&name, "nproc; hostname"), "2\nloaded");
+}
+
+#[test]
+fn a_raw_program_by_guest_loader_runs() {
+    let mut system = Setup::new().modules(&raw_payload("probe"), "probe=psci", None, "guest").boot();
+    system.bring_to_front(system_tests::Console::Guest(0));
+    system.expect(r"probe done \d+ ok 0 failed");
+}
+
+#[test]
+fn the_image_is_small_and_has_the_linux_header() {
+    let image = std::fs::read(system_tests::image()).unwrap();
+    assert_eq!(&image[56..60], b"ARM\x64");
+    assert!(image.len() <= ballast_qemu::image::LIMIT, "{} bytes", image.len());
+    // A kernel's image size, which reserves what follows the file, is at least the file's (booting.rst).
+    let size = u64::from_le_bytes(image[16..24].try_into().unwrap());
+    assert!(size >= image.len() as u64);
+    assert!(payload("probe").exists());
 }

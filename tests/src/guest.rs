@@ -1,0 +1,159 @@
+//! Sets of guests, written by a test.
+
+use std::fmt::Write;
+
+/// What a guest runs.
+#[derive(Clone, Debug)]
+enum Program {
+    /// The Linux of the [`Setup`](crate::Setup), with the ramdisk.
+    Linux,
+    /// Another Linux than the set's.
+    OtherLinux(String),
+    /// A bare-metal guest: a file that `/incbin/` finds.
+    Payload(String),
+}
+
+/// One guest of a set: by default one vCPU, 256 MiB and the set's Linux.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    name: String,
+    program: Program,
+    vcpus: u32,
+    ram: u64,
+    bootargs: String,
+    lines: String,
+    memory: String,
+}
+
+impl Guest {
+    /// A Linux guest.
+    pub fn linux(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            program: Program::Linux,
+            vcpus: 1,
+            ram: 256 << 20,
+            bootargs: format!("console=ttyAMA0 hostname={name}"),
+            lines: String::new(),
+            memory: String::new(),
+        }
+    }
+
+    /// A Linux guest with a kernel of its own.
+    pub fn linux_of(name: &str, kernel: &str) -> Self {
+        Self { program: Program::OtherLinux(kernel.into()), ..Self::linux(name) }
+    }
+
+    /// A bare-metal guest of tests/guests with the arm64 Image header.
+    pub fn payload(name: &str, program: &str) -> Self {
+        crate::payload(program);
+        let program = Program::Payload(format!("guests/{program}.img"));
+        Self { program, bootargs: String::new(), ..Self::linux(name) }
+    }
+
+    /// The same without the header: raw code.
+    pub fn raw_payload(name: &str, program: &str) -> Self {
+        crate::raw_payload(program);
+        let program = Program::Payload(format!("guests/{program}.bin"));
+        Self { program, bootargs: String::new(), ..Self::linux(name) }
+    }
+
+    /// With so many vCPUs.
+    pub fn vcpus(mut self, count: u32) -> Self {
+        self.vcpus = count;
+        self
+    }
+
+    /// With so much RAM, in MiB.
+    pub fn ram_mib(mut self, mib: u64) -> Self {
+        self.ram = mib << 20;
+        self
+    }
+
+    /// With more boot arguments.
+    pub fn bootargs(mut self, more: &str) -> Self {
+        let separator = if self.bootargs.is_empty() { "" } else { " " };
+        let _ = write!(self.bootargs, "{separator}{more}");
+        self
+    }
+
+    /// With more in its node: properties first, then nodes.
+    pub fn with(mut self, source: &str) -> Self {
+        self.lines.push_str(source);
+        self
+    }
+
+    /// With more in its region of RAM.
+    pub fn memory(mut self, source: &str) -> Self {
+        self.memory.push_str(source);
+        self
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn images(&self) -> (String, Option<String>) {
+        match &self.program {
+            Program::Linux => ("kernel".into(), Some("ramdisk".into())),
+            Program::OtherLinux(kernel) => (format!("{kernel}/kernel"), Some("ramdisk".into())),
+            Program::Payload(file) => (file.clone(), None),
+        }
+    }
+}
+
+/// The source of a configuration of `guests`, with `more` at its root.
+pub(crate) fn source(guests: &[Guest], more: &str) -> String {
+    let mut files: Vec<String> = Vec::new();
+    let mut nodes = String::new();
+    let mut label = |file: String| {
+        let at = files.iter().position(|known| *known == file).unwrap_or_else(|| {
+            files.push(file);
+            files.len() - 1
+        });
+        format!("image{at}")
+    };
+    for guest in guests {
+        let (kernel, ramdisk) = guest.images();
+        // Writing to a String cannot fail.
+        let _ = write!(nodes, "{} {{ vcpus = <{}>; kernel = <&{}>; ", guest.name, guest.vcpus, label(kernel));
+        if let Some(ramdisk) = ramdisk {
+            let _ = write!(nodes, "ramdisk = <&{}>; ", label(ramdisk));
+        }
+        if !guest.bootargs.is_empty() {
+            let _ = write!(nodes, "bootargs = \"{}\"; ", guest.bootargs);
+        }
+        let (high, low) = (guest.ram >> 32, guest.ram & 0xffff_ffff);
+        let _ = writeln!(
+            nodes,
+            "{} memory {{ size = <{high:#x} {low:#x}>; {} }}; }};",
+            guest.lines, guest.memory
+        );
+    }
+    let mut images = String::new();
+    for (at, file) in files.iter().enumerate() {
+        let _ = writeln!(images, "image{at}: image-{at} {{ data = /incbin/(\"{file}\"); }};");
+    }
+    format!(
+        "/dts-v1/;\n/ {{\ncompatible = \"ballast,configuration\";\n#address-cells = <2>;\n#size-cells = <2>;\n{more}\n\
+         images {{\n{images}}};\nguests {{\n{nodes}}};\n}};\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_there_once() {
+        let guests =
+            [Guest::linux("a"), Guest::linux("b").vcpus(2), Guest::linux_of("c", "6.1").with("cpus = <3>;")];
+        let source = source(&guests, "");
+        assert_eq!(source.matches("/incbin/").count(), 3);
+        assert!(
+            source.contains("b { vcpus = <2>; kernel = <&image0>; ramdisk = <&image1>; bootargs = "),
+            "{source}"
+        );
+        assert!(source.contains("c { vcpus = <1>; kernel = <&image2>; ramdisk = <&image1>; "), "{source}");
+    }
+}
