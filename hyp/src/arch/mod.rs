@@ -6,6 +6,7 @@ mod boot;
 pub(crate) mod cache;
 mod coroutine;
 pub mod cpu;
+mod designate;
 mod fatal;
 pub(crate) mod features;
 mod firmware;

@@ -6,7 +6,7 @@
 use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface};
 use super::window::Window;
-use super::{boot, cache, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
+use super::{boot, cache, designate, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
 use crate::board::{Board, Console, Extent, Gic};
 use crate::log;
 use alloc::boxed::Box;
@@ -195,13 +195,15 @@ fn boot_memory(board: &Board<'static>, tree: &[u8], tree_pa: u64) {
     for module in &board.chosen.modules {
         reserve(module.range.base().get(), module.range.size(), ReservationKind::Module, "boot module");
     }
-    for reservation in &board.reservations {
+    // What is designated lies in the map as such, not as reserved.
+    for reservation in board.reservations.iter().filter(|reservation| designate::kind(reservation).is_none()) {
         if let Extent::Static(range) = &reservation.extent {
             let kind = if reservation.is_no_map { ReservationKind::NoMap } else { ReservationKind::Firmware };
             let name = reservation.node.as_ref().map_or("reserved", |node| node.name());
             reserve(range.base().get(), range.size(), kind, name);
         }
     }
+    designate::designate(map, board);
     let footprint = Footprint::of(map);
     let table = match map.carve(footprint.bytes(), PAGEBLOCK_SIZE, "frame table") {
         Ok(range) => range,

@@ -217,6 +217,10 @@ impl Machine for Host {
         })
     }
 
+    fn memory(&self) -> Option<&stage2::memory::Memory<'static>> {
+        Some(&own::MEMORY)
+    }
+
     fn console(&self, console: Console) -> Option<Status<'_>> {
         uart::with_console(|mux| mux.status(console)).flatten()
     }
