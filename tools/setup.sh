@@ -56,6 +56,8 @@ missing_packages() {
     has cpio || echo cpio
     has cc || echo gcc libc6-dev
     has setpriv || echo util-linux
+    # dt-validate, which the tests of guest-dts install for themselves, lives in a virtual environment.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
     # Keys of Debian 13 too, for its kernels; Debian 12 began without them.
     { [ -e "$KEYRING" ] && ls /usr/share/keyrings/debian-archive-trixie-* >/dev/null 2>&1; } ||
         echo debian-archive-keyring
