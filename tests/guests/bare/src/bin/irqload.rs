@@ -162,6 +162,10 @@ fn run(index: usize, before: u64, rounds: u64) {
             timer::delay(random.below(30));
         }
     }
+    // An emulator's timers may be late; lost is what never comes.
+    if !sleep_until(|| own.timers.load(Ordering::Relaxed) > 0) {
+        say!("irqload LOST cpu {} timer", index);
+    }
 }
 
 /// Sleeps in WFI until `done`; every interrupt, the timer's too, looks again. Tells whether it came to pass.
