@@ -97,6 +97,13 @@ pub struct Region {
     pub largest: Level,
 }
 
+impl Region {
+    /// Whether `size` bytes from `ipa` on lie in it.
+    pub(super) const fn holds(&self, ipa: Ipa, size: u64) -> bool {
+        ipa.get() >= self.ipa.get() && ipa.get() + size <= self.ipa.get() + self.size
+    }
+}
+
 /// The guests.
 pub trait Guests {
     /// Where their table frames come from.

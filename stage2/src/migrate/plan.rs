@@ -2,7 +2,7 @@
 
 use super::host::{Frames, Guests, Mobility, Region, Span, Time};
 use super::job::{Cursor, Request, Select};
-use super::reason::{Reason, Unmoved};
+use super::reason::Reason;
 use super::space::Space;
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE};
 use crate::controller::{ControllerId, ControllerSet};
@@ -47,14 +47,7 @@ pub(super) struct Portion {
 impl Portion {
     /// Whether `size` bytes from `ipa` on lie in it.
     pub(super) const fn holds(&self, ipa: Ipa, size: u64) -> bool {
-        let base = ipa.get();
-        let (region, end) = (self.region.ipa.get(), self.region.ipa.get() + self.region.size);
-        base >= region && base >= self.from.get() && base + size <= self.end && base + size <= end
-    }
-
-    /// Whether `size` bytes from `ipa` on lie in the region, looked at or not.
-    pub(super) const fn region_holds(&self, ipa: u64, size: u64) -> bool {
-        ipa >= self.region.ipa.get() && ipa + size <= self.region.ipa.get() + self.region.size
+        ipa.get() >= self.from.get() && ipa.get() + size <= self.end
     }
 }
 
@@ -221,11 +214,6 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             survey
         })
     }
-}
-
-/// Leaves that a look passed over for one reason.
-pub(super) fn pass(guest: GuestId, unmoved: &mut Unmoved, leaf: Leaf) {
-    unmoved.add(guest, leaf.ipa(), 1, leaf.size());
 }
 
 /// Where a job puts what it moves out of a portion.

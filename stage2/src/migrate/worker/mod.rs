@@ -1,0 +1,321 @@
+//! The worker: what one turn of migration does. Every turn is short.
+//!
+//! A turn pays a debt (scrubs what was left over), or goes on with the area in flight, or finds the job's next
+//! unit and begins with it. Nothing is kept on a stack between turns.
+
+mod leftover;
+mod pages;
+mod size;
+mod whole;
+
+use heapless::Vec;
+
+use self::leftover::{Debt, Reserve};
+use super::engine::Engine;
+use super::host::Host;
+use super::job::{Cursor, JobId, JobReport, JobState, Request};
+use super::pacer::scaled;
+use super::plan::{self, Found, Portion, SpanCache};
+use super::reason::{Reason, Unmoved};
+use super::space::Space;
+use super::statistics::Counters;
+use super::unit::Work;
+use crate::addr::Ipa;
+use crate::owner::{GuestId, MAX_GUESTS};
+use crate::range::FrameRange;
+use crate::table::{Leaf, Level};
+
+/// What a turn came to.
+pub(super) enum Turn {
+    /// Something was done.
+    Worked,
+    /// There is nothing to do.
+    Idle,
+    /// The limit of the rate is reached, for this many ticks.
+    Wait(u64),
+}
+
+/// How a job goes on after a turn.
+enum Outcome {
+    Turn(Turn),
+    Stop(JobState),
+}
+
+const WORKED: Outcome = Outcome::Turn(Turn::Worked);
+
+/// Where a turn takes place.
+struct Place<'a, H: Host> {
+    engine: &'a Engine,
+    host: &'a H,
+    space: &'a Space<H::Tables, H::Tlb>,
+}
+
+impl<H: Host> Place<'_, H> {
+    const fn guest(&self) -> GuestId {
+        self.space.guest()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.engine.statistics().guest(self.guest())
+    }
+}
+
+/// The job being worked on.
+struct Active {
+    id: JobId,
+    request: Request,
+    cursor: Cursor,
+    /// The region that `is_exhausted` is about.
+    region: Option<(GuestId, Ipa)>,
+    /// Whether the target has no frame left.
+    is_exhausted: bool,
+    /// How often the present unit was tried again.
+    retries: u8,
+}
+
+impl Active {
+    const fn new(id: JobId, request: Request, cursor: Cursor) -> Self {
+        Self { id, request, cursor, region: None, is_exhausted: false, retries: 0 }
+    }
+
+    /// In the name of no job: to bring a guest to rest that jobs have left.
+    const fn nobody(guest: GuestId) -> Self {
+        let request = Request::retire(FrameRange::EMPTY);
+        let cursor = Cursor { guest: guest.index() as u8, next: Ipa::new_truncate(0), is_counted: true };
+        Self::new(JobId::new(0), request, cursor)
+    }
+
+    /// Changes what is known of the job.
+    fn report<H: Host>(&self, engine: &Engine, host: &H, f: impl FnOnce(&mut JobReport)) {
+        if let Some(report) = engine.lock_jobs(host).report(self.id) {
+            f(report);
+        }
+    }
+
+    /// Counts what has moved, and charges it to the rates.
+    fn count_moved<H: Host>(&self, place: &Place<'_, H>, level: Level, count: u64) {
+        let (engine, host, guest) = (place.engine, place.host, place.guest());
+        self.report(engine, host, |report| report.count_moved(level, count));
+        let pacers = [
+            (&engine.rate, engine.policy().rate_bytes()),
+            (&engine.guest_rates[guest.index() % MAX_GUESTS], host.rate_bytes(guest)),
+        ];
+        for (pacer, rate) in pacers.into_iter().filter(|(_, rate)| *rate > 0) {
+            pacer.charge(host.now(), scaled(count * level.size(), host.ticks_per_second(), rate));
+        }
+    }
+
+    /// Moves the cursor on.
+    fn reach<H: Host>(&mut self, place: &Place<'_, H>, from: Ipa, to: Ipa) {
+        self.cursor.next = to;
+        let bytes = to.get().saturating_sub(from.get());
+        if bytes > 0 {
+            self.report(place.engine, place.host, |report| report.scanned_bytes += bytes);
+        }
+    }
+
+    /// Passes over `leaf`, which cannot move.
+    fn skip<H: Host>(&mut self, place: &Place<'_, H>, portion: &Portion, leaf: Leaf, reason: Reason) {
+        let end = (leaf.ipa().get() + leaf.size()).min(portion.end);
+        let mut unmoved = Unmoved::default();
+        unmoved.add(portion.guest, leaf.ipa(), 1, end.saturating_sub(portion.from.get()));
+        self.report(place.engine, place.host, |report| report.count_unmoved(reason, &unmoved));
+        self.retries = 0;
+        self.reach(place, portion.from, Ipa::new_truncate(end));
+    }
+}
+
+/// The worker's state between turns.
+pub(super) struct Worker {
+    active: Option<Active>,
+    reserve: Option<Reserve>,
+    debts: Vec<Debt, 4>,
+    sources: SpanCache,
+    targets: SpanCache,
+    /// The job that the time of a step goes into.
+    last: Option<JobId>,
+}
+
+impl Worker {
+    pub(super) const fn new() -> Self {
+        Self {
+            active: None,
+            reserve: None,
+            debts: Vec::new(),
+            sources: SpanCache::new(),
+            targets: SpanCache::new(),
+            last: None,
+        }
+    }
+
+    /// Does the next thing.
+    pub(super) fn turn<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
+        if self.pay_debt(host) {
+            return Turn::Worked;
+        }
+        let Some(mut active) = self.active.take() else { return self.start_next(engine, host) };
+        match self.advance(engine, host, &mut active) {
+            Outcome::Turn(turn) => {
+                self.active = Some(active);
+                turn
+            }
+            Outcome::Stop(state) => {
+                engine.lock_jobs(host).stop(active.id, state, active.cursor, host.now());
+                Turn::Worked
+            }
+        }
+    }
+
+    fn start_next<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
+        let next = engine.lock_jobs(host).start_next(host.now());
+        let Some((id, request, cursor)) = next else { return Turn::Idle };
+        let mut active = Active::new(id, request, cursor);
+        if !active.cursor.is_counted {
+            active.cursor.is_counted = true;
+            let bytes = plan::total_bytes(host, &request);
+            active.report(engine, host, |report| report.total_bytes = bytes);
+        }
+        self.last = Some(id);
+        self.active = Some(active);
+        Turn::Worked
+    }
+
+    /// Charges the time of a step to the job that it went into.
+    pub(super) fn charge<H: Host>(&self, engine: &Engine, host: &H, ticks: u64) {
+        let Some(id) = self.last else { return };
+        if let Some(report) = engine.lock_jobs(host).report(id) {
+            report.worked_ticks += ticks;
+        }
+    }
+
+    fn advance<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
+        let mut now = (JobState::Cancelled, 0);
+        active.report(engine, host, |report| now = (report.state, report.moved.bytes()));
+        let (state, moved_bytes) = now;
+        if let Some(guest) = GuestId::try_new(active.cursor.guest)
+            && let Some(space) = host.space(guest)
+        {
+            let place = Place { engine, host, space };
+            match space.work(host) {
+                Work::Nothing => {}
+                Work::Whole(_) if state == JobState::Cancelling => {
+                    self.roll_back(&place);
+                    return WORKED;
+                }
+                work => {
+                    self.go_on(&place, active, work);
+                    return WORKED;
+                }
+            }
+        }
+        let stop = match state {
+            JobState::Cancelling | JobState::Cancelled => Some(JobState::Cancelled),
+            JobState::Pausing => Some(JobState::Paused),
+            _ if moved_bytes >= active.request.limit_bytes => Some(JobState::Finished),
+            _ => None,
+        };
+        match stop {
+            Some(_) if self.unreserve(host) => WORKED,
+            Some(state) => Outcome::Stop(state),
+            None => self.next_unit(engine, host, active),
+        }
+    }
+
+    /// Goes on with what is under way.
+    fn go_on<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, work: Work) {
+        match work {
+            Work::Nothing => {}
+            Work::Whole(_) => self.copy_whole(place, active),
+            Work::Switched { .. } | Work::GivenUp { .. } => self.settle(place, active),
+            Work::Block(block) => self.move_block(place, active, block),
+        }
+    }
+
+    fn next_unit<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
+        let Some(portion) = plan::next_portion(host, &active.request, &mut active.cursor) else {
+            return if self.unreserve(host) { WORKED } else { Outcome::Stop(JobState::Finished) };
+        };
+        let guest = portion.guest;
+        if !self.is_reserve_for(guest, portion.from) && self.unreserve(host) {
+            return WORKED;
+        }
+        let pacers = [&engine.rate, &engine.guest_rates[guest.index() % MAX_GUESTS]];
+        let wait = pacers.into_iter().map(|pacer| pacer.wait(host.now(), 0)).max().unwrap_or(0);
+        if wait > 0 {
+            return Outcome::Turn(Turn::Wait(wait));
+        }
+        let Some(space) = host.space(guest) else { return WORKED };
+        let place = Place { engine, host, space };
+        let region = Some((guest, portion.region.ipa));
+        if active.region != region {
+            active.region = region;
+            active.is_exhausted = false;
+        }
+        match self.find(&place, active, &portion) {
+            Found::None(reached) => active.reach(&place, portion.from, reached),
+            Found::Leaf(leaf) => {
+                let from = leaf.ipa().max(portion.from);
+                active.reach(&place, portion.from, from);
+                self.begin(&place, active, &Portion { from, ..portion }, leaf);
+            }
+        }
+        WORKED
+    }
+
+    /// Looks for the next leaf to move, and counts those that would have to but cannot.
+    fn find<H: Host>(&mut self, place: &Place<'_, H>, active: &Active, portion: &Portion) -> Found {
+        let obstacle = plan::obstacle(&active.request, &portion.region);
+        let reason = obstacle.or(active.is_exhausted.then_some(Reason::NoFrame));
+        let mut unmoved = Unmoved::default();
+        let found = place.space.find(place.host, portion, |leaf| {
+            let is_selected = plan::is_selected(&active.request.select, place.host, &mut self.sources, leaf);
+            if is_selected && reason.is_some() {
+                unmoved.add(portion.guest, leaf.ipa(), 1, leaf.size());
+            }
+            is_selected && reason.is_none()
+        });
+        if let Some(reason) = reason.filter(|_| unmoved.leaf_count > 0) {
+            active.report(place.engine, place.host, |report| report.count_unmoved(reason, &unmoved));
+        }
+        found
+    }
+
+    fn begin<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, portion: &Portion, leaf: Leaf) {
+        match leaf.level() {
+            Level::L3 => self.begin_pages(place, active, portion, leaf),
+            Level::L2 if portion.holds(leaf.ipa(), leaf.size()) => {
+                self.begin_whole(place, active, portion, leaf);
+            }
+            Level::L2 => self.demote(place, active, portion, leaf),
+            _ => {
+                if portion.region.largest == Level::L1 && portion.holds(leaf.ipa(), leaf.size()) {
+                    self.reserve(place, active, portion, leaf.ipa());
+                }
+                self.demote(place, active, portion, leaf);
+            }
+        }
+    }
+
+    /// Brings `space` to rest: see [`Engine::abandon`].
+    pub(super) fn abandon<H: Host>(&mut self, engine: &Engine, host: &H, space: &Space<H::Tables, H::Tlb>) {
+        let guest = space.guest();
+        let place = Place { engine, host, space };
+        // The job may have left the guest already, since it is no longer to be seen.
+        let is_here = |active: &&mut Active| active.cursor.guest == guest.index() as u8;
+        let mut job = self.active.take();
+        let mut nobody = Active::nobody(guest);
+        let active = job.as_mut().filter(is_here).unwrap_or(&mut nobody);
+        loop {
+            while self.pay_debt(host) {}
+            match space.work(host) {
+                Work::Nothing => break,
+                Work::Whole(_) => self.roll_back(&place),
+                work => self.go_on(&place, active, work),
+            }
+        }
+        if self.reserve.as_ref().is_some_and(|reserve| reserve.guest() == guest) {
+            while self.unreserve(host) {}
+        }
+        self.active = job.filter(|active| active.request.guest() != Some(guest));
+    }
+}

@@ -1,0 +1,157 @@
+//! Units of 4 KiB: in batches, one by one or into one block.
+
+use heapless::Vec;
+
+use super::{Active, Place, Worker};
+use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
+use crate::frame::Contents;
+use crate::migrate::host::Host;
+use crate::migrate::plan::{self, Portion, Survey};
+use crate::migrate::reason::{Reason, Unmoved};
+use crate::migrate::unit::{BATCH, Batch, Block, area_of, frame_at};
+use crate::table::{Leaf, Level};
+
+/// Units of an area that must be on the move for all of them to move into one block.
+const GATHER: u64 = PAGEBLOCK_FRAMES * 3 / 4;
+
+impl Worker {
+    /// Begins with the area of `leaf`, or moves a batch of it.
+    pub(super) fn begin_pages<H: Host>(
+        &mut self,
+        place: &Place<'_, H>,
+        active: &mut Active,
+        portion: &Portion,
+        leaf: Leaf,
+    ) {
+        let (host, guest, ipa) = (place.host, portion.guest, leaf.ipa());
+        let may_gather = portion.region.largest <= Level::L2;
+        if may_gather && ipa == area_of(ipa) && portion.holds(ipa, PAGEBLOCK_SIZE) {
+            let survey = self.survey(place, active, ipa, PAGEBLOCK_FRAMES);
+            if survey.present == PAGEBLOCK_FRAMES
+                && survey.selected >= GATHER
+                && let Some(target) = self.target_block(host, active, portion, ipa)
+            {
+                return place.space.begin_block(host, ipa, target);
+            }
+        }
+        let left = (portion.end - ipa.get()) / FRAME_SIZE;
+        let leading = self.survey(place, active, ipa, left.min(BATCH as u64)).leading;
+        let targets = Self::target_frames(place, active, portion, ipa, leading.max(1));
+        if targets.is_empty() {
+            active.is_exhausted = true;
+            return;
+        }
+        let batch = place.space.begin_batch(host, ipa, &targets);
+        let count = batch.as_ref().map_or(0, Batch::len);
+        for target in targets.iter().skip(count) {
+            host.release(guest, *target, 0, Contents::Dirty);
+        }
+        let Ok(batch) = batch else { return active.skip(place, portion, leaf, Reason::Busy) };
+        self.move_batch(place, active, &batch);
+        Self::release_sources(place, &batch);
+        let reached = Ipa::new_truncate(ipa.get() + count as u64 * FRAME_SIZE);
+        active.reach(place, ipa, reached);
+        if area_of(reached) == reached {
+            self.promote(place, &portion.region, Level::L2, area_of(ipa));
+            self.promote_gigantic(place, &portion.region, reached);
+        }
+    }
+
+    fn survey<H: Host>(&mut self, place: &Place<'_, H>, active: &Active, ipa: Ipa, most: u64) -> Survey {
+        place.space.survey(place.host, ipa, most, |leaf| {
+            plan::is_selected(&active.request.select, place.host, &mut self.sources, leaf)
+        })
+    }
+
+    /// Up to `count` frames for the units from `ipa` on.
+    fn target_frames<H: Host>(
+        place: &Place<'_, H>,
+        active: &Active,
+        portion: &Portion,
+        ipa: Ipa,
+        count: usize,
+    ) -> Vec<Frame, BATCH> {
+        let placement = plan::placement_of(&active.request, portion);
+        let units =
+            (0..count.min(BATCH) as u64).map(|index| Ipa::new_truncate(ipa.get() + index * FRAME_SIZE));
+        let guest = portion.guest;
+        units.map_while(|at| plan::allocate(place.host, &active.request, placement, (guest, at), 0)).collect()
+    }
+
+    /// Moves a batch and counts it.
+    fn move_batch<H: Host>(&mut self, place: &Place<'_, H>, active: &Active, batch: &Batch) {
+        let (host, guest, statistics) = (place.host, place.guest(), place.engine.statistics());
+        place.counters().count_invalidation();
+        place.space.run_batch(host, batch, place.counters());
+        let mut run = (None, 0);
+        for (source, target) in batch.sources.iter().zip(&batch.targets).take(batch.len()) {
+            let pair = self.sources.controller(host, *source).zip(self.targets.controller(host, *target));
+            if pair != run.0 && run.1 > 0 {
+                statistics.count_moved(guest, run.0, Level::L3, run.1);
+                run.1 = 0;
+            }
+            run = (pair, run.1 + 1);
+        }
+        statistics.count_moved(guest, run.0, Level::L3, run.1);
+        active.count_moved(place, Level::L3, batch.len() as u64);
+    }
+
+    /// Scrubs and releases the frames that a batch came from.
+    fn release_sources<H: Host>(place: &Place<'_, H>, batch: &Batch) {
+        for source in batch.sources.iter().take(batch.len()) {
+            place.host.scrub(*source, 1);
+            place.host.release(place.guest(), *source, 0, Contents::Zeroed);
+        }
+    }
+
+    /// Moves the next batch of an area into its block.
+    pub(super) fn move_block<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, block: Block) {
+        let (host, next) = (place.host, u64::from(block.next));
+        if next >= PAGEBLOCK_FRAMES {
+            return self.finish_block(place, active, block);
+        }
+        let count = (PAGEBLOCK_FRAMES - next).min(BATCH as u64);
+        let targets: Vec<Frame, BATCH> =
+            (next..next + count).map(|index| frame_at(block.target, index)).collect();
+        let ipa = Ipa::new_truncate(block.ipa.get() + next * FRAME_SIZE);
+        let Ok(batch) = place.space.begin_batch(host, ipa, &targets) else {
+            return self.give_up_block(place, active, block);
+        };
+        self.move_batch(place, active, &batch);
+        if block.source.is_none() {
+            Self::release_sources(place, &batch);
+        }
+        place.space.advance_block(host, batch.len() as u16);
+    }
+
+    fn finish_block<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, block: Block) {
+        let (host, guest) = (place.host, place.guest());
+        place.space.end_block(host);
+        if let Some(source) = block.source {
+            self.owe(guest, source);
+        }
+        match place.space.with(host, |stage2| stage2.promote(block.ipa, Level::L2)) {
+            Ok(_) => place.counters().count_promotion(),
+            // Leaves stay small; then so do the blocks.
+            Err(_) => _ = host.divide(guest, block.target, PAGEBLOCK_ORDER),
+        }
+        self.arrived(place, active, block.ipa);
+    }
+
+    /// A unit of the area has gone: something else unmaps the guest's memory. What has moved stays.
+    fn give_up_block<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, block: Block) {
+        let (host, guest, next) = (place.host, place.guest(), u64::from(block.next));
+        place.space.end_block(host);
+        let unused = [(Some(block.target), next..PAGEBLOCK_FRAMES), (block.source, 0..next)];
+        for (frame, indexes) in unused {
+            if let Some(frame) = frame.filter(|frame| host.divide(guest, *frame, PAGEBLOCK_ORDER)) {
+                indexes.for_each(|index| host.release(guest, frame_at(frame, index), 0, Contents::Dirty));
+            }
+        }
+        let mut unmoved = Unmoved::default();
+        let left = PAGEBLOCK_FRAMES - next;
+        unmoved.add(guest, block.ipa, left, left * FRAME_SIZE);
+        active.report(place.engine, host, |report| report.count_unmoved(Reason::Busy, &unmoved));
+        self.arrived(place, active, block.ipa);
+    }
+}
