@@ -88,6 +88,11 @@ pub fn is_running(index: usize) -> bool {
     record_of(index).is_some_and(|record| record.running.load(Ordering::Acquire))
 }
 
+/// Whether CPU `index` has taken the work that [`start`] gave it; it may have done it already.
+fn has_begun(index: usize) -> bool {
+    record_of(index).is_some_and(|record| record.work.load(Ordering::Acquire).is_null())
+}
+
 /// Where a CPU that is started by hand begins; x0 must then be [`context`].
 #[must_use]
 pub fn entry() -> usize {
@@ -130,14 +135,14 @@ pub fn start(index: usize, work: fn(usize)) -> Result<(), i64> {
     }
 }
 
-/// Starts all CPUs but this one with `work` and waits until they run; returns how many run in all.
+/// Starts all CPUs but this one with `work` and waits until they have begun; returns how many run in all.
 pub fn start_all(work: fn(usize)) -> usize {
     let count = platform().map_or(1, |platform| platform.cpu_count);
     let mut running = 1;
     for index in 1..count {
         match start(index, work) {
             Ok(()) => {
-                while !is_running(index) {
+                while !has_begun(index) {
                     crate::sync::relax();
                 }
                 running += 1;
@@ -155,8 +160,8 @@ pub(crate) extern "C" fn secondary(record: &'static Record) -> ! {
     if let Some(platform) = platform() {
         gic::start_cpu(platform);
     }
-    let work = record.work.load(Ordering::Acquire);
     record.running.store(true, Ordering::Release);
+    let work = record.work.swap(core::ptr::null_mut(), Ordering::AcqRel);
     // SAFETY: `context` stored a function of this type.
     let work: fn(usize) = unsafe { core::mem::transmute(work) };
     work(index);
