@@ -14,6 +14,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use crate::error::{AtPath, Error, Result};
@@ -53,12 +54,24 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     if is_current(out, &dependencies) {
         return Ok(());
     }
+    // Whoever looks for it at the same time finds all of it or nothing.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let unfinished = |path: &Path| path.with_added_extension(format!("{}-{number}", std::process::id()));
+    let (new_dependencies, new_out) = (unfinished(&dependencies), unfinished(out));
     let mut dtc = Command::new("dtc");
-    dtc.args(["-q", "-I", "dts", "-O", "dtb", "-d"]).arg(&dependencies).arg("-o").arg(out);
+    dtc.args(["-q", "-I", "dts", "-O", "dtb", "-d"]).arg(&new_dependencies).arg("-o").arg(&new_out);
     for folder in [place::guests().join(kernel), place::guests(), place::guest_sets(), place::payloads()] {
         dtc.arg("-i").arg(folder);
     }
-    process::quietly(dtc.arg(source))
+    let compiled = process::quietly(dtc.arg(source));
+    if compiled.is_err() {
+        // What `dtc` left, if anything, is of no use; its complaint is the error.
+        let _ = (fs::remove_file(&new_dependencies), fs::remove_file(&new_out));
+    }
+    compiled?;
+    fs::rename(&new_out, out).at(out)?;
+    fs::rename(&new_dependencies, &dependencies).at(&dependencies)
 }
 
 /// Whether `out` is newer than everything that its dependency file names.

@@ -1,6 +1,6 @@
 //! The guests' ramdisk: Debian's static busybox and two small files of ours.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,10 @@ pub fn get() -> Result<PathBuf> {
     let root = place::guests();
     let archive = root.join("ramdisk");
     let stamp = root.join("ramdisk.stamp");
+    // Tests that run at once ask for it at once.
+    let lock_path = root.join("ramdisk.lock");
+    let lock = File::create(&lock_path).at(&lock_path)?;
+    lock.lock().at(&lock_path)?;
     let made_of = format!("{}\n{INIT}\n{INITTAB}", busybox.record.sha256);
     if archive.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == made_of) {
         return Ok(archive);
