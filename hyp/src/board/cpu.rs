@@ -34,6 +34,8 @@ pub(super) fn read<'t>(
     let nodes = parent.children().filter(|node| {
         node.base_name() == "cpu" || node.property("device_type").and_then(|kind| kind.str()) == Some("cpu")
     });
+    // The CPU that runs needs no method to be started by; where it is the only one, QEMU names none.
+    let mut unstartable = None;
     for (index, node) in nodes.enumerate() {
         // "disabled" is a CPU that waits to be started; "fail" one that must not be (specification, 3.8.1).
         if node
@@ -56,7 +58,7 @@ pub(super) fn read<'t>(
             Some(method) if method.strings().any(|method| method == "psci") => {}
             Some(method) => return Err(Finding::property(node, method, Rule::Must("be \"psci\""))),
             None => {
-                return Err(Finding::missing(node, "enable-method", Rule::Must("be \"psci\"")));
+                unstartable.get_or_insert(node);
             }
         }
         let numa_node = node.property("numa-node-id").and_then(|id| id.u32());
@@ -66,6 +68,9 @@ pub(super) fn read<'t>(
     }
     if cpus.is_empty() {
         return Err(Finding::node(parent, what));
+    }
+    if let Some(node) = unstartable.filter(|_| cpus.len() > 1) {
+        return Err(Finding::missing(node, "enable-method", Rule::Must("be \"psci\"")));
     }
     Ok(cpus)
 }

@@ -68,7 +68,7 @@ pub fn guest_value(crm: u64, op2: u64, host: u64, has_sve: bool) -> u64 {
         (1, 2) => host & !(0xf << 24 | 0xf << 28 | 0xf << 20 | 0xf << 16 | 0xf << 12),
         // ID_AFR0: implementation defined.
         (1, 3) => 0,
-        (1, 4..8) | (2, 0..8) | (3, 0..3) => host,
+        (1, 4..=7) | (2, 0..=7) | (3, 0..=2) => host,
         // ID_PFR2: CSV3, SSBS.
         (3, 4) => host & 0xff,
         // ID_MMFR5: ETS.
