@@ -1,16 +1,19 @@
 //! What is wrong in a tree, as data: where, which property, what value, and the rule that it breaks.
 //!
-//! A finding borrows from the tree, so it costs no memory, and it is put into words by `Display`: the same words
-//! on the console and on a PC.
+//! A finding borrows from the tree, and it is put into words by `Display`: the same words on the console and on a PC.
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use crate::build::Choice;
 use crate::tree::{Node, NodeId, Property, SourceValue};
 
-/// Something wrong at one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finding<'t> {
+/// Something wrong at one place. One word, since it is what most functions here may return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding<'t>(Box<Details<'t>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Details<'t> {
     place: Place<'t>,
     property: Option<&'t str>,
     value: Value<'t>,
@@ -185,11 +188,16 @@ impl fmt::Display for Shortage {
 }
 
 impl<'t> Finding<'t> {
+    #[inline(never)]
+    fn at(place: Place<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule) -> Self {
+        Self(Box::new(Details { place, property, value, rule }))
+    }
+
     /// A finding at `node`.
     #[cold]
     #[inline(never)]
     pub fn new(node: Node<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule) -> Self {
-        Self { place: Place::Node(node), property, value, rule }
+        Self::at(Place::Node(node), property, value, rule)
     }
 
     /// A finding about the value of `property`.
@@ -224,36 +232,37 @@ impl<'t> Finding<'t> {
     #[cold]
     #[inline(never)]
     pub fn no_node(what: &'static str, rule: Rule) -> Self {
-        Self { place: Place::Expected(what), property: None, value: Value::Missing, rule }
+        Self::at(Place::Expected(what), None, Value::Missing, rule)
     }
 
     /// A finding about the argument `name` on Ballast's own command line.
     #[cold]
     #[inline(never)]
     pub fn argument(name: &'static str, value: Value<'t>, rule: Rule) -> Self {
-        Self { place: Place::CommandLine, property: Some(name), value, rule }
+        Self::at(Place::CommandLine, Some(name), value, rule)
     }
 
     /// A finding in the memory reservation block.
     #[cold]
     #[inline(never)]
     pub fn reservation(value: Value<'t>, rule: Rule) -> Self {
-        Self { place: Place::Reservations, property: None, value, rule }
+        Self::at(Place::Reservations, None, value, rule)
     }
 
     /// The same finding about `value`.
-    pub fn with_value(self, value: Value<'t>) -> Self {
-        Self { value, ..self }
+    pub fn with_value(mut self, value: Value<'t>) -> Self {
+        self.0.value = value;
+        self
     }
 
     /// Where it is.
     pub fn place(&self) -> Place<'t> {
-        self.place
+        self.0.place
     }
 
     /// The rule that is broken.
     pub fn rule(&self) -> Rule {
-        self.rule
+        self.0.rule
     }
 }
 
@@ -261,20 +270,20 @@ impl core::error::Error for Finding<'_> {}
 
 impl fmt::Display for Finding<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
-        if let Some(property) = self.property {
+        write!(f, "{}: ", self.0.place)?;
+        if let Some(property) = self.0.property {
             f.write_str(property)?;
         }
-        match (self.value, self.property) {
+        match (self.0.value, self.0.property) {
             (Value::None | Value::Bytes([]), Some(_)) => f.write_str(": ")?,
             (Value::None | Value::Bytes([]), None) => {}
             (Value::Missing, Some(_)) => f.write_str(" is missing: ")?,
-            (Value::Missing, None) if matches!(self.rule, Rule::Note(_)) => {}
+            (Value::Missing, None) if matches!(self.0.rule, Rule::Note(_)) => {}
             (Value::Missing, None) => f.write_str("missing: ")?,
             (value, Some(_)) => write!(f, " = {value}: ")?,
             (value, None) => write!(f, "{value}: ")?,
         }
-        match (self.rule, self.place) {
+        match (self.0.rule, self.0.place) {
             (Rule::Overlaps(id), Place::Node(node)) => write_other(f, "overlaps with", node, id),
             (Rule::SameAs(id), Place::Node(node)) => write_other(f, "the same as in", node, id),
             (rule, _) => write!(f, "{rule}"),

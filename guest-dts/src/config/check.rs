@@ -16,7 +16,7 @@ pub(super) fn check<'t>(configuration: &mut Configuration<'t>, reader: &mut Read
     while let Some(guest) = configuration.guests.get(index) {
         reader.begin();
         check_guest(guest, configuration.guests.get(..index).unwrap_or_default(), reader);
-        match reader.first_error() {
+        match reader.take_error() {
             Some(finding) => configuration.refuse(index, finding),
             None => index += 1,
         }
@@ -67,7 +67,7 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
             }
         }
     }
-    if reader.first_error().is_none() {
+    if !reader.has_error() {
         check_tree(guest, node, reader);
     }
 }

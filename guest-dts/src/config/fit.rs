@@ -35,7 +35,7 @@ impl<'t> Configuration<'t> {
         while let Some(guest) = self.guests.get(index) {
             reader.begin();
             let after = fit_guest(guest, host, &left, &mut reader);
-            match reader.first_error() {
+            match reader.take_error() {
                 Some(finding) => self.refuse(index, finding),
                 None => {
                     left = after;

@@ -46,7 +46,7 @@ pub(super) fn read_all<'t>(guests: Node<'t>, into: &mut Configuration<'t>, reade
             reader.check_names(image, &IMAGE_PROPERTIES, &[]);
         }
     }
-    for (index, node) in guests.children().filter(Node::is_enabled).enumerate() {
+    for (index, node) in guests.enabled_children().enumerate() {
         reader.begin();
         let guest = read(node, reader);
         if index >= GUEST_LIMIT {
@@ -54,7 +54,7 @@ pub(super) fn read_all<'t>(guests: Node<'t>, into: &mut Configuration<'t>, reade
             return;
         }
         // Not more than GUEST_LIMIT in all: neither can be full.
-        match (reader.first_error(), guest) {
+        match (reader.take_error(), guest) {
             (None, Some(guest)) => {
                 let _ = into.guests.push(guest);
             }
@@ -241,7 +241,7 @@ fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_
             reader.error(Finding::node(child, Rule::TooMany { index: count, limit, what }));
         }
     }
-    if guest.regions.is_empty() && reader.first_error().is_none() {
+    if guest.regions.is_empty() && !reader.has_error() {
         let rule = Rule::Required("a child `memory`: the guest's RAM besides its movable blocks");
         reader.error(Finding::node(node, rule));
     }

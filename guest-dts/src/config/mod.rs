@@ -68,7 +68,7 @@ pub struct Configuration<'t> {
 }
 
 /// A guest that is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused<'t> {
     /// Its name.
     pub name: &'t str,

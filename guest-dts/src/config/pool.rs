@@ -18,12 +18,12 @@ const POOL_PROPERTIES: [&str; 8] =
 pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
     if let Some(container) = root.child("designated-movable-blocks") {
         reader.check_names(container, &["#address-cells", "#size-cells"], &["*"]);
-        for (index, node) in container.children().filter(Node::is_enabled).enumerate() {
+        for (index, node) in container.enabled_children().enumerate() {
             reader.begin();
             reader.check_names(node, &BLOCK_PROPERTIES, &[]);
             check_compatible(node, &["designated-movable-block"], reader);
             let extent = read_extent(node, reader);
-            let (Some(extent), None) = (extent, reader.first_error()) else { continue };
+            let (Some(extent), false) = (extent, reader.has_error()) else { continue };
             if into.blocks.push(Block { node, extent }).is_err() {
                 let limit = POOL_LIMIT;
                 reader.error(Finding::node(node, Rule::TooMany { index, limit, what: "movable blocks" }));
@@ -32,10 +32,10 @@ pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader:
     }
     if let Some(container) = root.child("pools") {
         reader.check_names(container, &["#address-cells", "#size-cells"], &["*"]);
-        for (index, node) in container.children().filter(Node::is_enabled).enumerate() {
+        for (index, node) in container.enabled_children().enumerate() {
             reader.begin();
             let Some(pool) = read_pool(node, reader) else { continue };
-            if reader.first_error().is_none() && into.pools.push(pool).is_err() {
+            if !reader.has_error() && into.pools.push(pool).is_err() {
                 reader.error(Finding::node(node, Rule::TooMany { index, limit: POOL_LIMIT, what: "pools" }));
             }
         }

@@ -46,14 +46,19 @@ impl<'s, 't> Reader<'s, 't> {
         self.first_error = None;
     }
 
-    /// The first error since [`Reader::begin`].
-    pub(super) fn first_error(&self) -> Option<Finding<'t>> {
-        self.first_error
+    /// Whether there was an error since [`Reader::begin`].
+    pub(super) fn has_error(&self) -> bool {
+        self.first_error.is_some()
+    }
+
+    /// Takes the first error since [`Reader::begin`].
+    pub(super) fn take_error(&mut self) -> Option<Finding<'t>> {
+        self.first_error.take()
     }
 
     #[inline(never)]
     pub(super) fn error(&mut self, finding: Finding<'t>) {
-        self.first_error.get_or_insert(finding);
+        self.first_error.get_or_insert_with(|| finding.clone());
         self.tell(Severity::Error, finding);
     }
 

@@ -88,12 +88,12 @@ impl<'t> Node<'t> {
     /// # Errors
     /// Where one of the properties is not one cell of 0, 1 or 2.
     #[inline(never)]
-    pub fn child_cells(&self) -> Result<Cells, Finding<'t>> {
+    pub fn child_cells(self) -> Result<Cells, Finding<'t>> {
         let cells = |name: &'static str, default| match self.property(name) {
             None => Ok(default),
             Some(property) => match property.u32() {
                 Some(cells @ 0..=2) => Ok(cells),
-                _ => Err(Finding::property(*self, property, Rule::Must("be one cell of 0, 1 or 2"))),
+                _ => Err(Finding::property(self, property, Rule::Must("be one cell of 0, 1 or 2"))),
             },
         };
         Ok(Cells {
@@ -107,7 +107,7 @@ impl<'t> Node<'t> {
     /// # Errors
     /// See [`Node::child_cells`].
     #[inline(never)]
-    pub fn own_cells(&self) -> Result<Cells, Finding<'t>> {
+    pub fn own_cells(self) -> Result<Cells, Finding<'t>> {
         match self.parent() {
             Some(parent) => parent.child_cells(),
             None => Ok(Cells::DEFAULT),
@@ -118,7 +118,7 @@ impl<'t> Node<'t> {
     ///
     /// # Errors
     /// Where `reg` is missing, or its length does not fit the parent's cells.
-    pub fn reg(&self) -> Result<RegIter<'t>, Finding<'t>> {
+    pub fn reg(self) -> Result<RegIter<'t>, Finding<'t>> {
         self.pairs("reg", self.own_cells()?)
     }
 
@@ -127,15 +127,15 @@ impl<'t> Node<'t> {
     /// # Errors
     /// Where it is missing, empty, or its length does not fit the cells.
     #[inline(never)]
-    pub fn pairs(&self, name: &'static str, cells: Cells) -> Result<RegIter<'t>, Finding<'t>> {
+    pub fn pairs(self, name: &'static str, cells: Cells) -> Result<RegIter<'t>, Finding<'t>> {
         let Some(property) = self.property(name) else {
-            return Err(Finding::missing(*self, name, Rule::Required("addresses")));
+            return Err(Finding::missing(self, name, Rule::Required("addresses")));
         };
         let bytes = property.bytes();
         let stride = cells.stride();
         if cells.address == 0 || bytes.is_empty() || !bytes.len().is_multiple_of(stride) {
             return Err(Finding::property(
-                *self,
+                self,
                 property,
                 Rule::Cells { address: cells.address, size: cells.size },
             ));
@@ -148,12 +148,11 @@ impl<'t> Node<'t> {
     /// # Errors
     /// Where `reg` or a `ranges` on the way is malformed or does not let CPUs through, or an entry is empty or
     /// passes the end of the address space.
-    pub fn cpu_reg<const N: usize>(&self) -> Result<heapless::Vec<Reg, N>, Finding<'t>> {
+    pub fn cpu_reg<const N: usize>(self) -> Result<heapless::Vec<Reg, N>, Finding<'t>> {
         let mut found = heapless::Vec::new();
         for (index, reg) in self.reg()?.enumerate() {
-            let finding = |rule| {
-                Finding::new(*self, Some("reg"), Value::Range { base: reg.base, size: reg.size }, rule)
-            };
+            let finding =
+                |rule| Finding::new(self, Some("reg"), Value::Range { base: reg.base, size: reg.size }, rule);
             if reg.size == 0 || reg.end().is_none() {
                 return Err(finding(Rule::Must("not be empty, nor pass the end of the address space")));
             }
@@ -174,7 +173,7 @@ impl<'t> Node<'t> {
     /// # Errors
     /// Where a `ranges` is malformed.
     #[inline(never)]
-    pub fn translate(&self, reg: Reg) -> Result<Translation, Finding<'t>> {
+    pub fn translate(self, reg: Reg) -> Result<Translation, Finding<'t>> {
         let mut base = reg.base;
         for bus in self.ancestors() {
             if bus.is_root() {

@@ -1,6 +1,6 @@
-//! Tokens of a validated blob: the one place where fdt-rs is called, and the crate's one `unsafe` block.
+//! Tokens of a validated blob: the one place where fdt-rs is called, and where the crate's `unsafe` blocks are.
 //!
-//! Of fdt-rs 0.4.5 the tokenizer is used (`base::parse::DevTreeParseIter`). Its source was read; what is
+//! Of fdt-rs 0.4.5 the tokenizer is used (`base::parse::next_devtree_token`). Its source was read; what is
 //! avoided, and why:
 //!
 //! * Names of nodes over 29 bytes are refused by it, though the specification allows 31 and a unit address
@@ -11,83 +11,107 @@
 //!   the reservation block cannot be read through it; `DevTreeProp::node` unwraps unchecked.
 //! * `index` links nodes by raw pointers that alias its mutable buffer.
 
-use fdt_rs::base::parse::{DevTreeParseIter, ParsedTok};
-use fdt_rs::base::tree::DevTree;
-use fdt_rs::prelude::FallibleIterator;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
 
-use super::validate::{self, BEGIN_NODE, Layout};
+use fdt_rs::base::parse::{ParsedTok, next_devtree_token};
 
-/// Where tokens are read from. Small, since every node has one: what the header says is read from there.
+use super::validate::{self, BEGIN_NODE, END};
+
+/// Where tokens are read from: the first byte of a validated blob, whose header says the rest. One word, since
+/// every node and every property has one, and all of them travel in registers.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'t> {
-    fdt: DevTree<'t>,
-    /// Offset of the root's first token.
-    start: u32,
-    /// Offset of FDT_END.
-    end: u32,
+    header: NonNull<u32>,
+    blob: PhantomData<&'t [u8]>,
 }
+
+// SAFETY: it stands for a shared slice of bytes, which can be sent.
+#[allow(unsafe_code)]
+unsafe impl Send for Cursor<'_> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Cursor<'_> {}
 
 /// A token that means something, and the offset of the one after it.
 pub(super) enum Token<'t> {
-    Begin { name: &'t str, next: usize },
-    Property { name: &'t str, value: &'t [u8], next: usize },
-    End { next: usize },
+    Begin { name: &'t str, next: u32 },
+    Property { name: &'t str, value: &'t [u8], next: u32 },
+    End { next: u32 },
 }
 
 impl<'t> Cursor<'t> {
-    /// A cursor over a validated blob, or `None` where fdt-rs does not take it.
-    #[allow(unsafe_code)]
-    pub(super) fn new(layout: &Layout<'t>) -> Option<Self> {
-        // SAFETY: `validate` checked that the slice begins at a multiple of 8 bytes, and cut it to exactly the
-        // total size in its header.
-        let fdt = unsafe { DevTree::new(layout.blob) }.ok()?;
-        let (start, end) = (layout.structure.start.try_into().ok()?, layout.structure.end.try_into().ok()?);
-        Some(Self { fdt, start, end })
+    /// A cursor over the blob that `validate` returned.
+    pub(super) fn new(validated: &'t [u8]) -> Self {
+        Self { header: NonNull::from(validated).cast(), blob: PhantomData }
     }
 
-    pub(super) fn blob(&self) -> &'t [u8] {
-        self.fdt.buf()
+    /// The blob.
+    #[allow(unsafe_code)]
+    pub(super) fn blob(self) -> &'t [u8] {
+        // SAFETY: `validate` checked that the slice begins at a multiple of 8 bytes, holds a header, and has as many
+        // bytes as the second word of its header says; it is borrowed for 't.
+        unsafe {
+            let size = u32::from_be(self.header.add(1).read());
+            core::slice::from_raw_parts(self.header.as_ptr().cast(), size as usize)
+        }
+    }
+
+    /// The word of the header with number `index`, all of which were validated.
+    fn field(self, index: usize) -> u32 {
+        validate::word(self.blob(), index * 4).unwrap_or(u32::MAX)
     }
 
     /// Offset of the root's first token.
-    pub(super) fn start(&self) -> usize {
-        self.start as usize
+    pub(super) fn start(self) -> u32 {
+        self.field(2)
+    }
+
+    /// The bytes from the reservation block on.
+    pub(super) fn reservations(self) -> &'t [u8] {
+        self.blob().get(self.field(4) as usize..).unwrap_or_default()
     }
 
     /// The name at `offset` in the strings block.
-    fn string(&self, offset: usize) -> Option<&'t str> {
-        let start = (validate::word(self.blob(), 12)? as usize).checked_add(offset)?;
+    fn string(self, offset: usize) -> Option<&'t str> {
+        let start = (self.field(3) as usize).checked_add(offset)?;
         validate::name(self.blob().get(start..)?)
     }
 
     /// The token at `at`, the offset of a token of this blob; no-operations are skipped. `None` at the end.
     #[inline(never)]
-    pub(super) fn token(&self, mut at: usize) -> Option<Token<'t>> {
+    #[allow(unsafe_code)]
+    pub(super) fn token(self, at: u32) -> Option<Token<'t>> {
+        let blob = self.blob();
+        let mut at = at as usize;
         loop {
-            if at >= self.end as usize {
-                return None;
+            match validate::word(blob, at)? {
+                BEGIN_NODE => {
+                    let name = validate::name(blob.get(at + 4..)?)?;
+                    let next = (at + 4 + name.len() + 1).next_multiple_of(4) as u32;
+                    return Some(Token::Begin { name, next });
+                }
+                END => return None,
+                _ => {}
             }
-            if validate::word(self.blob(), at)? == BEGIN_NODE {
-                let name = validate::name(self.blob().get(at + 4..)?)?;
-                return Some(Token::Begin { name, next: (at + 4 + name.len() + 1).next_multiple_of(4) });
-            }
-            let mut tokens = DevTreeParseIter { offset: at, fdt: &self.fdt };
-            let token = tokens.next().ok()??;
-            let next = tokens.offset;
+            // SAFETY: the blob begins at a multiple of 8 bytes, and a token that is not FDT_END begins at `at`, a
+            // multiple of 4: `validate` walked over all of them.
+            let token = unsafe { next_devtree_token(blob, &mut at) }.ok()??;
+            let next = at as u32;
             match token {
                 ParsedTok::Prop(property) => {
                     let name = self.string(property.name_offset)?;
                     return Some(Token::Property { name, value: property.prop_buf, next });
                 }
                 ParsedTok::EndNode => return Some(Token::End { next }),
-                ParsedTok::Nop => at = next,
+                ParsedTok::Nop => {}
                 ParsedTok::BeginNode(_) => return None,
             }
         }
     }
 
     /// Whether both read the same bytes.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        core::ptr::eq(self.blob(), other.blob())
+    pub(super) fn is_same(self, other: Self) -> bool {
+        self.header == other.header
     }
 }

@@ -35,11 +35,10 @@ pub const NAME_LIMIT: usize = 127;
 
 /// A device tree whose structure is known to be sound.
 ///
-/// It is two slices and two offsets: copy it freely.
+/// It is one word: copy it freely.
 #[derive(Clone, Copy)]
 pub struct Tree<'t> {
     cursor: Cursor<'t>,
-    reservations: &'t [u8],
 }
 
 impl<'t> Tree<'t> {
@@ -50,9 +49,7 @@ impl<'t> Tree<'t> {
     /// # Errors
     /// The first defect found, with the offset where it lies.
     pub fn new(blob: &'t [u8]) -> Result<Self, TreeError> {
-        let layout = validate::validate(blob)?;
-        let cursor = Cursor::new(&layout).ok_or(TreeError::Unreadable)?;
-        Ok(Self { cursor, reservations: layout.reservations })
+        Ok(Self { cursor: Cursor::new(validate::validate(blob)?) })
     }
 
     /// The length that a blob beginning with `header` says it has, in bytes: to be known before all of it is
@@ -65,24 +62,24 @@ impl<'t> Tree<'t> {
     }
 
     /// The bytes of the blob, up to its total size.
-    pub fn blob(&self) -> &'t [u8] {
+    pub fn blob(self) -> &'t [u8] {
         self.cursor.blob()
     }
 
     /// The root.
-    pub fn root(&self) -> Node<'t> {
+    pub fn root(self) -> Node<'t> {
         Node::root(self.cursor)
     }
 
     /// All nodes, the root first, each before its children.
-    pub fn nodes(&self) -> Nodes<'t> {
-        Nodes::below(self.cursor)
+    pub fn nodes(self) -> Nodes<'t> {
+        self.root().subtree()
     }
 
     /// The node at `path`: absolute (`/soc/serial@9000000`), or beginning with a name from `/aliases`. A
     /// component without a unit address finds the first node of that name.
     #[inline(never)]
-    pub fn find(&self, path: &str) -> Option<Node<'t>> {
+    pub fn find(self, path: &str) -> Option<Node<'t>> {
         let (first, rest) = match path.strip_prefix('/') {
             Some(rest) => (self.root(), rest),
             None => {
@@ -101,18 +98,18 @@ impl<'t> Tree<'t> {
     }
 
     /// The first node whose `compatible` lists `compatible`.
-    pub fn find_compatible(&self, compatible: &str) -> Option<Node<'t>> {
+    pub fn find_compatible(self, compatible: &str) -> Option<Node<'t>> {
         self.nodes().find(|node| node.is_compatible(compatible))
     }
 
     /// The node with the phandle `phandle`.
-    pub fn find_phandle(&self, phandle: u32) -> Option<Node<'t>> {
+    pub fn find_phandle(self, phandle: u32) -> Option<Node<'t>> {
         self.nodes().find(|node| node.phandle() == Some(phandle))
     }
 
     /// The entries of the memory reservation block (specification, 5.3).
-    pub fn reservations(&self) -> Reservations<'t> {
-        Reservations::new(self.reservations)
+    pub fn reservations(self) -> Reservations<'t> {
+        Reservations::new(self.cursor.reservations())
     }
 }
 

@@ -4,56 +4,63 @@ use core::fmt;
 
 use super::cursor::{Cursor, Token};
 
-/// A property of a node.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A property of a node: two words, to be passed by value.
+#[derive(Clone, Copy)]
 pub struct Property<'t> {
-    name: &'t str,
-    value: &'t [u8],
+    cursor: Cursor<'t>,
+    /// Offset of the FDT_PROP token.
+    offset: u32,
 }
 
 impl<'t> Property<'t> {
     /// The property's name.
-    pub fn name(&self) -> &'t str {
-        self.name
+    #[inline(never)]
+    pub fn name(self) -> &'t str {
+        match self.cursor.token(self.offset) {
+            Some(Token::Property { name, .. }) => name,
+            _ => "",
+        }
     }
 
     /// The value's bytes.
-    pub fn bytes(&self) -> &'t [u8] {
-        self.value
+    #[inline(never)]
+    pub fn bytes(self) -> &'t [u8] {
+        match self.cursor.token(self.offset) {
+            Some(Token::Property { value, .. }) => value,
+            _ => &[],
+        }
     }
 
     /// The value as one cell.
     #[inline(never)]
-    pub fn u32(&self) -> Option<u32> {
-        Some(u32::from_be_bytes(self.value.try_into().ok()?))
+    pub fn u32(self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.bytes().try_into().ok()?))
     }
 
     /// The value as one number of 64 bits (two cells).
     #[inline(never)]
-    pub fn u64(&self) -> Option<u64> {
-        Some(u64::from_be_bytes(self.value.try_into().ok()?))
+    pub fn u64(self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.bytes().try_into().ok()?))
     }
 
     /// The value as a number of one or two cells.
     #[inline(never)]
-    pub fn number(&self) -> Option<u64> {
+    pub fn number(self) -> Option<u64> {
         self.u32().map(u64::from).or_else(|| self.u64())
     }
 
     /// The value as cells, `None` where its length is no multiple of 4.
-    pub fn cells(&self) -> Option<impl ExactSizeIterator<Item = u32> + Clone + use<'t>> {
-        let is_whole = self.value.len().is_multiple_of(4);
-        is_whole.then(|| {
-            self.value
-                .chunks_exact(4)
-                .map(|cell| cell.iter().fold(0, |word, &byte| word << 8 | u32::from(byte)))
+    pub fn cells(self) -> Option<impl ExactSizeIterator<Item = u32> + Clone + use<'t>> {
+        let bytes = self.bytes();
+        bytes.len().is_multiple_of(4).then(|| {
+            bytes.chunks_exact(4).map(|cell| cell.iter().fold(0, |word, &byte| word << 8 | u32::from(byte)))
         })
     }
 
     /// The value as one string: UTF-8 with one NUL, at its end.
     #[inline(never)]
-    pub fn str(&self) -> Option<&'t str> {
-        let (&last, text) = self.value.split_last()?;
+    pub fn str(self) -> Option<&'t str> {
+        let (&last, text) = self.bytes().split_last()?;
         if last != 0 || text.contains(&0) {
             return None;
         }
@@ -61,20 +68,28 @@ impl<'t> Property<'t> {
     }
 
     /// The value as a list of strings; ends at the first that is not terminated or not UTF-8.
-    pub fn strings(&self) -> Strings<'t> {
-        Strings(self.value)
+    pub fn strings(self) -> Strings<'t> {
+        Strings(self.bytes())
     }
 
     /// Whether the value is a list of at least one string, each terminated and UTF-8.
-    pub fn is_strings(&self) -> bool {
+    pub fn is_strings(self) -> bool {
         let mut strings = self.strings();
         strings.by_ref().count() > 0 && strings.0.is_empty()
     }
 }
 
+impl PartialEq for Property<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name() && self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Property<'_> {}
+
 impl fmt::Debug for Property<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Property({}, {} bytes)", self.name, self.value.len())
+        write!(f, "Property({}, {} bytes)", self.name(), self.bytes().len())
     }
 }
 
@@ -99,11 +114,11 @@ impl<'t> Iterator for Strings<'t> {
 #[derive(Clone)]
 pub struct Properties<'t> {
     cursor: Cursor<'t>,
-    at: usize,
+    at: u32,
 }
 
 impl<'t> Properties<'t> {
-    pub(super) fn new(cursor: Cursor<'t>, at: usize) -> Self {
+    pub(super) fn new(cursor: Cursor<'t>, at: u32) -> Self {
         Self { cursor, at }
     }
 }
@@ -114,9 +129,10 @@ impl<'t> Iterator for Properties<'t> {
     fn next(&mut self) -> Option<Property<'t>> {
         // Validated: all of a node's properties stand before its first child.
         match self.cursor.token(self.at)? {
-            Token::Property { name, value, next } => {
+            Token::Property { next, .. } => {
+                let property = Property { cursor: self.cursor, offset: self.at };
                 self.at = next;
-                Some(Property { name, value })
+                Some(property)
             }
             Token::Begin { .. } | Token::End { .. } => None,
         }

@@ -16,9 +16,9 @@ pub struct Reservation {
 pub struct Reservations<'t>(ChunksExact<'t, u8>);
 
 impl<'t> Reservations<'t> {
-    /// The entries in `block`, which has no terminating one.
-    pub(super) fn new(block: &'t [u8]) -> Self {
-        Self(block.chunks_exact(16))
+    /// The entries from the start of `bytes` up to the terminating one.
+    pub(super) fn new(bytes: &'t [u8]) -> Self {
+        Self(bytes.chunks_exact(16))
     }
 }
 
@@ -26,7 +26,12 @@ impl Iterator for Reservations<'_> {
     type Item = Reservation;
 
     fn next(&mut self) -> Option<Reservation> {
-        let (base, size) = decode(self.0.next()?);
+        // The terminating one stays the next.
+        let (base, size) = decode(self.0.clone().next()?);
+        if base == 0 && size == 0 {
+            return None;
+        }
+        self.0.next();
         Some(Reservation { base, size })
     }
 }

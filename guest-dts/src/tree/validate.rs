@@ -62,8 +62,6 @@ pub enum TreeError {
     Name(usize),
     /// The property at this offset has its name outside the strings block.
     NameOffset(usize, u32),
-    /// The reader refused what the checks let through.
-    Unreadable,
 }
 
 impl fmt::Display for TreeError {
@@ -99,20 +97,11 @@ impl fmt::Display for TreeError {
             Self::NameOffset(at, offset) => {
                 write!(f, "property at {at:#x} has its name at {offset:#x}, outside the strings block")
             }
-            Self::Unreadable => write!(f, "refused by the reader"),
         }
     }
 }
 
 impl core::error::Error for TreeError {}
-
-/// What the walk found: all offsets are in bounds, all names terminated, and every token between
-/// `structure.start` (the root's first) and `structure.end` (that of FDT_END) is complete and in order.
-pub(super) struct Layout<'t> {
-    pub(super) blob: &'t [u8],
-    pub(super) structure: Range<usize>,
-    pub(super) reservations: &'t [u8],
-}
 
 /// The big-endian word at `offset`.
 pub(super) fn word(blob: &[u8], offset: usize) -> Option<u32> {
@@ -143,8 +132,10 @@ pub(super) fn total_size(header: &[u8]) -> Result<u32, TreeError> {
     }
 }
 
-/// Checks all of `blob`.
-pub(super) fn validate(blob: &[u8]) -> Result<Layout<'_>, TreeError> {
+/// Checks all of `blob`, and cuts it to the size that its header says. Then all offsets in the header are in
+/// bounds, all names terminated, every token from the structure block's first to FDT_END is complete and in order,
+/// and the reservation block has a terminating entry.
+pub(super) fn validate(blob: &[u8]) -> Result<&[u8], TreeError> {
     let total = total_size(blob)? as usize;
     let truncated = TreeError::Truncated { length: blob.len(), needed: total };
     if total < HEADER_SIZE {
@@ -172,9 +163,8 @@ pub(super) fn validate(blob: &[u8]) -> Result<Layout<'_>, TreeError> {
         }
     }
     let strings = blob.get(strings).unwrap_or_default();
-    let end = walk(blob, structure.clone(), strings)?;
-    let root = skip_nops(blob, structure.start, end);
-    Ok(Layout { blob, structure: root..end, reservations: blob.get(reservations).unwrap_or_default() })
+    walk(blob, structure, strings)?;
+    Ok(blob)
 }
 
 fn block(
@@ -211,16 +201,8 @@ fn reservations(blob: &[u8], offset: u32) -> Result<Range<usize>, TreeError> {
     Err(TreeError::ReservationsUnterminated)
 }
 
-/// The offset of the first token from `at` on that is not FDT_NOP.
-fn skip_nops(blob: &[u8], mut at: usize, end: usize) -> usize {
-    while at < end && word(blob, at) == Some(NOP) {
-        at += 4;
-    }
-    at
-}
-
-/// Walks the tokens and returns the offset of FDT_END.
-fn walk(blob: &[u8], range: Range<usize>, strings: &[u8]) -> Result<usize, TreeError> {
+/// Walks the tokens up to FDT_END.
+fn walk(blob: &[u8], range: Range<usize>, strings: &[u8]) -> Result<(), TreeError> {
     let structure = blob.get(..range.end).unwrap_or_default();
     let mut at = range.start;
     let mut depth = 0usize;
@@ -257,7 +239,7 @@ fn walk(blob: &[u8], range: Range<usize>, strings: &[u8]) -> Result<usize, TreeE
             PROP if takes_properties => property(structure, at, strings)?,
             PROP => return Err(TreeError::TokenOrder(at, "a property outside a node or after a child")),
             NOP => body,
-            END if depth == 0 && has_root => return Ok(at),
+            END if depth == 0 && has_root => return Ok(()),
             END => return Err(TreeError::TokenOrder(at, "the end inside a node, or without a root")),
             other => return Err(TreeError::Token(at, other)),
         };

@@ -88,7 +88,7 @@ pub(super) fn read<'t>(
     }
     let Some(container) = tree.find("/reserved-memory") else { return Ok(found) };
     let cells = container_cells(tree, container, warnings)?;
-    for node in container.children().filter(Node::is_enabled) {
+    for node in container.enabled_children() {
         read_child(node, cells, &mut found, warnings)?;
     }
     Ok(found)
