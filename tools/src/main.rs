@@ -1,2 +1,70 @@
-//! `ballast`, the tool on the PC.
-fn main() {}
+//! `ballast`, the tool on the PC: attaches to Ballast's serial line, shows where memory lies, checks
+//! configurations.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use ballast_tools::link::Address;
+use ballast_tools::{configuration, console, exporter, report, top};
+use clap::{Parser, Subcommand};
+
+/// Ballast's tool on the PC.
+#[derive(Parser)]
+#[command(name = "ballast", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Attach this terminal to Ballast's serial line
+    ///
+    /// Everything that is typed goes to Ballast, its own keys too (Ctrl-] ? lists them); Ctrl-] q ends this program.
+    /// Example: qemu-system-aarch64 … -serial unix:/tmp/serial,server=on,wait=off, then ballast console /tmp/serial
+    Console(console::Options),
+    /// Show where memory lies and what the guests do, on a screen that refreshes itself
+    ///
+    /// Takes the line to itself: Ballast's monitor comes to front. q ends.
+    Top(top::Options),
+    /// Write one HTML file from a live machine or a recording
+    Report(report::Options),
+    /// Serve figures for Prometheus over HTTP
+    ///
+    /// Each scrape asks Ballast's monitor. Example: ballast exporter /tmp/serial --listen localhost:9750
+    Exporter {
+        /// Where the line is: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
+        #[arg(value_name = "LINE")]
+        address: Address,
+        /// Where to listen
+        #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9750")]
+        listen: String,
+    },
+    /// Check a configuration blob, in the words that Ballast has for what is wrong
+    Check(configuration::CheckOptions),
+    /// Compile a configuration by plain dtc, and check it
+    Image(configuration::ImageOptions),
+}
+
+fn run(command: &Command) -> Result<bool> {
+    match command {
+        Command::Console(options) => console::run(options)?,
+        Command::Top(options) => top::run(options)?,
+        Command::Report(options) => report::run(options)?,
+        Command::Exporter { address, listen } => exporter::run(address, listen)?,
+        Command::Check(options) => return configuration::check(options),
+        Command::Image(options) => return configuration::image(options),
+    }
+    Ok(true)
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ballast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

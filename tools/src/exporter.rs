@@ -1,0 +1,337 @@
+//! `ballast exporter`: the machine's figures for Prometheus, over HTTP.
+
+use std::fmt::{self, Write as _};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::link::{Address, Link};
+use crate::model::Snapshot;
+use crate::monitor::{Losses, Monitor};
+
+/// How long a client may take to ask.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest request head that is read.
+const LONGEST_HEAD: u64 = 16 << 10;
+/// Type of the answer: the text format, version 0.0.4.
+const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// States of a guest, as the monitor names them.
+const STATES: [&str; 5] = ["off", "starting", "running", "stopping", "failed"];
+
+/// Listens at `place` and answers each scrape with what the line at `address` says then.
+///
+/// # Errors
+/// The place is taken.
+pub fn run(address: &Address, place: &str) -> Result<()> {
+    let listener = TcpListener::bind(place).with_context(|| format!("cannot listen at {place}"))?;
+    eprintln!("http://{}/metrics", listener.local_addr()?);
+    let mut scraper = Scraper::new(address.clone());
+    for client in listener.incoming() {
+        // One line, one client at a time. What a client does wrong is its own affair.
+        if let Ok(client) = client {
+            let _ = answer(client, || scraper.scrape());
+        }
+    }
+    Ok(())
+}
+
+/// Asks the machine, and keeps the line open between scrapes.
+struct Scraper {
+    address: Address,
+    monitor: Option<Monitor>,
+    /// Losses on lines that were closed.
+    earlier: Losses,
+    error_count: u64,
+}
+
+impl Scraper {
+    fn new(address: Address) -> Self {
+        Self { address, monitor: None, earlier: Losses::default(), error_count: 0 }
+    }
+
+    fn scrape(&mut self) -> String {
+        let snapshot = self.ask();
+        if let Err(error) = &snapshot {
+            eprintln!("{}: {error:#}", self.address);
+            self.error_count += 1;
+            let losses = self.losses();
+            self.earlier = losses;
+            self.monitor = None;
+        }
+        page(snapshot.ok().as_ref(), self.losses(), self.error_count)
+    }
+
+    fn ask(&mut self) -> Result<Snapshot> {
+        let monitor = match &mut self.monitor {
+            Some(monitor) => monitor,
+            none => none.insert(Monitor::attach(Link::open(&self.address)?)?),
+        };
+        monitor.frames.clear();
+        monitor.text.clear();
+        monitor.snapshot(false)
+    }
+
+    fn losses(&self) -> Losses {
+        let now = self.monitor.as_ref().map_or(Losses::default(), Monitor::losses);
+        Losses {
+            bad_report_count: self.earlier.bad_report_count + now.bad_report_count,
+            bad_frame_count: self.earlier.bad_frame_count + now.bad_frame_count,
+        }
+    }
+}
+
+/// Answers one request.
+fn answer(client: TcpStream, scrape: impl FnOnce() -> String) -> Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(client.try_clone()?.take(LONGEST_HEAD));
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let mut words = request.split(' ');
+    let (status, kind, body) = match (words.next(), words.next()) {
+        (Some("GET"), Some("/metrics")) => ("200 OK", TYPE, scrape()),
+        (Some("GET"), Some("/")) => {
+            ("200 OK", "text/html", "<a href=\"/metrics\">Ballast's metrics</a>\n".into())
+        }
+        (Some("GET"), _) => ("404 Not Found", "text/plain", "Only /metrics is here.\n".into()),
+        _ => ("405 Method Not Allowed", "text/plain", "Only GET is understood.\n".into()),
+    };
+    let mut client = client;
+    write!(
+        client,
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    Ok(())
+}
+
+/// A page in the text format.
+struct Page(String);
+
+impl Page {
+    /// A metric with its samples: labels and value.
+    fn metric<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, f64)>,
+    ) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(self.0, "{name}{} {value}", labels.as_ref());
+        }
+    }
+}
+
+/// A label's value, escaped.
+struct Label<'a>(&'a str);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                _ => f.write_char(character)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn label(name: &str, value: &str) -> String {
+    format!("{{{name}=\"{}\"}}", Label(value))
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+/// The page: everything that `snapshot` says, and how the scrape went.
+pub fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64) -> String {
+    let mut page = Page(String::new());
+    page.metric("ballast_up", "gauge", "Whether Ballast answers.", [("", f64::from(snapshot.is_some()))]);
+    let help = "Scrapes that Ballast did not answer.";
+    page.metric("ballast_scrape_errors_total", "counter", help, [("", error_count as f64)]);
+    page.metric(
+        "ballast_line_damaged_total",
+        "counter",
+        "What came over the line damaged.",
+        [
+            (label("what", "report"), losses.bad_report_count as f64),
+            (label("what", "frame"), losses.bad_frame_count as f64),
+        ],
+    );
+    if let Some(snapshot) = snapshot {
+        write_version(&mut page, snapshot);
+        write_guests(&mut page, snapshot);
+        write_controllers(&mut page, snapshot);
+        let consoles = || snapshot.consoles.iter();
+        let lost = consoles().map(|console| (label("console", &console.name), console.lost_bytes as f64));
+        page.metric("ballast_console_lost_bytes_total", "counter", "Output that was never shown.", lost);
+        let lost =
+            consoles().map(|console| (label("console", &console.name), console.input_lost_bytes as f64));
+        page.metric("ballast_console_input_lost_bytes_total", "counter", "Input that was never read.", lost);
+    }
+    page.0
+}
+
+fn write_version(page: &mut Page, snapshot: &Snapshot) {
+    let version = &snapshot.version;
+    let labels = format!(
+        "{{version=\"{}\",commit=\"{}\",host=\"{}\"}}",
+        Label(&version.version),
+        Label(&version.commit),
+        Label(&version.host)
+    );
+    page.metric("ballast_info", "gauge", "What is running.", [(labels, 1.0)]);
+    let uptime = [("", seconds(version.uptime_ns))];
+    page.metric("ballast_uptime_seconds", "gauge", "Time since boot.", uptime);
+    page.metric(
+        "ballast_own_memory_bytes",
+        "gauge",
+        "What Ballast takes for itself.",
+        [
+            (label("part", "image"), version.image_bytes as f64),
+            (label("part", "own"), version.own_bytes as f64),
+            (label("part", "frame_table"), version.frame_table_bytes as f64),
+        ],
+    );
+}
+
+fn write_guests(page: &mut Page, snapshot: &Snapshot) {
+    let guests = || snapshot.guests.iter();
+    let states = guests().flat_map(|guest| {
+        STATES.iter().map(|state| {
+            let labels = format!("{{guest=\"{}\",state=\"{state}\"}}", Label(&guest.name));
+            (labels, f64::from(guest.state == *state))
+        })
+    });
+    page.metric("ballast_guest_state", "gauge", "The guest's state: one of the states is 1.", states);
+    let memory = guests().map(|guest| (label("guest", &guest.name), guest.memory_bytes as f64));
+    page.metric("ballast_guest_memory_bytes", "gauge", "The guest's RAM.", memory);
+    let vcpus = guests().map(|guest| (label("guest", &guest.name), guest.vcpu_count as f64));
+    page.metric("ballast_guest_vcpus", "gauge", "The guest's vCPUs.", vcpus);
+    let on = guests().map(|guest| (label("guest", &guest.name), guest.vcpu_on_count as f64));
+    page.metric("ballast_guest_vcpus_on", "gauge", "The guest's vCPUs that are on.", on);
+    let starts = guests().map(|guest| (label("guest", &guest.name), guest.start_count as f64));
+    page.metric("ballast_guest_starts_total", "counter", "Starts of the guest, resets included.", starts);
+    let uptime = guests().map(|guest| (label("guest", &guest.name), seconds(guest.uptime_ns)));
+    page.metric("ballast_guest_uptime_seconds", "gauge", "Time since the guest's last start.", uptime);
+    let stats = || snapshot.stats.iter();
+    let exits = stats().flat_map(|guest| {
+        guest.exits().map(|(reason, count)| {
+            (format!("{{guest=\"{}\",reason=\"{}\"}}", Label(&guest.name), Label(reason)), count as f64)
+        })
+    });
+    page.metric("ballast_guest_exits_total", "counter", "Exits of the guest to EL2.", exits);
+    let injected = stats().map(|guest| (label("guest", &guest.name), guest.injected_count as f64));
+    page.metric("ballast_guest_interrupts_total", "counter", "Interrupts given to the guest.", injected);
+    let time = stats().map(|guest| (label("guest", &guest.name), seconds(guest.el2_ns)));
+    page.metric("ballast_guest_el2_seconds_total", "counter", "Time at EL2 for the guest.", time);
+}
+
+fn write_controllers(page: &mut Page, snapshot: &Snapshot) {
+    let controllers = || snapshot.controllers.iter();
+    let size = controllers().map(|one| (label("controller", &one.name), one.total_bytes as f64));
+    page.metric("ballast_controller_size_bytes", "gauge", "RAM behind the controller.", size);
+    let uses = controllers().flat_map(|one| {
+        let uses = [
+            ("free", one.free_bytes),
+            ("guests", one.guest_bytes),
+            ("ballast", one.own_bytes),
+            ("reserved", one.reserved_bytes),
+        ];
+        uses.map(|(what, bytes)| {
+            (format!("{{controller=\"{}\",use=\"{what}\"}}", Label(&one.name)), bytes as f64)
+        })
+    });
+    page.metric("ballast_controller_memory_bytes", "gauge", "What the controller's RAM is used for.", uses);
+    let blocks = controllers().map(|one| (label("controller", &one.name), one.dmb_bytes as f64));
+    page.metric("ballast_controller_dmb_bytes", "gauge", "RAM in designated movable blocks.", blocks);
+    let evacuated =
+        controllers().map(|one| (label("controller", &one.name), f64::from(one.state == "evacuated")));
+    page.metric("ballast_controller_evacuated", "gauge", "Whether it takes no allocations.", evacuated);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::monitor::tests::{fake, small_machine};
+
+    fn snapshot() -> Snapshot {
+        Monitor::attach(fake(small_machine)).unwrap().snapshot(false).unwrap()
+    }
+
+    #[test]
+    fn the_page_is_what_prometheus_reads() {
+        let text = page(Some(&snapshot()), Losses { bad_report_count: 2, bad_frame_count: 3 }, 1);
+        let parsed = prometheus_parse::Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).unwrap();
+        let sample = |name: &str, label: &str, value: &str| {
+            let found = parsed.samples.iter().find(|sample| {
+                sample.metric == name && (label.is_empty() || sample.labels.get(label) == Some(value))
+            });
+            match found.unwrap_or_else(|| panic!("no {name}")).value {
+                prometheus_parse::Value::Counter(value) | prometheus_parse::Value::Gauge(value) => value,
+                ref other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(sample("ballast_up", "", ""), 1.0);
+        assert_eq!(sample("ballast_uptime_seconds", "", ""), 61.5);
+        assert_eq!(sample("ballast_guest_memory_bytes", "guest", "alpha"), 536_870_912.0);
+        assert_eq!(sample("ballast_guest_exits_total", "reason", "uart"), 40.0);
+        assert_eq!(sample("ballast_controller_evacuated", "controller", "mc1"), 1.0);
+        assert_eq!(sample("ballast_line_damaged_total", "what", "frame"), 3.0);
+        // Prometheus' conventions: counters end in _total, nothing else does; help for all.
+        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert_eq!(line.ends_with(" counter"), name.ends_with("_total"), "{line}");
+            assert!(text.contains(&format!("# HELP {name} ")));
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_silent_machine_is_down() {
+        let text = page(None, Losses::default(), 4);
+        assert!(text.contains("\nballast_up 0\n") && text.contains("\nballast_scrape_errors_total 4\n"));
+        assert!(!text.contains("ballast_guest"));
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(label("guest", "a\"b\\c\nd"), "{guest=\"a\\\"b\\\\c\\nd\"}");
+    }
+
+    fn ask(request: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap();
+        let server = thread::spawn(move || answer(listener.accept().unwrap().0, || "ballast_up 1\n".into()));
+        let mut client = TcpStream::connect(place).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        server.join().unwrap().unwrap();
+        answer
+    }
+
+    #[test]
+    fn http_is_answered() {
+        let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nballast_up 1\n"));
+        assert!(ask("GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
+        assert!(ask("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
+        assert!(ask("\r\n\r\n").starts_with("HTTP/1.1 405"));
+    }
+}

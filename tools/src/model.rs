@@ -1,0 +1,209 @@
+//! The monitor's reports as data. What an older Ballast does not say is empty or zero here.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `version --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Version {
+    /// Ballast's version.
+    pub version: String,
+    /// The commit that it was built from.
+    pub commit: String,
+    /// The host, as its device tree names it.
+    pub host: String,
+    /// Time since boot.
+    pub uptime_ns: u64,
+    /// What the image takes.
+    pub image_bytes: u64,
+    /// What Ballast takes besides.
+    pub own_bytes: u64,
+    /// What the frame table takes.
+    pub frame_table_bytes: u64,
+}
+
+/// A guest in `guests --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Guest {
+    /// The number of its console.
+    pub console: u64,
+    /// Its name.
+    pub name: String,
+    /// Its state's name.
+    pub state: String,
+    /// How many vCPUs it has.
+    pub vcpu_count: u64,
+    /// How many are on.
+    pub vcpu_on_count: u64,
+    /// The CPUs of its vCPUs.
+    pub cpus: Vec<u64>,
+    /// Its RAM.
+    pub memory_bytes: u64,
+    /// How often it was started.
+    pub start_count: u64,
+    /// For how long it has been running.
+    pub uptime_ns: u64,
+    /// Why it is off or failed.
+    pub reason: Option<String>,
+}
+
+/// A controller in `controllers --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Controller {
+    /// Its name.
+    pub name: String,
+    /// `in use` or `evacuated`.
+    pub state: String,
+    /// What lies behind it.
+    pub total_bytes: u64,
+    /// What is free.
+    pub free_bytes: u64,
+    /// What guests have.
+    pub guest_bytes: u64,
+    /// What Ballast has.
+    pub own_bytes: u64,
+    /// What is reserved.
+    pub reserved_bytes: u64,
+    /// What lies in DMBs.
+    pub dmb_bytes: u64,
+}
+
+/// A guest in `stats --json`: counters since boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestStats {
+    /// Its name.
+    pub name: String,
+    /// Interrupts given to it.
+    pub injected_count: u64,
+    /// Time at EL2.
+    pub el2_ns: u64,
+    /// Everything else: `exit_REASON_count` among it.
+    #[serde(flatten)]
+    pub counters: BTreeMap<String, Value>,
+}
+
+impl GuestStats {
+    /// Its exits by reason.
+    pub fn exits(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.counters.iter().filter_map(|(key, value)| {
+            let reason = key.strip_prefix("exit_")?.strip_suffix("_count")?;
+            Some((reason, value.as_u64()?))
+        })
+    }
+
+    /// All its exits.
+    pub fn exit_count(&self) -> u64 {
+        self.exits().map(|(_, count)| count).sum()
+    }
+}
+
+/// A range in `map --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MapRange {
+    /// The controller's name.
+    pub controller: String,
+    /// The first address, in hexadecimal.
+    pub base: String,
+    /// What a cell stands for.
+    pub unit_bytes: u64,
+    /// A character for each cell.
+    pub cells: String,
+}
+
+/// A console in `console --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Console {
+    /// Its name.
+    pub name: String,
+    /// Output lost since boot.
+    pub lost_bytes: u64,
+    /// Input lost since boot.
+    pub input_lost_bytes: u64,
+}
+
+/// The machine at one time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    /// Seconds since the first snapshot, by the PC's clock.
+    pub seconds: f64,
+    /// What is running.
+    pub version: Version,
+    /// The guests.
+    pub guests: Vec<Guest>,
+    /// The controllers.
+    pub controllers: Vec<Controller>,
+    /// The guests' counters.
+    pub stats: Vec<GuestStats>,
+    /// What lies where.
+    pub map: Vec<MapRange>,
+    /// The consoles.
+    pub consoles: Vec<Console>,
+}
+
+impl Snapshot {
+    /// Takes in one report; `false` if it is of no kind that snapshots have.
+    pub fn take(&mut self, report: &Value) -> bool {
+        fn list<T: DeserializeOwned>(report: &Value, key: &str, into: &mut Vec<T>) -> bool {
+            let list = report.get(key).and_then(|list| Vec::deserialize(list).ok());
+            let is_there = list.is_some();
+            *into = list.unwrap_or_else(|| std::mem::take(into));
+            is_there
+        }
+        match report.get("report").and_then(Value::as_str) {
+            Some("version") => match Version::deserialize(report) {
+                Ok(version) => {
+                    self.version = version;
+                    true
+                }
+                Err(_) => false,
+            },
+            Some("guests") => list(report, "guests", &mut self.guests),
+            Some("controllers") => list(report, "controllers", &mut self.controllers),
+            Some("stats") => list(report, "guests", &mut self.stats),
+            Some("map") => list(report, "ranges", &mut self.map),
+            Some("console") => list(report, "consoles", &mut self.consoles),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_understood() {
+        let mut snapshot = Snapshot::default();
+        for report in [
+            r#"{"report":"version","version":"0.1.0","commit":"abc","uptime_ns":5}"#,
+            r#"{"report":"guests","guests":[{"console":1,"name":"alpha","state":"running","cpus":[0,1],"reason":null,"new":1}]}"#,
+            r#"{"report":"controllers","controllers":[{"name":"mc0","total_bytes":1024}]}"#,
+            r#"{"report":"stats","guests":[{"name":"alpha","exit_count":5,"exit_uart_count":3,"exit_wait_count":2}]}"#,
+            r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":2097152,"cells":"R1."}]}"#,
+            r#"{"report":"console","consoles":[{"name":"alpha","lost_bytes":7}]}"#,
+        ] {
+            assert!(snapshot.take(&serde_json::from_str(report).unwrap()), "{report}");
+        }
+        assert_eq!(snapshot.guests[0].cpus, [0, 1]);
+        assert_eq!(snapshot.stats[0].exit_count(), 5);
+        assert_eq!(snapshot.map[0].cells, "R1.");
+        for report in [
+            r#"{"report":"error","error":"x"}"#,
+            r#"{"report":"guests"}"#,
+            "[]",
+            r#"{"report":"guests","guests":5}"#,
+        ] {
+            assert!(!snapshot.take(&serde_json::from_str(report).unwrap()), "{report}");
+        }
+    }
+}

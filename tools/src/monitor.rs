@@ -1,0 +1,283 @@
+//! Ballast's monitor, asked for reports.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::link::{Link, Received};
+use crate::model::Snapshot;
+use crate::splitter::{Piece, Splitter};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a question is asked before it is given up: an answer may be damaged on its way.
+const TRIES: u32 = 3;
+/// Brings the monitor to front, and gives up the line that it has.
+const ATTENTION: &[u8] = b"\x1dm\x03\x15";
+/// What a report begins with.
+const REPORT: &str = "{\"report\":";
+/// Longest line that is looked at.
+const LONGEST: usize = 4 << 20;
+
+/// What the line had that was no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Reports that were damaged.
+    pub bad_report_count: u64,
+    /// Frames of the log that were damaged.
+    pub bad_frame_count: u64,
+}
+
+/// A line whose front is the monitor.
+pub struct Monitor {
+    link: Link,
+    splitter: Splitter,
+    lines: Lines,
+    bad_report_count: u64,
+    /// Frames of the log that came meanwhile.
+    pub frames: Vec<Vec<u8>>,
+    /// Lines of text that came meanwhile and are no reports.
+    pub text: Vec<String>,
+}
+
+impl Monitor {
+    /// Takes the line for the monitor.
+    ///
+    /// # Errors
+    /// The line fails.
+    pub fn attach(mut link: Link) -> Result<Self> {
+        link.send(ATTENTION)?;
+        Ok(Self {
+            link,
+            splitter: Splitter::default(),
+            lines: Lines::default(),
+            bad_report_count: 0,
+            frames: Vec::new(),
+            text: Vec::new(),
+        })
+    }
+
+    /// What was damaged so far.
+    pub fn losses(&self) -> Losses {
+        Losses { bad_report_count: self.bad_report_count, bad_frame_count: self.splitter.bad_frame_count }
+    }
+
+    /// The report that `command` gives.
+    ///
+    /// # Errors
+    /// The line fails, nobody answers, or the monitor refuses.
+    pub fn ask(&mut self, command: &str) -> Result<Value> {
+        let name = command.split(' ').next().unwrap_or("");
+        for _ in 0..TRIES {
+            // Ctrl-U: whatever stands in the line, it is not ours.
+            self.link.send(format!("\x15{command} --json\r").as_bytes())?;
+            let deadline = Instant::now() + PATIENCE;
+            while let Some(report) = self.next_report(deadline)? {
+                match report.get("report").and_then(Value::as_str) {
+                    Some("error") => {
+                        let error = report.get("error").and_then(Value::as_str).unwrap_or("no reason given");
+                        bail!("{command}: {error}");
+                    }
+                    Some(found) if found == name => return Ok(report),
+                    _ => {}
+                }
+            }
+        }
+        bail!("Ballast does not answer to {command:?}")
+    }
+
+    /// The machine as it is.
+    ///
+    /// # Errors
+    /// The line fails, or nobody answers. A report that this Ballast does not have is left empty.
+    pub fn snapshot(&mut self, with_map: bool) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        snapshot.take(&self.ask("version").context("is this Ballast's line, and is nobody else on it?")?);
+        for command in ["guests", "controllers", "stats", "console"] {
+            snapshot.take(&self.ask(command)?);
+        }
+        if with_map && let Ok(map) = self.ask("map") {
+            snapshot.take(&map);
+        }
+        Ok(snapshot)
+    }
+
+    /// The next report; `None` if there is none until `deadline`.
+    fn next_report(&mut self, deadline: Instant) -> Result<Option<Value>> {
+        loop {
+            while let Some(line) = self.lines.next() {
+                match report_in(&line) {
+                    Some(Ok(report)) => return Ok(Some(report)),
+                    Some(Err(_)) => self.bad_report_count += 1,
+                    None => self.text.push(line),
+                }
+            }
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if patience.is_zero() {
+                return Ok(None);
+            }
+            match self.link.receive(patience)? {
+                Received::Bytes(bytes) => self.take(&bytes),
+                Received::Nothing => return Ok(None),
+                Received::End => bail!("the line's other end is gone"),
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for piece in self.splitter.take(bytes) {
+            match piece {
+                Piece::Text(text) => self.lines.put(&text),
+                Piece::Frame(frame) => self.frames.push(frame),
+            }
+        }
+    }
+}
+
+/// The report that a line holds, if it looks like one: as JSON, or why it is none.
+pub fn report_in(line: &str) -> Option<serde_json::Result<Value>> {
+    let start = line.find(REPORT)?;
+    Some(serde_json::from_str(&line[start..]))
+}
+
+/// Text as lines, without carriage returns and what was erased.
+#[derive(Debug, Default)]
+pub struct Lines {
+    rest: Vec<u8>,
+    whole: std::collections::VecDeque<String>,
+}
+
+impl Lines {
+    /// Takes in text.
+    pub fn put(&mut self, text: &[u8]) {
+        for &byte in text {
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned();
+                let line = line.rsplit("\r\x1b[K").next().unwrap_or("").trim_end_matches('\r');
+                self.whole.push_back(line.into());
+            } else if self.rest.len() < LONGEST {
+                self.rest.push(byte);
+            }
+        }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        self.whole.pop_front()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::*;
+
+    /// A monitor that answers each command by what `answer` says to its line.
+    pub(crate) fn fake(answer: impl Fn(&str) -> String + Send + 'static) -> Link {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || {
+            let mut line = Vec::new();
+            let mut byte = [0];
+            while theirs.read(&mut byte).is_ok_and(|count| count == 1) {
+                match byte[0] {
+                    b'\r' => {
+                        let command = String::from_utf8_lossy(&line).into_owned();
+                        let echo = format!("\r\x1b[Kballast> {command}\r\n");
+                        let text = echo + &answer(&command).replace('\n', "\r\n") + "\r\x1b[Kballast> ";
+                        if theirs.write_all(text.as_bytes()).is_err() {
+                            return;
+                        }
+                        line.clear();
+                    }
+                    0x15 => line.clear(),
+                    byte if byte >= b' ' => line.push(byte),
+                    _ => line.clear(),
+                }
+            }
+        });
+        Link::of(ours.try_clone().unwrap(), ours)
+    }
+
+    /// What a small machine answers.
+    pub(crate) fn small_machine(command: &str) -> String {
+        let report = match command {
+            "version --json" => {
+                r#"{"report":"version","version":"0.1.0","commit":"abc1234","host":"linux,dummy-virt","uptime_ns":61500000000,"image_bytes":204800,"own_bytes":716800,"frame_table_bytes":8388608}"#
+            }
+            "guests --json" => {
+                r#"{"report":"guests","guests":[{"console":1,"name":"alpha","state":"running","vcpu_count":2,"vcpu_on_count":2,"cpus":[0,1],"memory_bytes":536870912,"start_count":1,"uptime_ns":60000000000,"reason":null},{"console":2,"name":"beta","state":"failed","vcpu_count":2,"vcpu_on_count":0,"cpus":[2,3],"memory_bytes":536870912,"start_count":2,"uptime_ns":0,"reason":"data abort at \"0x40\""}]}"#
+            }
+            "controllers --json" => {
+                r#"{"report":"controllers","controllers":[{"name":"mc0","state":"in use","total_bytes":1073741824,"free_bytes":533725184,"guest_bytes":536870912,"own_bytes":3145728,"reserved_bytes":0,"dmb_bytes":0},{"name":"mc1","state":"evacuated","total_bytes":1073741824,"free_bytes":1073741824,"guest_bytes":0,"own_bytes":0,"reserved_bytes":0,"dmb_bytes":268435456}]}"#
+            }
+            "stats --json" => {
+                r#"{"report":"stats","uptime_ns":61500000000,"guests":[{"name":"alpha","exit_count":70,"injected_count":20,"el2_ns":1220000000,"exit_hypercall_count":30,"exit_uart_count":40},{"name":"beta","exit_count":0,"injected_count":0,"el2_ns":0,"exit_hypercall_count":0,"exit_uart_count":0}]}"#
+            }
+            "console --json" => {
+                r#"{"report":"console","consoles":[{"key":"Ctrl-] m","name":"monitor","is_front":true,"kept_bytes":0,"limit_bytes":16384,"lost_bytes":0,"input_lost_bytes":0},{"key":"Ctrl-] 1","name":"alpha","is_front":false,"kept_bytes":5,"limit_bytes":16384,"lost_bytes":56,"input_lost_bytes":0}]}"#
+            }
+            "map --json" => {
+                r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":67108864,"cells":":R111111........"},{"controller":"mc1","base":"0x80000000","unit_bytes":67108864,"cells":"................"}]}"#
+            }
+            _ => {
+                return format!(
+                    "{{\"report\":\"error\",\"command\":\"{command}\",\"error\":\"is no command\"}}\n"
+                );
+            }
+        };
+        format!("{report}\n")
+    }
+
+    #[test]
+    fn reports_are_found_among_other_text() {
+        let mut monitor = Monitor::attach(fake(|command| {
+            format!("ballast: 1.0 info something\n\x1b]7700;Zm9v\x1b\\{}", small_machine(command))
+        }))
+        .unwrap();
+        let snapshot = monitor.snapshot(true).unwrap();
+        assert_eq!(snapshot.guests.len(), 2);
+        assert_eq!(snapshot.map.len(), 2);
+        assert_eq!(monitor.frames.len(), 6);
+        assert!(monitor.text.iter().any(|line| line.contains("something")));
+        assert_eq!(monitor.losses(), Losses::default());
+    }
+
+    #[test]
+    fn refusals_are_told() {
+        let mut monitor = Monitor::attach(fake(small_machine)).unwrap();
+        assert_eq!(monitor.ask("bogus").unwrap_err().to_string(), "bogus: is no command");
+    }
+
+    #[test]
+    fn damaged_reports_are_counted_and_asked_again() {
+        let count = std::cell::Cell::new(0);
+        let mut monitor = Monitor::attach(fake(move |command| {
+            count.set(count.get() + 1);
+            let answer = small_machine(command);
+            match count.get() {
+                1 => {
+                    answer[..answer.len() / 2].to_string() + "\n" + &small_machine("version --json") + &answer
+                }
+                _ => answer,
+            }
+        }))
+        .unwrap();
+        assert_eq!(monitor.ask("guests").unwrap()["guests"].as_array().unwrap().len(), 2);
+        assert_eq!(monitor.losses().bad_report_count, 1);
+    }
+
+    #[test]
+    fn a_line_that_ends_is_told() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut monitor = Monitor::attach(Link::of(ours.try_clone().unwrap(), ours)).unwrap();
+        drop(theirs);
+        assert!(monitor.ask("guests").is_err());
+    }
+}

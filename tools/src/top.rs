@@ -1,0 +1,343 @@
+//! `ballast top`: a terminal screen that shows where memory lies and what the guests do.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use ratatui::Frame;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
+
+use crate::link::{Address, Link};
+use crate::model::{MapRange, Snapshot};
+use crate::monitor::{Losses, Monitor};
+
+/// Figures that a sparkline keeps.
+const HISTORY: usize = 120;
+/// How often keys are looked for.
+const TICK: Duration = Duration::from_millis(50);
+/// Colours of the guests, by their consoles' numbers.
+const COLOURS: [Color; 8] = [
+    Color::Green,
+    Color::Blue,
+    Color::Magenta,
+    Color::Cyan,
+    Color::Yellow,
+    Color::LightGreen,
+    Color::LightBlue,
+    Color::LightMagenta,
+];
+
+/// What `ballast top` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Where the line is: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
+    #[arg(value_name = "LINE")]
+    pub address: Address,
+    /// Seconds between two looks
+    #[arg(short, long, default_value_t = 2.0, value_name = "SECONDS")]
+    pub interval: f64,
+}
+
+/// Shows the machine until q is pressed.
+///
+/// # Errors
+/// The line cannot be opened, nobody answers, or the terminal fails.
+pub fn run(options: &Options) -> Result<()> {
+    let mut monitor = Monitor::attach(Link::open(&options.address)?)?;
+    // The first answer before the screen is taken: what goes wrong is told in plain words.
+    let mut screen = Screen::default();
+    screen.take(monitor.snapshot(true)?, Instant::now(), monitor.losses());
+    let answers = ask_on(monitor, Duration::from_secs_f64(options.interval.max(0.1)));
+    let mut terminal = ratatui::init();
+    let result = (|| {
+        loop {
+            terminal.draw(|frame| screen.draw(frame))?;
+            let deadline = Instant::now() + TICK;
+            while event::poll(deadline.saturating_duration_since(Instant::now()))? {
+                if is_end(&event::read()?) {
+                    return Ok(());
+                }
+            }
+            while let Ok(answer) = answers.try_recv() {
+                let (snapshot, time, losses) = answer?;
+                screen.take(snapshot, time, losses);
+            }
+        }
+    })();
+    ratatui::restore();
+    result
+}
+
+/// Asks in a thread of its own.
+fn ask_on(mut monitor: Monitor, interval: Duration) -> Receiver<Result<(Snapshot, Instant, Losses)>> {
+    let (sender, answers) = channel();
+    thread::spawn(move || {
+        loop {
+            thread::sleep(interval);
+            monitor.frames.clear();
+            monitor.text.clear();
+            let answer = monitor.snapshot(true);
+            let is_over = answer.is_err();
+            let losses = monitor.losses();
+            if sender.send(answer.map(|snapshot| (snapshot, Instant::now(), losses))).is_err() || is_over {
+                return;
+            }
+        }
+    });
+    answers
+}
+
+fn is_end(event: &Event) -> bool {
+    let Event::Key(key) = event else { return false };
+    let is_interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+    key.kind == KeyEventKind::Press
+        && (is_interrupt || matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc))
+}
+
+/// What is on the screen.
+#[derive(Default)]
+struct Screen {
+    snapshot: Snapshot,
+    time: Option<Instant>,
+    /// Exits a second, by guest.
+    exits: BTreeMap<String, VecDeque<u64>>,
+    /// Time at EL2 since the last look, in thousandths of a CPU, by guest.
+    el2: BTreeMap<String, u64>,
+    losses: Losses,
+}
+
+impl Screen {
+    fn take(&mut self, snapshot: Snapshot, time: Instant, losses: Losses) {
+        let elapsed = self.time.map(|earlier| time.duration_since(earlier).as_secs_f64());
+        if let Some(elapsed) = elapsed.filter(|&elapsed| elapsed > 0.0) {
+            for now in &snapshot.stats {
+                let Some(before) = self.snapshot.stats.iter().find(|before| before.name == now.name) else {
+                    continue;
+                };
+                let added = now.exit_count().saturating_sub(before.exit_count()) as f64;
+                let history = self.exits.entry(now.name.clone()).or_default();
+                history.push_back((added / elapsed) as u64);
+                if history.len() > HISTORY {
+                    history.pop_front();
+                }
+                let el2_ns = now.el2_ns.saturating_sub(before.el2_ns) as f64;
+                self.el2.insert(now.name.clone(), (el2_ns / elapsed / 1e6) as u64);
+            }
+        }
+        self.snapshot = snapshot;
+        self.time = Some(time);
+        self.losses = losses;
+    }
+
+    fn draw(&self, frame: &mut Frame<'_>) {
+        let maps = self.snapshot.controllers.len() as u16 * 3;
+        let guests = self.snapshot.guests.len() as u16 + 3;
+        let [title, map, table, lines, foot] = Layout::vertical([
+            Constraint::Length(1),
+            Constraint::Length(maps + 2),
+            Constraint::Length(guests),
+            Constraint::Min(3),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
+        self.draw_title(frame, title);
+        self.draw_map(frame, map);
+        self.draw_guests(frame, table);
+        self.draw_exits(frame, lines);
+        let damaged = self.losses.bad_frame_count + self.losses.bad_report_count;
+        let note = if damaged == 0 { String::new() } else { format!("  {damaged} damaged on the line") };
+        frame.render_widget(Paragraph::new(format!("q ends{note}")).dim(), foot);
+    }
+
+    fn draw_title(&self, frame: &mut Frame<'_>, area: Rect) {
+        let version = &self.snapshot.version;
+        let text = format!(
+            "Ballast {} on {}, up {}",
+            version.version,
+            version.host,
+            time(version.uptime_ns / 1_000_000_000)
+        );
+        frame.render_widget(Paragraph::new(text).bold(), area);
+    }
+
+    /// For each controller a line of figures, and its map in two rows.
+    fn draw_map(&self, frame: &mut Frame<'_>, area: Rect) {
+        let block = Block::bordered().title("Memory");
+        let inner = block.inner(area);
+        frame.render_widget(block, area);
+        let mut lines = Vec::new();
+        for controller in &self.snapshot.controllers {
+            let note = if controller.state == "evacuated" { ", evacuated" } else { "" };
+            lines.push(Line::from(format!(
+                "{}: {} of {} free{note}",
+                controller.name,
+                size(controller.free_bytes),
+                size(controller.total_bytes)
+            )));
+            let ranges = self.snapshot.map.iter().filter(|range| range.controller == controller.name);
+            let cells: Vec<char> = ranges.flat_map(MapRange::characters).collect();
+            let width = usize::from(inner.width).max(1);
+            for row in 0..2 {
+                lines.push(map_row(&cells, row * width, width, 2 * width));
+            }
+        }
+        frame.render_widget(Paragraph::new(lines), inner);
+    }
+
+    fn draw_guests(&self, frame: &mut Frame<'_>, area: Rect) {
+        let rows = self.snapshot.guests.iter().map(|guest| {
+            let exits = self.exits.get(&guest.name).and_then(|history| history.back()).copied().unwrap_or(0);
+            let el2 = self.el2.get(&guest.name).copied().unwrap_or(0);
+            let state = match guest.state.as_str() {
+                "running" => Span::raw("running").green(),
+                "failed" => Span::raw("failed").red(),
+                other => Span::raw(other.to_owned()),
+            };
+            Row::new([
+                Cell::from(Span::styled(guest.name.clone(), colour(guest.console))),
+                Cell::from(state),
+                Cell::from(format!("{} of {}", guest.vcpu_on_count, guest.vcpu_count)),
+                Cell::from(size(guest.memory_bytes)),
+                Cell::from(exits.to_string()),
+                Cell::from(format!("{}.{} %", el2 / 10, el2 % 10)),
+                Cell::from(guest.reason.clone().unwrap_or_else(|| time(guest.uptime_ns / 1_000_000_000))),
+            ])
+        });
+        let widths = [
+            Constraint::Length(16),
+            Constraint::Length(9),
+            Constraint::Length(7),
+            Constraint::Length(10),
+            Constraint::Length(9),
+            Constraint::Length(8),
+            Constraint::Min(10),
+        ];
+        let heads = ["GUEST", "STATE", "vCPUs", "MEMORY", "EXITS/s", "IN EL2", "UP, OR WHY NOT"];
+        let table =
+            Table::new(rows, widths).header(Row::new(heads).dim()).block(Block::bordered().title("Guests"));
+        frame.render_widget(table, area);
+    }
+
+    /// A sparkline of each guest's exits.
+    fn draw_exits(&self, frame: &mut Frame<'_>, area: Rect) {
+        let block = Block::bordered().title("Exits a second");
+        let inner = block.inner(area);
+        frame.render_widget(block, area);
+        let places = Layout::vertical(self.exits.keys().map(|_| Constraint::Fill(1))).split(inner);
+        for ((name, history), &place) in self.exits.iter().zip(places.iter()) {
+            let [label, line] = Layout::horizontal([Constraint::Length(17), Constraint::Min(1)]).areas(place);
+            let console = self.snapshot.guests.iter().find(|guest| guest.name == *name);
+            let colour = colour(console.map_or(0, |guest| guest.console));
+            frame.render_widget(Paragraph::new(Span::styled(name.clone(), colour)), label);
+            let shown = history.iter().skip(history.len().saturating_sub(line.width.into()));
+            frame.render_widget(
+                Sparkline::default().data(shown.copied().collect::<Vec<_>>()).style(colour),
+                line,
+            );
+        }
+    }
+}
+
+impl MapRange {
+    /// Its cells.
+    pub fn characters(&self) -> impl Iterator<Item = char> {
+        self.cells.chars()
+    }
+}
+
+fn colour(console: u64) -> Style {
+    match console {
+        0 => Style::new(),
+        console => Style::new().fg(COLOURS[(console as usize - 1) % COLOURS.len()]),
+    }
+}
+
+/// `width` places from `start`, of `places` that stand for all cells.
+fn map_row(cells: &[char], start: usize, width: usize, places: usize) -> Line<'static> {
+    let shown = (start..start + width).filter_map(|place| {
+        // Few cells take several places each, of many the first of those that share a place is shown.
+        let at = if cells.len() < places {
+            (place * cells.len()).checked_div(places)?
+        } else {
+            place * cells.len() / places
+        };
+        cells.get(at)
+    });
+    let spans = shown.map(|&cell| match cell {
+        '1'..='9' | 'a'..='z' => Span::styled("█", colour(u64::from(cell.to_digit(36).unwrap_or(0)))),
+        '.' => Span::raw("·").dark_gray(),
+        ':' => Span::raw("▒"),
+        'X' => Span::raw("X").red(),
+        'C' => Span::raw("█").red(),
+        'R' => Span::raw("█").dark_gray(),
+        _ => Span::raw("█").white(),
+    });
+    Line::from(spans.collect::<Vec<_>>())
+}
+
+/// A size in binary units.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let power = (1..units.len()).rev().find(|&power| bytes >> (10 * power) != 0).unwrap_or(0);
+    let value = bytes as f64 / (1u64 << (10 * power)) as f64;
+    if value.fract() == 0.0 {
+        format!("{value} {}", units[power])
+    } else {
+        format!("{value:.1} {}", units[power])
+    }
+}
+
+/// A time as hours, minutes and seconds.
+fn time(seconds: u64) -> String {
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+    use crate::monitor::tests::{fake, small_machine};
+
+    #[test]
+    fn the_screen_shows_the_machine() {
+        let mut screen = Screen::default();
+        let mut snapshot = Monitor::attach(fake(small_machine)).unwrap().snapshot(true).unwrap();
+        let start = Instant::now();
+        screen.take(snapshot.clone(), start, Losses::default());
+        for second in 1..=40u64 {
+            let exits = 70 + second * second * 10;
+            snapshot.stats[0].counters.insert("exit_uart_count".into(), exits.into());
+            snapshot.stats[0].el2_ns += 5_000_000;
+            screen.take(snapshot.clone(), start + Duration::from_secs(second), Losses::default());
+        }
+        screen.losses.bad_frame_count = 2;
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        insta::assert_snapshot!(terminal.backend());
+    }
+
+    #[test]
+    fn small_screens_do_no_harm() {
+        let mut screen = Screen::default();
+        screen.take(Snapshot::default(), Instant::now(), Losses::default());
+        for (width, height) in [(1, 1), (5, 3), (20, 5), (200, 60)] {
+            let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+            terminal.draw(|frame| screen.draw(frame)).unwrap();
+        }
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(size(1 << 30), "1 GiB");
+        assert_eq!(size(3 << 29), "1.5 GiB");
+        assert_eq!(size(5), "5 B");
+    }
+}
