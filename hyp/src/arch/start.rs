@@ -110,8 +110,8 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     let tree_blob = map_tree(tree_pa);
     let tree = Tree::new(tree_blob).unwrap_or_else(|_| fatal::halt());
     // Before anything is judged, a way to say so.
-    if let Some(console) = Console::any(&tree) {
-        let _ = uart::init_early(&console);
+    if let Some(registers) = Console::any(&tree) {
+        let _ = uart::init_early(registers);
     }
     let board = read_board(&tree);
     BOARD.call_once(|| board);

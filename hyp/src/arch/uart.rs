@@ -15,6 +15,7 @@ use arm_pl011_uart::{
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use guest_dts::range::PaRange;
 use spin::Mutex;
 
 /// Bytes of a PL011's registers.
@@ -86,8 +87,8 @@ impl fmt::Write for Polled {
 }
 
 /// Maps the UART, so that messages come out.
-pub(super) fn init_early(console: &board::Console) -> Result<(), mmu::MapError> {
-    let base = mmu::map_device(console.registers.base(), SIZE)?;
+pub(super) fn init_early(registers: PaRange) -> Result<(), mmu::MapError> {
+    let base = mmu::map_device(registers.base(), SIZE)?;
     REGISTERS.store(base.as_ptr(), Ordering::Release);
     Ok(())
 }

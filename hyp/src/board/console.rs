@@ -28,56 +28,64 @@ impl Console {
     /// Where it names none, or none that can be used.
     #[inline(never)]
     pub fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
-        let Some(chosen) = tree.find("/chosen") else { return Err(Finding::no_node("/chosen", WHAT)) };
-        let path = chosen.property("stdout-path").or_else(|| chosen.property("linux,stdout-path"));
-        let Some(path) = path else { return Err(Finding::missing(chosen, "stdout-path", WHAT)) };
-        let wrong = |what| Finding::property(chosen, path, Rule::Must(what));
-        let text = path.str().ok_or_else(|| wrong("be one string"))?;
-        let (name, options) = text.split_once(':').unwrap_or((text, ""));
-        let node = tree.find(name).ok_or_else(|| wrong("name a node by its path or its alias"))?;
-        Self::from_node(node, baud(options))
-    }
-
-    /// The first PL011 in the tree, whatever `stdout-path` says: for the message that it is missing.
-    pub fn any(tree: &Tree<'_>) -> Option<Self> {
-        let mut nodes = tree.nodes().filter(|node| node.is_compatible("arm,pl011") && node.is_enabled());
-        nodes.find_map(|node| Self::from_node(node, None).ok())
-    }
-
-    #[inline(never)]
-    fn from_node<'t>(node: Node<'t>, baud: Option<u32>) -> Result<Self, Finding<'t>> {
-        // An SBSA UART is a PL011 without the registers that set its speed, which is not set then.
-        if !node.is_compatible("arm,pl011") && !node.is_compatible("arm,sbsa-uart") {
-            let rule = Rule::Must("list \"arm,pl011\" or \"arm,sbsa-uart\": the console's UART");
-            return Err(match node.property("compatible") {
-                Some(property) => Finding::property(node, property, rule),
-                None => Finding::missing(node, "compatible", rule),
-            });
-        }
-        if !node.is_enabled() {
-            let rule = Rule::Must("be \"okay\": it is the console's UART");
-            return Err(match node.property("status") {
-                Some(status) => Finding::property(node, status, rule),
-                None => Finding::missing(node, "status", rule),
-            });
-        }
-        let registers = node.cpu_reg::<2>()?;
-        let range = registers.first().and_then(|reg| PaRange::from_numbers(reg.base, reg.size));
-        // The identification registers end at 0x1000 (PL011 TRM, 3.2).
-        let Some(registers) = range.filter(|range| range.size() >= 0x1000 && range.base().is_aligned(0x1000))
-        else {
-            let rule = Rule::Must("begin with a page of 4 KiB below 2^48");
-            return Err(match node.property("reg") {
-                Some(property) => Finding::property(node, property, rule),
-                None => Finding::missing(node, "reg", rule),
-            });
-        };
+        let (node, options) = named(tree)?;
+        let registers = registers(node)?;
         let interrupts = interrupt::read(node)?;
         let Some(&interrupt) = interrupts.first() else {
             return Err(Finding::missing(node, "interrupts", Rule::Required("the UART's interrupt")));
         };
-        Ok(Self { registers, interrupt, clock_hz: clock_hz(node), baud })
+        Ok(Self { registers, interrupt, clock_hz: clock_hz(node), baud: baud(options) })
     }
+
+    /// Registers by which something can be said before anything else of the tree is judged: those of the UART that
+    /// `stdout-path` names or, for the message that it names none, those of the first PL011.
+    pub fn any(tree: &Tree<'_>) -> Option<PaRange> {
+        let named = named(tree).and_then(|(node, _)| registers(node));
+        named.ok().or_else(|| tree.nodes().find_map(|node| registers(node).ok()))
+    }
+}
+
+/// The node that `stdout-path` names, and the options behind the name.
+fn named<'t>(tree: &Tree<'t>) -> Result<(Node<'t>, &'t str), Finding<'t>> {
+    let Some(chosen) = tree.find("/chosen") else { return Err(Finding::no_node("/chosen", WHAT)) };
+    let path = chosen.property("stdout-path").or_else(|| chosen.property("linux,stdout-path"));
+    let Some(path) = path else { return Err(Finding::missing(chosen, "stdout-path", WHAT)) };
+    let wrong = |what| Finding::property(chosen, path, Rule::Must(what));
+    let text = path.str().ok_or_else(|| wrong("be one string"))?;
+    let (name, options) = text.split_once(':').unwrap_or((text, ""));
+    let node = tree.find(name).ok_or_else(|| wrong("name a node by its path or its alias"))?;
+    Ok((node, options))
+}
+
+/// The registers of a PL011.
+#[inline(never)]
+fn registers<'t>(node: Node<'t>) -> Result<PaRange, Finding<'t>> {
+    // An SBSA UART is a PL011 without the registers that set its speed, which is not set then.
+    if !node.is_compatible("arm,pl011") && !node.is_compatible("arm,sbsa-uart") {
+        let rule = Rule::Must("list \"arm,pl011\" or \"arm,sbsa-uart\": the console's UART");
+        return Err(match node.property("compatible") {
+            Some(property) => Finding::property(node, property, rule),
+            None => Finding::missing(node, "compatible", rule),
+        });
+    }
+    if !node.is_enabled() {
+        let rule = Rule::Must("be \"okay\": it is the console's UART");
+        return Err(match node.property("status") {
+            Some(status) => Finding::property(node, status, rule),
+            None => Finding::missing(node, "status", rule),
+        });
+    }
+    let registers = node.cpu_reg::<2>()?;
+    let range = registers.first().and_then(|reg| PaRange::from_numbers(reg.base, reg.size));
+    // The identification registers end at 0x1000 (PL011 TRM, 3.2).
+    let range = range.filter(|range| range.size() >= 0x1000 && range.base().is_aligned(0x1000));
+    range.ok_or_else(|| {
+        let rule = Rule::Must("begin with a page of 4 KiB below 2^48");
+        match node.property("reg") {
+            Some(property) => Finding::property(node, property, rule),
+            None => Finding::missing(node, "reg", rule),
+        }
+    })
 }
 
 /// The speed in options such as `115200n8`.
