@@ -64,18 +64,40 @@ missing_packages() {
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 
-# install PACKAGE…
+# apt_get ARGUMENT…: as root.
+apt_get() {
+    root=
+    [ "$(id -u)" = 0 ] || root=sudo
+    $root env DEBIAN_FRONTEND=noninteractive apt-get -q "$@"
+}
+
+# install_packages PACKAGE…
 install_packages() {
     echo "setup: installing Debian packages:" "$@"
-    root=
-    if [ "$(id -u)" != 0 ]; then
-        has sudo || die "not root and no sudo; as root: apt-get install $*"
-        root=sudo
-    fi
+    [ "$(id -u)" = 0 ] || has sudo || die "not root and no sudo; as root: apt-get install $*"
+    apt_get update || die "apt-get update failed"
     # --no-remove: what stands in the way is for the user to remove.
-    $root apt-get -q update || die "apt-get update failed"
-    $root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends --no-remove install "$@" ||
-        die "apt-get cannot install: $*"
+    set -- -y --no-install-recommends --no-remove install "$@"
+    apt_get "$@" || from_backports "$@" || die "apt-get cannot: $*"
+}
+
+# from_backports ARGUMENT…: apt-get, with this suite's backports beside what the machine's own lists name.
+#
+# A package of backports that is installed (qemu-utils, say) keeps what belongs to it from coming from the suite itself.
+# The machine's configuration stays as it is: lists and sources are copies under target/.
+from_backports() {
+    suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    lists=$PWD/target/backports
+    mirror=$(apt-get indextargets --format '$(SITE)' "Codename: $suite" "Created-By: Packages" | head -n 1)
+    [ -n "$suite" ] && [ -n "$mirror" ] || return 1
+    echo "setup: not without removing others; trying with $suite-backports"
+    mkdir -p "$lists/sources" "$lists/lists/partial"
+    find /etc/apt/sources.list.d -name '*.list' -o -name '*.sources' | xargs -r cp -t "$lists/sources"
+    echo "deb [signed-by=$KEYRING] $mirror $suite-backports main" >"$lists/sources/ballast.list"
+    sources="Dir::Etc::SourceParts=$lists/sources"
+    state="Dir::State::Lists=$lists/lists"
+    apt_get -o "$sources" -o "$state" update &&
+        apt_get -o "$sources" -o "$state" -t "$suite-backports" "$@"
 }
 
 # Rust by rustup: a toolchain that is new enough, and TARGET. Fails where rustup's server cannot be reached.
