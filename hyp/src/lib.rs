@@ -4,10 +4,10 @@
 
 extern crate alloc;
 
-pub mod board;
-pub mod device;
 #[cfg(target_os = "none")]
 pub mod arch;
+pub mod board;
+pub mod device;
 #[cfg(target_os = "none")]
 pub mod guest;
 pub mod log;

@@ -40,7 +40,14 @@ impl System {
     /// Starts `boot`, whose guests are `names`.
     pub(crate) fn start(boot: &Boot, names: Vec<String>) -> Self {
         let session = Session::start(boot).unwrap_or_else(|error| panic!("{error}"));
-        Self { session, names, front: Console::Monitor, is_ready: false, mark_count: 0, started: Instant::now() }
+        Self {
+            session,
+            names,
+            front: Console::Monitor,
+            is_ready: false,
+            mark_count: 0,
+            started: Instant::now(),
+        }
     }
 
     /// The session underneath: raw bytes, QEMU's complaints, its end.
@@ -272,7 +279,8 @@ impl Drop for System {
     fn drop(&mut self) {
         // The test's thread has its name. Not by `eprintln!`, which is shown for failed tests only.
         let thread = std::thread::current();
-        let took = format!("{:7.1} s  {}\n", self.started.elapsed().as_secs_f32(), thread.name().unwrap_or("?"));
+        let took =
+            format!("{:7.1} s  {}\n", self.started.elapsed().as_secs_f32(), thread.name().unwrap_or("?"));
         let _ = std::io::stderr().write_all(took.as_bytes());
         if std::thread::panicking() {
             eprintln!("--- {}", self.session.command());

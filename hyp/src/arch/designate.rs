@@ -25,7 +25,8 @@ pub(super) fn kind(reservation: &Reservation<'_>) -> Option<NodeKind> {
 /// Designates what is asked for, once every reservation is in `map` and before anything is carved out of it.
 #[inline(never)]
 pub(super) fn designate(map: &mut BootMap, board: &Board<'_>) {
-    let wanted = || board.reservations.iter().filter_map(|reservation| Some((reservation, kind(reservation)?)));
+    let wanted =
+        || board.reservations.iter().filter_map(|reservation| Some((reservation, kind(reservation)?)));
     let ranges: Vec<Vec<FrameRange>> = wanted().map(|(reservation, _)| allowed(reservation)).collect();
     let nodes: Vec<Node<'_>> =
         wanted().zip(&ranges).map(|((reservation, kind), within)| node(reservation, kind, within)).collect();

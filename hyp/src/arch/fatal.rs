@@ -86,7 +86,10 @@ impl Write for Record {
 /// Follows the chain of frame pointers while it goes up within one stack.
 fn backtrace(mut frame: u64, entries: &mut [u64; BACKTRACE_DEPTH]) {
     for entry in entries {
-        if frame == 0 || !frame.is_multiple_of(8) || !(super::mmu::is_stack(frame) && super::mmu::is_stack(frame + 15)) {
+        if frame == 0
+            || !frame.is_multiple_of(8)
+            || !(super::mmu::is_stack(frame) && super::mmu::is_stack(frame + 15))
+        {
             return;
         }
         // SAFETY: an aligned pair of words in a mapped stack.
@@ -134,7 +137,11 @@ fn print(out: &mut impl Write, record: &Record, is_exception: bool) -> fmt::Resu
     writeln!(out, "\r\n\nBallast cannot go on: {reason}\r")?;
     writeln!(out, "  CPU {} at {:#x}, stack {:#x}\r", record.cpu, record.elr, record.sp)?;
     if is_exception {
-        writeln!(out, "  ESR_EL2 {:#x} FAR_EL2 {:#x} HPFAR_EL2 {:#x} SPSR_EL2 {:#x}\r", record.esr, record.far, record.hpfar, record.spsr)?;
+        writeln!(
+            out,
+            "  ESR_EL2 {:#x} FAR_EL2 {:#x} HPFAR_EL2 {:#x} SPSR_EL2 {:#x}\r",
+            record.esr, record.far, record.hpfar, record.spsr
+        )?;
         for (row, values) in record.x.chunks(4).enumerate() {
             for (column, value) in values.iter().enumerate() {
                 write!(out, "  x{:<2} {value:016x}", 4 * row + column)?;
@@ -167,13 +174,17 @@ pub(super) extern "C" fn exception(kind: u64, frame: &Frame) -> ! {
 fn panic(info: &PanicInfo<'_>) -> ! {
     let (frame, link, sp): (u64, u64, u64);
     // SAFETY: reads registers.
-    unsafe { core::arch::asm!("mov {}, x29", "mov {}, x30", "mov {}, sp", out(reg) frame, out(reg) link, out(reg) sp) };
+    unsafe {
+        core::arch::asm!("mov {}, x29", "mov {}, x30", "mov {}, sp", out(reg) frame, out(reg) link, out(reg) sp)
+    };
     let mut x = [0; 31];
     x[29] = frame;
     x[30] = link;
     let message = info.message();
     match info.location() {
-        Some(place) => report(format_args!("{message}, at {}:{}", place.file(), place.line()), &x, sp, link, false),
+        Some(place) => {
+            report(format_args!("{message}, at {}:{}", place.file(), place.line()), &x, sp, link, false)
+        }
         None => report(format_args!("{message}"), &x, sp, link, false),
     }
 }

@@ -265,7 +265,8 @@ pub(super) fn map_boot_data(pa: u64, size: u64) -> Result<NonNull<u8>, MapError>
         let phase = (start % PAGEBLOCK_SIZE) as usize;
         let va = tables.next_boot_data + phase;
         tables.map(va, start, bytes, READ_ONLY)?;
-        tables.next_boot_data = (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
+        tables.next_boot_data =
+            (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
         NonNull::new((va + offset) as *mut u8).ok_or(MapError::Refused)
     })
 }
@@ -290,7 +291,8 @@ pub(super) fn map_frame_table(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError
         let va = tables.next_frame_table + phase;
         let bytes = size.next_multiple_of(FRAME_SIZE) as usize;
         tables.map(va, pa.get(), bytes, READ_WRITE)?;
-        tables.next_frame_table = (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
+        tables.next_frame_table =
+            (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
         NonNull::new(va as *mut u8).ok_or(MapError::Refused)
     })
 }

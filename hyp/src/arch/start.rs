@@ -6,7 +6,9 @@
 use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface};
 use super::window::Window;
-use super::{boot, cache, designate, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
+use super::{
+    boot, cache, designate, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors,
+};
 use crate::board::{Board, Console, Extent, Gic};
 use crate::log;
 use alloc::boxed::Box;
@@ -65,7 +67,11 @@ pub fn board() -> Option<&'static Board<'static>> {
 pub fn taken() -> Taken {
     let (image, whole) = (mmu::image_file_size(), mmu::image_size());
     let frames = own::MEMORY.resident_everywhere(Owner::Hypervisor);
-    Taken { image, own: whole - image + frames * FRAME_SIZE, frame_table: FRAME_TABLE_SIZE.load(Ordering::Relaxed) }
+    Taken {
+        image,
+        own: whole - image + frames * FRAME_SIZE,
+        frame_table: FRAME_TABLE_SIZE.load(Ordering::Relaxed),
+    }
 }
 
 /// What the host's device tree calls the host.
@@ -76,10 +82,11 @@ pub fn host_name() -> &'static str {
 /// What the operator calls the controller with number `index`, by the number that the host's tree gives it.
 pub fn controller_name(index: usize) -> &'static str {
     const NAMES: [&str; 16] = [
-        "mc0", "mc1", "mc2", "mc3", "mc4", "mc5", "mc6", "mc7", "mc8", "mc9", "mc10", "mc11", "mc12", "mc13", "mc14",
-        "mc15",
+        "mc0", "mc1", "mc2", "mc3", "mc4", "mc5", "mc6", "mc7", "mc8", "mc9", "mc10", "mc11", "mc12", "mc13",
+        "mc14", "mc15",
     ];
-    let id = board().and_then(|board| board.ram.controllers.get(index)).map(|controller| controller.id as usize);
+    let id =
+        board().and_then(|board| board.ram.controllers.get(index)).map(|controller| controller.id as usize);
     id.and_then(|id| NAMES.get(id).copied()).unwrap_or("mc?")
 }
 
@@ -196,7 +203,8 @@ fn boot_memory(board: &Board<'static>, tree: &[u8], tree_pa: u64) {
         reserve(module.range.base().get(), module.range.size(), ReservationKind::Module, "boot module");
     }
     // What is designated lies in the map as such, not as reserved.
-    for reservation in board.reservations.iter().filter(|reservation| designate::kind(reservation).is_none()) {
+    for reservation in board.reservations.iter().filter(|reservation| designate::kind(reservation).is_none())
+    {
         if let Extent::Static(range) = &reservation.extent {
             let kind = if reservation.is_no_map { ReservationKind::NoMap } else { ReservationKind::Firmware };
             let name = reservation.node.as_ref().map_or("reserved", |node| node.name());
@@ -214,7 +222,9 @@ fn boot_memory(board: &Board<'static>, tree: &[u8], tree_pa: u64) {
         Err(error) => fail("frame table", &error),
     };
     // SAFETY: carved for this, mapped for ever, used by nobody else; atomic words may hold anything.
-    let words = unsafe { core::slice::from_raw_parts(address.cast::<AtomicU32>().as_ptr(), footprint.words() as usize) };
+    let words = unsafe {
+        core::slice::from_raw_parts(address.cast::<AtomicU32>().as_ptr(), footprint.words() as usize)
+    };
     if let Err(error) = own::MEMORY.boot(map, words, NORMAL_FLOOR_FRAMES) {
         fail("memory", &error);
     }
@@ -303,7 +313,11 @@ fn start_secondaries(board: &Board<'_>) {
             Err(error) => refuse(format_args!("a CPU's stack: {error}")),
         };
         this.describe(count, host.mpidr, top);
-        let start = Box::leak(Box::new(boot::SecondaryStart { root: mmu::root(), stack: top, argument: count as u64 }));
+        let start = Box::leak(Box::new(boot::SecondaryStart {
+            root: mmu::root(),
+            stack: top,
+            argument: count as u64,
+        }));
         let start: *const boot::SecondaryStart = start;
         // It is read with the MMU off.
         cache::clean_invalidate(start.addr(), size_of::<boot::SecondaryStart>());

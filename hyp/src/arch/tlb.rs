@@ -4,7 +4,7 @@
 //! none, so it is exchanged for the time of the instruction; EL2's own accesses do not use it.
 
 use super::sysreg::{instruction, read};
-use aarch64_cpu::registers::{VTTBR_EL2, Readable, Writeable};
+use aarch64_cpu::registers::{Readable, VTTBR_EL2, Writeable};
 use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::addr::Ipa;
 use stage2::table::{Cached, Level, Maintenance};
@@ -77,7 +77,9 @@ fn invalidate_one(ipa: u64, cached: Cached) {
     // SAFETY: drops cached translations of the guest.
     unsafe {
         match cached {
-            Cached::Leaves => core::arch::asm!("tlbi ipas2le1is, {}", in(reg) operand, options(nostack, preserves_flags)),
+            Cached::Leaves => {
+                core::arch::asm!("tlbi ipas2le1is, {}", in(reg) operand, options(nostack, preserves_flags))
+            }
             Cached::LeavesAndTables => {
                 core::arch::asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags));
             }

@@ -169,8 +169,10 @@ fn reset_floating_point() {
     // SAFETY: EL2 is compiled without floating point; CPTR_EL2.TFP is clear, so these do not trap.
     unsafe {
         core::arch::asm!(
-            vectors_to_zero!(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
-                25, 26, 27, 28, 29, 30, 31),
+            vectors_to_zero!(
+                0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
+                26, 27, 28, 29, 30, 31
+            ),
             options(nostack, nomem)
         );
     }
@@ -181,9 +183,23 @@ fn reset_floating_point() {
         unsafe {
             core::arch::asm!(
                 ".arch_extension sve",
-                "pfalse p0.b", "pfalse p1.b", "pfalse p2.b", "pfalse p3.b", "pfalse p4.b", "pfalse p5.b",
-                "pfalse p6.b", "pfalse p7.b", "pfalse p8.b", "pfalse p9.b", "pfalse p10.b", "pfalse p11.b",
-                "pfalse p12.b", "pfalse p13.b", "pfalse p14.b", "pfalse p15.b", "wrffr p0.b",
+                "pfalse p0.b",
+                "pfalse p1.b",
+                "pfalse p2.b",
+                "pfalse p3.b",
+                "pfalse p4.b",
+                "pfalse p5.b",
+                "pfalse p6.b",
+                "pfalse p7.b",
+                "pfalse p8.b",
+                "pfalse p9.b",
+                "pfalse p10.b",
+                "pfalse p11.b",
+                "pfalse p12.b",
+                "pfalse p13.b",
+                "pfalse p14.b",
+                "pfalse p15.b",
+                "wrffr p0.b",
                 options(nostack, nomem)
             );
         }

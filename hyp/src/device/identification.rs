@@ -23,26 +23,70 @@ const PFR1: &[Field] = &[(0, 1), (4, 2)];
 const DFR0: &[Field] = &[(0, 8), (12, ANY), (20, ANY), (28, ANY), (36, ANY)];
 /// All but TME.
 const ISAR0: &[Field] = &[
-    (4, ANY), (8, ANY), (12, ANY), (16, ANY), (20, ANY), (28, ANY), (32, ANY), (36, ANY), (40, ANY), (44, ANY),
-    (48, ANY), (52, ANY), (56, ANY), (60, ANY),
+    (4, ANY),
+    (8, ANY),
+    (12, ANY),
+    (16, ANY),
+    (20, ANY),
+    (28, ANY),
+    (32, ANY),
+    (36, ANY),
+    (40, ANY),
+    (44, ANY),
+    (48, ANY),
+    (52, ANY),
+    (56, ANY),
+    (60, ANY),
 ];
 /// All but XS and LS64, which HCRX_EL2 would have to enable.
 const ISAR1: &[Field] = &[
-    (0, ANY), (4, ANY), (8, ANY), (12, ANY), (16, ANY), (20, ANY), (24, ANY), (28, ANY), (32, ANY), (36, ANY),
-    (40, ANY), (44, ANY), (48, ANY), (52, ANY),
+    (0, ANY),
+    (4, ANY),
+    (8, ANY),
+    (12, ANY),
+    (16, ANY),
+    (20, ANY),
+    (24, ANY),
+    (28, ANY),
+    (32, ANY),
+    (36, ANY),
+    (40, ANY),
+    (44, ANY),
+    (48, ANY),
+    (52, ANY),
 ];
 /// WFxT, RPRES, GPA3, APA3, BC, PAC_frac, CLRBHB, CSSC. Hidden: MOPS, SYSREG_128 and others.
-const ISAR2: &[Field] = &[(0, ANY), (4, ANY), (8, ANY), (12, ANY), (20, ANY), (24, ANY), (28, ANY), (52, ANY)];
+const ISAR2: &[Field] =
+    &[(0, ANY), (4, ANY), (8, ANY), (12, ANY), (20, ANY), (24, ANY), (28, ANY), (52, ANY)];
 /// PARange, ASIDBits, BigEnd, BigEndEL0, TGran16, TGran64, TGran4, ExS, ECV. Hidden: 52-bit addresses, stage 2
 /// granules, FGT, counter offsets.
-const MMFR0: &[Field] =
-    &[(0, PA_RANGE_40_BITS), (4, ANY), (8, ANY), (16, ANY), (20, 1), (24, ANY), (28, ANY), (44, ANY), (60, 1)];
+const MMFR0: &[Field] = &[
+    (0, PA_RANGE_40_BITS),
+    (4, ANY),
+    (8, ANY),
+    (16, ANY),
+    (20, 1),
+    (24, ANY),
+    (28, ANY),
+    (44, ANY),
+    (60, 1),
+];
 /// HAFDBS, HPDS, PAN, ETS, AFP, nTLBPA. Hidden: VMIDBits, VH, LO, XNX, TWED, HCX and others.
 const MMFR1: &[Field] = &[(0, 2), (12, ANY), (20, 3), (36, ANY), (44, ANY), (48, ANY)];
 /// CnP, UAO, LSM, IESB, VARange, CCIDX, ST, AT, IDS, TTL, BBM, E0PD. Hidden: NV, FWB, EVT.
 const MMFR2: &[Field] = &[
-    (0, ANY), (4, ANY), (8, ANY), (12, ANY), (16, ANY), (20, ANY), (28, ANY), (32, ANY), (36, ANY), (48, ANY),
-    (52, ANY), (60, ANY),
+    (0, ANY),
+    (4, ANY),
+    (8, ANY),
+    (12, ANY),
+    (16, ANY),
+    (20, ANY),
+    (28, ANY),
+    (32, ANY),
+    (36, ANY),
+    (48, ANY),
+    (52, ANY),
+    (60, ANY),
 ];
 
 /// Where ID_AA64MMFR0_EL1.TGran4 begins; 1 would mean 52-bit addresses, which guests do not get, 15 absent.

@@ -3,5 +3,5 @@
 pub mod identification;
 pub mod psci;
 pub mod smccc;
-pub mod vpl011;
 pub mod vgic;
+pub mod vpl011;

@@ -138,7 +138,9 @@ impl Machine for Host {
             Phase::Running => (GuestState::Running, Reason::new()),
             Phase::Starting | Phase::Resetting => (GuestState::Starting, Reason::new()),
             Phase::Stopping => (GuestState::Stopping, reason(format_args!("{stop_reason}"))),
-            Phase::Stopped if stop_reason.is_failure() => (GuestState::Failed, reason(format_args!("{stop_reason}"))),
+            Phase::Stopped if stop_reason.is_failure() => {
+                (GuestState::Failed, reason(format_args!("{stop_reason}")))
+            }
             Phase::Stopped => (GuestState::Off, reason(format_args!("{stop_reason}"))),
         };
         let on = (0..guest.vcpu_count()).filter(|&vcpu| guest.power.state(vcpu) != psci::State::Off);

@@ -100,7 +100,9 @@ pub fn leave(vcpu: &'static Vcpu) -> ! {
         other.cpu().kick();
     }
     // The home CPU waits for the last.
-    if guest.running.fetch_and(!(1 << vcpu.index()), Ordering::SeqCst) == 1 << vcpu.index() && guest.is_leaving() {
+    if guest.running.fetch_and(!(1 << vcpu.index()), Ordering::SeqCst) == 1 << vcpu.index()
+        && guest.is_leaving()
+    {
         guest.home().request(Request::Look);
     }
     idle::enter()

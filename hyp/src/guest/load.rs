@@ -40,7 +40,8 @@ impl Plan {
         guest: config::Guest<'static>,
         controller: &impl Fn(u8) -> Option<ControllerId>,
     ) -> Result<Self, String> {
-        let image = Image::parse(guest.kernel).map_err(|error| format!("its kernel must {}", error.must()))?;
+        let image =
+            Image::parse(guest.kernel).map_err(|error| format!("its kernel must {}", error.must()))?;
         let layout = Layout::of(&guest).map_err(|finding| finding.to_string())?;
         let ramdisk = guest.ramdisk.map(|bytes| bytes.len() as u64);
         let boot = BootPlan::new(&image, ramdisk, &layout).map_err(|error| error.to_string())?;
@@ -96,7 +97,10 @@ fn order(unit: Unit) -> u8 {
     }
 }
 
-fn placement(region: &Region<'_>, controller: &impl Fn(u8) -> Option<ControllerId>) -> Result<Placement, String> {
+fn placement(
+    region: &Region<'_>,
+    controller: &impl Fn(u8) -> Option<ControllerId>,
+) -> Result<Placement, String> {
     let wanted = &region.placement;
     if wanted.controllers.is_empty() {
         return Ok(Placement::Any);

@@ -55,7 +55,8 @@ fn read(board: &'static Board<'static>) -> Result<Option<Box<Configuration<'stat
     let find = |kind| chosen.modules.iter().find(|module| module.kind == kind);
     let Some(kernel) = find(ModuleKind::Kernel) else { return Ok(None) };
     let Some(image) = map_loaded(kernel.range.base(), kernel.range.size()) else { return Ok(None) };
-    let ramdisk = find(ModuleKind::Ramdisk).and_then(|module| map_loaded(module.range.base(), module.range.size()));
+    let ramdisk =
+        find(ModuleKind::Ramdisk).and_then(|module| map_loaded(module.range.base(), module.range.size()));
     let bootargs = kernel.bootargs.unwrap_or_default();
     Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Box::new).map(Some)
 }

@@ -73,7 +73,8 @@ impl Space {
         let pa_bits = crate::arch::features::pa_bits();
         let geometry = Geometry::new(pa_bits.min(40), pa_bits).map_err(|error| error.to_string())?;
         let vmid = vmid(id);
-        let stage2 = Stage2::new(geometry, Tables { id }, Tlb::new(vmid)).map_err(|error| error.to_string())?;
+        let stage2 =
+            Stage2::new(geometry, Tables { id }, Tlb::new(vmid)).map_err(|error| error.to_string())?;
         let mut space = Self { id, stage2, vtcr: geometry.vtcr(), size: 0 };
         for piece in guest.plan().pieces() {
             if let Err(error) = space.back(piece) {
@@ -102,7 +103,9 @@ impl Space {
                     break;
                 }
             }
-            result.map_err(|why| format!("RAM at {ipa}, {} MiB of {} MiB: {why}", left >> 20, piece.size >> 20))?;
+            result.map_err(|why| {
+                format!("RAM at {ipa}, {} MiB of {} MiB: {why}", left >> 20, piece.size >> 20)
+            })?;
         }
         Ok(())
     }

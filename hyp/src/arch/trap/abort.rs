@@ -42,7 +42,8 @@ impl Syndrome {
         let is_signed = self.0 & 1 << 21 != 0;
         let is_64_bit = self.0 & 1 << 15 != 0;
         let shift = 64 - bits;
-        let value = if is_signed { ((value << shift) as i64 >> shift) as u64 } else { value << shift >> shift };
+        let value =
+            if is_signed { ((value << shift) as i64 >> shift) as u64 } else { value << shift >> shift };
         if is_64_bit { value } else { value & 0xffff_ffff }
     }
 }

@@ -13,8 +13,8 @@ use aarch64_cpu::registers::{ELR_EL2, Readable, Writeable};
 
 pub(super) use abort::data_abort;
 pub(super) use interrupt::irq;
-pub(super) use system_register::system_register;
 pub(crate) use interrupt::{kick, poll};
+pub(super) use system_register::system_register;
 
 /// ESR_ELx.EC (Arm ARM D24.2.40).
 const EC_HVC64: u64 = 0x16;

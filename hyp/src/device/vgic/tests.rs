@@ -277,7 +277,9 @@ fn two_timers_at_once_do_not_drive_each_other_out() {
     guest.settle(guest.vgic.arrive(0, 27, local, lrs));
     guest.settle(guest.vgic.arrive(0, 30, local, lrs));
     assert!(lrs.deactivated.borrow().is_empty());
-    let pending = |intid| lrs.lrs.borrow().iter().any(|lr| lr.pending() && lr.hardware() && lr.virtual_intid() == intid);
+    let pending = |intid| {
+        lrs.lrs.borrow().iter().any(|lr| lr.pending() && lr.hardware() && lr.virtual_intid() == intid)
+    };
     assert!(pending(27) && pending(30));
     // The line of one falls before it is taken: it is let go of.
     lrs.lines.set(1 << 30);
