@@ -29,6 +29,7 @@ mod boot;
 mod error;
 mod query;
 mod request;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,7 @@ pub use boot::BootError;
 pub use error::{AllocError, FreeError, FreeReason, MappingError};
 pub use query::{ControllerTotals, FrameInfo, ZoneTotals};
 pub use request::{Allocation, Kind, Request};
+pub use tenant::Tenant;
 
 /// All physical memory of the machine.
 ///

@@ -6,7 +6,7 @@ use crate::owner::GuestId;
 use crate::placement::ControllerList;
 
 const MIB: u64 = 1 << 20;
-const BASE: u64 = 0x4000_0000;
+pub(super) const BASE: u64 = 0x4000_0000;
 
 fn controller(number: u8) -> ControllerId {
     ControllerId::try_new(number).unwrap()
@@ -16,12 +16,12 @@ fn frame(pa: u64) -> Frame {
     Frame::containing(Pa::try_new(pa).unwrap())
 }
 
-fn guest(number: u8) -> Owner {
+pub(super) fn guest(number: u8) -> Owner {
     Owner::Guest(GuestId::try_new(number).unwrap())
 }
 
 /// Words for the frame table of `map`, filled with anything but zero.
-fn words(map: &BootMap) -> Vec<AtomicU32> {
+pub(super) fn words(map: &BootMap) -> Vec<AtomicU32> {
     let words = Footprint::of(map).words();
     (0..words).map(|word| AtomicU32::new(0xa5a5_0000 ^ word as u32)).collect()
 }

@@ -4,6 +4,7 @@ use super::space::Space;
 use crate::addr::{Frame, Ipa};
 use crate::controller::ControllerId;
 use crate::frame::Contents;
+use crate::memory::Tenant;
 use crate::owner::GuestId;
 use crate::placement::Placement;
 use crate::range::FrameRange;
@@ -47,6 +48,9 @@ pub struct Span {
 
 /// The frame allocator, as far as migration needs it. Orders are 0, 9 and 18.
 pub trait Frames {
+    /// The first of a guest's RAM that touches `frames`, by the reverse map.
+    fn tenant(&self, frames: FrameRange) -> Option<Tenant>;
+
     /// A movable block of `guest`'s, which will appear at `ipa`, with any content.
     fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame>;
 

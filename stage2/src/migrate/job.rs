@@ -121,6 +121,15 @@ impl Request {
         }
     }
 
+    /// The frames that it clears, if it goes by those and not by guests: it then asks the reverse map who is
+    /// there, and looks at nothing else.
+    pub(super) const fn frames(&self) -> Option<FrameRange> {
+        match (self.scope, self.select) {
+            (Scope::Everything, Select::Touching(frames)) => Some(frames),
+            _ => None,
+        }
+    }
+
     /// The range of IPA that it looks at in a guest: start and end.
     pub(super) const fn range(&self) -> (u64, u64) {
         match self.scope {
@@ -221,7 +230,7 @@ pub struct JobReport {
     pub request: Request,
     /// How it stands.
     pub state: JobState,
-    /// The bytes of IPA that it looks at, known once it has begun.
+    /// The bytes of IPA, or of frames, that it looks at, known once it has begun.
     pub total_bytes: u64,
     /// Those that it has looked at: the rest of `total_bytes` is what is left.
     pub scanned_bytes: u64,
@@ -286,6 +295,9 @@ pub(super) struct Cursor {
     pub(super) guest: u8,
     /// Where in its IPA.
     pub(super) next: Ipa,
+    /// Of a job by frames: the end of the tenant, and the number of the frame past it.
+    pub(super) end: Ipa,
+    pub(super) frame: u64,
     /// Whether the total was added up.
     pub(super) is_counted: bool,
 }

@@ -52,7 +52,14 @@ impl Portion {
 }
 
 /// The next part that a job has to look at; moves the cursor over what lies between. `None`: no more.
-pub(super) fn next_portion<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Option<Portion> {
+pub(super) fn next_portion<G: Guests + Frames>(
+    guests: &G,
+    request: &Request,
+    cursor: &mut Cursor,
+) -> Option<Portion> {
+    if let Some(frames) = request.frames() {
+        return next_tenant(guests, frames, cursor);
+    }
     let (first, end) = request.range();
     loop {
         if usize::from(cursor.guest) >= MAX_GUESTS {
@@ -79,8 +86,51 @@ pub(super) fn next_portion<G: Guests>(guests: &G, request: &Request, cursor: &mu
     }
 }
 
+/// The next part of `frames` that is a guest's RAM.
+fn next_tenant<G: Guests + Frames>(guests: &G, frames: FrameRange, cursor: &mut Cursor) -> Option<Portion> {
+    loop {
+        if cursor.next < cursor.end
+            && let Some(guest) = GuestId::try_new(cursor.guest)
+            && guests.space(guest).is_some()
+            && let Some(region) = guests.region(guest, cursor.next)
+            && region.holds(cursor.next, FRAME_SIZE)
+        {
+            let end = cursor.end.get().min(region.ipa.get() + region.size);
+            return Some(Portion { guest, region, from: cursor.next, end });
+        }
+        let from = cursor.frame.max(frames.start());
+        let tenant = guests.tenant(FrameRange::from_numbers(from, frames.end())?)?;
+        cursor.guest = tenant.guest.index() as u8;
+        cursor.next = tenant.ipa;
+        cursor.end = tenant.ipa.checked_add(tenant.frames.bytes()).unwrap_or(tenant.ipa);
+        cursor.frame = tenant.frames.end().max(from + 1);
+    }
+}
+
+/// The bytes of a job by frames that were looked at.
+pub(super) fn cleared_bytes(request: &Request, cursor: &Cursor) -> Option<u64> {
+    let frames = request.frames()?;
+    let left = cursor.end.get().saturating_sub(cursor.next.get());
+    let passed = cursor.frame.clamp(frames.start(), frames.end()) - frames.start();
+    Some((passed * FRAME_SIZE).saturating_sub(left))
+}
+
+/// Whether all of `leaf` is to move, so that it is worth a place of its size.
+pub(super) fn moves_whole(request: &Request, leaf: Leaf) -> bool {
+    match request.select {
+        Select::Behind(_) => true,
+        Select::Touching(range) => {
+            let frames = FrameRange::try_new(Frame::containing(leaf.pa()), leaf.size() / FRAME_SIZE);
+            frames.is_some_and(|frames| range.intersection(frames).frames() > frames.frames() / 2)
+        }
+    }
+}
+
 /// The bytes that a job looks at.
-pub(super) fn total_bytes<G: Guests>(guests: &G, request: &Request) -> u64 {
+pub(super) fn total_bytes<G: Guests + Frames>(guests: &G, request: &Request) -> u64 {
+    if let Some(frames) = request.frames() {
+        return frames.bytes();
+    }
     let (mut cursor, mut bytes) = (Cursor::default(), 0);
     while let Some(portion) = next_portion(guests, request, &mut cursor) {
         bytes += portion.end - portion.from.get();

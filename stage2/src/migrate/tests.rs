@@ -255,8 +255,39 @@ fn retired_frames_are_left_by_their_tenants() {
     let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
     host.run_jobs();
     host.check();
-    assert_eq!(host.moved(id), M2);
+    // The unit is demoted in place: most of it need not move.
+    assert_eq!(host.moved(id), K4);
+    assert_eq!(host.leaf_counts(guest), [0, 1, 512]);
     assert_eq!(host.behind(guest), behind(0), "within its controller");
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.total_bytes, report.scanned_bytes), (K4, K4));
+}
+
+#[test]
+fn frames_are_cleared_of_all_tenants_by_the_reverse_map() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let second = host.add_guest();
+    host.add_ram(second, BASE, M2, 0, only(0));
+    host.add_ram(second, BASE + G1, 2 * M2, 9, only(0));
+    host.regions.iter_mut().flatten().for_each(|region| region.placement = Placement::Any);
+    // From the middle of the first guest's second block to the second guest's second: 4 KiB units between.
+    let start = host.frames_behind(0).start();
+    let frames = FrameRange::from_numbers(start + 512 + 100, start + 3 * 512 + 300).unwrap();
+    host.hardware.allocator().retired.push(frames);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!(report.unmoved_bytes(), 0);
+    assert_eq!((report.total_bytes, report.scanned_bytes), (frames.bytes(), frames.bytes()));
+    for guest in [first, second] {
+        host.any_space(guest).with(&host, |stage2| {
+            for leaf in stage2.leaves(ipa(0), 1 << 40) {
+                let leaf = FrameRange::try_new(Frame::containing(leaf.pa()), leaf.size() / K4).unwrap();
+                assert!(!leaf.overlaps(frames), "{leaf}");
+            }
+        });
+    }
 }
 
 #[test]

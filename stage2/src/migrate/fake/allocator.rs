@@ -102,6 +102,14 @@ impl Allocator {
         Frame::try_new(found)
     }
 
+    /// First frame, order and owner of the blocks that touch `frames`.
+    pub(super) fn blocks_in(&self, frames: FrameRange) -> impl Iterator<Item = (u64, u8, GuestId)> {
+        let before = self.used.range(..frames.start()).next_back();
+        let before = before.filter(move |(first, (order, _))| **first + (1 << order) > frames.start());
+        let blocks = before.into_iter().chain(self.used.range(frames.start()..frames.end()));
+        blocks.map(|(first, (order, guest))| (*first, *order, *guest))
+    }
+
     #[track_caller]
     pub(super) fn release(&mut self, guest: GuestId, frame: Frame, order: u8) {
         let found = self.used.remove(&frame.number());

@@ -19,6 +19,7 @@ use super::space::{Fault, Space, Verdict};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::frame::Contents;
+use crate::memory::Tenant;
 use crate::owner::GuestId;
 use crate::placement::Placement;
 use crate::range::FrameRange;
@@ -264,6 +265,18 @@ impl Copier for Host {
 }
 
 impl Frames for Host {
+    fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
+        let books = self.hardware.allocator();
+        let (first, order, guest) = books.blocks_in(frames).next()?;
+        let frames = FrameRange::from_numbers(first, first + (1 << order))?;
+        drop(books);
+        let space = &self.spaces[guest.index()];
+        let leaf = space.with(self, |stage2| {
+            stage2.leaves(Ipa::default(), 1 << 40).find(|leaf| Frame::containing(leaf.pa()) == frames.first())
+        })?;
+        Some(Tenant { guest, ipa: leaf.ipa(), frames })
+    }
+
     fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, _: Ipa) -> Option<Frame> {
         self.hardware.pass(100);
         self.hardware.allocator().allocate(guest, order, placement.named().0)

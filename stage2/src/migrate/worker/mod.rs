@@ -79,9 +79,9 @@ impl Active {
     }
 
     /// In the name of no job: to bring a guest to rest that jobs have left.
-    const fn nobody(guest: GuestId) -> Self {
+    fn nobody(guest: GuestId) -> Self {
         let request = Request::retire(FrameRange::EMPTY);
-        let cursor = Cursor { guest: guest.index() as u8, next: Ipa::new_truncate(0), is_counted: true };
+        let cursor = Cursor { guest: guest.index() as u8, is_counted: true, ..Cursor::default() };
         Self::new(JobId::new(0), request, cursor)
     }
 
@@ -109,7 +109,7 @@ impl Active {
     fn reach<H: Host>(&mut self, place: &Place<'_, H>, from: Ipa, to: Ipa) {
         self.cursor.next = to;
         let bytes = to.get().saturating_sub(from.get());
-        if bytes > 0 {
+        if bytes > 0 && self.request.frames().is_none() {
             self.report(place.engine, place.host, |report| report.scanned_bytes += bytes);
         }
     }
@@ -232,7 +232,12 @@ impl Worker {
     }
 
     fn next_unit<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
-        let Some(portion) = plan::next_portion(host, &active.request, &mut active.cursor) else {
+        let portion = plan::next_portion(host, &active.request, &mut active.cursor);
+        if let Some(bytes) = plan::cleared_bytes(&active.request, &active.cursor) {
+            let bytes = if portion.is_some() { bytes } else { u64::MAX };
+            active.report(engine, host, |report| report.scanned_bytes = bytes.min(report.total_bytes));
+        }
+        let Some(portion) = portion else {
             return if self.unreserve(host) { WORKED } else { Outcome::Stop(JobState::Finished) };
         };
         let guest = portion.guest;
@@ -283,12 +288,17 @@ impl Worker {
     fn begin<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, portion: &Portion, leaf: Leaf) {
         match leaf.level() {
             Level::L3 => self.begin_pages(place, active, portion, leaf),
-            Level::L2 if portion.holds(leaf.ipa(), leaf.size()) => {
+            Level::L2
+                if portion.holds(leaf.ipa(), leaf.size()) && plan::moves_whole(&active.request, leaf) =>
+            {
                 self.begin_whole(place, active, portion, leaf);
             }
             Level::L2 => self.demote(place, active, portion, leaf),
             _ => {
-                if portion.region.largest == Level::L1 && portion.holds(leaf.ipa(), leaf.size()) {
+                if portion.region.largest == Level::L1
+                    && portion.holds(leaf.ipa(), leaf.size())
+                    && plan::moves_whole(&active.request, leaf)
+                {
                     self.reserve(place, active, portion, leaf.ipa());
                 }
                 self.demote(place, active, portion, leaf);
