@@ -139,8 +139,7 @@ mod tests {
         // Three frames that follow each other in IPA, and one that does not; Ballast's own are nobody's.
         let own = Request { owner: Owner::Hypervisor, kind: Kind::Unmovable, ..request(0, None) };
         let own = memory.allocate(&own).unwrap();
-        let pages: Vec<_> =
-            (0..4).map(|_| memory.allocate(&request(0, None)).unwrap().frame).collect();
+        let pages: Vec<_> = (0..4).map(|_| memory.allocate(&request(0, None)).unwrap().frame).collect();
         for (index, frame) in pages.iter().enumerate() {
             let ipa = if index < 3 { 0x4000_0000 + index as u64 * 0x1000 } else { 0x9000_0000 };
             memory.set_mapping(*frame, guest(0), mapping(ipa)).unwrap();
