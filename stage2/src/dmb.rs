@@ -2,7 +2,7 @@
 //!
 //! A *designated movable block* (DMB) is a stretch of RAM, aligned to pageblocks, that is absent from NORMAL and present
 //! in MOVABLE. It lies in one RAM range behind one controller. Blocks come from `movablecore=size@base` on Ballast's
-//! command line and from nodes of the host tree's `/reserved-memory`; beside them `movablecore=` and `kernelcore=` may
+//! command line, from nodes of the host tree's `/reserved-memory` and of the configuration; beside them `movablecore=` and `kernelcore=` may
 //! ask for a general amount, which is taken from the top of memory.
 //!
 //! [`designate`] checks everything against everything (RAM, reservations, the other blocks and pools) before anything
@@ -42,6 +42,8 @@ pub enum Source {
     CommandLine,
     /// A node of the host tree's `/reserved-memory`.
     Tree,
+    /// A node of the configuration.
+    Configuration,
 }
 
 /// A designated movable block.
@@ -79,7 +81,7 @@ pub struct Wishes<'a> {
     pub movablecore: Option<&'a Core>,
     /// `kernelcore=`, likewise.
     pub kernelcore: Option<&'a Core>,
-    /// The nodes of the host tree that designate blocks or pools.
+    /// The nodes that designate blocks or pools: the host tree's, then the configuration's.
     pub nodes: &'a [Node<'a>],
     /// Frames of NORMAL that must stay free for Ballast and its tables: see [`default_floor`].
     pub floor: u64,

@@ -52,6 +52,8 @@ pub enum ReservationKind {
     Firmware,
     /// A node of `/reserved-memory` with `no-map`: never to be mapped, not even for speculation.
     NoMap,
+    /// Kept for the one guest whose RAM it is, at its physical address.
+    Pinned,
     /// Taken by [`BootMap::carve`] for Ballast.
     Carved,
     /// Kept out of use because the node that described it was refused.

@@ -87,8 +87,10 @@ pub enum Item {
         /// As it was written.
         text: Name,
     },
-    /// A node of `/reserved-memory`.
+    /// A node of the host tree or of the configuration.
     Node {
+        /// The path of the node that it is in.
+        container: &'static str,
         /// Its name.
         name: Name,
     },
@@ -102,7 +104,7 @@ impl fmt::Display for Item {
             Self::Option { option, number, text } => {
                 write!(f, "{}= item {number} \"{text}\"", option.name())
             }
-            Self::Node { name } => write!(f, "/reserved-memory/{name}"),
+            Self::Node { container, name } => write!(f, "{container}/{name}"),
             Self::Whole => f.write_str("designated movable blocks"),
         }
     }

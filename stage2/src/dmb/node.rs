@@ -10,13 +10,16 @@
 //! place: one `reg` entry, or `size` with `alignment` and `alloc-ranges`. A fixed place is taken as it is or refused; a
 //! place that Ballast chooses has its alignment raised to a pageblock, never its size. Fixed places are settled first,
 //! in the order of the tree, then the others, from the top of memory down.
+//!
+//! The configuration's nodes (`/designated-movable-blocks`, `/pools`) say the same, but for two things: a place may be
+//! left to Ballast behind controllers in an order, and a `shared-dmb-pool` that lies in a block makes none of its own.
 
 use super::error::{DesignationError, Edge, Item, Rule};
 use super::place::{add_block, add_static_block, check_free, check_shape, highest_place};
 use super::{Block, Plan, Pool, Source};
 use crate::addr::{FRAME_SHIFT, PAGEBLOCK_SIZE};
 use crate::controller::ControllerId;
-use crate::map::BootMap;
+use crate::map::{BootMap, MAX_RAM_RANGES};
 use crate::name::Name;
 use crate::range::FrameRange;
 
@@ -50,6 +53,15 @@ pub enum NodePlace<'a> {
         /// `alloc-ranges`; anywhere where empty.
         within: &'a [FrameRange],
     },
+    /// Where Ballast puts it, behind the first of some controllers that has room.
+    Behind {
+        /// Its length in bytes.
+        size: u64,
+        /// Its alignment in bytes, a power of two.
+        alignment: u64,
+        /// The controllers, best first; any where empty.
+        controllers: &'a [ControllerId],
+    },
 }
 
 /// A node of `/reserved-memory`.
@@ -57,6 +69,8 @@ pub enum NodePlace<'a> {
 pub struct Node<'a> {
     /// Its name.
     pub name: &'a str,
+    /// The tree that it stands in.
+    pub source: Source,
     /// What its `compatible` makes of it.
     pub kind: NodeKind,
     /// Where it lies.
@@ -71,10 +85,21 @@ pub struct Node<'a> {
     pub is_cma_default: bool,
 }
 
+impl Node<'_> {
+    /// The node, for messages.
+    fn item(&self) -> Item {
+        let container = match (self.source, self.kind) {
+            (Source::Configuration, NodeKind::Block) => "/designated-movable-blocks",
+            (Source::Configuration, _) => "/pools",
+            _ => "/reserved-memory",
+        };
+        Item::Node { container, name: Name::new(self.name) }
+    }
+}
+
 /// Adds what `nodes` designate to the plan.
 pub(super) fn add_all(map: &BootMap, plan: &mut Plan, nodes: &[Node<'_>]) -> Result<(), DesignationError> {
-    let refused =
-        |node: &Node<'_>, rule| DesignationError { item: Item::Node { name: Name::new(node.name) }, rule };
+    let refused = |node: &Node<'_>, rule| DesignationError { item: node.item(), rule };
     for node in nodes {
         check_properties(node).map_err(|rule| refused(node, rule))?;
     }
@@ -87,9 +112,16 @@ pub(super) fn add_all(map: &BootMap, plan: &mut Plan, nodes: &[Node<'_>]) -> Res
         }
     }
     for node in nodes {
-        if let NodePlace::Dynamic { size, alignment, within } = node.place {
-            add_dynamic(map, plan, node, size, alignment, within).map_err(|rule| refused(node, rule))?;
+        match node.place {
+            NodePlace::Static { .. } => Ok(()),
+            NodePlace::Dynamic { size, alignment, within } => {
+                add_dynamic(map, plan, node, size, alignment, within)
+            }
+            NodePlace::Behind { size, alignment, controllers } => {
+                add_behind(map, plan, node, size, alignment, controllers)
+            }
         }
+        .map_err(|rule| refused(node, rule))?;
     }
     Ok(())
 }
@@ -113,18 +145,24 @@ fn check_properties(node: &Node<'_>) -> Result<(), Rule> {
 fn add_static(map: &BootMap, plan: &mut Plan, node: &Node<'_>, base: u64, size: u64) -> Result<(), Rule> {
     let name = Name::new(node.name);
     match node.kind {
-        NodeKind::Block => add_static_block(map, plan, size, base, Source::Tree, name).map(drop),
-        NodeKind::BlockPool => {
-            let block = add_static_block(map, plan, size, base, Source::Tree, name)?;
+        NodeKind::Block => add_static_block(map, plan, size, base, node.source, name).map(drop),
+        NodeKind::BlockPool if node.source != Source::Configuration => {
+            let block = add_static_block(map, plan, size, base, node.source, name)?;
             let (range, controller) = check_shape(map, size, base)?;
-            add_pool(plan, range, controller, Some(block), name)
+            add_pool(plan, node, range, controller, Some(block))
         }
-        NodeKind::Pool => {
+        NodeKind::BlockPool | NodeKind::Pool => {
             let (range, controller) = check_shape(map, size, base)?;
             let block = plan.blocks.iter().position(|block| block.range.overlaps(range));
             let Some(index) = block else {
                 check_free(map, plan, range)?;
-                return add_pool(plan, range, controller, None, name);
+                let block = match node.kind {
+                    NodeKind::BlockPool => {
+                        Some(add_block(plan, Block { range, controller, source: node.source, name })?)
+                    }
+                    _ => None,
+                };
+                return add_pool(plan, node, range, controller, block);
             };
             let around = plan.blocks[index];
             if !around.range.contains_range(range) {
@@ -136,9 +174,37 @@ fn add_static(map: &BootMap, plan: &mut Plan, node: &Node<'_>, base: u64, size: 
             if let Some(other) = plan.pools.iter().find(|pool| pool.range.overlaps(range)) {
                 return Err(Rule::Overlaps { range, name: other.name, other: other.range });
             }
-            add_pool(plan, range, controller, Some(index as u8), name)
+            add_pool(plan, node, range, controller, Some(index as u8))
         }
     }
+}
+
+/// Tries the controllers one after the other; where none has room, says so of what they have together.
+fn add_behind(
+    map: &BootMap,
+    plan: &mut Plan,
+    node: &Node<'_>,
+    size: u64,
+    alignment: u64,
+    controllers: &[ControllerId],
+) -> Result<(), Rule> {
+    if controllers.is_empty() {
+        return add_dynamic(map, plan, node, size, Some(alignment), &[]);
+    }
+    let mut longest = 0;
+    for &wanted in controllers {
+        let mut within = heapless::Vec::<FrameRange, MAX_RAM_RANGES>::new();
+        // As many as there can be ranges.
+        map.ram().filter(|(_, controller)| *controller == wanted).for_each(|(range, _)| {
+            let _ = within.push(range);
+        });
+        match add_dynamic(map, plan, node, size, Some(alignment), &within) {
+            Err(Rule::NoRoom { longest: here, .. }) => longest = longest.max(here),
+            other if !within.is_empty() => return other,
+            _ => {}
+        }
+    }
+    Err(Rule::NoRoom { size, alignment, longest })
 }
 
 fn add_dynamic(
@@ -149,7 +215,6 @@ fn add_dynamic(
     alignment: Option<u64>,
     within: &[FrameRange],
 ) -> Result<(), Rule> {
-    let name = Name::new(node.name);
     let alignment = alignment.unwrap_or(0);
     if alignment != 0 && !alignment.is_power_of_two() {
         return Err(Rule::BadAlignment { alignment });
@@ -167,23 +232,24 @@ fn add_dynamic(
         .map_err(|longest| Rule::NoRoom { size, alignment, longest: longest << FRAME_SHIFT })?;
     let block = match node.kind {
         NodeKind::Block | NodeKind::BlockPool => {
-            Some(add_block(plan, Block { range, controller, source: Source::Tree, name })?)
+            let name = Name::new(node.name);
+            Some(add_block(plan, Block { range, controller, source: node.source, name })?)
         }
         NodeKind::Pool => None,
     };
     match node.kind {
         NodeKind::Block => Ok(()),
-        NodeKind::BlockPool | NodeKind::Pool => add_pool(plan, range, controller, block, name),
+        NodeKind::BlockPool | NodeKind::Pool => add_pool(plan, node, range, controller, block),
     }
 }
 
 fn add_pool(
     plan: &mut Plan,
+    node: &Node<'_>,
     range: FrameRange,
     controller: ControllerId,
     block: Option<u8>,
-    name: Name,
 ) -> Result<(), Rule> {
-    let pool = Pool { range, controller, block, source: Source::Tree, name };
+    let pool = Pool { range, controller, block, source: node.source, name: Name::new(node.name) };
     plan.pools.push(pool).map_err(|_| Rule::TooManyPools)
 }

@@ -30,6 +30,7 @@ fn machine() -> BootMap {
 fn node(name: &str, kind: NodeKind, base: u64, size: u64) -> Node<'_> {
     Node {
         name,
+        source: Source::Tree,
         kind,
         place: NodePlace::Static { base, size },
         entry: 0,
@@ -245,6 +246,59 @@ fn p18_a_pool_lies_in_one_block_or_outside_all() {
     assert_eq!(pools, [("pool@61000000", Some(0)), ("cma@70000000", None)]);
     assert_eq!(movable(&map), [(0x6000_0000, 64 * MIB)]);
     assert_eq!(map.clone().carve(256 * MIB, 4096, "early").unwrap().base().get(), 0x4a01_0000);
+}
+
+#[test]
+fn nodes_of_the_configuration_say_the_same_and_more() {
+    let configured = |node| Node { source: Source::Configuration, ..node };
+    let behind = |name, kind, size, controllers| Node {
+        place: NodePlace::Behind { size, alignment: 2 * MIB, controllers },
+        ..configured(node(name, kind, 0, 0))
+    };
+    let order = [controller(0), controller(1)];
+    let nodes = [
+        configured(node("block", NodeKind::Block, 0x6000_0000, 64 * MIB)),
+        // In a block it is a pool there; outside all it makes one.
+        configured(node("inside", NodeKind::BlockPool, 0x6100_0000, 16 * MIB)),
+        configured(node("outside", NodeKind::BlockPool, 0x7000_0000, 16 * MIB)),
+        behind("first", NodeKind::Block, 128 * MIB, &order),
+        behind("second", NodeKind::BlockPool, 700 * MIB, &order),
+        behind("third", NodeKind::Pool, 16 * MIB, &order[1..]),
+    ];
+    let mut map = machine();
+    apply(&mut map, &[], &[], &nodes, 0).unwrap();
+    let blocks: Vec<_> = map
+        .blocks()
+        .iter()
+        .map(|block| (block.name.as_str(), block.controller, block.source == Source::Configuration))
+        .collect();
+    let [low, high] = order;
+    assert_eq!(
+        blocks,
+        [("block", low, true), ("outside", low, true), ("first", low, true), ("second", high, true)]
+    );
+    let pools: Vec<_> =
+        map.pools().iter().map(|pool| (pool.name.as_str(), pool.block, pool.controller)).collect();
+    assert_eq!(
+        pools,
+        [
+            ("inside", Some(0), low),
+            ("outside", Some(1), low),
+            ("second", Some(3), high),
+            ("third", None, high)
+        ]
+    );
+    let refused = [
+        refusal(&machine(), &[], &[], &[behind("big", NodeKind::Block, 2 * GIB, &order)]),
+        refusal(&machine(), &[], &[], &[behind("none", NodeKind::BlockPool, 2 * MIB, &[controller(7)])]),
+        refusal(
+            &machine(),
+            &[],
+            &[],
+            &[nodes[0], configured(node("part", NodeKind::BlockPool, 0x5f00_0000, 32 * MIB))],
+        ),
+    ];
+    insta::assert_snapshot!(refused.join("\n"));
 }
 
 #[test]
