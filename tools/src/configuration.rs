@@ -104,6 +104,7 @@ pub fn check_blob(blob: &[u8], host: Option<&Host>) -> Findings {
     match Configuration::read(&tree, &mut tell) {
         Ok(mut configuration) => {
             if let Some(host) = host {
+                configuration.fit_blocks(host, &mut tell);
                 configuration.fit(host, &mut tell);
             }
             findings.guests = configuration.guests.iter().map(|guest| guest.name.to_owned()).collect();

@@ -33,9 +33,39 @@ const OWN_ALIASES: [&str; 1] = ["serial0"];
 /// Properties of a node of the host's tree that mean nothing in a guest's.
 const HOST_PROPERTIES: [&str; 2] = ["interrupt-parent", "interrupts-extended"];
 
+/// Bytes that all of it may have, as nodes and properties of the guest's tree: the heap that the tree is made on
+/// is small.
+const SIZE_LIMIT: usize = 16 << 10;
+
+/// About how many bytes `node` without its children takes in a tree.
+pub(super) fn weight(node: Node<'_>) -> usize {
+    let properties = node.properties().map(|property| property.bytes().len() + property.name().len() + 16);
+    properties.fold(node.name().len() + 16, usize::saturating_add)
+}
+
+/// Checks that all of it together is not too large.
+#[inline(never)]
+fn check_size<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
+    let template = input.guest.template.map(|template| (template, template.subtree()));
+    let hosts = input.guest.host_nodes.iter().filter_map(|path| {
+        let node = host?.find(path)?;
+        Some((node, node.subtree()))
+    });
+    let mut size = super::reserved::repeated_weight(input, host);
+    for (top, nodes) in template.into_iter().chain(hosts) {
+        size = nodes.map(weight).fold(size, usize::saturating_add);
+        if size > SIZE_LIMIT {
+            let rule = Rule::Must("have at most 16 KiB, with all else that is added to the guest's tree");
+            return Err(Finding::node(top, rule).with_value(Value::Size(size as u64)));
+        }
+    }
+    Ok(())
+}
+
 /// Checks all of it.
 #[inline(never)]
 pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
+    check_size(input, host)?;
     if let Some(template) = input.guest.template {
         check_own(template, &OWN_ROOT_PROPERTIES)?;
         for child in template.children() {

@@ -81,7 +81,9 @@ pub(super) fn notes<'t>(
     host: Option<&Tree<'t>>,
     note: &mut dyn FnMut(Finding<'t>),
 ) {
-    for child in children(input, host) {
+    // With a host's tree, of its nodes: of the template's, without.
+    let source = if host.is_some() { Source::Host } else { Source::Template };
+    for child in children(input, host).filter(|child| child.source == source) {
         match fate(input, host, &child) {
             Fate::LeftOut(why) => note(Finding::node(child.node, Rule::Note(why))),
             Fate::AsDmaPool => note(Finding::node(child.node, Rule::Note(Note::BecomesDmaPool))),
@@ -93,7 +95,8 @@ pub(super) fn notes<'t>(
 /// Checks every node that is not left out.
 #[inline(never)]
 pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
-    let mut count = if input.mode() == MovableMemory::Dmb { input.guest.dmbs.len() } else { 0 };
+    let written = |mode| if input.mode() == mode { input.guest.dmbs.len() } else { 0 };
+    let (mut blocks, mut areas) = (written(MovableMemory::Dmb), written(MovableMemory::Cma));
     for (index, child) in children(input, host).enumerate() {
         if index == RESERVED_LIMIT {
             let rule = Rule::TooMany { index, limit: RESERVED_LIMIT, what: "nodes of reserved memory" };
@@ -108,12 +111,17 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
         if node.has("reusable") && node.has("no-map") {
             return Err(Finding::named(node, "no-map", Rule::Must("not stand beside `reusable`")));
         }
-        if input.mode() == MovableMemory::Dmb && is_block_or_pool(node) {
-            count += 1;
-            if count > DMB_LIMIT {
-                let rule =
-                    Rule::TooMany { index: count - 1, limit: DMB_LIMIT, what: "movable blocks and pools" };
-                return Err(Finding::node(node, rule));
+        let (count, what) = match slot(node, fate) {
+            Some(Slot::Area) => (&mut areas, "CMA areas"),
+            Some(Slot::Block) if input.mode() == MovableMemory::Dmb => {
+                (&mut blocks, "movable blocks and pools")
+            }
+            _ => (&mut 0, ""),
+        };
+        if !what.is_empty() {
+            *count += if node.has("reg") { entries_of(&child) } else { 1 };
+            if *count > DMB_LIMIT {
+                return Err(Finding::node(node, Rule::TooMany { index: *count - 1, limit: DMB_LIMIT, what }));
             }
         }
         let cells = child.container.child_cells()?;
@@ -209,8 +217,35 @@ fn is_left_out(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, child: &Child
     matches!(fate(input, host, child), Fate::LeftOut(_))
 }
 
-fn is_block_or_pool(node: Node<'_>) -> bool {
-    node.is_compatible("designated-movable-block") || node.is_compatible("shared-dmb-pool")
+/// What a node takes one of: kernels have few.
+enum Slot {
+    /// A movable block, or a pool in one.
+    Block,
+    /// A CMA area.
+    Area,
+}
+
+fn slot(node: Node<'_>, fate: Fate) -> Option<Slot> {
+    let is_pool = node.is_compatible("shared-dma-pool") || matches!(fate, Fate::AsDmaPool);
+    if is_pool && node.has("reusable") {
+        return Some(Slot::Area);
+    }
+    let is_block = node.is_compatible("designated-movable-block") || node.is_compatible("shared-dmb-pool");
+    is_block.then_some(Slot::Block)
+}
+
+/// How many entries the `reg` of a node has.
+fn entries_of(child: &Child<'_>) -> usize {
+    let cells = child.container.child_cells().ok();
+    cells.and_then(|cells| child.node.pairs("reg", cells).ok()).map_or(0, Iterator::count)
+}
+
+/// Bytes that are written more than once: what stands beside several `reg` entries that become a node each.
+pub(super) fn repeated_weight<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> usize {
+    children(input, host)
+        .filter(|child| child.node.has("reusable"))
+        .map(|child| super::extra::weight(child.node).saturating_mul(entries_of(&child).saturating_sub(1)))
+        .fold(0, usize::saturating_add)
 }
 
 /// Whether a node that the guest gets names `node` in its `memory-region`.

@@ -152,6 +152,28 @@ fn a_template_is_added_by_the_rules() {
 }
 
 #[test]
+fn what_is_added_is_bounded_by_the_heap() {
+    let said = |template: &str| {
+        let (tree, said) = build(&source(&format!("device-tree {{ {template} }};")), None);
+        assert!(tree.is_empty() || tree.len() < 100 << 10);
+        said.join("\n")
+    };
+    let bytes = |count: usize| "00".repeat(count);
+    assert!(!said(&format!("blob {{ data = [{}]; }};", bytes(15 << 10))).contains("Error"));
+    let large = said(&format!("blob {{ data = [{}]; }};", bytes(17 << 10)));
+    assert!(large.contains("16 KiB"), "{large}");
+    // A property beside many entries of `reg`, each of which becomes a node with a copy.
+    let entries: String =
+        (0..64).map(|at| format!("0x{:x} 0x400000 ", 0x4000_0000 + at * 0x40_0000)).collect();
+    let many = said(&format!(
+        "reserved-memory {{ #address-cells = <1>; #size-cells = <1>; ranges;
+         m@40000000 {{ compatible = \"shared-dma-pool\"; reusable; reg = <{entries}>; data = [{}]; }}; }};",
+        bytes(1 << 10)
+    ));
+    assert!(many.contains("16 KiB"), "{many}");
+}
+
+#[test]
 fn a_template_that_breaks_a_rule_is_refused() {
     let reserved = |node: &str| {
         format!(

@@ -67,8 +67,24 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
             }
         }
     }
+    if guest.movable_memory == MovableMemory::Numa {
+        check_numa(guest, reader);
+    }
     if !reader.has_error() {
         check_tree(guest, node, reader);
+    }
+}
+
+/// The NUMA node of a region is its controller, so that it must have just one.
+fn check_numa<'t>(guest: &Guest<'t>, reader: &mut Reader<'_, 't>) {
+    for region in guest.regions.iter().chain(&guest.dmbs) {
+        if let (Some(node), false) = (region.node, region.placement.controllers.len() == 1) {
+            let rule = Rule::Must("name one controller, which is the region's NUMA node in the guest");
+            reader.error(match node.property("controllers") {
+                Some(property) => Finding::property(node, property, rule),
+                None => Finding::missing(node, "controllers", rule),
+            });
+        }
     }
 }
 
@@ -120,7 +136,8 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
         match overlap(block.node, &block.extent, before) {
             Some(finding) => {
                 reader.error(finding);
-                configuration.blocks.remove(index);
+                let block = configuration.blocks.remove(index);
+                configuration.withhold(block.extent.range());
             }
             None => index += 1,
         }
@@ -135,7 +152,8 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
         match finding {
             Some(finding) => {
                 reader.error(finding);
-                configuration.pools.remove(index);
+                let pool = configuration.pools.remove(index);
+                configuration.withhold(pool.extent.range());
             }
             None => index += 1,
         }

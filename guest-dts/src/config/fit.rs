@@ -3,9 +3,14 @@
 use heapless::Vec;
 
 use super::reader::Reader;
-use super::{CONTROLLER_LIMIT, Configuration, Extent, Guest, Placement, Region, Sink, Spread, Strictness};
+use super::{
+    CONTROLLER_LIMIT, Configuration, Extent, Guest, Layout, Placement, Region, Severity, Sink, Spread,
+    Strictness,
+};
+use crate::build::GuestTree;
 use crate::finding::{Finding, Rule, Shortage, Value};
-use crate::tree::Node;
+use crate::image::{BootPlan, Image};
+use crate::tree::{Node, Tree};
 
 /// What the host has for guests.
 #[derive(Clone, Debug, Default)]
@@ -27,29 +32,88 @@ pub struct ControllerRoom {
 
 impl<'t> Configuration<'t> {
     /// Refuses the guests that `host` has no CPUs or no memory for, in the order of the configuration: an
-    /// earlier guest keeps what it needs. Blocks and pools that it has no room for are left out.
+    /// earlier guest keeps what it needs, unless it is started by the operator only and so has no memory yet.
     pub fn fit(&mut self, host: &Host, sink: &mut dyn Sink<'t>) {
         let mut reader = Reader::new(sink);
         let mut left = host.clone();
         let mut index = 0;
         while let Some(guest) = self.guests.get(index) {
             reader.begin();
-            let after = fit_guest(guest, host, &left, &mut reader);
+            let cpus_before = left.cpu_count;
+            fit_cpus(guest, host, &mut left, &mut reader);
+            let mut after = if guest.starts_at_boot { left.clone() } else { host.clone() };
+            fit_memory(guest, &mut after, &mut reader);
             match reader.take_error() {
-                Some(finding) => self.refuse(index, finding),
+                Some(finding) => {
+                    left.cpu_count = cpus_before;
+                    self.refuse(index, finding);
+                }
                 None => {
-                    left = after;
+                    if guest.starts_at_boot {
+                        left.controllers = after.controllers;
+                    }
                     index += 1;
                 }
             }
         }
+    }
+
+    /// Refuses the blocks and pools without a place of their own that `host` has no room for. Guests use it
+    /// meanwhile, so what they have is not taken from it.
+    pub fn fit_blocks(&mut self, host: &Host, sink: &mut dyn Sink<'t>) {
+        let mut reader = Reader::new(sink);
+        let before = self.blocks.len() + self.pools.len();
         self.blocks.retain(|block| has_room(block.node, &block.extent, host, &mut reader));
         self.pools.retain(|pool| has_room(pool.node, &pool.extent, host, &mut reader));
+        self.has_refused_blocks |= self.blocks.len() + self.pools.len() < before;
+    }
+
+    /// Refuses the guests for which a node of the host's tree breaks a rule, and tells what becomes of the
+    /// others' nodes.
+    pub fn fit_nodes(&mut self, host: &Tree<'t>, sink: &mut dyn Sink<'t>) {
+        let mut reader = Reader::new(sink);
+        let mut index = 0;
+        while let Some(guest) = self.guests.get(index) {
+            reader.begin();
+            if !guest.host_nodes.is_empty() {
+                fit_guest_nodes(guest, host, &mut reader);
+            }
+            match reader.take_error() {
+                Some(finding) => self.refuse(index, finding),
+                None => index += 1,
+            }
+        }
     }
 }
 
-/// Whether the host has a controller with as much RAM as a block or pool that may lie anywhere needs. Guests use
-/// it meanwhile, so what they have is not taken from it.
+impl<'t> Guest<'t> {
+    /// Whether its memory is there, of what `host` has free now.
+    ///
+    /// # Errors
+    /// The first region that it is not there for: how much is missing, and where it would fit.
+    pub fn fit(&self, host: &Host) -> Result<(), Finding<'t>> {
+        let mut first = None;
+        let mut sink = |_: Severity, finding: Finding<'t>| {
+            first.get_or_insert(finding);
+        };
+        fit_memory(self, &mut host.clone(), &mut Reader::new(&mut sink));
+        first.map_or(Ok(()), Err)
+    }
+}
+
+fn fit_guest_nodes<'t>(guest: &Guest<'t>, host: &Tree<'t>, reader: &mut Reader<'_, 't>) {
+    // That these can be made was checked before.
+    let (Ok(layout), Ok(image)) = (Layout::of(guest), Image::parse(guest.kernel)) else { return };
+    let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
+    let Ok(plan) = BootPlan::new(&image, ramdisk_size, &layout) else { return };
+    let tree = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+    match tree.check(Some(host)) {
+        Ok(()) => tree.notes(Some(host), &mut |finding| reader.note(finding)),
+        Err(finding) => reader.error(finding),
+    }
+}
+
+/// Whether the host has a controller with as much RAM as a block or pool that may lie anywhere needs.
 fn has_room<'t>(node: Node<'t>, extent: &Extent, host: &Host, reader: &mut Reader<'_, 't>) -> bool {
     let Extent::Dynamic { size, controllers, .. } = extent else { return true };
     if let Some(id) = host.unknown(controllers) {
@@ -68,9 +132,8 @@ fn has_room<'t>(node: Node<'t>, extent: &Extent, host: &Host, reader: &mut Reade
     false
 }
 
-/// What is left of `left` when `guest` has its part.
-fn fit_guest<'t>(guest: &Guest<'t>, host: &Host, left: &Host, reader: &mut Reader<'_, 't>) -> Host {
-    let mut after = left.clone();
+/// Takes the CPUs of `guest` from `left`.
+fn fit_cpus<'t>(guest: &Guest<'t>, host: &Host, left: &mut Host, reader: &mut Reader<'_, 't>) {
     let finding = |name, value, rule| match guest.node {
         Some(node) => Finding::new(node, Some(name), value, rule),
         None => Finding::argument(name, value, rule),
@@ -83,16 +146,19 @@ fn fit_guest<'t>(guest: &Guest<'t>, host: &Host, left: &Host, reader: &mut Reade
         let rule = Rule::OnlyCpus { total: host.cpu_count, free: left.cpu_count };
         reader.error(finding(vcpus, Value::Number(guest.vcpu_count.into()), rule));
     }
-    after.cpu_count = left.cpu_count.saturating_sub(guest.vcpu_count);
+    left.cpu_count = left.cpu_count.saturating_sub(guest.vcpu_count);
+}
+
+/// Takes the memory of `guest` from `room`.
+fn fit_memory<'t>(guest: &Guest<'t>, room: &mut Host, reader: &mut Reader<'_, 't>) {
     for region in guest.regions.iter().chain(&guest.dmbs) {
         if region.is_pinned_in_place {
             continue; // The address decides, not the amount: the memory map says whether it is free.
         }
-        if let Err(finding) = take(guest, region, &mut after) {
+        if let Err(finding) = take(guest, region, room) {
             reader.error(finding);
         }
     }
-    after
 }
 
 /// Takes the memory for `region` from `room`.

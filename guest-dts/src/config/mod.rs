@@ -63,6 +63,10 @@ pub struct Configuration<'t> {
     pub blocks: Vec<Block<'t>, POOL_LIMIT>,
     /// Pools of the host.
     pub pools: Vec<Pool<'t>, POOL_LIMIT>,
+    /// Whether a block or a pool was refused. Then none of them is to take effect.
+    pub has_refused_blocks: bool,
+    /// Where refused blocks and pools lie: memory that is to stay out of use, since its owner relies on it.
+    pub withheld: Vec<PaRange, { 2 * POOL_LIMIT }>,
     /// How migration behaves.
     pub migration: Migration,
 }
@@ -314,6 +318,14 @@ pub enum Extent {
 }
 
 impl Extent {
+    /// Its range, where that is said.
+    pub fn range(&self) -> Option<PaRange> {
+        match self {
+            Self::Static(range) => Some(*range),
+            Self::Dynamic { .. } => None,
+        }
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         match self {
@@ -356,8 +368,22 @@ impl<'t> Configuration<'t> {
         Ok(configuration)
     }
 
+    /// Refuses a block or a pool: its range, where it has one, is withheld.
+    fn withhold(&mut self, range: Option<PaRange>) {
+        self.has_refused_blocks = true;
+        if let Some(range) = range {
+            // The first are kept: what a tree of more than that names is in no map either.
+            let _ = self.withheld.push(range);
+        }
+    }
+
+    /// The number of the guest called `name` among those that can start.
+    pub fn guest_index(&self, name: &str) -> Option<usize> {
+        self.guests.iter().position(|guest| guest.name == name)
+    }
+
     /// Moves the guest at `index` to the refused ones.
-    fn refuse(&mut self, index: usize, finding: Finding<'t>) {
+    pub fn refuse(&mut self, index: usize, finding: Finding<'t>) {
         if index < self.guests.len() {
             let guest = self.guests.remove(index);
             // As many as there are guests.

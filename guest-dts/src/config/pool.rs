@@ -23,10 +23,13 @@ pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader:
             reader.check_names(node, &BLOCK_PROPERTIES, &[]);
             check_compatible(node, &["designated-movable-block"], reader);
             let extent = read_extent(node, reader);
-            let (Some(extent), false) = (extent, reader.has_error()) else { continue };
-            if into.blocks.push(Block { node, extent }).is_err() {
+            let block = extent.filter(|_| !reader.has_error()).map(|extent| Block { node, extent });
+            if block.is_some_and(|block| into.blocks.push(block).is_err()) {
                 let limit = POOL_LIMIT;
                 reader.error(Finding::node(node, Rule::TooMany { index, limit, what: "movable blocks" }));
+            }
+            if reader.has_error() {
+                into.withhold(named_range(node));
             }
         }
     }
@@ -34,13 +37,22 @@ pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader:
         reader.check_names(container, &["#address-cells", "#size-cells"], &["*"]);
         for (index, node) in container.enabled_children().enumerate() {
             reader.begin();
-            let Some(pool) = read_pool(node, reader) else { continue };
-            if !reader.has_error() && into.pools.push(pool).is_err() {
+            let pool = read_pool(node, reader).filter(|_| !reader.has_error());
+            if pool.is_some_and(|pool| into.pools.push(pool).is_err()) {
                 reader.error(Finding::node(node, Rule::TooMany { index, limit: POOL_LIMIT, what: "pools" }));
+            }
+            if reader.has_error() {
+                into.withhold(named_range(node));
             }
         }
     }
     reader.begin();
+}
+
+/// The first range that `reg` of `node` names, whatever else is wrong with the node.
+fn named_range(node: Node<'_>) -> Option<PaRange> {
+    let reg = node.pairs("reg", node.own_cells().ok()?).ok()?.next()?;
+    PaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty())
 }
 
 #[inline(never)]

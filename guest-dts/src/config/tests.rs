@@ -32,7 +32,10 @@ fn findings(source: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut sink = |severity: Severity, finding: Finding<'_>| found.push(format!("{severity:?}: {finding}"));
     match Configuration::read(&tree, &mut sink) {
-        Ok(mut configuration) => configuration.fit(&host(), &mut sink),
+        Ok(mut configuration) => {
+            configuration.fit_blocks(&host(), &mut sink);
+            configuration.fit(&host(), &mut sink);
+        }
         Err(finding) => found.push(format!("Refused: {finding}")),
     }
     found
@@ -129,6 +132,8 @@ fn wrong_guests_get_their_messages() {
         "dmb { size = <0x300000>; };",
         "dmb { size = <0x400000>; reg = <0 0 0 0>; };",
         "memory-1 { };",
+        "movable-memory = \"numa\";",
+        "movable-memory = \"numa\"; memory-2 { size = <0x200000>; controllers = <0 1>; interleave; };",
         "memory@50000000 { reg = <0 0x50000000>; };",
         "memory@50000000 { reg = <0 0x50000000 0 0x1800>; };",
         "memory@10000000 { reg = <0 0x10000000 0 0x1000>; };",
@@ -249,6 +254,53 @@ fn too_much_is_cut_short() {
     );
     let said = findings(&one_guest(&template, "", ""));
     assert!(said[0].ends_with("number 65 where at most 64 nodes of reserved memory are taken"), "{said:?}");
+}
+
+#[test]
+fn refused_blocks_are_withheld() {
+    let read = |pools: &str| {
+        let blob = compile(&one_guest(
+            "",
+            "",
+            &format!("pools {{ #address-cells = <2>; #size-cells = <2>; {pools} }};"),
+        ));
+        let tree = Tree::new(blob.as_slice()).unwrap();
+        let mut configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+        configuration.fit_blocks(&host(), &mut |_: Severity, _: Finding<'_>| {});
+        let withheld: Vec<_> =
+            configuration.withheld.iter().map(|range| (range.base().get(), range.size())).collect();
+        (configuration.has_refused_blocks, configuration.pools.len(), withheld)
+    };
+    let good = "a { compatible = \"shared-dmb-pool\"; reusable; reg = <0 0x50000000 0 0x400000>; };";
+    assert_eq!(read(good), (false, 1, Vec::new()));
+    let misaligned = good.replace("0x50000000", "0x50001000");
+    assert_eq!(read(&misaligned), (true, 0, [(0x5000_1000, 0x40_0000)].into()));
+    let twice = format!("{good} {}", good.replace("a {", "b {"));
+    assert_eq!(read(&twice), (true, 1, [(0x5000_0000, 0x40_0000)].into()));
+    let large = "a { compatible = \"shared-dmb-pool\"; reusable; size = <1 0>; };";
+    assert_eq!(read(large), (true, 0, Vec::new()));
+}
+
+#[test]
+fn a_guest_for_later_needs_its_memory_later() {
+    let text = SETS[0].1.replace("0x20000000", "0x38000000").replace("vcpus = <2>", "vcpus = <1>");
+    let text = text.replace("alpha {", "alpha { start-manually;");
+    let text = text.replace("size = <0x0", "controllers = <0>; size = <0x0");
+    let said = findings(&text);
+    assert_eq!(said, Vec::<String>::new());
+    let blob = compile(&text);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    let alpha = &configuration.guests[configuration.guest_index("alpha").unwrap()];
+    assert_eq!(alpha.fit(&host()), Ok(()));
+    let mut full = host();
+    full.controllers[0].free = 100 << 20;
+    let said = format!("{}", alpha.fit(&full).unwrap_err());
+    assert_eq!(
+        said,
+        "/guests/alpha/memory: size = 896 MiB: controller 0 has 100 MiB free, 796 MiB missing; \
+         it would fit on controller 1"
+    );
 }
 
 #[test]
