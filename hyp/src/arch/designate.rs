@@ -1,14 +1,18 @@
 //! What the operator and the host's tree designate as movable, put into the boot memory map: `movablecore=` and
 //! `kernelcore=` on Ballast's command line, `designated-movable-block`, `shared-dmb-pool` and reusable
-//! `shared-dma-pool` nodes of `/reserved-memory`.
+//! `shared-dma-pool` nodes of `/reserved-memory`, and the configuration's `/designated-movable-blocks` and `/pools`.
 //!
-//! All of it is checked before any of it holds. Where something is wrong nothing is designated, the nodes' memory stays
-//! out of use, and the start goes on: what is missing is flexibility, not memory that somebody relies on.
+//! All of it is checked before any of it holds. Where something is wrong, in the tree, on the command line or in the
+//! configuration, nothing is designated, the nodes' memory stays out of use, and the start goes on: what is missing is
+//! flexibility, not memory that somebody relies on.
 
 use crate::board::{Board, Extent, Reservation, ReservationKind};
+use crate::guest::tell;
 use crate::log;
 use alloc::vec::Vec;
-use stage2::dmb::{self, Core, CoreOption, DesignationError, Node, NodeKind, NodePlace, Wishes};
+use guest_dts::config::{self, Configuration, ControllerRoom, Host};
+use stage2::controller::ControllerId;
+use stage2::dmb::{self, Core, CoreOption, DesignationError, Node, NodeKind, NodePlace, Source, Wishes};
 use stage2::map::BootMap;
 use stage2::range::FrameRange;
 
@@ -24,20 +28,106 @@ pub(super) fn kind(reservation: &Reservation<'_>) -> Option<NodeKind> {
 
 /// Designates what is asked for, once every reservation is in `map` and before anything is carved out of it.
 #[inline(never)]
-pub(super) fn designate(map: &mut BootMap, board: &Board<'_>) {
+pub(super) fn designate(
+    map: &mut BootMap,
+    board: &Board<'_>,
+    mut configuration: Option<&mut Configuration<'static>>,
+) {
+    if let Some(configuration) = configuration.as_deref_mut() {
+        configuration.fit_blocks(&room(map, board), &mut tell);
+    }
+    let configuration = configuration.map(|configuration| &*configuration);
     let wanted =
         || board.reservations.iter().filter_map(|reservation| Some((reservation, kind(reservation)?)));
     let ranges: Vec<Vec<FrameRange>> = wanted().map(|(reservation, _)| allowed(reservation)).collect();
-    let nodes: Vec<Node<'_>> =
-        wanted().zip(&ranges).map(|((reservation, kind), within)| node(reservation, kind, within)).collect();
-    match try_designate(map, board.chosen.bootargs, &nodes) {
-        Ok(()) => {}
-        Err(error) => {
-            log::error!("designated movable blocks: {}; nothing is designated", error);
-            if let Err(error) = dmb::withhold(map, &nodes) {
-                log::error!("designated movable blocks: {}", error);
-            }
+    let places: Vec<Vec<ControllerId>> =
+        configured(configuration).map(|(_, _, extent)| controllers(board, extent)).collect();
+    let host = wanted().zip(&ranges).map(|((reservation, kind), within)| node(reservation, kind, within));
+    let configured = configured(configuration)
+        .zip(&places)
+        .map(|((name, kind, extent), controllers)| configured_node(name, kind, extent, controllers));
+    let nodes: Vec<Node<'_>> = host.chain(configured).collect();
+    let is_refused = configuration.is_some_and(|configuration| configuration.has_refused_blocks);
+    let result = match is_refused {
+        true => Err(None),
+        false => try_designate(map, board.chosen.bootargs, &nodes).map_err(Some),
+    };
+    let Err(why) = result else { return };
+    match why {
+        Some(error) => log::error!("designated movable blocks: {}; nothing is designated", error),
+        None => {
+            log::error!("designated movable blocks: the configuration's are wrong; nothing is designated");
         }
+    }
+    let withheld = configuration.into_iter().flat_map(|configuration| &configuration.withheld);
+    let withheld = withheld.map(|range| Node {
+        place: NodePlace::Static { base: range.base().get(), size: range.size() },
+        ..configured_node("withheld", NodeKind::Block, &config::Extent::Static(*range), &[])
+    });
+    let nodes: Vec<Node<'_>> = nodes.iter().copied().chain(withheld).collect();
+    if let Err(error) = dmb::withhold(map, &nodes) {
+        log::error!("designated movable blocks: {}", error);
+    }
+}
+
+/// What each controller has that nothing is reserved of.
+fn room(map: &BootMap, board: &Board<'_>) -> Host {
+    let controllers = board.ram.controllers.iter().enumerate().filter_map(|(place, controller)| {
+        let here = map
+            .segments()
+            .filter(|segment| segment.controller.index() == place && segment.reservation.is_none());
+        let free = here.map(|segment| segment.range.bytes()).sum();
+        Some(ControllerRoom { id: u8::try_from(controller.id).ok()?, free })
+    });
+    Host { cpu_count: 0, controllers: controllers.collect() }
+}
+
+/// Blocks and pools of the configuration: blocks first, since pools may lie in them.
+fn configured<'a>(
+    configuration: Option<&'a Configuration<'static>>,
+) -> impl Iterator<Item = (&'static str, NodeKind, &'a config::Extent)> {
+    configuration.into_iter().flat_map(|configuration| {
+        let blocks =
+            configuration.blocks.iter().map(|block| (block.node.name(), NodeKind::Block, &block.extent));
+        let pools = configuration.pools.iter().map(|pool| {
+            let kind = if pool.is_in_dmb { NodeKind::BlockPool } else { NodeKind::Pool };
+            (pool.node.name(), kind, &pool.extent)
+        });
+        blocks.chain(pools)
+    })
+}
+
+/// The controllers that `extent` names, of which it was checked that they are there.
+fn controllers(board: &Board<'_>, extent: &config::Extent) -> Vec<ControllerId> {
+    match extent {
+        config::Extent::Static(_) => Vec::new(),
+        config::Extent::Dynamic { controllers, .. } => {
+            let place = |&id: &u8| board.ram.controller(id.into()).and_then(ControllerId::try_new);
+            controllers.iter().filter_map(place).collect()
+        }
+    }
+}
+
+fn configured_node<'a>(
+    name: &'a str,
+    kind: NodeKind,
+    extent: &config::Extent,
+    controllers: &'a [ControllerId],
+) -> Node<'a> {
+    let place = match *extent {
+        config::Extent::Static(range) => NodePlace::Static { base: range.base().get(), size: range.size() },
+        config::Extent::Dynamic { size, alignment, .. } => NodePlace::Behind { size, alignment, controllers },
+    };
+    // What else there could be was checked when the configuration was read.
+    Node {
+        name,
+        source: Source::Configuration,
+        kind,
+        place,
+        entry: 0,
+        is_reusable: true,
+        is_no_map: false,
+        is_cma_default: false,
     }
 }
 
@@ -51,7 +141,11 @@ fn try_designate(map: &mut BootMap, command_line: &str, nodes: &[Node<'_>]) -> R
         log::warn!("{}", warning);
     }
     for block in map.blocks() {
-        log::info!("designated movable block of {} MiB at {}", block.range.bytes() >> 20, block.range.base());
+        let (range, name) = (block.range, block.name);
+        log::info!("designated movable block {name} of {} MiB at {}", range.bytes() >> 20, range.base());
+    }
+    for pool in map.pools() {
+        log::info!("pool {} of {} MiB at {}", pool.name, pool.range.bytes() >> 20, pool.range.base());
     }
     Ok(())
 }
@@ -72,6 +166,7 @@ fn node<'a>(reservation: &'a Reservation<'_>, kind: NodeKind, within: &'a [Frame
         Extent::Dynamic { size, alignment, .. } => NodePlace::Dynamic { size, alignment, within },
     };
     Node {
+        source: Source::Tree,
         name: reservation.node.as_ref().map_or("reserved", |node| node.name()),
         kind,
         place,

@@ -16,6 +16,7 @@ pub(crate) mod idle;
 mod mmu;
 pub(crate) mod monitor;
 pub(crate) mod own;
+mod pinned;
 mod start;
 mod sysreg;
 pub mod timer;
@@ -27,7 +28,8 @@ mod vectors;
 pub(crate) mod window;
 
 pub use firmware::version as psci_version;
-pub use start::{board, controller_name, host_name, taken};
+pub(crate) use start::NORMAL_FLOOR_FRAMES;
+pub use start::{board, controller_name, host_name, host_tree, taken};
 
 /// A guest's images are in its RAM: all of it is at the point of coherency, and no CPU's instruction cache holds
 /// anything of before.

@@ -49,6 +49,18 @@ pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
     Ok(frame)
 }
 
+/// Copies `bytes`, at most 1 MiB, into frames of Ballast's own, for ever.
+pub(crate) fn keep(bytes: &[u8]) -> Result<&'static [u8], OwnError> {
+    let frames = (bytes.len() as u64).div_ceil(FRAME_SIZE).max(1).next_power_of_two();
+    let frame = allocate(frames.trailing_zeros() as u8, Owner::Hypervisor)?;
+    let target = address(frame).as_ptr();
+    // SAFETY: just allocated, as large as `bytes` at least, known to nobody else, and never freed.
+    unsafe {
+        core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+        Ok(core::slice::from_raw_parts(target, bytes.len()))
+    }
+}
+
 /// Gives frames back.
 pub(crate) fn free(frame: Frame, order: u8, owner: Owner, contents: Contents) {
     if let Err(error) = MEMORY.free(frame, order, owner, contents) {

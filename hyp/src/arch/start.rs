@@ -7,7 +7,8 @@ use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface};
 use super::window::Window;
 use super::{
-    boot, cache, designate, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors,
+    boot, cache, designate, fatal, features, firmware, heap, idle, mmu, monitor, own, pinned, timer, uart,
+    vectors,
 };
 use crate::board::{Board, Console, Extent, Gic};
 use crate::log;
@@ -16,6 +17,7 @@ use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use guest_dts::argument;
+use guest_dts::config::Configuration;
 use guest_dts::tree::Tree;
 use spin::Once;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
@@ -29,13 +31,15 @@ const MONITOR_STACK_ORDER: u8 = (mmu::MONITOR_STACK_SIZE as u64 / FRAME_SIZE).tr
 /// log2 of the frames of a CPU's stack.
 const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
 /// NORMAL memory that guests leave for Ballast and its tables, in frames: 8 MiB.
-const NORMAL_FLOOR_FRAMES: u64 = 2048;
+pub(crate) const NORMAL_FLOOR_FRAMES: u64 = 2048;
 /// Largest device tree that is read, in bytes.
 const TREE_LIMIT: u64 = 2 << 20;
 
 /// The host, once read.
 static BOARD: Once<&'static Board<'static>> = Once::new();
 static HOST_NAME: Once<&'static str> = Once::new();
+/// The host's device tree.
+static HOST_TREE: Once<Tree<'static>> = Once::new();
 /// Bytes of the frame table.
 static FRAME_TABLE_SIZE: AtomicU64 = AtomicU64::new(0);
 
@@ -61,6 +65,11 @@ pub struct Taken {
 /// The host.
 pub fn board() -> Option<&'static Board<'static>> {
     BOARD.get().copied()
+}
+
+/// The host's device tree.
+pub fn host_tree() -> Option<&'static Tree<'static>> {
+    HOST_TREE.get()
 }
 
 /// What Ballast takes for itself.
@@ -122,6 +131,7 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     }
     let board = read_board(&tree);
     BOARD.call_once(|| board);
+    HOST_TREE.call_once(|| tree);
     let name = tree.root().property("model").or_else(|| tree.root().property("compatible"));
     HOST_NAME.call_once(|| name.and_then(|name| name.strings().next()).unwrap_or_default());
     firmware::init(&board.psci);
@@ -138,12 +148,13 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
         log::warn!("{warning}");
     }
 
-    boot_memory(board, tree_blob, tree_pa);
+    let mut configuration = crate::guest::read(board);
+    boot_memory(board, tree_blob, tree_pa, configuration.as_deref_mut());
     let distributor = init_interrupts(&board.gic);
     init_cpu(0);
     start_secondaries(board);
     uart::enable_interrupts(&distributor);
-    crate::guest::set_up(board);
+    crate::guest::set_up(board, configuration);
     start_monitor();
     idle::enter()
 }
@@ -179,7 +190,12 @@ fn map_tree(pa: u64) -> &'static [u8] {
 }
 
 /// Says which RAM there is and what is taken, and hands it to the allocator.
-fn boot_memory(board: &Board<'static>, tree: &[u8], tree_pa: u64) {
+fn boot_memory(
+    board: &Board<'static>,
+    tree: &[u8],
+    tree_pa: u64,
+    mut configuration: Option<&mut Configuration<'static>>,
+) {
     // SAFETY: this CPU alone runs, and this function once.
     let map = unsafe { &mut *BOOT_MAP.0.get() };
     let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
@@ -211,7 +227,12 @@ fn boot_memory(board: &Board<'static>, tree: &[u8], tree_pa: u64) {
             reserve(range.base().get(), range.size(), kind, name);
         }
     }
-    designate::designate(map, board);
+    if let Some(configuration) = configuration.as_deref_mut()
+        && let Err(error) = pinned::reserve(map, board, configuration)
+    {
+        fail("pinned memory", &error);
+    }
+    designate::designate(map, board, configuration);
     let footprint = Footprint::of(map);
     let table = match map.carve(footprint.bytes(), PAGEBLOCK_SIZE, "frame table") {
         Ok(range) => range,

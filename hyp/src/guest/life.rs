@@ -135,7 +135,7 @@ fn between_phases(guest: &'static Guest) {
         return;
     }
     match guest.phase() {
-        Phase::Starting => match Space::build(guest) {
+        Phase::Starting => match guest.plan.fit().and_then(|()| Space::build(guest)) {
             Ok(space) => {
                 guest.vttbr.store(space.vttbr(), Ordering::Relaxed);
                 guest.vtcr.store(space.vtcr(), Ordering::Relaxed);

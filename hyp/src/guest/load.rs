@@ -1,7 +1,7 @@
 //! What a guest is made from, and how its images get into its RAM.
 
 use super::space::{Piece, Space};
-use crate::log;
+use crate::arch::{self, own};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -19,6 +19,8 @@ pub struct Plan {
     layout: Layout,
     boot: BootPlan,
     pieces: Vec<Piece>,
+    /// Its device tree, which is the same every time: what it is made of does not change.
+    tree: &'static [u8],
 }
 
 /// Where a loaded guest begins.
@@ -58,9 +60,39 @@ impl Plan {
                 order: order(region.unit),
                 kind: if region.is_pinned_in_place { Kind::Unmovable } else { Kind::Movable },
                 placement: placement(region, controller)?,
+                is_in_place: region.is_pinned_in_place,
             });
         }
-        Ok(Self { guest, layout, boot, pieces })
+        let tree =
+            GuestTree { guest: &guest, layout: &layout, plan: &boot, kaslr_seed: None, rng_seed: None };
+        let tree = tree.build_with_host(arch::host_tree()).map_err(|error| error.to_string())?;
+        let tree = own::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
+        Ok(Self { guest, layout, boot, pieces, tree })
+    }
+
+    /// What it was configured as.
+    pub fn guest(&self) -> &config::Guest<'static> {
+        &self.guest
+    }
+
+    /// Where its RAM appears.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Its device tree.
+    pub fn tree(&self) -> &'static [u8] {
+        self.tree
+    }
+
+    /// Whether there is memory for it now.
+    ///
+    /// # Errors
+    ///
+    /// Says how much is missing where, and where it would fit.
+    pub(super) fn fit(&self) -> Result<(), String> {
+        let Some(board) = arch::board() else { return Ok(()) };
+        self.guest.fit(&super::setup::room(board)).map_err(|finding| finding.to_string())
     }
 
     /// The guest's name.
@@ -141,19 +173,10 @@ impl Space {
         {
             return Err(format!("its ramdisk does not fit its RAM at {}", range.base()));
         }
-        let tree = GuestTree {
-            guest: &plan.guest,
-            layout: &plan.layout,
-            plan: boot,
-            kaslr_seed: None,
-            rng_seed: None,
-        };
-        let blob = tree.build().map_err(|error| error.to_string())?;
-        if blob.len() as u64 > boot.tree.size() || !self.write(boot.tree.base(), &blob) {
+        if plan.tree.len() as u64 > boot.tree.size() || !self.write(boot.tree.base(), plan.tree) {
             return Err(format!("its device tree does not fit its RAM at {}", boot.tree.base()));
         }
         crate::arch::complete_loading();
-        log::debug!("{}: device tree of {} bytes", plan.name(), blob.len());
         Ok(Entry { kernel: boot.entry(), tree: boot.tree.base() })
     }
 }

@@ -20,6 +20,7 @@
 pub mod console;
 mod life;
 mod load;
+mod refused;
 mod setup;
 mod space;
 
@@ -43,7 +44,8 @@ use stage2::addr::Ipa;
 use stage2::owner::GuestId;
 
 pub use load::Plan;
-pub use setup::set_up;
+pub(crate) use setup::tell;
+pub use setup::{configuration, read, set_up};
 
 /// Guests that one configuration can have.
 pub const MAX_GUESTS: usize = 8;

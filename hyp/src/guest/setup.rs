@@ -1,20 +1,22 @@
 //! From what was loaded beside Ballast to guests: a configuration blob, or one kernel as a boot module.
 
-use super::{MAX_GUESTS, Plan};
-use crate::arch::{cpu, map_loaded, own};
+use super::{MAX_GUESTS, Plan, refused};
+use crate::arch::{self, cpu, map_loaded, own};
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
 use crate::log;
 use alloc::boxed::Box;
+use alloc::string::ToString;
 use guest_dts::config::{Configuration, ControllerRoom, Guest, Host, Severity};
 use guest_dts::finding::Finding;
 use guest_dts::tree::Tree;
+use spin::Once;
 use stage2::addr::FRAME_SIZE;
 use stage2::controller::ControllerId;
 use stage2::owner::GuestId;
 
 /// Tells of a finding.
-fn tell(severity: Severity, finding: Finding<'static>) {
+pub(crate) fn tell(severity: Severity, finding: Finding<'static>) {
     match severity {
         Severity::Error => log::error!("configuration: {finding}"),
         Severity::Warning => log::warn!("configuration: {finding}"),
@@ -22,25 +24,49 @@ fn tell(severity: Severity, finding: Finding<'static>) {
     }
 }
 
-/// Reads what was loaded and starts the guests that start at boot. Without any guest Ballast runs all the same:
-/// its console says why.
-pub fn set_up(board: &'static Board<'static>) {
-    let mut configuration = match read(board) {
-        Ok(Some(configuration)) => configuration,
-        Ok(None) => return log::warn!("nothing was loaded: neither a configuration nor a kernel"),
-        Err(finding) => return log::error!("configuration: {finding}"),
-    };
-    configuration.fit(&host(board), &mut tell);
+/// Reads what was loaded: a configuration, or modules that stand for one. Without any guest Ballast runs all the
+/// same: its console says why.
+pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>>> {
+    match read_loaded(board) {
+        Ok(Some(configuration)) => return Some(configuration),
+        Ok(None) => {
+            log::warn!("nothing was loaded that starts a guest: neither a configuration nor a kernel")
+        }
+        Err(finding) => log::error!("configuration: {finding}"),
+    }
+    None
+}
+
+/// Defines the guests of `configuration` that fit the host, and starts those that start at boot.
+pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configuration<'static>>>) {
+    let Some(mut configuration) = configuration else { return };
+    if let Some(tree) = arch::host_tree() {
+        configuration.fit_nodes(tree, &mut tell);
+    }
+    configuration.fit(&room(board), &mut tell);
     define_all(board, &configuration);
+    for refused in &configuration.refused {
+        refused::add(refused.name, refused.finding.to_string());
+    }
+    CONFIGURATION.call_once(|| Box::leak(configuration));
     for guest in super::all().filter(|guest| guest.plan().starts_at_boot()) {
         // Just defined: it is stopped.
         let _ = guest.start();
     }
 }
 
+static CONFIGURATION: Once<&'static Configuration<'static>> = Once::new();
+
+/// What was configured, once the guests are defined: the owners of pools, the limits of migration.
+pub fn configuration() -> Option<&'static Configuration<'static>> {
+    CONFIGURATION.get().copied()
+}
+
 /// A function of its own, since a configuration takes much of the stack on its way to the heap.
 #[inline(never)]
-fn read(board: &'static Board<'static>) -> Result<Option<Box<Configuration<'static>>>, Finding<'static>> {
+fn read_loaded(
+    board: &'static Board<'static>,
+) -> Result<Option<Box<Configuration<'static>>>, Finding<'static>> {
     let chosen = &board.chosen;
     if let Some(initrd) = &chosen.initrd {
         let Some(blob) = map_loaded(initrd.base(), initrd.size()) else { return Ok(None) };
@@ -61,11 +87,15 @@ fn read(board: &'static Board<'static>) -> Result<Option<Box<Configuration<'stat
     Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Box::new).map(Some)
 }
 
-/// What the host has for guests.
-fn host(board: &Board<'_>) -> Host {
+/// What the host has for guests now.
+pub(super) fn room(board: &Board<'_>) -> Host {
+    // The controller with most of NORMAL is the one that keeps the floor.
+    let normal_free = |id: &ControllerId| own::MEMORY.controller_totals(*id).normal.free;
+    let keeper = own::MEMORY.controllers().iter().max_by_key(normal_free);
     let controllers = board.ram.controllers.iter().enumerate().filter_map(|(place, controller)| {
         let id = ControllerId::try_new(place as u8)?;
-        let free = own::MEMORY.controller_totals(id).free() * FRAME_SIZE;
+        let floor = if Some(id) == keeper { arch::NORMAL_FLOOR_FRAMES } else { 0 };
+        let free = own::MEMORY.controller_totals(id).free().saturating_sub(floor) * FRAME_SIZE;
         Some(ControllerRoom { id: u8::try_from(controller.id).ok()?, free })
     });
     Host { cpu_count: cpu::count() as u32, controllers: controllers.collect() }
@@ -78,17 +108,19 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
     for guest in &configuration.guests {
         guest.cpus.iter().for_each(|&cpu| taken |= 1 << cpu);
     }
-    for (index, guest) in configuration.guests.iter().enumerate().take(MAX_GUESTS) {
-        let Some(cpus) = choose_cpus(guest, &mut taken) else {
-            log::error!("{}: not enough CPUs are left for its {} vCPUs", guest.name, guest.vcpu_count);
-            continue;
-        };
+    let mut index = 0;
+    for guest in configuration.guests.iter().take(MAX_GUESTS) {
+        let Some(cpus) = choose_cpus(guest, &mut taken) else { continue };
         let Some(id) = GuestId::try_new(index as u8) else { continue };
         match Plan::new(guest.clone(), &controller) {
             Ok(plan) => {
                 super::define(index, id, plan, &cpus);
+                index += 1;
             }
-            Err(error) => log::error!("{}: {error}", guest.name),
+            Err(error) => {
+                log::error!("{}: {error}", guest.name);
+                refused::add(guest.name, error);
+            }
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::arch::{cache, cpu, own, tlb::Tlb, trap};
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::AtomicU64;
-use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
-use stage2::frame::{Contents, Mapping};
+use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
+use stage2::frame::{Contents, Mapping, State};
 use stage2::memory::{Kind, Request};
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
@@ -50,6 +50,8 @@ pub struct Piece {
     pub kind: Kind,
     /// Behind which controllers.
     pub placement: Placement,
+    /// Whether it lies at the same physical address, which was kept for it at boot.
+    pub is_in_place: bool,
 }
 
 /// A guest's memory.
@@ -111,6 +113,14 @@ impl Space {
     }
 
     fn back_one(&mut self, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
+        if piece.is_in_place {
+            let pa = Pa::new_truncate(ipa.get());
+            self.stage2
+                .map(ipa, pa, FRAME_SIZE << order, Attributes::RAM)
+                .map_err(|error| error.to_string())?;
+            self.size += FRAME_SIZE << order;
+            return Ok(());
+        }
         let owner = Owner::Guest(self.id);
         let mapping = Some(Mapping { guest: self.id, ipa });
         let request = Request { order, kind: piece.kind, owner, placement: piece.placement, mapping };
@@ -137,6 +147,11 @@ impl Space {
     /// Frames in use as tables.
     pub(super) fn table_count(&self) -> usize {
         self.stage2.table_count() as usize
+    }
+
+    /// The unit behind `ipa`: its physical address and its size in bytes.
+    pub(super) fn unit(&self, ipa: Ipa) -> Option<(Pa, u64)> {
+        self.stage2.leaf(ipa).map(|leaf| (leaf.pa(), leaf.size()))
     }
 
     /// Bytes of RAM.
@@ -213,7 +228,11 @@ impl Space {
                 Level::L2 => PAGEBLOCK_ORDER,
                 _ => 0,
             };
-            own::free(Frame::containing(leaf.pa()), order, owner, Contents::Dirty);
+            let frame = Frame::containing(leaf.pa());
+            // What lies in place was not allocated.
+            if own::MEMORY.frame_info(frame).is_some_and(|info| info.state == State::Used) {
+                own::free(frame, order, owner, Contents::Dirty);
+            }
         });
     }
 }

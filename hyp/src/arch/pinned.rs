@@ -1,0 +1,97 @@
+//! Guests' RAM that is to lie at its own physical address (`pinned-in-place`): kept for its guest in the boot memory map
+//! before anything else is put there. It is never anybody else's, whether the guest runs or not.
+
+use crate::board::{Board, Extent};
+use crate::guest::tell;
+use guest_dts::config::{self, Configuration, Guest, Region, Severity};
+use guest_dts::finding::{Finding, Rule, Value};
+use guest_dts::range::IpaRange;
+use stage2::map::{BootMap, MapError, ReservationKind};
+use stage2::name::Name;
+use stage2::range::FrameRange;
+
+/// Keeps the pinned RAM of each guest. A guest whose RAM cannot lie there is refused.
+///
+/// # Errors
+/// The map is full.
+#[inline(never)]
+pub(super) fn reserve(
+    map: &mut BootMap,
+    board: &Board<'_>,
+    configuration: &mut Configuration<'static>,
+) -> Result<(), MapError> {
+    let mut index = 0;
+    while let Some(guest) = configuration.guests.get(index) {
+        if let Some(finding) = first_conflict(map, board, configuration, guest) {
+            tell(Severity::Error, finding.clone());
+            configuration.refuse(index, finding);
+            continue;
+        }
+        for (range, _) in pinned(guest) {
+            if let Some(frames) = FrameRange::covering(range.base().get(), range.size()) {
+                map.reserve_range(frames, ReservationKind::Pinned, Name::new(guest.name))?;
+            }
+        }
+        index += 1;
+    }
+    Ok(())
+}
+
+/// The pinned regions of `guest`.
+fn pinned<'a>(guest: &'a Guest<'static>) -> impl Iterator<Item = (IpaRange, &'a Region<'static>)> {
+    let regions = guest.regions.iter().filter(|region| region.is_pinned_in_place);
+    regions.filter_map(|region| Some((region.ipa?, region)))
+}
+
+fn first_conflict(
+    map: &BootMap,
+    board: &Board<'_>,
+    configuration: &Configuration<'static>,
+    guest: &Guest<'static>,
+) -> Option<Finding<'static>> {
+    pinned(guest).find_map(|(range, region)| {
+        let rule = conflict(map, board, configuration, range)?;
+        let value = Value::Range { base: range.base().get(), size: range.size() };
+        Some(Finding::new(region.node?, Some("reg"), value, rule))
+    })
+}
+
+/// Why `range` cannot be a guest's.
+fn conflict(
+    map: &BootMap,
+    board: &Board<'_>,
+    configuration: &Configuration<'_>,
+    range: IpaRange,
+) -> Option<Rule> {
+    let frames = FrameRange::covering(range.base().get(), range.size())?;
+    if !map.ram_at(frames.first()).is_some_and(|(ram, _)| ram.contains_range(frames)) {
+        return Some(Rule::Must("lie in one range of the host's RAM: it is `pinned-in-place`"));
+    }
+    if let Some(reservation) = map.reservation_in(frames) {
+        return Some(Rule::OverlapsWith(match reservation.kind {
+            ReservationKind::Image => "Ballast's image",
+            ReservationKind::Module => "what was loaded beside Ballast",
+            ReservationKind::DeviceTree => "the host's device tree",
+            ReservationKind::Pinned => "a pinned region of another guest",
+            _ => "memory that the host's tree reserves",
+        }));
+    }
+    let overlaps =
+        |base: u64, size| FrameRange::covering(base, size).is_some_and(|other| other.overlaps(frames));
+    // Blocks and pools of the host are no reservations in the map.
+    let is_reserved = board.reservations.iter().any(|reservation| match &reservation.extent {
+        Extent::Static(other) => overlaps(other.base().get(), other.size()),
+        Extent::Dynamic { .. } => false,
+    });
+    if is_reserved {
+        return Some(Rule::OverlapsWith("memory that the host's tree reserves"));
+    }
+    let blocks = configuration.blocks.iter().map(|block| (block.node, &block.extent));
+    let pools = configuration.pools.iter().map(|pool| (pool.node, &pool.extent));
+    blocks.chain(pools).find_map(|(node, extent)| match extent {
+        config::Extent::Static(other) if overlaps(other.base().get(), other.size()) => {
+            Some(Rule::Overlaps(node.id()))
+        }
+        _ => None,
+    })
+}
