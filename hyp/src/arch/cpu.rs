@@ -7,8 +7,11 @@ use super::gic::{Redistributor, cpu_interface};
 use super::window::Window;
 use crate::device::vgic::{Local, MAX_VCPUS};
 use crate::guest::{Guest, Vcpu};
+use crate::monitor::statistics::Counters;
+use crate::monitor::trace;
 use aarch64_cpu::registers::{MIDR_EL1, Readable, TPIDR_EL2, Writeable};
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
 
@@ -35,6 +38,10 @@ pub struct PerCpu {
     pub(crate) self_target: Cell<u64>,
     /// The vCPU's own bit in a target list.
     pub(crate) self_bit: Cell<u64>,
+    /// What is counted of its vCPU.
+    pub(crate) counters: Counters,
+    /// Its last events, once they have been asked for.
+    trace: Once<&'static trace::Ring>,
     requests: AtomicU32,
     online: AtomicU32,
 }
@@ -54,12 +61,17 @@ pub enum Request {
     Monitor = 1 << 2,
     /// Stop for ever: another CPU met a fatal error.
     Halt = 1 << 3,
+    /// Recording of events was turned on or off.
+    Trace = 1 << 4,
 }
 
 static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 
 impl PerCpu {
+    /// Where the vectors count hypercalls.
+    pub(super) const HYPERCALLS: usize = offset_of!(Self, counters) + Counters::HYPERCALLS;
+
     const fn new() -> Self {
         Self {
             index: Cell::new(0),
@@ -74,6 +86,8 @@ impl PerCpu {
             sgi_targets: [const { Cell::new(0) }; MAX_VCPUS],
             self_target: Cell::new(0),
             self_bit: Cell::new(0),
+            counters: Counters::new(),
+            trace: Once::new(),
             requests: AtomicU32::new(0),
             online: AtomicU32::new(0),
         }
@@ -138,6 +152,15 @@ impl PerCpu {
     /// The windows through which this CPU reaches guest memory.
     pub(crate) fn windows(&self) -> Option<&[Window; super::mmu::WINDOWS_PER_CPU]> {
         self.windows.get()
+    }
+
+    /// Its last events, once they have been asked for.
+    pub(crate) fn trace(&self) -> Option<&'static trace::Ring> {
+        self.trace.get().copied()
+    }
+
+    pub(super) fn set_trace(&self, ring: &'static trace::Ring) {
+        self.trace.call_once(|| ring);
     }
 
     /// Whether the CPU has come up.

@@ -21,6 +21,7 @@ mod start;
 mod sysreg;
 pub mod timer;
 pub(crate) mod tlb;
+pub(crate) mod trace;
 pub(crate) mod trap;
 pub(crate) mod uart;
 pub(crate) mod vcpu;

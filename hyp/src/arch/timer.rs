@@ -59,6 +59,12 @@ pub fn now() -> u64 {
     CNTPCT_EL0.get()
 }
 
+/// The physical count, perhaps a little too early: it is not ordered with what stands before. For statistics.
+#[inline(always)]
+pub(super) fn now_early() -> u64 {
+    CNTPCT_EL0.get()
+}
+
 /// Ticks of the count in a second.
 pub fn frequency() -> u64 {
     CNTFRQ_EL0.get().max(1)

@@ -11,7 +11,11 @@
 //! - **irq**: saves what a Rust function may change (AAPCS64: x0 to x18, x30) and goes to `trap::irq`, which
 //!   has no need of the guest's registers.
 //! - exceptions taken from EL2 itself are fatal.
+//!
+//! While events are traced, CPUs use a second table, whose entries go by way of `trap::traced_sync` and
+//! `trap::traced_irq`: the first table's paths know nothing of the trace, and pay nothing for it.
 
+use crate::monitor::trace;
 use core::arch::global_asm;
 use core::mem::offset_of;
 
@@ -83,6 +87,17 @@ global_asm!(
     stp     x16, x17, [sp, #128]
     .endm
 
+    .macro save_all
+    save_volatile
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    str     x30, [sp, #240]
+    .endm
+
     .macro restore_volatile
     ldp     x2, x3, [sp, #16]
     ldp     x4, x5, [sp, #32]
@@ -108,11 +123,8 @@ global_asm!(
     b       fatal_exception
     .endm
 
-    .section .text.vectors, "ax"
-    .balign 0x800
-    .global vectors
-vectors:
     // Current EL with SP_EL0, then with SP_ELx.
+    .macro fatal_entries
     fatal_entry 0
     fatal_entry 1
     fatal_entry 2
@@ -121,6 +133,21 @@ vectors:
     fatal_entry 5
     fatal_entry 6
     fatal_entry 7
+    .endm
+
+    // Counts a hypercall; x0 and x1 are saved.
+    .macro count_hypercall
+    mrs     x1, tpidr_el2
+    ldr     x0, [x1, #{hypercalls}]
+    add     x0, x0, #1
+    str     x0, [x1, #{hypercalls}]
+    .endm
+
+    .section .text.vectors, "ax"
+    .balign 0x800
+    .global vectors
+vectors:
+    fatal_entries
 
     // Lower EL, AArch64: sync, irq, fiq, serror.
     .balign 0x80
@@ -134,6 +161,7 @@ vectors:
     mov     w1, #0x84000000             // PSCI_VERSION (DEN0022, 5.1.1)
     cmp     w0, w1
     b.ne    1f
+    count_hypercall
     mov     w0, #1
     movk    w0, #1, lsl #16             // 1.1
 2:  ldr     x1, [sp, #8]
@@ -142,6 +170,7 @@ vectors:
 1:  eor     w1, w1, #0x04000000         // SMCCC_VERSION 0x8000_0000 (DEN0028, 7.2)
     cmp     w0, w1
     b.ne    guest_hypercall
+    count_hypercall
     mov     w0, #2
     movk    w0, #1, lsl #16             // 1.2
     b       2b
@@ -174,6 +203,35 @@ guest_irq:
     .balign 0x80
     b       guest_serror
 
+    .balign 0x800
+    .global traced_vectors
+traced_vectors:
+    fatal_entries
+    .rept 2                             // AArch64, AArch32
+    .balign 0x80
+    stp     x0, x1, [sp, #-{frame}]!
+    mrs     x1, esr_el2
+    b       traced_sync
+    .balign 0x80
+    b       traced_irq
+    .balign 0x80
+    b       guest_fiq
+    .balign 0x80
+    b       guest_serror
+    .endr
+
+traced_sync:
+    save_all
+    mov     x0, sp
+    bl      {traced_sync}
+    b       resume_guest
+
+traced_irq:
+    stp     x0, x1, [sp, #-{frame}]!
+    save_all
+    bl      {traced_irq}
+    b       resume_guest
+
 guest_fiq:
     stp     x0, x1, [sp, #-{frame}]!
     mov     x1, #-1
@@ -188,14 +246,7 @@ guest_hypercall:
     mrs     x1, esr_el2
     // x0 and x1 are saved, x1 = ESR_EL2 or a mark for FIQ and SError.
 guest_sync:
-    save_volatile
-    stp     x18, x19, [sp, #144]
-    stp     x20, x21, [sp, #160]
-    stp     x22, x23, [sp, #176]
-    stp     x24, x25, [sp, #192]
-    stp     x26, x27, [sp, #208]
-    stp     x28, x29, [sp, #224]
-    str     x30, [sp, #240]
+    save_all
     mov     x0, sp
     lsr     x2, x1, #26
     cmp     x2, #{data_abort}
@@ -252,14 +303,7 @@ fatal_exception:
     stp     x2, x1, [sp]
     mrs     x2, far_el1
     mrs     x3, elr_el1
-    save_volatile
-    stp     x18, x19, [sp, #144]
-    stp     x20, x21, [sp, #160]
-    stp     x22, x23, [sp, #176]
-    stp     x24, x25, [sp, #192]
-    stp     x26, x27, [sp, #208]
-    stp     x28, x29, [sp, #224]
-    str     x30, [sp, #240]
+    save_all
     mov     x1, sp
     bl      {fatal}
 3:  wfe
@@ -282,6 +326,9 @@ abandon:
     on_system_register = sym super::trap::system_register,
     irq = sym super::trap::irq,
     sync = sym super::trap::sync,
+    traced_sync = sym super::trap::traced_sync,
+    traced_irq = sym super::trap::traced_irq,
+    hypercalls = const super::cpu::PerCpu::HYPERCALLS,
     fatal = sym super::fatal::exception,
     owner = sym super::fatal::OWNER,
     stack = sym super::fatal::STACK,
@@ -295,14 +342,16 @@ pub(super) const MARK_SERROR: u64 = u64::MAX - 1;
 
 unsafe extern "C" {
     static vectors: u8;
+    static traced_vectors: u8;
     fn resume_guest() -> !;
     fn abandon(stack_top: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
 }
 
-/// Makes this CPU use the vectors.
+/// Makes this CPU use the vectors: those that trace while events are recorded.
 pub(super) fn install() {
     use aarch64_cpu::registers::{VBAR_EL2, Writeable};
-    VBAR_EL2.set((&raw const vectors).addr() as u64);
+    let table = if trace::is_recording() { &raw const traced_vectors } else { &raw const vectors };
+    VBAR_EL2.set(table.addr() as u64);
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
 

@@ -1,11 +1,13 @@
 //! The monitor, with the real machine behind it.
 
 use super::{Guest, Phase};
-use crate::arch::{self, cpu, monitor, own, timer, uart};
+use crate::arch::{self, cpu, monitor, own, timer, trace, uart};
 use crate::device::psci;
 use crate::log;
 use crate::monitor::machine::{self, Controller, Cpu, GuestState, Machine, Reason, Version, reason};
 use crate::monitor::mux::{Console, Status, View};
+use crate::monitor::statistics::Counters;
+use crate::monitor::trace::Ring;
 use crate::monitor::{MonitorIo, run as run_shell};
 use core::sync::atomic::Ordering;
 use stage2::addr::FRAME_SIZE;
@@ -221,6 +223,22 @@ impl Machine for Host {
 
     fn memory(&self) -> Option<&stage2::memory::Memory<'static>> {
         Some(&own::MEMORY)
+    }
+
+    fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {
+        Some(&super::all().nth(guest)?.vcpus.get(vcpu)?.cpu().counters)
+    }
+
+    fn nanoseconds(&self, ticks: u64) -> u64 {
+        timer::to_nanoseconds(ticks)
+    }
+
+    fn trace(&self, cpu: usize) -> Option<&Ring> {
+        cpu::get(cpu)?.trace()
+    }
+
+    fn set_tracing(&self, is_on: bool) -> Result<(), Reason> {
+        trace::set_recording(is_on).map_err(|error| reason(format_args!("no memory for the rings: {error}")))
     }
 
     fn console(&self, console: Console) -> Option<Status<'_>> {

@@ -152,7 +152,7 @@ pub const COMMANDS: &[Command] = &[
             optional("COUNT", Kind::Number(1, 4096)),
         ],
         summary: "show the last events, or turn their recording on or off",
-        details: "Each CPU keeps its last 124 events: exits, injected interrupts, migrations, claims, and \
+        details: "Each CPU keeps its last 251 events: exits, injected interrupts, migrations, claims, and \
                   guests' lives.",
         example: "trace exit 20",
         run: trace::run,

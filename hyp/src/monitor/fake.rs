@@ -84,7 +84,7 @@ impl Fake {
                 }
             }
             counters.count_injected();
-            counters.add_el2_ns(610_000_000);
+            counters.add_el2(610_000_000);
         }
         let traces = [trace::Ring::new(), trace::Ring::new()];
         let kinds = [
@@ -97,7 +97,7 @@ impl Fake {
         for (at, kind) in kinds.into_iter().enumerate() {
             let vcpu = at as u8 % 2;
             traces[at % 2].record(&Event {
-                time_ns: 60_000_000_000 + at as u64 * 1_500,
+                ticks: 60_000_000_000 + at as u64 * 1_500,
                 kind,
                 guest: at as u8 / 2,
                 vcpu,

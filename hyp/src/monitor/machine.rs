@@ -207,9 +207,23 @@ pub trait Machine {
         None
     }
 
+    /// Ticks of the counter in nanoseconds.
+    fn nanoseconds(&self, ticks: u64) -> u64 {
+        ticks
+    }
+
     /// A CPU's trace, where it has one.
     fn trace(&self, cpu: usize) -> Option<&trace::Ring> {
         let _ = cpu;
         None
+    }
+
+    /// Turns the recording of events on or off, on all CPUs.
+    ///
+    /// # Errors
+    /// Why it cannot be turned on.
+    fn set_tracing(&self, is_on: bool) -> Result<(), Reason> {
+        trace::set_recording(is_on);
+        Ok(())
     }
 }

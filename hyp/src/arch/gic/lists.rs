@@ -1,9 +1,10 @@
 //! This CPU's list registers and virtual CPU interface (IHI 0069H, 12.4).
 
 use super::cpu_interface;
-use crate::arch::cpu;
 use crate::arch::sysreg::{read, write};
+use crate::arch::{cpu, trace};
 use crate::device::vgic::list_register::{ListRegister, ListRegisters};
+use crate::monitor::trace::Kind;
 
 /// ICH_HCR_EL2: En, UIE, LRENPIE, TDIR, and where EOIcount begins.
 const HCR_ENABLE: u64 = 1;
@@ -85,6 +86,11 @@ impl ListRegisters for Lists {
 
     fn deactivate(&self, physical_intid: u32) {
         cpu_interface::deactivate(physical_intid);
+    }
+
+    fn given(&self, intid: u32) {
+        cpu::current().counters.count_injected();
+        trace::record_here(Kind::Inject, u64::from(intid), 0);
     }
 
     fn set_physical_enable(&self, physical_intid: u32, is_enabled: bool) {

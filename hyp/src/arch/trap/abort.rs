@@ -1,12 +1,14 @@
 //! Stage 2 aborts: accesses to the guest's devices, and to nothing.
 
-use super::{inject, interrupt, skip_instruction};
+use super::{counted, inject, interrupt, skip_instruction};
 use crate::arch::cpu;
 use crate::arch::vectors::{Frame, KEEP, Reload};
-use crate::device::vgic::{REDISTRIBUTOR_SIZE, Vgic};
+use crate::device::vgic::{MAX_VCPUS, REDISTRIBUTOR_SIZE, Vgic};
 use crate::guest::{self, Vcpu};
+use crate::monitor::statistics::Exit;
 use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable};
 use guest_dts::build::platform;
+use stage2::addr::Ipa;
 
 /// A data abort's syndrome (Arm ARM D24.2.40, "ISS encoding for an exception from a Data Abort").
 #[derive(Clone, Copy)]
@@ -62,10 +64,12 @@ pub(in crate::arch) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Rel
         if page == platform::GICD_BASE >> 8 {
             if syndrome.is_write() {
                 if Vgic::is_no_write(offset, frame.get(syndrome.register())) {
+                    cpu::current().counters.count_exit(Exit::Distributor);
                     skip_instruction();
                     return KEEP;
                 }
             } else if offset == 4 && syndrome.is_plain_word() {
+                cpu::current().counters.count_exit(Exit::Distributor);
                 skip_instruction();
                 return frame.set(syndrome.register(), u64::from(Vgic::typer()));
             }
@@ -79,31 +83,56 @@ pub(in crate::arch) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Rel
 /// An access to the PL011.
 #[inline(never)]
 fn uart(frame: &mut Frame, syndrome: Syndrome, offset: u64) -> Reload {
-    let Some(vcpu) = cpu::current().vcpu() else { return KEEP };
-    skip_instruction();
-    if syndrome.is_write() {
-        guest::write_uart(vcpu, offset as u16, frame.get(syndrome.register()) as u32);
-        return KEEP;
-    }
-    let value = guest::read_uart(vcpu, offset as u16);
-    frame.set(syndrome.register(), syndrome.extend(u64::from(value)))
+    let cpu = cpu::current();
+    let Some(vcpu) = cpu.vcpu() else { return KEEP };
+    counted(cpu, Exit::Uart, || {
+        skip_instruction();
+        if syndrome.is_write() {
+            guest::write_uart(vcpu, offset as u16, frame.get(syndrome.register()) as u32);
+            return KEEP;
+        }
+        let value = guest::read_uart(vcpu, offset as u16);
+        frame.set(syndrome.register(), syndrome.extend(u64::from(value)))
+    })
 }
 
 /// Any other data abort.
 #[inline(never)]
 fn other(frame: &mut Frame, esr: u64) -> Reload {
-    let far = FAR_EL2.get();
+    let (far, ipa) = (FAR_EL2.get(), faulting_ipa());
+    let cpu = cpu::current();
+    counted(cpu, reason(cpu.vcpu(), ipa), || {
+        if esr & ACCESS_MASK == ACCESS
+            && let Some(vcpu) = cpu.vcpu()
+            && let Some(reload) = device(frame, Syndrome(esr), vcpu, ipa)
+        {
+            skip_instruction();
+            return reload;
+        }
+        inject::data_abort(esr, far);
+        KEEP
+    })
+}
+
+/// The address that stage 2 did not translate.
+pub(super) fn faulting_ipa() -> u64 {
     // HPFAR_EL2.FIPA: bits 51:12 of the address from bit 4 on.
-    let ipa = (HPFAR_EL2.get() & 0xfff_ffff_fff0) << 8 | far & 0xfff;
-    if esr & ACCESS_MASK == ACCESS
-        && let Some(vcpu) = cpu::current().vcpu()
-        && let Some(reload) = device(frame, Syndrome(esr), vcpu, ipa)
-    {
-        skip_instruction();
-        return reload;
+    (HPFAR_EL2.get() & 0xfff_ffff_fff0) << 8 | FAR_EL2.get() & 0xfff
+}
+
+/// What an access of `vcpu` to `ipa` counts as.
+pub(super) fn reason(vcpu: Option<&Vcpu>, ipa: u64) -> Exit {
+    if ipa.wrapping_sub(platform::GICD_BASE) < platform::GICD_SIZE {
+        Exit::Distributor
+    } else if ipa.wrapping_sub(platform::GICR_BASE) < REDISTRIBUTOR_SIZE * MAX_VCPUS as u64 {
+        Exit::Redistributor
+    } else if ipa.wrapping_sub(platform::UART_BASE) < platform::UART_SIZE {
+        Exit::Uart
+    } else if vcpu.is_some_and(|vcpu| vcpu.guest().plan().is_ram(Ipa::new_truncate(ipa))) {
+        Exit::Fault
+    } else {
+        Exit::Abort
     }
-    inject::data_abort(esr, far);
-    KEEP
 }
 
 /// An instruction abort from a guest: there is nothing to execute outside RAM.

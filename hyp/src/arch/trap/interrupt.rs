@@ -3,9 +3,11 @@
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::{KICK_SGI, Lists, cpu_interface};
 use crate::arch::sysreg::instruction;
-use crate::arch::{fatal, monitor, timer, uart};
+use crate::arch::{fatal, monitor, timer, trace, uart};
+use crate::device::vgic::list_register::ListRegister;
 use crate::device::vgic::{DIRECT_SGIS, Kick};
 use crate::guest;
+use crate::monitor::statistics::Exit;
 
 /// An interrupt while a guest ran; called by the vectors with the volatile registers saved.
 pub(in crate::arch) extern "C" fn irq() {
@@ -14,13 +16,26 @@ pub(in crate::arch) extern "C" fn irq() {
     if intid < 32
         && let Some(value) = cpu.local.inject(intid, &Lists)
     {
-        cpu_interface::drop_priority(intid);
-        if !value.hardware() {
-            cpu_interface::deactivate(intid);
-        }
+        cpu.counters.count_direct();
+        hand_over(intid, value);
         return;
     }
-    slow(cpu, intid);
+    from_guest(cpu, intid);
+}
+
+/// The physical interrupt `intid` is the guest's now, in a list register.
+#[inline(always)]
+pub(super) fn hand_over(intid: u32, value: ListRegister) {
+    cpu_interface::drop_priority(intid);
+    if !value.hardware() {
+        cpu_interface::deactivate(intid);
+    }
+}
+
+/// An interrupt while a guest ran that did not go straight on to it.
+#[inline(never)]
+pub(super) fn from_guest(cpu: &'static PerCpu, intid: u32) {
+    super::counted(cpu, Exit::Interrupt, || slow(cpu, intid));
 }
 
 /// Everything else.
@@ -70,6 +85,7 @@ fn requests(cpu: &'static PerCpu) {
     if cpu.take(Request::Halt) {
         fatal::halt();
     }
+    trace::follow(cpu);
     if let Some(vcpu) = cpu.vcpu() {
         if vcpu.guest().vgic().is_dirty(vcpu.index()) {
             refill(cpu, vcpu);

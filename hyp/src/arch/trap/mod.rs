@@ -5,21 +5,27 @@ mod hypercall;
 mod inject;
 mod interrupt;
 mod system_register;
+mod traced;
 
-use super::cpu;
+use super::cpu::{self, PerCpu};
+use super::timer;
 use super::vectors::{Frame, MARK_FIQ, MARK_SERROR};
 use crate::guest::StopReason;
+use crate::monitor::statistics::Exit;
 use aarch64_cpu::registers::{ELR_EL2, Readable, Writeable};
 
 pub(super) use abort::data_abort;
 pub(super) use interrupt::irq;
 pub(crate) use interrupt::{kick, poll};
 pub(super) use system_register::system_register;
+pub(super) use traced::{traced_irq, traced_sync};
 
 /// ESR_ELx.EC (Arm ARM D24.2.40).
 const EC_HVC64: u64 = 0x16;
 const EC_SMC64: u64 = 0x17;
 const EC_INSTRUCTION_ABORT: u64 = 0x20;
+const EC_DATA_ABORT: u64 = 0x24;
+const EC_SYSTEM_REGISTER: u64 = 0x18;
 
 /// Goes past the instruction that trapped.
 #[inline(always)]
@@ -27,8 +33,33 @@ fn skip_instruction() {
     ELR_EL2.set(ELR_EL2.get() + 4);
 }
 
+/// Does what a guest came for that is not answered at once: counts it and the time that it takes. Work that does not
+/// return to the guest is counted, but not its time.
+#[inline(always)]
+fn counted<T>(cpu: &PerCpu, exit: Exit, work: impl FnOnce() -> T) -> T {
+    cpu.counters.count_exit(exit);
+    let start = timer::now_early();
+    let result = work();
+    cpu.counters.add_el2(timer::now_early().wrapping_sub(start));
+    result
+}
+
+/// Why a guest came here with a synchronous exception, as far as the syndrome says it.
+const fn reason(esr: u64) -> Exit {
+    match esr >> 26 {
+        EC_HVC64 | EC_SMC64 => Exit::Hypercall,
+        EC_SYSTEM_REGISTER => system_register::reason(esr),
+        EC_INSTRUCTION_ABORT => Exit::Abort,
+        _ => Exit::Other,
+    }
+}
+
 /// A synchronous exception from a guest other than those with functions of their own, an SError or an FIQ.
 pub(super) extern "C" fn sync(frame: &mut Frame, esr: u64) {
+    counted(cpu::current(), reason(esr), || handle(frame, esr));
+}
+
+fn handle(frame: &mut Frame, esr: u64) {
     match esr >> 26 {
         EC_HVC64 => hypercall::hvc(frame, esr),
         EC_SMC64 => hypercall::smc(frame, esr),

@@ -1,11 +1,12 @@
 //! System registers that EL2 traps: SGI generation, identification, and what a guest shall not have.
 
-use super::{inject, interrupt, skip_instruction};
+use super::{counted, inject, interrupt, skip_instruction};
 use crate::arch::cpu::{self, PerCpu};
 use crate::arch::features;
 use crate::arch::gic::{Lists, cpu_interface};
 use crate::arch::vectors::{Frame, KEEP, Reload};
 use crate::device::vgic::{DIRECT_SGIS, Kick};
+use crate::monitor::statistics::Exit;
 
 /// Op0, Op2, Op1, CRn, CRm as they lie in the syndrome's bits 21:10 and 4:1 (Arm ARM D24.2.40, "ISS encoding for
 /// an exception from MSR, MRS"), the direction in bit 0: 1 reads.
@@ -41,6 +42,14 @@ const ACTLR: u64 = register(3, 0, 1, 0, 1);
 const ID_SPACE_MASK: u64 = register(3, 7, 15, 0, 0);
 const ID_SPACE: u64 = register(3, 0, 0, 0, 0);
 
+/// Why a guest came here.
+pub(super) const fn reason(esr: u64) -> Exit {
+    match esr & (REGISTER_MASK | 1) {
+        ICC_SGI1R | ICC_SGI0R | ICC_ASGI1R => Exit::Sgi,
+        _ => Exit::SystemRegister,
+    }
+}
+
 /// A trapped MSR, MRS or system instruction; called by the vectors. An SGI to vCPUs of the guest ends here
 /// (ICC_SGI1R_EL1, IHI 0069H, 12.2.19).
 pub(in crate::arch) extern "C" fn system_register(frame: &mut Frame, esr: u64) -> Reload {
@@ -55,8 +64,9 @@ pub(in crate::arch) extern "C" fn system_register(frame: &mut Frame, esr: u64) -
     let cpu = cpu::current();
     // One target list, affinities 1 to 3 and range selector 0: the list's bits are vCPUs.
     if value & !0xf00_ffff != 0 || intid >= DIRECT_SGIS {
-        return pend_sgi(cpu, value, true);
+        return pend_sgi(cpu, value);
     }
+    cpu.counters.count_exit(Exit::Sgi);
     let mut list = value & 0xffff;
     while list != 0 {
         let target = cpu.sgi_targets[list.trailing_zeros() as usize].get();
@@ -64,8 +74,9 @@ pub(in crate::arch) extern "C" fn system_register(frame: &mut Frame, esr: u64) -
         if target == cpu.self_target.get() {
             if cpu.local.inject(intid, &Lists).is_none() {
                 // The rest of the list takes the same way, which is a longer one.
-                return pend_sgi(cpu, value & !0xffff | list | cpu.self_bit.get(), true);
+                return pend_rest(cpu, value & !0xffff | list | cpu.self_bit.get());
             }
+            cpu.counters.count_injected();
         } else if target != 0 {
             cpu_interface::send_sgi(target, intid);
         }
@@ -73,10 +84,35 @@ pub(in crate::arch) extern "C" fn system_register(frame: &mut Frame, esr: u64) -
     KEEP
 }
 
-/// The general case: latches the SGI for each target and kicks it.
+/// The same on a way where each interrupt that is given to a guest is seen.
+pub(super) fn traced(frame: &mut Frame, esr: u64) {
+    let moved = (esr >> 5 & 0x1f) as usize;
+    if esr & (REGISTER_MASK | 1) == ICC_SGI1R {
+        skip_instruction();
+        pend_sgi(cpu::current(), frame.get(moved));
+    } else {
+        others(frame, esr, moved);
+    }
+}
+
+/// The general case of an SGI of group 1.
 #[inline(never)]
-fn pend_sgi(cpu: &'static PerCpu, value: u64, is_group1: bool) -> Reload {
-    let Some(vcpu) = cpu.vcpu() else { return KEEP };
+fn pend_sgi(cpu: &'static PerCpu, value: u64) -> Reload {
+    counted(cpu, Exit::Sgi, || pend(cpu, value, true));
+    KEEP
+}
+
+/// The same for targets that are left over: the exit is counted already.
+#[inline(never)]
+fn pend_rest(cpu: &'static PerCpu, value: u64) -> Reload {
+    pend(cpu, value, true);
+    KEEP
+}
+
+/// Latches the SGI for each target and kicks it.
+#[inline(never)]
+fn pend(cpu: &'static PerCpu, value: u64, is_group1: bool) {
+    let Some(vcpu) = cpu.vcpu() else { return };
     let guest = vcpu.guest();
     let intid = (value >> 24 & 0xf) as u32;
     let everybody = value >> 40 & 1 != 0;
@@ -92,18 +128,22 @@ fn pend_sgi(cpu: &'static PerCpu, value: u64, is_group1: bool) -> Reload {
         kick.0 |= guest.vgic().send_sgi(target, intid, is_group1).0;
     }
     interrupt::kick(cpu, vcpu, kick);
-    KEEP
 }
 
 /// What is rare.
 #[inline(never)]
 fn others(frame: &mut Frame, esr: u64, moved: usize) -> Reload {
-    let (cpu, value) = (cpu::current(), frame.get(moved));
+    let cpu = cpu::current();
+    counted(cpu, reason(esr), || other(cpu, frame, esr, moved))
+}
+
+fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Reload {
+    let value = frame.get(moved);
     let Some(vcpu) = cpu.vcpu() else { return KEEP };
     let mut reload = KEEP;
     match (esr & REGISTER_MASK, esr & 1 != 0) {
         // Group 0 SGIs; with one security state, ASGI1R reaches the other group 1, which does not exist.
-        (ICC_SGI0R, false) => reload = pend_sgi(cpu, value, false),
+        (ICC_SGI0R, false) => pend(cpu, value, false),
         (ICC_ASGI1R, false) => {}
         (ICC_DIR, false) => {
             let vgic = vcpu.guest().vgic();

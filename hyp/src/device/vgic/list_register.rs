@@ -62,4 +62,8 @@ pub trait ListRegisters {
     fn deactivate(&self, physical_intid: u32);
     /// Enables or disables a physical private interrupt of this CPU.
     fn set_physical_enable(&self, physical_intid: u32, is_enabled: bool);
+    /// Interrupt `intid` is pending in one of them now, and was not before: for statistics.
+    fn given(&self, intid: u32) {
+        let _ = intid;
+    }
 }

@@ -135,6 +135,22 @@ struct Candidate {
     active: bool,
 }
 
+/// The list registers before they are filled.
+#[derive(Clone, Copy)]
+struct Before {
+    /// By list register: the INTID that it held.
+    held: [u16; MAX_LIST_REGISTERS],
+    /// Those that were pending, a bit each.
+    given: u16,
+}
+
+impl Before {
+    fn had_given(&self, candidate: &Candidate) -> bool {
+        let slot = self.held.iter().position(|&held| u32::from(held) == candidate.intid);
+        slot.is_some_and(|slot| self.given >> slot & 1 != 0)
+    }
+}
+
 impl Vgic {
     /// Of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) whose timers are `links`.
     pub fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
@@ -297,15 +313,21 @@ impl Vgic {
         // Cleared before the banks are read: a change made after that marks it anew.
         self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
         let before = core::array::from_fn(|slot| local.held[slot].get());
-        let leaving = self.synchronise(&mut state, vcpu, local, lrs);
-        self.fill(&mut state, vcpu, local, lrs, before);
+        let (leaving, given) = self.synchronise(&mut state, vcpu, local, lrs);
+        self.fill(&mut state, vcpu, local, lrs, Before { held: before, given });
         self.mark(&state, leaving)
     }
 
     /// Reads the list registers back into the banks. They must be rewritten by `fill` before the guest runs.
-    /// Returns the other vCPUs that shared interrupts may go to now.
-    fn synchronise(&self, state: &mut State, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> u32 {
-        let mut leaving = 0;
+    /// Returns the other vCPUs that shared interrupts may go to now, and the list registers that were pending.
+    fn synchronise(
+        &self,
+        state: &mut State,
+        vcpu: usize,
+        local: &Local,
+        lrs: &impl ListRegisters,
+    ) -> (u32, u16) {
+        let (mut leaving, mut given) = (0, 0);
         self.end_absent(state, vcpu, lrs);
         for index in 0..lrs.count() {
             let intid = u32::from(local.held[index].get());
@@ -338,6 +360,9 @@ impl Vgic {
             bank.listed_pending &= !bit;
             bank.listed_latch &= !bit;
             bank.listed_active &= !bit;
+            if lr.pending() {
+                given |= 1 << index;
+            }
             if pending {
                 bank.pending |= bit;
             }
@@ -356,7 +381,7 @@ impl Vgic {
         state.private[vcpu].cancel_pending = 0;
         state.private[vcpu].cancel_active = 0;
         local.forget();
-        leaving & !(1 << vcpu)
+        (leaving & !(1 << vcpu), given)
     }
 
     /// The guest ended interrupts that were in no list register: the most urgent active ones
@@ -402,25 +427,18 @@ impl Vgic {
         }
         let mut state = self.state.lock();
         let before = core::array::from_fn(|slot| local.held[slot].get());
-        let leaving = self.synchronise(&mut state, vcpu, local, lrs);
+        let (leaving, given) = self.synchronise(&mut state, vcpu, local, lrs);
         let bank = state.bank(vcpu, intid as usize / 32);
         let mine = intid < 32 || bank.holder[intid as usize % 32] == vcpu as u8;
         if mine && bank.active >> (intid % 32) & 1 != 0 {
             self.end(&mut state, vcpu, intid, lrs);
         }
-        self.fill(&mut state, vcpu, local, lrs, before);
+        self.fill(&mut state, vcpu, local, lrs, Before { held: before, given });
         self.mark(&state, leaving)
     }
 
-    /// Puts the most urgent interrupts of `vcpu` into its list registers. `before` is what these held.
-    fn fill(
-        &self,
-        state: &mut State,
-        vcpu: usize,
-        local: &Local,
-        lrs: &impl ListRegisters,
-        before: [u16; MAX_LIST_REGISTERS],
-    ) {
+    /// Puts the most urgent interrupts of `vcpu` into its list registers.
+    fn fill(&self, state: &mut State, vcpu: usize, local: &Local, lrs: &impl ListRegisters, before: Before) {
         let count = lrs.count().min(MAX_LIST_REGISTERS);
         let mut chosen: heapless::Vec<Candidate, MAX_LIST_REGISTERS> = heapless::Vec::new();
         let (mut left_pending, mut left_active) = (false, false);
@@ -456,7 +474,10 @@ impl Vgic {
                 }
             }
         }
-        self.place(state, vcpu, local, lrs, &before[..count], &chosen);
+        self.place(state, vcpu, local, lrs, &before.held[..count], &chosen);
+        for candidate in chosen.iter().filter(|candidate| candidate.pending && !before.had_given(candidate)) {
+            lrs.given(candidate.intid);
+        }
         lrs.request_maintenance(left_pending, left_active);
         self.prepare_direct(state, vcpu, local, lrs, left_pending);
     }

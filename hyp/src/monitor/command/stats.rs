@@ -26,7 +26,7 @@ fn all(session: &mut Session<'_>, now_ns: u64) -> Result<(), Failure> {
     let is_json = session.style.is_json;
     let columns = "name=GUEST|exit_count=EXITS|=PER SECOND|=HYPERCALLS|=FAULTS|injected_count=INJECTED|\
                    el2_ns=IN EL2|exit_hypercall_count=|exit_sysreg_count=|exit_sgi_count=|exit_gicd_count=|\
-                   exit_gicr_count=|exit_uart_count=|exit_wait_count=|exit_fault_count=|exit_abort_count=|\
+                   exit_gicr_count=|exit_uart_count=|exit_fault_count=|exit_abort_count=|\
                    exit_interrupt_count=|exit_other_count=";
     session.report("stats", |report, machine| {
         let times = [Value::Nanoseconds(shown_ns), Value::Nanoseconds(now_ns)];

@@ -31,7 +31,8 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let word = arguments.word(0);
     if let Some("on" | "off") = word {
         let is_on = word == Some("on");
-        trace::set_recording(is_on);
+        let machine = session.machine;
+        machine.set_tracing(is_on).map_err(|why| session.refuse(format_args!("{why}")))?;
         let text = if is_on { "Recording." } else { "Not recording." };
         return session.done("trace", format_args!("{text}"), "is_recording=", &[Value::Flag(is_on)]);
     }
@@ -60,13 +61,14 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
                 if at <= skipped {
                     return Ok(());
                 }
-                let microseconds = event.time_ns / 1000;
+                let time_ns = machine.nanoseconds(event.ticks);
+                let microseconds = time_ns / 1000;
                 let time = fmt::from_fn(|f| {
                     write!(f, "{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000)
                 });
                 let guest = machine.guest(event.guest.into());
                 table.row(&[
-                    Value::Nanoseconds(event.time_ns),
+                    Value::Nanoseconds(time_ns),
                     Value::Show(&time),
                     Value::Count(cpu as u64),
                     guest.as_ref().map_or(Value::None, |guest| Value::Text(guest.name)),
@@ -97,7 +99,7 @@ fn each_event(
             while *next < *end {
                 match machine.trace(cpu).and_then(|ring| ring.event(*next)) {
                     Some(event) if filter.admits(&event) => {
-                        if first.is_none_or(|(_, first)| event.time_ns < first.time_ns) {
+                        if first.is_none_or(|(_, first)| event.ticks < first.ticks) {
                             first = Some((cpu, event));
                         }
                         break;

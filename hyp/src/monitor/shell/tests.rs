@@ -192,7 +192,7 @@ fn stats_begin_anew() {
     assert_eq!(
         output("stats --json")
             .replace("exit_uart_count\":66", "exit_uart_count\":65")
-            .replace("exit_count\":713", "exit_count\":712"),
+            .replace("exit_count\":586", "exit_count\":585"),
         before
     );
 }

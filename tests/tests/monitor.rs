@@ -1,0 +1,85 @@
+//! The monitor's reports, from a running system.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use system_tests::{Guest, Setup, System};
+
+/// A guest whose vCPUs interrupt each other for ever, beside a Linux.
+fn busy() -> System {
+    let load = Guest::payload("load", "irqload").bootargs("forever=1 rounds=200").ram_mib(32).vcpus(2);
+    let mut system = Setup::new().set(&[Guest::linux("linux"), load], "").boot();
+    system.wait_for_shell("linux");
+    system
+}
+
+/// The number at `key` of the entry called `name` in list `list` of a report.
+#[track_caller]
+fn number(report: &Value, list: &str, name: &str, key: &str) -> u64 {
+    let entry = report[list].as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap();
+    entry[key].as_u64().unwrap_or_else(|| panic!("no {key} in {entry}"))
+}
+
+#[test]
+fn what_guests_do_is_counted() {
+    let mut system = busy();
+    let before = system.json("stats");
+    system.run("linux", "dmesg | tail -n 50; ls -l /bin | tail -n 50");
+    std::thread::sleep(Duration::from_secs(1));
+    let after = system.json("stats");
+    for (guest, keys) in [
+        ("linux", &["exit_uart_count", "exit_interrupt_count", "injected_count", "el2_ns"][..]),
+        ("load", &["exit_sgi_count", "exit_interrupt_count", "injected_count"]),
+    ] {
+        for key in keys {
+            let [before, after] = [&before, &after].map(|report| number(report, "guests", guest, key));
+            assert!(after > before, "{key} of {guest}: {before}, then {after}");
+        }
+    }
+    for guest in ["linux", "load"] {
+        // The boot took hypercalls and the distributor; nothing was aborted.
+        assert!(number(&after, "guests", guest, "exit_gicd_count") > 0);
+        assert_eq!(number(&after, "guests", guest, "exit_other_count"), 0);
+        let exits = after["guests"].as_array().unwrap().iter().find(|entry| entry["name"] == guest).unwrap();
+        let reasons = exits.as_object().unwrap().iter();
+        let sum: u64 = reasons
+            .filter(|(key, _)| key.starts_with("exit_") && *key != "exit_count")
+            .map(|(_, count)| count.as_u64().unwrap())
+            .sum();
+        assert_eq!(exits["exit_count"], sum);
+        let el2 = number(&after, "guests", guest, "el2_ns");
+        assert!(el2 < after["uptime_ns"].as_u64().unwrap());
+    }
+    assert!(number(&after, "guests", "linux", "exit_hypercall_count") > 0);
+}
+
+#[test]
+fn what_happens_is_traced() {
+    let mut system = busy();
+    assert!(system.monitor("trace").contains("Nothing was recorded"));
+    assert_eq!(system.monitor("trace on"), "Recording.");
+    system.run("linux", "ls -l /bin | tail -n 5");
+    std::thread::sleep(Duration::from_secs(1));
+    let report = system.json("trace load 200");
+    let events = report["events"].as_array().unwrap();
+    assert_eq!(events.len(), 200);
+    let times: Vec<u64> = events.iter().map(|event| event["time_ns"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert!(events.iter().all(|event| event["guest"] == "load"));
+    for kind in ["exit", "inject"] {
+        assert!(events.iter().any(|event| event["kind"] == kind), "no {kind}");
+    }
+    let report = system.json("trace exit 5");
+    assert!(report["events"].as_array().unwrap().iter().all(|event| event["kind"] == "exit"));
+    assert_eq!(system.monitor("trace off"), "Not recording.");
+    // The load still counts right: nothing was lost on the ways that are traced.
+    system.to_guest("load");
+    system.session().skip_to_now();
+    let said = system.expect(r"irqload done [^\n]* lost \d+");
+    assert!(said.ends_with(" lost 0"), "{said}");
+    let [one, other] = [0, 1].map(|_| {
+        std::thread::sleep(Duration::from_millis(500));
+        system.json("trace load")["events"].clone()
+    });
+    assert_eq!(one, other, "events after it was turned off");
+}
