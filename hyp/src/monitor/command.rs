@@ -153,7 +153,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         summary: "show the last events, or turn their recording on or off",
         details: "Each CPU keeps its last 251 events: exits, injected interrupts, migrations, claims, and \
-                  guests' lives.",
+                  guests' lives. Nothing is recorded while they are shown.",
         example: "trace exit 20",
         run: trace::run,
     },

@@ -101,6 +101,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { detail, place, .. } = self;
         match self.kind {
+            Kind::Exit(Exit::Interrupt) => write!(f, "exit interrupt {detail} at {place:#x}"),
             Kind::Exit(exit) => write!(f, "exit {:9} {detail:#x} at {place:#x}", exit.name()),
             Kind::Inject => write!(f, "inject interrupt {detail}"),
             Kind::Migrate => write!(f, "migrate IPA {detail:#x} to {place:#x}"),

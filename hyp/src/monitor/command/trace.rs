@@ -42,21 +42,35 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     };
     let filter = Filter { guest, kind: word };
     let shown = arguments.number(1).unwrap_or(SHOWN);
+    // Busy guests would come round their rings while these are shown.
+    let is_recording = trace::is_recording();
+    trace::set_recording(false);
+    let result = show(session, &filter, shown, is_recording);
+    trace::set_recording(is_recording);
+    result
+}
+
+fn show(
+    session: &mut Session<'_>,
+    filter: &Filter<'_>,
+    shown: u64,
+    is_recording: bool,
+) -> Result<(), Failure> {
     let columns = "time_ns=|=TIME|cpu=CPU|guest=GUEST|vcpu=vCPU|kind=|detail=|place=|event=EVENT";
     session.report("trace", |report, machine| {
         let ends: [u64; CPUS] =
             core::array::from_fn(|cpu| machine.trace(cpu).map_or(0, trace::Ring::recorded_count));
         let mut count = 0;
-        each_event(machine, &ends, &filter, &mut |_, _| {
+        each_event(machine, &ends, filter, &mut |_, _| {
             count += 1;
             Ok(())
         })?;
         let skipped = u64::saturating_sub(count, shown);
-        report.fields("is_recording=", &[Value::Flag(trace::is_recording())])?;
+        report.fields("is_recording=", &[Value::Flag(is_recording)])?;
         let none = "Nothing was recorded (trace on records).";
         report.table("events", columns, none, &mut |table| {
             let mut at = 0;
-            each_event(machine, &ends, &filter, &mut |cpu, event| {
+            each_event(machine, &ends, filter, &mut |cpu, event| {
                 at += 1;
                 if at <= skipped {
                     return Ok(());
