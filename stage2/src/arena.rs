@@ -5,6 +5,7 @@
 
 use crate::buddy::FreeLists;
 use crate::owner::{OWNERS, Owner};
+use crate::pageblock::Isolation;
 use crate::sync::{Counter, Lock, MutexGuard, Ordering::Relaxed};
 
 /// An arena.
@@ -17,6 +18,7 @@ pub(crate) struct Arena {
 pub(crate) struct Counters {
     managed: Counter,
     free: Counter,
+    isolated: Counter,
     retired: Counter,
     used: [Counter; OWNERS],
 }
@@ -40,6 +42,7 @@ impl Arena {
         let counters = Counters {
             managed: Counter::new(0),
             free: Counter::new(0),
+            isolated: Counter::new(0),
             retired: Counter::new(0),
             used: [const { Counter::new(0) }; OWNERS],
         };
@@ -52,6 +55,7 @@ impl Arena {
         let counters = Counters {
             managed: Counter::new(0),
             free: Counter::new(0),
+            isolated: Counter::new(0),
             retired: Counter::new(0),
             used: core::array::from_fn(|_| Counter::new(0)),
         };
@@ -69,7 +73,12 @@ impl Arena {
         self.counters.managed.load(Relaxed).into()
     }
 
-    /// Free frames.
+    /// Free frames of isolated pageblocks, which nobody is given.
+    pub(crate) fn isolated(&self) -> u64 {
+        self.counters.isolated.load(Relaxed).into()
+    }
+
+    /// Free frames, those of isolated pageblocks apart.
     #[inline]
     pub(crate) fn free(&self) -> u64 {
         self.counters.free.load(Relaxed).into()
@@ -114,21 +123,41 @@ impl Locked<'_> {
         add(&self.counters.free, frames);
     }
 
-    /// Counts `frames` frames of `from` as those of `to`.
-    pub(crate) fn count_handed_over(&self, from: Owner, to: Owner, frames: u64) {
-        subtract(&self.counters.used[from.index()], frames);
-        add(&self.counters.used[to.index()], frames);
+    /// Counts `frames` frames that were `from` as `to`.
+    pub(crate) fn count_moved(&self, from: Standing, to: Standing, frames: u64) {
+        subtract(self.counter(from), frames);
+        add(self.counter(to), frames);
     }
 
-    /// Counts `frames` free frames as retired.
-    pub(crate) fn count_retired_free(&self, frames: u64) {
-        subtract(&self.counters.free, frames);
-        add(&self.counters.retired, frames);
+    fn counter(&self, standing: Standing) -> &Counter {
+        match standing {
+            Standing::Free => &self.counters.free,
+            Standing::Isolated => &self.counters.isolated,
+            Standing::Retired => &self.counters.retired,
+            Standing::Used(owner) => &self.counters.used[owner.index()],
+        }
     }
+}
 
-    /// Counts `frames` frames of `owner` as retired.
-    pub(crate) fn count_retired_used(&self, owner: Owner, frames: u64) {
-        subtract(&self.counters.used[owner.index()], frames);
-        add(&self.counters.retired, frames);
+/// What a managed frame is counted as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// Free, and can be allocated.
+    Free,
+    /// Free in an isolated pageblock.
+    Isolated,
+    /// Retired.
+    Retired,
+    /// In use.
+    Used(Owner),
+}
+
+impl Standing {
+    /// What a free frame of a pageblock with this isolation is counted as.
+    pub(crate) const fn free_in(isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::Open => Self::Free,
+            Isolation::Isolated => Self::Isolated,
+        }
     }
 }

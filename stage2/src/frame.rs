@@ -83,6 +83,10 @@ const MAPPED: u32 = 1 << 8;
 const MOVABLE: u32 = 1 << 9;
 /// The block counts as one of the huge-unit pool's.
 const HUGE: u32 = 1 << 10;
+/// Some frames of the block are marked [`DOOMED`].
+const HOLDS_DOOMED: u32 = 1 << 11;
+/// The frame, head or not, is retired when its block is freed.
+const DOOMED: u32 = 1 << 12;
 const OWNER_SHIFT: u32 = 16;
 const OWNER: u32 = 0xff << OWNER_SHIFT;
 
@@ -142,11 +146,45 @@ impl Meta {
         if self.0 & STATE == USED { Owner::from_index(self.owner_index()) } else { None }
     }
 
-    /// Whether the block is in use with this order and owner, and no unit of the huge-unit pool.
+    /// Whether the block is in use with this order and owner, no unit of the huge-unit pool, and without a frame that
+    /// is to be retired.
     #[inline]
-    pub(crate) const fn is_used_as(self, order: u8, owner: usize) -> bool {
+    pub(crate) const fn is_plainly_used_as(self, order: u8, owner: usize) -> bool {
         let used = USED | (order as u32) << ORDER_SHIFT | (owner as u32) << OWNER_SHIFT;
-        (self.0 ^ used) & (STATE | ORDER | OWNER | HUGE) == 0
+        (self.0 ^ used) & (STATE | ORDER | OWNER | HUGE | HOLDS_DOOMED) == 0
+    }
+
+    /// Whether the block is in use with this order and owner, and no unit of the huge-unit pool.
+    pub(crate) const fn is_used_as(self, order: u8, owner: usize) -> bool {
+        Self(self.0 & !HOLDS_DOOMED).is_plainly_used_as(order, owner)
+    }
+
+    /// Whether the frame is to be retired when its block is freed.
+    pub(crate) const fn is_doomed(self) -> bool {
+        self.0 & DOOMED != 0
+    }
+
+    pub(crate) const fn with_doomed(self) -> Self {
+        Self(self.0 | DOOMED)
+    }
+
+    /// Whether the block holds a frame that is to be retired.
+    pub(crate) const fn holds_doomed(self) -> bool {
+        self.0 & HOLDS_DOOMED != 0
+    }
+
+    pub(crate) const fn with_holding_doomed(self) -> Self {
+        Self(self.0 | HOLDS_DOOMED)
+    }
+
+    /// As the head of a block of `order` that holds no frame to be retired.
+    pub(crate) const fn as_piece(self, order: u8) -> Self {
+        Self(self.0 & !(HOLDS_DOOMED | DOOMED)).with_order(order)
+    }
+
+    /// What is left of an entry that is no head any more, or never was one.
+    pub(crate) const fn without_block(self) -> Self {
+        Self(self.0 & DOOMED)
     }
 
     pub(crate) const fn is_mapped(self) -> bool {

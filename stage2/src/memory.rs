@@ -16,7 +16,7 @@ use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::arena::Arena;
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
-use crate::frame::{Contents, FrameTable, Mapping, Meta, Mobility, Region, State};
+use crate::frame::{Contents, FrameTable, Mapping, Meta, Mobility, Region, Slot, State};
 use crate::map::BootMap;
 use crate::owner::Owner;
 use crate::pageblock::{MigrateType, Shape};
@@ -27,16 +27,25 @@ use crate::zone::{ARENAS, Zone};
 
 mod boot;
 mod error;
+mod isolation;
+mod migration;
+mod occupant;
 mod query;
+mod release;
 mod request;
+mod reshape;
+mod retire;
 mod tenant;
 #[cfg(test)]
 mod tests;
 
 pub use boot::BootError;
-pub use error::{AllocError, FreeError, FreeReason, MappingError};
+pub use error::{AllocError, BlockError, BlockReason, MappingError};
+pub use isolation::{IsolateError, IsolateReason, Isolated, Requester, TakeError};
+pub use occupant::{Occupant, Occupants};
 pub use query::{ControllerTotals, FrameInfo, ZoneTotals};
 pub use request::{Allocation, Kind, Request};
+pub use retire::Retired;
 pub use tenant::Tenant;
 
 /// All physical memory of the machine.
@@ -48,6 +57,8 @@ pub struct Memory<'a> {
     arenas: [Arena; ARENAS],
     /// Controllers that take no allocations, a bit each.
     closed: Counter,
+    /// Frees that were refused where nobody could be told.
+    refused: Counter,
 }
 
 /// What is fixed at boot.
@@ -70,6 +81,20 @@ struct Found {
     zone: Zone,
 }
 
+/// Where the books on a frame are.
+struct Place<'m, 'a> {
+    layout: &'m Layout<'a>,
+    region: &'m Region,
+    slot: Slot,
+    arena: &'m Arena,
+}
+
+impl<'m, 'a> Place<'m, 'a> {
+    fn table(&self) -> &'m FrameTable<'a> {
+        &self.layout.table
+    }
+}
+
 /// Where an arena lies.
 #[derive(Clone, Copy, Default)]
 struct Extent {
@@ -87,13 +112,23 @@ impl<'a> Memory<'a> {
     /// Memory before boot: without a frame.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { layout: Once::new(), arenas: [const { Arena::new() }; ARENAS], closed: Counter::new(0) }
+        Self {
+            layout: Once::new(),
+            arenas: [const { Arena::new() }; ARENAS],
+            closed: Counter::new(0),
+            refused: Counter::new(0),
+        }
     }
 
     /// Memory before boot: without a frame.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { layout: Once::new(), arenas: core::array::from_fn(|_| Arena::new()), closed: Counter::new(0) }
+        Self {
+            layout: Once::new(),
+            arenas: core::array::from_fn(|_| Arena::new()),
+            closed: Counter::new(0),
+            refused: Counter::new(0),
+        }
     }
 
     /// Takes over the RAM of `map`: what is neither reserved nor carved becomes free. `words` is the frame table, at
@@ -339,10 +374,10 @@ impl<'a> Memory<'a> {
     /// # Errors
     /// Where the block is not in use with just this order and owner; nothing is changed then.
     #[inline]
-    pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), FreeError> {
-        let error = |reason| FreeError { frame, order, owner, reason };
-        let Some(layout) = self.layout.get() else { return Err(error(FreeReason::NotRam)) };
-        let Some(region) = layout.table.region_of(frame) else { return Err(error(FreeReason::NotRam)) };
+    pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
+        let error = |reason| BlockError { frame, order, owner, reason };
+        let Some(layout) = self.layout.get() else { return Err(error(BlockReason::NotRam)) };
+        let Some(region) = layout.table.region_of(frame) else { return Err(error(BlockReason::NotRam)) };
         let words = layout.table.words;
         let slot = region.slot(frame.number());
         let zone = words.word(slot).zone();
@@ -350,32 +385,35 @@ impl<'a> Memory<'a> {
         let mut locked = self.arenas[zone.arena(region.controller)].lock();
         let word = words.word(slot);
         let entry = words.entry(slot);
-        let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
-        if !is_head || !entry.meta().is_used_as(order, owner_index) {
-            return Err(error(Self::why_not_freed(layout, region, frame.number(), owner)));
+        let is_open_head = match order {
+            0..PAGEBLOCK_ORDER => word.is_split_and_open(),
+            _ => word.is_used_head(order) && !locked.lists.has_isolated(),
+        };
+        if is_open_head && entry.meta().is_plainly_used_as(order, owner_index) {
+            entry.set_meta(Meta::NONE);
+            locked.count_given(owner_index, 1 << order);
+            locked.lists.give(&layout.table, region, frame.number(), order, contents);
+            return Ok(());
         }
-        entry.set_meta(Meta::NONE);
-        locked.count_given(owner_index, 1 << order);
-        locked.lists.give(&layout.table, region, frame.number(), order, contents);
-        Ok(())
+        Self::free_with_care(layout, region, &mut locked, frame, order, owner, contents).map_err(error)
     }
 
-    /// What is wrong with freeing a block that is not in use as the caller says.
+    /// What is wrong with a block that is not in use as the caller says.
     #[cold]
-    fn why_not_freed(layout: &Layout<'a>, region: &Region, number: u64, owner: Owner) -> FreeReason {
-        let Some(head) = layout.table.head(region, number) else { return FreeReason::NotRam };
+    fn why_not_freed(layout: &Layout<'a>, region: &Region, number: u64, owner: Owner) -> BlockReason {
+        let Some(head) = layout.table.head(region, number) else { return BlockReason::NotRam };
         let meta = layout.table.words.entry(region.slot(head.number)).meta();
         match head.state {
-            State::Free => FreeReason::AlreadyFree,
-            State::Reserved => FreeReason::Reserved,
-            State::Retired => FreeReason::Retired,
+            State::Free => BlockReason::AlreadyFree,
+            State::Reserved => BlockReason::Reserved,
+            State::Retired => BlockReason::Retired,
             State::Used => match (meta.owner(), Frame::try_new(head.number)) {
                 (_, Some(first)) if head.number != number => {
-                    FreeReason::InsideBlock { head: first, order: head.order }
+                    BlockReason::InsideBlock { head: first, order: head.order }
                 }
-                (Some(other), _) if other != owner => FreeReason::OtherOwner { owner: other },
-                _ if meta.is_huge() => FreeReason::HugeUnit,
-                _ => FreeReason::OtherOrder { order: head.order },
+                (Some(other), _) if other != owner => BlockReason::OtherOwner { owner: other },
+                _ if meta.is_huge() => BlockReason::HugeUnit,
+                _ => BlockReason::OtherOrder { order: head.order },
             },
         }
     }
@@ -391,20 +429,26 @@ impl<'a> Memory<'a> {
         mapping: Option<Mapping>,
     ) -> Result<(), MappingError> {
         let error = MappingError { frame, owner };
-        let layout = self.layout.get().ok_or(error)?;
-        let table = &layout.table;
-        let region = table.region_of(frame).ok_or(error)?;
-        let slot = region.slot(frame.number());
-        let zone = table.words.word(slot).zone();
-        let _locked = self.arenas[zone.arena(region.controller)].lock();
-        let word = table.words.word(slot);
-        let entry = table.words.entry(slot);
-        let is_head = word.is_split() || word.shape() == Shape::Used && slot.offset() == 0;
+        let place = self.place(frame).ok_or(error)?;
+        let _locked = place.arena.lock();
+        let words = place.table().words;
+        let word = words.word(place.slot);
+        let entry = words.entry(place.slot);
+        let is_head = word.is_split() || word.shape() == Shape::Used && place.slot.offset() == 0;
         if !is_head || entry.meta().owner() != Some(owner) {
             return Err(error);
         }
         entry.set_used(entry.meta(), mapping);
         Ok(())
+    }
+
+    /// Where the books on `frame` are; `None` where it is no RAM.
+    fn place(&self, frame: Frame) -> Option<Place<'_, 'a>> {
+        let layout = self.layout.get()?;
+        let region = layout.table.region_of(frame)?;
+        let slot = region.slot(frame.number());
+        let zone = layout.table.words.word(slot).zone();
+        Some(Place { layout, region, slot, arena: &self.arenas[zone.arena(region.controller)] })
     }
 
     /// Where `frame` appears: the reverse map of the block that it lies in, moved on to the frame itself.

@@ -112,6 +112,10 @@ impl Pageblock {
         self.0 & ISOLATED != 0
     }
 
+    pub(crate) const fn isolation(self) -> Isolation {
+        if self.is_isolated() { Isolation::Isolated } else { Isolation::Open }
+    }
+
     pub(crate) const fn with_isolated(self, isolation: Isolation) -> Self {
         match isolation {
             Isolation::Isolated => Self(self.0 | ISOLATED),
@@ -167,6 +171,17 @@ impl Pageblock {
     #[inline]
     pub(crate) const fn is_split(self) -> bool {
         self.0 & SHAPE == (Shape::Split as u32) << SHAPE_SHIFT
+    }
+
+    /// Whether the pageblock is split and not isolated.
+    #[inline]
+    pub(crate) const fn is_split_and_open(self) -> bool {
+        self.0 & (SHAPE | ISOLATED) == (Shape::Split as u32) << SHAPE_SHIFT
+    }
+
+    /// Whether `other` has the same zone, type, designated block and pool; isolation aside.
+    pub(crate) const fn is_like(self, other: Self) -> bool {
+        (self.0 ^ other.0) & (GROUP & !ISOLATED) == 0
     }
 
     /// The order of the block whose head this is, at least a pageblock's.

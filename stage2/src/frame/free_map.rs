@@ -225,6 +225,15 @@ impl FreeMap<'_> {
         self.take_count(1 << order)
     }
 
+    /// As [`Self::take_at`], up to a whole pageblock.
+    pub(crate) fn take_at_any(self, order: u8, offset: u32) -> u32 {
+        if order < SMALL_ORDERS {
+            return self.take_at(order, offset);
+        }
+        self.clear();
+        0
+    }
+
     #[inline]
     fn take_count(self, frames: u32) -> u32 {
         let info = self.info().0 - frames;

@@ -173,6 +173,20 @@ impl<'a> Table<'a> {
         self.set_word(slot, word.with_shape(Shape::Split).with_touched());
     }
 
+    /// Makes all entries of the pageblock at `slot` count, whatever its shape; the first stays as it is where the
+    /// pageblock is the head of a block in use.
+    pub(crate) fn touch_used(self, slot: Slot) {
+        let word = self.word(slot);
+        if word.is_touched() {
+            return;
+        }
+        let first = self.entry(Slot::of_pageblock(slot.pageblock()));
+        let meta = if word.shape() == Shape::Used { first.meta() } else { Meta::NONE };
+        self.touch(Slot::of_pageblock(slot.pageblock()));
+        first.set_meta(meta);
+        self.set_word(slot, word.with_touched());
+    }
+
     #[cold]
     fn touch(self, first: Slot) {
         for [_, _, meta] in &self.entries[first.0 as usize..][..PAGEBLOCK_FRAMES as usize] {

@@ -56,9 +56,9 @@ impl fmt::Display for AllocError {
 
 impl core::error::Error for AllocError {}
 
-/// Why a block could not be freed.
+/// Why a block could not be freed, divided or united.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FreeError {
+pub struct BlockError {
     /// The frame named as the block's first.
     pub frame: Frame,
     /// The order given.
@@ -66,12 +66,12 @@ pub struct FreeError {
     /// The owner given.
     pub owner: Owner,
     /// What is wrong.
-    pub reason: FreeReason,
+    pub reason: BlockReason,
 }
 
-/// What is wrong with a block that was to be freed.
+/// What is wrong with a block that a caller names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FreeReason {
+pub enum BlockReason {
     /// No RAM of this machine.
     NotRam,
     /// Free already.
@@ -99,27 +99,38 @@ pub enum FreeReason {
         /// To whom.
         owner: Owner,
     },
+    /// The blocks to be united differ in mobility, or lie in pageblocks of different kinds.
+    Unlike,
+    /// No block of that order is divided or united: it is none from 9 to 18, or the frame is not aligned to it.
+    Shape,
 }
 
-impl fmt::Display for FreeError {
+impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "free of {} (order {}, {}): ", self.frame.pa(), self.order, self.owner)?;
-        match self.reason {
-            FreeReason::NotRam => f.write_str("not RAM"),
-            FreeReason::AlreadyFree => f.write_str("already free"),
-            FreeReason::Reserved => f.write_str("reserved since boot"),
-            FreeReason::Retired => f.write_str("retired"),
-            FreeReason::HugeUnit => f.write_str("a unit of the huge-unit pool, which takes it back"),
-            FreeReason::InsideBlock { head, order } => {
+        write!(f, "block at {} (order {}, {}): {}", self.frame.pa(), self.order, self.owner, self.reason)
+    }
+}
+
+impl fmt::Display for BlockReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRam => f.write_str("not RAM"),
+            Self::AlreadyFree => f.write_str("already free"),
+            Self::Reserved => f.write_str("reserved since boot"),
+            Self::Retired => f.write_str("retired"),
+            Self::HugeUnit => f.write_str("a unit of the huge-unit pool, which takes it back"),
+            Self::InsideBlock { head, order } => {
                 write!(f, "inside the block of order {order} at {}", head.pa())
             }
-            FreeReason::OtherOrder { order } => write!(f, "the block has order {order}"),
-            FreeReason::OtherOwner { owner } => write!(f, "the block belongs to {owner}"),
+            Self::OtherOrder { order } => write!(f, "the block has order {order}"),
+            Self::OtherOwner { owner } => write!(f, "the block belongs to {owner}"),
+            Self::Unlike => f.write_str("the blocks differ in mobility, zone, pool or type"),
+            Self::Shape => f.write_str("not aligned, or of no order from 9 to 18"),
         }
     }
 }
 
-impl core::error::Error for FreeError {}
+impl core::error::Error for BlockError {}
 
 /// The frame is not the head of a block of that owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,8 +18,10 @@ pub struct ZoneTotals {
     pub present: u64,
     /// Frames that the allocator was given.
     pub managed: u64,
-    /// Free frames.
+    /// Free frames that can be allocated.
     pub free: u64,
+    /// Free frames of isolated pageblocks.
+    pub isolated: u64,
     /// Retired frames.
     pub retired: u64,
 }
@@ -46,6 +48,7 @@ impl ZoneTotals {
             present: self.present + other.present,
             managed: self.managed + other.managed,
             free: self.free + other.free,
+            isolated: self.isolated + other.isolated,
             retired: self.retired + other.retired,
         }
     }
@@ -101,6 +104,8 @@ pub struct FrameInfo {
     pub mapping: Option<Mapping>,
     /// What is known of a free block's bytes.
     pub contents: Contents,
+    /// Whether the frame, in use, is to be retired when its block is freed.
+    pub is_doomed: bool,
 }
 
 impl Memory<'_> {
@@ -119,6 +124,7 @@ impl Memory<'_> {
             present: extent.present,
             managed: arena.managed(),
             free: arena.free(),
+            isolated: arena.isolated(),
             retired: arena.retired(),
         }
     }
@@ -155,13 +161,10 @@ impl Memory<'_> {
 
     /// Everything known of `frame`; `None` where it is no RAM.
     pub fn frame_info(&self, frame: Frame) -> Option<FrameInfo> {
-        let layout = self.layout.get()?;
-        let table = &layout.table;
-        let region = table.region_of(frame)?;
-        let slot = region.slot(frame.number());
-        let zone = table.words.word(slot).zone();
-        let _locked = self.arenas[zone.arena(region.controller)].lock();
-        let word = table.words.word(slot);
+        let place = self.place(frame)?;
+        let (table, region) = (place.table(), place.region);
+        let _locked = place.arena.lock();
+        let word = table.words.word(place.slot);
         let head = table.head(region, frame.number())?;
         let first = region.slot(head.number);
         let entry = table.words.entry(first);
@@ -173,7 +176,7 @@ impl Memory<'_> {
         Some(FrameInfo {
             frame,
             controller: region.controller,
-            zone,
+            zone: word.zone(),
             migrate_type: word.migrate_type(),
             is_isolated: word.is_isolated(),
             block: word.block(),
@@ -184,6 +187,7 @@ impl Memory<'_> {
             owner,
             mapping: mapping.and_then(|mapping| mapping.offset(frame.number() - head.number)),
             contents,
+            is_doomed: head.state == State::Used && Self::is_doomed(&place),
         })
     }
 }

@@ -1,9 +1,15 @@
 use super::*;
 use crate::addr::{Ipa, Pa};
+use crate::dmb::{self, Node, NodeKind, NodePlace, Wishes};
 use crate::frame::Footprint;
 use crate::map::{MovableMark, ReservationKind};
-use crate::owner::GuestId;
+use crate::owner::{GuestId, PoolId};
 use crate::placement::ControllerList;
+
+mod isolation;
+mod migration;
+mod reshape;
+mod retire;
 
 const MIB: u64 = 1 << 20;
 pub(super) const BASE: u64 = 0x4000_0000;
@@ -131,15 +137,15 @@ fn wrong_frees_are_told_apart() {
         .unwrap();
     let reason = |frame, order, owner| memory.free(frame, order, owner, Contents::Dirty).unwrap_err().reason;
     let inside = block.frame.checked_add(3).unwrap();
-    assert_eq!(reason(frame(0x1000), 0, guest(0)), FreeReason::NotRam);
-    assert_eq!(reason(frame(BASE), 0, guest(0)), FreeReason::Reserved);
-    assert_eq!(reason(frame(0x3_0000_0000), 0, guest(0)), FreeReason::AlreadyFree);
-    assert_eq!(reason(inside, 0, guest(0)), FreeReason::InsideBlock { head: block.frame, order: 4 });
-    assert_eq!(reason(block.frame, 5, guest(0)), FreeReason::OtherOrder { order: 4 });
-    assert_eq!(reason(block.frame, 255, guest(0)), FreeReason::OtherOrder { order: 4 });
-    assert_eq!(reason(block.frame, 4, guest(1)), FreeReason::OtherOwner { owner: guest(0) });
+    assert_eq!(reason(frame(0x1000), 0, guest(0)), BlockReason::NotRam);
+    assert_eq!(reason(frame(BASE), 0, guest(0)), BlockReason::Reserved);
+    assert_eq!(reason(frame(0x3_0000_0000), 0, guest(0)), BlockReason::AlreadyFree);
+    assert_eq!(reason(inside, 0, guest(0)), BlockReason::InsideBlock { head: block.frame, order: 4 });
+    assert_eq!(reason(block.frame, 5, guest(0)), BlockReason::OtherOrder { order: 4 });
+    assert_eq!(reason(block.frame, 255, guest(0)), BlockReason::OtherOrder { order: 4 });
+    assert_eq!(reason(block.frame, 4, guest(1)), BlockReason::OtherOwner { owner: guest(0) });
     memory.free(block.frame, 4, guest(0), Contents::Dirty).unwrap();
-    assert_eq!(reason(block.frame, 4, guest(0)), FreeReason::AlreadyFree);
+    assert_eq!(reason(block.frame, 4, guest(0)), BlockReason::AlreadyFree);
 }
 
 #[test]

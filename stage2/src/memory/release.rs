@@ -1,0 +1,165 @@
+//! Giving memory back where a plain free does not do: out of blocks that hold doomed frames, into isolated pageblocks,
+//! or a part of a block.
+
+use super::reshape::{cut_used, pageblocks};
+use super::{BlockError, BlockReason, Layout, Memory, boot};
+use crate::addr::{Frame, PAGEBLOCK_ORDER};
+use crate::arena::{Locked, Standing};
+use crate::frame::{Contents, FrameTable, Head, Meta, Region, State};
+use crate::owner::Owner;
+use crate::pageblock::Isolation;
+use crate::range::FrameRange;
+
+impl Memory<'_> {
+    /// Frees a block that may hold doomed frames and whose pageblocks may be isolated.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "the cold half of `free`, which has all of this at hand")]
+    pub(super) fn free_with_care(
+        layout: &Layout<'_>,
+        region: &Region,
+        locked: &mut Locked<'_>,
+        frame: Frame,
+        order: u8,
+        owner: Owner,
+        contents: Contents,
+    ) -> Result<(), BlockReason> {
+        let words = layout.table.words;
+        let slot = region.slot(frame.number());
+        let word = words.word(slot);
+        let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
+        if !is_head || !words.entry(slot).meta().is_used_as(order, owner.index()) {
+            return Err(Memory::why_not_freed(layout, region, frame.number(), owner));
+        }
+        give_used(&layout.table, region, locked, frame.number(), order, owner, contents);
+        Ok(())
+    }
+
+    /// Frees `range`, which blocks of `owner` cover; a block that reaches over an end of it is cut there. `contents` says
+    /// what the caller left in the frames.
+    ///
+    /// # Errors
+    /// Where some of it is no memory of `owner`, or a unit of the huge-unit pool; nothing is changed then.
+    pub fn release_range(
+        &self,
+        range: FrameRange,
+        owner: Owner,
+        contents: Contents,
+    ) -> Result<(), BlockError> {
+        for part in pageblocks(range) {
+            let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
+            let _locked = place.arena.lock();
+            let mut number = part.start();
+            while number < part.end() {
+                number = owned_head(place.layout, place.region, number, owner)?.end();
+            }
+        }
+        for part in pageblocks(range) {
+            let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
+            let mut locked = place.arena.lock();
+            let mut number = part.start();
+            while number < part.end() {
+                let head = owned_head(place.layout, place.region, number, owner)?;
+                let head = cut_at_edges(place.table(), place.region, head, part, number);
+                give_used(place.table(), place.region, &mut locked, head.number, head.order, owner, contents);
+                number = head.end();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_ram(frame: Frame, owner: Owner) -> BlockError {
+    BlockError { frame, order: 0, owner, reason: BlockReason::NotRam }
+}
+
+/// The block of `owner` that frame `number` of `region` lies in.
+fn owned_head(layout: &Layout<'_>, region: &Region, number: u64, owner: Owner) -> Result<Head, BlockError> {
+    let frame = Frame::try_new(number).unwrap_or_default();
+    let error = |reason| BlockError { frame, order: 0, owner, reason };
+    if !region.has(number) {
+        return Err(error(BlockReason::NotRam));
+    }
+    let head = layout.table.head(region, number).ok_or_else(|| error(BlockReason::NotRam))?;
+    let meta = layout.table.words.entry(region.slot(head.number)).meta();
+    if head.state == State::Used && meta.is_used_as(head.order, owner.index()) {
+        return Ok(head);
+    }
+    Err(error(Memory::why_not_freed(layout, region, head.number, owner)))
+}
+
+/// Cuts the block `head` where it reaches over the ends of `part`, and returns the piece that begins at `number`.
+fn cut_at_edges(table: &FrameTable<'_>, region: &Region, head: Head, part: FrameRange, number: u64) -> Head {
+    let whole = FrameRange::from_numbers(head.number, head.end()).unwrap_or_default();
+    if part.contains_range(whole) {
+        return head;
+    }
+    let between =
+        |start: u64, end: u64| boot::blocks(FrameRange::from_numbers(start, end).unwrap_or_default());
+    let (start, end) = (head.number.max(part.start()), head.end().min(part.end()));
+    let mut pieces = between(head.number, start).chain(between(start, end)).chain(between(end, head.end()));
+    cut_used(table, region, head, &mut pieces);
+    table.head(region, number).unwrap_or(head)
+}
+
+/// Frees the block in use at frame `number`, whose owner and order have been checked.
+pub(super) fn give_used(
+    table: &FrameTable<'_>,
+    region: &Region,
+    locked: &mut Locked<'_>,
+    number: u64,
+    order: u8,
+    owner: Owner,
+    contents: Contents,
+) {
+    let entry = table.words.entry(region.slot(number));
+    let meta = entry.meta();
+    entry.set_meta(meta.without_block());
+    if !meta.holds_doomed() {
+        return give_plain(table, region, locked, number, order, owner, contents);
+    }
+    let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
+    for part in pageblocks(whole) {
+        let slot = region.slot(part.start());
+        let is_doomed = |number: u64| table.words.entry(region.slot(number)).meta().is_doomed();
+        let numbers = part.start()..part.end();
+        if order >= PAGEBLOCK_ORDER {
+            if !table.words.word(slot).is_touched() || !numbers.clone().any(is_doomed) {
+                give_plain(table, region, locked, part.start(), PAGEBLOCK_ORDER, owner, contents);
+                continue;
+            }
+            table.words.make_split(slot);
+            table.words.free_map(slot.pageblock()).clear();
+        }
+        for number in numbers {
+            if is_doomed(number) {
+                table.words.entry(region.slot(number)).set_meta(Meta::retired(0));
+                locked.count_moved(Standing::Used(owner), Standing::Retired, 1);
+            } else {
+                give_plain(table, region, locked, number, 0, owner, contents);
+            }
+        }
+    }
+}
+
+/// Frees a block without doomed frames; what lies in isolated pageblocks stays there.
+fn give_plain(
+    table: &FrameTable<'_>,
+    region: &Region,
+    locked: &mut Locked<'_>,
+    number: u64,
+    order: u8,
+    owner: Owner,
+    contents: Contents,
+) {
+    let used = Standing::Used(owner);
+    if locked.lists.has_isolated() {
+        let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
+        for part in pageblocks(whole) {
+            let isolation = table.words.word(region.slot(part.start())).isolation();
+            locked.count_moved(used, Standing::free_in(isolation), part.frames());
+        }
+    } else {
+        locked.count_moved(used, Standing::free_in(Isolation::Open), 1 << order);
+    }
+    locked.lists.give(table, region, number, order, contents);
+}
