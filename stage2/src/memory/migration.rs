@@ -1,12 +1,13 @@
 //! What migration asks of the allocator.
 
-use super::{Kind, Memory, Request};
+use super::{Kind, Memory, Request, Tenant};
 use crate::addr::{Frame, Ipa};
 use crate::controller::ControllerSet;
 use crate::frame::{Contents, Mapping};
 use crate::migrate::{Frames, Span};
 use crate::owner::{GuestId, Owner};
 use crate::placement::{Placement, Strictness};
+use crate::range::FrameRange;
 use crate::sync::Ordering::Relaxed;
 use crate::zone::Zone;
 
@@ -41,6 +42,10 @@ impl Frames for Memory<'_> {
     fn span_of(&self, frame: Frame) -> Option<Span> {
         let region = self.layout.get()?.table.region_of(frame)?;
         Some(Span { controller: region.controller, frames: region.range })
+    }
+
+    fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
+        self.tenant_in(frames)
     }
 
     fn free_frames(&self, placement: &Placement) -> u64 {

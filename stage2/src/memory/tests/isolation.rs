@@ -28,6 +28,7 @@ fn pools() -> BootMap {
     map.add_ram(controller(1), BLOCK, 64 * MIB).unwrap();
     let node = |name, kind, base, size| Node {
         name,
+        source: dmb::Source::Tree,
         kind,
         place: NodePlace::Static { base, size },
         entry: 0,
