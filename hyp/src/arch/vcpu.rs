@@ -93,14 +93,8 @@ fn reset_el1() {
     // The OS lock is set after a reset.
     write!("oslar_el1", 1);
     reset_breakpoints();
-    // AArch32 state of EL0.
-    write!("dacr32_el2", 0);
-    write!("ifsr32_el2", 0);
-    write!("fpexc32_el2", 0x700);
-    write!("spsr_abt", 0);
-    write!("spsr_und", 0);
-    write!("spsr_irq", 0);
-    write!("spsr_fiq", 0);
+    // AArch32's DACR32_EL2, IFSR32_EL2, FPEXC32_EL2 and SPSR_abt and its like are reached from EL2 alone (EL1 is
+    // AArch64), and are UNDEFINED where EL1 cannot be AArch32.
     if features::has_ras() {
         // VDISR_EL2, which is the guest's DISR_EL1, and VSESR_EL2.
         write!("S3_4_C12_C1_1", 0);
