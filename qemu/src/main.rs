@@ -95,9 +95,6 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Image => {
             let image = Image::build()?;
             println!("{}", image.describe());
-            if !image.fits() {
-                return Ok(ExitCode::FAILURE);
-            }
         }
         Command::Test { filter } => {
             let sum = suite::run(filter.as_deref())?;

@@ -13,6 +13,11 @@ use crate::error::{AtPath, Error, Result};
 use crate::process;
 use crate::workdir::WorkDir;
 
+/// How the record of a fatal error of Ballast's begins on the serial line.
+const FATAL: &[u8] = b"Ballast cannot go on";
+/// How long the rest of the record may take.
+const RECORD_TIME: Duration = Duration::from_secs(2);
+
 /// A running machine. Dropping it ends QEMU and removes the controllers' files.
 #[derive(Debug)]
 pub struct Session {
@@ -89,7 +94,7 @@ impl Session {
     /// [`Error::Silence`]: QEMU ended, or `patience` ran out.
     pub fn expect(&mut self, pattern: &str, patience: Duration) -> Result<String> {
         let regex = Regex::new(pattern)?;
-        let until = Instant::now() + patience;
+        let mut until = Instant::now() + patience;
         let mut said = self.output.lock();
         loop {
             if let Some(found) = regex.find(&said.serial[self.position..]) {
@@ -103,6 +108,10 @@ impl Session {
                 |end| Err(Error::Silence { pattern: pattern.into(), seconds: patience.as_secs(), end });
             if said.is_serial_closed {
                 return silence("and QEMU ended");
+            }
+            // Nothing comes after a fatal error but the rest of its record.
+            if said.serial[self.position..].windows(FATAL.len()).any(|window| window == FATAL) {
+                until = until.min(Instant::now() + RECORD_TIME);
             }
             if left.is_zero() {
                 return silence("in vain");

@@ -84,6 +84,8 @@ const HCR_TLOR: u64 = 1 << 35;
 const HCR_TERR: u64 = 1 << 36;
 /// HCR_EL2.APK, API: pointer authentication keys and instructions do not trap.
 const HCR_POINTER_AUTHENTICATION: u64 = 1 << 40 | 1 << 41;
+/// HCRX_EL2.TALLINT: writes to ALLINT, of FEAT_NMI.
+const HCRX_TALLINT: u64 = 1 << 6;
 /// HCR_EL2.TID5: GMID_EL1, of MTE.
 const HCR_TID5: u64 = 1 << 58;
 
@@ -160,8 +162,8 @@ pub(super) fn configure() {
     CNTHCTL_EL2.set(3);
 
     if field(mmfr1, 40) != 0 {
-        // HCRX_EL2: nothing enabled.
-        write!("S3_4_C1_C2_2", 0);
+        // HCRX_EL2: nothing enabled; writes to ALLINT trap, reads cannot.
+        write!("S3_4_C1_C2_2", if field(pfr1, 36) != 0 { HCRX_TALLINT } else { 0 });
     }
     if field(mmfr0, 56) != 0 {
         // Fine-grained traps: none of their own; what is new traps, since its bits enable by being set.

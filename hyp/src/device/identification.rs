@@ -17,8 +17,9 @@ const ANY: u64 = 15;
 /// error records: these trap, but DISR_EL1 cannot.
 const PFR0: &[Field] =
     &[(0, 2), (4, 1), (16, ANY), (20, ANY), (24, 1), (28, 1), (32, 1), (48, 1), (56, 1), (60, 1)];
-/// BT, SSBS. Hidden: MTE, SME, NMI, GCS and others.
-const PFR1: &[Field] = &[(0, 1), (4, 2)];
+/// BT, SSBS, MTE. Hidden: SME, NMI, GCS and others. Of MTE a guest gets the instructions of EL0, which cannot trap
+/// (FEAT_MTE); allocation tags and their registers are hidden and trap (HCR_EL2.ATA).
+const PFR1: &[Field] = &[(0, 1), (4, 2), (8, 1)];
 /// DebugVer, BRPs, WRPs, CTX_CMPs, DoubleLock. Hidden: trace, PMU, SPE, TRBE, BRBE.
 const DFR0: &[Field] = &[(0, 8), (12, ANY), (20, ANY), (28, ANY), (36, ANY)];
 /// All but TME.

@@ -63,7 +63,8 @@ const FEATURES: [Feature; 71] = [
     ("ssbs", &[(PFR1, 4, 2)], read((3, 3, 4, 2, 6))),
     ("pan", &[(MMFR1, 20, 1)], read((3, 0, 4, 2, 3))),
     ("uao", &[(MMFR2, 4, 1)], read((3, 0, 4, 2, 4))),
-    ("allint", &[(PFR1, 36, 1)], read((3, 0, 4, 3, 0))),
+    // Its reads cannot trap. MSR ALLINT, XZR.
+    ("allint", &[(PFR1, 36, 1)], 0xd518_431f),
     ("gcs", &[(PFR1, 44, 1)], read((3, 0, 2, 5, 0))),
     ("rcw_mask", &[(PFR1, 48, 1)], read((3, 0, 13, 0, 6))),
     ("tcr2", &[(MMFR3, 0, 1)], read((3, 0, 2, 0, 3))),
