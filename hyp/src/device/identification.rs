@@ -159,8 +159,8 @@ mod tests {
     fn what_needs_el2_to_enable_it_is_hidden() {
         let all = u64::MAX / 15 * 2;
         for (crm, op2, shift, what) in [
-            (4, 1, 8, "MTE"),
             (4, 1, 24, "SME"),
+            (4, 1, 36, "NMI"),
             (4, 0, 44, "AMU"),
             (5, 0, 8, "PMU"),
             (5, 0, 32, "SPE"),
@@ -172,6 +172,7 @@ mod tests {
         ] {
             assert_eq!(field(guest_value(crm, op2, all, true), shift), 0, "{what}");
         }
+        assert_eq!(field(guest_value(4, 1, all, true), 8), 1, "MTE: its instructions, no tags");
     }
 
     #[test]
