@@ -19,7 +19,7 @@ const LONGEST_HEAD: u64 = 16 << 10;
 const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// States of a guest, as the monitor names them.
-const STATES: [&str; 5] = ["off", "starting", "running", "stopping", "failed"];
+const STATES: [&str; 6] = ["off", "starting", "running", "stopping", "failed", "refused"];
 
 /// Listens at `place` and answers each scrape with what the line at `address` says then.
 ///

@@ -64,13 +64,18 @@ impl Choice {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "movable memory: {} (", self.mode.name())?;
-        match self.reason {
-            Reason::Configured => f.write_str("as configured)"),
-            Reason::NoBlocks => f.write_str("no movable blocks)"),
-            Reason::BootArgument(name) => write!(f, "boot arguments have {name})"),
-            Reason::Template => f.write_str("its template has a movable block)"),
-            Reason::Default => f.write_str("by default)"),
+        write!(f, "movable memory: {} ({})", self.mode.name(), self.reason)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configured => f.write_str("as configured"),
+            Self::NoBlocks => f.write_str("no movable blocks"),
+            Self::BootArgument(name) => write!(f, "boot arguments have {name}"),
+            Self::Template => f.write_str("its template has a movable block"),
+            Self::Default => f.write_str("by default"),
         }
     }
 }

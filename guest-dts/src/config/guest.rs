@@ -49,6 +49,10 @@ pub(super) fn read_all<'t>(guests: Node<'t>, into: &mut Configuration<'t>, reade
     for (index, node) in guests.enabled_children().enumerate() {
         reader.begin();
         let guest = read(node, reader);
+        let twin = guests.enabled_children().take(index).find(|other| other.name() == node.name());
+        if let Some(twin) = twin {
+            reader.error(Finding::node(node, Rule::SameAs(twin.id())));
+        }
         if index >= GUEST_LIMIT {
             reader.error(Finding::node(node, Rule::TooMany { index, limit: GUEST_LIMIT, what: "guests" }));
             return;

@@ -1,16 +1,20 @@
 //! The monitor, with the real machine behind it.
 
-use super::{Guest, Phase};
+use super::{Guest, Phase, refused};
 use crate::arch::{self, cpu, monitor, own, timer, trace, uart};
 use crate::device::psci;
 use crate::log;
-use crate::monitor::machine::{self, Controller, Cpu, GuestState, Machine, Reason, Version, reason};
+use crate::monitor::machine::{
+    self, Backing, Controller, Cpu, GuestState, Machine, Making, Reason, Region, Version, reason,
+};
 use crate::monitor::mux::{Console, Status, View};
 use crate::monitor::statistics::Counters;
 use crate::monitor::trace::Ring;
 use crate::monitor::{MonitorIo, run as run_shell};
 use core::sync::atomic::Ordering;
-use stage2::addr::FRAME_SIZE;
+use guest_dts::build::Choice;
+use guest_dts::config::BankKind;
+use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::ControllerId;
 use stage2::owner::Owner;
 
@@ -82,7 +86,26 @@ impl MonitorIo for Io {
 struct Host;
 
 fn find(guest: usize) -> Result<&'static Guest, Reason> {
-    super::all().nth(guest).ok_or_else(|| reason(format_args!("there is no such guest")))
+    super::all().nth(guest).ok_or_else(|| match refused_guest(guest) {
+        Some(refused) => reason(format_args!("it was refused: {}", refused.reason)),
+        None => reason(format_args!("there is no such guest")),
+    })
+}
+
+/// The guest with number `guest`, which was refused: these come after the others.
+fn refused_guest(guest: usize) -> Option<machine::Guest<'static>> {
+    let index = guest.checked_sub(super::all().count())?;
+    refused::with(index, |refused| machine::Guest {
+        name: refused.name,
+        state: GuestState::Refused,
+        reason: reason(format_args!("{}", refused.why)),
+        vcpu_count: 0,
+        vcpu_on_count: 0,
+        cpus: heapless::Vec::new(),
+        memory_bytes: 0,
+        start_count: 0,
+        uptime_ns: 0,
+    })
 }
 
 fn refuse(phase: Phase) -> Reason {
@@ -130,11 +153,52 @@ impl Machine for Host {
     }
 
     fn guest_count(&self) -> usize {
-        super::all().count()
+        super::all().count() + refused::count()
+    }
+
+    fn making(&self, guest: usize) -> Option<Making<'_>> {
+        let guest = super::all().nth(guest)?;
+        let (plan, made) = (guest.plan(), guest.plan().guest());
+        Some(Making {
+            tree: plan.tree(),
+            movable: Choice::of(made),
+            dmb_bytes: made.dmb_size(),
+            table_bytes: guest.memory().0 as u64 * FRAME_SIZE,
+            kernel_bytes: made.kernel.len() as u64,
+            ramdisk_bytes: made.ramdisk.map_or(0, |ramdisk| ramdisk.len() as u64),
+            is_held: made.migration.is_opted_out,
+            limit_bytes_per_s: made.migration.limit_bytes_per_s,
+        })
+    }
+
+    fn region(&self, guest: usize, region: usize) -> Option<Region<'_>> {
+        let plan = super::all().nth(guest)?.plan();
+        let bank = plan.layout().banks.get(region)?;
+        let made = match bank.kind {
+            BankKind::Region(index) => plan.guest().regions.get(usize::from(index)),
+            BankKind::Dmb(index) => plan.guest().dmbs.get(usize::from(index)),
+        }?;
+        Some(Region {
+            name: made.node.map_or("memory", |node| node.name()),
+            ipa: bank.range.base().get(),
+            bytes: bank.range.size(),
+            backing: match (made.is_pinned_in_place, plan.guest().migration.is_opted_out) {
+                (true, _) => Backing::Pinned,
+                (false, true) => Backing::Held,
+                (false, false) => Backing::Movable,
+            },
+        })
+    }
+
+    fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
+        let guest = super::all().nth(guest)?;
+        let space = guest.space.lock();
+        let (pa, size) = space.as_ref()?.unit(Ipa::try_new(ipa)?)?;
+        Some((pa.get(), size))
     }
 
     fn guest(&self, guest: usize) -> Option<machine::Guest<'_>> {
-        let guest = super::all().nth(guest)?;
+        let Some(guest) = super::all().nth(guest) else { return refused_guest(guest) };
         let stop_reason = guest.reason();
         let (state, why) = match guest.phase() {
             Phase::Running => (GuestState::Running, Reason::new()),

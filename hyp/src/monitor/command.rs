@@ -1,6 +1,7 @@
 //! The commands.
 
 mod console;
+mod guest;
 mod guests;
 mod help;
 mod host;
@@ -35,6 +36,15 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         example: "guests --json",
         run: guests::list,
+    },
+    Command {
+        name: "guest",
+        parameters: &[required("GUEST", Kind::Guest), optional("tree|map", Kind::Word(&["tree", "map"]))],
+        summary: "show a guest, its device tree, or what backs its RAM",
+        details: "tree prints the tree that the guest gets, as source. map lists its RAM, and behind which \
+                  controllers it lies in units of which size; in JSON, too.",
+        example: "guest alpha map",
+        run: guest::run,
     },
     Command {
         name: "start",

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 
+use guest_dts::build::{Choice, Reason as Cause};
+use guest_dts::config::MovableMemory;
+use guest_dts::tree::AlignedBlob;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::ControllerId;
 use stage2::dmb::{Core, CoreOption, Wishes, default_floor, designate};
@@ -14,7 +17,9 @@ use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
 
-use super::machine::{Controller, Cpu, Guest, GuestState, Machine, Reason, Version, reason};
+use super::machine::{
+    Backing, Controller, Cpu, Guest, GuestState, Machine, Making, Reason, Region, Version, reason,
+};
 use super::mux::{Console, Status, View};
 use super::session::MonitorIo;
 use super::statistics::{Counters, Exit};
@@ -31,6 +36,14 @@ pub(super) struct Fake {
     pub(super) counters: [Counters; 2],
     traces: [trace::Ring; 2],
     log: Box<Ring>,
+    /// alpha's and beta's trees.
+    made: Vec<(AlignedBlob, Choice)>,
+}
+
+/// A tree with no more than the monitor looks at.
+fn tree(bootargs: &str) -> AlignedBlob {
+    let source = format!("/dts-v1/; / {{ model = \"a tree\"; chosen {{ bootargs = \"{bootargs}\"; }}; }};");
+    guest_dts::testing::compile(&source)
 }
 
 /// Two controllers of 1 GiB; Ballast has 2 MiB, alpha a DMB of 256 MiB and as much elsewhere.
@@ -118,6 +131,13 @@ impl Fake {
             counters,
             traces,
             log,
+            made: vec![
+                (
+                    tree("console=ttyAMA0 movablecore=256M"),
+                    Choice { mode: MovableMemory::Movablecore, reason: Cause::Default },
+                ),
+                (tree(""), Choice { mode: MovableMemory::None, reason: Cause::NoBlocks }),
+            ],
         }
     }
 
@@ -163,6 +183,36 @@ impl Machine for Fake {
             memory_bytes: 512 << 20,
             start_count: 1,
             uptime_ns: if is_running { 61_000_000_000 } else { 0 },
+        })
+    }
+
+    fn making(&self, guest: usize) -> Option<Making<'_>> {
+        let (_, movable) = self.made.get(guest)?;
+        Some(Making {
+            tree: self.made[guest].0.as_slice(),
+            movable: *movable,
+            dmb_bytes: if guest == 0 { 256 << 20 } else { 0 },
+            table_bytes: 5 << 12,
+            kernel_bytes: 38 << 20,
+            ramdisk_bytes: if guest == 0 { 1 << 20 } else { 0 },
+            is_held: guest == 1,
+            limit_bytes_per_s: (guest == 0).then_some(2_000_000_000),
+        })
+    }
+
+    fn region(&self, guest: usize, region: usize) -> Option<Region<'_>> {
+        let (name, ipa, mib) = *[("memory", 0x4000_0000, 256), ("dmb-1", 0x5000_0000, 256)].get(region)?;
+        let backing = [Backing::Movable, Backing::Held, Backing::Pinned][guest];
+        Some(Region { name, ipa, bytes: mib << 20, backing })
+    }
+
+    /// alpha's RAM as [`memory`] has it, but for a pageblock in small units on the other controller.
+    fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
+        let offset = ipa.checked_sub(0x4000_0000).filter(|_| guest == 0)?;
+        Some(match ipa {
+            0x4020_0000..0x4040_0000 => (0x9ff0_0000 + offset % (1 << 20), 1 << 12),
+            0x4000_0000..0x5000_0000 => (0x4800_0000 + offset, 2 << 20),
+            _ => (0x9000_0000 + offset - (256 << 20), 2 << 20),
         })
     }
 

@@ -3,6 +3,7 @@
 
 use core::fmt::{self, Write};
 
+use guest_dts::build::Choice;
 use stage2::memory::Memory;
 
 use super::mux::{Console, Status, View};
@@ -11,7 +12,7 @@ use super::trace;
 use crate::log;
 
 /// Text put together for an answer; what does not fit is cut.
-pub type Reason = heapless::String<160>;
+pub type Reason = heapless::String<240>;
 /// Most CPUs listed for a guest.
 pub const GUEST_CPUS: usize = 16;
 /// Most ranges listed for a controller.
@@ -73,6 +74,8 @@ pub enum GuestState {
     Stopping,
     /// Stopped by an error; the reason says which.
     Failed,
+    /// Left out, since its configuration is wrong; the reason says how.
+    Refused,
 }
 
 impl GuestState {
@@ -84,6 +87,7 @@ impl GuestState {
             Self::Running => "running",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
+            Self::Refused => "refused",
         }
     }
 }
@@ -109,6 +113,62 @@ pub struct Guest<'a> {
     pub start_count: u64,
     /// For how long it has been running.
     pub uptime_ns: u64,
+}
+
+/// What a guest is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Making<'a> {
+    /// Its device tree.
+    pub tree: &'a [u8],
+    /// How it is told of its movable memory.
+    pub movable: Choice,
+    /// What it has in designated movable blocks.
+    pub dmb_bytes: u64,
+    /// What its stage-2 tables take now.
+    pub table_bytes: u64,
+    /// Its kernel's size.
+    pub kernel_bytes: u64,
+    /// Its ramdisk's size; 0: none.
+    pub ramdisk_bytes: u64,
+    /// Whether it is never migrated.
+    pub is_held: bool,
+    /// How fast it is migrated at most, where it has a limit of its own.
+    pub limit_bytes_per_s: Option<u64>,
+}
+
+/// Whether what backs a guest's RAM may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// It is moved where that is asked for.
+    Movable,
+    /// The guest is never migrated.
+    Held,
+    /// Guest-physical and physical addresses are the same.
+    Pinned,
+}
+
+impl Backing {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Movable => "movable",
+            Self::Held => "held",
+            Self::Pinned => "pinned",
+        }
+    }
+}
+
+/// A region of a guest's RAM.
+#[derive(Clone, Copy, Debug)]
+pub struct Region<'a> {
+    /// Its name in the configuration.
+    pub name: &'a str,
+    /// Where the guest sees it.
+    pub ipa: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether what backs it may change.
+    pub backing: Backing,
 }
 
 /// A physical CPU.
@@ -154,7 +214,7 @@ pub trait Machine {
     /// What is running.
     fn version(&self) -> Version<'_>;
 
-    /// How many guests are configured.
+    /// How many guests are configured, those that were refused included, which come last.
     fn guest_count(&self) -> usize;
     /// A guest.
     fn guest(&self, guest: usize) -> Option<Guest<'_>>;
@@ -173,6 +233,13 @@ pub trait Machine {
     /// # Errors
     /// Why it cannot be reset.
     fn reset(&self, guest: usize) -> Result<(), Reason>;
+
+    /// What a guest is made from; `None` where it was refused.
+    fn making(&self, guest: usize) -> Option<Making<'_>>;
+    /// A region of a guest's RAM, by rising address.
+    fn region(&self, guest: usize, region: usize) -> Option<Region<'_>>;
+    /// The unit behind `ipa` of a guest: its physical address and its size.
+    fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)>;
 
     /// How many CPUs the host has.
     fn cpu_count(&self) -> usize;

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{Machine, Reason};
+use super::super::machine::{GuestState, Machine, Reason};
 use super::super::report::Value;
 use super::super::session::Session;
 
@@ -15,7 +15,11 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
             for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
                 let vcpus = fmt::from_fn(|f| write!(f, "{} of {}", guest.vcpu_on_count, guest.vcpu_count));
                 table.row(&[
-                    Value::Count(at as u64 + 1),
+                    if guest.state == GuestState::Refused {
+                        Value::None
+                    } else {
+                        Value::Count(at as u64 + 1)
+                    },
                     Value::Text(guest.name),
                     Value::Text(guest.state.name()),
                     Value::Show(&vcpus),

@@ -52,6 +52,12 @@ fn help() {
 fn reports() {
     for line in [
         "guests",
+        "guest alpha",
+        "guest beta",
+        "guest gamma",
+        "guest alpha tree",
+        "guest alpha map",
+        "guest beta map",
         "cpus",
         "controllers",
         "controllers --exact",
@@ -84,6 +90,9 @@ fn reports() {
 fn reports_as_json() {
     for line in [
         "guests",
+        "guest alpha",
+        "guest alpha tree",
+        "guest alpha map",
         "cpus",
         "controllers",
         "console",
@@ -156,7 +165,7 @@ fn errors_say_what_was_expected() {
 #[test]
 fn the_prompt_completes() {
     assert_snapshot!(screen(
-        b"gue\t\r\
+        b"gue\ts\t\r\
         c\t\t\x15\
         start \t\tb\t\r\
         con\tso\tal\t\t\x15\

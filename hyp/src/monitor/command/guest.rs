@@ -1,0 +1,188 @@
+//! `guest`: what one guest is made from, its device tree, and what backs its RAM.
+
+use core::fmt::{self, Write};
+
+use alloc::vec::Vec;
+use guest_dts::tree::{Tree, TreeSource};
+use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_SIZE, Pa};
+
+use super::super::grammar::{Arguments, Failure};
+use super::super::machine::Region;
+use super::super::report::Value;
+use super::super::session::Session;
+use super::super::units::Size;
+
+/// After how many units others may run.
+const UNITS_AT_ONCE: u64 = 64;
+
+/// Shows a guest: in short, its tree, or the map of its RAM.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let guest = arguments.guest(0).unwrap_or(usize::MAX);
+    match arguments.word(1) {
+        Some("tree") => tree(session, guest),
+        Some("map") => map(session, guest),
+        _ => summary(session, guest),
+    }
+}
+
+/// What a guest that was refused has none of.
+fn refuse(session: &mut Session<'_>, guest: usize) -> Failure {
+    let why = session.machine.guest(guest).map(|guest| guest.reason).unwrap_or_default();
+    session.refuse(format_args!("the guest was refused: {why}"))
+}
+
+fn summary(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
+    let machine = session.machine;
+    let Some(guest) = machine.guest(at) else { return Err(refuse(session, at)) };
+    let why = if guest.reason.is_empty() { Value::None } else { Value::Text(&guest.reason) };
+    let Some(making) = machine.making(at) else {
+        return session.report("guest", |report, _| {
+            let values = [Value::Text(guest.name), Value::Text(guest.state.name()), why];
+            report.fields("guest=Guest|state=State|reason=Reason", &values)
+        });
+    };
+    let tree = Tree::new(making.tree).ok();
+    let bootargs = tree.and_then(|tree| tree.find("/chosen")?.property("bootargs")?.str());
+    let movable = fmt::from_fn(|f| write!(f, "{} ({})", making.movable.mode.name(), making.movable.reason));
+    let vcpus = fmt::from_fn(|f| write!(f, "{}, {} on", guest.vcpu_count, guest.vcpu_on_count));
+    let images = fmt::from_fn(|f| {
+        write!(f, "kernel {}, ramdisk ", Size(making.kernel_bytes))?;
+        match making.ramdisk_bytes {
+            0 => f.write_str("none"),
+            bytes => write!(f, "{}", Size(bytes)),
+        }
+    });
+    let migration = fmt::from_fn(|f| match (making.is_held, making.limit_bytes_per_s) {
+        (true, _) => f.write_str("never"),
+        (false, Some(limit)) => write!(f, "at most {} kB/s", limit / 1000),
+        (false, None) => f.write_str("no limit of its own"),
+    });
+    let limit = making.limit_bytes_per_s.map_or(Value::None, Value::Count);
+    let list = "guest=Guest|state=State|reason=Reason|start_count=Starts|=vCPUs|vcpu_count=|vcpu_on_count=|cpus=CPUs|memory_bytes=RAM|dmb_bytes=  movable blocks|table_bytes=  tables|movable_memory=Movable memory|=Images|kernel_bytes=|ramdisk_bytes=|=Migration|is_held=|limit_bytes_per_s=|bootargs=Boot arguments";
+    session.report("guest", |report, _| {
+        report.fields(
+            list,
+            &[
+                Value::Text(guest.name),
+                Value::Text(guest.state.name()),
+                why,
+                Value::Count(guest.start_count),
+                Value::Show(&vcpus),
+                Value::Count(guest.vcpu_count as u64),
+                Value::Count(guest.vcpu_on_count as u64),
+                Value::Numbers(&guest.cpus),
+                Value::Bytes(guest.memory_bytes),
+                Value::Bytes(making.dmb_bytes),
+                Value::Bytes(making.table_bytes),
+                Value::Show(&movable),
+                Value::Show(&images),
+                Value::Bytes(making.kernel_bytes),
+                Value::Bytes(making.ramdisk_bytes),
+                Value::Show(&migration),
+                Value::Flag(making.is_held),
+                limit,
+                Value::Text(bootargs.unwrap_or_default()),
+            ],
+        )
+    })
+}
+
+/// Prints the tree that the guest gets as source.
+fn tree(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
+    let making = session.machine.making(at);
+    let Some(tree) = making.and_then(|making| Tree::new(making.tree).ok()) else {
+        return Err(refuse(session, at));
+    };
+    if !session.style.is_json {
+        return Ok(write!(session, "{}", TreeSource(tree))?);
+    }
+    session.report("guest_tree", |report, machine| {
+        let name = machine.guest(at).map_or("", |guest| guest.name);
+        report.fields("guest=|source=", &[Value::Text(name), Value::Show(&TreeSource(tree))])
+    })
+}
+
+/// What of a region lies behind one controller.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    /// The controller's number; `None`: nothing is there.
+    controller: Option<usize>,
+    bytes: u64,
+    /// Units of 1 GiB, 2 MiB and 4 KiB.
+    units: [u64; 3],
+}
+
+/// Shows the ranges of a guest's RAM and what backs them.
+fn map(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
+    if session.machine.making(at).is_none() {
+        return Err(refuse(session, at));
+    }
+    let mut rows: Vec<(Region<'_>, Part)> = Vec::new();
+    let machine = session.machine;
+    for region in (0..).map_while(|number| machine.region(at, number)) {
+        parts(session, at, &region, &mut |part| rows.push((region, part)));
+    }
+    let list = "ipa=IPA|size_bytes=SIZE|region=REGION|backing=IS|controller=BEHIND|backed_bytes=BACKED|large_count=1 GiB|medium_count=2 MiB|small_count=4 KiB";
+    session.report("guest_map", |report, _| {
+        report.fields("guest=", &[Value::Text(machine.guest(at).map_or("", |guest| guest.name))])?;
+        report.table("regions", list, "It has no RAM.", &mut |table| {
+            for (region, part) in &rows {
+                let controller = part.controller.and_then(|controller| machine.controller(controller));
+                let [large, medium, small] = part.units.map(Value::Count);
+                table.row(&[
+                    Value::Address(region.ipa),
+                    Value::Bytes(region.bytes),
+                    Value::Text(region.name),
+                    Value::Text(region.backing.name()),
+                    controller.as_ref().map_or(Value::None, |controller| Value::Text(controller.name)),
+                    Value::Bytes(part.bytes),
+                    large,
+                    medium,
+                    small,
+                ])?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Goes through the units of `region` and adds a part for each controller behind it, by the controllers' numbers.
+fn parts<'a>(session: &mut Session<'a>, at: usize, region: &Region<'a>, add: &mut dyn FnMut(Part)) {
+    let machine = session.machine;
+    let mut found: Vec<Part> = (0..machine.controller_count())
+        .map(|controller| Part { controller: Some(controller), ..Part::default() })
+        .collect();
+    let mut nothing = Part::default();
+    let (mut ipa, end, mut count) = (region.ipa, region.ipa + region.bytes, 0);
+    while ipa < end {
+        let unit = machine.unit(at, ipa);
+        let controller = unit.and_then(|(pa, _)| {
+            let frame = Frame::containing(Pa::try_new(pa)?);
+            machine.memory()?.controller_of(frame)
+        });
+        // Where there is nothing, on to the next frame that could be there.
+        let size = unit.map_or(FRAME_SIZE, |(_, size)| size);
+        let next = (ipa & !(size - 1)).saturating_add(size).min(end);
+        match controller.and_then(|controller| found.get_mut(controller.index())) {
+            Some(part) => {
+                part.bytes += next - ipa;
+                let place = usize::from(size < 1 << 30) + usize::from(size < PAGEBLOCK_SIZE);
+                if let Some(units) = part.units.get_mut(place) {
+                    *units += 1;
+                }
+            }
+            None => nothing.bytes += next - ipa,
+        }
+        ipa = next;
+        count += 1;
+        if count % UNITS_AT_ONCE == 0 {
+            session.io().pause();
+        }
+    }
+    nothing.bytes = 0;
+    let is_empty = found.iter().all(|part| part.bytes == 0);
+    found.into_iter().filter(|part| part.bytes != 0).for_each(&mut *add);
+    if is_empty {
+        add(nothing);
+    }
+}
