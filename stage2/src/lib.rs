@@ -4,6 +4,7 @@
 pub mod addr;
 mod arena;
 mod buddy;
+pub mod claim;
 pub mod controller;
 pub mod dmb;
 pub mod frame;
@@ -14,6 +15,7 @@ pub mod name;
 pub mod owner;
 pub mod pageblock;
 pub mod placement;
+pub mod pool;
 pub mod range;
 mod sync;
 pub mod table;

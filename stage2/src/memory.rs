@@ -27,6 +27,7 @@ use crate::zone::{ARENAS, Zone};
 
 mod boot;
 mod error;
+mod glance;
 mod isolation;
 mod migration;
 mod occupant;
@@ -41,6 +42,7 @@ mod tests;
 
 pub use boot::BootError;
 pub use error::{AllocError, BlockError, BlockReason, MappingError};
+pub use glance::Glance;
 pub use isolation::{IsolateError, IsolateReason, Isolated, Requester, TakeError};
 pub use occupant::{Occupant, Occupants};
 pub use query::{ControllerTotals, FrameInfo, ZoneTotals};

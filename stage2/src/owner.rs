@@ -36,6 +36,9 @@ impl fmt::Display for GuestId {
 pub struct PoolId(u8);
 
 impl PoolId {
+    /// The first pool.
+    pub const FIRST: Self = Self(0);
+
     /// Pool `number`, or `None` at or above [`MAX_POOLS`].
     pub const fn try_new(number: u8) -> Option<Self> {
         if (number as usize) < MAX_POOLS { Some(Self(number)) } else { None }

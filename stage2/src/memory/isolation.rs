@@ -18,7 +18,7 @@ use core::fmt;
 
 use super::reshape::pageblocks;
 use super::{Memory, Place};
-use crate::addr::{Frame, PAGEBLOCK_ORDER};
+use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::arena::Standing;
 use crate::frame::{Contents, Meta, Mobility, State};
 use crate::owner::{Owner, PoolId};
@@ -133,6 +133,36 @@ impl Memory<'_> {
             }
         }
         Ok(Isolated { range })
+    }
+
+    /// Isolates what follows an isolated range, up to frame number `end`: for who isolates a large range in slices. The
+    /// range has to end with a pageblock so far.
+    ///
+    /// # Errors
+    /// As [`Self::isolate`]; the range stays what it was then.
+    pub fn isolate_on(
+        &self,
+        isolated: &mut Isolated,
+        end: u64,
+        requester: Requester,
+    ) -> Result<(), IsolateError> {
+        let done = isolated.range;
+        let range = FrameRange::from_numbers(done.end(), end).unwrap_or_default();
+        let mut first =
+            self.place(done.first()).map(|place| (place.region.index, place.table().words.word(place.slot)));
+        for part in pageblocks(range) {
+            let is_cut = !part.start().is_multiple_of(PAGEBLOCK_FRAMES);
+            let result = match is_cut {
+                true => Err((part.first(), IsolateReason::Broken)),
+                false => self.isolate_part(part, requester, &mut first),
+            };
+            if let Err((frame, reason)) = result {
+                self.open_pageblocks(FrameRange::from_numbers(done.end(), part.start()).unwrap_or_default());
+                return Err(IsolateError { range, frame, reason });
+            }
+        }
+        isolated.range = FrameRange::from_numbers(done.start(), end.max(done.end())).unwrap_or(done);
+        Ok(())
     }
 
     /// Isolates the pageblock that `part` lies in.

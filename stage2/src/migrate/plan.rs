@@ -115,15 +115,19 @@ pub(super) fn cleared_bytes(request: &Request, cursor: &Cursor) -> Option<u64> {
     Some((passed * FRAME_SIZE).saturating_sub(left))
 }
 
-/// Whether all of `leaf` is to move, so that it is worth a place of its size.
-pub(super) fn moves_whole(request: &Request, leaf: Leaf) -> bool {
+/// How many frames of `leaf` have to move, where it can be taken apart.
+pub(super) fn frames_to_move(request: &Request, leaf: Leaf) -> u64 {
+    let frames = leaf.size() / FRAME_SIZE;
     match request.select {
-        Select::Behind(_) => true,
-        Select::Touching(range) => {
-            let frames = FrameRange::try_new(Frame::containing(leaf.pa()), leaf.size() / FRAME_SIZE);
-            frames.is_some_and(|frames| range.intersection(frames).frames() > frames.frames() / 2)
-        }
+        Select::Behind(_) => frames,
+        Select::Touching(range) => FrameRange::try_new(Frame::containing(leaf.pa()), frames)
+            .map_or(0, |frames| range.intersection(frames).frames()),
     }
+}
+
+/// Whether so much of `leaf` has to move that it is worth a place of its size.
+pub(super) fn moves_whole(request: &Request, leaf: Leaf) -> bool {
+    frames_to_move(request, leaf) > leaf.size() / FRAME_SIZE / 2
 }
 
 /// The bytes that a job looks at.

@@ -1,7 +1,7 @@
 //! Units of 2 MiB.
 
 use super::{Active, Place, Worker};
-use crate::addr::{PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::addr::PAGEBLOCK_ORDER;
 use crate::frame::Contents;
 use crate::migrate::host::Host;
 use crate::migrate::plan::{self, Portion};
@@ -26,7 +26,8 @@ impl Worker {
         let host = place.host;
         let Some(target) = self.target_block(host, active, portion, leaf.ipa()) else {
             // By parts it fits where no 2 MiB are side by side.
-            if host.free_frames(plan::placement_of(&active.request, portion)) >= PAGEBLOCK_FRAMES {
+            let needed = plan::frames_to_move(&active.request, leaf);
+            if host.free_frames(plan::placement_of(&active.request, portion)) >= needed {
                 return self.demote(place, active, portion, leaf);
             }
             return active.skip(place, portion, leaf, Reason::NoFrame);

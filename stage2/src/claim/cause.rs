@@ -1,0 +1,175 @@
+//! What stood in the way of a claim.
+
+use core::fmt;
+
+use crate::addr::{FRAME_SIZE, Frame};
+use crate::memory::IsolateReason;
+use crate::migrate::Reason;
+use crate::owner::Owner;
+
+/// What stood in the way. The first is all zero bytes, so that a table of records costs no room in the image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Cause {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// No range of that size and alignment is left in the pool.
+    NoRange,
+    /// It does not belong to the pool.
+    Foreign,
+    /// It is claimed already.
+    Claimed,
+    /// It is not claimed, and so cannot be released.
+    NotClaimed,
+    /// It is in use, and cannot be moved.
+    Fixed(Owner),
+    /// It is reserved since boot.
+    Reserved,
+    /// It is retired.
+    Retired,
+    /// It is isolated for somebody else.
+    Isolated,
+    /// Its tenant is mapped 1:1.
+    PinnedInPlace,
+    /// Its tenant's configuration forbids moving.
+    OptedOut,
+    /// Its tenant's placement is strict, and allows no other frames.
+    Placement,
+    /// There are too few free frames elsewhere.
+    NoFrame {
+        /// So many are missing; 0 where that is not known.
+        missing: u64,
+    },
+    /// There is no frame for a translation table.
+    NoTable,
+    /// It was in use again and again.
+    Busy,
+    /// The owner's window has no room for it, or there was no frame for a translation table.
+    NoWindow,
+    /// The claimant cancelled it.
+    Cancelled,
+    /// The claimant stopped.
+    OwnerGone,
+}
+
+impl Cause {
+    /// How many there are.
+    pub const COUNT: usize = 18;
+
+    /// Its number, below [`Self::COUNT`], and its name.
+    pub const fn index_and_name(self) -> (usize, &'static str) {
+        match self {
+            Self::Nothing => (0, "nothing"),
+            Self::NoRange => (1, "no-range"),
+            Self::Foreign => (2, "foreign"),
+            Self::Claimed => (3, "claimed"),
+            Self::NotClaimed => (4, "not-claimed"),
+            Self::Fixed(_) => (5, "fixed"),
+            Self::Reserved => (6, "reserved"),
+            Self::Retired => (7, "retired"),
+            Self::Isolated => (8, "isolated"),
+            Self::PinnedInPlace => (9, "pinned"),
+            Self::OptedOut => (10, "opted-out"),
+            Self::Placement => (11, "placement"),
+            Self::NoFrame { .. } => (12, "no-frame"),
+            Self::NoTable => (13, "no-table"),
+            Self::Busy => (14, "busy"),
+            Self::NoWindow => (15, "no-window"),
+            Self::Cancelled => (16, "cancelled"),
+            Self::OwnerGone => (17, "owner-gone"),
+        }
+    }
+
+    /// What a job of migration says.
+    pub(super) const fn of_migration(reason: Reason) -> Self {
+        match reason {
+            Reason::PinnedInPlace => Self::PinnedInPlace,
+            Reason::OptedOut => Self::OptedOut,
+            Reason::Claimed => Self::Claimed,
+            Reason::InClaim => Self::Isolated,
+            Reason::Placement => Self::Placement,
+            Reason::NoFrame => Self::NoFrame { missing: 0 },
+            Reason::NoTable => Self::NoTable,
+            Reason::Busy => Self::Busy,
+        }
+    }
+
+    /// What isolation says.
+    pub(super) const fn of_isolation(reason: IsolateReason) -> Self {
+        match reason {
+            IsolateReason::Pinned(Owner::Pool(_)) => Self::Claimed,
+            IsolateReason::Pinned(owner) => Self::Fixed(owner),
+            IsolateReason::Reserved => Self::Reserved,
+            IsolateReason::Retired => Self::Retired,
+            IsolateReason::Isolated => Self::Isolated,
+            _ => Self::Foreign,
+        }
+    }
+
+    /// Whether another round of moving may help.
+    pub(super) const fn is_passing(self) -> bool {
+        matches!(self, Self::Nothing | Self::Busy)
+    }
+
+    /// Whether another range may do better.
+    pub(super) const fn is_local(self) -> bool {
+        !matches!(
+            self,
+            Self::NoRange | Self::NoFrame { .. } | Self::NoWindow | Self::Cancelled | Self::OwnerGone
+        )
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::NoRange => "no range of that size and alignment is left in the pool",
+            Self::Foreign => "outside the pool",
+            Self::Claimed => "claimed already",
+            Self::NotClaimed => "not claimed",
+            Self::Fixed(owner) => return write!(f, "in use by {owner}, which cannot be moved"),
+            Self::Reserved => "reserved since boot",
+            Self::Retired => "retired",
+            Self::Isolated => "being claimed",
+            Self::PinnedInPlace => "its tenant is mapped 1:1",
+            Self::OptedOut => "its tenant opted out of migration",
+            Self::Placement => "its tenant's placement allows no other controller",
+            Self::NoFrame { missing: 0 } => "no free frame for its tenant elsewhere",
+            Self::NoFrame { missing } => {
+                return write!(f, "{} KiB too little free elsewhere", missing * FRAME_SIZE / 1024);
+            }
+            Self::NoTable => "no frame for a translation table",
+            Self::Busy => "in use again and again",
+            Self::NoWindow => "no room in the owner's window",
+            Self::Cancelled => "cancelled",
+            Self::OwnerGone => "its owner stopped",
+        })
+    }
+}
+
+/// The frame that stood in the way, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Blocker {
+    /// The frame; the first of the range where it is about no single one.
+    pub frame: Frame,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Blocker {
+    pub(super) const NOTHING: Self =
+        Self { frame: Frame::containing(crate::addr::Pa::new_truncate(0)), cause: Cause::Nothing };
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause {
+            Cause::NoRange | Cause::Cancelled | Cause::OwnerGone | Cause::NoFrame { missing: 1.. } => {
+                self.cause.fmt(f)
+            }
+            cause => write!(f, "{}: {cause}", self.frame.pa()),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Claims: taking a contiguous range out of a pool whose frames are lent, and giving it back.
+//!
+//! # The steps of a claim
+//! | step | what is done | what undoes it |
+//! |---|---|---|
+//! | choosing | finds the range that is cheapest to empty: free frames first, then the fewest that have to move ([`search`]) | |
+//! | isolating | sets the isolation bit of every pageblock that the range touches, first and last as all others: from now on none of their frames is handed out, and what is freed in them stays there | ends the isolation |
+//! | moving | one job of the migration engine moves the tenants to frames outside every isolated pageblock; larger units are demoted where only a part of them is in the way | what has moved stays where it is |
+//! | taking | verifies that every frame is free, makes it the owner's, scrubs what is not known to be zero | gives the frames back, into isolated pageblocks |
+//! | showing | maps the range into the owning guest's window | takes it out of the window |
+//! | granted | ends the isolation | |
+//!
+//! Where taking finds a frame in use, the rest moves once more, a bounded number of times. A claim that fails undoes
+//! what it did, in the reverse order, so that types, owners and isolation of all pageblocks are what they were; it says
+//! which frame was in the way and why, and unless an exact range was asked for, tries the next cheapest range without
+//! that pageblock. Every try is in its report.
+//!
+//! *No circular targets*: an isolated pageblock hands out no frame, so a tenant never moves to where another has just
+//! left. *Dissolved at once*: what is released into an isolated pageblock is free there and on no list; there is no
+//! pool of units that it could end up in. *Barrier*: a job is over only once everything it moved is scrubbed and
+//! released.
+//!
+//! # A release
+//! Verifies that the owner has every frame of the range, takes it out of the guest's window (with invalidation), scrubs
+//! it, and only then gives it back. A guest that stops or resets gives back all that it claimed in the same way.
+//!
+//! # One at a time
+//! Operations wait in a queue and are worked on one after the other, in bounded turns, by whichever CPU is inside
+//! [`Claims::step`]: so claims of overlapping ranges are serialised, and the later one finds the earlier one's frames
+//! claimed. A guest may have two operations open at a time, the operator eight.
+//!
+//! # Locks
+//! The lock of the work (tried, never waited for), then the lock of the records; under the first also the locks of
+//! migration's jobs and of memory's arenas. No scrubbing and no output under the lock of the records.
+#![forbid(unsafe_code)]
+
+mod cause;
+mod engine;
+mod ground;
+mod operation;
+mod records;
+mod search;
+mod statistics;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use cause::{Blocker, Cause};
+pub use engine::{Claims, Step};
+pub use ground::{Ground, Host, Windows};
+pub use operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Try, Wish};
+pub use statistics::{FULLNESS_CLASSES, SIZE_CLASSES, Statistics, Totals};

@@ -1,0 +1,196 @@
+//! Which range to claim: the one that is cheapest to empty.
+//!
+//! The pool is gone through once from its start, a bounded number of pageblocks in a turn. Windows of the size wanted
+//! slide over it; the cost of one is the number of its frames that are in use. The lowest cost wins, at the same cost the
+//! lowest address. A window with claimed, fixed or isolated frames is passed over.
+//!
+//! A range smaller than a pageblock lies inside one, and is placed frame by frame; at the same cost one with claimed
+//! frames is preferred, so that small claims do not cut up the pool.
+//!
+//! What is in use may change while the search goes on: it finds a good range, and the steps that follow it verify.
+
+use super::ground::Ground;
+use crate::addr::{Frame, PAGEBLOCK_FRAMES};
+use crate::frame::State;
+use crate::memory::{Glance, Occupant};
+use crate::owner::Owner;
+use crate::range::FrameRange;
+
+/// What a search came to so far.
+pub(super) enum Progress {
+    /// There is more to look at.
+    More,
+    /// This range, with so many frames in use; or none.
+    Done(Option<(FrameRange, u64)>),
+}
+
+/// A range that could be claimed. Lower is better.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    used: u64,
+    is_untouched: bool,
+    start: u64,
+}
+
+/// A search under way.
+pub(super) struct Search {
+    pool: FrameRange,
+    frames: u64,
+    align: u64,
+    /// The pageblock to look at next.
+    next: u64,
+    /// Where the window starts, and its frames in use as far as they were looked at.
+    start: u64,
+    used: u64,
+    best: Option<Candidate>,
+    /// Frames of the pool looked at that are free, and that are lent.
+    free: u64,
+    lent: u64,
+}
+
+impl Search {
+    /// A search for `frames` frames in `pool`, the first a multiple of `align`.
+    pub(super) fn new(pool: FrameRange, frames: u64, align: u64) -> Self {
+        let step = if frames < PAGEBLOCK_FRAMES { PAGEBLOCK_FRAMES } else { align.max(PAGEBLOCK_FRAMES) };
+        let start = pool.start().next_multiple_of(step);
+        Self { pool, frames, align, next: pool.start(), start, used: 0, best: None, free: 0, lent: 0 }
+    }
+
+    /// How much of what can be lent is, of what was looked at, in per cent.
+    pub(super) fn lent_per_cent(&self) -> u8 {
+        (self.lent * 100).checked_div(self.lent + self.free).unwrap_or(0) as u8
+    }
+
+    /// Looks at up to `most` more pageblocks. `is_barred` says which not to touch.
+    pub(super) fn advance(
+        &mut self,
+        ground: &impl Ground,
+        is_barred: impl Fn(FrameRange) -> bool,
+        most: u64,
+    ) -> Progress {
+        for _ in 0..most {
+            if self.next >= self.pool.end() {
+                let range = |best: Candidate| {
+                    let range = FrameRange::from_numbers(best.start, best.start + self.frames)?;
+                    Some((range, best.used))
+                };
+                return Progress::Done(self.best.and_then(range));
+            }
+            let part = pageblock_at(self.next);
+            let glance = ground.glance(part.first()).unwrap_or_default();
+            self.free += u64::from(glance.free);
+            self.lent += u64::from(glance.lent());
+            self.next = part.end();
+            let is_barred = glance.is_isolated || is_barred(part);
+            if self.frames < PAGEBLOCK_FRAMES {
+                if !is_barred {
+                    self.look_inside(ground, part, glance);
+                }
+            } else if is_barred || glance.claimed + glance.fixed > 0 {
+                self.restart(part.end());
+            } else {
+                self.slide(ground, part, glance);
+            }
+        }
+        Progress::More
+    }
+
+    fn offer(&mut self, candidate: Candidate) {
+        if self.best.is_none_or(|best| candidate < best) {
+            self.best = Some(candidate);
+        }
+    }
+
+    /// No window may touch what lies before `from`.
+    fn restart(&mut self, from: u64) {
+        self.start = self.start.max(from.next_multiple_of(self.align.max(PAGEBLOCK_FRAMES)));
+        self.used = 0;
+    }
+
+    /// The window grows by `part`; where it is full, it is offered and slides on.
+    fn slide(&mut self, ground: &impl Ground, part: FrameRange, glance: Glance) {
+        if part.start() >= self.start {
+            self.used += u64::from(glance.lent());
+        }
+        while self.start + self.frames <= part.end() {
+            self.offer(Candidate { used: self.used, is_untouched: true, start: self.start });
+            let next = self.start + self.align.max(PAGEBLOCK_FRAMES);
+            for number in (self.start..next.min(part.end())).step_by(PAGEBLOCK_FRAMES as usize) {
+                let left = ground.glance(pageblock_at(number).first()).map_or(0, Glance::lent);
+                self.used = self.used.saturating_sub(left.into());
+            }
+            self.start = next;
+        }
+        if self.start >= part.end() {
+            self.used = 0;
+        }
+    }
+
+    /// Offers the best place inside a pageblock, if it can be better than the best so far.
+    fn look_inside(&mut self, ground: &impl Ground, part: FrameRange, glance: Glance) {
+        if u64::from(glance.free) == PAGEBLOCK_FRAMES {
+            let start = part.start().next_multiple_of(self.align);
+            if start + self.frames <= part.end() {
+                self.offer(Candidate { used: 0, is_untouched: true, start });
+            }
+            return;
+        }
+        let is_untouched = glance.claimed == 0;
+        let least = self.frames.saturating_sub(glance.free.into());
+        let bound = Candidate { used: least, is_untouched, start: part.start() };
+        if self.best.is_some_and(|best| best < bound) {
+            return;
+        }
+        if let Some((start, used)) = place_inside(ground, part, self.frames, self.align) {
+            self.offer(Candidate { used, is_untouched, start });
+        }
+    }
+}
+
+fn pageblock_at(number: u64) -> FrameRange {
+    let start = number & !(PAGEBLOCK_FRAMES - 1);
+    FrameRange::from_numbers(start, start + PAGEBLOCK_FRAMES).unwrap_or_default()
+}
+
+/// Whether a block can neither be moved away nor was free.
+pub(super) fn is_fixed(occupant: &Occupant) -> bool {
+    occupant.state != State::Used
+        || occupant.is_doomed
+        || !matches!(occupant.owner, Some(Owner::Guest(_)))
+        || occupant.mobility == crate::frame::Mobility::Pinned
+}
+
+/// The cheapest place for `frames` frames, aligned to `align`, inside the pageblock `part`: its start, and how many of
+/// its frames are in use.
+fn place_inside(ground: &impl Ground, part: FrameRange, frames: u64, align: u64) -> Option<(u64, u64)> {
+    const END: usize = PAGEBLOCK_FRAMES as usize + 1;
+    // How many frames before each are in use, and how many fixed.
+    let (mut used, mut fixed) = ([0_u16; END], [0_u16; END]);
+    let mut left = part;
+    while let Some(occupant) = ground.occupant(left) {
+        let (start, end) = (occupant.frame.number().max(part.start()), occupant.end().min(part.end()));
+        for number in start..end {
+            let index = (number - part.start()) as usize + 1;
+            used[index] = 1;
+            fixed[index] = u16::from(is_fixed(&occupant));
+        }
+        left = FrameRange::from_numbers(end, part.end())?;
+    }
+    for index in 1..END {
+        used[index] += used[index - 1];
+        fixed[index] += fixed[index - 1];
+    }
+    let first = part.start().next_multiple_of(align);
+    let places = (first..part.end()).step_by(align as usize).take_while(|start| start + frames <= part.end());
+    let costs = places.filter_map(|start| {
+        let (from, to) = ((start - part.start()) as usize, (start + frames - part.start()) as usize);
+        (fixed[from] == fixed[to]).then_some((start, u64::from(used[to] - used[from])))
+    });
+    costs.min_by_key(|(_, cost)| *cost)
+}
+
+/// The first block of `range` that is not free, if it is one that cannot be moved: the frame of it that lies in
+/// `range`.
+pub(super) fn first_frame(occupant: &Occupant, range: FrameRange) -> Frame {
+    Frame::try_new(occupant.frame.number().max(range.start())).unwrap_or(occupant.frame)
+}

@@ -1,0 +1,164 @@
+//! What came of claims since boot.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::cause::Cause;
+use super::operation::{Kind, Report, State};
+use crate::addr::FRAME_SIZE;
+use crate::migrate::{Distribution, Histogram, PairTotals};
+use crate::owner::{MAX_POOLS, PoolId};
+
+/// Classes of size: the largest of each in bytes, and its name.
+pub const SIZE_CLASSES: [(u64, &str); 4] =
+    [(2 << 20, "to 2 MiB"), (64 << 20, "to 64 MiB"), (256 << 20, "to 256 MiB"), (u64::MAX, "larger")];
+/// Classes of how full a pool was lent: the highest of each in per cent, and its name.
+pub const FULLNESS_CLASSES: [(u8, &str); 4] =
+    [(0, "0 %"), (50, "to 50 %"), (95, "to 95 %"), (100, "to 100 %")];
+
+/// Counters. All zero bytes at first.
+pub struct Statistics {
+    tried: AtomicU64,
+    granted: AtomicU64,
+    released: AtomicU64,
+    cancelled: AtomicU64,
+    retries: AtomicU64,
+    failed: [AtomicU64; Cause::COUNT],
+    moved_blocks: AtomicU64,
+    moved_pages: AtomicU64,
+    granted_bytes: AtomicU64,
+    latency: [[Histogram; FULLNESS_CLASSES.len()]; SIZE_CLASSES.len()],
+    high_claimed: [AtomicU64; MAX_POOLS],
+    high_lent: [AtomicU64; MAX_POOLS],
+}
+
+/// [`Statistics`] at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Claims begun.
+    pub tried: u64,
+    /// Claims granted.
+    pub granted: u64,
+    /// Bytes granted.
+    pub granted_bytes: u64,
+    /// Claims failed, for whatever reason.
+    pub failed: u64,
+    /// Claims cancelled.
+    pub cancelled: u64,
+    /// Releases done.
+    pub released: u64,
+    /// Ranges tried beyond the first of each claim.
+    pub retries: u64,
+    /// Units moved for claims.
+    pub moved: PairTotals,
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Statistics {
+    /// All zero.
+    pub const fn new() -> Self {
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Self {
+            tried: ZERO,
+            granted: ZERO,
+            released: ZERO,
+            cancelled: ZERO,
+            retries: ZERO,
+            failed: [ZERO; Cause::COUNT],
+            moved_blocks: ZERO,
+            moved_pages: ZERO,
+            granted_bytes: ZERO,
+            latency: [const { [const { Histogram::new() }; FULLNESS_CLASSES.len()] }; SIZE_CLASSES.len()],
+            high_claimed: [ZERO; MAX_POOLS],
+            high_lent: [ZERO; MAX_POOLS],
+        }
+    }
+
+    /// The counters now.
+    pub fn totals(&self) -> Totals {
+        let read = |counter: &AtomicU64| counter.load(Relaxed);
+        Totals {
+            tried: read(&self.tried),
+            granted: read(&self.granted),
+            granted_bytes: read(&self.granted_bytes),
+            failed: self.failed.iter().map(read).sum(),
+            cancelled: read(&self.cancelled),
+            released: read(&self.released),
+            retries: read(&self.retries),
+            moved: PairTotals { blocks: read(&self.moved_blocks), pages: read(&self.moved_pages) },
+        }
+    }
+
+    /// How many claims failed for the cause with this number ([`Cause::index_and_name`]).
+    pub fn failed(&self, cause: usize) -> u64 {
+        self.failed.get(cause).map_or(0, |counter| counter.load(Relaxed))
+    }
+
+    /// How long granted claims took, in ticks, by class of size and of fullness.
+    pub fn latency(&self, size: usize, fullness: usize) -> Distribution {
+        let histogram = self.latency.get(size).and_then(|row| row.get(fullness));
+        histogram.map(Histogram::distribution).unwrap_or_default()
+    }
+
+    /// The most frames that the owner of `pool` had.
+    pub fn high_claimed(&self, pool: PoolId) -> u64 {
+        self.high_claimed[pool.index()].load(Relaxed)
+    }
+
+    /// The most frames of `pool` that were seen lent, when it was looked at.
+    pub fn high_lent(&self, pool: PoolId) -> u64 {
+        self.high_lent[pool.index()].load(Relaxed)
+    }
+
+    /// So many frames of `pool` are lent.
+    pub fn saw_lent(&self, pool: PoolId, frames: u64) {
+        self.high_lent[pool.index()].fetch_max(frames, Relaxed);
+    }
+
+    pub(super) fn saw_claimed(&self, pool: PoolId, frames: u64) {
+        self.high_claimed[pool.index()].fetch_max(frames, Relaxed);
+    }
+
+    pub(super) fn count_tried(&self) {
+        self.tried.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_cancelled(&self) {
+        self.cancelled.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_retry(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_moved(&self, moved: PairTotals) {
+        self.moved_blocks.fetch_add(moved.blocks, Relaxed);
+        self.moved_pages.fetch_add(moved.pages, Relaxed);
+    }
+
+    /// An operation is over.
+    pub(super) fn count_end(&self, report: &Report) {
+        match report.state {
+            State::Granted => {
+                self.granted.fetch_add(1, Relaxed);
+                self.granted_bytes.fetch_add(report.range.bytes(), Relaxed);
+                let bytes = report.range.frames() * FRAME_SIZE;
+                let size = SIZE_CLASSES.iter().position(|class| bytes <= class.0).unwrap_or(0);
+                let full =
+                    FULLNESS_CLASSES.iter().position(|class| report.lent_per_cent <= class.0).unwrap_or(0);
+                self.latency[size][full].record(report.ended.wrapping_sub(report.submitted));
+            }
+            State::Cancelled => self.count_cancelled(),
+            State::Released => _ = self.released.fetch_add(1, Relaxed),
+            State::Failed if report.kind == Kind::Claim => {
+                let (index, _) = report.blocker.cause.index_and_name();
+                self.failed[index].fetch_add(1, Relaxed);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,633 @@
+//! A machine in plain memory with the real allocator, the real stage 2 tables, the real migration and the real claims.
+//! A frame's contents are one number.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, Pa};
+use crate::claim::{Claimant, Claims, Ground, Host, Report, State, Step, Windows, Wish};
+use crate::controller::ControllerId;
+use crate::dmb::{self, Node, NodeKind, NodePlace, Source, Wishes};
+use crate::frame::{Contents, Footprint};
+use crate::map::BootMap;
+use crate::memory::{Glance, IsolateError, Isolated, Memory, Occupant, TakeError, Tenant};
+use crate::migrate::{
+    Copier, Engine, Fault, Frames, Guests, Mobility, Payer, Region, Space, Span, Time, Verdict,
+};
+use crate::owner::{GuestId, Owner, PoolId};
+use crate::placement::Placement;
+use crate::pool::Pools;
+use crate::range::FrameRange;
+use crate::table::{
+    Attributes, Cached, Geometry, Level, Maintenance, Stage2, Table, TableError, TableMemory,
+};
+use crate::zone::Zone;
+
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+/// Where the RAM of the first controller starts; the others follow, each at a multiple of 64 GiB.
+pub(super) const BASE: u64 = 0x4000_0000;
+const TABLES: usize = 96;
+const TABLE_BASE: u64 = 0x1000;
+/// Where a pool's window is: a part of the address space that no RAM lies in.
+const WINDOW: u64 = 1 << 38;
+
+/// What may fail, once, for no reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step2Fail {
+    Isolate,
+    Take,
+    Show,
+    Allocate,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Tables(&'static Shared);
+#[derive(Clone, Copy)]
+pub(super) struct Tlb;
+
+/// Table frames.
+struct Shared {
+    tables: Vec<Table>,
+    taken: Mutex<Vec<bool>>,
+    is_empty: std::sync::atomic::AtomicBool,
+}
+
+impl TableMemory for Tables {
+    fn allocate(&mut self, order: u8) -> Option<Frame> {
+        if self.0.is_empty.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut taken = self.0.taken.lock().unwrap();
+        let count = 1 << order;
+        let first = (0..taken.len()).step_by(count).find(|at| !taken[*at..at + count].contains(&true))?;
+        taken[first..first + count].fill(true);
+        Frame::try_new(TABLE_BASE + first as u64)
+    }
+
+    fn free(&mut self, frame: Frame, order: u8) {
+        let first = (frame.number() - TABLE_BASE) as usize;
+        self.0.taken.lock().unwrap()[first..first + (1 << order)].fill(false);
+    }
+
+    fn table(&self, frame: Frame) -> &Table {
+        &self.0.tables[(frame.number() - TABLE_BASE) as usize]
+    }
+}
+
+impl Maintenance for Tlb {
+    fn publish(&self) {}
+    fn invalidate(&self, _: Ipa, _: u64, _: Level, _: Cached) {}
+    fn invalidate_all(&self) {}
+    fn synchronise(&self) {}
+}
+
+/// The allocator, with what fails on the way to it.
+pub(super) struct Soil {
+    pub(super) memory: &'static Memory<'static>,
+    /// What fails, after how many times that it did not.
+    pub(super) fails: Cell<Option<(Step2Fail, u32)>>,
+}
+
+impl Soil {
+    pub(super) fn fails(&self, step: Step2Fail) -> bool {
+        match self.fails.get() {
+            Some((what, 0)) if what == step => {
+                self.fails.set(None);
+                true
+            }
+            Some((what, left)) if what == step => {
+                self.fails.set(Some((what, left - 1)));
+                false
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Ground for Soil {
+    fn glance(&self, frame: Frame) -> Option<Glance> {
+        self.memory.glance(frame)
+    }
+    fn occupant(&self, range: FrameRange) -> Option<Occupant> {
+        Ground::occupant(self.memory, range)
+    }
+    fn isolate(&self, range: FrameRange, pool: PoolId) -> Result<Isolated, IsolateError> {
+        if self.fails(Step2Fail::Isolate) {
+            let (frame, reason) = (range.first(), crate::memory::IsolateReason::Isolated);
+            return Err(IsolateError { range, frame, reason });
+        }
+        Ground::isolate(self.memory, range, pool)
+    }
+    fn isolate_on(&self, isolated: &mut Isolated, end: u64, pool: PoolId) -> Result<(), IsolateError> {
+        if self.fails(Step2Fail::Isolate) {
+            let (range, reason) = (isolated.range(), crate::memory::IsolateReason::Isolated);
+            return Err(IsolateError { range, frame: range.first(), reason });
+        }
+        Ground::isolate_on(self.memory, isolated, end, pool)
+    }
+    fn end_isolation(&self, isolated: Isolated) {
+        Ground::end_isolation(self.memory, isolated);
+    }
+    fn take(&self, isolated: &Isolated, range: FrameRange, pool: PoolId) -> Result<Contents, TakeError> {
+        if self.fails(Step2Fail::Take) {
+            return Err(TakeError { frame: range.first() });
+        }
+        Ground::take(self.memory, isolated, range, pool)
+    }
+    fn give(&self, range: FrameRange, pool: PoolId, contents: Contents) -> bool {
+        let is_given = Ground::give(self.memory, range, pool, contents);
+        assert!(is_given, "{range} was not the owner's");
+        is_given
+    }
+    fn claimed_frames(&self, pool: PoolId) -> u64 {
+        Ground::claimed_frames(self.memory, pool)
+    }
+    fn free_frames(&self) -> u64 {
+        Ground::free_frames(self.memory)
+    }
+}
+
+struct Guest {
+    space: Space<Tables, Tlb>,
+    regions: Vec<Region>,
+    is_there: Cell<bool>,
+}
+
+pub(super) struct Machine {
+    pub(super) soil: Soil,
+    pub(super) engine: Engine,
+    pub(super) claims: Claims,
+    guests: Vec<Guest>,
+    shared: &'static Shared,
+    /// What frames hold, if not 0.
+    contents: Mutex<BTreeMap<u64, u64>>,
+    /// What guests' pages have to hold.
+    expected: Mutex<BTreeMap<(GuestId, u64), u64>>,
+    /// Frames shown in windows: what hides them.
+    shown: Mutex<BTreeMap<u64, GuestId>>,
+    clock: AtomicU64,
+    versions: AtomicU64,
+}
+
+pub(super) fn guest_id(number: u8) -> GuestId {
+    GuestId::try_new(number).unwrap()
+}
+
+pub(super) fn controller(number: u8) -> ControllerId {
+    ControllerId::try_new(number).unwrap()
+}
+
+/// A pool for [`Machine::new`]: name, start in bytes from the start of its controller's RAM, bytes.
+pub(super) struct PoolAt(
+    pub(super) &'static str,
+    pub(super) u8,
+    pub(super) u64,
+    pub(super) u64,
+    pub(super) NodeKind,
+);
+
+pub(super) fn base_of(controller: u8) -> u64 {
+    BASE + u64::from(controller) * (64 * GIB)
+}
+
+impl Machine {
+    /// Controllers of these sizes in bytes, and pools; a pool whose name is `gN…` is bound to guest N.
+    pub(super) fn new(sizes: &[u64], pools: &[PoolAt]) -> Self {
+        let mut map = BootMap::new();
+        for (number, size) in sizes.iter().enumerate() {
+            map.add_ram(controller(number as u8), base_of(number as u8), *size).unwrap();
+        }
+        let node = |pool: &PoolAt| Node {
+            name: pool.0,
+            source: Source::Tree,
+            kind: pool.4,
+            place: NodePlace::Static { base: base_of(pool.1) + pool.2, size: pool.3 },
+            entry: 0,
+            is_reusable: true,
+            is_no_map: false,
+            is_cma_default: false,
+        };
+        let nodes: Vec<_> = pools.iter().map(node).collect();
+        dmb::designate(&mut map, &Wishes { nodes: &nodes, ..Wishes::default() }).unwrap();
+        let owner = |name: &str| {
+            let digit = name.strip_prefix('g')?.chars().next()?.to_digit(10)?;
+            GuestId::try_new(digit as u8)
+        };
+        let pools = Pools::of(&map, owner);
+        let words: &'static [AtomicU32] =
+            Vec::leak((0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0x5a5a_5a5a)).collect());
+        let memory: &'static Memory<'static> = Box::leak(Box::new(Memory::new()));
+        memory.boot(&map, words, 0).unwrap();
+        let shared = Box::leak(Box::new(Shared {
+            tables: (0..TABLES).map(|_| [const { AtomicU64::new(0) }; 512]).collect(),
+            taken: Mutex::new(vec![false; TABLES]),
+            is_empty: false.into(),
+        }));
+        let claims = Claims::new();
+        claims.set_pools(pools);
+        Self {
+            soil: Soil { memory, fails: Cell::new(None) },
+            engine: Engine::new(),
+            claims,
+            guests: Vec::new(),
+            shared,
+            contents: Mutex::default(),
+            expected: Mutex::default(),
+            shown: Mutex::default(),
+            clock: AtomicU64::new(1),
+            versions: AtomicU64::new(1 << 40),
+        }
+    }
+
+    pub(super) fn memory(&self) -> &'static Memory<'static> {
+        self.soil.memory
+    }
+
+    pub(super) fn pool(&self, name: &str) -> PoolId {
+        self.claims.pools().unwrap().find(name).unwrap()
+    }
+
+    pub(super) fn pool_range(&self, pool: PoolId) -> FrameRange {
+        self.claims.pools().unwrap().get(pool).unwrap().range
+    }
+
+    /// Adds a guest without RAM.
+    pub(super) fn add_guest(&mut self) -> GuestId {
+        let guest = guest_id(self.guests.len() as u8);
+        let stage2 = Stage2::new(Geometry::new(40, 44).unwrap(), Tables(self.shared), Tlb).unwrap();
+        let space = Space::new(guest, stage2);
+        self.guests.push(Guest { space, regions: Vec::new(), is_there: Cell::new(true) });
+        guest
+    }
+
+    /// Gives `guest` RAM in blocks of `order`. Yields whether there was as much.
+    pub(super) fn add_ram(
+        &mut self,
+        guest: GuestId,
+        ipa: u64,
+        size: u64,
+        order: u8,
+        placement: Placement,
+    ) -> bool {
+        let block = FRAME_SIZE << order;
+        let mut end = ipa;
+        while end < ipa + size {
+            let at = Ipa::try_new(end).unwrap();
+            let Some(frame) = Frames::allocate(self.memory(), guest, order, &placement, at) else { break };
+            let space = &self.guests[guest.index()].space;
+            space.with(self, |stage2| stage2.map(at, frame.pa(), block, Attributes::RAM)).unwrap();
+            // Of gigantic units some pages will do.
+            let step = if order == 18 { 61 } else { 1 };
+            for page in (0..block / FRAME_SIZE).step_by(step) {
+                let page_ipa = end + page * FRAME_SIZE;
+                let value = (guest.index() as u64 + 1) << 56 | page_ipa;
+                self.contents.lock().unwrap().insert(frame.number() + page, value);
+                self.expected.lock().unwrap().insert((guest, page_ipa), value);
+            }
+            end += block;
+        }
+        let largest = if order == 0 { Level::L2 } else { Level::L1 };
+        self.guests[guest.index()].regions.push(Region {
+            ipa: Ipa::try_new(ipa).unwrap(),
+            size: end - ipa,
+            mobility: Mobility::Movable,
+            placement: Placement::Any,
+            largest,
+        });
+        end == ipa + size
+    }
+
+    pub(super) fn regions(&mut self, guest: GuestId) -> &mut Vec<Region> {
+        &mut self.guests[guest.index()].regions
+    }
+
+    /// Takes all RAM from `guest`, which does not run.
+    pub(super) fn remove_ram(&mut self, guest: GuestId) {
+        self.guests[guest.index()].is_there.set(false);
+        self.engine.abandon(self, &self.guests[guest.index()].space);
+        self.claims.abandon(self, guest);
+        self.shown.lock().unwrap().retain(|_, of| *of != guest);
+        let space = &self.guests[guest.index()].space;
+        space.with(self, |stage2| {
+            let window = Ipa::try_new(WINDOW).unwrap();
+            let leaves: Vec<_> = stage2.leaves(window, WINDOW).collect();
+            for leaf in leaves {
+                stage2.unmap(leaf.ipa(), leaf.size(), |_| ()).unwrap();
+            }
+            for region in &self.guests[guest.index()].regions {
+                stage2
+                    .unmap(region.ipa, region.size, |leaf| {
+                        let frame = Frame::containing(leaf.pa());
+                        self.scrub_frames(frame, leaf.size() / FRAME_SIZE);
+                        let order = leaf.level().order();
+                        self.memory().free(frame, order, Owner::Guest(guest), Contents::Zeroed).unwrap();
+                    })
+                    .unwrap();
+            }
+        });
+        self.expected.lock().unwrap().retain(|(of, _), _| *of != guest);
+        self.guests[guest.index()].regions.clear();
+        self.guests[guest.index()].is_there.set(true);
+    }
+
+    fn scrub_frames(&self, frame: Frame, count: u64) {
+        let mut contents = self.contents.lock().unwrap();
+        (0..count).for_each(|index| _ = contents.remove(&(frame.number() + index)));
+    }
+
+    /// The guest reads the page at `ipa`, which must be what it wrote last, and writes to it, as often as it faults.
+    pub(super) fn touch(&self, guest: GuestId, ipa: u64) {
+        let at = Ipa::try_new(ipa).unwrap();
+        for _ in 0..100_000 {
+            let leaf = self.guests[guest.index()].space.with(self, |stage2| stage2.leaf(at)).unwrap();
+            if leaf.is_broken() || leaf.is_protected() {
+                let fault = if leaf.is_broken() { Fault::Translation } else { Fault::Write };
+                assert_eq!(self.engine.fault(self, guest, at, fault), Verdict::Retry);
+                continue;
+            }
+            let frame = Frame::containing(leaf.pa()).number() + (ipa - leaf.ipa().get()) / FRAME_SIZE;
+            let mut contents = self.contents.lock().unwrap();
+            let mut expected = self.expected.lock().unwrap();
+            assert_eq!(contents.get(&frame), expected.get(&(guest, ipa)), "{guest} at {ipa:#x}");
+            let value = self.versions.fetch_add(1, Ordering::Relaxed);
+            contents.insert(frame, value);
+            expected.insert((guest, ipa), value);
+            return;
+        }
+        panic!("the access never ends");
+    }
+
+    /// Lets claims and migration work until neither has anything to do.
+    pub(super) fn run(&self) {
+        for _ in 0..4_000_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("no end");
+    }
+
+    /// One slice of work. Yields whether there was any.
+    pub(super) fn step(&self) -> bool {
+        match self.claims.step(self, &self.engine, 1) {
+            Step::More => true,
+            Step::Waiting => {
+                self.engine.step(self, 1, Payer::Idle);
+                true
+            }
+            Step::Idle | Step::Busy => self.engine.step(self, 1, Payer::Idle) != crate::migrate::Step::Idle,
+        }
+    }
+
+    pub(super) fn claim(&self, claimant: Claimant, pool: PoolId, wish: Wish) -> Report {
+        let id = self.claims.claim(self, claimant, pool, wish).unwrap();
+        self.run();
+        let report = self.claims.report(claimant, id).unwrap();
+        assert!(report.state.is_over());
+        self.check();
+        report
+    }
+
+    pub(super) fn release(&self, claimant: Claimant, pool: PoolId, range: FrameRange) -> Report {
+        let id = self.claims.release(self, claimant, pool, range).unwrap();
+        self.run();
+        let report = self.claims.report(claimant, id).unwrap();
+        self.check();
+        report
+    }
+
+    #[track_caller]
+    pub(super) fn granted(&self, claimant: Claimant, pool: PoolId, wish: Wish) -> FrameRange {
+        let report = self.claim(claimant, pool, wish);
+        assert_eq!(report.state, State::Granted, "{}", report.blocker);
+        report.range
+    }
+
+    /// Zone, type, isolation, block and pool of every pageblock of the machine, and how many frames each owner has.
+    pub(super) fn picture(&self) -> Vec<String> {
+        let memory = self.memory();
+        let mut lines = Vec::new();
+        for controller in memory.controllers().iter() {
+            for zone in Zone::ALL {
+                let totals = memory.arena_totals(zone, controller);
+                for number in (totals.span.start()..totals.span.end()).step_by(PAGEBLOCK_FRAMES as usize) {
+                    let info = memory.frame_info(Frame::try_new(number).unwrap()).unwrap();
+                    lines.push(format!(
+                        "{number:#x}: {} {} {} {:?} {:?}",
+                        info.zone, info.migrate_type, info.is_isolated, info.block, info.pool
+                    ));
+                }
+            }
+        }
+        let owners = Owner::all().map(|owner| (owner, memory.resident_everywhere(owner)));
+        lines.extend(
+            owners.filter(|(_, frames)| *frames > 0).map(|(owner, frames)| format!("{owner} {frames}")),
+        );
+        lines
+    }
+
+    /// What has to hold at any time between steps of claims, whatever migration does.
+    pub(super) fn check(&self) {
+        let memory = self.memory();
+        // Every page of every guest holds what it wrote last.
+        for (index, guest) in self.guests.iter().enumerate() {
+            let id = guest_id(index as u8);
+            let leaves: Vec<_> =
+                guest.space.with(self, |stage2| stage2.leaves(Ipa::default(), WINDOW).collect());
+            let contents = self.contents.lock().unwrap();
+            let expected = self.expected.lock().unwrap();
+            let mut pages = 0;
+            for leaf in leaves.iter().filter(|leaf| !leaf.is_broken()) {
+                let first = Frame::containing(leaf.pa());
+                for page in 0..leaf.size() / FRAME_SIZE {
+                    let ipa = leaf.ipa().get() + page * FRAME_SIZE;
+                    let found = contents.get(&(first.number() + page));
+                    assert_eq!(found, expected.get(&(id, ipa)), "{id} at {ipa:#x}");
+                    pages += u64::from(found.is_some());
+                }
+            }
+            let of_guest = expected.keys().filter(|(of, _)| *of == id).count() as u64;
+            assert_eq!(pages, of_guest, "pages of {id}");
+        }
+        // What is claimed is zero, unless it is shown to its owner; nothing is counted twice.
+        for (id, pool) in self.claims.pools().unwrap().iter() {
+            let mut claimed = 0;
+            for occupant in memory.occupants(pool.range) {
+                if occupant.owner != Some(Owner::Pool(id)) {
+                    continue;
+                }
+                claimed += 1 << occupant.order;
+            }
+            assert_eq!(claimed, memory.resident_everywhere(Owner::Pool(id)), "claimed of {id}");
+        }
+        for controller in memory.controllers().iter() {
+            let used: u64 = Owner::all().map(|owner| memory.resident(owner, controller)).sum();
+            let zones = Zone::ALL.map(|zone| memory.arena_totals(zone, controller));
+            let others: u64 = zones.iter().map(|zone| zone.free + zone.isolated + zone.retired).sum();
+            let managed: u64 = zones.iter().map(|zone| zone.managed).sum();
+            assert_eq!(used + others, managed, "behind {controller:?}");
+        }
+    }
+
+    /// Whether nothing is isolated.
+    pub(super) fn is_open(&self) -> bool {
+        !self.picture().iter().any(|line| line.contains("true"))
+    }
+
+    /// Makes frames hold something, as their owner would.
+    pub(super) fn fill(&self, range: FrameRange) {
+        let mut contents = self.contents.lock().unwrap();
+        (range.start()..range.end()).for_each(|number| _ = contents.insert(number, number));
+    }
+
+    pub(super) fn is_zero(&self, range: FrameRange) -> bool {
+        self.contents.lock().unwrap().range(range.start()..range.end()).next().is_none()
+    }
+
+    pub(super) fn shown_frames(&self, guest: GuestId) -> usize {
+        self.shown.lock().unwrap().values().filter(|of| **of == guest).count()
+    }
+
+    /// The frame behind `ipa`.
+    pub(super) fn frame_at(&self, guest: GuestId, ipa: Ipa) -> Option<Frame> {
+        let pa = self.guests[guest.index()].space.with(self, |stage2| stage2.translate(ipa))?;
+        Some(Frame::containing(pa))
+    }
+
+    pub(super) fn set_tables(&self, is_empty: bool) {
+        self.shared.is_empty.store(is_empty, Ordering::Relaxed);
+    }
+}
+
+fn window_ipa(number: u64) -> Ipa {
+    Ipa::try_new(WINDOW + number * FRAME_SIZE).unwrap()
+}
+
+impl Time for Machine {
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+    fn ticks_per_second(&self) -> u64 {
+        1_000_000_000
+    }
+    fn relax(&self) {}
+}
+
+impl Copier for Machine {
+    fn copy(&self, _: GuestId, source: Frame, target: Frame, count: u64) {
+        self.clock.fetch_add(300 * count, Ordering::Relaxed);
+        let mut contents = self.contents.lock().unwrap();
+        for index in 0..count {
+            match contents.get(&(source.number() + index)).copied() {
+                Some(value) => contents.insert(target.number() + index, value),
+                None => contents.remove(&(target.number() + index)),
+            };
+        }
+    }
+    fn scrub(&self, frame: Frame, count: u64) {
+        self.scrub_frames(frame, count);
+    }
+    fn synchronise_fetches(&self) {}
+}
+
+impl Frames for Machine {
+    fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
+        self.memory().tenant(frames)
+    }
+    fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
+        if self.soil.fails(Step2Fail::Allocate) {
+            return None;
+        }
+        Frames::allocate(self.memory(), guest, order, placement, ipa)
+    }
+    fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
+        let frames = FrameRange::try_new(frame, 1 << order).unwrap();
+        if contents == Contents::Zeroed {
+            assert!(self.is_zero(frames), "{frames} was to be zero");
+        }
+        Frames::release(self.memory(), guest, frame, order, contents);
+        assert_eq!(self.memory().refused_count(), 0);
+    }
+    fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool {
+        Frames::divide(self.memory(), guest, frame, order)
+    }
+    fn unite(&self, guest: GuestId, frame: Frame, order: u8, ipa: Ipa) -> bool {
+        Frames::unite(self.memory(), guest, frame, order, ipa)
+    }
+    fn span_of(&self, frame: Frame) -> Option<Span> {
+        self.memory().span_of(frame)
+    }
+    fn free_frames(&self, placement: &Placement) -> u64 {
+        Frames::free_frames(self.memory(), placement)
+    }
+}
+
+impl Guests for Machine {
+    type Tables = Tables;
+    type Tlb = Tlb;
+
+    fn space(&self, guest: GuestId) -> Option<&Space<Tables, Tlb>> {
+        self.guests.get(guest.index()).filter(|guest| guest.is_there.get()).map(|guest| &guest.space)
+    }
+    fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
+        let mut regions = self.guests.get(guest.index())?.regions.iter();
+        regions.find(|region| region.ipa.get() + region.size > ipa.get()).copied()
+    }
+    fn rate_bytes(&self, _: GuestId) -> u64 {
+        0
+    }
+}
+
+impl Windows for Machine {
+    fn show(&self, guest: GuestId, _: PoolId, range: FrameRange) -> Option<Ipa> {
+        if self.soil.fails(Step2Fail::Show) {
+            return None;
+        }
+        assert!(self.is_zero(range), "{range} is shown, but not scrubbed");
+        let space = Guests::space(self, guest)?;
+        let base = window_ipa(range.start());
+        space.with(self, |stage2| stage2.map(base, range.base(), range.bytes(), Attributes::RAM)).ok()?;
+        let mut shown = self.shown.lock().unwrap();
+        (range.start()..range.end()).for_each(|number| _ = shown.insert(number, guest));
+        Some(base)
+    }
+    fn hide(&self, guest: GuestId, _: PoolId, range: FrameRange) -> bool {
+        let Some(space) = Guests::space(self, guest) else { return true };
+        let is_hidden = space.with(self, |stage2| {
+            loop {
+                match stage2.unmap(window_ipa(range.start()), range.bytes(), |_| ()) {
+                    Ok(_) => return true,
+                    Err(TableError::SplitsLeaf { ipa, .. }) if stage2.demote(ipa).is_ok() => {}
+                    Err(TableError::SplitsLeaf { .. }) => return false,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        if is_hidden {
+            self.shown.lock().unwrap().retain(|number, _| !range.contains(Frame::try_new(*number).unwrap()));
+        }
+        is_hidden
+    }
+    fn scrub(&self, frame: Frame, count: u64) {
+        self.clock.fetch_add(80 * count, Ordering::Relaxed);
+        self.scrub_frames(frame, count);
+    }
+}
+
+impl Host for Machine {
+    type Ground = Soil;
+    fn ground(&self) -> &Soil {
+        &self.soil
+    }
+}
+
+pub(super) fn range_at(controller: u8, offset: u64, bytes: u64) -> FrameRange {
+    FrameRange::covering(base_of(controller) + offset, bytes).unwrap()
+}
+
+pub(super) fn pa(value: u64) -> Pa {
+    Pa::try_new(value).unwrap()
+}

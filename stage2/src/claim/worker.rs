@@ -1,0 +1,473 @@
+//! What one turn of a claim or of a release does. Every turn is short; nothing is kept on a stack between turns.
+
+use super::cause::{Blocker, Cause};
+use super::engine::Claims;
+use super::ground::{Ground, Host};
+use super::operation::{Claimant, Kind, Report, State, Try, Wish};
+use super::records::Place;
+use super::search::{Progress, Search, first_frame, is_fixed};
+use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
+use crate::frame::Contents;
+use crate::memory::Isolated;
+use crate::migrate::{Engine, JobId, JobReport, Reason, Request};
+use crate::owner::{Owner, PoolId};
+use crate::range::FrameRange;
+
+/// Pageblocks that are looked at in a turn.
+const LOOK: u64 = 16;
+/// Pageblocks that are isolated in a turn: each is gone through.
+const ISOLATE: u64 = 4;
+/// Frames that are scrubbed in a turn.
+const SCRUB: u64 = 64;
+/// How often what is still in use is moved again.
+const ROUNDS: u8 = 4;
+
+/// What a turn came to.
+pub(super) enum Turn {
+    /// Something was done.
+    Worked,
+    /// Migration has to do its part first.
+    Waiting,
+    /// There is nothing to do.
+    Idle,
+}
+
+/// What the next turn does.
+enum Phase {
+    /// Looks for a range.
+    Choose(Search),
+    /// Isolates the range from this frame number on.
+    Isolate(u64),
+    /// Waits for a job of migration, or for a place in its queue.
+    Move(Option<JobId>),
+    /// Takes free frames; scrubs what of the last ones is left.
+    Take { dirty: FrameRange },
+    /// Gives back what was taken, and ends the isolation.
+    Undo(Blocker),
+    /// Verifies that everything from this frame number on is the owner's.
+    Verify(u64),
+    /// Unmaps, scrubs, gives back, from this frame number on; so far is scrubbed.
+    Give { next: u64, scrubbed: u64 },
+}
+
+/// The operation being worked on.
+struct Active {
+    place: Place,
+    pool: PoolId,
+    range: FrameRange,
+    isolated: Option<Isolated>,
+    /// The number of the first frame not taken yet.
+    taken: u64,
+    rounds: u8,
+    /// Pageblocks that were in the way.
+    barred: heapless::Vec<Frame, { super::operation::MAX_TRIES }>,
+    phase: Phase,
+}
+
+/// The worker's state between turns.
+pub(super) struct Worker {
+    active: Option<Active>,
+    /// Where the search for what an owner that is gone has left goes on.
+    reclaimed: u64,
+}
+
+impl Worker {
+    pub(super) const fn new() -> Self {
+        Self { active: None, reclaimed: 0 }
+    }
+
+    /// Does the next thing.
+    pub(super) fn turn<H: Host>(&mut self, claims: &Claims, host: &H, engine: &Engine) -> Turn {
+        let Some(mut active) = self.active.take() else { return self.start_next(claims, host) };
+        let turn = active.turn(claims, host, engine);
+        if let Some(turn) = turn {
+            self.active = Some(active);
+            return turn;
+        }
+        Turn::Worked
+    }
+
+    fn start_next<H: Host>(&mut self, claims: &Claims, host: &H) -> Turn {
+        if claims.reclaim_some(host, &mut self.reclaimed) {
+            return Turn::Worked;
+        }
+        let Some((place, report)) = claims.start_next(host) else { return Turn::Idle };
+        let Some(pool) = claims.pools().and_then(|pools| pools.get(report.pool)) else { return Turn::Idle };
+        let (range, phase) = match (report.kind, report.wish) {
+            (Kind::Claim, Wish::Sized { frames, align }) => {
+                (FrameRange::EMPTY, Phase::Choose(Search::new(pool.range, frames, align)))
+            }
+            (Kind::Claim, Wish::Exactly(range)) => {
+                // Only to see how full the pool is: no window of more than the pool fits.
+                (range, Phase::Choose(Search::new(pool.range, pool.range.frames() + 1, 1)))
+            }
+            (Kind::Release, Wish::Exactly(range)) => (range, Phase::Verify(range.start())),
+            (Kind::Release, Wish::Sized { .. }) => return Turn::Worked,
+        };
+        self.active = Some(Active {
+            place,
+            pool: report.pool,
+            range,
+            isolated: None,
+            taken: range.start(),
+            rounds: 0,
+            barred: heapless::Vec::new(),
+            phase,
+        });
+        Turn::Worked
+    }
+}
+
+impl Active {
+    /// One turn; `None`: the operation is over.
+    fn turn<H: Host>(&mut self, claims: &Claims, host: &H, engine: &Engine) -> Option<Turn> {
+        let phase = core::mem::replace(&mut self.phase, Phase::Undo(Blocker::default()));
+        let next = match phase {
+            Phase::Choose(search) => self.choose(claims, host, search),
+            Phase::Isolate(next) => self.isolate(claims, host, next),
+            Phase::Move(job) => self.wait(claims, host, engine, job),
+            Phase::Take { dirty } => self.take(claims, host, dirty),
+            Phase::Undo(blocker) => self.undo(claims, host, blocker),
+            Phase::Verify(next) => self.verify(claims, host, next),
+            Phase::Give { next, scrubbed } => self.give(claims, host, next, scrubbed),
+        };
+        let is_waiting = matches!(next, Some(Phase::Move(_)));
+        self.phase = next?;
+        Some(if is_waiting { Turn::Waiting } else { Turn::Worked })
+    }
+
+    /// The blocker of a claim that is to end, whatever it found.
+    fn end_of(claims: &Claims, place: Place) -> Option<Blocker> {
+        claims.report_at(place, |report| {
+            let cause = match (report.is_orphan, report.is_cancelled) {
+                (true, _) => Cause::OwnerGone,
+                (_, true) => Cause::Cancelled,
+                _ => return None,
+            };
+            Some(Blocker { frame: report.range.first(), cause })
+        })
+    }
+
+    fn pool_range(&self, claims: &Claims) -> FrameRange {
+        claims.pools().and_then(|pools| pools.get(self.pool)).map_or(FrameRange::EMPTY, |pool| pool.range)
+    }
+
+    fn choose<H: Host>(&mut self, claims: &Claims, host: &H, mut search: Search) -> Option<Phase> {
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            return Some(Phase::Undo(blocker));
+        }
+        let barred = &self.barred;
+        let is_barred = |part: FrameRange| barred.iter().any(|frame| part.contains(*frame));
+        let found = match search.advance(host.ground(), is_barred, LOOK) {
+            Progress::More => return Some(Phase::Choose(search)),
+            Progress::Done(found) => found,
+        };
+        let is_first = claims.report_at(self.place, |report| report.tries.is_empty());
+        let is_exact = claims.report_at(self.place, |report| matches!(report.wish, Wish::Exactly(_)));
+        let found = if is_exact { Some((self.range, used_frames(host.ground(), self.range))) } else { found };
+        let Some((range, used)) = found else {
+            let blocker = Blocker { frame: self.pool_range(claims).first(), cause: Cause::NoRange };
+            return Some(Phase::Undo(blocker));
+        };
+        if is_first {
+            claims.statistics().count_tried();
+        } else {
+            claims.statistics().count_retry();
+        }
+        let lent = search.lent_per_cent();
+        claims.report_at(self.place, |report| {
+            report.range = range;
+            report.state = State::Isolating;
+            report.done = 0;
+            let _ = report.tries.push(Try { range, used, blocker: Blocker::default() });
+            if is_first {
+                report.lent_per_cent = lent;
+            }
+        });
+        self.range = range;
+        self.taken = range.start();
+        self.rounds = 0;
+        Some(Phase::Isolate(range.start()))
+    }
+
+    fn isolate<H: Host>(&mut self, claims: &Claims, host: &H, next: u64) -> Option<Phase> {
+        let ground = host.ground();
+        let end = ((next & !(PAGEBLOCK_FRAMES - 1)) + ISOLATE * PAGEBLOCK_FRAMES).min(self.range.end());
+        let result = match &mut self.isolated {
+            None => {
+                let part = FrameRange::from_numbers(next, end).unwrap_or_default();
+                ground.isolate(part, self.pool).map(|isolated| self.isolated = Some(isolated))
+            }
+            Some(isolated) => ground.isolate_on(isolated, end, self.pool),
+        };
+        if let Err(error) = result {
+            let cause = Cause::of_isolation(error.reason);
+            return Some(Phase::Undo(Blocker { frame: error.frame, cause }));
+        }
+        if end < self.range.end() {
+            return Some(Phase::Isolate(end));
+        }
+        let used = used_frames(ground, self.range);
+        let missing = used.saturating_sub(ground.free_frames());
+        if missing > 0 {
+            let cause = Cause::NoFrame { missing };
+            return Some(Phase::Undo(Blocker { frame: self.range.first(), cause }));
+        }
+        Some(if used == 0 { self.begin_take(claims) } else { self.begin_move(claims) })
+    }
+
+    fn begin_take(&self, claims: &Claims) -> Phase {
+        claims.report_at(self.place, |report| report.state = State::Taking);
+        Phase::Take { dirty: FrameRange::EMPTY }
+    }
+
+    fn begin_move(&self, claims: &Claims) -> Phase {
+        claims.report_at(self.place, |report| report.state = State::Moving);
+        Phase::Move(None)
+    }
+
+    /// What has to be empty but is not taken yet.
+    fn rest(&self) -> FrameRange {
+        FrameRange::from_numbers(self.taken, self.range.end()).unwrap_or_default()
+    }
+
+    fn wait<H: Host>(
+        &mut self,
+        claims: &Claims,
+        host: &H,
+        engine: &Engine,
+        job: Option<JobId>,
+    ) -> Option<Phase> {
+        let end = Self::end_of(claims, self.place);
+        let Some(job) = job else {
+            if let Some(blocker) = end {
+                return Some(Phase::Undo(blocker));
+            }
+            // Where the queue is full, the next turn tries again.
+            return Some(Phase::Move(engine.submit(host, Request::retire(self.rest())).ok()));
+        };
+        let Some(report) = engine.job(host, job) else { return Some(self.begin_take(claims)) };
+        if !report.state.is_over() {
+            if end.is_some() {
+                let _ = engine.cancel(host, job);
+            }
+            let passed = (self.taken - self.range.start()) * 2;
+            claims.report_at(self.place, |mine| mine.done = passed + report.scanned_bytes / FRAME_SIZE);
+            return Some(Phase::Move(Some(job)));
+        }
+        claims.statistics().count_moved(report.moved);
+        claims.report_at(self.place, |mine| {
+            mine.moved.blocks += report.moved.blocks;
+            mine.moved.pages += report.moved.pages;
+            mine.migration_ticks += report.worked_ticks;
+        });
+        if let Some(blocker) = end {
+            return Some(Phase::Undo(blocker));
+        }
+        if let Some(blocker) = self.still_there(host.ground(), &report) {
+            return Some(Phase::Undo(blocker));
+        }
+        Some(self.begin_take(claims))
+    }
+
+    /// What did not move for a reason that another round would not mend, or after too many rounds.
+    fn still_there(&mut self, ground: &impl Ground, job: &JobReport) -> Option<Blocker> {
+        let rest = self.rest();
+        let occupant = ground.occupant(rest)?;
+        let frame = first_frame(&occupant, rest);
+        let why = Reason::ALL.into_iter().filter(|reason| job.unmoved(*reason).leaf_count > 0);
+        let why = why.map(Cause::of_migration).find(|cause| !cause.is_passing());
+        let cause = match occupant.owner {
+            Some(Owner::Pool(_)) => Cause::Claimed,
+            Some(owner) if is_fixed(&occupant) => Cause::Fixed(owner),
+            _ => why.unwrap_or(Cause::Busy),
+        };
+        self.rounds += 1;
+        (!cause.is_passing() || self.rounds >= ROUNDS).then_some(Blocker { frame, cause })
+    }
+
+    fn take<H: Host>(&mut self, claims: &Claims, host: &H, dirty: FrameRange) -> Option<Phase> {
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            return Some(Phase::Undo(blocker));
+        }
+        if !dirty.is_empty() {
+            let count = dirty.frames().min(SCRUB);
+            host.scrub(dirty.first(), count);
+            let dirty = FrameRange::from_numbers(dirty.start() + count, dirty.end()).unwrap_or_default();
+            return Some(Phase::Take { dirty });
+        }
+        if self.taken >= self.range.end() {
+            return self.grant(claims, host);
+        }
+        let end = ((self.taken | (PAGEBLOCK_FRAMES - 1)) + 1).min(self.range.end());
+        let part = FrameRange::from_numbers(self.taken, end).unwrap_or_default();
+        let Some(isolated) = &self.isolated else { return Some(Phase::Undo(Blocker::default())) };
+        match host.ground().take(isolated, part, self.pool) {
+            Ok(contents) => {
+                self.taken = end;
+                let done = self.range.frames() + self.taken - self.range.start();
+                claims.report_at(self.place, |report| report.done = done);
+                Some(Phase::Take {
+                    dirty: if contents == Contents::Dirty { part } else { FrameRange::EMPTY },
+                })
+            }
+            Err(error) => {
+                // A doubt about the books, or a tenant that is left: either is settled by another round.
+                self.rounds += 1;
+                if self.rounds > ROUNDS {
+                    return Some(Phase::Undo(Blocker { frame: error.frame, cause: Cause::Busy }));
+                }
+                Some(self.begin_move(claims))
+            }
+        }
+    }
+
+    /// Hands the range over.
+    fn grant<H: Host>(&mut self, claims: &Claims, host: &H) -> Option<Phase> {
+        let claimant = claims.report_at(self.place, |report| report.claimant);
+        if let Claimant::Guest(guest) = claimant {
+            let Some(ipa) = host.show(guest, self.pool, self.range) else {
+                let cause = Cause::NoWindow;
+                return Some(Phase::Undo(Blocker { frame: self.range.first(), cause }));
+            };
+            claims.report_at(self.place, |report| report.ipa = ipa);
+            // Who ends a guest first makes its operations orphans, and then clears its windows: either it is seen here,
+            // or the range is cleared away there, and found claimed by nobody.
+            if let Some(blocker) = Self::end_of(claims, self.place) {
+                host.hide(guest, self.pool, self.range);
+                claims.report_at(self.place, |report| report.ipa = Ipa::default());
+                return Some(Phase::Undo(blocker));
+            }
+        }
+        self.end_isolation(host);
+        claims.statistics().saw_claimed(self.pool, host.ground().claimed_frames(self.pool));
+        claims.end(host, self.place, State::Granted);
+        None
+    }
+
+    fn end_isolation<H: Host>(&mut self, host: &H) {
+        if let Some(isolated) = self.isolated.take() {
+            host.ground().end_isolation(isolated);
+        }
+    }
+
+    /// Undoes a try from its end to its beginning. Then the next range is tried, or the claim is over.
+    fn undo<H: Host>(&mut self, claims: &Claims, host: &H, blocker: Blocker) -> Option<Phase> {
+        claims.report_at(self.place, |report| report.state = State::Undoing);
+        let start = self.range.start();
+        if self.taken > start {
+            let last = (self.taken - 1) & !(PAGEBLOCK_FRAMES - 1);
+            let part = FrameRange::from_numbers(last.max(start), self.taken).unwrap_or_default();
+            host.ground().give(part, self.pool, Contents::Dirty);
+            self.taken = part.start();
+            return Some(Phase::Undo(blocker));
+        }
+        self.end_isolation(host);
+        let (is_sized, pool, frames, align, tries) = claims.report_at(self.place, |report| {
+            if let Some(last) = report.tries.last_mut() {
+                last.blocker = blocker;
+            }
+            let (is_sized, align) = match report.wish {
+                Wish::Sized { align, .. } => (true, align),
+                Wish::Exactly(_) => (false, 1),
+            };
+            (is_sized, report.pool, report.wish.frames(), align, report.tries.len())
+        });
+        let end = Self::end_of(claims, self.place);
+        if end.is_none() && is_sized && blocker.cause.is_local() && tries < super::operation::MAX_TRIES {
+            let _ = self.barred.push(blocker.frame);
+            let range = claims.pools().and_then(|pools| pools.get(pool)).map(|pool| pool.range)?;
+            claims.report_at(self.place, |report| report.state = State::Choosing);
+            return Some(Phase::Choose(Search::new(range, frames, align)));
+        }
+        let blocker = end.unwrap_or(blocker);
+        claims.report_at(self.place, |report: &mut Report| {
+            report.blocker = blocker;
+            report.range = FrameRange::EMPTY;
+        });
+        let state = match blocker.cause {
+            Cause::Cancelled | Cause::OwnerGone => State::Cancelled,
+            _ => State::Failed,
+        };
+        claims.end(host, self.place, state);
+        None
+    }
+
+    fn verify<H: Host>(&mut self, claims: &Claims, host: &H, next: u64) -> Option<Phase> {
+        claims.report_at(self.place, |report| report.range = self.range);
+        let mut number = next;
+        let end = self.range.end().min(((next | (PAGEBLOCK_FRAMES - 1)) + 1) + 15 * PAGEBLOCK_FRAMES);
+        while number < end {
+            let left = FrameRange::from_numbers(number, end).unwrap_or_default();
+            let occupant = host.ground().occupant(left);
+            let is_owned = |occupant: &crate::memory::Occupant| {
+                occupant.owner == Some(Owner::Pool(self.pool)) && occupant.frame.number() <= number
+            };
+            let Some(occupant) = occupant.filter(is_owned) else {
+                let blocker = Blocker { frame: left.first(), cause: Cause::NotClaimed };
+                claims.report_at(self.place, |report| report.blocker = blocker);
+                claims.end(host, self.place, State::Failed);
+                return None;
+            };
+            number = occupant.end();
+        }
+        if end < self.range.end() {
+            return Some(Phase::Verify(end));
+        }
+        if let Claimant::Guest(guest) = claims.report_at(self.place, |report| report.claimant)
+            && !host.hide(guest, self.pool, self.range)
+        {
+            let blocker = Blocker { frame: self.range.first(), cause: Cause::NoTable };
+            claims.report_at(self.place, |report| report.blocker = blocker);
+            claims.end(host, self.place, State::Failed);
+            return None;
+        }
+        Some(Phase::Give { next: self.range.start(), scrubbed: self.range.start() })
+    }
+
+    fn give<H: Host>(&mut self, claims: &Claims, host: &H, next: u64, scrubbed: u64) -> Option<Phase> {
+        if next >= self.range.end() {
+            claims.end(host, self.place, State::Released);
+            return None;
+        }
+        let end = ((next | (PAGEBLOCK_FRAMES - 1)) + 1).min(self.range.end());
+        let part = FrameRange::from_numbers(next, end).unwrap_or_default();
+        if scrubbed < end {
+            let count = (end - scrubbed).min(SCRUB);
+            host.scrub(Frame::try_new(scrubbed).unwrap_or_default(), count);
+            return Some(Phase::Give { next, scrubbed: scrubbed + count });
+        }
+        host.ground().give(part, self.pool, Contents::Zeroed);
+        let done = end - self.range.start();
+        claims.report_at(self.place, |report| report.done = done);
+        Some(Phase::Give { next: end, scrubbed: end })
+    }
+}
+
+/// How many frames of `range` guests have.
+fn used_frames(ground: &impl Ground, range: FrameRange) -> u64 {
+    let mut used = 0;
+    let mut number = range.start();
+    while number < range.end() {
+        let end = ((number | (PAGEBLOCK_FRAMES - 1)) + 1).min(range.end());
+        let part = FrameRange::from_numbers(number, end).unwrap_or_default();
+        used += match part.frames() {
+            PAGEBLOCK_FRAMES => ground.glance(part.first()).map_or(0, |glance| glance.lent().into()),
+            _ => used_in_part(ground, part),
+        };
+        number = end;
+    }
+    used
+}
+
+fn used_in_part(ground: &impl Ground, mut part: FrameRange) -> u64 {
+    let mut used = 0;
+    while let Some(occupant) = ground.occupant(part) {
+        let end = occupant.end().min(part.end());
+        if !is_fixed(&occupant) {
+            used += end - occupant.frame.number().max(part.start());
+        }
+        part = FrameRange::from_numbers(end, part.end()).unwrap_or_default();
+    }
+    used
+}

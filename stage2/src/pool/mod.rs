@@ -1,0 +1,132 @@
+//! Pools: memory that belongs to an owner who needs it seldom, lent to guests all the rest of the time.
+//!
+//! Words:
+//! - a *pool* is a stretch of RAM of one controller, in whole pageblocks, wholly inside one designated movable block or
+//!   outside all;
+//! - its *owner* alone claims frames of it. There is one at a time: a guest that the configuration names has the pool
+//!   for good; any other pool belongs to whoever claims first, until its last claimed frame is released;
+//! - of a pool's frames some are *free*, some *lent* (guests' RAM, which can be moved away at any time), some *claimed*
+//!   and some *fixed* (reserved, retired, or in use by what cannot move: none, where nothing went wrong).
+//!
+//! Frames of a pool in a designated block stay MOVABLE and are the first choice for guests' RAM. Those of a pool outside
+//! all blocks have a pageblock type of their own and are lent to movable requests when nothing else is left.
+//!
+//! **The guarantee**: where the tenants can move and there are free frames for them elsewhere, a claim succeeds. What
+//! cannot move never gets into a pool's frames: [`Memory::allocate`](crate::memory::Memory::allocate) serves unmovable
+//! requests from NORMAL only, and there never from a pool. What is free elsewhere is said by [`Usage::room`].
+
+use crate::controller::ControllerId;
+use crate::dmb::Source;
+use crate::map::BootMap;
+use crate::name::Name;
+use crate::owner::{GuestId, MAX_POOLS, PoolId};
+use crate::range::FrameRange;
+
+mod usage;
+
+pub use usage::{BlockUse, Usage};
+
+/// A pool, as it was set up at boot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pool {
+    /// Its frames.
+    pub range: FrameRange,
+    /// The controller that they lie behind.
+    pub controller: ControllerId,
+    /// The designated block that it lies in.
+    pub block: Option<u8>,
+    /// Where it was asked for.
+    pub source: Source,
+    /// Its node's name.
+    pub name: Name,
+    /// The guest that the configuration names as its owner.
+    pub bound: Option<GuestId>,
+}
+
+/// All pools of the machine.
+#[derive(Clone, Default, Debug)]
+pub struct Pools {
+    list: heapless::Vec<Pool, MAX_POOLS>,
+}
+
+impl Pools {
+    /// The pools that were designated in `map`. `owner` says which guest the configuration names as a pool's owner.
+    pub fn of(map: &BootMap, mut owner: impl FnMut(&str) -> Option<GuestId>) -> Self {
+        let pools = map.pools().iter().map(|pool| Pool {
+            range: pool.range,
+            controller: pool.controller,
+            block: pool.block,
+            source: pool.source,
+            name: pool.name,
+            bound: owner(pool.name.as_str()),
+        });
+        Self { list: pools.collect() }
+    }
+
+    /// The pool with this number.
+    pub fn get(&self, id: PoolId) -> Option<&Pool> {
+        self.list.get(id.index())
+    }
+
+    /// The pool with this name.
+    pub fn find(&self, name: &str) -> Option<PoolId> {
+        self.iter().find(|(_, pool)| pool.name.as_str() == name).map(|(id, _)| id)
+    }
+
+    /// All pools with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
+        let ids = (0..MAX_POOLS as u8).filter_map(PoolId::try_new);
+        ids.zip(&self.list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dmb::{self, Node, NodeKind, NodePlace, Wishes};
+
+    fn node(name: &str, kind: NodeKind, base: u64, size: u64) -> Node<'_> {
+        Node {
+            name,
+            source: Source::Tree,
+            kind,
+            place: NodePlace::Static { base, size },
+            entry: 0,
+            is_reusable: true,
+            is_no_map: false,
+            is_cma_default: false,
+        }
+    }
+
+    #[test]
+    fn p20_pools_lie_in_one_block_or_outside_all_and_keep_their_owner() {
+        let mut map = BootMap::new();
+        map.add_ram(ControllerId::default(), 0x4000_0000, 1 << 30).unwrap();
+        let nodes = [
+            node("video", NodeKind::BlockPool, 0x5000_0000, 64 << 20),
+            node("camera", NodeKind::Pool, 0x6000_0000, 32 << 20),
+        ];
+        dmb::designate(&mut map, &Wishes { nodes: &nodes, ..Wishes::default() }).unwrap();
+        let guest = GuestId::try_new(1).unwrap();
+        let pools = Pools::of(&map, |name| (name == "video").then_some(guest));
+        let (video, camera) = (pools.find("video").unwrap(), pools.find("camera").unwrap());
+        assert_eq!(pools.get(video).unwrap().block, Some(0));
+        assert_eq!(pools.get(video).unwrap().bound, Some(guest));
+        assert_eq!((pools.get(camera).unwrap().block, pools.get(camera).unwrap().bound), (None, None));
+        assert_eq!(pools.find("audio"), None);
+        assert_eq!(pools.iter().count(), 2);
+    }
+
+    #[test]
+    fn p18_a_pool_partly_in_a_block_is_refused() {
+        let mut map = BootMap::new();
+        map.add_ram(ControllerId::default(), 0x4000_0000, 1 << 30).unwrap();
+        let nodes = [
+            node("dmb", NodeKind::Block, 0x5000_0000, 64 << 20),
+            node("video", NodeKind::Pool, 0x5200_0000, 64 << 20),
+        ];
+        let error = dmb::designate(&mut map, &Wishes { nodes: &nodes, ..Wishes::default() }).unwrap_err();
+        assert!(matches!(error.rule, dmb::Rule::PartlyInBlock { .. }), "{error}");
+        assert_eq!(map.pools().len(), 0);
+    }
+}
