@@ -68,6 +68,14 @@ impl Arena {
         Locked { lists: self.lists.lock(), counters: &self.counters }
     }
 
+    /// Takes the lock in order to change what it guards: a walk over the arena in several steps sees that.
+    #[inline]
+    pub(crate) fn lock_to_change(&self) -> Locked<'_> {
+        let mut locked = self.lock();
+        locked.lists.count_change();
+        locked
+    }
+
     /// Frames that the allocator was given.
     pub(crate) fn managed(&self) -> u64 {
         self.counters.managed.load(Relaxed).into()

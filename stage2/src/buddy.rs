@@ -52,6 +52,8 @@ pub(crate) struct FreeLists {
     kept: [u32; LISTS],
     /// How many pageblocks are isolated.
     isolated: u32,
+    /// How often something in the arena was changed, modulo 2^32.
+    changes: u32,
 }
 
 /// A block just taken; the table does not yet say whose it is.
@@ -74,30 +76,40 @@ impl FreeLists {
             orders: [0; LISTS],
             kept: [0; LISTS],
             isolated: 0,
+            changes: 0,
         }
     }
 
-    /// How many blocks of `order`, at least a pageblock, list `list` has.
-    pub(crate) fn count(&self, list: usize, order: u8) -> u32 {
-        self.lists[key(list, order)].count
+    /// Counts a change.
+    #[inline]
+    pub(crate) fn count_change(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
     }
 
-    /// The pageblocks on the list of `order`, or of class `order`.
-    pub(crate) fn pageblocks<'t>(
-        &self,
-        table: Table<'t>,
-        list: usize,
-        order: u8,
-    ) -> impl Iterator<Item = u32> + 't {
-        let mut next = !self.lists[key(list, order)].first;
-        core::iter::from_fn(move || {
-            let index = next;
-            if index == NONE {
-                return None;
-            }
-            next = table.free_map(index).next();
-            Some(index)
-        })
+    /// A number that differs after every change.
+    pub(crate) fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// How many pageblocks are isolated.
+    pub(crate) fn isolated(&self) -> u32 {
+        self.isolated
+    }
+
+    /// Whether the pageblock `index`, on the list of `order`, is linked in both directions.
+    pub(crate) fn is_linked(&self, table: Table<'_>, index: u32, list: usize, order: u8) -> bool {
+        let map = table.free_map(index);
+        let (previous, next) = (map.previous(), map.next());
+        let before = match previous {
+            NONE => !self.lists[key(list, order)].first == index,
+            _ => table.has_pageblock(previous) && table.free_map(previous).next() == index,
+        };
+        before && (next == NONE || table.has_pageblock(next) && table.free_map(next).previous() == index)
+    }
+
+    /// How many free blocks of `order`, or split pageblocks of that class, list `list` has.
+    pub(crate) fn count(&self, list: usize, order: u8) -> u32 {
+        self.lists[key(list, order)].count
     }
 
     /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`.

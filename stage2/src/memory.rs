@@ -26,6 +26,7 @@ use crate::sync::{Counter, Ordering::Relaxed};
 use crate::zone::{ARENAS, Zone};
 
 mod boot;
+pub mod check;
 mod error;
 mod glance;
 mod isolation;
@@ -320,7 +321,7 @@ impl<'a> Memory<'a> {
         }
         let owner = request.owner.index();
         let words = layout.table.words;
-        let mut locked = arena.lock();
+        let mut locked = arena.lock_to_change();
         let taken = locked.lists.take(&layout.table, zone, wanted, request.order)?;
         if request.order >= PAGEBLOCK_ORDER {
             let word = words.word(taken.slot);
@@ -384,7 +385,7 @@ impl<'a> Memory<'a> {
         let slot = region.slot(frame.number());
         let zone = words.word(slot).zone();
         let owner_index = owner.index();
-        let mut locked = self.arenas[zone.arena(region.controller)].lock();
+        let mut locked = self.arenas[zone.arena(region.controller)].lock_to_change();
         let word = words.word(slot);
         let entry = words.entry(slot);
         let is_open_head = match order {

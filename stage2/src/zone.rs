@@ -27,6 +27,12 @@ impl Zone {
     pub(crate) const fn arena(self, controller: ControllerId) -> usize {
         controller.index() * 2 + self as usize
     }
+
+    /// The zone and the controller of arena number `arena`, below [`ARENAS`].
+    pub(crate) fn of_arena(arena: usize) -> (Self, ControllerId) {
+        let controller = ControllerId::try_new((arena / 2) as u8).unwrap_or_default();
+        (Self::ALL[arena % 2], controller)
+    }
 }
 
 impl fmt::Display for Zone {

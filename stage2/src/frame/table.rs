@@ -118,16 +118,6 @@ impl Entry<'_> {
         };
         self.set_meta(Meta(meta));
     }
-
-    /// The two words that a head without a reverse map may keep links in.
-    pub(crate) fn links(self) -> (u32, u32) {
-        (self.0[0].load(Relaxed), self.0[1].load(Relaxed))
-    }
-
-    pub(crate) fn set_links(self, previous: u32, next: u32) {
-        self.0[0].store(previous, Relaxed);
-        self.0[1].store(next, Relaxed);
-    }
 }
 
 /// The words of the table, without the regions.
@@ -160,6 +150,11 @@ impl<'a> Table<'a> {
     #[inline]
     pub(crate) fn free_map(self, index: u32) -> FreeMap<'a> {
         FreeMap(&self.free_maps[index as usize])
+    }
+
+    /// Whether there is a pageblock with number `index`.
+    pub(crate) const fn has_pageblock(self, index: u32) -> bool {
+        (index as usize) < self.pageblocks.len()
     }
 
     /// Makes the pageblock at `slot` a split one: its entries, if they never counted, say that no block has its head

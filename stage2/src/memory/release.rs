@@ -55,7 +55,7 @@ impl Memory<'_> {
         }
         for part in pageblocks(range) {
             let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
-            let mut locked = place.arena.lock();
+            let mut locked = place.arena.lock_to_change();
             let mut number = part.start();
             while number < part.end() {
                 let head = owned_head(place.layout, place.region, number, owner)?;

@@ -44,7 +44,7 @@ impl Memory<'_> {
             done.untouched += 1;
             return number + 1;
         };
-        let mut locked = place.arena.lock();
+        let mut locked = place.arena.lock_to_change();
         let Some(head) = place.table().head(place.region, number) else {
             done.untouched += 1;
             return number + 1;

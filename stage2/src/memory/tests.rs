@@ -8,6 +8,7 @@ use crate::placement::ControllerList;
 
 mod isolation;
 mod migration;
+pub(super) mod model;
 mod reshape;
 mod retire;
 

@@ -10,7 +10,7 @@ fn totals(memory: &Memory<'_>) -> [ZoneTotals; 2] {
     Zone::ALL.map(|zone| memory.zone_totals(zone))
 }
 
-fn pool(number: u8) -> PoolId {
+pub(super) fn pool(number: u8) -> PoolId {
     PoolId::try_new(number).unwrap()
 }
 
@@ -18,11 +18,11 @@ fn range(pa: u64, bytes: u64) -> FrameRange {
     FrameRange::covering(pa, bytes).unwrap()
 }
 
-const BLOCK: u64 = 0x8000_0000;
+pub(super) const BLOCK: u64 = 0x8000_0000;
 
 /// 32 MiB behind one controller, and behind another a designated block of 32 MiB with a pool in its first 16 MiB, and
 /// another pool of 8 MiB outside.
-fn pools() -> BootMap {
+pub(super) fn pools() -> BootMap {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 32 * MIB).unwrap();
     map.add_ram(controller(1), BLOCK, 64 * MIB).unwrap();

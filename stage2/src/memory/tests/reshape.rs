@@ -56,10 +56,10 @@ fn p02_p03_a_gigabyte_divides_down_to_frames_and_unites_again() {
 #[test]
 fn any_order_from_a_pageblock_up_divides_by_512() {
     let map = three_gib();
+    let words = words(&map);
+    let memory = Memory::new();
+    memory.boot(&map, &words, 0).unwrap();
     for order in 9..=18 {
-        let words = words(&map);
-        let memory = Memory::new();
-        memory.boot(&map, &words, 0).unwrap();
         let block = memory.allocate(&request(order, Kind::Movable)).unwrap();
         memory.divide(block.frame, order, guest(0)).unwrap();
         let last = block.frame.checked_add(511 << (order - 9)).unwrap();
