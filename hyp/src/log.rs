@@ -9,7 +9,7 @@
 //! With `log=frames`, a line is not put together here at all: what goes to the ring and to the console is
 //! a frame of a few bytes that names the line by a number, and the PC puts it together from the image's
 //! ELF file with the stock decoder of defmt. For that, a line's format has the form that both core::fmt and
-//! defmt know: `{}`, `{:?}`, `{:x}`, `{:#x}`, with the arguments behind it.
+//! defmt know: `{}`, `{:?}`, `{:x}`, `{:#x}`, with the arguments behind it, not in it.
 //!
 //! Each module has a level of its own, set by the command line's `log=` ([`configure`]); a line above it
 //! costs one load and one compare.
@@ -75,6 +75,16 @@ pub enum Output {
     Frames = 2,
 }
 
+/// By which serial line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Line {
+    /// The console's, shared with everything else: frames as escape sequences that terminals swallow.
+    Console = 0,
+    /// A second UART of its own, where the host has one: frames as defmt's own tools read them.
+    Second = 1,
+}
+
 /// The ring. Its address and layout ([`Ring`]) are what a debugger needs.
 // SAFETY: nothing else has this name.
 #[unsafe(no_mangle)]
@@ -95,8 +105,8 @@ pub fn set_listener(listener: fn()) {
     LISTENER.call_once(|| listener);
 }
 
-/// Sets levels and output as the command line's `log=` says: a list of `text`, `frames` or `off`, a level for all
-/// modules, and `module=level`, separated by commas. Counts once.
+/// Sets levels and output as the command line's `log=` says: a list of `text`, `frames` or `off`, `second` for
+/// the second UART, a level for all modules, and `module=level`, separated by commas. Counts once.
 ///
 /// # Errors
 /// Names the part that is none of these; nothing is changed.
@@ -110,6 +120,11 @@ pub fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
 /// Where lines go besides the ring.
 pub fn output() -> Output {
     FILTER.get().map_or(Output::Text, Filter::output)
+}
+
+/// By which serial line they go.
+pub fn line() -> Line {
+    FILTER.get().map_or(Line::Console, Filter::line)
 }
 
 /// The ring, for reading.

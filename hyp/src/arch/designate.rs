@@ -142,7 +142,7 @@ fn try_designate(map: &mut BootMap, command_line: &str, nodes: &[Node<'_>]) -> R
     }
     for block in map.blocks() {
         let (range, name) = (block.range, block.name);
-        log::info!("designated movable block {name} of {} MiB at {}", range.bytes() >> 20, range.base());
+        log::info!("designated movable block {} of {} MiB at {}", name, range.bytes() >> 20, range.base());
     }
     for pool in map.pools() {
         log::info!("pool {} of {} MiB at {}", pool.name, pool.range.bytes() >> 20, pool.range.base());

@@ -12,7 +12,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of the stack that an exception from EL2 is handled on.
-pub(super) const STACK_SIZE: usize = 4096;
+pub(super) const STACK_SIZE: usize = 8192;
 
 #[repr(C, align(16))]
 pub(super) struct Stack(UnsafeCell<[u8; STACK_SIZE]>);
@@ -29,6 +29,8 @@ pub(super) static OWNER: AtomicU32 = AtomicU32::new(0);
 const BACKTRACE_DEPTH: usize = 16;
 /// Bytes of the reason that a record holds.
 const REASON_SIZE: usize = 160;
+/// Slots of the log, a line or a part of one each, that are printed with it.
+const LOG_LINES: u64 = 20;
 /// Marks a record that has been written: "BALLAST!".
 const MAGIC: u64 = u64::from_le_bytes(*b"BALLAST!");
 
@@ -128,6 +130,9 @@ fn report(reason: fmt::Arguments<'_>, x: &[u64; 31], sp: u64, pc: u64, is_except
             }
         }
         let _ = print(&mut super::uart::Polled, record, is_exception);
+        let ring = crate::log::ring();
+        super::cache::clean_invalidate(core::ptr::from_ref(ring).addr(), size_of_val(ring));
+        let _ = print_log(&mut super::uart::Polled, ring);
     }
     halt()
 }
@@ -154,6 +159,20 @@ fn print(out: &mut impl Write, record: &Record, is_exception: bool) -> fmt::Resu
         write!(out, " {address:#x}")?;
     }
     writeln!(out, "\r\n  The record is kept at symbol FATAL_RECORD.\r")
+}
+
+/// Prints the last lines of the log: some may not have come out.
+fn print_log(out: &mut impl Write, ring: &crate::log::Ring) -> fmt::Result {
+    writeln!(out, "  The log is kept at symbol BALLAST_LOG. Its last lines:\r")?;
+    let mut reader = ring.reader_near_end(LOG_LINES);
+    for _ in 0..LOG_LINES {
+        let Some(entry) = reader.next(ring) else { break };
+        match entry.frame() {
+            Some(frame) => write!(out, "{}", crate::monitor::mux::Sequence(frame))?,
+            None => writeln!(out, "  {entry}\r")?,
+        }
+    }
+    Ok(())
 }
 
 /// Stops this CPU for ever.

@@ -44,7 +44,7 @@ pub(crate) fn map_loaded(pa: stage2::addr::Pa, size: u64) -> Option<&'static [u8
         // SAFETY: mapped read-only for this size and never unmapped; reserved in the memory map, so nobody writes.
         Ok(address) => Some(unsafe { core::slice::from_raw_parts(address.as_ptr(), size as usize) }),
         Err(error) => {
-            crate::log::error!("what was loaded at {pa}: {error}");
+            crate::log::error!("what was loaded at {}: {}", pa, error);
             None
         }
     }

@@ -140,12 +140,15 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     if let Some(option) = argument::value(board.chosen.bootargs, "log")
         && let Err(error) = log::configure(option)
     {
-        log::warn!("log={option}: {error}");
+        log::warn!("log={}: {}", option, error);
     }
     uart::init(&board.console);
-    log::info!("Ballast {} at {image:#x}, {} KiB", env!("CARGO_PKG_VERSION"), mmu::image_size() >> 10);
+    if log::line() == log::Line::Second {
+        init_second_uart(board);
+    }
+    log::info!("Ballast {} at {:#x}, {} KiB", env!("CARGO_PKG_VERSION"), image, mmu::image_size() >> 10);
     for warning in board.warnings.iter() {
-        log::warn!("{warning}");
+        log::warn!("{}", warning);
     }
 
     let mut configuration = crate::guest::read(board);
@@ -157,6 +160,18 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     crate::guest::set_up(board, configuration);
     start_monitor();
     idle::enter()
+}
+
+#[inline(never)]
+fn init_second_uart(board: &Board<'_>) {
+    match &board.second_uart {
+        None => log::warn!("log=second: the host's tree has no second PL011; the log shares the console"),
+        Some(console) => {
+            if let Err(error) = uart::init_second(console) {
+                log::warn!("log=second: {}", error);
+            }
+        }
+    }
 }
 
 /// A function of its own, since a board takes much of the stack on its way to the heap.
@@ -323,7 +338,7 @@ fn start_secondaries(board: &Board<'_>) {
     let mut count = 1;
     for host in board.cpus.iter().filter(|host| host.mpidr != boot_mpidr) {
         if count == MAX_CPUS {
-            log::warn!("only {MAX_CPUS} of {} CPUs are used", board.cpus.len());
+            log::warn!("only {} of {} CPUs are used", MAX_CPUS, board.cpus.len());
             break;
         }
         cpu::set_count(count + 1);
@@ -345,7 +360,7 @@ fn start_secondaries(board: &Board<'_>) {
         super::sysreg::instruction!("dsb sy");
         let entry = boot::secondary_entry_address(mmu::image());
         if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
-            log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {error}", host.mpidr);
+            log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {}", host.mpidr, error);
             cpu::set_count(count);
             continue;
         }
@@ -360,7 +375,7 @@ fn start_secondaries(board: &Board<'_>) {
         }
         count += 1;
     }
-    log::info!("{count} CPUs");
+    log::info!("{} CPUs", count);
 }
 
 /// A secondary CPU, from `boot`.

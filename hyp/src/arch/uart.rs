@@ -27,6 +27,8 @@ const FR_TXFF: u32 = 1 << 5;
 
 static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static INTID: AtomicU32 = AtomicU32::new(u32::MAX);
+/// The second UART's registers, where the log goes there.
+static SECOND: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 /// The console's multiplexer.
 static CONSOLE: Mutex<Option<Mux<'static, Wire>>> = Mutex::new(None);
 
@@ -111,6 +113,40 @@ pub(super) fn init(console: &board::Console) {
     let storage = Storage { out: leak(QUEUE_SIZE), messages: leak(QUEUE_SIZE) };
     *CONSOLE.lock() = Some(Mux::new(wire, storage, leak(RING_SIZE), leak(RING_SIZE)));
     INTID.store(console.interrupt.intid, Ordering::Release);
+}
+
+/// Sets the second UART up, for the log. It is polled; the monitor's coroutine alone writes to it.
+pub(super) fn init_second(console: &board::Console) -> Result<(), mmu::MapError> {
+    let base = mmu::map_device(console.registers.base(), SIZE)?;
+    // SAFETY: the PL011's registers, mapped for ever and used by nobody else.
+    let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(base.cast::<PL011Registers>()) });
+    if let Some(clock) = console.clock_hz {
+        let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
+        let _ = uart.enable(line, 115_200, clock);
+    }
+    SECOND.store(base.as_ptr(), Ordering::Release);
+    Ok(())
+}
+
+/// Whether there is a second UART for the log.
+pub(crate) fn has_second() -> bool {
+    !SECOND.load(Ordering::Relaxed).is_null()
+}
+
+/// Sends `byte` by the second UART; refuses it where its FIFO is full.
+pub(crate) fn try_write_second(byte: u8) -> bool {
+    let registers = SECOND.load(Ordering::Acquire);
+    if registers.is_null() {
+        return true;
+    }
+    // SAFETY: the PL011's registers, mapped for ever; single aligned accesses.
+    unsafe {
+        if registers.add(FR).cast::<u32>().read_volatile() & FR_TXFF != 0 {
+            return false;
+        }
+        registers.add(DR).cast::<u32>().write_volatile(u32::from(byte));
+    }
+    true
 }
 
 /// Lets the UART's interrupts through, on this CPU.

@@ -37,6 +37,14 @@ impl Console {
         Ok(Self { registers, interrupt, clock_hz: clock_hz(node), baud: baud(options) })
     }
 
+    /// Another PL011 than the console's, for the log.
+    #[inline(never)]
+    pub fn second(&self, tree: &Tree<'_>) -> Option<Self> {
+        let others = tree.nodes().filter_map(|node| Some((node, registers(node).ok()?)));
+        let (node, registers) = others.into_iter().find(|(_, registers)| *registers != self.registers)?;
+        Some(Self { registers, interrupt: self.interrupt, clock_hz: clock_hz(node), baud: None })
+    }
+
     /// Registers by which something can be said before anything else of the tree is judged: those of the UART that
     /// `stdout-path` names or, for the message that it names none, those of the first PL011.
     pub fn any(tree: &Tree<'_>) -> Option<PaRange> {

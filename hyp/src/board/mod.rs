@@ -81,6 +81,8 @@ pub struct Board<'t> {
     pub timer: Timer,
     /// The console's UART.
     pub console: Console,
+    /// Another PL011; its interrupt is not used.
+    pub second_uart: Option<Console>,
     /// Command line, initrd, boot modules.
     pub chosen: Chosen<'t>,
     /// What was odd but could be read.
@@ -103,7 +105,8 @@ impl<'t> Board<'t> {
         let cpus = cpu::read(tree, &mut warnings)?;
         let gic = Gic::read(tree)?;
         let timer = Timer::read(tree)?;
-        Ok(Self { ram, reservations, cpus, psci, gic, timer, console, chosen, warnings })
+        let second_uart = console.second(tree);
+        Ok(Self { ram, reservations, cpus, psci, gic, timer, console, second_uart, chosen, warnings })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::monitor::mux::{Console, Status, View};
 use crate::monitor::statistics::Counters;
 use crate::monitor::trace::Ring;
 use crate::monitor::{MonitorIo, run as run_shell};
+use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
 use guest_dts::build::Choice;
 use guest_dts::config::BankKind;
@@ -23,6 +24,11 @@ pub extern "C" fn run() -> ! {
     run_shell(&mut Io { log: log::ring().reader() }, &Host)
 }
 
+/// Most lines of the log that go to the second UART before the monitor looks at its own work again.
+const LOG_BURST: usize = 16;
+/// How long the monitor waits where the second UART is full, in nanoseconds: the time of two bytes.
+const FULL_NS: u64 = 200_000;
+
 /// The monitor's console, and the log's way to it.
 struct Io {
     log: log::Reader,
@@ -31,13 +37,33 @@ struct Io {
 impl Io {
     /// Offers new lines of the log to the console; what has no room there stays for the next time.
     fn show_log(&mut self) {
-        while log::output() == log::Output::Text {
+        if uart::has_second() {
+            return self.send_log();
+        }
+        while log::output() != log::Output::Off {
             let mut ahead = self.log.clone();
             let Some(entry) = ahead.next(log::ring()) else { return };
-            if uart::with_console(|mux| mux.message(format_args!("{entry}"))) != Some(true) {
+            if uart::with_console(|mux| mux.log(&entry)) != Some(true) {
                 return;
             }
             self.log = ahead;
+        }
+    }
+
+    /// Sends new lines of the log by the second UART.
+    fn send_log(&mut self) {
+        for _ in 0..LOG_BURST {
+            if log::output() == log::Output::Off {
+                return;
+            }
+            let Some(entry) = self.log.next(log::ring()) else { return };
+            match entry.frame() {
+                #[cfg(feature = "defmt")]
+                Some(frame) => log::frames::encode(frame, send),
+                _ => {
+                    let _ = write!(Second, "{entry}\r\n");
+                }
+            }
         }
     }
 
@@ -45,6 +71,25 @@ impl Io {
         self.show_log();
         monitor::wait(deadline_ns.map_or(0, |deadline| timer::count_at(deadline).max(1)));
         self.show_log();
+    }
+}
+
+/// Sends by the second UART, and lets others run while it is full.
+fn send(bytes: &[u8]) {
+    for &byte in bytes {
+        while !uart::try_write_second(byte) {
+            monitor::wait(timer::count_at(timer::nanoseconds() + FULL_NS));
+        }
+    }
+}
+
+/// The second UART.
+struct Second;
+
+impl Write for Second {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        send(text.as_bytes());
+        Ok(())
     }
 }
 

@@ -187,7 +187,7 @@ fn load_and_run(guest: &'static Guest, space: Space) {
 }
 
 fn fail(guest: &'static Guest, space: Option<Space>, why: &str) {
-    log::error!("{}: cannot start: {why}", guest.name());
+    log::error!("{}: cannot start: {}", guest.name(), why);
     *guest.reason.lock() = StopReason::StartFailed(why.to_string());
     if let Some(space) = space {
         space.release();

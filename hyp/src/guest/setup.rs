@@ -18,9 +18,9 @@ use stage2::owner::GuestId;
 /// Tells of a finding.
 pub(crate) fn tell(severity: Severity, finding: Finding<'static>) {
     match severity {
-        Severity::Error => log::error!("configuration: {finding}"),
-        Severity::Warning => log::warn!("configuration: {finding}"),
-        Severity::Note => log::info!("configuration: {finding}"),
+        Severity::Error => log::error!("configuration: {}", finding),
+        Severity::Warning => log::warn!("configuration: {}", finding),
+        Severity::Note => log::info!("configuration: {}", finding),
     }
 }
 
@@ -32,7 +32,7 @@ pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>
         Ok(None) => {
             log::warn!("nothing was loaded that starts a guest: neither a configuration nor a kernel")
         }
-        Err(finding) => log::error!("configuration: {finding}"),
+        Err(finding) => log::error!("configuration: {}", finding),
     }
     None
 }
@@ -73,7 +73,7 @@ fn read_loaded(
         return match Tree::new(blob) {
             Ok(tree) => Configuration::read(&tree, &mut tell).map(Box::new).map(Some),
             Err(error) => {
-                log::error!("configuration at {}: {error}", initrd.base());
+                log::error!("configuration at {}: {}", initrd.base(), error);
                 Ok(None)
             }
         };
@@ -118,7 +118,7 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
                 index += 1;
             }
             Err(error) => {
-                log::error!("{}: {error}", guest.name);
+                log::error!("{}: {}", guest.name, error);
                 refused::add(guest.name, error);
             }
         }

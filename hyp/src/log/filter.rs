@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{Level, Output};
+use super::{Level, Line, Output};
 
 /// How many modules can have a level of their own.
 const RULES: usize = 8;
@@ -13,6 +13,7 @@ const MODULE: usize = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Filter {
     output: Output,
+    line: Line,
     default: Level,
     rules: [Option<Rule>; RULES],
 }
@@ -27,7 +28,7 @@ struct Rule {
 /// Why a `log=` is not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigureError<'a> {
-    /// This part is none of `text`, `frames`, `off`, a level or `module=level`.
+    /// This part is none of `text`, `frames`, `off`, `second`, a level or `module=level`.
     Unknown(&'a str),
     /// The level in this part is none.
     Level(&'a str),
@@ -41,7 +42,10 @@ impl fmt::Display for ConfigureError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(part) => {
-                write!(f, "log={part}: expected text, frames, off, error, warn, info, debug or MODULE=LEVEL")
+                write!(
+                    f,
+                    "log={part}: expected text, frames, off, second, error, warn, info, debug or MODULE=LEVEL"
+                )
             }
             Self::Level(part) => write!(f, "log={part}: the level must be error, warn, info or debug"),
             Self::Module(part) => write!(f, "log={part}: a module's name has at most {MODULE} characters"),
@@ -53,7 +57,8 @@ impl fmt::Display for ConfigureError<'_> {
 impl Filter {
     /// The filter that `option` describes: a list separated by commas, later parts before earlier ones.
     pub(super) fn parse(option: &str) -> Result<Self, ConfigureError<'_>> {
-        let mut filter = Self { output: Output::Text, default: Level::Info, rules: [None; RULES] };
+        let mut filter =
+            Self { output: Output::Text, line: Line::Console, default: Level::Info, rules: [None; RULES] };
         for part in option.split(',').filter(|part| !part.is_empty()) {
             match part.split_once('=') {
                 Some((module, level)) => {
@@ -63,6 +68,7 @@ impl Filter {
                 None => match (part, Level::from_name(part)) {
                     ("text", _) => filter.output = Output::Text,
                     ("frames", _) if cfg!(any(test, feature = "defmt")) => filter.output = Output::Frames,
+                    ("second", _) => filter.line = Line::Second,
                     ("off", _) => filter.output = Output::Off,
                     (_, Some(level)) => filter.default = level,
                     (_, None) => return Err(ConfigureError::Unknown(part)),
@@ -83,6 +89,10 @@ impl Filter {
 
     pub(super) fn output(&self) -> Output {
         self.output
+    }
+
+    pub(super) fn line(&self) -> Line {
+        self.line
     }
 
     /// The highest level that any module has.
@@ -126,12 +136,17 @@ mod tests {
     #[test]
     fn the_last_output_counts() {
         assert_eq!(Filter::parse("text,frames").unwrap().output(), Output::Frames);
+        assert_eq!(Filter::parse("frames").unwrap().line(), Line::Console);
+        assert_eq!(Filter::parse("frames,second").unwrap().line(), Line::Second);
     }
 
     #[test]
     fn errors_name_the_part() {
         for (option, message) in [
-            ("loud", "log=loud: expected text, frames, off, error, warn, info, debug or MODULE=LEVEL"),
+            (
+                "loud",
+                "log=loud: expected text, frames, off, second, error, warn, info, debug or MODULE=LEVEL",
+            ),
             ("text,a=b", "log=a=b: the level must be error, warn, info or debug"),
             (
                 "abcdefghijklmnopqrstuvwxy=info",

@@ -98,6 +98,14 @@ unsafe impl defmt::Logger for Frames {
 
 defmt::timestamp!("{=u64:us}", super::stamp().time_ns / 1000);
 
+/// Hands `frame` to `put` as defmt's own tools read it from a line (rzCOBS, which `_defmt_encoding_` names).
+pub(crate) fn encode(frame: &[u8], mut put: impl FnMut(&[u8])) {
+    let mut encoder = defmt::Encoder::new();
+    encoder.start_frame(&mut put);
+    encoder.write(frame, &mut put);
+    encoder.end_frame(&mut put);
+}
+
 /// An argument of a line, on its way into a frame: in defmt's own form where it has one, else as text. For
 /// the macros, which call `for_frame` behind three references: of the three traits, the first that
 /// the argument's type allows is nearest.

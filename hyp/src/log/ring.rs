@@ -138,6 +138,11 @@ impl Ring {
         Reader { next: 0, lost_count: 0 }
     }
 
+    /// A reader that begins `count` lines, or parts of lines, before the end.
+    pub fn reader_near_end(&self, count: u64) -> Reader {
+        Reader { next: self.next.load(Ordering::Acquire).saturating_sub(count), lost_count: 0 }
+    }
+
     /// A reader that begins with what is written from now on.
     pub fn reader_at_end(&self) -> Reader {
         Reader { next: self.next.load(Ordering::Acquire), lost_count: 0 }

@@ -31,6 +31,7 @@ use self::compose::{Plain, Text};
 use self::console::Key;
 pub use self::console::{Console, Consoles, Effect, Status, Storage, View};
 use self::filter::Filter;
+pub use self::frame::{Base64, Sequence};
 use super::ring::Ring;
 use crate::device::vpl011::Line;
 use crate::log::Entry;

@@ -3,6 +3,7 @@
 use core::fmt::Write;
 
 use super::super::grammar::{Argument, Arguments, Failure};
+use super::super::mux::{Base64, Sequence};
 use super::super::report::Value;
 use super::super::session::Session;
 use crate::log::{Entry, Level};
@@ -20,15 +21,17 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let mut next =
         || core::iter::from_fn(|| reader.next_before(ring, end)).find(|entry: &Entry| entry.level() <= least);
     if session.style.is_json {
-        let columns = "time_ns=|cpu=|level=|text=";
+        let columns = "time_ns=|cpu=|level=|text=|frame=";
         session.report("log", |report, _| {
             report.table("lines", columns, "", &mut |table| {
                 while let Some(entry) = next() {
+                    let base64 = entry.frame().map(Base64);
                     table.row(&[
                         Value::Nanoseconds(entry.stamp().time_ns),
                         Value::Count(entry.stamp().cpu.into()),
                         Value::Text(entry.level().name()),
-                        Value::Text(entry.text()),
+                        if base64.is_some() { Value::None } else { Value::Text(entry.text()) },
+                        base64.as_ref().map_or(Value::None, |base64| Value::Show(base64)),
                     ])?;
                 }
                 Ok(())
@@ -36,8 +39,18 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         })?;
         return Ok(());
     }
+    let mut frame_count = 0;
     while let Some(entry) = next() {
-        writeln!(session, "{entry}")?;
+        match entry.frame() {
+            Some(frame) => {
+                frame_count += 1;
+                write!(session, "{}", Sequence(frame))?;
+            }
+            None => writeln!(session, "{entry}")?,
+        }
+    }
+    if frame_count != 0 {
+        writeln!(session, "({frame_count} lines are frames: ballast console --elf FILE shows them)")?;
     }
     if reader.lost_count() != 0 {
         writeln!(session, "({} older lines are lost)", reader.lost_count())?;

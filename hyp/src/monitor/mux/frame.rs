@@ -2,6 +2,8 @@
 //!
 //! 7700 is no command that a terminal knows; all of them read on to the terminator (ESC \) and forget.
 
+use core::fmt::{self, Write};
+
 /// Stands before a frame in the messages' ring.
 pub(super) const FRAME: u8 = 0x01;
 /// Begins a frame on the line.
@@ -21,6 +23,10 @@ pub(super) const fn size(frame_size: usize) -> usize {
 pub(super) fn write(frame: &[u8], mut push: impl FnMut(u8)) {
     push(FRAME);
     START.iter().for_each(|&byte| push(byte));
+    encode(frame, &mut push);
+}
+
+fn encode(frame: &[u8], push: &mut dyn FnMut(u8)) {
     for group in frame.chunks(3) {
         let mut bits = 0;
         for at in 0..3 {
@@ -31,6 +37,26 @@ pub(super) fn write(frame: &[u8], mut push: impl FnMut(u8)) {
             let is_padding = at > group.len();
             push(if is_padding { b'=' } else { DIGITS[digit as usize] });
         }
+    }
+}
+
+/// A frame in base64.
+pub struct Base64<'a>(pub &'a [u8]);
+
+impl fmt::Display for Base64<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut result = Ok(());
+        encode(self.0, &mut |byte| result = result.and(f.write_char(byte.into())));
+        result
+    }
+}
+
+/// A frame as the sequence that the PC's tool looks for and terminals swallow.
+pub struct Sequence<'a>(pub &'a [u8]);
+
+impl fmt::Display for Sequence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\x1b]7700;{}\x1b\\", Base64(self.0))
     }
 }
 
