@@ -3,6 +3,8 @@
 fn main() {
     println!("cargo::rerun-if-changed=link.ld");
     println!("cargo::rerun-if-changed=build.rs");
+    // What is logged is decided when it runs: the macros leave no level out.
+    println!("cargo::rustc-env=DEFMT_LOG=debug");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
         let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
         println!("cargo::rustc-link-arg-bins=-T{directory}/link.ld");
