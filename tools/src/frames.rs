@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use defmt_decoder::{Location, Table};
+use defmt_decoder::{DecodeError, Frame, Location, StreamDecoder, Table};
 
 /// The section that the log's formats lie in.
 const SECTION: &str = ".defmt";
@@ -20,17 +20,17 @@ pub struct Line {
     pub level: &'static str,
     /// What it says.
     pub text: String,
-    /// Where it was written: file and line, where the ELF file knows.
-    pub place: Option<String>,
+    /// The module that wrote it, where the ELF file knows.
+    pub module: Option<String>,
 }
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:>12} {:5} {}", self.time, self.level, self.text)?;
-        match &self.place {
-            Some(place) => write!(f, " ({place})"),
-            None => Ok(()),
+        write!(f, "{:>12} {:5} ", self.time, self.level)?;
+        if let Some(module) = &self.module {
+            write!(f, "{module}: ")?;
         }
+        f.write_str(&self.text)
     }
 }
 
@@ -66,16 +66,58 @@ impl Decoder {
     /// The frame is damaged, or was written by another image.
     pub fn decode(&self, frame: &[u8]) -> Result<Line> {
         let (decoded, _) = self.table.decode(frame).map_err(|error| anyhow::anyhow!("{error}"))?;
-        let place = self.locations.get(&decoded.index()).map(|location| {
-            let file = location.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            format!("{file}:{}", location.line)
-        });
-        Ok(Line {
+        Ok(self.line(&decoded))
+    }
+
+    fn line(&self, decoded: &Frame<'_>) -> Line {
+        Line {
             time: decoded.display_timestamp().map(|time| time.to_string()).unwrap_or_default(),
             level: decoded.level().map_or("", |level| level.as_str()),
             text: decoded.display_message().to_string(),
-            place,
-        })
+            module: self.locations.get(&decoded.index()).and_then(module),
+        }
+    }
+
+    /// Takes apart what a line of the log's own carries (`log=frames,second`).
+    pub fn stream(&self) -> Stream<'_> {
+        Stream { decoder: self, stream: self.table.new_stream_decoder(), bad_frame_count: 0 }
+    }
+}
+
+/// The module of a line, as `log=text` has it: without the crate, and without the function that it is in.
+fn module(location: &Location) -> Option<String> {
+    let path = location.module.strip_prefix("hyp::").unwrap_or(&location.module);
+    let parts: Vec<&str> = path
+        .split("::")
+        .take_while(|part| part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        .collect();
+    match parts.as_slice() {
+        [] => None,
+        [one] => Some((*one).into()),
+        [modules @ .., _] => Some(modules.join("::")),
+    }
+}
+
+/// Frames of the log from a line of their own, as defmt encodes them (rzCOBS).
+pub struct Stream<'a> {
+    decoder: &'a Decoder,
+    stream: Box<dyn StreamDecoder + Send + Sync + 'a>,
+    /// Frames that came damaged.
+    pub bad_frame_count: u64,
+}
+
+impl Stream<'_> {
+    /// The lines that `bytes` complete.
+    pub fn take(&mut self, bytes: &[u8]) -> Vec<Line> {
+        self.stream.received(bytes);
+        let mut lines = Vec::new();
+        loop {
+            match self.stream.decode() {
+                Ok(frame) => lines.push(self.decoder.line(&frame)),
+                Err(DecodeError::Malformed) => self.bad_frame_count += 1,
+                Err(DecodeError::UnexpectedEof) => return lines,
+            }
+        }
     }
 }
 

@@ -5,13 +5,14 @@
 //! * [`monitor`]: Ballast's monitor, asked for reports as JSON.
 //! * [`model`]: the reports as data.
 //! * [`recording`]: what passed, in a file that terminal players know.
-//! * [`console`], [`top`], [`report`], [`exporter`], [`configuration`]: the commands.
+//! * [`console`], [`log`], [`top`], [`report`], [`exporter`], [`configuration`]: the commands.
 
 pub mod configuration;
 pub mod console;
 pub mod exporter;
 pub mod frames;
 pub mod link;
+pub mod log;
 pub mod model;
 pub mod monitor;
 pub mod recording;

@@ -26,6 +26,8 @@ pub enum Address {
     Tcp(String),
     /// A serial device, and its rate.
     Device(PathBuf, u32),
+    /// A file with what came over a line; nothing can be sent.
+    File(PathBuf),
 }
 
 impl FromStr for Address {
@@ -34,6 +36,9 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
+        }
+        if let Some(path) = text.strip_prefix("file:") {
+            return Ok(Self::File(path.into()));
         }
         if let Some(place) = text.strip_prefix("tcp:") {
             return Ok(Self::Tcp(place.into()));
@@ -61,6 +66,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Tcp(place) => write!(f, "tcp:{place}"),
             Self::Device(path, baud) => write!(f, "{},{baud}", path.display()),
         }
@@ -96,6 +102,7 @@ impl Link {
                 let stream = UnixStream::connect(path).with_context(context)?;
                 Ok(Self::of(stream.try_clone().with_context(context)?, stream))
             }
+            Address::File(path) => Ok(Self::of(File::open(path).with_context(context)?, io::sink())),
             Address::Tcp(place) => {
                 let stream = TcpStream::connect(place).with_context(context)?;
                 stream.set_nodelay(true).with_context(context)?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use ballast_tools::link::Address;
-use ballast_tools::{configuration, console, exporter, report, top};
+use ballast_tools::{configuration, console, exporter, log, report, top};
 use clap::{Parser, Subcommand};
 
 /// Ballast's tool on the PC.
@@ -23,6 +23,11 @@ enum Command {
     /// Everything that is typed goes to Ballast, its own keys too (Ctrl-] ? lists them); Ctrl-] q ends this program.
     /// Example: qemu-system-aarch64 … -serial unix:/tmp/serial,server=on,wait=off, then ballast console /tmp/serial
     Console(console::Options),
+    /// Print the log from a second serial line (Ballast's command line: log=frames,second)
+    ///
+    /// On QEMU's virt board, a second -serial option makes that line. Example: ballast log /tmp/log --elf
+    /// target/ballast.elf
+    Log(log::Options),
     /// Show where memory lies and what the guests do, on a screen that refreshes itself
     ///
     /// Takes the line to itself: Ballast's monitor comes to front. q ends.
@@ -49,6 +54,7 @@ enum Command {
 fn run(command: &Command) -> Result<bool> {
     match command {
         Command::Console(options) => console::run(options)?,
+        Command::Log(options) => log::run(options)?,
         Command::Top(options) => top::run(options)?,
         Command::Report(options) => report::run(options)?,
         Command::Exporter { address, listen } => exporter::run(address, listen)?,
