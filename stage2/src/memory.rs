@@ -464,6 +464,11 @@ impl<'a> Memory<'a> {
         self.closed.fetch_or(ControllerSet::EMPTY.with(controller).bits().into(), Relaxed);
     }
 
+    /// Whether `controller` takes no allocations.
+    pub fn is_closed(&self, controller: ControllerId) -> bool {
+        self.closed().contains(controller)
+    }
+
     /// Lets `controller` take allocations again.
     pub fn open(&self, controller: ControllerId) {
         self.closed.fetch_and(!u32::from(ControllerSet::EMPTY.with(controller).bits()), Relaxed);

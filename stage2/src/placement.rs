@@ -89,7 +89,7 @@ impl Placement {
     }
 
     /// The controllers named, and whether others may be used when they have nothing left.
-    pub(crate) const fn named(&self) -> (ControllerSet, Strictness) {
+    pub const fn named(&self) -> (ControllerSet, Strictness) {
         match self {
             Self::Any => (ControllerSet::ALL, Strictness::Preferred),
             Self::Listed(list, strictness) => (list.set(), *strictness),

@@ -6,7 +6,7 @@
 use super::sysreg::{instruction, read};
 
 /// Bytes of the smallest data cache line (CTR_EL0.DminLine, in words).
-fn line_size() -> usize {
+pub(crate) fn line_size() -> usize {
     4 << (read!("ctr_el0") >> 16 & 0xf)
 }
 
@@ -37,19 +37,32 @@ fn zero_block() -> Option<usize> {
     (dczid & 1 << 4 == 0).then(|| 4 << (dczid & 0xf))
 }
 
+/// DC ZVA in an iteration of [`zero`].
+const ZERO_UNROLLED: usize = 16;
+
 /// Clears `size` bytes at `address`, both multiples of 4 KiB, of Normal memory.
 ///
 /// # Safety
 ///
-/// The memory is mapped writable and nobody holds a reference into it.
+/// The memory is mapped writable, `size` is not 0, and nobody holds a reference into it.
 pub(crate) unsafe fn zero(address: usize, size: usize) {
     match zero_block() {
-        Some(block) if block <= 4096 => {
-            let mut at = address;
-            while at < address + size {
-                // SAFETY: within the range that the caller gives; `block` divides 4 KiB.
-                unsafe { core::arch::asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
-                at += block;
+        Some(block) if block <= 4096 / ZERO_UNROLLED => {
+            // SAFETY: within the range that the caller gives, not empty; what an iteration clears divides 4 KiB.
+            unsafe {
+                core::arch::asm!(
+                    "2:",
+                    ".rept 16",
+                    "dc zva, {at}",
+                    "add {at}, {at}, {block}",
+                    ".endr",
+                    "cmp {at}, {end}",
+                    "b.lo 2b",
+                    at = inout(reg) address => _,
+                    block = in(reg) block,
+                    end = in(reg) address + size,
+                    options(nostack)
+                );
             }
         }
         // SAFETY: as the caller says.

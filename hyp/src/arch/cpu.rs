@@ -42,6 +42,8 @@ pub struct PerCpu {
     pub(crate) counters: Counters,
     /// Its last events, once they have been asked for.
     trace: Once<&'static trace::Ring>,
+    /// By purpose: when EL2's own timer is to fire; 0: never.
+    pub(super) deadlines: [Cell<u64>; super::timer::PURPOSES],
     requests: AtomicU32,
     online: AtomicU32,
 }
@@ -88,6 +90,7 @@ impl PerCpu {
             self_bit: Cell::new(0),
             counters: Counters::new(),
             trace: Once::new(),
+            deadlines: [const { Cell::new(0) }; super::timer::PURPOSES],
             requests: AtomicU32::new(0),
             online: AtomicU32::new(0),
         }
@@ -225,6 +228,11 @@ pub fn all() -> impl Iterator<Item = &'static PerCpu> {
 pub(super) fn install(index: usize) {
     let cpu: &'static PerCpu = &CPUS[index];
     TPIDR_EL2.set(core::ptr::from_ref(cpu).addr() as u64);
+}
+
+/// Passes a moment of a wait for another CPU: a hint that emulators which run one CPU at a time act on.
+pub(crate) fn relax() {
+    super::sysreg::instruction!("yield");
 }
 
 /// The CPU that this runs on.

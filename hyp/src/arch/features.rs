@@ -2,7 +2,7 @@
 
 use super::sysreg::{instruction, read, write};
 use crate::device::identification;
-use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, VTCR_EL2, Writeable};
+use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, Readable, VTCR_EL2, Writeable};
 use stage2::table::Geometry;
 
 fn field(value: u64, shift: u32) -> u64 {
@@ -41,9 +41,10 @@ pub(crate) fn pa_bits() -> u8 {
     }
 }
 
-/// Whether stage 2 entries' access flags and dirty states are kept by hardware: ID_AA64MMFR1_EL1.HAFDBS.
-pub(super) fn hardware_access_flag() -> bool {
-    field(read!("id_aa64mmfr1_el1"), 0) != 0
+/// VTCR_EL2.HA, which lets hardware keep the access flags of stage 2, where it can: ID_AA64MMFR1_EL1.HAFDBS. A CPU that
+/// cannot ignores the bit, and faults.
+pub(crate) fn hardware_access_flag_control() -> u64 {
+    if field(read!("id_aa64mmfr1_el1"), 0) != 0 { 1 << 21 } else { 0 }
 }
 
 macro_rules! identification_registers {
@@ -88,6 +89,41 @@ const HCR_POINTER_AUTHENTICATION: u64 = 1 << 40 | 1 << 41;
 const HCRX_TALLINT: u64 = 1 << 6;
 /// HCR_EL2.TID5: GMID_EL1, of MTE.
 const HCR_TID5: u64 = 1 << 58;
+
+/// HCR_EL2.TWI: WFI.
+const HCR_TWI: u64 = 1 << 13;
+/// HCR_EL2.TVM: writes to the registers of stage 1 translation, SCTLR_EL1 among them.
+const HCR_TVM: u64 = 1 << 26;
+
+/// What traps on this CPU beside the usual while memory is migrated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MigrationTraps {
+    /// WFI, so that the CPU's time can be used.
+    pub(crate) waits: bool,
+    /// The guest's turning its caches off.
+    pub(crate) caches: bool,
+}
+
+impl MigrationTraps {
+    pub(crate) const NONE: Self = Self { waits: false, caches: false };
+
+    /// Sets them on this CPU, from the next return to a guest on.
+    pub(crate) fn set(self) {
+        let bit = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
+        let traps = bit(self.waits, HCR_TWI) | bit(self.caches, HCR_TVM);
+        HCR_EL2.set(HCR_EL2.get() & !(HCR_TWI | HCR_TVM) | traps);
+    }
+}
+
+/// Whether the vCPU on this CPU has its MMU and its data cache on: SCTLR_EL1.M, C.
+pub(crate) fn has_caches_on() -> bool {
+    read!("sctlr_el1") & 0b101 == 0b101
+}
+
+/// Whether an interrupt waits for this CPU, at EL2, to take it (ISR_EL1.A, I, F).
+pub(crate) fn is_interrupt_pending() -> bool {
+    read!("isr_el1") != 0
+}
 
 /// CPTR_EL2 with E2H clear: RES1 bits 13, 12 (TSM with SME), 9 and 7:0 less TZ, TTA: trace traps.
 const CPTR: u64 = 0x32ff | 1 << 20;

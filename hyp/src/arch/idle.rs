@@ -1,6 +1,7 @@
 //! What a CPU does without a guest: serve its vCPU's life, the monitor, interrupts; else sleep.
 
 use super::{cpu, monitor, trap, vectors};
+use crate::guest::migration;
 
 /// Leaves whatever this CPU did and idles.
 pub(crate) fn enter() -> ! {
@@ -18,6 +19,8 @@ extern "C" fn idle(_: u64) -> ! {
             crate::guest::serve(vcpu);
         }
         monitor::resume(cpu);
-        aarch64_cpu::asm::wfi();
+        if !migration::use_idle(cpu) {
+            aarch64_cpu::asm::wfi();
+        }
     }
 }

@@ -157,10 +157,25 @@ unsafe extern "C" {
     static __boot_text_start: u8;
     static __text_end: u8;
     static __rodata_end: u8;
-    static __boot_stack_guard: u8;
-    static __boot_stack_bottom: u8;
     static __image_file_end: u8;
-    static __image_end: u8;
+}
+
+/// The address of a symbol of the linker's that may be further away than the code model reaches.
+macro_rules! far_symbol {
+    ($name:literal) => {{
+        let address: usize;
+        // SAFETY: loads a constant.
+        unsafe { core::arch::asm!(concat!("ldr {}, =", $name), out(reg) address, options(nostack, pure, readonly)) };
+        address
+    }};
+}
+
+fn image_end() -> usize {
+    far_symbol!("__image_end")
+}
+
+fn boot_stack_bottom() -> usize {
+    far_symbol!("__boot_stack_bottom")
 }
 
 /// Makes the final tables and goes over to them. Once, on the primary CPU.
@@ -179,8 +194,8 @@ pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
     let pieces = [
         (IMAGE_BASE, (&raw const __text_end).addr(), READ_EXECUTE),
         ((&raw const __text_end).addr(), (&raw const __rodata_end).addr(), READ_ONLY),
-        ((&raw const __rodata_end).addr(), (&raw const __boot_stack_guard).addr(), READ_WRITE),
-        ((&raw const __boot_stack_bottom).addr(), (&raw const __image_end).addr(), READ_WRITE),
+        ((&raw const __rodata_end).addr(), far_symbol!("__boot_stack_guard"), READ_WRITE),
+        (boot_stack_bottom(), image_end(), READ_WRITE),
     ];
     for (start, end, flags) in pieces {
         tables.map(start, (start - IMAGE_BASE) as u64 + image, end - start, flags)?;
@@ -218,7 +233,7 @@ pub(super) fn image() -> u64 {
 
 /// Bytes from the image's first to its last, zeroed data and boot stack included.
 pub(super) fn image_size() -> u64 {
-    ((&raw const __image_end).addr() - (&raw const __boot_text_start).addr()) as u64
+    (image_end() - (&raw const __boot_text_start).addr()) as u64
 }
 
 /// Bytes of the image as it is loaded.
@@ -348,7 +363,7 @@ pub(super) fn window(cpu: usize, slot: usize) -> Result<(NonNull<u8>, &'static A
 /// Whether `address` lies in a stack: the boot stack or a mapped one of [`map_stack`].
 pub(super) fn is_stack(address: u64) -> bool {
     let address = address as usize;
-    let boot = (&raw const __boot_stack_bottom).addr()..(&raw const __image_end).addr();
+    let boot = boot_stack_bottom()..boot_stack_top() as usize;
     // Slot 0 is unused: the boot CPU keeps the boot stack.
     let in_slot = (STACKS + STACK_STRIDE..STACKS + super::cpu::count() * STACK_STRIDE).contains(&address)
         && (address - STACKS) % STACK_STRIDE >= STACK_STRIDE - STACK_SIZE;
@@ -357,5 +372,5 @@ pub(super) fn is_stack(address: u64) -> bool {
 
 /// Top of the boot CPU's stack.
 pub(super) fn boot_stack_top() -> u64 {
-    (&raw const __image_end).addr() as u64
+    far_symbol!("__boot_stack_top") as u64
 }

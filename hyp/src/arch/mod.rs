@@ -4,6 +4,7 @@
 
 mod boot;
 pub(crate) mod cache;
+pub(crate) mod copy;
 mod coroutine;
 pub mod cpu;
 mod designate;

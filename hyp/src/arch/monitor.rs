@@ -79,7 +79,7 @@ pub(super) fn resume(cpu: &PerCpu) {
         next = if next == 0 { poll } else { next.min(poll) };
     }
     if next != 0 {
-        timer::arm(next);
+        timer::arm(timer::Purpose::Monitor, next);
     }
 }
 

@@ -90,15 +90,45 @@ pub fn ticks(microseconds: u64) -> u64 {
     (u128::from(microseconds) * u128::from(frequency()) / 1_000_000) as u64
 }
 
-/// Raises EL2's own interrupt on this CPU when the count reaches `deadline`.
-pub(super) fn arm(deadline: u64) {
-    super::sysreg::write!("cnthp_cval_el2", deadline);
-    CNTHP_CTL_EL2.set(1);
+/// Who may want EL2's own interrupt on a CPU; each has a deadline of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The monitor.
+    Monitor = 0,
+    /// Migration.
+    Migration = 1,
 }
 
-/// EL2's own timer has fired: quiet until it is armed again. Whoever armed it looks at the clock.
+/// How many purposes there are.
+pub(super) const PURPOSES: usize = 2;
+
+/// Raises EL2's own interrupt on this CPU when the count reaches `deadline`; 0: not for that purpose.
+pub(crate) fn arm(purpose: Purpose, deadline: u64) {
+    let cpu = cpu::current();
+    cpu.deadlines[purpose as usize].set(deadline);
+    program(cpu);
+}
+
+/// Whether a deadline is set for `purpose`.
+pub(crate) fn is_armed(purpose: Purpose) -> bool {
+    cpu::current().deadlines[purpose as usize].get() != 0
+}
+
+/// EL2's own timer has fired: quiet until the next deadline. Whoever armed it looks at the clock.
 pub(super) fn expired() {
-    CNTHP_CTL_EL2.set(0);
+    let (cpu, now) = (cpu::current(), now());
+    cpu.deadlines.iter().filter(|deadline| deadline.get() <= now).for_each(|deadline| deadline.set(0));
+    program(cpu);
+}
+
+fn program(cpu: &cpu::PerCpu) {
+    match cpu.deadlines.iter().map(core::cell::Cell::get).filter(|deadline| *deadline != 0).min() {
+        Some(deadline) => {
+            super::sysreg::write!("cnthp_cval_el2", deadline);
+            CNTHP_CTL_EL2.set(1);
+        }
+        None => CNTHP_CTL_EL2.set(0),
+    }
 }
 
 /// The guests' timers, a bit each.

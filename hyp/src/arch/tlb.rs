@@ -6,7 +6,7 @@
 use super::sysreg::{instruction, read};
 use aarch64_cpu::registers::{Readable, VTTBR_EL2, Writeable};
 use core::sync::atomic::{AtomicU64, Ordering};
-use stage2::addr::Ipa;
+use stage2::addr::{Ipa, Pa};
 use stage2::table::{Cached, Level, Maintenance};
 
 /// Invalidations by IPA beyond which invalidating the whole VMID is cheaper.
@@ -23,6 +23,12 @@ impl Tlb {
     /// For the guest with this VMID.
     pub(crate) const fn new(vmid: u8) -> Self {
         Self { vttbr: AtomicU64::new((vmid as u64) << 48) }
+    }
+
+    /// Says where the tables are: a CPU that invalidates for a guest that it does not run has them in VTTBR_EL2 for that
+    /// time, and whatever it walks speculatively is the guest's own.
+    pub(crate) fn set_root(&self, root: Pa) {
+        self.vttbr.fetch_or(root.get(), Ordering::Relaxed);
     }
 
     fn with_vmid(&self, f: impl FnOnce()) {

@@ -204,12 +204,17 @@ fn reset_floating_point() {
 pub(crate) fn standby() {
     // ICC_HPPIR1_EL1 at EL2 shows the physical interface only; virtual interrupts do not wake a WFI at EL2
     // (Arm ARM D1.6.2), so with any in a list register there is no waiting.
+    if !has_virtual_interrupt() && !crate::guest::migration::use_wait(cpu::current()) {
+        aarch64_cpu::asm::wfi();
+    }
+}
+
+/// Whether there is an interrupt in this CPU's list registers, pending or active.
+pub(crate) fn has_virtual_interrupt() -> bool {
     use crate::device::vgic::list_register::ListRegisters;
     let lists = super::gic::Lists;
     let all = (1 << lists.count()) - 1;
-    if lists.read_empty() & all == all {
-        aarch64_cpu::asm::wfi();
-    }
+    lists.read_empty() & all != all
 }
 
 /// The physical interrupts that stand for the guest's own: none left over from before, on a CPU about to run a vCPU.

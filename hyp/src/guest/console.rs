@@ -237,8 +237,7 @@ impl Machine for Host {
 
     fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
         let guest = super::all().nth(guest)?;
-        let space = guest.space.lock();
-        let (pa, size) = space.as_ref()?.unit(Ipa::try_new(ipa)?)?;
+        let (pa, size) = guest.space.unit(Ipa::try_new(ipa)?)?;
         Some((pa.get(), size))
     }
 
@@ -326,7 +325,7 @@ impl Machine for Host {
             reserved_bytes: board.ram.controller_size(place).saturating_sub(bytes(managed)),
             free_bytes: bytes(totals.free()),
             dmb_bytes: bytes(totals.movable.present),
-            is_evacuated: false,
+            is_evacuated: own::MEMORY.is_closed(id),
         })
     }
 
@@ -348,6 +347,10 @@ impl Machine for Host {
 
     fn set_tracing(&self, is_on: bool) -> Result<(), Reason> {
         trace::set_recording(is_on).map_err(|error| reason(format_args!("no memory for the rings: {error}")))
+    }
+
+    fn migration(&self) -> Option<&dyn crate::monitor::migration::Migration> {
+        Some(&super::migration::Operator)
     }
 
     fn console(&self, console: Console) -> Option<Status<'_>> {

@@ -1,6 +1,6 @@
 //! A guest's life: starting, leaving, resetting, stopping.
 
-use super::{Guest, Phase, StopReason, Vcpu, space::Space};
+use super::{Guest, Phase, StopReason, Vcpu, migration};
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::Lists;
 use crate::arch::{idle, timer, vcpu};
@@ -93,6 +93,7 @@ pub fn turn_off(vcpu: &'static Vcpu) -> ! {
 pub fn leave(vcpu: &'static Vcpu) -> ! {
     let (cpu, guest) = (cpu::current(), vcpu.guest());
     vcpu::quiet();
+    guest.note_caches(vcpu.index(), false);
     let others = guest.vgic.take_offline(vcpu.index(), &cpu.local, &Lists);
     Lists.reset();
     cpu.set_vcpu(None);
@@ -135,26 +136,17 @@ fn between_phases(guest: &'static Guest) {
         return;
     }
     match guest.phase() {
-        Phase::Starting => match guest.plan.fit().and_then(|()| Space::build(guest)) {
-            Ok(space) => {
-                guest.vttbr.store(space.vttbr(), Ordering::Relaxed);
-                guest.vtcr.store(space.vtcr(), Ordering::Relaxed);
-                load_and_run(guest, space);
-            }
-            Err(error) => fail(guest, None, &error),
+        Phase::Starting => match guest.plan.fit().and_then(|()| guest.space.build(guest)) {
+            Ok(()) => load_and_run(guest),
+            Err(error) => fail(guest, &error),
         },
         Phase::Resetting => {
-            let space = guest.space.lock().take();
-            match space {
-                Some(space) => load_and_run(guest, space),
-                None => fail(guest, None, "it has no memory"),
-            }
+            guest.space.close();
+            load_and_run(guest);
         }
         Phase::Stopping => {
-            let space = guest.space.lock().take();
-            if let Some(space) = space {
-                space.release();
-            }
+            guest.space.close();
+            guest.space.release();
             guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
             log::info!("{}: {}", guest.name(), guest.reason());
         }
@@ -162,18 +154,17 @@ fn between_phases(guest: &'static Guest) {
     }
 }
 
-/// Loads a guest and turns its first vCPU on. `space` is out of its lock meanwhile: the monitor may run on this CPU
-/// while the images are copied.
-fn load_and_run(guest: &'static Guest, space: Space) {
+/// Loads a guest and turns its first vCPU on. Its space is closed to migration meanwhile.
+fn load_and_run(guest: &'static Guest) {
     guest.power.reset();
     guest.vgic.reset();
     *guest.uart.lock() = Vpl011::new();
     guest.uart_level.store(false, Ordering::Relaxed);
-    let entry = match space.load(&guest.plan) {
+    let entry = match guest.space.load(&guest.plan) {
         Ok(entry) => entry,
-        Err(error) => return fail(guest, Some(space), &error),
+        Err(error) => return fail(guest, &error),
     };
-    *guest.space.lock() = Some(space);
+    guest.space.open();
     guest.counter_offset.store(timer::now(), Ordering::Relaxed);
     guest.start_count.fetch_add(1, Ordering::Relaxed);
     // All vCPUs are off: nothing can be in the way.
@@ -186,12 +177,10 @@ fn load_and_run(guest: &'static Guest, space: Space) {
     }
 }
 
-fn fail(guest: &'static Guest, space: Option<Space>, why: &str) {
+fn fail(guest: &'static Guest, why: &str) {
     log::error!("{}: cannot start: {}", guest.name(), why);
     *guest.reason.lock() = StopReason::StartFailed(why.to_string());
-    if let Some(space) = space {
-        space.release();
-    }
+    guest.space.release();
     guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
 }
 
@@ -212,13 +201,14 @@ fn enter(vcpu: &'static Vcpu, start: Start) {
     cpu.self_bit.set(1 << vcpu.index());
     vcpu::prepare_interrupts();
     cpu.set_vcpu(Some(vcpu));
+    migration::begin(vcpu);
     guest.vgic.bring_online(vcpu.index(), &cpu.local, &Lists);
     let start = vcpu::Start {
         entry: start.entry,
         context: start.context,
         mpidr: vcpu.index() as u64,
-        vttbr: guest.vttbr.load(Ordering::Relaxed),
-        vtcr: guest.vtcr.load(Ordering::Relaxed),
+        vttbr: guest.space.vttbr(),
+        vtcr: guest.space.vtcr(),
         counter_offset: guest.counter_offset.load(Ordering::Relaxed),
     };
     // SAFETY: this CPU is in its idle loop, which holds nothing; the tables live until every vCPU has left.

@@ -110,9 +110,19 @@ impl Plan {
         self.guest.ram_size()
     }
 
-    /// Its RAM, piece by piece.
+    /// How its memory is migrated.
+    pub(super) fn migration(&self) -> &config::GuestMigration {
+        &self.guest.migration
+    }
+
+    /// Its RAM, piece by piece, by ascending IPA.
     pub(super) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// Which region or block of the configuration the RAM at `ipa` is.
+    pub(super) fn kind_at(&self, ipa: Ipa) -> Option<BankKind> {
+        self.layout.bank_at(ipa.get()).map(|bank| bank.kind)
     }
 
     /// Whether there is RAM at `ipa`.

@@ -14,12 +14,14 @@
 //! stopping takes time from nobody else. A vCPU that starts sets its bit first and looks at the phase then; who
 //! changes the phase looks at the bits afterwards: one of the two sees the other (`SeqCst`).
 //!
-//! Lock order: `space` (one guest's memory), then the locks of `stage2::memory`. `uart`, then the console's
-//! multiplexer. The vGIC's is a leaf. None is held when a CPU leaves the guest.
+//! Lock order: those of migration (`stage2::migrate`), of which a guest's space is one, then the locks of
+//! `stage2::memory`. `uart`, then the console's multiplexer. The vGIC's and `placements` are leaves. None is held when a
+//! CPU leaves the guest.
 
 pub mod console;
 mod life;
 mod load;
+pub(crate) mod migration;
 mod refused;
 mod setup;
 mod space;
@@ -32,16 +34,22 @@ use crate::arch::uart;
 use crate::device::psci::{Platform, Power};
 use crate::device::vgic::{MAX_VCPUS, Vgic};
 use crate::device::vpl011::Vpl011;
+use crate::log;
 use crate::monitor::mux::Console;
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use guest_dts::build::platform;
 use space::Space;
 use spin::{Mutex, Once};
-use stage2::addr::Ipa;
+use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
+use stage2::memory::Kind;
+use stage2::migrate::{Mobility, Region};
 use stage2::owner::GuestId;
+use stage2::placement::Placement;
+use stage2::table::Level;
 
 pub use load::Plan;
 pub(crate) use setup::tell;
@@ -98,12 +106,20 @@ pub enum StopReason {
     },
     /// Hardware reported an SError while it ran.
     SystemError,
+    /// A unit of its memory was left in motion: a bug of Ballast's.
+    UnitStuck {
+        /// Where the guest sees it.
+        ipa: u64,
+    },
 }
 
 impl StopReason {
     /// Whether something went wrong.
     pub fn is_failure(&self) -> bool {
-        matches!(self, Self::StartFailed(_) | Self::NoVector { .. } | Self::SystemError)
+        matches!(
+            self,
+            Self::StartFailed(_) | Self::NoVector { .. } | Self::SystemError | Self::UnitStuck { .. }
+        )
     }
 }
 
@@ -117,6 +133,9 @@ impl fmt::Display for StopReason {
             Self::StartFailed(why) => write!(f, "could not start: {why}"),
             Self::NoVector { vector } => {
                 write!(f, "took an exception, but its vector at {vector:#x} cannot be fetched")
+            }
+            Self::UnitStuck { ipa } => {
+                write!(f, "its memory at {ipa:#x} was left in motion: a bug of Ballast's")
             }
             Self::SystemError => f.write_str("hardware reported an SError while it ran"),
         }
@@ -162,13 +181,15 @@ pub struct Guest {
     power: Power<MAX_VCPUS>,
     uart: Mutex<Vpl011>,
     uart_level: AtomicBool,
-    space: Mutex<Option<Space>>,
+    space: Space,
+    /// By piece of its RAM: where it shall lie.
+    placements: Mutex<Vec<Placement>>,
+    /// The vCPUs whose caches are known to be on, a bit each (`migration`).
+    caches_on: AtomicU32,
     phase: AtomicU8,
     running: AtomicU32,
     reason: Mutex<StopReason>,
-    /// What the vCPUs' VTTBR_EL2 and VTCR_EL2 hold, and CNTVOFF_EL2; set when the guest starts.
-    vttbr: AtomicU64,
-    vtcr: AtomicU64,
+    /// What the vCPUs' CNTVOFF_EL2 holds; set when the guest starts.
     counter_offset: AtomicU64,
     start_count: AtomicU32,
 }
@@ -191,9 +212,17 @@ pub fn find(name: &str) -> Option<&'static Guest> {
 }
 
 /// Makes a guest of `plan` whose vCPUs own the CPUs `cpus`, none of which belongs to another guest, and tells
-/// the CPUs. `None`: there are [`MAX_GUESTS`] already.
+/// the CPUs. `None`: there are [`MAX_GUESTS`] already, or there is no memory for its tables, which the log says.
 pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Option<&'static Guest> {
     let slot = GUESTS.get(index)?;
+    let space = match Space::new(id) {
+        Ok(space) => space,
+        Err(error) => {
+            log::error!("{}: {error}", plan.name());
+            return None;
+        }
+    };
+    let placements = plan.pieces().iter().map(|piece| piece.placement).collect();
     let vcpus = cpus.iter().take(MAX_VCPUS).enumerate();
     let guest: &'static Guest = Box::leak(Box::new(Guest {
         id,
@@ -203,12 +232,12 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Option<&
         power: Power::new(),
         uart: Mutex::new(Vpl011::new()),
         uart_level: AtomicBool::new(false),
-        space: Mutex::new(None),
+        space,
+        placements: Mutex::new(placements),
+        caches_on: AtomicU32::new(0),
         phase: AtomicU8::new(Phase::Stopped as u8),
         running: AtomicU32::new(0),
         reason: Mutex::new(StopReason::NotStarted),
-        vttbr: AtomicU64::new(0),
-        vtcr: AtomicU64::new(0),
         counter_offset: AtomicU64::new(0),
         start_count: AtomicU32::new(0),
     }));
@@ -278,15 +307,43 @@ impl Guest {
         &self.power
     }
 
-    /// Its memory: pages of stage 2 tables, and bytes of RAM mapped. Zeros while it has none.
+    /// Its memory: pages of stage 2 tables, and bytes of RAM mapped, 0 while it has none.
     pub fn memory(&self) -> (usize, u64) {
-        self.space.lock().as_ref().map_or((0, 0), |space| (space.table_count(), space.size()))
+        (self.space.table_count(), self.space.size())
     }
 
     /// Whether its vCPUs have to leave.
     #[inline(always)]
     pub fn is_leaving(&self) -> bool {
         self.phase.load(Ordering::SeqCst) != Phase::Running as u8
+    }
+
+    /// The region of its RAM that holds `ipa`, or the next one above, as migration sees it.
+    fn region(&self, ipa: Ipa) -> Option<Region> {
+        let pieces = self.plan.pieces().iter().enumerate();
+        let (index, piece) =
+            pieces.into_iter().find(|(_, piece)| ipa.get() < piece.ipa.get() + piece.size)?;
+        Some(Region {
+            ipa: piece.ipa,
+            size: piece.size,
+            mobility: match piece.kind {
+                _ if piece.is_in_place => Mobility::PinnedInPlace,
+                Kind::Unmovable => Mobility::PinnedInPlace,
+                Kind::Movable if self.plan.migration().is_opted_out => Mobility::OptedOut,
+                Kind::Movable => Mobility::Movable,
+            },
+            placement: self.placement(index).unwrap_or(piece.placement),
+            largest: match piece.order {
+                MAX_ORDER => Level::L1,
+                PAGEBLOCK_ORDER => Level::L2,
+                _ => Level::L3,
+            },
+        })
+    }
+
+    /// Where piece `index` of its RAM shall lie.
+    fn placement(&self, index: usize) -> Option<Placement> {
+        self.placements.lock().get(index).copied()
     }
 
     /// Makes the CPU of vCPU `index` look whether the vCPU has been turned on.

@@ -1,23 +1,26 @@
 //! A guest's memory: the frames behind its RAM and the stage 2 tables that say where they appear.
 
 use super::Guest;
-use crate::arch::{cache, cpu, own, tlb::Tlb, trap};
+use super::migration::{ENGINE, Host};
+use crate::arch::{cache, cpu, features, own, tlb::Tlb, trap};
+use crate::log;
 use alloc::format;
 use alloc::string::{String, ToString};
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
 use stage2::frame::{Contents, Mapping, State};
 use stage2::memory::{Kind, Request};
+use stage2::migrate;
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
-use stage2::table::{Attributes, Geometry, Level, Stage2, TableMemory};
+use stage2::table::{Attributes, Geometry, Leaf, Stage2, TableMemory};
 
 /// Orders of the blocks that back RAM, largest first: one for each size of leaf.
 const ORDERS: [u8; 3] = [MAX_ORDER, PAGEBLOCK_ORDER, 0];
 
 /// Where a guest's tables come from.
 #[derive(Debug)]
-pub(super) struct Tables {
+pub(crate) struct Tables {
     id: GuestId,
 }
 
@@ -54,13 +57,15 @@ pub struct Piece {
     pub is_in_place: bool,
 }
 
-/// A guest's memory.
-#[derive(Debug)]
+/// A guest's memory. The space is there for as long as the guest is defined, and empty while it is off.
 pub(super) struct Space {
     id: GuestId,
-    stage2: Stage2<Tables, Tlb>,
+    inner: migrate::Space<Tables, Tlb>,
+    vttbr: u64,
     vtcr: u64,
-    size: u64,
+    size: AtomicU64,
+    /// Whether the RAM is there and loaded: migration may work in it.
+    is_open: AtomicBool,
 }
 
 /// VMIDs: 0 is nobody's, so that a guest's is its number and one.
@@ -69,26 +74,35 @@ fn vmid(id: GuestId) -> u8 {
 }
 
 impl Space {
-    /// Gets frames for all of the guest's RAM and maps them. On failure nothing stays allocated.
-    pub(super) fn build(guest: &'static Guest) -> Result<Self, String> {
-        let id = guest.id();
-        let pa_bits = crate::arch::features::pa_bits();
+    /// An empty space.
+    pub(super) fn new(id: GuestId) -> Result<Self, String> {
+        let pa_bits = features::pa_bits();
         let geometry = Geometry::new(pa_bits.min(40), pa_bits).map_err(|error| error.to_string())?;
         let vmid = vmid(id);
         let stage2 =
             Stage2::new(geometry, Tables { id }, Tlb::new(vmid)).map_err(|error| error.to_string())?;
-        let mut space = Self { id, stage2, vtcr: geometry.vtcr(), size: 0 };
-        for piece in guest.plan().pieces() {
-            if let Err(error) = space.back(piece) {
-                space.release();
-                return Err(error);
-            }
+        stage2.maintenance().set_root(stage2.root());
+        Ok(Self {
+            id,
+            vttbr: u64::from(vmid) << 48 | stage2.root().get(),
+            vtcr: geometry.vtcr() | features::hardware_access_flag_control(),
+            inner: migrate::Space::new(id, stage2),
+            size: AtomicU64::new(0),
+            is_open: AtomicBool::new(false),
+        })
+    }
+
+    /// Gets frames for all of the guest's RAM and maps them. On failure [`Self::release`] frees what was mapped.
+    pub(super) fn build(&self, guest: &'static Guest) -> Result<(), String> {
+        for (index, piece) in guest.plan().pieces().iter().enumerate() {
+            let placement = guest.placement(index).unwrap_or(piece.placement);
+            self.back(&Piece { placement, ..*piece })?;
         }
-        Ok(space)
+        Ok(())
     }
 
     /// Backs a piece of RAM with the largest blocks that fit.
-    fn back(&mut self, piece: &Piece) -> Result<(), String> {
+    fn back(&self, piece: &Piece) -> Result<(), String> {
         let (mut ipa, mut left) = (piece.ipa, piece.size);
         while left > 0 {
             trap::poll(cpu::current());
@@ -112,31 +126,46 @@ impl Space {
         Ok(())
     }
 
-    fn back_one(&mut self, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
+    fn back_one(&self, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
+        let size = FRAME_SIZE << order;
         if piece.is_in_place {
-            let pa = Pa::new_truncate(ipa.get());
-            self.stage2
-                .map(ipa, pa, FRAME_SIZE << order, Attributes::RAM)
-                .map_err(|error| error.to_string())?;
-            self.size += FRAME_SIZE << order;
-            return Ok(());
+            return self.map(ipa, Pa::new_truncate(ipa.get()), size);
         }
         let owner = Owner::Guest(self.id);
         let mapping = Some(Mapping { guest: self.id, ipa });
         let request = Request { order, kind: piece.kind, owner, placement: piece.placement, mapping };
         let allocation = own::MEMORY.allocate(&request).map_err(|error| error.to_string())?;
-        let size = FRAME_SIZE << order;
-        if let Err(error) = self.stage2.map(ipa, allocation.frame.pa(), size, Attributes::RAM) {
-            own::free(allocation.frame, order, owner, allocation.contents);
-            return Err(error.to_string());
-        }
-        self.size += size;
+        self.map(ipa, allocation.frame.pa(), size)
+            .inspect_err(|_| own::free(allocation.frame, order, owner, allocation.contents))
+    }
+
+    fn map(&self, ipa: Ipa, pa: Pa, size: u64) -> Result<(), String> {
+        self.inner
+            .with(&Host, |stage2| stage2.map(ipa, pa, size, Attributes::RAM))
+            .map_err(|error| error.to_string())?;
+        self.size.fetch_add(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Lets migration work in it.
+    pub(super) fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
+    }
+
+    /// Brings everything to rest: migration has no more business here. No vCPU runs.
+    pub(super) fn close(&self) {
+        self.is_open.store(false, Ordering::SeqCst);
+        ENGINE.abandon(&Host, &self.inner);
+    }
+
+    /// The space, for migration; `None` while it is closed.
+    pub(super) fn if_open(&self) -> Option<&migrate::Space<Tables, Tlb>> {
+        self.is_open.load(Ordering::SeqCst).then_some(&self.inner)
     }
 
     /// What VTTBR_EL2 holds while the guest runs.
     pub(super) fn vttbr(&self) -> u64 {
-        u64::from(vmid(self.id)) << 48 | self.stage2.root().get()
+        self.vttbr
     }
 
     /// What VTCR_EL2 holds while the guest runs.
@@ -146,17 +175,17 @@ impl Space {
 
     /// Frames in use as tables.
     pub(super) fn table_count(&self) -> usize {
-        self.stage2.table_count() as usize
+        self.inner.with(&Host, |stage2| stage2.table_count() as usize)
     }
 
     /// The unit behind `ipa`: its physical address and its size in bytes.
     pub(super) fn unit(&self, ipa: Ipa) -> Option<(Pa, u64)> {
-        self.stage2.leaf(ipa).map(|leaf| (leaf.pa(), leaf.size()))
+        self.inner.with(&Host, |stage2| stage2.leaf(ipa)).map(|leaf| (leaf.pa(), leaf.size()))
     }
 
     /// Bytes of RAM.
     pub(super) fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Relaxed)
     }
 
     /// Makes all of the guest's RAM zero, to the point of coherency: nothing of what was there before can be
@@ -208,7 +237,9 @@ impl Space {
         let (mut at, end) = (ipa, ipa + size);
         let Some([window, _]) = cpu::current().windows() else { return };
         while at < end {
-            let Some(leaf) = self.stage2.leaf(Ipa::new_truncate(at)) else { return };
+            let Some(leaf) = self.inner.with(&Host, |stage2| stage2.leaf(Ipa::new_truncate(at))) else {
+                return;
+            };
             let offset = at & (leaf.size() - 1);
             let pa = leaf.pa().get() + offset;
             let run = (leaf.size() - offset).min(end - at).min(PAGEBLOCK_SIZE - pa % PAGEBLOCK_SIZE);
@@ -219,20 +250,31 @@ impl Space {
         window.close();
     }
 
-    /// Frees every frame and table. No vCPU runs.
-    pub(super) fn release(self) {
+    /// Frees every frame, and every table but the first. No vCPU runs and the space is closed.
+    pub(super) fn release(&self) {
         let owner = Owner::Guest(self.id);
-        let _ = self.stage2.tear_down(|leaf| {
-            let order = match leaf.level() {
-                Level::L1 => MAX_ORDER,
-                Level::L2 => PAGEBLOCK_ORDER,
-                _ => 0,
-            };
-            let frame = Frame::containing(leaf.pa());
-            // What lies in place was not allocated.
-            if own::MEMORY.frame_info(frame).is_some_and(|info| info.state == State::Used) {
-                own::free(frame, order, owner, Contents::Dirty);
-            }
-        });
+        let mut next = Some(Ipa::default());
+        while let Some(from) = next {
+            trap::poll(cpu::current());
+            next = self.inner.with(&Host, |stage2| {
+                let rest = stage2.geometry().ipa_limit() - from.get();
+                let leaf = stage2.leaves(from, rest).next()?;
+                let size = leaf.size().max(PAGEBLOCK_SIZE);
+                let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
+                let free = |leaf: Leaf| {
+                    let frame = Frame::containing(leaf.pa());
+                    // What lies in place was not allocated.
+                    if own::MEMORY.frame_info(frame).is_some_and(|info| info.state == State::Used) {
+                        own::free(frame, leaf.level().order(), owner, Contents::Dirty);
+                    }
+                };
+                if let Err(error) = stage2.unmap(base, size, free) {
+                    // Its frames stay out of use.
+                    log::error!("guest {}: memory at {base}: {error}", self.id.index());
+                }
+                base.checked_add(size).filter(|next| next.get() < stage2.geometry().ipa_limit())
+            });
+        }
+        self.size.store(0, Ordering::Relaxed);
     }
 }

@@ -5,8 +5,10 @@ mod guest;
 mod guests;
 mod help;
 mod host;
+mod jobs;
 mod log;
 mod memory;
+mod migrate;
 mod stats;
 mod top;
 mod trace;
@@ -118,6 +120,119 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         example: "frame 0x48000000",
         run: memory::frame,
+    },
+    Command {
+        name: "migrate",
+        parameters: &[
+            required("GUEST", Kind::Guest),
+            optional("REGION", Kind::Region),
+            required("CONTROLLER", Kind::Controller),
+        ],
+        summary: "move a running guest's memory to a controller",
+        details: "REGION is all, dmbs (its designated movable blocks), dmb0 (the first of them), ram0 (the first \
+                  other region), or a range like 64M@0x48000000 as the guest sees it. The command returns at \
+                  once: see jobs.",
+        example: "migrate alpha dmb0 mc1",
+        run: migrate::migrate,
+    },
+    Command {
+        name: "pin",
+        parameters: &[
+            required("GUEST", Kind::Guest),
+            required("REGION", Kind::Region),
+            required("CONTROLLERS", Kind::Controllers),
+            optional("MODE", Kind::Word(&["strict", "preferred", "interleave"])),
+        ],
+        summary: "tie a region of a guest to controllers, and move there what lies elsewhere",
+        details: "CONTROLLERS are names with commas between. Later allocations for the region obey. strict: there or not at all, the default; preferred: elsewhere if \
+                  there is nothing left; interleave: in turns of 2 MiB. REGION as for migrate, but whole ones.",
+        example: "pin alpha all mc0,mc1 interleave",
+        run: migrate::pin,
+    },
+    Command {
+        name: "unpin",
+        parameters: &[required("GUEST", Kind::Guest), optional("REGION", Kind::Region)],
+        summary: "let the configuration say again where a region lies",
+        details: "Nothing moves.",
+        example: "unpin alpha",
+        run: migrate::unpin,
+    },
+    Command {
+        name: "evacuate",
+        parameters: &[required("CONTROLLER", Kind::Controller)],
+        summary: "move all guests' memory off a controller, which then takes no allocations",
+        details: "What is pinned to it strictly stays; job N says so. restore lets it take allocations again.",
+        example: "evacuate mc1",
+        run: migrate::evacuate,
+    },
+    Command {
+        name: "restore",
+        parameters: &[required("CONTROLLER", Kind::Controller)],
+        summary: "let a controller take allocations again",
+        details: "",
+        example: "restore mc1",
+        run: migrate::restore,
+    },
+    Command {
+        name: "retire",
+        parameters: &[required("ADDRESS", Kind::Number(0, u64::MAX)), optional("SIZE", Kind::Size)],
+        summary: "take frames out of use for good, and move what stands on them",
+        details: "For memory that fails: what of it is in use now is retired when it has been moved.",
+        example: "retire 0x48000000",
+        run: migrate::retire,
+    },
+    Command {
+        name: "jobs",
+        parameters: &[],
+        summary: "list the migrations: those that wait, run, and the last that ended",
+        details: "",
+        example: "watch 1 jobs",
+        run: jobs::list,
+    },
+    Command {
+        name: "job",
+        parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
+        summary: "show a migration: progress, rate, and what stayed, and why",
+        details: "",
+        example: "job 3",
+        run: jobs::show,
+    },
+    Command {
+        name: "pause",
+        parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
+        summary: "let a migration rest, at a clean unit",
+        details: "",
+        example: "pause 3",
+        run: jobs::pause,
+    },
+    Command {
+        name: "resume",
+        parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
+        summary: "let a paused migration go on",
+        details: "",
+        example: "resume 3",
+        run: jobs::resume,
+    },
+    Command {
+        name: "cancel",
+        parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
+        summary: "end a migration, at a clean unit",
+        details: "What has moved stays where it is.",
+        example: "cancel 3",
+        run: jobs::cancel,
+    },
+    Command {
+        name: "rate",
+        parameters: &[
+            optional("WHAT", Kind::Word(&["limit", "slice", "share", "stall"])),
+            optional("VALUE", Kind::Either(&Kind::Size, &Kind::Word(&["off"]))),
+        ],
+        summary: "show or set how fast migration goes and what it may take from guests",
+        details: "limit: bytes a second, or off. slice: for how many us a CPU is held. share: per cent of a \
+                  guest's time, where no CPU is idle. stall: how much may be left to copy for a guest that \
+                  writes there to wait; else the 2 MiB unit is split.",
+        example: "rate limit 100M",
+        run: jobs::rate,
     },
     Command {
         name: "console",

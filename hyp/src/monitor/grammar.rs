@@ -9,6 +9,7 @@ use core::fmt;
 
 use super::machine::{Machine, Reason, set_reason};
 use super::mux::{Console, GUESTS};
+use super::region::Region;
 use super::report::Style;
 use super::session::Session;
 use super::units;
@@ -24,6 +25,10 @@ pub enum Kind {
     Guest,
     /// A controller's name.
     Controller,
+    /// Controllers' names, separated by commas.
+    Controllers,
+    /// A part of a guest's RAM ([`Region`]).
+    Region,
     /// A console: a guest's name or `monitor`.
     Console,
     /// A command's name.
@@ -169,6 +174,14 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// The controller given for parameter `at`.
+    pub fn controller(&self, at: usize) -> Option<usize> {
+        match self.get(at) {
+            Some(Argument::Controller(controller)) => Some(controller),
+            _ => None,
+        }
+    }
+
     /// The word or line given for parameter `at`.
     pub fn word(&self, at: usize) -> Option<&'a str> {
         match self.get(at) {
@@ -292,6 +305,11 @@ fn understand<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Ar
         Kind::Controller => (0..machine.controller_count())
             .find(|&at| machine.controller(at).is_some_and(|controller| controller.name == word))
             .map(Argument::Controller),
+        Kind::Controllers => {
+            let is_known = |name| understand(Kind::Controller, name, machine).is_some();
+            word.split(',').all(is_known).then_some(Argument::Word(word))
+        }
+        Kind::Region => Region::parse(word).map(|_| Argument::Word(word)),
         Kind::Console => find_console(word, machine).map(Argument::Console),
         Kind::Command => Some(Argument::Word(word)),
         Kind::Number(least, most) => {
@@ -342,6 +360,10 @@ impl fmt::Display for Expected<'_> {
                 write!(f, "{one}, {other}")
             }
             Kind::Command => f.write_str("a command (see help)"),
+            Kind::Region => f.write_str("all, dmbs, dmb0, ram0 or a range like 64M@0x48000000"),
+            Kind::Controllers => {
+                write!(f, "names out of {}, with commas between", Self { kind: Kind::Controller, ..*self })
+            }
             Kind::Guest | Kind::Controller | Kind::Console | Kind::Word(_) | Kind::Level => {
                 let mut is_first = true;
                 each_choice(self.kind, self.machine, &mut |choice| {
@@ -363,7 +385,7 @@ pub fn each_choice(kind: Kind, machine: &dyn Machine, take: &mut dyn FnMut(&str)
                 take(guest.name);
             }
         }
-        Kind::Controller => {
+        Kind::Controller | Kind::Controllers => {
             for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
                 take(controller.name);
             }
@@ -385,6 +407,7 @@ pub fn each_choice(kind: Kind, machine: &dyn Machine, take: &mut dyn FnMut(&str)
             each_choice(*one, machine, take);
             each_choice(*other, machine, take);
         }
+        Kind::Region => ["all", "dmbs", "dmb0", "ram0"].into_iter().for_each(take),
         Kind::Number(..) | Kind::Size => {}
     }
 }

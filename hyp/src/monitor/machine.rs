@@ -6,6 +6,7 @@ use core::fmt::{self, Write};
 use guest_dts::build::Choice;
 use stage2::memory::Memory;
 
+use super::migration::Migration;
 use super::mux::{Console, Status, View};
 use super::statistics::Counters;
 use super::trace;
@@ -265,6 +266,11 @@ pub trait Machine {
 
     /// The machine's memory, once it is set up.
     fn memory(&self) -> Option<&Memory<'static>> {
+        None
+    }
+
+    /// Migration, where the machine has it.
+    fn migration(&self) -> Option<&dyn Migration> {
         None
     }
 

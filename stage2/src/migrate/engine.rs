@@ -181,7 +181,7 @@ impl Engine {
         let elapsed = || host.now().wrapping_sub(started);
         let step = loop {
             match worker.turn(self, host) {
-                Turn::Worked if elapsed() < slice => {}
+                Turn::Worked if elapsed() < slice && !host.is_wanted() => {}
                 Turn::Worked => break Step::More,
                 Turn::Idle => break Step::Idle,
                 Turn::Wait(wait) => break Step::Wait(wait),

@@ -20,6 +20,11 @@ pub trait Time {
 
     /// Passes a moment of a wait for another CPU.
     fn relax(&self);
+
+    /// Whether this CPU is wanted for something else: a step ends after the turn that it is in.
+    fn is_wanted(&self) -> bool {
+        false
+    }
 }
 
 /// Copies and cache maintenance.

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use heapless::Vec;
+
 use super::reason::{Reason, Unmoved};
 use super::statistics::PairTotals;
 use crate::addr::{FRAME_SIZE, Ipa};
@@ -310,37 +312,34 @@ struct Job {
 
 /// The jobs that there are, waiting ones and past ones.
 pub(super) struct Jobs {
-    list: [Option<Job>; MAX_JOBS],
+    list: Vec<Job, MAX_JOBS>,
     last: u32,
 }
 
 impl Jobs {
     pub(super) const fn new() -> Self {
-        Self { list: [None; MAX_JOBS], last: 0 }
+        Self { list: Vec::new(), last: 0 }
     }
 
     /// Puts a job at the end of the queue, in the place of the job that was over first.
     pub(super) fn submit(&mut self, request: Request) -> Result<JobId, RequestError> {
         request.check()?;
-        let age = |job: &Option<Job>| match job {
-            None => Some(0),
-            Some(job) if job.report.state.is_over() => Some(job.report.id.0),
-            Some(_) => None,
-        };
-        let place = self.list.iter_mut().filter(|job| age(job).is_some()).min_by_key(|job| age(job));
-        let place = place.ok_or(RequestError::QueueFull)?;
+        let id = JobId(self.last + 1);
+        let job = Job { report: JobReport::new(id, request), cursor: Cursor::default() };
+        if let Err(job) = self.list.push(job) {
+            let past = self.list.iter_mut().filter(|job| job.report.state.is_over());
+            *past.min_by_key(|job| job.report.id).ok_or(RequestError::QueueFull)? = job;
+        }
         self.last += 1;
-        let id = JobId(self.last);
-        *place = Some(Job { report: JobReport::new(id, request), cursor: Cursor::default() });
         Ok(id)
     }
 
     pub(super) fn reports(&self) -> impl Iterator<Item = &JobReport> {
-        self.list.iter().flatten().map(|job| &job.report)
+        self.list.iter().map(|job| &job.report)
     }
 
     pub(super) fn report(&mut self, id: JobId) -> Option<&mut JobReport> {
-        self.list.iter_mut().flatten().map(|job| &mut job.report).find(|report| report.id == id)
+        self.list.iter_mut().map(|job| &mut job.report).find(|report| report.id == id)
     }
 
     fn open(&mut self, id: JobId) -> Result<&mut JobReport, RequestError> {
@@ -382,7 +381,7 @@ impl Jobs {
 
     /// Cancels what is about `guest` alone.
     pub(super) fn cancel_guest(&mut self, guest: GuestId, now: u64) {
-        for job in self.list.iter_mut().flatten() {
+        for job in &mut self.list {
             let report = &mut job.report;
             if report.request.guest() == Some(guest) && !report.state.is_over() {
                 report.state = JobState::Cancelled;
@@ -393,7 +392,7 @@ impl Jobs {
 
     /// Takes the job that waits longest for its turn.
     pub(super) fn start_next(&mut self, now: u64) -> Option<(JobId, Request, Cursor)> {
-        let waiting = self.list.iter_mut().flatten().filter(|job| job.report.state == JobState::Queued);
+        let waiting = self.list.iter_mut().filter(|job| job.report.state == JobState::Queued);
         let job = waiting.min_by_key(|job| job.report.id)?;
         job.report.state = JobState::Running;
         if job.report.started == 0 {
@@ -404,7 +403,7 @@ impl Jobs {
 
     /// Puts a job aside, paused or over.
     pub(super) fn stop(&mut self, id: JobId, state: JobState, cursor: Cursor, now: u64) {
-        if let Some(job) = self.list.iter_mut().flatten().find(|job| job.report.id == id) {
+        if let Some(job) = self.list.iter_mut().find(|job| job.report.id == id) {
             job.cursor = cursor;
             job.report.state = state;
             if state.is_over() {
@@ -457,7 +456,7 @@ mod tests {
     #[test]
     fn the_queue_is_bounded_and_forgets_the_oldest() {
         let mut jobs = Jobs::new();
-        let ids: Vec<_> = (0..MAX_JOBS).map(|_| jobs.submit(request()).unwrap()).collect();
+        let ids: std::vec::Vec<_> = (0..MAX_JOBS).map(|_| jobs.submit(request()).unwrap()).collect();
         assert_eq!(jobs.submit(request()), Err(RequestError::QueueFull));
         jobs.cancel(ids[3], 0).unwrap();
         jobs.cancel(ids[1], 0).unwrap();

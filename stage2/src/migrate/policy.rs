@@ -3,6 +3,9 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How migration behaves. Every setting may change at any time.
+///
+/// A setting is kept as its difference (exclusive or) from the default, so that the defaults are zeroes and a static
+/// takes no room in the image.
 #[derive(Debug)]
 pub struct Policy {
     slice_ns: AtomicU64,
@@ -22,31 +25,31 @@ impl Policy {
     /// The defaults, without a limit to the rate.
     pub const fn new() -> Self {
         Self {
-            slice_ns: AtomicU64::new(Self::SLICE_NS),
-            share_per_cent: AtomicU32::new(Self::SHARE_PER_CENT),
+            slice_ns: AtomicU64::new(0),
+            share_per_cent: AtomicU32::new(0),
             rate_bytes: AtomicU64::new(0),
-            stall_frames: AtomicU32::new(Self::STALL_FRAMES as u32),
+            stall_frames: AtomicU32::new(0),
         }
     }
 
     /// The longest time that the worker holds a CPU, in nanoseconds.
     pub fn slice_ns(&self) -> u64 {
-        self.slice_ns.load(Relaxed)
+        self.slice_ns.load(Relaxed) ^ Self::SLICE_NS
     }
 
     /// Sets the longest slice; at least 10 µs.
     pub fn set_slice_ns(&self, slice_ns: u64) {
-        self.slice_ns.store(slice_ns.max(10_000), Relaxed);
+        self.slice_ns.store(slice_ns.max(10_000) ^ Self::SLICE_NS, Relaxed);
     }
 
     /// The share of a guest's time that the worker may take, in per cent, from 1 to 100.
     pub fn share_per_cent(&self) -> u32 {
-        self.share_per_cent.load(Relaxed)
+        self.share_per_cent.load(Relaxed) ^ Self::SHARE_PER_CENT
     }
 
     /// Sets the share, cut to 1 to 100.
     pub fn set_share_per_cent(&self, share_per_cent: u32) {
-        self.share_per_cent.store(share_per_cent.clamp(1, 100), Relaxed);
+        self.share_per_cent.store(share_per_cent.clamp(1, 100) ^ Self::SHARE_PER_CENT, Relaxed);
     }
 
     /// Bytes a second that all jobs together may move; 0 is no limit.
@@ -62,12 +65,12 @@ impl Policy {
     /// How many frames of a 2 MiB unit may be left to copy for a guest that writes to it to wait, or to
     /// help; with more left the unit is split.
     pub fn stall_frames(&self) -> u16 {
-        self.stall_frames.load(Relaxed) as u16
+        self.stall_frames.load(Relaxed) as u16 ^ Self::STALL_FRAMES
     }
 
     /// Sets the stall bound, at most 512 frames: then no unit is ever split.
     pub fn set_stall_frames(&self, stall_frames: u16) {
-        self.stall_frames.store(stall_frames.min(512).into(), Relaxed);
+        self.stall_frames.store((stall_frames.min(512) ^ Self::STALL_FRAMES).into(), Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Stage 2 aborts: accesses to the guest's devices, and to nothing.
 
+use super::memory::{self, Access};
 use super::{counted, inject, interrupt, skip_instruction};
 use crate::arch::cpu;
 use crate::arch::vectors::{Frame, KEEP, Reload};
@@ -109,15 +110,16 @@ fn other(frame: &mut Frame, esr: u64) -> Reload {
             skip_instruction();
             return reload;
         }
-        inject::data_abort(esr, far);
+        if !memory::is_answered(esr, far, Access::Data) {
+            inject::data_abort(esr, far);
+        }
         KEEP
     })
 }
 
 /// The address that stage 2 did not translate.
 pub(super) fn faulting_ipa() -> u64 {
-    // HPFAR_EL2.FIPA: bits 51:12 of the address from bit 4 on.
-    (HPFAR_EL2.get() & 0xfff_ffff_fff0) << 8 | FAR_EL2.get() & 0xfff
+    memory::faulting_page() | FAR_EL2.get() & 0xfff
 }
 
 /// What an access of `vcpu` to `ipa` counts as.
@@ -138,7 +140,10 @@ pub(super) fn reason(vcpu: Option<&Vcpu>, ipa: u64) -> Exit {
 /// An instruction abort from a guest: there is nothing to execute outside RAM.
 #[cold]
 pub(super) fn instruction(esr: u64) {
-    inject::instruction_abort(esr, FAR_EL2.get());
+    let far = FAR_EL2.get();
+    if !memory::is_answered(esr, far, Access::Fetch) {
+        inject::instruction_abort(esr, far);
+    }
 }
 
 /// Performs an access to the interrupt controller. `None`: that is not at `ipa`.

@@ -6,7 +6,7 @@ use crate::arch::sysreg::instruction;
 use crate::arch::{fatal, monitor, timer, trace, uart};
 use crate::device::vgic::list_register::ListRegister;
 use crate::device::vgic::{DIRECT_SGIS, Kick};
-use crate::guest;
+use crate::guest::{self, migration};
 use crate::monitor::statistics::Exit;
 
 /// An interrupt while a guest ran; called by the vectors with the volatile registers saved.
@@ -73,7 +73,10 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
                 refill(cpu, vcpu);
             }
         }
-        intid if timer::is_own_timer(intid) => timer::expired(),
+        intid if timer::is_own_timer(intid) => {
+            timer::expired();
+            migration::tick(cpu);
+        }
         intid if uart::is_interrupt(intid) => uart::interrupt(),
         _ => {}
     }
@@ -93,6 +96,7 @@ fn requests(cpu: &'static PerCpu) {
         if vcpu.guest().is_leaving() {
             guest::leave(vcpu);
         }
+        migration::engage(cpu);
     }
 }
 

@@ -4,8 +4,10 @@ mod abort;
 mod hypercall;
 mod inject;
 mod interrupt;
+mod memory;
 mod system_register;
 mod traced;
+mod wait;
 
 use super::cpu::{self, PerCpu};
 use super::timer;
@@ -21,6 +23,7 @@ pub(super) use system_register::system_register;
 pub(super) use traced::{traced_irq, traced_sync};
 
 /// ESR_ELx.EC (Arm ARM D24.2.40).
+const EC_WAIT: u64 = 0x01;
 const EC_HVC64: u64 = 0x16;
 const EC_SMC64: u64 = 0x17;
 const EC_INSTRUCTION_ABORT: u64 = 0x20;
@@ -64,11 +67,12 @@ fn handle(frame: &mut Frame, esr: u64) {
         EC_HVC64 => hypercall::hvc(frame, esr),
         EC_SMC64 => hypercall::smc(frame, esr),
         EC_INSTRUCTION_ABORT => abort::instruction(esr),
+        EC_WAIT => wait::wait(esr),
         _ if esr == MARK_SERROR => serror(),
         // Group 0 is not used at EL2: an FIQ is nothing that Ballast asked for.
         _ if esr == MARK_FIQ => {}
-        // WFE and WFI run untrapped; floating point, SVE and pointer authentication too where the guest has them.
-        // Whatever else traps is something that its identification registers do not show.
+        // WFE runs untrapped; floating point, SVE and pointer authentication too where the guest has them. Whatever else
+        // traps is something that its identification registers do not show.
         _ => inject::undefined(),
     }
 }

@@ -4,8 +4,10 @@ use super::{counted, inject, interrupt, skip_instruction};
 use crate::arch::cpu::{self, PerCpu};
 use crate::arch::features;
 use crate::arch::gic::{Lists, cpu_interface};
+use crate::arch::sysreg::write;
 use crate::arch::vectors::{Frame, KEEP, Reload};
 use crate::device::vgic::{DIRECT_SGIS, Kick};
+use crate::guest::migration;
 use crate::monitor::statistics::Exit;
 
 /// Op0, Op2, Op1, CRn, CRm as they lie in the syndrome's bits 21:10 and 4:1 (Arm ARM D24.2.40, "ISS encoding for
@@ -130,6 +132,44 @@ fn pend(cpu: &'static PerCpu, value: u64, is_group1: bool) {
     interrupt::kick(cpu, vcpu, kick);
 }
 
+/// SCTLR_EL1.M, C: MMU and data cache.
+const SCTLR_CACHES: u64 = 0b101;
+
+/// A write to a register of stage 1 translation, all of which trap while memory is migrated (HCR_EL2.TVM), so that it is
+/// known when a vCPU turns its caches off. False: it is none of them.
+fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> bool {
+    const SCTLR: u64 = register(3, 0, 1, 0, 0);
+    const TTBR0: u64 = register(3, 0, 2, 0, 0);
+    const TTBR1: u64 = register(3, 0, 2, 0, 1);
+    const TCR: u64 = register(3, 0, 2, 0, 2);
+    const AFSR0: u64 = register(3, 0, 5, 1, 0);
+    const AFSR1: u64 = register(3, 0, 5, 1, 1);
+    const ESR: u64 = register(3, 0, 5, 2, 0);
+    const FAR: u64 = register(3, 0, 6, 0, 0);
+    const MAIR: u64 = register(3, 0, 10, 2, 0);
+    const AMAIR: u64 = register(3, 0, 10, 3, 0);
+    const CONTEXTIDR: u64 = register(3, 0, 13, 0, 1);
+    match written {
+        // A unit that is copied by then, the caches believed on, is out of the guest's reach until it has arrived.
+        SCTLR => {
+            migration::note_control(cpu, value & SCTLR_CACHES == SCTLR_CACHES);
+            write!("sctlr_el1", value);
+        }
+        TTBR0 => write!("ttbr0_el1", value),
+        TTBR1 => write!("ttbr1_el1", value),
+        TCR => write!("tcr_el1", value),
+        AFSR0 => write!("afsr0_el1", value),
+        AFSR1 => write!("afsr1_el1", value),
+        ESR => write!("esr_el1", value),
+        FAR => write!("far_el1", value),
+        MAIR => write!("mair_el1", value),
+        AMAIR => write!("amair_el1", value),
+        CONTEXTIDR => write!("contextidr_el1", value),
+        _ => return false,
+    }
+    true
+}
+
 /// What is rare.
 #[inline(never)]
 fn others(frame: &mut Frame, esr: u64, moved: usize) -> Reload {
@@ -150,6 +190,7 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             let others = vgic.deactivate(vcpu.index(), value as u32 & 0xff_ffff, &cpu.local, &Lists);
             interrupt::kick(cpu, vcpu, others);
         }
+        (control, false) if write_translation_control(cpu, control, value) => {}
         (ACTLR, true) => reload = frame.set(moved, 0),
         (ACTLR, false) => {}
         // RAS has no error records for guests: ERRIDR_EL1.NUM is 0, and there is nothing to select.

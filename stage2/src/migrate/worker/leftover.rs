@@ -91,7 +91,7 @@ impl Worker {
         portion: &Portion,
         ipa: Ipa,
     ) -> Option<Frame> {
-        let reserved = self.reserve.as_mut().and_then(|reserve| reserve.take(portion.guest, ipa));
+        let reserved = self.reserve.get_mut().and_then(|reserve| reserve.take(portion.guest, ipa));
         reserved.or_else(|| {
             let placement = plan::placement_of(&active.request, portion);
             plan::allocate(host, &active.request, placement, (portion.guest, ipa), PAGEBLOCK_ORDER)
@@ -106,7 +106,7 @@ impl Worker {
         portion: &Portion,
         ipa: Ipa,
     ) {
-        if self.reserve.is_some() {
+        if self.reserve.get().is_some() {
             return;
         }
         let (host, guest, order) = (place.host, portion.guest, Level::L1.order());
@@ -115,7 +115,7 @@ impl Worker {
             return;
         };
         if host.divide(guest, base, order) {
-            self.reserve = Some(Reserve { guest, ipa: ipa.get(), base, used: [0; AREAS / 64], released: 0 });
+            self.reserve.put(Reserve { guest, ipa: ipa.get(), base, used: [0; AREAS / 64], released: 0 });
         } else {
             host.release(guest, base, order, Contents::Dirty);
         }
@@ -123,19 +123,19 @@ impl Worker {
 
     /// Whether there is no reserve, or one for the GiB of `ipa`.
     pub(super) fn is_reserve_for(&self, guest: GuestId, ipa: Ipa) -> bool {
-        self.reserve.as_ref().is_none_or(|reserve| reserve.index_of(guest, ipa).is_some())
+        self.reserve.get().is_none_or(|reserve| reserve.index_of(guest, ipa).is_some())
     }
 
     /// Gives back some of what of the reserve was not used. Yields whether there was a reserve.
     pub(super) fn unreserve(&mut self, host: &impl Frames) -> bool {
-        let Some(reserve) = &mut self.reserve else { return false };
+        let Some(reserve) = self.reserve.get_mut() else { return false };
         let end = (reserve.released + UNRESERVE).min(AREAS);
         for index in (reserve.released..end).filter(|index| !reserve.is_used(*index)) {
             host.release(reserve.guest, reserve.block(index), PAGEBLOCK_ORDER, Contents::Dirty);
         }
         reserve.released = end;
         if end == AREAS {
-            self.reserve = None;
+            self.reserve.take();
         }
         true
     }

@@ -125,10 +125,37 @@ impl Active {
     }
 }
 
+/// An optional value whose absence is all zeroes, so that a static engine takes no room in the image.
+struct Slot<T>(Vec<T, 1>);
+
+impl<T> Slot<T> {
+    const fn empty() -> Self {
+        Self(Vec::new())
+    }
+
+    fn take(&mut self) -> Option<T> {
+        self.0.pop()
+    }
+
+    fn put(&mut self, value: T) {
+        self.0.clear();
+        // It has room for one.
+        let _ = self.0.push(value);
+    }
+
+    fn get(&self) -> Option<&T> {
+        self.0.first()
+    }
+
+    fn get_mut(&mut self) -> Option<&mut T> {
+        self.0.first_mut()
+    }
+}
+
 /// The worker's state between turns.
 pub(super) struct Worker {
-    active: Option<Active>,
-    reserve: Option<Reserve>,
+    active: Slot<Active>,
+    reserve: Slot<Reserve>,
     debts: Vec<Debt, 4>,
     sources: SpanCache,
     targets: SpanCache,
@@ -139,8 +166,8 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) const fn new() -> Self {
         Self {
-            active: None,
-            reserve: None,
+            active: Slot::empty(),
+            reserve: Slot::empty(),
             debts: Vec::new(),
             sources: SpanCache::new(),
             targets: SpanCache::new(),
@@ -156,7 +183,7 @@ impl Worker {
         let Some(mut active) = self.active.take() else { return self.start_next(engine, host) };
         match self.advance(engine, host, &mut active) {
             Outcome::Turn(turn) => {
-                self.active = Some(active);
+                self.active.put(active);
                 turn
             }
             Outcome::Stop(state) => {
@@ -176,7 +203,7 @@ impl Worker {
             active.report(engine, host, |report| report.total_bytes = bytes);
         }
         self.last = Some(id);
-        self.active = Some(active);
+        self.active.put(active);
         Turn::Worked
     }
 
@@ -323,9 +350,11 @@ impl Worker {
                 work => self.go_on(&place, active, work),
             }
         }
-        if self.reserve.as_ref().is_some_and(|reserve| reserve.guest() == guest) {
+        if self.reserve.get().is_some_and(|reserve| reserve.guest() == guest) {
             while self.unreserve(host) {}
         }
-        self.active = job.filter(|active| active.request.guest() != Some(guest));
+        if let Some(active) = job.filter(|active| active.request.guest() != Some(guest)) {
+            self.active.put(active);
+        }
     }
 }

@@ -1,0 +1,72 @@
+//! Stage 2 aborts on RAM: a unit of it is being moved, or its access flag is wanted.
+
+use crate::arch::cpu;
+use crate::arch::sysreg::{instruction, read, write};
+use crate::guest::{self, StopReason, migration};
+use aarch64_cpu::registers::{HPFAR_EL2, Readable};
+use guest_dts::build::platform;
+use stage2::addr::Ipa;
+use stage2::migrate::{Fault, Verdict};
+
+/// Who made the access.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Data,
+    Fetch,
+}
+
+/// The fault status less its level (Arm ARM D24.2.40).
+const STATUS: u64 = 0x3c;
+const TRANSLATION: u64 = 0x04;
+const ACCESS_FLAG: u64 = 0x08;
+const PERMISSION: u64 = 0x0c;
+/// The fault came on a stage 1 walk.
+const S1PTW: u64 = 1 << 7;
+
+/// HPFAR_EL2.FIPA: bits 51:12 of the address from bit 4 on.
+#[inline(always)]
+pub(super) fn faulting_page() -> u64 {
+    (HPFAR_EL2.get() & 0xfff_ffff_fff0) << 8
+}
+
+/// Answers an abort with syndrome `esr` at virtual address `far`. False: it is no business of migration's.
+pub(super) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
+    let is_walk = esr & S1PTW != 0;
+    let page = match esr & STATUS {
+        TRANSLATION | ACCESS_FLAG => faulting_page(),
+        PERMISSION if is_walk => faulting_page(),
+        // HPFAR_EL2 holds nothing then (Arm ARM D24.2.66).
+        PERMISSION => match translate(far) {
+            Some(page) => page,
+            // The guest's own translation has changed meanwhile, or lies in a unit in flight: it will see.
+            None => return true,
+        },
+        _ => return false,
+    };
+    if page < platform::RAM_BASE {
+        return false;
+    }
+    let (Some(vcpu), Some(ipa)) = (cpu::current().vcpu(), Ipa::try_new(page)) else { return false };
+    let fault = match esr & STATUS {
+        PERMISSION if is_walk || access == Access::Data => Fault::Write,
+        PERMISSION => Fault::Fetch,
+        ACCESS_FLAG if migration::mark_accessed(vcpu.guest(), ipa) => return true,
+        _ => Fault::Translation,
+    };
+    match migration::fault(vcpu.guest(), ipa, fault) {
+        Verdict::Retry => true,
+        Verdict::NotOurs => false,
+        Verdict::Stuck => guest::stop_current(vcpu, StopReason::UnitStuck { ipa: page }),
+    }
+}
+
+/// The page of IPA behind `address` by the guest's own tables: AT S1E1R, which leaves it in PAR_EL1 (Arm ARM D24.2.120).
+fn translate(address: u64) -> Option<u64> {
+    let before = read!("par_el1");
+    // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
+    unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) };
+    instruction!("isb");
+    let result = read!("par_el1");
+    write!("par_el1", before);
+    (result & 1 == 0).then_some(result & 0xf_ffff_ffff_f000)
+}

@@ -1,0 +1,106 @@
+//! The machine, as the engine sees it.
+
+use crate::arch::copy::{self, Caching};
+use crate::arch::features::is_interrupt_pending;
+use crate::arch::tlb::Tlb;
+use crate::arch::{cpu, own, timer};
+pub(crate) use crate::guest::space::Tables;
+use crate::guest::{Guest, get};
+use stage2::addr::{Frame, Ipa};
+use stage2::frame::Contents;
+use stage2::memory::Tenant;
+use stage2::migrate::{Copier, Frames, Guests, Region, Space, Span, Time};
+use stage2::owner::GuestId;
+use stage2::placement::Placement;
+use stage2::range::FrameRange;
+
+/// The machine, as the engine sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Host;
+
+impl Time for Host {
+    fn now(&self) -> u64 {
+        timer::now()
+    }
+
+    fn ticks_per_second(&self) -> u64 {
+        timer::frequency()
+    }
+
+    fn relax(&self) {
+        cpu::relax();
+    }
+
+    fn is_wanted(&self) -> bool {
+        is_interrupt_pending()
+    }
+}
+
+impl Copier for Host {
+    fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64) {
+        let has_caches = self.guest(guest).is_some_and(Guest::has_caches_on);
+        let caching = if has_caches { Caching::On } else { Caching::MaybeOff };
+        copy::frames(source, target, count, caching);
+    }
+
+    fn scrub(&self, frame: Frame, count: u64) {
+        copy::zero(frame, count);
+    }
+
+    fn synchronise_fetches(&self) {
+        copy::synchronise_fetches();
+    }
+}
+
+impl Frames for Host {
+    fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
+        own::MEMORY.tenant(frames)
+    }
+
+    fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
+        Frames::allocate(&own::MEMORY, guest, order, placement, ipa)
+    }
+
+    fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
+        own::MEMORY.release(guest, frame, order, contents);
+    }
+
+    fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool {
+        Frames::divide(&own::MEMORY, guest, frame, order)
+    }
+
+    fn unite(&self, guest: GuestId, frame: Frame, order: u8, ipa: Ipa) -> bool {
+        Frames::unite(&own::MEMORY, guest, frame, order, ipa)
+    }
+
+    fn span_of(&self, frame: Frame) -> Option<Span> {
+        own::MEMORY.span_of(frame)
+    }
+
+    fn free_frames(&self, placement: &Placement) -> u64 {
+        own::MEMORY.free_frames(placement)
+    }
+}
+
+impl Host {
+    fn guest(&self, id: GuestId) -> Option<&'static Guest> {
+        get(id.index())
+    }
+}
+
+impl Guests for Host {
+    type Tables = Tables;
+    type Tlb = Tlb;
+
+    fn space(&self, guest: GuestId) -> Option<&Space<Tables, Tlb>> {
+        self.guest(guest)?.space.if_open()
+    }
+
+    fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
+        self.guest(guest)?.region(ipa)
+    }
+
+    fn rate_bytes(&self, guest: GuestId) -> u64 {
+        self.guest(guest).map_or(0, |guest| guest.plan.migration().limit_bytes_per_s.unwrap_or(0))
+    }
+}

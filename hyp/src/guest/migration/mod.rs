@@ -1,0 +1,60 @@
+//! Migration on this machine: what its engine asks for, and whose time it takes.
+//!
+//! CPUs without a guest, or whose vCPU is off, work in their idle loop. While there are jobs, the WFI of vCPUs traps, and
+//! they work in slices until an interrupt waits. Where nobody was idle for a while, EL2's timer takes slices from running
+//! vCPUs, up to the guest's share.
+//!
+//! A CPU learns of work by a kick ([`wake`]) and *engages*: traps are set, the timer ticks. Once there is no more work
+//! each disengages at its next tick. Nothing is in the way of a guest then.
+
+mod host;
+mod operator;
+mod time;
+
+pub(crate) use host::{Host, Tables};
+pub(crate) use operator::Operator;
+pub(super) use time::begin;
+pub(crate) use time::{engage, note_control, tick, use_idle, use_wait};
+
+use super::Guest;
+use crate::arch::cpu::{self, Request};
+use core::sync::atomic::{AtomicU32, Ordering};
+use stage2::addr::Ipa;
+use stage2::migrate::{Engine, Fault, JobId, Request as Job, RequestError, Verdict};
+
+/// All migration.
+pub(crate) static ENGINE: Engine = Engine::new();
+
+/// How often work was announced.
+static ANNOUNCED: AtomicU32 = AtomicU32::new(0);
+/// What [`ANNOUNCED`] was before the step that found nothing to do.
+static DONE: AtomicU32 = AtomicU32::new(0);
+
+/// Queues a job and lets the machine know.
+pub(crate) fn submit(job: Job) -> Result<JobId, RequestError> {
+    let id = ENGINE.submit(&Host, job)?;
+    wake();
+    Ok(id)
+}
+
+/// There is work: every CPU looks.
+pub(crate) fn wake() {
+    ANNOUNCED.fetch_add(1, Ordering::SeqCst);
+    cpu::all().for_each(|cpu| cpu.request(Request::Look));
+}
+
+fn has_work() -> bool {
+    ANNOUNCED.load(Ordering::SeqCst) != DONE.load(Ordering::SeqCst)
+}
+
+// What traps ask for.
+
+/// Answers a stage 2 fault of a vCPU of `guest`.
+pub(crate) fn fault(guest: &'static Guest, ipa: Ipa, fault: Fault) -> Verdict {
+    ENGINE.fault(&Host, guest.id, ipa, fault)
+}
+
+/// Answers an access flag fault of a vCPU of `guest`. False: the flag was set meanwhile, or the leaf is in motion.
+pub(crate) fn mark_accessed(guest: &'static Guest, ipa: Ipa) -> bool {
+    guest.space.if_open().is_some_and(|space| space.with(&Host, |stage2| stage2.mark_accessed(ipa)))
+}

@@ -1,0 +1,149 @@
+//! Whose time migration takes.
+
+use super::{ANNOUNCED, DONE, ENGINE, Host, has_work};
+use crate::arch::cpu::PerCpu;
+use crate::arch::features::{MigrationTraps, has_caches_on, is_interrupt_pending};
+use crate::arch::{timer, vcpu};
+use crate::guest::{Guest, Vcpu};
+use core::sync::atomic::{AtomicU64, Ordering};
+use stage2::migrate::{Payer, Step};
+
+/// When an idle CPU last worked.
+static LAST_IDLE: AtomicU64 = AtomicU64::new(0);
+
+/// Parts of a slice that a vCPU's sleep is used in, so that what wakes it does not wait for long.
+const WAIT_PARTS: u64 = 4;
+
+/// Works in time that the guest pays nothing for.
+fn step_idle(ticks: u64) -> Step {
+    let step = step(ticks, Payer::Idle);
+    if step == Step::More {
+        LAST_IDLE.store(timer::now(), Ordering::Relaxed);
+    }
+    step
+}
+
+fn step(ticks: u64, payer: Payer) -> Step {
+    let announced = ANNOUNCED.load(Ordering::SeqCst);
+    let step = ENGINE.step(&Host, ticks, payer);
+    if step == Step::Idle {
+        DONE.store(announced, Ordering::SeqCst);
+    }
+    step
+}
+
+/// The time between two slices of a running guest at its share, in ticks.
+fn period() -> u64 {
+    ENGINE.slice_ticks(&Host) * 100 / u64::from(ENGINE.policy().share_per_cent().max(1))
+}
+
+/// A CPU without a guest on it: works, if there is work. Whether it is to come again at once.
+pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
+    if !has_work() {
+        return false;
+    }
+    let wait = match step_idle(ENGINE.slice_ticks(&Host)) {
+        Step::More => return true,
+        Step::Idle => return false,
+        Step::Wait(ticks) => ticks,
+        // In case that the other CPU has something else to do soon.
+        Step::Busy => period(),
+    };
+    debug_assert!(cpu.vcpu().is_none());
+    timer::arm(timer::Purpose::Migration, timer::now() + wait);
+    false
+}
+
+/// The vCPU on this CPU waits for an interrupt: works until there is one. Whether the wait is over; else the guest shall
+/// wait itself, untrapped.
+pub(crate) fn use_wait(cpu: &PerCpu) -> bool {
+    loop {
+        if is_interrupt_pending() {
+            return true;
+        }
+        // What is in a list register may be pending or active: the CPU can tell.
+        if vcpu::has_virtual_interrupt() {
+            break;
+        }
+        if !has_work() || step_idle(ENGINE.slice_ticks(&Host) / WAIT_PARTS) != Step::More {
+            break;
+        }
+    }
+    if has_work() {
+        MigrationTraps { waits: false, caches: true }.set();
+    } else {
+        disengage(cpu);
+    }
+    false
+}
+
+/// A vCPU is about to start on this CPU, with its caches off.
+pub(in crate::guest) fn begin(vcpu: &Vcpu) {
+    vcpu.guest().note_caches(vcpu.index(), false);
+    let is_busy = has_work();
+    MigrationTraps { waits: is_busy, caches: is_busy }.set();
+    timer::arm(timer::Purpose::Migration, if is_busy { timer::now() + period() } else { 0 });
+}
+
+/// There may be work, or none any more: the CPU of a running vCPU sets its traps and its timer accordingly.
+pub(crate) fn engage(cpu: &PerCpu) {
+    let Some(vcpu) = cpu.vcpu() else { return };
+    if !has_work() {
+        return disengage(cpu);
+    }
+    MigrationTraps { waits: true, caches: true }.set();
+    if has_caches_on() {
+        vcpu.guest().note_caches(vcpu.index(), true);
+    }
+    if !timer::is_armed(timer::Purpose::Migration) {
+        timer::arm(timer::Purpose::Migration, timer::now() + period());
+    }
+}
+
+fn disengage(cpu: &PerCpu) {
+    if let Some(vcpu) = cpu.vcpu() {
+        vcpu.guest().note_caches(vcpu.index(), false);
+    }
+    MigrationTraps::NONE.set();
+    timer::arm(timer::Purpose::Migration, 0);
+}
+
+/// EL2's timer has fired: takes a slice from the vCPU on this CPU where it is due and nobody was idle.
+pub(crate) fn tick(cpu: &PerCpu) {
+    let Some(vcpu) = cpu.vcpu() else { return };
+    if timer::is_armed(timer::Purpose::Migration) {
+        // It was not for this.
+        return;
+    }
+    let (guest, now) = (vcpu.guest().id, timer::now());
+    if has_work() && now.wrapping_sub(LAST_IDLE.load(Ordering::Relaxed)) >= period() {
+        let ticks = ENGINE.allowance(&Host, guest);
+        if ticks > 0 {
+            step(ticks, Payer::Guest(guest));
+        }
+    }
+    engage(cpu);
+}
+
+/// The vCPU on this CPU has written `sctlr` to SCTLR_EL1, or is about to where its caches go off by that.
+pub(crate) fn note_control(cpu: &PerCpu, has_caches_on: bool) {
+    if let Some(vcpu) = cpu.vcpu() {
+        vcpu.guest().note_caches(vcpu.index(), has_caches_on);
+    }
+}
+
+impl Guest {
+    /// Whether all vCPUs that run are known to have their caches on, and to trap when they turn them off.
+    pub(super) fn has_caches_on(&self) -> bool {
+        self.running.load(Ordering::SeqCst) & !self.caches_on.load(Ordering::SeqCst) == 0
+    }
+
+    /// A vCPU's caches are known to be on, or not.
+    pub(in crate::guest) fn note_caches(&self, vcpu: usize, are_on: bool) {
+        if are_on {
+            self.caches_on.fetch_or(1 << vcpu, Ordering::SeqCst);
+        } else {
+            self.caches_on.fetch_and(!(1 << vcpu), Ordering::SeqCst);
+        }
+    }
+}

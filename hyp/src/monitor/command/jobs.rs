@@ -1,0 +1,268 @@
+//! `jobs`, `job`, `pause`, `resume`, `cancel`, `rate`.
+
+use core::fmt;
+
+use stage2::addr::FRAME_SIZE;
+use stage2::controller::ControllerSet;
+use stage2::migrate::{JobId, JobReport, JobState, Reason, Request, Scope, Select};
+use stage2::owner::GuestId;
+use stage2::placement::{Placement, Strictness};
+
+use super::super::grammar::{Arguments, Failure};
+use super::super::machine::Machine;
+use super::super::migration::{Migration, Order};
+use super::super::report::Value;
+use super::super::session::Session;
+use super::super::units::{Compact, Size};
+use super::migrate::{controller_name, migration};
+
+/// The guest's name.
+pub(super) fn guest_name(machine: &dyn Machine, guest: GuestId) -> &str {
+    machine.guest(guest.index()).map_or("?", |guest| guest.name)
+}
+
+/// What a job does, in a few words.
+struct What<'a>(&'a dyn Machine, &'a Request);
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(machine, request) = *self;
+        match request.scope {
+            Scope::Everything => f.write_str("all")?,
+            Scope::Guest(guest) => f.write_str(guest_name(machine, guest))?,
+            Scope::Range(guest, ipa, size) => {
+                write!(f, "{} {}@{:#x}", guest_name(machine, guest), Compact(size), ipa.get())?;
+            }
+        }
+        if request.limit_bytes != u64::MAX {
+            write!(f, ", {}", Size(request.limit_bytes))?;
+        }
+        match request.select {
+            Select::Touching(frames) => {
+                write!(f, " on {}@{:#x}", Compact(frames.bytes()), frames.start() * FRAME_SIZE)?;
+            }
+            // What does not lie at the target is not worth saying.
+            Select::Behind(from) if request.to.is_none() || from.len() == 1 => {
+                write!(f, " off {}", Names(machine, from))?;
+            }
+            Select::Behind(_) => {}
+        }
+        if let Some(to) = &request.to {
+            let (set, strictness) = to.named();
+            write!(f, " to {}", Names(machine, set))?;
+            if matches!(to, Placement::Interleave(..)) {
+                f.write_str(" in turns")?;
+            } else if strictness == Strictness::Preferred {
+                f.write_str(" if possible")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of controllers.
+pub(super) struct Names<'a>(pub(super) &'a dyn Machine, pub(super) ControllerSet);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.1.iter().filter(|controller| controller.index() < self.0.controller_count());
+        for (at, controller) in known.enumerate() {
+            f.write_str(if at == 0 { "" } else { "," })?;
+            f.write_str(controller_name(self.0, controller))?;
+        }
+        Ok(())
+    }
+}
+
+/// How long it has been under way, in ticks.
+fn ticks(report: &JobReport, now: u64) -> u64 {
+    let end = if report.state.is_over() { report.ended } else { now };
+    if report.started == 0 { 0 } else { end.saturating_sub(report.started) }
+}
+
+fn share(part: u64, whole: u64) -> u64 {
+    if whole == 0 { 0 } else { (u128::from(part) * 1000 / u128::from(whole)).min(1000) as u64 }
+}
+
+fn per_second(bytes: u64, time_ns: u64) -> u64 {
+    if time_ns == 0 { 0 } else { (u128::from(bytes) * 1_000_000_000 / u128::from(time_ns)) as u64 }
+}
+
+/// Lists the jobs.
+pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
+    let migration = migration(session)?;
+    let now = migration.now();
+    let columns = "job=JOB|state=STATE|done_permille=DONE|moved_bytes=MOVED|unmoved_bytes=STAYED|\
+                   moved_bytes_per_s=|elapsed_ns=TIME|total_bytes=|scanned_bytes=|what=WHAT";
+    session.report("jobs", |report, machine| {
+        report.table("jobs", columns, "There are no jobs.", &mut |table| {
+            for job in reports(migration) {
+                let time_ns = migration.nanoseconds(ticks(&job, now));
+                let done = match job.state {
+                    JobState::Finished => 1000,
+                    _ => share(job.scanned_bytes, job.total_bytes),
+                };
+                table.row(&[
+                    Value::Count(job.id.get().into()),
+                    Value::Show(&job.state),
+                    Value::Permille(done),
+                    Value::Bytes(job.moved.bytes()),
+                    Value::Bytes(job.unmoved_bytes()),
+                    Value::Bytes(per_second(job.moved.bytes(), time_ns)),
+                    if time_ns == 0 { Value::None } else { Value::Nanoseconds(time_ns) },
+                    Value::Bytes(job.total_bytes),
+                    Value::Bytes(job.scanned_bytes),
+                    Value::Show(&What(machine, &job.request)),
+                ])?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// All jobs that are remembered.
+fn reports(migration: &dyn Migration) -> impl Iterator<Item = JobReport> {
+    let mut last = JobId::new(0);
+    core::iter::from_fn(move || {
+        let report = migration.job_after(last)?;
+        last = report.id;
+        Some(report)
+    })
+}
+
+fn number(arguments: &Arguments<'_>) -> JobId {
+    JobId::new(arguments.number(0).and_then(|number| u32::try_from(number).ok()).unwrap_or(0))
+}
+
+/// Shows one job, and what it left where it was.
+pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let migration = migration(session)?;
+    let id = number(arguments);
+    let Some(job) = migration.job(id) else {
+        return Err(session.refuse(format_args!("there is no job {}: jobs lists them", id.get())));
+    };
+    let time_ns = migration.nanoseconds(ticks(&job, migration.now()));
+    let (shortage, is_json) = (migration.shortage(&job), session.style.is_json);
+    session.report("job", |report, machine| {
+        report.fields(
+            "job=Job|what=What|state=State|scanned_bytes=Looked at|total_bytes=  of|moved_bytes=Moved|\
+             moved_blocks=  units of 2 MiB|moved_pages=  units of 4 KiB|moved_bytes_per_s=  per second|\
+             unmoved_bytes=Stayed|elapsed_ns=Time|worked_ns=  at work",
+            &[
+                Value::Count(job.id.get().into()),
+                Value::Show(&What(machine, &job.request)),
+                Value::Show(&job.state),
+                Value::Bytes(job.scanned_bytes),
+                Value::Bytes(job.total_bytes),
+                Value::Bytes(job.moved.bytes()),
+                Value::Count(job.moved.blocks),
+                Value::Count(job.moved.pages),
+                Value::Bytes(per_second(job.moved.bytes(), time_ns)),
+                Value::Bytes(job.unmoved_bytes()),
+                Value::Nanoseconds(time_ns),
+                Value::Nanoseconds(migration.nanoseconds(job.worked_ticks)),
+            ],
+        )?;
+        if shortage.bytes > 0 {
+            let fits = Names(machine, shortage.fits);
+            let fits = if shortage.fits.is_empty() { Value::None } else { Value::Show(&fits) };
+            report.fields(
+                "missing_bytes=Missing|missing_frames=  frames|fits=Would fit",
+                &[Value::Bytes(shortage.bytes), Value::Count(shortage.bytes / FRAME_SIZE), fits],
+            )?;
+        }
+        if job.unmoved_bytes() == 0 && !is_json {
+            return Ok(());
+        }
+        let columns = "reason=STAYED BECAUSE|leaf_count=UNITS|bytes=BYTES|guest=FIRST IN|ipa=AT";
+        report.table("unmoved", columns, "", &mut |table| {
+            for reason in Reason::ALL {
+                let unmoved = job.unmoved(reason);
+                if unmoved.leaf_count == 0 {
+                    continue;
+                }
+                let (guest, ipa) = match unmoved.first {
+                    Some((guest, ipa)) => {
+                        (Value::Text(guest_name(machine, guest)), Value::Address(ipa.get()))
+                    }
+                    None => (Value::None, Value::None),
+                };
+                table.row(&[
+                    Value::Show(&reason),
+                    Value::Count(unmoved.leaf_count),
+                    Value::Bytes(unmoved.bytes),
+                    guest,
+                    ipa,
+                ])?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Pauses a job.
+pub(super) fn pause(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    control(session, arguments, Order::Pause, "pauses")
+}
+
+/// Lets a job go on.
+pub(super) fn resume(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    control(session, arguments, Order::Resume, "goes on")
+}
+
+/// Ends a job.
+pub(super) fn cancel(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    control(session, arguments, Order::Cancel, "ends; what has moved stays where it is")
+}
+
+fn control(
+    session: &mut Session<'_>,
+    arguments: &Arguments<'_>,
+    order: Order,
+    outcome: &str,
+) -> Result<(), Failure> {
+    let migration = migration(session)?;
+    let id = number(arguments);
+    migration.control(id, order).map_err(|error| session.refuse(format_args!("{error}")))?;
+    let name = match order {
+        Order::Pause => "pause",
+        Order::Resume => "resume",
+        Order::Cancel => "cancel",
+    };
+    let number = id.get();
+    session.done(name, format_args!("Job {number} {outcome}."), "job=", &[Value::Count(number.into())])
+}
+
+/// Shows or changes how fast migration goes, and what it may take.
+pub(super) fn rate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let policy = migration(session)?.engine().policy();
+    let value = arguments.number(1);
+    match (arguments.word(0), value) {
+        (Some(name), None) if arguments.word(1).is_none() => {
+            return Err(session.usage(format_args!("{name} of how much? See help rate")));
+        }
+        (Some("limit"), bytes) => policy.set_rate_bytes(bytes.unwrap_or(0)),
+        (Some("slice"), Some(us @ 10..=100_000)) => policy.set_slice_ns(us * 1000),
+        (Some("share"), Some(share @ 1..=90)) => policy.set_share_per_cent(share as u32),
+        (Some("stall"), Some(bytes)) if bytes <= 2 << 20 => {
+            policy.set_stall_frames((bytes / FRAME_SIZE) as u16)
+        }
+        (Some("slice"), _) => return Err(session.usage(format_args!("a slice has 10 to 100000 us"))),
+        (Some("share"), _) => return Err(session.usage(format_args!("a share is 1 to 90 per cent"))),
+        (Some(_), _) => return Err(session.usage(format_args!("a guest waits for at most 2M to be copied"))),
+        (None, _) => {}
+    }
+    let limit = policy.rate_bytes();
+    session.report("rate", |report, _| {
+        report.fields(
+            "limit_bytes_per_s=Limit per second|slice_ns=Longest slice|share_permille=Share of a guest's time|\
+             stall_bytes=Wait for at most",
+            &[
+                if limit == 0 { Value::None } else { Value::Bytes(limit) },
+                Value::Nanoseconds(policy.slice_ns()),
+                Value::Permille(u64::from(policy.share_per_cent()) * 10),
+                Value::Bytes(u64::from(policy.stall_frames()) * FRAME_SIZE),
+            ],
+        )
+    })
+}

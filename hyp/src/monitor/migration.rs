@@ -1,0 +1,75 @@
+//! What the monitor asks of the machine about migration.
+
+use stage2::controller::ControllerId;
+use stage2::memory::Retired;
+use stage2::migrate::{Engine, JobId, JobReport, Mobility, Request, RequestError, Shortage};
+use stage2::placement::Placement;
+use stage2::range::FrameRange;
+
+/// What becomes of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It stops at a clean unit until it is resumed.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// It ends at a clean unit.
+    Cancel,
+}
+
+/// A piece of a guest's RAM: a region or a designated movable block of its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Whether it is a designated movable block.
+    pub is_dmb: bool,
+    /// Its number among the guest's regions, or among its blocks.
+    pub number: u8,
+    /// Where the guest sees it.
+    pub ipa: u64,
+    /// Its bytes.
+    pub size: u64,
+    /// Behind which controllers it is to lie.
+    pub placement: Placement,
+    /// Whether the operator has said so, and not the configuration.
+    pub is_pinned: bool,
+    /// Whether it can move.
+    pub mobility: Mobility,
+}
+
+/// Migration, as the monitor sees it. Guests are given by their index; everything returns at once.
+pub trait Migration {
+    /// Its counters and settings.
+    fn engine(&self) -> &Engine;
+
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// Those of [`Engine::submit`].
+    fn submit(&self, request: Request) -> Result<JobId, RequestError>;
+    /// Pauses, resumes or cancels a job.
+    ///
+    /// # Errors
+    /// Those of [`Engine::cancel`].
+    fn control(&self, job: JobId, order: Order) -> Result<(), RequestError>;
+    /// How a job stands.
+    fn job(&self, job: JobId) -> Option<JobReport>;
+    /// The first job after this one.
+    fn job_after(&self, job: JobId) -> Option<JobReport>;
+    /// What a job found no frames for.
+    fn shortage(&self, report: &JobReport) -> Shortage;
+
+    /// Piece `index` of a guest's RAM, by ascending address.
+    fn piece(&self, guest: usize, index: usize) -> Option<Piece>;
+    /// Says where a piece is to lie from now on; `None`: where the configuration says.
+    fn place(&self, guest: usize, index: usize, placement: Option<Placement>);
+
+    /// Lets a controller take no more allocations, or take them again.
+    fn close(&self, controller: ControllerId, is_closed: bool);
+    /// Takes frames out of use for good.
+    fn retire(&self, frames: FrameRange) -> Retired;
+
+    /// Ticks of the counter in nanoseconds.
+    fn nanoseconds(&self, ticks: u64) -> u64;
+    /// The counter now, in ticks.
+    fn now(&self) -> u64;
+}
