@@ -218,7 +218,7 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Option<&
     let space = match Space::new(id) {
         Ok(space) => space,
         Err(error) => {
-            log::error!("{}: {error}", plan.name());
+            log::error!("{}: {}", plan.name(), error);
             return None;
         }
     };

@@ -270,7 +270,7 @@ impl Space {
                 };
                 if let Err(error) = stage2.unmap(base, size, free) {
                     // Its frames stay out of use.
-                    log::error!("guest {}: memory at {base}: {error}", self.id.index());
+                    log::error!("guest {}: memory at {}: {}", self.id.index(), base, error);
                 }
                 base.checked_add(size).filter(|next| next.get() < stage2.geometry().ipa_limit())
             });

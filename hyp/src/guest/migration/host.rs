@@ -4,7 +4,7 @@ use crate::arch::copy::{self, Caching};
 use crate::arch::features::is_interrupt_pending;
 use crate::arch::tlb::Tlb;
 use crate::arch::{cpu, own, timer};
-pub(crate) use crate::guest::space::Tables;
+use crate::guest::space::Tables;
 use crate::guest::{Guest, get};
 use stage2::addr::{Frame, Ipa};
 use stage2::frame::Contents;

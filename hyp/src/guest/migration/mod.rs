@@ -11,7 +11,7 @@ mod host;
 mod operator;
 mod time;
 
-pub(crate) use host::{Host, Tables};
+pub(crate) use host::Host;
 pub(crate) use operator::Operator;
 pub(super) use time::begin;
 pub(crate) use time::{engage, note_control, tick, use_idle, use_wait};
