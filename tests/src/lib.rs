@@ -16,12 +16,14 @@
 
 mod artifacts;
 mod guest;
+mod linux;
 mod screen;
 mod setup;
 mod system;
 
 pub use artifacts::{image, payload, raw_payload};
 pub use guest::Guest;
+pub use linux::Zone;
 pub use screen::text;
 pub use setup::Setup;
 pub use system::{Console, System};

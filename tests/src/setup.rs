@@ -169,6 +169,15 @@ impl Setup {
         self
     }
 
+    /// The configuration that it boots, compiled.
+    ///
+    /// # Panics
+    /// There is none, or it cannot be built.
+    pub fn configuration(&self) -> PathBuf {
+        let boot = self.clone().complete().unwrap_or_else(|error| panic!("{error}"));
+        boot.ramdisk.unwrap_or_else(|| panic!("no configuration"))
+    }
+
     /// Boots it.
     ///
     /// # Panics

@@ -60,8 +60,8 @@ const DEVICE: El23Attributes = El23Attributes::VALID
 /// What a window's level 2 entry holds besides the output address when it is in use: [`READ_WRITE`], a block.
 pub(super) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
 
-/// Tables in the static pool.
-const POOL_TABLES: usize = 32;
+/// Tables in the static pool: one for each GiB that Ballast has frames in, and about 16 for the rest.
+const POOL_TABLES: usize = 64;
 /// Tables that any one mapping may need: three new levels at each of its two ends.
 const HEADROOM: usize = 6;
 

@@ -26,7 +26,9 @@ pub(crate) struct Tables {
 
 impl TableMemory for Tables {
     fn allocate(&mut self, order: u8) -> Option<Frame> {
-        own::allocate(order, Owner::Tables(self.id)).ok()
+        let allocated = own::allocate(order, Owner::Tables(self.id));
+        // What the caller is told is only that there are none.
+        allocated.inspect_err(|error| crate::log::warn!("tables of {}: {error}", self.id)).ok()
     }
 
     fn free(&mut self, frame: Frame, order: u8) {

@@ -1,0 +1,137 @@
+//! Guests' device trees: how Linux is told of its movable memory and of its controllers, and what it makes of it.
+
+use std::path::{Path, PathBuf};
+
+use guest_dts::testing::{compile, schema};
+use guest_dts::tree::{AlignedBlob, Tree, TreeSource};
+use system_tests::{Guest, Setup, System};
+
+/// RAM of each guest, in MiB: what stays, on controller 0, and a block each on controllers 1 and 2.
+const STAYS: u64 = 192;
+const BLOCKS: [u64; 2] = [64, 128];
+/// How far MemTotal may differ from that of a guest with plain RAM, in KiB: a zone's or a node's own data.
+const SLACK_KIB: u64 = 1536;
+
+fn pages(mib: u64) -> u64 {
+    mib << 20 >> 12
+}
+
+fn guest(mode: &str) -> Guest {
+    let [first, second] = BLOCKS.map(|mib| mib << 20);
+    let blocks = format!(
+        "movable-memory = \"{mode}\"; dmb-1 {{ size = <{first}>; controllers = <1>; }}; \
+         dmb-2 {{ size = <{second}>; controllers = <2>; }};"
+    );
+    Guest::linux(mode).ram_mib(STAYS).with(&blocks).memory("controllers = <0>;")
+}
+
+/// The tree that `guest` received, as source; it is what the monitor says that it is.
+#[track_caller]
+fn received(system: &mut System, guest: &str) -> (AlignedBlob, String) {
+    let blob = AlignedBlob::new(&system.device_tree(guest));
+    let source = TreeSource(Tree::new(blob.as_slice()).unwrap()).to_string();
+    assert_eq!(system.monitor(&format!("guest {guest} tree")).trim(), source.trim());
+    (blob, source)
+}
+
+/// Writes `blob` for dt-validate.
+fn file(name: &str, blob: &[u8]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.dtb"));
+    std::fs::write(&path, blob).unwrap();
+    path
+}
+
+/// Four guests that differ in how they are told of their movable memory.
+#[track_caller]
+fn four_ways(kernel: &str) -> System {
+    let modes = ["auto", "cma", "numa", "none"];
+    let mut system = Setup::new().machine("four").kernel(kernel).set(&modes.map(guest), "").boot();
+    for mode in modes {
+        system.wait_for_shell(mode);
+    }
+    let movable: u64 = BLOCKS.iter().sum();
+    let plain = system.meminfo("none", "MemTotal");
+    let plain_cma = system.meminfo("none", "CmaTotal");
+
+    // ZONE_MOVABLE is the blocks, to the frame, and nothing else.
+    let zones = system.zones("auto");
+    let zone = zones.iter().find(|zone| zone.name == "Movable").unwrap();
+    assert_eq!((zone.present, zone.start_pfn), (pages(movable), 0x40000 + pages(STAYS)));
+    let in_all: u64 = zones.iter().map(|zone| zone.present).sum();
+    assert_eq!(in_all, pages(STAYS + movable));
+    assert!(system.run("auto", "cat /proc/cmdline").ends_with(&format!(" movablecore={movable}M")));
+
+    // Each block is a CMA area.
+    assert_eq!(system.meminfo("cma", "CmaTotal"), plain_cma + (movable << 10));
+    assert!(system.zones("cma").iter().all(|zone| zone.name != "Movable" || zone.present == 0));
+
+    // Each controller is a node.
+    let present = |zones: &[system_tests::Zone], node| -> u64 {
+        zones.iter().filter(|zone| zone.node == node).map(|zone| zone.present).sum()
+    };
+    let zones = system.zones("numa");
+    let [first, second] = BLOCKS;
+    assert_eq!(
+        [0, 1, 2, 3].map(|node| present(&zones, node)),
+        [pages(STAYS), pages(first), pages(second), 0]
+    );
+    let nodes =
+        system.run("numa", "cd /sys/devices/system/node; cat online node*/distance node0/cpulist; cd");
+    assert_eq!(nodes, "0-2\n10 11 11\n11 10 11\n11 11 10\n0");
+
+    assert!(system.zones("none").iter().all(|zone| zone.name != "Movable" || zone.present == 0));
+    for mode in ["auto", "cma", "numa"] {
+        let total = system.meminfo(mode, "MemTotal");
+        assert!(total + SLACK_KIB >= plain, "{mode}: {total} KiB of {plain} KiB");
+        received(&mut system, mode);
+    }
+
+    // What a program writes lies in the blocks, and where these are: behind controllers 1 and 2.
+    let mark = system.write_pages("auto", 512);
+    let behind = system.pages_behind(&mark, 4);
+    assert_eq!((behind[0], behind[1] + behind[2], behind[3]), (0, 512, 0), "{behind:?}");
+    system
+}
+
+#[test]
+fn movable_memory_on_linux_6_1() {
+    four_ways("6.1");
+}
+
+#[test]
+fn movable_memory_on_linux_7_3() {
+    four_ways("7.3");
+}
+
+#[test]
+fn movable_memory_on_linux_6_12_and_its_trees() {
+    let mut system = four_ways("6.12");
+    let mut files = Vec::new();
+    for mode in ["auto", "cma", "numa", "none"] {
+        let (blob, source) = received(&mut system, mode);
+        files.push(file(mode, blob.as_slice()));
+        let broken = source.replacen("method = \"hvc\"", "method = \"svc\"", 1);
+        assert_ne!(broken, source);
+        let path = file(&format!("{mode}-broken"), compile(&broken).as_slice());
+        assert!(schema::validate(&[&path]).contains("svc"), "{mode}");
+    }
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    assert_eq!(schema::validate(&files), "");
+}
+
+#[test]
+fn a_kernel_that_does_not_know_blocks_loses_them() {
+    let mut system = Setup::new().machine("four").set(&[guest("dmb"), guest("none")], "").boot();
+    system.wait_for_shell("dmb");
+    assert!(system.transcript().contains("must name a kernel that knows \"designated-movable-block\""));
+    let (blob, source) = received(&mut system, "dmb");
+    assert_eq!(source.matches("compatible = \"designated-movable-block\";").count(), 2);
+    assert_eq!(schema::validate(&[&file("dmb", blob.as_slice())]), "");
+    system.wait_for_shell("none");
+    let (lost, plain) = (system.meminfo("dmb", "MemTotal"), system.meminfo("none", "MemTotal"));
+    let movable = BLOCKS.iter().sum::<u64>() << 10;
+    assert!(
+        plain - lost > movable - SLACK_KIB && plain - lost < movable + SLACK_KIB,
+        "{lost} of {plain} KiB"
+    );
+}
