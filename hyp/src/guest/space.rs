@@ -28,7 +28,7 @@ impl TableMemory for Tables {
     fn allocate(&mut self, order: u8) -> Option<Frame> {
         let allocated = own::allocate(order, Owner::Tables(self.id));
         // What the caller is told is only that there are none.
-        allocated.inspect_err(|error| crate::log::warn!("tables of {}: {error}", self.id)).ok()
+        allocated.inspect_err(|error| crate::log::warn!("tables of {}: {}", self.id, error)).ok()
     }
 
     fn free(&mut self, frame: Frame, order: u8) {
