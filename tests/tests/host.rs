@@ -1,0 +1,101 @@
+//! What the host's device tree says and does not say: Ballast goes by it alone, and names what it lacks.
+
+use system_tests::{Guest, Setup};
+
+/// Ballast stops with `message` on a host with `overlay` in its tree and `arguments` on the command line.
+#[track_caller]
+fn stops_with(overlay: &str, arguments: &str, message: &str) {
+    let mut system = Setup::new().no_guests().tree(overlay).append(arguments).boot();
+    let said = system.expect(r"Ballast cannot start: [^\r]*\r\n");
+    assert!(said.contains(&format!("Ballast cannot start: {message}\r\n")), "{said}");
+}
+
+#[test]
+fn a_tree_that_lacks_what_is_needed_is_refused_by_name() {
+    for (overlay, message) in [
+        (
+            "&{/psci} { compatible = \"nothing\"; };",
+            "node compatible with \"arm,psci-1.0\", \"arm,psci-0.2\" or \"arm,psci\": missing: required (starts and \
+             stops CPUs)",
+        ),
+        (
+            "/delete-node/ &{/timer};",
+            "node compatible with \"arm,armv8-timer\": missing: required (the timers' interrupts)",
+        ),
+        ("&{/psci} { method = \"svc\"; };", "/psci: method = \"svc\": must be \"smc\" or \"hvc\""),
+        (
+            "&{/cpus/cpu@1} { enable-method = \"spin-table\"; };",
+            "/cpus/cpu@1: enable-method = \"spin-table\": must be \"psci\"",
+        ),
+        ("&{/cpus/cpu@3} { reg = <2>; };", "/cpus/cpu@3: reg = 0x2: must differ from every other CPU's"),
+        (
+            "&{/memory@80000000} { reg = <0x0 0x7ff00000 0x0 0x40000000>; };",
+            "/memory@80000000: reg = 1 GiB at 0x7ff00000: overlaps with another range of RAM",
+        ),
+    ] {
+        stops_with(overlay, "", message);
+    }
+}
+
+#[test]
+fn controllers_that_do_not_fit_the_ram_are_refused_by_name() {
+    for (argument, message) in [
+        (
+            "controllers=1G@1G",
+            "command line: controllers = 1 GiB at 0x80000000: must be given to a controller: it is RAM",
+        ),
+        (
+            "controllers=1G@1G,2G@1G",
+            "command line: controllers = \"2G@1G\": overlaps with another controller",
+        ),
+        (
+            "controllers=1G@1G,1G@2G,1G@16G",
+            "command line: controllers = \"1G@16G\": must be RAM by the `memory` nodes, all of it",
+        ),
+    ] {
+        stops_with("", argument, message);
+    }
+}
+
+/// The sizes of the controllers, in MiB, of a host that runs.
+fn sizes(setup: Setup) -> Vec<u64> {
+    let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
+    let mut system = setup.set(&[guest], "").boot();
+    let report = system.json("controllers");
+    let controllers = report["controllers"].as_array().unwrap();
+    controllers.iter().map(|controller| controller["total_bytes"].as_u64().unwrap() >> 20).collect()
+}
+
+#[test]
+fn the_command_line_cuts_controllers_anew() {
+    assert_eq!(sizes(Setup::new().append("controllers=512M@1G+1G@2G,512M@1536M")), [1536, 512]);
+}
+
+#[test]
+fn without_numa_node_ids_each_range_is_a_controller() {
+    let overlay = "&{/memory@40000000} { /delete-property/ numa-node-id; };
+                   &{/memory@80000000} { /delete-property/ numa-node-id; };";
+    assert_eq!(sizes(Setup::new().tree(overlay)), [1024, 1024]);
+}
+
+#[test]
+fn what_the_tree_reserves_stays_reserved() {
+    let overlay = "/ { reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges;
+                       firmware@90000000 { reg = <0x0 0x90000000 0x0 0x200000>; no-map; }; }; };";
+    let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
+    let mut system = Setup::new().tree(overlay).set(&[guest], "").boot();
+    let frame = system.json("frame 0x90000000");
+    assert_eq!(frame["state"], "reserved", "{frame}");
+    let next = system.json("frame 0x90200000");
+    assert_ne!(next["state"], "reserved", "{next}");
+}
+
+#[test]
+fn a_cpu_that_does_not_start_is_left_out() {
+    // No CPU has this affinity: PSCI refuses to start it.
+    let overlay = "&{/cpus/cpu@3} { reg = <0x77>; };";
+    let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
+    let mut system = Setup::new().tree(overlay).set(&[guest], "").boot();
+    system.expect(r"CPU with MPIDR 0x77 does not start: PSCI says");
+    assert_eq!(system.json("cpus")["cpus"].as_array().unwrap().len(), 3);
+}
