@@ -132,7 +132,7 @@ impl Boot {
         command.arg("-m").arg(format!("{}M", total / MIB));
         command.args(["-net", "none"]);
         if self.counts_instructions {
-            command.args(["-icount", "shift=0"]);
+            command.args(["-icount", "shift=0,sleep=off"]);
         }
         let has_cpus = machine.controllers.iter().any(|controller| controller.cpus.is_some());
         for (node, range) in ranges.iter().enumerate() {

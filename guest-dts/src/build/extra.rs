@@ -27,8 +27,8 @@ const MERGED_NODES: [&str; 3] = ["chosen", "aliases", "reserved-memory"];
 /// Properties that are Ballast's own, of the root and of the merged nodes.
 const OWN_ROOT_PROPERTIES: [&str; 5] =
     ["compatible", "model", "#address-cells", "#size-cells", "interrupt-parent"];
-const OWN_CHOSEN_PROPERTIES: [&str; 6] =
-    ["bootargs", "stdout-path", "linux,initrd-start", "linux,initrd-end", "kaslr-seed", "rng-seed"];
+const OWN_CHOSEN_PROPERTIES: [&str; 4] =
+    ["bootargs", "stdout-path", "linux,initrd-start", "linux,initrd-end"];
 const OWN_ALIASES: [&str; 1] = ["serial0"];
 /// Properties of a node of the host's tree that mean nothing in a guest's.
 const HOST_PROPERTIES: [&str; 2] = ["interrupt-parent", "interrupts-extended"];

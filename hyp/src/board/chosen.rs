@@ -15,6 +15,8 @@ pub struct Chosen<'t> {
     pub bootargs: &'t str,
     /// The initrd: the configuration blob.
     pub initrd: Option<PaRange>,
+    /// Random bytes of the boot loader's.
+    pub rng_seed: &'t [u8],
     /// Boot modules, in the tree's order.
     pub modules: Vec<Module<'t>, MODULE_LIMIT>,
 }
@@ -49,6 +51,7 @@ impl<'t> Chosen<'t> {
         Ok(Self {
             bootargs: string(node, "bootargs")?.unwrap_or(""),
             initrd: initrd(node)?,
+            rng_seed: node.property("rng-seed").map_or(&[], |seed| seed.bytes()),
             modules: modules(node)?,
         })
     }

@@ -1,5 +1,6 @@
 //! What a guest is made from, and how its images get into its RAM.
 
+use super::seed;
 use super::space::{Piece, Space};
 use crate::arch::{self, own};
 use alloc::format;
@@ -8,6 +9,7 @@ use alloc::vec::Vec;
 use guest_dts::build::GuestTree;
 use guest_dts::config::{self, BankKind, Layout, Region, Spread, Unit};
 use guest_dts::image::{BootPlan, Image};
+use guest_dts::tree::Tree;
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::controller::{ControllerId, ControllerSet};
 use stage2::memory::Kind;
@@ -19,7 +21,7 @@ pub struct Plan {
     layout: Layout,
     boot: BootPlan,
     pieces: Vec<Piece>,
-    /// Its device tree, which is the same every time: what it is made of does not change.
+    /// Its device tree, which is the same every time but for its seeds: what it is made of does not change.
     tree: &'static [u8],
 }
 
@@ -63,8 +65,12 @@ impl Plan {
                 is_in_place: region.is_pinned_in_place,
             });
         }
-        let tree =
-            GuestTree { guest: &guest, layout: &layout, plan: &boot, kaslr_seed: None, rng_seed: None };
+        // Room for seeds, which each life gets afresh, unless the operator gives his own.
+        let chosen = guest.template.and_then(|node| node.children().find(|child| child.name() == "chosen"));
+        let needs = |name| seed::is_available() && !chosen.is_some_and(|node| node.has(name));
+        let kaslr_seed = needs("kaslr-seed").then_some(0);
+        let rng_seed = needs("rng-seed").then_some([0; 32]);
+        let tree = GuestTree { guest: &guest, layout: &layout, plan: &boot, kaslr_seed, rng_seed };
         let tree = tree.build_with_host(arch::host_tree()).map_err(|error| error.to_string())?;
         let tree = own::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
         Ok(Self { guest, layout, boot, pieces, tree })
@@ -186,7 +192,25 @@ impl Space {
         if plan.tree.len() as u64 > boot.tree.size() || !self.write(boot.tree.base(), plan.tree) {
             return Err(format!("its device tree does not fit its RAM at {}", boot.tree.base()));
         }
+        if let Some(seeds) = seed::draw() {
+            self.write_chosen(plan, "kaslr-seed", &seeds.kaslr);
+            self.write_chosen(plan, "rng-seed", &seeds.rng);
+        }
         crate::arch::complete_loading();
         Ok(Entry { kernel: boot.entry(), tree: boot.tree.base() })
+    }
+
+    /// Puts the value of a property of `/chosen` into the tree that the guest gets, where there is room for it.
+    fn write_chosen(&self, plan: &Plan, name: &str, value: &[u8]) {
+        let property = || Tree::new(plan.tree).ok()?.find("/chosen")?.property(name);
+        if let Some(property) = property()
+            && property.bytes().len() == value.len()
+            && property.bytes().iter().all(|&byte| byte == 0)
+        {
+            let offset = property.bytes().as_ptr().addr() - plan.tree.as_ptr().addr();
+            let base = plan.boot.tree.base();
+            // It lies inside the tree that was just written.
+            self.write(base.checked_add(offset as u64).unwrap_or(base), value);
+        }
     }
 }

@@ -23,6 +23,7 @@ mod life;
 mod load;
 pub(crate) mod migration;
 mod refused;
+mod seed;
 mod setup;
 mod space;
 

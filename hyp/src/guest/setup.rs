@@ -1,6 +1,6 @@
 //! From what was loaded beside Ballast to guests: a configuration blob, or one kernel as a boot module.
 
-use super::{MAX_GUESTS, Plan, refused};
+use super::{MAX_GUESTS, Plan, refused, seed};
 use crate::arch::{self, cpu, map_loaded, own};
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
@@ -40,6 +40,7 @@ pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>
 /// Defines the guests of `configuration` that fit the host, and starts those that start at boot.
 pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configuration<'static>>>) {
     let Some(mut configuration) = configuration else { return };
+    seed::init(board.chosen.rng_seed);
     if let Some(tree) = arch::host_tree() {
         configuration.fit_nodes(tree, &mut tell);
     }
