@@ -153,7 +153,9 @@ fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<Str
 /// fall decides which thread waits for which. So what is held to the limit is what Ballast adds: the instructions at
 /// EL2, which are counted.
 fn linux(image: &Image) -> Result<bool> {
-    println!("\nbooting Linux {LINUX} under Ballast and bare, {LINUX_BOOTS} times, with the same device tree");
+    println!(
+        "\nbooting Linux {LINUX} under Ballast and bare, {LINUX_BOOTS} times, with the same device tree"
+    );
     let (mut under_ballast, mut bare, mut at_el2) = (Vec::new(), Vec::new(), Vec::new());
     for boot in 0..LINUX_BOOTS {
         let (seconds, at_el2_seconds, tree) = linux_under_ballast(image, boot)?;
@@ -213,8 +215,10 @@ fn linux_under_ballast(image: &Image, number: u8) -> Result<(f64, f64, PathBuf)>
 /// Seconds that the guest's CPU has been at EL2 so far.
 fn seconds_at_el2(session: &mut Session) -> Result<f64> {
     session.send("\x1dmstats bench --json\r")?;
-    let said = session.expect(r"\{.*\}", PATIENCE).map_err(|error| with_transcript(&error, session))?;
-    let report = said.find('{').and_then(|start| serde_json::from_str::<serde_json::Value>(&said[start..]).ok());
+    let said =
+        session.expect(r"\{[^\n]*\}\r?\n", PATIENCE).map_err(|error| with_transcript(&error, session))?;
+    let report =
+        said.find('{').and_then(|start| serde_json::from_str::<serde_json::Value>(said[start..].trim()).ok());
     let number = |name: &str| report.as_ref().and_then(|report| report[name].as_u64());
     match (number("el2_ns"), number("exit_count")) {
         (Some(time), Some(exits)) => Ok((time + exits * QUICK_EXIT) as f64 / 1e9),

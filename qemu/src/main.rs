@@ -104,9 +104,8 @@ fn execute(command: Command) -> Result<ExitCode> {
             }
         }
         Command::Bench => {
-            if !bench::run()? {
-                return Ok(ExitCode::FAILURE);
-            }
+            // Whether the limits are kept is said in the tables: a benchmark reports.
+            bench::run()?;
         }
         Command::Fetch => fetch()?,
         Command::Machines => machines()?,

@@ -7,7 +7,7 @@ use system_tests::{Guest, Setup};
 fn stops_with(overlay: &str, arguments: &str, message: &str) {
     let mut system = Setup::new().no_guests().tree(overlay).append(arguments).boot();
     let said = system.expect(r"Ballast cannot start: [^\r]*\r\n");
-    assert!(said.contains(&format!("Ballast cannot start: {message}\r\n")), "{said}");
+    assert!(said.trim_end().ends_with(&format!("Ballast cannot start: {message}")), "{said}");
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_tree_that_lacks_what_is_needed_is_refused_by_name() {
         ("&{/cpus/cpu@3} { reg = <2>; };", "/cpus/cpu@3: reg = 0x2: must differ from every other CPU's"),
         (
             "&{/memory@80000000} { reg = <0x0 0x7ff00000 0x0 0x40000000>; };",
-            "/memory@80000000: reg = 1 GiB at 0x7ff00000: overlaps with another range of RAM",
+            "/memory@40000000: reg = 1 GiB at 0x40000000: overlaps with another range of RAM",
         ),
     ] {
         stops_with(overlay, "", message);
