@@ -1,13 +1,19 @@
 //! EL2's heap: for what is made at boot, when a guest starts, or by the monitor; never on a trap's path.
 //!
 //! What is put there is bounded by limits that the configuration is checked against (guests, vCPUs, the size of a
-//! guest's device tree), so its size is a constant.
+//! guest's device tree), so it grows by little, if at all.
 
-use buddy_system_allocator::LockedHeap;
+use super::own;
+use buddy_system_allocator::{Heap, LockedHeapWithRescue};
+use core::alloc::Layout;
 use core::cell::UnsafeCell;
+use stage2::addr::FRAME_SIZE;
+use stage2::owner::Owner;
 
-/// Bytes of the heap.
-const SIZE: usize = 256 * 1024;
+/// Bytes of the heap that come with the image.
+const SIZE: usize = 128 * 1024;
+/// log2 of the frames that are added when they do not do: 64 KiB.
+const MORE_ORDER: u8 = 4;
 
 #[repr(C, align(4096))]
 struct Storage(UnsafeCell<[u8; SIZE]>);
@@ -19,7 +25,19 @@ unsafe impl Sync for Storage {}
 static STORAGE: Storage = Storage(UnsafeCell::new([0; SIZE]));
 
 #[global_allocator]
-static HEAP: LockedHeap<20> = LockedHeap::empty();
+static HEAP: LockedHeapWithRescue<20> = LockedHeapWithRescue::new(grow);
+
+/// Adds frames of Ballast's own to the heap, once there is memory to take them from. Lock: the heap's comes before
+/// those of memory and of EL2's tables, under which nobody allocates here.
+fn grow(heap: &mut Heap<20>, layout: &Layout) {
+    let frames = layout.size().max(layout.align()).div_ceil(FRAME_SIZE as usize).next_power_of_two();
+    let order = MORE_ORDER.max(frames.trailing_zeros() as u8);
+    if let Ok(frame) = own::allocate(order, Owner::Hypervisor) {
+        let start = own::address(frame).addr().get();
+        // SAFETY: just allocated, mapped, and never freed.
+        unsafe { heap.add_to_heap(start, start + (FRAME_SIZE << order) as usize) };
+    }
+}
 
 /// Gives the allocator its memory. Once.
 pub(super) fn init() {

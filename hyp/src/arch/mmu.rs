@@ -13,13 +13,14 @@
 //!
 //! Nothing is writable and executable (SCTLR_EL2.WXN holds beside), nothing else is mapped.
 //!
-//! Tables come from a static pool. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
+//! Tables come from a static pool, and once that runs low, from a block of frames of Ballast's own. Lock: `TABLES`, a
+//! leaf: nothing else is taken while it is held.
 
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, Translation};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
 
@@ -60,8 +61,13 @@ const DEVICE: El23Attributes = El23Attributes::VALID
 /// What a window's level 2 entry holds besides the output address when it is in use: [`READ_WRITE`], a block.
 pub(super) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
 
-/// Tables in the static pool: one for each GiB that Ballast has frames in, and about 16 for the rest.
-const POOL_TABLES: usize = 64;
+/// Tables in the static pool: what a machine of a few GiB needs. There is one for each GiB that Ballast has frames in,
+/// and about 16 for the rest.
+const POOL_TABLES: usize = 36;
+/// Tables in the block that is added when these run low.
+const MORE_TABLES: usize = 64;
+/// log2 of the frames of that block.
+pub(super) const MORE_ORDER: u8 = MORE_TABLES.trailing_zeros() as u8;
 /// Tables that any one mapping may need: three new levels at each of its two ends.
 const HEADROOM: usize = 6;
 
@@ -74,36 +80,63 @@ static POOL: Pool = Pool([const { [const { AtomicU64::new(0) }; 512] }; POOL_TAB
 /// Hands out tables of the pool, by number; a table given back is handed out again.
 struct PoolTranslation {
     image: u64,
+    /// Tables of the static pool in use, a bit each.
     used: u64,
+    /// Tables of the added block in use, a bit each.
+    used_more: u64,
 }
 
 impl PoolTranslation {
     fn free_count(&self) -> usize {
-        POOL_TABLES - self.used.count_ones() as usize
+        let more = more_tables().map_or(0, |_| MORE_TABLES - self.used_more.count_ones() as usize);
+        POOL_TABLES - self.used.count_ones() as usize + more
+    }
+
+    /// The table with the first address `pa`.
+    fn table(&self, pa: usize) -> &'static [AtomicU64; 512] {
+        let offset = pa.wrapping_sub(self.image as usize).wrapping_sub((&raw const POOL).addr() - IMAGE_BASE);
+        match POOL.0.get(offset / FRAME_SIZE as usize) {
+            Some(table) => table,
+            // SAFETY: a frame of the block that `add_tables` was given: mapped for ever, used as tables only.
+            None => unsafe { linear(Pa::new_truncate(pa as u64)).cast().as_ref() },
+        }
     }
 }
 
 impl Translation<El23Attributes> for PoolTranslation {
     fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
         let index = self.used.trailing_ones() as usize;
-        // Callers keep `HEADROOM`, so the pool is never empty here.
-        let table = &POOL.0[index];
-        self.used |= 1 << index;
+        let pa = match more_tables() {
+            Some(base) if index >= POOL_TABLES => {
+                let index = self.used_more.trailing_ones() as usize;
+                self.used_more |= 1 << index;
+                base.get() as usize + index * FRAME_SIZE as usize
+            }
+            // Callers keep `HEADROOM`, so the pool is never empty here.
+            _ => {
+                self.used |= 1 << index;
+                image_pa(&raw const POOL.0[index]) as usize
+            }
+        };
+        let table = self.table(pa);
         for entry in table {
             entry.store(0, Ordering::Relaxed);
         }
-        let pointer = NonNull::from(table).cast();
-        (pointer, PhysicalAddress(pointer.addr().get() - IMAGE_BASE + self.image as usize))
+        (NonNull::from(table).cast(), PhysicalAddress(pa))
     }
 
     unsafe fn deallocate_table(&mut self, table: NonNull<PageTable<El23Attributes>>) {
-        let index = (table.addr().get() - (&raw const POOL).addr()) / FRAME_SIZE as usize;
-        self.used &= !(1 << index);
+        let index = table.addr().get().wrapping_sub((&raw const POOL).addr()) / FRAME_SIZE as usize;
+        if index < POOL_TABLES {
+            self.used &= !(1 << index);
+        } else if let Some(base) = more_tables() {
+            let index = (table.addr().get() - linear(base).addr().get()) / FRAME_SIZE as usize;
+            self.used_more &= !(1 << index);
+        }
     }
 
     fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
-        let offset = pa.0 - self.image as usize - ((&raw const POOL).addr() - IMAGE_BASE);
-        NonNull::from(&POOL.0[offset / FRAME_SIZE as usize]).cast()
+        NonNull::from(self.table(pa.0)).cast()
     }
 }
 
@@ -115,6 +148,15 @@ struct Tables {
 }
 
 static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
+/// The static pool runs low and nothing has been added to it.
+static IS_SHORT: AtomicBool = AtomicBool::new(false);
+/// Where the added block begins; 0: there is none. Set under the lock, once.
+static MORE: AtomicU64 = AtomicU64::new(0);
+
+/// The first address of the block that was added to the pool.
+fn more_tables() -> Option<Pa> {
+    Some(MORE.load(Ordering::Relaxed)).filter(|&base| base != 0).map(Pa::new_truncate)
+}
 /// Where the image lies.
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
@@ -134,7 +176,7 @@ pub enum MapError {
 impl core::fmt::Display for MapError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::OutOfTables => write!(f, "all {POOL_TABLES} of EL2's translation tables are in use"),
+            Self::OutOfTables => f.write_str("all of EL2's translation tables are in use"),
             Self::AddressTooHigh(address) => write!(f, "{address:#x} is above what EL2's map can hold"),
             Self::Refused => f.write_str("EL2's map already holds something else there"),
         }
@@ -143,9 +185,11 @@ impl core::fmt::Display for MapError {
 
 impl Tables {
     fn map(&mut self, va: usize, pa: u64, size: usize, flags: El23Attributes) -> Result<(), MapError> {
-        if self.mapping.translation().free_count() < HEADROOM {
+        let free = self.mapping.translation().free_count();
+        if free < HEADROOM {
             return Err(MapError::OutOfTables);
         }
+        IS_SHORT.store(free < 2 * HEADROOM && more_tables().is_none(), Ordering::Relaxed);
         let region = MemoryRegion::new(va, va + size);
         self.mapping
             .map_range(&region, PhysicalAddress(pa as usize), flags, Constraints::NO_CONTIGUOUS_HINT)
@@ -184,7 +228,8 @@ fn boot_stack_bottom() -> usize {
 ///
 /// The early tables are in use and `image` is the physical address of the image.
 pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
-    let translation = PoolTranslation { image, used: 0 };
+    IMAGE.store(image, Ordering::Relaxed);
+    let translation = PoolTranslation { image, used: 0, used_more: 0 };
     let mut tables = Tables {
         mapping: Mapping::new(translation, 0, El2),
         next_device: DEVICES,
@@ -206,7 +251,6 @@ pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
     // From here on every change is checked for break-before-make and followed by TLB maintenance.
     tables.mapping.mark_active();
     *TABLES.lock() = Some(tables);
-    IMAGE.store(image, Ordering::Relaxed);
     ROOT.store(root, Ordering::Release);
     // SAFETY: the tables map the image, the boot stack in use (part of the image) and the boot page.
     unsafe { super::boot::change_root(root as u64, image) };
@@ -326,6 +370,17 @@ pub(super) fn map_linear(pa: Pa) -> Result<(), MapError> {
     }
     let start = pa.get() & !(PAGEBLOCK_SIZE - 1);
     with_tables(|tables| tables.map(LINEAR + start as usize, start, PAGEBLOCK_SIZE as usize, READ_WRITE))
+}
+
+/// Whether [`add_tables`] should be given a block: asked once.
+pub(super) fn takes_tables() -> bool {
+    IS_SHORT.load(Ordering::Relaxed) && IS_SHORT.swap(false, Ordering::Relaxed)
+}
+
+/// Adds the block of [`MORE_ORDER`] at `pa`, mapped at its linear address, to the pool of tables, for ever.
+pub(super) fn add_tables(pa: Pa) {
+    let _tables = TABLES.lock();
+    MORE.store(pa.get(), Ordering::Relaxed);
 }
 
 /// The linear address of `pa`; meaningful after [`map_linear`].

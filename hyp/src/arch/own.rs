@@ -31,6 +31,15 @@ impl core::fmt::Display for OwnError {
 
 /// Takes `1 << order` contiguous frames for `owner`, zeroed and mapped.
 pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
+    if mmu::takes_tables()
+        && let Ok(frame) = allocate_mapped(mmu::MORE_ORDER, Owner::Hypervisor)
+    {
+        mmu::add_tables(frame.pa());
+    }
+    allocate_mapped(order, owner)
+}
+
+fn allocate_mapped(order: u8, owner: Owner) -> Result<Frame, OwnError> {
     let request = Request { order, kind: Kind::Unmovable, owner, placement: Placement::Any, mapping: None };
     let allocation = MEMORY.allocate(&request).map_err(OwnError::Memory)?;
     let (frame, size) = (allocation.frame, FRAME_SIZE << order);
