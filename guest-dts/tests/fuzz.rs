@@ -52,7 +52,12 @@ fn read_configuration(bytes: &[u8]) -> String {
         Err(finding) => return finding.to_string(),
     };
     let controllers = [0, 1, 7].map(|id| ControllerRoom { id, free: 1 << 30 });
-    configuration.fit(&Host { cpu_count: 4, controllers: controllers.into_iter().collect() }, &mut sink);
+    let host = Host { cpu_count: 4, controllers: controllers.into_iter().collect() };
+    configuration.fit_blocks(&host, &mut sink);
+    // For want of another, the host's tree is the configuration itself.
+    configuration.fit_nodes(&tree, &mut sink);
+    configuration.fit(&host, &mut sink);
+    assert!(configuration.guests.iter().all(|guest| guest.fit(&host).is_ok()));
     for guest in &configuration.guests {
         // What was accepted can be built.
         let layout = Layout::of(guest).unwrap();
@@ -62,6 +67,8 @@ fn read_configuration(bytes: &[u8]) -> String {
         let _ = write!(answer, "{}", Choice::of(guest));
         match input.build_with_host(Some(&tree)) {
             Ok(built) => {
+                // The heap that it is made on is small (hyp's arch/heap).
+                assert!(built.len() < 48 << 10, "{} bytes", built.len());
                 let built = AlignedBlob::new(&built);
                 Tree::new(built.as_slice()).unwrap();
             }
