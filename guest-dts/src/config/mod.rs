@@ -299,6 +299,8 @@ pub struct Pool<'t> {
     pub is_in_dmb: bool,
     /// The name of the guest that owns it; `None`: the operator.
     pub owner: Option<&'t str>,
+    /// Whether what the owner claims appears at its physical address (1:1).
+    pub is_pinned_in_place: bool,
 }
 
 /// Where a block or a pool lies in the host's RAM, or where it may be put.

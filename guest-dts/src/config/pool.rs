@@ -10,8 +10,17 @@ use crate::tree::Node;
 
 const BLOCK_PROPERTIES: [&str; 7] =
     ["compatible", "reusable", "reg", "size", "alignment", "controllers", "status"];
-const POOL_PROPERTIES: [&str; 8] =
-    ["compatible", "reusable", "reg", "size", "alignment", "controllers", "owner", "status"];
+const POOL_PROPERTIES: [&str; 9] = [
+    "compatible",
+    "reusable",
+    "reg",
+    "size",
+    "alignment",
+    "controllers",
+    "owner",
+    "pinned-in-place",
+    "status",
+];
 
 /// Reads all blocks and pools.
 #[inline(never)]
@@ -64,7 +73,12 @@ fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>
         true => Some(read_owner(node, reader)?),
         false => None,
     };
-    Some(Pool { node, extent: extent?, is_in_dmb: compatible? == "shared-dmb-pool", owner })
+    let is_pinned_in_place = reader.flag(node, "pinned-in-place");
+    if is_pinned_in_place && owner.is_none() {
+        reader.error(Finding::missing(node, "owner", Rule::Required("in whom `pinned-in-place` shows it")));
+    }
+    let is_in_dmb = compatible? == "shared-dmb-pool";
+    Some(Pool { node, extent: extent?, is_in_dmb, owner, is_pinned_in_place })
 }
 
 /// The one of `allowed` that `compatible` is, and the rules that hold for `reusable` and its opposites.

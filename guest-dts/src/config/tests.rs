@@ -370,3 +370,19 @@ fn a_configuration_is_small_enough_for_the_stack() {
     assert!(size_of::<Configuration<'_>>() <= 24 << 10, "{}", size_of::<Configuration<'_>>());
     assert!(size_of::<Finding<'_>>() <= 128, "{}", size_of::<Finding<'_>>());
 }
+
+#[test]
+fn a_pool_is_shown_in_place_only_to_an_owner() {
+    let owned = SETS[4].1.replace("owner = <&owner>;", "owner = <&owner>; pinned-in-place;");
+    assert_ne!(owned, SETS[4].1);
+    let blob = compile(&owned);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    assert!(configuration.pools[0].is_pinned_in_place);
+    let nobodys = compile(&SETS[4].1.replace("owner = <&owner>;", "pinned-in-place;"));
+    let tree = Tree::new(nobodys.as_slice()).unwrap();
+    let mut said = String::new();
+    let _ =
+        Configuration::read(&tree, &mut |_: Severity, finding: Finding<'_>| said += &format!("{finding}\n"));
+    assert!(said.contains("/pools/video") && said.contains("`pinned-in-place` shows it"), "{said}");
+}

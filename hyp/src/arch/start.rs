@@ -25,6 +25,7 @@ use stage2::controller::ControllerId;
 use stage2::frame::Footprint;
 use stage2::map::{BootMap, ReservationKind};
 use stage2::owner::Owner;
+use stage2::pool::Pools;
 
 /// log2 of the frames of the monitor's stack.
 const MONITOR_STACK_ORDER: u8 = (mmu::MONITOR_STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
@@ -248,6 +249,7 @@ fn boot_memory(
         fail("pinned memory", &error);
     }
     designate::designate(map, board, configuration);
+    crate::guest::claims::designated(Pools::of(map));
     let footprint = Footprint::of(map);
     let table = match map.carve(footprint.bytes(), PAGEBLOCK_SIZE, "frame table") {
         Ok(range) => range,

@@ -1,6 +1,7 @@
 //! What a guest sees: device models as plain state machines that also run on a PC.
 
 pub mod identification;
+pub mod pool_call;
 pub mod psci;
 pub mod smccc;
 pub mod vgic;

@@ -353,6 +353,10 @@ impl Machine for Host {
         Some(&super::migration::Operator)
     }
 
+    fn claiming(&self) -> Option<&dyn crate::monitor::claiming::Claiming> {
+        Some(&super::claims::Operator)
+    }
+
     fn console(&self, console: Console) -> Option<Status<'_>> {
         uart::with_console(|mux| mux.status(console)).flatten()
     }

@@ -1,6 +1,6 @@
 //! A guest's life: starting, leaving, resetting, stopping.
 
-use super::{Guest, Phase, StopReason, Vcpu, migration};
+use super::{Guest, Phase, StopReason, Vcpu, claims, migration};
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::Lists;
 use crate::arch::{idle, timer, vcpu};
@@ -142,10 +142,12 @@ fn between_phases(guest: &'static Guest) {
         },
         Phase::Resetting => {
             guest.space.close();
+            claims::abandon(guest);
             load_and_run(guest);
         }
         Phase::Stopping => {
             guest.space.close();
+            claims::abandon(guest);
             guest.space.release();
             guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
             log::info!("{}: {}", guest.name(), guest.reason());

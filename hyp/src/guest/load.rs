@@ -60,7 +60,11 @@ impl Plan {
                 ipa: bank.range.base(),
                 size: bank.range.size(),
                 order: order(region.unit),
-                kind: if region.is_pinned_in_place { Kind::Unmovable } else { Kind::Movable },
+                // What cannot move must not get into a pool's frames.
+                kind: match region.is_pinned_in_place || guest.migration.is_opted_out {
+                    true => Kind::Unmovable,
+                    false => Kind::Movable,
+                },
                 placement: placement(region, controller)?,
                 is_in_place: region.is_pinned_in_place,
             });

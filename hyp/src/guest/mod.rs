@@ -18,6 +18,7 @@
 //! `stage2::memory`. `uart`, then the console's multiplexer. The vGIC's and `placements` are leaves. None is held when a
 //! CPU leaves the guest.
 
+pub(crate) mod claims;
 pub mod console;
 mod life;
 mod load;
@@ -329,8 +330,8 @@ impl Guest {
             size: piece.size,
             mobility: match piece.kind {
                 _ if piece.is_in_place => Mobility::PinnedInPlace,
+                _ if self.plan.migration().is_opted_out => Mobility::OptedOut,
                 Kind::Unmovable => Mobility::PinnedInPlace,
-                Kind::Movable if self.plan.migration().is_opted_out => Mobility::OptedOut,
                 Kind::Movable => Mobility::Movable,
             },
             placement: self.placement(index).unwrap_or(piece.placement),

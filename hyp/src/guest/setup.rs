@@ -39,13 +39,14 @@ pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>
 
 /// Defines the guests of `configuration` that fit the host, and starts those that start at boot.
 pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configuration<'static>>>) {
-    let Some(mut configuration) = configuration else { return };
+    let Some(mut configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
     if let Some(tree) = arch::host_tree() {
         configuration.fit_nodes(tree, &mut tell);
     }
     configuration.fit(&room(board), &mut tell);
     define_all(board, &configuration);
+    super::claims::set_owners(&configuration.pools);
     for refused in &configuration.refused {
         refused::add(refused.name, refused.finding.to_string());
     }

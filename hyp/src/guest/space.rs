@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
-use stage2::frame::{Contents, Mapping, State};
+use stage2::frame::{Contents, Mapping};
 use stage2::memory::{Kind, Request};
 use stage2::migrate;
 use stage2::owner::{GuestId, Owner};
@@ -165,6 +165,16 @@ impl Space {
         self.is_open.load(Ordering::SeqCst).then_some(&self.inner)
     }
 
+    /// The space, open or not.
+    pub(super) fn any(&self) -> &migrate::Space<Tables, Tlb> {
+        &self.inner
+    }
+
+    /// One past the last address that a guest can have.
+    pub(super) fn ipa_limit(&self) -> u64 {
+        self.inner.with(&Host, |stage2| stage2.geometry().ipa_limit())
+    }
+
     /// What VTTBR_EL2 holds while the guest runs.
     pub(super) fn vttbr(&self) -> u64 {
         self.vttbr
@@ -265,8 +275,8 @@ impl Space {
                 let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
                 let free = |leaf: Leaf| {
                     let frame = Frame::containing(leaf.pa());
-                    // What lies in place was not allocated.
-                    if own::MEMORY.frame_info(frame).is_some_and(|info| info.state == State::Used) {
+                    // What lies in place was not allocated, and what was claimed is the pool's.
+                    if own::MEMORY.frame_info(frame).is_some_and(|info| info.owner == Some(owner)) {
                         own::free(frame, leaf.level().order(), owner, Contents::Dirty);
                     }
                 };

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod claims;
 mod console;
 mod guest;
 mod guests;
@@ -9,6 +10,7 @@ mod jobs;
 mod log;
 mod memory;
 mod migrate;
+mod pools;
 mod stats;
 mod top;
 mod trace;
@@ -235,6 +237,57 @@ pub const COMMANDS: &[Command] = &[
         run: jobs::rate,
     },
     Command {
+        name: "pools",
+        parameters: &[],
+        summary: "list the pools: what is lent, claimed, and can be claimed",
+        details: "A pool's memory is lent to guests until its owner claims it.",
+        example: "pools",
+        run: pools::list,
+    },
+    Command {
+        name: "pool",
+        parameters: &[required("POOL", Kind::Pool)],
+        summary: "show a pool: how much can be claimed now, what is in the way of the rest, a map",
+        details: "",
+        example: "pool video",
+        run: pools::show,
+    },
+    Command {
+        name: "claim",
+        parameters: &[
+            required("POOL|NUMBER|cancel", CLAIM),
+            optional(
+                "SIZE|SIZE@ADDRESS|NUMBER",
+                Kind::Any("a size like 64M, or a range like 64M@0x48000000"),
+            ),
+            optional("ALIGNMENT", Kind::Size),
+        ],
+        summary: "take contiguous memory out of a pool; show or cancel a claim",
+        details: "Tenants are moved away. The command returns at once: see claims, and claim NUMBER for one with \
+                  its tries. claim cancel NUMBER ends one: what it did is undone.",
+        example: "claim video 64M",
+        run: claims::claim,
+    },
+    Command {
+        name: "claims",
+        parameters: &[optional("stats", Kind::Word(&["stats"]))],
+        summary: "list claims and releases, or show their counters and latencies",
+        details: "",
+        example: "claims stats",
+        run: claims::statistics,
+    },
+    Command {
+        name: "release",
+        parameters: &[
+            required("POOL|NUMBER", Kind::Either(&Kind::Number(1, u32::MAX as u64), &Kind::Pool)),
+            optional("SIZE@ADDRESS", Kind::Any("a range like 64M@0x48000000")),
+        ],
+        summary: "give back what was claimed: a claim's range, any range, or all of a pool",
+        details: "It is scrubbed and lent again.",
+        example: "release 3",
+        run: claims::release,
+    },
+    Command {
         name: "console",
         parameters: &[
             optional("NAME|all|front", Kind::Either(&Kind::Console, &Kind::Word(&["all", "front"]))),
@@ -308,6 +361,10 @@ pub const COMMANDS: &[Command] = &[
         run: watch::run,
     },
 ];
+
+/// What `claim` takes first.
+const CLAIM: Kind =
+    Kind::Either(&Kind::Number(1, u32::MAX as u64), &Kind::Either(&Kind::Pool, &Kind::Word(&["cancel"])));
 
 /// The command with this name.
 pub fn find(name: &str) -> Option<&'static Command> {

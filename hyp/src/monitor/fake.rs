@@ -17,6 +17,7 @@ use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
 
+use super::fake_pools::FakePools;
 use super::machine::{
     Backing, Controller, Cpu, Guest, GuestState, Machine, Making, Reason, Region, Version, reason,
 };
@@ -38,6 +39,8 @@ pub(super) struct Fake {
     log: Box<Ring>,
     /// alpha's and beta's trees.
     made: Vec<(AlignedBlob, Choice)>,
+    /// Pools, where a test wants some.
+    pub pools: Option<FakePools>,
 }
 
 /// A tree with no more than the monitor looks at.
@@ -131,6 +134,7 @@ impl Fake {
             counters,
             traces,
             log,
+            pools: None,
             made: vec![
                 (
                     tree("console=ttyAMA0 movablecore=256M"),
@@ -294,7 +298,14 @@ impl Machine for Fake {
 
     fn memory(&self) -> Option<&Memory<'static>> {
         static MEMORY: OnceLock<Box<Memory<'static>>> = OnceLock::new();
+        if let Some(pools) = &self.pools {
+            return Some(pools.memory);
+        }
         Some(MEMORY.get_or_init(memory))
+    }
+
+    fn claiming(&self) -> Option<&dyn super::claiming::Claiming> {
+        Some(self.pools.as_ref()?)
     }
 
     fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {

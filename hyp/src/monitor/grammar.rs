@@ -29,6 +29,10 @@ pub enum Kind {
     Controllers,
     /// A part of a guest's RAM ([`Region`]).
     Region,
+    /// A pool's name.
+    Pool,
+    /// Anything without a space, which the command understands itself: what it is called.
+    Any(&'static str),
     /// A console: a guest's name or `monitor`.
     Console,
     /// A command's name.
@@ -309,6 +313,11 @@ fn understand<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Ar
             let is_known = |name| understand(Kind::Controller, name, machine).is_some();
             word.split(',').all(is_known).then_some(Argument::Word(word))
         }
+        Kind::Pool => {
+            let pools = machine.claiming()?.claims().pools()?;
+            pools.find(word).map(|_| Argument::Word(word))
+        }
+        Kind::Any(_) => Some(Argument::Word(word)),
         Kind::Region => Region::parse(word).map(|_| Argument::Word(word)),
         Kind::Console => find_console(word, machine).map(Argument::Console),
         Kind::Command => Some(Argument::Word(word)),
@@ -364,7 +373,8 @@ impl fmt::Display for Expected<'_> {
             Kind::Controllers => {
                 write!(f, "names out of {}, with commas between", Self { kind: Kind::Controller, ..*self })
             }
-            Kind::Guest | Kind::Controller | Kind::Console | Kind::Word(_) | Kind::Level => {
+            Kind::Any(what) => f.write_str(what),
+            Kind::Guest | Kind::Controller | Kind::Console | Kind::Pool | Kind::Word(_) | Kind::Level => {
                 let mut is_first = true;
                 each_choice(self.kind, self.machine, &mut |choice| {
                     let _ = f.write_str(if is_first { "" } else { ", " });
@@ -408,7 +418,11 @@ pub fn each_choice(kind: Kind, machine: &dyn Machine, take: &mut dyn FnMut(&str)
             each_choice(*other, machine, take);
         }
         Kind::Region => ["all", "dmbs", "dmb0", "ram0"].into_iter().for_each(take),
-        Kind::Number(..) | Kind::Size => {}
+        Kind::Pool => {
+            let pools = machine.claiming().and_then(|claiming| claiming.claims().pools());
+            pools.into_iter().flat_map(|pools| pools.iter()).for_each(|(_, pool)| take(pool.name.as_str()));
+        }
+        Kind::Number(..) | Kind::Size | Kind::Any(_) => {}
     }
 }
 

@@ -6,6 +6,7 @@ use core::fmt::{self, Write};
 use guest_dts::build::Choice;
 use stage2::memory::Memory;
 
+use super::claiming::Claiming;
 use super::migration::Migration;
 use super::mux::{Console, Status, View};
 use super::statistics::Counters;
@@ -271,6 +272,11 @@ pub trait Machine {
 
     /// Migration, where the machine has it.
     fn migration(&self) -> Option<&dyn Migration> {
+        None
+    }
+
+    /// Pools and claims, where the machine has them.
+    fn claiming(&self) -> Option<&dyn Claiming> {
         None
     }
 

@@ -1,11 +1,14 @@
 //! The serial console: multiplexer, shell, commands, reports.
 #![allow(clippy::result_large_err, reason = "what went wrong is told in text, on the stack, and seldom")]
 
+pub mod claiming;
 pub mod command;
 mod complete;
 pub mod editor;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fake_pools;
 pub mod grammar;
 pub mod machine;
 pub mod migration;

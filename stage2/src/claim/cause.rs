@@ -54,30 +54,51 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The names of all, by number.
+    pub const NAMES: [&str; Self::COUNT] = [
+        "nothing",
+        "no-range",
+        "foreign",
+        "claimed",
+        "not-claimed",
+        "fixed",
+        "reserved",
+        "retired",
+        "isolated",
+        "pinned",
+        "opted-out",
+        "placement",
+        "no-frame",
+        "no-table",
+        "busy",
+        "no-window",
+        "cancelled",
+        "owner-gone",
+    ];
     /// How many there are.
-    pub const COUNT: usize = 18;
+    pub(super) const COUNT: usize = 18;
 
-    /// Its number, below [`Self::COUNT`], and its name.
-    pub const fn index_and_name(self) -> (usize, &'static str) {
+    /// Its number, below [`Self::COUNT`].
+    pub const fn index(self) -> usize {
         match self {
-            Self::Nothing => (0, "nothing"),
-            Self::NoRange => (1, "no-range"),
-            Self::Foreign => (2, "foreign"),
-            Self::Claimed => (3, "claimed"),
-            Self::NotClaimed => (4, "not-claimed"),
-            Self::Fixed(_) => (5, "fixed"),
-            Self::Reserved => (6, "reserved"),
-            Self::Retired => (7, "retired"),
-            Self::Isolated => (8, "isolated"),
-            Self::PinnedInPlace => (9, "pinned"),
-            Self::OptedOut => (10, "opted-out"),
-            Self::Placement => (11, "placement"),
-            Self::NoFrame { .. } => (12, "no-frame"),
-            Self::NoTable => (13, "no-table"),
-            Self::Busy => (14, "busy"),
-            Self::NoWindow => (15, "no-window"),
-            Self::Cancelled => (16, "cancelled"),
-            Self::OwnerGone => (17, "owner-gone"),
+            Self::Nothing => 0,
+            Self::NoRange => 1,
+            Self::Foreign => 2,
+            Self::Claimed => 3,
+            Self::NotClaimed => 4,
+            Self::Fixed(_) => 5,
+            Self::Reserved => 6,
+            Self::Retired => 7,
+            Self::Isolated => 8,
+            Self::PinnedInPlace => 9,
+            Self::OptedOut => 10,
+            Self::Placement => 11,
+            Self::NoFrame { .. } => 12,
+            Self::NoTable => 13,
+            Self::Busy => 14,
+            Self::NoWindow => 15,
+            Self::Cancelled => 16,
+            Self::OwnerGone => 17,
         }
     }
 

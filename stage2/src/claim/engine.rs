@@ -149,6 +149,21 @@ impl Claims {
         records.all().filter(|report| report.id > after).min_by_key(|report| report.id).cloned()
     }
 
+    /// Gives back all that `claimant` has of `pool` and that no guest sees: for an owner without windows.
+    ///
+    /// # Errors
+    /// [`RequestError::NoSuchPool`]; [`RequestError::NotOwner`] where the pool is somebody else's.
+    pub fn release_all(&self, claimant: Claimant, pool: PoolId) -> Result<(), RequestError> {
+        let pools = self.pools().ok_or(RequestError::NoSuchPool)?;
+        pools.get(pool).ok_or(RequestError::NoSuchPool)?;
+        match self.records().owner(pools, pool) {
+            Some(owner) if owner != claimant => return Err(RequestError::NotOwner { owner }),
+            _ => {}
+        }
+        self.abandoned.fetch_or(1 << pool.index(), Ordering::Relaxed);
+        Ok(())
+    }
+
     /// `guest` stops or resets: what it asked for ends, and all that it claimed is given back. No vCPU of the guest may
     /// run. Clear its windows after this call and before one runs again.
     pub fn abandon(&self, time: &impl Time, guest: GuestId) {
@@ -171,7 +186,7 @@ impl Claims {
         let started = host.now();
         loop {
             match worker.turn(self, host, engine) {
-                Turn::Worked if host.now().wrapping_sub(started) < ticks => {}
+                Turn::Worked if host.now().wrapping_sub(started) < ticks && !host.is_wanted() => {}
                 Turn::Worked => return Step::More,
                 Turn::Waiting => return Step::Waiting,
                 Turn::Idle => return Step::Idle,

@@ -32,6 +32,10 @@ enum Owner {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place(usize);
 
+impl Place {
+    pub(super) const FIRST: Self = Self(0);
+}
+
 /// Where the records of `claimant` are.
 fn places(claimant: Claimant) -> core::ops::Range<usize> {
     match claimant {

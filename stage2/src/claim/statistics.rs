@@ -93,7 +93,7 @@ impl Statistics {
         }
     }
 
-    /// How many claims failed for the cause with this number ([`Cause::index_and_name`]).
+    /// How many claims failed for the cause with this number ([`Cause::index`]).
     pub fn failed(&self, cause: usize) -> u64 {
         self.failed.get(cause).map_or(0, |counter| counter.load(Relaxed))
     }
@@ -155,8 +155,7 @@ impl Statistics {
             State::Cancelled => self.count_cancelled(),
             State::Released => _ = self.released.fetch_add(1, Relaxed),
             State::Failed if report.kind == Kind::Claim => {
-                let (index, _) = report.blocker.cause.index_and_name();
-                self.failed[index].fetch_add(1, Relaxed);
+                self.failed[report.blocker.cause.index()].fetch_add(1, Relaxed);
             }
             _ => {}
         }

@@ -32,8 +32,11 @@ pub(super) enum Turn {
     Idle,
 }
 
-/// What the next turn does.
+/// What the next turn does. The first is all zero bytes.
+#[repr(u8)]
 enum Phase {
+    /// There is no operation.
+    Idle,
     /// Looks for a range.
     Choose(Search),
     /// Isolates the range from this frame number on.
@@ -66,25 +69,28 @@ struct Active {
 
 /// The worker's state between turns.
 pub(super) struct Worker {
-    active: Option<Active>,
+    active: Active,
     /// Where the search for what an owner that is gone has left goes on.
     reclaimed: u64,
 }
 
 impl Worker {
     pub(super) const fn new() -> Self {
-        Self { active: None, reclaimed: 0 }
+        Self { active: Active::NONE, reclaimed: 0 }
     }
 
     /// Does the next thing.
     pub(super) fn turn<H: Host>(&mut self, claims: &Claims, host: &H, engine: &Engine) -> Turn {
-        let Some(mut active) = self.active.take() else { return self.start_next(claims, host) };
-        let turn = active.turn(claims, host, engine);
-        if let Some(turn) = turn {
-            self.active = Some(active);
-            return turn;
+        if matches!(self.active.phase, Phase::Idle) {
+            return self.start_next(claims, host);
         }
-        Turn::Worked
+        match self.active.turn(claims, host, engine) {
+            Some(turn) => turn,
+            None => {
+                self.active = Active::NONE;
+                Turn::Worked
+            }
+        }
     }
 
     fn start_next<H: Host>(&mut self, claims: &Claims, host: &H) -> Turn {
@@ -93,6 +99,9 @@ impl Worker {
         }
         let Some((place, report)) = claims.start_next(host) else { return Turn::Idle };
         let Some(pool) = claims.pools().and_then(|pools| pools.get(report.pool)) else { return Turn::Idle };
+        if report.kind == Kind::Claim {
+            claims.statistics().count_tried();
+        }
         let (range, phase) = match (report.kind, report.wish) {
             (Kind::Claim, Wish::Sized { frames, align }) => {
                 (FrameRange::EMPTY, Phase::Choose(Search::new(pool.range, frames, align)))
@@ -104,25 +113,28 @@ impl Worker {
             (Kind::Release, Wish::Exactly(range)) => (range, Phase::Verify(range.start())),
             (Kind::Release, Wish::Sized { .. }) => return Turn::Worked,
         };
-        self.active = Some(Active {
-            place,
-            pool: report.pool,
-            range,
-            isolated: None,
-            taken: range.start(),
-            rounds: 0,
-            barred: heapless::Vec::new(),
-            phase,
-        });
+        self.active = Active { place, pool: report.pool, range, taken: range.start(), phase, ..Active::NONE };
         Turn::Worked
     }
 }
 
 impl Active {
+    const NONE: Self = Self {
+        place: Place::FIRST,
+        pool: PoolId::FIRST,
+        range: FrameRange::EMPTY,
+        isolated: None,
+        taken: 0,
+        rounds: 0,
+        barred: heapless::Vec::new(),
+        phase: Phase::Idle,
+    };
+
     /// One turn; `None`: the operation is over.
     fn turn<H: Host>(&mut self, claims: &Claims, host: &H, engine: &Engine) -> Option<Turn> {
-        let phase = core::mem::replace(&mut self.phase, Phase::Undo(Blocker::default()));
+        let phase = core::mem::replace(&mut self.phase, Phase::Idle);
         let next = match phase {
+            Phase::Idle => None,
             Phase::Choose(search) => self.choose(claims, host, search),
             Phase::Isolate(next) => self.isolate(claims, host, next),
             Phase::Move(job) => self.wait(claims, host, engine, job),
@@ -169,9 +181,7 @@ impl Active {
             let blocker = Blocker { frame: self.pool_range(claims).first(), cause: Cause::NoRange };
             return Some(Phase::Undo(blocker));
         };
-        if is_first {
-            claims.statistics().count_tried();
-        } else {
+        if !is_first {
             claims.statistics().count_retry();
         }
         let lent = search.lent_per_cent();

@@ -195,6 +195,13 @@ impl Engine {
         step
     }
 
+    /// Charges `ticks` that were spent on other work of the same kind to who pays for them.
+    pub fn charge(&self, time: &impl Time, payer: Payer, ticks: u64) {
+        if let Payer::Guest(guest) = payer {
+            self.charge_share(time, guest, ticks);
+        }
+    }
+
     fn charge_share(&self, time: &impl Time, guest: GuestId, ticks: u64) {
         let cost = scaled(ticks, 100, self.policy.share_per_cent().into());
         self.shares[guest.index() % MAX_GUESTS].charge(time.now(), cost);

@@ -41,6 +41,8 @@ pub struct Pool {
     pub name: Name,
     /// The guest that the configuration names as its owner.
     pub bound: Option<GuestId>,
+    /// Whether what the guest claims appears at its physical address.
+    pub is_in_place: bool,
 }
 
 /// All pools of the machine.
@@ -50,17 +52,26 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The pools that were designated in `map`. `owner` says which guest the configuration names as a pool's owner.
-    pub fn of(map: &BootMap, mut owner: impl FnMut(&str) -> Option<GuestId>) -> Self {
+    /// The pools that were designated in `map`, without owners.
+    pub fn of(map: &BootMap) -> Self {
         let pools = map.pools().iter().map(|pool| Pool {
             range: pool.range,
             controller: pool.controller,
             block: pool.block,
             source: pool.source,
             name: pool.name,
-            bound: owner(pool.name.as_str()),
+            bound: None,
+            is_in_place: false,
         });
         Self { list: pools.collect() }
+    }
+
+    /// The configuration names `guest` as the owner of the pool with this number.
+    pub fn bind(&mut self, id: PoolId, guest: GuestId, is_in_place: bool) {
+        if let Some(pool) = self.list.get_mut(id.index()) {
+            pool.bound = Some(guest);
+            pool.is_in_place = is_in_place;
+        }
     }
 
     /// The pool with this number.
@@ -108,7 +119,8 @@ mod tests {
         ];
         dmb::designate(&mut map, &Wishes { nodes: &nodes, ..Wishes::default() }).unwrap();
         let guest = GuestId::try_new(1).unwrap();
-        let pools = Pools::of(&map, |name| (name == "video").then_some(guest));
+        let mut pools = Pools::of(&map);
+        pools.bind(pools.find("video").unwrap(), guest, false);
         let (video, camera) = (pools.find("video").unwrap(), pools.find("camera").unwrap());
         assert_eq!(pools.get(video).unwrap().block, Some(0));
         assert_eq!(pools.get(video).unwrap().bound, Some(guest));

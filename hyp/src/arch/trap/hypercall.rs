@@ -3,6 +3,7 @@
 use super::skip_instruction;
 use crate::arch::vectors::Frame;
 use crate::arch::{cpu, firmware};
+use crate::device::pool_call;
 use crate::device::psci::{self, Action};
 use crate::device::smccc::{self, Call, Firmware, NOT_SUPPORTED};
 use crate::guest::{self, StopReason};
@@ -36,7 +37,15 @@ fn call(frame: &mut Frame, esr: u64) {
             }
         }
         Call::Psci(call) => psci(frame, vcpu, call),
-        Call::Vendor(_) | Call::Unknown => frame.x[0] = smccc::status(NOT_SUPPORTED),
+        Call::Vendor(id) => {
+            let arguments = [frame.x[1], frame.x[2], frame.x[3]].map(|argument| id.argument(argument));
+            let values = match pool_call::decode(id, arguments) {
+                Some(call) => guest::claims::call(vcpu.guest(), call),
+                None => pool_call::UNKNOWN,
+            };
+            frame.x[..4].copy_from_slice(&values);
+        }
+        Call::Unknown => frame.x[0] = smccc::status(NOT_SUPPORTED),
     }
 }
 

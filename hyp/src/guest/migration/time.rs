@@ -4,8 +4,9 @@ use super::{ANNOUNCED, DONE, ENGINE, Host, has_work};
 use crate::arch::cpu::PerCpu;
 use crate::arch::features::{MigrationTraps, has_caches_on, is_interrupt_pending};
 use crate::arch::{timer, vcpu};
-use crate::guest::{Guest, Vcpu};
+use crate::guest::{Guest, Vcpu, claims};
 use core::sync::atomic::{AtomicU64, Ordering};
+use stage2::claim;
 use stage2::migrate::{Payer, Step};
 
 /// When an idle CPU last worked.
@@ -25,9 +26,20 @@ fn step_idle(ticks: u64) -> Step {
 
 fn step(ticks: u64, payer: Payer) -> Step {
     let announced = ANNOUNCED.load(Ordering::SeqCst);
-    let step = ENGINE.step(&Host, ticks, payer);
-    if step == Step::Idle {
-        DONE.store(announced, Ordering::SeqCst);
+    let started = timer::now();
+    let claims = claims::step(ticks);
+    let spent = timer::now().wrapping_sub(started);
+    ENGINE.charge(&Host, payer, spent);
+    if claims == claim::Step::More {
+        return Step::More;
+    }
+    let step = ENGINE.step(&Host, ticks.saturating_sub(spent), payer);
+    match (step, claims) {
+        (Step::Idle, claim::Step::Idle) => DONE.store(announced, Ordering::SeqCst),
+        // Its job is over: the claim goes on.
+        (Step::Idle, claim::Step::Waiting) => return Step::More,
+        (Step::Idle, _) => return Step::Busy,
+        _ => {}
     }
     step
 }

@@ -2,6 +2,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::super::fake::{Fake, Script};
+use super::super::fake_pools::FakePools;
 use super::super::machine::GuestState;
 use super::super::mux::{Console, View};
 use super::super::statistics::Exit;
@@ -109,6 +110,62 @@ fn reports_as_json() {
     ] {
         let line = format!("{line} --json");
         assert_snapshot!(name(&line), output(&line));
+    }
+}
+
+#[test]
+fn pools_are_claimed_and_released() {
+    let mut machine = Fake::new();
+    machine.pools = Some(FakePools::new());
+    let mut text = String::new();
+    for line in [
+        "pools",
+        "claim video 8M",
+        "claim video 3M 1M",
+        "claim video 2M@0x84000000",
+        "claim 3",
+        "claim video 64M",
+        "claims",
+        "claim cancel 3",
+        "claim 4",
+        "claim camera 2M",
+        "claim video 65M",
+        "claim video 2M@0x8a000000",
+        "claim video 4K@0x84000800",
+        "claim video",
+        "claim audio 2M",
+        "claim cancel 99",
+        "pool video",
+        "pool camera",
+        "claims stats",
+        "release 1",
+        "release 1",
+        "release video 1M@0x84000000",
+        "release 3",
+        "claims",
+        "release video",
+        "pools --exact",
+        "pools --json",
+        "pool video --json",
+        "claims --json",
+        "claims stats --json",
+        "claim 2 --json",
+        "release video --json",
+    ] {
+        let said = output_of(&machine, line);
+        if !line.contains("--") {
+            let is_narrow = |line: &str| line.starts_with("error") || line.chars().count() <= 80;
+            assert!(said.lines().all(is_narrow), "{said}");
+        }
+        text += &format!("> {line}\n{said}");
+    }
+    assert_snapshot!(text);
+}
+
+#[test]
+fn without_pools_the_commands_say_so() {
+    for line in ["pools", "claims", "claims stats"] {
+        assert_eq!(output(line), "error: there are no pools\n");
     }
 }
 

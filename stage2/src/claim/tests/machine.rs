@@ -216,7 +216,10 @@ impl Machine {
             let digit = name.strip_prefix('g')?.chars().next()?.to_digit(10)?;
             GuestId::try_new(digit as u8)
         };
-        let pools = Pools::of(&map, owner);
+        let mut pools = Pools::of(&map);
+        let bound: Vec<_> =
+            pools.iter().filter_map(|(id, pool)| Some((id, owner(pool.name.as_str())?))).collect();
+        bound.into_iter().for_each(|(id, guest)| pools.bind(id, guest, false));
         let words: &'static [AtomicU32] =
             Vec::leak((0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0x5a5a_5a5a)).collect());
         let memory: &'static Memory<'static> = Box::leak(Box::new(Memory::new()));

@@ -81,6 +81,20 @@ pub fn use_table(root: usize) {
     crate::instruction!("tlbi vmalle1", "ic iallu", "dsb nsh", "isb");
 }
 
+/// Lets the gibibyte of virtual addresses with this number lead to normal memory at `address`, a multiple of a gibibyte.
+/// Only while there is one CPU. Returns the first virtual address.
+pub fn alias(number: usize, address: u64) -> usize {
+    // SAFETY: the only CPU; nothing lies in the gibibytes that callers choose.
+    let entry = unsafe { &mut (*TABLES.0.get())[0].0[number % 512] };
+    // SAFETY: a table entry; the walker may read it at any time.
+    unsafe { core::ptr::write_volatile(entry, 0) };
+    crate::instruction!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb");
+    // SAFETY: as before.
+    unsafe { core::ptr::write_volatile(entry, address | NORMAL | VALID) };
+    crate::instruction!("dsb ishst", "isb");
+    number % 512 * GIBIBYTE
+}
+
 fn fill(root: &mut Table, edges: &mut [Table], ram: &[Range]) {
     let mut edges = edges.iter_mut();
     for (index, entry) in root.0.iter_mut().enumerate() {

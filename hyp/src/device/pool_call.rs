@@ -1,0 +1,422 @@
+//! Hypercalls by which a guest claims memory out of the pools that it owns.
+//!
+//! They are fast calls in the vendor-specific hypervisor range of the SMC Calling Convention (Arm DEN 0028, 64-bit), by
+//! HVC or SMC. A guest first checks Ballast's UID (0x8600_FF01) and asks which functions there are.
+//!
+//! | function | identifier | X1 | X2 | X3 |
+//! |---|---|---|---|---|
+//! | FEATURES | 0x8600_0000 | | | |
+//! | POOL_INFO | 0xC600_0010 | pool | | |
+//! | CLAIM | 0xC600_0011 | pool | bytes | alignment in bytes, 0: natural |
+//! | CLAIM_AT | 0xC600_0012 | pool | offset in the pool | bytes |
+//! | RELEASE | 0xC600_0013 | IPA | bytes | |
+//! | STATUS | 0xC600_0014 | ticket | | |
+//! | CANCEL | 0xC600_0015 | ticket | | |
+//!
+//! Pools are counted from 0 among those that the guest owns. X0 is a [`Status`]:
+//!
+//! | function | X1 | X2 | X3 |
+//! |---|---|---|---|
+//! | FEATURES (X0 is not a status: bit 0) | bit n: function 0x10 + n is there | | |
+//! | POOL_INFO | bytes | IPA of the pool's window | bytes claimed |
+//! | CLAIM, CLAIM_AT, RELEASE | ticket | | |
+//! | STATUS, of what is under way ([`Status::Pending`]) | per cent done | | |
+//! | STATUS, of what succeeded | IPA | PA, where the window is 1:1, else all ones | bytes |
+//!
+//! CLAIM and RELEASE return at once; STATUS says how they get on. What was claimed appears in the pool's window at the
+//! IPA that STATUS gives, contiguous in IPA and PA, all zero. What is released is out of the window before it is scrubbed
+//! and lent again; any part of what was claimed can be released, in units of 4 KiB. A guest has at most two operations
+//! open at a time, and its last two tickets are remembered. A guest that stops or resets gives back all that it claimed.
+
+use super::smccc::{FunctionId, INVALID_PARAMETER, NOT_SUPPORTED, status};
+use stage2::addr::{FRAME_SIZE, Ipa};
+use stage2::claim::{Cause, ClaimId, Report, RequestError, State, Wish};
+use stage2::owner::PoolId;
+use stage2::range::FrameRange;
+
+const FEATURES: u32 = 0x8600_0000;
+/// The first of the 64-bit functions.
+const FIRST: u32 = 0xc600_0010;
+/// How many there are.
+const COUNT: u32 = 6;
+
+/// How a call, or what a ticket stands for, came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Status {
+    /// It is done.
+    Success = 0,
+    /// It is under way.
+    Pending = 1,
+    /// An argument is none: a size, alignment or offset of no whole frames, a range outside.
+    InvalidParameter = INVALID_PARAMETER,
+    /// The guest has no such pool.
+    NoPool = -16,
+    /// More than the pool has.
+    TooLarge = -17,
+    /// Too many operations are open.
+    Busy = -18,
+    /// The guest has no such ticket, or has it no more.
+    NoTicket = -19,
+    /// Too late: it is over, or cannot be cancelled.
+    TooLate = -20,
+    /// No range of that size and alignment is left, or the range asked for is claimed.
+    NoRange = -32,
+    /// There are too few free frames elsewhere for those who have the range now.
+    NoMemory = -33,
+    /// Something in the range cannot be moved.
+    Blocked = -34,
+    /// Not all of the range was claimed.
+    NotClaimed = -35,
+    /// It was cancelled.
+    Cancelled = -36,
+    /// The window has no room.
+    NoWindow = -37,
+}
+
+/// A call, with arguments that are not checked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Which functions there are.
+    Features,
+    /// What a pool is.
+    Info {
+        /// Its number among the guest's.
+        pool: u64,
+    },
+    /// Claims any range.
+    Claim {
+        /// The pool's number.
+        pool: u64,
+        /// Bytes.
+        bytes: u64,
+        /// Alignment in bytes; 0: natural.
+        align: u64,
+    },
+    /// Claims one range.
+    ClaimAt {
+        /// The pool's number.
+        pool: u64,
+        /// Bytes from the pool's start.
+        offset: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Gives back.
+    Release {
+        /// Where it appears.
+        ipa: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// How an operation stands.
+    Status {
+        /// Its ticket.
+        ticket: u64,
+    },
+    /// Ends a claim.
+    Cancel {
+        /// Its ticket.
+        ticket: u64,
+    },
+}
+
+/// A pool that the calling guest owns.
+#[derive(Clone, Copy, Debug)]
+pub struct Owned {
+    /// Its number on the machine.
+    pub id: PoolId,
+    /// Its frames.
+    pub range: FrameRange,
+    /// Where the first appears, if there is room.
+    pub window: Option<Ipa>,
+    /// Frames claimed.
+    pub claimed: u64,
+    /// Whether it appears at its physical address.
+    pub is_in_place: bool,
+}
+
+/// The calling guest.
+pub trait Owner {
+    /// A pool of its own.
+    fn pool(&self, index: usize) -> Option<Owned>;
+    /// Queues a claim.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    fn claim(&self, pool: PoolId, wish: Wish) -> Result<ClaimId, RequestError>;
+    /// Queues a release.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    fn release(&self, pool: PoolId, range: FrameRange) -> Result<ClaimId, RequestError>;
+    /// Cancels a claim.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn cancel(&self, id: ClaimId) -> Result<(), RequestError>;
+    /// How an operation stands.
+    fn report(&self, id: ClaimId) -> Option<Report>;
+}
+
+/// The call `id` with what the guest had in X1 to X3; `None`: there is no such function.
+pub fn decode(id: FunctionId, [first, second, third]: [u64; 3]) -> Option<Call> {
+    Some(match id.get() {
+        FEATURES => Call::Features,
+        0xc600_0010 => Call::Info { pool: first },
+        0xc600_0011 => Call::Claim { pool: first, bytes: second, align: third },
+        0xc600_0012 => Call::ClaimAt { pool: first, offset: second, bytes: third },
+        0xc600_0013 => Call::Release { ipa: first, bytes: second },
+        0xc600_0014 => Call::Status { ticket: first },
+        0xc600_0015 => Call::Cancel { ticket: first },
+        _ => return None,
+    })
+}
+
+/// What goes to X0 to X3.
+pub fn answer(call: Call, owner: &impl Owner) -> [u64; 4] {
+    match try_answer(call, owner) {
+        Ok(values) => values,
+        Err(error) => [status(error as i32), 0, 0, 0],
+    }
+}
+
+/// The answer to a call that is none.
+pub const UNKNOWN: [u64; 4] = [status(NOT_SUPPORTED), 0, 0, 0];
+
+fn try_answer(call: Call, owner: &impl Owner) -> Result<[u64; 4], Status> {
+    let pool_of =
+        |index: u64| usize::try_from(index).ok().and_then(|index| owner.pool(index)).ok_or(Status::NoPool);
+    let ticket = |id: ClaimId| [Status::Success as u64, id.get().into(), 0, 0];
+    Ok(match call {
+        Call::Features => [1, (1 << COUNT) - 1, 0, 0],
+        Call::Info { pool } => {
+            let pool = pool_of(pool)?;
+            let window = pool.window.ok_or(Status::NoWindow)?;
+            [Status::Success as u64, pool.range.bytes(), window.get(), pool.claimed * FRAME_SIZE]
+        }
+        Call::Claim { pool, bytes, align } => {
+            let pool = pool_of(pool)?;
+            let bytes = whole_frames(bytes)? * FRAME_SIZE;
+            let wish = match align {
+                0 => Wish::of_size(bytes),
+                _ if !align.is_power_of_two() => return Err(Status::InvalidParameter),
+                _ => Wish::Sized { frames: bytes / FRAME_SIZE, align: whole_frames(align)? },
+            };
+            ticket(owner.claim(pool.id, wish).map_err(refusal)?)
+        }
+        Call::ClaimAt { pool, offset, bytes } => {
+            let pool = pool_of(pool)?;
+            let range = part(pool.range, offset, bytes)?;
+            ticket(owner.claim(pool.id, Wish::Exactly(range)).map_err(refusal)?)
+        }
+        Call::Release { ipa, bytes } => {
+            let (pool, offset) = (0..)
+                .map_while(|index| owner.pool(index))
+                .find_map(|pool| {
+                    let offset = ipa.checked_sub(pool.window?.get())?;
+                    (offset < pool.range.bytes()).then_some((pool, offset))
+                })
+                .ok_or(Status::InvalidParameter)?;
+            ticket(owner.release(pool.id, part(pool.range, offset, bytes)?).map_err(refusal)?)
+        }
+        Call::Status { ticket } => status_of(&report(owner, ticket)?, owner)?,
+        Call::Cancel { ticket } => {
+            let id = report(owner, ticket)?.id;
+            owner.cancel(id).map_err(refusal)?;
+            [Status::Success as u64, 0, 0, 0]
+        }
+    })
+}
+
+/// The frames of `bytes` bytes, which have to be whole ones and at least one.
+fn whole_frames(bytes: u64) -> Result<u64, Status> {
+    match bytes {
+        0 => Err(Status::InvalidParameter),
+        _ if bytes.is_multiple_of(FRAME_SIZE) => Ok(bytes / FRAME_SIZE),
+        _ => Err(Status::InvalidParameter),
+    }
+}
+
+/// `bytes` bytes of `pool` from `offset` on.
+fn part(pool: FrameRange, offset: u64, bytes: u64) -> Result<FrameRange, Status> {
+    let frames = whole_frames(bytes)?;
+    if !offset.is_multiple_of(FRAME_SIZE) {
+        return Err(Status::InvalidParameter);
+    }
+    let start = pool.start().checked_add(offset / FRAME_SIZE).ok_or(Status::InvalidParameter)?;
+    let end = start.checked_add(frames).ok_or(Status::InvalidParameter)?;
+    let range = FrameRange::from_numbers(start, end).ok_or(Status::InvalidParameter)?;
+    if pool.contains_range(range) { Ok(range) } else { Err(Status::InvalidParameter) }
+}
+
+fn report(owner: &impl Owner, ticket: u64) -> Result<Report, Status> {
+    let id = u32::try_from(ticket).map_err(|_| Status::NoTicket)?;
+    owner.report(ClaimId::new(id)).ok_or(Status::NoTicket)
+}
+
+fn status_of(report: &Report, owner: &impl Owner) -> Result<[u64; 4], Status> {
+    match report.state {
+        State::Granted | State::Released => {
+            let pool = (0..).map_while(|index| owner.pool(index)).find(|pool| pool.id == report.pool);
+            let pa = match pool {
+                Some(pool) if pool.is_in_place => report.range.base().get(),
+                _ => u64::MAX,
+            };
+            Ok([Status::Success as u64, report.ipa.get(), pa, report.range.bytes()])
+        }
+        State::Failed => Err(failure(report.blocker.cause)),
+        State::Cancelled => Err(Status::Cancelled),
+        _ => Ok([Status::Pending as u64, report.per_cent(), 0, 0]),
+    }
+}
+
+fn refusal(error: RequestError) -> Status {
+    match error {
+        RequestError::NoSuchPool | RequestError::NotOwner { .. } | RequestError::NotNamed => Status::NoPool,
+        RequestError::TooLarge { .. } => Status::TooLarge,
+        RequestError::TooManyOpen => Status::Busy,
+        RequestError::NoSuchClaim(_) => Status::NoTicket,
+        RequestError::IsOver(_) | RequestError::IsRelease(_) => Status::TooLate,
+        RequestError::Empty | RequestError::BadAlignment { .. } | RequestError::OutsidePool { .. } => {
+            Status::InvalidParameter
+        }
+    }
+}
+
+fn failure(cause: Cause) -> Status {
+    match cause {
+        Cause::NoRange | Cause::Claimed => Status::NoRange,
+        Cause::NoFrame { .. } | Cause::NoTable => Status::NoMemory,
+        Cause::NotClaimed => Status::NotClaimed,
+        Cause::Cancelled | Cause::OwnerGone => Status::Cancelled,
+        Cause::NoWindow => Status::NoWindow,
+        _ => Status::Blocked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    const WINDOW: u64 = 0x80_0000_0000;
+
+    /// A guest with one pool of 16 MiB.
+    #[derive(Default)]
+    struct Guest {
+        report: RefCell<Option<Report>>,
+        wished: RefCell<Vec<Wish>>,
+        refuses: RefCell<Option<RequestError>>,
+    }
+
+    impl Guest {
+        fn submit(&self, wish: Wish) -> Result<ClaimId, RequestError> {
+            match self.refuses.take() {
+                Some(error) => Err(error),
+                None => {
+                    self.wished.borrow_mut().push(wish);
+                    Ok(ClaimId::new(7))
+                }
+            }
+        }
+    }
+
+    impl Owner for Guest {
+        fn pool(&self, index: usize) -> Option<Owned> {
+            let range = FrameRange::from_numbers(0x10_0000, 0x10_1000)?;
+            let (id, window) = (PoolId::FIRST, Ipa::try_new(WINDOW));
+            (index == 0).then_some(Owned { id, range, window, claimed: 3, is_in_place: false })
+        }
+        fn claim(&self, _: PoolId, wish: Wish) -> Result<ClaimId, RequestError> {
+            self.submit(wish)
+        }
+        fn release(&self, _: PoolId, range: FrameRange) -> Result<ClaimId, RequestError> {
+            self.submit(Wish::Exactly(range))
+        }
+        fn cancel(&self, id: ClaimId) -> Result<(), RequestError> {
+            Err(RequestError::IsOver(id))
+        }
+        fn report(&self, id: ClaimId) -> Option<Report> {
+            self.report.borrow().clone().filter(|_| id.get() == 7)
+        }
+    }
+
+    fn ask(guest: &Guest, function: u32, arguments: [u64; 3]) -> [u64; 4] {
+        let call = decode(FunctionId::new(function), arguments);
+        call.map_or(UNKNOWN, |call| answer(call, guest))
+    }
+
+    fn code(guest: &Guest, function: u32, arguments: [u64; 3]) -> i64 {
+        ask(guest, function, arguments)[0] as i64
+    }
+
+    #[test]
+    fn functions_are_discovered() {
+        let guest = Guest::default();
+        assert_eq!(ask(&guest, FEATURES, [0; 3]), [1, 0x3f, 0, 0]);
+        assert_eq!(ask(&guest, FIRST, [0; 3]), [0, 16 << 20, WINDOW, 3 * 4096]);
+        for unknown in [0xc600_0000, 0xc600_0016, 0x8600_0010, 0xc600_ffff] {
+            assert_eq!(code(&guest, unknown, [0; 3]), -1, "{unknown:#x}");
+        }
+    }
+
+    #[test]
+    fn claims_and_releases_give_tickets() {
+        let guest = Guest::default();
+        assert_eq!(ask(&guest, 0xc600_0011, [0, 4 << 20, 0]), [0, 7, 0, 0]);
+        assert_eq!(ask(&guest, 0xc600_0011, [0, 4096, 65536]), [0, 7, 0, 0]);
+        assert_eq!(ask(&guest, 0xc600_0012, [0, 8192, 4096]), [0, 7, 0, 0]);
+        assert_eq!(ask(&guest, 0xc600_0013, [WINDOW + 4096, 8192, 0]), [0, 7, 0, 0]);
+        let range =
+            |start: u64, end: u64| FrameRange::from_numbers(0x10_0000 + start, 0x10_0000 + end).unwrap();
+        let wished = [
+            Wish::of_size(4 << 20),
+            Wish::Sized { frames: 1, align: 16 },
+            Wish::Exactly(range(2, 3)),
+            Wish::Exactly(range(1, 3)),
+        ];
+        assert_eq!(*guest.wished.borrow(), wished);
+    }
+
+    #[test]
+    fn hostile_arguments_get_errors() {
+        let guest = Guest::default();
+        let (claim, at, release) = (0xc600_0011, 0xc600_0012, 0xc600_0013);
+        for bytes in [0, 1, 4095, 4097, u64::MAX] {
+            assert_eq!(code(&guest, claim, [0, bytes, 0]), -3, "{bytes:#x}");
+            assert_eq!(code(&guest, at, [0, 0, bytes]), -3, "{bytes:#x}");
+            assert_eq!(code(&guest, release, [WINDOW, bytes, 0]), -3, "{bytes:#x}");
+        }
+        for align in [1, 2048, 4097, 12288, u64::MAX] {
+            assert_eq!(code(&guest, claim, [0, 4096, align]), -3, "{align:#x}");
+        }
+        for pool in [1, 19, u64::MAX] {
+            assert_eq!(code(&guest, claim, [pool, 4096, 0]), -16, "{pool}");
+            assert_eq!(code(&guest, FIRST, [pool, 0, 0]), -16, "{pool}");
+        }
+        for offset in [1, 16 << 20, 1 << 63, u64::MAX - 4095] {
+            assert_eq!(code(&guest, at, [0, offset, 4096]), -3, "{offset:#x}");
+        }
+        for ipa in [0, WINDOW - 4096, WINDOW + 1, WINDOW + (16 << 20), u64::MAX] {
+            assert_eq!(code(&guest, release, [ipa, 4096, 0]), -3, "{ipa:#x}");
+        }
+        for ticket in [0, 8, 1 << 32 | 7, u64::MAX] {
+            assert_eq!(code(&guest, 0xc600_0014, [ticket, 0, 0]), -19, "{ticket}");
+            assert_eq!(code(&guest, 0xc600_0015, [ticket, 0, 0]), -19, "{ticket}");
+        }
+        assert!(guest.wished.borrow().is_empty());
+        *guest.refuses.borrow_mut() = Some(RequestError::TooManyOpen);
+        assert_eq!(code(&guest, claim, [0, 4096, 0]), -18);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_call_panics(function in 0u32..32, wide: bool, arguments: [u64; 3]) {
+            let guest = Guest::default();
+            let base = if wide { 0xc600_0000 } else { 0x8600_0000 };
+            let values = ask(&guest, base + function, arguments);
+            proptest::prop_assert!((values[0] as i64) <= 1 && (values[0] as i64) >= -40);
+        }
+    }
+}

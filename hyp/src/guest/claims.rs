@@ -1,0 +1,213 @@
+//! Claims on this machine: pools and their owners, the windows in which guests see what they claimed.
+//!
+//! The work of claims is done in the same time as migration's ([`super::migration`]).
+
+use super::migration::{self, Host};
+use super::{Guest, get};
+use crate::arch::{copy, own, timer};
+use crate::device::pool_call::{self, Owned};
+use crate::log;
+use crate::monitor::claiming::Claiming;
+use guest_dts::config::{Bank, Pool};
+use spin::Mutex;
+use stage2::addr::{Frame, Ipa};
+use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windows, Wish};
+use stage2::memory::Memory;
+use stage2::owner::{GuestId, PoolId};
+use stage2::pool::Pools;
+use stage2::range::FrameRange;
+use stage2::table::{Attributes, TableError};
+
+/// All pools and claims.
+pub(crate) static CLAIMS: Claims = Claims::new();
+
+/// The pools that were designated, until their owners are known.
+static DESIGNATED: Mutex<Option<Pools>> = Mutex::new(None);
+
+/// A window starts at a multiple of this, plus what its pool starts past one: so the largest leaves fit.
+const WINDOW_ALIGNMENT: u64 = 1 << 30;
+
+/// Notes the pools that were designated.
+pub(crate) fn designated(pools: Pools) {
+    *DESIGNATED.lock() = Some(pools);
+}
+
+/// Says whose the pools are, once the guests are defined.
+pub(super) fn set_owners(configured: &[Pool<'_>]) {
+    let Some(mut pools) = DESIGNATED.lock().take() else { return };
+    for pool in configured {
+        let Some(id) = pools.find(pool.node.name()) else { continue };
+        let Some(name) = pool.owner else { continue };
+        match super::find(name) {
+            Some(guest) => pools.bind(id, guest.id, pool.is_pinned_in_place),
+            None => log::warn!("pool {}: its owner {} is not there", pool.node.name(), name),
+        }
+    }
+    CLAIMS.set_pools(pools);
+}
+
+/// Works on claims for at most about `ticks`.
+pub(super) fn step(ticks: u64) -> claim::Step {
+    CLAIMS.step(&Host, &migration::ENGINE, ticks)
+}
+
+/// `guest` stops or starts afresh: what it claimed is given back. No vCPU of it runs and its space is closed.
+pub(super) fn abandon(guest: &'static Guest) {
+    let Some(pools) = CLAIMS.pools() else { return };
+    if !pools.iter().any(|(_, pool)| pool.bound == Some(guest.id)) {
+        return;
+    }
+    CLAIMS.abandon(&Host, guest.id);
+    for (id, pool) in pools.iter().filter(|(_, pool)| pool.bound == Some(guest.id)) {
+        Host.hide(guest.id, id, pool.range);
+    }
+    migration::wake();
+}
+
+/// Where the frames of `pool` appear in its owner: the first, and for how many bytes there is room. Windows fill the
+/// upper half of the owner's address space, one after the other; that of a pool that is `pinned-in-place` lies at the
+/// pool's own address.
+fn window(guest: &Guest, pool: PoolId) -> Option<Ipa> {
+    let pools = CLAIMS.pools()?;
+    let limit = guest.space.ipa_limit();
+    let mut base = limit / 2;
+    for (id, other) in pools.iter() {
+        let start = base + other.range.base().get() % WINDOW_ALIGNMENT;
+        let end = (start + other.range.bytes()).next_multiple_of(WINDOW_ALIGNMENT);
+        if id == pool {
+            let start = if other.is_in_place { other.range.base().get() } else { start };
+            let end = start + other.range.bytes();
+            let overlaps = |bank: &Bank| {
+                bank.range.base().get() < end && start < bank.range.base().get() + bank.range.size()
+            };
+            let is_free = start >= guest_dts::build::platform::RAM_BASE
+                && end <= limit
+                && !guest.plan.layout().banks.iter().any(overlaps);
+            return if is_free { Ipa::try_new(start) } else { None };
+        }
+        base = end;
+    }
+    None
+}
+
+impl Windows for Host {
+    fn show(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> Option<Ipa> {
+        let (ipa, space) = (place(guest, pool, range)?, get(guest.index())?.space.if_open()?);
+        space.with(self, |stage2| stage2.map(ipa, range.base(), range.bytes(), Attributes::RAM)).ok()?;
+        Some(ipa)
+    }
+
+    fn hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool {
+        let (Some(ipa), Some(guest)) = (place(guest, pool, range), get(guest.index())) else { return true };
+        guest.space.any().with(self, |stage2| {
+            loop {
+                match stage2.unmap(ipa, range.bytes(), |_| ()) {
+                    Ok(_) => return true,
+                    Err(TableError::SplitsLeaf { ipa, .. }) if stage2.demote(ipa).is_ok() => {}
+                    Err(_) => return false,
+                }
+            }
+        })
+    }
+
+    fn scrub(&self, frame: Frame, count: u64) {
+        copy::zero(frame, count);
+    }
+}
+
+impl claim::Host for Host {
+    type Ground = Memory<'static>;
+
+    fn ground(&self) -> &Memory<'static> {
+        &own::MEMORY
+    }
+}
+
+/// Where `range` of `pool` appears in `guest`.
+fn place(guest: GuestId, pool: PoolId, range: FrameRange) -> Option<Ipa> {
+    let offset = range.base().get().checked_sub(CLAIMS.pools()?.get(pool)?.range.base().get())?;
+    window(get(guest.index())?, pool)?.checked_add(offset)
+}
+
+/// Answers a hypercall of a vCPU of `guest`.
+pub(crate) fn call(guest: &'static Guest, call: pool_call::Call) -> [u64; 4] {
+    pool_call::answer(call, &Caller(guest))
+}
+
+/// A guest that makes a hypercall.
+struct Caller(&'static Guest);
+
+impl Caller {
+    fn claimant(&self) -> Claimant {
+        Claimant::Guest(self.0.id)
+    }
+}
+
+impl pool_call::Owner for Caller {
+    fn pool(&self, index: usize) -> Option<Owned> {
+        let mut owned = CLAIMS.pools()?.iter().filter(|(_, pool)| pool.bound == Some(self.0.id));
+        let (id, pool) = owned.nth(index)?;
+        let claimed = claim::Ground::claimed_frames(&own::MEMORY, id);
+        let window = window(self.0, id);
+        Some(Owned { id, range: pool.range, window, claimed, is_in_place: pool.is_in_place })
+    }
+
+    fn claim(&self, pool: PoolId, wish: Wish) -> Result<ClaimId, RequestError> {
+        let id = CLAIMS.claim(&Host, self.claimant(), pool, wish)?;
+        migration::wake();
+        Ok(id)
+    }
+
+    fn release(&self, pool: PoolId, range: FrameRange) -> Result<ClaimId, RequestError> {
+        let id = CLAIMS.release(&Host, self.claimant(), pool, range)?;
+        migration::wake();
+        Ok(id)
+    }
+
+    fn cancel(&self, id: ClaimId) -> Result<(), RequestError> {
+        CLAIMS.cancel(&Host, self.claimant(), id)?;
+        migration::wake();
+        Ok(())
+    }
+
+    fn report(&self, id: ClaimId) -> Option<Report> {
+        CLAIMS.report(self.claimant(), id)
+    }
+}
+
+/// The operator's hand on claims.
+pub(crate) struct Operator;
+
+impl Claiming for Operator {
+    fn claims(&self) -> &Claims {
+        &CLAIMS
+    }
+
+    fn claim(&self, pool: PoolId, wish: Wish) -> Result<ClaimId, RequestError> {
+        let id = CLAIMS.claim(&Host, Claimant::Operator, pool, wish)?;
+        migration::wake();
+        Ok(id)
+    }
+
+    fn release(&self, pool: PoolId, range: FrameRange) -> Result<ClaimId, RequestError> {
+        let id = CLAIMS.release(&Host, Claimant::Operator, pool, range)?;
+        migration::wake();
+        Ok(id)
+    }
+
+    fn release_all(&self, pool: PoolId) -> Result<(), RequestError> {
+        CLAIMS.release_all(Claimant::Operator, pool)?;
+        migration::wake();
+        Ok(())
+    }
+
+    fn cancel(&self, id: ClaimId) -> Result<(), RequestError> {
+        CLAIMS.cancel(&Host, Claimant::Operator, id)?;
+        migration::wake();
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        timer::now()
+    }
+}

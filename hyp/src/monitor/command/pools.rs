@@ -1,0 +1,166 @@
+//! `pools`, `pool`: what lies in pools, how much can be claimed, and what stands in the way of the rest.
+
+use core::fmt::{self, Write};
+
+use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
+use stage2::claim::Claimant;
+use stage2::memory::Memory;
+use stage2::owner::PoolId;
+use stage2::pool::{BlockUse, Pool, Usage};
+
+use super::super::claiming::Claiming;
+use super::super::grammar::{Arguments, Failure};
+use super::super::machine::Machine;
+use super::super::report::Value;
+use super::super::session::Session;
+use super::migrate::controller_name;
+
+/// Pageblocks in a line of the map.
+const LINE: u64 = 64;
+
+/// Pools and claims, or the refusal to say anything about them.
+pub(super) fn claiming<'a>(session: &mut Session<'a>) -> Result<&'a dyn Claiming, Failure> {
+    match session.machine.claiming() {
+        Some(claiming) if claiming.claims().pools().is_some() => Ok(claiming),
+        _ => Err(session.refuse(format_args!("there are no pools"))),
+    }
+}
+
+fn memory<'a>(session: &mut Session<'a>) -> Result<&'a Memory<'static>, Failure> {
+    session.machine.memory().ok_or_else(|| session.refuse(format_args!("memory is not set up yet")))
+}
+
+fn bytes(frames: u64) -> Value<'static> {
+    Value::Bytes(frames * FRAME_SIZE)
+}
+
+/// Who owns or asks.
+pub(super) struct Name<'a>(pub(super) &'a dyn Machine, pub(super) Option<Claimant>);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.1 {
+            None => "-",
+            Some(Claimant::Operator) => "operator",
+            Some(Claimant::Guest(guest)) => self.0.guest(guest.index()).map_or("?", |guest| guest.name),
+        })
+    }
+}
+
+/// The pool called `name`.
+pub(super) fn find<'a>(session: &mut Session<'a>, name: Option<&str>) -> Result<(PoolId, &'a Pool), Failure> {
+    let pools = claiming(session)?.claims().pools();
+    let found = pools.and_then(|pools| {
+        let id = pools.find(name?)?;
+        Some((id, pools.get(id)?))
+    });
+    found.ok_or_else(|| session.refuse(format_args!("there is no such pool: pools lists them")))
+}
+
+/// What the frames of a pool are used for.
+fn usage(claiming: &dyn Claiming, memory: &Memory<'_>, id: PoolId, pool: &Pool) -> Usage {
+    let usage = Usage::of(memory, pool);
+    claiming.claims().statistics().saw_lent(id, usage.lent);
+    usage
+}
+
+/// Lists the pools.
+pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
+    let (claiming, memory) = (claiming(session)?, memory(session)?);
+    let columns = "pool=POOL|size_bytes=SIZE|free_bytes=FREE|lent_bytes=LENT|claimed_bytes=CLAIMED|\
+                   fixed_bytes=|claimable_bytes=CLAIMABLE|controller=BEHIND|base=|dmb=DMB|owner=OWNER";
+    session.report("pools", |report, machine| {
+        report.table("pools", columns, "There are no pools.", &mut |table| {
+            for (id, pool) in claiming.claims().pools().into_iter().flat_map(|pools| pools.iter()) {
+                let usage = usage(claiming, memory, id, pool);
+                let owner = Name(machine, claiming.claims().owner(id));
+                table.row(&[
+                    Value::Text(pool.name.as_str()),
+                    bytes(usage.frames),
+                    bytes(usage.free),
+                    bytes(usage.lent),
+                    bytes(usage.claimed),
+                    bytes(usage.fixed),
+                    bytes(usage.claimable()),
+                    Value::Text(controller_name(machine, pool.controller)),
+                    Value::Address(pool.range.base().get()),
+                    pool.block.map_or(Value::None, |block| Value::Count(block.into())),
+                    if owner.1.is_none() { Value::None } else { Value::Show(&owner) },
+                ])?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// A line of a pool's map.
+struct Line<'a>(&'a Memory<'static>, u64, u64);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for number in (self.1..self.2).step_by(PAGEBLOCK_FRAMES as usize) {
+            let glance = Frame::try_new(number).and_then(|frame| self.0.glance(frame));
+            f.write_char(glance.map_or('?', |glance| BlockUse::of(glance).symbol()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Shows one pool.
+pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let (claiming, memory) = (claiming(session)?, memory(session)?);
+    let (id, pool) = find(session, arguments.word(0))?;
+    let usage = usage(claiming, memory, id, pool);
+    let statistics = claiming.claims().statistics();
+    let is_json = session.style.is_json;
+    session.report("pool", |report, machine| {
+        let owner = Name(machine, claiming.claims().owner(id));
+        report.fields(
+            "pool=Pool|controller=Behind|base=From|size_bytes=Size|dmb=In DMB|owner=Owner|is_bound=  by configuration|\
+             free_bytes=Free|lent_bytes=Lent|lent_permille=  of what can be|claimed_bytes=Claimed|\
+             fixed_bytes=Cannot move|high_lent_bytes=Most lent seen|high_claimed_bytes=Most claimed|\
+             claimable_bytes=Claimable now|longest_bytes=  in one piece|elsewhere_bytes=Free elsewhere",
+            &[
+                Value::Text(pool.name.as_str()),
+                Value::Text(controller_name(machine, pool.controller)),
+                Value::Address(pool.range.base().get()),
+                bytes(usage.frames),
+                pool.block.map_or(Value::None, |block| Value::Count(block.into())),
+                if owner.1.is_none() { Value::None } else { Value::Show(&owner) },
+                Value::Flag(pool.bound.is_some()),
+                bytes(usage.free),
+                bytes(usage.lent),
+                Value::Permille(usage.lent_per_cent() * 10),
+                bytes(usage.claimed),
+                bytes(usage.fixed),
+                bytes(statistics.high_lent(id)),
+                bytes(statistics.high_claimed(id)),
+                bytes(usage.claimable()),
+                bytes(usage.longest.frames().min(usage.claimable())),
+                bytes(usage.elsewhere),
+            ],
+        )?;
+        let rest = [
+            (usage.claimed, "claimed already"),
+            (usage.fixed, "reserved, retired, or in use by what cannot move"),
+            (usage.stuck(), "lent, and there is no room for it elsewhere"),
+        ];
+        if is_json || rest.iter().any(|(frames, _)| *frames > 0) {
+            report.table("in_the_way", "bytes=IN THE WAY|why=BECAUSE", "", &mut |table| {
+                for (frames, why) in rest.iter().filter(|(frames, _)| *frames > 0) {
+                    table.row(&[bytes(*frames), Value::Text(why)])?;
+                }
+                Ok(())
+            })?;
+        }
+        let columns = "base=MAP|uses=. free, l L lent, C claimed, i being claimed, X cannot move";
+        report.table("map", columns, "", &mut |table| {
+            let (start, end) = (pool.range.start(), pool.range.end());
+            for from in (start..end).step_by((LINE * PAGEBLOCK_FRAMES) as usize) {
+                let line = Line(memory, from, end.min(from + LINE * PAGEBLOCK_FRAMES));
+                table.row(&[Value::Address(from * FRAME_SIZE), Value::Show(&line)])?;
+            }
+            Ok(())
+        })
+    })
+}

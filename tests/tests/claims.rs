@@ -1,0 +1,134 @@
+//! Contiguous memory out of lent blocks, while those who have it run.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use system_tests::{Guest, Setup, System};
+
+const MIB: u64 = 1 << 20;
+
+/// A pool of 256 MiB on controller 1, with more in its node.
+fn pool(more: &str) -> String {
+    format!(
+        "pools {{ video {{ compatible = \"shared-dmb-pool\"; reusable; size = <0 0x10000000>; \
+         controllers = <1>; {more} }}; }};"
+    )
+}
+
+/// A Linux guest with 128 MiB in designated blocks on controller 1, which the pool has room for.
+fn tenant(name: &str) -> Guest {
+    Guest::linux(name)
+        .ram_mib(192)
+        .memory("controllers = <0>;")
+        .with("dmb-0 { size = <0 0x8000000>; controllers = <1>; };")
+}
+
+/// Waits until claim `number` is over, and yields its report.
+#[track_caller]
+fn wait_for_claim(system: &mut System, number: u64) -> Value {
+    let until = Instant::now() + system_tests::patience();
+    loop {
+        let claim = system.json(&format!("claim {number}"));
+        if ["granted", "released", "failed", "cancelled"]
+            .contains(&claim["state"].as_str().unwrap_or_default())
+        {
+            return claim;
+        }
+        assert!(Instant::now() < until, "{claim}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Gives a command that begins an operation, and waits for its end.
+#[track_caller]
+fn operation(system: &mut System, command: &str) -> Value {
+    let number = system.json(command)["claim"].as_u64().unwrap_or_else(|| panic!("no claim of `{command}`"));
+    wait_for_claim(system, number)
+}
+
+/// Starts a load in a Linux guest that notes every error.
+fn start_load(system: &mut System, name: &str) {
+    system.run(
+        name,
+        "head -c 96M /dev/urandom > /tmp/data; sha256sum /tmp/data > /tmp/sum; echo 0 > /tmp/count; \
+         (while :; do sha256sum -c /tmp/sum > /dev/null 2>&1 || echo bad >> /tmp/bad; cp /tmp/sum /tmp/s2; \
+         echo $(($(cat /tmp/count) + 1)) > /tmp/count; done) & true",
+    );
+}
+
+/// Nothing was lost, and the load ran all the while.
+fn check_load(system: &mut System, name: &str) {
+    system.run(name, "test ! -e /tmp/bad; test $(cat /tmp/count) -gt 0; sha256sum -c /tmp/sum");
+}
+
+#[test]
+fn the_operator_claims_what_guests_have_and_gives_it_back() {
+    let mut system = Setup::new().set(&[tenant("alpha"), tenant("beta")], &pool("")).boot();
+    for guest in ["alpha", "beta"] {
+        system.wait_for_shell(guest);
+        start_load(&mut system, guest);
+    }
+    let pools = system.json("pools");
+    let video = &pools["pools"][0];
+    assert_eq!((&video["pool"], &video["lent_bytes"]), (&"video".into(), &(256 * MIB).into()), "{pools}");
+    assert_eq!(video["claimable_bytes"], 256 * MIB, "an idle pool is lent whole, and can be claimed whole");
+
+    for (size, align) in [("4K", ""), ("2M", ""), ("64M", " 2M"), ("12340K", " 64K")] {
+        let claim = operation(&mut system, &format!("claim video {size}{align}"));
+        assert_eq!(claim["state"], "granted", "{claim}");
+        let (moved, size) = (claim["moved_bytes"].as_u64(), claim["size_bytes"].as_u64());
+        // What was copied of a unit by the time that a guest wrote to it is not counted as moved.
+        assert!(moved > size.map(|size| size / 2), "{claim}");
+    }
+    let number = system.json("claims")["claims"][3]["claim"].as_u64().unwrap_or(0);
+    assert_eq!(operation(&mut system, &format!("release {number}"))["state"], "released");
+    let shown = system.monitor("pool video");
+    assert!(shown.contains("operator") && shown.contains("claimed already"), "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    system.monitor("release video");
+    // All of it, in one piece, and back.
+    let until = Instant::now() + system_tests::patience();
+    while system.json("pools")["pools"][0]["claimed_bytes"] != 0 {
+        assert!(Instant::now() < until);
+    }
+    let claim = operation(&mut system, "claim video 256M");
+    assert_eq!((&claim["state"], &claim["size_bytes"]), (&"granted".into(), &(256 * MIB).into()), "{claim}");
+    let stats = system.json("claims stats");
+    assert_eq!((&stats["tried_count"], &stats["granted_count"]), (&5.into(), &5.into()), "{stats}");
+    let refused = operation(&mut system, "claim video 4K");
+    assert_eq!(refused["state"], "failed", "{refused}");
+    assert!(system.monitor("claim video 257M").contains("the pool has"));
+    for guest in ["alpha", "beta"] {
+        check_load(&mut system, guest);
+    }
+}
+
+#[test]
+fn a_guest_owns_a_pool_that_two_others_work_in() {
+    let rounds = 1000;
+    let owner = Guest::payload("owner", "owner")
+        .ram_mib(64)
+        .memory("controllers = <0>;")
+        .bootargs(&format!("rounds={rounds} most=16"))
+        .with("start-manually;");
+    let guests = [tenant("alpha"), tenant("beta"), owner];
+    let mut system = Setup::new().set(&guests, &pool("owner = <&{/guests/owner}>;")).boot();
+    for guest in ["alpha", "beta"] {
+        system.wait_for_shell(guest);
+        start_load(&mut system, guest);
+    }
+    let refused = system.monitor("claim video 2M");
+    assert!(refused.contains("the pool belongs to"), "{refused}");
+    system.monitor("start owner");
+    system.to_guest("owner");
+    system.expect("owner hostile ok");
+    let said = system.expect(r"owner done [^\r\n]*bytes \d+|owner failed[^\r\n]*\]|fatal[^\r\n]*");
+    assert!(said.contains("owner done") && !said.contains("failed"), "{said}");
+    for guest in ["alpha", "beta"] {
+        check_load(&mut system, guest);
+    }
+    let stats = system.json("claims stats");
+    assert_eq!(stats["failures"].as_array().map_or(0, Vec::len), 0, "{stats}");
+    assert!(stats["moved_bytes"].as_u64() > Some(64 * MIB), "{stats}");
+    assert_eq!(system.json("pools")["pools"][0]["claimed_bytes"], 0);
+}
