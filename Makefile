@@ -22,7 +22,7 @@ test: setup
 	$(QEMU) test $(FILTER)
 
 bench: setup
-	$(QEMU) bench
+	$(QEMU) bench $(PART)
 
 lint:
 	@tools/setup.sh lint

@@ -3,6 +3,8 @@
 //! The same bare-metal guest runs on the same machine under each, with time counted in instructions; Linux boots to
 //! its `/init` with the very device tree that it gets under Ballast.
 
+mod claims;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,7 +86,16 @@ pub fn run() -> Result<bool> {
     println!("\n{}", image.describe());
     is_kept &= image.fits();
     is_kept &= linux(&image)?;
+    is_kept &= claims::run(&image)?;
     Ok(is_kept)
+}
+
+/// Only what claims cost.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_claims() -> Result<bool> {
+    claims::run(&Image::build()?)
 }
 
 fn plan() -> Result<Plan> {

@@ -41,8 +41,16 @@ fn grow(heap: &mut Heap<20>, layout: &Layout) {
 
 /// Gives the allocator its memory. Once.
 pub(super) fn init() {
-    // Its end lies beyond what the code model reaches, so it is not to be folded into one address.
-    let start = core::hint::black_box(STORAGE.0.get().addr());
+    let start: usize;
+    // It lies beyond what the code model reaches, which is 1 MiB.
+    // SAFETY: takes an address.
+    unsafe {
+        core::arch::asm!(
+            "adrp {0}, {1}",
+            "add {0}, {0}, :lo12:{1}",
+            out(reg) start, sym STORAGE, options(pure, nomem, nostack, preserves_flags)
+        );
+    }
     // SAFETY: the storage is used by nobody else, and this runs once.
     unsafe { HEAP.lock().init(start, SIZE) };
 }

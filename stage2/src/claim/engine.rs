@@ -185,7 +185,13 @@ impl Claims {
         let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
         let started = host.now();
         loop {
-            match worker.turn(self, host, engine) {
+            let before = worker.place().map(|place| (place, host.now()));
+            let turn = worker.turn(self, host, engine);
+            if let Some((place, began)) = before {
+                let ticks = host.now().wrapping_sub(began);
+                self.report_at(place, |report| report.own_ticks += ticks);
+            }
+            match turn {
                 Turn::Worked if host.now().wrapping_sub(started) < ticks && !host.is_wanted() => {}
                 Turn::Worked => return Step::More,
                 Turn::Waiting => return Step::Waiting,

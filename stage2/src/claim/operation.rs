@@ -213,6 +213,8 @@ pub struct Report {
     pub ended: u64,
     /// Ticks that migration worked for it.
     pub migration_ticks: u64,
+    /// Ticks that were worked on it otherwise.
+    pub own_ticks: u64,
 }
 
 impl Report {
@@ -238,6 +240,7 @@ impl Report {
             started: 0,
             ended: 0,
             migration_ticks: 0,
+            own_ticks: 0,
         }
     }
 

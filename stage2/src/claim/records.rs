@@ -1,7 +1,7 @@
 //! The operations that there are, waiting ones and past ones, and who owns which pool.
 
 use super::operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Wish};
-use crate::owner::{MAX_GUESTS, MAX_POOLS, PoolId};
+use crate::owner::{MAX_POOLS, PoolId};
 use crate::pool::Pools;
 use crate::range::FrameRange;
 
@@ -9,7 +9,8 @@ use crate::range::FrameRange;
 const OPERATOR: usize = 8;
 /// How many of each guest.
 const GUEST: usize = 2;
-const RECORDS: usize = OPERATOR + GUEST * MAX_GUESTS;
+/// How many in all: those of eight guests with pools have room beside the operator's.
+const RECORDS: usize = OPERATOR + GUEST * 8;
 
 /// The records. All zero bytes at first: a record without a number is empty.
 pub(super) struct Records {
@@ -36,14 +37,11 @@ impl Place {
     pub(super) const FIRST: Self = Self(0);
 }
 
-/// Where the records of `claimant` are.
-fn places(claimant: Claimant) -> core::ops::Range<usize> {
+/// How many operations of `claimant` may be open, and are kept.
+const fn quota(claimant: Claimant) -> usize {
     match claimant {
-        Claimant::Operator => 0..OPERATOR,
-        Claimant::Guest(guest) => {
-            let first = OPERATOR + GUEST * guest.index();
-            first..first + GUEST
-        }
+        Claimant::Operator => OPERATOR,
+        Claimant::Guest(_) => GUEST,
     }
 }
 
@@ -91,9 +89,16 @@ impl Records {
             None if claimant != Claimant::Operator => return Err(RequestError::NotNamed),
             _ => {}
         }
-        let own = &mut self.list[places(claimant)];
-        let place = own.iter_mut().filter(|report| report.id.get() == 0 || report.state.is_over());
-        let place = place.min_by_key(|report| report.id).ok_or(RequestError::TooManyOpen)?;
+        let is_own = |report: &Report| report.id.get() > 0 && report.claimant == claimant;
+        let is_full = self.list.iter().filter(|report| is_own(report)).count() >= quota(claimant);
+        // The claimant's own that was over first; as long as it has fewer than it may, an empty place, or else the one
+        // of anybody's that was over first.
+        let can_go = |report: &&mut Report| match report.id.get() {
+            0 => !is_full,
+            _ => report.state.is_over() && (!is_full || is_own(report)),
+        };
+        let place = self.list.iter_mut().filter(can_go).min_by_key(|report| report.id);
+        let place = place.ok_or(RequestError::TooManyOpen)?;
         self.last += 1;
         let id = ClaimId::new(self.last);
         *place = Report { id, kind, pool, claimant, wish, submitted: now, ..Report::empty() };
@@ -130,7 +135,7 @@ impl Records {
 
     /// The operation `id` of `claimant`.
     pub(super) fn find(&self, claimant: Claimant, id: ClaimId) -> Option<&Report> {
-        self.list[places(claimant)].iter().find(|report| report.id == id && id.get() > 0)
+        self.list.iter().find(|report| report.id == id && id.get() > 0 && report.claimant == claimant)
     }
 
     /// Cancels an operation: yields its state, in which it is over if it had not begun.
@@ -140,8 +145,8 @@ impl Records {
         id: ClaimId,
         now: u64,
     ) -> Result<State, RequestError> {
-        let own = &mut self.list[places(claimant)];
-        let report = own.iter_mut().find(|report| report.id == id && id.get() > 0);
+        let is_it = |report: &&mut Report| report.id == id && id.get() > 0 && report.claimant == claimant;
+        let report = self.list.iter_mut().find(is_it);
         let report = report.ok_or(RequestError::NoSuchClaim(id))?;
         match (report.kind, report.state) {
             (_, state) if state.is_over() => return Err(RequestError::IsOver(id)),
@@ -158,7 +163,7 @@ impl Records {
 
     /// `claimant` is gone: what waits ends at once, what is under way as soon as it can.
     pub(super) fn orphan(&mut self, claimant: Claimant, now: u64) {
-        for report in &mut self.list[places(claimant)] {
+        for report in self.list.iter_mut().filter(|report| report.claimant == claimant) {
             report.is_orphan = true;
             if report.id.get() > 0 && report.state == State::Queued {
                 report.state = State::Cancelled;

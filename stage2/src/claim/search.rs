@@ -115,14 +115,15 @@ impl Search {
         while self.start + self.frames <= part.end() {
             self.offer(Candidate { used: self.used, is_untouched: true, start: self.start });
             let next = self.start + self.align.max(PAGEBLOCK_FRAMES);
+            if next >= part.end() {
+                (self.start, self.used) = (next, 0);
+                break;
+            }
             for number in (self.start..next.min(part.end())).step_by(PAGEBLOCK_FRAMES as usize) {
                 let left = ground.glance(pageblock_at(number).first()).map_or(0, Glance::lent);
                 self.used = self.used.saturating_sub(left.into());
             }
             self.start = next;
-        }
-        if self.start >= part.end() {
-            self.used = 0;
         }
     }
 

@@ -79,6 +79,14 @@ impl Worker {
         Self { active: Active::NONE, reclaimed: 0 }
     }
 
+    /// The operation being worked on.
+    pub(super) const fn place(&self) -> Option<Place> {
+        match self.active.phase {
+            Phase::Idle => None,
+            _ => Some(self.active.place),
+        }
+    }
+
     /// Does the next thing.
     pub(super) fn turn<H: Host>(&mut self, claims: &Claims, host: &H, engine: &Engine) -> Turn {
         if matches!(self.active.phase, Phase::Idle) {

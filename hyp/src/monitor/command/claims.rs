@@ -203,7 +203,7 @@ fn show(session: &mut Session<'_>, claiming: &dyn Claiming, number: u64) -> Resu
         report.fields(
             "claim=Claim|kind=Kind|pool=Pool|claimant=By|state=State|done_permille=Done|size_bytes=Size|base=At|ipa=Seen at|\
              moved_bytes=Moved|moved_blocks=  units of 2 MiB|moved_pages=  units of 4 KiB|\
-             lent_permille=Pool lent at first|elapsed_ns=Time|migration_ns=  of it migration|blocker=In the way",
+             lent_permille=Pool lent at first|elapsed_ns=Time|migration_ns=  of it migration|own_ns=  and other work|blocker=In the way",
             &[
                 Value::Count(number),
                 Value::Text(kind(&claim)),
@@ -223,6 +223,7 @@ fn show(session: &mut Session<'_>, claiming: &dyn Claiming, number: u64) -> Resu
                 Value::Permille(u64::from(claim.lent_per_cent) * 10),
                 Value::Nanoseconds(time(claiming, machine, &claim)),
                 Value::Nanoseconds(machine.nanoseconds(claim.migration_ticks)),
+                Value::Nanoseconds(machine.nanoseconds(claim.own_ticks)),
                 if blocker.is_empty() { Value::None } else { Value::Text(&blocker) },
             ],
         )?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const TARGET: &str = "aarch64-unknown-none-softfloat";
-const GUESTS: [&str; 6] = ["bench", "probe", "irqload", "rogue", "stress", "owner"];
+const GUESTS: [&str; 7] = ["bench", "probe", "irqload", "rogue", "stress", "owner", "tenant"];
 /// The header has a page of its own (bare/link.ld).
 const HEADER_SIZE: usize = 4096;
 

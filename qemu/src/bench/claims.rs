@@ -1,0 +1,160 @@
+//! What claims cost: the claim's own work beside what it costs to migrate the tenants that have to move.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{PATIENCE, with_transcript};
+use crate::boot::Boot;
+use crate::configuration;
+use crate::error::{AtPath, Error, Result};
+use crate::image::{Image, build_payloads};
+use crate::machine::Machine;
+use crate::place;
+use crate::session::Session;
+use crate::size::{GIB, MIB};
+
+/// What a claim may take, beside what migrating its tenants takes, as a multiple of that.
+const LIMIT: f64 = 1.15;
+/// What it may take beside that, for each frame that was free, in instructions: it may have to be scrubbed.
+const PER_FREE_FRAME: f64 = 170.0;
+/// And once: the whole pool is looked over for the cheapest range.
+const ONCE: f64 = 400_000.0;
+const POOL: u64 = GIB;
+const SIZES: [u64; 4] = [2 * MIB, 64 * MIB, 256 * MIB, GIB];
+
+/// A claim that was granted, in instructions.
+struct Figure {
+    own: f64,
+    migration: f64,
+    moved: u64,
+}
+
+impl Figure {
+    fn is_kept(&self, size: u64) -> bool {
+        let free = (size.saturating_sub(self.moved) / 4096) as f64;
+        self.own + self.migration <= LIMIT * self.migration + PER_FREE_FRAME * free + ONCE
+    }
+}
+
+/// Measures, prints the table, and returns whether all limits are kept.
+pub(super) fn run(image: &Image) -> Result<bool> {
+    let guest = build_payloads()?.join("tenant.img");
+    let mut is_kept = true;
+    println!("\nclaims out of a pool of 1 GiB, tenants in units of 2 MiB, instructions\n");
+    println!("  lent  tenant   claimed     moved  migrating     beside  per frame claimed  in all/migrating");
+    for (per_cent, is_writing) in [(0, false), (50, false), (95, false), (100, false), (100, true)] {
+        let mut session = boot(image, &guest, per_cent, is_writing)?;
+        for (index, size) in SIZES.into_iter().enumerate() {
+            if index > 0 && per_cent > 0 {
+                restart(&mut session)?;
+            }
+            let figure = claim(&mut session, size)?;
+            let is_good = figure.is_kept(size);
+            is_kept &= is_good;
+            let ratio = match figure.moved {
+                0 => "-".into(),
+                _ => format!("{:.3}", (figure.own + figure.migration) / figure.migration),
+            };
+            println!(
+                "{per_cent:>4} %  {:7}  {:>4} MiB  {:>4} MiB  {:>9.0}  {:>9.0}  {:>17.1}  {ratio:>16}{}",
+                if is_writing { "writing" } else { "idle" },
+                size / MIB,
+                figure.moved / MIB,
+                figure.migration,
+                figure.own,
+                figure.own / (size / 4096) as f64,
+                if is_good { "" } else { "  MISSED" },
+            );
+        }
+    }
+    Ok(is_kept)
+}
+
+fn boot(image: &Image, guest: &std::path::Path, per_cent: u64, is_writing: bool) -> Result<Session> {
+    // Whole units of 4 MiB, as Linux would want them.
+    let size = POOL * per_cent / 100 / (4 * MIB) * (4 * MIB);
+    let block = match size {
+        0 => String::new(),
+        _ => format!("dmb-0 {{ size = <0 {size:#x}>; controllers = <1>; unit-size = <0x200000>; }};"),
+    };
+    let arguments = if is_writing { "write=1" } else { "write=0" };
+    let source = format!(
+        "/dts-v1/;\n/ {{ compatible = \"ballast,configuration\"; #address-cells = <2>; #size-cells = <2>;\n\
+         images {{ kernel: kernel {{ data = /incbin/(\"{}\"); }}; }};\n\
+         pools {{ video {{ compatible = \"shared-dmb-pool\"; reusable; size = <0 {POOL:#x}>; \
+         alignment = <0 {POOL:#x}>; controllers = <1>; }}; }};\n\
+         guests {{ tenant {{ vcpus = <1>; kernel = <&kernel>; bootargs = \"{arguments}\"; {block} \
+         memory {{ size = <0 0x4000000>; controllers = <0>; }}; }}; }};\n}};\n",
+        guest.display(),
+    );
+    let path = place::target().join(format!("bench-claims-{per_cent}-{is_writing}.dts"));
+    fs::write(&path, source).at(&path)?;
+    let blob = path.with_extension("dtb");
+    configuration::compile(&path, super::LINUX, &blob)?;
+    let mut boot = Boot::new(Machine::with_controllers(2, &[GIB, 3 * GIB]), image.bin.clone());
+    boot.ramdisk = Some(blob);
+    boot.counts_instructions = true;
+    let mut session = Session::start(&boot)?;
+    session.expect("ballast> ", PATIENCE).map_err(|error| with_transcript(&error, &session))?;
+    wait_for_tenant(&mut session)?;
+    Ok(session)
+}
+
+/// The report of `command`.
+fn ask(session: &mut Session, command: &str) -> Result<Value> {
+    session.send(format!("{command} --json\r"))?;
+    let said = session.expect(r#"\{"report":[^\r\n]*\}\r"#, PATIENCE);
+    let said = said.map_err(|error| with_transcript(&error, session))?;
+    let line = said.rsplit("{\"report\"").next().unwrap_or_default();
+    let line = format!("{{\"report\"{}", line.trim_end());
+    serde_json::from_str(&line)
+        .map_err(|error| Error::Data { path: "Ballast".into(), reason: format!("{error}: {line}") })
+}
+
+/// Asks until `is_done` of the report of `command`.
+fn wait(session: &mut Session, command: &str, is_done: impl Fn(&Value) -> bool) -> Result<Value> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let report = ask(session, command)?;
+        if is_done(&report) || Instant::now() > until {
+            return Ok(report);
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn wait_for_tenant(session: &mut Session) -> Result<()> {
+    wait(session, "guests", |report| report["guests"][0]["state"] == "running").map(drop)
+}
+
+/// The tenant's RAM is in the pool again.
+fn restart(session: &mut Session) -> Result<()> {
+    session.send("stop tenant\r")?;
+    wait(session, "guests", |report| report["guests"][0]["state"] == "off")?;
+    session.send("start tenant\r")?;
+    wait_for_tenant(session)
+}
+
+fn claim(session: &mut Session, size: u64) -> Result<Figure> {
+    let number = ask(session, &format!("claim video {}M", size / MIB))?["claim"].clone();
+    // Nothing is asked while it is under way: answers cost instructions.
+    thread::sleep(Duration::from_millis(if size > 64 * MIB { 3000 } else { 500 }));
+    let over = ["granted", "failed", "cancelled"];
+    let report = wait(session, &format!("claim {number}"), |report| {
+        over.contains(&report["state"].as_str().unwrap_or_default())
+    })?;
+    if report["state"] != "granted" {
+        return Err(Error::Data { path: "Ballast".into(), reason: report.to_string() });
+    }
+    session.send("release video\r")?;
+    wait(session, "pools", |report| report["pools"][0]["claimed_bytes"] == 0)?;
+    let number = |key: &str| report[key].as_f64().unwrap_or(0.0);
+    Ok(Figure {
+        own: number("own_ns"),
+        migration: number("migration_ns"),
+        moved: number("moved_bytes") as u64,
+    })
+}
