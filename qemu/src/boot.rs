@@ -128,7 +128,10 @@ impl Boot {
         command.args(["--pdeathsig", "KILL", QEMU]);
         command.arg("-M").arg(format!("{}{board_option}", self.board));
         command.arg("-cpu").arg(self.cpu.as_deref().unwrap_or(&machine.cpu));
-        command.arg("-smp").arg(machine.cpus.to_string());
+        // A socket for each node with CPUs: QEMU warns where CPUs of one socket belong to several nodes.
+        let nodes = machine.controllers.iter().filter(|controller| controller.cpus.is_some()).count().max(1);
+        let sockets = if machine.cpus as usize % nodes == 0 { nodes } else { 1 };
+        command.arg("-smp").arg(format!("{},sockets={sockets}", machine.cpus));
         command.arg("-m").arg(format!("{}M", total / MIB));
         command.args(["-net", "none"]);
         if self.counts_instructions {
@@ -312,7 +315,7 @@ mod tests {
         assert_eq!(
             line,
             "setpriv --pdeathsig KILL qemu-system-aarch64 -M virt,gic-version=3,virtualization=on -cpu cortex-a72 \
-             -smp 4 -m 2048M -net none \
+             -smp 4,sockets=2 -m 2048M -net none \
              -object memory-backend-file,id=ram0,share=on,size=1024M,mem-path=DIR/controller0 \
              -numa node,nodeid=0,memdev=ram0,cpus=0-1 \
              -object memory-backend-file,id=ram1,share=on,size=1024M,mem-path=DIR/controller1 \
