@@ -54,9 +54,3 @@ pub(super) fn init() {
     // SAFETY: the storage is used by nobody else, and this runs once.
     unsafe { HEAP.lock().init(start, SIZE) };
 }
-
-/// Bytes in use and in all.
-pub(super) fn usage() -> (usize, usize) {
-    let heap = HEAP.lock();
-    (heap.stats_alloc_actual(), heap.stats_total_bytes())
-}

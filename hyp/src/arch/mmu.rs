@@ -164,7 +164,7 @@ static EMPTY_ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// Why something could not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapError {
+pub(crate) enum MapError {
     /// The pool of tables is used up.
     OutOfTables,
     /// The address has no place in EL2's map.

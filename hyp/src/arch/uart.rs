@@ -33,7 +33,7 @@ static SECOND: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static CONSOLE: Mutex<Option<Mux<'static, Wire>>> = Mutex::new(None);
 
 /// The wire.
-pub struct Wire {
+pub(crate) struct Wire {
     uart: Uart<'static>,
     wants_room: bool,
 }

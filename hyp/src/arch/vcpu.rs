@@ -109,14 +109,14 @@ fn reset_el1() {
 
 macro_rules! clear_pairs {
     ($count:expr; $($number:literal $value:literal $control:literal),* $(,)?) => {
-        $(if $count >= $number { write!($value, 0); write!($control, 0); })*
+        $(if $count > $number { write!($value, 0); write!($control, 0); })*
     };
 }
 
-/// Breakpoints and watchpoints, as many as there are (ID_AA64DFR0_EL1.BRPs, WRPs: one less).
+/// Breakpoints and watchpoints, as many as there are (ID_AA64DFR0_EL1.BRPs, WRPs, which say one less).
 fn reset_breakpoints() {
     let dfr0 = read!("id_aa64dfr0_el1");
-    let (breakpoints, watchpoints) = (dfr0 >> 12 & 15, dfr0 >> 20 & 15);
+    let (breakpoints, watchpoints) = ((dfr0 >> 12 & 15) + 1, (dfr0 >> 20 & 15) + 1);
     clear_pairs!(breakpoints;
         0 "dbgbvr0_el1" "dbgbcr0_el1", 1 "dbgbvr1_el1" "dbgbcr1_el1", 2 "dbgbvr2_el1" "dbgbcr2_el1",
         3 "dbgbvr3_el1" "dbgbcr3_el1", 4 "dbgbvr4_el1" "dbgbcr4_el1", 5 "dbgbvr5_el1" "dbgbcr5_el1",

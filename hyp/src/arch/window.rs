@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::addr::{PAGEBLOCK_SIZE, Pa};
 
 /// One window of the CPU that it belongs to.
-pub struct Window {
+pub(crate) struct Window {
     base: NonNull<u8>,
     entry: &'static AtomicU64,
     /// The pageblock that it shows.

@@ -44,7 +44,7 @@ impl TableMemory for Tables {
 
 /// A piece of RAM to be backed.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Where the guest sees it.
     pub ipa: Ipa,
     /// Bytes, a multiple of 4 KiB.
