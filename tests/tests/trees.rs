@@ -126,6 +126,22 @@ fn movable_memory_on_linux_6_12_and_its_trees() {
 }
 
 #[test]
+fn seven_blocks_are_seven_cma_areas_in_every_kernel() {
+    let blocks: String = (1..=7).map(|at| format!("dmb-{at} {{ size = <0x400000>; }}; ")).collect();
+    let guest =
+        |name, kernel| Guest::linux_of(name, kernel).with(&format!("movable-memory = \"cma\"; {blocks}"));
+    let plain = Guest::linux("plain").ram_mib(284);
+    let guests = [guest("old", "6.1"), guest("middle", "6.12"), guest("new", "7.3"), plain];
+    let mut system = Setup::new().set(&guests, "").boot();
+    system.wait_for_shell("plain");
+    let plain = system.meminfo("plain", "CmaTotal");
+    for name in ["old", "middle", "new"] {
+        system.wait_for_shell(name);
+        assert_eq!(system.meminfo(name, "CmaTotal"), plain + (7 * 4 << 10), "{name}");
+    }
+}
+
+#[test]
 fn a_kernel_that_does_not_know_blocks_loses_them() {
     let mut system = Setup::new().machine("four").set(&[guest("dmb"), guest("none")], "").boot();
     system.wait_for_shell("dmb");

@@ -152,6 +152,27 @@ fn a_template_is_added_by_the_rules() {
 }
 
 #[test]
+fn areas_are_as_many_as_a_kernel_takes() {
+    let with = |count: u32| {
+        let pools: String = (0..count)
+            .map(|at| 0x4400_0000 + at * 0x40_0000)
+            .map(|at| {
+                format!(
+                    "p@{at:x} {{ compatible = \"shared-dma-pool\"; reusable; reg = <0x{at:x} 0x400000>; }}; "
+                )
+            })
+            .collect();
+        let template =
+            format!("reserved-memory {{ #address-cells = <1>; #size-cells = <1>; ranges; {pools} }};");
+        let text = source(&format!("movable-memory = \"cma\"; device-tree {{ {template} }};"));
+        build(&text, None).1.join("\n")
+    };
+    // Two blocks are areas already.
+    assert!(!with(5).contains("Error"));
+    assert!(with(6).contains("number 8 where at most 7 CMA areas are taken"), "{}", with(6));
+}
+
+#[test]
 fn what_is_added_is_bounded_by_the_heap() {
     let said = |template: &str| {
         let (tree, said) = build(&source(&format!("device-tree {{ {template} }};")), None);

@@ -282,6 +282,24 @@ fn refused_blocks_are_withheld() {
 }
 
 #[test]
+fn two_guests_of_one_name_are_one_too_many() {
+    // dtc refuses them, so they are made of two that differ.
+    let source = SETS[0].1.replace("beta {", "alphb {");
+    let blob = compile(&source);
+    let mut bytes = blob.as_slice().to_vec();
+    let at = bytes.windows(6).position(|bytes| bytes == b"alphb\0").unwrap();
+    bytes[at + 4] = b'a';
+    let blob = AlignedBlob::new(&bytes);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    assert_eq!(configuration.guests.len(), 1);
+    assert_eq!(
+        format!("{}", configuration.refused[0].finding),
+        "/guests/alpha: the same as in /guests/alpha"
+    );
+}
+
+#[test]
 fn a_guest_for_later_needs_its_memory_later() {
     let text = SETS[0].1.replace("0x20000000", "0x38000000").replace("vcpus = <2>", "vcpus = <1>");
     let text = text.replace("alpha {", "alpha { start-manually;");
