@@ -6,6 +6,7 @@ mod boot;
 pub(crate) mod cache;
 pub(crate) mod copy;
 mod coroutine;
+pub(crate) mod cost;
 pub mod cpu;
 mod designate;
 mod fatal;

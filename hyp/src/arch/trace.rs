@@ -20,16 +20,25 @@ const _: () = assert!(size_of::<Ring>() as u64 <= stage2::addr::FRAME_SIZE << RI
 /// There is no memory for the rings; recording stays off.
 pub(crate) fn set_recording(is_on: bool) -> Result<(), OwnError> {
     if is_on {
-        for cpu in cpu::all().filter(|cpu| cpu.trace().is_none()) {
-            let frame = own::allocate(RING_ORDER, Owner::Hypervisor)?;
-            // SAFETY: frames of our own for ever, zeroed and mapped; a ring of zeroes is an empty one.
-            cpu.set_trace(unsafe { own::address(frame).cast::<Ring>().as_ref() });
-        }
+        prepare()?;
     }
     trace::set_recording(is_on);
     vectors::install();
     let here = cpu::current().index();
     cpu::all().filter(|cpu| cpu.index() != here).for_each(|cpu| cpu.request(Request::Trace));
+    Ok(())
+}
+
+/// Gives every CPU a ring.
+///
+/// # Errors
+/// There is no memory for them.
+pub(crate) fn prepare() -> Result<(), OwnError> {
+    for cpu in cpu::all().filter(|cpu| cpu.trace().is_none()) {
+        let frame = own::allocate(RING_ORDER, Owner::Hypervisor)?;
+        // SAFETY: frames of our own for ever, zeroed and mapped; a ring of zeroes is an empty one.
+        cpu.set_trace(unsafe { own::address(frame).cast::<Ring>().as_ref() });
+    }
     Ok(())
 }
 

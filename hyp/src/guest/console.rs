@@ -5,11 +5,11 @@ use crate::arch::{self, cpu, monitor, own, timer, trace, uart};
 use crate::device::psci;
 use crate::log;
 use crate::monitor::machine::{
-    self, Backing, Controller, Cpu, GuestState, Machine, Making, Reason, Region, Version, reason,
+    self, Backing, Controller, Cost, Cpu, GuestState, Machine, Making, Reason, Region, Version, reason,
 };
 use crate::monitor::mux::{Console, Status, View};
 use crate::monitor::statistics::Counters;
-use crate::monitor::trace::Ring;
+use crate::monitor::trace::{Ring, is_recording, set_recording};
 use crate::monitor::{MonitorIo, run as run_shell};
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
@@ -341,8 +341,21 @@ impl Machine for Host {
         timer::to_nanoseconds(ticks)
     }
 
+    fn costs(&self) -> Result<heapless::Vec<Cost, 4>, Reason> {
+        trace::prepare().map_err(|error| reason(format_args!("no memory for the rings: {error}")))?;
+        Ok(arch::cost::measure())
+    }
+
     fn trace(&self, cpu: usize) -> Option<&Ring> {
         cpu::get(cpu)?.trace()
+    }
+
+    fn is_tracing(&self) -> bool {
+        is_recording()
+    }
+
+    fn pause_tracing(&self, is_paused: bool) {
+        set_recording(!is_paused);
     }
 
     fn set_tracing(&self, is_on: bool) -> Result<(), Reason> {

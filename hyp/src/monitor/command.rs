@@ -2,6 +2,7 @@
 
 mod claims;
 mod console;
+mod cost;
 mod guest;
 mod guests;
 mod help;
@@ -334,6 +335,14 @@ pub const COMMANDS: &[Command] = &[
                   guests' lives. Nothing is recorded while they are shown.",
         example: "trace exit 20",
         run: trace::run,
+    },
+    Command {
+        name: "cost",
+        parameters: &[],
+        summary: "measure what a line of the log and an event of the trace cost here",
+        details: "A few lines of the log are written for it.",
+        example: "cost",
+        run: cost::run,
     },
     Command {
         name: "log",

@@ -19,7 +19,7 @@ use stage2::placement::Placement;
 
 use super::fake_pools::FakePools;
 use super::machine::{
-    Backing, Controller, Cpu, Guest, GuestState, Machine, Making, Reason, Region, Version, reason,
+    Backing, Controller, Cost, Cpu, Guest, GuestState, Machine, Making, Reason, Region, Version, reason,
 };
 use super::mux::{Console, Status, View};
 use super::session::MonitorIo;
@@ -38,9 +38,22 @@ pub(super) struct Fake {
     traces: [trace::Ring; 2],
     log: Box<Ring>,
     /// alpha's and beta's trees.
-    made: Vec<(AlignedBlob, Choice)>,
+    made: &'static [(AlignedBlob, Choice)],
     /// Pools, where a test wants some.
     pub pools: Option<FakePools>,
+    is_tracing: Cell<bool>,
+}
+
+/// Compiled once: it takes a program.
+fn trees() -> &'static [(AlignedBlob, Choice)] {
+    static TREES: OnceLock<[(AlignedBlob, Choice); 2]> = OnceLock::new();
+    TREES.get_or_init(|| {
+        let movable = tree("console=ttyAMA0 movablecore=256M");
+        [
+            (movable, Choice { mode: MovableMemory::Movablecore, reason: Cause::Default }),
+            (tree(""), Choice { mode: MovableMemory::None, reason: Cause::NoBlocks }),
+        ]
+    })
 }
 
 /// A tree with no more than the monitor looks at.
@@ -135,13 +148,8 @@ impl Fake {
             traces,
             log,
             pools: None,
-            made: vec![
-                (
-                    tree("console=ttyAMA0 movablecore=256M"),
-                    Choice { mode: MovableMemory::Movablecore, reason: Cause::Default },
-                ),
-                (tree(""), Choice { mode: MovableMemory::None, reason: Cause::NoBlocks }),
-            ],
+            made: trees(),
+            is_tracing: Cell::new(false),
         }
     }
 
@@ -290,6 +298,23 @@ impl Machine for Fake {
 
     fn limit_console(&self, _: Console, bytes: usize) {
         self.limit.set(bytes);
+    }
+
+    fn costs(&self) -> Result<heapless::Vec<Cost, 4>, Reason> {
+        Ok([Cost { what: "trace event", picoseconds: 31_250 }].into_iter().collect())
+    }
+
+    fn is_tracing(&self) -> bool {
+        self.is_tracing.get()
+    }
+
+    fn pause_tracing(&self, is_paused: bool) {
+        self.is_tracing.set(!is_paused);
+    }
+
+    fn set_tracing(&self, is_on: bool) -> Result<(), Reason> {
+        self.is_tracing.set(is_on);
+        Ok(())
     }
 
     fn log(&self) -> &Ring {

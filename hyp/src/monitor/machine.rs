@@ -211,6 +211,15 @@ pub struct Controller<'a> {
     pub is_evacuated: bool,
 }
 
+/// What something costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// What.
+    pub what: &'static str,
+    /// The time that it takes, in thousandths of a nanosecond.
+    pub picoseconds: u64,
+}
+
 /// The machine as the monitor sees it. All numbers are indices from 0.
 pub trait Machine {
     /// What is running.
@@ -291,6 +300,14 @@ pub trait Machine {
         ticks
     }
 
+    /// What lines of the log and events of the trace cost, measured now.
+    ///
+    /// # Errors
+    /// Why it cannot be measured.
+    fn costs(&self) -> Result<heapless::Vec<Cost, 4>, Reason> {
+        Err(reason(format_args!("there is nothing to measure here")))
+    }
+
     /// A CPU's trace, where it has one.
     fn trace(&self, cpu: usize) -> Option<&trace::Ring> {
         let _ = cpu;
@@ -301,8 +318,12 @@ pub trait Machine {
     ///
     /// # Errors
     /// Why it cannot be turned on.
-    fn set_tracing(&self, is_on: bool) -> Result<(), Reason> {
-        trace::set_recording(is_on);
-        Ok(())
-    }
+    fn set_tracing(&self, is_on: bool) -> Result<(), Reason>;
+
+    /// Whether events are recorded.
+    fn is_tracing(&self) -> bool;
+
+    /// Lets no event be recorded for a while, or records them again: while they are read, busy guests would come
+    /// round their rings.
+    fn pause_tracing(&self, is_paused: bool);
 }

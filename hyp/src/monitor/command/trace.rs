@@ -42,11 +42,15 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     };
     let filter = Filter { guest, kind: word };
     let shown = arguments.number(1).unwrap_or(SHOWN);
-    // Busy guests would come round their rings while these are shown.
-    let is_recording = trace::is_recording();
-    trace::set_recording(false);
+    let machine = session.machine;
+    let is_recording = machine.is_tracing();
+    if is_recording {
+        machine.pause_tracing(true);
+    }
     let result = show(session, &filter, shown, is_recording);
-    trace::set_recording(is_recording);
+    if is_recording {
+        machine.pause_tracing(false);
+    }
     result
 }
 

@@ -6,7 +6,6 @@ use super::super::fake_pools::FakePools;
 use super::super::machine::GuestState;
 use super::super::mux::{Console, View};
 use super::super::statistics::Exit;
-use super::super::trace;
 use super::*;
 
 /// What `line` prints.
@@ -21,6 +20,21 @@ fn run(machine: &Fake, script: &mut Script, line: &str) -> String {
 
 fn output(line: &str) -> String {
     output_of(&Fake::new(), line)
+}
+
+/// Whether a report is as hyp/schema/reports.json says; every report that a test sees should be.
+#[track_caller]
+fn check_report(text: &str) {
+    use std::sync::OnceLock;
+    static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(|| {
+        let schema = serde_json::from_str(include_str!("../../../schema/reports.json")).unwrap();
+        jsonschema::validator_for(&schema).unwrap()
+    });
+    for line in text.lines() {
+        let report: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(schema.is_valid(&report), "describe this in hyp/schema/reports.json: {line}");
+    }
 }
 
 /// The name of the snapshot of a line.
@@ -72,6 +86,7 @@ fn reports() {
         "trace",
         "trace exit",
         "trace alpha 1",
+        "cost",
         "mem",
         "mem --exact",
         "zones",
@@ -103,13 +118,17 @@ fn reports_as_json() {
         "help start",
         "stats",
         "stats alpha",
+        "trace",
+        "cost",
         "mem",
         "zones",
         "map",
         "frame 0x90200000",
     ] {
         let line = format!("{line} --json");
-        assert_snapshot!(name(&line), output(&line));
+        let text = output(&line);
+        check_report(&text);
+        assert_snapshot!(name(&line), text);
     }
 }
 
@@ -265,11 +284,11 @@ fn stats_begin_anew() {
 
 #[test]
 fn the_trace_is_turned_on() {
-    assert_eq!(output("trace on"), "Recording.\n");
-    assert!(trace::is_recording());
-    assert_snapshot!(output("trace --json"));
-    assert_eq!(output("trace off"), "Not recording.\n");
-    assert!(!trace::is_recording());
+    let machine = Fake::new();
+    assert_eq!(output_of(&machine, "trace on"), "Recording.\n");
+    assert_snapshot!(output_of(&machine, "trace --json"));
+    assert_eq!(output_of(&machine, "trace off"), "Not recording.\n");
+    assert!(output_of(&machine, "trace --json").contains("\"is_recording\":false"));
 }
 
 #[test]
@@ -300,6 +319,61 @@ fn line() -> impl Strategy<Value = String> {
     prop::collection::vec(word, 0..7).prop_map(|words| words.join(" "))
 }
 
+#[test]
+fn actions_as_json() {
+    for line in [
+        "start beta",
+        "stop alpha",
+        "console alpha",
+        "console all",
+        "console alpha limit 4K",
+        "stats reset",
+        "trace on",
+        "nothing",
+        "frame 0x1000",
+    ] {
+        check_report(&output(&format!("{line} --json")));
+    }
+}
+
+/// 10^5 lines and as many keys at one machine, whatever state they bring it to.
+#[test]
+fn a_hundred_thousand_random_lines_do_no_harm() {
+    let machine = Fake::new();
+    let mut state = State::new();
+    let mut words: Vec<String> = command::COMMANDS
+        .iter()
+        .flat_map(|command| {
+            format!("{} {}", command.usage(), command.example)
+                .replace(['[', ']', '|'], " ")
+                .split_whitespace()
+                .map(String::from)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let more =
+        "alpha beta mc0 mc1 --json --exact --help -h -x 0 1 3 4K 0xffff 1T 0x40200000 \" \\ \x7f \u{e4} , =";
+    words.extend(more.split(' ').map(String::from));
+    // The map of all memory is long: asked for as often as the others, it would take most of the time.
+    words.retain(|word| word != "map" && word != "zones");
+    let mut random = 0x5eed_u64;
+    let mut below = |limit: usize| {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (random >> 33) as usize % limit
+    };
+    for number in 0..100_000 {
+        let line: Vec<&str> = (0..=below(5)).map(|_| words[below(words.len())].as_str()).collect();
+        let line = line.join(" ");
+        // What waits for a key gets one, and so does what repeats itself.
+        let mut script = Script::typing(b"q");
+        run_line(&mut Session::new(&mut script, &machine, &mut state, Style::default()), &line);
+        assert!(!script.output.is_empty() || line.starts_with("--"), "{line}");
+        if number % 16 == 0 && line.ends_with("--json") && !line.contains("watch") && !line.contains("top") {
+            check_report(&script.text());
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
@@ -311,10 +385,7 @@ proptest! {
         let is_empty = line.split(' ').all(|word| matches!(word, "" | "--json" | "--exact"));
         prop_assert!(!text.is_empty() || is_empty, "{}", line);
         if line.split(' ').next_back() == Some("--json") && !line.contains("watch") && !line.contains("top") {
-            for line in text.lines() {
-                let value: serde_json::Value = serde_json::from_str(line).unwrap();
-                prop_assert!(value.get("report").is_some());
-            }
+            check_report(&text);
         }
     }
 

@@ -1,0 +1,38 @@
+//! What Ballast's own watching costs on this machine, by its counter.
+
+use super::{timer, trace};
+use crate::log;
+use crate::monitor::machine::Cost;
+use crate::monitor::trace::Kind;
+use core::hint::black_box;
+
+/// How often each is done: a power of two.
+const ROUNDS: u64 = 64;
+/// How many lines are logged, and stay in the log.
+const LINES: u64 = 8;
+
+/// Measures: interrupts are masked at EL2, so nothing comes between.
+pub(crate) fn measure() -> heapless::Vec<Cost, 4> {
+    let mut costs = heapless::Vec::new();
+    let mut add = |what, rounds, work: &mut dyn FnMut(u64)| {
+        let start = timer::now();
+        (0..rounds).for_each(&mut *work);
+        let ticks = timer::now() - start;
+        let picoseconds = timer::to_nanoseconds(ticks * 1000) / rounds;
+        let _ = costs.push(Cost { what, picoseconds });
+    };
+    let mut record = |round| trace::record(Kind::Life, 0xff, 0, black_box(round), 0);
+    let was_recording = crate::monitor::trace::is_recording();
+    crate::monitor::trace::set_recording(false);
+    add("trace event, while it is off", ROUNDS, &mut record);
+    crate::monitor::trace::set_recording(true);
+    add("trace event", ROUNDS, &mut record);
+    crate::monitor::trace::set_recording(was_recording);
+    let what = match log::output() {
+        log::Output::Frames => "line of the log, as a frame",
+        _ => "line of the log, as text",
+    };
+    add(what, LINES, &mut |round| log::info!("measuring: line {}", round));
+    add("line of the log that is not kept", ROUNDS, &mut |round| log::debug!("measuring: line {}", round));
+    costs
+}
