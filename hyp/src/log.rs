@@ -152,6 +152,11 @@ pub fn write(level: Level, module: &str, text: fmt::Arguments<'_>) {
     let mut line = ring::Line::new();
     let _ = write!(line, "{}: {text}", short(module));
     BALLAST_LOG.push(stamp(), level, line.bytes());
+    tell();
+}
+
+/// Tells the listener that there is a new line.
+fn tell() {
     if let Some(listener) = LISTENER.get() {
         listener();
     }

@@ -83,6 +83,7 @@ pub fn run() -> Result<bool> {
     print!("\ninstructions per operation, cortex-a72\n\n{}", table(&plan, &bare, &xen, &ballast));
     let mut is_kept = plan.operation.iter().all(|operation| is_within(operation, &ballast));
 
+    print!("\nwhat watching costs at EL2, in instructions\n\n{}", costs(&image, &guest)?);
     println!("\n{}", image.describe());
     is_kept &= image.fits();
     is_kept &= linux(&image)?;
@@ -156,6 +157,37 @@ fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<Str
         bring_guest_to_front(&mut session)?;
     }
     session.expect("bench done", PATIENCE).map_err(|error| with_transcript(&error, &session))
+}
+
+/// What Ballast's command `cost` says, with the log as text and as frames: time is counted in instructions.
+fn costs(image: &Image, guest: &Path) -> Result<String> {
+    let mut figures: BTreeMap<String, u64> = BTreeMap::new();
+    for log in ["log=text", "log=frames"] {
+        let mut boot = Boot::new(Machine::with_controllers(1, &[GIB]), image.bin.clone());
+        let images = format!("kernel: kernel {{ data = /incbin/(\"{}\"); }};", guest.display());
+        boot.ramdisk = Some(configuration("bench", &images, "", 1, 256 * MIB)?);
+        boot.append = log.into();
+        boot.counts_instructions = true;
+        let mut session = Session::start(&boot)?;
+        let ask = |session: &mut Session| {
+            session.expect("ballast> ", PATIENCE)?;
+            session.send("cost --json\r")?;
+            session.expect(r#"\{"report":"cost".*\}\r\n"#, PATIENCE)
+        };
+        let said = ask(&mut session).map_err(|error| with_transcript(&error, &session))?;
+        let wrong = || Error::Data { path: "cost".into(), reason: said.clone() };
+        let report = said.find("{\"report\":\"cost\"").map_or("", |start| said[start..].trim());
+        let report: serde_json::Value = serde_json::from_str(report).map_err(|_| wrong())?;
+        for cost in report["costs"].as_array().ok_or_else(wrong)? {
+            let (what, picoseconds) = (cost["what"].as_str(), cost["picoseconds"].as_u64());
+            let (what, picoseconds) = what.zip(picoseconds).ok_or_else(wrong)?;
+            figures.insert(what.into(), picoseconds);
+        }
+    }
+    let width = figures.keys().map(String::len).max().unwrap_or(0);
+    let line =
+        |(what, picoseconds): (&String, &u64)| format!("{what:width$}  {:6}\n", (picoseconds + 500) / 1000);
+    Ok(figures.iter().map(line).collect())
 }
 
 /// Boots Linux to its `/init` under Ballast and bare, several times, and prints what it took.

@@ -67,6 +67,8 @@ pub struct Boot {
     pub counts_instructions: bool,
     /// More options for QEMU.
     pub options: Vec<OsString>,
+    /// Where the second serial line goes, in QEMU's words; without it there is one line.
+    pub second_serial: Option<OsString>,
 }
 
 impl Boot {
@@ -84,6 +86,7 @@ impl Boot {
             board: "virt,gic-version=3,virtualization=on".into(),
             counts_instructions: false,
             options: Vec::new(),
+            second_serial: None,
         }
     }
 
@@ -100,11 +103,18 @@ impl Boot {
         }
         let mut command = if self.needs_own_tree() { self.staged(folder)? } else { self.direct(folder, "")? };
         match serial {
+            // The option for the second would take the first one's place otherwise.
+            Serial::Terminal if self.second_serial.is_some() => {
+                command.args(["-nographic", "-serial", "mon:stdio"])
+            }
             Serial::Terminal => command.arg("-nographic"),
             Serial::Pipe => {
                 command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"])
             }
         };
+        if let Some(second) = &self.second_serial {
+            command.arg("-serial").arg(second);
+        }
         Ok(command)
     }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ballast_qemu::image::{Image, build_payloads};
+use ballast_qemu::{place, process, toolchain};
 
 /// Ballast's image. `make test` has built it, and names it in `BALLAST_IMAGE`; alone, a test builds it.
 pub fn image() -> &'static Path {
@@ -11,6 +12,22 @@ pub fn image() -> &'static Path {
     IMAGE.get_or_init(|| match std::env::var_os("BALLAST_IMAGE") {
         Some(path) => path.into(),
         None => Image::build().unwrap_or_else(|error| panic!("{error}")).bin,
+    })
+}
+
+/// The same with symbols.
+pub fn elf() -> PathBuf {
+    image().with_extension("elf")
+}
+
+/// The tool on the PC.
+pub fn tool() -> &'static Path {
+    static TOOL: OnceLock<PathBuf> = OnceLock::new();
+    TOOL.get_or_init(|| {
+        let mut cargo = toolchain::cargo();
+        cargo.args(["build", "--quiet", "--package", "ballast-tools", "--bin", "ballast"]);
+        process::quietly(&mut cargo).unwrap_or_else(|error| panic!("{error}"));
+        place::target().join("debug/ballast")
     })
 }
 

@@ -21,7 +21,7 @@ mod screen;
 mod setup;
 mod system;
 
-pub use artifacts::{image, payload, raw_payload};
+pub use artifacts::{elf, image, payload, raw_payload, tool};
 pub use guest::Guest;
 pub use linux::Zone;
 pub use screen::text;

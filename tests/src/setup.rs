@@ -178,6 +178,12 @@ impl Setup {
         boot.ramdisk.unwrap_or_else(|| panic!("no configuration"))
     }
 
+    /// With a second serial line, whose bytes go to a file.
+    pub fn second_serial(mut self, file: &Path) -> Self {
+        self.boot.second_serial = Some(format!("file:{}", file.display()).into());
+        self
+    }
+
     /// Boots it.
     ///
     /// # Panics

@@ -83,3 +83,65 @@ fn what_happens_is_traced() {
     });
     assert_eq!(one, other, "events after it was turned off");
 }
+
+/// Validates by hyp/schema/reports.json.
+fn schema() -> jsonschema::Validator {
+    let path = ballast_qemu::place::root().join("hyp/schema/reports.json");
+    let schema = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+/// Command lines that report something: every command without an argument that it needs, and these.
+fn reports(system: &mut System) -> Vec<String> {
+    let mut lines: Vec<String> = [
+        "help start",
+        "guest linux",
+        "guest linux tree",
+        "guest linux map",
+        "map mc0",
+        "frame 0x40200000",
+        "frame 0x48000000",
+        "frame 0x1000",
+        "stats linux",
+        "trace exit 10",
+        "trace linux",
+        "log info",
+        "console all",
+        "console front",
+        "console linux limit 8K",
+        "start linux",
+        "stop nobody",
+        "nothing",
+    ]
+    .map(String::from)
+    .into();
+    for command in system.json("help")["commands"].as_array().unwrap() {
+        let (name, usage) = (command["name"].as_str().unwrap(), command["usage"].as_str().unwrap());
+        if usage.split(' ').skip(1).all(|word| word.starts_with('[')) && name != "top" {
+            lines.push(name.into());
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_report_is_as_the_schema_says_and_fits_the_screen() {
+    let mut system = busy();
+    let schema = schema();
+    system.monitor("trace on");
+    for line in reports(&mut system) {
+        let report = system.json(&line);
+        let errors: Vec<String> = schema.iter_errors(&report).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{line}: {report} {errors:?}");
+        let refuses = ["frame 0x1000", "start linux", "stop nobody", "nothing"].contains(&line.as_str());
+        assert_eq!(report["report"] == "error", refuses, "{line}: {report}");
+
+        let text = system.monitor(&line);
+        // The log's own lines are left out of answers.
+        assert!(!text.is_empty() || line.starts_with("log"), "{line} says nothing");
+        assert_eq!(text.starts_with("error: "), refuses, "{line}: {text}");
+        let is_free = line == "log" || line.starts_with("trace") || line.contains("tree");
+        let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        assert!(is_free || widest <= 80, "{line} is {widest} wide:\n{text}");
+    }
+}

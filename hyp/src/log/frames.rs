@@ -63,6 +63,7 @@ impl Buffer {
         let level = self.level.load(Ordering::Relaxed);
         let level = Level::ALL.into_iter().find(|known| *known as u8 == level).unwrap_or(Level::Info);
         super::ring().push_frame(super::stamp(), level, frame);
+        super::tell();
     }
 }
 

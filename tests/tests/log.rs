@@ -1,0 +1,113 @@
+//! The log: as frames between the console's text, on a line of its own, and in memory.
+
+use ballast_tools::frames::Decoder;
+use ballast_tools::splitter::{Piece, Splitter};
+use system_tests::{Guest, Setup, System, elf};
+
+fn setup() -> Setup {
+    Setup::new().set(&[Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32)], "")
+}
+
+fn wait_until_running(system: &mut System) {
+    while system.json("guests")["guests"][0]["state"] != "running" {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// What every boot logs.
+#[track_caller]
+fn has_boot(lines: &[String]) {
+    for part in ["arch::start: Ballast", "arch::start: 4 CPUs", "guest::life: p: started, entry"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "no `{part}` in {lines:#?}");
+    }
+}
+
+#[test]
+fn frames_share_the_line_with_text() {
+    let mut system = setup().append("log=frames").boot();
+    wait_until_running(&mut system);
+    let shown = system.monitor("log");
+    assert!(shown.contains("lines are frames"), "{shown}");
+    // A terminal swallows the frames: of the log, nothing is seen.
+    assert!(!system.transcript().contains("CPUs\n"), "{}", system.transcript());
+    let decoder = Decoder::load(&elf()).unwrap();
+    let mut splitter = Splitter::default();
+    let mut lines = Vec::new();
+    for piece in splitter.take(&system.session().transcript_bytes()) {
+        if let Piece::Frame(frame) = piece {
+            lines.push(decoder.decode(&frame).unwrap().to_string());
+        }
+    }
+    assert_eq!(splitter.bad_frame_count, 0);
+    has_boot(&lines);
+    // Each came twice: as it was written, and by the command.
+    assert_eq!(lines.iter().filter(|line| line.contains("4 CPUs")).count(), 2);
+}
+
+#[test]
+fn frames_take_a_line_of_their_own() {
+    let file = std::env::temp_dir().join(format!("ballast-log-{}", std::process::id()));
+    let mut system = setup().append("log=frames,second").second_serial(&file).boot();
+    system.wait_for_monitor();
+    wait_until_running(&mut system);
+    assert_eq!(system.monitor("stop p"), "p is stopping.");
+    let decoder = Decoder::load(&elf()).unwrap();
+    let until = std::time::Instant::now() + system_tests::patience();
+    let lines = loop {
+        let mut stream = decoder.stream();
+        let lines: Vec<String> =
+            stream.take(&std::fs::read(&file).unwrap()).iter().map(ToString::to_string).collect();
+        assert_eq!(stream.bad_frame_count, 0);
+        if lines.iter().any(|line| line.contains("stopped by the operator")) {
+            break lines;
+        }
+        assert!(std::time::Instant::now() < until, "{lines:#?}");
+    };
+    std::fs::remove_file(&file).unwrap();
+    has_boot(&lines);
+    assert!(!system.session().transcript().contains("\x1b]7700"), "nothing of it on the console");
+}
+
+#[test]
+fn text_takes_a_line_of_its_own() {
+    let file = std::env::temp_dir().join(format!("ballast-text-{}", std::process::id()));
+    let mut system = setup().append("log=text,second").second_serial(&file).boot();
+    system.wait_for_monitor();
+    let until = std::time::Instant::now() + system_tests::patience();
+    let lines = loop {
+        let lines: Vec<String> = std::fs::read_to_string(&file).unwrap().lines().map(String::from).collect();
+        if lines.iter().any(|line| line.contains("p: started")) {
+            break lines;
+        }
+        assert!(std::time::Instant::now() < until, "{lines:#?}");
+    };
+    std::fs::remove_file(&file).unwrap();
+    has_boot(&lines);
+    assert!(!system.transcript().contains("4 CPUs"));
+}
+
+#[test]
+fn without_a_second_line_the_log_stays_on_the_console() {
+    let mut system = setup().append("log=text,second").boot();
+    system.expect("log=second: the host's tree has no second PL011");
+    system.expect("p: started");
+}
+
+#[test]
+fn the_log_lies_in_memory_for_a_debugger() {
+    let mut system = setup().append("log=off").boot();
+    system.wait_for_monitor();
+    system.monitor("guests");
+    assert!(system.json("log").to_string().contains("arch::start: 4 CPUs"));
+    let places: Vec<(usize, u64)> = (0..2)
+        .flat_map(|index| {
+            system.find_in_controller(index, b"BALLASTL", 8).into_iter().map(move |at| (index, at))
+        })
+        .collect();
+    let is_ring = |&&(index, at): &&(usize, u64)| {
+        let mut ring = vec![0; 64 << 10];
+        system.read_controller(index, at, &mut ring);
+        ring.windows(19).any(|text| text == b"arch::start: 4 CPUs")
+    };
+    assert_eq!(places.iter().filter(is_ring).count(), 1, "{places:?}");
+}
