@@ -103,6 +103,7 @@ fn reports(system: &mut System) -> Vec<String> {
         "frame 0x48000000",
         "frame 0x1000",
         "stats linux",
+        "stats migration",
         "trace exit 10",
         "trace linux",
         "log info",
@@ -129,6 +130,13 @@ fn every_report_is_as_the_schema_says_and_fits_the_screen() {
     let mut system = busy();
     let schema = schema();
     system.monitor("trace on");
+    // Something has moved, or moves.
+    let moved = system.json("migrate linux mc1");
+    assert!(schema.is_valid(&moved), "{moved}");
+    for line in ["pause 1", "resume 1", "rate limit 1G", "restore mc0", "evacuate mc9", "job 1", "cancel 1"] {
+        let report = system.json(line);
+        assert!(schema.is_valid(&report), "{line}: {report}");
+    }
     for line in reports(&mut system) {
         let report = system.json(&line);
         let errors: Vec<String> = schema.iter_errors(&report).map(|error| error.to_string()).collect();

@@ -11,6 +11,7 @@ mod jobs;
 mod log;
 mod memory;
 mod migrate;
+mod moved;
 mod pools;
 mod stats;
 mod top;
@@ -303,9 +304,13 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stats",
-        parameters: &[optional("GUEST|reset", Kind::Either(&Kind::Guest, &Kind::Word(&["reset"])))],
+        parameters: &[optional(
+            "GUEST|migration|reset",
+            Kind::Either(&Kind::Guest, &Kind::Word(&["migration", "reset"])),
+        )],
         summary: "show the guests' counters: exits, interrupts, time at EL2",
-        details: "With a guest: its exits by reason. Text counts since the last reset; JSON counts since boot, \
+        details: "With a guest: its exits by reason. migration: what was moved, and how long guests waited, since \
+                  boot. Time at EL2 leaves out what is answered at once. Text counts since the last reset; JSON counts since boot, \
                   always.",
         example: "stats alpha",
         run: stats::run,

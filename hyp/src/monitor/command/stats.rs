@@ -10,6 +10,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let now_ns = session.io().now_ns();
     match arguments.get(0) {
         Some(Argument::Guest(guest)) => one(session, guest, now_ns),
+        Some(Argument::Word("migration")) => super::moved::run(session),
         Some(_) => {
             let machine = session.machine;
             session.state.baseline.take(machine, now_ns);
