@@ -175,6 +175,7 @@ pub fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64) -> St
         write_version(&mut page, snapshot);
         write_guests(&mut page, snapshot);
         write_controllers(&mut page, snapshot);
+        write_migration(&mut page, snapshot);
         let consoles = || snapshot.consoles.iter();
         let lost = consoles().map(|console| (label("console", &console.name), console.lost_bytes as f64));
         page.metric("ballast_console_lost_bytes_total", "counter", "Output that was never shown.", lost);
@@ -261,6 +262,49 @@ fn write_controllers(page: &mut Page, snapshot: &Snapshot) {
     let evacuated =
         controllers().map(|one| (label("controller", &one.name), f64::from(one.state == "evacuated")));
     page.metric("ballast_controller_evacuated", "gauge", "Whether it takes no allocations.", evacuated);
+}
+
+fn write_migration(page: &mut Page, snapshot: &Snapshot) {
+    let guests = || snapshot.moved.iter();
+    let guest = |name: &str| label("guest", name);
+    let moved = guests().map(|one| (guest(&one.name), one.moved_bytes as f64));
+    page.metric(
+        "ballast_migration_moved_bytes_total",
+        "counter",
+        "What was moved of the guest's RAM.",
+        moved,
+    );
+    let copying = guests().map(|one| (guest(&one.name), seconds(one.copy_ns)));
+    page.metric("ballast_migration_copy_seconds_total", "counter", "Time spent copying.", copying);
+    let faults = guests().map(|one| (guest(&one.name), one.fault_count as f64));
+    page.metric(
+        "ballast_migration_faults_total",
+        "counter",
+        "Faults of the guest on units in flight.",
+        faults,
+    );
+    let stalls = guests().map(|one| (guest(&one.name), one.stall_count as f64));
+    page.metric(
+        "ballast_migration_stalls_total",
+        "counter",
+        "How often the guest had to wait for one.",
+        stalls,
+    );
+    let quantiles = snapshot.stalls.iter().flat_map(|one| {
+        [("0.5", one.p50_ns), ("0.99", one.p99_ns), ("1", one.max_ns)].map(|(quantile, ns)| {
+            (format!("{{guest=\"{}\",quantile=\"{quantile}\"}}", Label(&one.guest)), seconds(ns))
+        })
+    });
+    page.metric("ballast_migration_stall_seconds", "gauge", "How long it waited, since boot.", quantiles);
+    let pairs = snapshot.pairs.iter().map(|pair| {
+        let labels = format!("{{from=\"{}\",to=\"{}\"}}", Label(&pair.from), Label(&pair.to));
+        (labels, pair.moved_bytes as f64)
+    });
+    let help = "What was moved from one controller to another.";
+    page.metric("ballast_controller_moved_bytes_total", "counter", help, pairs);
+    let is_over = |state: &str| matches!(state, "finished" | "cancelled" | "failed");
+    let open = snapshot.jobs.iter().filter(|job| !is_over(&job.state)).count();
+    page.metric("ballast_jobs", "gauge", "Migrations that wait or run.", [("", open as f64)]);
 }
 
 #[cfg(test)]

@@ -130,6 +130,90 @@ pub struct Console {
     pub input_lost_bytes: u64,
 }
 
+/// A guest in `stats migration --json`: counters since boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Moved {
+    /// The guest's name.
+    pub name: String,
+    /// What was moved.
+    pub moved_bytes: u64,
+    /// Time spent copying.
+    pub copy_ns: u64,
+    /// Leaves split because the guest wrote to them.
+    pub split_count: u64,
+    /// Units given up and tried again.
+    pub retry_count: u64,
+    /// Faults on units in flight.
+    pub fault_count: u64,
+    /// How often it had to wait.
+    pub stall_count: u64,
+}
+
+/// The waits of a guest in `stats migration --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stalls {
+    /// The guest's name.
+    pub guest: String,
+    /// How many.
+    pub count: u64,
+    /// Their mean.
+    pub mean_ns: u64,
+    /// Half of them are no longer.
+    pub p50_ns: u64,
+    /// 99 of 100 are no longer.
+    pub p99_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+}
+
+/// A step of the histogram of waits in `stats migration --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StallStep {
+    /// The guest's name.
+    pub guest: String,
+    /// They were shorter than this, and no shorter than half of it.
+    pub below_ns: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// What moved between two controllers, in `stats migration --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pair {
+    /// From here.
+    pub from: String,
+    /// To here.
+    pub to: String,
+    /// What was moved.
+    pub moved_bytes: u64,
+}
+
+/// A job in `jobs --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Job {
+    /// Its number.
+    pub job: u64,
+    /// Its state's name.
+    pub state: String,
+    /// How much of it is done.
+    pub done_permille: u64,
+    /// What it moved.
+    pub moved_bytes: u64,
+    /// What it left where it was.
+    pub unmoved_bytes: u64,
+    /// How fast.
+    pub moved_bytes_per_s: u64,
+    /// For how long it has been under way.
+    pub elapsed_ns: Option<u64>,
+    /// What it does.
+    pub what: String,
+}
+
 /// The machine at one time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -148,6 +232,16 @@ pub struct Snapshot {
     pub map: Vec<MapRange>,
     /// The consoles.
     pub consoles: Vec<Console>,
+    /// What was moved of each guest.
+    pub moved: Vec<Moved>,
+    /// How long guests that were moved had to wait.
+    pub stalls: Vec<Stalls>,
+    /// The same as a histogram.
+    pub stall_steps: Vec<StallStep>,
+    /// What moved from where to where.
+    pub pairs: Vec<Pair>,
+    /// The migrations.
+    pub jobs: Vec<Job>,
 }
 
 impl Snapshot {
@@ -172,6 +266,13 @@ impl Snapshot {
             Some("stats") => list(report, "guests", &mut self.stats),
             Some("map") => list(report, "ranges", &mut self.map),
             Some("console") => list(report, "consoles", &mut self.consoles),
+            Some("migration") => {
+                list(report, "stalls", &mut self.stalls);
+                list(report, "stall_histogram", &mut self.stall_steps);
+                list(report, "pairs", &mut self.pairs);
+                list(report, "guests", &mut self.moved)
+            }
+            Some("jobs") => list(report, "jobs", &mut self.jobs),
             _ => false,
         }
     }
@@ -191,6 +292,8 @@ mod tests {
             r#"{"report":"stats","guests":[{"name":"alpha","exit_count":5,"exit_uart_count":3,"exit_wait_count":2}]}"#,
             r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":2097152,"cells":"R1."}]}"#,
             r#"{"report":"console","consoles":[{"name":"alpha","lost_bytes":7}]}"#,
+            r#"{"report":"migration","guests":[{"name":"alpha","moved_bytes":5}],"stalls":[],"pairs":[]}"#,
+            r#"{"report":"jobs","jobs":[{"job":1,"state":"running","elapsed_ns":null}]}"#,
         ] {
             assert!(snapshot.take(&serde_json::from_str(report).unwrap()), "{report}");
         }

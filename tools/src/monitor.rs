@@ -68,7 +68,11 @@ impl Monitor {
     /// # Errors
     /// The line fails, nobody answers, or the monitor refuses.
     pub fn ask(&mut self, command: &str) -> Result<Value> {
-        let name = command.split(' ').next().unwrap_or("");
+        // What its report is called.
+        let name = match command {
+            "stats migration" => "migration",
+            _ => command.split(' ').next().unwrap_or(""),
+        };
         for _ in 0..TRIES {
             // Ctrl-U: whatever stands in the line, it is not ours.
             self.link.send(format!("\x15{command} --json\r").as_bytes())?;
@@ -96,6 +100,12 @@ impl Monitor {
         snapshot.take(&self.ask("version").context("is this Ballast's line, and is nobody else on it?")?);
         for command in ["guests", "controllers", "stats", "console"] {
             snapshot.take(&self.ask(command)?);
+        }
+        // An older Ballast does not know these, and one that is starting not yet.
+        for command in ["stats migration", "jobs"] {
+            if let Ok(report) = self.ask(command) {
+                snapshot.take(&report);
+            }
         }
         if with_map && let Ok(map) = self.ask("map") {
             snapshot.take(&map);
@@ -223,6 +233,12 @@ pub(crate) mod tests {
             "console --json" => {
                 r#"{"report":"console","consoles":[{"key":"Ctrl-] m","name":"monitor","is_front":true,"kept_bytes":0,"limit_bytes":16384,"lost_bytes":0,"input_lost_bytes":0},{"key":"Ctrl-] 1","name":"alpha","is_front":false,"kept_bytes":5,"limit_bytes":16384,"lost_bytes":56,"input_lost_bytes":0}]}"#
             }
+            "stats migration --json" => {
+                r#"{"report":"migration","guests":[{"name":"alpha","moved_bytes":536870912,"moved_blocks":256,"moved_pages":0,"copy_ns":400000000,"wait_ns":1000,"demotion_count":0,"promotion_count":0,"split_count":3,"retry_count":1,"invalidation_count":90,"fault_count":12,"help_count":2,"stall_count":12}],"stalls":[{"guest":"alpha","count":12,"mean_ns":90000,"p50_ns":65535,"p99_ns":262143,"max_ns":250000}],"stall_histogram":[{"guest":"alpha","below_ns":65536,"count":7},{"guest":"alpha","below_ns":131072,"count":4},{"guest":"alpha","below_ns":262144,"count":1}],"pairs":[{"from":"mc0","to":"mc1","moved_bytes":536870912,"moved_blocks":256,"moved_pages":0}]}"#
+            }
+            "jobs --json" => {
+                r#"{"report":"jobs","jobs":[{"job":1,"state":"finished","done_permille":1000,"moved_bytes":536870912,"unmoved_bytes":0,"moved_bytes_per_s":1342177280,"elapsed_ns":400000000,"total_bytes":536870912,"scanned_bytes":536870912,"what":"alpha to mc1"},{"job":2,"state":"running","done_permille":250,"moved_bytes":134217728,"unmoved_bytes":0,"moved_bytes_per_s":1073741824,"elapsed_ns":125000000,"total_bytes":536870912,"scanned_bytes":134217728,"what":"beta to mc0"}]}"#
+            }
             "map --json" => {
                 r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":67108864,"cells":":R111111........"},{"controller":"mc1","base":"0x80000000","unit_bytes":67108864,"cells":"................"}]}"#
             }
@@ -244,7 +260,7 @@ pub(crate) mod tests {
         let snapshot = monitor.snapshot(true).unwrap();
         assert_eq!(snapshot.guests.len(), 2);
         assert_eq!(snapshot.map.len(), 2);
-        assert_eq!(monitor.frames.len(), 6);
+        assert_eq!(monitor.frames.len(), 8);
         assert!(monitor.text.iter().any(|line| line.contains("something")));
         assert_eq!(monitor.losses(), Losses::default());
     }

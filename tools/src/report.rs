@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+mod chart;
+
+use self::chart::{Kind, Series};
 use crate::frames::Decoder;
 use crate::link::{Address, Link};
 use crate::model::{MapRange, Snapshot};
@@ -19,10 +22,8 @@ use crate::top::size;
 
 /// Cells in a row of a map.
 const MAP_COLUMNS: usize = 128;
-/// Side of a cell.
-const CELL: usize = 7;
-/// Size of a chart.
-const CHART: (f64, f64) = (900.0, 180.0);
+/// Width and height of a cell.
+const CELL: (usize, usize) = (7, 11);
 /// Colours of guests, by number; after them they begin again.
 const COLOURS: [&str; 8] =
     ["#2e7d32", "#1565c0", "#ad1457", "#00838f", "#ef6c00", "#6a1b9a", "#558b2f", "#4e342e"];
@@ -175,18 +176,29 @@ pub fn html(material: &Material) -> String {
 const HEAD: &str = "<!DOCTYPE html>
 <html lang=\"en\">
 <meta charset=\"utf-8\">
+<meta name=\"viewport\" content=\"width=device-width\">
 <title>Ballast</title>
 <style>
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 940px; color: #222; }
-h1, h2 { font-weight: 600; }
-h2 { margin-top: 2em; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; }
-th, td { text-align: left; padding: 0.15em 1em 0.15em 0; }
-td.n, th.n { text-align: right; }
-svg { display: block; max-width: 100%; height: auto; }
-pre { background: #f6f6f6; padding: 0.7em; overflow-x: auto; font-size: 12px; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1.5em 1.5em 3em; max-width: 940px; color: #24292f; }
+h1 { font-size: 1.7em; margin: 0.2em 0; }
+h2 { font-size: 1.2em; margin: 2em 0 0.6em; padding-bottom: 0.2em; border-bottom: 1px solid #d0d7de; }
+h3 { font-size: 1em; margin: 1em 0 0.2em; }
+p { margin: 0.4em 0; }
+table { border-collapse: collapse; width: 100%; }
+th { font-weight: 600; color: #57606a; }
+th, td { text-align: left; padding: 0.2em 1em 0.2em 0; border-bottom: 1px solid #eaeef2; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+svg { display: block; max-width: 100%; height: auto; margin: 0.2em 0 0.8em; font: 12px system-ui, sans-serif; }
+svg text { fill: #57606a; }
+.end { text-anchor: end; }
+.middle { text-anchor: middle; }
+.grid { stroke: #d8dee4; fill: none; }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+pre { background: #f6f8fa; padding: 0.8em; overflow-x: auto; font-size: 12px; border-radius: 6px; }
+.quiet { color: #57606a; }
 .failed { color: #b71c1c; }
-.key span { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.3em 0 1em; vertical-align: -0.1em; }
+.running { color: #1a7f37; }
+.key span { display: inline-block; width: 0.8em; height: 0.8em; margin: 0 0.35em 0 1em; border-radius: 2px; }
 </style>
 ";
 
@@ -211,26 +223,14 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
     )?;
     write_guests(page, last)?;
     write_maps(page, first, last)?;
-    page.push_str("<h2>Memory over time</h2>\n");
-    for controller in &last.controllers {
-        let of = |snapshot: &Snapshot, value: fn(&crate::model::Controller) -> u64| {
-            let one = snapshot.controllers.iter().find(|one| one.name == controller.name);
-            one.map_or(0.0, |one| value(one) as f64)
-        };
-        let line = |name: &str, colour: &'static str, value: fn(&crate::model::Controller) -> u64| Series {
-            name: name.into(),
-            colour,
-            points: material.snapshots.iter().map(|one| (one.seconds, of(one, value))).collect(),
-        };
-        let series = [
-            line("guests", COLOURS[0], |one| one.guest_bytes),
-            line("Ballast", COLOURS[1], |one| one.own_bytes),
-            line("free", "#9e9e9e", |one| one.free_bytes),
-        ];
-        write_chart(page, &controller.name, &series, |value| size(value as u64))?;
-    }
-    page.push_str("<h2>Exits a second</h2>\n");
-    write_chart(page, "exits", &exit_rates(&material.snapshots), |value| format!("{value:.0}"))?;
+    write_memory(page, material, last)?;
+    write_migrations(page, material, last)?;
+    page.push_str("<h2>Exits to EL2</h2>\n");
+    let rates = rates(material, last, &|snapshot, name| {
+        let stats = snapshot.stats.iter().find(|stats| stats.name == name)?;
+        Some(stats.exit_count())
+    });
+    chart::write(page, "a second", &rates, Kind::Lines, |value| format!("{value:.0}"))?;
     if !material.log.is_empty() {
         page.push_str("<h2>Log</h2>\n<pre>");
         for line in &material.log {
@@ -249,7 +249,11 @@ fn write_guests(page: &mut String, last: &Snapshot) -> fmt::Result {
     );
     for guest in &last.guests {
         let stats = last.stats.iter().find(|stats| stats.name == guest.name);
-        let class = if guest.state == "failed" { " class=failed" } else { "" };
+        let class = match guest.state.as_str() {
+            "failed" => " class=failed",
+            "running" => " class=running",
+            _ => "",
+        };
         writeln!(
             page,
             "<tr><td>{}<td{class}>{}<td class=n>{} of {}<td class=n>{}<td class=n>{}<td class=n>{}\
@@ -268,6 +272,94 @@ fn write_guests(page: &mut String, last: &Snapshot) -> fmt::Result {
     }
     page.push_str("</table>\n");
     Ok(())
+}
+
+/// What the controllers' RAM is used for, over time.
+fn write_memory(page: &mut String, material: &Material, last: &Snapshot) -> fmt::Result {
+    page.push_str("<h2>Memory over time</h2>\n");
+    for controller in &last.controllers {
+        let line = |name: &str, colour: &'static str, value: fn(&crate::model::Controller) -> u64| Series {
+            name: name.into(),
+            colour,
+            points: material
+                .snapshots
+                .iter()
+                .map(|snapshot| {
+                    let one = snapshot.controllers.iter().find(|one| one.name == controller.name);
+                    (snapshot.seconds, one.map_or(0.0, |one| value(one) as f64))
+                })
+                .collect(),
+        };
+        let series = [
+            line("guests", "#4a86c5", |one| one.guest_bytes),
+            line("Ballast", "#24292f", |one| one.own_bytes),
+            line("reserved", "#8c959f", |one| one.reserved_bytes),
+            line("free", "#e6ebf0", |one| one.free_bytes),
+        ];
+        chart::write(page, &controller.name, &series, Kind::Stack, |value| size(value as u64))?;
+    }
+    Ok(())
+}
+
+/// The migrations: jobs, what moved when, and how long guests had to wait.
+fn write_migrations(page: &mut String, material: &Material, last: &Snapshot) -> fmt::Result {
+    if last.moved.iter().all(|moved| moved.moved_bytes == 0) && last.jobs.is_empty() {
+        return Ok(());
+    }
+    page.push_str(
+        "<h2>Migrations</h2>\n<table><tr><th class=n>Job<th>What<th>State<th class=n>Done<th class=n>Moved\
+         <th class=n>Stayed<th class=n>A second<th class=n>Time\n",
+    );
+    for job in &last.jobs {
+        writeln!(
+            page,
+            "<tr><td class=n>{}<td>{}<td>{}<td class=n>{}.{} %<td class=n>{}<td class=n>{}<td class=n>{}<td class=n>{}",
+            job.job,
+            Text(&job.what),
+            Text(&job.state),
+            job.done_permille / 10,
+            job.done_permille % 10,
+            size(job.moved_bytes),
+            size(job.unmoved_bytes),
+            size(job.moved_bytes_per_s),
+            job.elapsed_ns.map_or("-".into(), time),
+        )?;
+    }
+    page.push_str("</table>\n");
+    let rates = rates(material, last, &|snapshot, name| {
+        Some(snapshot.moved.iter().find(|moved| moved.name == name)?.moved_bytes)
+    });
+    chart::write(page, "Moved a second", &rates, Kind::Lines, |value| size(value as u64))?;
+    for stalls in &last.stalls {
+        writeln!(
+            page,
+            "<h3>How long {} waited</h3>\n<p class=quiet>{} waits for a unit in flight: mean {}, half within {}, \
+             99 of 100 within {}, longest {}.</p>",
+            Text(&stalls.guest),
+            stalls.count,
+            time(stalls.mean_ns),
+            time(stalls.p50_ns),
+            time(stalls.p99_ns),
+            time(stalls.max_ns)
+        )?;
+        let steps = last.stall_steps.iter().filter(|step| step.guest == stalls.guest);
+        let bars: Vec<(String, u64)> =
+            steps.map(|step| (format!("< {}", time(step.below_ns)), step.count)).collect();
+        let colour = last.guests.iter().find(|guest| guest.name == stalls.guest);
+        let colour = guest_colour(colour.map_or(1, |guest| guest.console));
+        chart::write_bars(page, "waits", colour, &bars)?;
+    }
+    Ok(())
+}
+
+/// A time in the unit that suits it.
+fn time(nanoseconds: u64) -> String {
+    match nanoseconds {
+        0..1_000 => format!("{nanoseconds} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", nanoseconds as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", nanoseconds as f64 / 1e6),
+        _ => format!("{:.1} s", nanoseconds as f64 / 1e9),
+    }
 }
 
 /// The physical map before and after.
@@ -305,10 +397,10 @@ fn write_maps(page: &mut String, first: &Snapshot, last: &Snapshot) -> fmt::Resu
 fn write_map(page: &mut String, range: &MapRange) -> fmt::Result {
     let cells: Vec<char> = range.characters().collect();
     let rows = cells.len().div_ceil(MAP_COLUMNS);
-    let (width, height) = (MAP_COLUMNS * CELL, rows * CELL);
+    let (width, height) = (MAP_COLUMNS * CELL.0, rows * CELL.1);
     writeln!(
         page,
-        "<p>{} from {}, {} a cell</p>\n<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\" \
+        "<p><b>{}</b> from {}, {} a cell</p>\n<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\" \
          aria-label=\"map of {}\">",
         Text(&range.controller),
         Text(&range.base),
@@ -321,10 +413,10 @@ fn write_map(page: &mut String, range: &MapRange) -> fmt::Result {
             writeln!(
                 page,
                 "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"/>",
-                column * CELL,
-                row * CELL,
-                run.len() * CELL - 1,
-                CELL - 1,
+                column * CELL.0,
+                row * CELL.1,
+                run.len() * CELL.0 - 1,
+                CELL.1 - 1,
                 cell_colour(run[0])
             )?;
             column += run.len();
@@ -351,93 +443,22 @@ fn cell_colour(cell: char) -> &'static str {
     }
 }
 
-/// Exits a second between looks, by guest.
-fn exit_rates(snapshots: &[Snapshot]) -> Vec<Series> {
-    let Some(last) = snapshots.last() else { return Vec::new() };
-    let rates = last.guests.iter().map(|guest| {
-        let count = |snapshot: &Snapshot| {
-            snapshot
-                .stats
-                .iter()
-                .find(|stats| stats.name == guest.name)
-                .map(crate::model::GuestStats::exit_count)
-        };
-        let points = snapshots.windows(2).filter_map(|pair| {
-            let added = count(&pair[1])?.saturating_sub(count(&pair[0])?) as f64;
+/// What a counter of each guest rose by, a second, between looks.
+fn rates(
+    material: &Material,
+    last: &Snapshot,
+    counter: &dyn Fn(&Snapshot, &str) -> Option<u64>,
+) -> Vec<Series> {
+    let rate = |guest: &crate::model::Guest| {
+        let points = material.snapshots.windows(2).filter_map(|pair| {
+            let before = counter(&pair[0], &guest.name)?;
+            let added = counter(&pair[1], &guest.name)?.saturating_sub(before) as f64;
             let elapsed = pair[1].seconds - pair[0].seconds;
             (elapsed > 0.0).then_some((pair[1].seconds, added / elapsed))
         });
         Series { name: guest.name.clone(), colour: guest_colour(guest.console), points: points.collect() }
-    });
-    rates.collect()
-}
-
-/// A line of a chart.
-struct Series {
-    name: String,
-    colour: &'static str,
-    /// Seconds and value.
-    points: Vec<(f64, f64)>,
-}
-
-fn write_chart(
-    page: &mut String,
-    title: &str,
-    series: &[Series],
-    unit: impl Fn(f64) -> String,
-) -> fmt::Result {
-    let points = || series.iter().flat_map(|line| line.points.iter());
-    let largest = points().map(|point| point.1).fold(0.0, f64::max);
-    let start = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
-    let end = points().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max);
-    if points().next().is_none() {
-        return writeln!(page, "<p>{}: one look is no course of time.</p>", Text(title));
-    }
-    let (width, height) = CHART;
-    let (left, bottom) = (80.0, 24.0);
-    let across = (width - left) / (end - start).max(f64::EPSILON);
-    let up = (height - bottom - 12.0) / largest.max(f64::EPSILON);
-    writeln!(page, "<p class=key>{}:", Text(title))?;
-    for line in series {
-        write!(page, "<span style=\"background:{}\"></span>{}", line.colour, Text(&line.name))?;
-    }
-    writeln!(
-        page,
-        "</p>\n<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\" aria-label=\"{}\">",
-        Text(title)
-    )?;
-    let base = height - bottom;
-    writeln!(
-        page,
-        "<path d=\"M{left} 12V{base}H{width}\" fill=\"none\" stroke=\"#999\"/>\
-         <text x=\"{}\" y=\"18\" text-anchor=\"end\" font-size=\"12\">{}</text>\
-         <text x=\"{}\" y=\"{base}\" text-anchor=\"end\" font-size=\"12\">0</text>\
-         <text x=\"{left}\" y=\"{}\" font-size=\"12\">{start:.1} s</text>\
-         <text x=\"{width}\" y=\"{}\" text-anchor=\"end\" font-size=\"12\">{end:.1} s</text>",
-        left - 6.0,
-        Text(&unit(largest)),
-        left - 6.0,
-        height - 6.0,
-        height - 6.0
-    )?;
-    for line in series {
-        let mut path = String::new();
-        for (at, (seconds, value)) in line.points.iter().enumerate() {
-            let letter = if at == 0 { 'M' } else { 'L' };
-            write!(path, "{letter}{:.1} {:.1}", left + (seconds - start) * across, base - value * up)?;
-        }
-        // A single point is a dot.
-        if line.points.len() == 1 {
-            path.push_str("h0.1");
-        }
-        writeln!(
-            page,
-            "<path d=\"{path}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\" stroke-linecap=\"round\"/>",
-            line.colour
-        )?;
-    }
-    page.push_str("</svg>\n");
-    Ok(())
+    };
+    last.guests.iter().map(rate).collect()
 }
 
 /// Text in HTML.
@@ -468,12 +489,14 @@ mod tests {
     fn material() -> Material {
         let mut monitor = Monitor::attach(fake(small_machine)).unwrap();
         let first = monitor.snapshot(true).unwrap();
+        let mut middle = Snapshot { seconds: 1.0, ..first.clone() };
+        middle.moved[0].moved_bytes += 64 << 20;
         let mut last = Snapshot { seconds: 2.0, ..first.clone() };
         last.map[0].cells = ":R...........111".into();
         last.stats[0].counters.insert("exit_uart_count".into(), 400.into());
         Material {
             title: "<test>".into(),
-            snapshots: vec![first, last],
+            snapshots: vec![first, middle, last],
             log: vec!["a & b".into()],
             damaged_count: 3,
         }
@@ -491,7 +514,7 @@ mod tests {
             assert!(!page.contains(forbidden), "{forbidden}");
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-        assert_eq!(page.matches("<svg").count(), 2 * 2 + 2 + 1);
+        assert_eq!(page.matches("<svg").count(), 2 * 2 + 2 + 1 + 2);
         insta::assert_snapshot!(page);
     }
 

@@ -14,7 +14,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 
 use crate::link::{Address, Link};
-use crate::model::{MapRange, Snapshot};
+use crate::model::{Job, MapRange, Snapshot};
 use crate::monitor::{Losses, Monitor};
 
 /// Figures that a sparkline keeps.
@@ -107,6 +107,10 @@ struct Screen {
     time: Option<Instant>,
     /// Exits a second, by guest.
     exits: BTreeMap<String, VecDeque<u64>>,
+    /// Bytes moved a second, by guest that has been moved.
+    moved: BTreeMap<String, VecDeque<u64>>,
+    /// Waits a second for units in flight, by guest that has been moved.
+    stalls: BTreeMap<String, VecDeque<u64>>,
     /// Time at EL2 since the last look, in thousandths of a CPU, by guest.
     el2: BTreeMap<String, u64>,
     losses: Losses,
@@ -120,14 +124,16 @@ impl Screen {
                 let Some(before) = self.snapshot.stats.iter().find(|before| before.name == now.name) else {
                     continue;
                 };
-                let added = now.exit_count().saturating_sub(before.exit_count()) as f64;
-                let history = self.exits.entry(now.name.clone()).or_default();
-                history.push_back((added / elapsed) as u64);
-                if history.len() > HISTORY {
-                    history.pop_front();
-                }
+                push(&mut self.exits, &now.name, now.exit_count(), before.exit_count(), elapsed);
                 let el2_ns = now.el2_ns.saturating_sub(before.el2_ns) as f64;
                 self.el2.insert(now.name.clone(), (el2_ns / elapsed / 1e6) as u64);
+            }
+            for now in snapshot.moved.iter().filter(|now| now.moved_bytes != 0) {
+                let before = self.snapshot.moved.iter().find(|before| before.name == now.name);
+                if let Some(before) = before {
+                    push(&mut self.moved, &now.name, now.moved_bytes, before.moved_bytes, elapsed);
+                    push(&mut self.stalls, &now.name, now.stall_count, before.stall_count, elapsed);
+                }
             }
         }
         self.snapshot = snapshot;
@@ -138,10 +144,12 @@ impl Screen {
     fn draw(&self, frame: &mut Frame<'_>) {
         let maps = self.snapshot.controllers.len() as u16 * 3;
         let guests = self.snapshot.guests.len() as u16 + 3;
-        let [title, map, table, lines, foot] = Layout::vertical([
+        let jobs = self.open_jobs().count() as u16;
+        let [title, map, table, job_list, lines, foot] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Length(maps + 2),
             Constraint::Length(guests),
+            Constraint::Length(if jobs == 0 { 0 } else { jobs + 2 }),
             Constraint::Min(3),
             Constraint::Length(1),
         ])
@@ -149,7 +157,17 @@ impl Screen {
         self.draw_title(frame, title);
         self.draw_map(frame, map);
         self.draw_guests(frame, table);
-        self.draw_exits(frame, lines);
+        self.draw_jobs(frame, job_list);
+        if self.moved.is_empty() {
+            draw_lines(frame, lines, "Exits a second", &self.snapshot, &self.exits, u64::to_string);
+        } else {
+            let [exits, moved, stalls] =
+                Layout::vertical([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)])
+                    .areas(lines);
+            draw_lines(frame, exits, "Exits a second", &self.snapshot, &self.exits, u64::to_string);
+            draw_lines(frame, moved, "Moved a second", &self.snapshot, &self.moved, |bytes| size(*bytes));
+            draw_lines(frame, stalls, "Waits a second", &self.snapshot, &self.stalls, u64::to_string);
+        }
         let damaged = self.losses.bad_frame_count + self.losses.bad_report_count;
         let note = if damaged == 0 { String::new() } else { format!("  {damaged} damaged on the line") };
         frame.render_widget(Paragraph::new(format!("q ends{note}")).dim(), foot);
@@ -224,23 +242,55 @@ impl Screen {
         frame.render_widget(table, area);
     }
 
-    /// A sparkline of each guest's exits.
-    fn draw_exits(&self, frame: &mut Frame<'_>, area: Rect) {
-        let block = Block::bordered().title("Exits a second");
-        let inner = block.inner(area);
-        frame.render_widget(block, area);
-        let places = Layout::vertical(self.exits.keys().map(|_| Constraint::Fill(1))).split(inner);
-        for ((name, history), &place) in self.exits.iter().zip(places.iter()) {
-            let [label, line] = Layout::horizontal([Constraint::Length(17), Constraint::Min(1)]).areas(place);
-            let console = self.snapshot.guests.iter().find(|guest| guest.name == *name);
-            let colour = colour(console.map_or(0, |guest| guest.console));
-            frame.render_widget(Paragraph::new(Span::styled(name.clone(), colour)), label);
-            let shown = history.iter().skip(history.len().saturating_sub(line.width.into()));
-            frame.render_widget(
-                Sparkline::default().data(shown.copied().collect::<Vec<_>>()).style(colour),
-                line,
-            );
-        }
+    fn open_jobs(&self) -> impl Iterator<Item = &Job> {
+        self.snapshot
+            .jobs
+            .iter()
+            .filter(|job| !matches!(job.state.as_str(), "finished" | "cancelled" | "failed"))
+    }
+
+    fn draw_jobs(&self, frame: &mut Frame<'_>, area: Rect) {
+        let lines = self.open_jobs().map(|job| {
+            let rate = size(job.moved_bytes_per_s);
+            let done = job.done_permille / 10;
+            Line::from(format!("{} {:9} {done:3} %  {rate}/s  {}", job.job, job.state, job.what))
+        });
+        let lines: Vec<Line<'_>> = lines.collect();
+        frame.render_widget(Paragraph::new(lines).block(Block::bordered().title("Jobs")), area);
+    }
+}
+
+/// Adds to the history of `name` what was added a second.
+fn push(histories: &mut BTreeMap<String, VecDeque<u64>>, name: &str, now: u64, before: u64, elapsed: f64) {
+    let history = histories.entry(name.to_owned()).or_default();
+    history.push_back((now.saturating_sub(before) as f64 / elapsed) as u64);
+    if history.len() > HISTORY {
+        history.pop_front();
+    }
+}
+
+/// A sparkline for each guest.
+fn draw_lines(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    title: &str,
+    snapshot: &Snapshot,
+    histories: &BTreeMap<String, VecDeque<u64>>,
+    unit: fn(&u64) -> String,
+) {
+    let block = Block::bordered().title(title.to_owned());
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    let places = Layout::vertical(histories.keys().map(|_| Constraint::Fill(1))).split(inner);
+    for ((name, history), &place) in histories.iter().zip(places.iter()) {
+        let [label, line] = Layout::horizontal([Constraint::Length(28), Constraint::Min(1)]).areas(place);
+        let console = snapshot.guests.iter().find(|guest| guest.name == *name);
+        let colour = colour(console.map_or(0, |guest| guest.console));
+        let last = history.back().map(unit).unwrap_or_default();
+        frame.render_widget(Paragraph::new(Span::styled(format!("{name:16.16} {last:>10}"), colour)), label);
+        let shown = history.iter().skip(history.len().saturating_sub(line.width.into()));
+        let shown = shown.copied().collect::<Vec<_>>();
+        frame.render_widget(Sparkline::default().data(shown).style(colour), line);
     }
 }
 
