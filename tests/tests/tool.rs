@@ -118,7 +118,8 @@ fn reports_come_from_a_live_machine_and_from_a_recording() {
     let options = ["--record", &recording.to_string_lossy(), "--split", &split.to_string_lossy()];
     let reports = "version guests controllers stats map jobs";
     let line: String = reports.split(' ').map(|name| format!("{name} --json\r")).collect();
-    let keys = format!("\x1dm\x03\x15{line}stats migration --json\r{line}stats migration --json\rlog\r");
+    let look = format!("{line}stats migration --json\r");
+    let keys = format!("\x1dm\x03\x15{look}{look}{look}log\r");
     let shown = live.console(&[&options[..], &["--elf", &elf_text]].concat(), &keys);
     assert!(shown.contains("arch::start: 4 CPUs"), "the log is put together: {shown}");
     assert!(std::fs::read_to_string(split.join("log")).unwrap().contains("4 CPUs"));
@@ -182,7 +183,7 @@ fn top_draws_a_live_machine_amid_garbage() {
     let output = child.wait_with_output().unwrap();
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{shown}");
-    for part in ["Memory", "mc0", "Guests", "load", "Exits a second"] {
+    for part in ["Memory", "mc0", "Guests", "load", "Exits"] {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
 }
