@@ -130,7 +130,7 @@ fn every_report_is_as_the_schema_says_and_fits_the_screen() {
     let mut system = busy();
     let schema = schema();
     system.monitor("trace on");
-    // Something has moved, or moves.
+    // Something has moved, or moves, and is traced.
     let moved = system.json("migrate linux mc1");
     assert!(schema.is_valid(&moved), "{moved}");
     for line in ["pause 1", "resume 1", "rate limit 1G", "restore mc0", "evacuate mc9", "job 1", "cancel 1"] {

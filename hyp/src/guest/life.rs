@@ -3,10 +3,11 @@
 use super::{Guest, Phase, StopReason, Vcpu, claims, migration};
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::Lists;
-use crate::arch::{idle, timer, vcpu};
+use crate::arch::{idle, timer, trace, vcpu};
 use crate::device::psci::Start;
 use crate::device::vpl011::Vpl011;
 use crate::log;
+use crate::monitor::trace::Kind;
 use alloc::string::ToString;
 use core::sync::atomic::Ordering;
 
@@ -150,6 +151,7 @@ fn between_phases(guest: &'static Guest) {
             claims::abandon(guest);
             guest.space.release();
             guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
+            trace::record(Kind::Life, guest.id.index(), 0, Phase::Stopped as u64, 0);
             log::info!("{}: {}", guest.name(), guest.reason());
         }
         Phase::Stopped | Phase::Running => {}
@@ -175,6 +177,7 @@ fn load_and_run(guest: &'static Guest) {
     if guest.change_phase(&[Phase::Starting, Phase::Resetting], Phase::Running).is_err() {
         guest.home().request(Request::Look);
     } else {
+        trace::record(Kind::Life, guest.id.index(), 0, Phase::Running as u64, 0);
         log::info!("{}: started, entry {}, device tree at {}", guest.name(), entry.kernel, entry.tree);
     }
 }

@@ -305,12 +305,12 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "stats",
         parameters: &[optional(
-            "GUEST|migration|reset",
-            Kind::Either(&Kind::Guest, &Kind::Word(&["migration", "reset"])),
+            "GUEST|migration|claims|reset",
+            Kind::Either(&Kind::Guest, &Kind::Word(&["migration", "claims", "reset"])),
         )],
         summary: "show the guests' counters: exits, interrupts, time at EL2",
         details: "With a guest: its exits by reason. migration: what was moved, and how long guests waited, since \
-                  boot. Time at EL2 leaves out what is answered at once. Text counts since the last reset; JSON counts since boot, \
+                  boot; claims: likewise. Time at EL2 leaves out what is answered at once. Text counts since the last reset; JSON counts since boot, \
                   always.",
         example: "stats alpha",
         run: stats::run,

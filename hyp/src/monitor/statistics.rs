@@ -36,12 +36,14 @@ pub enum Exit {
     Abort = 7,
     /// A physical interrupt.
     Interrupt = 8,
+    /// WFI, which traps while migration has a use for the time.
+    Wait = 9,
     /// Anything else.
-    Other = 9,
+    Other = 10,
 }
 
 /// How many reasons there are.
-pub const EXITS: usize = 10;
+pub const EXITS: usize = 11;
 
 impl Exit {
     /// All reasons, by their numbers.
@@ -55,6 +57,7 @@ impl Exit {
         Self::Fault,
         Self::Abort,
         Self::Interrupt,
+        Self::Wait,
         Self::Other,
     ];
 
@@ -70,6 +73,7 @@ impl Exit {
             Self::Fault => "fault",
             Self::Abort => "abort",
             Self::Interrupt => "interrupt",
+            Self::Wait => "wait",
             Self::Other => "other",
         }
     }
@@ -225,6 +229,6 @@ mod tests {
     fn totals_never_go_below_zero() {
         let earlier = Totals { exits: [5; EXITS], injected_count: 9, el2_ns: 9 };
         assert_eq!(Totals::default().since(&earlier), Totals::default());
-        assert_eq!(earlier.since(&Totals::default()).exit_count(), 50);
+        assert_eq!(earlier.since(&Totals::default()).exit_count(), 55);
     }
 }

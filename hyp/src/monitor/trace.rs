@@ -35,11 +35,11 @@ pub enum Kind {
     Exit(Exit),
     /// An interrupt was given to a vCPU; `detail` is its INTID.
     Inject,
-    /// A unit was moved; `detail` is its IPA, `place` the frame that it moved to.
+    /// A unit moves; `detail` is its IPA, `place` the frame that it moves to.
     Migrate,
     /// A range was claimed or released; `detail` is its first address, `place` its size.
     Claim,
-    /// A guest was started, stopped or reset; `detail` is its new state's number.
+    /// A guest was started (`detail` 2) or has stopped (0).
     Life,
 }
 
@@ -106,7 +106,7 @@ impl fmt::Display for Event {
             Kind::Inject => write!(f, "inject interrupt {detail}"),
             Kind::Migrate => write!(f, "migrate IPA {detail:#x} to {place:#x}"),
             Kind::Claim => write!(f, "claim {detail:#x}, {place:#x} bytes"),
-            Kind::Life => write!(f, "life state {detail}"),
+            Kind::Life => f.write_str(if *detail == 0 { "stopped" } else { "started" }),
         }
     }
 }

@@ -52,6 +52,7 @@ const fn reason(esr: u64) -> Exit {
     match esr >> 26 {
         EC_HVC64 | EC_SMC64 => Exit::Hypercall,
         EC_SYSTEM_REGISTER => system_register::reason(esr),
+        EC_WAIT => Exit::Wait,
         EC_INSTRUCTION_ABORT => Exit::Abort,
         _ => Exit::Other,
     }
@@ -59,7 +60,19 @@ const fn reason(esr: u64) -> Exit {
 
 /// A synchronous exception from a guest other than those with functions of their own, an SError or an FIQ.
 pub(super) extern "C" fn sync(frame: &mut Frame, esr: u64) {
-    counted(cpu::current(), reason(esr), || handle(frame, esr));
+    let cpu = cpu::current();
+    match reason(esr) {
+        // The guest has no use for that time.
+        Exit::Wait => {
+            cpu.counters.count_exit(Exit::Wait);
+            wait::wait(esr);
+        }
+        Exit::Abort => {
+            let exit = abort::reason(cpu.vcpu(), abort::faulting_ipa());
+            counted(cpu, exit, || handle(frame, esr));
+        }
+        exit => counted(cpu, exit, || handle(frame, esr)),
+    }
 }
 
 fn handle(frame: &mut Frame, esr: u64) {
@@ -67,7 +80,6 @@ fn handle(frame: &mut Frame, esr: u64) {
         EC_HVC64 => hypercall::hvc(frame, esr),
         EC_SMC64 => hypercall::smc(frame, esr),
         EC_INSTRUCTION_ABORT => abort::instruction(esr),
-        EC_WAIT => wait::wait(esr),
         _ if esr == MARK_SERROR => serror(),
         // Group 0 is not used at EL2: an FIQ is nothing that Ballast asked for.
         _ if esr == MARK_FIQ => {}

@@ -3,9 +3,10 @@
 use crate::arch::copy::{self, Caching};
 use crate::arch::features::is_interrupt_pending;
 use crate::arch::tlb::Tlb;
-use crate::arch::{cpu, own, timer};
+use crate::arch::{cpu, own, timer, trace};
 use crate::guest::space::Tables;
 use crate::guest::{Guest, get};
+use crate::monitor::trace::Kind;
 use stage2::addr::{Frame, Ipa};
 use stage2::frame::Contents;
 use stage2::memory::Tenant;
@@ -58,7 +59,11 @@ impl Frames for Host {
     }
 
     fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
-        Frames::allocate(&own::MEMORY, guest, order, placement, ipa)
+        let target = Frames::allocate(&own::MEMORY, guest, order, placement, ipa);
+        if let Some(target) = target {
+            trace::record(Kind::Migrate, guest.index(), 0, ipa.get(), target.pa().get());
+        }
+        target
     }
 
     fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {

@@ -28,7 +28,7 @@ pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
         let id = id_of(number);
         claiming.cancel(id).map_err(|error| session.refuse(format_args!("{error}")))?;
         let text = format_args!("Claim {number} ends; what it did is undone.");
-        return session.done("claim cancel", text, "claim=", &[Value::Count(number)]);
+        return session.done("claim_cancel", text, "claim=", &[Value::Count(number)]);
     }
     let (pool, definition) = find(session, arguments.word(0))?;
     let Some(what) = arguments.word(1) else {
@@ -251,6 +251,11 @@ pub(super) fn statistics(session: &mut Session<'_>, arguments: &Arguments<'_>) -
     if arguments.word(0).is_none() {
         return list(session, arguments);
     }
+    counters(session)
+}
+
+/// The same as `stats claims`.
+pub(super) fn counters(session: &mut Session<'_>) -> Result<(), Failure> {
     let statistics = claiming(session)?.claims().statistics();
     let totals = statistics.totals();
     session.report("claim_stats", |report, machine| {

@@ -11,11 +11,8 @@ pub(super) fn run(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
     session.report("cost", |report, _| {
         report.table("costs", "what=WHAT|picoseconds=|=EACH", "", &mut |table| {
             for cost in &costs {
-                let each = core::fmt::from_fn(|f| {
-                    let tenths = (cost.picoseconds + 50) / 100;
-                    write!(f, "{}.{} ns", tenths / 10, tenths % 10)
-                });
-                table.row(&[Value::Text(cost.what), Value::Count(cost.picoseconds), Value::Show(&each)])?;
+                let each = Value::Nanoseconds((cost.picoseconds + 500) / 1000);
+                table.row(&[Value::Text(cost.what), Value::Count(cost.picoseconds), each])?;
             }
             Ok(())
         })

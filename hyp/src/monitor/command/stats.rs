@@ -11,6 +11,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     match arguments.get(0) {
         Some(Argument::Guest(guest)) => one(session, guest, now_ns),
         Some(Argument::Word("migration")) => super::moved::run(session),
+        Some(Argument::Word("claims")) => super::claims::counters(session),
         Some(_) => {
             let machine = session.machine;
             session.state.baseline.take(machine, now_ns);
@@ -28,7 +29,7 @@ fn all(session: &mut Session<'_>, now_ns: u64) -> Result<(), Failure> {
     let columns = "name=GUEST|exit_count=EXITS|=PER SECOND|=HYPERCALLS|=FAULTS|injected_count=INJECTED|\
                    el2_ns=IN EL2|exit_hypercall_count=|exit_sysreg_count=|exit_sgi_count=|exit_gicd_count=|\
                    exit_gicr_count=|exit_uart_count=|exit_fault_count=|exit_abort_count=|\
-                   exit_interrupt_count=|exit_other_count=";
+                   exit_interrupt_count=|exit_wait_count=|exit_other_count=";
     session.report("stats", |report, machine| {
         let times = [Value::Nanoseconds(shown_ns), Value::Nanoseconds(now_ns)];
         report.fields("=Counted for|uptime_ns=", &times)?;
