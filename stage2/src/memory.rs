@@ -25,6 +25,7 @@ use crate::range::FrameRange;
 use crate::sync::{Counter, Ordering::Relaxed};
 use crate::zone::{ARENAS, Zone};
 
+mod adopt;
 mod boot;
 pub mod check;
 mod error;

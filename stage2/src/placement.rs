@@ -88,6 +88,12 @@ impl Placement {
         Self::Listed(ControllerList::one(controller), Strictness::Preferred)
     }
 
+    /// Whether memory behind `controller` will do.
+    pub fn allows(&self, controller: ControllerId) -> bool {
+        let (named, strictness) = self.named();
+        strictness == Strictness::Preferred || named.contains(controller)
+    }
+
     /// The controllers named, and whether others may be used when they have nothing left.
     pub const fn named(&self) -> (ControllerSet, Strictness) {
         match self {

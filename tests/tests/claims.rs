@@ -132,3 +132,45 @@ fn a_guest_owns_a_pool_that_two_others_work_in() {
     assert!(stats["moved_bytes"].as_u64() > Some(64 * MIB), "{stats}");
     assert_eq!(system.json("pools")["pools"][0]["claimed_bytes"], 0);
 }
+
+#[test]
+fn a_unit_of_a_gigabyte_is_won_back_for_a_guest_that_asks_for_one() {
+    const GIB: u64 = 1 << 30;
+    let units = "pools { huge { compatible = \"shared-dmb-pool\"; reusable; size = <0 0x40000000>; \
+                 alignment = <0 0x40000000>; controllers = <1>; unit-size = <0x40000000>; }; };";
+    let block =
+        |unit: &str| format!("dmb-0 {{ size = <0 0x40000000>; controllers = <1>; unit-size = <{unit}>; }};");
+    let tenant = Guest::payload("small", "tenant")
+        .ram_mib(64)
+        .memory("controllers = <0>;")
+        .bootargs("write=1")
+        .with(&block("0x200000"));
+    let other = |name: &str| {
+        Guest::payload(name, "tenant")
+            .ram_mib(64)
+            .memory("controllers = <0>;")
+            .with(&format!("start-manually; {}", block("0x40000000")))
+    };
+    // Behind mc1 there are two whole gigabytes: the pool's, and one that `first` gets. The rest lies around them.
+    let mut system = Setup::new()
+        .controllers(4, &[3 * GIB / 2, 13 * GIB / 4])
+        .set(&[tenant, other("first"), other("big")], units)
+        .boot();
+    system.to_guest("small");
+    system.expect("tenant ready");
+    let lent = system.json("pools")["pools"][0]["lent_bytes"].clone();
+    assert_eq!(lent, GIB, "lent in smaller units while nobody asks");
+    for name in ["first", "big"] {
+        system.monitor(&format!("start {name}"));
+        system.to_guest(name);
+        system.expect("tenant ready");
+    }
+    let claims = system.json("claims");
+    let last = claims["claims"].as_array().and_then(|claims| claims.last()).cloned().unwrap_or_default();
+    assert_eq!((&last["state"], &last["size_bytes"]), (&"granted".into(), &GIB.into()), "{claims}");
+    let pools = system.json("pools");
+    assert_eq!(pools["pools"][0]["claimed_bytes"], 0, "it is the guest's RAM now: {pools}");
+    let base = pools["pools"][0]["base"].as_str().unwrap_or_default().to_owned();
+    let frame = system.monitor(&format!("frame {base}"));
+    assert!(frame.contains("big"), "{frame}");
+}

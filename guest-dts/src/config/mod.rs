@@ -301,6 +301,8 @@ pub struct Pool<'t> {
     pub owner: Option<&'t str>,
     /// Whether what the owner claims appears at its physical address (1:1).
     pub is_pinned_in_place: bool,
+    /// The huge units that it keeps for guests that ask for such; [`Unit::Any`]: none.
+    pub unit: Unit,
 }
 
 /// Where a block or a pool lies in the host's RAM, or where it may be put.

@@ -3,14 +3,15 @@
 use stage2::addr::PAGEBLOCK_SIZE;
 
 use super::reader::Reader;
-use super::{Block, Configuration, Extent, POOL_LIMIT, Pool};
+use super::region::read_unit;
+use super::{Block, Configuration, Extent, POOL_LIMIT, Pool, Unit};
 use crate::finding::{Finding, Rule, Value};
 use crate::range::PaRange;
 use crate::tree::Node;
 
 const BLOCK_PROPERTIES: [&str; 7] =
     ["compatible", "reusable", "reg", "size", "alignment", "controllers", "status"];
-const POOL_PROPERTIES: [&str; 9] = [
+const POOL_PROPERTIES: [&str; 10] = [
     "compatible",
     "reusable",
     "reg",
@@ -20,6 +21,7 @@ const POOL_PROPERTIES: [&str; 9] = [
     "owner",
     "pinned-in-place",
     "status",
+    "unit-size",
 ];
 
 /// Reads all blocks and pools.
@@ -77,8 +79,19 @@ fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>
     if is_pinned_in_place && owner.is_none() {
         reader.error(Finding::missing(node, "owner", Rule::Required("in whom `pinned-in-place` shows it")));
     }
+    let unit = read_unit(node, reader)?;
+    if let (Unit::Small, Some(property)) = (unit, node.property("unit-size")) {
+        reader.broken(node, property, Rule::Must("be 2 MiB or 1 GiB: a pool keeps huge units"));
+    }
+    if unit != Unit::Any && owner.is_some() {
+        reader.error(Finding::named(
+            node,
+            "owner",
+            Rule::Must("not stand beside `unit-size`: huge units are any guest's"),
+        ));
+    }
     let is_in_dmb = compatible? == "shared-dmb-pool";
-    Some(Pool { node, extent: extent?, is_in_dmb, owner, is_pinned_in_place })
+    Some(Pool { node, extent: extent?, is_in_dmb, owner, is_pinned_in_place, unit })
 }
 
 /// The one of `allowed` that `compatible` is, and the rules that hold for `reusable` and its opposites.

@@ -107,7 +107,7 @@ fn check_alignment<'t>(
 }
 
 #[inline(never)]
-fn read_unit<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Unit> {
+pub(super) fn read_unit<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Unit> {
     let Some(property) = node.property("unit-size") else { return Some(Unit::Any) };
     match property.number() {
         Some(0x1000) => Some(Unit::Small),

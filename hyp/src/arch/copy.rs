@@ -71,6 +71,14 @@ pub(crate) fn zero(frame: Frame, count: u64) {
     }
 }
 
+/// Cleans and invalidates `count` frames of one pageblock to the point of coherency (Arm ARM D7.5.6).
+pub(crate) fn clean(frame: Frame, count: u64) {
+    let Some([window, _]) = cpu::current().windows() else { return };
+    cache::clean_invalidate(window.show(frame.pa()).addr().get(), (count * FRAME_SIZE) as usize);
+    instruction!("dsb ish");
+    window.close();
+}
+
 /// DSB ISH; IC IALLUIS, unless instruction caches look at data (CTR_EL0.DIC); DSB ISH; ISB (Arm ARM D7.5.9).
 pub(crate) fn synchronise_fetches() {
     if read!("ctr_el0") >> 29 & 1 != 0 {

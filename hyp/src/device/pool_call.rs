@@ -36,6 +36,7 @@ use stage2::range::FrameRange;
 
 const FEATURES: u32 = 0x8600_0000;
 /// The first of the 64-bit functions.
+#[cfg(test)]
 const FIRST: u32 = 0xc600_0010;
 /// How many there are.
 const COUNT: u32 = 6;

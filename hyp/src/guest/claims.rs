@@ -4,16 +4,20 @@
 
 use super::migration::{self, Host};
 use super::{Guest, get};
-use crate::arch::{copy, own, timer};
+use crate::arch::{copy, cpu, own, timer, trap};
 use crate::device::pool_call::{self, Owned};
 use crate::log;
 use crate::monitor::claiming::Claiming;
-use guest_dts::config::{Bank, Pool};
+use alloc::format;
+use alloc::string::{String, ToString};
+use guest_dts::config::{Bank, Pool, Unit};
 use spin::Mutex;
-use stage2::addr::{Frame, Ipa};
+use stage2::addr::{Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windows, Wish};
+use stage2::frame::Mapping;
 use stage2::memory::Memory;
 use stage2::owner::{GuestId, PoolId};
+use stage2::placement::Placement;
 use stage2::pool::Pools;
 use stage2::range::FrameRange;
 use stage2::table::{Attributes, TableError};
@@ -37,6 +41,11 @@ pub(super) fn set_owners(configured: &[Pool<'_>]) {
     let Some(mut pools) = DESIGNATED.lock().take() else { return };
     for pool in configured {
         let Some(id) = pools.find(pool.node.name()) else { continue };
+        match pool.unit {
+            Unit::Medium => pools.keep_units(id, PAGEBLOCK_ORDER),
+            Unit::Large => pools.keep_units(id, MAX_ORDER),
+            Unit::Any | Unit::Small => {}
+        }
         let Some(name) = pool.owner else { continue };
         match super::find(name) {
             Some(guest) => pools.bind(id, guest.id, pool.is_pinned_in_place),
@@ -62,6 +71,49 @@ pub(super) fn abandon(guest: &'static Guest) {
         Host.hide(guest.id, id, pool.range);
     }
     migration::wake();
+}
+
+/// A block of `order` for a guest that starts, at `mapping`, out of a pool that keeps such units: tenants are moved away.
+/// On failure says which frame was in the way, if there is such a pool. Takes as long as it takes to move them.
+pub(super) fn win_back(order: u8, placement: &Placement, mapping: Mapping) -> Result<Frame, Option<String>> {
+    let wish = Wish::Sized { frames: 1 << order, align: 1 << order };
+    let mut why = None;
+    for (id, pool) in CLAIMS.pools().into_iter().flat_map(Pools::iter) {
+        if pool.unit_order != Some(order) || !placement.allows(pool.controller) {
+            continue;
+        }
+        let report = match CLAIMS.claim(&Host, Claimant::Units, id, wish) {
+            Ok(claim) => wait_for(claim),
+            Err(error) => {
+                why = Some(format!("{}: {error}", pool.name));
+                continue;
+            }
+        };
+        match report {
+            Some(report) if report.state == claim::State::Granted => {
+                match CLAIMS.adopt(&own::MEMORY, id, report.range, mapping) {
+                    Ok(()) => return Ok(report.range.first()),
+                    Err(error) => why = Some(error.to_string()),
+                }
+            }
+            Some(report) => why = Some(format!("{}: {}", pool.name, report.blocker)),
+            None => {}
+        }
+    }
+    Err(why)
+}
+
+/// Works along until a claim for units is over.
+fn wait_for(id: ClaimId) -> Option<Report> {
+    migration::wake();
+    loop {
+        trap::poll(cpu::current());
+        migration::work_along();
+        let report = CLAIMS.report(Claimant::Units, id)?;
+        if report.state.is_over() {
+            return Some(report);
+        }
+    }
 }
 
 /// Where the frames of `pool` appear in its owner: the first, and for how many bytes there is room. Windows fill the
@@ -112,6 +164,10 @@ impl Windows for Host {
 
     fn scrub(&self, frame: Frame, count: u64) {
         copy::zero(frame, count);
+    }
+
+    fn clean(&self, frame: Frame, count: u64) {
+        copy::clean(frame, count);
     }
 }
 

@@ -67,6 +67,7 @@ impl Plan {
                 },
                 placement: placement(region, controller)?,
                 is_in_place: region.is_pinned_in_place,
+                wants_units: matches!(region.unit, Unit::Medium | Unit::Large),
             });
         }
         // Room for seeds, which each life gets afresh, unless the operator gives his own.

@@ -1,7 +1,7 @@
 //! A guest's memory: the frames behind its RAM and the stage 2 tables that say where they appear.
 
-use super::Guest;
 use super::migration::{ENGINE, Host};
+use super::{Guest, claims};
 use crate::arch::{cache, cpu, features, own, tlb::Tlb, trap};
 use crate::log;
 use alloc::format;
@@ -57,6 +57,8 @@ pub(crate) struct Piece {
     pub placement: Placement,
     /// Whether it lies at the same physical address, which was kept for it at boot.
     pub is_in_place: bool,
+    /// Whether blocks of just that order are asked for: pools that keep such units give them.
+    pub wants_units: bool,
 }
 
 /// A guest's memory. The space is there for as long as the guest is defined, and empty while it is off.
@@ -115,6 +117,9 @@ impl Space {
                     continue;
                 }
                 result = self.back_one(piece, ipa, order);
+                if result.is_err() && piece.wants_units && order == piece.order {
+                    result = self.back_with_unit(piece, ipa, order);
+                }
                 if result.is_ok() {
                     left -= size;
                     ipa = ipa.checked_add(size).unwrap_or_default();
@@ -139,6 +144,19 @@ impl Space {
         let allocation = own::MEMORY.allocate(&request).map_err(|error| error.to_string())?;
         self.map(ipa, allocation.frame.pa(), size)
             .inspect_err(|_| own::free(allocation.frame, order, owner, allocation.contents))
+    }
+
+    /// Backs one unit out of a pool that keeps such units, whose tenants have to leave.
+    fn back_with_unit(&self, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
+        let mapping = Mapping { guest: self.id, ipa };
+        let frame = claims::win_back(order, &piece.placement, mapping).inspect_err(|why| {
+            if let Some(why) = why {
+                log::warn!("guest {}: no huge unit for {}: {}", self.id.index(), ipa, why.as_str());
+            }
+        });
+        let frame = frame.map_err(Option::unwrap_or_default)?;
+        self.map(ipa, frame.pa(), FRAME_SIZE << order)
+            .inspect_err(|_| own::free(frame, order, Owner::Guest(self.id), Contents::Zeroed))
     }
 
     fn map(&self, ipa: Ipa, pa: Pa, size: u64) -> Result<(), String> {

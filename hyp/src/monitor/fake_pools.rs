@@ -91,6 +91,7 @@ impl Windows for FakePools {
         true
     }
     fn scrub(&self, _: Frame, _: u64) {}
+    fn clean(&self, _: Frame, _: u64) {}
 }
 
 impl claim::Host for FakePools {

@@ -11,7 +11,8 @@ use super::records::{Place, Records};
 use super::statistics::Statistics;
 use super::worker::{Turn, Worker};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
-use crate::frame::Contents;
+use crate::frame::{Contents, Mapping};
+use crate::memory::{BlockError, Memory};
 use crate::migrate::{Engine, Time};
 use crate::owner::{GuestId, Owner, PoolId};
 use crate::pool::Pools;
@@ -147,6 +148,25 @@ impl Claims {
     pub fn report_after(&self, after: ClaimId) -> Option<Report> {
         let records = self.records();
         records.all().filter(|report| report.id > after).min_by_key(|report| report.id).cloned()
+    }
+
+    /// Makes what was granted to [`Claimant::Units`] a guest's RAM: one movable block, at `mapping`.
+    ///
+    /// # Errors
+    /// Where the range is no unit that was granted.
+    pub fn adopt(
+        &self,
+        memory: &Memory<'_>,
+        pool: PoolId,
+        range: FrameRange,
+        mapping: Mapping,
+    ) -> Result<(), BlockError> {
+        let order = range.frames().checked_ilog2().unwrap_or(0) as u8;
+        memory.adopt(range.first(), order, pool, mapping)?;
+        if memory.claimed_frames(pool) == 0 {
+            self.records().disown(pool);
+        }
+        Ok(())
     }
 
     /// Gives back all that `claimant` has of `pool` and that no guest sees: for an owner without windows.

@@ -96,8 +96,12 @@ pub trait Windows {
     /// needed to take it apart. A range that was shown as a whole can always be hidden.
     fn hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool;
 
-    /// Fills `count` frames from `frame` on with zeroes, to the point of coherency.
+    /// Fills `count` frames of one pageblock from `frame` on with zeroes.
     fn scrub(&self, frame: Frame, count: u64);
+
+    /// Cleans `count` frames of one pageblock from `frame` on to the point of coherency: who looks past the caches must
+    /// see the zeroes too, and not what a tenant once left in memory.
+    fn clean(&self, frame: Frame, count: u64);
 }
 
 /// All of these together.

@@ -6,7 +6,7 @@
 //! | choosing | finds the range that is cheapest to empty: free frames first, then the fewest that have to move ([`search`]) | |
 //! | isolating | sets the isolation bit of every pageblock that the range touches, first and last as all others: from now on none of their frames is handed out, and what is freed in them stays there | ends the isolation |
 //! | moving | one job of the migration engine moves the tenants to frames outside every isolated pageblock; larger units are demoted where only a part of them is in the way | what has moved stays where it is |
-//! | taking | verifies that every frame is free, makes it the owner's, scrubs what is not known to be zero | gives the frames back, into isolated pageblocks |
+//! | taking | verifies that every frame is free, makes it the owner's, scrubs what is not known to be zero; what a guest will see is cleaned to the point of coherency | gives the frames back, into isolated pageblocks |
 //! | showing | maps the range into the owning guest's window | takes it out of the window |
 //! | granted | ends the isolation | |
 //!

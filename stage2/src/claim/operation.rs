@@ -44,6 +44,8 @@ pub enum Claimant {
     Operator,
     /// A guest, by hypercall.
     Guest(GuestId),
+    /// Ballast, for a guest that starts and asks for huge units.
+    Units,
 }
 
 impl fmt::Display for Claimant {
@@ -51,6 +53,7 @@ impl fmt::Display for Claimant {
         match self {
             Self::Operator => f.write_str("the operator"),
             Self::Guest(guest) => guest.fmt(f),
+            Self::Units => f.write_str("huge units"),
         }
     }
 }

@@ -9,8 +9,10 @@ use crate::range::FrameRange;
 const OPERATOR: usize = 8;
 /// How many of each guest.
 const GUEST: usize = 2;
+/// How many for guests that start.
+const UNITS: usize = 4;
 /// How many in all: those of eight guests with pools have room beside the operator's.
-const RECORDS: usize = OPERATOR + GUEST * 8;
+const RECORDS: usize = OPERATOR + UNITS + GUEST * 8;
 
 /// The records. All zero bytes at first: a record without a number is empty.
 pub(super) struct Records {
@@ -42,6 +44,7 @@ const fn quota(claimant: Claimant) -> usize {
     match claimant {
         Claimant::Operator => OPERATOR,
         Claimant::Guest(_) => GUEST,
+        Claimant::Units => UNITS,
     }
 }
 
@@ -84,9 +87,12 @@ impl Records {
     ) -> Result<ClaimId, RequestError> {
         let definition = pools.get(pool).ok_or(RequestError::NoSuchPool)?;
         check_wish(wish, definition.range)?;
+        if claimant == Claimant::Units && definition.unit_order.is_none() {
+            return Err(RequestError::NotNamed);
+        }
         match self.owner(pools, pool) {
             Some(owner) if owner != claimant => return Err(RequestError::NotOwner { owner }),
-            None if claimant != Claimant::Operator => return Err(RequestError::NotNamed),
+            None if matches!(claimant, Claimant::Guest(_)) => return Err(RequestError::NotNamed),
             _ => {}
         }
         let is_own = |report: &Report| report.id.get() > 0 && report.claimant == claimant;

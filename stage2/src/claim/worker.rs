@@ -43,8 +43,8 @@ enum Phase {
     Isolate(u64),
     /// Waits for a job of migration, or for a place in its queue.
     Move(Option<JobId>),
-    /// Takes free frames; scrubs what of the last ones is left.
-    Take { dirty: FrameRange },
+    /// Takes free frames; scrubs and cleans what of the last ones is left.
+    Take { left: FrameRange, contents: Contents },
     /// Gives back what was taken, and ends the isolation.
     Undo(Blocker),
     /// Verifies that everything from this frame number on is the owner's.
@@ -146,7 +146,7 @@ impl Active {
             Phase::Choose(search) => self.choose(claims, host, search),
             Phase::Isolate(next) => self.isolate(claims, host, next),
             Phase::Move(job) => self.wait(claims, host, engine, job),
-            Phase::Take { dirty } => self.take(claims, host, dirty),
+            Phase::Take { left, contents } => self.take(claims, host, left, contents),
             Phase::Undo(blocker) => self.undo(claims, host, blocker),
             Phase::Verify(next) => self.verify(claims, host, next),
             Phase::Give { next, scrubbed } => self.give(claims, host, next, scrubbed),
@@ -236,7 +236,7 @@ impl Active {
 
     fn begin_take(&self, claims: &Claims) -> Phase {
         claims.report_at(self.place, |report| report.state = State::Taking);
-        Phase::Take { dirty: FrameRange::EMPTY }
+        Phase::Take { left: FrameRange::EMPTY, contents: Contents::Zeroed }
     }
 
     fn begin_move(&self, claims: &Claims) -> Phase {
@@ -304,15 +304,27 @@ impl Active {
         (!cause.is_passing() || self.rounds >= ROUNDS).then_some(Blocker { frame, cause })
     }
 
-    fn take<H: Host>(&mut self, claims: &Claims, host: &H, dirty: FrameRange) -> Option<Phase> {
+    fn take<H: Host>(
+        &mut self,
+        claims: &Claims,
+        host: &H,
+        left: FrameRange,
+        contents: Contents,
+    ) -> Option<Phase> {
         if let Some(blocker) = Self::end_of(claims, self.place) {
             return Some(Phase::Undo(blocker));
         }
-        if !dirty.is_empty() {
-            let count = dirty.frames().min(SCRUB);
-            host.scrub(dirty.first(), count);
-            let dirty = FrameRange::from_numbers(dirty.start() + count, dirty.end()).unwrap_or_default();
-            return Some(Phase::Take { dirty });
+        let claimant = claims.report_at(self.place, |report| report.claimant);
+        if !left.is_empty() {
+            let count = left.frames().min(SCRUB);
+            if contents == Contents::Dirty {
+                host.scrub(left.first(), count);
+            }
+            if matches!(claimant, Claimant::Guest(_)) {
+                host.clean(left.first(), count);
+            }
+            let left = FrameRange::from_numbers(left.start() + count, left.end()).unwrap_or_default();
+            return Some(Phase::Take { left, contents });
         }
         if self.taken >= self.range.end() {
             return self.grant(claims, host);
@@ -325,9 +337,8 @@ impl Active {
                 self.taken = end;
                 let done = self.range.frames() + self.taken - self.range.start();
                 claims.report_at(self.place, |report| report.done = done);
-                Some(Phase::Take {
-                    dirty: if contents == Contents::Dirty { part } else { FrameRange::EMPTY },
-                })
+                let is_ready = contents == Contents::Zeroed && !matches!(claimant, Claimant::Guest(_));
+                Some(Phase::Take { left: if is_ready { FrameRange::EMPTY } else { part }, contents })
             }
             Err(error) => {
                 // A doubt about the books, or a tenant that is left: either is settled by another round.

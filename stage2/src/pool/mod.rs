@@ -43,6 +43,8 @@ pub struct Pool {
     pub bound: Option<GuestId>,
     /// Whether what the guest claims appears at its physical address.
     pub is_in_place: bool,
+    /// log2 of the frames of the huge units that it keeps for guests that ask for such units, if it does.
+    pub unit_order: Option<u8>,
 }
 
 /// All pools of the machine.
@@ -62,6 +64,7 @@ impl Pools {
             name: pool.name,
             bound: None,
             is_in_place: false,
+            unit_order: None,
         });
         Self { list: pools.collect() }
     }
@@ -71,6 +74,13 @@ impl Pools {
         if let Some(pool) = self.list.get_mut(id.index()) {
             pool.bound = Some(guest);
             pool.is_in_place = is_in_place;
+        }
+    }
+
+    /// The pool with this number keeps units of `order` for guests that ask for such units.
+    pub fn keep_units(&mut self, id: PoolId, order: u8) {
+        if let Some(pool) = self.list.get_mut(id.index()) {
+            pool.unit_order = Some(order);
         }
     }
 

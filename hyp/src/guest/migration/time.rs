@@ -7,7 +7,7 @@ use crate::arch::{timer, vcpu};
 use crate::guest::{Guest, Vcpu, claims};
 use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::claim;
-use stage2::migrate::{Payer, Step};
+use stage2::migrate::{Payer, Step, Time};
 
 /// When an idle CPU last worked.
 static LAST_IDLE: AtomicU64 = AtomicU64::new(0);
@@ -22,6 +22,13 @@ fn step_idle(ticks: u64) -> Step {
         LAST_IDLE.store(timer::now(), Ordering::Relaxed);
     }
     step
+}
+
+/// Works for a slice, for who waits for what others, or this CPU, have to do.
+pub(in crate::guest) fn work_along() {
+    if step_idle(ENGINE.slice_ticks(&Host)) != Step::More {
+        Host.relax();
+    }
 }
 
 fn step(ticks: u64, payer: Payer) -> Step {

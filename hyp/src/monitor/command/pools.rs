@@ -42,6 +42,7 @@ impl fmt::Display for Name<'_> {
         f.write_str(match self.1 {
             None => "-",
             Some(Claimant::Operator) => "operator",
+            Some(Claimant::Units) => "huge units",
             Some(Claimant::Guest(guest)) => self.0.guest(guest.index()).map_or("?", |guest| guest.name),
         })
     }

@@ -164,6 +164,8 @@ pub(super) struct Machine {
     shared: &'static Shared,
     /// What frames hold, if not 0.
     contents: Mutex<BTreeMap<u64, u64>>,
+    /// Frames whose contents memory has, and not only a cache.
+    cleaned: Mutex<std::collections::BTreeSet<u64>>,
     /// What guests' pages have to hold.
     expected: Mutex<BTreeMap<(GuestId, u64), u64>>,
     /// Frames shown in windows: what hides them.
@@ -238,6 +240,7 @@ impl Machine {
             guests: Vec::new(),
             shared,
             contents: Mutex::default(),
+            cleaned: Mutex::default(),
             expected: Mutex::default(),
             shown: Mutex::default(),
             clock: AtomicU64::new(1),
@@ -247,6 +250,14 @@ impl Machine {
 
     pub(super) fn memory(&self) -> &'static Memory<'static> {
         self.soil.memory
+    }
+
+    /// The pool keeps units: everything else about claims starts anew.
+    pub(super) fn keep_units(&mut self, pool: PoolId, order: u8) {
+        let mut pools = self.claims.pools().unwrap().clone();
+        pools.keep_units(pool, order);
+        self.claims = Claims::new();
+        self.claims.set_pools(pools);
     }
 
     pub(super) fn pool(&self, name: &str) -> PoolId {
@@ -338,7 +349,11 @@ impl Machine {
 
     fn scrub_frames(&self, frame: Frame, count: u64) {
         let mut contents = self.contents.lock().unwrap();
-        (0..count).for_each(|index| _ = contents.remove(&(frame.number() + index)));
+        let mut cleaned = self.cleaned.lock().unwrap();
+        for number in frame.number()..frame.number() + count {
+            contents.remove(&number);
+            cleaned.remove(&number);
+        }
     }
 
     /// The guest reads the page at `ipa`, which must be what it wrote last, and writes to it, as often as it faults.
@@ -590,6 +605,8 @@ impl Windows for Machine {
             return None;
         }
         assert!(self.is_zero(range), "{range} is shown, but not scrubbed");
+        let cleaned = self.cleaned.lock().unwrap().range(range.start()..range.end()).count();
+        assert_eq!(cleaned as u64, range.frames(), "{range} is shown, but not cleaned");
         let space = Guests::space(self, guest)?;
         let base = window_ipa(range.start());
         space.with(self, |stage2| stage2.map(base, range.base(), range.bytes(), Attributes::RAM)).ok()?;
@@ -613,6 +630,9 @@ impl Windows for Machine {
             self.shown.lock().unwrap().retain(|number, _| !range.contains(Frame::try_new(*number).unwrap()));
         }
         is_hidden
+    }
+    fn clean(&self, frame: Frame, count: u64) {
+        self.cleaned.lock().unwrap().extend(frame.number()..frame.number() + count);
     }
     fn scrub(&self, frame: Frame, count: u64) {
         self.clock.fetch_add(80 * count, Ordering::Relaxed);

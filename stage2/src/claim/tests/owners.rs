@@ -145,3 +145,36 @@ fn hostile_numbers_are_refused() {
     assert!(machine.claims.report(other, id).is_none());
     assert_eq!(machine.claims.cancel(&machine, other, id), Err(RequestError::NoSuchClaim(id)));
 }
+
+#[test]
+fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
+    for (order, size) in [(9, 2 * MIB), (18, super::machine::GIB)] {
+        let offset = if order == 9 { 16 * MIB } else { super::machine::GIB };
+        let pools = [PoolAt("units", 0, offset, size, NodeKind::BlockPool)];
+        let sizes = if order == 9 { [64 * MIB, 64 * MIB] } else { [2 * super::machine::GIB; 2] };
+        let mut machine = Machine::new(&sizes, &pools);
+        let tenant = machine.add_guest();
+        // In smaller units while nobody asks.
+        assert!(machine.add_ram(tenant, BASE, size, order - 9, Placement::Any));
+        let (before, pool) = (machine.picture(), machine.pool("units"));
+        let wish = Wish::of_size(size);
+        let wish = Wish::Sized { frames: wish.frames(), align: 1 << order };
+        let refused = machine.claims.claim(&machine, Claimant::Units, pool, wish);
+        assert_eq!(refused, Err(RequestError::NotNamed), "no pool for units");
+        machine.keep_units(pool, order);
+        let report = machine.claim(Claimant::Units, pool, wish);
+        assert_eq!(report.state, State::Granted, "{}", report.blocker);
+        let big = crate::owner::GuestId::try_new(1).unwrap();
+        let mapping = crate::frame::Mapping { guest: big, ipa: crate::addr::Ipa::try_new(1 << 30).unwrap() };
+        machine.claims.adopt(machine.memory(), pool, report.range, mapping).unwrap();
+        assert_eq!(machine.claims.owner(pool), None);
+        let info = machine.memory().frame_info(report.range.first()).unwrap();
+        assert_eq!((info.order, info.owner), (order, Some(crate::owner::Owner::Guest(big))));
+        assert!(machine.claims.adopt(machine.memory(), pool, report.range, mapping).is_err(), "once");
+        // Migration treats it as what it is; a free gives it back to be lent.
+        assert!(machine.memory().tenant_in(report.range).is_some_and(|tenant| tenant.guest == big));
+        let owner = crate::owner::Owner::Guest(big);
+        machine.memory().free(report.range.first(), order, owner, crate::frame::Contents::Zeroed).unwrap();
+        assert_eq!(machine.picture(), before);
+    }
+}
