@@ -122,8 +122,35 @@ fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>
 
 /// Whether the kernel has the name of the binding in it, as one that has a driver for it must.
 fn knows_movable_blocks(kernel: &[u8]) -> bool {
-    let name = b"designated-movable-block";
-    kernel.windows(name.len()).any(|window| window == name)
+    contains(kernel, b"designated-movable-block")
+}
+
+/// Whether `bytes` has `wanted` in it: Horspool's search, since kernels are large and EL2 waits.
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    let Some((_, rest)) = wanted.split_last() else { return true };
+    let mut at = 0;
+    while let Some(window) = bytes.get(at..at + wanted.len()) {
+        if window == wanted {
+            return true;
+        }
+        // On to the next place where the window's last byte stands in `wanted`.
+        let last = window.last();
+        at += 1 + rest.iter().rev().position(|byte| Some(byte) == last).unwrap_or(rest.len());
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contains;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_search_finds_what_is_there(bytes in "[ab]{0,40}", wanted in "[abc]{0,5}") {
+            prop_assert_eq!(contains(bytes.as_bytes(), wanted.as_bytes()), bytes.contains(&wanted));
+        }
+    }
 }
 
 /// Static blocks must not overlap each other, nor static pools each other; a pool lies in one block, or outside
