@@ -196,13 +196,21 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 
     /// From now on the area at `ipa` moves into the block at `target`.
     pub(super) fn begin_block(&self, time: &impl Time, ipa: Ipa, target: Frame) {
-        self.lock(time).work = Work::Block(Block { ipa, source: None, target, next: 0 });
+        self.lock(time).work = Work::Block(Block { ipa, source: None, target, next: 0, uncounted: 0 });
     }
 
     /// `count` more units of the block have moved.
     pub(super) fn advance_block(&self, time: &impl Time, count: u16) {
         if let Work::Block(block) = &mut self.lock(time).work {
             block.next += count;
+        }
+    }
+
+    /// Takes the units of the block that its split has moved: those that nobody has counted yet.
+    pub(super) fn take_uncounted(&self, time: &impl Time) -> u16 {
+        match &mut self.lock(time).work {
+            Work::Block(block) => core::mem::take(&mut block.uncounted),
+            _ => 0,
         }
     }
 
@@ -396,7 +404,8 @@ impl<T: TableMemory, M: Maintenance> Inner<T, M> {
         self.work = match self.stage2.split(ipa, whole.copied.into(), target.pa()) {
             Ok(_) => {
                 counters.count_split();
-                Work::Block(Block { ipa, source: Some(source), target, next: whole.copied })
+                let (next, uncounted) = (whole.copied, whole.copied);
+                Work::Block(Block { ipa, source: Some(source), target, next, uncounted })
             }
             Err(_) => {
                 let _ = self.stage2.unprotect(ipa);

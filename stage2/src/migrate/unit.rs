@@ -53,6 +53,8 @@ pub(super) struct Block {
     pub(super) target: Frame,
     /// Units moved, from the first on.
     pub(super) next: u16,
+    /// Those of them that a split has moved, as long as nobody has counted them.
+    pub(super) uncounted: u16,
 }
 
 /// What is under way in a space, besides a batch.

@@ -107,6 +107,14 @@ impl Worker {
     /// Moves the next batch of an area into its block.
     pub(super) fn move_block<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, block: Block) {
         let (host, next) = (place.host, u64::from(block.next));
+        if block.uncounted > 0
+            && let Some(source) = block.source
+        {
+            let count = place.space.take_uncounted(host).into();
+            let pair = self.sources.controller(host, source).zip(self.targets.controller(host, block.target));
+            place.engine.statistics().count_moved(place.guest(), pair, Level::L3, count);
+            active.count_moved(place, Level::L3, count);
+        }
         if next >= PAGEBLOCK_FRAMES {
             return self.finish_block(place, active, block);
         }
