@@ -1,6 +1,6 @@
 //! From what was loaded beside Ballast to guests: a configuration blob, or one kernel as a boot module.
 
-use super::{MAX_GUESTS, Plan, refused, seed};
+use super::{MAX_GUESTS, Plan, migration, refused, seed};
 use crate::arch::{self, cpu, map_loaded, own};
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
@@ -45,6 +45,7 @@ pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configur
         configuration.fit_nodes(tree, &mut tell);
     }
     configuration.fit(&room(board), &mut tell);
+    migration::configure(&configuration.migration);
     define_all(board, &configuration);
     super::claims::set_owners(&configuration.pools);
     for refused in &configuration.refused {

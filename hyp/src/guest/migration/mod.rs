@@ -19,6 +19,7 @@ pub(crate) use time::{engage, note_control, tick, use_idle, use_wait};
 use super::Guest;
 use crate::arch::cpu::{self, Request};
 use core::sync::atomic::{AtomicU32, Ordering};
+use guest_dts::config;
 use stage2::addr::Ipa;
 use stage2::migrate::{Engine, Fault, JobId, Request as Job, RequestError, Verdict};
 
@@ -29,6 +30,14 @@ pub(crate) static ENGINE: Engine = Engine::new();
 static ANNOUNCED: AtomicU32 = AtomicU32::new(0);
 /// What [`ANNOUNCED`] was before the step that found nothing to do.
 static DONE: AtomicU32 = AtomicU32::new(0);
+
+/// Takes what the configuration says of migration.
+pub(super) fn configure(settings: &config::Migration) {
+    let policy = ENGINE.policy();
+    policy.set_slice_ns(u64::from(settings.slice_us) * 1000);
+    policy.set_share_per_cent(settings.share_percent);
+    policy.set_rate_bytes(settings.limit_bytes_per_s.unwrap_or(0));
+}
 
 /// Queues a job and lets the machine know.
 pub(crate) fn submit(job: Job) -> Result<JobId, RequestError> {
