@@ -27,6 +27,7 @@ use crate::zone::{ARENAS, Zone};
 
 mod adopt;
 mod boot;
+mod bulk;
 pub mod check;
 mod error;
 mod glance;

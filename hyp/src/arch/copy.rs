@@ -1,7 +1,7 @@
 //! Copying frames for migration, by way of this CPU's windows.
 //!
-//! The loop moves a cache line of 64 bytes by two pairs of 16-byte registers and cleans it at once: five instructions.
-//! The registers are a guest's, so they are kept aside meanwhile.
+//! The loop moves a cache line of 64 bytes by four 16-byte registers and cleans it at once: four instructions. The
+//! registers are a guest's, so they are kept aside meanwhile.
 
 use super::sysreg::{instruction, read};
 use super::{cache, cpu, features};
@@ -10,6 +10,8 @@ use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
 
 /// Bytes of the largest vector register (Arm ARM B1.2.1).
 const VECTOR_BYTES: usize = 256;
+/// Vector registers that the loop uses.
+const REGISTERS: usize = 8;
 /// Bytes that an iteration of the loop copies.
 const ITERATION: usize = 2048;
 
@@ -23,52 +25,100 @@ pub(crate) enum Caching {
 }
 
 /// Copies `count` frames of one pageblock to as many of another, and cleans the target to the point of coherency, since a
-/// fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7, D7.2).
+/// fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7, D7.2). It ends with DSB ISH: the
+/// completion of cache maintenance is for the CPU that does it to wait for (D7.5.9), and another may map the target.
 ///
 /// With [`Caching::MaybeOff`] no stale line of the source may be read, none of the target may stay, and the windows
 /// through which one might be fetched speculatively are closed.
 pub(crate) fn frames(source: Frame, target: Frame, count: u64, caching: Caching) {
-    let Some([from, to]) = cpu::current().windows() else { return };
-    let mut done = 0;
-    while done < count {
-        let (Some(source), Some(target)) = (source.checked_add(done), target.checked_add(done)) else {
-            return;
-        };
-        let left = |frame: Frame| PAGEBLOCK_FRAMES - frame.number() % PAGEBLOCK_FRAMES;
-        let run = (count - done).min(left(source)).min(left(target));
-        let (from, to) = (from.show(source.pa()).addr().get(), to.show(target.pa()).addr().get());
-        let bytes = (run * FRAME_SIZE) as usize;
-        if caching == Caching::MaybeOff {
-            cache::clean_invalidate(from, bytes);
+    run(source, target, count as usize, count as usize, caching, |_| true, |_| ());
+}
+
+/// The same frame by frame: number `index` if `claim(index)`, and then calls `done(index)`.
+pub(crate) fn each_frame(
+    source: Frame,
+    target: Frame,
+    count: usize,
+    caching: Caching,
+    claim: impl FnMut(usize) -> bool,
+    done: impl FnMut(usize),
+) {
+    run(source, target, count, 1, caching, claim, done);
+}
+
+/// Copies `count` frames, `step` at a time.
+#[inline(always)]
+fn run(
+    source: Frame,
+    target: Frame,
+    count: usize,
+    step: usize,
+    caching: Caching,
+    mut claim: impl FnMut(usize) -> bool,
+    mut done: impl FnMut(usize),
+) {
+    let Some([from_window, to_window]) = cpu::current().windows() else { return };
+    let inside = |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
+    debug_assert!(inside(source) && inside(target));
+    let mut from = from_window.show(source.pa()).addr().get();
+    let mut to = to_window.show(target.pa()).addr().get();
+    let bytes = step * FRAME_SIZE as usize;
+    let is_plain = caching == Caching::On && cache::line_size() >= 64;
+    let kept = Kept::new();
+    let mut index = 0;
+    while index < count {
+        if claim(index) {
+            if caching == Caching::MaybeOff {
+                cache::clean_invalidate(from, bytes);
+                instruction!("dsb ish");
+            }
+            // SAFETY: the windows show the frames, whole pages of this guest's memory that no reference leads to; nobody
+            // writes to the source meanwhile, nor knows the target. `kept` has the vector registers.
+            unsafe { copy_and_clean(from, to, bytes) };
+            if !is_plain {
+                cache::clean_invalidate(to, bytes);
+            }
             instruction!("dsb ish");
+            done(index);
         }
-        // SAFETY: the windows show the frames, whole pages of this guest's memory that no reference leads to; nobody
-        // writes to the source meanwhile, nor knows the target.
-        unsafe { copy_and_clean(from, to, bytes) };
-        if caching == Caching::MaybeOff || cache::line_size() < 64 {
-            cache::clean_invalidate(to, bytes);
-        }
-        done += run;
+        from += bytes;
+        to += bytes;
+        index += step;
     }
+    drop(kept);
     if caching == Caching::MaybeOff {
-        instruction!("dsb ish");
-        from.close();
-        to.close();
+        from_window.close();
+        to_window.close();
     }
 }
 
 /// Fills `count` frames of one pageblock with zeroes.
 pub(crate) fn zero(frame: Frame, count: u64) {
     let Some([window, _]) = cpu::current().windows() else { return };
-    let mut done = 0;
-    while done < count {
-        let Some(frame) = frame.checked_add(done) else { return };
-        let run = (count - done).min(PAGEBLOCK_FRAMES - frame.number() % PAGEBLOCK_FRAMES);
-        let address = window.show(frame.pa()).addr().get();
-        // SAFETY: the window shows the frames, which are no one's memory any more.
-        unsafe { cache::zero(address, (run * FRAME_SIZE) as usize) };
-        done += run;
+    debug_assert!(frame.number() % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES);
+    let address = window.show(frame.pa()).addr().get();
+    let kept = Kept::new();
+    // SAFETY: the window shows the frames, which are no one's memory any more; `kept` has the vector registers. A store of
+    // four of them fills a cache line, as DC ZVA does, but moves on by itself.
+    unsafe {
+        core::arch::asm!(
+            ".arch_extension simd",
+            "movi v0.2d, #0",
+            "movi v1.2d, #0",
+            "movi v2.2d, #0",
+            "movi v3.2d, #0",
+            "2:",
+            ".rept 32",
+            "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{to}], #64",
+            ".endr",
+            "subs {count}, {count}, #1",
+            "b.ne 2b",
+            to = inout(reg) address => _,
+            count = inout(reg) (count * FRAME_SIZE) as usize / ITERATION => _,
+            options(nostack)
+        );
     }
+    drop(kept);
 }
 
 /// Cleans and invalidates `count` frames of one pageblock to the point of coherency (Arm ARM D7.5.6).
@@ -89,90 +139,109 @@ pub(crate) fn synchronise_fetches() {
     }
 }
 
+/// The vector registers that serve here, as they were: a guest's.
+struct Kept {
+    place: MaybeUninit<[u8; REGISTERS * VECTOR_BYTES]>,
+}
+
+impl Kept {
+    /// Keeps what is in the registers. All of their bits: a write to the lower 128 clears the rest (Arm ARM B1.2.1).
+    #[inline(always)]
+    fn new() -> Self {
+        let mut kept = Self { place: MaybeUninit::uninit() };
+        let place = kept.place.as_mut_ptr();
+        // SAFETY: CPTR_EL2 lets EL2 use the registers; `place` has room for eight of the largest.
+        unsafe {
+            if features::has_sve() {
+                core::arch::asm!(
+                    ".arch_extension sve",
+                    "str z0, [{0}]",
+                    "str z1, [{0}, #1, mul vl]",
+                    "str z2, [{0}, #2, mul vl]",
+                    "str z3, [{0}, #3, mul vl]",
+                    "str z4, [{0}, #4, mul vl]",
+                    "str z5, [{0}, #5, mul vl]",
+                    "str z6, [{0}, #6, mul vl]",
+                    "str z7, [{0}, #7, mul vl]",
+                    in(reg) place,
+                    options(nostack, preserves_flags)
+                );
+            } else {
+                core::arch::asm!(
+                    ".arch_extension simd",
+                    "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{0}], #64",
+                    "st1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{0}]",
+                    inout(reg) place => _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        kept
+    }
+}
+
+impl Drop for Kept {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let place = self.place.as_ptr();
+        // SAFETY: `new` has written it, on a CPU with the same registers.
+        unsafe {
+            if features::has_sve() {
+                core::arch::asm!(
+                    ".arch_extension sve",
+                    "ldr z0, [{0}]",
+                    "ldr z1, [{0}, #1, mul vl]",
+                    "ldr z2, [{0}, #2, mul vl]",
+                    "ldr z3, [{0}, #3, mul vl]",
+                    "ldr z4, [{0}, #4, mul vl]",
+                    "ldr z5, [{0}, #5, mul vl]",
+                    "ldr z6, [{0}, #6, mul vl]",
+                    "ldr z7, [{0}, #7, mul vl]",
+                    in(reg) place,
+                    options(nostack, preserves_flags)
+                );
+            } else {
+                core::arch::asm!(
+                    ".arch_extension simd",
+                    "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{0}], #64",
+                    "ld1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{0}]",
+                    inout(reg) place => _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+    }
+}
+
 /// Copies `bytes`, a multiple of 2 KiB, and cleans what it wrote, by lines of 64 bytes.
 ///
 /// # Safety
 ///
 /// Both ranges are mapped, Normal memory, aligned to 64 bytes, and apart from each other; no reference leads into them.
+/// The vector registers 0 to 7 are kept.
+#[inline(always)]
 unsafe fn copy_and_clean(from: usize, to: usize, bytes: usize) {
-    let mut kept = MaybeUninit::<[u8; 8 * VECTOR_BYTES]>::uninit();
-    let kept = kept.as_mut_ptr();
-    let has_sve = features::has_sve();
-    // SAFETY: EL2 is compiled without vector registers and CPTR_EL2 lets it use them. What a guest has in the eight that
-    // serve here is saved before and restored after: all of their bits, since a write to the lower 128 clears the rest
-    // (Arm ARM B1.2.1). The rest is as the caller says.
+    // SAFETY: as the caller says; EL2 is compiled without vector registers.
     unsafe {
-        if has_sve {
-            core::arch::asm!(
-                ".arch_extension sve",
-                "str z0, [{0}]",
-                "str z1, [{0}, #1, mul vl]",
-                "str z2, [{0}, #2, mul vl]",
-                "str z3, [{0}, #3, mul vl]",
-                "str z4, [{0}, #4, mul vl]",
-                "str z5, [{0}, #5, mul vl]",
-                "str z6, [{0}, #6, mul vl]",
-                "str z7, [{0}, #7, mul vl]",
-                in(reg) kept,
-                options(nostack)
-            );
-        } else {
-            core::arch::asm!(
-                ".arch_extension fp",
-                "stp q0, q1, [{0}]",
-                "stp q2, q3, [{0}, #32]",
-                "stp q4, q5, [{0}, #64]",
-                "stp q6, q7, [{0}, #96]",
-                in(reg) kept,
-                options(nostack)
-            );
-        }
         core::arch::asm!(
-            ".arch_extension fp",
+            ".arch_extension simd",
             "2:",
             ".rept 16",
-            "ldp q2, q3, [{from}, #32]",
-            "ldp q4, q5, [{from}, #64]",
-            "ldp q6, q7, [{from}, #96]",
-            "ldp q0, q1, [{from}], #128",
-            "stp q0, q1, [{to}, #64]!",
-            "stp q2, q3, [{to}, #32]",
+            "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{from}], #64",
+            "ld1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{from}], #64",
+            "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{to}]",
             "dc cvac, {to}",
-            "stp q4, q5, [{to}, #64]!",
-            "stp q6, q7, [{to}, #32]",
+            "add {to}, {to}, #64",
+            "st1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{to}]",
             "dc cvac, {to}",
+            "add {to}, {to}, #64",
             ".endr",
             "subs {count}, {count}, #1",
             "b.ne 2b",
             from = inout(reg) from => _,
-            to = inout(reg) to - 64 => _,
+            to = inout(reg) to => _,
             count = inout(reg) bytes / ITERATION => _,
             options(nostack)
         );
-        if has_sve {
-            core::arch::asm!(
-                ".arch_extension sve",
-                "ldr z0, [{0}]",
-                "ldr z1, [{0}, #1, mul vl]",
-                "ldr z2, [{0}, #2, mul vl]",
-                "ldr z3, [{0}, #3, mul vl]",
-                "ldr z4, [{0}, #4, mul vl]",
-                "ldr z5, [{0}, #5, mul vl]",
-                "ldr z6, [{0}, #6, mul vl]",
-                "ldr z7, [{0}, #7, mul vl]",
-                in(reg) kept,
-                options(nostack)
-            );
-        } else {
-            core::arch::asm!(
-                ".arch_extension fp",
-                "ldp q0, q1, [{0}]",
-                "ldp q2, q3, [{0}, #32]",
-                "ldp q4, q5, [{0}, #64]",
-                "ldp q6, q7, [{0}, #96]",
-                in(reg) kept,
-                options(nostack)
-            );
-        }
     }
 }

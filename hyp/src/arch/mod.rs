@@ -15,6 +15,7 @@ mod firmware;
 pub(crate) mod gic;
 mod heap;
 pub(crate) mod idle;
+mod mem;
 mod mmu;
 pub(crate) mod monitor;
 pub(crate) mod own;

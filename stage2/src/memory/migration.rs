@@ -23,11 +23,23 @@ impl Frames for Memory<'_> {
         Memory::allocate(self, &request).ok().map(|allocation| allocation.frame)
     }
 
+    fn allocate_run(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
+        self.allocate_pages(&Request {
+            order,
+            kind: Kind::Movable,
+            owner: Owner::Guest(guest),
+            placement: *placement,
+            mapping: Some(Mapping { guest, ipa }),
+        })
+    }
+
+    fn release_run(&self, guest: GuestId, first: Frame, count: u64, contents: Contents) {
+        self.free_pages(first, count, Owner::Guest(guest), contents);
+    }
+
     /// A block that is not the guest's stays what it is, and is counted: [`Memory::refused_count`].
     fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
-        if self.free(frame, order, Owner::Guest(guest), contents).is_err() {
-            self.refused.fetch_add(1, Relaxed);
-        }
+        self.free_or_count(frame, order, Owner::Guest(guest), contents);
     }
 
     fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool {
@@ -65,6 +77,13 @@ impl Frames for Memory<'_> {
 }
 
 impl Memory<'_> {
+    /// Frees a block, or counts that it could not be freed.
+    pub(super) fn free_or_count(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) {
+        if self.free(frame, order, owner, contents).is_err() {
+            self.refused.fetch_add(1, Relaxed);
+        }
+    }
+
     /// How many frees of migration were refused: errors in Ballast's own books. 0 in a machine that works.
     pub fn refused_count(&self) -> u32 {
         self.refused.load(Relaxed)

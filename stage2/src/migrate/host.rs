@@ -30,9 +30,31 @@ pub trait Time {
 /// Copies and cache maintenance.
 pub trait Copier {
     /// Copies `count` frames from `source` on to `target` on, of `guest`'s memory, and cleans the target
-    /// to the point of coherency. Where vCPUs of the guest run with caches off, their writes to the source
+    /// to the point of coherency: when it returns, the cleaning is complete too (DSB ISH), since that is for the CPU
+    /// alone that has done it (D7.5.9). Where vCPUs of the guest run with caches off, their writes to the source
     /// are in memory: it cleans and invalidates the source first.
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64);
+
+    /// Copies up to `count` frames one by one: number `index` if `claim(index)`, and then calls `done(index)`.
+    fn copy_each(
+        &self,
+        guest: GuestId,
+        source: Frame,
+        target: Frame,
+        count: usize,
+        mut claim: impl FnMut(usize) -> bool,
+        mut done: impl FnMut(usize),
+    ) {
+        for index in 0..count {
+            let pair = source.checked_add(index as u64).zip(target.checked_add(index as u64));
+            if let Some((source, target)) = pair
+                && claim(index)
+            {
+                self.copy(guest, source, target, 1);
+                done(index);
+            }
+        }
+    }
 
     /// Fills `count` frames from `frame` on with zeroes.
     fn scrub(&self, frame: Frame, count: u64);
@@ -61,6 +83,20 @@ pub trait Frames {
 
     /// Gives back a block of `guest`'s. A retired frame in it is never handed out again.
     fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents);
+
+    /// `1 << order` movable blocks of one frame each side by side, within a pageblock, which will appear from `ipa` on;
+    /// `None` also where that is not worth the while.
+    fn allocate_run(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
+        let _ = (guest, order, placement, ipa);
+        None
+    }
+
+    /// Gives back `count` blocks of one frame each that lie side by side within a pageblock.
+    fn release_run(&self, guest: GuestId, first: Frame, count: u64, contents: Contents) {
+        for frame in (0..count).filter_map(|index| first.checked_add(index)) {
+            self.release(guest, frame, 0, contents);
+        }
+    }
 
     /// Makes 512 blocks of a block of `guest`'s in use. Yields whether it did.
     fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool;

@@ -4,7 +4,7 @@ use super::host::{Frames, Guests, Mobility, Region, Span, Time};
 use super::job::{Cursor, Request, Select};
 use super::reason::Reason;
 use super::space::Space;
-use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE};
+use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE, Pa};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::placement::{Placement, Strictness};
@@ -24,14 +24,18 @@ impl SpanCache {
     }
 
     /// The controller behind `frame`.
+    #[inline(always)]
     pub(super) fn controller(&mut self, frames: &impl Frames, frame: Frame) -> Option<ControllerId> {
         match self.0 {
             Some(span) if span.frames.contains(frame) => Some(span.controller),
-            _ => {
-                self.0 = frames.span_of(frame);
-                self.0.map(|span| span.controller)
-            }
+            _ => self.look_up(frames, frame),
         }
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, frames: &impl Frames, frame: Frame) -> Option<ControllerId> {
+        self.0 = frames.span_of(frame);
+        self.0.map(|span| span.controller)
     }
 }
 
@@ -145,13 +149,24 @@ pub(super) fn total_bytes<G: Guests + Frames>(guests: &G, request: &Request) -> 
 
 /// Whether a job moves `leaf`.
 pub(super) fn is_selected(select: &Select, frames: &impl Frames, spans: &mut SpanCache, leaf: Leaf) -> bool {
-    let first = Frame::containing(leaf.pa());
+    selects(select, frames, spans, Frame::containing(leaf.pa()), leaf.size() / FRAME_SIZE)
+}
+
+/// Whether a job moves what stands on `count` frames from `first` on.
+#[inline(always)]
+pub(super) fn selects(
+    select: &Select,
+    frames: &impl Frames,
+    spans: &mut SpanCache,
+    first: Frame,
+    count: u64,
+) -> bool {
     match select {
         Select::Behind(set) => {
             spans.controller(frames, first).is_some_and(|controller| set.contains(controller))
         }
         Select::Touching(range) => {
-            FrameRange::try_new(first, leaf.size() / FRAME_SIZE).is_some_and(|frames| frames.overlaps(*range))
+            FrameRange::try_new(first, count).is_some_and(|frames| frames.overlaps(*range))
         }
     }
 }
@@ -198,6 +213,26 @@ pub(super) fn allocate(
     None
 }
 
+/// As [`allocate`], `1 << order` single frames side by side.
+pub(super) fn allocate_run(
+    host: &impl Frames,
+    request: &Request,
+    placement: &Placement,
+    (guest, ipa): (GuestId, Ipa),
+    order: u8,
+) -> Option<Frame> {
+    let frame = host.allocate_run(guest, order, placement, ipa)?;
+    let is_of_use = match request.select {
+        Select::Behind(from) => host.span_of(frame).is_some_and(|span| !from.contains(span.controller)),
+        Select::Touching(_) => true,
+    };
+    if is_of_use {
+        return Some(frame);
+    }
+    host.release_run(guest, frame, 1 << order, crate::frame::Contents::Dirty);
+    None
+}
+
 /// What a look at a space found.
 pub(super) enum Found {
     /// A leaf to move.
@@ -211,8 +246,7 @@ pub(super) enum Found {
 pub(super) struct Survey {
     /// Units that are there and at rest.
     pub(super) present: u64,
-    /// Units to move, those of a run at the beginning and all.
-    pub(super) leading: usize,
+    /// Units to move.
     pub(super) selected: u64,
 }
 
@@ -240,6 +274,17 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         })
     }
 
+    /// How many of the 4 KiB leaves from `ipa` on, up to `most`, are at rest and such that `is_selected`.
+    pub(super) fn leading(
+        &self,
+        time: &impl Time,
+        ipa: Ipa,
+        most: usize,
+        is_selected: impl FnMut(Pa) -> bool,
+    ) -> usize {
+        self.with(time, |stage2| stage2.leading(ipa, most, is_selected))
+    }
+
     /// Looks at the 4 KiB leaves from `ipa` to the end of its area, at most `most`.
     pub(super) fn survey(
         &self,
@@ -252,18 +297,12 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         let size = left.min(most) * FRAME_SIZE;
         self.with(time, |stage2| {
             let mut survey = Survey::default();
-            let mut next = ipa.get();
-            let mut is_leading = true;
             for leaf in stage2.leaves(ipa, size) {
                 if leaf.level() != Level::L3 || leaf.is_broken() {
                     break;
                 }
                 survey.present += 1;
-                let is_selected = is_selected(leaf);
-                survey.selected += u64::from(is_selected);
-                is_leading &= is_selected && leaf.ipa().get() == next;
-                survey.leading += usize::from(is_leading);
-                next += FRAME_SIZE;
+                survey.selected += u64::from(is_selected(leaf));
             }
             survey
         })

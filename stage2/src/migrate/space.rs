@@ -241,10 +241,11 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             }
         })?;
         inner.stage2.synchronise();
-        let mut batch = Batch { run, sources, targets: [Frame::default(); BATCH] };
+        let mut batch = Batch { run, sources, targets: [Frame::default(); BATCH], starts: 0 };
         for (place, target) in batch.targets.iter_mut().zip(targets) {
             *place = *target;
         }
+        batch.note_runs();
         self.claimed.store(0, Ordering::Relaxed);
         self.copied.store(0, Ordering::Relaxed);
         inner.batch = Some(batch);
@@ -254,11 +255,11 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     /// Copies the units of the batch that no helper has taken, waits for those that one has, and makes all.
     pub(super) fn run_batch(&self, host: &(impl Time + Copier), batch: &Batch, counters: &Counters) {
         let started = host.now();
-        for index in 0..batch.len() {
-            if self.claim(index) {
-                batch.copy(self.guest, index, host);
-                self.copied.fetch_or(1 << index, Ordering::AcqRel);
-            }
+        for (first, count) in batch.runs() {
+            let (source, target) = (batch.sources[first % BATCH], batch.targets[first % BATCH]);
+            let claim = |index| self.claim(first + index);
+            let done = |index| _ = self.copied.fetch_or(1u64 << (first + index), Ordering::AcqRel);
+            host.copy_each(self.guest, source, target, count, claim, done);
         }
         let copied = host.now();
         counters.count_copy(copied.wrapping_sub(started));
@@ -275,6 +276,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     }
 
     /// Takes the copy of unit `index` of the batch. Only one CPU gets it.
+    #[inline(always)]
     fn claim(&self, index: usize) -> bool {
         self.claimed.fetch_or(1 << index, Ordering::AcqRel) & 1 << index == 0
     }

@@ -78,6 +78,15 @@ pub(super) struct Batch {
     pub(super) run: BrokenRun,
     pub(super) sources: [Frame; BATCH],
     pub(super) targets: [Frame; BATCH],
+    /// The units that runs begin at, a bit each.
+    pub(super) starts: u64,
+}
+
+/// Whether frame `index` lies behind the one before, in the same pageblock.
+#[inline(always)]
+fn follows(frames: &[Frame; BATCH], index: usize) -> bool {
+    let number = frames[index % BATCH].number();
+    number == frames[(index - 1) % BATCH].number() + 1 && number % PAGEBLOCK_FRAMES != 0
 }
 
 impl Batch {
@@ -92,6 +101,28 @@ impl Batch {
         let Some(offset) = ipa.get().checked_sub(self.run.ipa().get()) else { return None };
         let index = (offset / FRAME_SIZE) as usize;
         if index < self.len() { Some(index) } else { None }
+    }
+
+    /// The stretches of units, number of the first and count, of which both the sources and the targets lie side by
+    /// side within a pageblock.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (mut next, mut starts, count) = (0, self.starts & !1, self.len());
+        core::iter::from_fn(move || {
+            let (first, end) = (next, (starts.trailing_zeros() as usize).min(count));
+            starts &= starts.wrapping_sub(1);
+            next = end;
+            (first < count).then_some((first, end - first))
+        })
+    }
+
+    /// Notes where runs begin, once sources and targets are known.
+    pub(super) fn note_runs(&mut self) {
+        self.starts = 1;
+        for index in 1..self.len() {
+            if !follows(&self.sources, index) || !follows(&self.targets, index) {
+                self.starts |= 1 << index;
+            }
+        }
     }
 
     /// Copies unit `index`.

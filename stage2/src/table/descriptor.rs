@@ -213,11 +213,13 @@ impl Descriptor {
     pub const EMPTY: Self = Self(0);
 
     /// The descriptor with these bits.
+    #[inline(always)]
     pub(super) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     /// All 64 bits.
+    #[inline(always)]
     pub const fn bits(self) -> u64 {
         self.0
     }
@@ -254,11 +256,13 @@ impl Descriptor {
     }
 
     /// Whether hardware follows it.
+    #[inline(always)]
     pub const fn is_valid(self) -> bool {
         self.0 & VALID != 0
     }
 
     /// What it is, in a table of `level`.
+    #[inline(always)]
     pub const fn kind(self, level: Level) -> Kind {
         if self.0 == 0 {
             return Kind::Empty;
@@ -273,6 +277,7 @@ impl Descriptor {
     }
 
     /// The output address of a leaf.
+    #[inline(always)]
     pub const fn output(self) -> Pa {
         Pa::new_truncate(self.0 & OUTPUT_MASK)
     }
@@ -283,16 +288,19 @@ impl Descriptor {
     }
 
     /// The same leaf with another output address.
+    #[inline(always)]
     pub(super) const fn with_output(self, pa: Pa) -> Self {
         Self(self.0 & !OUTPUT_MASK | pa.get() & OUTPUT_MASK)
     }
 
     /// The same with bit 0 clear.
+    #[inline(always)]
     pub(super) const fn broken(self) -> Self {
         Self(self.0 & !VALID)
     }
 
     /// The same with bit 0 set.
+    #[inline(always)]
     pub(super) const fn made(self) -> Self {
         Self(self.0 | VALID)
     }
@@ -314,6 +322,7 @@ impl Descriptor {
     }
 
     /// The access flag.
+    #[inline(always)]
     pub const fn is_accessed(self) -> bool {
         self.0 & ACCESSED != 0
     }
@@ -329,16 +338,19 @@ impl Descriptor {
     }
 
     /// The mark.
+    #[inline(always)]
     pub const fn mark(self) -> Mark {
         Mark::new_truncate((self.0 >> MARK_SHIFT) as u8)
     }
 
     /// The same with another mark.
+    #[inline(always)]
     pub(super) const fn with_mark(self, mark: Mark) -> Self {
         Self(self.0 & !MARK_MASK | (mark.0 as u64) << MARK_SHIFT)
     }
 
     /// Whether a write permission that the guest is entitled to is withheld.
+    #[inline(always)]
     pub const fn is_protected(self) -> bool {
         self.0 & HELD_MASK != 0
     }
@@ -358,6 +370,7 @@ impl Descriptor {
     }
 
     /// The same with what was withheld given back.
+    #[inline(always)]
     pub(super) const fn unprotected(self) -> Self {
         let given = match self.0 & HELD_MASK {
             HELD_WRITE => WRITE,
@@ -396,6 +409,7 @@ impl Descriptor {
     }
 
     /// Whether an entry that holds `self` may be set to `next` at once; otherwise break-before-make.
+    #[inline(always)]
     pub(super) const fn is_legal_change(self, next: Self) -> bool {
         if !self.is_valid() || !next.is_valid() {
             return true;

@@ -3,7 +3,7 @@
 use super::descriptor::{Attributes, Descriptor, ENTRIES, Kind, Level, Mark};
 use super::error::TableError;
 use super::unmap::is_in_motion;
-use super::walk::{Leaf, Slot};
+use super::walk::{End, Leaf, Slot};
 use super::{Cached, Maintenance, Stage2, TableMemory, break_entry, exchange, load};
 use crate::addr::{Ipa, Pa};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -249,13 +249,30 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         }
     }
 
+    /// How many of the leaves from `ipa` on, up to `most` and to the end of their table, are pages at rest of which
+    /// `is_wanted` holds for the physical address: those before the first that is not.
+    pub fn leading(&self, ipa: Ipa, most: usize, mut is_wanted: impl FnMut(Pa) -> bool) -> usize {
+        let Ok((slot, entries)) = self.run(ipa) else { return 0 };
+        let mut is_next = |entry: &AtomicU64| {
+            let found = load(entry);
+            let is_at_rest = found.mark() == Mark::NONE && !found.is_protected();
+            found.kind(Level::L3) == Kind::Leaf && is_at_rest && is_wanted(found.output())
+        };
+        if slot.level != Level::L3 {
+            return 0;
+        }
+        entries.iter().take(most).take_while(|entry| is_next(entry)).count()
+    }
+
     /// The slot of the leaf that starts at `ipa`, and its table's entries from there on.
     fn run(&self, ipa: Ipa) -> Result<(Slot<'_>, &[AtomicU64]), TableError> {
-        let slot = self.slot(ipa).ok_or(TableError::NotMapped(ipa))?;
+        if ipa.get() >= self.geometry.ipa_limit() {
+            return Err(TableError::NotMapped(ipa));
+        }
+        let (End::Leaf(slot), table) = self.descend(ipa.get()) else { return Err(TableError::NotMapped(ipa)) };
         if slot.ipa != ipa {
             return Err(TableError::SplitsLeaf { ipa: slot.ipa, level: slot.level });
         }
-        let table = self.descend(ipa.get()).1;
         let index = (ipa.get() >> slot.level.shift()) as usize % ENTRIES;
         Ok((slot, &table[index..]))
     }
@@ -289,8 +306,17 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         self.ticket()
     }
 
+    #[inline(always)]
     fn check_leaf_pa(&self, pa: Pa, level: Level) -> Result<(), TableError> {
         let size = level.size();
+        if pa.get() & (size - 1) == 0 && pa.get() <= (1 << self.geometry.pa_bits()) - size {
+            return Ok(());
+        }
+        self.refuse_leaf_pa(pa, size)
+    }
+
+    #[cold]
+    fn refuse_leaf_pa(&self, pa: Pa, size: u64) -> Result<(), TableError> {
         if !pa.is_aligned(size) {
             return Err(TableError::PaOutside { pa, size, pa_bits: self.geometry.pa_bits() });
         }
@@ -299,6 +325,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
 }
 
 /// Makes a broken leaf at `pa`, without mark and protection.
+#[inline(always)]
 fn make(entry: &AtomicU64, ipa: Ipa, broken: Descriptor, pa: Pa) -> Result<Descriptor, TableError> {
     let made = broken.made().unprotected().with_mark(Mark::NONE).with_output(pa);
     match exchange(entry, ipa, broken, made)? {

@@ -196,6 +196,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
 }
 
 /// Reads an entry. Acquire: what a table holds is read after the entry that leads to it.
+#[inline(always)]
 pub(crate) fn load(entry: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(entry.load(Ordering::Acquire))
 }
@@ -204,6 +205,7 @@ pub(crate) fn load(entry: &AtomicU64) -> Descriptor {
 ///
 /// # Errors
 /// [`TableError::BreakBeforeMake`] where the architecture does not allow that change at once.
+#[inline(always)]
 fn exchange(
     entry: &AtomicU64,
     ipa: Ipa,
@@ -220,6 +222,7 @@ fn exchange(
 }
 
 /// Breaks an entry and yields what it held at the last moment, as made.
+#[inline(always)]
 fn break_entry(entry: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(entry.fetch_and(!1, Ordering::AcqRel))
 }

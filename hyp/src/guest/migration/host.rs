@@ -39,9 +39,19 @@ impl Time for Host {
 
 impl Copier for Host {
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64) {
-        let has_caches = self.guest(guest).is_some_and(Guest::has_caches_on);
-        let caching = if has_caches { Caching::On } else { Caching::MaybeOff };
-        copy::frames(source, target, count, caching);
+        copy::frames(source, target, count, self.caching(guest));
+    }
+
+    fn copy_each(
+        &self,
+        guest: GuestId,
+        source: Frame,
+        target: Frame,
+        count: usize,
+        claim: impl FnMut(usize) -> bool,
+        done: impl FnMut(usize),
+    ) {
+        copy::each_frame(source, target, count, self.caching(guest), claim, done);
     }
 
     fn scrub(&self, frame: Frame, count: u64) {
@@ -66,6 +76,14 @@ impl Frames for Host {
         target
     }
 
+    fn allocate_run(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
+        own::MEMORY.allocate_run(guest, order, placement, ipa)
+    }
+
+    fn release_run(&self, guest: GuestId, first: Frame, count: u64, contents: Contents) {
+        own::MEMORY.release_run(guest, first, count, contents);
+    }
+
     fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
         own::MEMORY.release(guest, frame, order, contents);
     }
@@ -88,6 +106,11 @@ impl Frames for Host {
 }
 
 impl Host {
+    fn caching(&self, id: GuestId) -> Caching {
+        let has_caches = self.guest(id).is_some_and(Guest::has_caches_on);
+        if has_caches { Caching::On } else { Caching::MaybeOff }
+    }
+
     fn guest(&self, id: GuestId) -> Option<&'static Guest> {
         get(id.index())
     }

@@ -14,6 +14,10 @@ use crate::table::{Leaf, Level};
 /// Units of an area that must be on the move for all of them to move into one block.
 const GATHER: u64 = PAGEBLOCK_FRAMES * 3 / 4;
 
+/// log2 of [`BATCH`].
+const BATCH_ORDER: u8 = BATCH.trailing_zeros() as u8;
+const _: () = assert!(BATCH.is_power_of_two());
+
 impl Worker {
     /// Begins with the area of `leaf`, or moves a batch of it.
     pub(super) fn begin_pages<H: Host>(
@@ -34,8 +38,10 @@ impl Worker {
                 return place.space.begin_block(host, ipa, target);
             }
         }
-        let left = (portion.end - ipa.get()) / FRAME_SIZE;
-        let leading = self.survey(place, active, ipa, left.min(BATCH as u64)).leading;
+        let left = ((portion.end - ipa.get()) / FRAME_SIZE).min(BATCH as u64);
+        let leading = place.space.leading(host, ipa, left as usize, |pa| {
+            plan::selects(&active.request.select, host, &mut self.sources, Frame::containing(pa), 1)
+        });
         let targets = Self::target_frames(place, active, portion, ipa, leading.max(1));
         if targets.is_empty() {
             active.is_exhausted = true;
@@ -75,6 +81,12 @@ impl Worker {
         let units =
             (0..count.min(BATCH) as u64).map(|index| Ipa::new_truncate(ipa.get() + index * FRAME_SIZE));
         let guest = portion.guest;
+        if count == BATCH
+            && let Some(first) =
+                plan::allocate_run(place.host, &active.request, placement, (guest, ipa), BATCH_ORDER)
+        {
+            return (0..BATCH as u64).map(|index| frame_at(first, index)).collect();
+        }
         units.map_while(|at| plan::allocate(place.host, &active.request, placement, (guest, at), 0)).collect()
     }
 
@@ -83,24 +95,21 @@ impl Worker {
         let (host, guest, statistics) = (place.host, place.guest(), place.engine.statistics());
         place.counters().count_invalidation();
         place.space.run_batch(host, batch, place.counters());
-        let mut run = (None, 0);
-        for (source, target) in batch.sources.iter().zip(&batch.targets).take(batch.len()) {
-            let pair = self.sources.controller(host, *source).zip(self.targets.controller(host, *target));
-            if pair != run.0 && run.1 > 0 {
-                statistics.count_moved(guest, run.0, Level::L3, run.1);
-                run.1 = 0;
-            }
-            run = (pair, run.1 + 1);
+        // A pageblock lies behind one controller.
+        for (first, count) in batch.runs() {
+            let source = self.sources.controller(host, batch.sources[first % BATCH]);
+            let pair = source.zip(self.targets.controller(host, batch.targets[first % BATCH]));
+            statistics.count_moved(guest, pair, Level::L3, count as u64);
         }
-        statistics.count_moved(guest, run.0, Level::L3, run.1);
         active.count_moved(place, Level::L3, batch.len() as u64);
     }
 
     /// Scrubs and releases the frames that a batch came from.
     fn release_sources<H: Host>(place: &Place<'_, H>, batch: &Batch) {
-        for source in batch.sources.iter().take(batch.len()) {
-            place.host.scrub(*source, 1);
-            place.host.release(place.guest(), *source, 0, Contents::Zeroed);
+        for (first, count) in batch.runs() {
+            let (source, count) = (batch.sources[first % BATCH], count as u64);
+            place.host.scrub(source, count);
+            place.host.release_run(place.guest(), source, count, Contents::Zeroed);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::migrate::unit::{Copying, Work};
 use crate::table::{Leaf, Level};
 
 /// Frames that are copied in a turn.
-const CHUNK: u16 = 32;
+const CHUNK: u16 = 64;
 /// How often a unit that was given up is tried again.
 const RETRIES: u8 = 3;
 
