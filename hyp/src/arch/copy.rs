@@ -58,7 +58,8 @@ fn run(
     mut done: impl FnMut(usize),
 ) {
     let Some([from_window, to_window]) = cpu::current().windows() else { return };
-    let inside = |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
+    let inside =
+        |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
     debug_assert!(inside(source) && inside(target));
     let mut from = from_window.show(source.pa()).addr().get();
     let mut to = to_window.show(target.pa()).addr().get();

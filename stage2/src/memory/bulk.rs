@@ -21,7 +21,12 @@ impl Memory<'_> {
         let meta = words.entry(place.slot).meta();
         if meta.holds_doomed() {
             let head = place.table().head(place.region, number)?;
-            cut_used(place.table(), place.region, head, &mut (number..number + count).map(|number| (number, 0)));
+            cut_used(
+                place.table(),
+                place.region,
+                head,
+                &mut (number..number + count).map(|number| (number, 0)),
+            );
             return Some(first);
         }
         for index in 0..count {

@@ -219,37 +219,32 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         self.lock(time).work = Work::Nothing;
     }
 
-    /// Breaks the 4 KiB units from `ipa` on, as many as there are targets, and completes the invalidation.
-    /// It may be fewer: the area ends, or a unit is not there.
+    /// Breaks the 4 KiB units from `ipa` on, as many as `batch` has targets, which are `count`, and completes the
+    /// invalidation. It may be fewer: the area ends, or a unit is not there.
     pub(super) fn begin_batch(
         &self,
         time: &impl Time,
         ipa: Ipa,
-        targets: &[Frame],
-    ) -> Result<Batch, TableError> {
+        count: usize,
+        batch: &mut Batch,
+    ) -> Result<(), TableError> {
         let mut inner = self.lock(time);
         let level = inner.stage2.leaf(ipa).ok_or(TableError::NotMapped(ipa))?.level();
-        if level != Level::L3 || inner.batch.is_some() || targets.is_empty() {
+        if level != Level::L3 || inner.batch.is_some() || count == 0 {
             return Err(TableError::InMotion(ipa));
         }
-        let mut sources = [Frame::default(); BATCH];
-        let mut places = sources.iter_mut();
-        let most = targets.len().min(BATCH);
-        let run = inner.stage2.break_leaves(ipa, most, Mark::NONE, MOVING, |leaf| {
+        let mut places = batch.sources.iter_mut();
+        batch.run = inner.stage2.break_leaves(ipa, count.min(BATCH), Mark::NONE, MOVING, |leaf| {
             if let Some(place) = places.next() {
                 *place = Frame::containing(leaf.pa());
             }
         })?;
         inner.stage2.synchronise();
-        let mut batch = Batch { run, sources, targets: [Frame::default(); BATCH], starts: 0 };
-        for (place, target) in batch.targets.iter_mut().zip(targets) {
-            *place = *target;
-        }
         batch.note_runs();
         self.claimed.store(0, Ordering::Relaxed);
         self.copied.store(0, Ordering::Relaxed);
-        inner.batch = Some(batch);
-        Ok(batch)
+        inner.batch = Some(*batch);
+        Ok(())
     }
 
     /// Copies the units of the batch that no helper has taken, waits for those that one has, and makes all.

@@ -90,6 +90,12 @@ fn follows(frames: &[Frame; BATCH], index: usize) -> bool {
 }
 
 impl Batch {
+    /// The batch of no unit.
+    pub(super) const fn empty() -> Self {
+        let none = [Frame::containing(crate::addr::Pa::new_truncate(0)); BATCH];
+        Self { run: BrokenRun::EMPTY, sources: none, targets: none, starts: 0 }
+    }
+
     /// The units.
     pub(super) const fn len(&self) -> usize {
         let count = self.run.leaf_count();

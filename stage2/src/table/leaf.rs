@@ -33,6 +33,10 @@ pub struct BrokenRun {
 }
 
 impl BrokenRun {
+    /// The run of no leaf.
+    pub(crate) const EMPTY: Self =
+        Self { ipa: Ipa::new_truncate(0), level: Level::L3, leaf_count: 0, ticket: Ticket(0) };
+
     /// Where the first leaf starts.
     pub const fn ipa(self) -> Ipa {
         self.ipa
@@ -269,7 +273,9 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         if ipa.get() >= self.geometry.ipa_limit() {
             return Err(TableError::NotMapped(ipa));
         }
-        let (End::Leaf(slot), table) = self.descend(ipa.get()) else { return Err(TableError::NotMapped(ipa)) };
+        let (End::Leaf(slot), table) = self.descend(ipa.get()) else {
+            return Err(TableError::NotMapped(ipa));
+        };
         if slot.ipa != ipa {
             return Err(TableError::SplitsLeaf { ipa: slot.ipa, level: slot.level });
         }

@@ -1,9 +1,7 @@
 //! Units of 4 KiB: in batches, one by one or into one block.
 
-use heapless::Vec;
-
 use super::{Active, Place, Worker};
-use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
+use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
 use crate::frame::Contents;
 use crate::migrate::host::Host;
 use crate::migrate::plan::{self, Portion, Survey};
@@ -17,6 +15,13 @@ const GATHER: u64 = PAGEBLOCK_FRAMES * 3 / 4;
 /// log2 of [`BATCH`].
 const BATCH_ORDER: u8 = BATCH.trailing_zeros() as u8;
 const _: () = assert!(BATCH.is_power_of_two());
+
+/// Frames side by side from `first` on, which are `first` and others of its block.
+fn fill(frames: &mut [Frame; BATCH], first: Frame) {
+    for (index, frame) in frames.iter_mut().enumerate() {
+        *frame = Frame::containing(Pa::new_truncate(first.pa().get() + index as u64 * FRAME_SIZE));
+    }
+}
 
 impl Worker {
     /// Begins with the area of `leaf`, or moves a batch of it.
@@ -42,17 +47,21 @@ impl Worker {
         let leading = place.space.leading(host, ipa, left as usize, |pa| {
             plan::selects(&active.request.select, host, &mut self.sources, Frame::containing(pa), 1)
         });
-        let targets = Self::target_frames(place, active, portion, ipa, leading.max(1));
-        if targets.is_empty() {
+        let mut batch = Batch::empty();
+        let target_count =
+            Self::target_frames(place, active, portion, ipa, leading.max(1), &mut batch.targets);
+        if target_count == 0 {
             active.is_exhausted = true;
             return;
         }
-        let batch = place.space.begin_batch(host, ipa, &targets);
-        let count = batch.as_ref().map_or(0, Batch::len);
-        for target in targets.iter().skip(count) {
+        let is_begun = place.space.begin_batch(host, ipa, target_count, &mut batch).is_ok();
+        let count = if is_begun { batch.len() } else { 0 };
+        for target in batch.targets.iter().take(target_count).skip(count) {
             host.release(guest, *target, 0, Contents::Dirty);
         }
-        let Ok(batch) = batch else { return active.skip(place, portion, leaf, Reason::Busy) };
+        if !is_begun {
+            return active.skip(place, portion, leaf, Reason::Busy);
+        }
         self.move_batch(place, active, &batch);
         Self::release_sources(place, &batch);
         let reached = Ipa::new_truncate(ipa.get() + count as u64 * FRAME_SIZE);
@@ -69,25 +78,31 @@ impl Worker {
         })
     }
 
-    /// Up to `count` frames for the units from `ipa` on.
+    /// Up to `count` frames for the units from `ipa` on; how many they are.
     fn target_frames<H: Host>(
         place: &Place<'_, H>,
         active: &Active,
         portion: &Portion,
         ipa: Ipa,
         count: usize,
-    ) -> Vec<Frame, BATCH> {
-        let placement = plan::placement_of(&active.request, portion);
-        let units =
-            (0..count.min(BATCH) as u64).map(|index| Ipa::new_truncate(ipa.get() + index * FRAME_SIZE));
-        let guest = portion.guest;
+        targets: &mut [Frame; BATCH],
+    ) -> usize {
+        let (placement, guest) = (plan::placement_of(&active.request, portion), portion.guest);
         if count == BATCH
             && let Some(first) =
                 plan::allocate_run(place.host, &active.request, placement, (guest, ipa), BATCH_ORDER)
         {
-            return (0..BATCH as u64).map(|index| frame_at(first, index)).collect();
+            fill(targets, first);
+            return BATCH;
         }
-        units.map_while(|at| plan::allocate(place.host, &active.request, placement, (guest, at), 0)).collect()
+        for (index, target) in targets.iter_mut().enumerate().take(count) {
+            let at = Ipa::new_truncate(ipa.get() + index as u64 * FRAME_SIZE);
+            match plan::allocate(place.host, &active.request, placement, (guest, at), 0) {
+                Some(frame) => *target = frame,
+                None => return index,
+            }
+        }
+        count.min(BATCH)
     }
 
     /// Moves a batch and counts it.
@@ -128,12 +143,12 @@ impl Worker {
             return self.finish_block(place, active, block);
         }
         let count = (PAGEBLOCK_FRAMES - next).min(BATCH as u64);
-        let targets: Vec<Frame, BATCH> =
-            (next..next + count).map(|index| frame_at(block.target, index)).collect();
+        let mut batch = Batch::empty();
+        fill(&mut batch.targets, frame_at(block.target, next));
         let ipa = Ipa::new_truncate(block.ipa.get() + next * FRAME_SIZE);
-        let Ok(batch) = place.space.begin_batch(host, ipa, &targets) else {
+        if place.space.begin_batch(host, ipa, count as usize, &mut batch).is_err() {
             return self.give_up_block(place, active, block);
-        };
+        }
         self.move_batch(place, active, &batch);
         if block.source.is_none() {
             Self::release_sources(place, &batch);
