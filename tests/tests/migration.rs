@@ -72,7 +72,7 @@ fn stress(setup: Setup, vcpus: u32, times: usize) {
 
 #[test]
 fn stress_while_an_idle_cpu_moves_its_memory() {
-    stress(Setup::new(), 3, 100);
+    stress(Setup::new(), 3, 30);
 }
 
 #[test]
