@@ -76,7 +76,7 @@ fn text_takes_a_line_of_its_own() {
     let until = std::time::Instant::now() + system_tests::patience();
     let lines = loop {
         let lines: Vec<String> = std::fs::read_to_string(&file).unwrap().lines().map(String::from).collect();
-        if lines.iter().any(|line| line.contains("p: started")) {
+        if lines.iter().any(|line| line.contains("p: started, entry")) {
             break lines;
         }
         assert!(std::time::Instant::now() < until, "{lines:#?}");
