@@ -40,7 +40,7 @@ pub(super) struct Fake {
     /// alpha's and beta's trees.
     made: &'static [(AlignedBlob, Choice)],
     /// Pools, where a test wants some.
-    pub pools: Option<FakePools>,
+    pub(super) pools: Option<FakePools>,
     is_tracing: Cell<bool>,
 }
 

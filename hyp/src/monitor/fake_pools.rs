@@ -20,8 +20,8 @@ use super::claiming::Claiming;
 
 /// Two pools on the second of two controllers: `video`, 64 MiB, and `camera`, 32 MiB,
 /// which guest 1 owns; guest 0 has 72 MiB of both.
-pub struct FakePools {
-    pub memory: &'static Memory<'static>,
+pub(super) struct FakePools {
+    pub(super) memory: &'static Memory<'static>,
     claims: Claims,
     engine: Engine,
     clock: Cell<u64>,
@@ -41,7 +41,7 @@ fn node(name: &str, base: u64, mib: u64) -> Node<'_> {
 }
 
 impl FakePools {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut map = BootMap::new();
         for (number, base) in [(0, 0x4000_0000), (1, 0x8000_0000)] {
             map.add_ram(ControllerId::try_new(number).unwrap(), base, 256 << 20).unwrap();

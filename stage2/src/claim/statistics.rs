@@ -61,20 +61,19 @@ impl Default for Statistics {
 impl Statistics {
     /// All zero.
     pub const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Self {
-            tried: ZERO,
-            granted: ZERO,
-            released: ZERO,
-            cancelled: ZERO,
-            retries: ZERO,
-            failed: [ZERO; Cause::COUNT],
-            moved_blocks: ZERO,
-            moved_pages: ZERO,
-            granted_bytes: ZERO,
+            tried: AtomicU64::new(0),
+            granted: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            failed: [const { AtomicU64::new(0) }; Cause::COUNT],
+            moved_blocks: AtomicU64::new(0),
+            moved_pages: AtomicU64::new(0),
+            granted_bytes: AtomicU64::new(0),
             latency: [const { [const { Histogram::new() }; FULLNESS_CLASSES.len()] }; SIZE_CLASSES.len()],
-            high_claimed: [ZERO; MAX_POOLS],
-            high_lent: [ZERO; MAX_POOLS],
+            high_claimed: [const { AtomicU64::new(0) }; MAX_POOLS],
+            high_lent: [const { AtomicU64::new(0) }; MAX_POOLS],
         }
     }
 

@@ -390,10 +390,11 @@ impl Jobs {
         }
     }
 
-    /// Takes the job that waits longest for its turn.
+    /// Takes the job that waits longest for its turn; those that clear frames go before the others.
     pub(super) fn start_next(&mut self, now: u64) -> Option<(JobId, Request, Cursor)> {
         let waiting = self.list.iter_mut().filter(|job| job.report.state == JobState::Queued);
-        let job = waiting.min_by_key(|job| job.report.id)?;
+        // Who needs just these frames waits for them: an owner for its claim, a failing frame to be left.
+        let job = waiting.min_by_key(|job| (job.report.request.frames().is_none(), job.report.id))?;
         job.report.state = JobState::Running;
         if job.report.started == 0 {
             job.report.started = now;
@@ -433,6 +434,16 @@ mod tests {
         assert_eq!(jobs.start_next(5).map(|job| job.0), Some(a));
         assert_eq!(jobs.start_next(5).map(|job| job.0), Some(c));
         assert_eq!(jobs.start_next(5).map(|job| job.0), None);
+    }
+
+    #[test]
+    fn jobs_that_clear_frames_go_first() {
+        let mut jobs = Jobs::new();
+        let [a, b] = [(); 2].map(|()| jobs.submit(request()).unwrap());
+        let first = FrameRange::from_numbers(0, 1).unwrap();
+        let [c, d] = [(); 2].map(|()| jobs.submit(Request::retire(first)).unwrap());
+        let order: std::vec::Vec<_> = core::iter::from_fn(|| jobs.start_next(5)).map(|job| job.0).collect();
+        assert_eq!(order, [c, d, a, b]);
     }
 
     #[test]
