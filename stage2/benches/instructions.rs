@@ -7,7 +7,7 @@ mod workload;
 
 use std::process::Command;
 
-use workload::{Ballast, BuddySystem, Frames, Work};
+use workload::{Ballast, Boot, BuddySystem, Frames, Work};
 
 fn all() -> Vec<(String, Work, u64)> {
     let mut all = Vec::new();
@@ -34,13 +34,14 @@ fn child<F: Frames>(work: Work, gib: u64, count: usize) {
     std::mem::forget(prepared);
 }
 
-/// What callgrind counts for one run.
-fn count(index: usize, who: &str, half: &str) -> Option<u64> {
+/// What callgrind counts for one run, in functions like `toggle`.
+fn count(toggle: &str, child: &[&str]) -> Option<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
-        .arg("--toggle-collect=*Work*run*")
+        .arg(format!("--toggle-collect={toggle}"))
         .arg(std::env::current_exe().ok()?)
-        .args(["--child", &index.to_string(), who, half])
+        .arg("--child")
+        .args(child)
         .output()
         .ok()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -48,9 +49,27 @@ fn count(index: usize, who: &str, half: &str) -> Option<u64> {
     line.rsplit(':').next()?.trim().parse().ok()
 }
 
+/// What it takes to take over the RAM of machines of several sizes.
+fn boots() {
+    println!("\n{:<38} {:>12} {:>14} {:>12}", "boot", "instructions", "for each GiB", "frame table");
+    for (index, boot) in Boot::all().into_iter().enumerate() {
+        let Some(figure) = count("*Boot*boot*", &["boot", &index.to_string()]) else { return };
+        println!(
+            "{:<38} {figure:>12} {:>14} {:>8} KiB",
+            boot.name,
+            figure / boot.gib,
+            boot.table_bytes() >> 10
+        );
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--child") {
+        if arguments[at + 1] == "boot" {
+            Boot::all().swap_remove(arguments[at + 2].parse().expect("an index")).run();
+            return;
+        }
         let (_, work, gib) = all().swap_remove(arguments[at + 1].parse().expect("an index"));
         let most = work.limit(gib).min(1 << 16);
         let count = if arguments[at + 3] == "half" { most / 2 } else { most };
@@ -68,8 +87,8 @@ fn main() {
         }
         let most = work.limit(gib).min(1 << 16);
         let figure = |who| {
-            let whole = count(index, who, "whole")?;
-            let half = count(index, who, "half")?;
+            let one = |part| count("*Work*run*", &[&index.to_string(), who, part]);
+            let (whole, half) = (one("whole")?, one("half")?);
             Some((whole - half) as f64 / (most - most / 2) as f64)
         };
         match (figure("ballast"), figure("buddy_system")) {
@@ -81,5 +100,8 @@ fn main() {
                 return;
             }
         }
+    }
+    if only.is_none_or(|only| "boot".contains(only.as_str())) {
+        boots();
     }
 }

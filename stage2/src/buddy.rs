@@ -26,8 +26,6 @@ use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot,
 use crate::pageblock::{Isolation, LISTS, MigrateType, Shape};
 use crate::zone::Zone;
 
-/// How many orders there are.
-pub(crate) const ORDERS: usize = MAX_ORDER as usize + 1;
 /// How many lists of each type there is room for: the orders, rounded up to a power of two.
 const STRIDE: usize = 32;
 /// How many pageblocks of a class that turns out too high are put right for one request before a whole pageblock is

@@ -3,7 +3,11 @@
 use core::fmt;
 
 /// How many controllers a machine may have.
+#[cfg(not(loom))]
 pub const MAX_CONTROLLERS: usize = 16;
+/// One under loom, whose stacks are small.
+#[cfg(loom)]
+pub const MAX_CONTROLLERS: usize = 1;
 
 /// The number of a memory controller, below [`MAX_CONTROLLERS`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -81,8 +81,6 @@ const ORDER: u32 = 0x1f << ORDER_SHIFT;
 const MAPPED: u32 = 1 << 8;
 /// The contents can be moved: guest RAM that only stage 2 reaches.
 const MOVABLE: u32 = 1 << 9;
-/// The block counts as one of the huge-unit pool's.
-const HUGE: u32 = 1 << 10;
 /// Some frames of the block are marked [`DOOMED`].
 const HOLDS_DOOMED: u32 = 1 << 11;
 /// The frame, head or not, is retired when its block is freed.
@@ -146,15 +144,14 @@ impl Meta {
         if self.0 & STATE == USED { Owner::from_index(self.owner_index()) } else { None }
     }
 
-    /// Whether the block is in use with this order and owner, no unit of the huge-unit pool, and without a frame that
-    /// is to be retired.
+    /// Whether the block is in use with this order and owner, and without a frame that is to be retired.
     #[inline]
     pub(crate) const fn is_plainly_used_as(self, order: u8, owner: usize) -> bool {
         let used = USED | (order as u32) << ORDER_SHIFT | (owner as u32) << OWNER_SHIFT;
-        (self.0 ^ used) & (STATE | ORDER | OWNER | HUGE | HOLDS_DOOMED) == 0
+        (self.0 ^ used) & (STATE | ORDER | OWNER | HOLDS_DOOMED) == 0
     }
 
-    /// Whether the block is in use with this order and owner, and no unit of the huge-unit pool.
+    /// Whether the block is in use with this order and owner.
     pub(crate) const fn is_used_as(self, order: u8, owner: usize) -> bool {
         Self(self.0 & !HOLDS_DOOMED).is_plainly_used_as(order, owner)
     }
@@ -189,14 +186,6 @@ impl Meta {
 
     pub(crate) const fn is_mapped(self) -> bool {
         self.0 & MAPPED != 0
-    }
-
-    pub(crate) const fn is_huge(self) -> bool {
-        self.0 & HUGE != 0
-    }
-
-    pub(crate) const fn with_huge(self) -> Self {
-        Self(self.0 | HUGE)
     }
 
     pub(crate) const fn with_order(self, order: u8) -> Self {

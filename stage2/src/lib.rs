@@ -8,6 +8,7 @@ pub mod claim;
 pub mod controller;
 pub mod dmb;
 pub mod frame;
+pub mod huge;
 pub mod map;
 pub mod memory;
 pub mod migrate;

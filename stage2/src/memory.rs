@@ -16,6 +16,7 @@ use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::arena::Arena;
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
+use crate::dmb::{Block, MAX_BLOCKS};
 use crate::frame::{Contents, FrameTable, Mapping, Meta, Mobility, Region, Slot, State};
 use crate::map::BootMap;
 use crate::owner::Owner;
@@ -29,8 +30,11 @@ mod adopt;
 mod boot;
 mod bulk;
 pub mod check;
+mod contiguous;
 mod error;
+mod free_blocks;
 mod glance;
+mod hand_over;
 mod isolation;
 mod migration;
 mod occupant;
@@ -41,10 +45,12 @@ mod reshape;
 mod retire;
 mod tenant;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use boot::BootError;
+pub use contiguous::Wanted;
 pub use error::{AllocError, BlockError, BlockReason, MappingError};
+pub use free_blocks::{FreeBlocks, ORDERS};
 pub use glance::Glance;
 pub use isolation::{IsolateError, IsolateReason, Isolated, Requester, TakeError};
 pub use occupant::{Occupant, Occupants};
@@ -76,6 +82,9 @@ struct Layout<'a> {
     extents: [Extent; ARENAS],
     /// Free frames of NORMAL that movable requests leave alone.
     normal_floor: u64,
+    blocks: heapless::Vec<Block, MAX_BLOCKS>,
+    /// Frames in pools outside all blocks.
+    pool_frames: u64,
 }
 
 /// A block just taken, and where.
@@ -417,7 +426,6 @@ impl<'a> Memory<'a> {
                     BlockReason::InsideBlock { head: first, order: head.order }
                 }
                 (Some(other), _) if other != owner => BlockReason::OtherOwner { owner: other },
-                _ if meta.is_huge() => BlockReason::HugeUnit,
                 _ => BlockReason::OtherOrder { order: head.order },
             },
         }

@@ -17,7 +17,8 @@ use guest_dts::build::Choice;
 use guest_dts::config::BankKind;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::ControllerId;
-use stage2::owner::Owner;
+use stage2::memory::check::Translation;
+use stage2::owner::{GuestId, Owner};
 
 /// The monitor's coroutine.
 pub extern "C" fn run() -> ! {
@@ -331,6 +332,10 @@ impl Machine for Host {
 
     fn memory(&self) -> Option<&stage2::memory::Memory<'static>> {
         Some(&own::MEMORY)
+    }
+
+    fn translate(&self, guest: GuestId, ipa: Ipa) -> Translation {
+        super::get(guest.index()).map_or(Translation::Nowhere, |guest| guest.space.translate(ipa))
     }
 
     fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {

@@ -9,11 +9,12 @@ use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
 use stage2::frame::{Contents, Mapping};
+use stage2::memory::check::Translation;
 use stage2::memory::{Kind, Request};
 use stage2::migrate;
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
-use stage2::table::{Attributes, Geometry, Leaf, Stage2, TableMemory};
+use stage2::table::{Attributes, Geometry, Leaf, Mark, Stage2, TableMemory};
 
 /// Orders of the blocks that back RAM, largest first: one for each size of leaf.
 const ORDERS: [u8; 3] = [MAX_ORDER, PAGEBLOCK_ORDER, 0];
@@ -211,6 +212,17 @@ impl Space {
     /// The unit behind `ipa`: its physical address and its size in bytes.
     pub(super) fn unit(&self, ipa: Ipa) -> Option<(Pa, u64)> {
         self.inner.with(&Host, |stage2| stage2.leaf(ipa)).map(|leaf| (leaf.pa(), leaf.size()))
+    }
+
+    /// What there is at `ipa`, for the check of the reverse map.
+    pub(super) fn translate(&self, ipa: Ipa) -> Translation {
+        match self.inner.with(&Host, |stage2| stage2.leaf(ipa)) {
+            None => Translation::Nowhere,
+            Some(leaf) if leaf.mark() != Mark::NONE => Translation::Unknown,
+            Some(leaf) => {
+                Translation::To(Pa::new_truncate(leaf.pa().get() + (ipa.get() & (leaf.size() - 1))))
+            }
+        }
     }
 
     /// Bytes of RAM.

@@ -12,6 +12,7 @@ mod log;
 mod memory;
 mod migrate;
 mod moved;
+mod physical;
 mod pools;
 mod stats;
 mod top;
@@ -108,6 +109,40 @@ pub const COMMANDS: &[Command] = &[
                   every frame is present in one.",
         example: "zones",
         run: memory::zones,
+    },
+    Command {
+        name: "dmb",
+        parameters: &[],
+        summary: "list the designated movable blocks and what they are used for",
+        details: "LENT is what guests have of a block and Ballast can move away, CLAIMED what the owners of \
+                  pools have taken.",
+        example: "dmb",
+        run: physical::dmb,
+    },
+    Command {
+        name: "buddyinfo",
+        parameters: &[],
+        summary: "list the free blocks of each zone and controller by order",
+        details: "A block of order N has 2^N frames of 4 KiB: 9 is 2 MiB, 18 is 1 GiB.",
+        example: "buddyinfo",
+        run: physical::buddyinfo,
+    },
+    Command {
+        name: "pagetypeinfo",
+        parameters: &[],
+        summary: "list pageblocks of 2 MiB and free blocks by migratetype",
+        details: "",
+        example: "pagetypeinfo",
+        run: physical::pagetypeinfo,
+    },
+    Command {
+        name: "check",
+        parameters: &[],
+        summary: "walk the whole frame table and prove that the books are right",
+        details: "Every frame is in one block, one zone and one state; the counters and free lists are what \
+                  is found; guests' blocks appear where the reverse map says.",
+        example: "check",
+        run: physical::check,
     },
     Command {
         name: "map",

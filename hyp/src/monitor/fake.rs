@@ -13,6 +13,7 @@ use stage2::controller::ControllerId;
 use stage2::dmb::{Core, CoreOption, Wishes, default_floor, designate};
 use stage2::frame::{Footprint, Mapping};
 use stage2::map::{BootMap, ReservationKind};
+use stage2::memory::check::Translation;
 use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
@@ -331,6 +332,14 @@ impl Machine for Fake {
 
     fn claiming(&self) -> Option<&dyn super::claiming::Claiming> {
         Some(self.pools.as_ref()?)
+    }
+
+    fn translate(&self, guest: GuestId, ipa: Ipa) -> Translation {
+        let Some(memory) = self.memory() else { return Translation::Unknown };
+        let mapping = Some(Mapping { guest, ipa });
+        let mut blocks = memory.ram().flat_map(|(range, _)| memory.occupants(range));
+        let found = blocks.find(|block| block.mapping == mapping);
+        found.map_or(Translation::Nowhere, |block| Translation::To(block.frame.pa()))
     }
 
     fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {

@@ -4,7 +4,10 @@
 use core::fmt::{self, Write};
 
 use guest_dts::build::Choice;
+use stage2::addr::Ipa;
 use stage2::memory::Memory;
+use stage2::memory::check::Translation;
+use stage2::owner::GuestId;
 
 use super::claiming::Claiming;
 use super::migration::Migration;
@@ -287,6 +290,12 @@ pub trait Machine {
     /// Pools and claims, where the machine has them.
     fn claiming(&self) -> Option<&dyn Claiming> {
         None
+    }
+
+    /// What a guest's stage 2 has at `ipa`.
+    fn translate(&self, guest: GuestId, ipa: Ipa) -> Translation {
+        let _ = (guest, ipa);
+        Translation::Unknown
     }
 
     /// A vCPU's counters, where it has some.

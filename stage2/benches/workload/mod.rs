@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 use stage2::addr::{Frame, Pa};
 use stage2::controller::ControllerId;
 use stage2::frame::{Contents, Footprint};
-use stage2::map::BootMap;
+use stage2::map::{BootMap, ReservationKind};
 use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::Owner;
 use stage2::placement::Placement;
@@ -193,5 +193,58 @@ impl Work {
                 (gib as usize) << 18 >> order
             }
         }
+    }
+}
+
+/// A machine to be taken over.
+pub struct Boot {
+    /// What it is.
+    pub name: &'static str,
+    /// Its RAM.
+    pub gib: u64,
+    map: BootMap,
+}
+
+impl Boot {
+    /// Machines of one range, and one of 64 GiB in eight ranges with holes, each behind its own controller, with a
+    /// reserved megabyte and a movable half.
+    pub fn all() -> Vec<Self> {
+        let controller = |number| ControllerId::try_new(number).expect("a controller");
+        let one = |name, gib: u64| {
+            let mut map = BootMap::new();
+            map.add_ram(controller(0), BASE, gib << 30).expect("RAM");
+            Self { name, gib, map }
+        };
+        let mut holes = BootMap::new();
+        for number in 0..8 {
+            let base = BASE + (u64::from(number) * 40 << 30);
+            holes.add_ram(controller(number), base, 8 << 30).expect("RAM");
+            holes.reserve(base + 0x12_3000, 1 << 20, ReservationKind::Firmware, "firmware").expect("room");
+        }
+        vec![
+            one("1 GiB", 1),
+            one("16 GiB", 16),
+            Self { name: "64 GiB behind 8 controllers, 7 holes", gib: 64, map: holes },
+            one("1 TiB", 1024),
+        ]
+    }
+
+    /// What its frame table takes.
+    pub fn table_bytes(&self) -> u64 {
+        Footprint::of(&self.map).bytes()
+    }
+
+    /// Takes it over.
+    #[inline(never)]
+    pub fn run(&self) {
+        let words = words(&self.map);
+        let memory = Box::new(Memory::new());
+        self.boot(&memory, words);
+        std::mem::forget(memory);
+    }
+
+    #[inline(never)]
+    fn boot(&self, memory: &Memory<'static>, words: &'static [AtomicU32]) {
+        memory.boot(&self.map, words, 0).expect("boot");
     }
 }

@@ -290,6 +290,7 @@ impl FreeMap<'_> {
     }
 
     /// The free blocks, each as large as it can be below a pageblock: offset and order.
+    #[cfg(test)]
     pub(crate) fn blocks(self) -> impl Iterator<Item = (u32, u8)> {
         let mut offset = 0;
         core::iter::from_fn(move || {
@@ -307,6 +308,7 @@ impl FreeMap<'_> {
     }
 
     /// The order of the largest free block below a pageblock that begins at the free frame `offset`.
+    #[cfg(test)]
     fn order_at(self, offset: u32) -> u8 {
         let most = offset.trailing_zeros().min(SMALL_ORDERS as u32 - 1) as u8;
         (0..=most).rev().find(|&order| self.is_block_free(order, offset)).unwrap_or(0)

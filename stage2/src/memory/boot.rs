@@ -73,6 +73,13 @@ pub(super) fn boot<'a>(
         populated: [ControllerSet::EMPTY; 2],
         extents: [Extent::default(); ARENAS],
         normal_floor,
+        blocks: map.blocks().iter().copied().collect(),
+        pool_frames: map
+            .pools()
+            .iter()
+            .filter(|pool| pool.block.is_none())
+            .map(|pool| pool.range.frames())
+            .sum(),
         table,
     };
     for region in layout.table.regions() {

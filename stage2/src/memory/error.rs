@@ -87,8 +87,6 @@ pub enum BlockReason {
         /// The block's order.
         order: u8,
     },
-    /// A unit of the huge-unit pool: it goes back there.
-    HugeUnit,
     /// The block has another order.
     OtherOrder {
         /// Which.
@@ -118,7 +116,6 @@ impl fmt::Display for BlockReason {
             Self::AlreadyFree => f.write_str("already free"),
             Self::Reserved => f.write_str("reserved since boot"),
             Self::Retired => f.write_str("retired"),
-            Self::HugeUnit => f.write_str("a unit of the huge-unit pool, which takes it back"),
             Self::InsideBlock { head, order } => {
                 write!(f, "inside the block of order {order} at {}", head.pa())
             }

@@ -245,7 +245,7 @@ impl Memory<'_> {
 }
 
 /// Why `requester` must not isolate a pageblock with this word.
-fn refusal(word: Pageblock, requester: Requester) -> Option<IsolateReason> {
+pub(super) fn refusal(word: Pageblock, requester: Requester) -> Option<IsolateReason> {
     let by_owner = match (requester, word.pool(), word.block()) {
         (Requester::Pool(own), Some(pool), _) if own == pool => None,
         (Requester::Anyone, None, None) => None,
@@ -257,7 +257,7 @@ fn refusal(word: Pageblock, requester: Requester) -> Option<IsolateReason> {
 }
 
 /// Checks that all that stands in `part`, in one pageblock, can be moved.
-fn check_movable(place: &Place<'_, '_>, part: FrameRange) -> Result<(), (Frame, IsolateReason)> {
+pub(super) fn check_movable(place: &Place<'_, '_>, part: FrameRange) -> Result<(), (Frame, IsolateReason)> {
     let mut number = part.start();
     while number < part.end() {
         let refused = |reason| (Frame::try_new(number).unwrap_or_default(), reason);

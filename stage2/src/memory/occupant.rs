@@ -21,8 +21,6 @@ pub struct Occupant {
     pub mapping: Option<Mapping>,
     /// Whether it can be moved elsewhere.
     pub mobility: Mobility,
-    /// Whether it belongs to the huge-unit pool, be it at rest or lent.
-    pub is_huge: bool,
     /// Whether it holds frames that are to be retired.
     pub is_doomed: bool,
 }
@@ -91,7 +89,6 @@ impl<'a> Memory<'a> {
                     owner: if is_used { meta.owner() } else { None },
                     mapping: if is_used { entry.mapping() } else { None },
                     mobility: if is_used { meta.mobility() } else { Mobility::Pinned },
-                    is_huge: is_used && meta.is_huge(),
                     is_doomed: is_used && meta.holds_doomed(),
                 });
             }

@@ -38,7 +38,7 @@ impl Memory<'_> {
     /// what the caller left in the frames.
     ///
     /// # Errors
-    /// Where some of it is no memory of `owner`, or a unit of the huge-unit pool; nothing is changed then.
+    /// Where some of it is no memory of `owner`; nothing is changed then.
     pub fn release_range(
         &self,
         range: FrameRange,
@@ -61,6 +61,40 @@ impl Memory<'_> {
                 let head = owned_head(place.layout, place.region, number, owner)?;
                 let head = cut_at_edges(place.table(), place.region, head, part, number);
                 give_used(place.table(), place.region, &mut locked, head.number, head.order, owner, contents);
+                number = head.end();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Memory<'_> {
+    /// Hands what was reserved at boot to the allocator: what a boot module lay in, once it is used up. `range` is made of
+    /// whole reserved blocks, as a reservation is.
+    ///
+    /// # Errors
+    /// Where some of it is not reserved, or only a part of a block; nothing is changed then.
+    pub fn release_reserved(&self, range: FrameRange) -> Result<(), BlockError> {
+        let error = |frame, reason| BlockError { frame, order: 0, owner: Owner::Hypervisor, reason };
+        for is_final in [false, true] {
+            let mut number = range.start();
+            while number < range.end() {
+                let frame = Frame::try_new(number).unwrap_or_default();
+                let place = self.place(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
+                let mut locked = place.arena.lock_to_change();
+                let head = place.table().head(place.region, number);
+                let head = head.ok_or_else(|| error(frame, BlockReason::NotRam))?;
+                if head.state != State::Reserved {
+                    let owner = Owner::Hypervisor;
+                    return Err(error(frame, Self::why_not_freed(place.layout, place.region, number, owner)));
+                }
+                if head.number != number || head.end() > range.end() {
+                    let first = Frame::try_new(head.number).unwrap_or_default();
+                    return Err(error(frame, BlockReason::InsideBlock { head: first, order: head.order }));
+                }
+                if is_final {
+                    boot::release_block(place.table(), &mut locked, place.region, number, head.order);
+                }
                 number = head.end();
             }
         }

@@ -6,11 +6,13 @@ use crate::map::{MovableMark, ReservationKind};
 use crate::owner::{GuestId, PoolId};
 use crate::placement::ControllerList;
 
+mod contiguous;
 mod isolation;
 mod migration;
-pub(super) mod model;
+pub(crate) mod model;
 mod reshape;
 mod retire;
+mod zones;
 
 const MIB: u64 = 1 << 20;
 pub(super) const BASE: u64 = 0x4000_0000;
@@ -28,7 +30,7 @@ pub(super) fn guest(number: u8) -> Owner {
 }
 
 /// Words for the frame table of `map`, filled with anything but zero.
-pub(super) fn words(map: &BootMap) -> Vec<AtomicU32> {
+pub(crate) fn words(map: &BootMap) -> Vec<AtomicU32> {
     let words = Footprint::of(map).words();
     (0..words).map(|word| AtomicU32::new(0xa5a5_0000 ^ word as u32)).collect()
 }

@@ -3,8 +3,9 @@
 use core::fmt::{self, Write};
 
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
+use stage2::controller::ControllerId;
 use stage2::frame::{Contents, State};
-use stage2::memory::{FrameInfo, Memory, ZoneTotals};
+use stage2::memory::{FrameInfo, Memory, ORDERS, ZoneTotals};
 use stage2::owner::Owner;
 use stage2::zone::Zone;
 
@@ -12,6 +13,7 @@ use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{Machine, Reason, reason};
 use super::super::report::Value;
 use super::super::session::Session;
+use super::physical::{arenas, by_order};
 
 /// Cells in a row of the map.
 const ROW: u64 = 64;
@@ -19,11 +21,11 @@ const ROW: u64 = 64;
 const ROWS: u64 = 16;
 
 /// The machine's memory, or the refusal to say anything about it.
-fn memory<'a>(session: &mut Session<'a>) -> Result<&'a Memory<'static>, Failure> {
+pub(super) fn memory<'a>(session: &mut Session<'a>) -> Result<&'a Memory<'static>, Failure> {
     session.machine.memory().ok_or_else(|| session.refuse(format_args!("memory is not set up yet")))
 }
 
-fn bytes(frames: u64) -> Value<'static> {
+pub(super) fn bytes(frames: u64) -> Value<'static> {
     Value::Bytes(frames * FRAME_SIZE)
 }
 
@@ -35,7 +37,7 @@ fn guest_name(machine: &dyn Machine, index: usize) -> Reason {
     }
 }
 
-fn controller_name(machine: &dyn Machine, index: usize) -> Reason {
+pub(super) fn controller_name(machine: &dyn Machine, index: usize) -> Reason {
     match machine.controller(index) {
         Some(controller) => reason(format_args!("{}", controller.name)),
         None => reason(format_args!("controller {index}")),
@@ -53,7 +55,7 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
         of_tables += memory.resident_everywhere(Owner::Tables(guest));
     }
     session.report("mem", |report, _| {
-        report.fields("ram_bytes=RAM|movable_only_bytes=MovableOnly|reserved_bytes=Reserved|retired_bytes=Retired|guest_bytes=Guests|table_bytes=Guests' tables|own_bytes=Ballast|free_bytes=Free|free_movable_bytes=  in MOVABLE", &[bytes(normal.present + movable.present), bytes(movable.present), bytes(normal.reserved() + movable.reserved()), bytes(normal.retired + movable.retired), bytes(of_guests), bytes(of_tables), bytes(memory.resident_everywhere(Owner::Hypervisor)), bytes(normal.free + movable.free), bytes(movable.free)])
+        report.fields("ram_bytes=RAM|movable_only_bytes=MovableOnly|reserved_bytes=Reserved|pool_bytes=Pools|retired_bytes=Retired|guest_bytes=Guests|table_bytes=Guests' tables|own_bytes=Ballast|free_bytes=Free|free_movable_bytes=  in MOVABLE", &[bytes(normal.present + movable.present), bytes(movable.present), bytes(normal.reserved() + movable.reserved()), bytes(memory.pool_frames()), bytes(normal.retired + movable.retired), bytes(of_guests), bytes(of_tables), bytes(memory.resident_everywhere(Owner::Hypervisor)), bytes(normal.free + movable.free), bytes(movable.free)])
     })?;
     Ok(())
 }
@@ -61,30 +63,43 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
 /// Lists the zones, as a whole and behind each controller.
 pub(super) fn zones(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
     let memory = memory(session)?;
-    let columns = "zone=ZONE|controller=CONTROLLER|start=START|spanned_bytes=SPANNED|present_bytes=PRESENT|managed_bytes=MANAGED|free_bytes=FREE|retired_bytes=RETIRED";
+    let arenas = arenas(session, memory);
+    let columns = "zone=ZONE|controller=CONTROLLER|start=START|spanned_bytes=SPANNED|present_bytes=PRESENT|managed_bytes=MANAGED|free_bytes=FREE|pool_bytes=POOLS|isolated_bytes=|retired_bytes=|free_blocks=";
     session.report("zones", |report, machine| {
         report.table("zones", columns, "There is no memory.", &mut |table| {
             for zone in Zone::ALL {
-                let mut put = |controller: Value<'_>, totals: ZoneTotals| {
+                let of_zone = || arenas.iter().filter(|arena| arena.zone == zone);
+                let mut put = |controller: Option<ControllerId>, name: Value<'_>, totals: ZoneTotals| {
+                    let mut pool_bytes = 0;
+                    let mut blocks = [0; ORDERS];
+                    let wanted =
+                        of_zone().filter(|arena| controller.is_none_or(|only| only == arena.controller));
+                    for arena in wanted {
+                        pool_bytes += u64::from(arena.free.pool_pageblocks) * PAGEBLOCK_SIZE;
+                        for (sum, more) in blocks.iter_mut().zip(by_order(&arena.free, None)) {
+                            *sum += more;
+                        }
+                    }
+                    let is_empty = totals.present == 0;
+                    let start = Value::Address(totals.span.start() * FRAME_SIZE);
                     table.row(&[
                         Value::Show(&zone),
-                        controller,
-                        if totals.present == 0 {
-                            Value::None
-                        } else {
-                            Value::Address(totals.span.start() * FRAME_SIZE)
-                        },
+                        name,
+                        if is_empty { Value::None } else { start },
                         bytes(totals.span.frames()),
                         bytes(totals.present),
                         bytes(totals.managed),
                         bytes(totals.free),
+                        Value::Bytes(pool_bytes),
+                        bytes(totals.isolated),
                         bytes(totals.retired),
+                        Value::Numbers(&blocks),
                     ])
                 };
-                put(Value::None, memory.zone_totals(zone))?;
+                put(None, Value::None, memory.zone_totals(zone))?;
                 for controller in memory.controllers().iter() {
                     let name = controller_name(machine, controller.index());
-                    put(Value::Text(&name), memory.arena_totals(zone, controller))?;
+                    put(Some(controller), Value::Text(&name), memory.arena_totals(zone, controller))?;
                 }
             }
             Ok(())
@@ -107,7 +122,8 @@ pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
         let controller = controller_name(machine, info.controller.index());
         let kind = fmt::from_fn(|f| {
             let note = if info.is_isolated { ", isolated" } else { "" };
-            write!(f, "{}{note}", info.migrate_type)
+            write!(f, "{}{note}", info.migrate_type)?;
+            info.pool.map_or(Ok(()), |pool| write!(f, ", {pool}"))
         });
         let owner = owner_text(machine, info.owner);
         let mapping =

@@ -71,7 +71,7 @@ fn a_reverse_map_that_stage_2_does_not_share_is_found() {
     let stage2 = Shows(Cell::new(Translation::To(block.frame.pa())));
     let (found, summary) = problems(&memory, &stage2);
     assert_eq!((found.len(), summary.mapped_count, summary.unmapped_count), (0, 1, 0));
-    stage2.0.set(Translation::InFlight);
+    stage2.0.set(Translation::Unknown);
     let (found, summary) = problems(&memory, &stage2);
     assert_eq!((found.len(), summary.mapped_count, summary.unmapped_count), (0, 0, 1));
     stage2.0.set(Translation::Nowhere);

@@ -39,7 +39,7 @@ impl Translate for Nothing {
     }
 }
 
-pub(in super::super) fn assert_in_order(memory: &Memory<'_>, map: &BootMap) {
+pub(crate) fn assert_in_order(memory: &Memory<'_>, map: &BootMap) {
     let mut check = Check::new();
     let mut problems = Vec::new();
     while !check.step(memory, &Nothing, 64, &mut |problem| problems.push(problem.to_string())) {}

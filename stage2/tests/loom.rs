@@ -1,0 +1,183 @@
+//! What CPUs do to memory at once, in every order that loom finds: `tools/proof.sh loom`.
+#![cfg(loom)]
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
+
+use loom::sync::Arc;
+use loom::thread;
+use stage2::addr::{Frame, Ipa};
+use stage2::controller::ControllerId;
+use stage2::frame::{Contents, Footprint, Mapping};
+use stage2::huge::{HugeUnits, UnitSize};
+use stage2::map::BootMap;
+use stage2::memory::check::{Check, Translation};
+use stage2::memory::{Kind, Memory, Request, Requester};
+use stage2::owner::{GuestId, Owner};
+use stage2::placement::Placement;
+use stage2::range::FrameRange;
+use stage2::zone::Zone;
+
+const BASE: u64 = 0x4000_0000;
+const PAGEBLOCK: u64 = 2 << 20;
+
+fn guest(number: u8) -> GuestId {
+    GuestId::try_new(number).expect("a guest")
+}
+
+/// Memory of a few pageblocks behind one controller.
+fn memory(pageblocks: u64) -> Arc<Memory<'static>> {
+    static MAPS: [OnceLock<BootMap>; 3] = [const { OnceLock::new() }; 3];
+    let map = &MAPS[pageblocks as usize];
+    // On a stack of its own: loom's are small.
+    let make = move || {
+        map.get_or_init(|| {
+            let mut map = BootMap::new();
+            map.add_ram(ControllerId::default(), BASE, pageblocks * PAGEBLOCK).expect("RAM");
+            map
+        });
+    };
+    if map.get().is_none() {
+        std::thread::spawn(make).join().expect("a map");
+    }
+    let map = map.get().expect("made above");
+    let words: Vec<AtomicU32> = (0..Footprint::of(map).words()).map(|_| AtomicU32::new(0)).collect();
+    let memory = Memory::new();
+    memory.boot(map, words.leak(), 0).expect("boot");
+    Arc::new(memory)
+}
+
+fn request(order: u8, owner: u8) -> Request {
+    let owner = Owner::Guest(guest(owner));
+    Request { order, kind: Kind::Movable, owner, placement: Placement::Any, mapping: None }
+}
+
+/// Nothing is in use any more, everything is one again, and the books are right.
+fn assert_all_free(memory: &Memory<'_>, pageblocks: u64) {
+    let totals = memory.zone_totals(Zone::Normal);
+    assert_eq!((totals.free, totals.isolated), (pageblocks * 512, 0));
+    let mut check = Check::new();
+    let nowhere = |_: GuestId, _: Ipa| Translation::Nowhere;
+    while !check.step(memory, &nowhere, 64, &mut |problem| panic!("{problem}")) {}
+    assert_eq!(check.summary().busy_count, 0);
+}
+
+/// Bounded: what one CPU does may be cut into by another at most three times.
+fn model(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.max_branches = 100_000;
+    builder.check(test);
+}
+
+#[test]
+fn two_cpus_get_different_frames_and_give_them_back() {
+    model(|| {
+        let memory = memory(1);
+        let other = {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || {
+                let block = memory.allocate(&request(0, 1)).expect("a frame");
+                memory.free(block.frame, 0, Owner::Guest(guest(1)), Contents::Dirty).expect("its own");
+                block.frame
+            })
+        };
+        let block = memory.allocate(&request(0, 0)).expect("a frame");
+        let again = memory.allocate(&request(3, 0)).expect("a block");
+        assert_ne!(block.frame, again.frame);
+        memory.free(again.frame, 3, Owner::Guest(guest(0)), Contents::Dirty).expect("its own");
+        other.join().expect("no panic");
+        memory.free(block.frame, 0, Owner::Guest(guest(0)), Contents::Dirty).expect("its own");
+        // What is left split merges when a whole pageblock is wanted.
+        let whole = memory.allocate(&request(9, 0)).expect("the pageblock");
+        memory.free(whole.frame, 9, Owner::Guest(guest(0)), Contents::Dirty).expect("its own");
+        assert_all_free(&memory, 1);
+    });
+}
+
+#[test]
+fn the_last_frame_goes_to_one_of_two_cpus() {
+    model(|| {
+        let memory = memory(1);
+        let _most = memory.allocate(&request(8, 0)).expect("a half");
+        let ask = |memory: &Memory<'_>, owner| memory.allocate(&request(8, owner)).is_ok();
+        let other = {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || ask(&memory, 1))
+        };
+        let mine = ask(&memory, 2);
+        assert!(mine ^ other.join().expect("no panic"));
+    });
+}
+
+#[test]
+fn isolation_against_a_cpu_that_allocates_and_frees() {
+    model(|| {
+        let memory = memory(2);
+        let held = memory.allocate(&request(0, 1)).expect("a frame");
+        let other = {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || {
+                memory.free(held.frame, 0, Owner::Guest(guest(1)), Contents::Dirty).expect("its own");
+                memory.allocate(&request(0, 1)).ok().map(|block| block.frame)
+            })
+        };
+        let first = Frame::try_new(held.frame.number() & !511).expect("a frame");
+        let range = FrameRange::try_new(first, 512).expect("a pageblock");
+        let isolated = memory.isolate(range, Requester::Anyone).expect("only what can move is there");
+        let is_taken = memory.take_isolated(&isolated, range, Owner::Hypervisor).is_ok();
+        let got = other.join().expect("no panic");
+        if is_taken {
+            assert!(got.is_none_or(|frame| !range.contains(frame)), "nobody else has a frame of it");
+            memory.release_range(range, Owner::Hypervisor, Contents::Dirty).expect("its own");
+        }
+        memory.end_isolation(isolated);
+        if let Some(frame) = got {
+            memory.free(frame, 0, Owner::Guest(guest(1)), Contents::Dirty).expect("its own");
+        }
+        let whole = memory.allocate(&request(10, 0)).expect("all of it");
+        memory.free(whole.frame, 10, Owner::Guest(guest(0)), Contents::Dirty).expect("its own");
+        assert_all_free(&memory, 2);
+    });
+}
+
+#[test]
+fn retiring_against_a_cpu_that_frees() {
+    model(|| {
+        let memory = memory(1);
+        let held = memory.allocate(&request(4, 1)).expect("a block");
+        let bad = FrameRange::try_new(held.frame.checked_add(5).expect("a frame"), 1).expect("a range");
+        let other = {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || {
+                memory.free(held.frame, 4, Owner::Guest(guest(1)), Contents::Dirty).expect("its own");
+            })
+        };
+        let done = memory.retire(bad);
+        assert_eq!(done.now + done.doomed, 1);
+        other.join().expect("no panic");
+        let totals = memory.zone_totals(Zone::Normal);
+        assert_eq!((totals.free, totals.retired), (511, 1));
+    });
+}
+
+#[test]
+fn a_promised_unit_goes_to_whom_it_was_promised() {
+    model(|| {
+        let memory = memory(2);
+        let units = Arc::new(HugeUnits::new());
+        let size = UnitSize::TwoMib;
+        units.set_target(size, 1, 0);
+        units.settle(&memory, size, 1, Placement::Any);
+        units.promise(&memory, size, guest(0), 1, Placement::Any).expect("it is there");
+        let other = {
+            let (memory, units) = (Arc::clone(&memory), Arc::clone(&units));
+            thread::spawn(move || units.lend(&memory, size, guest(1), Placement::Any, None).is_ok())
+        };
+        let mapping = Some(Mapping { guest: guest(0), ipa: Ipa::new_truncate(0x8000_0000) });
+        let unit = units.lend(&memory, size, guest(0), Placement::Any, mapping).expect("promised");
+        assert!(!other.join().expect("no panic"));
+        units.give_back(&memory, guest(0), unit.frame, 9, Contents::Dirty).expect("the guest's");
+        assert_eq!(units.totals(size).resting, 1);
+    });
+}
