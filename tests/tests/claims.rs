@@ -56,6 +56,13 @@ fn start_load(system: &mut System, name: &str) {
     );
 }
 
+/// The books of the whole machine are right, down to each guest's tables.
+#[track_caller]
+fn check_books(system: &mut System) {
+    let check = system.json("check");
+    assert_eq!((&check["problem_count"], &check["refused_count"]), (&0.into(), &0.into()), "{check}");
+}
+
 /// Nothing was lost, and the load ran all the while.
 fn check_load(system: &mut System, name: &str) {
     system.run(name, "test ! -e /tmp/bad; test $(cat /tmp/count) -gt 0; sha256sum -c /tmp/sum");
@@ -98,6 +105,7 @@ fn the_operator_claims_what_guests_have_and_gives_it_back() {
     let refused = operation(&mut system, "claim video 4K");
     assert_eq!(refused["state"], "failed", "{refused}");
     assert!(system.monitor("claim video 257M").contains("the pool has"));
+    check_books(&mut system);
     for guest in ["alpha", "beta"] {
         check_load(&mut system, guest);
     }
@@ -131,6 +139,7 @@ fn a_guest_owns_a_pool_that_two_others_work_in() {
     assert_eq!(stats["failures"].as_array().map_or(0, Vec::len), 0, "{stats}");
     assert!(stats["moved_bytes"].as_u64() > Some(64 * MIB), "{stats}");
     assert_eq!(system.json("pools")["pools"][0]["claimed_bytes"], 0);
+    check_books(&mut system);
 }
 
 #[test]
@@ -173,4 +182,5 @@ fn a_unit_of_a_gigabyte_is_won_back_for_a_guest_that_asks_for_one() {
     let base = pools["pools"][0]["base"].as_str().unwrap_or_default().to_owned();
     let frame = system.monitor(&format!("frame {base}"));
     assert!(frame.contains("big"), "{frame}");
+    check_books(&mut system);
 }
