@@ -79,3 +79,147 @@ fn stress_while_an_idle_cpu_moves_its_memory() {
 fn stress_while_its_own_cpus_move_its_memory() {
     stress(Setup::new().cpu("max"), 4, 20);
 }
+
+/// What the guest `pattern` hides the addresses by that its words hold.
+const KEY: u64 = 0x5ca1_ab1e_0000_0000;
+
+/// The guest pages of which some word lies behind controller `index`, and whether all of them lie there whole.
+fn pattern_behind(system: &System, index: usize) -> (std::collections::BTreeSet<u64>, bool) {
+    let (mut pages, mut are_whole) = (std::collections::BTreeSet::new(), true);
+    let mut chunk = vec![0; 4 << 20];
+    for offset in (0..1u64 << 30).step_by(chunk.len()) {
+        system.read_controller(index, offset, &mut chunk);
+        for page in chunk.chunks(4096) {
+            let words = page.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+            let addresses = words.map(|word| word ^ KEY).enumerate();
+            let is_it = |(at, address): &(usize, u64)| {
+                (0x4000_0000..0x2_0000_0000).contains(address) && *address % 4096 == *at as u64 * 8
+            };
+            let found: Vec<u64> = addresses.filter(is_it).map(|(_, address)| address & !0xfff).collect();
+            if let Some(first) = found.first() {
+                are_whole &= found.len() == 512 && found.iter().all(|page| page == first);
+                pages.insert(*first);
+            }
+        }
+    }
+    (pages, are_whole)
+}
+
+#[test]
+fn every_byte_moves_and_none_stays() {
+    let dmb = "dmb-1 { size = <0x2000000>; controllers = <0>; preferred; };";
+    let small = "unit-size = <0x1000>; controllers = <0>; preferred;";
+    let guest = Guest::payload("pattern", "pattern").ram_mib(16).memory(small).with(dmb);
+    let mut system = Setup::new().set(&[guest], "").boot();
+    system.to_guest("pattern");
+    system.expect("pattern ready");
+    let (before, are_whole) = pattern_behind(&system, 0);
+    // All but the image, the tree and what they share a page with.
+    assert!(before.len() > (46 << 20) / 4096 && are_whole, "{} pages", before.len());
+    assert_eq!(pattern_behind(&system, 1).0.len(), 0);
+
+    let report = job(&mut system, "migrate pattern dmb0 mc1");
+    assert_eq!((report["moved_bytes"].as_u64(), report["unmoved_bytes"].as_u64()), (Some(32 << 20), Some(0)));
+    let (there, are_whole) = pattern_behind(&system, 1);
+    assert!(are_whole && there.len() == (32 << 20) / 4096, "{} pages", there.len());
+    let (left, _) = pattern_behind(&system, 0);
+    assert!(left.is_disjoint(&there) && left.len() + there.len() == before.len(), "{} pages", left.len());
+
+    job(&mut system, "migrate pattern mc1");
+    assert_eq!(pattern_behind(&system, 0).0.len(), 0);
+    let (there, are_whole) = pattern_behind(&system, 1);
+    assert!(are_whole && there == before);
+    system.to_guest("pattern");
+    system.send("c");
+    let said = system.expect(r"pattern checked \d+ errors \d+");
+    assert!(said.ends_with("errors 0"), "{said}");
+}
+
+/// Free and taken bytes by controller, to the byte.
+fn totals(system: &mut System) -> Value {
+    system.json("controllers")
+}
+
+/// Waits until guest `name` is in `state`.
+#[track_caller]
+fn wait_for_state(system: &mut System, name: &str, state: &str) {
+    let until = Instant::now() + system_tests::patience();
+    loop {
+        let report = system.json("guests");
+        let guests = report["guests"].as_array().unwrap();
+        if guests.iter().any(|guest| guest["name"] == name && guest["state"] == state) {
+            return;
+        }
+        assert!(Instant::now() < until, "{report}");
+    }
+}
+
+#[test]
+fn ending_in_the_middle_of_a_move_leaks_nothing() {
+    let small = "memory@60000000 { reg = <0x0 0x60000000 0x1000000>; unit-size = <0x1000>; };";
+    let guest =
+        Guest::payload("stress", "stress").bootargs("window=4").vcpus(2).ram_mib(64).with(small);
+    let mut system = Setup::new().set(&[guest], "").boot();
+    wait_for_state(&mut system, "stress", "running");
+    system.monitor("stop stress");
+    wait_for_state(&mut system, "stress", "off");
+    let off = totals(&mut system);
+    // So slow that the end comes in the middle.
+    system.monitor("rate limit 40M");
+    for round in 0..12 {
+        system.monitor("start stress");
+        wait_for_state(&mut system, "stress", "running");
+        for controller in ["mc1", "mc0"] {
+            system.json(&format!("migrate stress {controller}"));
+        }
+        std::thread::sleep(Duration::from_millis(100 + 130 * round));
+        if round % 2 == 0 {
+            system.monitor("reset stress");
+            wait_for_state(&mut system, "stress", "running");
+            let jobs = system.json("jobs");
+            let is_over = |job: &Value| ["finished", "cancelled"].contains(&job["state"].as_str().unwrap());
+            assert!(jobs["jobs"].as_array().unwrap().iter().all(is_over), "{jobs}");
+        }
+        system.monitor("stop stress");
+        wait_for_state(&mut system, "stress", "off");
+        assert_eq!(totals(&mut system), off, "after {round} rounds");
+    }
+}
+
+#[test]
+fn an_evacuated_controller_is_empty_until_it_is_restored() {
+    let guests = [
+        Guest::payload("a", "pattern").ram_mib(64).vcpus(1),
+        Guest::payload("b", "pattern").ram_mib(64).memory("controllers = <1>; unit-size = <0x200000>;"),
+    ];
+    let mut system = Setup::new().set(&guests, "").boot();
+    system.to_guest("a");
+    system.expect("pattern ready");
+    let report = job(&mut system, "evacuate mc1");
+    // b is tied to it.
+    assert_eq!(report["unmoved"][0]["reason"], "its placement allows no other controller", "{report}");
+    assert_eq!(report["unmoved_bytes"], 64 << 20);
+    let guest_bytes = |system: &mut System| system.json("controllers")["controllers"][1]["guest_bytes"].clone();
+    assert_eq!(guest_bytes(&mut system), 64 << 20);
+    assert!(system.monitor("migrate a mc1").contains("restore mc1 first"));
+    let report = job(&mut system, "pin b all mc0 preferred");
+    assert_eq!(report["moved_bytes"], 64 << 20, "{report}");
+    assert_eq!(guest_bytes(&mut system), 0);
+    assert!(system.monitor("restore mc1").contains("takes allocations again"));
+    let report = job(&mut system, "migrate a mc1");
+    assert_eq!(report["moved_bytes"], 64 << 20, "{report}");
+    // A frame that fails is left by who stands on it, and nobody gets it again.
+    let base = system.json("controllers")["controllers"][1]["ranges"][0]["base"].as_str().unwrap().to_owned();
+    let base = u64::from_str_radix(base.trim_start_matches("0x"), 16).unwrap();
+    let free_before = system.json("mem")["retired_bytes"].as_u64().unwrap();
+    let retired = system.json(&format!("retire {base:#x} 1G"));
+    if let Some(number) = retired["job"].as_u64() {
+        wait_for_job(&mut system, number);
+    }
+    let after = system.json("mem")["retired_bytes"].as_u64().unwrap();
+    assert!(after - free_before > 900 << 20, "{after} retired: {retired}");
+    system.to_guest("a");
+    system.send("c");
+    let said = system.expect(r"pattern checked \d+ errors \d+");
+    assert!(said.ends_with("errors 0"), "{said}");
+}

@@ -1,0 +1,73 @@
+//! All free memory filled with words that say where they are, for tests that look for them behind the controllers.
+//!
+//! The word at address A is A ^ [`KEY`]. Prints `pattern filled FIRST PAGES` for each range and `pattern ready`; then, by
+//! the boot argument `mode=`: `check` (the default) checks all of it whenever a byte is typed, and prints
+//! `pattern checked PAGES errors N`; `idle` sleeps for ever; `write` writes to one page after the other for ever, each
+//! word with what it holds.
+
+#![no_std]
+#![no_main]
+
+use bare::platform::{Platform, Range};
+use bare::{console, say};
+
+bare::entry!(main);
+
+/// What addresses are hidden by.
+const KEY: u64 = 0x5ca1_ab1e_0000_0000;
+const PAGE: usize = 4096;
+
+fn main(platform: &'static Platform) {
+    for range in platform.free_ranges() {
+        each_word(range, |word, value| {
+            // SAFETY: free memory that no reference leads to.
+            unsafe { word.write_volatile(value) };
+        });
+        say!("pattern filled {:#x} {}", range.start, range.size() / PAGE);
+    }
+    say!("pattern ready");
+    match platform.argument("mode") {
+        Some("idle") => loop {
+            // SAFETY: waits for an interrupt, of which none is enabled.
+            unsafe { core::arch::asm!("wfi", options(nomem, nostack)) };
+        },
+        Some("write") => loop {
+            platform.free_ranges().for_each(write_pages);
+        },
+        _ => loop {
+            if console::typed().is_some() {
+                check(platform);
+            }
+            bare::sync::relax();
+        },
+    }
+}
+
+fn each_word(range: Range, mut f: impl FnMut(*mut u64, u64)) {
+    let end = range.start + range.size() / PAGE * PAGE;
+    for address in (range.start..end).step_by(8) {
+        f(address as *mut u64, address as u64 ^ KEY);
+    }
+}
+
+fn check(platform: &Platform) {
+    let (mut errors, mut pages) = (0u64, 0);
+    for range in platform.free_ranges() {
+        pages += range.size() / PAGE;
+        each_word(range, |word, value| {
+            // SAFETY: as above.
+            errors += u64::from(unsafe { word.read_volatile() } != value);
+        });
+    }
+    say!("pattern checked {} errors {}", pages, errors);
+}
+
+/// Writes one word of each page: in steps that are no power of two, so that pages far apart follow each other.
+fn write_pages(range: Range) {
+    let pages = range.size() / PAGE;
+    for index in 0..pages {
+        let address = range.start + (index * 509 % pages) * PAGE + index % 512 * 8;
+        // SAFETY: as above.
+        unsafe { (address as *mut u64).write_volatile(address as u64 ^ KEY) };
+    }
+}
