@@ -157,8 +157,7 @@ fn wait_for_state(system: &mut System, name: &str, state: &str) {
 #[test]
 fn ending_in_the_middle_of_a_move_leaks_nothing() {
     let small = "memory@60000000 { reg = <0x0 0x60000000 0x1000000>; unit-size = <0x1000>; };";
-    let guest =
-        Guest::payload("stress", "stress").bootargs("window=4").vcpus(2).ram_mib(64).with(small);
+    let guest = Guest::payload("stress", "stress").bootargs("window=4").vcpus(2).ram_mib(64).with(small);
     let mut system = Setup::new().set(&[guest], "").boot();
     wait_for_state(&mut system, "stress", "running");
     system.monitor("stop stress");
@@ -199,7 +198,8 @@ fn an_evacuated_controller_is_empty_until_it_is_restored() {
     // b is tied to it.
     assert_eq!(report["unmoved"][0]["reason"], "its placement allows no other controller", "{report}");
     assert_eq!(report["unmoved_bytes"], 64 << 20);
-    let guest_bytes = |system: &mut System| system.json("controllers")["controllers"][1]["guest_bytes"].clone();
+    let guest_bytes =
+        |system: &mut System| system.json("controllers")["controllers"][1]["guest_bytes"].clone();
     assert_eq!(guest_bytes(&mut system), 64 << 20);
     assert!(system.monitor("migrate a mc1").contains("restore mc1 first"));
     let report = job(&mut system, "pin b all mc0 preferred");
