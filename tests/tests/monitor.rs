@@ -137,6 +137,35 @@ fn every_report_is_as_the_schema_says_and_fits_the_screen() {
         let report = system.json(line);
         assert!(schema.is_valid(&report), "{line}: {report}");
     }
+    for line in [
+        "pin linux ram0 mc0,mc1 preferred",
+        "unpin linux",
+        "evacuate mc1",
+        "jobs",
+        "restore mc1",
+        "rate limit 1M",
+        "migrate load mc1",
+        "pause 4",
+        "resume 4",
+        "rate limit off",
+        "jobs",
+    ] {
+        let report = system.json(line);
+        assert!(schema.is_valid(&report) && report["report"] != "error", "{line}: {report}");
+    }
+    // A frame at the end of RAM, and one that the first guest has.
+    let map = system.json("map mc0");
+    let range = &map["ranges"][0];
+    let base = u64::from_str_radix(&range["base"].as_str().unwrap()[2..], 16).unwrap();
+    let cell = range["cells"].as_str().unwrap().chars().position(|cell| cell == '1').unwrap() as u64;
+    let used = format!("{:#x}", base + cell * range["unit_bytes"].as_u64().unwrap());
+    for pa in ["0xbffff000", &used] {
+        let report = system.json(&format!("retire {pa}"));
+        assert!(schema.is_valid(&report), "{report}");
+        let bytes = ["retired_bytes", "doomed_bytes"].map(|key| report[key].as_u64().unwrap());
+        assert_eq!(bytes.iter().sum::<u64>(), 4096, "{report}");
+        assert_eq!(report["job"].is_null(), bytes[1] == 0, "{report}");
+    }
     for line in reports(&mut system) {
         let report = system.json(&line);
         let errors: Vec<String> = schema.iter_errors(&report).map(|error| error.to_string()).collect();

@@ -18,6 +18,7 @@ use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
 
+use super::fake_migration::FakeMigration;
 use super::fake_pools::FakePools;
 use super::machine::{
     Backing, Controller, Cost, Cpu, Guest, GuestState, Machine, Making, Reason, Region, Version, reason,
@@ -42,6 +43,8 @@ pub(super) struct Fake {
     made: &'static [(AlignedBlob, Choice)],
     /// Pools, where a test wants some.
     pub(super) pools: Option<FakePools>,
+    /// Migration, where a test wants it.
+    pub(super) migration: Option<FakeMigration>,
     is_tracing: Cell<bool>,
 }
 
@@ -149,6 +152,7 @@ impl Fake {
             traces,
             log,
             pools: None,
+            migration: None,
             made: trees(),
             is_tracing: Cell::new(false),
         }
@@ -270,7 +274,10 @@ impl Machine for Fake {
             reserved_bytes: 0,
             free_bytes: 509 << 20,
             dmb_bytes: 256 << 20,
-            is_evacuated: controller == 1,
+            is_evacuated: match (&self.migration, ControllerId::try_new(controller as u8)) {
+                (Some(migration), Some(id)) => migration.memory.is_closed(id),
+                _ => controller == 1,
+            },
         })
     }
 
@@ -327,7 +334,14 @@ impl Machine for Fake {
         if let Some(pools) = &self.pools {
             return Some(pools.memory);
         }
+        if let Some(migration) = &self.migration {
+            return Some(migration.memory);
+        }
         Some(MEMORY.get_or_init(memory))
+    }
+
+    fn migration(&self) -> Option<&dyn super::migration::Migration> {
+        Some(self.migration.as_ref()?)
     }
 
     fn claiming(&self) -> Option<&dyn super::claiming::Claiming> {

@@ -8,6 +8,8 @@ pub mod editor;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod fake_migration;
+#[cfg(test)]
 mod fake_pools;
 pub mod grammar;
 pub mod machine;

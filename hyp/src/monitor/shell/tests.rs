@@ -2,6 +2,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::super::fake::{Fake, Script};
+use super::super::fake_migration::FakeMigration;
 use super::super::fake_pools::FakePools;
 use super::super::machine::GuestState;
 use super::super::mux::{Console, View};
@@ -198,6 +199,130 @@ fn pools_are_claimed_and_released() {
 }
 
 #[test]
+fn memory_moves() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    let migration = machine.migration.as_ref().unwrap();
+    let mut text = String::new();
+    for line in [
+        "jobs",
+        "stats migration",
+        "rate",
+        "migrate alpha mc1",
+        "jobs",
+        "(works)",
+        "(the guest writes)",
+        "jobs",
+        "job 1",
+        "pause 1",
+        "(works)",
+        "jobs",
+        "resume 1",
+        "(works to the end)",
+        "jobs",
+        "job 1",
+        "stats migration",
+        "migrate alpha dmb0 mc0",
+        "migrate alpha 2M@0x40000000 mc0",
+        "migrate alpha dmb7 mc0",
+        "migrate alpha 1M@0x1000 mc0",
+        "migrate alpha 1K@0x40000000 mc0",
+        "migrate beta mc0",
+        "cancel 3",
+        "cancel 3",
+        "pause 99",
+        "resume 1",
+        "job 99",
+        "(works to the end)",
+        "pin alpha ram0 mc0,mc1 interleave",
+        "pin alpha dmbs mc1 preferred",
+        "pin alpha all mc1",
+        "pin alpha 1M@0x40000000 mc1",
+        "(works to the end)",
+        "unpin alpha ram0",
+        "unpin alpha ram1",
+        "restore mc1",
+        "evacuate mc0",
+        "evacuate mc1",
+        "migrate alpha mc0",
+        "(works to the end)",
+        "jobs",
+        "restore mc0",
+        "retire 0x80000000 4M",
+        "(works to the end)",
+        "retire 0x80000000",
+        "retire 0x80000000 4M",
+        "retire 0x1000",
+        "rate limit 100M",
+        "rate share 50",
+        "rate share 91",
+        "rate slice 5",
+        "rate slice 200",
+        "rate stall 4M",
+        "rate stall 64K",
+        "rate limit off",
+        "rate limit",
+        "jobs --exact",
+        "stats migration --exact",
+        "migrate alpha mc0 --json",
+        "(works)",
+        "jobs --json",
+        "job 1 --json",
+        "pause 8 --json",
+        "resume 8 --json",
+        "cancel 8 --json",
+        "(works to the end)",
+        "pin alpha ram0 mc0 --json",
+        "unpin alpha ram0 --json",
+        "evacuate mc1 --json",
+        "restore mc1 --json",
+        "retire 0x40000000 --json",
+        "rate --json",
+        "stats migration --json",
+        "migrate beta mc0 --json",
+        "job 99 --json",
+        "retire 0x80400000 60M",
+        "migrate alpha mc1",
+        "(works to the end)",
+        "job 12",
+        "job 12 --json",
+    ] {
+        let said = match line {
+            "(works)" => {
+                migration.work(false);
+                String::new()
+            }
+            "(works to the end)" => {
+                migration.work(true);
+                String::new()
+            }
+            "(the guest writes)" => {
+                assert!(migration.write(), "nothing is in flight");
+                String::new()
+            }
+            _ => output_of(&machine, line),
+        };
+        if line.ends_with("--json") {
+            check_report(&said);
+        } else {
+            let is_narrow = |line: &str| line.starts_with("error") || line.chars().count() <= 80;
+            assert!(said.lines().all(is_narrow), "{line}: {said}");
+        }
+        text += &format!("> {line}\n{said}");
+    }
+    assert_snapshot!(text);
+}
+
+#[test]
+fn without_migration_the_commands_say_so() {
+    for line in
+        ["jobs", "job 1", "rate", "stats migration", "migrate alpha mc0", "restore mc1", "retire 0x40000000"]
+    {
+        assert_eq!(output(line), "error: migration is not set up yet\n", "{line}");
+    }
+}
+
+#[test]
 fn without_pools_the_commands_say_so() {
     for line in ["pools", "claims", "claims stats"] {
         assert_eq!(output(line), "error: there are no pools\n");
@@ -355,7 +480,8 @@ fn actions_as_json() {
 /// 10^5 lines and as many keys at one machine, whatever state they bring it to.
 #[test]
 fn a_hundred_thousand_random_lines_do_no_harm() {
-    let machine = Fake::new();
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
     let mut state = State::new();
     let mut words: Vec<String> = command::COMMANDS
         .iter()
@@ -367,8 +493,7 @@ fn a_hundred_thousand_random_lines_do_no_harm() {
                 .collect::<Vec<_>>()
         })
         .collect();
-    let more =
-        "alpha beta mc0 mc1 --json --exact --help -h -x 0 1 3 4K 0xffff 1T 0x40200000 \" \\ \x7f \u{e4} , =";
+    let more = "alpha beta mc0 mc1 dmb0 ram0 --json --exact --help -h -x 0 1 3 4K 0xffff 1T 0x40200000 \" \\ \x7f \u{e4} , =";
     words.extend(more.split(' ').map(String::from));
     // The map of all memory is long: asked for as often as the others, it would take most of the time.
     words.retain(|word| word != "map" && word != "zones");
@@ -384,6 +509,10 @@ fn a_hundred_thousand_random_lines_do_no_harm() {
         let mut script = Script::typing(b"q");
         run_line(&mut Session::new(&mut script, &machine, &mut state, Style::default()), &line);
         assert!(!script.output.is_empty() || line.starts_with("--"), "{line}");
+        if let Some(migration) = machine.migration.as_ref().filter(|_| number % 64 == 0) {
+            migration.work(false);
+            migration.write();
+        }
         if number % 16 == 0 && line.ends_with("--json") && !line.contains("watch") && !line.contains("top") {
             check_report(&script.text());
         }

@@ -1,0 +1,236 @@
+//! Migration for the tests of the monitor: real memory, real tables and the real engine; what is not there is a CPU
+//! that works on its own, and the bytes.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use stage2::addr::{FRAME_SIZE, Frame, Ipa};
+use stage2::controller::ControllerId;
+use stage2::frame::{Contents, Footprint};
+use stage2::map::BootMap;
+use stage2::memory::{Memory, Retired, Tenant};
+use stage2::migrate::{
+    Copier, Engine, Fault, Frames, Guests, JobId, JobReport, Mobility, Payer, Region, Request, RequestError,
+    Shortage, Space, Span, Step, Time, Verdict,
+};
+use stage2::owner::GuestId;
+use stage2::placement::Placement;
+use stage2::range::FrameRange;
+use stage2::table::{Attributes, Cached, ENTRIES, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
+
+use super::migration::{Migration, Order, Piece};
+
+/// Guest 0's RAM: a region, one that is mapped 1:1, and a designated movable block in units of 4 KiB.
+const PIECES: [(bool, u8, u64, u64, Mobility); 3] = [
+    (false, 0, 0x4000_0000, 16 << 20, Mobility::Movable),
+    (false, 1, 0x4400_0000, 2 << 20, Mobility::PinnedInPlace),
+    (true, 0, 0x5000_0000, 4 << 20, Mobility::Movable),
+];
+
+/// Two controllers of 64 MiB; guest 0 has 22 MiB behind the first. Nothing moves until [`Self::work`] is called.
+pub(super) struct FakeMigration {
+    pub(super) memory: &'static Memory<'static>,
+    engine: Engine,
+    space: Space<Tables, Tlb>,
+    placements: [Cell<Placement>; 3],
+    clock: Cell<u64>,
+}
+
+fn controller(number: u8) -> ControllerId {
+    ControllerId::try_new(number).unwrap()
+}
+
+/// Table memory, by the frame's number.
+pub(super) struct Tables(Vec<(bool, Box<Table>)>);
+
+impl TableMemory for Tables {
+    fn allocate(&mut self, order: u8) -> Option<Frame> {
+        let count = 1 << order;
+        let is_free = |first: &usize| self.0[*first..first + count].iter().all(|(is_taken, _)| !is_taken);
+        let first = (0..self.0.len()).step_by(count).find(is_free)?;
+        self.0[first..first + count].iter_mut().for_each(|(is_taken, _)| *is_taken = true);
+        Frame::try_new(first as u64)
+    }
+    fn free(&mut self, frame: Frame, order: u8) {
+        let first = frame.number() as usize;
+        self.0[first..first + (1 << order)].iter_mut().for_each(|(is_taken, _)| *is_taken = false);
+    }
+    fn table(&self, frame: Frame) -> &Table {
+        &self.0[frame.number() as usize].1
+    }
+}
+
+pub(super) struct Tlb;
+
+impl Maintenance for Tlb {
+    fn publish(&self) {}
+    fn invalidate(&self, _: Ipa, _: u64, _: Level, _: Cached) {}
+    fn invalidate_all(&self) {}
+    fn synchronise(&self) {}
+}
+
+impl FakeMigration {
+    pub(super) fn new() -> Self {
+        let mut map = BootMap::new();
+        for (number, base) in [(0, 0x4000_0000), (1, 0x8000_0000)] {
+            map.add_ram(controller(number), base, 64 << 20).unwrap();
+        }
+        let words: Vec<AtomicU32> = (0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0)).collect();
+        let memory: &'static Memory<'static> = Box::leak(Box::new(Memory::new()));
+        memory.boot(&map, words.leak(), 0).unwrap();
+        let tables = (0..64).map(|_| (false, Box::new([const { AtomicU64::new(0) }; ENTRIES])));
+        let guest = GuestId::try_new(0).unwrap();
+        let mut stage2 = Stage2::new(Geometry::new(40, 44).unwrap(), Tables(tables.collect()), Tlb).unwrap();
+        for (is_dmb, _, base, size, _) in PIECES {
+            let order = if is_dmb { 0 } else { 9 };
+            for at in (base..base + size).step_by((FRAME_SIZE << order) as usize) {
+                let (ipa, placement) = (Ipa::new_truncate(at), Placement::only(controller(0)));
+                let frame = Frames::allocate(memory, guest, order, &placement, ipa).unwrap();
+                stage2.map(ipa, frame.pa(), FRAME_SIZE << order, Attributes::RAM).unwrap();
+            }
+        }
+        Self {
+            memory,
+            engine: Engine::new(),
+            space: Space::new(guest, stage2),
+            placements: [const { Cell::new(Placement::Any) }; 3],
+            clock: Cell::new(1_000_000),
+        }
+    }
+
+    /// Works for a millisecond, or until there is nothing to do.
+    pub(super) fn work(&self, is_all: bool) {
+        loop {
+            match self.engine.step(self, 1_000_000, Payer::Idle) {
+                Step::More if is_all => {}
+                Step::Wait(ticks) => self.pass(ticks),
+                _ => return,
+            }
+        }
+    }
+
+    /// The guest writes to what is in flight. Yields whether something was.
+    pub(super) fn write(&self) -> bool {
+        let in_flight = self.space.with(self, |stage2| {
+            let mut leaves = stage2.leaves(Ipa::default(), 1 << 40);
+            leaves.find(|leaf| leaf.is_protected() || leaf.is_broken()).map(|leaf| leaf.ipa())
+        });
+        let Some(ipa) = in_flight else { return false };
+        self.engine.fault(self, self.space.guest(), ipa, Fault::Write) == Verdict::Retry
+    }
+
+    fn pass(&self, ticks: u64) {
+        self.clock.set(self.clock.get() + ticks);
+    }
+}
+
+impl Time for FakeMigration {
+    fn now(&self) -> u64 {
+        self.pass(100);
+        self.clock.get()
+    }
+    fn ticks_per_second(&self) -> u64 {
+        1_000_000_000
+    }
+    fn relax(&self) {
+        self.pass(10);
+    }
+}
+
+impl Copier for FakeMigration {
+    fn copy(&self, _: GuestId, _: Frame, _: Frame, count: u64) {
+        self.pass(1_000 * count);
+    }
+    fn scrub(&self, _: Frame, count: u64) {
+        self.pass(200 * count);
+    }
+    fn synchronise_fetches(&self) {}
+}
+
+impl Frames for FakeMigration {
+    fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
+        self.memory.tenant(frames)
+    }
+    fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
+        Frames::allocate(self.memory, guest, order, placement, ipa)
+    }
+    fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
+        Frames::release(self.memory, guest, frame, order, contents);
+    }
+    fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool {
+        Frames::divide(self.memory, guest, frame, order)
+    }
+    fn unite(&self, guest: GuestId, frame: Frame, order: u8, ipa: Ipa) -> bool {
+        Frames::unite(self.memory, guest, frame, order, ipa)
+    }
+    fn span_of(&self, frame: Frame) -> Option<Span> {
+        self.memory.span_of(frame)
+    }
+    fn free_frames(&self, placement: &Placement) -> u64 {
+        self.memory.free_frames(placement)
+    }
+}
+
+impl Guests for FakeMigration {
+    type Tables = Tables;
+    type Tlb = Tlb;
+
+    fn space(&self, guest: GuestId) -> Option<&Space<Tables, Tlb>> {
+        (guest.index() == 0).then_some(&self.space)
+    }
+    fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
+        let at = PIECES.iter().position(|(.., base, size, _)| base + size > ipa.get())?;
+        let (_, _, base, size, mobility) = PIECES[at];
+        let (ipa, placement, largest) = (Ipa::new_truncate(base), self.placements[at].get(), Level::L2);
+        (guest.index() == 0).then_some(Region { ipa, size, mobility, placement, largest })
+    }
+    fn rate_bytes(&self, _: GuestId) -> u64 {
+        0
+    }
+}
+
+impl Migration for FakeMigration {
+    fn engine(&self) -> &Engine {
+        &self.engine
+    }
+    fn submit(&self, request: Request) -> Result<JobId, RequestError> {
+        self.engine.submit(self, request)
+    }
+    fn control(&self, job: JobId, order: Order) -> Result<(), RequestError> {
+        match order {
+            Order::Pause => self.engine.pause(self, job),
+            Order::Resume => self.engine.resume(self, job),
+            Order::Cancel => self.engine.cancel(self, job),
+        }
+    }
+    fn job(&self, job: JobId) -> Option<JobReport> {
+        self.engine.job(self, job)
+    }
+    fn job_after(&self, job: JobId) -> Option<JobReport> {
+        self.engine.job_after(self, job)
+    }
+    fn shortage(&self, report: &JobReport) -> Shortage {
+        self.engine.shortage(self, report)
+    }
+    fn piece(&self, guest: usize, index: usize) -> Option<Piece> {
+        let (is_dmb, number, ipa, size, mobility) = *PIECES.get(index).filter(|_| guest == 0)?;
+        let placement = self.placements[index].get();
+        let is_pinned = placement != Placement::Any;
+        Some(Piece { is_dmb, number, ipa, size, placement, is_pinned, mobility })
+    }
+    fn place(&self, _: usize, index: usize, placement: Option<Placement>) {
+        self.placements[index].set(placement.unwrap_or(Placement::Any));
+    }
+    fn close(&self, controller: ControllerId, is_closed: bool) {
+        if is_closed { self.memory.close(controller) } else { self.memory.open(controller) }
+    }
+    fn retire(&self, frames: FrameRange) -> Retired {
+        self.memory.retire(frames)
+    }
+    fn nanoseconds(&self, ticks: u64) -> u64 {
+        ticks
+    }
+    fn now(&self) -> u64 {
+        Time::now(self)
+    }
+}
