@@ -1,5 +1,6 @@
 //! Memory as Ballast sees it: pure logic without CPUs or devices, tested on a PC.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
 
 pub mod addr;
 mod arena;

@@ -34,6 +34,7 @@ fn request(order: u8, mapping: Option<Mapping>) -> Request {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "repeats much work")]
 fn what_is_damaged_is_found() {
     let map = eight_mib();
     let words = words(&map);
@@ -80,6 +81,7 @@ fn a_reverse_map_that_stage_2_does_not_share_is_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "repeats much work")]
 fn an_arena_that_changes_is_walked_again_and_then_said_to_be_busy() {
     let map = eight_mib();
     let words = words(&map);

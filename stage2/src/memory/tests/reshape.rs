@@ -54,6 +54,7 @@ fn p02_p03_a_gigabyte_divides_down_to_frames_and_unites_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "repeats much work")]
 fn any_order_from_a_pageblock_up_divides_by_512() {
     let map = three_gib();
     let words = words(&map);
@@ -96,6 +97,7 @@ fn only_the_owner_of_the_whole_block_reshapes_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "repeats much work")]
 fn parts_in_different_zones_are_not_united() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 1 << 30).unwrap();

@@ -61,6 +61,7 @@ fn p08_the_spans_of_zones_are_the_least_and_an_empty_zone_has_none() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "repeats much work")]
 fn p09_every_frame_is_present_in_one_zone_and_spans_add_up_to_nothing() {
     let map = two_gib("256M@0x50000000,256M@0x310000000");
     with_memory(&map, |memory| {
