@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 what=${1:-}
-shift || true
+[ $# -eq 0 ] || shift
 case $what in
 miri)
     rustup toolchain install nightly --profile minimal --component miri,rust-src --no-self-update
