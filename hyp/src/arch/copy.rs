@@ -24,12 +24,13 @@ pub(crate) enum Caching {
     MaybeOff,
 }
 
-/// Copies `count` frames of one pageblock to as many of another, and cleans the target to the point of coherency, since a
-/// fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7, D7.2). It ends with DSB ISH: the
-/// completion of cache maintenance is for the CPU that does it to wait for (D7.5.9), and another may map the target.
+/// Copies `count` frames of one pageblock to as many of another, and cleans and invalidates the target to the point of
+/// coherency, since a fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7, D7.2): no line
+/// of it stays that could hide what the guest writes past the caches later (B2.8). It ends with DSB ISH: the completion
+/// of cache maintenance is for the CPU that does it to wait for (D7.5.9), and another may map the target.
 ///
-/// With [`Caching::MaybeOff`] no stale line of the source may be read, none of the target may stay, and the windows
-/// through which one might be fetched speculatively are closed.
+/// With [`Caching::MaybeOff`] no stale line of the source may be read, and the windows through which one might be
+/// fetched speculatively are closed.
 pub(crate) fn frames(source: Frame, target: Frame, count: u64, caching: Caching) {
     run(source, target, count as usize, count as usize, caching, |_| true, |_| ());
 }
@@ -64,7 +65,7 @@ fn run(
     let mut from = from_window.show(source.pa()).addr().get();
     let mut to = to_window.show(target.pa()).addr().get();
     let bytes = step * FRAME_SIZE as usize;
-    let is_plain = caching == Caching::On && cache::line_size() >= 64;
+    let has_small_lines = cache::line_size() < 64;
     let kept = Kept::new();
     let mut index = 0;
     while index < count {
@@ -76,7 +77,7 @@ fn run(
             // SAFETY: the windows show the frames, whole pages of this guest's memory that no reference leads to; nobody
             // writes to the source meanwhile, nor knows the target. `kept` has the vector registers.
             unsafe { copy_and_clean(from, to, bytes) };
-            if !is_plain {
+            if has_small_lines {
                 cache::clean_invalidate(to, bytes);
             }
             instruction!("dsb ish");
@@ -214,7 +215,7 @@ impl Drop for Kept {
     }
 }
 
-/// Copies `bytes`, a multiple of 2 KiB, and cleans what it wrote, by lines of 64 bytes.
+/// Copies `bytes`, a multiple of 2 KiB, and cleans and invalidates what it wrote, by lines of 64 bytes.
 ///
 /// # Safety
 ///
@@ -231,10 +232,10 @@ unsafe fn copy_and_clean(from: usize, to: usize, bytes: usize) {
             "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{from}], #64",
             "ld1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{from}], #64",
             "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{to}]",
-            "dc cvac, {to}",
+            "dc civac, {to}",
             "add {to}, {to}, #64",
             "st1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{to}]",
-            "dc cvac, {to}",
+            "dc civac, {to}",
             "add {to}, {to}, #64",
             ".endr",
             "subs {count}, {count}, #1",

@@ -65,8 +65,8 @@ pub trait Migration {
 
     /// Lets a controller take no more allocations, or take them again.
     fn close(&self, controller: ControllerId, is_closed: bool);
-    /// Takes frames out of use for good.
-    fn retire(&self, frames: FrameRange) -> Retired;
+    /// Takes the first of `frames` out of use for good, counts them in `done`, and returns what is left.
+    fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange;
 
     /// Ticks of the counter in nanoseconds.
     fn nanoseconds(&self, ticks: u64) -> u64;

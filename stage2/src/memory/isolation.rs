@@ -219,7 +219,6 @@ impl Memory<'_> {
         if !isolated.range.contains_range(range) {
             return Err(TakeError { frame: range.first() });
         }
-        // What is free in an isolated pageblock stays free, so that this may go from lock to lock.
         if let Some(occupant) = self.occupants(range).next() {
             let number = occupant.frame.number().max(range.start());
             return Err(TakeError { frame: Frame::try_new(number).unwrap_or(occupant.frame) });
@@ -229,6 +228,14 @@ impl Memory<'_> {
             let place = self.place(part.first()).ok_or(TakeError { frame: part.first() })?;
             let mut locked = place.arena.lock_to_change();
             let words = place.table().words;
+            // Nobody takes what is free in an isolated pageblock, but the operator may have retired it since.
+            if let Some(frame) = first_not_free(&place, part) {
+                drop(locked);
+                let done = FrameRange::from_numbers(range.start(), part.start()).unwrap_or_default();
+                // Just taken, by this owner: nothing keeps it from going back.
+                let _ = self.release_range(done, owner, contents);
+                return Err(TakeError { frame });
+            }
             for (number, order) in super::boot::blocks(part) {
                 let slot = place.region.slot(number);
                 contents = contents.and(locked.lists.withdraw(place.table(), slot, order));
@@ -242,6 +249,18 @@ impl Memory<'_> {
         }
         Ok(contents)
     }
+}
+
+/// The first frame of `part`, in one pageblock, that is not free.
+fn first_not_free(place: &Place<'_, '_>, part: FrameRange) -> Option<Frame> {
+    let mut number = part.start();
+    while number < part.end() {
+        match place.table().head(place.region, number) {
+            Some(head) if head.state == State::Free => number = head.end(),
+            _ => return Frame::try_new(number),
+        }
+    }
+    None
 }
 
 /// Why `requester` must not isolate a pageblock with this word.

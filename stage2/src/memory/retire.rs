@@ -25,15 +25,30 @@ pub struct Retired {
 
 impl Memory<'_> {
     /// Takes `range` out of use for good.
-    pub fn retire(&self, range: FrameRange) -> Retired {
+    pub fn retire(&self, mut range: FrameRange) -> Retired {
         let mut done = Retired::default();
-        for part in pageblocks(range) {
-            let mut number = part.start();
-            while number < part.end() {
-                number = self.retire_from(number, part, &mut done);
-            }
+        while !range.is_empty() {
+            range = self.retire_some(range, &mut done);
         }
         done
+    }
+
+    /// Takes the first of `range` out of use for good, a pageblock at most and what is no RAM before it, and counts it in
+    /// `done`. Returns what is left, for who does it in slices.
+    pub fn retire_some(&self, range: FrameRange, done: &mut Retired) -> FrameRange {
+        let regions = self.layout.get().map_or(&[][..], |layout| layout.table.regions());
+        let inside = regions.iter().map(|region| range.intersection(region.range));
+        let first = inside.filter(|inside| !inside.is_empty()).min_by_key(|inside| inside.start());
+        let Some(part) = first.and_then(|inside| pageblocks(inside).next()) else {
+            done.untouched += range.frames();
+            return FrameRange::EMPTY;
+        };
+        done.untouched += part.start() - range.start();
+        let mut number = part.start();
+        while number < part.end() {
+            number = self.retire_from(number, part, done);
+        }
+        FrameRange::from_numbers(part.end(), range.end()).unwrap_or_default()
     }
 
     /// Retires what of `part`, within one pageblock, has the same state as frame `number`, from there on. Returns the

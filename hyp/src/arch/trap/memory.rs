@@ -43,8 +43,11 @@ pub(super) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
         },
         _ => return false,
     };
+    // A permission fault proves that a leaf was there. Where the guest's own translation, looked up only now, leads to
+    // something else, it has changed meanwhile: the access is for the guest to make again.
+    let is_looked_up = esr & STATUS == PERMISSION && !is_walk;
     if page < platform::RAM_BASE {
-        return false;
+        return is_looked_up;
     }
     let (Some(vcpu), Some(ipa)) = (cpu::current().vcpu(), Ipa::try_new(page)) else { return false };
     let fault = match esr & STATUS {

@@ -84,8 +84,8 @@ impl Migration for Operator {
         }
     }
 
-    fn retire(&self, frames: FrameRange) -> Retired {
-        own::MEMORY.retire(frames)
+    fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange {
+        own::MEMORY.retire_some(frames, done)
     }
 
     fn nanoseconds(&self, ticks: u64) -> u64 {

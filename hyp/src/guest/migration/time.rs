@@ -152,9 +152,11 @@ pub(crate) fn note_control(cpu: &PerCpu, has_caches_on: bool) {
 }
 
 impl Guest {
-    /// Whether all vCPUs that run are known to have their caches on, and to trap when they turn them off.
+    /// Whether some vCPU runs, and all that do are known to have their caches on and to trap when they turn them off. The
+    /// next one to start has them off.
     pub(super) fn has_caches_on(&self) -> bool {
-        self.running.load(Ordering::SeqCst) & !self.caches_on.load(Ordering::SeqCst) == 0
+        let running = self.running.load(Ordering::SeqCst);
+        running != 0 && running & !self.caches_on.load(Ordering::SeqCst) == 0
     }
 
     /// A vCPU's caches are known to be on, or not.

@@ -4,6 +4,7 @@ use core::fmt;
 
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::{ControllerId, ControllerSet};
+use stage2::memory::Retired;
 use stage2::migrate::{JobId, Mobility, Request, Scope};
 use stage2::owner::GuestId;
 use stage2::placement::{ControllerList, Placement, Strictness};
@@ -244,7 +245,11 @@ pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Re
             session.refuse(format_args!("{size:#x} bytes at {pa:#x}: physical addresses have 48 bits"))
         );
     };
-    let retired = migration.retire(frames);
+    let (mut retired, mut rest) = (Retired::default(), frames);
+    while !rest.is_empty() {
+        rest = migration.retire_some(rest, &mut retired);
+        session.io().pause();
+    }
     let touched = retired.now + retired.doomed + retired.before;
     if touched == 0 {
         return Err(session.refuse(format_args!("{pa:#x} is no RAM that Ballast hands out")));

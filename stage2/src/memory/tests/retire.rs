@@ -86,3 +86,20 @@ fn doom_survives_division_union_and_freeing_in_parts() {
     let all = take_everything(&memory);
     assert!(all.iter().all(|frame| !bad.contains(*frame) && *frame != block.frame));
 }
+
+#[test]
+fn what_is_no_ram_is_passed_over_at_once() {
+    let map = two_controllers();
+    let words = words(&map);
+    let memory = Memory::new();
+    memory.boot(&map, &words, 0).unwrap();
+    // All addresses that there can be, of which little is RAM.
+    let all = FrameRange::from_numbers(0, 1 << 36).unwrap();
+    let (mut done, mut rest, mut slices) = (Retired::default(), all, 0);
+    while !rest.is_empty() {
+        rest = memory.retire_some(rest, &mut done);
+        slices += 1;
+    }
+    assert_eq!(done.now + done.doomed + done.before + done.untouched, 1 << 36);
+    assert!(done.now > 0 && slices < 100_000, "{slices} slices, {done:?}");
+}
