@@ -224,8 +224,8 @@ impl Migration for FakeMigration {
     fn close(&self, controller: ControllerId, is_closed: bool) {
         if is_closed { self.memory.close(controller) } else { self.memory.open(controller) }
     }
-    fn retire(&self, frames: FrameRange) -> Retired {
-        self.memory.retire(frames)
+    fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange {
+        self.memory.retire_some(frames, done)
     }
     fn nanoseconds(&self, ticks: u64) -> u64 {
         ticks
