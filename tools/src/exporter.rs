@@ -176,6 +176,9 @@ pub fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64) -> St
         write_guests(&mut page, snapshot);
         write_controllers(&mut page, snapshot);
         write_migration(&mut page, snapshot);
+        if !snapshot.pools.is_empty() {
+            write_claims(&mut page, snapshot);
+        }
         let consoles = || snapshot.consoles.iter();
         let lost = consoles().map(|console| (label("console", &console.name), console.lost_bytes as f64));
         page.metric("ballast_console_lost_bytes_total", "counter", "Output that was never shown.", lost);
@@ -307,6 +310,58 @@ fn write_migration(page: &mut Page, snapshot: &Snapshot) {
     page.metric("ballast_jobs", "gauge", "Migrations that wait or run.", [("", open as f64)]);
 }
 
+fn write_claims(page: &mut Page, snapshot: &Snapshot) {
+    let pools = || snapshot.pools.iter();
+    let size = pools().map(|one| {
+        let labels = format!("{{pool=\"{}\",controller=\"{}\"}}", Label(&one.pool), Label(&one.controller));
+        (labels, one.size_bytes as f64)
+    });
+    page.metric("ballast_pool_size_bytes", "gauge", "The pool's memory.", size);
+    let uses = pools().flat_map(|one| {
+        let uses = [
+            ("free", one.free_bytes),
+            ("lent", one.lent_bytes),
+            ("claimed", one.claimed_bytes),
+            ("fixed", one.fixed_bytes),
+        ];
+        uses.map(|(what, bytes)| (format!("{{pool=\"{}\",use=\"{what}\"}}", Label(&one.pool)), bytes as f64))
+    });
+    page.metric("ballast_pool_memory_bytes", "gauge", "What the pool's memory is used for.", uses);
+    let claimable = pools().map(|one| (label("pool", &one.pool), one.claimable_bytes as f64));
+    page.metric("ballast_pool_claimable_bytes", "gauge", "What could be claimed now.", claimable);
+    let stats = &snapshot.claim_stats;
+    let help = "Claims that were tried.";
+    page.metric("ballast_claims_tried_total", "counter", help, [("", stats.tried_count as f64)]);
+    page.metric(
+        "ballast_claims_total",
+        "counter",
+        "Claims that are over, by what became of them.",
+        [
+            (label("outcome", "granted"), stats.granted_count as f64),
+            (label("outcome", "failed"), stats.failed_count as f64),
+            (label("outcome", "cancelled"), stats.cancelled_count as f64),
+        ],
+    );
+    let failures = stats.failures.iter().map(|one| (label("cause", &one.cause), one.count as f64));
+    page.metric("ballast_claim_failures_total", "counter", "Claims that failed, by cause.", failures);
+    let help = "What was granted to claims.";
+    page.metric("ballast_claim_granted_bytes_total", "counter", help, [("", stats.granted_bytes as f64)]);
+    let help = "What was moved out of the way of claims.";
+    page.metric("ballast_claim_moved_bytes_total", "counter", help, [("", stats.moved_bytes as f64)]);
+    let help = "Claimed ranges that were given back.";
+    page.metric("ballast_claim_releases_total", "counter", help, [("", stats.released_count as f64)]);
+    let quantiles = stats.latency.iter().flat_map(|one| {
+        [("0.5", one.p50_ns), ("0.99", one.p99_ns), ("1", one.max_ns)].map(|(quantile, ns)| {
+            let (size, lent) = (Label(&one.size), Label(&one.lent));
+            (format!("{{size=\"{size}\",lent=\"{lent}\",quantile=\"{quantile}\"}}"), seconds(ns))
+        })
+    });
+    let help = "How long granted claims took, since boot, by size and by how much of the pool was lent.";
+    page.metric("ballast_claim_latency_seconds", "gauge", help, quantiles);
+    let open = snapshot.claims.iter().filter(|claim| claim.is_open()).count();
+    page.metric("ballast_claims_open", "gauge", "Claims and releases that wait or run.", [("", open as f64)]);
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -337,6 +392,12 @@ mod tests {
         assert_eq!(sample("ballast_guest_exits_total", "reason", "uart"), 40.0);
         assert_eq!(sample("ballast_controller_evacuated", "controller", "mc1"), 1.0);
         assert_eq!(sample("ballast_line_damaged_total", "what", "frame"), 3.0);
+        assert_eq!(sample("ballast_pool_size_bytes", "pool", "video"), 67_108_864.0);
+        assert_eq!(sample("ballast_pool_memory_bytes", "use", "lent"), 41_943_040.0);
+        assert_eq!(sample("ballast_claims_tried_total", "", ""), 3.0);
+        assert_eq!(sample("ballast_claims_total", "outcome", "failed"), 1.0);
+        assert_eq!(sample("ballast_claim_latency_seconds", "quantile", "0.99"), 0.001_25);
+        assert_eq!(sample("ballast_claims_open", "", ""), 1.0);
         // Prometheus' conventions: counters end in _total, nothing else does; help for all.
         for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
             let name = line.split(' ').nth(2).unwrap();

@@ -214,6 +214,117 @@ pub struct Job {
     pub what: String,
 }
 
+/// A pool in `pools --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pool {
+    /// Its name.
+    pub pool: String,
+    /// The controller that it lies behind.
+    pub controller: String,
+    /// The guest that owns it.
+    pub owner: Option<String>,
+    /// Its size: what is free, lent, claimed and fixed together.
+    pub size_bytes: u64,
+    /// What nobody has.
+    pub free_bytes: u64,
+    /// What guests have until it is claimed.
+    pub lent_bytes: u64,
+    /// What is claimed.
+    pub claimed_bytes: u64,
+    /// What can be neither lent nor claimed.
+    pub fixed_bytes: u64,
+    /// What could be claimed now.
+    pub claimable_bytes: u64,
+}
+
+/// A claim or a release in `claims --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Claim {
+    /// Its number.
+    pub claim: u64,
+    /// `claim` or `release`.
+    pub kind: String,
+    /// The pool's name.
+    pub pool: String,
+    /// Who asked.
+    pub claimant: String,
+    /// Its state's name.
+    pub state: String,
+    /// How much of it is done.
+    pub done_permille: u64,
+    /// What was asked for.
+    pub size_bytes: u64,
+    /// What was moved out of the way.
+    pub moved_bytes: u64,
+    /// For how long it has been under way.
+    pub elapsed_ns: u64,
+    /// What stood in the way.
+    pub blocker: Option<String>,
+}
+
+impl Claim {
+    /// Whether it waits or is worked on.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.state.as_str(), "granted" | "released" | "failed" | "cancelled")
+    }
+}
+
+/// `stats claims --json`: counters since boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimStats {
+    /// Claims that were begun.
+    pub tried_count: u64,
+    /// Claims that were granted.
+    pub granted_count: u64,
+    /// What they were granted.
+    pub granted_bytes: u64,
+    /// Claims that failed.
+    pub failed_count: u64,
+    /// Claims that were cancelled.
+    pub cancelled_count: u64,
+    /// Ranges that were given back.
+    pub released_count: u64,
+    /// What was moved out of the way.
+    pub moved_bytes: u64,
+    /// The failed ones by cause.
+    pub failures: Vec<ClaimFailures>,
+    /// How long granted ones took.
+    pub latency: Vec<ClaimLatency>,
+}
+
+/// Claims that failed for one cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimFailures {
+    /// The cause's name.
+    pub cause: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// How long claims of a class took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimLatency {
+    /// Their sizes.
+    pub size: String,
+    /// How much of the pool was lent at first.
+    pub lent: String,
+    /// How many.
+    pub count: u64,
+    /// Their mean.
+    pub mean_ns: u64,
+    /// Half of them took no longer.
+    pub p50_ns: u64,
+    /// 99 of 100 took no longer.
+    pub p99_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+}
+
 /// The machine at one time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -242,6 +353,12 @@ pub struct Snapshot {
     pub pairs: Vec<Pair>,
     /// The migrations.
     pub jobs: Vec<Job>,
+    /// The pools.
+    pub pools: Vec<Pool>,
+    /// The claims and releases.
+    pub claims: Vec<Claim>,
+    /// The claims' counters.
+    pub claim_stats: ClaimStats,
 }
 
 impl Snapshot {
@@ -273,6 +390,15 @@ impl Snapshot {
                 list(report, "guests", &mut self.moved)
             }
             Some("jobs") => list(report, "jobs", &mut self.jobs),
+            Some("pools") => list(report, "pools", &mut self.pools),
+            Some("claims") => list(report, "claims", &mut self.claims),
+            Some("claim_stats") => match ClaimStats::deserialize(report) {
+                Ok(stats) => {
+                    self.claim_stats = stats;
+                    true
+                }
+                Err(_) => false,
+            },
             _ => false,
         }
     }
@@ -294,12 +420,18 @@ mod tests {
             r#"{"report":"console","consoles":[{"name":"alpha","lost_bytes":7}]}"#,
             r#"{"report":"migration","guests":[{"name":"alpha","moved_bytes":5}],"stalls":[],"pairs":[]}"#,
             r#"{"report":"jobs","jobs":[{"job":1,"state":"running","elapsed_ns":null}]}"#,
+            r#"{"report":"pools","pools":[{"pool":"video","lent_bytes":5,"owner":null}]}"#,
+            r#"{"report":"claims","claims":[{"claim":1,"state":"granted"},{"claim":2,"state":"queued"}]}"#,
+            r#"{"report":"claim_stats","granted_count":3,"failures":[],"latency":[{"size":"to 64 MiB","count":3}]}"#,
         ] {
             assert!(snapshot.take(&serde_json::from_str(report).unwrap()), "{report}");
         }
         assert_eq!(snapshot.guests[0].cpus, [0, 1]);
         assert_eq!(snapshot.stats[0].exit_count(), 5);
         assert_eq!(snapshot.map[0].cells, "R1.");
+        assert_eq!(snapshot.pools[0].lent_bytes, 5);
+        assert_eq!([0, 1].map(|at| snapshot.claims[at].is_open()), [false, true]);
+        assert_eq!((snapshot.claim_stats.granted_count, snapshot.claim_stats.latency[0].count), (3, 3));
         for report in [
             r#"{"report":"error","error":"x"}"#,
             r#"{"report":"guests"}"#,

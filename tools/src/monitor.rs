@@ -71,6 +71,7 @@ impl Monitor {
         // What its report is called.
         let name = match command {
             "stats migration" => "migration",
+            "stats claims" => "claim_stats",
             _ => command.split(' ').next().unwrap_or(""),
         };
         for _ in 0..TRIES {
@@ -105,6 +106,15 @@ impl Monitor {
         for command in ["stats migration", "jobs"] {
             if let Ok(report) = self.ask(command) {
                 snapshot.take(&report);
+            }
+        }
+        // Refused where there are no pools.
+        if let Ok(pools) = self.ask("pools") {
+            snapshot.take(&pools);
+            for command in ["claims", "stats claims"] {
+                if let Ok(report) = self.ask(command) {
+                    snapshot.take(&report);
+                }
             }
         }
         if with_map && let Ok(map) = self.ask("map") {
@@ -239,6 +249,15 @@ pub(crate) mod tests {
             "jobs --json" => {
                 r#"{"report":"jobs","jobs":[{"job":1,"state":"finished","done_permille":1000,"moved_bytes":536870912,"unmoved_bytes":0,"moved_bytes_per_s":1342177280,"elapsed_ns":400000000,"total_bytes":536870912,"scanned_bytes":536870912,"what":"alpha to mc1"},{"job":2,"state":"running","done_permille":250,"moved_bytes":134217728,"unmoved_bytes":0,"moved_bytes_per_s":1073741824,"elapsed_ns":125000000,"total_bytes":536870912,"scanned_bytes":134217728,"what":"beta to mc0"}]}"#
             }
+            "pools --json" => {
+                r#"{"report":"pools","pools":[{"pool":"video","size_bytes":67108864,"free_bytes":8388608,"lent_bytes":41943040,"claimed_bytes":16777216,"fixed_bytes":0,"claimable_bytes":50331648,"controller":"mc1","base":"0x84000000","dmb":0,"owner":"alpha"}]}"#
+            }
+            "claims --json" => {
+                r#"{"report":"claims","claims":[{"claim":1,"kind":"claim","pool":"video","claimant":"alpha","state":"granted","done_permille":1000,"size_bytes":16777216,"base":"0x86800000","moved_bytes":4194304,"elapsed_ns":1250000,"try_count":1,"cause":null,"blocker":null},{"claim":2,"kind":"claim","pool":"video","claimant":"operator","state":"failed","done_permille":1000,"size_bytes":67108864,"base":null,"moved_bytes":0,"elapsed_ns":39000,"try_count":0,"cause":"no-range","blocker":"no range of that size and alignment is left in the pool"},{"claim":3,"kind":"claim","pool":"video","claimant":"operator","state":"migrating","done_permille":400,"size_bytes":33554432,"base":"0x84000000","moved_bytes":8388608,"elapsed_ns":2000000,"try_count":1,"cause":null,"blocker":null}]}"#
+            }
+            "stats claims --json" => {
+                r#"{"report":"claim_stats","tried_count":3,"granted_count":1,"granted_bytes":16777216,"failed_count":1,"cancelled_count":0,"released_count":0,"retry_count":0,"moved_blocks":2,"moved_pages":0,"moved_bytes":4194304,"failures":[{"cause":"no-range","count":1}],"latency":[{"size":"to 64 MiB","lent":"to 95 %","count":1,"mean_ns":1250000,"p50_ns":1250000,"p99_ns":1250000,"max_ns":1250000}]}"#
+            }
             "map --json" => {
                 r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":67108864,"cells":":R111111........"},{"controller":"mc1","base":"0x80000000","unit_bytes":67108864,"cells":"................"}]}"#
             }
@@ -260,7 +279,11 @@ pub(crate) mod tests {
         let snapshot = monitor.snapshot(true).unwrap();
         assert_eq!(snapshot.guests.len(), 2);
         assert_eq!(snapshot.map.len(), 2);
-        assert_eq!(monitor.frames.len(), 8);
+        assert_eq!(monitor.frames.len(), 11);
+        assert_eq!(
+            (snapshot.pools.len(), snapshot.claims.len(), snapshot.claim_stats.tried_count),
+            (1, 3, 3)
+        );
         assert!(monitor.text.iter().any(|line| line.contains("something")));
         assert_eq!(monitor.losses(), Losses::default());
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 mod chart;
+mod claims;
 
 use self::chart::{Kind, Series};
 use crate::frames::Decoder;
@@ -225,6 +226,7 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
     write_maps(page, first, last)?;
     write_memory(page, material, last)?;
     write_migrations(page, material, last)?;
+    claims::write(page, material, last)?;
     page.push_str("<h2>Exits to EL2</h2>\n");
     let rates = rates(material, last, &|snapshot, name| {
         let stats = snapshot.stats.iter().find(|stats| stats.name == name)?;
@@ -491,6 +493,7 @@ mod tests {
         let first = monitor.snapshot(true).unwrap();
         let mut middle = Snapshot { seconds: 1.0, ..first.clone() };
         middle.moved[0].moved_bytes += 64 << 20;
+        middle.claim_stats.granted_count = 0;
         let mut last = Snapshot { seconds: 2.0, ..first.clone() };
         last.map[0].cells = ":R...........111".into();
         last.stats[0].counters.insert("exit_uart_count".into(), 400.into());
@@ -514,7 +517,7 @@ mod tests {
             assert!(!page.contains(forbidden), "{forbidden}");
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-        assert_eq!(page.matches("<svg").count(), 2 * 2 + 2 + 1 + 2);
+        assert_eq!(page.matches("<svg").count(), 2 * 2 + 2 + 1 + 2 + 3);
         insta::assert_snapshot!(page);
     }
 

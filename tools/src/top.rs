@@ -14,7 +14,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 
 use crate::link::{Address, Link};
-use crate::model::{Job, MapRange, Snapshot};
+use crate::model::{Claim, Job, MapRange, Snapshot};
 use crate::monitor::{Losses, Monitor};
 
 /// Figures that a sparkline keeps.
@@ -145,10 +145,12 @@ impl Screen {
         let maps = self.snapshot.controllers.len() as u16 * 3;
         let guests = self.snapshot.guests.len() as u16 + 3;
         let jobs = self.open_jobs().count() as u16;
-        let [title, map, table, job_list, lines, foot] = Layout::vertical([
+        let pools = self.snapshot.pools.len() as u16 + self.open_claims().count() as u16;
+        let [title, map, table, pool_list, job_list, lines, foot] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Length(maps + 2),
             Constraint::Length(guests),
+            Constraint::Length(if pools == 0 { 0 } else { pools + 2 }),
             Constraint::Length(if jobs == 0 { 0 } else { jobs + 2 }),
             Constraint::Min(3),
             Constraint::Length(1),
@@ -157,6 +159,9 @@ impl Screen {
         self.draw_title(frame, title);
         self.draw_map(frame, map);
         self.draw_guests(frame, table);
+        if pools != 0 {
+            self.draw_pools(frame, pool_list);
+        }
         self.draw_jobs(frame, job_list);
         if self.moved.is_empty() {
             draw_lines(frame, lines, "Exits a second", &self.snapshot, &self.exits, u64::to_string);
@@ -240,6 +245,39 @@ impl Screen {
         let table =
             Table::new(rows, widths).header(Row::new(heads).dim()).block(Block::bordered().title("Guests"));
         frame.render_widget(table, area);
+    }
+
+    fn open_claims(&self) -> impl Iterator<Item = &Claim> {
+        self.snapshot.claims.iter().filter(|claim| claim.is_open())
+    }
+
+    /// The pools, a line each, and the claims that are under way.
+    fn draw_pools(&self, frame: &mut Frame<'_>, area: Rect) {
+        let stats = &self.snapshot.claim_stats;
+        let title = format!(
+            "Pools: {} claims tried, {} granted, {} failed",
+            stats.tried_count, stats.granted_count, stats.failed_count
+        );
+        let pools = self.snapshot.pools.iter().map(|pool| {
+            Line::from(format!(
+                "{:16.16} {}: {} lent, {} claimed, {} free",
+                pool.pool,
+                size(pool.size_bytes),
+                size(pool.lent_bytes),
+                size(pool.claimed_bytes),
+                size(pool.free_bytes)
+            ))
+        });
+        let claims = self.open_claims().map(|claim| {
+            let (done, bytes) = (claim.done_permille / 10, size(claim.size_bytes));
+            let (kind, pool, claimant) = (&claim.kind, &claim.pool, &claim.claimant);
+            Line::from(format!(
+                "{} {:9} {done:3} %  {kind} of {bytes} of {pool} for {claimant}",
+                claim.claim, claim.state
+            ))
+        });
+        let lines: Vec<Line<'_>> = pools.chain(claims).collect();
+        frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), area);
     }
 
     fn open_jobs(&self) -> impl Iterator<Item = &Job> {
@@ -369,7 +407,7 @@ mod tests {
             screen.take(snapshot.clone(), start + Duration::from_secs(second), Losses::default());
         }
         screen.losses.bad_frame_count = 2;
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        let mut terminal = Terminal::new(TestBackend::new(80, 40)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         insta::assert_snapshot!(terminal.backend());
     }
