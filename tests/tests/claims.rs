@@ -184,3 +184,25 @@ fn a_unit_of_a_gigabyte_is_won_back_for_a_guest_that_asks_for_one() {
     assert!(frame.contains("big"), "{frame}");
     check_books(&mut system);
 }
+
+#[test]
+fn claims_and_what_they_move_are_traced() {
+    let mut system = Setup::new().set(&[tenant("alpha")], &pool("")).boot();
+    system.wait_for_shell("alpha");
+    // Little room in a ring, and a guest makes many events: it stops as soon as the claim is over.
+    assert_eq!(system.monitor("trace on"), "Recording.");
+    let claim = operation(&mut system, "claim video 256M");
+    assert_eq!(claim["state"], "granted", "{claim}");
+    assert_eq!(operation(&mut system, "claim video 4K")["state"], "failed");
+    assert_eq!(system.monitor("trace off"), "Not recording.");
+    let report = system.json("trace claim 4096");
+    let said: Vec<&str> =
+        report["events"].as_array().unwrap().iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let granted = format!("claim 1 granted, {}", claim["base"].as_str().unwrap());
+    // What came first may have been overwritten by the guest's exits.
+    assert!(said.contains(&&*granted) && said.contains(&"claim 2 failed"), "{report}");
+    assert!(report["events"].as_array().unwrap().iter().all(|event| event["guest"].is_null()), "{report}");
+    let report = system.json("trace migrate 4096");
+    let moved = report["events"].as_array().unwrap();
+    assert!(!moved.is_empty() && moved.iter().all(|event| event["guest"] == "alpha"), "{report}");
+}

@@ -4,10 +4,11 @@
 
 use super::migration::{self, Host};
 use super::{Guest, get};
-use crate::arch::{copy, cpu, own, timer, trap};
+use crate::arch::{copy, cpu, own, timer, trace, trap};
 use crate::device::pool_call::{self, Owned};
 use crate::log;
 use crate::monitor::claiming::Claiming;
+use crate::monitor::trace::{Kind, Step};
 use alloc::format;
 use alloc::string::{String, ToString};
 use guest_dts::config::{Bank, Pool, Unit};
@@ -176,6 +177,23 @@ impl claim::Host for Host {
 
     fn ground(&self) -> &Memory<'static> {
         &own::MEMORY
+    }
+
+    fn note(&self, report: &Report) {
+        let step = match report.state {
+            claim::State::Granted => Step::Granted,
+            claim::State::Released => Step::Released,
+            claim::State::Failed => Step::Failed,
+            claim::State::Cancelled => Step::Cancelled,
+            _ => Step::Begins,
+        };
+        // No guest has this index: the operator's, and those for huge units.
+        let guest = match report.claimant {
+            Claimant::Guest(guest) => guest.index(),
+            Claimant::Operator | Claimant::Units => usize::from(u8::MAX),
+        };
+        let place = if report.range.is_empty() { 0 } else { report.range.base().get() };
+        trace::record(Kind::Claim(step), guest, 0, report.id.get().into(), place);
     }
 }
 

@@ -124,7 +124,7 @@ impl Fake {
             trace::Kind::Exit(Exit::Uart),
             trace::Kind::Inject,
             trace::Kind::Migrate,
-            trace::Kind::Claim,
+            trace::Kind::Claim(trace::Step::Granted),
             trace::Kind::Life,
         ];
         for (at, kind) in kinds.into_iter().enumerate() {

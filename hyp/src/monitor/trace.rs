@@ -35,13 +35,46 @@ pub enum Kind {
     Exit(Exit),
     /// An interrupt was given to a vCPU; `detail` is its INTID.
     Inject,
-    /// A unit moves; `detail` is its IPA, `place` the frame that it moves to.
+    /// A unit has moved, or several side by side; `detail` is the IPA of the first, `place` where it lies now.
     Migrate,
-    /// A range was claimed or released; `detail` is its first address, `place` its size.
-    Claim,
+    /// A claim or a release of a guest's, or the operator's, got so far; `detail` is its number, `place` the first
+    /// address of its range, or 0 while it has none.
+    Claim(Step),
     /// A guest was started (`detail` 2) or has stopped (0).
     Life,
 }
+
+/// How far a claim or a release got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It begins.
+    Begins,
+    /// The range is its owner's.
+    Granted,
+    /// The range is given back.
+    Released,
+    /// It came to nothing.
+    Failed,
+    /// It was cancelled while it ran.
+    Cancelled,
+}
+
+impl Step {
+    const ALL: [Self; 5] = [Self::Begins, Self::Granted, Self::Released, Self::Failed, Self::Cancelled];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Begins => "begins",
+            Self::Granted => "granted",
+            Self::Released => "released",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The number of the first step of claims.
+const FIRST_STEP: u64 = 0x30;
 
 impl Kind {
     /// Names of the kinds, for filters.
@@ -53,7 +86,7 @@ impl Kind {
             Self::Exit(_) => "exit",
             Self::Inject => "inject",
             Self::Migrate => "migrate",
-            Self::Claim => "claim",
+            Self::Claim(_) => "claim",
             Self::Life => "life",
         }
     }
@@ -63,7 +96,7 @@ impl Kind {
             Self::Exit(exit) => exit as u64,
             Self::Inject => 0x20,
             Self::Migrate => 0x21,
-            Self::Claim => 0x22,
+            Self::Claim(step) => FIRST_STEP + step as u64,
             Self::Life => 0x23,
         }
     }
@@ -72,7 +105,7 @@ impl Kind {
         match number {
             0x20 => Some(Self::Inject),
             0x21 => Some(Self::Migrate),
-            0x22 => Some(Self::Claim),
+            FIRST_STEP..0x40 => Step::ALL.get((number - FIRST_STEP) as usize).map(|&step| Self::Claim(step)),
             0x23 => Some(Self::Life),
             _ => Exit::ALL.get(usize::try_from(number).ok()?).map(|&exit| Self::Exit(exit)),
         }
@@ -105,7 +138,8 @@ impl fmt::Display for Event {
             Kind::Exit(exit) => write!(f, "exit {:9} {detail:#x} at {place:#x}", exit.name()),
             Kind::Inject => write!(f, "inject interrupt {detail}"),
             Kind::Migrate => write!(f, "migrate IPA {detail:#x} to {place:#x}"),
-            Kind::Claim => write!(f, "claim {detail:#x}, {place:#x} bytes"),
+            Kind::Claim(step) if *place == 0 => write!(f, "claim {detail} {}", step.name()),
+            Kind::Claim(step) => write!(f, "claim {detail} {}, {place:#x}", step.name()),
             Kind::Life => f.write_str(if *detail == 0 { "stopped" } else { "started" }),
         }
     }
@@ -193,7 +227,8 @@ mod tests {
     #[test]
     fn kinds_have_numbers() {
         let kinds = Exit::ALL.map(Kind::Exit).into_iter();
-        for kind in kinds.chain([Kind::Inject, Kind::Migrate, Kind::Claim, Kind::Life]) {
+        let kinds = kinds.chain(Step::ALL.map(Kind::Claim));
+        for kind in kinds.chain([Kind::Inject, Kind::Migrate, Kind::Life]) {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
             assert!(Kind::NAMES.contains(&kind.name()));
         }

@@ -269,6 +269,7 @@ impl Claims {
         report.ended = host.now();
         let pool = report.pool;
         self.statistics.count_end(report);
+        host.note(report);
         if host.ground().claimed_frames(pool) == 0 {
             records.disown(pool);
         }

@@ -1,5 +1,6 @@
 //! What claims ask for: memory to claim from, windows to show it in, time and scrubbing.
 
+use super::operation::Report;
 use crate::addr::{Frame, Ipa};
 use crate::frame::Contents;
 use crate::memory::{Glance, IsolateError, Isolated, Memory, Occupant, Requester, TakeError};
@@ -111,4 +112,9 @@ pub trait Host: Time + Windows {
 
     /// The allocator.
     fn ground(&self) -> &Self::Ground;
+
+    /// An operation begins, or is over: its state says which. Nothing of [`Claims`](super::Claims) may be called.
+    fn note(&self, report: &Report) {
+        let _ = report;
+    }
 }

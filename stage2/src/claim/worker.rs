@@ -110,6 +110,7 @@ impl Worker {
         if report.kind == Kind::Claim {
             claims.statistics().count_tried();
         }
+        host.note(&report);
         let (range, phase) = match (report.kind, report.wish) {
             (Kind::Claim, Wish::Sized { frames, align }) => {
                 (FrameRange::EMPTY, Phase::Choose(Search::new(pool.range, frames, align)))

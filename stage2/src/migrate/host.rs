@@ -164,6 +164,11 @@ pub trait Guests {
 
     /// Bytes a second of `guest` that may be moved; 0 is no limit.
     fn rate_bytes(&self, guest: GuestId) -> u64;
+
+    /// The unit at `ipa` of `guest` has moved to `target`, and maybe some behind it that lie side by side there too.
+    fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
+        let _ = (guest, ipa, target);
+    }
 }
 
 /// All of these together.

@@ -39,6 +39,7 @@ fn blocks_move_whole() {
     let report = migrate_all(&host, guest, 1);
     assert_eq!(report.state, JobState::Finished);
     assert_eq!(report.moved, PairTotals { blocks: 3, pages: 0 });
+    assert_eq!(host.arrivals.load(Ordering::Relaxed), 3);
     assert_eq!((report.total_bytes, report.scanned_bytes), (3 * M2, 3 * M2));
     assert_eq!(host.behind(guest), behind(1));
     assert_eq!(host.leaf_counts(guest), [0, 3, 0]);

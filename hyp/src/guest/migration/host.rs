@@ -69,11 +69,7 @@ impl Frames for Host {
     }
 
     fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
-        let target = Frames::allocate(&own::MEMORY, guest, order, placement, ipa);
-        if let Some(target) = target {
-            trace::record(Kind::Migrate, guest.index(), 0, ipa.get(), target.pa().get());
-        }
-        target
+        Frames::allocate(&own::MEMORY, guest, order, placement, ipa)
     }
 
     fn allocate_run(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
@@ -130,5 +126,9 @@ impl Guests for Host {
 
     fn rate_bytes(&self, guest: GuestId) -> u64 {
         self.guest(guest).map_or(0, |guest| guest.plan.migration().limit_bytes_per_s.unwrap_or(0))
+    }
+
+    fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
+        trace::record(Kind::Migrate, guest.index(), 0, ipa.get(), target.pa().get());
     }
 }

@@ -98,6 +98,8 @@ pub(super) struct Host {
     pub(super) regions: Vec<Vec<Region>>,
     pub(super) is_gone: AtomicBool,
     pub(super) rate: AtomicU64,
+    /// How often something was said to have moved.
+    pub(super) arrivals: AtomicU64,
 }
 
 impl Host {
@@ -114,6 +116,7 @@ impl Host {
             regions: Vec::new(),
             is_gone: AtomicBool::new(false),
             rate: AtomicU64::new(0),
+            arrivals: AtomicU64::new(0),
         }
     }
 
@@ -327,6 +330,12 @@ impl Guests for Host {
 
     fn rate_bytes(&self, _: GuestId) -> u64 {
         self.rate.load(Ordering::Relaxed)
+    }
+
+    fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
+        let pa = self.any_space(guest).with(self, |stage2| stage2.translate(ipa));
+        assert_eq!(pa, Some(target.pa()), "{ipa} is said to have moved");
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -115,6 +115,9 @@ impl Worker {
             let source = self.sources.controller(host, batch.sources[first % BATCH]);
             let pair = source.zip(self.targets.controller(host, batch.targets[first % BATCH]));
             statistics.count_moved(guest, pair, Level::L3, count as u64);
+            if let Some(ipa) = batch.run.ipa().checked_add(first as u64 * FRAME_SIZE) {
+                host.has_moved(guest, ipa, batch.targets[first % BATCH]);
+            }
         }
         active.count_moved(place, Level::L3, batch.len() as u64);
     }
@@ -138,6 +141,7 @@ impl Worker {
             let pair = self.sources.controller(host, source).zip(self.targets.controller(host, block.target));
             place.engine.statistics().count_moved(place.guest(), pair, Level::L3, count);
             active.count_moved(place, Level::L3, count);
+            host.has_moved(place.guest(), block.ipa, block.target);
         }
         if next >= PAGEBLOCK_FRAMES {
             return self.finish_block(place, active, block);

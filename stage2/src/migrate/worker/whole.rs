@@ -65,6 +65,7 @@ impl Worker {
                 place.engine.statistics().count_moved(guest, pair, Level::L2, 1);
                 place.counters().count_invalidation();
                 active.count_moved(place, Level::L2, 1);
+                host.has_moved(guest, ipa, target);
                 self.arrived(place, active, ipa);
             }
             Some(Work::GivenUp { target }) => {
