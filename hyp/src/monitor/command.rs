@@ -192,7 +192,7 @@ pub const COMMANDS: &[Command] = &[
         name: "unpin",
         parameters: &[required("GUEST", Kind::Guest), optional("REGION", Kind::Region)],
         summary: "let the configuration say again where a region lies",
-        details: "Nothing moves.",
+        details: "Nothing moves. REGION as for pin; without it, all.",
         example: "unpin alpha",
         run: migrate::unpin,
     },
@@ -217,7 +217,7 @@ pub const COMMANDS: &[Command] = &[
         parameters: &[required("ADDRESS", Kind::Number(0, u64::MAX)), optional("SIZE", Kind::Size)],
         summary: "take frames out of use for good, and move what stands on them",
         details: "For memory that fails: what of it is in use now is retired when it has been moved.",
-        example: "retire 0x48000000",
+        example: "retire 0xbfff0000 64K",
         run: migrate::retire,
     },
     Command {
@@ -232,7 +232,7 @@ pub const COMMANDS: &[Command] = &[
         name: "job",
         parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
         summary: "show a migration: progress, rate, and what stayed, and why",
-        details: "",
+        details: "jobs lists the numbers.",
         example: "job 3",
         run: jobs::show,
     },
@@ -268,8 +268,8 @@ pub const COMMANDS: &[Command] = &[
         ],
         summary: "show or set how fast migration goes and what it may take from guests",
         details: "limit: bytes a second, or off. slice: for how many us a CPU is held. share: per cent of a \
-                  guest's time, where no CPU is idle. stall: how much may be left to copy for a guest that \
-                  writes there to wait; else the 2 MiB unit is split.",
+                  guest's time, where no CPU is idle. stall: a guest that writes \
+                  to a 2 MiB unit waits if at most so much of it is left to copy; else the unit is split.",
         example: "rate limit 100M",
         run: jobs::rate,
     },
@@ -284,7 +284,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "pool",
         parameters: &[required("POOL", Kind::Pool)],
-        summary: "show a pool: how much can be claimed now, what is in the way of the rest, a map",
+        summary: "show a pool: what can be claimed now, what is in the way, a map",
         details: "",
         example: "pool video",
         run: pools::show,
@@ -345,7 +345,7 @@ pub const COMMANDS: &[Command] = &[
         )],
         summary: "show the guests' counters: exits, interrupts, time at EL2",
         details: "With a guest: its exits by reason. migration: what was moved, and how long guests waited, since \
-                  boot; claims: likewise. Time at EL2 leaves out what is answered at once. Text counts since the last reset; JSON counts since boot, \
+                  boot; claims: likewise. reset begins to count anew. Time at EL2 leaves out what is answered at once. Text counts since the last reset; JSON counts since boot, \
                   always.",
         example: "stats alpha",
         run: stats::run,
@@ -371,7 +371,7 @@ pub const COMMANDS: &[Command] = &[
             optional("COUNT", Kind::Number(1, 4096)),
         ],
         summary: "show the last events, or turn their recording on or off",
-        details: "Each CPU keeps its last 251 events: exits, injected interrupts, migrations, claims, and \
+        details: "KIND is exit, inject, migrate, claim or life. Each CPU keeps its last 251 events: exits, injected interrupts, migrations, claims, and \
                   guests' lives. Nothing is recorded while they are shown.",
         example: "trace exit 20",
         run: trace::run,
@@ -388,7 +388,7 @@ pub const COMMANDS: &[Command] = &[
         name: "log",
         parameters: &[optional("LEVEL", Kind::Level)],
         summary: "show the log, or its lines of at least a level",
-        details: "The last 64 KiB are kept. The command line's log= sets what is logged: \
+        details: "LEVEL is error, warn, info or debug. The last 64 KiB are kept. The command line's log= sets what is logged: \
                   log=text,info,vgic=debug.",
         example: "log warn",
         run: log::run,

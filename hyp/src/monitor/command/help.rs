@@ -27,7 +27,7 @@ pub(in super::super) fn unknown(session: &mut Session<'_>, name: &str) -> Failur
 }
 
 fn list(session: &mut Session<'_>) -> Result<(), Failure> {
-    let columns = "name=|usage=COMMAND|summary=WHAT IT DOES|example=";
+    let columns = "name=COMMAND|usage=|summary=WHAT IT DOES|example=";
     session.report("help", |report, _| {
         report.table("commands", columns, "", &mut |table| {
             COMMANDS.iter().try_for_each(|command| {
@@ -41,7 +41,10 @@ fn list(session: &mut Session<'_>) -> Result<(), Failure> {
         })
     })?;
     if !session.style.is_json {
-        session.write_str("\nhelp COMMAND explains one. Ctrl-] ? lists the keys that switch consoles.\n")?;
+        session.write_str(
+            "\nhelp COMMAND explains one, with its arguments and an example.\n\
+             Ctrl-] ? lists the keys that switch consoles.\n",
+        )?;
     }
     Ok(())
 }

@@ -59,9 +59,24 @@ fn screen(keys: &[u8]) -> String {
 #[test]
 fn help() {
     for line in ["help", "help console", "start --help"] {
-        assert_snapshot!(name(line), output(line));
+        let said = output(line);
+        assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+        assert_snapshot!(name(line), said);
     }
     assert_eq!(output("--help"), output("help"));
+}
+
+/// What `help COMMAND` says of all, to be read through in one go.
+#[test]
+fn every_command_is_explained() {
+    let mut text = String::new();
+    for command in command::COMMANDS {
+        let said = output(&format!("help {}", command.name));
+        assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+        assert!(command.example.split(' ').any(|word| word == command.name), "an example of something else");
+        text += &format!("{said}\n");
+    }
+    assert_snapshot!(text);
 }
 
 #[test]
