@@ -189,7 +189,7 @@ impl Tables {
         if free < HEADROOM {
             return Err(MapError::OutOfTables);
         }
-        IS_SHORT.store(free < 2 * HEADROOM && more_tables().is_none(), Ordering::Relaxed);
+        IS_SHORT.store(free < HEADROOM + 2 && more_tables().is_none(), Ordering::Relaxed);
         let region = MemoryRegion::new(va, va + size);
         self.mapping
             .map_range(&region, PhysicalAddress(pa as usize), flags, Constraints::NO_CONTIGUOUS_HINT)
