@@ -19,7 +19,8 @@ fn answers(system: &mut System, name: &str, kernel: &str, vcpus: u32) {
     // Floating point in several programs at once, where each must keep its own.
     let add = "awk 'BEGIN { for (i = 0; i < 20000; i++) s += 1 / 2; print s }'";
     assert_eq!(system.run(name, &format!("{add} & {add} & {add}; wait")), "10000\n10000\n10000");
-    let trouble = "dmesg | grep -ciE 'undefined instruction|Oops|kernel BUG|Internal error|Unable to handle' || true";
+    let trouble =
+        "dmesg | grep -ciE 'undefined instruction|Oops|kernel BUG|Internal error|Unable to handle' || true";
     assert_eq!(system.run(name, trouble), "0");
 }
 
