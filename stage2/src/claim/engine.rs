@@ -13,13 +13,15 @@ use super::worker::{Turn, Worker};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
 use crate::frame::{Contents, Mapping};
 use crate::memory::{BlockError, Memory};
-use crate::migrate::{Engine, Time};
+use crate::migrate::{self, Engine, Time};
 use crate::owner::{GuestId, Owner, PoolId};
 use crate::pool::Pools;
 use crate::range::FrameRange;
 
 /// Frames that are scrubbed and given back in a turn, for an owner that is gone.
 const RECLAIM: u64 = 64;
+/// Pageblocks that are looked at for them in a turn.
+const LOOK: u64 = 64;
 
 /// What a step came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,10 +30,27 @@ pub enum Step {
     More,
     /// Migration has to do its part first: let it.
     Waiting,
+    /// Migration does nothing for the claim until somebody resumes its job, or makes room in the queue: look again later.
+    Stalled,
     /// There is nothing to do.
     Idle,
     /// Another CPU is at it.
     Busy,
+}
+
+impl Step {
+    /// What a step of claims and then one of migration come to together, where `patience` are the ticks after which a
+    /// claim that is stalled is looked at again.
+    pub const fn and_migration(self, migration: migrate::Step, patience: u64) -> migrate::Step {
+        use migrate::Step as Both;
+        match (self, migration) {
+            // The claim's job is over: the claim goes on.
+            (Self::More, _) | (Self::Waiting, Both::Idle) => Both::More,
+            (Self::Stalled, Both::Idle) => Both::Wait(patience),
+            (Self::Busy, Both::Idle) => Both::Busy,
+            (_, other) => other,
+        }
+    }
 }
 
 /// All pools and claims of the machine. All zero bytes at first, so a static costs no room in the image.
@@ -125,18 +144,33 @@ impl Claims {
         wish: Wish,
     ) -> Result<ClaimId, RequestError> {
         let pools = self.pools().ok_or(RequestError::NoSuchPool)?;
-        self.records().submit(pools, kind, pool, claimant, wish, time.now())
+        self.records().submit(pools, kind, pool, claimant, wish, time)
     }
 
     /// Ends a claim that is not over: what it did is undone.
     ///
     /// # Errors
     /// [`RequestError::NoSuchClaim`], [`RequestError::IsOver`], [`RequestError::IsRelease`].
-    pub fn cancel(&self, time: &impl Time, claimant: Claimant, id: ClaimId) -> Result<(), RequestError> {
-        if self.records().cancel(claimant, id, time.now())? == State::Cancelled {
+    pub fn cancel<H: Host>(&self, host: &H, claimant: Claimant, id: ClaimId) -> Result<(), RequestError> {
+        let mut records = self.records();
+        if records.cancel(claimant, id, host.now())? == State::Cancelled {
             self.statistics.count_cancelled();
+            Self::disown_where_nothing_is_left(&mut records, host, claimant, id);
         }
         Ok(())
+    }
+
+    /// The operation `id` ended before it had begun: the pool is nobody's, if nothing else of it is anybody's.
+    fn disown_where_nothing_is_left<H: Host>(
+        records: &mut Records,
+        host: &H,
+        claimant: Claimant,
+        id: ClaimId,
+    ) {
+        let pool = records.find(claimant, id).map(|report| report.pool);
+        if let Some(pool) = pool.filter(|pool| host.ground().claimed_frames(*pool) == 0) {
+            records.disown(pool);
+        }
     }
 
     /// How an operation of `claimant` stands.
@@ -150,23 +184,50 @@ impl Claims {
         records.all().filter(|report| report.id > after).min_by_key(|report| report.id).cloned()
     }
 
-    /// Makes what was granted to [`Claimant::Units`] a guest's RAM: one movable block, at `mapping`.
+    /// Makes what `id`, a claim of [`Claimant::Units`], was granted a guest's RAM: one movable block, at `mapping`. Yields its
+    /// first frame; `None` where `id` is no such claim, or was fetched already. Until it is adopted or declined, a unit that
+    /// was granted is kept.
     ///
     /// # Errors
-    /// Where the range is no unit that was granted.
-    pub fn adopt(
+    /// Where the range is no unit. It is declined then: see [`Self::decline`].
+    pub fn adopt<H: Host>(
         &self,
+        host: &H,
         memory: &Memory<'_>,
-        pool: PoolId,
-        range: FrameRange,
+        id: ClaimId,
         mapping: Mapping,
-    ) -> Result<(), BlockError> {
+    ) -> Option<Result<Frame, BlockError>> {
+        let (pool, range) = self.records().to_be_fetched(id)?;
         let order = range.frames().checked_ilog2().unwrap_or(0) as u8;
-        memory.adopt(range.first(), order, pool, mapping)?;
-        if memory.claimed_frames(pool) == 0 {
-            self.records().disown(pool);
+        if let Err(error) = memory.adopt(range.first(), order, pool, mapping) {
+            self.decline(host, id);
+            return Some(Err(error));
         }
-        Ok(())
+        let mut records = self.records();
+        records.settle(id);
+        if memory.claimed_frames(pool) == 0 {
+            records.disown(pool);
+        }
+        Some(Ok(range.first()))
+    }
+
+    /// Nobody waits for `id`, a claim of [`Claimant::Units`], any more: it ends as soon as it can, and what it was granted, or
+    /// is by then, is given back.
+    pub fn decline<H: Host>(&self, host: &H, id: ClaimId) {
+        let mut records = self.records();
+        match records.decline(id, host.now()) {
+            Some((pool, range)) => self.give_back(&mut records, host, pool, range),
+            None => Self::disown_where_nothing_is_left(&mut records, host, Claimant::Units, id),
+        }
+    }
+
+    /// Queues the release of a unit whose record is settled.
+    fn give_back(&self, records: &mut Records, time: &impl Time, pool: PoolId, range: FrameRange) {
+        if let Some(pools) = self.pools() {
+            // There is room: that of the settled record, if no other.
+            let wish = Wish::Exactly(range);
+            let _ = records.submit(pools, Kind::Release, pool, Claimant::Units, wish, time);
+        }
     }
 
     /// Gives back all that `claimant` has of `pool` and that no guest sees: for an owner without windows.
@@ -215,6 +276,7 @@ impl Claims {
                 Turn::Worked if host.now().wrapping_sub(started) < ticks && !host.is_wanted() => {}
                 Turn::Worked => return Step::More,
                 Turn::Waiting => return Step::Waiting,
+                Turn::Stalled => return Step::Stalled,
                 Turn::Idle => return Step::Idle,
             }
         }
@@ -235,10 +297,17 @@ impl Claims {
         {
             let left = FrameRange::from_numbers(*next, pool.range.end()).unwrap_or_default();
             let left = left.intersection(pool.range);
-            if let Some(part) = claimed_part(ground, if left.is_empty() { pool.range } else { left }, id) {
+            let left = if left.is_empty() { pool.range } else { left };
+            let end = left.end().min((left.start() & !(PAGEBLOCK_FRAMES - 1)) + LOOK * PAGEBLOCK_FRAMES);
+            let part = FrameRange::from_numbers(left.start(), end).unwrap_or_default();
+            if let Some(part) = claimed_part(ground, part, id) {
                 host.scrub(part.first(), part.frames());
                 *next = part.end();
                 return ground.give(part, id, Contents::Zeroed);
+            }
+            if end < left.end() {
+                *next = end;
+                return true;
             }
         }
         *next = 0;
@@ -270,6 +339,11 @@ impl Claims {
         let pool = report.pool;
         self.statistics.count_end(report);
         host.note(report);
+        // Its waiter left meanwhile.
+        let declined = (report.is_orphan && report.is_to_be_fetched()).then_some(report.id);
+        if let Some((pool, range)) = declined.and_then(|id| records.decline(id, host.now())) {
+            self.give_back(&mut records, host, pool, range);
+        }
         if host.ground().claimed_frames(pool) == 0 {
             records.disown(pool);
         }

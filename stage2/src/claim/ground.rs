@@ -29,8 +29,8 @@ pub trait Ground {
     /// As [`Self::isolate`]; the isolation so far stays.
     fn isolate_on(&self, isolated: &mut Isolated, end: u64, pool: PoolId) -> Result<(), IsolateError>;
 
-    /// Ends an isolation.
-    fn end_isolation(&self, isolated: Isolated);
+    /// Ends the isolation of the last `most` pageblocks. Yields what is isolated still.
+    fn end_isolation_of_last(&self, isolated: Isolated, most: u64) -> Option<Isolated>;
 
     /// Gives free frames of an isolated range to the owner of `pool`.
     ///
@@ -65,8 +65,8 @@ impl Ground for Memory<'_> {
         Memory::isolate_on(self, isolated, end, Requester::Pool(pool))
     }
 
-    fn end_isolation(&self, isolated: Isolated) {
-        Memory::end_isolation(self, isolated);
+    fn end_isolation_of_last(&self, isolated: Isolated, most: u64) -> Option<Isolated> {
+        Memory::end_isolation_of_last(self, isolated, most)
     }
 
     fn take(&self, isolated: &Isolated, range: FrameRange, pool: PoolId) -> Result<Contents, TakeError> {

@@ -208,6 +208,8 @@ pub struct Report {
     pub(super) is_cancelled: bool,
     /// Whether its claimant stopped.
     pub(super) is_orphan: bool,
+    /// Whether what was granted is taken note of: it was adopted, or is on its way back.
+    pub(super) is_settled: bool,
     /// When it was asked for, in ticks.
     pub submitted: u64,
     /// When it began, in ticks.
@@ -239,12 +241,21 @@ impl Report {
             blocker: Blocker::NOTHING,
             is_cancelled: false,
             is_orphan: false,
+            is_settled: false,
             submitted: 0,
             started: 0,
             ended: 0,
             migration_ticks: 0,
             own_ticks: 0,
         }
+    }
+
+    /// Whether it is a unit that was granted, and that nobody has fetched yet.
+    pub(super) fn is_to_be_fetched(&self) -> bool {
+        self.claimant == Claimant::Units
+            && self.kind == Kind::Claim
+            && self.state == State::Granted
+            && !self.is_settled
     }
 
     /// How far it got, from 0 to 100.

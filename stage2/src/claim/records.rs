@@ -1,6 +1,7 @@
 //! The operations that there are, waiting ones and past ones, and who owns which pool.
 
 use super::operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Wish};
+use crate::migrate::Time;
 use crate::owner::{MAX_POOLS, PoolId};
 use crate::pool::Pools;
 use crate::range::FrameRange;
@@ -11,6 +12,8 @@ const OPERATOR: usize = 8;
 const GUEST: usize = 2;
 /// How many for guests that start.
 const UNITS: usize = 4;
+/// A cancelled claim of a guest counts as open until this part of a second after it was queued.
+const HOLDS_A_SECOND: u64 = 100;
 /// How many in all: those of eight guests with pools have room beside the operator's.
 const RECORDS: usize = OPERATOR + UNITS + GUEST * 8;
 
@@ -29,6 +32,15 @@ enum Owner {
     #[default]
     Nobody,
     Somebody(Claimant),
+}
+
+/// Whether an operation counts as open though it is over: a guest that queues claims and cancels them at once keeps every
+/// CPU looking for work, and so can do that only so often.
+fn is_held(report: &Report, now: u64, hold: u64) -> bool {
+    matches!(report.claimant, Claimant::Guest(_))
+        && report.state == State::Cancelled
+        && !report.is_orphan
+        && now.wrapping_sub(report.submitted) < hold
 }
 
 /// The place of a record.
@@ -83,7 +95,7 @@ impl Records {
         pool: PoolId,
         claimant: Claimant,
         wish: Wish,
-        now: u64,
+        time: &impl Time,
     ) -> Result<ClaimId, RequestError> {
         let definition = pools.get(pool).ok_or(RequestError::NoSuchPool)?;
         check_wish(wish, definition.range)?;
@@ -96,12 +108,16 @@ impl Records {
             _ => {}
         }
         let is_own = |report: &Report| report.id.get() > 0 && report.claimant == claimant;
+        let (now, hold) = (time.now(), time.ticks_per_second() / HOLDS_A_SECOND);
+        let is_kept = |report: &Report| {
+            !report.state.is_over() || report.is_to_be_fetched() || is_held(report, now, hold)
+        };
         let is_full = self.list.iter().filter(|report| is_own(report)).count() >= quota(claimant);
         // The claimant's own that was over first; as long as it has fewer than it may, an empty place, or else the one
         // of anybody's that was over first.
         let can_go = |report: &&mut Report| match report.id.get() {
             0 => !is_full,
-            _ => report.state.is_over() && (!is_full || is_own(report)),
+            _ => !is_kept(report) && (!is_full || is_own(report)),
         };
         let place = self.list.iter_mut().filter(can_go).min_by_key(|report| report.id);
         let place = place.ok_or(RequestError::TooManyOpen)?;
@@ -165,6 +181,37 @@ impl Records {
             _ => report.is_cancelled = true,
         }
         Ok(report.state)
+    }
+
+    /// Nobody waits for the claim `id` of units any more: it ends as soon as it can. Yields what of it has to be released, if
+    /// it was granted: it is settled then.
+    pub(super) fn decline(&mut self, id: ClaimId, now: u64) -> Option<(PoolId, FrameRange)> {
+        let is_it = |report: &&mut Report| report.id == id && report.claimant == Claimant::Units;
+        let report = self.list.iter_mut().find(is_it)?;
+        if report.is_to_be_fetched() {
+            report.is_settled = true;
+            return Some((report.pool, report.range));
+        }
+        if report.state == State::Queued {
+            report.state = State::Cancelled;
+            report.ended = now;
+        }
+        report.is_orphan = true;
+        None
+    }
+
+    /// What `id`, a unit that was granted and that nobody has fetched yet, has.
+    pub(super) fn to_be_fetched(&self, id: ClaimId) -> Option<(PoolId, FrameRange)> {
+        let report = self.find(Claimant::Units, id)?;
+        report.is_to_be_fetched().then_some((report.pool, report.range))
+    }
+
+    /// The unit was fetched.
+    pub(super) fn settle(&mut self, id: ClaimId) {
+        let report = self.list.iter_mut().find(|report| report.id == id && report.is_to_be_fetched());
+        if let Some(report) = report {
+            report.is_settled = true;
+        }
     }
 
     /// `claimant` is gone: what waits ends at once, what is under way as soon as it can.

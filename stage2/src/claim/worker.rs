@@ -9,13 +9,13 @@ use super::search::{Progress, Search, first_frame, is_fixed};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::frame::Contents;
 use crate::memory::Isolated;
-use crate::migrate::{Engine, JobId, JobReport, Reason, Request};
+use crate::migrate::{Engine, JobId, JobReport, JobState, Reason, Request};
 use crate::owner::{Owner, PoolId};
 use crate::range::FrameRange;
 
 /// Pageblocks that are looked at in a turn.
 const LOOK: u64 = 16;
-/// Pageblocks that are isolated in a turn: each is gone through.
+/// Pageblocks that are isolated, or opened again, in a turn: each is gone through.
 const ISOLATE: u64 = 4;
 /// Frames that are scrubbed in a turn.
 const SCRUB: u64 = 64;
@@ -28,6 +28,8 @@ pub(super) enum Turn {
     Worked,
     /// Migration has to do its part first.
     Waiting,
+    /// Migration does nothing for it until somebody else acts: its job is paused, or has no place in the queue.
+    Stalled,
     /// There is nothing to do.
     Idle,
 }
@@ -39,12 +41,17 @@ enum Phase {
     Idle,
     /// Looks for a range.
     Choose(Search),
+    /// Counts what of the range is in use, from this frame number on: before it is isolated where an exact range was
+    /// asked for, and after it always.
+    Count { next: u64, used: u64 },
     /// Isolates the range from this frame number on.
     Isolate(u64),
     /// Waits for a job of migration, or for a place in its queue.
     Move(Option<JobId>),
     /// Takes free frames; scrubs and cleans what of the last ones is left.
     Take { left: FrameRange, contents: Contents },
+    /// Ends the isolation of what was taken and shown.
+    Open,
     /// Gives back what was taken, and ends the isolation.
     Undo(Blocker),
     /// Verifies that everything from this frame number on is the owner's.
@@ -142,19 +149,24 @@ impl Active {
     /// One turn; `None`: the operation is over.
     fn turn<H: Host>(&mut self, claims: &Claims, host: &H, engine: &Engine) -> Option<Turn> {
         let phase = core::mem::replace(&mut self.phase, Phase::Idle);
+        if let Phase::Move(job) = phase {
+            let (next, turn) = self.wait(claims, host, engine, job);
+            self.phase = next;
+            return Some(turn);
+        }
         let next = match phase {
-            Phase::Idle => None,
+            Phase::Idle | Phase::Move(_) => None,
             Phase::Choose(search) => self.choose(claims, host, search),
+            Phase::Count { next, used } => Some(self.count(claims, host, next, used)),
             Phase::Isolate(next) => self.isolate(claims, host, next),
-            Phase::Move(job) => self.wait(claims, host, engine, job),
             Phase::Take { left, contents } => self.take(claims, host, left, contents),
+            Phase::Open => self.open(claims, host),
             Phase::Undo(blocker) => self.undo(claims, host, blocker),
             Phase::Verify(next) => self.verify(claims, host, next),
             Phase::Give { next, scrubbed } => self.give(claims, host, next, scrubbed),
         };
-        let is_waiting = matches!(next, Some(Phase::Move(_)));
         self.phase = next?;
-        Some(if is_waiting { Turn::Waiting } else { Turn::Worked })
+        Some(Turn::Worked)
     }
 
     /// The blocker of a claim that is to end, whatever it found.
@@ -183,33 +195,69 @@ impl Active {
             Progress::More => return Some(Phase::Choose(search)),
             Progress::Done(found) => found,
         };
-        let is_first = claims.report_at(self.place, |report| report.tries.is_empty());
-        let is_exact = claims.report_at(self.place, |report| matches!(report.wish, Wish::Exactly(_)));
-        let found = if is_exact { Some((self.range, used_frames(host.ground(), self.range))) } else { found };
+        let lent = search.lent_per_cent();
+        let is_exact = claims.report_at(self.place, |report| {
+            if report.tries.is_empty() {
+                report.lent_per_cent = lent;
+            }
+            matches!(report.wish, Wish::Exactly(_))
+        });
+        if is_exact {
+            return Some(Phase::Count { next: self.range.start(), used: 0 });
+        }
         let Some((range, used)) = found else {
             let blocker = Blocker { frame: self.pool_range(claims).first(), cause: Cause::NoRange };
             return Some(Phase::Undo(blocker));
         };
-        if !is_first {
-            claims.statistics().count_retry();
+        self.range = range;
+        Some(self.begin_try(claims, used))
+    }
+
+    /// Counts on. What is in use is counted afresh once the range is isolated: from then on it only gets less.
+    fn count<H: Host>(&mut self, claims: &Claims, host: &H, next: u64, used: u64) -> Phase {
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            return Phase::Undo(blocker);
         }
-        let lent = search.lent_per_cent();
-        claims.report_at(self.place, |report| {
+        let ground = host.ground();
+        let end = ((next & !(PAGEBLOCK_FRAMES - 1)) + LOOK * PAGEBLOCK_FRAMES).min(self.range.end());
+        let used = used + used_frames(ground, FrameRange::from_numbers(next, end).unwrap_or_default());
+        if end < self.range.end() {
+            return Phase::Count { next: end, used };
+        }
+        if self.isolated.is_none() {
+            return self.begin_try(claims, used);
+        }
+        let missing = used.saturating_sub(ground.free_frames());
+        if missing > 0 {
+            let cause = Cause::NoFrame { missing };
+            return Phase::Undo(Blocker { frame: self.range.first(), cause });
+        }
+        if used == 0 { self.begin_take(claims) } else { self.begin_move(claims) }
+    }
+
+    /// The range is chosen.
+    fn begin_try(&mut self, claims: &Claims, used: u64) -> Phase {
+        let range = self.range;
+        let is_first = claims.report_at(self.place, |report| {
             report.range = range;
             report.state = State::Isolating;
             report.done = 0;
+            let is_first = report.tries.is_empty();
             let _ = report.tries.push(Try { range, used, blocker: Blocker::default() });
-            if is_first {
-                report.lent_per_cent = lent;
-            }
+            is_first
         });
-        self.range = range;
+        if !is_first {
+            claims.statistics().count_retry();
+        }
         self.taken = range.start();
         self.rounds = 0;
-        Some(Phase::Isolate(range.start()))
+        Phase::Isolate(range.start())
     }
 
     fn isolate<H: Host>(&mut self, claims: &Claims, host: &H, next: u64) -> Option<Phase> {
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            return Some(Phase::Undo(blocker));
+        }
         let ground = host.ground();
         let end = ((next & !(PAGEBLOCK_FRAMES - 1)) + ISOLATE * PAGEBLOCK_FRAMES).min(self.range.end());
         let result = match &mut self.isolated {
@@ -226,13 +274,7 @@ impl Active {
         if end < self.range.end() {
             return Some(Phase::Isolate(end));
         }
-        let used = used_frames(ground, self.range);
-        let missing = used.saturating_sub(ground.free_frames());
-        if missing > 0 {
-            let cause = Cause::NoFrame { missing };
-            return Some(Phase::Undo(Blocker { frame: self.range.first(), cause }));
-        }
-        Some(if used == 0 { self.begin_take(claims) } else { self.begin_move(claims) })
+        Some(Phase::Count { next: self.range.start(), used: 0 })
     }
 
     fn begin_take(&self, claims: &Claims) -> Phase {
@@ -256,23 +298,28 @@ impl Active {
         host: &H,
         engine: &Engine,
         job: Option<JobId>,
-    ) -> Option<Phase> {
+    ) -> (Phase, Turn) {
         let end = Self::end_of(claims, self.place);
         let Some(job) = job else {
             if let Some(blocker) = end {
-                return Some(Phase::Undo(blocker));
+                return (Phase::Undo(blocker), Turn::Worked);
             }
-            // Where the queue is full, the next turn tries again.
-            return Some(Phase::Move(engine.submit(host, Request::retire(self.rest())).ok()));
+            // Where the queue is full, a later turn tries again.
+            return match engine.submit(host, Request::retire(self.rest())) {
+                Ok(job) => (Phase::Move(Some(job)), Turn::Waiting),
+                Err(_) => (Phase::Move(None), Turn::Stalled),
+            };
         };
-        let Some(report) = engine.job(host, job) else { return Some(self.begin_take(claims)) };
+        let Some(report) = engine.job(host, job) else { return (self.begin_take(claims), Turn::Worked) };
         if !report.state.is_over() {
-            if end.is_some() {
-                let _ = engine.cancel(host, job);
-            }
             let passed = (self.taken - self.range.start()) * 2;
             claims.report_at(self.place, |mine| mine.done = passed + report.scanned_bytes / FRAME_SIZE);
-            return Some(Phase::Move(Some(job)));
+            if end.is_some() {
+                let _ = engine.cancel(host, job);
+            } else if report.state == JobState::Paused {
+                return (Phase::Move(Some(job)), Turn::Stalled);
+            }
+            return (Phase::Move(Some(job)), Turn::Waiting);
         }
         claims.statistics().count_moved(report.moved);
         claims.report_at(self.place, |mine| {
@@ -280,13 +327,8 @@ impl Active {
             mine.moved.pages += report.moved.pages;
             mine.migration_ticks += report.worked_ticks;
         });
-        if let Some(blocker) = end {
-            return Some(Phase::Undo(blocker));
-        }
-        if let Some(blocker) = self.still_there(host.ground(), &report) {
-            return Some(Phase::Undo(blocker));
-        }
-        Some(self.begin_take(claims))
+        let blocker = end.or_else(|| self.still_there(host.ground(), &report));
+        (blocker.map_or_else(|| self.begin_take(claims), Phase::Undo), Turn::Worked)
     }
 
     /// What did not move for a reason that another round would not mend, or after too many rounds.
@@ -361,24 +403,34 @@ impl Active {
                 return Some(Phase::Undo(Blocker { frame: self.range.first(), cause }));
             };
             claims.report_at(self.place, |report| report.ipa = ipa);
-            // Who ends a guest first makes its operations orphans, and then clears its windows: either it is seen here,
-            // or the range is cleared away there, and found claimed by nobody.
-            if let Some(blocker) = Self::end_of(claims, self.place) {
+        }
+        Some(Phase::Open)
+    }
+
+    /// Ends the isolation, and then the claim.
+    fn open<H: Host>(&mut self, claims: &Claims, host: &H) -> Option<Phase> {
+        // Who ends a guest first makes its operations orphans, and then clears its windows: either it is seen here,
+        // or the range is cleared away there, and found claimed by nobody.
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            if let Claimant::Guest(guest) = claims.report_at(self.place, |report| report.claimant) {
                 host.hide(guest, self.pool, self.range);
                 claims.report_at(self.place, |report| report.ipa = Ipa::default());
-                return Some(Phase::Undo(blocker));
             }
+            return Some(Phase::Undo(blocker));
         }
-        self.end_isolation(host);
+        if self.is_isolated_after_opening_some(host) {
+            return Some(Phase::Open);
+        }
         claims.statistics().saw_claimed(self.pool, host.ground().claimed_frames(self.pool));
         claims.end(host, self.place, State::Granted);
         None
     }
 
-    fn end_isolation<H: Host>(&mut self, host: &H) {
-        if let Some(isolated) = self.isolated.take() {
-            host.ground().end_isolation(isolated);
-        }
+    /// Ends the isolation of some pageblocks. Yields whether others are left.
+    fn is_isolated_after_opening_some<H: Host>(&mut self, host: &H) -> bool {
+        let isolated = self.isolated.take();
+        self.isolated = isolated.and_then(|isolated| host.ground().end_isolation_of_last(isolated, ISOLATE));
+        self.isolated.is_some()
     }
 
     /// Undoes a try from its end to its beginning. Then the next range is tried, or the claim is over.
@@ -392,7 +444,9 @@ impl Active {
             self.taken = part.start();
             return Some(Phase::Undo(blocker));
         }
-        self.end_isolation(host);
+        if self.is_isolated_after_opening_some(host) {
+            return Some(Phase::Undo(blocker));
+        }
         let (is_sized, pool, frames, align, tries) = claims.report_at(self.place, |report| {
             if let Some(last) = report.tries.last_mut() {
                 last.blocker = blocker;

@@ -195,6 +195,17 @@ impl Memory<'_> {
         self.open_pageblocks(isolated.range);
     }
 
+    /// Ends the isolation of the last `most` pageblocks of an isolated range, for who ends that of a large range in slices.
+    /// Yields what is isolated still.
+    pub fn end_isolation_of_last(&self, isolated: Isolated, most: u64) -> Option<Isolated> {
+        let Isolated { range } = isolated;
+        let last = range.end().div_ceil(PAGEBLOCK_FRAMES);
+        let from = (last.saturating_sub(most.max(1)) * PAGEBLOCK_FRAMES).max(range.start());
+        self.open_pageblocks(FrameRange::from_numbers(from, range.end()).unwrap_or_default());
+        let rest = FrameRange::from_numbers(range.start(), from).filter(|rest| !rest.is_empty());
+        rest.map(|range| Isolated { range })
+    }
+
     fn open_pageblocks(&self, range: FrameRange) {
         for part in pageblocks(range) {
             let Some(place) = self.place(part.first()) else { continue };

@@ -13,6 +13,10 @@ use crate::table::{Leaf, Level, Maintenance, TableMemory};
 
 /// Leaves that are looked at under one holding of a space's lock.
 const LOOK: usize = 128;
+/// Tenants whose space is closed that are passed over in a turn.
+const SKIP: u32 = 64;
+/// Frames that are looked through for a tenant in a turn.
+const SEARCH: u64 = 64 * PAGEBLOCK_FRAMES;
 
 /// Remembers the last answer of [`Frames::span_of`].
 #[derive(Clone, Copy, Default)]
@@ -55,15 +59,26 @@ impl Portion {
     }
 }
 
-/// The next part that a job has to look at; moves the cursor over what lies between. `None`: no more.
-pub(super) fn next_portion<G: Guests + Frames>(
-    guests: &G,
-    request: &Request,
-    cursor: &mut Cursor,
-) -> Option<Portion> {
-    if let Some(frames) = request.frames() {
-        return next_tenant(guests, frames, cursor);
+/// What a job has to look at next.
+pub(super) enum Next {
+    /// This.
+    Portion(Portion),
+    /// Nothing up to the cursor: the search goes on in another turn.
+    Later,
+    /// Nothing more.
+    End,
+}
+
+/// The next part that a job has to look at; moves the cursor over what lies between.
+pub(super) fn next_portion<G: Guests + Frames>(guests: &G, request: &Request, cursor: &mut Cursor) -> Next {
+    match request.frames() {
+        Some(frames) => next_tenant(guests, frames, cursor),
+        None => next_region(guests, request, cursor).map_or(Next::End, Next::Portion),
     }
+}
+
+/// The next part of a guest's RAM that a job by guests has to look at.
+fn next_region<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Option<Portion> {
     let (first, end) = request.range();
     loop {
         if usize::from(cursor.guest) >= MAX_GUESTS {
@@ -91,8 +106,8 @@ pub(super) fn next_portion<G: Guests + Frames>(
 }
 
 /// The next part of `frames` that is a guest's RAM.
-fn next_tenant<G: Guests + Frames>(guests: &G, frames: FrameRange, cursor: &mut Cursor) -> Option<Portion> {
-    loop {
+fn next_tenant<G: Guests + Frames>(guests: &G, frames: FrameRange, cursor: &mut Cursor) -> Next {
+    for _ in 0..SKIP {
         if cursor.next < cursor.end
             && let Some(guest) = GuestId::try_new(cursor.guest)
             && guests.space(guest).is_some()
@@ -100,15 +115,25 @@ fn next_tenant<G: Guests + Frames>(guests: &G, frames: FrameRange, cursor: &mut 
             && region.holds(cursor.next, FRAME_SIZE)
         {
             let end = cursor.end.get().min(region.ipa.get() + region.size);
-            return Some(Portion { guest, region, from: cursor.next, end });
+            return Next::Portion(Portion { guest, region, from: cursor.next, end });
         }
+        // What of the last tenant cannot be reached is passed.
+        cursor.next = cursor.end;
         let from = cursor.frame.max(frames.start());
-        let tenant = guests.tenant(FrameRange::from_numbers(from, frames.end())?)?;
+        let to = frames.end().min(from.saturating_add(SEARCH));
+        let Some(part) = FrameRange::from_numbers(from, to).filter(|part| !part.is_empty()) else {
+            return Next::End;
+        };
+        let Some(tenant) = guests.tenant(part) else {
+            cursor.frame = to;
+            return if to < frames.end() { Next::Later } else { Next::End };
+        };
         cursor.guest = tenant.guest.index() as u8;
         cursor.next = tenant.ipa;
         cursor.end = tenant.ipa.checked_add(tenant.frames.bytes()).unwrap_or(tenant.ipa);
         cursor.frame = tenant.frames.end().max(from + 1);
     }
+    Next::Later
 }
 
 /// The bytes of a job by frames that were looked at.
@@ -140,7 +165,7 @@ pub(super) fn total_bytes<G: Guests + Frames>(guests: &G, request: &Request) -> 
         return frames.bytes();
     }
     let (mut cursor, mut bytes) = (Cursor::default(), 0);
-    while let Some(portion) = next_portion(guests, request, &mut cursor) {
+    while let Some(portion) = next_region(guests, request, &mut cursor) {
         bytes += portion.end - portion.from.get();
         cursor.next = Ipa::new_truncate(portion.end);
     }

@@ -265,6 +265,32 @@ fn retired_frames_are_left_by_their_tenants() {
 }
 
 #[test]
+fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
+    let (host, guest) = guest(512 * PAGEBLOCK_FRAMES, M2, 0);
+    host.is_gone.store(true, Ordering::Relaxed);
+    // 512 tenants of a guest that is starting, and then 511 pageblocks with nobody.
+    let frames = host.frames_behind(0);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let mut steps = 0;
+    while host.engine.step(&host, 0, Payer::Idle) != Step::Idle {
+        assert!(host.tenant_count.swap(0, Ordering::Relaxed) <= 64);
+        steps += 1;
+        assert!(steps < 100);
+    }
+    assert!(steps >= 512 / 64 + 512 / 64, "{steps}");
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.state, report.scanned_bytes), (JobState::Finished, frames.bytes()));
+    // Its space opens between two turns: what the cursor has not passed is moved.
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    (0..4).for_each(|_| _ = host.engine.step(&host, 0, Payer::Idle));
+    host.is_gone.store(false, Ordering::Relaxed);
+    host.any_space(guest).with(&host, |stage2| assert_eq!(stage2.leaves(ipa(0), 1 << 40).count(), 512));
+    host.run_jobs();
+    assert!(host.moved(id) > 0 && host.moved(id) < M2, "{}", host.moved(id));
+    host.check();
+}
+
+#[test]
 fn frames_are_cleared_of_all_tenants_by_the_reverse_map() {
     let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     let second = host.add_guest();

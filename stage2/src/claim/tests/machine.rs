@@ -89,9 +89,15 @@ pub(super) struct Soil {
     pub(super) memory: &'static Memory<'static>,
     /// What fails, after how many times that it did not.
     pub(super) fails: Cell<Option<(Step2Fail, u32)>>,
+    /// Pageblocks that were looked at, isolated or opened.
+    pub(super) touched: Cell<u64>,
 }
 
 impl Soil {
+    fn touch(&self, pageblocks: u64) {
+        self.touched.set(self.touched.get() + pageblocks);
+    }
+
     pub(super) fn fails(&self, step: Step2Fail) -> bool {
         match self.fails.get() {
             Some((what, 0)) if what == step => {
@@ -109,6 +115,7 @@ impl Soil {
 
 impl Ground for Soil {
     fn glance(&self, frame: Frame) -> Option<Glance> {
+        self.touch(1);
         self.memory.glance(frame)
     }
     fn occupant(&self, range: FrameRange) -> Option<Occupant> {
@@ -128,8 +135,11 @@ impl Ground for Soil {
         }
         Ground::isolate_on(self.memory, isolated, end, pool)
     }
-    fn end_isolation(&self, isolated: Isolated) {
-        Ground::end_isolation(self.memory, isolated);
+    fn end_isolation_of_last(&self, isolated: Isolated, most: u64) -> Option<Isolated> {
+        let before = isolated.range().frames();
+        let rest = Ground::end_isolation_of_last(self.memory, isolated, most);
+        self.touch((before - rest.as_ref().map_or(0, |rest| rest.range().frames())) / PAGEBLOCK_FRAMES);
+        rest
     }
     fn take(&self, isolated: &Isolated, range: FrameRange, pool: PoolId) -> Result<Contents, TakeError> {
         if self.fails(Step2Fail::Take) {
@@ -234,7 +244,7 @@ impl Machine {
         let claims = Claims::new();
         claims.set_pools(pools);
         Self {
-            soil: Soil { memory, fails: Cell::new(None) },
+            soil: Soil { memory, fails: Cell::new(None), touched: Cell::new(0) },
             engine: Engine::new(),
             claims,
             guests: Vec::new(),
@@ -392,7 +402,7 @@ impl Machine {
     pub(super) fn step(&self) -> bool {
         match self.claims.step(self, &self.engine, 1) {
             Step::More => true,
-            Step::Waiting => {
+            Step::Waiting | Step::Stalled => {
                 self.engine.step(self, 1, Payer::Idle);
                 true
             }
@@ -513,6 +523,11 @@ impl Machine {
     pub(super) fn frame_at(&self, guest: GuestId, ipa: Ipa) -> Option<Frame> {
         let pa = self.guests[guest.index()].space.with(self, |stage2| stage2.translate(ipa))?;
         Some(Frame::containing(pa))
+    }
+
+    /// Time goes by.
+    pub(super) fn pass(&self, ticks: u64) {
+        self.clock.fetch_add(ticks, Ordering::Relaxed);
     }
 
     pub(super) fn set_tables(&self, is_empty: bool) {

@@ -5,6 +5,8 @@ mod faults;
 mod machine;
 mod model;
 mod owners;
+mod turns;
+mod units;
 
 use self::machine::{BASE, MIB, Machine, PoolAt, range_at};
 use super::*;
@@ -174,6 +176,7 @@ fn a_cancelled_claim_undoes_what_it_did() {
         assert_eq!(report.state, State::Cancelled, "after {steps} steps");
         machine.check();
         assert_eq!(machine.picture(), before, "after {steps} steps");
+        assert_eq!(machine.claims.owner(pool), None, "after {steps} steps");
         assert_eq!(machine.claims.cancel(&machine, OPERATOR, id), Err(RequestError::IsOver(id)));
     }
     assert_eq!(machine.claims.statistics().totals().cancelled, 7);

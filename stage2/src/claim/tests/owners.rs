@@ -166,15 +166,36 @@ fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
         assert_eq!(report.state, State::Granted, "{}", report.blocker);
         let big = crate::owner::GuestId::try_new(1).unwrap();
         let mapping = crate::frame::Mapping { guest: big, ipa: crate::addr::Ipa::try_new(1 << 30).unwrap() };
-        machine.claims.adopt(machine.memory(), pool, report.range, mapping).unwrap();
+        let adopt = || machine.claims.adopt(&machine, machine.memory(), report.id, mapping);
+        assert_eq!(adopt(), Some(Ok(report.range.first())));
         assert_eq!(machine.claims.owner(pool), None);
         let info = machine.memory().frame_info(report.range.first()).unwrap();
         assert_eq!((info.order, info.owner), (order, Some(crate::owner::Owner::Guest(big))));
-        assert!(machine.claims.adopt(machine.memory(), pool, report.range, mapping).is_err(), "once");
+        assert_eq!(adopt(), None, "once");
         // Migration treats it as what it is; a free gives it back to be lent.
         assert!(machine.memory().tenant_in(report.range).is_some_and(|tenant| tenant.guest == big));
         let owner = crate::owner::Owner::Guest(big);
         machine.memory().free(report.range.first(), order, owner, crate::frame::Contents::Zeroed).unwrap();
         assert_eq!(machine.picture(), before);
     }
+}
+
+#[test]
+fn a_claim_that_is_cancelled_at_once_counts_for_a_while() {
+    let (machine, pool, owner) = owned();
+    let claim = || machine.claims.claim(&machine, owner, pool, Wish::of_size(4096));
+    for _ in 0..2 {
+        machine.claims.cancel(&machine, owner, claim().unwrap()).unwrap();
+    }
+    assert_eq!(claim(), Err(RequestError::TooManyOpen));
+    // Not for ever, and not after a restart.
+    machine.pass(10_000_000);
+    machine.claims.cancel(&machine, owner, claim().unwrap()).unwrap();
+    let last = claim().unwrap();
+    assert_eq!(claim(), Err(RequestError::TooManyOpen));
+    machine.run();
+    assert_eq!(machine.claims.report(owner, last).unwrap().state, State::Granted);
+    machine.claims.cancel(&machine, owner, claim().unwrap()).unwrap();
+    machine.claims.abandon(&machine, guest_id(1));
+    assert!(claim().is_ok());
 }

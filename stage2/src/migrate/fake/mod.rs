@@ -97,6 +97,8 @@ pub(super) struct Host {
     spaces: Vec<FakeSpace>,
     pub(super) regions: Vec<Vec<Region>>,
     pub(super) is_gone: AtomicBool,
+    /// How often the reverse map was asked.
+    pub(super) tenant_count: AtomicU64,
     pub(super) rate: AtomicU64,
     /// How often something was said to have moved.
     pub(super) arrivals: AtomicU64,
@@ -115,6 +117,7 @@ impl Host {
             spaces: Vec::new(),
             regions: Vec::new(),
             is_gone: AtomicBool::new(false),
+            tenant_count: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             arrivals: AtomicU64::new(0),
         }
@@ -269,6 +272,7 @@ impl Copier for Host {
 
 impl Frames for Host {
     fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
+        self.tenant_count.fetch_add(1, Ordering::Relaxed);
         let books = self.hardware.allocator();
         let (first, order, guest) = books.blocks_in(frames).next()?;
         let frames = FrameRange::from_numbers(first, first + (1 << order))?;

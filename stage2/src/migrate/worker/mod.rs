@@ -15,7 +15,7 @@ use super::engine::Engine;
 use super::host::Host;
 use super::job::{Cursor, JobId, JobReport, JobState, Request};
 use super::pacer::scaled;
-use super::plan::{self, Found, Portion, SpanCache};
+use super::plan::{self, Found, Next, Portion, SpanCache};
 use super::reason::{Reason, Unmoved};
 use super::space::Space;
 use super::statistics::Counters;
@@ -259,13 +259,16 @@ impl Worker {
     }
 
     fn next_unit<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
-        let portion = plan::next_portion(host, &active.request, &mut active.cursor);
+        let next = plan::next_portion(host, &active.request, &mut active.cursor);
         if let Some(bytes) = plan::cleared_bytes(&active.request, &active.cursor) {
-            let bytes = if portion.is_some() { bytes } else { u64::MAX };
+            let bytes = if matches!(next, Next::End) { u64::MAX } else { bytes };
             active.report(engine, host, |report| report.scanned_bytes = bytes.min(report.total_bytes));
         }
-        let Some(portion) = portion else {
-            return if self.unreserve(host) { WORKED } else { Outcome::Stop(JobState::Finished) };
+        let portion = match next {
+            Next::Portion(portion) => portion,
+            Next::Later => return WORKED,
+            Next::End if self.unreserve(host) => return WORKED,
+            Next::End => return Outcome::Stop(JobState::Finished),
         };
         let guest = portion.guest;
         if !self.is_reserve_for(guest, portion.from) && self.unreserve(host) {

@@ -4,7 +4,7 @@ use super::{Active, Place, Worker};
 use crate::addr::PAGEBLOCK_ORDER;
 use crate::frame::Contents;
 use crate::migrate::host::Host;
-use crate::migrate::plan::{self, Portion};
+use crate::migrate::plan::{self, Next, Portion};
 use crate::migrate::reason::Reason;
 use crate::migrate::space::Copied;
 use crate::migrate::unit::{Copying, Work};
@@ -82,8 +82,11 @@ impl Worker {
 
     /// Passes over the unit at the cursor: the guest writes to it, and there is no memory to split it.
     fn give_up<H: Host>(place: &Place<'_, H>, active: &mut Active) {
-        let portion = plan::next_portion(place.host, &active.request, &mut active.cursor);
-        let Some(portion) = portion.filter(|portion| portion.guest == place.guest()) else { return };
+        let next = plan::next_portion(place.host, &active.request, &mut active.cursor);
+        let Next::Portion(portion) = next else { return };
+        if portion.guest != place.guest() {
+            return;
+        }
         let leaf = place.space.with(place.host, |stage2| stage2.leaf(portion.from));
         if let Some(leaf) = leaf {
             active.skip(place, &portion, leaf, Reason::NoTable);
