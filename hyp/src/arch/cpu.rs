@@ -14,6 +14,7 @@ use core::cell::Cell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
+use stage2::migrate::Engaged;
 
 /// CPUs that Ballast can use.
 pub const MAX_CPUS: usize = 32;
@@ -44,6 +45,8 @@ pub struct PerCpu {
     trace: Once<&'static trace::Ring>,
     /// By purpose: when EL2's own timer is to fire; 0: never.
     pub(super) deadlines: [Cell<u64>; super::timer::PURPOSES],
+    /// Whether it looks for migration's work by itself.
+    pub(crate) engaged: Engaged,
     requests: AtomicU32,
     online: AtomicU32,
 }
@@ -91,6 +94,7 @@ impl PerCpu {
             counters: Counters::new(),
             trace: Once::new(),
             deadlines: [const { Cell::new(0) }; super::timer::PURPOSES],
+            engaged: Engaged::new(),
             requests: AtomicU32::new(0),
             online: AtomicU32::new(0),
         }

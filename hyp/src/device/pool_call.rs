@@ -26,7 +26,8 @@
 //! CLAIM and RELEASE return at once; STATUS says how they get on. What was claimed appears in the pool's window at the
 //! IPA that STATUS gives, contiguous in IPA and PA, all zero. What is released is out of the window before it is scrubbed
 //! and lent again; any part of what was claimed can be released, in units of 4 KiB. A guest has at most two operations
-//! open at a time, and its last two tickets are remembered. A guest that stops or resets gives back all that it claimed.
+//! open at a time, and its last two tickets are remembered; a claim that was cancelled counts as open until 10 ms after it
+//! was asked for. A guest that stops or resets gives back all that it claimed.
 
 use super::smccc::{FunctionId, INVALID_PARAMETER, NOT_SUPPORTED, status};
 use stage2::addr::{FRAME_SIZE, Ipa};
@@ -55,7 +56,7 @@ pub enum Status {
     NoPool = -16,
     /// More than the pool has.
     TooLarge = -17,
-    /// Too many operations are open.
+    /// Too many operations are open, or were cancelled just now.
     Busy = -18,
     /// The guest has no such ticket, or has it no more.
     NoTicket = -19,

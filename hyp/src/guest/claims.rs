@@ -3,7 +3,7 @@
 //! The work of claims is done in the same time as migration's ([`super::migration`]).
 
 use super::migration::{self, Host};
-use super::{Guest, get};
+use super::{Guest, Phase, get};
 use crate::arch::{copy, cpu, own, timer, trace, trap};
 use crate::device::pool_call::{self, Owned};
 use crate::log;
@@ -31,6 +31,9 @@ static DESIGNATED: Mutex<Option<Pools>> = Mutex::new(None);
 
 /// A window starts at a multiple of this, plus what its pool starts past one: so the largest leaves fit.
 const WINDOW_ALIGNMENT: u64 = 1 << 30;
+
+/// How long a guest that starts waits for a unit, in seconds.
+const PATIENCE_S: u64 = 60;
 
 /// Notes the pools that were designated.
 pub(crate) fn designated(pools: Pools) {
@@ -74,47 +77,71 @@ pub(super) fn abandon(guest: &'static Guest) {
     migration::wake();
 }
 
-/// A block of `order` for a guest that starts, at `mapping`, out of a pool that keeps such units: tenants are moved away.
-/// On failure says which frame was in the way, if there is such a pool. Takes as long as it takes to move them.
-pub(super) fn win_back(order: u8, placement: &Placement, mapping: Mapping) -> Result<Frame, Option<String>> {
+/// A block of `order` for `guest`, which starts, at `ipa`, out of a pool that keeps such units: tenants are moved away.
+/// On failure says what was in the way, if there is such a pool. Takes as long as it takes to move them, at most
+/// [`PATIENCE_S`], or until the operator stops the guest.
+pub(super) fn win_back(
+    guest: &Guest,
+    order: u8,
+    placement: &Placement,
+    ipa: Ipa,
+) -> Result<Frame, Option<String>> {
     let wish = Wish::Sized { frames: 1 << order, align: 1 << order };
+    let mapping = Mapping { guest: guest.id, ipa };
+    let deadline = timer::now() + PATIENCE_S * timer::frequency();
     let mut why = None;
     for (id, pool) in CLAIMS.pools().into_iter().flat_map(Pools::iter) {
         if pool.unit_order != Some(order) || !placement.allows(pool.controller) {
             continue;
         }
-        let report = match CLAIMS.claim(&Host, Claimant::Units, id, wish) {
-            Ok(claim) => wait_for(claim),
-            Err(error) => {
-                why = Some(format!("{}: {error}", pool.name));
-                continue;
+        let end = loop {
+            match CLAIMS.claim(&Host, Claimant::Units, id, wish) {
+                Ok(claim) => break wait_for(guest, claim, deadline),
+                // Other guests that start have as many open as there may be.
+                Err(RequestError::TooManyOpen) if is_patient(guest, deadline) => work_along(),
+                Err(error) => break Err(error.to_string()),
             }
         };
-        match report {
-            Some(report) if report.state == claim::State::Granted => {
-                match CLAIMS.adopt(&own::MEMORY, id, report.range, mapping) {
-                    Ok(()) => return Ok(report.range.first()),
-                    Err(error) => why = Some(error.to_string()),
-                }
-            }
-            Some(report) => why = Some(format!("{}: {}", pool.name, report.blocker)),
-            None => {}
+        let adopted = end.and_then(|claim| match CLAIMS.adopt(&Host, &own::MEMORY, claim, mapping) {
+            Some(adopted) => adopted.map_err(|error| error.to_string()),
+            None => Err(CLAIMS.report(Claimant::Units, claim).map_or_else(
+                || String::from("the claim is forgotten"),
+                |report| report.blocker.to_string(),
+            )),
+        });
+        match adopted {
+            Ok(frame) => return Ok(frame),
+            Err(error) => why = Some(format!("{}: {error}", pool.name)),
         }
     }
     Err(why)
 }
 
-/// Works along until a claim for units is over.
-fn wait_for(id: ClaimId) -> Option<Report> {
+/// Whether a claim of units for `guest` is to be waited for any longer.
+fn is_patient(guest: &Guest, deadline: u64) -> bool {
+    guest.phase() == Phase::Starting && timer::now() < deadline
+}
+
+fn work_along() {
+    trap::poll(cpu::current());
+    migration::work_along();
+}
+
+/// Works along until a claim for units is over: granted or not.
+fn wait_for(guest: &Guest, id: ClaimId, deadline: u64) -> Result<ClaimId, String> {
     migration::wake();
-    loop {
-        trap::poll(cpu::current());
-        migration::work_along();
-        let report = CLAIMS.report(Claimant::Units, id)?;
-        if report.state.is_over() {
-            return Some(report);
+    while CLAIMS.report(Claimant::Units, id).is_some_and(|report| !report.state.is_over()) {
+        if !is_patient(guest, deadline) {
+            CLAIMS.decline(&Host, id);
+            migration::wake();
+            return Err(match guest.phase() {
+                Phase::Starting => format!("{id} is not over after {PATIENCE_S} s"),
+                _ => String::from("the guest is stopped"),
+            });
         }
+        work_along();
     }
+    Ok(id)
 }
 
 /// Where the frames of `pool` appear in its owner: the first, and for how many bytes there is room. Windows fill the
@@ -240,7 +267,10 @@ impl pool_call::Owner for Caller {
 
     fn cancel(&self, id: ClaimId) -> Result<(), RequestError> {
         CLAIMS.cancel(&Host, self.claimant(), id)?;
-        migration::wake();
+        // What had not begun is over.
+        if self.report(id).is_some_and(|report| !report.state.is_over()) {
+            migration::wake();
+        }
         Ok(())
     }
 

@@ -41,13 +41,13 @@ impl Guest {
         Ok(())
     }
 
-    /// Stops the guest; its memory is freed once its vCPUs have left.
+    /// Stops the guest; its memory is freed once its vCPUs have left, or its home CPU has given up starting it.
     ///
     /// # Errors
     ///
     /// The phase that it is in, where it cannot be stopped.
     pub fn stop(&self, reason: StopReason) -> Result<(), Phase> {
-        self.change_phase(&[Phase::Running, Phase::Resetting], Phase::Stopping)?;
+        self.change_phase(&[Phase::Starting, Phase::Running, Phase::Resetting], Phase::Stopping)?;
         *self.reason.lock() = reason;
         self.call_out();
         Ok(())
@@ -183,6 +183,10 @@ fn load_and_run(guest: &'static Guest) {
 }
 
 fn fail(guest: &'static Guest, why: &str) {
+    if guest.phase() == Phase::Stopping {
+        // The operator was first: it goes on stopping.
+        return guest.home().request(Request::Look);
+    }
     log::error!("{}: cannot start: {}", guest.name(), why);
     *guest.reason.lock() = StopReason::StartFailed(why.to_string());
     guest.space.release();

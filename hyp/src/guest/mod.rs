@@ -8,6 +8,8 @@
 //!                      Resetting
 //! ```
 //!
+//! The operator may stop a guest that is starting or resetting, too.
+//!
 //! Each vCPU owns a CPU. `running` has a bit for each vCPU that is in the guest. Whoever ends a phase sets the next
 //! one and kicks the guest's CPUs; each leaves the guest and clears its bit. The *home* CPU, that of vCPU 0, does the
 //! work between phases (allocate, load, free) in its idle loop, once `running` is zero, so that a guest's starting and

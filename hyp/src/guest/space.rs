@@ -1,7 +1,7 @@
 //! A guest's memory: the frames behind its RAM and the stage 2 tables that say where they appear.
 
 use super::migration::{ENGINE, Host};
-use super::{Guest, claims};
+use super::{Guest, Phase, claims};
 use crate::arch::{cache, cpu, features, own, tlb::Tlb, trap};
 use crate::log;
 use alloc::format;
@@ -101,16 +101,19 @@ impl Space {
     pub(super) fn build(&self, guest: &'static Guest) -> Result<(), String> {
         for (index, piece) in guest.plan().pieces().iter().enumerate() {
             let placement = guest.placement(index).unwrap_or(piece.placement);
-            self.back(&Piece { placement, ..*piece })?;
+            self.back(guest, &Piece { placement, ..*piece })?;
         }
         Ok(())
     }
 
     /// Backs a piece of RAM with the largest blocks that fit.
-    fn back(&self, piece: &Piece) -> Result<(), String> {
+    fn back(&self, guest: &Guest, piece: &Piece) -> Result<(), String> {
         let (mut ipa, mut left) = (piece.ipa, piece.size);
         while left > 0 {
             trap::poll(cpu::current());
+            if guest.phase() != Phase::Starting {
+                return Err(String::from("stopped while it starts"));
+            }
             let mut result = Err(String::new());
             for order in ORDERS.into_iter().filter(|&order| order <= piece.order) {
                 let size = FRAME_SIZE << order;
@@ -119,7 +122,7 @@ impl Space {
                 }
                 result = self.back_one(piece, ipa, order);
                 if result.is_err() && piece.wants_units && order == piece.order {
-                    result = self.back_with_unit(piece, ipa, order);
+                    result = self.back_with_unit(guest, piece, ipa, order);
                 }
                 if result.is_ok() {
                     left -= size;
@@ -148,9 +151,8 @@ impl Space {
     }
 
     /// Backs one unit out of a pool that keeps such units, whose tenants have to leave.
-    fn back_with_unit(&self, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
-        let mapping = Mapping { guest: self.id, ipa };
-        let frame = claims::win_back(order, &piece.placement, mapping).inspect_err(|why| {
+    fn back_with_unit(&self, guest: &Guest, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
+        let frame = claims::win_back(guest, order, &piece.placement, ipa).inspect_err(|why| {
             if let Some(why) = why {
                 log::warn!("guest {}: no huge unit for {}: {}", self.id.index(), ipa, why.as_str());
             }

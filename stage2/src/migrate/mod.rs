@@ -81,6 +81,7 @@ mod host;
 #[cfg(test)]
 mod interleaving_tests;
 mod job;
+mod news;
 mod pacer;
 mod plan;
 pub mod policy;
@@ -94,6 +95,7 @@ mod worker;
 
 pub use engine::{Engine, Payer, Shortage, Step};
 pub use host::{Copier, Frames, Guests, Host, Mobility, Region, Span, Time};
+pub use news::{Engaged, Mark, News};
 pub use job::{JobId, JobReport, JobState, MAX_JOBS, Request, RequestError, Scope, Select};
 pub use pacer::Pacer;
 pub use reason::{Reason, Unmoved};

@@ -4,8 +4,9 @@
 //! they work in slices until an interrupt waits. Where nobody was idle for a while, EL2's timer takes slices from running
 //! vCPUs, up to the guest's share.
 //!
-//! A CPU learns of work by a kick ([`wake`]) and *engages*: traps are set, the timer ticks. Once there is no more work
-//! each disengages at its next tick. Nothing is in the way of a guest then.
+//! A CPU learns of work by a kick ([`wake`]) and *engages*: traps are set, the timer ticks. As long as it is engaged it is
+//! not kicked again: it looks at its next tick. Once there is no more work each disengages at its next tick. Nothing is in
+//! the way of a guest then.
 
 mod host;
 mod operator;
@@ -18,18 +19,15 @@ pub(crate) use time::{engage, note_control, tick, use_idle, use_wait};
 
 use super::Guest;
 use crate::arch::cpu::{self, Request};
-use core::sync::atomic::{AtomicU32, Ordering};
 use guest_dts::config;
 use stage2::addr::Ipa;
-use stage2::migrate::{Engine, Fault, JobId, Request as Job, RequestError, Verdict};
+use stage2::migrate::{Engine, Fault, JobId, News, Request as Job, RequestError, Verdict};
 
 /// All migration.
 pub(crate) static ENGINE: Engine = Engine::new();
 
-/// How often work was announced.
-static ANNOUNCED: AtomicU32 = AtomicU32::new(0);
-/// What [`ANNOUNCED`] was before the step that found nothing to do.
-static DONE: AtomicU32 = AtomicU32::new(0);
+/// Whether there is work.
+static NEWS: News = News::new();
 
 /// Takes what the configuration says of migration.
 pub(super) fn configure(settings: &config::Migration) {
@@ -46,14 +44,10 @@ pub(crate) fn submit(job: Job) -> Result<JobId, RequestError> {
     Ok(id)
 }
 
-/// There is work: every CPU looks.
+/// There is work: every CPU looks, soon by itself or at once.
 pub(crate) fn wake() {
-    ANNOUNCED.fetch_add(1, Ordering::SeqCst);
-    cpu::all().for_each(|cpu| cpu.request(Request::Look));
-}
-
-fn has_work() -> bool {
-    ANNOUNCED.load(Ordering::SeqCst) != DONE.load(Ordering::SeqCst)
+    NEWS.announce();
+    cpu::all().filter(|cpu| !cpu.engaged.get()).for_each(|cpu| cpu.request(Request::Look));
 }
 
 // What traps ask for.

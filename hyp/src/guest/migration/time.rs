@@ -1,7 +1,7 @@
 //! Whose time migration takes.
 
-use super::{ANNOUNCED, DONE, ENGINE, Host, has_work};
-use crate::arch::cpu::PerCpu;
+use super::{ENGINE, Host, NEWS};
+use crate::arch::cpu::{self, PerCpu};
 use crate::arch::features::{MigrationTraps, has_caches_on, is_interrupt_pending};
 use crate::arch::{timer, vcpu};
 use crate::guest::{Guest, Vcpu, claims};
@@ -32,7 +32,7 @@ pub(in crate::guest) fn work_along() {
 }
 
 fn step(ticks: u64, payer: Payer) -> Step {
-    let announced = ANNOUNCED.load(Ordering::SeqCst);
+    let mark = NEWS.mark();
     let started = timer::now();
     let claims = claims::step(ticks);
     let spent = timer::now().wrapping_sub(started);
@@ -40,13 +40,10 @@ fn step(ticks: u64, payer: Payer) -> Step {
     if claims == claim::Step::More {
         return Step::More;
     }
-    let step = ENGINE.step(&Host, ticks.saturating_sub(spent), payer);
-    match (step, claims) {
-        (Step::Idle, claim::Step::Idle) => DONE.store(announced, Ordering::SeqCst),
-        // Its job is over: the claim goes on.
-        (Step::Idle, claim::Step::Waiting) => return Step::More,
-        (Step::Idle, _) => return Step::Busy,
-        _ => {}
+    let migration = ENGINE.step(&Host, ticks.saturating_sub(spent), payer);
+    let step = claims.and_migration(migration, period());
+    if step == Step::Idle {
+        NEWS.finish(mark);
     }
     step
 }
@@ -58,7 +55,9 @@ fn period() -> u64 {
 
 /// A CPU without a guest on it: works, if there is work. Whether it is to come again at once.
 pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
-    if !has_work() {
+    // It is kicked, which costs nobody anything.
+    cpu.engaged.end();
+    if !NEWS.is_there_work() {
         return false;
     }
     let wait = match step_idle(ENGINE.slice_ticks(&Host)) {
@@ -84,14 +83,15 @@ pub(crate) fn use_wait(cpu: &PerCpu) -> bool {
         if vcpu::has_virtual_interrupt() {
             break;
         }
-        if !has_work() || step_idle(ENGINE.slice_ticks(&Host) / WAIT_PARTS) != Step::More {
+        if !NEWS.is_there_work() || step_idle(ENGINE.slice_ticks(&Host) / WAIT_PARTS) != Step::More {
             break;
         }
     }
-    if has_work() {
+    if cpu.engaged.look(&NEWS) {
         MigrationTraps { waits: false, caches: true }.set();
+        tick_on();
     } else {
-        disengage(cpu);
+        let_alone(cpu);
     }
     false
 }
@@ -99,7 +99,7 @@ pub(crate) fn use_wait(cpu: &PerCpu) -> bool {
 /// A vCPU is about to start on this CPU, with its caches off.
 pub(in crate::guest) fn begin(vcpu: &Vcpu) {
     vcpu.guest().note_caches(vcpu.index(), false);
-    let is_busy = has_work();
+    let is_busy = cpu::current().engaged.look(&NEWS);
     MigrationTraps { waits: is_busy, caches: is_busy }.set();
     timer::arm(timer::Purpose::Migration, if is_busy { timer::now() + period() } else { 0 });
 }
@@ -107,19 +107,25 @@ pub(in crate::guest) fn begin(vcpu: &Vcpu) {
 /// There may be work, or none any more: the CPU of a running vCPU sets its traps and its timer accordingly.
 pub(crate) fn engage(cpu: &PerCpu) {
     let Some(vcpu) = cpu.vcpu() else { return };
-    if !has_work() {
-        return disengage(cpu);
+    if !cpu.engaged.look(&NEWS) {
+        return let_alone(cpu);
     }
     MigrationTraps { waits: true, caches: true }.set();
     if has_caches_on() {
         vcpu.guest().note_caches(vcpu.index(), true);
     }
+    tick_on();
+}
+
+/// An engaged CPU looks again after a period.
+fn tick_on() {
     if !timer::is_armed(timer::Purpose::Migration) {
         timer::arm(timer::Purpose::Migration, timer::now() + period());
     }
 }
 
-fn disengage(cpu: &PerCpu) {
+/// Nothing is in the way of the vCPU on this CPU, which is not engaged.
+fn let_alone(cpu: &PerCpu) {
     if let Some(vcpu) = cpu.vcpu() {
         vcpu.guest().note_caches(vcpu.index(), false);
     }
@@ -135,7 +141,7 @@ pub(crate) fn tick(cpu: &PerCpu) {
         return;
     }
     let (guest, now) = (vcpu.guest().id, timer::now());
-    if has_work() && now.wrapping_sub(LAST_IDLE.load(Ordering::Relaxed)) >= period() {
+    if NEWS.is_there_work() && now.wrapping_sub(LAST_IDLE.load(Ordering::Relaxed)) >= period() {
         let ticks = ENGINE.allowance(&Host, guest);
         if ticks > 0 {
             step(ticks, Payer::Guest(guest));
