@@ -104,10 +104,9 @@ pub(super) fn win_back(
         };
         let adopted = end.and_then(|claim| match CLAIMS.adopt(&Host, &own::MEMORY, claim, mapping) {
             Some(adopted) => adopted.map_err(|error| error.to_string()),
-            None => Err(CLAIMS.report(Claimant::Units, claim).map_or_else(
-                || String::from("the claim is forgotten"),
-                |report| report.blocker.to_string(),
-            )),
+            None => Err(CLAIMS
+                .report(Claimant::Units, claim)
+                .map_or_else(|| String::from("the claim is forgotten"), |report| report.blocker.to_string())),
         });
         match adopted {
             Ok(frame) => return Ok(frame),

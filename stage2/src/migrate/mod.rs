@@ -95,8 +95,8 @@ mod worker;
 
 pub use engine::{Engine, Payer, Shortage, Step};
 pub use host::{Copier, Frames, Guests, Host, Mobility, Region, Span, Time};
-pub use news::{Engaged, Mark, News};
 pub use job::{JobId, JobReport, JobState, MAX_JOBS, Request, RequestError, Scope, Select};
+pub use news::{Engaged, Mark, News};
 pub use pacer::Pacer;
 pub use reason::{Reason, Unmoved};
 pub use space::{BATCH, Fault, Space, Verdict};
