@@ -4,6 +4,7 @@
 //! its `/init` with the very device tree that it gets under Ballast.
 
 mod claims;
+mod migration;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -87,8 +88,17 @@ pub fn run() -> Result<bool> {
     println!("\n{}", image.describe());
     is_kept &= image.fits();
     is_kept &= linux(&image)?;
+    is_kept &= migration::run(&image)?;
     is_kept &= claims::run(&image)?;
     Ok(is_kept)
+}
+
+/// Only what migration costs.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_migration() -> Result<bool> {
+    migration::run(&Image::build()?)
 }
 
 /// Only what claims cost.

@@ -110,6 +110,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             // Whether the limits are kept is said in the tables: a benchmark reports.
             match part.as_deref() {
                 Some("claims") => bench::run_claims(),
+                Some("migration") => bench::run_migration(),
                 _ => bench::run(),
             }?;
         }

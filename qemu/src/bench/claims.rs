@@ -104,7 +104,7 @@ fn boot(image: &Image, guest: &std::path::Path, per_cent: u64, is_writing: bool)
 }
 
 /// The report of `command`.
-fn ask(session: &mut Session, command: &str) -> Result<Value> {
+pub(super) fn ask(session: &mut Session, command: &str) -> Result<Value> {
     session.send(format!("{command} --json\r"))?;
     let said = session.expect(r#"\{"report":[^\r\n]*\}\r"#, PATIENCE);
     let said = said.map_err(|error| with_transcript(&error, session))?;
@@ -115,7 +115,7 @@ fn ask(session: &mut Session, command: &str) -> Result<Value> {
 }
 
 /// Asks until `is_done` of the report of `command`.
-fn wait(session: &mut Session, command: &str, is_done: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(super) fn wait(session: &mut Session, command: &str, is_done: impl Fn(&Value) -> bool) -> Result<Value> {
     let until = Instant::now() + PATIENCE;
     loop {
         let report = ask(session, command)?;

@@ -162,6 +162,7 @@ pub struct Counters {
     retries: AtomicU64,
     invalidations: AtomicU64,
     copy_ticks: AtomicU64,
+    scrub_ticks: AtomicU64,
     wait_ticks: AtomicU64,
     faults: AtomicU64,
     helps: AtomicU64,
@@ -185,6 +186,8 @@ pub struct Totals {
     pub invalidations: u64,
     /// Ticks that the worker and its helpers copied.
     pub copy_ticks: u64,
+    /// Ticks that the worker scrubbed what units had left.
+    pub scrub_ticks: u64,
     /// Ticks that the worker waited for helpers.
     pub wait_ticks: u64,
     /// Faults of the guest on units in flight.
@@ -206,6 +209,7 @@ impl Counters {
             retries: AtomicU64::new(0),
             invalidations: AtomicU64::new(0),
             copy_ticks: AtomicU64::new(0),
+            scrub_ticks: AtomicU64::new(0),
             wait_ticks: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             helps: AtomicU64::new(0),
@@ -224,6 +228,7 @@ impl Counters {
             retries: read(&self.retries),
             invalidations: read(&self.invalidations),
             copy_ticks: read(&self.copy_ticks),
+            scrub_ticks: read(&self.scrub_ticks),
             wait_ticks: read(&self.wait_ticks),
             faults: read(&self.faults),
             helps: read(&self.helps),
@@ -262,6 +267,10 @@ impl Counters {
 
     pub(super) fn count_copy(&self, ticks: u64) {
         self.copy_ticks.fetch_add(ticks, Relaxed);
+    }
+
+    pub(super) fn count_scrub(&self, ticks: u64) {
+        self.scrub_ticks.fetch_add(ticks, Relaxed);
     }
 
     pub(super) fn count_wait(&self, ticks: u64) {

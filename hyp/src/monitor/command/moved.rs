@@ -19,7 +19,7 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<(), Failure> {
             let ids = (0..machine.guest_count()).filter_map(|at| GuestId::try_new(u8::try_from(at).ok()?));
             ids.filter_map(|id| Some((machine.guest(id.index())?, statistics.guest(id))))
         };
-        let columns = "name=GUEST|moved_bytes=MOVED|moved_blocks=2 MiB|moved_pages=4 KiB|copy_ns=COPYING|wait_ns=|\
+        let columns = "name=GUEST|moved_bytes=MOVED|moved_blocks=2 MiB|moved_pages=4 KiB|copy_ns=COPYING|scrub_ns=|wait_ns=|\
                        demotion_count=|promotion_count=|split_count=SPLIT|retry_count=|invalidation_count=|\
                        fault_count=FAULTS|help_count=|stall_count=STALLS";
         report.table("guests", columns, "There are no guests.", &mut |table| {
@@ -31,6 +31,7 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<(), Failure> {
                     Value::Count(totals.moved.blocks),
                     Value::Count(totals.moved.pages),
                     time(totals.copy_ticks),
+                    time(totals.scrub_ticks),
                     time(totals.wait_ticks),
                     Value::Count(totals.demotions),
                     Value::Count(totals.promotions),

@@ -3,7 +3,8 @@
 use super::{Active, Place, Worker};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
 use crate::frame::Contents;
-use crate::migrate::host::{Copier, Frames, Host};
+use crate::migrate::engine::Engine;
+use crate::migrate::host::{Frames, Host};
 use crate::migrate::plan::{self, Portion};
 use crate::migrate::unit::frame_at;
 use crate::owner::GuestId;
@@ -70,11 +71,13 @@ impl Worker {
     }
 
     /// Scrubs some of what is owed, and releases it at the end. Yields whether anything was owed.
-    pub(super) fn pay_debt(&mut self, host: &(impl Copier + Frames)) -> bool {
+    pub(super) fn pay_debt<H: Host>(&mut self, engine: &Engine, host: &H) -> bool {
         let Some(debt) = self.debts.last_mut() else { return false };
+        let started = host.now();
         let size = 1 << debt.order;
         let count = SCRUB.min(size - debt.scrubbed);
         host.scrub(frame_at(debt.frame, debt.scrubbed), count);
+        engine.statistics().guest(debt.guest).count_scrub(host.now().wrapping_sub(started));
         debt.scrubbed += count;
         if debt.scrubbed == size {
             host.release(debt.guest, debt.frame, debt.order, Contents::Zeroed);

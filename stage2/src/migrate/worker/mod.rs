@@ -177,7 +177,7 @@ impl Worker {
 
     /// Does the next thing.
     pub(super) fn turn<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
-        if self.pay_debt(host) {
+        if self.pay_debt(engine, host) {
             return Turn::Worked;
         }
         let Some(mut active) = self.active.take() else { return self.start_next(engine, host) };
@@ -346,7 +346,7 @@ impl Worker {
         let mut nobody = Active::nobody(guest);
         let active = job.as_mut().filter(is_here).unwrap_or(&mut nobody);
         loop {
-            while self.pay_debt(host) {}
+            while self.pay_debt(engine, host) {}
             match space.work(host) {
                 Work::Nothing => break,
                 Work::Whole(_) => self.roll_back(&place),

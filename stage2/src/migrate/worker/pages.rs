@@ -124,10 +124,14 @@ impl Worker {
 
     /// Scrubs and releases the frames that a batch came from.
     fn release_sources<H: Host>(place: &Place<'_, H>, batch: &Batch) {
+        let started = place.host.now();
         for (first, count) in batch.runs() {
-            let (source, count) = (batch.sources[first % BATCH], count as u64);
-            place.host.scrub(source, count);
-            place.host.release_run(place.guest(), source, count, Contents::Zeroed);
+            place.host.scrub(batch.sources[first % BATCH], count as u64);
+        }
+        place.counters().count_scrub(place.host.now().wrapping_sub(started));
+        for (first, count) in batch.runs() {
+            let source = batch.sources[first % BATCH];
+            place.host.release_run(place.guest(), source, count as u64, Contents::Zeroed);
         }
     }
 

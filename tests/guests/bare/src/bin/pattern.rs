@@ -1,4 +1,5 @@
 //! All free memory filled with words that say where they are, for tests that look for them behind the controllers.
+//! `limit=MIB` leaves alone what lies above so much of RAM.
 //!
 //! The word at address A is A ^ [`KEY`]. Prints `pattern filled FIRST PAGES` for each range and `pattern ready`; then, by
 //! the boot argument `mode=`: `check` (the default) checks all of it whenever a byte is typed, and prints
@@ -18,7 +19,7 @@ const KEY: u64 = 0x5ca1_ab1e_0000_0000;
 const PAGE: usize = 4096;
 
 fn main(platform: &'static Platform) {
-    for range in platform.free_ranges() {
+    for range in ranges(platform) {
         each_word(range, |word, value| {
             // SAFETY: free memory that no reference leads to.
             unsafe { word.write_volatile(value) };
@@ -32,7 +33,7 @@ fn main(platform: &'static Platform) {
             unsafe { core::arch::asm!("wfi", options(nomem, nostack)) };
         },
         Some("write") => loop {
-            platform.free_ranges().for_each(write_pages);
+            ranges(platform).for_each(write_pages);
         },
         _ => loop {
             if console::typed().is_some() {
@@ -41,6 +42,14 @@ fn main(platform: &'static Platform) {
             bare::sync::relax();
         },
     }
+}
+
+fn ranges(platform: &Platform) -> impl Iterator<Item = Range> {
+    let limit = platform.number("limit").map_or(usize::MAX, |mebibytes| (mebibytes as usize) << 20);
+    let end = platform.ram()[0].start.saturating_add(limit);
+    platform.free_ranges().filter_map(move |range| {
+        (range.start < end).then_some(Range { start: range.start, end: range.end.min(end) })
+    })
 }
 
 fn each_word(range: Range, mut f: impl FnMut(*mut u64, u64)) {
@@ -52,7 +61,7 @@ fn each_word(range: Range, mut f: impl FnMut(*mut u64, u64)) {
 
 fn check(platform: &Platform) {
     let (mut errors, mut pages) = (0u64, 0);
-    for range in platform.free_ranges() {
+    for range in ranges(platform) {
         pages += range.size() / PAGE;
         each_word(range, |word, value| {
             // SAFETY: as above.

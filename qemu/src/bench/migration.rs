@@ -1,0 +1,179 @@
+//! What moving a guest's memory costs, and how long the guest is stalled.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::claims::{ask, wait};
+use super::{PATIENCE, with_transcript};
+use crate::boot::Boot;
+use crate::configuration;
+use crate::error::{AtPath, Error, Result};
+use crate::image::{Image, build_payloads};
+use crate::machine::Machine;
+use crate::place;
+use crate::session::Session;
+use crate::size::{GIB, MIB};
+
+/// What is moved, there and back.
+const MOVED: u64 = 64 * MIB;
+/// Beside the guest's RAM, for Ballast.
+const ROOM: u64 = 512 * MIB;
+/// Sizes of the guest.
+const SIZES: [u64; 4] = [256 * MIB, GIB, 4 * GIB, 16 * GIB];
+
+/// A size of unit, and its limits in instructions.
+struct Unit {
+    size: u64,
+    name: &'static str,
+    per_page: f64,
+    stall: f64,
+    /// What Linux 6.12 takes for a page on two NUMA nodes by mbind with MPOL_MF_MOVE, as measured before.
+    linux: &'static str,
+}
+
+const UNITS: [Unit; 2] = [
+    Unit { size: 4096, name: "4 KiB", per_page: 700.0, stall: 1000.0 + 262.0, linux: "13,400" },
+    Unit { size: 2 * MIB, name: "2 MiB", per_page: 330.0, stall: 20_000.0, linux: "2,065 to 2,219" },
+];
+
+/// What was measured of one guest, in instructions.
+#[derive(Clone, Copy, Default)]
+struct Figure {
+    moving: f64,
+    scrubbing: f64,
+}
+
+/// Measures, prints the tables, and returns whether all limits are kept.
+pub(super) fn run(image: &Image) -> Result<bool> {
+    let guest = build_payloads()?.join("pattern.img");
+    let mut is_kept = true;
+    println!("\nmoving a guest's memory, instructions for each 4 KiB\n");
+    println!("units  guest's RAM    moving  at most  scrubbing   Linux");
+    for unit in &UNITS {
+        for ram in SIZES {
+            if ram > room_for_memory() {
+                println!(
+                    "{}  {:>7} MiB  left out: /dev/shm has no room for its controllers",
+                    unit.name,
+                    ram / MIB
+                );
+                continue;
+            }
+            let figure = cost(image, &guest, unit, ram)?;
+            let is_good = figure.moving <= unit.per_page;
+            is_kept &= is_good;
+            println!(
+                "{}  {:>7} MiB  {:>8.0}  {:>7.0}  {:>9.0}   {}{}",
+                unit.name,
+                ram / MIB,
+                figure.moving,
+                unit.per_page,
+                figure.scrubbing,
+                unit.linux,
+                if is_good { "" } else { "  MISSED" },
+            );
+        }
+    }
+    println!("\nstalls of a guest that writes while another CPU moves its memory, instructions\n");
+    println!("units    count     half     99 %  longest  at most");
+    for unit in &UNITS {
+        let stalls = stalls(image, &guest, unit)?;
+        let of = |key: &str| stalls[key].as_f64().unwrap_or(0.0);
+        let is_good = of("max_ns") <= unit.stall;
+        is_kept &= is_good;
+        println!(
+            "{}  {:>7.0}  {:>7.0}  {:>7.0}  {:>7.0}  {:>7.0}{}",
+            unit.name,
+            of("count"),
+            of("p50_ns"),
+            of("p99_ns"),
+            of("max_ns"),
+            unit.stall,
+            if is_good { "" } else { "  MISSED" },
+        );
+    }
+    Ok(is_kept)
+}
+
+/// The largest guest that the files behind its controllers have room for, half of which is left to others.
+fn room_for_memory() -> u64 {
+    let room = rustix::fs::statvfs("/dev/shm").map_or(0, |room| room.f_bavail * room.f_frsize);
+    (room / 2).saturating_sub(2 * ROOM)
+}
+
+/// Moves [`MOVED`] bytes there and back in a guest that sleeps on the only CPU.
+fn cost(image: &Image, guest: &std::path::Path, unit: &Unit, ram: u64) -> Result<Figure> {
+    let mut session = boot(image, guest, unit, ram, "mode=idle", 1)?;
+    let mut figure = Figure::default();
+    let before = scrubbed(&mut session)?;
+    let mut pages = 0.0;
+    for controller in ["mc1", "mc0"] {
+        let report = migrate(&mut session, controller)?;
+        pages += report["moved_bytes"].as_f64().unwrap_or(0.0) / 4096.0;
+        figure.moving += report["worked_ns"].as_f64().unwrap_or(0.0);
+    }
+    figure.scrubbing = (scrubbed(&mut session)? - before) / pages;
+    figure.moving = figure.moving / pages - figure.scrubbing;
+    Ok(figure)
+}
+
+/// Moves the memory of a guest that writes to it all the time there and back, on another CPU.
+fn stalls(image: &Image, guest: &std::path::Path, unit: &Unit) -> Result<Value> {
+    let mut session = boot(image, guest, unit, 256 * MIB, "mode=write", 2)?;
+    for controller in ["mc1", "mc0", "mc1", "mc0"] {
+        migrate(&mut session, controller)?;
+    }
+    let report = ask(&mut session, "stats migration")?;
+    Ok(report["stalls"][0].clone())
+}
+
+fn scrubbed(session: &mut Session) -> Result<f64> {
+    let report = ask(session, "stats migration")?;
+    Ok(report["guests"][0]["scrub_ns"].as_f64().unwrap_or(0.0))
+}
+
+/// Moves what is measured, and returns the report of the job.
+fn migrate(session: &mut Session, controller: &str) -> Result<Value> {
+    let range = format!("{}M@0x40000000", MOVED / MIB);
+    let job = ask(session, &format!("migrate bench {range} {controller}"))?["job"].clone();
+    let report = wait(session, &format!("job {job}"), |report| report["state"] == "finished")?;
+    match report["unmoved_bytes"].as_u64() {
+        Some(0) => Ok(report),
+        _ => Err(Error::Data { path: "Ballast".into(), reason: report.to_string() }),
+    }
+}
+
+fn boot(
+    image: &Image,
+    guest: &std::path::Path,
+    unit: &Unit,
+    ram: u64,
+    arguments: &str,
+    cpus: u32,
+) -> Result<Session> {
+    let source = format!(
+        "/dts-v1/;\n/ {{ compatible = \"ballast,configuration\"; #address-cells = <2>; #size-cells = <2>;\n\
+         images {{ kernel: kernel {{ data = /incbin/(\"{}\"); }}; }};\n\
+         guests {{ bench {{ vcpus = <1>; kernel = <&kernel>; bootargs = \"{arguments} limit={}\"; \
+         memory {{ size = <{:#x} {:#x}>; controllers = <0>; preferred; unit-size = <{:#x}>; }}; }}; }};\n}};\n",
+        guest.display(),
+        MOVED / MIB,
+        ram >> 32,
+        ram & 0xffff_ffff,
+        unit.size,
+    );
+    let path = place::target().join(format!("bench-migration-{}-{}-{cpus}.dts", unit.size, ram / MIB));
+    fs::write(&path, source).at(&path)?;
+    let blob = path.with_extension("dtb");
+    configuration::compile(&path, super::LINUX, &blob)?;
+    let mut boot = Boot::new(Machine::with_controllers(cpus, &[ram + ROOM, ROOM]), image.bin.clone());
+    boot.ramdisk = Some(blob);
+    boot.counts_instructions = true;
+    let mut session = Session::start(&boot)?;
+    session.expect("ballast> ", PATIENCE).map_err(|error| with_transcript(&error, &session))?;
+    session.send("\x1d1")?;
+    session.expect("pattern ready", PATIENCE).map_err(|error| with_transcript(&error, &session))?;
+    session.send("\x1dm")?;
+    Ok(session)
+}
