@@ -1,6 +1,6 @@
 //! A guest's address space while its memory moves: the protocol of the module's head, step by step.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -62,6 +62,8 @@ pub struct Space<T, M> {
     claimed: AtomicU64,
     /// Units of the batch that are copied.
     copied: AtomicU64,
+    /// Whether someone waits for one that the worker copies, or for the lock.
+    has_waiter: AtomicBool,
 }
 
 struct Inner<T, M> {
@@ -74,7 +76,13 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     /// The address space of `guest`.
     pub const fn new(guest: GuestId, stage2: Stage2<T, M>) -> Self {
         let inner = Inner { stage2, work: Work::Nothing, batch: None };
-        Self { guest, inner: SpinMutex::new(inner), claimed: AtomicU64::new(0), copied: AtomicU64::new(0) }
+        Self {
+            guest,
+            inner: SpinMutex::new(inner),
+            claimed: AtomicU64::new(0),
+            copied: AtomicU64::new(0),
+            has_waiter: AtomicBool::new(false),
+        }
     }
 
     /// The guest.
@@ -98,6 +106,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             if let Some(inner) = self.inner.try_lock() {
                 return inner;
             }
+            self.has_waiter.store(true, Ordering::Relaxed);
             time.relax();
         }
     }
@@ -253,7 +262,14 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         for (first, count) in batch.runs() {
             let (source, target) = (batch.sources[first % BATCH], batch.targets[first % BATCH]);
             let claim = |index| self.claim(first + index);
-            let done = |index| _ = self.copied.fetch_or(1u64 << (first + index), Ordering::AcqRel);
+            let done = |index| {
+                self.copied.fetch_or(1u64 << (first + index), Ordering::AcqRel);
+                if self.has_waiter.load(Ordering::Relaxed) {
+                    // Where CPUs take turns, now it is theirs.
+                    self.has_waiter.store(false, Ordering::Relaxed);
+                    host.relax();
+                }
+            };
             host.copy_each(self.guest, source, target, count, claim, done);
         }
         let copied = host.now();
@@ -317,20 +333,21 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         let mut inner = self.lock(host);
         let Some(leaf) = inner.stage2.leaf(ipa) else { return Answer::Final(Verdict::NotOurs) };
         if leaf.is_broken() {
-            let Some((index, batch)) = inner.in_batch(leaf.ipa()) else {
+            let Some((index, source, target)) = inner.in_batch(leaf.ipa()) else {
                 return Answer::Final(Verdict::Stuck);
             };
             if self.copied.load(Ordering::Acquire) & 1 << index != 0 {
                 host.synchronise_fetches();
-                return Answer::Moved(inner.make_one(&batch, index));
+                return Answer::Moved(inner.make_one(index, target));
             }
             let is_mine = self.claim(index);
             drop(inner);
             if is_mine {
-                batch.copy(self.guest, index, host);
+                host.copy(self.guest, source, target, 1);
                 self.copied.fetch_or(1 << index, Ordering::AcqRel);
                 counters.count_help();
             } else {
+                self.has_waiter.store(true, Ordering::Relaxed);
                 host.relax();
             }
             return Answer::Again;
@@ -366,13 +383,16 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 }
 
 impl<T: TableMemory, M: Maintenance> Inner<T, M> {
-    fn in_batch(&self, ipa: Ipa) -> Option<(usize, Batch)> {
-        let batch = self.batch?;
-        Some((batch.index_of(ipa)?, batch))
+    /// The number, source and target of the unit at `ipa`, if it is one of the batch.
+    fn in_batch(&self, ipa: Ipa) -> Option<(usize, Frame, Frame)> {
+        let batch = self.batch.as_ref()?;
+        let index = batch.index_of(ipa)?;
+        Some((index, batch.sources[index % BATCH], batch.targets[index % BATCH]))
     }
 
-    fn make_one(&mut self, batch: &Batch, index: usize) -> Verdict {
-        let made = self.stage2.make_leaf(&batch.run, index, Some(batch.targets[index % BATCH].pa()));
+    fn make_one(&mut self, index: usize, target: Frame) -> Verdict {
+        let Some(batch) = &self.batch else { return Verdict::Stuck };
+        let made = self.stage2.make_leaf(&batch.run, index, Some(target.pa()));
         self.stage2.publish();
         if made.is_ok() { Verdict::Retry } else { Verdict::Stuck }
     }

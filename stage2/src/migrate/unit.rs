@@ -1,8 +1,6 @@
 //! The work under way in one guest's address space.
 
-use super::host::Copier;
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE};
-use crate::owner::GuestId;
 use crate::table::{BrokenRun, Mark};
 
 /// A 4 KiB unit between break and make.
@@ -129,11 +127,6 @@ impl Batch {
                 self.starts |= 1 << index;
             }
         }
-    }
-
-    /// Copies unit `index`.
-    pub(super) fn copy(&self, guest: GuestId, index: usize, host: &impl Copier) {
-        host.copy(guest, self.sources[index % BATCH], self.targets[index % BATCH], 1);
     }
 
     /// Bits of all units.

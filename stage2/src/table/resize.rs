@@ -163,16 +163,22 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     }
 }
 
-/// Fills a table that no CPU reaches yet with the parts of `whole`, a leaf of `level`.
+/// Fills a table that no CPU reaches yet with the parts of `whole`, a leaf of `level`. Short, since a guest may wait.
 fn fill_parts(table: &Table, whole: Descriptor, level: Level, moved: usize, target: Option<Pa>) {
     let mut whole = whole;
     if target.is_some() {
         whole = whole.unprotected().with_mark(Mark::NONE);
     }
     let there = target.map_or(whole, |target| whole.with_output(target));
-    let parts = (0..ENTRIES).map(|index| if index < moved { there } else { whole }.part(level, index));
-    for (entry, part) in table.iter().zip(parts) {
-        entry.store(part.unwrap_or_default().bits(), Ordering::Relaxed);
+    let step = level.below().map_or(0, Level::size);
+    let (at_target, at_source) = table.split_at(moved.min(ENTRIES));
+    for (entries, leaf, first) in [(at_target, there, 0), (at_source, whole, at_target.len())] {
+        let Some(part) = leaf.part(level, first) else { continue };
+        let mut bits = part.bits();
+        for entry in entries {
+            entry.store(bits, Ordering::Relaxed);
+            bits += step;
+        }
     }
 }
 
