@@ -83,13 +83,16 @@ fn stress_while_its_own_cpus_move_its_memory() {
 /// What the guest `pattern` hides the addresses by that its words hold.
 const KEY: u64 = 0x5ca1_ab1e_0000_0000;
 
+/// Bytes behind each controller where they are all looked at.
+const CONTROLLER: u64 = 256 << 20;
+
 /// The guest pages of which some word lies behind controller `index`, and whether all of them lie there whole.
 fn pattern_behind(system: &System, index: usize) -> (std::collections::BTreeSet<u64>, bool) {
     let (mut pages, mut are_whole) = (std::collections::BTreeSet::new(), true);
-    let mut chunk = vec![0; 4 << 20];
-    for offset in (0..1u64 << 30).step_by(chunk.len()) {
+    let (mut chunk, empty) = (vec![0; 4 << 20], [0; 4096]);
+    for offset in (0..CONTROLLER).step_by(chunk.len()) {
         system.read_controller(index, offset, &mut chunk);
-        for page in chunk.chunks(4096) {
+        for page in chunk.chunks(4096).filter(|page| *page != empty) {
             let words = page.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
             let addresses = words.map(|word| word ^ KEY).enumerate();
             let is_it = |(at, address): &(usize, u64)| {
@@ -110,7 +113,7 @@ fn every_byte_moves_and_none_stays() {
     let dmb = "dmb-1 { size = <0x2000000>; controllers = <0>; preferred; };";
     let small = "unit-size = <0x1000>; controllers = <0>; preferred;";
     let guest = Guest::payload("pattern", "pattern").ram_mib(16).memory(small).with(dmb);
-    let mut system = Setup::new().set(&[guest], "").boot();
+    let mut system = Setup::new().controllers(4, &[CONTROLLER; 2]).set(&[guest], "").boot();
     system.to_guest("pattern");
     system.expect("pattern ready");
     let (before, are_whole) = pattern_behind(&system, 0);
