@@ -77,7 +77,7 @@ fn stress_while_an_idle_cpu_moves_its_memory() {
 
 #[test]
 fn stress_while_its_own_cpus_move_its_memory() {
-    stress(Setup::new().cpu("max"), 4, 20);
+    stress(Setup::new().cpu("max"), 4, 10);
 }
 
 /// What the guest `pattern` hides the addresses by that its words hold.
