@@ -226,3 +226,53 @@ fn an_evacuated_controller_is_empty_until_it_is_restored() {
     let said = system.expect(r"pattern checked \d+ errors \d+");
     assert!(said.ends_with("errors 0"), "{said}");
 }
+
+/// What is touched is seen, on CPUs that keep access flags and on those that do not, and evened out once.
+fn heat_is_measured_and_evened_out(setup: Setup) {
+    let memory = "controllers = <0>; preferred; unit-size = <0x200000>;";
+    let guests = [
+        Guest::payload("hot", "pattern").bootargs("mode=write limit=32").ram_mib(64).memory(memory),
+        Guest::payload("cold", "pattern").bootargs("mode=idle").ram_mib(64).memory(memory),
+    ];
+    let mut system = setup.set(&guests, "").boot();
+    for name in ["hot", "cold"] {
+        system.to_guest(name);
+        system.expect("pattern ready");
+    }
+    let report = system.json("heat 1");
+    let of = |report: &Value, guest: &str, key: &str| {
+        let rows = report["heat"].as_array().unwrap().iter().filter(|row| row["guest"] == guest);
+        rows.map(|row| row[key].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(of(&report, "hot", "resident_bytes"), 64 << 20, "{report}");
+    // The image, the stack and the page tables lie in the half that is written to.
+    let touched = of(&report, "hot", "touched_bytes");
+    assert!((30 << 20..=36 << 20).contains(&touched), "{report}");
+    assert!(of(&report, "cold", "touched_bytes") <= 4 << 20, "{report}");
+
+    let report = system.json("balance heat");
+    let shifts = report["shifts"].as_array().unwrap();
+    assert!(
+        !shifts.is_empty() && shifts.iter().all(|shift| shift["guest"] == "hot" && shift["to"] == "mc1"),
+        "{report}"
+    );
+    for shift in shifts {
+        wait_for_job(&mut system, shift["job"].as_u64().unwrap());
+    }
+    let report = system.json("balance bytes");
+    for shift in report["shifts"].as_array().unwrap() {
+        wait_for_job(&mut system, shift["job"].as_u64().unwrap());
+    }
+    let report = system.json("balance bytes");
+    assert_eq!(report["shifts"].as_array().unwrap().len(), 0, "{report}");
+}
+
+#[test]
+fn heat_is_measured_by_faults() {
+    heat_is_measured_and_evened_out(Setup::new());
+}
+
+#[test]
+fn heat_is_measured_by_hardware() {
+    heat_is_measured_and_evened_out(Setup::new().cpu("max"));
+}

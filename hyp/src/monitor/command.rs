@@ -1,5 +1,6 @@
 //! The commands.
 
+mod balance;
 mod claims;
 mod console;
 mod cost;
@@ -211,6 +212,25 @@ pub const COMMANDS: &[Command] = &[
         details: "",
         example: "restore mc1",
         run: migrate::restore,
+    },
+    Command {
+        name: "balance",
+        parameters: &[optional("free|bytes|heat", Kind::Word(&["free", "bytes", "heat"]))],
+        summary: "shift guests' memory so that the controllers carry alike",
+        details: "free: as much free memory behind each (the default); bytes: as much of guests; heat: as much that \
+                  guests touch, watched for a second. What differs by an eighth counts as even.",
+        example: "balance heat",
+        run: balance::run,
+    },
+    Command {
+        name: "heat",
+        parameters: &[optional("SECONDS", Kind::Number(1, 60))],
+        summary: "watch for some seconds how much of their memory guests touch",
+        details: "By the access flags of stage 2, so by units: a unit that is touched counts whole. Each unit is looked \
+                  at twice, which the report says the cost of; on CPUs that do not keep the flags, the first access \
+                  to each is a fault beside.",
+        example: "heat 5",
+        run: balance::heat,
     },
     Command {
         name: "retire",

@@ -18,7 +18,7 @@ use stage2::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::{Attributes, Cached, ENTRIES, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
 
-use super::migration::{Migration, Order, Piece};
+use super::migration::{Heat, Migration, Order, Piece};
 
 /// Guest 0's RAM: a region, one that is mapped 1:1, and a designated movable block in units of 4 KiB.
 const PIECES: [(bool, u8, u64, u64, Mobility); 3] = [
@@ -220,6 +220,16 @@ impl Migration for FakeMigration {
     }
     fn place(&self, _: usize, index: usize, placement: Option<Placement>) {
         self.placements[index].set(placement.unwrap_or(Placement::Any));
+    }
+    fn sample(&self, guest: usize, ipa: u64, heat: &mut Heat) -> Option<u64> {
+        if guest != 0 {
+            return None;
+        }
+        heat.unit_count += 1;
+        if heat.is_end && ipa < 48 << 20 {
+            heat.touched[0] += 2 << 20;
+        }
+        (ipa < 256 << 20).then_some(ipa + (2 << 20))
     }
     fn close(&self, controller: ControllerId, is_closed: bool) {
         if is_closed { self.memory.close(controller) } else { self.memory.open(controller) }

@@ -1,6 +1,6 @@
 //! What the monitor asks of the machine about migration.
 
-use stage2::controller::ControllerId;
+use stage2::controller::{ControllerId, MAX_CONTROLLERS};
 use stage2::memory::Retired;
 use stage2::migrate::{Engine, JobId, JobReport, Mobility, Request, RequestError, Shortage};
 use stage2::placement::Placement;
@@ -36,6 +36,17 @@ pub struct Piece {
     pub mobility: Mobility,
 }
 
+/// What was touched of a guest's memory in a window of time.
+#[derive(Clone, Debug, Default)]
+pub struct Heat {
+    /// Whether the window ends, and what was touched is counted; else it begins.
+    pub is_end: bool,
+    /// Bytes of the units that were touched, by controller.
+    pub touched: [u64; MAX_CONTROLLERS],
+    /// Units that were looked at.
+    pub unit_count: u64,
+}
+
 /// Migration, as the monitor sees it. Guests are given by their index; everything returns at once.
 pub trait Migration {
     /// Its counters and settings.
@@ -62,6 +73,10 @@ pub trait Migration {
     fn piece(&self, guest: usize, index: usize) -> Option<Piece>;
     /// Says where a piece is to lie from now on; `None`: where the configuration says.
     fn place(&self, guest: usize, index: usize, placement: Option<Placement>);
+
+    /// Looks at the access flags of a piece of a guest's RAM: of what is at address `ipa` or above. Yields where to go
+    /// on, `None` at the end, or where the guest has no memory.
+    fn sample(&self, guest: usize, ipa: u64, heat: &mut Heat) -> Option<u64>;
 
     /// Lets a controller take no more allocations, or take them again.
     fn close(&self, controller: ControllerId, is_closed: bool);

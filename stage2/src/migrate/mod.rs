@@ -74,6 +74,7 @@
 //! guest. Demotion and promotion keep it so ([`Frames::divide`], [`Frames::unite`]).
 #![forbid(unsafe_code)]
 
+pub mod balance;
 mod engine;
 #[cfg(test)]
 mod fake;

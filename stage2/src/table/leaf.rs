@@ -253,6 +253,21 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         }
     }
 
+    /// Sets the access flags of `[ipa, ipa + size)`. `visit` gets every leaf that is not broken, with the access flag as
+    /// it was found. No invalidation, as for [`Self::mark_accessed`].
+    pub fn mark_all_accessed(&self, ipa: Ipa, size: u64, mut visit: impl FnMut(Leaf)) {
+        for slot in self.slots(ipa, size) {
+            let leaf = slot.leaf();
+            if leaf.is_broken() {
+                continue;
+            }
+            visit(leaf);
+            if !leaf.descriptor().is_accessed() {
+                self.mark_accessed(slot.ipa);
+            }
+        }
+    }
+
     /// How many of the leaves from `ipa` on, up to `most` and to the end of their table, are pages at rest of which
     /// `is_wanted` holds for the physical address: those before the first that is not.
     pub fn leading(&self, ipa: Ipa, most: usize, mut is_wanted: impl FnMut(Pa) -> bool) -> usize {

@@ -3,13 +3,15 @@
 use super::{ENGINE, Host, submit, wake};
 use crate::arch::{own, timer};
 use crate::guest::Guest;
-use crate::monitor::migration::{Migration, Order, Piece};
+use crate::monitor::migration::{Heat, Migration, Order, Piece};
 use guest_dts::config::BankKind;
+use stage2::addr::{Frame, Ipa, PAGEBLOCK_SIZE};
 use stage2::controller::ControllerId;
 use stage2::memory::Retired;
-use stage2::migrate::{Engine, Guests, JobId, JobReport, Request, RequestError, Shortage};
+use stage2::migrate::{Engine, Frames, Guests, JobId, JobReport, Request, RequestError, Shortage};
 use stage2::placement::Placement;
 use stage2::range::FrameRange;
+use stage2::table::Leaf;
 
 /// The operator's hand on migration.
 pub(crate) struct Operator;
@@ -74,6 +76,30 @@ impl Migration for Operator {
         if let Some(place) = guest.placements.lock().get_mut(piece) {
             *place = placement.unwrap_or(planned.placement);
         }
+    }
+
+    fn sample(&self, index: usize, ipa: u64, heat: &mut Heat) -> Option<u64> {
+        let space = guest(index)?.space.if_open()?;
+        let from = Ipa::try_new(ipa)?;
+        space.with(&Host, |stage2| {
+            let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(ipa)?).next()?;
+            let size = leaf.size().max(PAGEBLOCK_SIZE);
+            let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
+            let visit = |leaf: Leaf| {
+                heat.unit_count += 1;
+                let span = own::MEMORY.span_of(Frame::containing(leaf.pa()));
+                if let Some(span) = span.filter(|_| heat.is_end && leaf.descriptor().is_accessed()) {
+                    heat.touched[span.controller.index()] += leaf.size();
+                }
+            };
+            if heat.is_end {
+                stage2.mark_all_accessed(base, size, visit);
+            } else {
+                stage2.harvest_accessed(base, size, visit);
+                stage2.synchronise();
+            }
+            Some(base.get() + size)
+        })
     }
 
     fn close(&self, controller: ControllerId, is_closed: bool) {
