@@ -118,6 +118,10 @@ impl MonitorIo for Io {
         monitor::breathe();
     }
 
+    fn sleep(&mut self, until_ns: u64) {
+        self.wait(Some(until_ns));
+    }
+
     fn pause(&mut self) {
         self.show_log();
         monitor::breathe();

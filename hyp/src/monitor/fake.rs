@@ -406,6 +406,10 @@ impl MonitorIo for Script {
         self.output.extend(bytes);
     }
 
+    fn sleep(&mut self, until_ns: u64) {
+        self.now_ns = self.now_ns.max(until_ns);
+    }
+
     fn pause(&mut self) {}
 
     fn now_ns(&mut self) -> u64 {

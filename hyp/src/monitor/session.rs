@@ -18,6 +18,8 @@ pub trait MonitorIo {
     fn peek(&mut self) -> Option<u8>;
     /// Writes all of `bytes`; waits where there is no room.
     fn write(&mut self, bytes: &[u8]);
+    /// Lets others run until `until_ns`, or until there is something to read that was not there before.
+    fn sleep(&mut self, until_ns: u64);
     /// Lets others run.
     fn pause(&mut self);
     /// Time since boot in nanoseconds.

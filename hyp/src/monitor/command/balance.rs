@@ -11,7 +11,7 @@ use stage2::owner::{GuestId, Owner};
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::GuestState;
 use super::super::migration::Heat;
-use super::super::mux::{GUESTS, REDRAW};
+use super::super::mux::GUESTS;
 use super::super::region::pieces;
 use super::super::report::Value;
 use super::super::session::Session;
@@ -36,20 +36,14 @@ fn sample(session: &mut Session<'_>, seconds: u64) -> Result<Sample, Failure> {
     pass(session, false, &mut sample)?;
     let start = session.io().now_ns();
     let deadline = start.saturating_add(seconds * 1_000_000_000);
-    // A key ends the window early.
-    let key = loop {
-        match session.io().read(Some(deadline)) {
-            // The line was disturbed by a message: nothing that was typed.
-            Some(REDRAW) => {}
-            key => break key,
+    while session.io().now_ns() < deadline {
+        if session.io().peek() == Some(INTERRUPT) {
+            // What is written next sees the key.
+            break;
         }
-    };
-    sample.window_ns = session.io().now_ns().saturating_sub(start);
-    if key == Some(INTERRUPT) {
-        // The flags are as they were.
-        pass(session, true, &mut sample)?;
-        return Err(Failure::Interrupted);
+        session.io().sleep(deadline);
     }
+    sample.window_ns = session.io().now_ns().saturating_sub(start);
     pass(session, true, &mut sample)?;
     Ok(sample)
 }
