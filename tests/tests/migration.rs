@@ -104,11 +104,7 @@ fn stress_while_an_idle_cpu_moves_its_memory() {
 
 #[test]
 fn stress_while_its_own_cpus_move_its_memory() {
-<<<<<<< HEAD
-    stress(Setup::new().cpu("max"), 4, 10);
-=======
     stress(Setup::new().cpu("max"), 4, 3);
->>>>>>> 052da4f (Move Linux guests of three kernels under load; let heat be typed ahead)
 }
 
 /// What the guest `pattern` hides the addresses by that its words hold.
