@@ -34,7 +34,7 @@ fn linux_moves(kernel: &str) {
     let load = "while :; do cp /tmp/data /tmp/copy; cmp /tmp/data /tmp/copy || echo bad >> /tmp/bad; done";
     let forks = "want=$(head -c 300000 /tmp/data | md5sum); while :; do got=$(head -c 300000 /tmp/data | md5sum); \
                  [ \"$got\" = \"$want\" ] || echo bad >> /tmp/bad; echo >> /tmp/forks; done";
-    system.run("alpha", &format!("({load}) > /dev/null 2>&1 & ({forks}) > /dev/null 2>&1 &"));
+    system.run("alpha", &format!("({load}) > /dev/null 2>&1 & ({forks}) > /dev/null 2>&1 & true"));
     for _ in 0..5 {
         for controller in ["mc0", "mc1"] {
             let report = job(&mut system, &format!("migrate alpha {controller}"));
