@@ -140,7 +140,7 @@ impl Boot {
         command.arg("-cpu").arg(self.cpu.as_deref().unwrap_or(&machine.cpu));
         // A socket for each node with CPUs: QEMU warns where CPUs of one socket belong to several nodes.
         let nodes = machine.controllers.iter().filter(|controller| controller.cpus.is_some()).count().max(1);
-        let sockets = if machine.cpus as usize % nodes == 0 { nodes } else { 1 };
+        let sockets = if (machine.cpus as usize).is_multiple_of(nodes) { nodes } else { 1 };
         command.arg("-smp").arg(format!("{},sockets={sockets}", machine.cpus));
         command.arg("-m").arg(format!("{}M", total / MIB));
         command.args(["-net", "none"]);

@@ -137,7 +137,7 @@ fn seven_blocks_are_seven_cma_areas_in_every_kernel() {
     let plain = system.meminfo("plain", "CmaTotal");
     for name in ["old", "middle", "new"] {
         system.wait_for_shell(name);
-        assert_eq!(system.meminfo(name, "CmaTotal"), plain + (7 * 4 << 10), "{name}");
+        assert_eq!(system.meminfo(name, "CmaTotal"), plain + ((7 * 4) << 10), "{name}");
     }
 }
 

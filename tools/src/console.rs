@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, create_dir_all};
 use std::io::{BufWriter, IsTerminal, Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -65,20 +65,15 @@ pub fn run(options: &Options) -> Result<()> {
             Received::Nothing => {}
             Received::End => return view.finish(),
         }
-        loop {
-            match keys.try_recv() {
-                Ok(typed) => {
-                    let (sent, is_over) = quit.take(&typed);
-                    if !sent.is_empty() {
-                        view.sent(&sent)?;
-                        link.send(&sent)?;
-                    }
-                    if is_over {
-                        return view.finish();
-                    }
-                }
-                // Input that has ended leaves the line to listen to.
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+        // Input that has ended leaves the line to listen to.
+        while let Ok(typed) = keys.try_recv() {
+            let (sent, is_over) = quit.take(&typed);
+            if !sent.is_empty() {
+                view.sent(&sent)?;
+                link.send(&sent)?;
+            }
+            if is_over {
+                return view.finish();
             }
         }
     }

@@ -29,11 +29,9 @@ pub fn run(address: &Address, place: &str) -> Result<()> {
     let listener = TcpListener::bind(place).with_context(|| format!("cannot listen at {place}"))?;
     eprintln!("http://{}/metrics", listener.local_addr()?);
     let mut scraper = Scraper::new(address.clone());
-    for client in listener.incoming() {
-        // One line, one client at a time. What a client does wrong is its own affair.
-        if let Ok(client) = client {
-            let _ = answer(client, || scraper.scrape());
-        }
+    // One line, one client at a time. What a client does wrong is its own affair.
+    for client in listener.incoming().flatten() {
+        let _ = answer(client, || scraper.scrape());
     }
     Ok(())
 }

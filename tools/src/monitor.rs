@@ -126,7 +126,7 @@ impl Monitor {
     /// The next report; `None` if there is none until `deadline`.
     fn next_report(&mut self, deadline: Instant) -> Result<Option<Value>> {
         loop {
-            while let Some(line) = self.lines.next() {
+            for line in self.lines.by_ref() {
                 match report_in(&line) {
                     Some(Ok(report)) => return Ok(Some(report)),
                     Some(Err(_)) => self.bad_report_count += 1,

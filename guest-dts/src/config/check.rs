@@ -140,19 +140,6 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     false
 }
 
-#[cfg(test)]
-mod tests {
-    use super::contains;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_search_finds_what_is_there(bytes in "[ab]{0,40}", wanted in "[abc]{0,5}") {
-            prop_assert_eq!(contains(bytes.as_bytes(), wanted.as_bytes()), bytes.contains(&wanted));
-        }
-    }
-}
-
 /// Static blocks must not overlap each other, nor static pools each other; a pool lies in one block, or outside
 /// all. Those that break a rule are left out.
 #[inline(never)]
@@ -224,4 +211,17 @@ fn mixed<'t>(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contains;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_search_finds_what_is_there(bytes in "[ab]{0,40}", wanted in "[abc]{0,5}") {
+            prop_assert_eq!(contains(bytes.as_bytes(), wanted.as_bytes()), bytes.contains(&wanted));
+        }
+    }
 }

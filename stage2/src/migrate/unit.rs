@@ -84,7 +84,7 @@ pub(super) struct Batch {
 #[inline(always)]
 fn follows(frames: &[Frame; BATCH], index: usize) -> bool {
     let number = frames[index % BATCH].number();
-    number == frames[(index - 1) % BATCH].number() + 1 && number % PAGEBLOCK_FRAMES != 0
+    number == frames[(index - 1) % BATCH].number() + 1 && !number.is_multiple_of(PAGEBLOCK_FRAMES)
 }
 
 impl Batch {
