@@ -88,11 +88,12 @@ install_packages() {
 from_backports() {
     suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     lists=$PWD/target/backports
+    # shellcheck disable=SC2016 # apt-get's own expression
     mirror=$(apt-get indextargets --format '$(SITE)' "Codename: $suite" "Created-By: Packages" | head -n 1)
     [ -n "$suite" ] && [ -n "$mirror" ] || return 1
     echo "setup: not without removing others; trying with $suite-backports"
     mkdir -p "$lists/sources" "$lists/lists/partial"
-    find /etc/apt/sources.list.d -name '*.list' -o -name '*.sources' | xargs -r cp -t "$lists/sources"
+    find /etc/apt/sources.list.d \( -name '*.list' -o -name '*.sources' \) -exec cp -t "$lists/sources" {} +
     echo "deb [signed-by=$KEYRING] $mirror $suite-backports main" >"$lists/sources/ballast.list"
     sources="Dir::Etc::SourceParts=$lists/sources"
     state="Dir::State::Lists=$lists/lists"
