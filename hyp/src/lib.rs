@@ -12,3 +12,4 @@ pub mod device;
 pub mod guest;
 pub mod log;
 pub mod monitor;
+pub mod physical;

@@ -212,16 +212,7 @@ impl Boot {
     /// itself writes its own memory nodes over those of a tree that it is given.
     fn staged(&self, folder: &WorkDir) -> Result<Command> {
         let file = |name: &str| folder.path().join(name);
-        let tree = file("host.dtb");
-        match &self.tree {
-            Some(given) => std::fs::copy(given, &tree).map(drop).at(given)?,
-            None => {
-                let dump = format!(",dumpdtb={}", option_path(&tree).display());
-                process::quietly(&mut self.direct(folder, &dump)?)?;
-            }
-        }
-        let ramdisk_at = tree::ramdisk_address(&tree).unwrap_or(RAM_BASE + self.ramdisk_offset());
-        tree::lay_over(&tree, &format!("{}{}", tree::without_gaps(&self.machine), self.tree_overlay))?;
+        let (tree, ramdisk_at) = self.make_tree(folder)?;
 
         let kernel_at = RAM_BASE + kernel_offset(&self.kernel)?;
         let tree_at = RAM_BASE + in_blocks(self.ramdisk_end());
@@ -245,6 +236,33 @@ impl Boot {
         load(&entry, entry_at);
         command.arg("-device").arg(format!("loader,addr={entry_at:#x},cpu-num=0"));
         Ok(command)
+    }
+
+    /// The device tree that Ballast finds, as a blob: QEMU is started to write it, and runs nothing.
+    ///
+    /// # Errors
+    /// There is no QEMU, or it refuses its command line; the tree cannot be edited or read.
+    pub fn host_tree(&self) -> Result<Vec<u8>> {
+        let folder = WorkDir::new(0)?;
+        let (tree, _) = self.make_tree(&folder)?;
+        std::fs::read(&tree).at(&tree)
+    }
+
+    /// Makes the tree in `folder`, and returns where it is and where the ramdisk goes.
+    fn make_tree(&self, folder: &WorkDir) -> Result<(PathBuf, u64)> {
+        let tree = folder.path().join("host.dtb");
+        match &self.tree {
+            Some(given) => std::fs::copy(given, &tree).map(drop).at(given)?,
+            None => {
+                let dump = format!(",dumpdtb={}", option_path(&tree).display());
+                process::quietly(&mut self.direct(folder, &dump)?)?;
+            }
+        }
+        let ramdisk_at = tree::ramdisk_address(&tree).unwrap_or(RAM_BASE + self.ramdisk_offset());
+        if self.needs_own_tree() {
+            tree::lay_over(&tree, &format!("{}{}", tree::without_gaps(&self.machine), self.tree_overlay))?;
+        }
+        Ok((tree, ramdisk_at))
     }
 
     fn ramdisk_offset(&self) -> u64 {

@@ -40,6 +40,15 @@ enum Command {
     Fetch,
     /// List the machines
     Machines,
+    /// Write the device tree that Ballast finds on a machine, for `ballast check --host`
+    Tree {
+        /// The machine, from qemu/machines
+        #[arg(long, default_value = "two")]
+        machine: String,
+        /// Where the blob goes
+        #[arg(value_name = "FILE.dtb")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -116,6 +125,11 @@ fn execute(command: Command) -> Result<ExitCode> {
         }
         Command::Fetch => fetch()?,
         Command::Machines => machines()?,
+        Command::Tree { machine, file } => {
+            let boot = Boot::new(Machine::load(&machine)?, Image::build()?.bin);
+            let tree = boot.host_tree()?;
+            std::fs::write(&file, tree).map_err(|source| Error::File { path: file, source })?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

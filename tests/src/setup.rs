@@ -178,6 +178,15 @@ impl Setup {
         boot.ramdisk.unwrap_or_else(|| panic!("no configuration"))
     }
 
+    /// The device tree of its host.
+    ///
+    /// # Panics
+    /// Something cannot be built, or QEMU does not write it.
+    pub fn host_tree(&self) -> Vec<u8> {
+        let boot = self.clone().complete().unwrap_or_else(|error| panic!("{error}"));
+        boot.host_tree().unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// With a second serial line, whose bytes go to a file.
     pub fn second_serial(mut self, file: &Path) -> Self {
         self.boot.second_serial = Some(format!("file:{}", file.display()).into());

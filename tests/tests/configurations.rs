@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ballast_tools::configuration::check_blob;
-use guest_dts::config::{ControllerRoom, Host};
+use ballast_tools::configuration::{Findings, Place, check_blob};
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
 
@@ -38,24 +37,22 @@ fn wait_until(system: &mut System, name: &str, wanted: &str) -> Value {
 }
 
 /// `text` with every number, and its unit, written as `N`, and white space as one space: the tool on the PC does not
-/// know what the host has free to the byte.
+/// know what the image takes.
 fn without_numbers(text: &str) -> String {
     let numbers = regex::Regex::new(r"\d+( (bytes|.iB))?").unwrap();
     let spaces = regex::Regex::new(r"\s+").unwrap();
     spaces.replace_all(&numbers.replace_all(text, "N"), " ").into_owned()
 }
 
-/// What `ballast check` says of the blob in `file` for a host of two controllers of 1 GiB and four CPUs.
-fn checked(file: &Path) -> ballast_tools::configuration::Findings {
-    let room = |id| ControllerRoom { id, free: 1 << 30 };
-    let host = Host { cpu_count: 4, controllers: [room(0), room(1)].into_iter().collect() };
-    check_blob(&std::fs::read(file).unwrap(), Some(&host))
+/// What `ballast check --host` says of what `setup` boots.
+fn checked(setup: &Setup) -> Findings {
+    let blob = std::fs::read(setup.configuration()).unwrap();
+    check_blob(&blob, Place::Described(&setup.host_tree(), None))
 }
 
-/// Everything that `ballast check` says stands in the log, too.
+/// Everything that `ballast check --host` said stands in the log, too.
 #[track_caller]
-fn assert_same_words(system: &mut System, file: &Path) {
-    let findings = checked(file);
+fn assert_same_words(system: &mut System, findings: &Findings) {
     assert!(!findings.lines.is_empty());
     system.monitor("log");
     let shown = without_numbers(&system.transcript());
@@ -95,11 +92,11 @@ fn bad_guests_are_refused_in_the_words_of_the_check_and_others_start() {
         guests.concat()
     );
     let setup = Setup::new().source(&source, &["witness"]);
-    let file = setup.configuration();
+    let findings = checked(&setup);
     let mut system = setup.boot();
     system.wait_for_monitor();
     wait_until(&mut system, "witness", "running");
-    assert_same_words(&mut system, &file);
+    assert_same_words(&mut system, &findings);
     for (name, why) in [
         (
             "hungry",
@@ -182,9 +179,11 @@ fn truncated_and_corrupted_blobs_are_told_of() {
         }),
     ];
     for file in files {
-        let mut system = Setup::new().blob(&file, &[]).boot();
+        let setup = Setup::new().blob(&file, &[]);
+        let findings = checked(&setup);
+        let mut system = setup.boot();
         system.wait_for_monitor();
-        assert_same_words(&mut system, &file);
+        assert_same_words(&mut system, &findings);
         assert_eq!(system.monitor("guests").trim(), "There are no guests.", "{}", file.display());
     }
 }
@@ -205,8 +204,12 @@ fn blocks_and_pools_are_designated_or_kept_out_of_use() {
         let rows = report["controllers"].as_array().unwrap();
         rows.iter().map(|row| row["dmb_bytes"].as_u64().unwrap() >> 20).collect::<Vec<_>>()
     };
-    let mut system = Setup::new().set(&[witness()], &more("0x61000000")).boot();
+    let setup = Setup::new().set(&[witness()], &more("0x61000000"));
+    let findings = checked(&setup);
+    assert_eq!(findings.error_count, 0, "{findings:?}");
+    let mut system = setup.boot();
     wait_until(&mut system, "witness", "running");
+    assert_same_words(&mut system, &findings);
     assert_eq!(movable(&mut system), [128, 128]);
     assert_eq!(system.json("frame 0x60000000")["zone"], "MOVABLE");
     assert!(system.transcript().contains("pool video of 16 MiB at 0x61000000"), "{}", system.transcript());
@@ -214,10 +217,10 @@ fn blocks_and_pools_are_designated_or_kept_out_of_use() {
 
     // A pool at a wrong place: no block holds, and nobody gets what was named.
     let setup = Setup::new().set(&[witness()], &more("0x67800800"));
-    let file = setup.configuration();
+    let findings = checked(&setup);
     let mut system = setup.boot();
     wait_until(&mut system, "witness", "running");
-    assert_same_words(&mut system, &file);
+    assert_same_words(&mut system, &findings);
     assert_eq!(movable(&mut system), [0, 0]);
     for address in ["0x60000000", "0x67ffffff", "0x687ff000"] {
         assert_eq!(system.json(&format!("frame {address}"))["state"], "reserved", "{address}");

@@ -1,12 +1,16 @@
 //! `ballast check` and `ballast image`: configuration blobs.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use guest_dts::config::{Configuration, ControllerRoom, Host, Severity};
 use guest_dts::tree::{AlignedBlob, Tree};
+use hyp::physical::{Tell, tell_finding};
+
+use crate::host;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,33 +29,56 @@ pub struct CheckOptions {
     /// The configuration blob
     #[arg(value_name = "FILE.dtb")]
     pub blob: PathBuf,
-    /// Check that the guests fit a host, too: how many CPUs it has
-    #[arg(long, value_name = "COUNT", requires = "controller")]
+    /// Check that the guests fit a host, too: its device tree (QEMU writes it with -machine …,dumpdtb=FILE; on Linux
+    /// it is /sys/firmware/fdt)
+    #[arg(long, value_name = "HOST.dtb")]
+    pub host: Option<PathBuf>,
+    /// Ballast's command line on that host, where it is not the one in its tree
+    #[arg(long, value_name = "TEXT", requires = "host")]
+    pub append: Option<String>,
+    /// Without the host's tree: how many CPUs it has
+    #[arg(long, value_name = "COUNT", requires = "controller", conflicts_with = "host")]
     pub cpus: Option<u32>,
-    /// What is free behind each of the host's controllers in order, like 1G
+    /// Without the host's tree: what is free behind each of its controllers in order, like 1G
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cpus")]
     pub controller: Vec<u64>,
+}
+
+/// What a configuration is to fit.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// No host in particular.
+    Any,
+    /// A host of which only its size is known.
+    Sized(&'a Host),
+    /// A host, by its device tree, and Ballast's command line there if it is not the tree's.
+    Described(&'a [u8], Option<&'a str>),
 }
 
 /// Checks the blob in a file, and says what is wrong. Returns whether nothing is.
 ///
 /// # Errors
-/// The file cannot be read.
+/// A file cannot be read.
 pub fn check(options: &CheckOptions) -> Result<bool> {
-    let host = options.cpus.map(|cpu_count| {
-        let mut host = Host { cpu_count, ..Host::default() };
-        for (id, &free) in options.controller.iter().enumerate() {
-            // More controllers than Ballast knows have no guests.
-            let _ = host.controllers.push(ControllerRoom { id: id as u8, free });
-        }
-        host
-    });
-    check_file(&options.blob, host.as_ref())
+    if let Some(path) = &options.host {
+        let tree = read_file(path)?;
+        return check_file(&options.blob, Place::Described(&tree, options.append.as_deref()));
+    }
+    let Some(cpu_count) = options.cpus else { return check_file(&options.blob, Place::Any) };
+    let mut host = Host { cpu_count, ..Host::default() };
+    for (id, &free) in options.controller.iter().enumerate() {
+        // More controllers than Ballast knows have no guests.
+        let _ = host.controllers.push(ControllerRoom { id: id as u8, free });
+    }
+    check_file(&options.blob, Place::Sized(&host))
 }
 
-fn check_file(path: &Path, host: Option<&Host>) -> Result<bool> {
-    let blob = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let findings = check_blob(&blob, host);
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn check_file(path: &Path, place: Place<'_>) -> Result<bool> {
+    let findings = check_blob(&read_file(path)?, place);
     for line in &findings.lines {
         println!("{line}");
     }
@@ -78,42 +105,52 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "too large".into())
 }
 
-/// Checks a blob, by the code that Ballast itself checks it by; with `host`, whether the guests fit it.
-pub fn check_blob(blob: &[u8], host: Option<&Host>) -> Findings {
-    let mut findings = Findings::default();
-    let blob = AlignedBlob::new(blob);
-    let tree = match Tree::new(blob.as_slice()) {
-        Ok(tree) => tree,
-        Err(error) => {
-            findings.lines.push(format!("error: {error}"));
-            findings.error_count = 1;
-            return findings;
-        }
-    };
+/// Checks a blob, by the code that Ballast itself checks it by, and whether its guests fit `place`.
+pub fn check_blob(blob: &[u8], place: Place<'_>) -> Findings {
     let mut lines = Vec::new();
     let mut error_count = 0;
-    let mut tell = |severity: Severity, finding: guest_dts::finding::Finding<'_>| {
+    let mut tell = |severity: Severity, text: fmt::Arguments<'_>| {
         let word = match severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
             Severity::Note => "note",
         };
         error_count += usize::from(severity == Severity::Error);
-        lines.push(format!("{word}: {finding}"));
+        lines.push(format!("{word}: {text}"));
     };
-    match Configuration::read(&tree, &mut tell) {
-        Ok(mut configuration) => {
-            if let Some(host) = host {
-                configuration.fit_blocks(host, &mut tell);
-                configuration.fit(host, &mut tell);
-            }
-            findings.guests = configuration.guests.iter().map(|guest| guest.name.to_owned()).collect();
+    let guests = match guests(blob, place, &mut tell) {
+        Ok(guests) => guests,
+        Err(error) => {
+            tell(Severity::Error, format_args!("{error}"));
+            Vec::new()
         }
-        Err(finding) => tell(Severity::Error, finding),
+    };
+    Findings { lines, error_count, guests }
+}
+
+/// The names of the guests of `blob` that can be started in `place`.
+fn guests(blob: &[u8], place: Place<'_>, tell: &mut Tell<'_>) -> Result<Vec<String>> {
+    let blob = AlignedBlob::new(blob);
+    let tree = Tree::new(blob.as_slice()).map_err(|error| anyhow!("{error}"))?;
+    let host_blob = AlignedBlob::new(match place {
+        Place::Described(tree, _) => tree,
+        Place::Any | Place::Sized(_) => &[],
+    });
+    let mut configuration = Configuration::read(&tree, &mut tell_finding(tell))
+        .map_err(|finding| anyhow!("configuration: {finding}"))?;
+    match place {
+        Place::Any => {}
+        Place::Sized(host) => {
+            configuration.fit_blocks(host, &mut tell_finding(tell));
+            configuration.fit(host, &mut tell_finding(tell));
+        }
+        Place::Described(_, command_line) => {
+            let host =
+                Tree::new(host_blob.as_slice()).map_err(|error| anyhow!("the host's tree: {error}"))?;
+            host::fit(&host, command_line, &mut configuration, tell)?;
+        }
     }
-    findings.lines = lines;
-    findings.error_count = error_count;
-    findings
+    Ok(configuration.guests.iter().map(|guest| guest.name.to_owned()).collect())
 }
 
 /// What `ballast image` is told.
@@ -147,7 +184,7 @@ pub fn image(options: &ImageOptions) -> Result<bool> {
     if !status.success() {
         bail!("dtc refuses {}", options.source.display());
     }
-    check_file(&options.out, None)
+    check_file(&options.out, Place::Any)
 }
 
 #[cfg(test)]
@@ -165,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_no_blob_is_told() {
-        let findings = check_blob(b"no device tree", None);
+        let findings = check_blob(b"no device tree", Place::Any);
         assert_eq!(findings.error_count, 1);
         assert!(findings.lines[0].starts_with("error: "), "{:?}", findings.lines);
     }
@@ -184,7 +221,7 @@ mod tests {
     fn a_guest_without_a_kernel_is_an_error() {
         let source = "/dts-v1/; / { compatible = \"ballast,configuration\"; guests { alpha { }; }; };";
         let Some(blob) = compile(source) else { return };
-        let findings = check_blob(&blob, None);
+        let findings = check_blob(&blob, Place::Any);
         assert!(findings.error_count >= 1, "{findings:?}");
         assert!(findings.lines.iter().any(|line| line.contains("/guests/alpha")), "{findings:?}");
     }

@@ -6,11 +6,13 @@
 //! * [`model`]: the reports as data.
 //! * [`recording`]: what passed, in a file that terminal players know.
 //! * [`console`], [`log`], [`top`], [`report`], [`exporter`], [`configuration`]: the commands.
+//! * [`host`]: what a host would make of a configuration.
 
 pub mod configuration;
 pub mod console;
 pub mod exporter;
 pub mod frames;
+pub mod host;
 pub mod link;
 pub mod log;
 pub mod model;

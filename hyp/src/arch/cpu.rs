@@ -9,15 +9,13 @@ use crate::device::vgic::{Local, MAX_VCPUS};
 use crate::guest::{Guest, Vcpu};
 use crate::monitor::statistics::Counters;
 use crate::monitor::trace;
+pub use crate::physical::MAX_CPUS;
 use aarch64_cpu::registers::{MIDR_EL1, Readable, TPIDR_EL2, Writeable};
 use core::cell::Cell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
 use stage2::migrate::Engaged;
-
-/// CPUs that Ballast can use.
-pub const MAX_CPUS: usize = 32;
 
 /// One CPU.
 pub struct PerCpu {

@@ -8,7 +8,6 @@ pub(crate) mod copy;
 mod coroutine;
 pub(crate) mod cost;
 pub mod cpu;
-mod designate;
 mod fatal;
 pub(crate) mod features;
 mod firmware;
@@ -19,7 +18,6 @@ mod mem;
 mod mmu;
 pub(crate) mod monitor;
 pub(crate) mod own;
-mod pinned;
 mod start;
 mod sysreg;
 pub mod timer;
@@ -32,7 +30,6 @@ mod vectors;
 pub(crate) mod window;
 
 pub use firmware::version as psci_version;
-pub(crate) use start::NORMAL_FLOOR_FRAMES;
 pub use start::{board, controller_name, host_name, host_tree, taken};
 
 /// A guest's images are in its RAM: all of it is at the point of coherency, and no CPU's instruction cache holds

@@ -6,12 +6,10 @@
 use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface};
 use super::window::Window;
-use super::{
-    boot, cache, designate, fatal, features, firmware, heap, idle, mmu, monitor, own, pinned, timer, uart,
-    vectors,
-};
-use crate::board::{Board, Console, Extent, Gic};
+use super::{boot, cache, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
+use crate::board::{Board, Console, Gic};
 use crate::log;
+use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
@@ -20,10 +18,9 @@ use guest_dts::argument;
 use guest_dts::config::Configuration;
 use guest_dts::tree::Tree;
 use spin::Once;
-use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
-use stage2::controller::ControllerId;
+use stage2::addr::{FRAME_SIZE, Pa};
 use stage2::frame::Footprint;
-use stage2::map::{BootMap, ReservationKind};
+use stage2::map::BootMap;
 use stage2::owner::Owner;
 use stage2::pool::Pools;
 
@@ -31,8 +28,6 @@ use stage2::pool::Pools;
 const MONITOR_STACK_ORDER: u8 = (mmu::MONITOR_STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
 /// log2 of the frames of a CPU's stack.
 const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
-/// NORMAL memory that guests leave for Ballast and its tables, in frames: 8 MiB.
-pub(crate) const NORMAL_FLOOR_FRAMES: u64 = 2048;
 /// Largest device tree that is read, in bytes.
 const TREE_LIMIT: u64 = 2 << 20;
 
@@ -210,51 +205,19 @@ fn boot_memory(
     board: &Board<'static>,
     tree: &[u8],
     tree_pa: u64,
-    mut configuration: Option<&mut Configuration<'static>>,
+    configuration: Option<&mut Configuration<'static>>,
 ) {
     // SAFETY: this CPU alone runs, and this function once.
     let map = unsafe { &mut *BOOT_MAP.0.get() };
     let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
-    for ram in &board.ram.ranges {
-        let Some(id) = ControllerId::try_new(ram.controller) else { continue };
-        if let Err(error) = map.add_ram(id, ram.range.base().get(), ram.range.size()) {
-            fail("RAM", &error);
-        }
-    }
-    let mut reserve = |base: u64, size: u64, kind, name: &str| {
-        if let Err(error) = map.reserve(base, size, kind, name) {
-            fail(name, &error);
-        }
+    let loaded =
+        Loaded { image: Some((mmu::image(), mmu::image_size())), tree: Some((tree_pa, tree.len() as u64)) };
+    let table = match physical::lay_out(map, board, &loaded, configuration, &mut crate::guest::tell) {
+        Ok(range) => range,
+        Err(error) => refuse(format_args!("{error}")),
     };
-    reserve(mmu::image(), mmu::image_size(), ReservationKind::Image, "Ballast");
-    reserve(tree_pa, tree.len() as u64, ReservationKind::DeviceTree, "device tree");
-    if let Some(initrd) = &board.chosen.initrd {
-        reserve(initrd.base().get(), initrd.size(), ReservationKind::Module, "configuration");
-    }
-    for module in &board.chosen.modules {
-        reserve(module.range.base().get(), module.range.size(), ReservationKind::Module, "boot module");
-    }
-    // What is designated lies in the map as such, not as reserved.
-    for reservation in board.reservations.iter().filter(|reservation| designate::kind(reservation).is_none())
-    {
-        if let Extent::Static(range) = &reservation.extent {
-            let kind = if reservation.is_no_map { ReservationKind::NoMap } else { ReservationKind::Firmware };
-            let name = reservation.node.as_ref().map_or("reserved", |node| node.name());
-            reserve(range.base().get(), range.size(), kind, name);
-        }
-    }
-    if let Some(configuration) = configuration.as_deref_mut()
-        && let Err(error) = pinned::reserve(map, board, configuration)
-    {
-        fail("pinned memory", &error);
-    }
-    designate::designate(map, board, configuration);
     crate::guest::claims::designated(Pools::of(map));
     let footprint = Footprint::of(map);
-    let table = match map.carve(footprint.bytes(), PAGEBLOCK_SIZE, "frame table") {
-        Ok(range) => range,
-        Err(error) => fail("frame table", &error),
-    };
     let address = match mmu::map_frame_table(table.base(), table.bytes()) {
         Ok(address) => address,
         Err(error) => fail("frame table", &error),

@@ -95,10 +95,19 @@ impl<'t> Board<'t> {
     /// # Errors
     /// The first thing that is missing or wrong.
     pub fn read(tree: &Tree<'t>) -> Result<Self, BoardError<'t>> {
+        Self::read_with(tree, None)
+    }
+
+    /// Reads the host's tree, with `command_line`, if there is one, for the one that the tree has.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read).
+    pub fn read_with(tree: &Tree<'t>, command_line: Option<&'t str>) -> Result<Self, BoardError<'t>> {
         let mut warnings = Warnings::default();
         // First what a message needs to come out, then the rest in the order in which it is used.
         let console = Console::read(tree)?;
-        let chosen = Chosen::read(tree)?;
+        let mut chosen = Chosen::read(tree)?;
+        chosen.bootargs = command_line.unwrap_or(chosen.bootargs);
         let ram = Ram::read(tree, chosen.bootargs, &mut warnings)?;
         let reservations = reserved::read(tree, &mut warnings)?;
         let psci = Psci::read(tree)?;

@@ -5,22 +5,23 @@ use crate::arch::{self, cpu, map_loaded, own};
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
 use crate::log;
+use crate::physical::{self, tell_finding};
 use alloc::boxed::Box;
 use alloc::string::ToString;
-use guest_dts::config::{Configuration, ControllerRoom, Guest, Host, Severity};
+use core::fmt;
+use guest_dts::config::{Configuration, Guest, Host, Severity};
 use guest_dts::finding::Finding;
 use guest_dts::tree::Tree;
 use spin::Once;
-use stage2::addr::FRAME_SIZE;
 use stage2::controller::ControllerId;
 use stage2::owner::GuestId;
 
-/// Tells of a finding.
-pub(crate) fn tell(severity: Severity, finding: Finding<'static>) {
+/// Logs what was found.
+pub(crate) fn tell(severity: Severity, text: fmt::Arguments<'_>) {
     match severity {
-        Severity::Error => log::error!("configuration: {}", finding),
-        Severity::Warning => log::warn!("configuration: {}", finding),
-        Severity::Note => log::info!("configuration: {}", finding),
+        Severity::Error => log::error!("{}", text),
+        Severity::Warning => log::warn!("{}", text),
+        Severity::Note => log::info!("{}", text),
     }
 }
 
@@ -42,9 +43,9 @@ pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configur
     let Some(mut configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
     if let Some(tree) = arch::host_tree() {
-        configuration.fit_nodes(tree, &mut tell);
+        configuration.fit_nodes(tree, &mut tell_finding(&mut tell));
     }
-    configuration.fit(&room(board), &mut tell);
+    configuration.fit(&room(board), &mut tell_finding(&mut tell));
     migration::configure(&configuration.migration);
     define_all(board, &configuration);
     super::claims::set_owners(&configuration.pools);
@@ -74,7 +75,7 @@ fn read_loaded(
     if let Some(initrd) = &chosen.initrd {
         let Some(blob) = map_loaded(initrd.base(), initrd.size()) else { return Ok(None) };
         return match Tree::new(blob) {
-            Ok(tree) => Configuration::read(&tree, &mut tell).map(Box::new).map(Some),
+            Ok(tree) => Configuration::read(&tree, &mut tell_finding(&mut tell)).map(Box::new).map(Some),
             Err(error) => {
                 log::error!("configuration at {}: {}", initrd.base(), error);
                 Ok(None)
@@ -92,16 +93,7 @@ fn read_loaded(
 
 /// What the host has for guests now.
 pub(super) fn room(board: &Board<'_>) -> Host {
-    // The controller with most of NORMAL is the one that keeps the floor.
-    let normal_free = |id: &ControllerId| own::MEMORY.controller_totals(*id).normal.free;
-    let keeper = own::MEMORY.controllers().iter().max_by_key(normal_free);
-    let controllers = board.ram.controllers.iter().enumerate().filter_map(|(place, controller)| {
-        let id = ControllerId::try_new(place as u8)?;
-        let floor = if Some(id) == keeper { arch::NORMAL_FLOOR_FRAMES } else { 0 };
-        let free = own::MEMORY.controller_totals(id).free().saturating_sub(floor) * FRAME_SIZE;
-        Some(ControllerRoom { id: u8::try_from(controller.id).ok()?, free })
-    });
-    Host { cpu_count: cpu::count() as u32, controllers: controllers.collect() }
+    physical::room(board, &own::MEMORY, cpu::count())
 }
 
 fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {

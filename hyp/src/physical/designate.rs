@@ -6,11 +6,11 @@
 //! configuration, nothing is designated, the nodes' memory stays out of use, and the start goes on: what is missing is
 //! flexibility, not memory that somebody relies on.
 
+use super::{Tell, tell_finding};
 use crate::board::{Board, Extent, Reservation, ReservationKind};
-use crate::guest::tell;
-use crate::log;
 use alloc::vec::Vec;
-use guest_dts::config::{self, Configuration, ControllerRoom, Host};
+use core::fmt;
+use guest_dts::config::{self, Configuration, ControllerRoom, Host, Severity};
 use stage2::controller::ControllerId;
 use stage2::dmb::{self, Core, CoreOption, DesignationError, Node, NodeKind, NodePlace, Source, Wishes};
 use stage2::map::BootMap;
@@ -31,10 +31,11 @@ pub(super) fn kind(reservation: &Reservation<'_>) -> Option<NodeKind> {
 pub(super) fn designate(
     map: &mut BootMap,
     board: &Board<'_>,
-    mut configuration: Option<&mut Configuration<'static>>,
+    mut configuration: Option<&mut Configuration<'_>>,
+    tell: &mut Tell<'_>,
 ) {
     if let Some(configuration) = configuration.as_deref_mut() {
-        configuration.fit_blocks(&room(map, board), &mut tell);
+        configuration.fit_blocks(&room(map, board), &mut tell_finding(tell));
     }
     let configuration = configuration.map(|configuration| &*configuration);
     let wanted =
@@ -50,15 +51,14 @@ pub(super) fn designate(
     let is_refused = configuration.is_some_and(|configuration| configuration.has_refused_blocks);
     let result = match is_refused {
         true => Err(None),
-        false => try_designate(map, board.chosen.bootargs, &nodes).map_err(Some),
+        false => try_designate(map, board.chosen.bootargs, &nodes, tell).map_err(Some),
     };
     let Err(why) = result else { return };
-    match why {
-        Some(error) => log::error!("designated movable blocks: {}; nothing is designated", error),
-        None => {
-            log::error!("designated movable blocks: the configuration's are wrong; nothing is designated");
-        }
-    }
+    let why: &dyn fmt::Display = match &why {
+        Some(error) => error,
+        None => &"the configuration's are wrong",
+    };
+    tell(Severity::Error, format_args!("designated movable blocks: {why}; nothing is designated"));
     let withheld = configuration.into_iter().flat_map(|configuration| &configuration.withheld);
     let withheld = withheld.map(|range| Node {
         place: NodePlace::Static { base: range.base().get(), size: range.size() },
@@ -66,7 +66,7 @@ pub(super) fn designate(
     });
     let nodes: Vec<Node<'_>> = nodes.iter().copied().chain(withheld).collect();
     if let Err(error) = dmb::withhold(map, &nodes) {
-        log::error!("designated movable blocks: {}", error);
+        tell(Severity::Error, format_args!("designated movable blocks: {error}"));
     }
 }
 
@@ -83,9 +83,9 @@ fn room(map: &BootMap, board: &Board<'_>) -> Host {
 }
 
 /// Blocks and pools of the configuration: blocks first, since pools may lie in them.
-fn configured<'a>(
-    configuration: Option<&'a Configuration<'static>>,
-) -> impl Iterator<Item = (&'static str, NodeKind, &'a config::Extent)> {
+fn configured<'a, 't>(
+    configuration: Option<&'a Configuration<'t>>,
+) -> impl Iterator<Item = (&'t str, NodeKind, &'a config::Extent)> {
     configuration.into_iter().flat_map(|configuration| {
         let blocks =
             configuration.blocks.iter().map(|block| (block.node.name(), NodeKind::Block, &block.extent));
@@ -131,21 +131,31 @@ fn configured_node<'a>(
     }
 }
 
-fn try_designate(map: &mut BootMap, command_line: &str, nodes: &[Node<'_>]) -> Result<(), DesignationError> {
+fn try_designate(
+    map: &mut BootMap,
+    command_line: &str,
+    nodes: &[Node<'_>],
+    tell: &mut Tell<'_>,
+) -> Result<(), DesignationError> {
     let read = |option| Core::parse(option, dmb::option_values(command_line, option));
     let (movablecore, kernelcore) = (read(CoreOption::Movable)?, read(CoreOption::Kernel)?);
     let floor = dmb::default_floor(map);
     let wishes = Wishes { movablecore: movablecore.as_ref(), kernelcore: kernelcore.as_ref(), nodes, floor };
     let done = dmb::designate(map, &wishes)?;
     if let Some(warning) = done.warning {
-        log::warn!("{}", warning);
+        tell(Severity::Warning, format_args!("{warning}"));
     }
     for block in map.blocks() {
         let (range, name) = (block.range, block.name);
-        log::info!("designated movable block {} of {} MiB at {}", name, range.bytes() >> 20, range.base());
+        let size = range.bytes() >> 20;
+        tell(
+            Severity::Note,
+            format_args!("designated movable block {name} of {size} MiB at {}", range.base()),
+        );
     }
     for pool in map.pools() {
-        log::info!("pool {} of {} MiB at {}", pool.name, pool.range.bytes() >> 20, pool.range.base());
+        let (range, size) = (pool.range, pool.range.bytes() >> 20);
+        tell(Severity::Note, format_args!("pool {} of {size} MiB at {}", pool.name, range.base()));
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Guests' RAM that is to lie at its own physical address (`pinned-in-place`): kept for its guest in the boot memory map
 //! before anything else is put there. It is never anybody else's, whether the guest runs or not.
 
+use super::{Tell, tell_finding};
 use crate::board::{Board, Extent};
-use crate::guest::tell;
 use guest_dts::config::{self, Configuration, Guest, Region, Severity};
 use guest_dts::finding::{Finding, Rule, Value};
 use guest_dts::range::IpaRange;
@@ -18,12 +18,13 @@ use stage2::range::FrameRange;
 pub(super) fn reserve(
     map: &mut BootMap,
     board: &Board<'_>,
-    configuration: &mut Configuration<'static>,
+    configuration: &mut Configuration<'_>,
+    tell: &mut Tell<'_>,
 ) -> Result<(), MapError> {
     let mut index = 0;
     while let Some(guest) = configuration.guests.get(index) {
         if let Some(finding) = first_conflict(map, board, configuration, guest) {
-            tell(Severity::Error, finding.clone());
+            tell_finding(tell)(Severity::Error, finding.clone());
             configuration.refuse(index, finding);
             continue;
         }
@@ -38,17 +39,17 @@ pub(super) fn reserve(
 }
 
 /// The pinned regions of `guest`.
-fn pinned<'a>(guest: &'a Guest<'static>) -> impl Iterator<Item = (IpaRange, &'a Region<'static>)> {
+fn pinned<'a, 't>(guest: &'a Guest<'t>) -> impl Iterator<Item = (IpaRange, &'a Region<'t>)> {
     let regions = guest.regions.iter().filter(|region| region.is_pinned_in_place);
     regions.filter_map(|region| Some((region.ipa?, region)))
 }
 
-fn first_conflict(
+fn first_conflict<'t>(
     map: &BootMap,
     board: &Board<'_>,
-    configuration: &Configuration<'static>,
-    guest: &Guest<'static>,
-) -> Option<Finding<'static>> {
+    configuration: &Configuration<'t>,
+    guest: &Guest<'t>,
+) -> Option<Finding<'t>> {
     pinned(guest).find_map(|(range, region)| {
         let rule = conflict(map, board, configuration, range)?;
         let value = Value::Range { base: range.base().get(), size: range.size() };

@@ -1,0 +1,67 @@
+//! Maps laid out from trees, as a PC and EL2 do.
+
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use guest_dts::config::{Configuration, Severity};
+use guest_dts::testing::compile;
+use guest_dts::tree::Tree;
+use stage2::map::BootMap;
+
+use super::*;
+
+/// QEMU's `virt` with 4 CPUs and two controllers of 1 GiB.
+const HOST: &str = include_str!("../board/tests/qemu_virt.dts");
+
+/// Lays out the map of `HOST` with `command_line` and a configuration of `blocks`; returns it with what was told.
+fn laid_out(command_line: &str, blocks: &str) -> (BootMap, Vec<String>) {
+    let (host, blob) = (
+        compile(HOST),
+        compile(&format!(
+            "/dts-v1/; / {{ compatible = \"ballast,configuration\"; {blocks} guests {{ }}; }};"
+        )),
+    );
+    let (host, tree) = (Tree::new(host.as_slice()).unwrap(), Tree::new(blob.as_slice()).unwrap());
+    let board = Board::read_with(&host, Some(command_line)).unwrap();
+    let mut told = Vec::new();
+    let mut tell = |severity: Severity, text: fmt::Arguments<'_>| told.push(format!("{severity:?}: {text}"));
+    let mut configuration = Configuration::read(&tree, &mut |_, _| {}).unwrap();
+    let mut map = BootMap::new();
+    let loaded = Loaded { image: Some((0x4020_0000, 0x10_0000)), tree: Some((0x4800_0000, 0x1_0000)) };
+    let table = lay_out(&mut map, &board, &loaded, Some(&mut configuration), &mut tell).unwrap();
+    assert!(map.reservation_in(table).is_some(), "the frame table is kept");
+    (map, told)
+}
+
+#[test]
+fn blocks_of_all_sources_are_laid_out_around_what_was_loaded() {
+    let block = "designated-movable-blocks { fast { compatible = \"designated-movable-block\"; reusable; \
+                 size = <0x8000000>; controllers = <1>; }; };";
+    let (map, told) = laid_out("movablecore=64M@0x50000000", block);
+    let blocks: Vec<_> =
+        map.blocks().iter().map(|block| (block.range.base().get(), block.range.bytes() >> 20)).collect();
+    assert_eq!(blocks.len(), 2, "{told:?}");
+    assert!(blocks.contains(&(0x5000_0000, 64)), "{blocks:?}");
+    assert!(blocks.iter().any(|&(base, size)| base >= 0x8000_0000 && size == 128), "{blocks:?}");
+    assert!(told.iter().all(|line| line.starts_with("Note: designated movable block ")), "{told:?}");
+}
+
+#[test]
+fn a_block_over_the_image_is_told_and_nothing_is_designated() {
+    let (map, told) = laid_out("movablecore=64M@0x40000000,64M@0x50000000", "");
+    assert_eq!(map.blocks().len(), 0);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("Error: designated movable blocks: movablecore= item 1"), "{told:?}");
+    assert!(told[0].ends_with("; nothing is designated"), "{told:?}");
+}
+
+#[test]
+fn what_is_nowhere_cannot_be_laid_out() {
+    let host = compile(HOST);
+    let tree = Tree::new(host.as_slice()).unwrap();
+    let board = Board::read(&tree).unwrap();
+    let loaded = Loaded { image: None, tree: Some((u64::MAX, u64::MAX)) };
+    let error = lay_out(&mut BootMap::new(), &board, &loaded, None, &mut |_, _| {}).unwrap_err();
+    assert_eq!(error.what, "device tree");
+}

@@ -1,0 +1,41 @@
+//! What a host would make of a configuration, from its device tree alone: the code that Ballast boots by, on the PC.
+
+use std::sync::atomic::AtomicU32;
+
+use anyhow::{Result, anyhow};
+use guest_dts::config::{Configuration, Severity};
+use guest_dts::tree::Tree;
+use hyp::board::Board;
+use hyp::physical::{self, Loaded, MAX_CPUS, NORMAL_FLOOR_FRAMES, Tell};
+use stage2::frame::Footprint;
+use stage2::map::BootMap;
+use stage2::memory::Memory;
+
+/// Leaves in `configuration` what the host of `tree` can run, and tells why not of the rest. `command_line` is
+/// Ballast's, where it is not the tree's.
+///
+/// What the loader puts into RAM (the image, the tree, the configuration) counts only where the tree names it.
+///
+/// # Errors
+/// Ballast would not start on this host.
+pub fn fit<'t>(
+    tree: &Tree<'t>,
+    command_line: Option<&'t str>,
+    configuration: &mut Configuration<'t>,
+    tell: &mut Tell<'_>,
+) -> Result<()> {
+    let board = Board::read_with(tree, command_line).map_err(|error| anyhow!("the host: {error}"))?;
+    for warning in board.warnings.iter() {
+        tell(Severity::Warning, format_args!("the host: {warning}"));
+    }
+    let mut map = BootMap::new();
+    physical::lay_out(&mut map, &board, &Loaded::default(), Some(configuration), tell)
+        .map_err(|error| anyhow!("{error}"))?;
+    let words: Vec<AtomicU32> = (0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0)).collect();
+    let memory = Box::new(Memory::new());
+    memory.boot(&map, &words, NORMAL_FLOOR_FRAMES).map_err(|error| anyhow!("memory: {error}"))?;
+    configuration.fit_nodes(tree, &mut physical::tell_finding(tell));
+    let room = physical::room(&board, &memory, board.cpus.len().min(MAX_CPUS));
+    configuration.fit(&room, &mut physical::tell_finding(tell));
+    Ok(())
+}
