@@ -26,7 +26,7 @@ use spin::Once;
 
 pub use self::filter::ConfigureError;
 use self::filter::Filter;
-pub use self::ring::{Entry, MESSAGE_SIZE, Reader, Ring, Stamp};
+pub use self::ring::{Entry, MESSAGE_SIZE, Reader, Ring, Stamp, Words};
 pub use crate::{log_debug as debug, log_error as error, log_info as info, log_warn as warn};
 
 /// How much a line matters.
@@ -92,8 +92,13 @@ static BALLAST_LOG: Ring = Ring::new();
 static FILTER: Once<Filter> = Once::new();
 static STAMP: Once<fn() -> Stamp> = Once::new();
 static LISTENER: Once<fn()> = Once::new();
-/// The highest level that any module has: what is above it is decided by one load.
-static HIGHEST: AtomicU8 = AtomicU8::new(Level::Info as u8);
+/// The highest level that any module has, and [`BY_MODULE`]: what is above it, or where all modules have the
+/// same, is decided by one load.
+static LIMIT: AtomicU8 = AtomicU8::new(Level::Info as u8);
+/// Added to [`LIMIT`] if some module has a level of its own.
+const BY_MODULE: u8 = 0x80;
+/// [`Output`], where every line can see it at once.
+static OUTPUT: AtomicU8 = AtomicU8::new(Output::Text as u8);
 
 /// Gives the log its clock; lines before are stamped 0.
 pub fn set_clock(clock: fn() -> Stamp) {
@@ -112,14 +117,28 @@ pub fn set_listener(listener: fn()) {
 /// Names the part that is none of these; nothing is changed.
 pub fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
     let filter = Filter::parse(option)?;
-    HIGHEST.store(filter.highest() as u8, Ordering::Relaxed);
-    FILTER.call_once(|| filter);
+    FILTER.call_once(|| {
+        let by_module = if filter.has_rules() { BY_MODULE } else { 0 };
+        OUTPUT.store(filter.output() as u8, Ordering::Relaxed);
+        LIMIT.store(filter.highest() as u8 | by_module, Ordering::Relaxed);
+        filter
+    });
     Ok(())
 }
 
 /// Where lines go besides the ring.
 pub fn output() -> Output {
-    FILTER.get().map_or(Output::Text, Filter::output)
+    [Output::Off, Output::Frames]
+        .into_iter()
+        .find(|&output| OUTPUT.load(Ordering::Relaxed) == output as u8)
+        .unwrap_or(Output::Text)
+}
+
+/// Whether lines are written as frames. For the macros.
+#[doc(hidden)]
+#[inline(always)]
+pub fn is_in_frames() -> bool {
+    OUTPUT.load(Ordering::Relaxed) == Output::Frames as u8
 }
 
 /// By which serial line they go.
@@ -141,8 +160,14 @@ fn stamp() -> Stamp {
 #[doc(hidden)]
 #[inline]
 pub fn is_kept(level: Level, module: &str) -> bool {
-    level as u8 <= HIGHEST.load(Ordering::Relaxed)
-        && FILTER.get().is_none_or(|filter| filter.keeps(level, module))
+    let limit = LIMIT.load(Ordering::Relaxed);
+    level as u8 <= limit & !BY_MODULE && (limit & BY_MODULE == 0 || is_kept_by_module(level, module))
+}
+
+#[cold]
+#[inline(never)]
+fn is_kept_by_module(level: Level, module: &str) -> bool {
+    FILTER.get().is_none_or(|filter| filter.keeps(level, module))
 }
 
 /// Writes one line. For the macros.
@@ -198,7 +223,7 @@ macro_rules! log_debug {
 macro_rules! __log {
     ($level:ident, $format:literal $(, $argument:expr)* $(,)?) => {
         if $crate::log::is_kept($crate::log::Level::$level, ::core::module_path!()) {
-            if $crate::log::output() == $crate::log::Output::Frames {
+            if $crate::log::is_in_frames() {
                 #[allow(unused_imports, reason = "a line may need none of them")]
                 use $crate::log::frames::{ByDebug as _, ByDisplay as _, ByFormat as _};
                 $crate::log::frames::at($crate::log::Level::$level);

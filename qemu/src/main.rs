@@ -33,7 +33,7 @@ enum Command {
     },
     /// Measure what Ballast costs a guest, in instructions, beside Xen
     Bench {
-        /// `claims`: only what these cost.
+        /// `claims`, `migration` or `watching` (the log and the trace): only what these cost
         part: Option<String>,
     },
     /// Fetch every kernel and make the ramdisk, for later work without a network
@@ -120,6 +120,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             match part.as_deref() {
                 Some("claims") => bench::run_claims(),
                 Some("migration") => bench::run_migration(),
+                Some("watching") => bench::run_watching(),
                 _ => bench::run(),
             }?;
         }

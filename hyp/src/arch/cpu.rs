@@ -13,7 +13,7 @@ pub use crate::physical::MAX_CPUS;
 use aarch64_cpu::registers::{MIDR_EL1, Readable, TPIDR_EL2, Writeable};
 use core::cell::Cell;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
 use stage2::migrate::Engaged;
 
@@ -40,7 +40,10 @@ pub struct PerCpu {
     /// What is counted of its vCPU.
     pub(crate) counters: Counters,
     /// Its last events, once they have been asked for.
-    trace: Once<&'static trace::Ring>,
+    trace: AtomicPtr<trace::Ring>,
+    /// The line of the log that it is writing, as a frame.
+    #[cfg(feature = "defmt")]
+    pub(crate) frame: crate::log::frames::Buffer,
     /// By purpose: when EL2's own timer is to fire; 0: never.
     pub(super) deadlines: [Cell<u64>; super::timer::PURPOSES],
     /// Whether it looks for migration's work by itself.
@@ -90,7 +93,9 @@ impl PerCpu {
             self_target: Cell::new(0),
             self_bit: Cell::new(0),
             counters: Counters::new(),
-            trace: Once::new(),
+            trace: AtomicPtr::new(core::ptr::null_mut()),
+            #[cfg(feature = "defmt")]
+            frame: crate::log::frames::Buffer::new(),
             deadlines: [const { Cell::new(0) }; super::timer::PURPOSES],
             engaged: Engaged::new(),
             requests: AtomicU32::new(0),
@@ -161,11 +166,12 @@ impl PerCpu {
 
     /// Its last events, once they have been asked for.
     pub(crate) fn trace(&self) -> Option<&'static trace::Ring> {
-        self.trace.get().copied()
+        // SAFETY: null, or what `set_trace` stored, which lives for ever; its contents came before it.
+        unsafe { self.trace.load(Ordering::Acquire).as_ref() }
     }
 
     pub(super) fn set_trace(&self, ring: &'static trace::Ring) {
-        self.trace.call_once(|| ring);
+        self.trace.store(core::ptr::from_ref(ring).cast_mut(), Ordering::Release);
     }
 
     /// Whether the CPU has come up.
@@ -187,6 +193,14 @@ impl PerCpu {
     pub fn request(&self, request: Request) {
         self.requests.fetch_or(request as u32, Ordering::AcqRel);
         self.kick();
+    }
+
+    /// The same, where whoever takes the request takes it in front of what it then looks at: one that has not been
+    /// taken yet has its kick under way.
+    pub(super) fn request_once(&self, request: Request) {
+        if self.requests.fetch_or(request as u32, Ordering::AcqRel) & request as u32 == 0 {
+            self.kick();
+        }
     }
 
     /// Brings this CPU into EL2.

@@ -42,7 +42,7 @@ pub(super) fn wake() {
     if let Some(home) = cpu::get(home)
         && (home.index() != cpu::current().index() || !COROUTINE.is_running())
     {
-        home.request(Request::Monitor);
+        home.request_once(Request::Monitor);
     }
 }
 

@@ -7,7 +7,7 @@ use super::cpu::{self, PerCpu, Request};
 use super::own::{self, OwnError};
 use super::{timer, vectors};
 use crate::guest::Vcpu;
-use crate::monitor::trace::{self, Event, Kind, Ring};
+use crate::monitor::trace::{self, Kind, Ring, What};
 use stage2::owner::Owner;
 
 /// log2 of the frames of a ring.
@@ -54,7 +54,7 @@ pub(super) fn follow(cpu: &PerCpu) {
 #[inline(always)]
 pub(crate) fn record(kind: Kind, guest: usize, vcpu: usize, detail: u64, place: u64) {
     if trace::is_recording() {
-        write(kind, guest, vcpu, detail, place);
+        write(kind.with(guest, vcpu), detail, place);
     }
 }
 
@@ -71,14 +71,13 @@ pub(crate) fn record_here(kind: Kind, detail: u64, place: u64) {
 #[cold]
 #[inline(never)]
 fn write_of(kind: Kind, vcpu: &Vcpu, detail: u64, place: u64) {
-    write(kind, vcpu.guest().id().index(), vcpu.index(), detail, place);
+    write(kind.with(vcpu.guest().id().index(), vcpu.index()), detail, place);
 }
 
 #[cold]
 #[inline(never)]
-fn write(kind: Kind, guest: usize, vcpu: usize, detail: u64, place: u64) {
+fn write(what: What, detail: u64, place: u64) {
     if let Some(ring) = cpu::current().trace() {
-        let (guest, vcpu) = (guest as u8, vcpu as u8);
-        ring.record(&Event { ticks: timer::now(), kind, guest, vcpu, detail, place });
+        ring.record(timer::now(), what, detail, place);
     }
 }

@@ -95,6 +95,11 @@ impl Filter {
         self.line
     }
 
+    /// Whether some module has a level of its own.
+    pub(super) fn has_rules(&self) -> bool {
+        self.rules.iter().any(Option::is_some)
+    }
+
     /// The highest level that any module has.
     pub(super) fn highest(&self) -> Level {
         self.rules.iter().flatten().map(|rule| rule.level).fold(self.default, Ord::max)
@@ -131,6 +136,7 @@ mod tests {
     fn nothing_means_text_at_info() {
         let filter = Filter::parse("").unwrap();
         assert_eq!((filter.output(), filter.highest()), (Output::Text, Level::Info));
+        assert!(!filter.has_rules() && Filter::parse("guest=warn").unwrap().has_rules());
     }
 
     #[test]

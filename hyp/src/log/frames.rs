@@ -9,66 +9,77 @@
 //! symbol's address. Decoders want the number alone: `ballast` takes the rest off the symbols.
 
 use core::fmt::{Debug, Display};
-use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use defmt::{Debug2Format, Display2Format, Format};
 
-use super::{Level, MESSAGE_SIZE};
+use super::ring::Words;
+use super::{Level, Stamp};
+use crate::arch::{cpu, timer};
 
-/// How many CPUs have a buffer; those above share the last.
-const CPUS: usize = 32;
-/// [`Buffer::fill`] of a buffer that is not in use.
-const IDLE: u16 = 0;
+/// [`Buffer::state`] between frames.
+const IDLE: u8 = 0;
+/// [`Buffer::state`] while a frame is put together.
+const OPEN: u8 = 1;
+/// [`Buffer::state`] once a frame began within a frame: neither can be decoded.
+const SPOILT: u8 = 2;
 
-/// A frame being put together. All zeroes at first, so that it takes no room in the image.
-struct Buffer {
-    /// How many bytes the frame has so far, and 1; [`IDLE`] between frames.
-    fill: AtomicU16,
+/// A frame being put together, one for each CPU. All zeroes at first, so that it takes no room in the image.
+pub(crate) struct Buffer {
+    state: AtomicU8,
     level: AtomicU8,
-    bytes: [AtomicU8; MESSAGE_SIZE],
+    cpu: AtomicU16,
+    /// When the frame began.
+    time_ns: AtomicU64,
+    words: Words,
 }
 
-static BUFFERS: [Buffer; CPUS] = [const {
-    Buffer {
-        fill: AtomicU16::new(IDLE),
-        level: AtomicU8::new(0),
-        bytes: [const { AtomicU8::new(0) }; MESSAGE_SIZE],
-    }
-}; CPUS];
-
 impl Buffer {
+    pub(crate) const fn new() -> Self {
+        Self {
+            state: AtomicU8::new(IDLE),
+            level: AtomicU8::new(0),
+            cpu: AtomicU16::new(0),
+            time_ns: AtomicU64::new(0),
+            words: Words::new(),
+        }
+    }
+
+    #[inline(always)]
     fn own() -> &'static Self {
-        let cpu = usize::from(super::stamp().cpu).min(CPUS - 1);
-        &BUFFERS[cpu]
+        &cpu::current().frame
     }
 
-    fn append(&self, bytes: &[u8]) {
-        let fill = self.fill.load(Ordering::Relaxed);
-        let Some(start) = fill.checked_sub(1) else { return };
-        for (place, &byte) in self.bytes.iter().skip(start.into()).zip(bytes) {
-            place.store(byte, Ordering::Relaxed);
+    #[inline(always)]
+    fn begin(&self) {
+        if self.state.load(Ordering::Relaxed) != IDLE {
+            self.state.store(SPOILT, Ordering::Relaxed);
+            return;
         }
-        // A frame that is too long is known by its length, and left out.
-        let fill = usize::from(fill).saturating_add(bytes.len()).min(u16::MAX.into());
-        self.fill.store(fill as u16, Ordering::Relaxed);
+        self.cpu.store(cpu::current().index() as u16, Ordering::Relaxed);
+        self.time_ns.store(timer::nanoseconds(), Ordering::Relaxed);
+        self.words.clear();
+        self.state.store(OPEN, Ordering::Relaxed);
     }
 
+    #[inline(always)]
     fn finish(&self) {
-        let Some(len) = self.fill.swap(IDLE, Ordering::Relaxed).checked_sub(1) else { return };
-        let mut frame = [0; MESSAGE_SIZE];
-        let Some(frame) = frame.get_mut(..len.into()) else { return };
-        for (byte, place) in frame.iter_mut().zip(&self.bytes) {
-            *byte = place.load(Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
+        self.state.store(IDLE, Ordering::Relaxed);
+        if state == OPEN {
+            let stamp = Stamp {
+                time_ns: self.time_ns.load(Ordering::Relaxed),
+                cpu: self.cpu.load(Ordering::Relaxed),
+            };
+            super::ring().push_frame(stamp, self.level.load(Ordering::Relaxed), &self.words);
+            super::tell();
         }
-        let level = self.level.load(Ordering::Relaxed);
-        let level = Level::ALL.into_iter().find(|known| *known as u8 == level).unwrap_or(Level::Info);
-        super::ring().push_frame(super::stamp(), level, frame);
-        super::tell();
     }
 }
 
 /// Sets the level of this CPU's next frame. For the macros.
 #[doc(hidden)]
+#[inline]
 pub fn at(level: Level) {
     Buffer::own().level.store(level as u8, Ordering::Relaxed);
 }
@@ -80,10 +91,7 @@ struct Frames;
 // the buffer in use; frames of different CPUs do not meet.
 unsafe impl defmt::Logger for Frames {
     fn acquire() {
-        // A frame within a frame: neither could be decoded. `finish` of the inner one leaves both out.
-        let buffer = Buffer::own();
-        let is_idle = buffer.fill.load(Ordering::Relaxed) == IDLE;
-        buffer.fill.store(if is_idle { 1 } else { IDLE }, Ordering::Relaxed);
+        Buffer::own().begin();
     }
 
     unsafe fn flush() {}
@@ -93,11 +101,19 @@ unsafe impl defmt::Logger for Frames {
     }
 
     unsafe fn write(bytes: &[u8]) {
-        Buffer::own().append(bytes);
+        let words = &Buffer::own().words;
+        let number = bytes.as_ptr().cast::<u64>();
+        if bytes.len() == size_of::<u64>() && number.is_aligned() {
+            // A number, as nearly all arguments are: one load instead of eight.
+            // SAFETY: eight bytes that may be read, aligned for a `u64`, which any eight bytes are.
+            words.append_number(unsafe { number.read() });
+        } else {
+            words.append(bytes);
+        }
     }
 }
 
-defmt::timestamp!("{=u64:us}", super::stamp().time_ns / 1000);
+defmt::timestamp!("{=u64:us}", Buffer::own().time_ns.load(Ordering::Relaxed) / 1000);
 
 /// Hands `frame` to `put` as defmt's own tools read it from a line (rzCOBS, which `_defmt_encoding_` names).
 pub(crate) fn encode(frame: &[u8], mut put: impl FnMut(&[u8])) {

@@ -8,7 +8,7 @@
 //! may garble a line, no more.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use super::Level;
 
@@ -86,45 +86,57 @@ impl Ring {
 
     /// Adds a line of text, cut to [`MESSAGE_SIZE`].
     pub fn push(&self, stamp: Stamp, level: Level, text: &[u8]) {
-        self.push_flagged(stamp, level, text.get(..MESSAGE_SIZE).unwrap_or(text), 0);
+        let words = Words::new();
+        words.append(text.get(..MESSAGE_SIZE).unwrap_or(text));
+        self.push_words(stamp, level as u8, &words, 0);
     }
 
     /// Adds a line as a frame of at most [`MESSAGE_SIZE`] bytes; a longer one, which could not be decoded,
     /// is left out.
-    pub fn push_frame(&self, stamp: Stamp, level: Level, frame: &[u8]) {
+    pub fn push_frame(&self, stamp: Stamp, level: u8, frame: &Words) {
         if frame.len() <= MESSAGE_SIZE {
-            self.push_flagged(stamp, level, frame, FRAME);
+            self.push_words(stamp, level, frame, FRAME);
         }
     }
 
-    fn push_flagged(&self, stamp: Stamp, level: Level, text: &[u8], flags: u64) {
-        let parts = text.len().div_ceil(PART).max(1) as u64;
+    #[cfg(test)]
+    pub(crate) fn push_frame_bytes(&self, frame: &[u8]) {
+        let words = Words::new();
+        words.append(frame);
+        self.push_frame(Stamp::default(), Level::Info as u8, &words);
+    }
+
+    fn push_words(&self, stamp: Stamp, level: u8, words: &Words, flags: u64) {
         self.magic.store(MAGIC, Ordering::Relaxed);
-        let first = self.next.fetch_add(parts, Ordering::Relaxed);
-        for part in 0..parts {
-            let start = part as usize * PART;
-            let bytes = text.get(start..text.len().min(start + PART)).unwrap_or(&[]);
-            let mut description =
-                flags | bytes.len() as u64 | (level as u64) << 8 | u64::from(stamp.cpu) << 32;
-            description |= if part == 0 { FIRST } else { 0 };
-            description |= if part == parts - 1 { LAST } else { 0 };
-            self.write_slot(first + part, stamp.time_ns, description, bytes);
+        words.seal();
+        let mut rest = words.len().min(MESSAGE_SIZE);
+        // A short line, as nearly all frames are, needs no division.
+        let count = if rest <= PART { 1 } else { rest.div_ceil(PART) as u64 };
+        let mut ticket = self.next.fetch_add(count, Ordering::Relaxed);
+        let mut description = FIRST | flags | u64::from(level) << 8 | u64::from(stamp.cpu) << 32;
+        for part in words.words.chunks_exact(WORDS) {
+            let here = rest.min(PART);
+            rest -= here;
+            description |= here as u64 | if rest == 0 { LAST } else { 0 };
+            self.write_slot(ticket, stamp.time_ns, description, part.get(..here.div_ceil(8)).unwrap_or(part));
+            if rest == 0 {
+                break;
+            }
+            ticket += 1;
+            description &= !(FIRST | 0xff);
         }
     }
 
-    fn write_slot(&self, ticket: u64, time_ns: u64, description: u64, bytes: &[u8]) {
+    #[inline(always)]
+    fn write_slot(&self, ticket: u64, time_ns: u64, description: u64, words: &[AtomicU64]) {
         let Some(slot) = self.slot(ticket) else { return };
         slot.sequence.store(0, Ordering::Relaxed);
         // Orders the stores below after the one above for readers that see any of them.
         fence(Ordering::Release);
         slot.time_ns.store(time_ns, Ordering::Relaxed);
         slot.description.store(description, Ordering::Relaxed);
-        for (word, chunk) in slot.text.iter().zip(bytes.chunks(8)) {
-            let mut value = [0; 8];
-            for (place, byte) in value.iter_mut().zip(chunk) {
-                *place = *byte;
-            }
-            word.store(u64::from_le_bytes(value), Ordering::Relaxed);
+        for (place, word) in slot.text.iter().zip(words) {
+            place.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         slot.sequence.store(ticket + 1, Ordering::Release);
     }
@@ -307,6 +319,96 @@ impl Reader {
     }
 }
 
+/// A line or a frame being put together, by words, as slots hold them. One writer at a time; all zeroes when empty.
+#[derive(Debug)]
+pub struct Words {
+    /// How many bytes there are, those beyond [`MESSAGE_SIZE`] too.
+    len: AtomicUsize,
+    /// The bytes of the last word, if it is not whole.
+    open: AtomicU64,
+    words: [AtomicU64; MESSAGE_SIZE / 8],
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Words {
+    /// Nothing yet.
+    pub const fn new() -> Self {
+        Self {
+            len: AtomicUsize::new(0),
+            open: AtomicU64::new(0),
+            words: [const { AtomicU64::new(0) }; MESSAGE_SIZE / 8],
+        }
+    }
+
+    /// How many bytes there are; beyond [`MESSAGE_SIZE`], they were only counted.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Begins afresh.
+    pub fn clear(&self) {
+        self.len.store(0, Ordering::Relaxed);
+        self.open.store(0, Ordering::Relaxed);
+    }
+
+    /// Adds bytes.
+    #[inline(always)]
+    pub fn append(&self, bytes: &[u8]) {
+        match *bytes {
+            // What names a line or the kind of an argument: every other piece of a frame.
+            [low, high] => self.put(u64::from(low) | u64::from(high) << 8, 2),
+            _ => self.append_many(bytes),
+        }
+    }
+
+    /// Adds the eight bytes of a number.
+    #[inline(always)]
+    pub fn append_number(&self, number: u64) {
+        self.put(number, 8);
+    }
+
+    #[inline(never)]
+    fn append_many(&self, mut bytes: &[u8]) {
+        while let Some((word, rest)) = bytes.split_first_chunk() {
+            self.put(u64::from_le_bytes(*word), 8);
+            bytes = rest;
+        }
+        if !bytes.is_empty() {
+            let word = bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+            self.put(word, bytes.len());
+        }
+    }
+
+    /// Puts the bytes of a last word that is not whole where the others are.
+    fn seal(&self) {
+        if let Some(place) = self.words.get(self.len() / 8) {
+            place.store(self.open.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Adds the low `count` bytes, 1 to 8, of `value`, whose others are 0.
+    #[inline(always)]
+    fn put(&self, value: u64, count: usize) {
+        let len = self.len.load(Ordering::Relaxed);
+        let used = len % 8;
+        let mut open = self.open.load(Ordering::Relaxed) | value << (used * 8);
+        if used + count >= 8 {
+            if let Some(place) = self.words.get(len / 8) {
+                place.store(open, Ordering::Relaxed);
+            }
+            // What no longer fits into that word begins the next; nothing does where it was empty.
+            open = value >> 1 >> (63 - used * 8);
+        }
+        self.open.store(open, Ordering::Relaxed);
+        self.len.store(len + count, Ordering::Relaxed);
+    }
+}
+
 /// Text being put together on the stack.
 pub(super) struct Line {
     text: [u8; MESSAGE_SIZE],
@@ -447,6 +549,35 @@ mod tests {
     }
 
     proptest! {
+        /// Pieces of any lengths come out as one.
+        #[test]
+        fn words_hold_what_was_appended(pieces in prop::collection::vec(
+            prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
+            let (words, whole) = (Words::new(), pieces.concat());
+            for piece in &pieces {
+                match <[u8; 8]>::try_from(&piece[..]) {
+                    Ok(number) => words.append_number(u64::from_le_bytes(number)),
+                    Err(_) => words.append(piece),
+                }
+            }
+            prop_assert_eq!(words.len(), whole.len());
+            let ring = ring();
+            ring.push_frame(stamp(7), Level::Warn as u8, &words);
+            let entry = ring.reader().next(&ring);
+            if whole.len() > MESSAGE_SIZE {
+                prop_assert!(entry.is_none());
+            } else {
+                let entry = entry.unwrap();
+                prop_assert_eq!(entry.frame(), Some(&whole[..]));
+                prop_assert_eq!((entry.level(), entry.stamp()), (Level::Warn, stamp(7)));
+            }
+            words.clear();
+            words.append(b"again");
+            ring.push_frame(stamp(8), Level::Info as u8, &words);
+            let entry = ring.reader_near_end(1).next(&ring).unwrap();
+            prop_assert_eq!(entry.frame(), Some(&b"again"[..]));
+        }
+
         /// What was written last is read back, whatever the lengths.
         #[test]
         fn it_keeps_the_newest(lengths in prop::collection::vec(0..400usize, 1..700)) {

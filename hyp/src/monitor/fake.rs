@@ -129,7 +129,7 @@ impl Fake {
         ];
         for (at, kind) in kinds.into_iter().enumerate() {
             let vcpu = at as u8 % 2;
-            traces[at % 2].record(&Event {
+            traces[at % 2].record_event(&Event {
                 ticks: 60_000_000_000 + at as u64 * 1_500,
                 kind,
                 guest: at as u8 / 2,

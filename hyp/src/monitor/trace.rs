@@ -91,6 +91,13 @@ impl Kind {
         }
     }
 
+    /// The kind as a ring keeps it, with the guest and its vCPU: a constant where the kind is one.
+    #[inline(always)]
+    pub fn with(self, guest: usize, vcpu: usize) -> What {
+        What(self.number() | (guest as u64 & 0xff) << 8 | (vcpu as u64 & 0xff) << 16)
+    }
+
+    #[inline(always)]
     const fn number(self) -> u64 {
         match self {
             Self::Exit(exit) => exit as u64,
@@ -111,6 +118,10 @@ impl Kind {
         }
     }
 }
+
+/// What happened to whom, in the word that a ring has for it.
+#[derive(Clone, Copy, Debug)]
+pub struct What(u64);
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,19 +176,24 @@ impl Ring {
         Self { next: AtomicU64::new(0), events: [const { [const { AtomicU64::new(0) }; 4] }; EVENTS] }
     }
 
-    /// Records `event`, whether or not recording is on ([`is_recording`]). On the ring's own CPU only.
-    #[inline]
-    pub fn record(&self, event: &Event) {
+    /// Records an event, whether or not recording is on ([`is_recording`]). On the ring's own CPU only.
+    #[inline(always)]
+    pub fn record(&self, ticks: u64, what: What, detail: u64, place: u64) {
         let next = self.next.load(Ordering::Relaxed);
-        let [time, what, detail, place] = &self.events[next as usize % EVENTS];
+        let [time, subject, about, place_of] = &self.events[next as usize % EVENTS];
         // Orders what follows after the count so far: a reader that sees parts of this event sees that count.
         fence(Ordering::Release);
-        let number = event.kind.number() | u64::from(event.guest) << 8 | u64::from(event.vcpu) << 16;
-        time.store(event.ticks, Ordering::Relaxed);
-        what.store(number, Ordering::Relaxed);
-        detail.store(event.detail, Ordering::Relaxed);
-        place.store(event.place, Ordering::Relaxed);
+        time.store(ticks, Ordering::Relaxed);
+        subject.store(what.0, Ordering::Relaxed);
+        about.store(detail, Ordering::Relaxed);
+        place_of.store(place, Ordering::Relaxed);
         self.next.store(next + 1, Ordering::Release);
+    }
+
+    #[cfg(test)]
+    pub(super) fn record_event(&self, event: &Event) {
+        let what = event.kind.with(event.guest.into(), event.vcpu.into());
+        self.record(event.ticks, what, event.detail, event.place);
     }
 
     /// How many events were recorded since boot.
@@ -240,7 +256,7 @@ mod tests {
         let ring = Ring::new();
         assert_eq!(ring.event(0), None);
         for n in 0..1000 {
-            ring.record(&event(n));
+            ring.record_event(&event(n));
         }
         assert_eq!(ring.oldest(), 1000 - 251);
         assert_eq!(ring.event(ring.oldest() - 1), None);
@@ -257,7 +273,7 @@ mod tests {
             scope.spawn(move || {
                 let mut n = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    ring.record(&event(n));
+                    ring.record_event(&event(n));
                     n += 1;
                 }
             });

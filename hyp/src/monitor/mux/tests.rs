@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::{Level, Ring, Stamp};
+use crate::log::Ring;
 
 const ALPHA: Console = Console(1);
 const BETA: Console = Console(2);
@@ -274,7 +274,7 @@ fn hostile_messages_are_cut_and_cleaned() {
 fn frames_of_the_log_leave_the_line_alone() {
     let mut mux = mux();
     let ring = Box::new(Ring::new());
-    ring.push_frame(Stamp::default(), Level::Info, b"foobar");
+    ring.push_frame_bytes(b"foobar");
     let entry = ring.reader().next(&ring).unwrap();
     mux.set_front(ALPHA);
     screen(&mut mux);
