@@ -194,24 +194,28 @@ fn short(module: &str) -> &str {
 
 /// Logs that something failed.
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! log_error {
     ($($argument:tt)*) => { $crate::__log!(Error, $($argument)*) };
 }
 
 /// Logs that something is not as it should be.
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! log_warn {
     ($($argument:tt)*) => { $crate::__log!(Warn, $($argument)*) };
 }
 
 /// Logs what an operator wants to know.
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! log_info {
     ($($argument:tt)*) => { $crate::__log!(Info, $($argument)*) };
 }
 
 /// Logs what a developer wants to know.
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! log_debug {
     ($($argument:tt)*) => { $crate::__log!(Debug, $($argument)*) };
 }
@@ -220,6 +224,7 @@ macro_rules! log_debug {
 #[cfg(all(target_os = "none", feature = "defmt"))]
 #[doc(hidden)]
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! __log {
     ($level:ident, $format:literal $(, $argument:expr)* $(,)?) => {
         if $crate::log::is_kept($crate::log::Level::$level, ::core::module_path!()) {
@@ -247,6 +252,7 @@ macro_rules! __log {
 #[cfg(all(target_os = "none", feature = "defmt"))]
 #[doc(hidden)]
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! __frame {
     (Error, $($argument:tt)*) => { ::defmt::error!($($argument)*) };
     (Warn, $($argument:tt)*) => { ::defmt::warn!($($argument)*) };
@@ -258,6 +264,7 @@ macro_rules! __frame {
 #[cfg(not(all(target_os = "none", feature = "defmt")))]
 #[doc(hidden)]
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! __log {
     ($level:ident, $($argument:tt)*) => {
         if $crate::log::is_kept($crate::log::Level::$level, ::core::module_path!()) {

@@ -11,7 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use crate::error::{AtPath, Error, Result};
 use crate::process;
 use crate::toolchain::{TARGET, build_for_target};
-use crate::{place, size, toolchain};
+use crate::{formats, place, size, toolchain};
 
 /// The largest image that is right.
 pub const LIMIT: usize = 256 << 10;
@@ -46,8 +46,9 @@ impl Image {
     fn write(built: &Path, folder: &Path) -> Result<Self> {
         let elf = folder.join("ballast.elf");
         let bin = folder.join("ballast.bin");
-        let image = |reason: String| Error::Image { path: built.into(), reason };
-        let data = fs::read(built).at(built)?;
+        let image = |reason| Error::Image { path: built.into(), reason };
+        let mut data = fs::read(built).at(built)?;
+        formats::number(&mut data).map_err(image)?;
         let flat = flatten(&data).map_err(image)?;
         if flat.get(56..60) != Some(b"ARM\x64") {
             return Err(image("no arm64 Image header at its start".into()));

@@ -12,6 +12,7 @@ pub mod bench;
 pub mod boot;
 pub mod configuration;
 pub mod error;
+mod formats;
 pub mod image;
 pub mod interactive;
 mod kernel;

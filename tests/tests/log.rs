@@ -68,6 +68,39 @@ fn frames_take_a_line_of_their_own() {
     assert!(!system.session().transcript().contains("\x1b]7700"), "nothing of it on the console");
 }
 
+/// `ballast.elf` is all that defmt's own programs need: its numbers are where they look for them, and each line's place
+/// in the source is known by the same number.
+#[test]
+fn stock_decoders_read_the_elf_file() {
+    let file = std::env::temp_dir().join(format!("ballast-stock-{}", std::process::id()));
+    let mut system = setup().append("log=frames,second").second_serial(&file).boot();
+    system.wait_for_monitor();
+    wait_until_running(&mut system);
+    let image = std::fs::read(elf()).unwrap();
+    let table = defmt_decoder::Table::parse(&image).unwrap().unwrap();
+    let locations = table.get_locations(&image).unwrap();
+    assert!(table.indices().all(|number| locations.contains_key(&(number as u64))), "{locations:?}");
+    let until = std::time::Instant::now() + system_tests::patience();
+    let frames = loop {
+        let mut stream = table.new_stream_decoder();
+        stream.received(&std::fs::read(&file).unwrap());
+        let decoded = std::iter::from_fn(|| match stream.decode() {
+            Ok(frame) => Some((frame.index(), frame.display(false).to_string())),
+            Err(defmt_decoder::DecodeError::UnexpectedEof) => None,
+            Err(error) => panic!("{error}"),
+        });
+        let frames: Vec<(u64, String)> = decoded.collect();
+        if frames.iter().any(|(_, text)| text.contains("p: started, entry")) {
+            break frames;
+        }
+        assert!(std::time::Instant::now() < until, "{frames:#?}");
+    };
+    std::fs::remove_file(&file).unwrap();
+    let (number, text) = frames.iter().find(|(_, text)| text.contains("4 CPUs")).unwrap();
+    assert!(text.contains("INFO"), "{text}");
+    assert!(locations[number].file.ends_with("hyp/src/arch/start.rs"), "{:?}", locations[number]);
+}
+
 #[test]
 fn text_takes_a_line_of_its_own() {
     let file = std::env::temp_dir().join(format!("ballast-text-{}", std::process::id()));

@@ -6,15 +6,14 @@
 //!
 //! What the linker has to do: keep the input sections `.defmt.*` in a section `.defmt` that takes no room in
 //! memory or file, at a multiple of 64 KiB that code reaches; a line's number is the low half of its
-//! symbol's address. Decoders want the number alone: `ballast` takes the rest off the symbols.
+//! symbol's address. Decoders want the number alone: what writes `ballast.elf` takes the rest off.
 
 use core::fmt::{Debug, Display};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use defmt::{Debug2Format, Display2Format, Format};
 
-use super::ring::Words;
-use super::{Level, Stamp};
+use super::{Level, Stamp, Words};
 use crate::arch::{cpu, timer};
 
 /// [`Buffer::state`] between frames.
