@@ -402,10 +402,23 @@ impl Jobs {
         Some((job.report.id, job.report.request, job.cursor))
     }
 
-    /// Puts a job aside, paused or over.
+    /// Whether a job that clears frames waits while `request`, which does not, is worked on.
+    pub(super) fn is_overtaken(&self, request: &Request) -> bool {
+        let is_urgent =
+            |report: &JobReport| report.state == JobState::Queued && report.request.frames().is_some();
+        request.frames().is_none() && self.reports().any(is_urgent)
+    }
+
+    /// Puts a job aside, paused or over, or back into the queue.
     pub(super) fn stop(&mut self, id: JobId, state: JobState, cursor: Cursor, now: u64) {
         if let Some(job) = self.list.iter_mut().find(|job| job.report.id == id) {
             job.cursor = cursor;
+            // Who only makes way for another may have been paused or cancelled meanwhile.
+            let state = match (state, job.report.state) {
+                (JobState::Queued, JobState::Pausing) => JobState::Paused,
+                (JobState::Queued, JobState::Cancelling) => JobState::Cancelled,
+                (state, _) => state,
+            };
             job.report.state = state;
             if state.is_over() {
                 job.report.ended = now;
@@ -444,6 +457,37 @@ mod tests {
         let [c, d] = [(); 2].map(|()| jobs.submit(Request::retire(first)).unwrap());
         let order: std::vec::Vec<_> = core::iter::from_fn(|| jobs.start_next(5)).map(|job| job.0).collect();
         assert_eq!(order, [c, d, a, b]);
+    }
+
+    #[test]
+    fn a_job_that_clears_frames_overtakes_one_that_does_not() {
+        let mut jobs = Jobs::new();
+        let a = jobs.submit(request()).unwrap();
+        let (_, running, _) = jobs.start_next(5).unwrap();
+        jobs.submit(request()).unwrap();
+        assert!(!jobs.is_overtaken(&running));
+        let clearing = Request::retire(FrameRange::from_numbers(0, 1).unwrap());
+        let b = jobs.submit(clearing).unwrap();
+        assert!(jobs.is_overtaken(&running) && !jobs.is_overtaken(&clearing));
+        jobs.pause(b).unwrap();
+        assert!(!jobs.is_overtaken(&running), "a paused one waits for the operator");
+        jobs.resume(b).unwrap();
+        let cursor = Cursor { guest: 3, ..Cursor::default() };
+        jobs.stop(a, JobState::Queued, cursor, 9);
+        assert_eq!(jobs.start_next(10).map(|job| job.0), Some(b));
+        assert!(!jobs.is_overtaken(&running));
+        jobs.stop(b, JobState::Finished, Cursor::default(), 11);
+        let (id, _, goes_on) = jobs.start_next(12).unwrap();
+        assert_eq!((id, goes_on, jobs.report(a).unwrap().started), (a, cursor, 5));
+        // What the operator wants of it in that very moment counts.
+        jobs.pause(a).unwrap();
+        jobs.stop(a, JobState::Queued, cursor, 13);
+        assert_eq!(jobs.report(a).unwrap().state, JobState::Paused);
+        jobs.resume(a).unwrap();
+        jobs.start_next(14).unwrap();
+        jobs.cancel(a, 15).unwrap();
+        jobs.stop(a, JobState::Queued, cursor, 16);
+        assert_eq!((jobs.report(a).unwrap().state, jobs.report(a).unwrap().ended), (JobState::Cancelled, 16));
     }
 
     #[test]

@@ -239,6 +239,8 @@ impl Worker {
             JobState::Cancelling | JobState::Cancelled => Some(JobState::Cancelled),
             JobState::Pausing => Some(JobState::Paused),
             _ if moved_bytes >= active.request.limit_bytes => Some(JobState::Finished),
+            // An owner's claim goes before the operator's convenience: this one goes on afterwards.
+            _ if engine.lock_jobs(host).is_overtaken(&active.request) => Some(JobState::Queued),
             _ => None,
         };
         match stop {
