@@ -24,7 +24,7 @@ use crate::range::FrameRange;
 
 mod usage;
 
-pub use usage::{BlockUse, Usage};
+pub use usage::{BlockUse, Survey, Usage};
 
 /// A pool, as it was set up at boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,6 +7,9 @@ use crate::migrate::Frames;
 use crate::placement::Placement;
 use crate::range::FrameRange;
 
+/// Most pageblocks that are looked at in a turn.
+const MOST: usize = 64;
+
 /// What a pool's frames are used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
@@ -76,30 +79,78 @@ impl BlockUse {
     }
 }
 
-impl Usage {
-    /// Adds up what the pageblocks of `pool` are used for: about a hundred instructions for each, some thousand where
-    /// it is split.
-    pub fn of(memory: &Memory<'_>, pool: &Pool) -> Self {
-        let mut usage = Self { frames: pool.range.frames(), ..Self::default() };
-        let mut open = FrameRange::from_numbers(pool.range.start(), pool.range.start()).unwrap_or_default();
-        for (part, glance) in glances(memory, pool.range) {
-            usage.free += u64::from(glance.free);
-            usage.lent += u64::from(glance.lent());
-            usage.claimed += u64::from(glance.claimed);
-            usage.fixed += u64::from(glance.fixed);
-            let is_open = glance.fixed + glance.claimed == 0;
-            if glance.fixed > 0 {
-                usage.first_fixed.get_or_insert(part.first());
-            }
-            let start = if is_open { open.start() } else { part.end() };
-            open = FrameRange::from_numbers(start, part.end()).unwrap_or_default();
-            if open.frames() > usage.longest.frames() {
-                usage.longest = open;
-            }
+/// A walk over a pool's pageblocks, in turns: on the largest pool too, none takes longer than the caller wants.
+pub struct Survey {
+    range: FrameRange,
+    next: u64,
+    /// Where the stretch without claimed or fixed frames began that is being looked at.
+    open: u64,
+    usage: Usage,
+}
+
+impl Survey {
+    /// A walk over `pool`.
+    pub fn new(pool: &Pool) -> Self {
+        let usage = Usage { frames: pool.range.frames(), ..Usage::default() };
+        Self { range: pool.range, next: pool.range.start(), open: pool.range.start(), usage }
+    }
+
+    /// Looks at up to `most` more pageblocks, at most up to the first that is split, and tells `visit` of each: some ten
+    /// instructions for each, some thousand for one that is split. What is used for what; `None` while there is more.
+    pub fn advance(
+        &mut self,
+        memory: &Memory<'_>,
+        most: usize,
+        visit: &mut dyn FnMut(BlockUse),
+    ) -> Option<Usage> {
+        let mut glances = [Glance::default(); MOST];
+        let rest = ((self.range.end() - self.next) / PAGEBLOCK_FRAMES) as usize;
+        let most = most.clamp(1, MOST).min(rest);
+        let count = match Frame::try_new(self.next) {
+            Some(first) => memory.glances(first, &mut glances[..most]),
+            None => 0,
+        };
+        for glance in &glances[..count] {
+            self.note(*glance);
+            visit(BlockUse::of(*glance));
+        }
+        if rest > count && count > 0 {
+            return None;
         }
         let elsewhere = memory.free_frames(&Placement::Any);
-        usage.elsewhere = elsewhere.saturating_sub(usage.free);
-        usage
+        self.usage.elsewhere = elsewhere.saturating_sub(self.usage.free);
+        Some(self.usage)
+    }
+
+    fn note(&mut self, glance: Glance) {
+        let (usage, end) = (&mut self.usage, self.next + PAGEBLOCK_FRAMES);
+        usage.free += u64::from(glance.free);
+        usage.lent += u64::from(glance.lent());
+        usage.claimed += u64::from(glance.claimed);
+        usage.fixed += u64::from(glance.fixed);
+        if glance.fixed > 0 && usage.first_fixed.is_none() {
+            usage.first_fixed = Frame::try_new(self.next);
+        }
+        if glance.fixed + glance.claimed > 0 {
+            self.open = end;
+        }
+        let open = FrameRange::from_numbers(self.open, end).unwrap_or_default();
+        if open.frames() > usage.longest.frames() {
+            usage.longest = open;
+        }
+        self.next = end;
+    }
+}
+
+impl Usage {
+    /// Adds up what the pageblocks of `pool` are used for, in one go.
+    pub fn of(memory: &Memory<'_>, pool: &Pool) -> Self {
+        let mut survey = Survey::new(pool);
+        loop {
+            if let Some(usage) = survey.advance(memory, MOST, &mut |_| ()) {
+                return usage;
+            }
+        }
     }
 
     /// Lent frames that there is room for elsewhere.
@@ -124,15 +175,4 @@ impl Usage {
             None => 0,
         }
     }
-}
-
-/// The pageblocks of `range`, and what they are used for.
-pub(crate) fn glances<'m>(
-    memory: &'m Memory<'_>,
-    range: FrameRange,
-) -> impl Iterator<Item = (FrameRange, Glance)> + 'm {
-    (range.start()..range.end()).step_by(PAGEBLOCK_FRAMES as usize).filter_map(move |number| {
-        let part = FrameRange::from_numbers(number, number + PAGEBLOCK_FRAMES)?;
-        Some((part, memory.glance(part.first())?))
-    })
 }

@@ -1,12 +1,13 @@
 //! `pools`, `pool`: what lies in pools, how much can be claimed, and what stands in the way of the rest.
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
+use stage2::addr::{FRAME_SIZE, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE};
 use stage2::claim::Claimant;
 use stage2::memory::Memory;
 use stage2::owner::PoolId;
-use stage2::pool::{BlockUse, Pool, Usage};
+use stage2::pool::{BlockUse, Pool, Survey, Usage};
 
 use super::super::claiming::Claiming;
 use super::super::grammar::{Arguments, Failure};
@@ -16,7 +17,9 @@ use super::super::session::Session;
 use super::migrate::controller_name;
 
 /// Pageblocks in a line of the map.
-const LINE: u64 = 64;
+const LINE: usize = 64;
+/// Most pageblocks that are looked at before others may run.
+const SLICE: usize = 64;
 
 /// Pools and claims, or the refusal to say anything about them.
 pub(super) fn claiming<'a>(session: &mut Session<'a>) -> Result<&'a dyn Claiming, Failure> {
@@ -58,11 +61,23 @@ pub(super) fn find<'a>(session: &mut Session<'a>, name: Option<&str>) -> Result<
     found.ok_or_else(|| session.refuse(format_args!("there is no such pool: pools lists them")))
 }
 
-/// What the frames of a pool are used for.
-fn usage(claiming: &dyn Claiming, memory: &Memory<'_>, id: PoolId, pool: &Pool) -> Usage {
-    let usage = Usage::of(memory, pool);
-    claiming.claims().statistics().saw_lent(id, usage.lent);
-    usage
+/// What the frames of a pool are used for, and a character for each of its pageblocks. Others run meanwhile.
+fn survey(
+    session: &mut Session<'_>,
+    memory: &Memory<'_>,
+    (id, pool): (PoolId, &Pool),
+    visit: &mut dyn FnMut(BlockUse),
+) -> Result<Usage, Failure> {
+    let statistics = claiming(session)?.claims().statistics();
+    let mut survey = Survey::new(pool);
+    loop {
+        let usage = survey.advance(memory, SLICE, visit);
+        session.io().pause();
+        if let Some(usage) = usage {
+            statistics.saw_lent(id, usage.lent);
+            return Ok(usage);
+        }
+    }
 }
 
 /// Lists the pools.
@@ -70,11 +85,14 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
     let (claiming, memory) = (claiming(session)?, memory(session)?);
     let columns = "pool=POOL|size_bytes=SIZE|free_bytes=FREE|lent_bytes=LENT|claimed_bytes=CLAIMED|\
                    fixed_bytes=|claimable_bytes=CLAIMABLE|controller=BEHIND|base=|dmb=DMB|owner=OWNER";
+    let mut pools = Vec::new();
+    for (id, pool) in claiming.claims().pools().into_iter().flat_map(|pools| pools.iter()) {
+        pools.push((id, pool, survey(session, memory, (id, pool), &mut |_| ())?));
+    }
     session.report("pools", |report, machine| {
         report.table("pools", columns, "There are no pools.", &mut |table| {
-            for (id, pool) in claiming.claims().pools().into_iter().flat_map(|pools| pools.iter()) {
-                let usage = usage(claiming, memory, id, pool);
-                let owner = Name(machine, claiming.claims().owner(id));
+            for (id, pool, usage) in &pools {
+                let owner = Name(machine, claiming.claims().owner(*id));
                 table.row(&[
                     Value::Text(pool.name.as_str()),
                     bytes(usage.frames),
@@ -95,15 +113,11 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
 }
 
 /// A line of a pool's map.
-struct Line<'a>(&'a Memory<'static>, u64, u64);
+struct Line<'a>(&'a [BlockUse]);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for number in (self.1..self.2).step_by(PAGEBLOCK_FRAMES as usize) {
-            let glance = Frame::try_new(number).and_then(|frame| self.0.glance(frame));
-            f.write_char(glance.map_or('?', |glance| BlockUse::of(glance).symbol()))?;
-        }
-        Ok(())
+        self.0.iter().try_for_each(|block| f.write_char(block.symbol()))
     }
 }
 
@@ -111,7 +125,11 @@ impl fmt::Display for Line<'_> {
 pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let (claiming, memory) = (claiming(session)?, memory(session)?);
     let (id, pool) = find(session, arguments.word(0))?;
-    let usage = usage(claiming, memory, id, pool);
+    let mut map = Vec::new();
+    if map.try_reserve_exact(pool.range.frames().div_ceil(PAGEBLOCK_FRAMES) as usize).is_err() {
+        return Err(session.refuse(format_args!("there is no room for its map: see pools")));
+    }
+    let usage = survey(session, memory, (id, pool), &mut |block| map.push(block))?;
     let statistics = claiming.claims().statistics();
     let is_json = session.style.is_json;
     session.report("pool", |report, machine| {
@@ -156,10 +174,9 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resu
         }
         let columns = "base=MAP|uses=. free, l L lent, C claimed, i being claimed, X cannot move";
         report.table("map", columns, "", &mut |table| {
-            let (start, end) = (pool.range.start(), pool.range.end());
-            for from in (start..end).step_by((LINE * PAGEBLOCK_FRAMES) as usize) {
-                let line = Line(memory, from, end.min(from + LINE * PAGEBLOCK_FRAMES));
-                table.row(&[Value::Address(from * FRAME_SIZE), Value::Show(&line)])?;
+            for (index, line) in map.chunks(LINE).enumerate() {
+                let base = pool.range.base().get() + (index * LINE) as u64 * PAGEBLOCK_SIZE;
+                table.row(&[Value::Address(base), Value::Show(&Line(line))])?;
             }
             Ok(())
         })
