@@ -21,7 +21,7 @@ use stage2::owner::{GuestId, PoolId};
 use stage2::placement::Placement;
 use stage2::pool::Pools;
 use stage2::range::FrameRange;
-use stage2::table::{Attributes, TableError};
+use stage2::table::Attributes;
 
 /// All pools and claims.
 pub(crate) static CLAIMS: Claims = Claims::new();
@@ -72,7 +72,13 @@ pub(super) fn abandon(guest: &'static Guest) {
     }
     CLAIMS.abandon(&Host, guest.id);
     for (id, pool) in pools.iter().filter(|(_, pool)| pool.bound == Some(guest.id)) {
-        Host.hide(guest.id, id, pool.range);
+        let mut left = pool.range;
+        while !left.is_empty() {
+            trap::poll(cpu::current());
+            let slice = claim::slice_of(left);
+            Host.hide(guest.id, id, slice);
+            left = FrameRange::from_numbers(slice.end(), left.end()).unwrap_or_default();
+        }
     }
     migration::wake();
 }
@@ -170,23 +176,25 @@ fn window(guest: &Guest, pool: PoolId) -> Option<Ipa> {
 }
 
 impl Windows for Host {
-    fn show(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> Option<Ipa> {
-        let (ipa, space) = (place(guest, pool, range)?, get(guest.index())?.space.if_open()?);
-        space.with(self, |stage2| stage2.map(ipa, range.base(), range.bytes(), Attributes::RAM)).ok()?;
+    fn show(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> Option<Ipa> {
+        let (ipa, space) = (place(guest, pool, slice)?, get(guest.index())?.space.if_open()?);
+        space.with(self, |stage2| stage2.map(ipa, slice.base(), slice.bytes(), Attributes::RAM)).ok()?;
         Some(ipa)
     }
 
-    fn hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool {
+    fn part(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool {
         let (Some(ipa), Some(guest)) = (place(guest, pool, range), get(guest.index())) else { return true };
-        guest.space.any().with(self, |stage2| {
-            loop {
-                match stage2.unmap(ipa, range.bytes(), |_| ()) {
-                    Ok(_) => return true,
-                    Err(TableError::SplitsLeaf { ipa, .. }) if stage2.demote(ipa).is_ok() => {}
-                    Err(_) => return false,
-                }
-            }
-        })
+        let end = ipa.checked_add(range.bytes()).unwrap_or(ipa);
+        guest.space.any().with(self, |stage2| [ipa, end].into_iter().all(|edge| stage2.part(edge).is_ok()))
+    }
+
+    fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange) {
+        let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return };
+        let hidden = guest.space.any().with(self, |stage2| stage2.unmap(ipa, slice.bytes(), |_| ()));
+        if let Err(error) = hidden {
+            // Nothing moves in a window, and no leaf lies in two slices.
+            log::error!("guest {}: its window at {}: {}", guest.id.index(), ipa, error);
+        }
     }
 
     fn scrub(&self, frame: Frame, count: u64) {

@@ -1,7 +1,7 @@
 //! What claims ask for: memory to claim from, windows to show it in, time and scrubbing.
 
 use super::operation::Report;
-use crate::addr::{Frame, Ipa};
+use crate::addr::{Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES};
 use crate::frame::Contents;
 use crate::memory::{Glance, IsolateError, Isolated, Memory, Occupant, Requester, TakeError};
 use crate::migrate::{Frames, Time};
@@ -13,6 +13,9 @@ use crate::range::FrameRange;
 pub trait Ground {
     /// What the pageblock of `frame` is used for.
     fn glance(&self, frame: Frame) -> Option<Glance>;
+
+    /// What the pageblocks from that of `frame` on are used for: some of them, see [`Memory::glances`].
+    fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize;
 
     /// The first block in `range` that is not free.
     fn occupant(&self, range: FrameRange) -> Option<Occupant>;
@@ -53,6 +56,10 @@ impl Ground for Memory<'_> {
         Memory::glance(self, frame)
     }
 
+    fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize {
+        Memory::glances(self, frame, glances)
+    }
+
     fn occupant(&self, range: FrameRange) -> Option<Occupant> {
         self.occupants(range).next()
     }
@@ -86,16 +93,43 @@ impl Ground for Memory<'_> {
     }
 }
 
+/// Most pageblocks that are shown or hidden in a turn, where they are not one leaf.
+const SHOWN: u64 = 32;
+
+/// The first part of `range` that is shown or hidden in one turn, few leaves at most; parts end where the largest leaves do,
+/// so that none lies in two. Empty where `range` is.
+pub fn slice_of(range: FrameRange) -> FrameRange {
+    const LARGEST: u64 = 1 << MAX_ORDER;
+    let start = range.start();
+    let most = match start {
+        _ if start.is_multiple_of(LARGEST) && range.frames() >= LARGEST => LARGEST,
+        _ if start.is_multiple_of(PAGEBLOCK_FRAMES) && range.frames() >= PAGEBLOCK_FRAMES => {
+            (SHOWN * PAGEBLOCK_FRAMES).min(range.frames() & !(PAGEBLOCK_FRAMES - 1))
+        }
+        _ => (start | (PAGEBLOCK_FRAMES - 1)) + 1 - start,
+    };
+    let end = (start + most).min((start | (LARGEST - 1)) + 1).min(range.end());
+    FrameRange::from_numbers(start, end).unwrap_or_default()
+}
+
+/// What `slice_of` leaves of `range`.
+pub(super) fn after(range: FrameRange, slice: FrameRange) -> FrameRange {
+    FrameRange::from_numbers(slice.end(), range.end()).unwrap_or_default()
+}
+
 /// The windows in which guests see what they claimed.
 pub trait Windows {
-    /// Maps `range` of `pool` into the window of `guest`. Yields where it appears, or `None`, with nothing mapped, where
-    /// there is no room, no frame for a table, or no such guest any more.
-    fn show(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> Option<Ipa>;
+    /// Maps `slice` of `pool`, a [`slice_of`] what is claimed, into the window of `guest`. Yields where it appears, or `None`,
+    /// with nothing of it mapped, where there is no room, no frame for a table, or no such guest any more.
+    fn show(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> Option<Ipa>;
 
-    /// Unmaps what of `range` appears in the window of `guest`; when it returns, no access of the guest reaches it.
-    /// Yields whether it did: not where a leaf reaches out of the range and there is no frame for the table that is
-    /// needed to take it apart. A range that was shown as a whole can always be hidden.
-    fn hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool;
+    /// Takes leaves apart that reach over an end of `range`, so that it can be hidden slice by slice. Yields whether that
+    /// went well: not where there is no frame for a table. A range that was shown as a whole needs none.
+    fn part(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool;
+
+    /// Unmaps what of `slice` appears in the window of `guest`, where no leaf reaches out of it; when it returns, no
+    /// access of the guest reaches it.
+    fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange);
 
     /// Fills `count` frames of one pageblock from `frame` on with zeroes.
     fn scrub(&self, frame: Frame, count: u64);
@@ -116,5 +150,35 @@ pub trait Host: Time + Windows {
     /// An operation begins, or is over: its state says which. Nothing of [`Claims`](super::Claims) may be called.
     fn note(&self, report: &Report) {
         let _ = report;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_short_and_end_where_leaves_do() {
+        const GIB: u64 = 1 << 18;
+        let cases: &[(u64, u64, &[u64])] = &[
+            (GIB, 2 * GIB, &[2 * GIB]),
+            (GIB, 3 * GIB + 5, &[2 * GIB, 3 * GIB, 3 * GIB + 5]),
+            (GIB - 512, GIB + 1024, &[GIB, GIB + 1024]),
+            (100, 200, &[200]),
+            (100, 1600, &[512, 1536, 1600]),
+            (512, 512 * 70, &[512 * 33, 512 * 65, 512 * 70]),
+            (7, 7, &[]),
+        ];
+        for (start, end, ends) in cases {
+            let mut left = FrameRange::from_numbers(*start, *end).unwrap();
+            let mut found = std::vec::Vec::new();
+            while !left.is_empty() {
+                let slice = slice_of(left);
+                assert_eq!(slice.start(), left.start());
+                found.push(slice.end());
+                left = after(left, slice);
+            }
+            assert_eq!(found, *ends, "{start:#x} {end:#x}");
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! | isolating | sets the isolation bit of every pageblock that the range touches, first and last as all others: from now on none of their frames is handed out, and what is freed in them stays there | ends the isolation |
 //! | moving | one job of the migration engine moves the tenants to frames outside every isolated pageblock; larger units are demoted where only a part of them is in the way | what has moved stays where it is |
 //! | taking | verifies that every frame is free, makes it the owner's, scrubs what is not known to be zero; what a guest will see is cleaned to the point of coherency | gives the frames back, into isolated pageblocks |
-//! | showing | maps the range into the owning guest's window | takes it out of the window |
+//! | showing | maps the range into the owning guest's window, some leaves in a turn | takes it out of the window |
 //! | granted | ends the isolation | |
 //!
 //! Where taking finds a frame in use, the rest moves once more, a bounded number of times. A claim that fails undoes
@@ -47,6 +47,6 @@ mod worker;
 
 pub use cause::{Blocker, Cause};
 pub use engine::{Claims, Step};
-pub use ground::{Ground, Host, Windows};
+pub use ground::{Ground, Host, Windows, slice_of};
 pub use operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Try, Wish};
 pub use statistics::{FULLNESS_CLASSES, SIZE_CLASSES, Statistics, Totals};

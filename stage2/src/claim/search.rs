@@ -16,6 +16,11 @@ use crate::memory::{Glance, Occupant};
 use crate::owner::Owner;
 use crate::range::FrameRange;
 
+/// Pageblocks that are looked at under one lock.
+const AT_ONCE: usize = 16;
+/// A split pageblock takes about as long as so many others.
+const SPLIT: u64 = 32;
+
 /// What a search came to so far.
 pub(super) enum Progress {
     /// There is more to look at.
@@ -61,38 +66,58 @@ impl Search {
         (self.lent * 100).checked_div(self.lent + self.free).unwrap_or(0) as u8
     }
 
-    /// Looks at up to `most` more pageblocks. `is_barred` says which not to touch.
+    /// Looks at more pageblocks, for about as long as it takes to look at `most` that are not split. `is_barred` says
+    /// which not to touch.
     pub(super) fn advance(
         &mut self,
         ground: &impl Ground,
         is_barred: impl Fn(FrameRange) -> bool,
         most: u64,
     ) -> Progress {
-        for _ in 0..most {
-            if self.next >= self.pool.end() {
-                let range = |best: Candidate| {
-                    let range = FrameRange::from_numbers(best.start, best.start + self.frames)?;
-                    Some((range, best.used))
-                };
-                return Progress::Done(self.best.and_then(range));
+        let mut left = most;
+        while self.next < self.pool.end() {
+            if left == 0 {
+                return Progress::More;
             }
-            let part = pageblock_at(self.next);
-            let glance = ground.glance(part.first()).unwrap_or_default();
-            self.free += u64::from(glance.free);
-            self.lent += u64::from(glance.lent());
-            self.next = part.end();
-            let is_barred = glance.is_isolated || is_barred(part);
-            if self.frames < PAGEBLOCK_FRAMES {
-                if !is_barred {
-                    self.look_inside(ground, part, glance);
-                }
-            } else if is_barred || glance.claimed + glance.fixed > 0 {
-                self.restart(part.end());
-            } else {
-                self.slide(ground, part, glance);
+            let mut glances = [Glance::default(); AT_ONCE];
+            let rest = (self.pool.end() - self.next).div_ceil(PAGEBLOCK_FRAMES);
+            let most = (rest.min(left) as usize).min(AT_ONCE);
+            let count = ground.glances(pageblock_at(self.next).first(), &mut glances[..most]).max(1);
+            for glance in &glances[..count] {
+                self.look(ground, &is_barred, *glance);
+                left = left.saturating_sub(if glance.is_split { SPLIT } else { 1 });
             }
         }
-        Progress::More
+        let best = self.best.and_then(|best| {
+            Some((FrameRange::from_numbers(best.start, best.start + self.frames)?, best.used))
+        });
+        Progress::Done(best)
+    }
+
+    /// Takes note of what the next pageblock is used for.
+    fn look(&mut self, ground: &impl Ground, is_barred: &impl Fn(FrameRange) -> bool, glance: Glance) {
+        let part = pageblock_at(self.next);
+        self.free += u64::from(glance.free);
+        self.lent += u64::from(glance.lent());
+        self.next = part.end();
+        if self.best.is_some_and(|best| self.is_best(best)) {
+            return;
+        }
+        let is_barred = glance.is_isolated || is_barred(part);
+        if self.frames < PAGEBLOCK_FRAMES {
+            if !is_barred {
+                self.look_inside(ground, part, glance);
+            }
+        } else if is_barred || glance.claimed + glance.fixed > 0 {
+            self.restart(part.end());
+        } else {
+            self.slide(ground, part, glance);
+        }
+    }
+
+    /// Whether nothing that is still to come can be better.
+    fn is_best(&self, best: Candidate) -> bool {
+        best.used == 0 && (self.frames >= PAGEBLOCK_FRAMES || !best.is_untouched)
     }
 
     fn offer(&mut self, candidate: Candidate) {

@@ -2,19 +2,19 @@
 
 use super::cause::{Blocker, Cause};
 use super::engine::Claims;
-use super::ground::{Ground, Host};
+use super::ground::{Ground, Host, after, slice_of};
 use super::operation::{Claimant, Kind, Report, State, Try, Wish};
 use super::records::Place;
 use super::search::{Progress, Search, first_frame, is_fixed};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::frame::Contents;
-use crate::memory::Isolated;
+use crate::memory::{Glance, Isolated};
 use crate::migrate::{Engine, JobId, JobReport, JobState, Reason, Request};
-use crate::owner::{Owner, PoolId};
+use crate::owner::{GuestId, Owner, PoolId};
 use crate::range::FrameRange;
 
-/// Pageblocks that are looked at in a turn.
-const LOOK: u64 = 16;
+/// Pageblocks that are looked at in a turn, fewer where some are split.
+const LOOK: u64 = 64;
 /// Pageblocks that are isolated, or opened again, in a turn: each is gone through.
 const ISOLATE: u64 = 4;
 /// Frames that are scrubbed in a turn.
@@ -50,13 +50,17 @@ enum Phase {
     Move(Option<JobId>),
     /// Takes free frames; scrubs and cleans what of the last ones is left.
     Take { left: FrameRange, contents: Contents },
+    /// Shows what of the range is not shown yet.
+    Show,
     /// Ends the isolation of what was taken and shown.
     Open,
     /// Gives back what was taken, and ends the isolation.
     Undo(Blocker),
     /// Verifies that everything from this frame number on is the owner's.
     Verify(u64),
-    /// Unmaps, scrubs, gives back, from this frame number on; so far is scrubbed.
+    /// Hides what of the range is shown.
+    Hide,
+    /// Scrubs, gives back, from this frame number on; so far is scrubbed.
     Give { next: u64, scrubbed: u64 },
 }
 
@@ -68,6 +72,8 @@ struct Active {
     isolated: Option<Isolated>,
     /// The number of the first frame not taken yet.
     taken: u64,
+    /// What of the range the owning guest sees.
+    shown: FrameRange,
     rounds: u8,
     /// Pageblocks that were in the way.
     barred: heapless::Vec<Frame, { super::operation::MAX_TRIES }>,
@@ -141,6 +147,7 @@ impl Active {
         range: FrameRange::EMPTY,
         isolated: None,
         taken: 0,
+        shown: FrameRange::EMPTY,
         rounds: 0,
         barred: heapless::Vec::new(),
         phase: Phase::Idle,
@@ -160,9 +167,11 @@ impl Active {
             Phase::Count { next, used } => Some(self.count(claims, host, next, used)),
             Phase::Isolate(next) => self.isolate(claims, host, next),
             Phase::Take { left, contents } => self.take(claims, host, left, contents),
+            Phase::Show => Some(self.show(claims, host)),
             Phase::Open => self.open(claims, host),
             Phase::Undo(blocker) => self.undo(claims, host, blocker),
             Phase::Verify(next) => self.verify(claims, host, next),
+            Phase::Hide => Some(self.hide(claims, host)),
             Phase::Give { next, scrubbed } => self.give(claims, host, next, scrubbed),
         };
         self.phase = next?;
@@ -219,10 +228,10 @@ impl Active {
             return Phase::Undo(blocker);
         }
         let ground = host.ground();
-        let end = ((next & !(PAGEBLOCK_FRAMES - 1)) + LOOK * PAGEBLOCK_FRAMES).min(self.range.end());
-        let used = used + used_frames(ground, FrameRange::from_numbers(next, end).unwrap_or_default());
-        if end < self.range.end() {
-            return Phase::Count { next: end, used };
+        let (more, next) = used_frames(ground, next, self.range.end());
+        let used = used + more;
+        if next < self.range.end() {
+            return Phase::Count { next, used };
         }
         if self.isolated.is_none() {
             return self.begin_try(claims, used);
@@ -370,7 +379,7 @@ impl Active {
             return Some(Phase::Take { left, contents });
         }
         if self.taken >= self.range.end() {
-            return self.grant(claims, host);
+            return Some(Phase::Show);
         }
         let end = ((self.taken | (PAGEBLOCK_FRAMES - 1)) + 1).min(self.range.end());
         let part = FrameRange::from_numbers(self.taken, end).unwrap_or_default();
@@ -394,17 +403,41 @@ impl Active {
         }
     }
 
-    /// Hands the range over.
-    fn grant<H: Host>(&mut self, claims: &Claims, host: &H) -> Option<Phase> {
-        let claimant = claims.report_at(self.place, |report| report.claimant);
-        if let Claimant::Guest(guest) = claimant {
-            let Some(ipa) = host.show(guest, self.pool, self.range) else {
-                let cause = Cause::NoWindow;
-                return Some(Phase::Undo(Blocker { frame: self.range.first(), cause }));
-            };
+    /// The guest that owns the pool, if one does.
+    fn guest(&self, claims: &Claims) -> Option<GuestId> {
+        match claims.report_at(self.place, |report| report.claimant) {
+            Claimant::Guest(guest) => Some(guest),
+            Claimant::Operator | Claimant::Units => None,
+        }
+    }
+
+    /// Lets the owning guest see some of the range.
+    fn show<H: Host>(&mut self, claims: &Claims, host: &H) -> Phase {
+        let Some(guest) = self.guest(claims) else { return Phase::Open };
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            return Phase::Undo(blocker);
+        }
+        let shown = self.shown.end().max(self.range.start());
+        let slice = slice_of(FrameRange::from_numbers(shown, self.range.end()).unwrap_or_default());
+        let Some(ipa) = host.show(guest, self.pool, slice) else {
+            let cause = Cause::NoWindow;
+            return Phase::Undo(Blocker { frame: slice.first(), cause });
+        };
+        if self.shown.is_empty() {
             claims.report_at(self.place, |report| report.ipa = ipa);
         }
-        Some(Phase::Open)
+        self.shown = FrameRange::from_numbers(self.range.start(), slice.end()).unwrap_or_default();
+        if slice.end() < self.range.end() { Phase::Show } else { Phase::Open }
+    }
+
+    /// Hides some of what the owning guest sees. Yields whether it saw anything.
+    fn hide_some<H: Host>(&mut self, claims: &Claims, host: &H) -> bool {
+        let slice = slice_of(self.shown);
+        self.shown = after(self.shown, slice);
+        if let Some(guest) = self.guest(claims).filter(|_| !slice.is_empty()) {
+            host.hide(guest, self.pool, slice);
+        }
+        !slice.is_empty()
     }
 
     /// Ends the isolation, and then the claim.
@@ -412,10 +445,6 @@ impl Active {
         // Who ends a guest first makes its operations orphans, and then clears its windows: either it is seen here,
         // or the range is cleared away there, and found claimed by nobody.
         if let Some(blocker) = Self::end_of(claims, self.place) {
-            if let Claimant::Guest(guest) = claims.report_at(self.place, |report| report.claimant) {
-                host.hide(guest, self.pool, self.range);
-                claims.report_at(self.place, |report| report.ipa = Ipa::default());
-            }
             return Some(Phase::Undo(blocker));
         }
         if self.is_isolated_after_opening_some(host) {
@@ -435,7 +464,14 @@ impl Active {
 
     /// Undoes a try from its end to its beginning. Then the next range is tried, or the claim is over.
     fn undo<H: Host>(&mut self, claims: &Claims, host: &H, blocker: Blocker) -> Option<Phase> {
-        claims.report_at(self.place, |report| report.state = State::Undoing);
+        claims.report_at(self.place, |report| {
+            report.state = State::Undoing;
+            report.ipa = Ipa::default();
+        });
+        // Hidden before it is given back.
+        if self.hide_some(claims, host) {
+            return Some(Phase::Undo(blocker));
+        }
         let start = self.range.start();
         if self.taken > start {
             let last = (self.taken - 1) & !(PAGEBLOCK_FRAMES - 1);
@@ -498,15 +534,21 @@ impl Active {
         if end < self.range.end() {
             return Some(Phase::Verify(end));
         }
-        if let Claimant::Guest(guest) = claims.report_at(self.place, |report| report.claimant)
-            && !host.hide(guest, self.pool, self.range)
-        {
-            let blocker = Blocker { frame: self.range.first(), cause: Cause::NoTable };
-            claims.report_at(self.place, |report| report.blocker = blocker);
-            claims.end(host, self.place, State::Failed);
-            return None;
+        if let Some(guest) = self.guest(claims) {
+            if !host.part(guest, self.pool, self.range) {
+                let blocker = Blocker { frame: self.range.first(), cause: Cause::NoTable };
+                claims.report_at(self.place, |report| report.blocker = blocker);
+                claims.end(host, self.place, State::Failed);
+                return None;
+            }
+            self.shown = self.range;
         }
-        Some(Phase::Give { next: self.range.start(), scrubbed: self.range.start() })
+        Some(Phase::Hide)
+    }
+
+    fn hide<H: Host>(&mut self, claims: &Claims, host: &H) -> Phase {
+        let start = self.range.start();
+        if self.hide_some(claims, host) { Phase::Hide } else { Phase::Give { next: start, scrubbed: start } }
     }
 
     fn give<H: Host>(&mut self, claims: &Claims, host: &H, next: u64, scrubbed: u64) -> Option<Phase> {
@@ -528,23 +570,21 @@ impl Active {
     }
 }
 
-/// How many frames of `range` guests have.
-fn used_frames(ground: &impl Ground, range: FrameRange) -> u64 {
-    let mut used = 0;
-    let mut number = range.start();
-    while number < range.end() {
-        let end = ((number | (PAGEBLOCK_FRAMES - 1)) + 1).min(range.end());
-        let part = FrameRange::from_numbers(number, end).unwrap_or_default();
-        used += match part.frames() {
-            PAGEBLOCK_FRAMES => ground.glance(part.first()).map_or(0, |glance| glance.lent().into()),
-            _ => used_in_part(ground, part),
-        };
-        number = end;
+/// How many frames guests have from frame number `next` on, and where to go on counting: at most at `end`.
+fn used_frames(ground: &impl Ground, next: u64, end: u64) -> (u64, u64) {
+    let is_whole = next.is_multiple_of(PAGEBLOCK_FRAMES) && end - next >= PAGEBLOCK_FRAMES;
+    let mut glances = [Glance::default(); 16];
+    let most = ((end - next) / PAGEBLOCK_FRAMES).min(glances.len() as u64);
+    let count = match Frame::try_new(next).filter(|_| is_whole) {
+        Some(first) => ground.glances(first, &mut glances[..most as usize]),
+        None => 0,
+    };
+    if count > 0 {
+        let used = glances[..count].iter().map(|glance| u64::from(glance.lent())).sum();
+        return (used, next + count as u64 * PAGEBLOCK_FRAMES);
     }
-    used
-}
-
-fn used_in_part(ground: &impl Ground, mut part: FrameRange) -> u64 {
+    let end = ((next | (PAGEBLOCK_FRAMES - 1)) + 1).min(end);
+    let mut part = FrameRange::from_numbers(next, end).unwrap_or_default();
     let mut used = 0;
     while let Some(occupant) = ground.occupant(part) {
         let end = occupant.end().min(part.end());
@@ -553,5 +593,5 @@ fn used_in_part(ground: &impl Ground, mut part: FrameRange) -> u64 {
         }
         part = FrameRange::from_numbers(end, part.end()).unwrap_or_default();
     }
-    used
+    (used, end)
 }

@@ -24,6 +24,17 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         self.divide(leaf, 0, None)
     }
 
+    /// Demotes leaves until none reaches over `ipa`: what is mapped on both sides of it can be unmapped each for itself.
+    ///
+    /// # Errors
+    /// As [`Self::demote`]; the leaf is then as large as it was, or one level smaller.
+    pub fn part(&mut self, ipa: Ipa) -> Result<(), TableError> {
+        while self.leaf(ipa).is_some_and(|leaf| leaf.ipa() != ipa) {
+            self.demote(ipa)?;
+        }
+        Ok(())
+    }
+
     /// Demotes a protected leaf of which a move has copied the first `moved` parts to `target` on: these
     /// parts now lead there, the others to where they were. Protection and mark are gone from all.
     ///

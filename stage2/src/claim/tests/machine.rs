@@ -20,9 +20,7 @@ use crate::owner::{GuestId, Owner, PoolId};
 use crate::placement::Placement;
 use crate::pool::Pools;
 use crate::range::FrameRange;
-use crate::table::{
-    Attributes, Cached, Geometry, Level, Maintenance, Stage2, Table, TableError, TableMemory,
-};
+use crate::table::{Attributes, Cached, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
 use crate::zone::Zone;
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -117,6 +115,12 @@ impl Ground for Soil {
     fn glance(&self, frame: Frame) -> Option<Glance> {
         self.touch(1);
         self.memory.glance(frame)
+    }
+    fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize {
+        let count = self.memory.glances(frame, glances);
+        // A split one takes as long as many others.
+        glances[..count].iter().for_each(|glance| self.touch(if glance.is_split { 32 } else { 1 }));
+        count
     }
     fn occupant(&self, range: FrameRange) -> Option<Occupant> {
         Ground::occupant(self.memory, range)
@@ -629,22 +633,16 @@ impl Windows for Machine {
         (range.start()..range.end()).for_each(|number| _ = shown.insert(number, guest));
         Some(base)
     }
-    fn hide(&self, guest: GuestId, _: PoolId, range: FrameRange) -> bool {
+    fn part(&self, guest: GuestId, _: PoolId, range: FrameRange) -> bool {
         let Some(space) = Guests::space(self, guest) else { return true };
-        let is_hidden = space.with(self, |stage2| {
-            loop {
-                match stage2.unmap(window_ipa(range.start()), range.bytes(), |_| ()) {
-                    Ok(_) => return true,
-                    Err(TableError::SplitsLeaf { ipa, .. }) if stage2.demote(ipa).is_ok() => {}
-                    Err(TableError::SplitsLeaf { .. }) => return false,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        });
-        if is_hidden {
-            self.shown.lock().unwrap().retain(|number, _| !range.contains(Frame::try_new(*number).unwrap()));
-        }
-        is_hidden
+        space.with(self, |stage2| {
+            [range.start(), range.end()].into_iter().all(|edge| stage2.part(window_ipa(edge)).is_ok())
+        })
+    }
+    fn hide(&self, guest: GuestId, _: PoolId, range: FrameRange) {
+        let Some(space) = Guests::space(self, guest) else { return };
+        space.with(self, |stage2| stage2.unmap(window_ipa(range.start()), range.bytes(), |_| ()).unwrap());
+        self.shown.lock().unwrap().retain(|number, _| !range.contains(Frame::try_new(*number).unwrap()));
     }
     fn clean(&self, frame: Frame, count: u64) {
         self.cleaned.lock().unwrap().extend(frame.number()..frame.number() + count);
