@@ -303,6 +303,8 @@ pub struct Pool<'t> {
     pub is_pinned_in_place: bool,
     /// The huge units that it keeps for guests that ask for such; [`Unit::Any`]: none.
     pub unit: Unit,
+    /// How long a guest that starts waits until such a unit is won back, in milliseconds.
+    pub unit_wait_ms: u32,
 }
 
 /// Where a block or a pool lies in the host's RAM, or where it may be put.

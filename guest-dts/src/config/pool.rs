@@ -11,7 +11,7 @@ use crate::tree::Node;
 
 const BLOCK_PROPERTIES: [&str; 7] =
     ["compatible", "reusable", "reg", "size", "alignment", "controllers", "status"];
-const POOL_PROPERTIES: [&str; 10] = [
+const POOL_PROPERTIES: [&str; 11] = [
     "compatible",
     "reusable",
     "reg",
@@ -22,7 +22,13 @@ const POOL_PROPERTIES: [&str; 10] = [
     "pinned-in-place",
     "status",
     "unit-size",
+    "unit-wait-ms",
 ];
+
+/// How long a guest that starts waits for a unit, in milliseconds, unless the pool says otherwise; and at most.
+const DEFAULT_UNIT_WAIT_MS: u32 = 60_000;
+const MAX_UNIT_WAIT_MS: u32 = 3_600_000;
+const GIGABYTE: u64 = 1 << 30;
 
 /// Reads all blocks and pools.
 #[inline(never)]
@@ -90,8 +96,51 @@ fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>
             Rule::Must("not stand beside `unit-size`: huge units are any guest's"),
         ));
     }
-    let is_in_dmb = compatible? == "shared-dmb-pool";
-    Some(Pool { node, extent: extent?, is_in_dmb, owner, is_pinned_in_place, unit })
+    let wait = reader.number(node, "unit-wait-ms", 1, MAX_UNIT_WAIT_MS);
+    if unit == Unit::Any && node.has("unit-wait-ms") {
+        let rule = Rule::Required("beside `unit-wait-ms`: what is waited for");
+        reader.error(Finding::missing(node, "unit-size", rule));
+    }
+    let extent = extent.and_then(|extent| whole_units(node, extent, unit, reader));
+    Some(Pool {
+        node,
+        extent: extent?,
+        is_in_dmb: compatible? == "shared-dmb-pool",
+        owner,
+        is_pinned_in_place,
+        unit,
+        unit_wait_ms: wait.unwrap_or(DEFAULT_UNIT_WAIT_MS),
+    })
+}
+
+/// A pool that keeps units is made of whole ones.
+fn whole_units<'t>(
+    node: Node<'t>,
+    extent: Extent,
+    unit: Unit,
+    reader: &mut Reader<'_, 't>,
+) -> Option<Extent> {
+    let bytes = match unit {
+        Unit::Large => GIGABYTE,
+        _ => return Some(extent),
+    };
+    let (name, value, is_whole) = match &extent {
+        Extent::Static(range) => {
+            let value = Value::Range { base: range.base().get(), size: range.size() };
+            ("reg", value, range.is_aligned(bytes))
+        }
+        Extent::Dynamic { size, .. } => ("size", Value::Size(*size), size.is_multiple_of(bytes)),
+    };
+    if !is_whole {
+        reader.error(Finding::new(node, Some(name), value, Rule::MultipleOf(bytes)));
+        return None;
+    }
+    Some(match extent {
+        Extent::Dynamic { size, alignment, controllers } => {
+            Extent::Dynamic { size, alignment: alignment.max(bytes), controllers }
+        }
+        extent => extent,
+    })
 }
 
 /// The one of `allowed` that `compatible` is, and the rules that hold for `reusable` and its opposites.

@@ -142,7 +142,7 @@ impl<'s, 't> Reader<'s, 't> {
         let property = node.property(name)?;
         match property.u32() {
             Some(number) if (low..=high).contains(&number) => Some(number),
-            Some(_) if property.is_strings() => {
+            Some(1..) if property.is_strings() => {
                 self.broken(node, property, Rule::Must("be one cell, not text"));
                 None
             }

@@ -201,6 +201,13 @@ fn wrong_pools_get_their_messages() {
         String::from("a { compatible = \"pool\"; reusable; size = <0x200000>; };"),
         String::from("a { reusable; size = <0x200000>; };"),
         format!("a {{ {good} size = <0x200000>; onwer = <&alpha>; }};"),
+        format!("a {{ {good} size = <0x200000>; unit-size = <0x1000>; }};"),
+        format!("a {{ {good} size = <0x200000>; unit-size = <0x400000>; }};"),
+        format!("a {{ {good} size = <0x200000>; unit-size = <0x200000>; owner = <&alpha>; }};"),
+        format!("a {{ {good} size = <0x60000000>; unit-size = <0x40000000>; }};"),
+        format!("a {{ {good} reg = <0 0x40200000 0 0x40000000>; unit-size = <0x40000000>; }};"),
+        format!("a {{ {good} size = <0x200000>; unit-wait-ms = <100>; }};"),
+        format!("a {{ {good} size = <0x200000>; unit-size = <0x200000>; unit-wait-ms = <0>; }};"),
     ]
     .iter()
     .map(|text| pools(text))
@@ -387,6 +394,25 @@ fn a_default_guest_comes_from_the_command_line() {
 fn a_configuration_is_small_enough_for_the_stack() {
     assert!(size_of::<Configuration<'_>>() <= 24 << 10, "{}", size_of::<Configuration<'_>>());
     assert!(size_of::<Finding<'_>>() <= 128, "{}", size_of::<Finding<'_>>());
+}
+
+#[test]
+fn a_pool_of_units_is_made_of_whole_ones() {
+    let read = |pool: &str| {
+        let good = "compatible = \"shared-dmb-pool\"; reusable;";
+        let text = one_guest("", "", &format!("pools {{ huge {{ {good} {pool} }}; }};"));
+        let blob = compile(&text);
+        let tree = Tree::new(blob.as_slice()).unwrap();
+        let configuration = Configuration::read(&tree, &mut |_, finding| panic!("{finding}")).unwrap();
+        let pool = &configuration.pools[0];
+        let Extent::Dynamic { alignment, .. } = pool.extent else { panic!() };
+        (pool.unit, alignment, pool.unit_wait_ms)
+    };
+    let large = "size = <0x40000000>; unit-size = <0x40000000>;";
+    assert_eq!(read(large), (Unit::Large, 1 << 30, 60_000));
+    assert_eq!(read(&format!("{large} unit-wait-ms = <250>;")), (Unit::Large, 1 << 30, 250));
+    assert_eq!(read("size = <0x400000>; unit-size = <0x200000>;"), (Unit::Medium, 2 << 20, 60_000));
+    assert_eq!(read("size = <0x400000>;"), (Unit::Any, 2 << 20, 60_000));
 }
 
 #[test]

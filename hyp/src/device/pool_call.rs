@@ -288,7 +288,7 @@ fn refusal(error: RequestError) -> Status {
 
 fn failure(cause: Cause) -> Status {
     match cause {
-        Cause::NoRange | Cause::Claimed => Status::NoRange,
+        Cause::NoRange(_) | Cause::Claimed => Status::NoRange,
         Cause::NoFrame { .. } | Cause::NoTable => Status::NoMemory,
         Cause::NotClaimed => Status::NotClaimed,
         Cause::Cancelled | Cause::OwnerGone => Status::Cancelled,

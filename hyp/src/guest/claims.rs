@@ -32,9 +32,6 @@ static DESIGNATED: Mutex<Option<Pools>> = Mutex::new(None);
 /// A window starts at a multiple of this, plus what its pool starts past one: so the largest leaves fit.
 const WINDOW_ALIGNMENT: u64 = 1 << 30;
 
-/// How long a guest that starts waits for a unit, in seconds.
-const PATIENCE_S: u64 = 60;
-
 /// Notes the pools that were designated.
 pub(crate) fn designated(pools: Pools) {
     *DESIGNATED.lock() = Some(pools);
@@ -46,8 +43,8 @@ pub(super) fn set_owners(configured: &[Pool<'_>]) {
     for pool in configured {
         let Some(id) = pools.find(pool.node.name()) else { continue };
         match pool.unit {
-            Unit::Medium => pools.keep_units(id, PAGEBLOCK_ORDER),
-            Unit::Large => pools.keep_units(id, MAX_ORDER),
+            Unit::Medium => pools.keep_units(id, PAGEBLOCK_ORDER, pool.unit_wait_ms),
+            Unit::Large => pools.keep_units(id, MAX_ORDER, pool.unit_wait_ms),
             Unit::Any | Unit::Small => {}
         }
         let Some(name) = pool.owner else { continue };
@@ -85,7 +82,7 @@ pub(super) fn abandon(guest: &'static Guest) {
 
 /// A block of `order` for `guest`, which starts, at `ipa`, out of a pool that keeps such units: tenants are moved away.
 /// On failure says what was in the way, if there is such a pool. Takes as long as it takes to move them, at most
-/// [`PATIENCE_S`], or until the operator stops the guest.
+/// as long as the pool says, or until the operator stops the guest.
 pub(super) fn win_back(
     guest: &Guest,
     order: u8,
@@ -94,20 +91,22 @@ pub(super) fn win_back(
 ) -> Result<Frame, Option<String>> {
     let wish = Wish::Sized { frames: 1 << order, align: 1 << order };
     let mapping = Mapping { guest: guest.id, ipa };
-    let deadline = timer::now() + PATIENCE_S * timer::frequency();
     let mut why = None;
     for (id, pool) in CLAIMS.pools().into_iter().flat_map(Pools::iter) {
         if pool.unit_order != Some(order) || !placement.allows(pool.controller) {
             continue;
         }
+        let wait_ms = u64::from(pool.unit_wait_ms);
+        let deadline = timer::now() + wait_ms * timer::frequency() / 1000;
         let end = loop {
             match CLAIMS.claim(&Host, Claimant::Units, id, wish) {
                 Ok(claim) => break wait_for(guest, claim, deadline),
                 // Other guests that start have as many open as there may be.
                 Err(RequestError::TooManyOpen) if is_patient(guest, deadline) => work_along(),
-                Err(error) => break Err(error.to_string()),
+                Err(error) => break Err(Some(error.to_string())),
             }
         };
+        let end = end.map_err(|why| why.unwrap_or_else(|| format!("no unit after {wait_ms} ms")));
         let adopted = end.and_then(|claim| match CLAIMS.adopt(&Host, &own::MEMORY, claim, mapping) {
             Some(adopted) => adopted.map_err(|error| error.to_string()),
             None => Err(CLAIMS
@@ -132,17 +131,15 @@ fn work_along() {
     migration::work_along();
 }
 
-/// Works along until a claim for units is over: granted or not.
-fn wait_for(guest: &Guest, id: ClaimId, deadline: u64) -> Result<ClaimId, String> {
+/// Works along until a claim for units is over: granted or not. Where it takes too long, there is nothing to say.
+fn wait_for(guest: &Guest, id: ClaimId, deadline: u64) -> Result<ClaimId, Option<String>> {
     migration::wake();
     while CLAIMS.report(Claimant::Units, id).is_some_and(|report| !report.state.is_over()) {
         if !is_patient(guest, deadline) {
             CLAIMS.decline(&Host, id);
             migration::wake();
-            return Err(match guest.phase() {
-                Phase::Starting => format!("{id} is not over after {PATIENCE_S} s"),
-                _ => String::from("the guest is stopped"),
-            });
+            let is_stopped = guest.phase() != Phase::Starting;
+            return Err(is_stopped.then(|| String::from("the guest is stopped")));
         }
         work_along();
     }

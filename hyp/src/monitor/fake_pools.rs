@@ -87,9 +87,11 @@ impl Windows for FakePools {
     fn show(&self, _: GuestId, _: PoolId, _: FrameRange) -> Option<Ipa> {
         None
     }
-    fn hide(&self, _: GuestId, _: PoolId, _: FrameRange) -> bool {
+    fn part(&self, _: GuestId, _: PoolId, _: FrameRange) -> bool {
         true
     }
+
+    fn hide(&self, _: GuestId, _: PoolId, _: FrameRange) {}
     fn scrub(&self, _: Frame, _: u64) {}
     fn clean(&self, _: Frame, _: u64) {}
 }

@@ -3,7 +3,8 @@
 use core::fmt;
 
 use crate::addr::{FRAME_SIZE, Frame};
-use crate::memory::IsolateReason;
+use crate::frame::State;
+use crate::memory::{IsolateReason, Occupant};
 use crate::migrate::Reason;
 use crate::owner::Owner;
 
@@ -14,8 +15,9 @@ pub enum Cause {
     /// Nothing.
     #[default]
     Nothing,
-    /// No range of that size and alignment is left in the pool.
-    NoRange,
+    /// No range of that size and alignment is left in the pool; where something in the way could be named, the frame is
+    /// the first such.
+    NoRange(Bar),
     /// It does not belong to the pool.
     Foreign,
     /// It is claimed already.
@@ -53,6 +55,52 @@ pub enum Cause {
     OwnerGone,
 }
 
+/// What keeps a search out of a pageblock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Bar {
+    /// Nothing that could be named: the pool has no such place.
+    #[default]
+    Nothing,
+    /// The owner has it already.
+    Claimed,
+    /// It is in use, and cannot be moved.
+    Fixed,
+    /// It is reserved since boot.
+    Reserved,
+    /// It is retired, or will be when it is free.
+    Retired,
+    /// It is isolated for somebody else.
+    Isolated,
+    /// It was tried before.
+    Tried,
+}
+
+impl Bar {
+    /// What keeps out of a block.
+    pub(super) fn of(occupant: &Occupant) -> Self {
+        match (occupant.state, occupant.owner) {
+            (State::Reserved, _) => Self::Reserved,
+            (State::Retired, _) => Self::Retired,
+            (_, Some(Owner::Pool(_))) => Self::Claimed,
+            _ if occupant.is_doomed => Self::Retired,
+            _ => Self::Fixed,
+        }
+    }
+
+    const fn word(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Nothing => return None,
+            Self::Claimed => "claimed already",
+            Self::Fixed => "in use, and cannot be moved",
+            Self::Reserved => "reserved since boot",
+            Self::Retired => "retired",
+            Self::Isolated => "being claimed",
+            Self::Tried => "in the way, as tried before",
+        })
+    }
+}
+
 impl Cause {
     /// The names of all, by number.
     pub const NAMES: [&str; Self::COUNT] = [
@@ -82,7 +130,7 @@ impl Cause {
     pub const fn index(self) -> usize {
         match self {
             Self::Nothing => 0,
-            Self::NoRange => 1,
+            Self::NoRange(_) => 1,
             Self::Foreign => 2,
             Self::Claimed => 3,
             Self::NotClaimed => 4,
@@ -137,7 +185,7 @@ impl Cause {
     pub(super) const fn is_local(self) -> bool {
         !matches!(
             self,
-            Self::NoRange | Self::NoFrame { .. } | Self::NoWindow | Self::Cancelled | Self::OwnerGone
+            Self::NoRange(_) | Self::NoFrame { .. } | Self::NoWindow | Self::Cancelled | Self::OwnerGone
         )
     }
 }
@@ -146,7 +194,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nothing => "nothing",
-            Self::NoRange => "no range of that size and alignment is left in the pool",
+            Self::NoRange(_) => "no range of that size and alignment is left in the pool",
             Self::Foreign => "outside the pool",
             Self::Claimed => "claimed already",
             Self::NotClaimed => "not claimed",
@@ -187,9 +235,14 @@ impl Blocker {
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause {
-            Cause::NoRange | Cause::Cancelled | Cause::OwnerGone | Cause::NoFrame { missing: 1.. } => {
-                self.cause.fmt(f)
+            Cause::NoRange(bar) => {
+                self.cause.fmt(f)?;
+                match bar.word() {
+                    Some(word) => write!(f, ": {} is {word}", self.frame.pa()),
+                    None => Ok(()),
+                }
             }
+            Cause::Cancelled | Cause::OwnerGone | Cause::NoFrame { missing: 1.. } => self.cause.fmt(f),
             cause => write!(f, "{}: {cause}", self.frame.pa()),
         }
     }

@@ -45,7 +45,7 @@ mod statistics;
 mod tests;
 mod worker;
 
-pub use cause::{Blocker, Cause};
+pub use cause::{Bar, Blocker, Cause};
 pub use engine::{Claims, Step};
 pub use ground::{Ground, Host, Windows, slice_of};
 pub use operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Try, Wish};

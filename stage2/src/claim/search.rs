@@ -9,6 +9,7 @@
 //!
 //! What is in use may change while the search goes on: it finds a good range, and the steps that follow it verify.
 
+use super::cause::Bar;
 use super::ground::Ground;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
 use crate::frame::State;
@@ -37,6 +38,30 @@ struct Candidate {
     start: u64,
 }
 
+/// Pageblocks that a window is about to leave behind, looked at some at a time.
+struct Trail {
+    first: u64,
+    count: usize,
+    lent: [u16; AT_ONCE],
+}
+
+impl Trail {
+    const EMPTY: Self = Self { first: 0, count: 0, lent: [0; AT_ONCE] };
+
+    /// How many frames of the pageblock at `number` are lent.
+    fn lent(&mut self, ground: &impl Ground, number: u64) -> u64 {
+        let index = (number.wrapping_sub(self.first) / PAGEBLOCK_FRAMES) as usize;
+        if index < self.count {
+            return self.lent[index].into();
+        }
+        let mut glances = [Glance::default(); AT_ONCE];
+        self.first = number;
+        self.count = ground.glances(pageblock_at(number).first(), &mut glances);
+        self.lent = glances.map(Glance::lent);
+        if self.count > 0 { self.lent[0].into() } else { 0 }
+    }
+}
+
 /// A search under way.
 pub(super) struct Search {
     pool: FrameRange,
@@ -47,7 +72,10 @@ pub(super) struct Search {
     /// Where the window starts, and its frames in use as far as they were looked at.
     start: u64,
     used: u64,
+    trail: Trail,
     best: Option<Candidate>,
+    /// The first pageblock that no range may touch, or that has frames which no range may.
+    bar: Option<FrameRange>,
     /// Frames of the pool looked at that are free, and that are lent.
     free: u64,
     lent: u64,
@@ -58,12 +86,26 @@ impl Search {
     pub(super) fn new(pool: FrameRange, frames: u64, align: u64) -> Self {
         let step = if frames < PAGEBLOCK_FRAMES { PAGEBLOCK_FRAMES } else { align.max(PAGEBLOCK_FRAMES) };
         let start = pool.start().next_multiple_of(step);
-        Self { pool, frames, align, next: pool.start(), start, used: 0, best: None, free: 0, lent: 0 }
+        Self { pool, frames, align, next: pool.start(), start, used: 0, trail: Trail::EMPTY, best: None, bar: None, free: 0, lent: 0 }
     }
 
     /// How much of what can be lent is, of what was looked at, in per cent.
     pub(super) fn lent_per_cent(&self) -> u8 {
         (self.lent * 100).checked_div(self.lent + self.free).unwrap_or(0) as u8
+    }
+
+    /// The first frame that kept the search out of a pageblock, and what it is.
+    pub(super) fn bar(&self, ground: &impl Ground) -> (Option<Frame>, Bar) {
+        let Some(part) = self.bar else { return (None, Bar::Nothing) };
+        let mut left = part;
+        while let Some(occupant) = ground.occupant(left) {
+            if is_fixed(&occupant) {
+                return (Some(first_frame(&occupant, part)), Bar::of(&occupant));
+            }
+            left = FrameRange::from_numbers(occupant.end(), part.end()).unwrap_or_default();
+        }
+        let is_isolated = ground.glance(part.first()).is_some_and(|glance| glance.is_isolated);
+        (Some(part.first()), if is_isolated { Bar::Isolated } else { Bar::Tried })
     }
 
     /// Looks at more pageblocks, for about as long as it takes to look at `most` that are not split. `is_barred` says
@@ -104,6 +146,9 @@ impl Search {
             return;
         }
         let is_barred = glance.is_isolated || is_barred(part);
+        if self.bar.is_none() && (is_barred || glance.claimed + glance.fixed > 0) {
+            self.bar = Some(part);
+        }
         if self.frames < PAGEBLOCK_FRAMES {
             if !is_barred {
                 self.look_inside(ground, part, glance);
@@ -138,15 +183,17 @@ impl Search {
             self.used += u64::from(glance.lent());
         }
         while self.start + self.frames <= part.end() {
-            self.offer(Candidate { used: self.used, is_untouched: true, start: self.start });
+            // At the same cost the lower address wins, which was there first.
+            if self.best.is_none_or(|best| self.used < best.used) {
+                self.best = Some(Candidate { used: self.used, is_untouched: true, start: self.start });
+            }
             let next = self.start + self.align.max(PAGEBLOCK_FRAMES);
             if next >= part.end() {
                 (self.start, self.used) = (next, 0);
                 break;
             }
             for number in (self.start..next.min(part.end())).step_by(PAGEBLOCK_FRAMES as usize) {
-                let left = ground.glance(pageblock_at(number).first()).map_or(0, Glance::lent);
-                self.used = self.used.saturating_sub(left.into());
+                self.used = self.used.saturating_sub(self.trail.lent(ground, number));
             }
             self.start = next;
         }

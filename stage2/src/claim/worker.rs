@@ -215,8 +215,9 @@ impl Active {
             return Some(Phase::Count { next: self.range.start(), used: 0 });
         }
         let Some((range, used)) = found else {
-            let blocker = Blocker { frame: self.pool_range(claims).first(), cause: Cause::NoRange };
-            return Some(Phase::Undo(blocker));
+            let (frame, bar) = search.bar(host.ground());
+            let frame = frame.unwrap_or(self.pool_range(claims).first());
+            return Some(Phase::Undo(Blocker { frame, cause: Cause::NoRange(bar) }));
         };
         self.range = range;
         Some(self.begin_try(claims, used))

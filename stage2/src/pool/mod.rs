@@ -45,6 +45,8 @@ pub struct Pool {
     pub is_in_place: bool,
     /// log2 of the frames of the huge units that it keeps for guests that ask for such units, if it does.
     pub unit_order: Option<u8>,
+    /// How long a guest that starts waits for such a unit, in milliseconds.
+    pub unit_wait_ms: u32,
 }
 
 /// All pools of the machine.
@@ -65,6 +67,7 @@ impl Pools {
             bound: None,
             is_in_place: false,
             unit_order: None,
+            unit_wait_ms: 0,
         });
         Self { list: pools.collect() }
     }
@@ -77,10 +80,11 @@ impl Pools {
         }
     }
 
-    /// The pool with this number keeps units of `order` for guests that ask for such units.
-    pub fn keep_units(&mut self, id: PoolId, order: u8) {
+    /// The pool with this number keeps units of `order` for guests that ask for such units, which wait so long for one.
+    pub fn keep_units(&mut self, id: PoolId, order: u8, wait_ms: u32) {
         if let Some(pool) = self.list.get_mut(id.index()) {
             pool.unit_order = Some(order);
+            pool.unit_wait_ms = wait_ms;
         }
     }
 

@@ -269,7 +269,7 @@ impl Machine {
     /// The pool keeps units: everything else about claims starts anew.
     pub(super) fn keep_units(&mut self, pool: PoolId, order: u8) {
         let mut pools = self.claims.pools().unwrap().clone();
-        pools.keep_units(pool, order);
+        pools.keep_units(pool, order, 60_000);
         self.claims = Claims::new();
         self.claims.set_pools(pools);
     }

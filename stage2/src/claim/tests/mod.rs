@@ -191,7 +191,9 @@ fn claims_wait_for_each_other() {
     machine.check();
     assert_eq!(machine.claims.report(OPERATOR, all).unwrap().state, State::Granted);
     let late = machine.claims.report(OPERATOR, rest).unwrap();
-    assert_eq!((late.state, late.blocker.cause), (State::Failed, Cause::NoRange));
+    assert_eq!((late.state, late.blocker.cause), (State::Failed, Cause::NoRange(Bar::Claimed)));
+    let why = "no range of that size and alignment is left in the pool: 0x41000000 is claimed already";
+    assert_eq!(late.blocker.to_string(), why);
 }
 
 #[test]
@@ -246,7 +248,9 @@ fn requests_that_cannot_be_are_refused_at_once() {
     }
     assert_eq!(claim(Wish::of_size(4096)), RequestError::TooManyOpen);
     // An alignment that no frame of the pool has.
-    machine.run();
+    let (machine, pool) = lent(9, 2 * MIB);
     let report = machine.claim(OPERATOR, pool, Wish::Sized { frames: 1, align: 1 << 36 });
-    assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::NoRange));
+    assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::NoRange(Bar::Nothing)));
+    let why = "no range of that size and alignment is left in the pool";
+    assert_eq!(report.blocker.to_string(), why);
 }
