@@ -137,6 +137,91 @@ fn what_is_broken_is_found() {
     assert_all_found("broken", &good, &changes, compile_with_images);
 }
 
+/// A configuration with a pool of these properties.
+fn with_pool(pool: &str) -> String {
+    let (_, good) = sets().into_iter().find(|(name, _)| name == "pool-owner").unwrap();
+    let (head, rest) = good.split_once("video {").unwrap();
+    let (_, tail) = rest.split_once("};").unwrap();
+    let cells = "pools { #address-cells = <2>; #size-cells = <2>;";
+    format!("{}video {{ {pool} }};{tail}", head.replace("pools {", cells))
+}
+
+const GOOD_POOLS: [&str; 7] = [
+    "compatible = \"shared-dmb-pool\"; reusable; size = <0 0x400000>;",
+    "compatible = \"shared-dma-pool\"; reusable; size = <0 0x400000>; alignment = <0 0x4000000>; status = \"okay\";",
+    "compatible = \"shared-dmb-pool\"; reusable; reg = <0 0x80000000 0 0x400000>; owner = <&owner>;",
+    "compatible = \"shared-dmb-pool\"; reusable; reg = <0 0x80000000 0 0x400000>; owner = <&owner>; pinned-in-place;",
+    "compatible = \"shared-dmb-pool\"; reusable; size = <0 0x400000>; controllers = <1 0>; unit-size = <0x200000>;",
+    "compatible = \"shared-dmb-pool\"; reusable; size = <0 0x40000000>; unit-size = <0x40000000>; unit-wait-ms = <500>;",
+    "compatible = \"shared-dmb-pool\"; reusable; reg = <0 0x80000000 0 0x40000000>; unit-size = <0x40000000>;",
+];
+
+fn is_complaint(severity: Severity) -> bool {
+    matches!(severity, Severity::Error | Severity::Warning)
+}
+
+#[test]
+fn good_pools_obey_and_are_taken() {
+    let files: Vec<_> = GOOD_POOLS
+        .iter()
+        .enumerate()
+        .map(|(index, pool)| {
+            let blob = compile_with_images(&with_pool(pool));
+            let tree = Tree::new(blob.as_slice()).unwrap();
+            let mut sink = |severity: Severity, finding: Finding<'_>| {
+                assert!(!is_complaint(severity), "{pool}: {finding}");
+            };
+            assert_eq!(Configuration::read(&tree, &mut sink).unwrap().pools.len(), 1);
+            file("pools", &format!("pool-{index}-"), blob.as_slice())
+        })
+        .collect();
+    assert_eq!(validate(&files), "");
+}
+
+#[test]
+fn broken_pools_are_found_by_schema_and_by_reader() {
+    let changes = [
+        (0, "\"shared-dmb-pool\"", "\"shared-dmb-pool\", \"shared-dma-pool\""),
+        (0, "reusable; ", ""),
+        (0, "reusable;", "reusable; no-map;"),
+        (0, "reusable;", "reusable; linux,cma-default;"),
+        (0, "size = <0 0x400000>;", ""),
+        (0, "size = <0 0x400000>;", "size = <0 0x400000>; alloc-ranges = <0 0x80000000 0 0x40000000>;"),
+        (0, "size = <0 0x400000>;", "size = <0 0x400000>; pinned-in-place;"),
+        (0, "size = <0 0x400000>;", "size = <0 0x400000>; unit-wait-ms = <500>;"),
+        (0, "size = <0 0x400000>;", "size = <0 0x400000>; onwer = <&owner>;"),
+        (2, "owner = <&owner>;", "owner = \"owner\";"),
+        (2, "owner = <&owner>;", "alignment = <0 0x400000>;"),
+        (2, "owner = <&owner>;", "controllers = <0>;"),
+        (2, "owner = <&owner>;", "size = <0 0x400000>;"),
+        (2, "0 0x400000>", "0 0x400000 0 0x90000000 0 0x400000>"),
+        (4, "<1 0>", "<1 300>"),
+        (4, "<0x200000>", "<0x1000>"),
+        (4, "<0x200000>", "<0x400000>"),
+        (4, "unit-size", "owner = <&owner>; unit-size"),
+        (5, "<500>", "<0>"),
+        (5, "<500>", "<3600001>"),
+        (5, "<500>", "\"long\""),
+    ];
+    let mut files = Vec::new();
+    for (index, (pool, from, to)) in changes.iter().enumerate() {
+        assert!(GOOD_POOLS[*pool].contains(from), "{from}");
+        let blob = compile_with_images(&with_pool(&GOOD_POOLS[*pool].replacen(from, to, 1)));
+        let mut said = 0;
+        let mut sink = |severity: Severity, _: Finding<'_>| said += u8::from(is_complaint(severity));
+        Configuration::read(&Tree::new(blob.as_slice()).unwrap(), &mut sink).unwrap();
+        assert!(said > 0, "the reader says nothing about {to:?} instead of {from:?}");
+        files.push(file("broken-pools", &format!("change-{index}-"), blob.as_slice()));
+    }
+    let said = validate(&files);
+    for (index, (_, from, to)) in changes.iter().enumerate() {
+        assert!(
+            said.contains(&format!("change-{index}-")),
+            "the schema says nothing about {to:?} instead of {from:?}"
+        );
+    }
+}
+
 #[test]
 fn broken_reserved_memory_is_found() {
     let (_, source) = sets().into_iter().find(|(name, _)| name == "two-controllers").unwrap();

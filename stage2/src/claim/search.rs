@@ -86,7 +86,19 @@ impl Search {
     pub(super) fn new(pool: FrameRange, frames: u64, align: u64) -> Self {
         let step = if frames < PAGEBLOCK_FRAMES { PAGEBLOCK_FRAMES } else { align.max(PAGEBLOCK_FRAMES) };
         let start = pool.start().next_multiple_of(step);
-        Self { pool, frames, align, next: pool.start(), start, used: 0, trail: Trail::EMPTY, best: None, bar: None, free: 0, lent: 0 }
+        Self {
+            pool,
+            frames,
+            align,
+            next: pool.start(),
+            start,
+            used: 0,
+            trail: Trail::EMPTY,
+            best: None,
+            bar: None,
+            free: 0,
+            lent: 0,
+        }
     }
 
     /// How much of what can be lent is, of what was looked at, in per cent.
