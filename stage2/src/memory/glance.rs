@@ -4,6 +4,7 @@ use super::Memory;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE, Pa};
 use crate::frame::{Meta, Mobility, Slot, State, Table};
 use crate::owner::Owner;
+use crate::pageblock::Shape;
 
 /// The frames of a pageblock.
 const WHOLE: u16 = PAGEBLOCK_FRAMES as u16;
@@ -64,20 +65,33 @@ impl Memory<'_> {
                 return index + 1;
             }
             if number >= last.0 {
-                let Some(head) = table.head(region, number) else { return index };
-                let mut whole = Glance::default();
-                match head.state {
-                    State::Free => whole.free = WHOLE,
-                    State::Used => whole.count(words.entry(region.slot(head.number)).meta(), WHOLE),
-                    State::Reserved | State::Retired => whole.fixed = WHOLE,
-                }
-                last = (head.end(), whole);
+                // Nearly always the block begins here.
+                let (state, slot, end) = match word.shape() {
+                    Shape::Free => (State::Free, slot, number + (1 << word.order())),
+                    Shape::Used => (State::Used, slot, number + (1 << word.order())),
+                    _ => match table.head(region, number) {
+                        Some(head) => (head.state, region.slot(head.number), head.end()),
+                        None => return index,
+                    },
+                };
+                last = (end, whole(words, state, slot));
             }
             *glance = Glance { is_isolated: word.is_isolated(), ..last.1 };
             number += PAGEBLOCK_FRAMES;
         }
         glances.len()
     }
+}
+
+/// What each pageblock of a block in this state is used for, whose head is at `slot`.
+fn whole(words: Table<'_>, state: State, slot: Slot) -> Glance {
+    let mut glance = Glance::default();
+    match state {
+        State::Free => glance.free = WHOLE,
+        State::Used => glance.count(words.entry(slot).meta(), WHOLE),
+        State::Reserved | State::Retired => glance.fixed = WHOLE,
+    }
+    glance
 }
 
 /// What the split pageblock at `slot` is used for.
@@ -108,10 +122,73 @@ fn split(words: Table<'_>, slot: Slot) -> Glance {
 impl Glance {
     /// Counts `frames` frames in use.
     fn count(&mut self, meta: Meta, frames: u16) {
-        match (meta.owner(), meta.mobility()) {
-            (Some(Owner::Pool(_)), _) => self.claimed += frames,
-            (_, Mobility::Pinned) => self.fixed += frames,
-            (_, Mobility::Movable) => {}
+        if meta.mobility() == Mobility::Movable {
+            return;
         }
+        match meta.owner() {
+            // What it claimed is pinned.
+            Some(Owner::Pool(_)) => self.claimed += frames,
+            _ => self.fixed += frames,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{BASE, guest, words};
+    use super::*;
+    use crate::controller::ControllerId;
+    use crate::frame::Contents;
+    use crate::map::BootMap;
+    use crate::memory::{Kind, Request, Requester};
+    use crate::placement::Placement;
+    use crate::range::FrameRange;
+
+    #[test]
+    fn many_are_as_one_by_one() {
+        let mut map = BootMap::new();
+        map.add_ram(ControllerId::default(), BASE, 62 << 20).unwrap();
+        let words = words(&map);
+        let memory = Memory::new();
+        memory.boot(&map, &words, 0).unwrap();
+        let request = |order, kind| Request {
+            order,
+            kind,
+            owner: guest(0),
+            placement: Placement::Any,
+            mapping: None,
+        };
+        for (order, kind) in [(0, Kind::Movable), (11, Kind::Movable), (9, Kind::Unmovable), (3, Kind::Unmovable)] {
+            memory.allocate(&request(order, kind)).unwrap();
+        }
+        let page = memory.allocate(&request(0, Kind::Movable)).unwrap().frame;
+        memory.free(page, 0, guest(0), Contents::Dirty).unwrap();
+        let isolated = FrameRange::covering(BASE + (30 << 20), 1 << 20).unwrap();
+        let isolated = memory.isolate(isolated, Requester::Anyone).unwrap();
+        let first = BASE >> 12;
+        let one = |number: u64| memory.glance(Frame::try_new(number).unwrap());
+        let mut looks = Vec::new();
+        let mut number = first;
+        loop {
+            let mut glances = [Glance::default(); 7];
+            let count = memory.glances(Frame::try_new(number).unwrap(), &mut glances);
+            if count == 0 {
+                break;
+            }
+            for glance in &glances[..count] {
+                // From within the pageblock too.
+                assert_eq!(one(number), Some(*glance));
+                assert_eq!(one(number + 511).or(one(number)), Some(*glance));
+                assert_eq!(glance.free + glance.lent() + glance.claimed + glance.fixed, 512);
+                looks.push(*glance);
+                number += 512;
+            }
+        }
+        let sum = |of: fn(&Glance) -> u16| looks.iter().map(|glance| u64::from(of(glance))).sum::<u64>();
+        assert_eq!(sum(|glance| glance.lent()), 1 + 2048);
+        assert_eq!(sum(|glance| glance.fixed), 512 + 8);
+        assert_eq!(looks.iter().filter(|glance| glance.is_isolated).count(), 1);
+        assert!((1..=2).contains(&looks.iter().filter(|glance| glance.is_split).count()), "{looks:?}");
+        memory.end_isolation(isolated);
     }
 }
