@@ -118,11 +118,12 @@ pub(super) fn write_blocks(writer: &mut Writer, layout: &Layout, compatible: &[&
     }
 }
 
-/// `/hypervisor`: tells whoever asks which RAM is movable. Linux reads nothing of it, and loses nothing by it.
+/// `/hypervisor`: tells whoever asks which RAM is movable, and by which interrupt operations on pools end. Linux reads nothing of it, and loses nothing by it.
 #[inline(never)]
 fn hypervisor(writer: &mut Writer, layout: &Layout) {
     writer.begin("hypervisor");
     writer.string("compatible", "ballast,hypervisor");
+    writer.cells("interrupts", &[super::SPI, super::platform::POOL_SPI, super::EDGE_RISING]);
     writer.cells("#address-cells", &[2]);
     writer.cells("#size-cells", &[2]);
     writer.flag("ranges");

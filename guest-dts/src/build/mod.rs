@@ -30,6 +30,7 @@ const CLOCK_PHANDLE: u32 = 0xba11_0002;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
+const EDGE_RISING: u32 = 1;
 
 /// What a guest's tree is made of.
 #[derive(Clone, Copy, Debug)]

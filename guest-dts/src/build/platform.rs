@@ -22,7 +22,9 @@ pub const UART_BASE: u64 = 0x0900_0000;
 pub const UART_SIZE: u64 = 0x1000;
 /// Its shared peripheral interrupt: INTID 33.
 pub const UART_SPI: u32 = 1;
-/// The frequency of its clock in Hz.
+/// The shared peripheral interrupt that says that an operation on a pool is over: INTID 34.
+pub const POOL_SPI: u32 = 2;
+/// The frequency of the PL011's clock in Hz.
 pub const UART_CLOCK_HZ: u32 = 24_000_000;
 
 /// Private peripheral interrupts of the timers: secure and EL1 physical, virtual, EL2 physical (INTID - 16).

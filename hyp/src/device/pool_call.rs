@@ -17,19 +17,22 @@
 //!
 //! | function | X1 | X2 | X3 |
 //! |---|---|---|---|
-//! | FEATURES (X0 is not a status: bit 0) | bit n: function 0x10 + n is there | | |
+//! | FEATURES (X0 is not a status: bit 0) | bit n: function 0x10 + n is there | INTID of the interrupt below | |
 //! | POOL_INFO | bytes | IPA of the pool's window | bytes claimed |
 //! | CLAIM, CLAIM_AT, RELEASE | ticket | | |
 //! | STATUS, of what is under way ([`Status::Pending`]) | per cent done | | |
 //! | STATUS, of what succeeded | IPA | PA, where the window is 1:1, else all ones | bytes |
 //!
-//! CLAIM and RELEASE return at once; STATUS says how they get on. What was claimed appears in the pool's window at the
+//! CLAIM and RELEASE return at once; STATUS says how they get on. When one is over, an edge comes on the line of a shared
+//! interrupt, whose INTID FEATURES says, and `/hypervisor` in the guest's tree (`interrupts`): so a guest may sleep until
+//! then, and looks with STATUS before each sleep, since one edge may stand for several. What was claimed appears in the pool's window at the
 //! IPA that STATUS gives, contiguous in IPA and PA, all zero. What is released is out of the window before it is scrubbed
 //! and lent again; any part of what was claimed can be released, in units of 4 KiB. A guest has at most two operations
 //! open at a time, and its last two tickets are remembered; a claim that was cancelled counts as open until 10 ms after it
 //! was asked for. A guest that stops or resets gives back all that it claimed.
 
 use super::smccc::{FunctionId, INVALID_PARAMETER, NOT_SUPPORTED, status};
+use guest_dts::build::platform::POOL_SPI;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::claim::{Cause, ClaimId, Report, RequestError, State, Wish};
 use stage2::owner::PoolId;
@@ -191,7 +194,7 @@ fn try_answer(call: Call, owner: &impl Owner) -> Result<[u64; 4], Status> {
         |index: u64| usize::try_from(index).ok().and_then(|index| owner.pool(index)).ok_or(Status::NoPool);
     let ticket = |id: ClaimId| [Status::Success as u64, id.get().into(), 0, 0];
     Ok(match call {
-        Call::Features => [1, (1 << COUNT) - 1, 0, 0],
+        Call::Features => [1, (1 << COUNT) - 1, u64::from(32 + POOL_SPI), 0],
         Call::Info { pool } => {
             let pool = pool_of(pool)?;
             let window = pool.window.ok_or(Status::NoWindow)?;
@@ -356,7 +359,7 @@ mod tests {
     #[test]
     fn functions_are_discovered() {
         let guest = Guest::default();
-        assert_eq!(ask(&guest, FEATURES, [0; 3]), [1, 0x3f, 0, 0]);
+        assert_eq!(ask(&guest, FEATURES, [0; 3]), [1, 0x3f, 34, 0]);
         assert_eq!(ask(&guest, FIRST, [0; 3]), [0, 16 << 20, WINDOW, 3 * 4096]);
         for unknown in [0xc600_0000, 0xc600_0016, 0x8600_0010, 0xc600_ffff] {
             assert_eq!(code(&guest, unknown, [0; 3]), -1, "{unknown:#x}");

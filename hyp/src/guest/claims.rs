@@ -11,6 +11,7 @@ use crate::monitor::claiming::Claiming;
 use crate::monitor::trace::{Kind, Step};
 use alloc::format;
 use alloc::string::{String, ToString};
+use guest_dts::build::platform::{self, POOL_SPI};
 use guest_dts::config::{Bank, Pool, Unit};
 use spin::Mutex;
 use stage2::addr::{Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
@@ -162,7 +163,7 @@ fn window(guest: &Guest, pool: PoolId) -> Option<Ipa> {
             let overlaps = |bank: &Bank| {
                 bank.range.base().get() < end && start < bank.range.base().get() + bank.range.size()
             };
-            let is_free = start >= guest_dts::build::platform::RAM_BASE
+            let is_free = start >= platform::RAM_BASE
                 && end <= limit
                 && !guest.plan.layout().banks.iter().any(overlaps);
             return if is_free { Ipa::try_new(start) } else { None };
@@ -220,7 +221,12 @@ impl claim::Host for Host {
         };
         // No guest has this index: the operator's, and those for huge units.
         let guest = match report.claimant {
-            Claimant::Guest(guest) => guest.index(),
+            Claimant::Guest(id) => {
+                if let Some(guest) = get(id.index()).filter(|_| report.state.is_over()) {
+                    super::pulse(guest, POOL_SPI);
+                }
+                id.index()
+            }
             Claimant::Operator | Claimant::Units => usize::from(u8::MAX),
         };
         let place = if report.range.is_empty() { 0 } else { report.range.base().get() };

@@ -36,7 +36,7 @@ use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::trap;
 use crate::arch::uart;
 use crate::device::psci::{Platform, Power};
-use crate::device::vgic::{MAX_VCPUS, Vgic};
+use crate::device::vgic::{Kick, MAX_VCPUS, Vgic};
 use crate::device::vpl011::Vpl011;
 use crate::log;
 use crate::monitor::mux::Console;
@@ -442,7 +442,18 @@ fn update_uart_level(guest: &'static Guest, level: bool) {
 #[inline(never)]
 fn change_uart_level(guest: &'static Guest, level: bool) {
     guest.uart_level.store(level, Ordering::Relaxed);
-    let kick = guest.vgic.set_level(32 + platform::UART_SPI, level);
+    deliver(guest, guest.vgic.set_level(32 + platform::UART_SPI, level));
+}
+
+/// An edge on the line of the guest's shared interrupt `spi`.
+fn pulse(guest: &'static Guest, spi: u32) {
+    let kick = guest.vgic.set_level(32 + spi, true);
+    guest.vgic.set_level(32 + spi, false);
+    deliver(guest, kick);
+}
+
+/// Kicks who has to take an interrupt.
+fn deliver(guest: &'static Guest, kick: Kick) {
     let cpu = cpu::current();
     match cpu.vcpu() {
         Some(vcpu) if core::ptr::eq(vcpu.guest(), guest) => trap::kick(cpu, vcpu, kick),

@@ -150,12 +150,12 @@ impl Search {
 
     /// Takes note of what the next pageblock is used for.
     fn look(&mut self, ground: &impl Ground, is_barred: &impl Fn(FrameRange) -> bool, glance: Glance) {
-        let part = pageblock_at(self.next);
+        let (part, lent) = (pageblock_at(self.next), u64::from(glance.lent()));
         self.free += u64::from(glance.free);
-        self.lent += u64::from(glance.lent());
+        self.lent += lent;
         self.next = part.end();
-        if self.best.is_some_and(|best| self.is_best(best)) {
-            return;
+        if self.best.is_some_and(|best| self.is_best(best, lent)) {
+            return self.restart(part.end());
         }
         let is_barred = glance.is_isolated || is_barred(part);
         if self.bar.is_none() && (is_barred || glance.claimed + glance.fixed > 0) {
@@ -172,9 +172,13 @@ impl Search {
         }
     }
 
-    /// Whether nothing that is still to come can be better.
-    fn is_best(&self, best: Candidate) -> bool {
-        best.used == 0 && (self.frames >= PAGEBLOCK_FRAMES || !best.is_untouched)
+    /// Whether no range that begins or ends in the next pageblock, of which `lent` frames are lent, can be better.
+    fn is_best(&self, best: Candidate, lent: u64) -> bool {
+        match self.frames {
+            0..PAGEBLOCK_FRAMES => best.used == 0 && !best.is_untouched,
+            PAGEBLOCK_FRAMES if self.align <= PAGEBLOCK_FRAMES => best.used <= lent,
+            _ => best.used == 0,
+        }
     }
 
     fn offer(&mut self, candidate: Candidate) {

@@ -151,14 +151,11 @@ mod tests {
         let words = words(&map);
         let memory = Memory::new();
         memory.boot(&map, &words, 0).unwrap();
-        let request = |order, kind| Request {
-            order,
-            kind,
-            owner: guest(0),
-            placement: Placement::Any,
-            mapping: None,
-        };
-        for (order, kind) in [(0, Kind::Movable), (11, Kind::Movable), (9, Kind::Unmovable), (3, Kind::Unmovable)] {
+        let request =
+            |order, kind| Request { order, kind, owner: guest(0), placement: Placement::Any, mapping: None };
+        for (order, kind) in
+            [(0, Kind::Movable), (11, Kind::Movable), (9, Kind::Unmovable), (3, Kind::Unmovable)]
+        {
             memory.allocate(&request(order, kind)).unwrap();
         }
         let page = memory.allocate(&request(0, Kind::Movable)).unwrap().frame;

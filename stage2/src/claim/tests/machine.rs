@@ -361,6 +361,17 @@ impl Machine {
         self.guests[guest.index()].is_there.set(true);
     }
 
+    /// Takes the page on frame `number` from `guest`.
+    pub(super) fn drop_page(&self, guest: GuestId, number: u64) {
+        let frame = Frame::try_new(number).unwrap();
+        let ipa = self.memory().mapping(frame).unwrap().ipa;
+        let space = &self.guests[guest.index()].space;
+        space.with(self, |stage2| stage2.unmap(ipa, FRAME_SIZE, |_| ()).unwrap());
+        self.scrub_frames(frame, 1);
+        self.expected.lock().unwrap().remove(&(guest, ipa.get()));
+        self.memory().free(frame, 0, Owner::Guest(guest), Contents::Zeroed).unwrap();
+    }
+
     fn scrub_frames(&self, frame: Frame, count: u64) {
         let mut contents = self.contents.lock().unwrap();
         let mut cleaned = self.cleaned.lock().unwrap();

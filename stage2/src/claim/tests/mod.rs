@@ -70,6 +70,24 @@ fn free_frames_are_chosen_before_tenants() {
 }
 
 #[test]
+fn the_pageblock_with_the_fewest_tenants_is_chosen_wherever_it_lies() {
+    for cheapest in 0..8 {
+        let (machine, pool) = lent(0, 16 * MIB);
+        let guest = machine::guest_id(0);
+        // Here and there some frames are free: ever more up to one pageblock, and fewer again behind it.
+        for pageblock in 0..8_u64 {
+            let count = 40 - 4 * pageblock.abs_diff(cheapest);
+            for page in 0..count {
+                machine.drop_page(guest, machine.pool_range(pool).start() + pageblock * 512 + 7 + 11 * page);
+            }
+        }
+        let report = machine.claim(OPERATOR, pool, Wish::of_size(2 * MIB));
+        assert_eq!((report.state, report.tries[0].used), (State::Granted, 512 - 40));
+        assert_eq!(report.range.start(), machine.pool_range(pool).start() + cheapest * 512);
+    }
+}
+
+#[test]
 fn every_size_from_a_frame_to_the_pool() {
     let (machine, pool) = lent(0, 16 * MIB);
     for bytes in [4096, 12288, 65536, MIB, 2 * MIB, 3 * MIB + 4096, 16 * MIB] {

@@ -20,6 +20,7 @@ pub mod gic;
 pub mod mmio;
 pub mod mmu;
 pub mod platform;
+pub mod pools;
 pub mod psci;
 pub mod random;
 pub mod register;

@@ -5,27 +5,18 @@
 //!
 //! Prints `owner pool BYTES window IPA`, `owner hostile ok`, and at the end
 //! `owner done rounds N granted N released N refused N bytes N`, and switches the machine off. Boot arguments: `rounds=N`
-//! (default 100), `most=MIB` (default 16), `forever=1` (a line every hundred rounds, no end), `keep=MIB` (claims so much,
+//! (default 100) or `claims=N` (as many rounds as it takes until so many were granted), `most=MIB` (default 16), `forever=1` (a line every hundred rounds, no end), `keep=MIB` (claims so much,
 //! says `owner has MIB`, and stays), `bench=MIB` (claims so much once, says how long it took, releases it).
 
 #![no_std]
 #![no_main]
 
 use bare::platform::Platform;
-use bare::psci::{Registers, hvc};
+use bare::pools::{CANCEL, CLAIM, CLAIM_AT, FEATURES, POOL_INFO, RELEASE, STATUS, UID, call};
 use bare::random::Random;
-use bare::{mmu, psci, say, timer};
+use bare::{gic, mmu, psci, say, timer};
 
 bare::entry!(main);
-
-const UID: u64 = 0x8600_ff01;
-const FEATURES: u64 = 0x8600_0000;
-const POOL_INFO: u64 = 0xc600_0010;
-const CLAIM: u64 = 0xc600_0011;
-const CLAIM_AT: u64 = 0xc600_0012;
-const RELEASE: u64 = 0xc600_0013;
-const STATUS: u64 = 0xc600_0014;
-const CANCEL: u64 = 0xc600_0015;
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -51,22 +42,18 @@ struct Owner {
     bytes: u64,
 }
 
-/// Calls Ballast; X0 to X3.
-fn call(function: u64, first: u64, second: u64, third: u64) -> [i64; 4] {
-    let mut registers: Registers = [0; 18];
-    registers[..4].copy_from_slice(&[function, first, second, third]);
-    let answer = hvc(&registers);
-    [answer[0] as i64, answer[1] as i64, answer[2] as i64, answer[3] as i64]
-}
-
-/// Waits for the end of an operation: its status.
+/// Sleeps until the end of an operation: its status. Interrupts are masked: what is pending wakes.
 fn wait(ticket: i64) -> [i64; 4] {
     loop {
         let status = call(STATUS, ticket as u64, 0, 0);
         if status[0] != 1 {
             return status;
         }
-        timer::delay(20);
+        bare::instruction!("wfi");
+        let intid = gic::acknowledge();
+        if intid != gic::SPURIOUS {
+            gic::end(intid);
+        }
     }
 }
 
@@ -242,6 +229,10 @@ fn main(platform: &'static Platform) {
     if uid[0] as u32 != 0x3a9d_bc63 || features[0] & 1 == 0 || features[1] & 0x3f != 0x3f {
         fail("discovery", features);
     }
+    let intid = features[2] as u32;
+    gic::set_edge(intid, 1);
+    gic::route(intid, platform.cpus()[0]);
+    gic::enable(intid);
     let info = call(POOL_INFO, 0, 0, 0);
     if info[0] != 0 {
         fail("info", info);
@@ -268,9 +259,14 @@ fn main(platform: &'static Platform) {
     let (rounds, most) =
         (platform.number("rounds").unwrap_or(100), platform.number("most").unwrap_or(16) * MIB);
     let is_endless = platform.number("forever") == Some(1);
+    let claims = platform.number("claims");
     let mut random = Random::new(0x0b0e);
     let mut round = 0;
-    while is_endless || round < rounds {
+    let is_done = |owner: &Owner, round| match claims {
+        Some(claims) => owner.granted >= claims,
+        None => round >= rounds,
+    };
+    while is_endless || !is_done(&owner, round) {
         owner.round(&mut random, most);
         round += 1;
         if round % 100 == 0 {
@@ -281,7 +277,7 @@ fn main(platform: &'static Platform) {
     left.into_iter().flatten().for_each(|held| owner.release(held));
     say!(
         "owner done rounds {} granted {} released {} refused {} bytes {}",
-        rounds,
+        round,
         owner.granted,
         owner.released,
         owner.refused,
