@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const TARGET: &str = "aarch64-unknown-none-softfloat";
-const GUESTS: [&str; 8] = ["bench", "probe", "irqload", "rogue", "stress", "owner", "tenant", "pattern"];
+const GUESTS: [&str; 9] =
+    ["bench", "probe", "irqload", "rogue", "stress", "owner", "poolflood", "tenant", "pattern"];
 /// The header has a page of its own (bare/link.ld).
 const HEADER_SIZE: usize = 4096;
 
