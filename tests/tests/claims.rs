@@ -149,7 +149,7 @@ fn a_flood_of_hypercalls_harms_nobody() {
     let flood = Guest::payload("flood", "poolflood")
         .ram_mib(64)
         .memory("controllers = <0>;")
-        .bootargs("calls=300000")
+        .bootargs("calls=100000")
         .with("start-manually;");
     let guests = [tenant("alpha"), flood];
     let mut system = Setup::new().set(&guests, &pool("owner = <&{/guests/flood}>;")).boot();
@@ -160,7 +160,7 @@ fn a_flood_of_hypercalls_harms_nobody() {
         system.to_guest("flood");
         let said =
             system.expect(r"poolflood done [^\r\n]*refused \d+|poolflood failed[^\r\n]*\]|fatal[^\r\n]*");
-        assert!(said.contains("poolflood done calls 300000"), "{said}");
+        assert!(said.contains("poolflood done calls 100000"), "{said}");
         system.expect("flood: powered off");
         wait_until(&mut system, "pools", |report| report["pools"][0]["claimed_bytes"] == 0);
         check_books(&mut system);
