@@ -254,6 +254,18 @@ impl System {
         }
     }
 
+    /// Changes what lies behind controller `index` at `offset`, unknown to whoever runs there.
+    ///
+    /// # Panics
+    /// The file cannot be written.
+    pub fn write_controller(&self, index: usize, offset: u64, bytes: &[u8]) {
+        let path = self.session.controller_file(index);
+        let file = std::fs::OpenOptions::new().write(true).open(&path);
+        if let Err(error) = file.and_then(|file| file.write_all_at(bytes, offset)) {
+            panic!("{}: {error}", path.display());
+        }
+    }
+
     /// Where `pattern` lies behind controller `index`: the offsets, at multiples of `alignment`.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,14 +18,30 @@ struct Live {
 impl Live {
     /// Two guests, one of which interrupts and prints for ever.
     fn boot(name: &str) -> Self {
+        let load = Guest::payload("load", "irqload").bootargs("forever=1 rounds=200").ram_mib(32).vcpus(2);
+        let echo = Guest::payload("echo", "probe").bootargs("probe=echo").ram_mib(64);
+        Self::boot_set(name, &[load, echo], "")
+    }
+
+    /// A pool that is lent to a guest which writes to its memory for ever.
+    fn boot_pool(name: &str) -> Self {
+        let tenant = Guest::payload("tenant", "pattern")
+            .bootargs("mode=write")
+            .ram_mib(16)
+            .memory("controllers = <0>;")
+            .with("dmb-0 { size = <0 0x4000000>; controllers = <1>; };");
+        let pool = "pools { video { compatible = \"shared-dmb-pool\"; reusable; size = <0 0x4000000>; \
+                    controllers = <1>; }; };";
+        Self::boot_set(name, &[tenant], pool)
+    }
+
+    fn boot_set(name: &str, guests: &[Guest], more: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("ballast-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("serial");
-        let load = Guest::payload("load", "irqload").bootargs("forever=1 rounds=200").ram_mib(32).vcpus(2);
-        let echo = Guest::payload("echo", "probe").bootargs("probe=echo").ram_mib(64);
         // The first line is the socket; the one that the test has comes second, and stays silent.
         let system = Setup::new()
-            .set(&[load, echo], "")
+            .set(guests, more)
             .append("log=frames")
             .option("-serial")
             .option(&format!("unix:{},server=on,wait=off", socket.display()))
@@ -39,6 +56,46 @@ impl Live {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// The line, damaged between the machine and who attaches at the address that this returns: of so many bytes, one
+    /// is lost, and behind another comes one that nobody sent.
+    fn damaged_line(&self, one_of: u64) -> String {
+        let (serial, path) = (self.path("serial"), self.path(&format!("damaged-{one_of}")));
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                let mut machine = UnixStream::connect(&serial).unwrap();
+                let (mut typed, mut keys) = (client.try_clone().unwrap(), machine.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut typed, &mut keys);
+                    let _ = keys.shutdown(std::net::Shutdown::Both);
+                });
+                let mut random = 0x2545_f491_4f6c_dd1d_u64;
+                let mut next = move || {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    random
+                };
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = machine.read(&mut bytes) {
+                    let mut damaged = Vec::new();
+                    for &byte in &bytes[..count] {
+                        match next() % (2 * one_of) {
+                            0 => {}
+                            1 => damaged.extend([byte, next() as u8]),
+                            _ => damaged.push(byte),
+                        }
+                    }
+                    if client.write_all(&damaged).is_err() {
+                        break;
+                    }
+                }
+                let _ = machine.shutdown(std::net::Shutdown::Both);
+            }
+        });
+        format!("unix:{}", path.display())
     }
 
     fn line(&self) -> String {
@@ -129,43 +186,162 @@ fn reports_come_from_a_live_machine_and_from_a_recording() {
     check_page(&out);
 }
 
-#[test]
-fn the_exporter_serves_a_live_machine() {
-    let live = Live::boot("exporter");
-    let mut exporter = spawn(&["exporter", &live.line(), "--listen", "127.0.0.1:0"]);
-    let mut first = String::new();
-    BufReader::new(exporter.stderr.take().unwrap()).read_line(&mut first).unwrap();
-    let place = first.trim().strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
-    let scrape = || {
-        let mut client = TcpStream::connect(&place).unwrap();
+/// `ballast exporter`, serving.
+struct Exporter {
+    child: Child,
+    place: String,
+}
+
+impl Exporter {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = spawn(&[&["exporter", "--listen", "127.0.0.1:0"], arguments].concat());
+        let mut first = String::new();
+        BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut first).unwrap();
+        let place =
+            first.trim().strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
+        Self { child, place }
+    }
+
+    fn page(&self) -> String {
+        let mut client = TcpStream::connect(&self.place).unwrap();
         client.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-        prometheus_parse::Scrape::parse(body.lines().map(|line| Ok(line.to_owned()))).unwrap()
-    };
-    let value = |scrape: &prometheus_parse::Scrape, metric: &str, label: &str, wanted: &str| {
-        let found = scrape.samples.iter().find(|sample| {
-            sample.metric == metric && (label.is_empty() || sample.labels.get(label) == Some(wanted))
+        body.to_owned()
+    }
+
+    fn scrape(&self) -> Scrape {
+        Scrape(prometheus_parse::Scrape::parse(self.page().lines().map(|line| Ok(line.to_owned()))).unwrap())
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Scrape(prometheus_parse::Scrape);
+
+impl Scrape {
+    /// The metric with these labels.
+    #[track_caller]
+    fn value(&self, metric: &str, labels: &[(&str, &str)]) -> f64 {
+        let found = self.0.samples.iter().find(|sample| {
+            sample.metric == metric
+                && labels.iter().all(|&(label, wanted)| sample.labels.get(label) == Some(wanted))
         });
-        match found.unwrap_or_else(|| panic!("no {metric}")).value {
+        match found.unwrap_or_else(|| panic!("no {metric} {labels:?}")).value {
             prometheus_parse::Value::Counter(value) | prometheus_parse::Value::Gauge(value) => value,
             ref other => panic!("{other:?}"),
         }
-    };
-    let before = scrape();
+    }
+}
+
+#[test]
+fn the_exporter_serves_a_live_machine() {
+    let live = Live::boot("exporter");
+    let exporter = Exporter::start(&[&live.line()]);
+    let before = exporter.scrape();
     std::thread::sleep(Duration::from_secs(1));
-    let after = scrape();
-    assert_eq!(value(&after, "ballast_up", "", ""), 1.0);
-    assert_eq!(value(&after, "ballast_guest_memory_bytes", "guest", "echo"), f64::from(64 << 20));
-    let exits = |page| value(page, "ballast_guest_exits_total", "guest", "load");
-    assert!(
-        value(&after, "ballast_uptime_seconds", "", "") > value(&before, "ballast_uptime_seconds", "", "")
-    );
+    let after = exporter.scrape();
+    assert_eq!(after.value("ballast_up", &[]), 1.0);
+    assert_eq!(after.value("ballast_guest_memory_bytes", &[("guest", "echo")]), f64::from(64 << 20));
+    assert!(after.value("ballast_uptime_seconds", &[]) > before.value("ballast_uptime_seconds", &[]));
+    let exits = |page: &Scrape| page.value("ballast_guest_exits_total", &[("guest", "load")]);
     assert!(exits(&after) >= exits(&before));
-    exporter.kill().unwrap();
-    exporter.wait().unwrap();
+}
+
+#[test]
+fn claims_migration_and_heat_of_a_live_machine_are_shown() {
+    let live = Live::boot_pool("claims");
+    let (out, elf) = (live.path("claims.html"), elf());
+    let commands = ["claim video 16M", "migrate tenant mc0", "claim video 1G"];
+    let mut arguments = vec!["report".to_owned(), live.line(), "--seconds=8".into(), "--interval=0.2".into()];
+    arguments.extend(["--heat".into(), "--elf".into(), elf.to_string_lossy().into_owned()]);
+    arguments.extend(["--out".into(), out.to_string_lossy().into_owned()]);
+    arguments.extend(commands.iter().flat_map(|command| ["--run".into(), (*command).into()]));
+    run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let page = std::fs::read_to_string(&out).unwrap();
+    for part in [
+        "video",
+        "<h2>Claims</h2>",
+        "1 tried since boot: 1 granted (16 MiB)",
+        "<h2>Heat</h2>",
+        "tenant to mc0",
+    ] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
+    assert!(page.contains("the pool has"), "the claim that is too large is refused: {page}");
+
+    let exporter = Exporter::start(&[&live.line(), "--heat"]);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.value("ballast_claims_total", &[("outcome", "granted")]), 1.0);
+    let claimed = [("pool", "video"), ("use", "claimed")];
+    assert_eq!(scrape.value("ballast_pool_memory_bytes", &claimed), f64::from(16 << 20));
+    assert!(scrape.value("ballast_claim_moved_bytes_total", &[]) > 0.0);
+    assert!(scrape.value("ballast_migration_moved_bytes_total", &[("guest", "tenant")]) > 0.0);
+    let touched = [("guest", "tenant"), ("controller", "mc0")];
+    assert!(scrape.value("ballast_guest_touched_bytes", &touched) > 0.0);
+    // Prometheus's own checker, where there is one.
+    if let Ok(mut checker) = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    {
+        checker.stdin.take().unwrap().write_all(exporter.page().as_bytes()).unwrap();
+        let output = checker.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
+}
+
+/// One of some hundred bytes is lost or came from nowhere: what is damaged is asked again, left out and counted.
+#[test]
+fn loss_and_garbage_on_the_line_are_survived_and_counted() {
+    let live = Live::boot("damage");
+    let line = live.damaged_line(2500);
+    let out = live.path("damaged.html");
+    run(&["report", &line, "--seconds", "6", "--interval", "0.1", "--out", &out.to_string_lossy()]);
+    let page = std::fs::read_to_string(&out).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
+    assert!(page.contains("Memory over time") && page.matches("<svg").count() >= 5);
+    assert!(page.contains("pieces came damaged over the line"), "nothing was counted: {page}");
+
+    let exporter = Exporter::start(&[&line]);
+    let (mut damaged_count, mut right_count) = (0.0, 0);
+    for _ in 0..5 {
+        let scrape = exporter.scrape();
+        assert_eq!(scrape.value("ballast_up", &[]), 1.0);
+        damaged_count = scrape.value("ballast_line_damaged_total", &[("what", "report")]);
+        // Where a digit is lost, a report is still one.
+        let echo = scrape.0.samples.iter().find(|sample| {
+            sample.metric == "ballast_guest_memory_bytes" && sample.labels.get("guest") == Some("echo")
+        });
+        let size = prometheus_parse::Value::Gauge(f64::from(64 << 20));
+        right_count += u32::from(echo.is_some_and(|sample| sample.value == size));
+    }
+    assert!(damaged_count > 0.0 && right_count >= 3, "{damaged_count} damaged, {right_count} right");
+    drop(exporter);
+
+    // Frames, one in two of which is hit.
+    let elf = elf();
+    let mut child = spawn(&["console", &live.damaged_line(100), "--elf", &elf.to_string_lossy()]);
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"\x1dm\x03\x15log\rlog\rlog\r").unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    input.write_all(b"\x1dq").unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let (shown, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("frames of the log came damaged"), "{said}");
+    let whole = shown.lines().filter(|line| line.starts_with("log| ") && !line.contains('('));
+    assert!(whole.count() > 5, "{shown}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::link::{Address, Link};
-use crate::model::Snapshot;
+use crate::model::{Heat, Snapshot};
 use crate::monitor::{Losses, Monitor};
 
 /// How long a client may take to ask.
@@ -21,14 +21,29 @@ const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// States of a guest, as the monitor names them.
 const STATES: [&str; 6] = ["off", "starting", "running", "stopping", "failed", "refused"];
 
-/// Listens at `place` and answers each scrape with what the line at `address` says then.
+/// What `ballast exporter` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Where the line is: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
+    #[arg(value_name = "LINE")]
+    pub address: Address,
+    /// Where to listen
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9750")]
+    pub listen: String,
+    /// At each scrape, watch for a second how much of their memory guests touch
+    #[arg(long)]
+    pub heat: bool,
+}
+
+/// Answers each scrape with what the line says then.
 ///
 /// # Errors
 /// The place is taken.
-pub fn run(address: &Address, place: &str) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
+    let place = &options.listen;
     let listener = TcpListener::bind(place).with_context(|| format!("cannot listen at {place}"))?;
     eprintln!("http://{}/metrics", listener.local_addr()?);
-    let mut scraper = Scraper::new(address.clone());
+    let mut scraper = Scraper::new(options.clone());
     // One line, one client at a time. What a client does wrong is its own affair.
     for client in listener.incoming().flatten() {
         let _ = answer(client, || scraper.scrape());
@@ -38,7 +53,7 @@ pub fn run(address: &Address, place: &str) -> Result<()> {
 
 /// Asks the machine, and keeps the line open between scrapes.
 struct Scraper {
-    address: Address,
+    options: Options,
     monitor: Option<Monitor>,
     /// Losses on lines that were closed.
     earlier: Losses,
@@ -46,14 +61,14 @@ struct Scraper {
 }
 
 impl Scraper {
-    fn new(address: Address) -> Self {
-        Self { address, monitor: None, earlier: Losses::default(), error_count: 0 }
+    fn new(options: Options) -> Self {
+        Self { options, monitor: None, earlier: Losses::default(), error_count: 0 }
     }
 
     fn scrape(&mut self) -> String {
         let snapshot = self.ask();
         if let Err(error) = &snapshot {
-            eprintln!("{}: {error:#}", self.address);
+            eprintln!("{}: {error:#}", self.options.address);
             self.error_count += 1;
             let losses = self.losses();
             self.earlier = losses;
@@ -65,11 +80,15 @@ impl Scraper {
     fn ask(&mut self) -> Result<Snapshot> {
         let monitor = match &mut self.monitor {
             Some(monitor) => monitor,
-            none => none.insert(Monitor::attach(Link::open(&self.address)?)?),
+            none => none.insert(Monitor::attach(Link::open(&self.options.address)?)?),
         };
         monitor.frames.clear();
         monitor.text.clear();
-        monitor.snapshot(false)
+        let mut snapshot = monitor.snapshot(false)?;
+        if self.options.heat {
+            monitor.add_heat(&mut snapshot)?;
+        }
+        Ok(snapshot)
     }
 
     fn losses(&self) -> Losses {
@@ -129,6 +148,37 @@ impl Page {
     }
 }
 
+/// What has been observed of a quantity since boot, in seconds.
+struct Summary {
+    /// Labels, without braces.
+    labels: String,
+    p50: f64,
+    p99: f64,
+    longest: f64,
+    sum: f64,
+    count: u64,
+}
+
+impl Page {
+    /// A summary, and the longest of each as a gauge of its own.
+    fn summary(&mut self, name: &str, help: &str, rows: &[Summary]) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} summary");
+        for Summary { labels, p50, p99, sum, count, .. } in rows {
+            let _ = writeln!(self.0, "{name}{{{labels},quantile=\"0.5\"}} {p50}");
+            let _ = writeln!(self.0, "{name}{{{labels},quantile=\"0.99\"}} {p99}");
+            let _ = writeln!(self.0, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
+        }
+        let longest = rows.iter().map(|row| (format!("{{{}}}", row.labels), row.longest));
+        let name = name.strip_suffix("_seconds").unwrap_or(name);
+        self.metric(
+            &format!("{name}_longest_seconds"),
+            "gauge",
+            "The longest of these, since boot.",
+            longest,
+        );
+    }
+}
+
 /// A label's value, escaped.
 struct Label<'a>(&'a str);
 
@@ -176,6 +226,9 @@ pub fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64) -> St
         write_migration(&mut page, snapshot);
         if !snapshot.pools.is_empty() {
             write_claims(&mut page, snapshot);
+        }
+        if snapshot.heat_window_ns != 0 {
+            write_heat(&mut page, snapshot);
         }
         let consoles = || snapshot.consoles.iter();
         let lost = consoles().map(|console| (label("console", &console.name), console.lost_bytes as f64));
@@ -291,12 +344,20 @@ fn write_migration(page: &mut Page, snapshot: &Snapshot) {
         "How often the guest had to wait for one.",
         stalls,
     );
-    let quantiles = snapshot.stalls.iter().flat_map(|one| {
-        [("0.5", one.p50_ns), ("0.99", one.p99_ns), ("1", one.max_ns)].map(|(quantile, ns)| {
-            (format!("{{guest=\"{}\",quantile=\"{quantile}\"}}", Label(&one.guest)), seconds(ns))
-        })
+    let stalls = snapshot.stalls.iter().map(|one| Summary {
+        labels: format!("guest=\"{}\"", Label(&one.guest)),
+        p50: seconds(one.p50_ns),
+        p99: seconds(one.p99_ns),
+        longest: seconds(one.max_ns),
+        sum: seconds(one.mean_ns.saturating_mul(one.count)),
+        count: one.count,
     });
-    page.metric("ballast_migration_stall_seconds", "gauge", "How long it waited, since boot.", quantiles);
+    let stalls: Vec<Summary> = stalls.collect();
+    page.summary(
+        "ballast_migration_stall_seconds",
+        "How long the guest waited for a unit in flight.",
+        &stalls,
+    );
     let pairs = snapshot.pairs.iter().map(|pair| {
         let labels = format!("{{from=\"{}\",to=\"{}\"}}", Label(&pair.from), Label(&pair.to));
         (labels, pair.moved_bytes as f64)
@@ -306,6 +367,19 @@ fn write_migration(page: &mut Page, snapshot: &Snapshot) {
     let is_over = |state: &str| matches!(state, "finished" | "cancelled" | "failed");
     let open = snapshot.jobs.iter().filter(|job| !is_over(&job.state)).count();
     page.metric("ballast_jobs", "gauge", "Migrations that wait or run.", [("", open as f64)]);
+}
+
+fn write_heat(page: &mut Page, snapshot: &Snapshot) {
+    let window = [("", seconds(snapshot.heat_window_ns))];
+    page.metric("ballast_heat_window_seconds", "gauge", "For how long guests were watched.", window);
+    let labels =
+        |one: &Heat| format!("{{guest=\"{}\",controller=\"{}\"}}", Label(&one.guest), Label(&one.controller));
+    let rows = || snapshot.heat.iter();
+    let resident = rows().map(|one| (labels(one), one.resident_bytes as f64));
+    let help = "What of the guest's memory lies behind the controller.";
+    page.metric("ballast_guest_resident_bytes", "gauge", help, resident);
+    let touched = rows().map(|one| (labels(one), one.touched_bytes as f64));
+    page.metric("ballast_guest_touched_bytes", "gauge", "What of it the guest touched meanwhile.", touched);
 }
 
 fn write_claims(page: &mut Page, snapshot: &Snapshot) {
@@ -348,14 +422,17 @@ fn write_claims(page: &mut Page, snapshot: &Snapshot) {
     page.metric("ballast_claim_moved_bytes_total", "counter", help, [("", stats.moved_bytes as f64)]);
     let help = "Claimed ranges that were given back.";
     page.metric("ballast_claim_releases_total", "counter", help, [("", stats.released_count as f64)]);
-    let quantiles = stats.latency.iter().flat_map(|one| {
-        [("0.5", one.p50_ns), ("0.99", one.p99_ns), ("1", one.max_ns)].map(|(quantile, ns)| {
-            let (size, lent) = (Label(&one.size), Label(&one.lent));
-            (format!("{{size=\"{size}\",lent=\"{lent}\",quantile=\"{quantile}\"}}"), seconds(ns))
-        })
+    let latencies = stats.latency.iter().map(|one| Summary {
+        labels: format!("size=\"{}\",lent=\"{}\"", Label(&one.size), Label(&one.lent)),
+        p50: seconds(one.p50_ns),
+        p99: seconds(one.p99_ns),
+        longest: seconds(one.max_ns),
+        sum: seconds(one.mean_ns.saturating_mul(one.count)),
+        count: one.count,
     });
-    let help = "How long granted claims took, since boot, by size and by how much of the pool was lent.";
-    page.metric("ballast_claim_latency_seconds", "gauge", help, quantiles);
+    let latencies: Vec<Summary> = latencies.collect();
+    let help = "How long granted claims took, by size and by how much of the pool was lent.";
+    page.summary("ballast_claim_latency_seconds", help, &latencies);
     let open = snapshot.claims.iter().filter(|claim| claim.is_open()).count();
     page.metric("ballast_claims_open", "gauge", "Claims and releases that wait or run.", [("", open as f64)]);
 }
@@ -368,7 +445,10 @@ mod tests {
     use crate::monitor::tests::{fake, small_machine};
 
     fn snapshot() -> Snapshot {
-        Monitor::attach(fake(small_machine)).unwrap().snapshot(false).unwrap()
+        let mut monitor = Monitor::attach(fake(small_machine)).unwrap();
+        let mut snapshot = monitor.snapshot(false).unwrap();
+        monitor.add_heat(&mut snapshot).unwrap();
+        snapshot
     }
 
     #[test]
@@ -394,8 +474,13 @@ mod tests {
         assert_eq!(sample("ballast_pool_memory_bytes", "use", "lent"), 41_943_040.0);
         assert_eq!(sample("ballast_claims_tried_total", "", ""), 3.0);
         assert_eq!(sample("ballast_claims_total", "outcome", "failed"), 1.0);
-        assert_eq!(sample("ballast_claim_latency_seconds", "quantile", "0.99"), 0.001_25);
+        assert_eq!(sample("ballast_claim_latency_longest_seconds", "lent", "to 95 %"), 0.001_25);
+        assert!(
+            text.contains("\nballast_claim_latency_seconds_count{size=\"to 64 MiB\",lent=\"to 95 %\"} 1\n")
+        );
+        assert!(text.contains("\nballast_migration_stall_seconds_sum{guest=\"alpha\"} 0.00108\n"));
         assert_eq!(sample("ballast_claims_open", "", ""), 1.0);
+        assert_eq!(sample("ballast_guest_touched_bytes", "controller", "mc0"), 67_108_864.0);
         // Prometheus' conventions: counters end in _total, nothing else does; help for all.
         for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
             let name = line.split(' ').nth(2).unwrap();

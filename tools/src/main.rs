@@ -4,7 +4,6 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use ballast_tools::link::Address;
 use ballast_tools::{configuration, console, exporter, log, report, top};
 use clap::{Parser, Subcommand};
 
@@ -33,18 +32,14 @@ enum Command {
     /// Takes the line to itself: Ballast's monitor comes to front. q ends.
     Top(top::Options),
     /// Write one HTML file from a live machine or a recording
+    ///
+    /// From a live machine: ballast report /tmp/serial --seconds 20 --run 'migrate alpha mc0' --heat. From what ballast
+    /// console --record FILE recorded while reports were asked for (guests --json and the like): ballast report FILE
     Report(report::Options),
     /// Serve figures for Prometheus over HTTP
     ///
     /// Each scrape asks Ballast's monitor. Example: ballast exporter /tmp/serial --listen localhost:9750
-    Exporter {
-        /// Where the line is: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
-        #[arg(value_name = "LINE")]
-        address: Address,
-        /// Where to listen
-        #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9750")]
-        listen: String,
-    },
+    Exporter(exporter::Options),
     /// Check a configuration blob, in the words that Ballast has for what is wrong
     Check(configuration::CheckOptions),
     /// Compile a configuration by plain dtc, and check it
@@ -57,7 +52,7 @@ fn run(command: &Command) -> Result<bool> {
         Command::Log(options) => log::run(options)?,
         Command::Top(options) => top::run(options)?,
         Command::Report(options) => report::run(options)?,
-        Command::Exporter { address, listen } => exporter::run(address, listen)?,
+        Command::Exporter(options) => exporter::run(options)?,
         Command::Check(options) => return configuration::check(options),
         Command::Image(options) => return configuration::image(options),
     }

@@ -74,6 +74,14 @@ pub struct Controller {
     pub dmb_bytes: u64,
 }
 
+impl Controller {
+    /// What is none of these: claimed, or retired.
+    pub fn other_bytes(&self) -> u64 {
+        let known = [self.free_bytes, self.guest_bytes, self.own_bytes, self.reserved_bytes];
+        known.iter().fold(self.total_bytes, |rest, part| rest.saturating_sub(*part))
+    }
+}
+
 /// A guest in `stats --json`: counters since boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -325,6 +333,20 @@ pub struct ClaimLatency {
     pub max_ns: u64,
 }
 
+/// What a guest touched behind a controller, in `heat --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Heat {
+    /// The guest's name.
+    pub guest: String,
+    /// The controller's name.
+    pub controller: String,
+    /// What of the guest lies there.
+    pub resident_bytes: u64,
+    /// What of it was touched.
+    pub touched_bytes: u64,
+}
+
 /// The machine at one time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -359,6 +381,10 @@ pub struct Snapshot {
     pub claims: Vec<Claim>,
     /// The claims' counters.
     pub claim_stats: ClaimStats,
+    /// What guests touched, if that was asked.
+    pub heat: Vec<Heat>,
+    /// For how long that was watched.
+    pub heat_window_ns: u64,
 }
 
 impl Snapshot {
@@ -390,6 +416,10 @@ impl Snapshot {
                 list(report, "guests", &mut self.moved)
             }
             Some("jobs") => list(report, "jobs", &mut self.jobs),
+            Some("heat") => {
+                self.heat_window_ns = report.get("window_ns").and_then(Value::as_u64).unwrap_or(0);
+                list(report, "heat", &mut self.heat)
+            }
             Some("pools") => list(report, "pools", &mut self.pools),
             Some("claims") => list(report, "claims", &mut self.claims),
             Some("claim_stats") => match ClaimStats::deserialize(report) {
@@ -420,6 +450,7 @@ mod tests {
             r#"{"report":"console","consoles":[{"name":"alpha","lost_bytes":7}]}"#,
             r#"{"report":"migration","guests":[{"name":"alpha","moved_bytes":5}],"stalls":[],"pairs":[]}"#,
             r#"{"report":"jobs","jobs":[{"job":1,"state":"running","elapsed_ns":null}]}"#,
+            r#"{"report":"heat","window_ns":9,"heat":[{"guest":"alpha","controller":"mc1","touched_bytes":7}]}"#,
             r#"{"report":"pools","pools":[{"pool":"video","lent_bytes":5,"owner":null}]}"#,
             r#"{"report":"claims","claims":[{"claim":1,"state":"granted"},{"claim":2,"state":"queued"}]}"#,
             r#"{"report":"claim_stats","granted_count":3,"failures":[],"latency":[{"size":"to 64 MiB","count":3}]}"#,
@@ -430,6 +461,7 @@ mod tests {
         assert_eq!(snapshot.stats[0].exit_count(), 5);
         assert_eq!(snapshot.map[0].cells, "R1.");
         assert_eq!(snapshot.pools[0].lent_bytes, 5);
+        assert_eq!((snapshot.heat_window_ns, snapshot.heat[0].touched_bytes), (9, 7));
         assert_eq!([0, 1].map(|at| snapshot.claims[at].is_open()), [false, true]);
         assert_eq!((snapshot.claim_stats.granted_count, snapshot.claim_stats.latency[0].count), (3, 3));
         for report in [

@@ -9,10 +9,10 @@ use crate::link::{Link, Received};
 use crate::model::Snapshot;
 use crate::splitter::{Piece, Splitter};
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a question is asked before it is given up: an answer may be damaged on its way.
-const TRIES: u32 = 3;
+/// How many seconds each try of a question waits for its answer: question and answer may be lost on their way.
+const PATIENCE: [u64; 6] = [2, 4, 8, 8, 8, 8];
+/// How long a command that is given once may take.
+const LONGEST_COMMAND: Duration = Duration::from_secs(30);
 /// Brings the monitor to front, and gives up the line that it has.
 const ATTENTION: &[u8] = b"\x1dm\x03\x15";
 /// What a report begins with.
@@ -74,22 +74,49 @@ impl Monitor {
             "stats claims" => "claim_stats",
             _ => command.split(' ').next().unwrap_or(""),
         };
-        for _ in 0..TRIES {
-            // Ctrl-U: whatever stands in the line, it is not ours.
-            self.link.send(format!("\x15{command} --json\r").as_bytes())?;
-            let deadline = Instant::now() + PATIENCE;
-            while let Some(report) = self.next_report(deadline)? {
-                match report.get("report").and_then(Value::as_str) {
-                    Some("error") => {
-                        let error = report.get("error").and_then(Value::as_str).unwrap_or("no reason given");
-                        bail!("{command}: {error}");
-                    }
-                    Some(found) if found == name => return Ok(report),
-                    _ => {}
+        for patience in PATIENCE {
+            self.send(command)?;
+            let deadline = Instant::now() + Duration::from_secs(patience);
+            loop {
+                match self.next_report(deadline)? {
+                    Answer::Report(report) => match report.get("report").and_then(Value::as_str) {
+                        Some("error") if is_about(&report, command) => {
+                            bail!("{command}: {}", reason(&report))
+                        }
+                        Some("error") => {
+                            self.bad_report_count += 1;
+                            break;
+                        }
+                        Some(found) if found == name => return Ok(report),
+                        _ => {}
+                    },
+                    // Perhaps the answer: asked again.
+                    Answer::Damaged | Answer::None => break,
                 }
             }
         }
         bail!("Ballast does not answer to {command:?}")
+    }
+
+    /// Gives `command`, once, and yields the report that answers it.
+    ///
+    /// # Errors
+    /// The line fails, nobody answers, the answer is damaged, or the monitor refuses.
+    pub fn give(&mut self, command: &str) -> Result<Value> {
+        self.send(command)?;
+        match self.next_report(Instant::now() + LONGEST_COMMAND)? {
+            Answer::Report(report) if report.get("report").and_then(Value::as_str) == Some("error") => {
+                bail!("{command}: {}", reason(&report))
+            }
+            Answer::Report(report) => Ok(report),
+            Answer::Damaged => bail!("{command}: the answer came damaged"),
+            Answer::None => bail!("Ballast does not answer to {command:?}"),
+        }
+    }
+
+    fn send(&mut self, command: &str) -> Result<()> {
+        // Ctrl-U: whatever stands in the line, it is not ours.
+        self.link.send(format!("\x15{command} --json\r").as_bytes())
     }
 
     /// The machine as it is.
@@ -123,23 +150,35 @@ impl Monitor {
         Ok(snapshot)
     }
 
-    /// The next report; `None` if there is none until `deadline`.
-    fn next_report(&mut self, deadline: Instant) -> Result<Option<Value>> {
+    /// Watches for a second what guests touch, and adds that to `snapshot`.
+    ///
+    /// # Errors
+    /// The line fails, nobody answers, or this Ballast does not know.
+    pub fn add_heat(&mut self, snapshot: &mut Snapshot) -> Result<()> {
+        snapshot.take(&self.ask("heat")?);
+        Ok(())
+    }
+
+    /// What comes next until `deadline`.
+    fn next_report(&mut self, deadline: Instant) -> Result<Answer> {
         loop {
             for line in self.lines.by_ref() {
                 match report_in(&line) {
-                    Some(Ok(report)) => return Ok(Some(report)),
-                    Some(Err(_)) => self.bad_report_count += 1,
+                    Some(Ok(report)) => return Ok(Answer::Report(report)),
+                    Some(Err(_)) => {
+                        self.bad_report_count += 1;
+                        return Ok(Answer::Damaged);
+                    }
                     None => self.text.push(line),
                 }
             }
             let patience = deadline.saturating_duration_since(Instant::now());
             if patience.is_zero() {
-                return Ok(None);
+                return Ok(Answer::None);
             }
             match self.link.receive(patience)? {
                 Received::Bytes(bytes) => self.take(&bytes),
-                Received::Nothing => return Ok(None),
+                Received::Nothing => return Ok(Answer::None),
                 Received::End => bail!("the line's other end is gone"),
             }
         }
@@ -153,6 +192,26 @@ impl Monitor {
             }
         }
     }
+}
+
+/// What comes from the monitor.
+enum Answer {
+    /// A report.
+    Report(Value),
+    /// What was one.
+    Damaged,
+    /// Nothing in time.
+    None,
+}
+
+/// Whether a refusal is of `command`, and not of what became of it on its way.
+fn is_about(report: &Value, command: &str) -> bool {
+    let refused = report.get("command").and_then(Value::as_str);
+    refused.is_none_or(|refused| command.starts_with(refused))
+}
+
+fn reason(report: &Value) -> &str {
+    report.get("error").and_then(Value::as_str).unwrap_or("no reason given")
 }
 
 /// The report that a line holds, if it looks like one: as JSON, or why it is none.
@@ -258,12 +317,16 @@ pub(crate) mod tests {
             "stats claims --json" => {
                 r#"{"report":"claim_stats","tried_count":3,"granted_count":1,"granted_bytes":16777216,"failed_count":1,"cancelled_count":0,"released_count":0,"retry_count":0,"moved_blocks":2,"moved_pages":0,"moved_bytes":4194304,"failures":[{"cause":"no-range","count":1}],"latency":[{"size":"to 64 MiB","lent":"to 95 %","count":1,"mean_ns":1250000,"p50_ns":1250000,"p99_ns":1250000,"max_ns":1250000}]}"#
             }
+            "heat --json" => {
+                r#"{"report":"heat","window_ns":1000000000,"unit_count":512,"cost_ns":90000,"heat":[{"guest":"alpha","controller":"mc0","resident_bytes":268435456,"touched_bytes":67108864,"share_permille":250},{"guest":"alpha","controller":"mc1","resident_bytes":268435456,"touched_bytes":0,"share_permille":0}]}"#
+            }
             "map --json" => {
                 r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":67108864,"cells":":R111111........"},{"controller":"mc1","base":"0x80000000","unit_bytes":67108864,"cells":"................"}]}"#
             }
             _ => {
                 return format!(
-                    "{{\"report\":\"error\",\"command\":\"{command}\",\"error\":\"is no command\"}}\n"
+                    "{{\"report\":\"error\",\"command\":\"{}\",\"error\":\"is no command\"}}\n",
+                    command.trim_end_matches(" --json")
                 );
             }
         };
@@ -310,6 +373,23 @@ pub(crate) mod tests {
         .unwrap();
         assert_eq!(monitor.ask("guests").unwrap()["guests"].as_array().unwrap().len(), 2);
         assert_eq!(monitor.losses().bad_report_count, 1);
+    }
+
+    #[test]
+    fn commands_that_were_damaged_are_given_again() {
+        let count = std::cell::Cell::new(0);
+        let mut monitor = Monitor::attach(fake(move |command| {
+            count.set(count.get() + 1);
+            match count.get() {
+                1 => small_machine("gests --json"),
+                _ => small_machine(command),
+            }
+        }))
+        .unwrap();
+        assert_eq!(monitor.ask("guests").unwrap()["guests"].as_array().unwrap().len(), 2);
+        assert_eq!(monitor.losses().bad_report_count, 1);
+        assert_eq!(monitor.give("jobs").unwrap()["report"], "jobs");
+        assert_eq!(monitor.give("bogus").unwrap_err().to_string(), "bogus: is no command");
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub struct Options {
     /// The image's ELF file, for the log's frames (log=frames)
     #[arg(long, value_name = "FILE")]
     pub elf: Option<PathBuf>,
+    /// A command to give while watching, such as 'migrate alpha mc0' (again for more: they are spread over the time)
+    #[arg(long, value_name = "COMMAND")]
+    pub run: Vec<String>,
+    /// At the end, watch for a second how much of their memory guests touch
+    #[arg(long)]
+    pub heat: bool,
 }
 
 /// What a report is made of.
@@ -58,6 +64,8 @@ pub struct Material {
     pub snapshots: Vec<Snapshot>,
     /// Lines of the log.
     pub log: Vec<String>,
+    /// Commands that were given: when, what, and why one was refused.
+    pub given: Vec<(f64, String, Option<String>)>,
     /// What was damaged on its way.
     pub damaged_count: u64,
 }
@@ -89,27 +97,54 @@ pub fn run(options: &Options) -> Result<()> {
 fn watch(mut monitor: Monitor, decoder: Option<&Decoder>, options: &Options) -> Result<Material> {
     let start = Instant::now();
     let mut material = Material::default();
+    // In equal steps, the first after a look at how things were.
+    let step = options.seconds / (options.run.len() + 1) as f64;
+    let mut commands =
+        (0..).zip(&options.run).map(|(at, command)| (0.5 * step + f64::from(at) * step, command)).peekable();
     loop {
         let seconds = start.elapsed().as_secs_f64();
-        let snapshot = monitor.snapshot(true)?;
+        let is_last = seconds >= options.seconds;
+        let mut snapshot = monitor.snapshot(true)?;
+        if is_last && options.heat {
+            monitor.add_heat(&mut snapshot)?;
+        }
         material.snapshots.push(Snapshot { seconds, ..snapshot });
-        let lines = monitor.frames.drain(..).map(|frame| log_line(decoder, &frame));
-        material.log.extend(lines.collect::<Vec<_>>());
+        for frame in monitor.frames.drain(..) {
+            material.take_frame(decoder, &frame);
+        }
         material.log.extend(monitor.text.drain(..).filter_map(|line| text_log_line(&line)));
-        if seconds >= options.seconds {
+        if is_last {
             let losses = monitor.losses();
-            material.damaged_count = losses.bad_frame_count + losses.bad_report_count;
+            material.damaged_count += losses.bad_frame_count + losses.bad_report_count;
             return Ok(material);
+        }
+        if let Some((_, command)) = commands.next_if(|(at, _)| *at <= seconds) {
+            let given = start.elapsed().as_secs_f64();
+            let refused = monitor.give(command).err().map(|error| format!("{error:#}"));
+            if let Some(error) = &refused {
+                eprintln!("ballast: {error}");
+            }
+            material.given.push((given, command.clone(), refused));
+            continue;
         }
         thread::sleep(Duration::from_secs_f64(options.interval.max(0.05)));
     }
 }
 
-fn log_line(decoder: Option<&Decoder>, frame: &[u8]) -> String {
-    match decoder.map(|decoder| decoder.decode(frame)) {
-        None => format!("(a frame of {} bytes; --elf puts it together)", frame.len()),
-        Some(Ok(line)) => line.to_string(),
-        Some(Err(error)) => format!("({error})"),
+impl Material {
+    /// When commands were given.
+    fn marks(&self) -> Vec<f64> {
+        self.given.iter().map(|(seconds, ..)| *seconds).collect()
+    }
+
+    fn take_frame(&mut self, decoder: Option<&Decoder>, frame: &[u8]) {
+        let decoded = decoder.map(|decoder| decoder.decode(frame));
+        self.damaged_count += u64::from(matches!(decoded, Some(Err(_))));
+        self.log.push(match decoded {
+            None => format!("(a frame of {} bytes; --elf puts it together)", frame.len()),
+            Some(Ok(line)) => line.to_string(),
+            Some(Err(error)) => format!("({error})"),
+        });
     }
 }
 
@@ -134,7 +169,7 @@ pub fn from_recording(recording: &Recording, decoder: Option<&Decoder>) -> Mater
         for piece in splitter.take(event.text.as_bytes()) {
             match piece {
                 Piece::Text(text) => lines.put(&text),
-                Piece::Frame(frame) => material.log.push(log_line(decoder, &frame)),
+                Piece::Frame(frame) => material.take_frame(decoder, &frame),
             }
         }
         for line in lines.by_ref() {
@@ -196,6 +231,10 @@ svg text { fill: #57606a; }
 .grid { stroke: #d8dee4; fill: none; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 pre { background: #f6f8fa; padding: 0.8em; overflow-x: auto; font-size: 12px; border-radius: 6px; }
+.mark { stroke: #8c959f; stroke-dasharray: 3 3; fill: none; }
+.given { padding-left: 1.6em; columns: 2; }
+.given span { color: #57606a; }
+.given span.failed { color: #b71c1c; }
 .quiet { color: #57606a; }
 .failed { color: #b71c1c; }
 .running { color: #1a7f37; }
@@ -222,17 +261,30 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
             count => format!(" {count} pieces came damaged over the line."),
         }
     )?;
+    if !material.given.is_empty() {
+        page.push_str("<ol class=given>\n");
+        for (seconds, command, refused) in &material.given {
+            write!(page, "<li><code>{}</code> <span>at {seconds:.1} s</span>", Text(command))?;
+            if let Some(reason) = refused {
+                let reason = reason.strip_prefix(&format!("{command}: ")).unwrap_or(reason);
+                write!(page, " <span class=failed>{}</span>", Text(reason))?;
+            }
+            page.push('\n');
+        }
+        page.push_str("</ol>\n");
+    }
     write_guests(page, last)?;
     write_maps(page, first, last)?;
     write_memory(page, material, last)?;
     write_migrations(page, material, last)?;
     claims::write(page, material, last)?;
+    write_heat(page, last)?;
     page.push_str("<h2>Exits to EL2</h2>\n");
     let rates = rates(material, last, &|snapshot, name| {
         let stats = snapshot.stats.iter().find(|stats| stats.name == name)?;
         Some(stats.exit_count())
     });
-    chart::write(page, "a second", &rates, Kind::Lines, |value| format!("{value:.0}"))?;
+    chart::write(page, "a second", &rates, Kind::Lines, &material.marks(), |value| format!("{value:.0}"))?;
     if !material.log.is_empty() {
         page.push_str("<h2>Log</h2>\n<pre>");
         for line in &material.log {
@@ -296,9 +348,12 @@ fn write_memory(page: &mut String, material: &Material, last: &Snapshot) -> fmt:
             line("guests", "#4a86c5", |one| one.guest_bytes),
             line("Ballast", "#24292f", |one| one.own_bytes),
             line("reserved", "#8c959f", |one| one.reserved_bytes),
+            line("claimed or retired", "#ffab00", crate::model::Controller::other_bytes),
             line("free", "#e6ebf0", |one| one.free_bytes),
         ];
-        chart::write(page, &controller.name, &series, Kind::Stack, |value| size(value as u64))?;
+        chart::write(page, &controller.name, &series, Kind::Stack, &material.marks(), |value| {
+            size(value as u64)
+        })?;
     }
     Ok(())
 }
@@ -331,7 +386,7 @@ fn write_migrations(page: &mut String, material: &Material, last: &Snapshot) -> 
     let rates = rates(material, last, &|snapshot, name| {
         Some(snapshot.moved.iter().find(|moved| moved.name == name)?.moved_bytes)
     });
-    chart::write(page, "Moved a second", &rates, Kind::Lines, |value| size(value as u64))?;
+    chart::write(page, "Moved a second", &rates, Kind::Lines, &material.marks(), |value| size(value as u64))?;
     for stalls in &last.stalls {
         writeln!(
             page,
@@ -349,8 +404,40 @@ fn write_migrations(page: &mut String, material: &Material, last: &Snapshot) -> 
             steps.map(|step| (format!("< {}", time(step.below_ns)), step.count)).collect();
         let colour = last.guests.iter().find(|guest| guest.name == stalls.guest);
         let colour = guest_colour(colour.map_or(1, |guest| guest.console));
-        chart::write_bars(page, "waits", colour, &bars)?;
+        chart::write_bars(page, "waits", colour, &bars, |count| count.to_string())?;
     }
+    Ok(())
+}
+
+/// What guests touched, behind each controller.
+fn write_heat(page: &mut String, last: &Snapshot) -> fmt::Result {
+    if last.heat.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        page,
+        "<h2>Heat</h2>\n<p class=quiet>What guests touched in {}.</p>\n<table><tr><th>Guest<th>Controller\
+         <th class=n>Resident<th class=n>Touched<th class=n>Share<th>",
+        time(last.heat_window_ns)
+    )?;
+    for row in &last.heat {
+        let share = row.touched_bytes.min(row.resident_bytes) as f64 / row.resident_bytes.max(1) as f64;
+        let guest = last.guests.iter().find(|guest| guest.name == row.guest);
+        writeln!(
+            page,
+            "<tr><td>{}<td>{}<td class=n>{}<td class=n>{}<td class=n>{:.1} %<td><svg width=\"200\" height=\"12\" \
+             role=\"img\" aria-label=\"share\"><rect width=\"200\" height=\"12\" fill=\"#eeeeee\"/>\
+             <rect width=\"{:.0}\" height=\"12\" fill=\"{}\"/></svg>",
+            Text(&row.guest),
+            Text(&row.controller),
+            size(row.resident_bytes),
+            size(row.touched_bytes),
+            share * 100.0,
+            share * 200.0,
+            guest_colour(guest.map_or(1, |guest| guest.console))
+        )?;
+    }
+    page.push_str("</table>\n");
     Ok(())
 }
 
@@ -491,16 +578,26 @@ mod tests {
     fn material() -> Material {
         let mut monitor = Monitor::attach(fake(small_machine)).unwrap();
         let first = monitor.snapshot(true).unwrap();
+        let heat = {
+            let mut snapshot = first.clone();
+            monitor.add_heat(&mut snapshot).unwrap();
+            (snapshot.heat, snapshot.heat_window_ns)
+        };
         let mut middle = Snapshot { seconds: 1.0, ..first.clone() };
         middle.moved[0].moved_bytes += 64 << 20;
         middle.claim_stats.granted_count = 0;
         let mut last = Snapshot { seconds: 2.0, ..first.clone() };
+        (last.heat, last.heat_window_ns) = heat;
         last.map[0].cells = ":R...........111".into();
         last.stats[0].counters.insert("exit_uart_count".into(), 400.into());
         Material {
             title: "<test>".into(),
             snapshots: vec![first, middle, last],
             log: vec!["a & b".into()],
+            given: vec![
+                (0.5, "migrate alpha mc1".into(), None),
+                (1.5, "claim video 1G".into(), Some("claim video 1G: <no>".into())),
+            ],
             damaged_count: 3,
         }
     }
@@ -508,16 +605,22 @@ mod tests {
     #[test]
     fn a_report_is_whole_and_alone() {
         let page = html(&material());
-        for part in
-            ["&lt;test&gt;", "3 pieces", "Before", "After", "a &amp; b", "data abort at &quot;0x40&quot;"]
-        {
+        for part in [
+            "&lt;test&gt;",
+            "3 pieces",
+            "Before",
+            "After",
+            "a &amp; b",
+            "data abort at &quot;0x40&quot;",
+            "&lt;no&gt;",
+        ] {
             assert!(page.contains(part), "{part}");
         }
         for forbidden in ["http:", "https:", "<script", "src=", "NaN", "inf"] {
             assert!(!page.contains(forbidden), "{forbidden}");
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-        assert_eq!(page.matches("<svg").count(), 2 * 2 + 2 + 1 + 2 + 3);
+        assert_eq!(page.matches("<svg").count(), 2 * 2 + 2 + 1 + 2 + 3 + 2);
         insta::assert_snapshot!(page);
     }
 

@@ -42,6 +42,19 @@ pub struct Options {
     /// Seconds between two looks
     #[arg(short, long, default_value_t = 2.0, value_name = "SECONDS")]
     pub interval: f64,
+    /// At each look, watch for a second how much of their memory guests touch
+    #[arg(long)]
+    pub heat: bool,
+}
+
+impl Options {
+    fn look(&self, monitor: &mut Monitor) -> Result<Snapshot> {
+        let mut snapshot = monitor.snapshot(true)?;
+        if self.heat {
+            monitor.add_heat(&mut snapshot)?;
+        }
+        Ok(snapshot)
+    }
 }
 
 /// Shows the machine until q is pressed.
@@ -52,8 +65,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut monitor = Monitor::attach(Link::open(&options.address)?)?;
     // The first answer before the screen is taken: what goes wrong is told in plain words.
     let mut screen = Screen::default();
-    screen.take(monitor.snapshot(true)?, Instant::now(), monitor.losses());
-    let answers = ask_on(monitor, Duration::from_secs_f64(options.interval.max(0.1)));
+    screen.take(options.look(&mut monitor)?, Instant::now(), monitor.losses());
+    let answers = ask_on(monitor, options.clone());
     let mut terminal = ratatui::init();
     let result = (|| {
         loop {
@@ -75,14 +88,14 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Asks in a thread of its own.
-fn ask_on(mut monitor: Monitor, interval: Duration) -> Receiver<Result<(Snapshot, Instant, Losses)>> {
+fn ask_on(mut monitor: Monitor, options: Options) -> Receiver<Result<(Snapshot, Instant, Losses)>> {
     let (sender, answers) = channel();
     thread::spawn(move || {
         loop {
-            thread::sleep(interval);
+            thread::sleep(Duration::from_secs_f64(options.interval.max(0.1)));
             monitor.frames.clear();
             monitor.text.clear();
-            let answer = monitor.snapshot(true);
+            let answer = options.look(&mut monitor);
             let is_over = answer.is_err();
             let losses = monitor.losses();
             if sender.send(answer.map(|snapshot| (snapshot, Instant::now(), losses))).is_err() || is_over {
@@ -227,6 +240,7 @@ impl Screen {
                 Cell::from(state),
                 Cell::from(format!("{} of {}", guest.vcpu_on_count, guest.vcpu_count)),
                 Cell::from(size(guest.memory_bytes)),
+                Cell::from(self.touched(&guest.name)),
                 Cell::from(exits.to_string()),
                 Cell::from(format!("{}.{} %", el2 / 10, el2 % 10)),
                 Cell::from(guest.reason.clone().unwrap_or_else(|| time(guest.uptime_ns / 1_000_000_000))),
@@ -236,15 +250,22 @@ impl Screen {
             Constraint::Length(16),
             Constraint::Length(9),
             Constraint::Length(7),
-            Constraint::Length(10),
+            Constraint::Length(9),
+            Constraint::Length(if self.snapshot.heat_window_ns == 0 { 0 } else { 9 }),
             Constraint::Length(9),
             Constraint::Length(8),
             Constraint::Min(10),
         ];
-        let heads = ["GUEST", "STATE", "vCPUs", "MEMORY", "EXITS/s", "IN EL2", "UP, OR WHY NOT"];
+        let heads = ["GUEST", "STATE", "vCPUs", "MEMORY", "TOUCHED", "EXITS/s", "IN EL2", "UP, OR WHY NOT"];
         let table =
             Table::new(rows, widths).header(Row::new(heads).dim()).block(Block::bordered().title("Guests"));
         frame.render_widget(table, area);
+    }
+
+    /// How much of its memory the guest touched.
+    fn touched(&self, guest: &str) -> String {
+        let rows = self.snapshot.heat.iter().filter(|row| row.guest == guest);
+        size(rows.map(|row| row.touched_bytes).sum())
     }
 
     fn open_claims(&self) -> impl Iterator<Item = &Claim> {

@@ -41,6 +41,8 @@ pub(super) const STACK_SIZE: usize = 16 * 1024;
 pub(super) const MONITOR_STACK_SIZE: usize = 32 * 1024;
 /// Distance between stacks: at least the page below each is unmapped.
 const STACK_STRIDE: usize = 64 * 1024;
+/// Whether the monitor's stack is mapped.
+static MONITOR_STACK: AtomicBool = AtomicBool::new(false);
 /// Slots of 2 MiB that each CPU has in `WINDOWS`.
 pub(super) const WINDOWS_PER_CPU: usize = 2;
 
@@ -360,6 +362,9 @@ pub(super) fn map_frame_table(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError
 pub(super) fn map_stack(index: usize, pa: Pa, size: usize) -> Result<u64, MapError> {
     let top = STACKS + (index + 1) * STACK_STRIDE;
     with_tables(|tables| tables.map(top - size, pa.get(), size, READ_WRITE))?;
+    if index == super::cpu::MAX_CPUS {
+        MONITOR_STACK.store(true, Ordering::Release);
+    }
     Ok(top as u64)
 }
 
@@ -422,7 +427,10 @@ pub(super) fn is_stack(address: u64) -> bool {
     // Slot 0 is unused: the boot CPU keeps the boot stack.
     let in_slot = (STACKS + STACK_STRIDE..STACKS + super::cpu::count() * STACK_STRIDE).contains(&address)
         && (address - STACKS) % STACK_STRIDE >= STACK_STRIDE - STACK_SIZE;
-    boot.contains(&address) || in_slot
+    let monitor_top = STACKS + (super::cpu::MAX_CPUS + 1) * STACK_STRIDE;
+    let in_monitor = MONITOR_STACK.load(Ordering::Acquire)
+        && (monitor_top - MONITOR_STACK_SIZE..monitor_top).contains(&address);
+    boot.contains(&address) || in_slot || in_monitor
 }
 
 /// Top of the boot CPU's stack.

@@ -30,12 +30,13 @@ pub(super) enum Kind {
     Stack,
 }
 
-/// Writes a chart of `series`, whose values `unit` names.
+/// Writes a chart of `series`, whose values `unit` names, with a numbered line at each of the times `marks`.
 pub(super) fn write(
     page: &mut String,
     title: &str,
     series: &[Series],
     kind: Kind,
+    marks: &[f64],
     unit: impl Fn(f64) -> String,
 ) -> fmt::Result {
     let times = || series.iter().flat_map(|line| line.points.iter().map(|point| point.0));
@@ -92,6 +93,14 @@ pub(super) fn write(
             }
         }
     }
+    for (number, &mark) in (1..).zip(marks).filter(|(_, mark)| (start..=end).contains(*mark)) {
+        writeln!(
+            page,
+            "<path d=\"M{0:.1} {TOP}V{base}\" class=mark /><text x=\"{0:.1}\" y=\"{1}\" class=middle>{number}</text>",
+            x(mark),
+            TOP - 2.0
+        )?;
+    }
     page.push_str("</svg>\n");
     Ok(())
 }
@@ -123,12 +132,13 @@ fn write_key(page: &mut String, title: &str, series: &[Series]) -> fmt::Result {
     Ok(())
 }
 
-/// Writes bars: a label below each, and a value above it.
+/// Writes bars: a label below each, and above it its value as `unit` has it.
 pub(super) fn write_bars(
     page: &mut String,
     title: &str,
     colour: &str,
     bars: &[(String, u64)],
+    unit: impl Fn(u64) -> String,
 ) -> fmt::Result {
     let largest = bars.iter().map(|bar| bar.1).max().unwrap_or(0).max(1) as f64;
     let step = ((WIDTH - LEFT) / bars.len().max(1) as f64).min(90.0);
@@ -146,12 +156,13 @@ pub(super) fn write_bars(
         writeln!(
             page,
             "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>\
-             <text x=\"{middle:.1}\" y=\"{:.1}\" class=middle>{value}</text>\
+             <text x=\"{middle:.1}\" y=\"{:.1}\" class=middle>{}</text>\
              <text x=\"{middle:.1}\" y=\"{}\" class=middle>{}</text>",
             left + 4.0,
             base - height,
             step - 8.0,
             base - height - 4.0,
+            Text(&unit(*value)),
             HEIGHT - 6.0,
             Text(label)
         )?;

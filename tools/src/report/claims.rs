@@ -45,7 +45,7 @@ pub(super) fn write(page: &mut String, material: &Material, last: &Snapshot) -> 
             line("fixed", "#8c959f", |one| one.fixed_bytes),
             line("free", "#e6ebf0", |one| one.free_bytes),
         ];
-        chart::write(page, &pool.pool, &series, Kind::Stack, |value| size(value as u64))?;
+        chart::write(page, &pool.pool, &series, Kind::Stack, &material.marks(), |value| size(value as u64))?;
     }
     write_claims(page, material, last)
 }
@@ -97,7 +97,8 @@ fn write_claims(page: &mut String, material: &Material, last: &Snapshot) -> fmt:
         line("failed", "#b71c1c", |stats| stats.failed_count),
         line("released", "#4a86c5", |stats| stats.released_count),
     ];
-    chart::write(page, "Claims since boot", &series, Kind::Lines, |value| format!("{value:.0}"))?;
+    let count = |value: f64| if value.fract() == 0.0 { value.to_string() } else { String::new() };
+    chart::write(page, "Claims since boot", &series, Kind::Lines, &material.marks(), count)?;
     write_latency(page, last)
 }
 
@@ -105,11 +106,11 @@ fn write_claims(page: &mut String, material: &Material, last: &Snapshot) -> fmt:
 fn write_latency(page: &mut String, last: &Snapshot) -> fmt::Result {
     let granted = last.claims.iter().filter(|claim| claim.kind == "claim" && claim.state == "granted");
     let bars: Vec<(String, u64)> = granted
-        .map(|claim| (format!("{}: {}", claim.claim, size(claim.size_bytes)), claim.elapsed_ns / 1000))
+        .map(|claim| (format!("{}: {}", claim.claim, size(claim.size_bytes)), claim.elapsed_ns))
         .collect();
     if !bars.is_empty() {
-        page.push_str("<h3>How long claims took</h3>\n<p class=quiet>Those granted last, in µs.</p>\n");
-        chart::write_bars(page, "claims", "#ffab00", &bars)?;
+        page.push_str("<h3>How long claims took</h3>\n<p class=quiet>Those granted last.</p>\n");
+        chart::write_bars(page, "claims", "#ffab00", &bars, time)?;
     }
     if last.claim_stats.latency.is_empty() {
         return Ok(());

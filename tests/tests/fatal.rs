@@ -1,0 +1,119 @@
+//! A fatal error at EL2: what it says, and what it leaves in memory.
+
+use ballast_tools::frames::Decoder;
+use ballast_tools::splitter::{Piece, Splitter};
+use object::{Object, ObjectSection, ObjectSymbol};
+use system_tests::{Guest, Setup, System, elf};
+
+const IMAGE_BASE: u64 = 0x8000_0000_0000;
+const PAGE: u64 = 4096;
+
+/// The image's symbols, and where in the file behind controller 0 the image lies.
+struct Image {
+    elf: Vec<u8>,
+    base: u64,
+}
+
+impl Image {
+    fn find(system: &System) -> Self {
+        let elf = std::fs::read(elf()).unwrap();
+        let file = object::File::parse(&*elf).unwrap();
+        let text = file.section_by_name(".text").unwrap();
+        let page = text.data_range(IMAGE_BASE + PAGE, PAGE).unwrap().unwrap().to_vec();
+        // What was loaded, and runs there.
+        let places = system.find_in_controller(0, &page, PAGE as usize);
+        let [place] = places[..] else { panic!("the image is at {places:x?}") };
+        Self { elf, base: place - PAGE }
+    }
+
+    /// Address, size and place of the symbol whose name has `part` in it.
+    fn symbol(&self, part: &str) -> (u64, u64, u64) {
+        let file = object::File::parse(&*self.elf).unwrap();
+        let is_it = |symbol: &object::Symbol<'_, '_>| symbol.name().is_ok_and(|name| name.contains(part));
+        let symbol = file.symbols().find(is_it).unwrap();
+        (symbol.address(), symbol.size(), self.base + symbol.address() - IMAGE_BASE)
+    }
+
+    /// What the symbol called `name` holds.
+    fn read(&self, system: &System, name: &str) -> Vec<u8> {
+        let (_, size, place) = self.symbol(name);
+        let mut bytes = vec![0; size as usize];
+        system.read_controller(0, place, &mut bytes);
+        bytes
+    }
+}
+
+/// Lets EL2 run into undefined instructions: those of a command that has not run yet, changed behind its back. Returns
+/// where they are.
+fn provoke(system: &mut System, image: &Image) -> std::ops::Range<u64> {
+    while system.json("guests")["guests"][0]["state"] != "running" {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let (address, size, place) = image.symbol("monitor7command4cost3run17h");
+    system.write_controller(0, place, &vec![0; size as usize]);
+    system.send("cost\r");
+    system.expect("Ballast cannot go on: synchronous exception at EL2");
+    // An unknown reason (Arm ARM, ESR_EL2.EC 0b000000), from an instruction of 32 bits.
+    system.expect(r"ESR_EL2 0x2000000 ");
+    // The monitor has a stack of its own.
+    system.expect("called from 0x8000[0-9a-f]{8}");
+    system.expect("The log is kept at symbol BALLAST_LOG. Its last lines:");
+    address..address + size
+}
+
+fn setup() -> Setup {
+    Setup::new().set(&[Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32)], "")
+}
+
+#[test]
+fn a_fatal_error_tells_its_end_and_leaves_record_and_log() {
+    let mut system = setup().append("log=text").boot();
+    system.wait_for_monitor();
+    let image = Image::find(&system);
+    let code = provoke(&mut system, &image);
+    let said = system.expect(r"(?s).*p: started, entry[^\n]*\n");
+    assert!(said.contains("arch::start: 4 CPUs"), "{said}");
+
+    let record = image.read(&system, "FATAL_RECORD");
+    let word = |at: usize| u64::from_le_bytes(record[at * 8..at * 8 + 8].try_into().unwrap());
+    assert_eq!(&record[..8], b"BALLAST!");
+    assert_eq!(word(2), 0x200_0000, "ESR_EL2");
+    assert!(code.contains(&word(3)), "ELR_EL2 {:#x}", word(3));
+    assert!(record.windows(28).any(|text| text == b"synchronous exception at EL2"));
+    // Not only the lines that were printed: the whole ring is there.
+    let ring = image.read(&system, "BALLAST_LOG");
+    assert!(ring.starts_with(b"BALLASTL") && ring.len() >= 64 << 10);
+    for part in ["arch::start: Ballast", "arch::start: 4 CPUs", "p: started, entry"] {
+        assert!(ring.windows(part.len()).any(|text| text == part.as_bytes()), "no `{part}` in the ring");
+    }
+}
+
+#[test]
+fn frames_of_the_log_come_out_after_a_fatal_error() {
+    let mut system = setup().append("log=frames").boot();
+    system.wait_for_monitor();
+    let before = system.session().transcript_bytes().len();
+    let image = Image::find(&system);
+    provoke(&mut system, &image);
+    let decoder = Decoder::load(&elf()).unwrap();
+    let until = std::time::Instant::now() + system_tests::patience();
+    loop {
+        let said = system.session().transcript_bytes();
+        let fatal = said.windows(21).rposition(|text| text == b"Ballast cannot go on:").unwrap();
+        assert!(fatal >= before);
+        let mut splitter = Splitter::default();
+        let pieces = splitter.take(&said[fatal..]);
+        let lines = pieces.iter().filter_map(|piece| match piece {
+            Piece::Frame(frame) => Some(decoder.decode(frame).unwrap().to_string()),
+            Piece::Text(_) => None,
+        });
+        let lines: Vec<String> = lines.collect();
+        if lines.iter().any(|line| line.contains("p: started, entry")) {
+            assert!(lines.iter().any(|line| line.contains("4 CPUs")), "{lines:#?}");
+            assert_eq!(splitter.bad_frame_count, 0);
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "{lines:#?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
