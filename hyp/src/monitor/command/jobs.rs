@@ -1,9 +1,9 @@
 //! `jobs`, `job`, `pause`, `resume`, `cancel`, `rate`.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 use stage2::addr::FRAME_SIZE;
-use stage2::controller::ControllerSet;
+use stage2::controller::{ControllerId, ControllerSet};
 use stage2::migrate::{JobId, JobReport, JobState, Reason, Request, Scope, Select};
 use stage2::owner::GuestId;
 use stage2::placement::{Placement, Strictness};
@@ -86,6 +86,33 @@ fn share(part: u64, whole: u64) -> u64 {
 
 fn per_second(bytes: u64, time_ns: u64) -> u64 {
     if time_ns == 0 { 0 } else { (u128::from(bytes) * 1_000_000_000 / u128::from(time_ns)) as u64 }
+}
+
+/// What open jobs have yet to bring behind `controller`, where they know no other target.
+pub(super) fn incoming_bytes(migration: &dyn Migration, controller: ControllerId) -> u64 {
+    let is_target = |job: &JobReport| {
+        let to = job.request.to.as_ref().map(|to| to.named().0);
+        !job.state.is_over() && to.is_some_and(|to| to.len() == 1 && to.contains(controller))
+    };
+    reports(migration).filter(is_target).map(|job| job.total_bytes.saturating_sub(job.scanned_bytes)).sum()
+}
+
+/// Draws the jobs that wait or run, a line each, which `end` ends.
+pub(super) fn draw_open(
+    out: &mut dyn Write,
+    machine: &dyn Machine,
+    migration: &dyn Migration,
+    end: &str,
+) -> fmt::Result {
+    for (at, job) in reports(migration).filter(|job| !job.state.is_over()).enumerate() {
+        if at == 0 {
+            write!(out, "{end}")?;
+        }
+        let done = share(job.scanned_bytes, job.total_bytes);
+        let what = What(machine, &job.request);
+        write!(out, "job {} {} {}.{} %: {what}{end}", job.id.get(), job.state, done / 10, done % 10)?;
+    }
+    Ok(())
 }
 
 /// Lists the jobs.

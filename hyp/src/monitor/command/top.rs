@@ -8,6 +8,7 @@ use super::super::mux::{GUESTS, REDRAW};
 use super::super::session::Session;
 use super::super::statistics::Totals;
 use super::super::units::{Size, Time};
+use stage2::controller::ControllerId;
 
 /// Goes to the screen's first place.
 const HOME: &str = "\x1b[H";
@@ -32,6 +33,9 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         write!(session, "{HOME}Ballast, up {}, any key ends{LINE_END}{LINE_END}", Time(now_ns))?;
         draw_controllers(session, machine)?;
         draw_guests(session, machine, &mut earlier, now_ns.saturating_sub(earlier_ns))?;
+        if let Some(migration) = machine.migration() {
+            super::jobs::draw_open(session, machine, migration, LINE_END)?;
+        }
         session.write_str(REST)?;
         earlier_ns = now_ns;
         let deadline = now_ns.saturating_add(seconds * 1_000_000_000);
@@ -48,19 +52,27 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     }
 }
 
-/// A bar for each controller: `#` guests, `=` Ballast and what is reserved, `.` free.
+/// A bar for each controller: `#` guests, `=` Ballast, what is reserved or claimed, `>` what jobs are bringing, `.` free.
 fn draw_controllers(out: &mut dyn Write, machine: &dyn Machine) -> fmt::Result {
-    for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
+    let jobs = machine.migration();
+    for (at, controller) in
+        (0..machine.controller_count()).filter_map(|at| Some((at, machine.controller(at)?)))
+    {
+        let id = u8::try_from(at).ok().and_then(ControllerId::try_new);
+        let incoming = jobs.zip(id).map_or(0, |(jobs, id)| super::jobs::incoming_bytes(jobs, id));
         let total = controller.total_bytes.max(1);
         let share = |bytes: u64| (u128::from(bytes) * u128::from(BAR) / u128::from(total)) as u64;
         let of_guests = share(controller.guest_bytes);
         let taken = share(controller.total_bytes.saturating_sub(controller.free_bytes)).max(of_guests);
+        let coming = taken + share(incoming.min(controller.free_bytes));
         write!(out, "{:8.8} [", controller.name)?;
         for at in 0..BAR {
             let place = if at < of_guests {
                 '#'
             } else if at < taken {
                 '='
+            } else if at < coming {
+                '>'
             } else {
                 '.'
             };
@@ -69,7 +81,7 @@ fn draw_controllers(out: &mut dyn Write, machine: &dyn Machine) -> fmt::Result {
         let note = if controller.is_evacuated { " evacuated" } else { "" };
         write!(out, "] {} of {} free{note}{LINE_END}", Size(controller.free_bytes), Size(total))?;
     }
-    write!(out, "{:8} [# guests  = Ballast, reserved  . free]{LINE_END}{LINE_END}", "")
+    write!(out, "{:8} [# guests  = Ballast, reserved, claimed  > moving in  . free]{LINE_END}{LINE_END}", "")
 }
 
 fn draw_guests(

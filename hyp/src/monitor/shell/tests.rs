@@ -453,8 +453,11 @@ fn the_trace_is_turned_on() {
 
 #[test]
 fn top_draws_the_machine() {
-    let machine = Fake::new();
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
     let mut script = Script::typing(b"\0q");
+    // Its job waits, and its memory is on its way.
+    output_of(&machine, "migrate alpha mc1");
     assert_snapshot!(run(&machine, &mut script, "top").replace('\x1b', "^"));
 }
 
