@@ -140,10 +140,9 @@ fn what_is_broken_is_found() {
 /// A configuration with a pool of these properties.
 fn with_pool(pool: &str) -> String {
     let (_, good) = sets().into_iter().find(|(name, _)| name == "pool-owner").unwrap();
-    let (head, rest) = good.split_once("video {").unwrap();
-    let (_, tail) = rest.split_once("};").unwrap();
-    let cells = "pools { #address-cells = <2>; #size-cells = <2>;";
-    format!("{}video {{ {pool} }};{tail}", head.replace("pools {", cells))
+    let (head, rest) = good.split_once("pools {").unwrap();
+    let (_, tail) = rest.split_once("guests {").unwrap();
+    format!("{head}pools {{ #address-cells = <2>; #size-cells = <2>; video {{ {pool} }}; }}; guests {{{tail}")
 }
 
 const GOOD_POOLS: [&str; 7] = [

@@ -1,5 +1,7 @@
 //! The sets of guests that ship: each boots, and its guests' RAM lies where the set says.
 
+use std::time::Instant;
+
 use serde_json::Value;
 use system_tests::{Setup, System};
 
@@ -77,7 +79,7 @@ fn four_guests_in_turns_on_two_controllers() {
 #[test]
 fn a_hungry_guest_beside_the_owner_of_a_pool() {
     let mut system = boot("pool-owner", &["hungry", "owner"]);
-    assert_eq!(movable(&mut system), [0, 256]);
+    assert_eq!(movable(&mut system), [0, 320]);
     assert!(system.transcript().contains("pool video of 256 MiB at"));
     let total: u64 = parts(&mut system, "hungry").iter().map(|(_, _, mib)| mib).sum();
     assert_eq!(total, 896);
@@ -86,4 +88,12 @@ fn a_hungry_guest_beside_the_owner_of_a_pool() {
     let rows = zones["zones"].as_array().unwrap();
     let row = rows.iter().find(|row| row["zone"] == "MOVABLE" && row["controller"] == "mc1").unwrap();
     assert!(row["free_bytes"].as_u64().unwrap() < row["managed_bytes"].as_u64().unwrap(), "{zones}");
+    // The operator owns the other pool, and gets all of it.
+    assert!(system.monitor("claim video 4K").contains("the pool belongs to owner"));
+    system.monitor("claim camera 64M");
+    let until = Instant::now() + system_tests::patience();
+    while system.json("claim 1")["state"] != "granted" {
+        assert!(Instant::now() < until, "{}", system.json("claim 1"));
+    }
+    assert_eq!(system.json("pool camera")["claimed_bytes"], 64 << 20);
 }

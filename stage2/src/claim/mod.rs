@@ -26,8 +26,15 @@
 //!
 //! # One at a time
 //! Operations wait in a queue and are worked on one after the other, in bounded turns, by whichever CPU is inside
-//! [`Claims::step`]: so claims of overlapping ranges are serialised, and the later one finds the earlier one's frames
-//! claimed. A guest may have two operations open at a time, the operator eight.
+//! [`Claims::step`]: all of them are serialised, those of other pools too, and of two that overlap the later one finds the
+//! earlier one's frames claimed. A claim does not wait for migration that others asked for: its job overtakes all that
+//! clear no frames, the one under way included, once the unit in flight has arrived. It does wait for `retire`, for a limit
+//! of migration's rate, and for what the operator pauses. A guest may have two operations open at a time, the operator
+//! eight.
+//!
+//! # Turns
+//! A turn looks at, isolates or opens a few pageblocks, scrubs 64 frames, or shows or hides one leaf of 1 GiB or a few
+//! smaller ones: none takes longer than about a slice of migration.
 //!
 //! # Locks
 //! The lock of the work (tried, never waited for), then the lock of the records; under the first also the locks of

@@ -101,6 +101,11 @@ impl Search {
         }
     }
 
+    /// Frames that are lent, of what was looked at.
+    pub(super) fn lent_frames(&self) -> u64 {
+        self.lent
+    }
+
     /// How much of what can be lent is, of what was looked at, in per cent.
     pub(super) fn lent_per_cent(&self) -> u8 {
         (self.lent * 100).checked_div(self.lent + self.free).unwrap_or(0) as u8
@@ -150,13 +155,17 @@ impl Search {
 
     /// Takes note of what the next pageblock is used for.
     fn look(&mut self, ground: &impl Ground, is_barred: &impl Fn(FrameRange) -> bool, glance: Glance) {
-        let (part, lent) = (pageblock_at(self.next), u64::from(glance.lent()));
+        let lent = u64::from(glance.lent());
         self.free += u64::from(glance.free);
         self.lent += lent;
-        self.next = part.end();
+        let number = self.next;
+        self.next = (number | (PAGEBLOCK_FRAMES - 1)) + 1;
         if self.best.is_some_and(|best| self.is_best(best, lent)) {
-            return self.restart(part.end());
+            // No range begins here; where that is of no more interest, this harms nobody.
+            self.start = self.next;
+            return;
         }
+        let part = pageblock_at(number);
         let is_barred = glance.is_isolated || is_barred(part);
         if self.bar.is_none() && (is_barred || glance.claimed + glance.fixed > 0) {
             self.bar = Some(part);
@@ -173,6 +182,7 @@ impl Search {
     }
 
     /// Whether no range that begins or ends in the next pageblock, of which `lent` frames are lent, can be better.
+    #[inline]
     fn is_best(&self, best: Candidate, lent: u64) -> bool {
         match self.frames {
             0..PAGEBLOCK_FRAMES => best.used == 0 && !best.is_untouched,

@@ -205,6 +205,7 @@ impl Active {
             Progress::Done(found) => found,
         };
         let lent = search.lent_per_cent();
+        claims.statistics().saw_lent(self.pool, search.lent_frames());
         let is_exact = claims.report_at(self.place, |report| {
             if report.tries.is_empty() {
                 report.lent_per_cent = lent;

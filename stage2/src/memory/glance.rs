@@ -26,6 +26,7 @@ pub struct Glance {
 
 impl Glance {
     /// Frames in use that can be moved.
+    #[inline]
     pub const fn lent(self) -> u16 {
         PAGEBLOCK_FRAMES as u16 - self.free - self.claimed - self.fixed
     }
@@ -84,6 +85,7 @@ impl Memory<'_> {
 }
 
 /// What each pageblock of a block in this state is used for, whose head is at `slot`.
+#[inline]
 fn whole(words: Table<'_>, state: State, slot: Slot) -> Glance {
     let mut glance = Glance::default();
     match state {
@@ -121,6 +123,7 @@ fn split(words: Table<'_>, slot: Slot) -> Glance {
 
 impl Glance {
     /// Counts `frames` frames in use.
+    #[inline]
     fn count(&mut self, meta: Meta, frames: u16) {
         if meta.mobility() == Mobility::Movable {
             return;

@@ -55,6 +55,7 @@ fn p05_a_range_full_of_units_is_claimed_in_one_call() {
         let totals = machine.claims.statistics().totals();
         assert_eq!((totals.tried, totals.granted, totals.released, totals.failed), (1, 1, 1, 0));
         assert_eq!(machine.claims.statistics().high_claimed(pool), 16 * MIB / 4096);
+        assert_eq!(machine.claims.statistics().high_lent(pool), 16 * MIB / 4096);
         assert_eq!(machine.claims.statistics().latency(1, 3).count, 1);
     }
 }
