@@ -30,6 +30,26 @@ pub fn value<'t>(line: &'t str, name: &str) -> Option<&'t str> {
         .map(|argument| argument.value.unwrap_or(""))
 }
 
+/// `line` before and from ` --` on, after which arguments are those of init (Linux, `parse_args`).
+#[inline(never)]
+pub fn split_at_init(line: &str) -> (&str, &str) {
+    let mut is_quoted = false;
+    let mut word = 0;
+    let bytes = line.as_bytes();
+    for at in 0..=bytes.len() {
+        let byte = bytes.get(at).copied().unwrap_or(b' ');
+        is_quoted ^= byte == b'"';
+        if !byte.is_ascii_whitespace() || is_quoted {
+            continue;
+        }
+        if bytes.get(word..at) == Some(b"--") {
+            return line.split_at_checked(word.saturating_sub(1)).unwrap_or((line, ""));
+        }
+        word = at + 1;
+    }
+    (line, "")
+}
+
 fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
@@ -98,6 +118,16 @@ mod tests {
         assert_eq!(value("cpusx=1", "cpus"), None);
         assert_eq!(arguments("\"").count(), 1);
         assert_eq!(arguments("").count(), 0);
+    }
+
+    #[test]
+    fn arguments_of_init_are_found() {
+        assert_eq!(split_at_init("quiet -- single"), ("quiet", " -- single"));
+        assert_eq!(split_at_init("quiet  --"), ("quiet ", " --"));
+        assert_eq!(split_at_init("-- x"), ("", "-- x"));
+        for line in ["", "quiet", "a=--", "--a", "x=\"a -- b\"", "---"] {
+            assert_eq!(split_at_init(line), (line, ""));
+        }
     }
 
     #[test]

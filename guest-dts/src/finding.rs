@@ -59,6 +59,9 @@ pub enum Value<'t> {
     Text(&'t str),
 }
 
+/// How many characters of a text are shown: it may be as long as the blob.
+const TEXT_LIMIT: usize = 64;
+
 /// The rule that a finding breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
@@ -319,7 +322,13 @@ impl fmt::Display for Value<'_> {
             Self::Address(address) => write!(f, "{address:#x}"),
             Self::Size(size) => write!(f, "{}", Size(size)),
             Self::Range { base, size } => write!(f, "{} at {base:#x}", Size(size)),
-            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Text(text) => match text.char_indices().nth(TEXT_LIMIT) {
+                Some((end, _)) => {
+                    let shown = text.get(..end).unwrap_or_default();
+                    write!(f, "{shown:?} /* {} bytes */", text.len())
+                }
+                None => write!(f, "{text:?}"),
+            },
         }
     }
 }

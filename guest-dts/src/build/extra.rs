@@ -95,6 +95,25 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
         }
     }
     host_nodes(input, host)?;
+    check_phandles(input, host)
+}
+
+/// Checks that phandles are unique: those of the template and of the host's tree were given out apart.
+#[inline(never)]
+fn check_phandles<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
+    let nodes = || {
+        let hosts = input.guest.host_nodes.iter().filter_map(|path| host?.find(path));
+        input.guest.template.into_iter().chain(hosts).flat_map(Node::subtree)
+    };
+    for (index, node) in nodes().enumerate() {
+        let Some(phandle) = node.phandle() else { continue };
+        let is_taken = [super::GIC_PHANDLE, super::CLOCK_PHANDLE].contains(&phandle)
+            || nodes().take(index).any(|other| other.phandle() == Some(phandle));
+        if is_taken {
+            let rule = Rule::Must("differ from that of any other node that the guest's tree gets");
+            return Err(Finding::new(node, Some("phandle"), Value::Address(phandle.into()), rule));
+        }
+    }
     Ok(())
 }
 
@@ -135,14 +154,19 @@ fn check_own<'t>(node: Node<'t>, own: &[&str]) -> Result<(), Finding<'t>> {
 #[inline(never)]
 fn host_nodes<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
     let (Some(host), Some(guest)) = (host, input.guest.node) else { return Ok(()) };
-    for path in &input.guest.host_nodes {
+    for (index, path) in input.guest.host_nodes.iter().enumerate() {
         let broken = |rule| Err(Finding::new(guest, Some("host-nodes"), Value::Text(path), rule));
         let Some(node) = host.find(path) else { return broken(Rule::Must("be in the host's tree")) };
         let parent = node.parent().map_or("", |parent| parent.name());
-        if node.is_root()
-            || (parent != "reserved-memory" && !node.parent().is_some_and(|parent| parent.is_root()))
-        {
+        // Told apart by the path elsewhere, so it has to be the plain one.
+        let is_reserved =
+            path.starts_with("/reserved-memory/") && host.find("/reserved-memory") == node.parent();
+        if node.is_root() || (!is_reserved && !node.parent().is_some_and(|parent| parent.is_root())) {
             return broken(Rule::Must("name a child of the host's root or of its /reserved-memory"));
+        }
+        let before = input.guest.host_nodes.iter().take(index);
+        if before.into_iter().any(|other| host.find(other) == Some(node)) {
+            return broken(Rule::Must("name each node once"));
         }
         if OWN_NODES.contains(&node.base_name()) || MERGED_NODES.contains(&node.base_name()) {
             return broken(Rule::Must("not name a node that Ballast writes itself"));

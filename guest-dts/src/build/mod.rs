@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::fmt::Write;
 
+use crate::argument;
 use crate::config::{BOOTARGS_LIMIT, Bank, BankKind, Guest, Layout, MovableMemory, Region};
 use crate::finding::Finding;
 use crate::image::BootPlan;
@@ -155,12 +156,15 @@ impl<'t> GuestTree<'_, 't> {
     /// Where they are too long.
     #[inline(never)]
     pub fn bootargs(&self) -> Result<String, BuildError<'t>> {
-        let mut bootargs = String::from(self.guest.bootargs);
+        // What follows `--` is not for the kernel, but for init.
+        let (kernels, inits) = argument::split_at_init(self.guest.bootargs);
+        let mut bootargs = String::from(kernels);
         if Choice::of(self.guest).mode == MovableMemory::Movablecore {
             let separator = if bootargs.is_empty() { "" } else { " " };
             // Sizes of blocks are multiples of 2 MiB.
             let _ = write!(bootargs, "{separator}movablecore={}M", self.guest.dmb_size() >> 20);
         }
+        bootargs.push_str(inits);
         match bootargs.len() < BOOTARGS_LIMIT {
             true => Ok(bootargs),
             false => Err(BuildError::Bootargs(bootargs.len())),

@@ -2,6 +2,8 @@
 
 /// Where RAM begins.
 pub const RAM_BASE: u64 = 0x4000_0000;
+/// One past the last address that a guest can have: Ballast's stage 2 has 40 bits.
+pub const IPA_LIMIT: u64 = 1 << 40;
 /// Where an image without header is loaded, above the start of RAM.
 pub const RAW_TEXT_OFFSET: u64 = 0x8_0000;
 /// Room for a guest's tree, in bytes: what the arm64 boot protocol allows.

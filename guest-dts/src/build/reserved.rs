@@ -108,6 +108,11 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
         }
         let node = child.node;
         super::extra::check_name(node)?;
+        let mut before = children(input, host).take(index).filter(|other| !is_left_out(input, host, other));
+        if before.any(|other| other.node.name() == node.name()) {
+            let rule = Rule::Must("differ in name from all other reserved memory of the guest's");
+            return Err(Finding::node(node, rule));
+        }
         if node.has("reusable") && node.has("no-map") {
             return Err(Finding::named(node, "no-map", Rule::Must("not stand beside `reusable`")));
         }
@@ -129,9 +134,7 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
             if !node.has("size") {
                 return Err(Finding::missing(node, "reg", Rule::Required("or `size`")));
             }
-            for name in ["size", "alignment"] {
-                number(node, name, cells)?;
-            }
+            check_dynamic(input, node, cells)?;
             continue;
         }
         for (entry, reg) in node.pairs("reg", cells)?.enumerate() {
@@ -307,6 +310,31 @@ fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Re
     let is_described = matches!(input.mode(), MovableMemory::Dmb | MovableMemory::Cma);
     if is_described && input.layout.dmbs().any(|bank| bank.range.overlaps(&range)) {
         return broken(Rule::OverlapsWith("a movable block of the guest's"));
+    }
+    Ok(())
+}
+
+/// Checks a node whose place the kernel chooses.
+#[inline(never)]
+fn check_dynamic<'t>(input: &GuestTree<'_, 't>, node: Node<'t>, cells: Cells) -> Result<(), Finding<'t>> {
+    if let Some(size) = number(node, "size", cells)? {
+        let broken = |rule| Err(Finding::new(node, Some("size"), Value::Size(size), rule));
+        if size == 0 {
+            return broken(Rule::Must("be more than 0"));
+        }
+        let multiple = input.guest.page_size.block_alignment();
+        if node.has("reusable") && !size.is_multiple_of(multiple) {
+            let page = input.guest.page_size.bytes();
+            return broken(Rule::MultipleOfForPages { size: multiple, page });
+        }
+    }
+    if let (Some(alignment), Some(property)) = (number(node, "alignment", cells)?, node.property("alignment"))
+        && !alignment.is_power_of_two()
+    {
+        return Err(Finding::property(node, property, Rule::Must("be a power of two")));
+    }
+    if node.has("alloc-ranges") {
+        node.pairs("alloc-ranges", cells)?;
     }
     Ok(())
 }

@@ -291,3 +291,64 @@ fn long_boot_arguments_are_refused() {
     let said = build(&text, None).1;
     assert!(said[0].contains("must be shorter than 2048 bytes with what `movable-memory` adds"), "{said:?}");
 }
+
+#[test]
+fn no_block_lies_below_4_gib_while_another_lies_above() {
+    let banks = |region: &str, blocks: &str| {
+        let text =
+            source("").replace("size = <0x10000000>", region).replacen("size = <0x8000000>", blocks, 1);
+        let (tree, said) = build(&text, None);
+        let banks: Vec<_> = tree.lines().filter_map(|line| line.trim().strip_prefix("dmb@")).collect();
+        assert!(tree.contains("movablecore="), "{said:?}");
+        banks.join(" ")
+    };
+    // All of it below, across, all above.
+    assert_eq!(banks("size = <0x80000000>", "size = <0x38000000>"), "c0000000 { f8000000 {");
+    assert_eq!(banks("size = <0x80000000>", "size = <0x3c000000>"), "100000000 { 13c000000 {");
+    assert_eq!(banks("size = <0xc8000000>", "size = <0x8000000>"), "108000000 { 110000000 {");
+}
+
+#[test]
+fn what_is_for_init_stays_last() {
+    let (tree, _) = build(&source("").replace("ttyAMA0", "ttyAMA0 -- single"), None);
+    assert!(tree.contains("bootargs = \"console=ttyAMA0 movablecore=256M -- single\";"), "{tree}");
+}
+
+#[test]
+fn what_is_added_twice_is_refused() {
+    let host = "/dts-v1/; / { #address-cells = <2>; #size-cells = <2>; foo@1000 { phandle = <1>; };
+        soc { reserved-memory { r { size = <0 1>; }; }; };
+        reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges;
+        r@10000000 { reg = <0 0x10000000 0 0x1000>; }; pool { size = <0 0x400000>; }; }; };";
+    let reserved = "device-tree { reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges;
+        pool { size = <0 0x1000>; }; }; };";
+    let cases = [
+        String::from("host-nodes = \"/foo\", \"/foo@1000\";"),
+        String::from("host-nodes = \"/reserved-memory/pool\", \"/reserved-memory/pool\";"),
+        String::from("host-nodes = \"//reserved-memory/r\";"),
+        String::from("host-nodes = \"/soc/reserved-memory/r\";"),
+        String::from("host-nodes = \"/foo\"; device-tree { bar { phandle = <1>; }; };"),
+        String::from("device-tree { bar { phandle = <0xba110001>; }; };"),
+        format!("host-nodes = \"/reserved-memory/pool\"; {reserved}"),
+    ];
+    let free = |text: &str| source(text).replace("kernel: kernel {", "kernel: kernel { phandle = <7>;");
+    let said: Vec<_> = cases.iter().map(|text| build(&free(text), Some(host)).1.pop().unwrap()).collect();
+    insta::assert_snapshot!(said.join("\n"));
+}
+
+#[test]
+fn reserved_memory_without_a_place_is_checked() {
+    let cases = [
+        "size = <0 0x1000>; alloc-ranges = <1 2 3>;",
+        "size = <0 0>;",
+        "size = <0 0x1000>; alignment = <0 0x3000>;",
+        "compatible = \"shared-dma-pool\"; reusable; size = <0 0x300000>;",
+    ];
+    let text = |case| {
+        source(&format!(
+            "device-tree {{ reserved-memory {{ #address-cells = <2>; #size-cells = <2>; ranges; a {{ {case} }}; }}; }};"
+        ))
+    };
+    let said: Vec<_> = cases.iter().map(|case| build(&text(case), None).1.join("\n")).collect();
+    insta::assert_snapshot!(said.join("\n"));
+}

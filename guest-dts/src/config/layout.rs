@@ -14,6 +14,10 @@ use crate::build::platform;
 use crate::finding::{Finding, Rule, Value};
 use crate::range::IpaRange;
 
+/// Where arm64 Linux's ZONE_DMA ends. Only its highest zone with RAM in it has a part that is ZONE_MOVABLE
+/// (measured, Linux 6.1, 6.12 and 7.3).
+const ZONE_BOUNDARY: u64 = 1 << 32;
+
 /// How many banks a guest's RAM may have.
 pub const BANK_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
 
@@ -46,13 +50,17 @@ impl Layout {
     /// Lays out the RAM of `guest`.
     ///
     /// # Errors
-    /// Where it does not fit under 2^48, or a block is misaligned for the guest's pages.
+    /// Where it does not fit under 2^40, or a block is misaligned for the guest's pages.
     pub fn of<'t>(guest: &Guest<'t>) -> Result<Self, Finding<'t>> {
         let mut layout = Self::default();
         let page = guest.page_size.bytes();
         if let Some(region) = guest.regions.iter().find(|region| !is_whole_pages(region, page)) {
             let rule = Rule::MultipleOfForPages { size: page, page };
-            return Err(finding(guest, region, "size", Value::Size(region.size), rule));
+            let (name, value) = match region.ipa {
+                Some(ipa) => ("reg", Value::Range { base: ipa.base().get(), size: ipa.size() }),
+                None => ("size", Value::Size(region.size)),
+            };
+            return Err(finding(guest, region, name, value, rule));
         }
         for (index, region) in guest.regions.iter().enumerate() {
             if let Some(range) = region.ipa {
@@ -64,13 +72,19 @@ impl Layout {
             layout.place(guest, region, base, BankKind::Region(index as u8))?;
         }
         let block_alignment = guest.page_size.block_alignment();
+        let alignment_of = |dmb: &Region<'t>| alignment(dmb.unit).max(block_alignment);
+        // Blocks below the boundary with RAM above it would not be in ZONE_MOVABLE, and no CMA area crosses it.
+        let top = guest.dmbs.iter().try_fold(layout.end(), |end, dmb| {
+            end.checked_next_multiple_of(alignment_of(dmb))?.checked_add(dmb.size)
+        });
+        let is_crossing = layout.end() < ZONE_BOUNDARY && top.is_some_and(|top| top > ZONE_BOUNDARY);
+        let lowest = if is_crossing { ZONE_BOUNDARY } else { 0 };
         for (index, dmb) in guest.dmbs.iter().enumerate() {
             if !dmb.size.is_multiple_of(block_alignment) {
                 let rule = Rule::MultipleOfForPages { size: block_alignment, page: guest.page_size.bytes() };
                 return Err(finding(guest, dmb, "size", Value::Size(dmb.size), rule));
             }
-            let alignment = alignment(dmb.unit).max(block_alignment);
-            let base = layout.end().checked_next_multiple_of(alignment);
+            let base = layout.end().max(lowest).checked_next_multiple_of(alignment_of(dmb));
             layout.place(guest, dmb, base, BankKind::Dmb(index as u8))?;
         }
         Ok(layout)
@@ -98,13 +112,14 @@ impl Layout {
         base: Option<u64>,
         kind: BankKind,
     ) -> Result<(), Finding<'t>> {
-        match base.and_then(|base| IpaRange::from_numbers(base, region.size)) {
+        let range = base.and_then(|base| IpaRange::from_numbers(base, region.size));
+        match range.filter(|range| range.end() <= platform::IPA_LIMIT) {
             Some(range) => {
                 self.insert(range, kind);
                 Ok(())
             }
             None => {
-                let rule = Rule::Must("fit into the guest's address space, below 2^48");
+                let rule = Rule::Must("fit into the guest's address space, below 2^40");
                 Err(finding(guest, region, "size", Value::Size(region.size), rule))
             }
         }

@@ -72,11 +72,13 @@ fn read_reg<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<IpaRange>
         reader.error(Finding::named(node, "size", Rule::Must("not stand beside `reg`, which has the size")));
     }
     let range = IpaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty());
-    match range.filter(|range| range.base().get() >= platform::RAM_BASE) {
+    let is_inside =
+        |range: &IpaRange| range.base().get() >= platform::RAM_BASE && range.end() <= platform::IPA_LIMIT;
+    match range.filter(is_inside) {
         Some(range) => Some(range),
         None => {
             let value = Value::Range { base: reg.base, size: reg.size };
-            let rule = Rule::Must("not be empty, begin at or above 0x40000000 and end below 2^48");
+            let rule = Rule::Must("not be empty, begin at or above 0x40000000 and end below 2^40");
             reader.error(Finding::new(node, Some("reg"), value, rule));
             None
         }
@@ -134,6 +136,10 @@ fn read_placement<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Placement 
     };
     if strictness == Strictness::Preferred && controllers.is_empty() {
         reader.error(Finding::missing(node, "controllers", Rule::Required("which are `preferred`")));
+    }
+    if spread == Spread::Interleaved && controllers.is_empty() {
+        let rule = Rule::Required("between which it is `interleave`d");
+        reader.error(Finding::missing(node, "controllers", rule));
     }
     if spread == Spread::Interleaved && controllers.len() == 1 {
         reader.warning(Finding::named(

@@ -137,6 +137,7 @@ fn wrong_guests_get_their_messages() {
         "memory@50000000 { reg = <0 0x50000000>; };",
         "memory@50000000 { reg = <0 0x50000000 0 0x1800>; };",
         "memory@10000000 { reg = <0 0x10000000 0 0x1000>; };",
+        "memory@ff00000000 { reg = <0xff 0 1 0x1000>; };",
         "memory@50000000 { reg = <0 0x50000000 0 0x1000>; }; memory@50000800 { reg = <0 0x50000000 0 0x2000>; };",
     ];
     let mut sources: Vec<_> = cases.iter().map(|case| one_guest(case, "", "")).collect();
@@ -164,6 +165,7 @@ fn wrong_regions_get_their_messages() {
         "size = <0x10000000>; controllers = <300>;",
         "size = <0x10000000>; controllers;",
         "size = <0x10000000>; controllers = <0>; interleave;",
+        "size = <0x10000000>; interleave;",
         "size = <0x10000000>; preferred;",
         "size = <0x10000000>; pinned-in-place;",
         "size = <0x40000000>; controllers = <1>;",
@@ -172,10 +174,10 @@ fn wrong_regions_get_their_messages() {
         "size = <0x80000000>;",
     ];
     let sources: Vec<_> = cases.iter().map(|case| one_guest("", case, "")).collect();
-    insta::assert_snapshot!(report(&sources[..15]));
+    insta::assert_snapshot!(report(&sources[..16]));
     // Here another controller helps out: nothing is said.
-    assert_eq!(findings(&sources[15]), Vec::<String>::new());
-    insta::assert_snapshot!("wrong_regions_of_several_controllers", report(&sources[16..]));
+    assert_eq!(findings(&sources[16]), Vec::<String>::new());
+    insta::assert_snapshot!("wrong_regions_of_several_controllers", report(&sources[17..]));
 }
 
 #[test]
@@ -286,6 +288,22 @@ fn refused_blocks_are_withheld() {
     assert_eq!(read(&twice), (true, 1, [(0x5000_0000, 0x40_0000)].into()));
     let large = "a { compatible = \"shared-dmb-pool\"; reusable; size = <1 0>; };";
     assert_eq!(read(large), (true, 0, Vec::new()));
+}
+
+#[test]
+fn a_pool_of_units_is_aligned_for_them() {
+    let pool = "pools { a { compatible = \"shared-dmb-pool\"; reusable; size = <0x40000000>; unit-size = <0x40000000>; }; };";
+    let blob = compile(&one_guest("", "", pool));
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    let Extent::Dynamic { alignment, .. } = configuration.pools[0].extent else { panic!("it has a place") };
+    assert_eq!(alignment, 1 << 30);
+}
+
+#[test]
+fn a_long_text_is_cut() {
+    let said = findings(&one_guest(&format!("movable-memory = \"{}\";", "x".repeat(1000)), "", ""));
+    assert!(said[0].len() < 300 && said[0].contains("/* 1000 bytes */: must be"), "{said:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface};
 use super::window::Window;
 use super::{boot, cache, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
-use crate::board::{Board, Console, Gic};
+use crate::board::{Board, Console, Gic, REDISTRIBUTOR_REGION_LIMIT};
 use crate::log;
 use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
 use alloc::boxed::Box;
@@ -40,7 +40,7 @@ static HOST_TREE: Once<Tree<'static>> = Once::new();
 static FRAME_TABLE_SIZE: AtomicU64 = AtomicU64::new(0);
 
 /// The redistributors, for CPUs that come up.
-static REDISTRIBUTORS: Once<heapless::Vec<Region, 8>> = Once::new();
+static REDISTRIBUTORS: Once<heapless::Vec<Region, REDISTRIBUTOR_REGION_LIMIT>> = Once::new();
 
 // SAFETY: regions are only read after they have been made.
 unsafe impl Send for Region {}
@@ -301,6 +301,7 @@ fn own_block(order: u8, what: &str) -> Pa {
 fn start_secondaries(board: &Board<'_>) {
     let boot_mpidr = cpu::current().mpidr();
     let mut count = 1;
+    let mut unused_stack = None;
     for host in board.cpus.iter().filter(|host| host.mpidr != boot_mpidr) {
         if count == MAX_CPUS {
             log::warn!("only {} of {} CPUs are used", MAX_CPUS, board.cpus.len());
@@ -308,10 +309,16 @@ fn start_secondaries(board: &Board<'_>) {
         }
         cpu::set_count(count + 1);
         let Some(this) = cpu::get(count) else { break };
-        let stack = own_block(STACK_ORDER, "a CPU's stack");
-        let top = match mmu::map_stack(count, stack, mmu::STACK_SIZE) {
-            Ok(top) => top,
-            Err(error) => refuse(format_args!("a CPU's stack: {error}")),
+        // That of a CPU that did not start serves the next, which gets its number.
+        let top = match unused_stack.take() {
+            Some(top) => top,
+            None => {
+                let stack = own_block(STACK_ORDER, "a CPU's stack");
+                match mmu::map_stack(count, stack, mmu::STACK_SIZE) {
+                    Ok(top) => top,
+                    Err(error) => refuse(format_args!("a CPU's stack: {error}")),
+                }
+            }
         };
         this.describe(count, host.mpidr, top);
         let start = Box::leak(Box::new(boot::SecondaryStart {
@@ -327,6 +334,7 @@ fn start_secondaries(board: &Board<'_>) {
         if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
             log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {}", host.mpidr, error);
             cpu::set_count(count);
+            unused_stack = Some(top);
             continue;
         }
         // Five seconds are enough for any CPU, and end the wait for one that is lost.

@@ -81,6 +81,11 @@ impl Gic {
         let Some(&maintenance) = interrupt::read(node)?.first() else {
             return Err(Finding::missing(node, "interrupts", Rule::Required("the maintenance interrupt")));
         };
+        if !(16..32).contains(&maintenance.intid) {
+            let value = Value::Number(maintenance.intid.into());
+            let rule = Rule::Must("name a PPI first, the maintenance interrupt");
+            return Err(Finding::new(node, Some("interrupts"), value, rule));
+        }
         Ok(Self { distributor, redistributors: ranges, redistributor_stride, maintenance })
     }
 }

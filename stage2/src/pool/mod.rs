@@ -95,7 +95,8 @@ impl Pools {
 
     /// The pool with this name.
     pub fn find(&self, name: &str) -> Option<PoolId> {
-        self.iter().find(|(_, pool)| pool.name.as_str() == name).map(|(id, _)| id)
+        let name = Name::new(name);
+        self.iter().find(|(_, pool)| pool.name == name).map(|(id, _)| id)
     }
 
     /// All pools with their numbers.
