@@ -51,7 +51,7 @@ fn read_configuration(bytes: &[u8]) -> String {
         Ok(configuration) => configuration,
         Err(finding) => return finding.to_string(),
     };
-    let controllers = [0, 1, 7].map(|id| ControllerRoom { id, free: 1 << 30 });
+    let controllers = [0, 1, 7].map(|id| ControllerRoom { id, free: 1 << 30, unmovable: 1 << 29 });
     let host = Host { cpu_count: 4, controllers: controllers.into_iter().collect() };
     configuration.fit_blocks(&host, &mut sink);
     // For want of another, the host's tree is the configuration itself.

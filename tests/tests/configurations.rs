@@ -235,7 +235,12 @@ fn pinned_ram_lies_in_place_and_nowhere_else() {
              memory@{base:x} {{ reg = <0 {base:#x} 0 0x4000000>; pinned-in-place; }};"
         ))
     };
-    let guests = [pinned("right", 0x7000_0000), pinned("wrong", 0x4020_0000), pinned("outside", 0xfe00_0000)];
+    let guests = [
+        pinned("right", 0x7000_0000),
+        pinned("wrong", 0x4020_0000),
+        pinned("outside", 0xfe00_0000),
+        pinned("crowd", 0x7800_0000).vcpus(9),
+    ];
     let mut system = Setup::new().set(&guests, "").names(&["right"]).boot();
     wait_until(&mut system, "right", "running");
     let map = system.json("guest right map");
@@ -248,6 +253,9 @@ fn pinned_ram_lies_in_place_and_nowhere_else() {
         let reason = row(&mut system, name)["reason"].as_str().unwrap_or_default().to_owned();
         assert!(reason.contains(why), "{name}: {reason}");
     }
+    // A guest that cannot run here keeps nothing.
+    assert_eq!(row(&mut system, "crowd")["state"], "refused");
+    assert_eq!(system.json("frame 0x78000000")["state"], "free");
     for _ in 0..2 {
         system.monitor("stop right");
         wait_until(&mut system, "right", "off");

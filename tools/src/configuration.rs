@@ -68,7 +68,7 @@ pub fn check(options: &CheckOptions) -> Result<bool> {
     let mut host = Host { cpu_count, ..Host::default() };
     for (id, &free) in options.controller.iter().enumerate() {
         // More controllers than Ballast knows have no guests.
-        let _ = host.controllers.push(ControllerRoom { id: id as u8, free });
+        let _ = host.controllers.push(ControllerRoom { id: id as u8, free, unmovable: free });
     }
     check_file(&options.blob, Place::Sized(&host))
 }

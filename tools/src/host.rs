@@ -29,12 +29,11 @@ pub fn fit<'t>(
         tell(Severity::Warning, format_args!("the host: {warning}"));
     }
     let mut map = BootMap::new();
-    physical::lay_out(&mut map, &board, &Loaded::default(), Some(configuration), tell)
+    physical::lay_out(&mut map, tree, &board, &Loaded::default(), Some(configuration), tell)
         .map_err(|error| anyhow!("{error}"))?;
     let words: Vec<AtomicU32> = (0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0)).collect();
     let memory = Box::new(Memory::new());
     memory.boot(&map, &words, NORMAL_FLOOR_FRAMES).map_err(|error| anyhow!("memory: {error}"))?;
-    configuration.fit_nodes(tree, &mut physical::tell_finding(tell));
     let room = physical::room(&board, &memory, board.cpus.len().min(MAX_CPUS));
     configuration.fit(&room, &mut physical::tell_finding(tell));
     Ok(())

@@ -7,7 +7,7 @@
 use super::GuestTree;
 use super::writer::Writer;
 use crate::finding::{Finding, Rule, Value};
-use crate::tree::{Node, Property, Tree};
+use crate::tree::{Cells, Node, Property, Tree};
 
 /// Nodes at the root that are Ballast's own, by their names without unit address.
 const OWN_NODES: [&str; 10] = [
@@ -170,6 +170,11 @@ fn host_nodes<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<
         }
         if OWN_NODES.contains(&node.base_name()) || MERGED_NODES.contains(&node.base_name()) {
             return broken(Rule::Must("not name a node that Ballast writes itself"));
+        }
+        let is_addressed = node.has("reg") || node.has("ranges");
+        if parent.is_empty() && is_addressed && host.root().child_cells()? != (Cells { address: 2, size: 2 })
+        {
+            return broken(Rule::Must("have addresses and sizes of 2 cells, as the guest's root has"));
         }
         let is_in_template = |template: Node<'t>| template.child(node.name()).is_some();
         if parent.is_empty() && input.guest.template.is_some_and(is_in_template) {

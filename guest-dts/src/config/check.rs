@@ -2,7 +2,7 @@
 
 use super::layout::Layout;
 use super::reader::Reader;
-use super::{Configuration, Extent, Guest, MovableMemory};
+use super::{Bank, Configuration, Extent, Guest, MovableMemory, Pool};
 use crate::build::{BuildError, Choice, GuestTree};
 use crate::finding::{Finding, Note, Rule, Value};
 use crate::image::{BootPlan, Image, NoRoom};
@@ -75,9 +75,17 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
     }
 }
 
+/// The last NUMA node of Debian's 6.1 (CONFIG_NODES_SHIFT is 4).
+const LAST_NUMA_NODE: u8 = 15;
+
 /// The NUMA node of a region is its controller, so that it must have just one.
 fn check_numa<'t>(guest: &Guest<'t>, reader: &mut Reader<'_, 't>) {
     for region in guest.regions.iter().chain(&guest.dmbs) {
+        let last = region.placement.controllers.iter().find(|&&id| id > LAST_NUMA_NODE);
+        if let (Some(node), Some(&id)) = (region.node, last) {
+            let rule = Rule::Must("be at most 15 for a guest with NUMA nodes: kernels have no more of them");
+            reader.error(Finding::new(node, Some("controllers"), Value::Number(id.into()), rule));
+        }
         if let (Some(node), false) = (region.node, region.placement.controllers.len() == 1) {
             let rule = Rule::Must("name one controller, which is the region's NUMA node in the guest");
             reader.error(match node.property("controllers") {
@@ -160,7 +168,8 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
     while let Some(pool) = configuration.pools.get(index) {
         let before = configuration.pools.iter().take(index).map(|pool| (pool.node, &pool.extent));
         let finding = overlap(pool.node, &pool.extent, before).or_else(|| match pool.extent {
-            Extent::Static(range) => mixed(configuration, pool.node, range, pool.is_in_dmb),
+            Extent::Static(range) => mixed(configuration, pool.node, range, pool.is_in_dmb)
+                .or_else(|| over_owner(configuration, pool, range)),
             Extent::Dynamic { .. } => None,
         });
         match finding {
@@ -172,6 +181,25 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
             None => index += 1,
         }
     }
+}
+
+/// What is claimed of a pool that is pinned in place appears at its own address, where its owner must have nothing else.
+#[inline(never)]
+fn over_owner<'t>(configuration: &Configuration<'t>, pool: &Pool<'t>, range: PaRange) -> Option<Finding<'t>> {
+    let owner = pool.owner.filter(|_| pool.is_pinned_in_place)?;
+    let guest = configuration.guests.iter().find(|guest| guest.name == owner)?;
+    let layout = Layout::of(guest).ok()?;
+    let (start, end) = (range.base().get(), range.end());
+    let overlaps = |bank: &Bank| bank.range.base().get() < end && start < bank.range.end();
+    layout.banks.iter().any(overlaps).then(|| {
+        let value = Value::Range { base: start, size: range.size() };
+        Finding::new(
+            pool.node,
+            Some("reg"),
+            value,
+            Rule::OverlapsWith("the owner's RAM: it is `pinned-in-place`"),
+        )
+    })
 }
 
 #[inline(never)]

@@ -28,6 +28,24 @@ pub struct ControllerRoom {
     pub id: u8,
     /// Bytes that guests can have.
     pub free: u64,
+    /// How many of them memory that never moves can have: those of NORMAL, less what Ballast keeps.
+    pub unmovable: u64,
+}
+
+impl ControllerRoom {
+    /// Bytes for memory that never moves, or for other memory.
+    fn bytes(&self, is_unmovable: bool) -> u64 {
+        if is_unmovable { self.unmovable } else { self.free }
+    }
+
+    /// Takes at most `size` bytes, and returns how many.
+    fn take(&mut self, size: u64, is_unmovable: bool) -> u64 {
+        let taken = size.min(self.bytes(is_unmovable));
+        self.free -= taken;
+        // What can move goes into MOVABLE first.
+        self.unmovable = if is_unmovable { self.unmovable - taken } else { self.unmovable.min(self.free) };
+        taken
+    }
 }
 
 impl<'t> Configuration<'t> {
@@ -54,6 +72,21 @@ impl<'t> Configuration<'t> {
                     }
                     index += 1;
                 }
+            }
+        }
+    }
+
+    /// Refuses the guests that a host with `cpu_count` CPUs could not run alone: before anything is kept for them.
+    pub fn fit_cpus(&mut self, cpu_count: u32, sink: &mut dyn Sink<'t>) {
+        let mut reader = Reader::new(sink);
+        let host = Host { cpu_count, ..Host::default() };
+        let mut index = 0;
+        while let Some(guest) = self.guests.get(index) {
+            reader.begin();
+            fit_cpus(guest, &host, &mut host.clone(), &mut reader);
+            match reader.take_error() {
+                Some(finding) => self.refuse(index, finding),
+                None => index += 1,
             }
         }
     }
@@ -127,7 +160,7 @@ fn has_room<'t>(node: Node<'t>, extent: &Extent, host: &Host, reader: &mut Reade
         return true;
     }
     let controller = controllers.first().copied().filter(|_| controllers.len() == 1);
-    let rule = Rule::Shortage(host.shortage(*size, free, controller));
+    let rule = Rule::Shortage(host.shortage(*size, free, controller, false));
     reader.error(Finding::new(node, Some("size"), Value::Size(*size), rule));
     false
 }
@@ -172,14 +205,15 @@ fn take<'t>(guest: &Guest<'t>, region: &Region<'t>, room: &mut Host) -> Result<(
         let rule = Rule::NoController { count: room.controllers.len() };
         return Err(finding("controllers", Value::Number(id.into()), rule));
     }
-    let free = room.free_on(placement);
+    let is_unmovable = guest.migration.is_opted_out;
+    let free = room.free_on(placement, is_unmovable);
     if region.size > free {
         let controller = placement.controllers.first().copied().filter(|_| placement.controllers.len() == 1);
-        let shortage = room.shortage(region.size, free, controller);
+        let shortage = room.shortage(region.size, free, controller, is_unmovable);
         let name = if region.ipa.is_some() { "reg" } else { "size" };
         return Err(finding(name, Value::Size(region.size), Rule::Shortage(shortage)));
     }
-    room.subtract(placement, region.size);
+    room.subtract(placement, region.size, is_unmovable);
     Ok(())
 }
 
@@ -190,54 +224,44 @@ impl Host {
     }
 
     /// What is missing of `size` where `free` bytes are free, and where it would fit.
-    fn shortage(&self, size: u64, free: u64, controller: Option<u8>) -> Shortage {
+    fn shortage(&self, size: u64, free: u64, controller: Option<u8>, is_unmovable: bool) -> Shortage {
+        let bytes = |other: &ControllerRoom| other.bytes(is_unmovable);
         Shortage {
             free,
             missing: size.saturating_sub(free),
             controller,
-            fits_on: self.controllers.iter().find(|other| other.free >= size).map(|other| other.id),
-            free_in_all: self.controllers.iter().fold(0, |sum, other| sum.saturating_add(other.free)),
+            fits_on: self.controllers.iter().find(|other| bytes(other) >= size).map(|other| other.id),
+            free_in_all: self.controllers.iter().fold(0, |sum, other| sum.saturating_add(bytes(other))),
         }
     }
 
     /// Bytes free on the controllers that `placement` allows.
-    fn free_on(&self, placement: &Placement) -> u64 {
+    fn free_on(&self, placement: &Placement, is_unmovable: bool) -> u64 {
         let allowed = self.controllers.iter().filter(|controller| {
             placement.controllers.is_empty()
                 || placement.strictness == Strictness::Preferred
                 || placement.controllers.contains(&controller.id)
         });
-        allowed.fold(0, |sum, controller| sum.saturating_add(controller.free))
+        allowed.fold(0, |sum, controller| sum.saturating_add(controller.bytes(is_unmovable)))
     }
 
     /// Takes `size` bytes as `placement` would: it fits.
-    fn subtract(&mut self, placement: &Placement, mut size: u64) {
+    fn subtract(&mut self, placement: &Placement, mut size: u64, is_unmovable: bool) {
         if placement.spread == Spread::Interleaved {
-            let count = if placement.controllers.is_empty() {
-                self.controllers.len()
-            } else {
-                placement.controllers.len()
-            };
-            let share = size.checked_div(count as u64).unwrap_or(0);
+            let share = size.checked_div(placement.controllers.len() as u64).unwrap_or(0);
             for controller in &mut self.controllers {
-                if placement.controllers.is_empty() || placement.controllers.contains(&controller.id) {
-                    let taken = share.min(controller.free);
-                    controller.free -= taken;
-                    size -= taken;
+                if placement.controllers.contains(&controller.id) {
+                    size -= controller.take(share, is_unmovable);
                 }
             }
         }
         for id in &placement.controllers {
             if let Some(controller) = self.controllers.iter_mut().find(|controller| controller.id == *id) {
-                let taken = size.min(controller.free);
-                controller.free -= taken;
-                size -= taken;
+                size -= controller.take(size, is_unmovable);
             }
         }
         for controller in &mut self.controllers {
-            let taken = size.min(controller.free);
-            controller.free -= taken;
-            size -= taken;
+            size -= controller.take(size, is_unmovable);
         }
     }
 }

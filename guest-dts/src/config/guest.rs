@@ -118,9 +118,11 @@ fn check_name<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) {
     let name = node.name();
     let is_plain =
         |character: u8| character.is_ascii_alphanumeric() || matches!(character, b'-' | b'_' | b'.');
-    if name.len() > GUEST_NAME_LIMIT || !name.bytes().all(is_plain) {
-        let rule =
-            Rule::Must("be named by at most 31 letters, digits, `-`, `_` and `.`, without unit address");
+    let begins_well = name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric());
+    if name.len() > GUEST_NAME_LIMIT || !begins_well || !name.bytes().all(is_plain) {
+        let rule = Rule::Must(
+            "be named by at most 31 letters, digits, `-`, `_` and `.`, the first a letter or digit, without unit address",
+        );
         reader.error(Finding::node(node, rule));
     }
     if TAKEN_NAMES.contains(&name) || name.bytes().all(|character| character.is_ascii_digit()) {

@@ -21,7 +21,7 @@ const SETS: [(&str, &str); 5] = [
 
 /// A host with two controllers and four CPUs, as `make run` has it.
 fn host() -> Host {
-    let room = |id| ControllerRoom { id, free: 1000 << 20 };
+    let room = |id| ControllerRoom { id, free: 1000 << 20, unmovable: 300 << 20 };
     Host { cpu_count: 4, controllers: [room(0), room(1)].into_iter().collect() }
 }
 
@@ -133,6 +133,7 @@ fn wrong_guests_get_their_messages() {
         "dmb { size = <0x400000>; reg = <0 0 0 0>; };",
         "memory-1 { };",
         "movable-memory = \"numa\";",
+        "movable-memory = \"numa\"; memory-2 { size = <0x200000>; controllers = <16>; };",
         "movable-memory = \"numa\"; memory-2 { size = <0x200000>; controllers = <0 1>; interleave; };",
         "memory@50000000 { reg = <0 0x50000000>; };",
         "memory@50000000 { reg = <0 0x50000000 0 0x1800>; };",
@@ -298,6 +299,36 @@ fn a_pool_of_units_is_aligned_for_them() {
     let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
     let Extent::Dynamic { alignment, .. } = configuration.pools[0].extent else { panic!("it has a place") };
     assert_eq!(alignment, 1 << 30);
+}
+
+#[test]
+fn memory_that_never_moves_has_to_fit_what_never_moves() {
+    let said = findings(&one_guest("no-migration;", "size = <0x14000000>; controllers = <0>;", ""));
+    assert!(said[0].contains("controller 0 has 300 MiB free, 20 MiB missing"), "{said:?}");
+    assert!(findings(&one_guest("", "size = <0x14000000>; controllers = <0>;", "")).is_empty());
+}
+
+#[test]
+fn a_pool_in_place_must_not_lie_over_its_owners_ram() {
+    let pool = |base: &str| {
+        let text = format!(
+            "pools {{ #address-cells = <2>; #size-cells = <2>; a {{ compatible = \"shared-dmb-pool\"; reusable; \
+             owner = <&alpha>; pinned-in-place; reg = <0 {base} 0 0x200000>; }}; }};"
+        );
+        findings(&one_guest("", "", &text))
+    };
+    assert!(pool("0x40200000")[0].contains("overlaps with the owner's RAM"), "{:?}", pool("0x40200000"));
+    assert!(pool("0xc0000000").is_empty(), "{:?}", pool("0xc0000000"));
+}
+
+#[test]
+fn guests_beyond_any_host_are_refused_before_anything_is_kept() {
+    let blob = compile(&one_guest("host-cpus = <4>;", "", ""));
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let mut configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    assert_eq!(configuration.guests.len(), 1);
+    configuration.fit_cpus(4, &mut |_: Severity, _: Finding<'_>| {});
+    assert_eq!((configuration.guests.len(), configuration.refused.len()), (0, 1));
 }
 
 #[test]

@@ -148,7 +148,7 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     }
 
     let mut configuration = crate::guest::read(board);
-    boot_memory(board, tree_blob, tree_pa, configuration.as_deref_mut());
+    boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
     let distributor = init_interrupts(&board.gic);
     init_cpu(0);
     start_secondaries(board);
@@ -203,16 +203,17 @@ fn map_tree(pa: u64) -> &'static [u8] {
 /// Says which RAM there is and what is taken, and hands it to the allocator.
 fn boot_memory(
     board: &Board<'static>,
-    tree: &[u8],
+    tree_size: usize,
     tree_pa: u64,
     configuration: Option<&mut Configuration<'static>>,
 ) {
     // SAFETY: this CPU alone runs, and this function once.
     let map = unsafe { &mut *BOOT_MAP.0.get() };
     let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
+    let Some(tree) = HOST_TREE.get() else { return };
     let loaded =
-        Loaded { image: Some((mmu::image(), mmu::image_size())), tree: Some((tree_pa, tree.len() as u64)) };
-    let table = match physical::lay_out(map, board, &loaded, configuration, &mut crate::guest::tell) {
+        Loaded { image: Some((mmu::image(), mmu::image_size())), tree: Some((tree_pa, tree_size as u64)) };
+    let table = match physical::lay_out(map, tree, board, &loaded, configuration, &mut crate::guest::tell) {
         Ok(range) => range,
         Err(error) => refuse(format_args!("{error}")),
     };

@@ -1,7 +1,7 @@
 //! From what was loaded beside Ballast to guests: a configuration blob, or one kernel as a boot module.
 
 use super::{MAX_GUESTS, Plan, migration, refused, seed};
-use crate::arch::{self, cpu, map_loaded, own};
+use crate::arch::{cpu, map_loaded, own};
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
 use crate::log;
@@ -42,9 +42,6 @@ pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>
 pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configuration<'static>>>) {
     let Some(mut configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
-    if let Some(tree) = arch::host_tree() {
-        configuration.fit_nodes(tree, &mut tell_finding(&mut tell));
-    }
     configuration.fit(&room(board), &mut tell_finding(&mut tell));
     migration::configure(&configuration.migration);
     define_all(board, &configuration);
@@ -105,7 +102,11 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
     }
     let mut index = 0;
     for guest in configuration.guests.iter().take(MAX_GUESTS) {
-        let Some(cpus) = choose_cpus(guest, &mut taken) else { continue };
+        let Some(cpus) = choose_cpus(guest, &mut taken) else {
+            log::error!("{}: the CPUs that are left do not do", guest.name);
+            refused::add(guest.name, "the CPUs that are left do not do".to_string());
+            continue;
+        };
         let Some(id) = GuestId::try_new(index as u8) else { continue };
         match Plan::new(guest.clone(), &controller) {
             Ok(plan) => {

@@ -77,7 +77,7 @@ fn room(map: &BootMap, board: &Board<'_>) -> Host {
             .segments()
             .filter(|segment| segment.controller.index() == place && segment.reservation.is_none());
         let free = here.map(|segment| segment.range.bytes()).sum();
-        Some(ControllerRoom { id: u8::try_from(controller.id).ok()?, free })
+        Some(ControllerRoom { id: u8::try_from(controller.id).ok()?, free, unmovable: free })
     });
     Host { cpu_count: 0, controllers: controllers.collect() }
 }

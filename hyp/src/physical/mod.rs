@@ -9,6 +9,7 @@ use core::fmt;
 use designate::kind;
 use guest_dts::config::{Configuration, ControllerRoom, Host, Severity};
 use guest_dts::finding::Finding;
+use guest_dts::tree::Tree;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::controller::ControllerId;
 use stage2::frame::Footprint;
@@ -55,16 +56,17 @@ impl fmt::Display for LayoutError<'_> {
 }
 
 /// Lays out `map`, which is empty: RAM, what is taken of it, guests' pinned RAM, designated blocks and pools, and the
-/// frame table, whose frames are returned.
+/// frame table, whose frames are returned. `tree` is the board's.
 ///
 /// # Errors
 /// Memory that cannot be described: ranges that overlap, more of them than the map holds, no room for the frame table.
 /// What is wrong with the configuration or with what is designated is told, and the rest goes on without it.
 pub fn lay_out<'t>(
     map: &mut BootMap,
+    tree: &Tree<'t>,
     board: &Board<'t>,
     loaded: &Loaded,
-    mut configuration: Option<&mut Configuration<'_>>,
+    mut configuration: Option<&mut Configuration<'t>>,
     tell: &mut Tell<'_>,
 ) -> Result<FrameRange, LayoutError<'t>> {
     let failed = |what| move |error| LayoutError { what, error };
@@ -95,6 +97,9 @@ pub fn lay_out<'t>(
         }
     }
     if let Some(configuration) = configuration.as_deref_mut() {
+        // What cannot run here keeps nothing.
+        configuration.fit_nodes(tree, &mut tell_finding(tell));
+        configuration.fit_cpus(board.cpus.len().min(MAX_CPUS) as u32, &mut tell_finding(tell));
         pinned::reserve(map, board, configuration, tell).map_err(failed("pinned memory"))?;
     }
     designate::designate(map, board, configuration, tell);
@@ -109,8 +114,10 @@ pub fn room(board: &Board<'_>, memory: &Memory<'_>, cpu_count: usize) -> Host {
     let controllers = board.ram.controllers.iter().enumerate().filter_map(|(place, controller)| {
         let id = ControllerId::try_new(place as u8)?;
         let floor = if Some(id) == keeper { NORMAL_FLOOR_FRAMES } else { 0 };
-        let free = memory.controller_totals(id).free().saturating_sub(floor) * FRAME_SIZE;
-        Some(ControllerRoom { id: u8::try_from(controller.id).ok()?, free })
+        let totals = memory.controller_totals(id);
+        let bytes = |frames: u64| frames.saturating_sub(floor) * FRAME_SIZE;
+        let (free, unmovable) = (bytes(totals.free()), bytes(totals.normal.free));
+        Some(ControllerRoom { id: u8::try_from(controller.id).ok()?, free, unmovable })
     });
     Host { cpu_count: cpu_count as u32, controllers: controllers.collect() }
 }

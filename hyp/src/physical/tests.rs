@@ -29,7 +29,7 @@ fn laid_out(command_line: &str, blocks: &str) -> (BootMap, Vec<String>) {
     let mut configuration = Configuration::read(&tree, &mut |_, _| {}).unwrap();
     let mut map = BootMap::new();
     let loaded = Loaded { image: Some((0x4020_0000, 0x10_0000)), tree: Some((0x4800_0000, 0x1_0000)) };
-    let table = lay_out(&mut map, &board, &loaded, Some(&mut configuration), &mut tell).unwrap();
+    let table = lay_out(&mut map, &host, &board, &loaded, Some(&mut configuration), &mut tell).unwrap();
     assert!(map.reservation_in(table).is_some(), "the frame table is kept");
     (map, told)
 }
@@ -62,6 +62,6 @@ fn what_is_nowhere_cannot_be_laid_out() {
     let tree = Tree::new(host.as_slice()).unwrap();
     let board = Board::read(&tree).unwrap();
     let loaded = Loaded { image: None, tree: Some((u64::MAX, u64::MAX)) };
-    let error = lay_out(&mut BootMap::new(), &board, &loaded, None, &mut |_, _| {}).unwrap_err();
+    let error = lay_out(&mut BootMap::new(), &tree, &board, &loaded, None, &mut |_, _| {}).unwrap_err();
     assert_eq!(error.what, "device tree");
 }
