@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Everything else is beside the point on the first day.
 #
-#   make run [MACHINE=two] [GUESTS=alpha-beta] [KERNEL=6.12] [CPU=cortex-a72] [APPEND=…]
+#   make run [MACHINE=two] [GUESTS=alpha-beta] [KERNEL=6.12] [CPU=cortex-a72] [APPEND=…] [SERIAL=/tmp/serial]
 #   make test [FILTER=…]
 
 .PHONY: run image test bench lint doc clean setup
@@ -10,7 +10,7 @@ QEMU = tools/cargo run --package ballast-qemu --
 # option,variable: --option 'value' where the variable has one.
 option = $(if $($(2)),--$(1) '$($(2))')
 RUN = $(call option,machine,MACHINE) $(call option,guests,GUESTS) $(call option,kernel,KERNEL) \
-      $(call option,cpu,CPU) $(call option,append,APPEND)
+      $(call option,cpu,CPU) $(call option,append,APPEND) $(call option,serial,SERIAL)
 
 run: setup
 	$(QEMU) run $(RUN)

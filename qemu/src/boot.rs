@@ -69,6 +69,8 @@ pub struct Boot {
     pub options: Vec<OsString>,
     /// Where the second serial line goes, in QEMU's words; without it there is one line.
     pub second_serial: Option<OsString>,
+    /// A Unix socket for the serial line that would be at the terminal.
+    pub socket: Option<PathBuf>,
 }
 
 impl Boot {
@@ -87,6 +89,7 @@ impl Boot {
             counts_instructions: false,
             options: Vec::new(),
             second_serial: None,
+            socket: None,
         }
     }
 
@@ -103,6 +106,12 @@ impl Boot {
         }
         let mut command = if self.needs_own_tree() { self.staged(folder)? } else { self.direct(folder, "")? };
         match serial {
+            Serial::Terminal if self.socket.is_some() => {
+                let mut line = OsString::from("unix:");
+                line.push(option_path(self.socket.as_deref().unwrap_or(Path::new(""))));
+                line.push(",server=on,wait=off");
+                command.args(["-display", "none", "-monitor", "none", "-serial"]).arg(line)
+            }
             // The option for the second would take the first one's place otherwise.
             Serial::Terminal if self.second_serial.is_some() => {
                 command.args(["-nographic", "-serial", "mon:stdio"])

@@ -68,6 +68,9 @@ struct Run {
     /// Ballast's own command line
     #[arg(long, default_value = "")]
     append: String,
+    /// The console as a Unix socket at this path, for `ballast console PATH` and its like; Ctrl-C leaves then
+    #[arg(long)]
+    serial: Option<PathBuf>,
     /// An image that is there already, rather than building one
     #[arg(long)]
     image: Option<PathBuf>,
@@ -150,6 +153,7 @@ fn run(options: &Run) -> Result<()> {
     boot.ramdisk = Some(guests);
     boot.cpu.clone_from(&options.cpu);
     boot.append.clone_from(&options.append);
+    boot.socket.clone_from(&options.serial);
     start(&boot, &format!("guests `{}` with Linux {kernel}", options.guests))
 }
 
@@ -163,7 +167,13 @@ fn bare(options: &Bare) -> Result<()> {
 fn start(boot: &Boot, what: &str) -> Result<()> {
     let machine = &boot.machine;
     println!("machine `{}`: {} CPUs, {}; {what}", machine.name, machine.cpus, machine.description);
-    println!("leave QEMU: Ctrl-A X; all its keys: Ctrl-A H");
+    match &boot.socket {
+        None => println!("leave QEMU: Ctrl-A X; all its keys: Ctrl-A H"),
+        Some(path) => {
+            let path = path.display();
+            println!("attach: tools/cargo run -p ballast-tools -- console {path}; leave QEMU: Ctrl-C");
+        }
+    }
     interactive::run(boot)
 }
 

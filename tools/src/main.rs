@@ -20,7 +20,7 @@ enum Command {
     /// Attach this terminal to Ballast's serial line
     ///
     /// Everything that is typed goes to Ballast, its own keys too (Ctrl-] ? lists them); Ctrl-] q ends this program.
-    /// Example: qemu-system-aarch64 … -serial unix:/tmp/serial,server=on,wait=off, then ballast console /tmp/serial
+    /// Example: make run SERIAL=/tmp/serial, then ballast console /tmp/serial
     Console(console::Options),
     /// Print the log from a second serial line (Ballast's command line: log=frames,second)
     ///

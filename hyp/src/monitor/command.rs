@@ -437,6 +437,7 @@ const CLAIM: Kind =
 
 /// The command with this name.
 pub fn find(name: &str) -> Option<&'static Command> {
+    let name = if name == "?" { "help" } else { name };
     COMMANDS.iter().find(|command| command.name == name)
 }
 

@@ -177,6 +177,7 @@ impl Engine {
     pub fn step<H: Host>(&self, host: &H, ticks: u64, payer: Payer) -> Step {
         let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
         let started = host.now();
+        worker.begin_step(started);
         let slice = ticks.min(self.slice_ticks(host));
         let elapsed = || host.now().wrapping_sub(started);
         let step = loop {
@@ -188,7 +189,7 @@ impl Engine {
             }
         };
         let spent = elapsed();
-        worker.charge(self, host, spent);
+        worker.charge(self, host);
         if let Payer::Guest(guest) = payer {
             self.charge_share(host, guest, spent);
         }

@@ -54,6 +54,24 @@ fn blocks_move_whole() {
 }
 
 #[test]
+fn time_is_charged_to_the_job_that_it_went_into() {
+    let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    host.hardware.ticks_per_copy.store(1, Ordering::Relaxed);
+    // Both in one step.
+    host.engine.policy().set_slice_ns(1_000_000_000);
+    let long = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let idle = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let started = host.now();
+    host.run_jobs();
+    let took = host.now() - started;
+    let [long, idle] = [long, idle].map(|id| host.engine.job(&host, id).unwrap());
+    assert_eq!((long.moved.blocks, idle.moved.blocks), (2, 0));
+    assert!(long.worked_ticks >= 2 * PAGEBLOCK_FRAMES, "{} of {took}", long.worked_ticks);
+    assert!(long.worked_ticks + idle.worked_ticks <= took);
+    assert!(idle.worked_ticks < PAGEBLOCK_FRAMES, "{} of {took}", idle.worked_ticks);
+}
+
+#[test]
 fn pages_gather_into_blocks_and_are_promoted() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 0);
     assert_eq!(host.leaf_counts(guest), [0, 0, 1024]);

@@ -20,6 +20,11 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
 
 /// There is no such command.
 pub(in super::super) fn unknown(session: &mut Session<'_>, name: &str) -> Failure {
+    if ["exit", "quit", "logout"].contains(&name) {
+        return session.usage(format_args!(
+            "the monitor has no end; Ctrl-] 1 shows the first guest, Ctrl-] ? the keys"
+        ));
+    }
     match nearest(name, COMMANDS.iter().map(|command| command.name)) {
         Some(near) => session.usage(format_args!("'{name:.32}' is no command; did you mean {near}?")),
         None => session.usage(format_args!("'{name:.32}' is no command; help lists them")),

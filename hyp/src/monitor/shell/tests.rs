@@ -250,9 +250,11 @@ fn memory_moves() {
         "job 99",
         "(works to the end)",
         "heat 2",
+        "heat --json",
         "balance",
         "balance bytes",
         "balance heat",
+        "balance bytes --json",
         "pin alpha ram0 mc0,mc1 interleave",
         "pin alpha dmbs mc1 preferred",
         "pin alpha all mc1",
@@ -369,6 +371,7 @@ fn errors_say_what_was_expected() {
     let lines = [
         "gests",
         "xyzzy",
+        "quit",
         "start",
         "start delta",
         "start alpha",
@@ -458,6 +461,7 @@ fn top_draws_the_machine() {
     let mut script = Script::typing(b"\0q");
     // Its job waits, and its memory is on its way.
     output_of(&machine, "migrate alpha mc1");
+    machine.migration.as_ref().unwrap().work(false);
     assert_snapshot!(run(&machine, &mut script, "top").replace('\x1b', "^"));
 }
 

@@ -54,6 +54,8 @@ pub(in super::super) struct Hardware {
     scheduler: Option<Arc<Scheduler>>,
     pub(in super::super) fail_tables: AtomicBool,
     pub(in super::super) frames_copied: AtomicU64,
+    /// How long a frame takes.
+    pub(in super::super) ticks_per_copy: AtomicU64,
 }
 
 /// What a word of `guest`'s page at `ipa` holds at first.
@@ -87,6 +89,7 @@ impl Hardware {
             scheduler,
             fail_tables: AtomicBool::new(false),
             frames_copied: AtomicU64::new(0),
+            ticks_per_copy: AtomicU64::new(0),
         }
     }
 
@@ -164,6 +167,7 @@ impl Hardware {
             self.interesting.lock().unwrap().insert(target.number());
         }
         self.frames_copied.fetch_add(1, Ordering::Relaxed);
+        self.pass(self.ticks_per_copy.load(Ordering::Relaxed));
         for (index, (from, to)) in self.words(source).iter().zip(self.words(target)).enumerate() {
             if is_interesting {
                 self.pause();

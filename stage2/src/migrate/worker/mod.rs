@@ -159,8 +159,9 @@ pub(super) struct Worker {
     debts: Vec<Debt, 4>,
     sources: SpanCache,
     targets: SpanCache,
-    /// The job that the time of a step goes into.
+    /// The job that time goes into, and since when.
     last: Option<JobId>,
+    since: u64,
 }
 
 impl Worker {
@@ -172,6 +173,7 @@ impl Worker {
             sources: SpanCache::new(),
             targets: SpanCache::new(),
             last: None,
+            since: 0,
         }
     }
 
@@ -202,13 +204,22 @@ impl Worker {
             let bytes = plan::total_bytes(host, &request);
             active.report(engine, host, |report| report.total_bytes = bytes);
         }
+        self.charge(engine, host);
         self.last = Some(id);
         self.active.put(active);
         Turn::Worked
     }
 
-    /// Charges the time of a step to the job that it went into.
-    pub(super) fn charge<H: Host>(&self, engine: &Engine, host: &H, ticks: u64) {
+    /// A step begins.
+    pub(super) fn begin_step(&mut self, now: u64) {
+        self.since = now;
+    }
+
+    /// Charges the time since then, or since the last charge, to the job that it went into.
+    pub(super) fn charge<H: Host>(&mut self, engine: &Engine, host: &H) {
+        let now = host.now();
+        let ticks = now.wrapping_sub(self.since);
+        self.since = now;
         let Some(id) = self.last else { return };
         if let Some(report) = engine.lock_jobs(host).report(id) {
             report.worked_ticks += ticks;
