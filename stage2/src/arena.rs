@@ -4,6 +4,7 @@
 //! sees values that were true a moment ago, each for itself.
 
 use crate::buddy::FreeLists;
+use crate::frame::FrameTable;
 use crate::owner::{OWNERS, Owner};
 use crate::pageblock::Isolation;
 use crate::sync::{Counter, Lock, MutexGuard, Ordering::Relaxed};
@@ -62,16 +63,31 @@ impl Arena {
         Self { lists: Lock::new(FreeLists::new()), counters }
     }
 
-    /// Takes the lock. The counters come with it, for they may only be written under it.
-    #[inline]
-    pub(crate) fn lock(&self) -> Locked<'_> {
-        Locked { lists: self.lists.lock(), counters: &self.counters }
+    /// Takes the lock. The counters come with it, for they may only be written under it. No frame is at hand then: all
+    /// that is free is in the free maps of `table`.
+    pub(crate) fn lock(&self, table: &FrameTable<'_>) -> Locked<'_> {
+        let mut locked = self.lock_as_is();
+        locked.settle(table);
+        locked
     }
 
     /// Takes the lock in order to change what it guards: a walk over the arena in several steps sees that.
+    pub(crate) fn lock_to_change(&self, table: &FrameTable<'_>) -> Locked<'_> {
+        let mut locked = self.lock(table);
+        locked.lists.count_change();
+        locked
+    }
+
+    /// Takes the lock for what does not look for free frames in the table: those at hand stay there.
     #[inline]
-    pub(crate) fn lock_to_change(&self) -> Locked<'_> {
-        let mut locked = self.lock();
+    pub(crate) fn lock_as_is(&self) -> Locked<'_> {
+        Locked { lists: self.lists.lock(), counters: &self.counters }
+    }
+
+    /// As [`Self::lock_as_is`], in order to change what the lock guards.
+    #[inline]
+    pub(crate) fn lock_as_is_to_change(&self) -> Locked<'_> {
+        let mut locked = self.lock_as_is();
         locked.lists.count_change();
         locked
     }
@@ -111,6 +127,14 @@ pub(crate) struct Locked<'a> {
 }
 
 impl Locked<'_> {
+    /// Puts the frames at hand back into their free maps.
+    #[inline]
+    pub(crate) fn settle(&mut self, table: &FrameTable<'_>) {
+        if !self.lists.is_settled() {
+            self.lists.settle(table);
+        }
+    }
+
     /// Counts `frames` free frames as used by the owner with index `owner`.
     #[inline]
     pub(crate) fn count_taken(&self, owner: usize, frames: u64) {

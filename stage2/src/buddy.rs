@@ -22,9 +22,14 @@
 //! pageblocks, movable ones to pools, which keep their type, then to unmovable pageblocks.
 
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, State, Table};
-use crate::pageblock::{Isolation, LISTS, MigrateType, Shape};
+use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, Table};
+use crate::pageblock::{LISTS, MigrateType, Shape};
 use crate::zone::Zone;
+
+mod front;
+mod isolation;
+
+use front::Front;
 
 /// How many lists of each type there is room for: the orders, rounded up to a power of two.
 const STRIDE: usize = 32;
@@ -46,6 +51,8 @@ pub(crate) struct FreeLists {
     lists: [List; LISTS.next_power_of_two() * STRIDE],
     /// For each type a bit for each list that is not empty.
     orders: [u32; LISTS],
+    /// For each type the single frames at hand.
+    fronts: [Front; LISTS.next_power_of_two()],
     /// For each type the complement of the pageblock that was last left split although wholly free; zero for none.
     kept: [u32; LISTS],
     /// How many pageblocks are isolated.
@@ -72,6 +79,7 @@ impl FreeLists {
         Self {
             lists: [List { first: 0, count: 0 }; LISTS.next_power_of_two() * STRIDE],
             orders: [0; LISTS],
+            fronts: [Front::EMPTY; LISTS.next_power_of_two()],
             kept: [0; LISTS],
             isolated: 0,
             changes: 0,
@@ -110,6 +118,12 @@ impl FreeLists {
         self.lists[key(list, order)].count
     }
 
+    /// The first pageblock on a list that is not empty.
+    #[inline]
+    fn first(&self, list: usize, order: u8) -> u32 {
+        !self.lists[key(list, order)].first
+    }
+
     /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`.
     #[inline]
     pub(crate) fn take(
@@ -119,35 +133,14 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let taken = match order {
-            0 => self.take_frame(table.words, wanted as usize),
-            1..PAGEBLOCK_ORDER => None,
-            _ => self.take_whole(table.words, wanted as usize, order),
-        };
-        match taken {
+        let at_hand = if order == 0 { self.take_at_hand(wanted as usize) } else { None };
+        match at_hand {
             Some(taken) => Some(taken),
             None => self.take_block(table, zone, wanted, order),
         }
     }
 
-    /// Takes a single frame from a split pageblock.
-    #[inline]
-    fn take_frame(&mut self, table: Table<'_>, list: usize) -> Option<Taken> {
-        let classes = self.orders[list] & ((1 << SMALL_ORDERS) - 1);
-        if classes == 0 {
-            return None;
-        }
-        let class = classes.trailing_zeros() as u8;
-        let index = !self.lists[key(list, class)].first;
-        let map = table.free_map(index);
-        let contents = map.info().contents();
-        let (offset, left) = map.take_frame()?;
-        if left == 0 {
-            self.unlink(table, index, list, class);
-        }
-        Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents })
-    }
-
+    #[inline(never)]
     fn take_block(
         &mut self,
         table: &FrameTable<'_>,
@@ -155,16 +148,33 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let taken = self.take_own_or_fall_back(table.words, zone, wanted, order);
+        match self.take_from(table, wanted as usize, order) {
+            Some(taken) => Some(taken),
+            None => self.take_with_effort(table, zone, wanted, order),
+        }
+    }
+
+    /// Takes a block where there seems to be none: from other types, or out of what was kept from merging.
+    #[cold]
+    #[inline(never)]
+    fn take_with_effort(
+        &mut self,
+        table: &FrameTable<'_>,
+        zone: Zone,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        self.settle(table);
+        let taken = self.take_own_or_fall_back(table, zone, wanted, order);
         if taken.is_none() && self.release_kept(table) {
-            return self.take_own_or_fall_back(table.words, zone, wanted, order);
+            return self.take_own_or_fall_back(table, zone, wanted, order);
         }
         taken
     }
 
     fn take_own_or_fall_back(
         &mut self,
-        table: Table<'_>,
+        table: &FrameTable<'_>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
@@ -176,15 +186,22 @@ impl FreeLists {
     }
 
     /// Takes a block of `order` from the lists of one type.
-    fn take_from(&mut self, table: Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        if order >= PAGEBLOCK_ORDER {
-            return self.take_whole(table, list, order);
+    #[inline]
+    fn take_from(&mut self, table: &FrameTable<'_>, list: usize, order: u8) -> Option<Taken> {
+        match order {
+            0 => self.take_frame(table, list),
+            1..PAGEBLOCK_ORDER => self.take_part(table.words, list, order),
+            _ => self.take_whole(table.words, list, order),
         }
+    }
+
+    /// Takes a block of `order`, less than a pageblock, from the lists of one type.
+    fn take_part(&mut self, table: Table<'_>, list: usize, order: u8) -> Option<Taken> {
         if let Some(taken) = self.take_small(table, list, order, TRIES) {
             return Some(taken);
         }
         match self.take_whole(table, list, PAGEBLOCK_ORDER) {
-            Some(whole) => Some(self.split_whole(table, whole, list, order)),
+            Some(whole) => Some(self.take_split(table, whole, list, order)),
             None => self.take_small(table, list, order, u32::MAX),
         }
     }
@@ -197,7 +214,7 @@ impl FreeLists {
                 return None;
             }
             let class = classes.trailing_zeros() as u8;
-            let index = !self.lists[key(list, class)].first;
+            let index = self.first(list, class);
             let map = table.free_map(index);
             let contents = map.info().contents();
             if let Some((offset, left)) = map.take(order) {
@@ -215,14 +232,18 @@ impl FreeLists {
     }
 
     /// Splits a pageblock just taken and takes a block of `order` from it.
-    fn split_whole(&mut self, table: Table<'_>, whole: Taken, list: usize, order: u8) -> Taken {
-        let index = whole.slot.pageblock();
-        let map = table.free_map(index);
-        table.make_split(whole.slot);
-        map.fill(whole.contents);
-        map.take_at(order, 0);
-        self.push_split(table, index, list, SMALL_ORDERS - 1);
+    fn take_split(&mut self, table: Table<'_>, whole: Taken, list: usize, order: u8) -> Taken {
+        self.split_whole(table, whole, list);
+        table.free_map(whole.slot.pageblock()).take_at(order, 0);
         whole
+    }
+
+    /// Splits a pageblock just taken.
+    fn split_whole(&mut self, table: Table<'_>, whole: Taken, list: usize) {
+        let index = whole.slot.pageblock();
+        table.make_split(whole.slot);
+        table.free_map(index).fill(whole.contents);
+        self.push_split(table, index, list, SMALL_ORDERS - 1);
     }
 
     /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
@@ -234,7 +255,7 @@ impl FreeLists {
             return None;
         }
         let found = order + candidates.trailing_zeros() as u8;
-        let index = !self.lists[key(list, found)].first;
+        let index = self.first(list, found);
         let contents = table.free_map(index).info().contents();
         self.unlink(table, index, list, found);
         let taken = Taken { slot: Slot::of_pageblock(index), contents };
@@ -255,16 +276,16 @@ impl FreeLists {
     }
 
     #[cold]
-    fn fall_back(&mut self, table: Table<'_>, zone: Zone, wanted: MigrateType, order: u8) -> Option<Taken> {
+    fn fall_back(&mut self, table: &FrameTable<'_>, zone: Zone, wanted: MigrateType, order: u8) -> Option<Taken> {
         if zone == Zone::Movable {
             return None;
         }
         match wanted {
-            MigrateType::Unmovable => self.steal(table, MigrateType::Movable, wanted, order),
+            MigrateType::Unmovable => self.steal(table.words, MigrateType::Movable, wanted, order),
             // Lent, not given: a pool's pageblocks keep their type.
             MigrateType::Movable => self
                 .take_from(table, MigrateType::Pool as usize, order)
-                .or_else(|| self.steal(table, MigrateType::Unmovable, wanted, order)),
+                .or_else(|| self.steal(table.words, MigrateType::Unmovable, wanted, order)),
             MigrateType::Pool => None,
         }
     }
@@ -284,7 +305,7 @@ impl FreeLists {
                 table.set_word(slot, table.word(slot).with_migrate_type(wanted));
             }
             return Some(match order {
-                0..PAGEBLOCK_ORDER => self.split_whole(table, taken, wanted as usize, order),
+                0..PAGEBLOCK_ORDER => self.take_split(table, taken, wanted as usize, order),
                 _ => taken,
             });
         }
@@ -293,7 +314,7 @@ impl FreeLists {
         }
         let classes = (self.orders[from as usize] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
         let class = classes.checked_ilog2()? as u8;
-        let index = !self.lists[key(from as usize, class)].first;
+        let index = self.first(from as usize, class);
         if table.free_map(index).info().count() >= PAGEBLOCK_FRAMES as u32 / 2 {
             self.unlink(table, index, from as usize, class);
             let slot = Slot::of_pageblock(index);
@@ -334,13 +355,14 @@ impl FreeLists {
             && !was_nearly_whole
             && (before.class() == SMALL_ORDERS - 1 || !map.is_block_free(before.class() + 1, slot.offset()));
         if !is_as_before {
-            self.relist(table, slot, before);
+            self.relist(table, slot, map.order_around(slot.offset()), before);
         }
     }
 
-    /// Puts a split pageblock where it belongs after the frame at `slot` became free; its list was that of `before`.
-    #[cold]
-    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, before: Info) {
+    /// Puts the split pageblock at `slot` where it belongs after frames became free, the largest block of them now of order
+    /// `class`; its list was that of `before`.
+    #[inline(never)]
+    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, class: u8, before: Info) {
         let word = table.words.word(slot);
         if word.is_isolated() {
             return;
@@ -348,7 +370,6 @@ impl FreeLists {
         let index = slot.pageblock();
         let list = word.list();
         let map = table.words.free_map(index);
-        let class = map.order_around(slot.offset());
         if before.count() == 0 {
             self.push_split(table.words, index, list, class);
         } else if class > before.class() {
@@ -441,126 +462,6 @@ impl FreeLists {
             order += 1;
         }
         self.push_whole(words, region.slot(number), order, contents);
-    }
-
-    /// Whether some pageblock is isolated.
-    #[inline]
-    pub(crate) fn has_isolated(&self) -> bool {
-        self.isolated != 0
-    }
-
-    /// Isolates the pageblock at `slot`: takes it off its list, out of a larger free block if need be. Returns how many
-    /// of its frames are free.
-    pub(crate) fn isolate(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
-        let words = table.words;
-        let slot = Slot::of_pageblock(slot.pageblock());
-        let word = words.word(slot);
-        if word.is_isolated() {
-            return 0;
-        }
-        if word.is_split() {
-            let info = words.free_map(slot.pageblock()).info();
-            if info.count() > 0 {
-                self.unlink(words, slot.pageblock(), word.list(), info.class());
-            }
-        } else {
-            self.expose(table, slot);
-        }
-        words.set_word(slot, words.word(slot).with_isolated(Isolation::Isolated));
-        self.isolated += 1;
-        Self::free_frames(words, slot)
-    }
-
-    /// How many frames are free in the isolated pageblock at `slot`.
-    fn free_frames(words: Table<'_>, slot: Slot) -> u64 {
-        match words.word(slot).shape() {
-            Shape::Free => PAGEBLOCK_FRAMES,
-            Shape::Split => words.free_map(slot.pageblock()).info().count().into(),
-            Shape::Part | Shape::Used | Shape::Reserved => 0,
-        }
-    }
-
-    /// Takes the block of `order`, at most a pageblock, at `slot`, all of which is free, off the lists, isolated or not.
-    /// Its entry, or word, is left for the caller to write.
-    pub(crate) fn withdraw(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8) -> Contents {
-        let words = table.words;
-        let index = slot.pageblock();
-        let map = words.free_map(index);
-        let word = words.word(slot);
-        if word.is_split() {
-            let before = map.info();
-            let left = map.take_at_any(order, slot.offset());
-            if left == 0 && !word.is_isolated() {
-                self.unlink(words, index, word.list(), before.class());
-            }
-            return before.contents();
-        }
-        if !word.is_isolated() {
-            self.expose(table, Slot::of_pageblock(index));
-        }
-        let contents = map.info().contents();
-        if order < PAGEBLOCK_ORDER {
-            words.make_split(slot);
-            map.fill(contents);
-            map.take_at(order, slot.offset());
-            if let Some(class) = map.largest().filter(|_| !word.is_isolated()) {
-                self.push_split(words, index, word.list(), class);
-            }
-        }
-        contents
-    }
-
-    /// Cuts the free block that the pageblock at `slot` is part of, if it is, so that the pageblock is a free block for
-    /// itself, on no list.
-    fn expose(&mut self, table: &FrameTable<'_>, slot: Slot) {
-        let words = table.words;
-        let region = table.region_in(words.word(slot));
-        let wanted = region.number(slot);
-        let Some(head) = table.head(region, wanted).filter(|head| head.state == State::Free) else { return };
-        let first = region.slot(head.number);
-        let contents = words.free_map(first.pageblock()).info().contents();
-        self.unlink(words, first.pageblock(), words.word(first).list(), head.order);
-        let (mut number, mut order) = (head.number, head.order);
-        while order > PAGEBLOCK_ORDER {
-            order -= 1;
-            let upper = number + (1 << order);
-            let other = if wanted < upper { upper } else { number };
-            number = if wanted < upper { number } else { upper };
-            self.push_whole(words, region.slot(other), order, contents);
-        }
-        Self::set_free_alone(words, slot, contents);
-    }
-
-    /// Ends the isolation of the pageblock at `slot`: what is free in it can be allocated again. Returns how many frames
-    /// that are.
-    pub(crate) fn end_isolation(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
-        let words = table.words;
-        let slot = Slot::of_pageblock(slot.pageblock());
-        let word = words.word(slot);
-        if !word.is_isolated() {
-            return 0;
-        }
-        let frames = Self::free_frames(words, slot);
-        let word = word.with_isolated(Isolation::Open);
-        words.set_word(slot, word);
-        self.isolated -= 1;
-        let region = table.region_in(word);
-        let map = words.free_map(slot.pageblock());
-        match word.shape() {
-            Shape::Free => {
-                self.merge(words, region, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
-            }
-            Shape::Split if map.info().count() == PAGEBLOCK_FRAMES as u32 => {
-                self.merge(words, region, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
-            }
-            Shape::Split => {
-                if let Some(class) = map.largest() {
-                    self.push_split(words, slot.pageblock(), word.list(), class);
-                }
-            }
-            Shape::Part | Shape::Used | Shape::Reserved => {}
-        }
-        frames
     }
 
     /// Puts a free block of at least a pageblock on its list and writes its head.

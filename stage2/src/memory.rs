@@ -13,7 +13,7 @@ use core::sync::atomic::AtomicU32;
 use spin::Once;
 
 use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
-use crate::arena::Arena;
+use crate::arena::{Arena, Locked};
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
 use crate::dmb::{Block, MAX_BLOCKS};
@@ -106,6 +106,16 @@ struct Place<'m, 'a> {
 impl<'m, 'a> Place<'m, 'a> {
     fn table(&self) -> &'m FrameTable<'a> {
         &self.layout.table
+    }
+
+    /// [`Arena::lock`].
+    fn lock(&self) -> Locked<'m> {
+        self.arena.lock(self.table())
+    }
+
+    /// [`Arena::lock_to_change`].
+    fn lock_to_change(&self) -> Locked<'m> {
+        self.arena.lock_to_change(self.table())
     }
 }
 
@@ -332,7 +342,7 @@ impl<'a> Memory<'a> {
         }
         let owner = request.owner.index();
         let words = layout.table.words;
-        let mut locked = arena.lock_to_change();
+        let mut locked = arena.lock_as_is_to_change();
         let taken = locked.lists.take(&layout.table, zone, wanted, request.order)?;
         if request.order >= PAGEBLOCK_ORDER {
             let word = words.word(taken.slot);
@@ -387,29 +397,53 @@ impl<'a> Memory<'a> {
     ///
     /// # Errors
     /// Where the block is not in use with just this order and owner; nothing is changed then.
-    #[inline]
     pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
-        let error = |reason| BlockError { frame, order, owner, reason };
-        let Some(layout) = self.layout.get() else { return Err(error(BlockReason::NotRam)) };
-        let Some(region) = layout.table.region_of(frame) else { return Err(error(BlockReason::NotRam)) };
-        let words = layout.table.words;
-        let slot = region.slot(frame.number());
-        let zone = words.word(slot).zone();
-        let owner_index = owner.index();
-        let mut locked = self.arenas[zone.arena(region.controller)].lock_to_change();
-        let word = words.word(slot);
-        let entry = words.entry(slot);
+        if order == 0 && self.free_frame(frame, owner.index(), contents) {
+            return Ok(());
+        }
+        self.free_block(frame, order, owner, contents).map_err(|reason| BlockError { frame, order, owner, reason })
+    }
+
+    /// Gives a single frame back where nothing about it is unusual; else nothing is changed.
+    #[inline]
+    fn free_frame(&self, frame: Frame, owner: usize, contents: Contents) -> bool {
+        let Some(place) = self.place(frame) else { return false };
+        let words = place.table().words;
+        let mut locked = place.arena.lock_as_is_to_change();
+        let (word, entry) = (words.word(place.slot), words.entry(place.slot));
+        if !word.is_split_and_open() || !entry.meta().is_plainly_used_as(0, owner) {
+            return false;
+        }
+        entry.set_meta(Meta::NONE);
+        locked.count_given(owner, 1);
+        locked.lists.give_frame(place.table(), word.list(), place.slot, contents);
+        true
+    }
+
+    #[inline(never)]
+    fn free_block(
+        &self,
+        frame: Frame,
+        order: u8,
+        owner: Owner,
+        contents: Contents,
+    ) -> Result<(), BlockReason> {
+        let place = self.place(frame).ok_or(BlockReason::NotRam)?;
+        let words = place.table().words;
+        let mut locked = place.arena.lock_as_is_to_change();
+        let (word, entry) = (words.word(place.slot), words.entry(place.slot));
         let is_open_head = match order {
             0..PAGEBLOCK_ORDER => word.is_split_and_open(),
             _ => word.is_used_head(order) && !locked.lists.has_isolated(),
         };
-        if is_open_head && entry.meta().is_plainly_used_as(order, owner_index) {
+        if is_open_head && entry.meta().is_plainly_used_as(order, owner.index()) {
             entry.set_meta(Meta::NONE);
-            locked.count_given(owner_index, 1 << order);
-            locked.lists.give(&layout.table, region, frame.number(), order, contents);
+            locked.count_given(owner.index(), 1 << order);
+            locked.lists.give(place.table(), place.region, frame.number(), order, contents);
             return Ok(());
         }
-        Self::free_with_care(layout, region, &mut locked, frame, order, owner, contents).map_err(error)
+        locked.settle(place.table());
+        Self::free_with_care(place.layout, place.region, &mut locked, frame, order, owner, contents)
     }
 
     /// What is wrong with a block that is not in use as the caller says.
@@ -443,7 +477,7 @@ impl<'a> Memory<'a> {
     ) -> Result<(), MappingError> {
         let error = MappingError { frame, owner };
         let place = self.place(frame).ok_or(error)?;
-        let _locked = place.arena.lock();
+        let _locked = place.arena.lock_as_is();
         let words = place.table().words;
         let word = words.word(place.slot);
         let entry = words.entry(place.slot);
@@ -456,6 +490,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Where the books on `frame` are; `None` where it is no RAM.
+    #[inline]
     fn place(&self, frame: Frame) -> Option<Place<'_, 'a>> {
         let layout = self.layout.get()?;
         let region = layout.table.region_of(frame)?;

@@ -168,28 +168,19 @@ impl FreeMap<'_> {
         self.word(offset as usize / 32) & 1 << (offset % 32) != 0
     }
 
-    /// Takes a free frame, the lowest there is. Returns its offset and how many frames are left.
+    /// Takes the free frames of the lowest word that has some. Returns its number, their bits, and how many are left.
     #[inline]
-    pub(crate) fn take_frame(self) -> Option<(u32, u32)> {
+    pub(crate) fn take_word(self) -> (u32, u32, u32) {
         let masks = self.masks();
-        if masks.some() == 0 {
-            return None;
-        }
-        let index = masks.some().trailing_zeros();
-        let word = self.word(index as usize);
-        let rest = word & word.wrapping_sub(1);
-        self.set_word(index as usize, rest);
-        let cleared = u32::from(rest == 0) | 1 << FULL_SHIFT;
-        self.set_masks(Masks(masks.0 & !(cleared << index)));
-        let left = self.take_count(1);
-        Some((index * 32 + word.trailing_zeros(), left))
+        let index = masks.some().trailing_zeros() % MAP_WORDS as u32;
+        let free = self.word(index as usize);
+        self.set_word(index as usize, 0);
+        self.set_masks(Masks(masks.0 & !((1 | 1 << FULL_SHIFT) << index)));
+        (index, free, self.take_count(free.count_ones()))
     }
 
     /// Takes a free block of `order`, the lowest there is. Returns its offset and how many frames are left.
     pub(crate) fn take(self, order: u8) -> Option<(u32, u32)> {
-        if order == 0 {
-            return self.take_frame();
-        }
         let offset = self.find(order)?;
         Some((offset, self.take_at(order, offset)))
     }
@@ -258,6 +249,35 @@ impl FreeMap<'_> {
             words_of(order, offset).for_each(|(index, bits)| self.give_bits(index, bits));
         }
         before
+    }
+
+    /// Frees the frames `free`, none of which is free, of the word that has the frame `offset`. Returns what was known
+    /// before.
+    #[inline]
+    pub(crate) fn give_word(self, offset: u32, free: u32, contents: Contents) -> Info {
+        let before = self.info();
+        let mut info = Info(before.0 + free.count_ones());
+        if contents == Contents::Dirty {
+            info.0 &= !ZEROED;
+        }
+        self.set_info(info);
+        self.give_bits(offset as usize / 32, free);
+        before
+    }
+
+    /// Whether the word that has the frame `offset` has, or is part of, a free block of `order`.
+    #[inline]
+    pub(crate) fn has_block(self, order: u8, offset: u32) -> bool {
+        match order {
+            0..WORD_ORDER => runs(self.word(offset as usize / 32), order) != 0,
+            _ => self.is_block_free(order, offset),
+        }
+    }
+
+    /// The order of the largest free block below a pageblock that the word with the frame `offset`, which has some, has or
+    /// is part of.
+    pub(crate) fn largest_in_word(self, offset: u32) -> u8 {
+        (1..SMALL_ORDERS).take_while(|&order| self.has_block(order, offset)).count() as u8
     }
 
     #[inline]

@@ -216,11 +216,18 @@ impl Head {
     }
 }
 
+/// How many sections the frames from the first region to the last are cut into, at most.
+const SECTIONS: usize = 128;
+
 /// The table and the regions that it describes.
 pub(crate) struct FrameTable<'a> {
     pub(crate) words: Table<'a>,
     regions: [Region; MAX_RAM_RANGES],
     count: usize,
+    /// log2 of the frames of a section.
+    section_shift: u32,
+    /// For each section the first region that does not end before it.
+    sections: [u8; SECTIONS],
 }
 
 impl<'a> FrameTable<'a> {
@@ -238,7 +245,13 @@ impl<'a> FrameTable<'a> {
         let words = Table { entries: entries.as_chunks().0, pageblocks, free_maps };
         let none =
             Region { range: FrameRange::EMPTY, slot: 0, controller: ControllerId::default(), index: 0 };
-        let mut table = Self { words, regions: [none; MAX_RAM_RANGES], count: 0 };
+        let mut table = Self {
+            words,
+            regions: [none; MAX_RAM_RANGES],
+            count: 0,
+            section_shift: 0,
+            sections: [0; SECTIONS],
+        };
         let mut base = 0;
         for (place, (range, controller)) in table.regions.iter_mut().zip(map.ram()) {
             let around = range.aligned_around(PAGEBLOCK_FRAMES);
@@ -247,7 +260,21 @@ impl<'a> FrameTable<'a> {
             base += around.frames() as u32;
             table.count += 1;
         }
+        table.find_sections();
         Some(table)
+    }
+
+    fn find_sections(&mut self) {
+        let regions = self.regions.get(..self.count).unwrap_or(&[]);
+        let (Some(first), Some(last)) = (regions.first(), regions.last()) else { return };
+        let span = last.range.end() - first.range.start();
+        while span >> self.section_shift >= SECTIONS as u64 {
+            self.section_shift += 1;
+        }
+        for (number, section) in self.sections.iter_mut().enumerate() {
+            let start = first.range.start() + ((number as u64) << self.section_shift);
+            *section = regions.partition_point(|region| region.range.end() <= start) as u8;
+        }
     }
 
     /// The regions in ascending order.
@@ -259,9 +286,10 @@ impl<'a> FrameTable<'a> {
     #[inline]
     pub(crate) fn region_of(&self, frame: Frame) -> Option<&Region> {
         let number = frame.number();
-        let regions = self.regions();
-        let after = regions.partition_point(|region| region.range.start() <= number);
-        regions.get(after.wrapping_sub(1)).filter(|region| region.has(number))
+        let section = number.wrapping_sub(self.regions[0].range.start()) >> self.section_shift;
+        let first = *self.sections.get(usize::try_from(section).ok()?)?;
+        let after = self.regions.get(first.into()..self.count)?;
+        after.iter().find(|region| number < region.range.end()).filter(|region| region.has(number))
     }
 
     /// The region that the pageblock with word `word` lies in.

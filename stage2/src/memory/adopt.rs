@@ -19,7 +19,7 @@ impl Memory<'_> {
             self.unite(frame, order, from, None)?;
         }
         let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
-        let locked = place.arena.lock_to_change();
+        let locked = place.lock_to_change();
         let words = place.table().words;
         let (word, entry) = (words.word(place.slot), words.entry(place.slot));
         let is_claimed = word.is_used_head(order) && entry.meta().is_plainly_used_as(order, from.index());

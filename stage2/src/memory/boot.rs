@@ -94,7 +94,7 @@ pub(super) fn boot<'a>(
         extent.span = around(extent.span, segment.range);
         if let Some(region) = layout.table.region_of(segment.range.first()) {
             designate_pageblocks(&layout.table, region, &segment);
-            let mut locked = memory.arenas[zone.arena(segment.controller)].lock();
+            let mut locked = memory.arenas[zone.arena(segment.controller)].lock(&layout.table);
             for (number, order) in blocks(segment.range) {
                 reserve_block(&layout.table, region, number, order);
                 if segment.reservation.is_none() {

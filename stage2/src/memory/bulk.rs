@@ -3,7 +3,7 @@
 use super::reshape::cut_used;
 use super::{Kind, Memory, Request, boot};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::frame::{Contents, Mapping, Meta};
+use crate::frame::{Contents, Meta};
 use crate::owner::Owner;
 use crate::range::FrameRange;
 
@@ -17,7 +17,7 @@ impl Memory<'_> {
         let first = self.allocate(request).ok()?.frame;
         let place = self.place(first)?;
         let (words, number, count) = (place.table().words, first.number(), 1 << request.order);
-        let _locked = place.arena.lock_to_change();
+        let _locked = place.arena.lock_as_is_to_change();
         let meta = words.entry(place.slot).meta();
         if meta.holds_doomed() {
             let head = place.table().head(place.region, number)?;
@@ -54,7 +54,7 @@ impl Memory<'_> {
             return false;
         }
         let words = place.table().words;
-        let mut locked = place.arena.lock_to_change();
+        let mut locked = place.lock_to_change();
         let entries = || (0..count).map(|index| words.entry(place.slot.add(index)));
         let is_plain = words.word(place.slot).is_split_and_open()
             && entries().all(|entry| entry.meta().is_plainly_used_as(0, index));
@@ -75,6 +75,7 @@ mod tests {
     use super::super::tests::{BASE, guest, words};
     use super::*;
     use crate::addr::Ipa;
+    use crate::frame::Mapping;
     use crate::controller::ControllerId;
     use crate::map::BootMap;
     use crate::owner::GuestId;

@@ -313,7 +313,7 @@ impl Check {
             return;
         }
         let problem = {
-            let locked = memory.arenas[self.arena].lock();
+            let locked = memory.arenas[self.arena].lock(&layout.table);
             pageblock::look(&layout.table, &locked.lists, region, part, &mut self.tally)
         };
         if self.attempt > 0 {
@@ -419,10 +419,10 @@ impl Check {
                 (tally.reserved, present.wrapping_sub(arena.managed()))
             }
             Counted::Used(owner) => (tally.used[owner.index()].into(), arena.used(owner)),
-            Counted::IsolatedPageblocks => (tally.isolated_pageblocks, arena.lock().lists.isolated().into()),
+            Counted::IsolatedPageblocks => (tally.isolated_pageblocks, arena.lock_as_is().lists.isolated().into()),
             Counted::List(migrate_type, order) => {
                 let list = migrate_type as usize;
-                let booked = arena.lock().lists.count(list, order);
+                let booked = arena.lock_as_is().lists.count(list, order);
                 (tally.lists[list][order as usize].into(), booked.into())
             }
         }
@@ -443,5 +443,5 @@ fn all_lists() -> impl Iterator<Item = Counted> {
 }
 
 fn arena_changes(memory: &Memory<'_>, arena: usize) -> u32 {
-    memory.arenas[arena].lock().lists.changes()
+    memory.arenas[arena].lock_as_is().lists.changes()
 }

@@ -54,7 +54,7 @@ impl Memory<'_> {
         pageblocks(window).find_map(|part| {
             let last = part.end() - 1;
             let Some(place) = self.place(part.first()) else { return Some(last) };
-            let _locked = place.arena.lock();
+            let _locked = place.lock();
             let word = place.table().words.word(place.slot);
             let zone = word.zone();
             let is_wrong_zone = zone == Zone::Movable && wanted.kind == Kind::Unmovable;

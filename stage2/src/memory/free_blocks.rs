@@ -49,7 +49,7 @@ impl Memory<'_> {
     pub fn count_free_blocks(&self, zone: Zone, range: FrameRange, into: &mut FreeBlocks) {
         for part in pageblocks(range) {
             let Some(place) = self.place(part.first()) else { continue };
-            let _locked = place.arena.lock();
+            let _locked = place.lock();
             let word = place.table().words.word(place.slot);
             if word.zone() != zone {
                 continue;

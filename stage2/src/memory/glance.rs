@@ -47,7 +47,7 @@ impl Memory<'_> {
         let first = Frame::containing(Pa::new_truncate(frame.pa().get() & !(PAGEBLOCK_SIZE - 1)));
         let Some(place) = self.place(first) else { return 0 };
         let (table, words, region) = (place.table(), place.table().words, place.region);
-        let _locked = place.arena.lock();
+        let _locked = place.lock();
         let zone = words.word(place.slot).zone();
         // Of the block of at least a pageblock that was looked at last: its end, and what its pageblocks are used for.
         let mut last = (0, Glance::default());

@@ -28,7 +28,7 @@ impl Memory<'_> {
     ) -> Result<ControllerId, BlockError> {
         let error = |reason| BlockError { frame, order, owner: from, reason };
         let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
-        let locked = place.arena.lock_to_change();
+        let locked = place.lock_to_change();
         let words = place.table().words;
         let (word, entry) = (words.word(place.slot), words.entry(place.slot));
         let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
@@ -50,7 +50,7 @@ impl Memory<'_> {
     pub(crate) fn check_block(&self, frame: Frame, order: u8, owner: Owner) -> Result<(), BlockError> {
         let error = |reason| BlockError { frame, order, owner, reason };
         let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
-        let _locked = place.arena.lock();
+        let _locked = place.lock();
         let words = place.table().words;
         let word = words.word(place.slot);
         let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
@@ -63,7 +63,7 @@ impl Memory<'_> {
     /// Whether the block in use at `frame` holds a frame that is to be retired.
     pub(crate) fn is_doomed_block(&self, frame: Frame) -> bool {
         let Some(place) = self.place(frame) else { return false };
-        let _locked = place.arena.lock();
+        let _locked = place.lock();
         place.table().words.entry(place.slot).meta().holds_doomed()
     }
 

@@ -174,7 +174,7 @@ impl Memory<'_> {
     ) -> Result<(), (Frame, IsolateReason)> {
         let refused = |reason| Err((part.first(), reason));
         let Some(place) = self.place(part.first()) else { return refused(IsolateReason::Broken) };
-        let mut locked = place.arena.lock_to_change();
+        let mut locked = place.lock_to_change();
         let word = place.table().words.word(place.slot);
         let (region, zone) = (place.region.index, word.zone());
         let (first_region, first_word) = *first.get_or_insert((region, word));
@@ -209,7 +209,7 @@ impl Memory<'_> {
     fn open_pageblocks(&self, range: FrameRange) {
         for part in pageblocks(range) {
             let Some(place) = self.place(part.first()) else { continue };
-            let mut locked = place.arena.lock_to_change();
+            let mut locked = place.lock_to_change();
             let free = locked.lists.end_isolation(place.table(), place.slot);
             locked.count_moved(Standing::Isolated, Standing::Free, free);
         }
@@ -237,7 +237,7 @@ impl Memory<'_> {
         let mut contents = Contents::Zeroed;
         for part in pageblocks(range) {
             let place = self.place(part.first()).ok_or(TakeError { frame: part.first() })?;
-            let mut locked = place.arena.lock_to_change();
+            let mut locked = place.lock_to_change();
             let words = place.table().words;
             // Nobody takes what is free in an isolated pageblock, but the operator may have retired it since.
             if let Some(frame) = first_not_free(&place, part) {

@@ -72,7 +72,7 @@ impl<'a> Memory<'a> {
                 number += 1;
                 continue;
             };
-            let _locked = place.arena.lock();
+            let _locked = place.lock();
             while number < part.end().min(place.region.range.end()) {
                 let head = place.table().head(place.region, number)?;
                 if head.state == State::Free {

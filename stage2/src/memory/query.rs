@@ -163,7 +163,7 @@ impl Memory<'_> {
     pub fn frame_info(&self, frame: Frame) -> Option<FrameInfo> {
         let place = self.place(frame)?;
         let (table, region) = (place.table(), place.region);
-        let _locked = place.arena.lock();
+        let _locked = place.lock();
         let word = table.words.word(place.slot);
         let head = table.head(region, frame.number())?;
         let first = region.slot(head.number);

@@ -47,7 +47,7 @@ impl Memory<'_> {
     ) -> Result<(), BlockError> {
         for part in pageblocks(range) {
             let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
-            let _locked = place.arena.lock();
+            let _locked = place.lock();
             let mut number = part.start();
             while number < part.end() {
                 number = owned_head(place.layout, place.region, number, owner)?.end();
@@ -55,7 +55,7 @@ impl Memory<'_> {
         }
         for part in pageblocks(range) {
             let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
-            let mut locked = place.arena.lock_to_change();
+            let mut locked = place.lock_to_change();
             let mut number = part.start();
             while number < part.end() {
                 let head = owned_head(place.layout, place.region, number, owner)?;
@@ -81,7 +81,7 @@ impl Memory<'_> {
             while number < range.end() {
                 let frame = Frame::try_new(number).unwrap_or_default();
                 let place = self.place(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
-                let mut locked = place.arena.lock_to_change();
+                let mut locked = place.lock_to_change();
                 let head = place.table().head(place.region, number);
                 let head = head.ok_or_else(|| error(frame, BlockReason::NotRam))?;
                 if head.state != State::Reserved {

@@ -22,7 +22,7 @@ impl Memory<'_> {
         let part = parts.ok_or_else(|| error(BlockReason::Shape))?;
         let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
         let (table, number) = (place.table(), frame.number());
-        let _locked = place.arena.lock_to_change();
+        let _locked = place.lock_to_change();
         let meta = table.words.entry(place.slot).meta();
         if !table.words.word(place.slot).is_used_head(order) || !meta.is_used_as(order, owner.index()) {
             return Err(error(Self::why_not_freed(place.layout, place.region, number, owner)));
@@ -55,7 +55,7 @@ impl Memory<'_> {
         if !region.has(number + (1 << order) - 1) {
             return Err(error(frame, BlockReason::Shape));
         }
-        let _locked = place.arena.lock_to_change();
+        let _locked = place.lock_to_change();
         let (first, mut meta) = (words.word(place.slot), words.entry(place.slot).meta());
         for (number, part) in parts_of(number, part) {
             let slot = region.slot(number);

@@ -59,7 +59,7 @@ impl Memory<'_> {
             done.untouched += 1;
             return number + 1;
         };
-        let mut locked = place.arena.lock_to_change();
+        let mut locked = place.lock_to_change();
         let Some(head) = place.table().head(place.region, number) else {
             done.untouched += 1;
             return number + 1;
