@@ -23,7 +23,7 @@
 
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, Table};
-use crate::pageblock::{LISTS, MigrateType, Shape};
+use crate::pageblock::{LIST_SLOTS, LISTS, MigrateType, Shape};
 use crate::zone::Zone;
 
 mod front;
@@ -48,13 +48,13 @@ struct List {
 /// The free blocks of an arena.
 pub(crate) struct FreeLists {
     /// By type and order: split pageblocks by class, then free blocks.
-    lists: [List; LISTS.next_power_of_two() * STRIDE],
+    lists: [List; LIST_SLOTS * STRIDE],
     /// For each type a bit for each list that is not empty.
-    orders: [u32; LISTS],
+    orders: [u32; LIST_SLOTS],
     /// For each type the single frames at hand.
-    fronts: [Front; LISTS.next_power_of_two()],
+    fronts: [Front; LIST_SLOTS],
     /// For each type the complement of the pageblock that was last left split although wholly free; zero for none.
-    kept: [u32; LISTS],
+    kept: [u32; LIST_SLOTS],
     /// How many pageblocks are isolated.
     isolated: u32,
     /// How often something in the arena was changed, modulo 2^32.
@@ -70,17 +70,17 @@ pub(crate) struct Taken {
 
 #[inline]
 const fn key(list: usize, order: u8) -> usize {
-    (list * STRIDE + order as usize) % (LISTS.next_power_of_two() * STRIDE)
+    (list * STRIDE + order as usize) % (LIST_SLOTS * STRIDE)
 }
 
 impl FreeLists {
     /// No free blocks.
     pub(crate) const fn new() -> Self {
         Self {
-            lists: [List { first: 0, count: 0 }; LISTS.next_power_of_two() * STRIDE],
-            orders: [0; LISTS],
-            fronts: [Front::EMPTY; LISTS.next_power_of_two()],
-            kept: [0; LISTS],
+            lists: [List { first: 0, count: 0 }; LIST_SLOTS * STRIDE],
+            orders: [0; LIST_SLOTS],
+            fronts: [Front::EMPTY; LIST_SLOTS],
+            kept: [0; LIST_SLOTS],
             isolated: 0,
             changes: 0,
         }
@@ -103,7 +103,7 @@ impl FreeLists {
     }
 
     /// Whether the pageblock `index`, on the list of `order`, is linked in both directions.
-    pub(crate) fn is_linked(&self, table: Table<'_>, index: u32, list: usize, order: u8) -> bool {
+    pub(crate) fn is_linked(&self, table: &Table<'_>, index: u32, list: usize, order: u8) -> bool {
         let map = table.free_map(index);
         let (previous, next) = (map.previous(), map.next());
         let before = match previous {
@@ -125,7 +125,7 @@ impl FreeLists {
     }
 
     /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(
         &mut self,
         table: &FrameTable<'_>,
@@ -133,29 +133,18 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let at_hand = if order == 0 { self.take_at_hand(wanted as usize) } else { None };
-        match at_hand {
-            Some(taken) => Some(taken),
-            None => self.take_block(table, zone, wanted, order),
-        }
-    }
-
-    #[inline(never)]
-    fn take_block(
-        &mut self,
-        table: &FrameTable<'_>,
-        zone: Zone,
-        wanted: MigrateType,
-        order: u8,
-    ) -> Option<Taken> {
-        match self.take_from(table, wanted as usize, order) {
+        let taken = match order {
+            PAGEBLOCK_ORDER.. => self.take_whole_here(&table.words, wanted as usize, order),
+            _ => self.take_from(table, wanted as usize, order),
+        };
+        match taken {
             Some(taken) => Some(taken),
             None => self.take_with_effort(table, zone, wanted, order),
         }
     }
 
-    /// Takes a block where there seems to be none: from other types, or out of what was kept from merging.
-    #[cold]
+    /// Takes a block where its own lists have none: out of what is at hand, from other types, or out of what was kept from
+    /// merging.
     #[inline(never)]
     fn take_with_effort(
         &mut self,
@@ -164,8 +153,12 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        self.settle(table);
-        let taken = self.take_own_or_fall_back(table, zone, wanted, order);
+        let mut taken = None;
+        if !self.is_settled() {
+            self.settle(table);
+            taken = self.take_from(table, wanted as usize, order);
+        }
+        let taken = taken.or_else(|| self.fall_back(table, zone, wanted, order));
         if taken.is_none() && self.release_kept(table) {
             return self.take_own_or_fall_back(table, zone, wanted, order);
         }
@@ -186,17 +179,16 @@ impl FreeLists {
     }
 
     /// Takes a block of `order` from the lists of one type.
-    #[inline]
     fn take_from(&mut self, table: &FrameTable<'_>, list: usize, order: u8) -> Option<Taken> {
         match order {
             0 => self.take_frame(table, list),
-            1..PAGEBLOCK_ORDER => self.take_part(table.words, list, order),
-            _ => self.take_whole(table.words, list, order),
+            1..PAGEBLOCK_ORDER => self.take_part(&table.words, list, order),
+            _ => self.take_whole(&table.words, list, order),
         }
     }
 
     /// Takes a block of `order`, less than a pageblock, from the lists of one type.
-    fn take_part(&mut self, table: Table<'_>, list: usize, order: u8) -> Option<Taken> {
+    fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         if let Some(taken) = self.take_small(table, list, order, TRIES) {
             return Some(taken);
         }
@@ -207,7 +199,7 @@ impl FreeLists {
     }
 
     /// Takes a block of `order` from a split pageblock. Puts the class of at most `tries` pageblocks right on the way.
-    fn take_small(&mut self, table: Table<'_>, list: usize, order: u8, tries: u32) -> Option<Taken> {
+    fn take_small(&mut self, table: &Table<'_>, list: usize, order: u8, tries: u32) -> Option<Taken> {
         for _ in 0..tries {
             let classes = (self.orders[list] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
             if classes == 0 {
@@ -232,14 +224,14 @@ impl FreeLists {
     }
 
     /// Splits a pageblock just taken and takes a block of `order` from it.
-    fn take_split(&mut self, table: Table<'_>, whole: Taken, list: usize, order: u8) -> Taken {
+    fn take_split(&mut self, table: &Table<'_>, whole: Taken, list: usize, order: u8) -> Taken {
         self.split_whole(table, whole, list);
         table.free_map(whole.slot.pageblock()).take_at(order, 0);
         whole
     }
 
     /// Splits a pageblock just taken.
-    fn split_whole(&mut self, table: Table<'_>, whole: Taken, list: usize) {
+    fn split_whole(&mut self, table: &Table<'_>, whole: Taken, list: usize) {
         let index = whole.slot.pageblock();
         table.make_split(whole.slot);
         table.free_map(index).fill(whole.contents);
@@ -248,8 +240,13 @@ impl FreeLists {
 
     /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
     /// Its pageblocks' words are left for the caller to write.
-    #[inline]
-    fn take_whole(&mut self, table: Table<'_>, list: usize, order: u8) -> Option<Taken> {
+    #[inline(never)]
+    fn take_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        self.take_whole_here(table, list, order)
+    }
+
+    #[inline(always)]
+    fn take_whole_here(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         let candidates = self.orders[list] >> order;
         if candidates == 0 {
             return None;
@@ -266,7 +263,7 @@ impl FreeLists {
     }
 
     /// Puts all but the first block of order `to` of a block of order `from`, both at least pageblocks, on their lists.
-    fn cut(&mut self, table: Table<'_>, taken: Taken, from: u8, to: u8) {
+    fn cut(&mut self, table: &Table<'_>, taken: Taken, from: u8, to: u8) {
         let mut order = from;
         while order > to {
             order -= 1;
@@ -275,17 +272,16 @@ impl FreeLists {
         }
     }
 
-    #[cold]
     fn fall_back(&mut self, table: &FrameTable<'_>, zone: Zone, wanted: MigrateType, order: u8) -> Option<Taken> {
         if zone == Zone::Movable {
             return None;
         }
         match wanted {
-            MigrateType::Unmovable => self.steal(table.words, MigrateType::Movable, wanted, order),
+            MigrateType::Unmovable => self.steal(&table.words, MigrateType::Movable, wanted, order),
             // Lent, not given: a pool's pageblocks keep their type.
             MigrateType::Movable => self
                 .take_from(table, MigrateType::Pool as usize, order)
-                .or_else(|| self.steal(table.words, MigrateType::Unmovable, wanted, order)),
+                .or_else(|| self.steal(&table.words, MigrateType::Unmovable, wanted, order)),
             MigrateType::Pool => None,
         }
     }
@@ -293,7 +289,7 @@ impl FreeLists {
     /// Takes a block of `order` from pageblocks of type `from` for `wanted`.
     fn steal(
         &mut self,
-        table: Table<'_>,
+        table: &Table<'_>,
         from: MigrateType,
         wanted: MigrateType,
         order: u8,
@@ -329,7 +325,7 @@ impl FreeLists {
 
     /// Gives the block of `order` at frame `number` of `region` back, merging it as far as it goes. Its entry must say
     /// already that it is in use no more.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn give(
         &mut self,
         table: &FrameTable<'_>,
@@ -338,16 +334,29 @@ impl FreeLists {
         order: u8,
         contents: Contents,
     ) {
+        self.give_here(table, region, number, order, contents);
+    }
+
+    /// [`Self::give`], for the one place where it has to be quick.
+    #[inline(always)]
+    pub(crate) fn give_here(
+        &mut self,
+        table: &FrameTable<'_>,
+        region: &Region,
+        number: u64,
+        order: u8,
+        contents: Contents,
+    ) {
         match order {
-            0 => self.give_small(table, region.slot(number), 0, contents),
-            1..PAGEBLOCK_ORDER => self.give_small(table, region.slot(number), order, contents),
+            0..PAGEBLOCK_ORDER => self.give_small(table, region.slot(number), order, contents),
+            _ if self.isolated == 0 => self.merge_here(&table.words, region, number, order, contents),
             _ => self.give_whole(table, region, number, order, contents),
         }
     }
 
     /// Gives a block of less than a pageblock back.
-    #[inline]
-    fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
+    #[inline(always)]
+    pub(crate) fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
         let map = table.words.free_map(slot.pageblock());
         let before = map.give(order, slot.offset(), contents);
         let was_nearly_whole = before.count() == PAGEBLOCK_FRAMES as u32 - (1 << order);
@@ -371,10 +380,10 @@ impl FreeLists {
         let list = word.list();
         let map = table.words.free_map(index);
         if before.count() == 0 {
-            self.push_split(table.words, index, list, class);
+            self.push_split(&table.words, index, list, class);
         } else if class > before.class() {
-            self.unlink(table.words, index, list, before.class());
-            self.push_split(table.words, index, list, class);
+            self.unlink(&table.words, index, list, before.class());
+            self.push_split(&table.words, index, list, class);
         }
         if map.info().count() == PAGEBLOCK_FRAMES as u32 {
             let kept = !self.kept[list];
@@ -405,9 +414,9 @@ impl FreeLists {
         if !is_whole || word.is_isolated() || word.list() != list {
             return false;
         }
-        self.unlink(table.words, index, list, info.class());
+        self.unlink(&table.words, index, list, info.class());
         let region = table.region_in(word);
-        self.merge(table.words, region, region.number(slot), PAGEBLOCK_ORDER, info.contents());
+        self.merge(&table.words, region, region.number(slot), PAGEBLOCK_ORDER, info.contents());
         true
     }
 
@@ -420,9 +429,9 @@ impl FreeLists {
         order: u8,
         contents: Contents,
     ) {
-        let words = table.words;
+        let words = &table.words;
         let heads = || (number..number + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize);
-        if self.isolated == 0 || !heads().any(|number| words.word(region.slot(number)).is_isolated()) {
+        if !heads().any(|number| words.word(region.slot(number)).is_isolated()) {
             return self.merge(words, region, number, order, contents);
         }
         for number in heads() {
@@ -436,13 +445,20 @@ impl FreeLists {
     }
 
     /// Makes the pageblock at `slot` a free block that is on no list.
-    fn set_free_alone(words: Table<'_>, slot: Slot, contents: Contents) {
+    fn set_free_alone(words: &Table<'_>, slot: Slot, contents: Contents) {
         words.set_word(slot, words.word(slot).with_head(Shape::Free, PAGEBLOCK_ORDER));
         words.free_map(slot.pageblock()).set_whole(contents);
     }
 
     /// Puts a block of at least a pageblock on its list, merged as far as it goes.
-    fn merge(&mut self, words: Table<'_>, region: &Region, number: u64, order: u8, contents: Contents) {
+    #[inline(never)]
+    fn merge(&mut self, words: &Table<'_>, region: &Region, number: u64, order: u8, contents: Contents) {
+        self.merge_here(words, region, number, order, contents);
+    }
+
+    /// [`Self::merge`], for the one place where it has to be quick.
+    #[inline(always)]
+    fn merge_here(&mut self, words: &Table<'_>, region: &Region, number: u64, order: u8, contents: Contents) {
         let word = words.word(region.slot(number));
         let (mut number, mut order, mut contents) = (number, order, contents);
         while order < MAX_ORDER {
@@ -461,11 +477,16 @@ impl FreeLists {
             number = number.min(buddy);
             order += 1;
         }
-        self.push_whole(words, region.slot(number), order, contents);
+        self.push_whole_here(words, region.slot(number), order, contents);
     }
 
     /// Puts a free block of at least a pageblock on its list and writes its head.
-    fn push_whole(&mut self, words: Table<'_>, slot: Slot, order: u8, contents: Contents) {
+    fn push_whole(&mut self, words: &Table<'_>, slot: Slot, order: u8, contents: Contents) {
+        self.push_whole_here(words, slot, order, contents);
+    }
+
+    #[inline(always)]
+    fn push_whole_here(&mut self, words: &Table<'_>, slot: Slot, order: u8, contents: Contents) {
         let word = words.word(slot).with_head(Shape::Free, order);
         words.set_word(slot, word);
         words.free_map(slot.pageblock()).set_whole(contents);
@@ -473,14 +494,14 @@ impl FreeLists {
     }
 
     /// Puts a split pageblock on the list of `class`.
-    fn push_split(&mut self, words: Table<'_>, index: u32, list: usize, class: u8) {
+    fn push_split(&mut self, words: &Table<'_>, index: u32, list: usize, class: u8) {
         let map = words.free_map(index);
         map.set_info(map.info().with_class(class));
         self.link(words, index, list, class);
     }
 
     #[inline]
-    fn link(&mut self, words: Table<'_>, index: u32, list: usize, order: u8) {
+    fn link(&mut self, words: &Table<'_>, index: u32, list: usize, order: u8) {
         let head = &mut self.lists[key(list, order)];
         let next = !head.first;
         head.first = !index;
@@ -496,7 +517,7 @@ impl FreeLists {
 
     /// Takes pageblock `index` off a list.
     #[inline]
-    fn unlink(&mut self, words: Table<'_>, index: u32, list: usize, order: u8) {
+    fn unlink(&mut self, words: &Table<'_>, index: u32, list: usize, order: u8) {
         let map = words.free_map(index);
         let (previous, next) = (map.previous(), map.next());
         if next != NONE {

@@ -12,18 +12,18 @@ use core::sync::atomic::AtomicU32;
 
 use spin::Once;
 
-use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
+use crate::addr::{FRAME_SHIFT, Frame, MAX_ORDER, PAGEBLOCK_ORDER, Pa};
 use crate::arena::{Arena, Locked};
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
 use crate::dmb::{Block, MAX_BLOCKS};
-use crate::frame::{Contents, FrameTable, Mapping, Meta, Mobility, Region, Slot, State};
+use crate::frame::{Contents, FrameTable, Mapping, Meta, Region, Slot, State};
 use crate::map::BootMap;
 use crate::owner::Owner;
-use crate::pageblock::{MigrateType, Shape};
+use crate::pageblock::{LIST_SLOTS, MigrateType, Shape};
 use crate::placement::{Placement, Strictness, most_free, next_interleaved};
 use crate::range::FrameRange;
-use crate::sync::{Counter, Ordering::Relaxed};
+use crate::sync::{Counter, Hint, Ordering::Relaxed};
 use crate::zone::{ARENAS, Zone};
 
 mod adopt;
@@ -70,6 +70,9 @@ pub struct Memory<'a> {
     closed: Counter,
     /// Frees that were refused where nobody could be told.
     refused: Counter,
+    /// Which word of a free map the single frame freed last was in, and which arena and type that word belongs to: where to
+    /// look first, and no more than that.
+    recent: Hint,
 }
 
 /// What is fixed at boot.
@@ -78,6 +81,8 @@ struct Layout<'a> {
     controllers: ControllerSet,
     /// The controllers that have some of each zone.
     populated: [ControllerSet; 2],
+    /// For each [`Kind`] the zone to look in first, and the controllers that have some of it.
+    first: [(Zone, ControllerSet); 2],
     /// The span and the number of present frames of each arena.
     extents: [Extent; ARENAS],
     /// Free frames of NORMAL that movable requests leave alone.
@@ -119,6 +124,38 @@ impl<'m, 'a> Place<'m, 'a> {
     }
 }
 
+/// What [`Memory::recent`] says.
+#[derive(Clone, Copy)]
+struct Recent(u64);
+
+impl Recent {
+    const WORD_SHIFT: u32 = 8;
+    const LIST_SHIFT: u32 = 6;
+    /// log2 of the frames of a word of a free map.
+    const FRAMES_SHIFT: u32 = 5;
+
+    #[inline]
+    const fn new(frame: Frame, arena: usize, list: usize) -> Self {
+        let word = frame.number() >> Self::FRAMES_SHIFT;
+        Self(word << Self::WORD_SHIFT | (list as u64) << Self::LIST_SHIFT | arena as u64)
+    }
+
+    #[inline]
+    const fn is_word_of(self, frame: Frame) -> bool {
+        self.0 >> Self::WORD_SHIFT == frame.number() >> Self::FRAMES_SHIFT
+    }
+
+    #[inline]
+    const fn arena(self) -> usize {
+        self.0 as usize % ARENAS
+    }
+
+    #[inline]
+    const fn list(self) -> usize {
+        (self.0 >> Self::LIST_SHIFT) as usize % LIST_SLOTS
+    }
+}
+
 /// Where an arena lies.
 #[derive(Clone, Copy, Default)]
 struct Extent {
@@ -141,6 +178,7 @@ impl<'a> Memory<'a> {
             arenas: [const { Arena::new() }; ARENAS],
             closed: Counter::new(0),
             refused: Counter::new(0),
+            recent: Hint::new(0),
         }
     }
 
@@ -152,6 +190,7 @@ impl<'a> Memory<'a> {
             arenas: core::array::from_fn(|_| Arena::new()),
             closed: Counter::new(0),
             refused: Counter::new(0),
+            recent: Hint::new(0),
         }
     }
 
@@ -169,19 +208,51 @@ impl<'a> Memory<'a> {
     ///
     /// # Errors
     /// Where no arena that the request allows has a block of that order.
-    #[inline]
     pub fn allocate(&self, request: &Request) -> Result<Allocation, AllocError> {
+        match request.order {
+            0 => self.allocate_frame(request),
+            _ => self.allocate_block(request),
+        }
+    }
+
+    #[inline(never)]
+    fn allocate_frame(&self, request: &Request) -> Result<Allocation, AllocError> {
+        match self.allocate_at_hand(request) {
+            Some(allocation) => Ok(allocation),
+            None => self.allocate_block(request),
+        }
+    }
+
+    /// Allocates a single frame that is at hand where the request looks first.
+    #[inline]
+    fn allocate_at_hand(&self, request: &Request) -> Option<Allocation> {
+        let layout = self.layout.get()?;
+        let (controller, zone) = self.first_choice(layout, request)?;
+        let (wanted, mobility) = request.kind.needs();
+        // What NORMAL must keep is for others to look at.
+        if zone == Zone::Normal && wanted == MigrateType::Movable {
+            return None;
+        }
+        let owner = request.owner.index();
+        let mut locked = self.arenas[zone.arena(controller)].lock_as_is();
+        let taken = locked.lists.take_at_hand(wanted as usize)?;
+        layout.table.words.entry(taken.slot).set_used(Meta::used(0, owner, mobility), request.mapping);
+        locked.count_taken(owner, 1);
+        locked.lists.count_change();
+        let frame = Frame::containing(Pa::new_truncate(taken.number << FRAME_SHIFT));
+        Some(Allocation { frame, order: 0, controller, zone, contents: taken.contents })
+    }
+
+    #[inline(never)]
+    fn allocate_block(&self, request: &Request) -> Result<Allocation, AllocError> {
         let Some(layout) = self.layout.get() else { return Err(AllocError::NotBooted) };
         if request.order > MAX_ORDER {
             return Err(AllocError::OrderTooLarge { order: request.order });
         }
-        let open = layout.controllers.without_all(self.closed());
-        let found = match self.first_choice(layout, request, open) {
-            Some((controller, zone)) => self.allocate_in(layout, request, controller, zone),
-            None => None,
-        };
-        let Some(found) = found.or_else(|| self.allocate_anywhere(layout, request, open)) else {
-            return Err(self.refusal(layout, request, open));
+        let first = self.first_choice(layout, request);
+        let found = match first.and_then(|(controller, zone)| self.allocate_in(layout, request, controller, zone)) {
+            Some(found) => found,
+            None => self.allocate_anywhere(layout, request)?,
         };
         Ok(Allocation {
             frame: layout.table.frame(found.taken.slot),
@@ -193,36 +264,36 @@ impl<'a> Memory<'a> {
     }
 
     /// The controller and zone that a request is served from if they have what it needs, where that is plain to see.
-    #[inline]
-    fn first_choice(
-        &self,
-        layout: &Layout<'a>,
-        request: &Request,
-        open: ControllerSet,
-    ) -> Option<(ControllerId, Zone)> {
-        let zone = request.kind.first_zone();
-        let zone = if layout.populated[zone as usize].is_empty() { Zone::Normal } else { zone };
-        let candidates = open.intersection(layout.populated[zone as usize]);
+    #[inline(always)]
+    fn first_choice(&self, layout: &Layout<'a>, request: &Request) -> Option<(ControllerId, Zone)> {
+        let (zone, populated) = layout.first[request.kind as usize];
+        let candidates = populated.without_all(self.closed());
         let controller = match &request.placement {
-            Placement::Any => most_free(candidates, |id| self.arenas[zone.arena(id)].free())?,
+            Placement::Any => match candidates.only() {
+                Some(only) => only,
+                None => self.most_free_in(zone, candidates)?,
+            },
             Placement::Listed(list, _) => list.first().filter(|first| candidates.contains(*first))?,
             Placement::Interleave(..) => return None,
         };
         Some((controller, zone))
     }
 
+    #[inline(never)]
+    fn most_free_in(&self, zone: Zone, candidates: ControllerSet) -> Option<ControllerId> {
+        most_free(candidates, |id| self.arenas[zone.arena(id)].free())
+    }
+
     /// Tries everywhere that the request allows, in its order.
     #[cold]
-    fn allocate_anywhere(
-        &self,
-        layout: &Layout<'a>,
-        request: &Request,
-        open: ControllerSet,
-    ) -> Option<Found> {
-        match &request.placement {
+    #[inline(never)]
+    fn allocate_anywhere(&self, layout: &Layout<'a>, request: &Request) -> Result<Found, AllocError> {
+        let open = layout.controllers.without_all(self.closed());
+        let found = match &request.placement {
             Placement::Any => self.allocate_by_zone(layout, request, open),
             placement => self.allocate_placed(layout, request, placement, open),
-        }
+        };
+        found.ok_or_else(|| self.refusal(layout, request, open))
     }
 
     /// The controllers that take no allocations.
@@ -320,7 +391,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Tries one arena.
-    #[inline]
+    #[inline(always)]
     fn allocate_in(
         &self,
         layout: &Layout<'a>,
@@ -333,15 +404,12 @@ impl<'a> Memory<'a> {
         if arena.free() < frames {
             return None;
         }
-        let (wanted, mobility) = match request.kind {
-            Kind::Unmovable => (MigrateType::Unmovable, Mobility::Pinned),
-            Kind::Movable => (MigrateType::Movable, Mobility::Movable),
-        };
+        let (wanted, mobility) = request.kind.needs();
         if zone == Zone::Normal && wanted == MigrateType::Movable && !self.is_above_floor(layout, frames) {
             return None;
         }
         let owner = request.owner.index();
-        let words = layout.table.words;
+        let words = &layout.table.words;
         let mut locked = arena.lock_as_is_to_change();
         let taken = locked.lists.take(&layout.table, zone, wanted, request.order)?;
         if request.order >= PAGEBLOCK_ORDER {
@@ -398,17 +466,49 @@ impl<'a> Memory<'a> {
     /// # Errors
     /// Where the block is not in use with just this order and owner; nothing is changed then.
     pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
-        if order == 0 && self.free_frame(frame, owner.index(), contents) {
+        if order != 0 {
+            return self.free_block(frame, order, owner, contents);
+        }
+        if self.free_at_hand(frame, owner.index(), contents) {
             return Ok(());
         }
-        self.free_block(frame, order, owner, contents).map_err(|reason| BlockError { frame, order, owner, reason })
+        self.free_frame(frame, owner, contents)
+    }
+
+    /// Gives a single frame back whose word of the free map is the one that the last was in; else nothing is changed.
+    #[inline]
+    fn free_at_hand(&self, frame: Frame, owner: usize, contents: Contents) -> bool {
+        let recent = Recent(self.recent.load(Relaxed));
+        if !recent.is_word_of(frame) {
+            return false;
+        }
+        let Some(layout) = self.layout.get() else { return false };
+        let mut locked = self.arenas[recent.arena()].lock_as_is();
+        let Some(slot) = locked.lists.slot_at_hand(recent.list(), frame.number()) else { return false };
+        let entry = layout.table.words.entry(slot);
+        if !entry.meta().is_plainly_used_as(0, owner) {
+            return false;
+        }
+        entry.set_meta(Meta::NONE);
+        locked.count_given(owner, 1);
+        locked.lists.give_at_hand(recent.list(), slot, contents);
+        locked.lists.count_change();
+        true
+    }
+
+    #[inline(never)]
+    fn free_frame(&self, frame: Frame, owner: Owner, contents: Contents) -> Result<(), BlockError> {
+        match self.free_frame_plainly(frame, owner.index(), contents) {
+            true => Ok(()),
+            false => self.free_with_care(frame, 0, owner, contents),
+        }
     }
 
     /// Gives a single frame back where nothing about it is unusual; else nothing is changed.
-    #[inline]
-    fn free_frame(&self, frame: Frame, owner: usize, contents: Contents) -> bool {
+    #[inline(always)]
+    fn free_frame_plainly(&self, frame: Frame, owner: usize, contents: Contents) -> bool {
         let Some(place) = self.place(frame) else { return false };
-        let words = place.table().words;
+        let words = &place.table().words;
         let mut locked = place.arena.lock_as_is_to_change();
         let (word, entry) = (words.word(place.slot), words.entry(place.slot));
         if !word.is_split_and_open() || !entry.meta().is_plainly_used_as(0, owner) {
@@ -416,7 +516,14 @@ impl<'a> Memory<'a> {
         }
         entry.set_meta(Meta::NONE);
         locked.count_given(owner, 1);
-        locked.lists.give_frame(place.table(), word.list(), place.slot, contents);
+        let list = word.list();
+        if locked.lists.turn_to(place.table(), list, frame.number(), place.slot) {
+            locked.lists.give_at_hand(list, place.slot, contents);
+            let arena = word.zone().arena(place.region.controller);
+            self.recent.store(Recent::new(frame, arena, list).0, Relaxed);
+        } else {
+            locked.lists.give_small(place.table(), place.slot, 0, contents);
+        }
         true
     }
 
@@ -427,23 +534,31 @@ impl<'a> Memory<'a> {
         order: u8,
         owner: Owner,
         contents: Contents,
-    ) -> Result<(), BlockReason> {
-        let place = self.place(frame).ok_or(BlockReason::NotRam)?;
-        let words = place.table().words;
+    ) -> Result<(), BlockError> {
+        match self.free_plainly(frame, order, owner.index(), contents) {
+            true => Ok(()),
+            false => self.free_with_care(frame, order, owner, contents),
+        }
+    }
+
+    /// Gives a block back where nothing about it is unusual; else nothing is changed.
+    #[inline(always)]
+    fn free_plainly(&self, frame: Frame, order: u8, owner: usize, contents: Contents) -> bool {
+        let Some(place) = self.place(frame) else { return false };
+        let words = &place.table().words;
         let mut locked = place.arena.lock_as_is_to_change();
         let (word, entry) = (words.word(place.slot), words.entry(place.slot));
         let is_open_head = match order {
             0..PAGEBLOCK_ORDER => word.is_split_and_open(),
             _ => word.is_used_head(order) && !locked.lists.has_isolated(),
         };
-        if is_open_head && entry.meta().is_plainly_used_as(order, owner.index()) {
-            entry.set_meta(Meta::NONE);
-            locked.count_given(owner.index(), 1 << order);
-            locked.lists.give(place.table(), place.region, frame.number(), order, contents);
-            return Ok(());
+        if !is_open_head || !entry.meta().is_plainly_used_as(order, owner) {
+            return false;
         }
-        locked.settle(place.table());
-        Self::free_with_care(place.layout, place.region, &mut locked, frame, order, owner, contents)
+        entry.set_meta(Meta::NONE);
+        locked.count_given(owner, 1 << order);
+        locked.lists.give_here(place.table(), place.region, frame.number(), order, contents);
+        true
     }
 
     /// What is wrong with a block that is not in use as the caller says.
@@ -478,7 +593,7 @@ impl<'a> Memory<'a> {
         let error = MappingError { frame, owner };
         let place = self.place(frame).ok_or(error)?;
         let _locked = place.arena.lock_as_is();
-        let words = place.table().words;
+        let words = &place.table().words;
         let word = words.word(place.slot);
         let entry = words.entry(place.slot);
         let is_head = word.is_split() || word.shape() == Shape::Used && place.slot.offset() == 0;

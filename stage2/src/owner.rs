@@ -78,12 +78,19 @@ impl Owner {
     /// A number below [`OWNERS`] for each owner: what the frame table stores and counters are kept by.
     #[inline]
     pub(crate) const fn index(self) -> usize {
-        let (first, number) = match self {
-            Self::Hypervisor => (0, 0),
-            Self::Huge => (1, 0),
-            Self::Guest(guest) => (2, guest.0),
-            Self::Tables(guest) => (2 + MAX_GUESTS as u8, guest.0),
-            Self::Pool(pool) => (2 + 2 * MAX_GUESTS as u8, pool.0),
+        const TABLES: u8 = 2 + MAX_GUESTS as u8;
+        const POOLS: u8 = TABLES + MAX_GUESTS as u8;
+        let first = match self {
+            Self::Hypervisor => 0,
+            Self::Huge => 1,
+            Self::Guest(_) => 2,
+            Self::Tables(_) => TABLES,
+            Self::Pool(_) => POOLS,
+        };
+        let number = match self {
+            Self::Guest(guest) | Self::Tables(guest) => guest.0,
+            Self::Pool(pool) => pool.0,
+            Self::Hypervisor | Self::Huge => 0,
         };
         first as usize + number as usize
     }

@@ -61,6 +61,9 @@ const TOUCHED: u32 = 1 << 27;
 
 /// How many kinds of free list there are: one a type.
 pub(crate) const LISTS: usize = 3;
+/// Room for what there is one of for each kind of free list: as many as a word's bits can name, so that no index is too
+/// large.
+pub(crate) const LIST_SLOTS: usize = TYPE as usize + 1;
 
 /// What a pageblock is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,11 +153,7 @@ impl Pageblock {
     /// The free list that the free frames of this pageblock belong on.
     #[inline]
     pub(crate) const fn list(self) -> usize {
-        match self.0 & TYPE {
-            0 => 0,
-            1 => 1,
-            _ => 2,
-        }
+        (self.0 & TYPE) as usize
     }
 
     #[inline]

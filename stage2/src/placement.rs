@@ -116,6 +116,7 @@ pub(crate) fn most_free(
     }
 }
 
+#[inline(never)]
 fn most_free_of_several(
     candidates: ControllerSet,
     free: impl Fn(ControllerId) -> u64,

@@ -25,7 +25,7 @@ impl Zone {
     /// The number of the arena of this zone behind `controller`, below [`ARENAS`].
     #[inline]
     pub(crate) const fn arena(self, controller: ControllerId) -> usize {
-        controller.index() * 2 + self as usize
+        (controller.index() * 2 + self as usize) % ARENAS
     }
 
     /// The zone and the controller of arena number `arena`, below [`ARENAS`].

@@ -15,7 +15,7 @@ impl FreeLists {
     /// Isolates the pageblock at `slot`: takes it off its list, out of a larger free block if need be. Returns how many
     /// of its frames are free.
     pub(crate) fn isolate(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
-        let words = table.words;
+        let words = &table.words;
         let slot = Slot::of_pageblock(slot.pageblock());
         let word = words.word(slot);
         if word.is_isolated() {
@@ -35,7 +35,7 @@ impl FreeLists {
     }
 
     /// How many frames are free in the isolated pageblock at `slot`.
-    fn free_frames(words: Table<'_>, slot: Slot) -> u64 {
+    fn free_frames(words: &Table<'_>, slot: Slot) -> u64 {
         match words.word(slot).shape() {
             Shape::Free => PAGEBLOCK_FRAMES,
             Shape::Split => words.free_map(slot.pageblock()).info().count().into(),
@@ -46,7 +46,7 @@ impl FreeLists {
     /// Takes the block of `order`, at most a pageblock, at `slot`, all of which is free, off the lists, isolated or not.
     /// Its entry, or word, is left for the caller to write.
     pub(crate) fn withdraw(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8) -> Contents {
-        let words = table.words;
+        let words = &table.words;
         let index = slot.pageblock();
         let map = words.free_map(index);
         let word = words.word(slot);
@@ -76,7 +76,7 @@ impl FreeLists {
     /// Cuts the free block that the pageblock at `slot` is part of, if it is, so that the pageblock is a free block for
     /// itself, on no list.
     fn expose(&mut self, table: &FrameTable<'_>, slot: Slot) {
-        let words = table.words;
+        let words = &table.words;
         let region = table.region_in(words.word(slot));
         let wanted = region.number(slot);
         let Some(head) = table.head(region, wanted).filter(|head| head.state == State::Free) else { return };
@@ -97,7 +97,7 @@ impl FreeLists {
     /// Ends the isolation of the pageblock at `slot`: what is free in it can be allocated again. Returns how many frames
     /// that are.
     pub(crate) fn end_isolation(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
-        let words = table.words;
+        let words = &table.words;
         let slot = Slot::of_pageblock(slot.pageblock());
         let word = words.word(slot);
         if !word.is_isolated() {

@@ -205,15 +205,27 @@ impl FreeMap<'_> {
     }
 
     /// Takes the block of `order` at `offset`, all of which is free. Returns how many frames are left.
+    #[inline]
     pub(crate) fn take_at(self, order: u8, offset: u32) -> u32 {
-        let mut masks = self.masks();
-        for (index, bits) in words_of(order, offset) {
-            let rest = self.word(index) & !bits;
+        let index = offset as usize / 32;
+        if order < WORD_ORDER {
+            let rest = self.word(index) & !(ones(order) << (offset % 32));
             self.set_word(index, rest);
-            masks.0 &= !((u32::from(rest == 0) | 1 << FULL_SHIFT) << index);
+            let cleared = u32::from(rest == 0) | 1 << FULL_SHIFT;
+            self.set_masks(Masks(self.masks().0 & !(cleared << index)));
+        } else {
+            let words = self.set_words(order, offset, 0);
+            self.set_masks(Masks(self.masks().0 & !(words | words << FULL_SHIFT)));
         }
-        self.set_masks(masks);
         self.take_count(1 << order)
+    }
+
+    /// Writes the words of the block of `order`, at least a word. Returns them as in the lower half of the masks.
+    #[inline]
+    fn set_words(self, order: u8, offset: u32, word: u32) -> u32 {
+        let (first, count) = (offset as usize / 32, 1 << (order - WORD_ORDER));
+        (first..first + count).for_each(|index| self.set_word(index, word));
+        ones(order - WORD_ORDER) << (offset / 32)
     }
 
     /// As [`Self::take_at`], up to a whole pageblock.
@@ -246,7 +258,8 @@ impl FreeMap<'_> {
         if order < WORD_ORDER {
             self.give_bits(offset as usize / 32, ones(order) << (offset % 32));
         } else {
-            words_of(order, offset).for_each(|(index, bits)| self.give_bits(index, bits));
+            let words = self.set_words(order, offset, u32::MAX);
+            self.set_masks(Masks(self.masks().0 | words | words << FULL_SHIFT));
         }
         before
     }
@@ -256,7 +269,9 @@ impl FreeMap<'_> {
     #[inline]
     pub(crate) fn give_word(self, offset: u32, free: u32, contents: Contents) -> Info {
         let before = self.info();
-        let mut info = Info(before.0 + free.count_ones());
+        // One at a time is the usual case where frames come in no order.
+        let count = if free.is_power_of_two() { 1 } else { free.count_ones() };
+        let mut info = Info(before.0 + count);
         if contents == Contents::Dirty {
             info.0 &= !ZEROED;
         }
@@ -291,11 +306,11 @@ impl FreeMap<'_> {
     /// Whether all of the block of `order` that has the frame `offset` is free.
     #[inline]
     pub(crate) fn is_block_free(self, order: u8, offset: u32) -> bool {
-        let (bits, word, at) = match order {
-            0..WORD_ORDER => (ones(order), self.word(offset as usize / 32), offset % 32),
-            _ => (ones(order - WORD_ORDER), self.masks().full(), offset / 32),
+        let (order, word, at) = match order {
+            0..WORD_ORDER => (order, self.word(offset as usize / 32), offset % 32),
+            _ => (order - WORD_ORDER, self.masks().full(), offset / 32),
         };
-        let block = bits << (at & !(bits.count_ones() - 1));
+        let block = ones(order) << (at & (u32::MAX << order));
         word & block == block
     }
 
@@ -366,17 +381,7 @@ fn runs(word: u32, order: u8) -> u32 {
 /// So many set bits as a block of `order`, inside a word, has frames.
 #[inline]
 const fn ones(order: u8) -> u32 {
-    u32::MAX >> (32 - (1 << order))
-}
-
-/// The words that a block touches, with its bits in each.
-fn words_of(order: u8, offset: u32) -> impl Iterator<Item = (usize, u32)> {
-    let first = offset as usize / 32;
-    let (count, bits) = match order {
-        0..WORD_ORDER => (1, ones(order) << (offset % 32)),
-        _ => (1 << (order - WORD_ORDER), u32::MAX),
-    };
-    (first..first + count).map(move |index| (index & (MAP_WORDS - 1), bits))
+    (1u32 << (1 << order)).wrapping_sub(1)
 }
 
 #[cfg(test)]

@@ -287,9 +287,18 @@ impl<'a> FrameTable<'a> {
     pub(crate) fn region_of(&self, frame: Frame) -> Option<&Region> {
         let number = frame.number();
         let section = number.wrapping_sub(self.regions[0].range.start()) >> self.section_shift;
-        let first = *self.sections.get(usize::try_from(section).ok()?)?;
-        let after = self.regions.get(first.into()..self.count)?;
-        after.iter().find(|region| number < region.range.end()).filter(|region| region.has(number))
+        let first = match usize::try_from(section) {
+            Ok(section) if section < SECTIONS => usize::from(self.sections[section]) % MAX_RAM_RANGES,
+            _ => return None,
+        };
+        let region = &self.regions[first];
+        if region.has(number) { Some(region) } else { self.region_after(first, number) }
+    }
+
+    /// The region that frame number `number` lies in, if it is one behind region `first`.
+    #[cold]
+    fn region_after(&self, first: usize, number: u64) -> Option<&Region> {
+        self.regions().get(first + 1..)?.iter().find(|region| region.has(number))
     }
 
     /// The region that the pageblock with word `word` lies in.

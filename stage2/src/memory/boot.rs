@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 
-use super::{Extent, Layout, Memory};
+use super::{Extent, Kind, Layout, Memory};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::arena::Locked;
 use crate::controller::ControllerSet;
@@ -71,6 +71,7 @@ pub(super) fn boot<'a>(
     let mut layout = Layout {
         controllers: map.ram().fold(ControllerSet::EMPTY, |set, (_, controller)| set.with(controller)),
         populated: [ControllerSet::EMPTY; 2],
+        first: [(Zone::Normal, ControllerSet::EMPTY); 2],
         extents: [Extent::default(); ARENAS],
         normal_floor,
         blocks: map.blocks().iter().copied().collect(),
@@ -103,6 +104,12 @@ pub(super) fn boot<'a>(
             }
         }
     }
+    layout.first = [Kind::Unmovable, Kind::Movable].map(|kind| {
+        let zone = kind.first_zone();
+        let is_empty = layout.populated[zone as usize].is_empty();
+        let zone = if is_empty { Zone::Normal } else { zone };
+        (zone, layout.populated[zone as usize])
+    });
     memory.layout.call_once(|| layout);
     Ok(())
 }

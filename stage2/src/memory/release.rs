@@ -13,24 +13,24 @@ use crate::range::FrameRange;
 impl Memory<'_> {
     /// Frees a block that may hold doomed frames and whose pageblocks may be isolated.
     #[cold]
-    #[expect(clippy::too_many_arguments, reason = "the cold half of `free`, which has all of this at hand")]
+    #[inline(never)]
     pub(super) fn free_with_care(
-        layout: &Layout<'_>,
-        region: &Region,
-        locked: &mut Locked<'_>,
+        &self,
         frame: Frame,
         order: u8,
         owner: Owner,
         contents: Contents,
-    ) -> Result<(), BlockReason> {
-        let words = layout.table.words;
-        let slot = region.slot(frame.number());
-        let word = words.word(slot);
+    ) -> Result<(), BlockError> {
+        let error = |reason| BlockError { frame, order, owner, reason };
+        let place = self.place(frame).ok_or(error(BlockReason::NotRam))?;
+        let mut locked = place.lock_to_change();
+        let words = place.table().words;
+        let word = words.word(place.slot);
         let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
-        if !is_head || !words.entry(slot).meta().is_used_as(order, owner.index()) {
-            return Err(Memory::why_not_freed(layout, region, frame.number(), owner));
+        if !is_head || !words.entry(place.slot).meta().is_used_as(order, owner.index()) {
+            return Err(error(Memory::why_not_freed(place.layout, place.region, frame.number(), owner)));
         }
-        give_used(&layout.table, region, locked, frame.number(), order, owner, contents);
+        give_used(place.table(), place.region, &mut locked, frame.number(), order, owner, contents);
         Ok(())
     }
 

@@ -4,8 +4,9 @@ use core::fmt;
 
 use crate::addr::{FRAME_SIZE, Frame};
 use crate::controller::ControllerId;
-use crate::frame::{Contents, Mapping};
+use crate::frame::{Contents, Mapping, Mobility};
 use crate::owner::Owner;
+use crate::pageblock::MigrateType;
 use crate::placement::Placement;
 use crate::zone::Zone;
 
@@ -25,6 +26,15 @@ impl Kind {
         match self {
             Self::Unmovable => Zone::Normal,
             Self::Movable => Zone::Movable,
+        }
+    }
+
+    /// The type of pageblock that serves it, and what its blocks are then.
+    #[inline]
+    pub(super) const fn needs(self) -> (MigrateType, Mobility) {
+        match self {
+            Self::Unmovable => (MigrateType::Unmovable, Mobility::Pinned),
+            Self::Movable => (MigrateType::Movable, Mobility::Movable),
         }
     }
 }

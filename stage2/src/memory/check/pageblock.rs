@@ -96,7 +96,7 @@ fn look_at_head(
         None
     } else if word.is_isolated() {
         (order > PAGEBLOCK_ORDER).then_some(Rule::NotIsolated)
-    } else if !lists.is_linked(table.words, slot.pageblock(), word.list(), order) {
+    } else if !lists.is_linked(&table.words, slot.pageblock(), word.list(), order) {
         Some(Rule::Links)
     } else {
         let buddy = number ^ frames;
@@ -126,7 +126,7 @@ fn look_at_split(
     let info = map.info();
     if info.count() > 0 && !word.is_isolated() {
         tally.lists[word.list()][info.class() as usize] += 1;
-        if !lists.is_linked(table.words, first.pageblock(), word.list(), info.class()) {
+        if !lists.is_linked(&table.words, first.pageblock(), word.list(), info.class()) {
             note(part.start(), Rule::Links);
         }
     }
