@@ -21,7 +21,8 @@ image: setup
 test: setup
 	$(QEMU) test $(FILTER)
 
-bench: setup
+bench:
+	@tools/setup.sh bench
 	$(QEMU) bench $(PART)
 
 lint:

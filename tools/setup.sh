@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what building and running Ballast needs on Debian 12 and 13, and nothing that is there already.
 #
-#   tools/setup.sh [lint]           `lint` adds what `make lint` needs
+#   tools/setup.sh [lint] [bench]   `lint` adds what `make lint` needs, `bench` what `make bench` needs
 #
 # Says what it is about to install before it does. Which Rust is used is written to target/toolchain, which
 # tools/cargo reads.
@@ -167,11 +167,17 @@ set_up_lint() {
     [ -z "$packages" ] || install_packages $packages
 }
 
+# What `make bench` needs besides: it counts the allocator's instructions.
+set_up_bench() {
+    has valgrind || install_packages valgrind
+}
+
 set_up_packages
 set_up_rust
 for extra in "$@"; do
     case $extra in
     lint) set_up_lint ;;
+    bench) set_up_bench ;;
     *) die "unknown argument: $extra" ;;
     esac
 done

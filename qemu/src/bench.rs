@@ -3,6 +3,7 @@
 //! The same bare-metal guest runs on the same machine under each, with time counted in instructions; Linux boots to
 //! its `/init` with the very device tree that it gets under Ballast.
 
+mod allocator;
 mod claims;
 mod migration;
 
@@ -90,6 +91,7 @@ pub fn run() -> Result<bool> {
     is_kept &= linux(&image)?;
     is_kept &= migration::run(&image)?;
     is_kept &= claims::run(&image)?;
+    is_kept &= allocator::run()?;
     Ok(is_kept)
 }
 
@@ -113,6 +115,14 @@ fn watching(image: &Image, guest: &Path) -> Result<()> {
 /// As [`run`].
 pub fn run_migration() -> Result<bool> {
     migration::run(&Image::build()?)
+}
+
+/// Only what allocating and freeing costs.
+///
+/// # Errors
+/// The benchmark cannot be built or does not come to its end.
+pub fn run_allocator() -> Result<bool> {
+    allocator::run()
 }
 
 /// Only what claims cost.

@@ -33,7 +33,7 @@ enum Command {
     },
     /// Measure what Ballast costs a guest, in instructions, beside Xen
     Bench {
-        /// `claims`, `migration` or `watching` (the log and the trace): only what these cost
+        /// `allocator`, `claims`, `migration` or `watching` (the log and the trace): only what these cost
         part: Option<String>,
     },
     /// Fetch every kernel and make the ramdisk, for later work without a network
@@ -121,6 +121,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Bench { part } => {
             // Whether the limits are kept is said in the tables: a benchmark reports.
             match part.as_deref() {
+                Some("allocator") => bench::run_allocator(),
                 Some("claims") => bench::run_claims(),
                 Some("migration") => bench::run_migration(),
                 Some("watching") => bench::run_watching(),

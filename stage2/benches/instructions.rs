@@ -1,13 +1,23 @@
 //! Instructions per operation, counted by valgrind's callgrind: the same on any PC, however busy.
 //!
 //! Each figure is the difference between two runs, one with twice the operations of the other, so that preparation
-//! does not count.
+//! does not count. Both allocators are built for speed. The last line says which limits are missed.
 
+#[path = "workload/boot.rs"]
+mod boot;
 mod workload;
 
 use std::process::Command;
 
-use workload::{Ballast, Boot, BuddySystem, Frames, Work};
+use boot::Boot;
+use workload::{Ballast, BuddySystem, Frames, Work};
+
+/// How many times fewer instructions than the crate buddy_system_allocator single frames must take, in any pattern.
+const SINGLE_LIMIT: f64 = 5.0;
+/// The same for larger blocks.
+const BLOCK_LIMIT: f64 = 1.0;
+/// How many times what it takes on the smallest map an operation may take on the largest.
+const FLAT_LIMIT: f64 = 1.05;
 
 fn all() -> Vec<(String, Work, u64)> {
     let mut all = Vec::new();
@@ -51,14 +61,18 @@ fn count(toggle: &str, child: &[&str]) -> Option<u64> {
 
 /// What it takes to take over the RAM of machines of several sizes.
 fn boots() {
-    println!("\n{:<38} {:>12} {:>14} {:>12}", "boot", "instructions", "for each GiB", "frame table");
+    println!(
+        "\n{:<38} {:>12} {:>14} {:>12} {:>14}",
+        "boot", "instructions", "for each GiB", "frame table", "written at boot"
+    );
     for (index, boot) in Boot::all().into_iter().enumerate() {
         let Some(figure) = count("*Boot*boot*", &["boot", &index.to_string()]) else { return };
+        let written = boot.written_bytes().map_or("-".into(), |bytes| format!("{} KiB", bytes >> 10));
         println!(
-            "{:<38} {figure:>12} {:>14} {:>8} KiB",
+            "{:<38} {figure:>12} {:>14} {:>8} KiB {written:>14}",
             boot.name,
             figure / boot.gib,
-            boot.table_bytes() >> 10
+            boot.table_bytes() >> 10,
         );
     }
 }
@@ -80,7 +94,12 @@ fn main() {
         return;
     }
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    println!("{:<38} {:>10} {:>14} {:>7}", "instructions per operation", "Ballast", "buddy_system", "ratio");
+    println!(
+        "{:<38} {:>8} {:>14} {:>7} {:>7}",
+        "instructions per operation", "Ballast", "buddy_system", "ratio", "limit"
+    );
+    let mut missed = Vec::new();
+    let mut by_size: Vec<(Work, f64)> = Vec::new();
     for (index, (name, work, gib)) in all().into_iter().enumerate() {
         if only.is_some_and(|only| !name.contains(only.as_str())) {
             continue;
@@ -91,17 +110,52 @@ fn main() {
             let (whole, half) = (one("whole")?, one("half")?);
             Some((whole - half) as f64 / (most - most / 2) as f64)
         };
-        match (figure("ballast"), figure("buddy_system")) {
-            (Some(ours), Some(theirs)) => {
-                println!("{name:<38} {ours:>10.1} {theirs:>14.1} {:>7.2}", theirs / ours);
-            }
-            _ => {
-                println!("{name:<38} valgrind is not to be had: no figure");
-                return;
-            }
+        let (Some(ours), Some(theirs)) = (figure("ballast"), figure("buddy_system")) else {
+            println!("{name:<38} valgrind is not to be had: no figure");
+            println!("limits missed: all, for want of figures");
+            return;
+        };
+        let (ratio, limit) = (theirs / ours, work.limit_of_ratio());
+        let mark = if ratio < limit { "  missed" } else { "" };
+        println!("{name:<38} {ours:>8.1} {theirs:>14.1} {ratio:>7.2} {limit:>7.2}{mark}");
+        if ratio < limit {
+            missed.push(name.clone());
+        }
+        if name.ends_with(" GiB") {
+            by_size.push((work, ours));
+        }
+    }
+    for work in [Work::Pair(0), Work::DrainShuffled(0)] {
+        let figures = || by_size.iter().filter(|(of, _)| *of == work).map(|(_, figure)| *figure);
+        let (least, most) = (figures().fold(f64::MAX, f64::min), figures().fold(0.0, f64::max));
+        if most == 0.0 {
+            continue;
+        }
+        let ratio = most / least;
+        let mark = if ratio > FLAT_LIMIT { "  missed" } else { "" };
+        let name = format!("{work:?}, largest to smallest map");
+        println!("{name:<38} {:>8} {:>14} {ratio:>7.2} {FLAT_LIMIT:>7.2}{mark}", "", "");
+        if ratio > FLAT_LIMIT {
+            missed.push(name);
         }
     }
     if only.is_none_or(|only| "boot".contains(only.as_str())) {
         boots();
+    }
+    match missed.as_slice() {
+        [] => println!("\nlimits missed: none"),
+        missed => println!("\nlimits missed: {}", missed.join("; ")),
+    }
+}
+
+impl Work {
+    /// How many times fewer instructions than the other allocator it must take.
+    fn limit_of_ratio(self) -> f64 {
+        match self {
+            Self::Pair(0) | Self::Fill(0) | Self::Drain(0) | Self::DrainShuffled(0) | Self::Churn => {
+                SINGLE_LIMIT
+            }
+            _ => BLOCK_LIMIT,
+        }
     }
 }

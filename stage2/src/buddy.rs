@@ -262,6 +262,19 @@ impl FreeLists {
         Some(taken)
     }
 
+    /// Takes a free block of just `order`, at least a pageblock, from the lists of one type, where there is one. Its
+    /// pageblocks' words are left for the caller to write.
+    #[inline(always)]
+    pub(crate) fn take_ready(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        let index = self.first(list, order);
+        if index == NONE {
+            return None;
+        }
+        let contents = table.free_map(index).info().contents();
+        self.unlink(table, index, list, order);
+        Some(Taken { slot: Slot::of_pageblock(index), contents })
+    }
+
     /// Puts all but the first block of order `to` of a block of order `from`, both at least pageblocks, on their lists.
     fn cut(&mut self, table: &Table<'_>, taken: Taken, from: u8, to: u8) {
         let mut order = from;
@@ -272,7 +285,13 @@ impl FreeLists {
         }
     }
 
-    fn fall_back(&mut self, table: &FrameTable<'_>, zone: Zone, wanted: MigrateType, order: u8) -> Option<Taken> {
+    fn fall_back(
+        &mut self,
+        table: &FrameTable<'_>,
+        zone: Zone,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
         if zone == Zone::Movable {
             return None;
         }

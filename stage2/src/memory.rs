@@ -211,6 +211,7 @@ impl<'a> Memory<'a> {
     pub fn allocate(&self, request: &Request) -> Result<Allocation, AllocError> {
         match request.order {
             0 => self.allocate_frame(request),
+            PAGEBLOCK_ORDER.. => self.allocate_whole(request),
             _ => self.allocate_block(request),
         }
     }
@@ -244,16 +245,47 @@ impl<'a> Memory<'a> {
     }
 
     #[inline(never)]
+    fn allocate_whole(&self, request: &Request) -> Result<Allocation, AllocError> {
+        match self.allocate_ready(request) {
+            Some(allocation) => Ok(allocation),
+            None => self.allocate_block(request),
+        }
+    }
+
+    /// Allocates a block of at least a pageblock where the request looks first, if one of just that order is free there.
+    #[inline(always)]
+    fn allocate_ready(&self, request: &Request) -> Option<Allocation> {
+        let layout = self.layout.get()?;
+        let (controller, zone) = self.first_choice(layout, request)?;
+        let (wanted, mobility) = request.kind.needs();
+        // What NORMAL must keep is for others to look at.
+        if request.order > MAX_ORDER || zone == Zone::Normal && wanted == MigrateType::Movable {
+            return None;
+        }
+        let (order, owner, words) = (request.order, request.owner.index(), &layout.table.words);
+        let mut locked = self.arenas[zone.arena(controller)].lock_as_is();
+        let taken = locked.lists.take_ready(words, wanted as usize, order)?;
+        let word = words.word(taken.slot);
+        words.set_word(taken.slot, word.with_head(Shape::Used, order));
+        words.entry(taken.slot).set_used(Meta::used(order, owner, mobility), request.mapping);
+        locked.count_taken(owner, 1 << order);
+        locked.lists.count_change();
+        let frame = layout.table.region_in(word).frame(taken.slot);
+        Some(Allocation { frame, order, controller, zone, contents: taken.contents })
+    }
+
+    #[inline(never)]
     fn allocate_block(&self, request: &Request) -> Result<Allocation, AllocError> {
         let Some(layout) = self.layout.get() else { return Err(AllocError::NotBooted) };
         if request.order > MAX_ORDER {
             return Err(AllocError::OrderTooLarge { order: request.order });
         }
         let first = self.first_choice(layout, request);
-        let found = match first.and_then(|(controller, zone)| self.allocate_in(layout, request, controller, zone)) {
-            Some(found) => found,
-            None => self.allocate_anywhere(layout, request)?,
-        };
+        let found =
+            match first.and_then(|(controller, zone)| self.allocate_in(layout, request, controller, zone)) {
+                Some(found) => found,
+                None => self.allocate_anywhere(layout, request)?,
+            };
         Ok(Allocation {
             frame: layout.table.frame(found.taken.slot),
             order: request.order,
@@ -466,8 +498,10 @@ impl<'a> Memory<'a> {
     /// # Errors
     /// Where the block is not in use with just this order and owner; nothing is changed then.
     pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
-        if order != 0 {
-            return self.free_block(frame, order, owner, contents);
+        match order {
+            0 => {}
+            PAGEBLOCK_ORDER.. => return self.free_whole(frame, order, owner, contents),
+            _ => return self.free_block(frame, order, owner, contents),
         }
         if self.free_at_hand(frame, owner.index(), contents) {
             return Ok(());
@@ -519,7 +553,7 @@ impl<'a> Memory<'a> {
         let list = word.list();
         if locked.lists.turn_to(place.table(), list, frame.number(), place.slot) {
             locked.lists.give_at_hand(list, place.slot, contents);
-            let arena = word.zone().arena(place.region.controller);
+            let arena = place.region.arena(word.zone());
             self.recent.store(Recent::new(frame, arena, list).0, Relaxed);
         } else {
             locked.lists.give_small(place.table(), place.slot, 0, contents);
@@ -527,6 +561,7 @@ impl<'a> Memory<'a> {
         true
     }
 
+    /// Frees a block of less than a pageblock.
     #[inline(never)]
     fn free_block(
         &self,
@@ -535,7 +570,22 @@ impl<'a> Memory<'a> {
         owner: Owner,
         contents: Contents,
     ) -> Result<(), BlockError> {
-        match self.free_plainly(frame, order, owner.index(), contents) {
+        match order < PAGEBLOCK_ORDER && self.free_plainly(frame, order, owner.index(), contents) {
+            true => Ok(()),
+            false => self.free_with_care(frame, order, owner, contents),
+        }
+    }
+
+    /// Frees a block of at least a pageblock.
+    #[inline(never)]
+    fn free_whole(
+        &self,
+        frame: Frame,
+        order: u8,
+        owner: Owner,
+        contents: Contents,
+    ) -> Result<(), BlockError> {
+        match order >= PAGEBLOCK_ORDER && self.free_plainly(frame, order, owner.index(), contents) {
             true => Ok(()),
             false => self.free_with_care(frame, order, owner, contents),
         }
@@ -611,7 +661,7 @@ impl<'a> Memory<'a> {
         let region = layout.table.region_of(frame)?;
         let slot = region.slot(frame.number());
         let zone = layout.table.words.word(slot).zone();
-        Some(Place { layout, region, slot, arena: &self.arenas[zone.arena(region.controller)] })
+        Some(Place { layout, region, slot, arena: &self.arenas[region.arena(zone)] })
     }
 
     /// Where `frame` appears: the reverse map of the block that it lies in, moved on to the frame itself.

@@ -5,16 +5,16 @@ use std::sync::atomic::AtomicU32;
 use stage2::addr::{Frame, Pa};
 use stage2::controller::ControllerId;
 use stage2::frame::{Contents, Footprint};
-use stage2::map::{BootMap, ReservationKind};
+use stage2::map::BootMap;
 use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::Owner;
 use stage2::placement::Placement;
 
 /// The first address of RAM.
-const BASE: u64 = 0x4000_0000;
+pub(crate) const BASE: u64 = 0x4000_0000;
 
 /// An allocator of frames.
-pub trait Frames {
+pub(crate) trait Frames {
     /// An allocator over `gib` GiB of free RAM.
     fn new(gib: u64) -> Self;
     /// Takes a block of `order`.
@@ -24,13 +24,13 @@ pub trait Frames {
 }
 
 /// Ballast's memory: one controller, everything NORMAL, its lock included.
-pub struct Ballast {
+pub(crate) struct Ballast {
     memory: Box<Memory<'static>>,
     request: Request,
 }
 
 /// The words of a frame table, zero and not yet touched, so that what is not touched costs nothing.
-fn words(map: &BootMap) -> &'static [AtomicU32] {
+pub(crate) fn words(map: &BootMap) -> &'static [AtomicU32] {
     let words: &'static mut [u32] = vec![0u32; Footprint::of(map).words() as usize].leak();
     // SAFETY: `AtomicU32` has the layout of `u32`, the memory is never freed, and the only other reference to it ends
     // here.
@@ -67,7 +67,7 @@ impl Frames for Ballast {
 }
 
 /// The crate's allocator, without a lock.
-pub struct BuddySystem(buddy_system_allocator::FrameAllocator<33>);
+pub(crate) struct BuddySystem(buddy_system_allocator::FrameAllocator<33>);
 
 impl Frames for BuddySystem {
     fn new(gib: u64) -> Self {
@@ -89,16 +89,16 @@ impl Frames for BuddySystem {
 }
 
 /// A fixed sequence of numbers that looks random.
-pub struct Sequence(u64);
+pub(crate) struct Sequence(u64);
 
 impl Sequence {
     /// The sequence from its start.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(0x2545_f491_4f6c_dd1d)
     }
 
     /// The next number below `limit`.
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -106,7 +106,7 @@ impl Sequence {
     }
 
     /// Brings `items` out of order.
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for index in (1..items.len()).rev() {
             items.swap(index, self.below(index + 1));
         }
@@ -115,7 +115,7 @@ impl Sequence {
 
 /// What is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Work {
+pub(crate) enum Work {
     /// Allocate a block of an order and free it again, everything else free.
     Pair(u8),
     /// Allocate blocks of an order one after the other.
@@ -129,7 +129,7 @@ pub enum Work {
 }
 
 /// Everything that a measured stretch needs.
-pub struct Prepared<F> {
+pub(crate) struct Prepared<F> {
     frames: F,
     held: Vec<u64>,
     sequence: Sequence,
@@ -138,7 +138,7 @@ pub struct Prepared<F> {
 
 impl Work {
     /// Brings an allocator over `gib` GiB to where `count` operations can be measured.
-    pub fn prepare<F: Frames>(self, gib: u64, count: usize) -> Prepared<F> {
+    pub(crate) fn prepare<F: Frames>(self, gib: u64, count: usize) -> Prepared<F> {
         let mut frames = F::new(gib);
         let mut sequence = Sequence::new();
         let mut held = Vec::with_capacity(count.max(1 << 20));
@@ -162,7 +162,7 @@ impl Work {
 
     /// Does the work. A pair and a turn of the churn count as one operation.
     #[inline(never)]
-    pub fn run<F: Frames>(self, prepared: &mut Prepared<F>) {
+    pub(crate) fn run<F: Frames>(self, prepared: &mut Prepared<F>) {
         let Prepared { frames, held, sequence, count } = prepared;
         match self {
             Self::Pair(order) => {
@@ -186,65 +186,12 @@ impl Work {
     }
 
     /// The most operations that fit into `gib` GiB.
-    pub fn limit(self, gib: u64) -> usize {
+    pub(crate) fn limit(self, gib: u64) -> usize {
         match self {
             Self::Pair(_) | Self::Churn => usize::MAX,
             Self::Fill(order) | Self::Drain(order) | Self::DrainShuffled(order) => {
                 (gib as usize) << 18 >> order
             }
         }
-    }
-}
-
-/// A machine to be taken over.
-pub struct Boot {
-    /// What it is.
-    pub name: &'static str,
-    /// Its RAM.
-    pub gib: u64,
-    map: BootMap,
-}
-
-impl Boot {
-    /// Machines of one range, and one of 64 GiB in eight ranges with holes, each behind its own controller, with a
-    /// reserved megabyte and a movable half.
-    pub fn all() -> Vec<Self> {
-        let controller = |number| ControllerId::try_new(number).expect("a controller");
-        let one = |name, gib: u64| {
-            let mut map = BootMap::new();
-            map.add_ram(controller(0), BASE, gib << 30).expect("RAM");
-            Self { name, gib, map }
-        };
-        let mut holes = BootMap::new();
-        for number in 0..8 {
-            let base = BASE + (u64::from(number) * 40 << 30);
-            holes.add_ram(controller(number), base, 8 << 30).expect("RAM");
-            holes.reserve(base + 0x12_3000, 1 << 20, ReservationKind::Firmware, "firmware").expect("room");
-        }
-        vec![
-            one("1 GiB", 1),
-            one("16 GiB", 16),
-            Self { name: "64 GiB behind 8 controllers, 7 holes", gib: 64, map: holes },
-            one("1 TiB", 1024),
-        ]
-    }
-
-    /// What its frame table takes.
-    pub fn table_bytes(&self) -> u64 {
-        Footprint::of(&self.map).bytes()
-    }
-
-    /// Takes it over.
-    #[inline(never)]
-    pub fn run(&self) {
-        let words = words(&self.map);
-        let memory = Box::new(Memory::new());
-        self.boot(&memory, words);
-        std::mem::forget(memory);
-    }
-
-    #[inline(never)]
-    fn boot(&self, memory: &Memory<'static>, words: &'static [AtomicU32]) {
-        memory.boot(&self.map, words, 0).expect("boot");
     }
 }

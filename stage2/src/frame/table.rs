@@ -8,6 +8,7 @@ use crate::controller::ControllerId;
 use crate::map::{BootMap, MAX_RAM_RANGES};
 use crate::pageblock::{Pageblock, Shape};
 use crate::range::FrameRange;
+use crate::zone::{ARENAS, Zone};
 
 /// No pageblock, in links.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -52,6 +53,8 @@ pub(crate) struct Region {
     pub(crate) controller: ControllerId,
     /// The region's own number.
     pub(crate) index: u8,
+    /// The number of the arena of its frames in NORMAL; that of those in MOVABLE is the next.
+    arena: u8,
 }
 
 impl Region {
@@ -71,6 +74,12 @@ impl Region {
     #[inline]
     pub(crate) const fn frame(&self, slot: Slot) -> Frame {
         Frame::containing(Pa::new_truncate(self.number(slot) << FRAME_SHIFT))
+    }
+
+    /// The number of the arena of its frames in `zone`.
+    #[inline]
+    pub(crate) const fn arena(&self, zone: Zone) -> usize {
+        (self.arena as usize + zone as usize) % ARENAS
     }
 
     /// Whether frame number `number` lies in the region.
@@ -243,8 +252,13 @@ impl<'a> FrameTable<'a> {
         let (pageblocks, rest) = rest.split_at_checked(blocks)?;
         let (free_maps, _) = rest.get(..blocks * free_map::WORDS)?.as_chunks();
         let words = Table { entries: entries.as_chunks().0, pageblocks, free_maps };
-        let none =
-            Region { range: FrameRange::EMPTY, slot: 0, controller: ControllerId::default(), index: 0 };
+        let none = Region {
+            range: FrameRange::EMPTY,
+            slot: 0,
+            controller: ControllerId::default(),
+            index: 0,
+            arena: 0,
+        };
         let mut table = Self {
             words,
             regions: [none; MAX_RAM_RANGES],
@@ -256,7 +270,8 @@ impl<'a> FrameTable<'a> {
         for (place, (range, controller)) in table.regions.iter_mut().zip(map.ram()) {
             let around = range.aligned_around(PAGEBLOCK_FRAMES);
             let slot = base + (range.start() - around.start()) as u32;
-            *place = Region { range, slot, controller, index: table.count as u8 };
+            let arena = Zone::Normal.arena(controller) as u8;
+            *place = Region { range, slot, controller, index: table.count as u8, arena };
             base += around.frames() as u32;
             table.count += 1;
         }
@@ -287,10 +302,8 @@ impl<'a> FrameTable<'a> {
     pub(crate) fn region_of(&self, frame: Frame) -> Option<&Region> {
         let number = frame.number();
         let section = number.wrapping_sub(self.regions[0].range.start()) >> self.section_shift;
-        let first = match usize::try_from(section) {
-            Ok(section) if section < SECTIONS => usize::from(self.sections[section]) % MAX_RAM_RANGES,
-            _ => return None,
-        };
+        // A number outside all sections finds some region, which does not have it.
+        let first = usize::from(self.sections[section as usize % SECTIONS]) % MAX_RAM_RANGES;
         let region = &self.regions[first];
         if region.has(number) { Some(region) } else { self.region_after(first, number) }
     }

@@ -75,8 +75,8 @@ mod tests {
     use super::super::tests::{BASE, guest, words};
     use super::*;
     use crate::addr::Ipa;
-    use crate::frame::Mapping;
     use crate::controller::ControllerId;
+    use crate::frame::Mapping;
     use crate::map::BootMap;
     use crate::owner::GuestId;
     use crate::placement::Placement;

@@ -419,7 +419,9 @@ impl Check {
                 (tally.reserved, present.wrapping_sub(arena.managed()))
             }
             Counted::Used(owner) => (tally.used[owner.index()].into(), arena.used(owner)),
-            Counted::IsolatedPageblocks => (tally.isolated_pageblocks, arena.lock_as_is().lists.isolated().into()),
+            Counted::IsolatedPageblocks => {
+                (tally.isolated_pageblocks, arena.lock_as_is().lists.isolated().into())
+            }
             Counted::List(migrate_type, order) => {
                 let list = migrate_type as usize;
                 let booked = arena.lock_as_is().lists.count(list, order);

@@ -159,7 +159,7 @@ mod tests {
         for (order, kind) in
             [(0, Kind::Movable), (11, Kind::Movable), (9, Kind::Unmovable), (3, Kind::Unmovable)]
         {
-            memory.allocate(&request(order, kind)).unwrap();
+            let _held = memory.allocate(&request(order, kind)).unwrap();
         }
         let page = memory.allocate(&request(0, Kind::Movable)).unwrap().frame;
         memory.free(page, 0, guest(0), Contents::Dirty).unwrap();
