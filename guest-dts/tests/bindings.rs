@@ -124,10 +124,6 @@ fn what_is_broken_is_found() {
         ("preferred;", "preferred = <1>;"),
         ("controllers = <1 0>;", ""),
         ("controllers = <1 0>;", "controllers = <1 300>;"),
-        ("reusable;", ""),
-        ("reusable;", "reusable; no-map;"),
-        ("reusable;", "reusable; linux,cma-default;"),
-        ("\"shared-dmb-pool\"", "\"shared-dbm-pool\""),
         ("slice-us = <100>;", "slice-us = <1>;"),
         ("share-percent = <10>;", "share-percent = <100>;"),
         ("compatible = \"ballast,configuration\";", "compatible = \"ballast,configuratoin\";"),
@@ -219,6 +215,20 @@ fn broken_pools_are_found_by_schema_and_by_reader() {
             "the schema says nothing about {to:?} instead of {from:?}"
         );
     }
+}
+
+#[test]
+fn p19_pools_obey_their_binding_and_broken_ones_do_not() {
+    let (_, good) = sets().into_iter().find(|(name, _)| name == "pool-owner").unwrap();
+    let blob = compile_with_images(&good);
+    assert_eq!(validate(&[file("pools", "good", blob.as_slice())]), "");
+    let changes = [
+        ("reusable;", ""),
+        ("reusable;", "reusable; no-map;"),
+        ("reusable;", "reusable; linux,cma-default;"),
+        ("\"shared-dmb-pool\"", "\"shared-dbm-pool\""),
+    ];
+    assert_all_found("pools", &good, &changes, compile_with_images);
 }
 
 #[test]

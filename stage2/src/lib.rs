@@ -5,6 +5,8 @@
 pub mod addr;
 mod arena;
 mod buddy;
+#[cfg(test)]
+mod cases;
 pub mod claim;
 pub mod controller;
 pub mod dmb;

@@ -62,7 +62,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 8 } else { 256 }, failure_persistence: None, ..Default::default() })]
+        #![proptest_config(ProptestConfig { cases: crate::cases::cases(256, 8), failure_persistence: None, ..Default::default() })]
 
         /// As a look at every frame says.
         #[test]

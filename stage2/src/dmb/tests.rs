@@ -393,7 +393,7 @@ fn options_are_found_on_the_command_line() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 512 }, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::cases::cases(512, 4), failure_persistence: None, ..Default::default() })]
 
     /// Nothing that can be written after `movablecore=` panics, and what is accepted reads back the same.
     #[test]

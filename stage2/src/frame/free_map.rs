@@ -444,7 +444,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, failure_persistence: None, ..Default::default() })]
+        #![proptest_config(ProptestConfig { cases: crate::cases::cases(256, 4), failure_persistence: None, ..Default::default() })]
 
         /// Any sequence of takes and gives does what a plain array of frames does.
         #[test]

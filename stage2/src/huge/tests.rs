@@ -350,7 +350,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 32 }, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::cases::cases(32, 1), failure_persistence: None, ..Default::default() })]
 
     /// Whatever is asked for, accounts are exact, and what was lent comes back.
     #[test]

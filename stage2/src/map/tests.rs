@@ -146,7 +146,7 @@ struct Cell {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 8 } else { 512 }, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::cases::cases(512, 8), failure_persistence: None, ..Default::default() })]
 
     /// Any sequence of edits gives what an array with one cell a frame gives, in as few segments as can be.
     #[test]

@@ -6,6 +6,7 @@ use crate::map::{MovableMark, ReservationKind};
 use crate::owner::{GuestId, PoolId};
 use crate::placement::ControllerList;
 
+mod at_hand;
 mod contiguous;
 mod isolation;
 mod migration;

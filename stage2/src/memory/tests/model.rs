@@ -50,8 +50,22 @@ pub(crate) fn assert_in_order(memory: &Memory<'_>, map: &BootMap) {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Allocate { order: u8, kind: Kind, owner: u8, on: Option<u8> },
+    Allocate {
+        order: u8,
+        kind: Kind,
+        owner: u8,
+        on: Option<u8>,
+    },
+    /// Many single frames: so many, of which every so manyth is kept.
+    Singles {
+        kind: Kind,
+        owner: u8,
+        count: u8,
+        keep: usize,
+    },
     Free(prop::sample::Index),
+    /// A free that has to be refused.
+    Wrong(prop::sample::Index, u8),
     Divide(prop::sample::Index),
     Unite(prop::sample::Index),
     Retire(prop::sample::Index, u64),
@@ -67,8 +81,17 @@ fn steps() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![2 => Just(Kind::Movable), 1 => Just(Kind::Unmovable)];
     let allocate = (order, kind, 0u8..3, proptest::option::of(0u8..2))
         .prop_map(|(order, kind, owner, on)| Step::Allocate { order, kind, owner, on });
+    let kind = prop_oneof![1 => Just(Kind::Movable), 1 => Just(Kind::Unmovable)];
+    let singles = (kind, 0u8..3, 1u8..70, 2usize..9).prop_map(|(kind, owner, count, keep)| Step::Singles {
+        kind,
+        owner,
+        count,
+        keep,
+    });
     prop_oneof![
         12 => allocate,
+        4 => singles,
+        3 => (index(), 0u8..4).prop_map(|(at, how)| Step::Wrong(at, how)),
         7 => index().prop_map(Step::Free),
         2 => index().prop_map(Step::Divide),
         2 => index().prop_map(Step::Unite),
@@ -304,6 +327,25 @@ impl<'m, 'a> World<'m, 'a> {
         }
     }
 
+    fn free_wrongly(&mut self, index: &prop::sample::Index, how: u8) {
+        let free = |number: u64, order, owner| {
+            self.memory.free(Frame::try_new(number).unwrap(), order, owner, Contents::Dirty)
+        };
+        let done = match (how, self.pick(index)) {
+            (0, Some((number, order, owner))) => free(number, if order == 0 { 1 } else { order - 1 }, owner),
+            (1, Some((number, order, _))) => free(number, order, Owner::Huge),
+            (2, Some((number, order, owner))) if order > 0 => free(number + 1, 0, owner),
+            _ => {
+                let number = self.numbers[index.index(self.numbers.len())];
+                if matches!(self.places[&number].model, Model::Used(..)) {
+                    return;
+                }
+                free(number, 0, guest(0))
+            }
+        };
+        assert!(done.is_err());
+    }
+
     fn do_step(&mut self, step: &Step) {
         match step {
             Step::Allocate { order, kind, owner, on } => self.allocate(*order, *kind, *owner, *on),
@@ -312,6 +354,19 @@ impl<'m, 'a> World<'m, 'a> {
                 self.memory.free(Frame::try_new(number).unwrap(), order, owner, Contents::Dirty).unwrap();
                 self.freed(number..number + (1 << order));
             }
+            Step::Singles { kind, owner, count, keep } => {
+                let before = self.used();
+                (0..*count).for_each(|_| self.allocate(0, *kind, *owner, None));
+                let new = self.used().into_iter().filter(|used| !before.contains(used));
+                for (at, (number, order, owner)) in new.collect::<Vec<_>>().into_iter().enumerate() {
+                    if at % keep != 0 {
+                        let frame = Frame::try_new(number).unwrap();
+                        self.memory.free(frame, order, owner, Contents::Dirty).unwrap();
+                        self.freed(number..number + (1 << order));
+                    }
+                }
+            }
+            Step::Wrong(index, how) => self.free_wrongly(index, *how),
             Step::Divide(index) => {
                 let Some((number, order, owner)) = self.pick(index) else { return };
                 let done = self.memory.divide(Frame::try_new(number).unwrap(), order, owner);
@@ -385,7 +440,7 @@ fn machine() -> BootMap {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 48 }, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::cases::cases(48, 1), failure_persistence: None, ..Default::default() })]
 
     /// Any sequence of requests does to memory what it does to a plain array of frames, and keeps every rule of `check`.
     #[test]

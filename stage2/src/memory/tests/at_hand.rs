@@ -1,0 +1,123 @@
+//! Single frames at hand are free for everybody, and nobody's twice.
+
+use super::*;
+use crate::memory::Requester;
+use crate::memory::tests::model::assert_in_order;
+
+const SINGLE: Request = Request {
+    order: 0,
+    kind: Kind::Unmovable,
+    owner: Owner::Hypervisor,
+    placement: Placement::Any,
+    mapping: None,
+};
+
+fn with_memory(test: impl FnOnce(&Memory<'_>, &BootMap)) {
+    let mut map = BootMap::new();
+    map.add_ram(ControllerId::default(), BASE, 4 * MIB).unwrap();
+    let words = words(&map);
+    let memory = Memory::new();
+    memory.boot(&map, &words, 0).unwrap();
+    test(&memory, &map);
+    assert_in_order(&memory, &map);
+}
+
+fn take(memory: &Memory<'_>, count: usize) -> Vec<Frame> {
+    (0..count).map(|_| memory.allocate(&SINGLE).unwrap().frame).collect()
+}
+
+fn free(memory: &Memory<'_>, frame: Frame, contents: Contents) -> Result<(), BlockError> {
+    memory.free(frame, 0, Owner::Hypervisor, contents)
+}
+
+#[test]
+fn what_is_at_hand_is_counted_as_free_and_goes_into_larger_blocks() {
+    with_memory(|memory, _| {
+        let single = take(memory, 1)[0];
+        assert_eq!(memory.zone_totals(Zone::Normal).free, 1023);
+        free(memory, single, Contents::Dirty).unwrap();
+        assert_eq!(memory.zone_totals(Zone::Normal).free, 1024);
+        // Both pageblocks, the one with frames at hand too.
+        let whole = Request { order: 9, ..SINGLE };
+        let blocks = [memory.allocate(&whole).unwrap(), memory.allocate(&whole).unwrap()];
+        assert!(memory.allocate(&SINGLE).is_err());
+        blocks.into_iter().for_each(|it| {
+            memory.free(it.frame, 9, Owner::Hypervisor, Contents::Dirty).unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_frame_at_hand_goes_to_whoever_asks_for_the_last() {
+    with_memory(|memory, _| {
+        let all = take(memory, 1024);
+        assert!(memory.allocate(&SINGLE).is_err());
+        free(memory, all[77], Contents::Dirty).unwrap();
+        let movable = Request { kind: Kind::Movable, owner: guest(0), ..SINGLE };
+        let last = memory.allocate(&movable).unwrap();
+        assert_eq!(last.frame, all[77]);
+        memory.free(last.frame, 0, guest(0), Contents::Dirty).unwrap();
+        all.into_iter().filter(|&frame| frame != last.frame).for_each(|frame| {
+            free(memory, frame, Contents::Dirty).unwrap();
+        });
+    });
+}
+
+#[test]
+fn what_is_freed_twice_or_by_another_is_refused_also_where_its_word_is_at_hand() {
+    with_memory(|memory, _| {
+        let held = take(memory, 40);
+        free(memory, held[3], Contents::Dirty).unwrap();
+        free(memory, held[4], Contents::Dirty).unwrap();
+        let reason =
+            |frame, order, owner| memory.free(frame, order, owner, Contents::Dirty).unwrap_err().reason;
+        assert_eq!(reason(held[3], 0, Owner::Hypervisor), BlockReason::AlreadyFree);
+        // The first refusal put back what was at hand: once more with the word at hand.
+        free(memory, held[5], Contents::Dirty).unwrap();
+        free(memory, held[6], Contents::Dirty).unwrap();
+        assert_eq!(reason(held[7], 0, guest(0)), BlockReason::OtherOwner { owner: Owner::Hypervisor });
+        assert_eq!(reason(held[7], 1, Owner::Hypervisor), BlockReason::OtherOrder { order: 0 });
+        assert_eq!(memory.zone_totals(Zone::Normal).free, 1024 - 36);
+    });
+}
+
+#[test]
+fn what_is_freed_into_an_isolated_pageblock_is_not_at_hand() {
+    with_memory(|memory, _| {
+        let movable = Request { kind: Kind::Movable, owner: guest(0), ..SINGLE };
+        let held: Vec<Frame> = (0..8).map(|_| memory.allocate(&movable).unwrap().frame).collect();
+        let give = |index: usize| memory.free(held[index], 0, guest(0), Contents::Dirty).unwrap();
+        give(0);
+        give(1);
+        let range = FrameRange::try_new(held[0], 8).unwrap();
+        let isolated = memory.isolate(range, Requester::Anyone).unwrap();
+        (2..8).for_each(give);
+        for _ in 0..512 {
+            let other = memory.allocate(&movable).unwrap().frame;
+            assert!(!range.aligned_around(512).contains(other), "{other:?} is isolated");
+        }
+        assert!(memory.allocate(&movable).is_err());
+        memory.end_isolation(isolated);
+        assert_eq!(memory.zone_totals(Zone::Normal).free, 512);
+    });
+}
+
+#[test]
+fn what_is_known_of_the_bytes_stays_known() {
+    with_memory(|memory, _| {
+        let held = take(memory, 96);
+        // Of one word, in any order: each frame keeps its own.
+        free(memory, held[5], Contents::Dirty).unwrap();
+        free(memory, held[3], Contents::Zeroed).unwrap();
+        free(memory, held[9], Contents::Zeroed).unwrap();
+        let mut again = [memory.allocate(&SINGLE), memory.allocate(&SINGLE), memory.allocate(&SINGLE)]
+            .map(|allocation| allocation.map(|it| (it.frame, it.contents)).unwrap());
+        again.sort_by_key(|(frame, _)| frame.number());
+        let known = [(held[3], Contents::Zeroed), (held[5], Contents::Dirty), (held[9], Contents::Zeroed)];
+        assert_eq!(again, known);
+        // Put back together, they are as dirty as the dirtiest.
+        free(memory, held[40], Contents::Zeroed).unwrap();
+        free(memory, held[41], Contents::Dirty).unwrap();
+        assert_eq!(memory.frame_info(held[40]).unwrap().contents, Contents::Dirty);
+    });
+}

@@ -1,0 +1,44 @@
+//! README's table of the series' patches names a test for each, and each of these tests is there.
+
+use std::fs;
+use std::path::Path;
+
+/// How many patches the series has.
+const PATCHES: usize = 21;
+
+/// The sources in `folder` and below, one after the other.
+fn sources(folder: &Path, into: &mut String) {
+    for path in folder.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, into);
+        } else if name.ends_with(".rs") {
+            into.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn each_patch_has_a_test_of_its_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let mut code = String::new();
+    sources(&root, &mut code);
+    let mut patch = 0;
+    for row in readme.lines().filter(|line| line.starts_with("| P") && line.as_bytes()[3].is_ascii_digit()) {
+        patch += 1;
+        let number = format!("{patch:02}");
+        assert!(row.starts_with(&format!("| P{number} ")), "patch {number} has no row: {row}");
+        let tests = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        // Some tests are of several patches: `p16_p17_p20_…`.
+        let is_of_patch = |name: &&str| name.split('_').any(|word| word == format!("p{number}"));
+        assert!(names.iter().any(is_of_patch), "patch {number} names no test of its own: {row}");
+        for name in names {
+            let is_test = code.contains(&format!("#[test]\nfn {name}("))
+                || code.contains(&format!("#[test]\n    fn {name}("));
+            assert!(is_test, "{name}, named for patch {number}, is no test");
+        }
+    }
+    assert_eq!(patch, PATCHES);
+}
