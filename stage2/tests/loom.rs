@@ -71,6 +71,33 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
+fn single_frames_at_hand_go_to_one_cpu_each() {
+    loom::model(|| {
+        let memory = memory(1);
+        let request = |owner| Request { kind: Kind::Unmovable, ..request(0, owner) };
+        let take = move |memory: &Memory<'_>, owner| memory.allocate(&request(owner)).expect("a frame").frame;
+        let give = |memory: &Memory<'_>, owner, frame| {
+            memory.free(frame, 0, Owner::Guest(guest(owner)), Contents::Dirty).expect("a frame in use");
+        };
+        // The word that both are in is at hand.
+        give(&memory, 0, take(&memory, 0));
+        let other = {
+            let memory = memory.clone();
+            thread::spawn(move || {
+                let frame = take(&memory, 1);
+                give(&memory, 1, frame);
+                frame
+            })
+        };
+        let frame = take(&memory, 0);
+        assert!(memory.free(frame, 0, Owner::Guest(guest(1)), Contents::Dirty).is_err());
+        give(&memory, 0, frame);
+        other.join().expect("the other CPU");
+        assert_all_free(&memory, 1);
+    });
+}
+
+#[test]
 fn two_cpus_get_different_frames_and_give_them_back() {
     model(|| {
         let memory = memory(1);

@@ -35,8 +35,10 @@ fn each_patch_has_a_test_of_its_name() {
         let is_of_patch = |name: &&str| name.split('_').any(|word| word == format!("p{number}"));
         assert!(names.iter().any(is_of_patch), "patch {number} names no test of its own: {row}");
         for name in names {
-            let is_test = code.contains(&format!("#[test]\nfn {name}("))
-                || code.contains(&format!("#[test]\n    fn {name}("));
+            // Attributes and comments may stand between.
+            let is_test = code.split_once(&format!("fn {name}(")).is_some_and(|(before, _)| {
+                before.rsplit("\n\n").next().is_some_and(|lines| lines.contains("#[test]"))
+            });
             assert!(is_test, "{name}, named for patch {number}, is no test");
         }
     }
