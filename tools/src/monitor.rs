@@ -74,8 +74,14 @@ impl Monitor {
             "stats claims" => "claim_stats",
             _ => command.split(' ').next().unwrap_or(""),
         };
-        for patience in PATIENCE {
+        for (at, patience) in PATIENCE.into_iter().enumerate() {
+            if at > 0 {
+                // Ctrl-C: whatever runs, its answer would only be in the way.
+                self.link.send(b"\x03")?;
+            }
             self.send(command)?;
+            // What watches for a second takes longer than what only looks.
+            let patience = if name == "heat" { patience.max(10) } else { patience };
             let deadline = Instant::now() + Duration::from_secs(patience);
             loop {
                 match self.next_report(deadline)? {
