@@ -83,21 +83,16 @@ impl Monitor {
             // What watches for a second takes longer than what only looks.
             let patience = if name == "heat" { patience.max(10) } else { patience };
             let deadline = Instant::now() + Duration::from_secs(patience);
-            loop {
-                match self.next_report(deadline)? {
-                    Answer::Report(report) => match report.get("report").and_then(Value::as_str) {
-                        Some("error") if is_about(&report, command) => {
-                            bail!("{command}: {}", reason(&report))
-                        }
-                        Some("error") => {
-                            self.bad_report_count += 1;
-                            break;
-                        }
-                        Some(found) if found == name => return Ok(report),
-                        _ => {}
-                    },
-                    // Perhaps the answer: asked again.
-                    Answer::Damaged | Answer::None => break,
+            // What is damaged was perhaps the answer, too: asked again.
+            while let Answer::Report(report) = self.next_report(deadline)? {
+                match report.get("report").and_then(Value::as_str) {
+                    Some("error") if is_about(&report, command) => bail!("{command}: {}", reason(&report)),
+                    Some("error") => {
+                        self.bad_report_count += 1;
+                        break;
+                    }
+                    Some(found) if found == name => return Ok(report),
+                    _ => {}
                 }
             }
         }

@@ -94,7 +94,7 @@ impl Ring {
     /// Adds a line as a frame of at most [`MESSAGE_SIZE`] bytes; a longer one, which could not be decoded,
     /// is left out.
     pub fn push_frame(&self, stamp: Stamp, level: u8, frame: &Words) {
-        if frame.len() <= MESSAGE_SIZE {
+        if frame.byte_count() <= MESSAGE_SIZE {
             self.push_words(stamp, level, frame, FRAME);
         }
     }
@@ -109,12 +109,12 @@ impl Ring {
     fn push_words(&self, stamp: Stamp, level: u8, words: &Words, flags: u64) {
         self.magic.store(MAGIC, Ordering::Relaxed);
         words.seal();
-        let mut rest = words.len().min(MESSAGE_SIZE);
+        let mut rest = words.byte_count().min(MESSAGE_SIZE);
         // A short line, as nearly all frames are, needs no division.
         let count = if rest <= PART { 1 } else { rest.div_ceil(PART) as u64 };
-        let mut ticket = self.next.fetch_add(count, Ordering::Relaxed);
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
         let mut description = FIRST | flags | u64::from(level) << 8 | u64::from(stamp.cpu) << 32;
-        for part in words.words.chunks_exact(WORDS) {
+        for (ticket, part) in (first..).zip(words.words.chunks_exact(WORDS)) {
             let here = rest.min(PART);
             rest -= here;
             description |= here as u64 | if rest == 0 { LAST } else { 0 };
@@ -122,7 +122,6 @@ impl Ring {
             if rest == 0 {
                 break;
             }
-            ticket += 1;
             description &= !(FIRST | 0xff);
         }
     }
@@ -346,7 +345,7 @@ impl Words {
     }
 
     /// How many bytes there are; beyond [`MESSAGE_SIZE`], they were only counted.
-    pub fn len(&self) -> usize {
+    pub fn byte_count(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
@@ -386,7 +385,7 @@ impl Words {
 
     /// Puts the bytes of a last word that is not whole where the others are.
     fn seal(&self) {
-        if let Some(place) = self.words.get(self.len() / 8) {
+        if let Some(place) = self.words.get(self.byte_count() / 8) {
             place.store(self.open.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
@@ -560,7 +559,7 @@ mod tests {
                     Err(_) => words.append(piece),
                 }
             }
-            prop_assert_eq!(words.len(), whole.len());
+            prop_assert_eq!(words.byte_count(), whole.len());
             let ring = ring();
             ring.push_frame(stamp(7), Level::Warn as u8, &words);
             let entry = ring.reader().next(&ring);
