@@ -196,7 +196,7 @@ impl<'a> Memory<'a> {
 
     /// Takes over the RAM of `map`: what is neither reserved nor carved becomes free. `words` is the frame table, at
     /// least [`Footprint::words`](crate::frame::Footprint::words) long, with any content; `normal_floor` is how many
-    /// free frames of NORMAL movable requests must leave.
+    /// free frames of NORMAL guests' RAM must leave.
     ///
     /// # Errors
     /// Where it was called before or `words` is too short. Nothing is changed then.
@@ -437,7 +437,9 @@ impl<'a> Memory<'a> {
             return None;
         }
         let (wanted, mobility) = request.kind.needs();
-        if zone == Zone::Normal && wanted == MigrateType::Movable && !self.is_above_floor(layout, frames) {
+        // The floor is for Ballast and for tables: no guest's RAM goes below it, whether it can move or not.
+        let keeps_floor = wanted == MigrateType::Movable || matches!(request.owner, Owner::Guest(_));
+        if zone == Zone::Normal && keeps_floor && !self.is_above_floor(layout, frames) {
             return None;
         }
         let owner = request.owner.index();

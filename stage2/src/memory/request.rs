@@ -13,7 +13,7 @@ use crate::zone::Zone;
 /// Whether what is put into a block can be moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Kind {
-    /// It stays: Ballast's own memory, tables, guest RAM pinned in place. NORMAL only.
+    /// It stays: Ballast's own memory and tables; guests' RAM that must not move, above the floor. NORMAL only.
     Unmovable,
     /// It is reached only through stage 2. MOVABLE first, then what NORMAL has above its floor.
     Movable,

@@ -96,7 +96,7 @@ fn movable_requests_use_movable_first_and_unmovable_never() {
 }
 
 #[test]
-fn the_floor_of_normal_holds_against_movable_requests() {
+fn the_floor_of_normal_holds_against_guests() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();
@@ -104,7 +104,9 @@ fn the_floor_of_normal_holds_against_movable_requests() {
     while memory.allocate(&request(0, Kind::Movable)).is_ok() {}
     assert_eq!(memory.zone_totals(Zone::Movable).free, 0);
     assert_eq!(memory.zone_totals(Zone::Normal).free, 1000);
-    assert!(memory.allocate(&request(0, Kind::Unmovable)).is_ok());
+    assert!(memory.allocate(&request(9, Kind::Unmovable)).is_err());
+    let tables = Owner::Tables(GuestId::try_new(0).unwrap());
+    assert!(memory.allocate(&Request { owner: tables, ..request(0, Kind::Unmovable) }).is_ok());
 }
 
 #[test]
