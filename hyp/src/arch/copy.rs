@@ -1,7 +1,17 @@
 //! Copying frames for migration, by way of this CPU's windows.
 //!
-//! The loop moves a cache line of 64 bytes by four 16-byte registers and cleans it at once: four instructions. The
-//! registers are a guest's, so they are kept aside meanwhile.
+//! The loop drops a cache line of 64 bytes of the source, moves it by four 16-byte registers and cleans it at once: five
+//! instructions. The registers are a guest's, so they are kept aside meanwhile.
+//!
+//! # Why both sides are cleaned and invalidated
+//! HCR_EL2.FWB stays 0, with FEAT_S2FWB or without: stage 2 says Write-Back and stage 1 may say less (Arm ARM D8.5), so a
+//! guest may map its RAM Non-cacheable while its caches are on, as Linux does for DMA. What it writes that way is in memory,
+//! and a line of that memory may be in a cache all the same, clean and stale: fetched speculatively through a window, or
+//! through a cacheable alias of the guest's own. A cacheable copy would read the line. So:
+//! - DC CIVAC on each line of the source before it is read: what the guest wrote through the cache reaches memory, what is
+//!   stale goes. Maintenance by address is in program order with loads of the same line (D7.5.9).
+//! - DC CIVAC on each line of the target after it is written: who reads past the caches finds it, and no line of it stays
+//!   that could hide what is written past them (B2.8).
 
 use super::sysreg::{instruction, read};
 use super::{cache, cpu, features};
@@ -12,27 +22,28 @@ use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
 const VECTOR_BYTES: usize = 256;
 /// Vector registers that the loop uses.
 const REGISTERS: usize = 8;
-/// Bytes that an iteration of the loop copies.
-const ITERATION: usize = 2048;
+/// Bytes that an iteration of the loops copies or fills: a frame.
+const ITERATION: usize = FRAME_SIZE as usize;
+/// Frames between two looks at who waits.
+const STEP: usize = 8;
 
 /// Whether the guest's vCPUs all run with their caches on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Caching {
-    /// They do: what they wrote is in the caches, and so is what they read.
+    /// They do, but for what they map Non-cacheable.
     On,
-    /// Some may read and write memory past the caches.
+    /// Some may read and write all memory past the caches.
     MaybeOff,
 }
 
-/// Copies `count` frames of one pageblock to as many of another, and cleans and invalidates the target to the point of
-/// coherency, since a fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7, D7.2): no line
-/// of it stays that could hide what the guest writes past the caches later (B2.8). It ends with DSB ISH: the completion
-/// of cache maintenance is for the CPU that does it to wait for (D7.5.9), and another may map the target.
+/// Copies `count` frames of one pageblock to as many of another, and cleans and invalidates both to the point of coherency
+/// (see the module's head), since a fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7,
+/// D7.2). It ends with DSB ISH: the completion of cache maintenance is for the CPU that does it to wait for (D7.5.9), and
+/// another may map the target. Now and then it calls `between`.
 ///
-/// With [`Caching::MaybeOff`] no stale line of the source may be read, and the windows through which one might be
-/// fetched speculatively are closed.
-pub(crate) fn frames(source: Frame, target: Frame, count: u64, caching: Caching) {
-    run(source, target, count as usize, count as usize, caching, |_| true, |_| ());
+/// With [`Caching::MaybeOff`] the windows are closed: through them a line might be fetched speculatively.
+pub(crate) fn frames(source: Frame, target: Frame, count: u64, caching: Caching, mut between: impl FnMut()) {
+    run(source, target, (count as usize, STEP), caching, |_| true, |_| between());
 }
 
 /// The same frame by frame: number `index` if `claim(index)`, and then calls `done(index)`.
@@ -44,7 +55,7 @@ pub(crate) fn each_frame(
     claim: impl FnMut(usize) -> bool,
     done: impl FnMut(usize),
 ) {
-    run(source, target, count, 1, caching, claim, done);
+    run(source, target, (count, 1), caching, claim, done);
 }
 
 /// Copies `count` frames, `step` at a time.
@@ -52,8 +63,7 @@ pub(crate) fn each_frame(
 fn run(
     source: Frame,
     target: Frame,
-    count: usize,
-    step: usize,
+    (count, step): (usize, usize),
     caching: Caching,
     mut claim: impl FnMut(usize) -> bool,
     mut done: impl FnMut(usize),
@@ -62,15 +72,17 @@ fn run(
     let inside =
         |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
     debug_assert!(inside(source) && inside(target));
-    let mut from = from_window.show(source.pa()).addr().get();
-    let mut to = to_window.show(target.pa()).addr().get();
-    let bytes = step * FRAME_SIZE as usize;
+    let from = from_window.show(source.pa()).addr().get();
+    let to = to_window.show(target.pa()).addr().get();
     let has_small_lines = cache::line_size() < 64;
-    let kept = Kept::new();
-    let mut index = 0;
-    while index < count {
+    let mut room = Room::uninit();
+    let kept = Kept::keep(&mut room);
+    for index in (0..count).step_by(step) {
         if claim(index) {
-            if caching == Caching::MaybeOff {
+            let (offset, bytes) =
+                (index * FRAME_SIZE as usize, step.min(count - index) * FRAME_SIZE as usize);
+            let (from, to) = (from + offset, to + offset);
+            if has_small_lines {
                 cache::clean_invalidate(from, bytes);
                 instruction!("dsb ish");
             }
@@ -83,9 +95,6 @@ fn run(
             instruction!("dsb ish");
             done(index);
         }
-        from += bytes;
-        to += bytes;
-        index += step;
     }
     drop(kept);
     if caching == Caching::MaybeOff {
@@ -99,7 +108,8 @@ pub(crate) fn zero(frame: Frame, count: u64) {
     let Some([window, _]) = cpu::current().windows() else { return };
     debug_assert!(frame.number() % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES);
     let address = window.show(frame.pa()).addr().get();
-    let kept = Kept::new();
+    let mut room = Room::uninit();
+    let kept = Kept::keep(&mut room);
     // SAFETY: the window shows the frames, which are no one's memory any more; `kept` has the vector registers. A store of
     // four of them fills a cache line, as DC ZVA does, but moves on by itself.
     unsafe {
@@ -110,7 +120,7 @@ pub(crate) fn zero(frame: Frame, count: u64) {
             "movi v2.2d, #0",
             "movi v3.2d, #0",
             "2:",
-            ".rept 32",
+            ".rept 64",
             "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{to}], #64",
             ".endr",
             "subs {count}, {count}, #1",
@@ -141,17 +151,19 @@ pub(crate) fn synchronise_fetches() {
     }
 }
 
+/// Room for the vector registers that serve here. It stays where it is: moving it would take longer than filling it.
+type Room = MaybeUninit<[u8; REGISTERS * VECTOR_BYTES]>;
+
 /// The vector registers that serve here, as they were: a guest's.
-struct Kept {
-    place: MaybeUninit<[u8; REGISTERS * VECTOR_BYTES]>,
+struct Kept<'a> {
+    room: &'a mut Room,
 }
 
-impl Kept {
+impl<'a> Kept<'a> {
     /// Keeps what is in the registers. All of their bits: a write to the lower 128 clears the rest (Arm ARM B1.2.1).
     #[inline(always)]
-    fn new() -> Self {
-        let mut kept = Self { place: MaybeUninit::uninit() };
-        let place = kept.place.as_mut_ptr();
+    fn keep(room: &'a mut Room) -> Self {
+        let place = room.as_mut_ptr();
         // SAFETY: CPTR_EL2 lets EL2 use the registers; `place` has room for eight of the largest.
         unsafe {
             if features::has_sve() {
@@ -178,15 +190,15 @@ impl Kept {
                 );
             }
         }
-        kept
+        Self { room }
     }
 }
 
-impl Drop for Kept {
+impl Drop for Kept<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        let place = self.place.as_ptr();
-        // SAFETY: `new` has written it, on a CPU with the same registers.
+        let place = self.room.as_ptr();
+        // SAFETY: `keep` has written it, on a CPU with the same registers.
         unsafe {
             if features::has_sve() {
                 core::arch::asm!(
@@ -215,7 +227,8 @@ impl Drop for Kept {
     }
 }
 
-/// Copies `bytes`, a multiple of 2 KiB, and cleans and invalidates what it wrote, by lines of 64 bytes.
+/// Copies `bytes`, a multiple of 4 KiB, by lines of 64 bytes: cleans and invalidates each before it reads it, and after it
+/// has written it.
 ///
 /// # Safety
 ///
@@ -228,8 +241,10 @@ unsafe fn copy_and_clean(from: usize, to: usize, bytes: usize) {
         core::arch::asm!(
             ".arch_extension simd",
             "2:",
-            ".rept 16",
+            ".rept 32",
+            "dc civac, {from}",
             "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{from}], #64",
+            "dc civac, {from}",
             "ld1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{from}], #64",
             "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{to}]",
             "dc civac, {to}",

@@ -31,9 +31,22 @@ pub trait Time {
 pub trait Copier {
     /// Copies `count` frames from `source` on to `target` on, of `guest`'s memory, and cleans the target
     /// to the point of coherency: when it returns, the cleaning is complete too (DSB ISH), since that is for the CPU
-    /// alone that has done it (D7.5.9). Where vCPUs of the guest run with caches off, their writes to the source
-    /// are in memory: it cleans and invalidates the source first.
+    /// alone that has done it (D7.5.9). What the guest wrote past the caches, with caches off or by a Non-cacheable
+    /// mapping, is in memory: it cleans and invalidates the source first.
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64);
+
+    /// The same, and calls `between` now and then.
+    fn copy_between(
+        &self,
+        guest: GuestId,
+        source: Frame,
+        target: Frame,
+        count: u64,
+        mut between: impl FnMut(),
+    ) {
+        self.copy(guest, source, target, count);
+        between();
+    }
 
     /// Copies up to `count` frames one by one: number `index` if `claim(index)`, and then calls `done(index)`.
     fn copy_each(

@@ -62,7 +62,7 @@ pub struct Space<T, M> {
     claimed: AtomicU64,
     /// Units of the batch that are copied.
     copied: AtomicU64,
-    /// Whether someone waits for one that the worker copies, or for the lock.
+    /// Whether a vCPU has faulted, or someone waits for the lock, since the worker last gave way.
     has_waiter: AtomicBool,
 }
 
@@ -107,6 +107,15 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
                 return inner;
             }
             self.has_waiter.store(true, Ordering::Relaxed);
+            time.relax();
+        }
+    }
+
+    /// Between two things that someone may wait for: where CPUs take turns, as in an emulator, now it is theirs.
+    #[inline(always)]
+    fn give_way(&self, time: &impl Time) {
+        if self.has_waiter.load(Ordering::Relaxed) {
+            self.has_waiter.store(false, Ordering::Relaxed);
             time.relax();
         }
     }
@@ -166,7 +175,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         let first = u64::from(whole.copied);
         let (source, target) = (frame_at(whole.source, first), frame_at(whole.target, first));
         let started = host.now();
-        host.copy(self.guest, source, target, count.into());
+        host.copy_between(self.guest, source, target, count.into(), || self.give_way(host));
         counters.count_copy(host.now().wrapping_sub(started));
 
         let mut inner = self.lock(host);
@@ -253,6 +262,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         self.claimed.store(0, Ordering::Relaxed);
         self.copied.store(0, Ordering::Relaxed);
         inner.batch = Some(*batch);
+        drop(inner);
+        self.give_way(time);
         Ok(())
     }
 
@@ -264,11 +275,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             let claim = |index| self.claim(first + index);
             let done = |index| {
                 self.copied.fetch_or(1u64 << (first + index), Ordering::AcqRel);
-                if self.has_waiter.load(Ordering::Relaxed) {
-                    // Where CPUs take turns, now it is theirs.
-                    self.has_waiter.store(false, Ordering::Relaxed);
-                    host.relax();
-                }
+                self.give_way(host);
             };
             host.copy_each(self.guest, source, target, count, claim, done);
         }
@@ -284,6 +291,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         let _ = inner.stage2.make_leaves(&batch.run, |index| batch.targets[index % BATCH].pa());
         inner.stage2.publish();
         inner.batch = None;
+        drop(inner);
+        self.give_way(host);
     }
 
     /// Takes the copy of unit `index` of the batch. Only one CPU gets it.
@@ -305,6 +314,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         counters: &Counters,
     ) -> Verdict {
         let started = host.now();
+        self.has_waiter.store(true, Ordering::Relaxed);
         let mut was_in_flight = false;
         let verdict = loop {
             match self.try_fault(host, ipa, fault, stall_frames, counters) {
@@ -342,15 +352,18 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             }
             let is_mine = self.claim(index);
             drop(inner);
-            if is_mine {
-                host.copy(self.guest, source, target, 1);
-                self.copied.fetch_or(1 << index, Ordering::AcqRel);
-                counters.count_help();
-            } else {
+            if !is_mine {
                 self.has_waiter.store(true, Ordering::Relaxed);
                 host.relax();
+                return Answer::Again;
             }
-            return Answer::Again;
+            host.copy(self.guest, source, target, 1);
+            counters.count_help();
+            host.synchronise_fetches();
+            // The batch does not end before this unit is copied: it is still there, and nobody else makes the unit.
+            let mut inner = self.lock(host);
+            self.copied.fetch_or(1 << index, Ordering::AcqRel);
+            return Answer::Moved(inner.make_one(index, target));
         }
         if is_forbidden(leaf, fault) {
             return Answer::Final(Verdict::NotOurs);

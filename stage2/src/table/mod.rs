@@ -182,10 +182,11 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     }
 
     /// The table of the start level that holds the entry for `ipa`.
+    #[inline(always)]
     fn root_table(&self, ipa: u64) -> &Table {
         let index = (ipa >> self.geometry.start().shift()) / ENTRIES as u64;
         // `ipa` was checked against the address space, so this is one of the concatenated tables.
-        let frame = self.root.checked_add(index % self.geometry.root_tables()).unwrap_or(self.root);
+        let frame = self.root.checked_add(index).unwrap_or(self.root);
         self.tables.table(frame)
     }
 

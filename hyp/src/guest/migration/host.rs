@@ -39,7 +39,18 @@ impl Time for Host {
 
 impl Copier for Host {
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64) {
-        copy::frames(source, target, count, self.caching(guest));
+        copy::frames(source, target, count, self.caching(guest), || ());
+    }
+
+    fn copy_between(
+        &self,
+        guest: GuestId,
+        source: Frame,
+        target: Frame,
+        count: u64,
+        between: impl FnMut(),
+    ) {
+        copy::frames(source, target, count, self.caching(guest), between);
     }
 
     fn copy_each(

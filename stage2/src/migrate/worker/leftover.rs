@@ -1,6 +1,6 @@
 //! What is left over: blocks to be scrubbed and released, and reserves.
 
-use super::{Active, Place, Worker};
+use super::{Active, Hands, Place};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
 use crate::frame::Contents;
 use crate::migrate::engine::Engine;
@@ -63,7 +63,7 @@ impl Reserve {
     }
 }
 
-impl Worker {
+impl Hands {
     /// Notes a block of 2 MiB to scrub and release. There is always room: debts are paid before anything is
     /// begun, and no turn leaves more than one.
     pub(super) fn owe(&mut self, guest: GuestId, frame: Frame) {

@@ -137,6 +137,10 @@ impl<T> Slot<T> {
         self.0.pop()
     }
 
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+
     fn put(&mut self, value: T) {
         self.0.clear();
         // It has room for one.
@@ -155,41 +159,43 @@ impl<T> Slot<T> {
 /// The worker's state between turns.
 pub(super) struct Worker {
     active: Slot<Active>,
-    reserve: Slot<Reserve>,
-    debts: Vec<Debt, 4>,
-    sources: SpanCache,
-    targets: SpanCache,
+    hands: Hands,
     /// The job that time goes into, and since when.
     last: Option<JobId>,
     since: u64,
 }
 
+/// What the worker has in its hands, besides the job: apart from it, so that neither has to be moved aside while it is
+/// worked on.
+struct Hands {
+    reserve: Slot<Reserve>,
+    debts: Vec<Debt, 4>,
+    sources: SpanCache,
+    targets: SpanCache,
+}
+
 impl Worker {
     pub(super) const fn new() -> Self {
-        Self {
-            active: Slot::empty(),
+        let hands = Hands {
             reserve: Slot::empty(),
             debts: Vec::new(),
             sources: SpanCache::new(),
             targets: SpanCache::new(),
-            last: None,
-            since: 0,
-        }
+        };
+        Self { active: Slot::empty(), hands, last: None, since: 0 }
     }
 
     /// Does the next thing.
     pub(super) fn turn<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
-        if self.pay_debt(engine, host) {
+        if self.hands.pay_debt(engine, host) {
             return Turn::Worked;
         }
-        let Some(mut active) = self.active.take() else { return self.start_next(engine, host) };
-        match self.advance(engine, host, &mut active) {
-            Outcome::Turn(turn) => {
-                self.active.put(active);
-                turn
-            }
+        let Some(active) = self.active.get_mut() else { return self.start_next(engine, host) };
+        match self.hands.advance(engine, host, active) {
+            Outcome::Turn(turn) => turn,
             Outcome::Stop(state) => {
                 engine.lock_jobs(host).stop(active.id, state, active.cursor, host.now());
+                self.active.clear();
                 Turn::Worked
             }
         }
@@ -226,6 +232,33 @@ impl Worker {
         }
     }
 
+    /// Brings `space` to rest: see [`Engine::abandon`].
+    pub(super) fn abandon<H: Host>(&mut self, engine: &Engine, host: &H, space: &Space<H::Tables, H::Tlb>) {
+        let guest = space.guest();
+        let place = Place { engine, host, space };
+        // The job may have left the guest already, since it is no longer to be seen.
+        let is_here = |active: &&mut Active| active.cursor.guest == guest.index() as u8;
+        let mut job = self.active.take();
+        let mut nobody = Active::nobody(guest);
+        let active = job.as_mut().filter(is_here).unwrap_or(&mut nobody);
+        loop {
+            while self.hands.pay_debt(engine, host) {}
+            match space.work(host) {
+                Work::Nothing => break,
+                Work::Whole(_) => self.hands.roll_back(&place),
+                work => self.hands.go_on(&place, active, work),
+            }
+        }
+        if self.hands.reserve.get().is_some_and(|reserve| reserve.guest() == guest) {
+            while self.hands.unreserve(host) {}
+        }
+        if let Some(active) = job.filter(|active| active.request.guest() != Some(guest)) {
+            self.active.put(active);
+        }
+    }
+}
+
+impl Hands {
     fn advance<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
         let mut now = (JobState::Cancelled, 0);
         active.report(engine, host, |report| now = (report.state, report.moved.bytes()));
@@ -346,31 +379,6 @@ impl Worker {
                 }
                 self.demote(place, active, portion, leaf);
             }
-        }
-    }
-
-    /// Brings `space` to rest: see [`Engine::abandon`].
-    pub(super) fn abandon<H: Host>(&mut self, engine: &Engine, host: &H, space: &Space<H::Tables, H::Tlb>) {
-        let guest = space.guest();
-        let place = Place { engine, host, space };
-        // The job may have left the guest already, since it is no longer to be seen.
-        let is_here = |active: &&mut Active| active.cursor.guest == guest.index() as u8;
-        let mut job = self.active.take();
-        let mut nobody = Active::nobody(guest);
-        let active = job.as_mut().filter(is_here).unwrap_or(&mut nobody);
-        loop {
-            while self.pay_debt(engine, host) {}
-            match space.work(host) {
-                Work::Nothing => break,
-                Work::Whole(_) => self.roll_back(&place),
-                work => self.go_on(&place, active, work),
-            }
-        }
-        if self.reserve.get().is_some_and(|reserve| reserve.guest() == guest) {
-            while self.unreserve(host) {}
-        }
-        if let Some(active) = job.filter(|active| active.request.guest() != Some(guest)) {
-            self.active.put(active);
         }
     }
 }

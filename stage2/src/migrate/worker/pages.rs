@@ -1,6 +1,6 @@
 //! Units of 4 KiB: in batches, one by one or into one block.
 
-use super::{Active, Place, Worker};
+use super::{Active, Hands, Place};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
 use crate::frame::Contents;
 use crate::migrate::host::Host;
@@ -23,7 +23,7 @@ fn fill(frames: &mut [Frame; BATCH], first: Frame) {
     }
 }
 
-impl Worker {
+impl Hands {
     /// Begins with the area of `leaf`, or moves a batch of it.
     pub(super) fn begin_pages<H: Host>(
         &mut self,

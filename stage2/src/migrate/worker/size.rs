@@ -1,13 +1,13 @@
 //! Leaves that become smaller to be moved, and larger after it.
 
-use super::{Active, Place, Worker};
+use super::{Active, Hands, Place};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_SIZE};
 use crate::migrate::host::{Host, Region};
 use crate::migrate::plan::Portion;
 use crate::migrate::reason::Reason;
 use crate::table::{Leaf, Level, TableError};
 
-impl Worker {
+impl Hands {
     /// Demotes a leaf and the block behind it; the job goes on with the parts.
     pub(super) fn demote<H: Host>(
         &self,

@@ -1,6 +1,6 @@
 //! Units of 2 MiB.
 
-use super::{Active, Place, Worker};
+use super::{Active, Hands, Place};
 use crate::addr::PAGEBLOCK_ORDER;
 use crate::frame::Contents;
 use crate::migrate::host::Host;
@@ -15,7 +15,7 @@ const CHUNK: u16 = 64;
 /// How often a unit that was given up is tried again.
 const RETRIES: u8 = 3;
 
-impl Worker {
+impl Hands {
     pub(super) fn begin_whole<H: Host>(
         &mut self,
         place: &Place<'_, H>,
