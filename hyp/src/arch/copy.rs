@@ -17,6 +17,7 @@ use super::sysreg::{instruction, read};
 use super::{cache, cpu, features};
 use core::mem::MaybeUninit;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
+use stage2::migrate::SOME;
 
 /// Bytes of the largest vector register (Arm ARM B1.2.1).
 const VECTOR_BYTES: usize = 256;
@@ -24,8 +25,6 @@ const VECTOR_BYTES: usize = 256;
 const REGISTERS: usize = 8;
 /// Bytes that an iteration of the loops copies or fills: a frame.
 const ITERATION: usize = FRAME_SIZE as usize;
-/// Frames between two looks at who waits.
-const STEP: usize = 8;
 
 /// Whether the guest's vCPUs all run with their caches on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,11 +38,17 @@ pub(crate) enum Caching {
 /// Copies `count` frames of one pageblock to as many of another, and cleans and invalidates both to the point of coherency
 /// (see the module's head), since a fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7,
 /// D7.2). It ends with DSB ISH: the completion of cache maintenance is for the CPU that does it to wait for (D7.5.9), and
-/// another may map the target. Now and then it calls `between`.
+/// another may map the target. It copies [`SOME`] at a time for as long as `goes_on`, and yields how many it copied.
 ///
 /// With [`Caching::MaybeOff`] the windows are closed: through them a line might be fetched speculatively.
-pub(crate) fn frames(source: Frame, target: Frame, count: u64, caching: Caching, mut between: impl FnMut()) {
-    run(source, target, (count as usize, STEP), caching, |_| true, |_| between());
+pub(crate) fn frames(
+    source: Frame,
+    target: Frame,
+    count: u64,
+    caching: Caching,
+    mut goes_on: impl FnMut() -> bool,
+) -> u64 {
+    run(source, target, (count as usize, SOME as usize), caching, |_| true, |_| goes_on()) as u64
 }
 
 /// The same frame by frame: number `index` if `claim(index)`, and then calls `done(index)`.
@@ -53,12 +58,16 @@ pub(crate) fn each_frame(
     count: usize,
     caching: Caching,
     claim: impl FnMut(usize) -> bool,
-    done: impl FnMut(usize),
+    mut done: impl FnMut(usize),
 ) {
+    let done = |index| {
+        done(index);
+        true
+    };
     run(source, target, (count, 1), caching, claim, done);
 }
 
-/// Copies `count` frames, `step` at a time.
+/// Copies `count` frames, `step` at a time, for as long as `done` says so. Yields how many were looked at.
 #[inline(always)]
 fn run(
     source: Frame,
@@ -66,9 +75,9 @@ fn run(
     (count, step): (usize, usize),
     caching: Caching,
     mut claim: impl FnMut(usize) -> bool,
-    mut done: impl FnMut(usize),
-) {
-    let Some([from_window, to_window]) = cpu::current().windows() else { return };
+    mut done: impl FnMut(usize) -> bool,
+) -> usize {
+    let Some([from_window, to_window]) = cpu::current().windows() else { return 0 };
     let inside =
         |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
     debug_assert!(inside(source) && inside(target));
@@ -77,10 +86,12 @@ fn run(
     let has_small_lines = cache::line_size() < 64;
     let mut room = Room::uninit();
     let kept = Kept::keep(&mut room);
-    for index in (0..count).step_by(step) {
+    let mut next = 0;
+    while next < count {
+        let (index, some) = (next, step.min(count - next));
+        next += some;
         if claim(index) {
-            let (offset, bytes) =
-                (index * FRAME_SIZE as usize, step.min(count - index) * FRAME_SIZE as usize);
+            let (offset, bytes) = (index * FRAME_SIZE as usize, some * FRAME_SIZE as usize);
             let (from, to) = (from + offset, to + offset);
             if has_small_lines {
                 cache::clean_invalidate(from, bytes);
@@ -88,12 +99,14 @@ fn run(
             }
             // SAFETY: the windows show the frames, whole pages of this guest's memory that no reference leads to; nobody
             // writes to the source meanwhile, nor knows the target. `kept` has the vector registers.
-            unsafe { copy_and_clean(from, to, bytes) };
+            unsafe { copy_frames(from, to, bytes) };
             if has_small_lines {
                 cache::clean_invalidate(to, bytes);
             }
             instruction!("dsb ish");
-            done(index);
+            if !done(index) {
+                break;
+            }
         }
     }
     drop(kept);
@@ -101,6 +114,7 @@ fn run(
         from_window.close();
         to_window.close();
     }
+    next
 }
 
 /// Fills `count` frames of one pageblock with zeroes.
@@ -227,21 +241,21 @@ impl Drop for Kept<'_> {
     }
 }
 
-/// Copies `bytes`, a multiple of 4 KiB, by lines of 64 bytes: cleans and invalidates each before it reads it, and after it
-/// has written it.
+/// Copies `bytes`, a multiple of `FRAMES` frames and not 0, by lines of 64 bytes: cleans and invalidates each before it
+/// reads it, and after it has written it. An iteration copies `FRAMES` frames.
 ///
 /// # Safety
 ///
 /// Both ranges are mapped, Normal memory, aligned to 64 bytes, and apart from each other; no reference leads into them.
 /// The vector registers 0 to 7 are kept.
 #[inline(always)]
-unsafe fn copy_and_clean(from: usize, to: usize, bytes: usize) {
+unsafe fn copy_and_clean<const FRAMES: usize>(from: usize, to: usize, bytes: usize) {
     // SAFETY: as the caller says; EL2 is compiled without vector registers.
     unsafe {
         core::arch::asm!(
             ".arch_extension simd",
             "2:",
-            ".rept 32",
+            ".rept {twice}",
             "dc civac, {from}",
             "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{from}], #64",
             "dc civac, {from}",
@@ -257,8 +271,26 @@ unsafe fn copy_and_clean(from: usize, to: usize, bytes: usize) {
             "b.ne 2b",
             from = inout(reg) from => _,
             to = inout(reg) to => _,
-            count = inout(reg) bytes / ITERATION => _,
+            count = inout(reg) bytes / (FRAMES * ITERATION) => _,
+            twice = const FRAMES * ITERATION / 128,
             options(nostack)
         );
+    }
+}
+
+/// [`copy_and_clean`] for any number of frames.
+///
+/// # Safety
+///
+/// As there.
+#[inline(never)]
+unsafe fn copy_frames(from: usize, to: usize, bytes: usize) {
+    // SAFETY: as the caller says.
+    unsafe {
+        if bytes % (2 * ITERATION) == 0 {
+            copy_and_clean::<2>(from, to, bytes);
+        } else {
+            copy_and_clean::<1>(from, to, bytes);
+        }
     }
 }

@@ -59,6 +59,9 @@ pub(super) fn set_owners(configured: &[Pool<'_>]) {
 
 /// Works on claims for at most about `ticks`.
 pub(super) fn step(ticks: u64) -> claim::Step {
+    if CLAIMS.pools().is_none_or(|pools| pools.iter().next().is_none()) {
+        return claim::Step::Idle;
+    }
     CLAIMS.step(&Host, &migration::ENGINE, ticks)
 }
 

@@ -177,18 +177,17 @@ impl Engine {
     pub fn step<H: Host>(&self, host: &H, ticks: u64, payer: Payer) -> Step {
         let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
         let started = host.now();
-        worker.begin_step(started);
         let slice = ticks.min(self.slice_ticks(host));
-        let elapsed = || host.now().wrapping_sub(started);
+        worker.begin_step(started, started.saturating_add(slice));
         let step = loop {
             match worker.turn(self, host) {
-                Turn::Worked if elapsed() < slice && !host.is_wanted() => {}
+                Turn::Worked if worker.goes_on(host) => {}
                 Turn::Worked => break Step::More,
                 Turn::Idle => break Step::Idle,
                 Turn::Wait(wait) => break Step::Wait(wait),
             }
         };
-        let spent = elapsed();
+        let spent = host.now().wrapping_sub(started);
         worker.charge(self, host);
         if let Payer::Guest(guest) = payer {
             self.charge_share(host, guest, spent);

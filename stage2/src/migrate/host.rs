@@ -27,6 +27,9 @@ pub trait Time {
     }
 }
 
+/// Frames that are copied or scrubbed between two looks at the time.
+pub const SOME: u64 = 40;
+
 /// Copies and cache maintenance.
 pub trait Copier {
     /// Copies `count` frames from `source` on to `target` on, of `guest`'s memory, and cleans the target
@@ -35,17 +38,28 @@ pub trait Copier {
     /// mapping, is in memory: it cleans and invalidates the source first.
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64);
 
-    /// The same, and calls `between` now and then.
-    fn copy_between(
+    /// Copies frames as [`Self::copy`] does, some at a time, for as long as `goes_on` says so after each time. Yields how
+    /// many it copied.
+    fn copy_some(
         &self,
         guest: GuestId,
         source: Frame,
         target: Frame,
         count: u64,
-        mut between: impl FnMut(),
-    ) {
-        self.copy(guest, source, target, count);
-        between();
+        mut goes_on: impl FnMut() -> bool,
+    ) -> u64 {
+        let mut copied = 0;
+        while copied < count {
+            let pair = source.checked_add(copied).zip(target.checked_add(copied));
+            let Some((source, target)) = pair else { break };
+            let some = (count - copied).min(SOME);
+            self.copy(guest, source, target, some);
+            copied += some;
+            if !goes_on() {
+                break;
+            }
+        }
+        copied
     }
 
     /// Copies up to `count` frames one by one: number `index` if `claim(index)`, and then calls `done(index)`.

@@ -37,12 +37,14 @@ impl Pacer {
 
 /// `value * numerator / denominator` without overflow; `u64::MAX` where it does not fit, and for 0.
 pub(super) fn scaled(value: u64, numerator: u64, denominator: u64) -> u64 {
-    let wide = u128::from(value) * u128::from(numerator);
     if denominator == 0 {
-        u64::MAX
-    } else {
-        u64::try_from(wide / u128::from(denominator)).unwrap_or(u64::MAX)
+        return u64::MAX;
     }
+    if let Some(product) = value.checked_mul(numerator) {
+        return product / denominator;
+    }
+    let wide = u128::from(value) * u128::from(numerator);
+    u64::try_from(wide / u128::from(denominator)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

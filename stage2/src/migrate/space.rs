@@ -1,10 +1,10 @@
 //! A guest's address space while its memory moves: the protocol of the module's head, step by step.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::host::{Copier, Time};
+use super::host::{Copier, SOME, Time};
 use super::statistics::Counters;
 pub use super::unit::BATCH;
 use super::unit::{Batch, Block, COPYING, Copying, MOVING, SWITCHING, Whole, Work, area_of, frame_at};
@@ -62,6 +62,8 @@ pub struct Space<T, M> {
     claimed: AtomicU64,
     /// Units of the batch that are copied.
     copied: AtomicU64,
+    /// Frames of the 2 MiB unit that are copied while the worker copies, or [`STOPPED`], set by who splits it.
+    so_far: AtomicU16,
     /// Whether a vCPU has faulted, or someone waits for the lock, since the worker last gave way.
     has_waiter: AtomicBool,
 }
@@ -72,6 +74,9 @@ struct Inner<T, M> {
     batch: Option<Batch>,
 }
 
+/// The unit that the worker copies is split or given up.
+const STOPPED: u16 = u16::MAX;
+
 impl<T: TableMemory, M: Maintenance> Space<T, M> {
     /// The address space of `guest`.
     pub const fn new(guest: GuestId, stage2: Stage2<T, M>) -> Self {
@@ -81,6 +86,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             inner: SpinMutex::new(inner),
             claimed: AtomicU64::new(0),
             copied: AtomicU64::new(0),
+            so_far: AtomicU16::new(0),
             has_waiter: AtomicBool::new(false),
         }
     }
@@ -113,7 +119,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 
     /// Between two things that someone may wait for: where CPUs take turns, as in an emulator, now it is theirs.
     #[inline(always)]
-    fn give_way(&self, time: &impl Time) {
+    pub(super) fn give_way(&self, time: &impl Time) {
         if self.has_waiter.load(Ordering::Relaxed) {
             self.has_waiter.store(false, Ordering::Relaxed);
             time.relax();
@@ -153,15 +159,15 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         Ok(())
     }
 
-    /// Copies up to `most` frames of the 2 MiB unit, and switches it when that was the last.
+    /// Copies frames of the 2 MiB unit for as long as `goes_on`, and switches it when that was the last.
     pub(super) fn copy_whole(
         &self,
         host: &(impl Time + Copier),
-        most: u16,
         copier: Copying,
         counters: &Counters,
+        goes_on: impl Fn() -> bool,
     ) -> Copied {
-        let (whole, count) = {
+        let whole = {
             let mut inner = self.lock(host);
             let Work::Whole(whole) = &mut inner.work else { return Copied::Changed };
             if whole.copying != Copying::Nobody {
@@ -170,12 +176,20 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
                 return Copied::Part;
             }
             whole.copying = copier;
-            (*whole, most.min(whole.left()))
+            self.so_far.store(whole.copied, Ordering::Relaxed);
+            *whole
         };
         let first = u64::from(whole.copied);
         let (source, target) = (frame_at(whole.source, first), frame_at(whole.target, first));
-        let started = host.now();
-        host.copy_between(self.guest, source, target, count.into(), || self.give_way(host));
+        let (started, mut copied) = (host.now(), whole.copied);
+        let count = host.copy_some(self.guest, source, target, whole.left().into(), || {
+            // Told at once: a split keeps it, and ends this.
+            let next = (copied + SOME as u16).min(PAGEBLOCK_FRAMES as u16);
+            let before = core::mem::replace(&mut copied, next);
+            let told = self.so_far.compare_exchange(before, next, Ordering::AcqRel, Ordering::Relaxed);
+            self.give_way(host);
+            told.is_ok() && goes_on()
+        });
         counters.count_copy(host.now().wrapping_sub(started));
 
         let mut inner = self.lock(host);
@@ -185,7 +199,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             // helper copies nobody splits.
             return Copied::Changed;
         };
-        now.copied += count;
+        now.copied = whole.copied + (count as u16).min(whole.left());
         now.copying = Copying::Nobody;
         if now.left() > 0 {
             return Copied::Part;
@@ -314,7 +328,6 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         counters: &Counters,
     ) -> Verdict {
         let started = host.now();
-        self.has_waiter.store(true, Ordering::Relaxed);
         let mut was_in_flight = false;
         let verdict = loop {
             match self.try_fault(host, ipa, fault, stall_frames, counters) {
@@ -340,6 +353,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         stall_frames: u16,
         counters: &Counters,
     ) -> Answer {
+        self.has_waiter.store(true, Ordering::Relaxed);
         let mut inner = self.lock(host);
         let Some(leaf) = inner.stage2.leaf(ipa) else { return Answer::Final(Verdict::NotOurs) };
         if leaf.is_broken() {
@@ -353,7 +367,6 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             let is_mine = self.claim(index);
             drop(inner);
             if !is_mine {
-                self.has_waiter.store(true, Ordering::Relaxed);
                 host.relax();
                 return Answer::Again;
             }
@@ -372,19 +385,25 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             // It has arrived meanwhile, or the fault came from a cached entry that is gone by now.
             return Answer::Final(Verdict::Retry);
         }
-        let Work::Whole(whole) = inner.work else { return Answer::Final(Verdict::Stuck) };
+        let Work::Whole(mut whole) = inner.work else { return Answer::Final(Verdict::Stuck) };
         if area_of(ipa) != whole.ipa {
             return Answer::Final(Verdict::Stuck);
+        }
+        if whole.copying == Copying::Worker {
+            whole.copied = self.so_far.load(Ordering::Acquire);
         }
         let is_near = whole.left() <= stall_frames;
         match whole.copying {
             Copying::Nobody if is_near => {
                 drop(inner);
                 counters.count_help();
-                self.copy_whole(host, whole.left(), Copying::Helper, counters);
+                self.copy_whole(host, Copying::Helper, counters, || true);
             }
             // A helper's copy is short, and it may not be cut off: see `copy_whole`.
-            Copying::Worker if !is_near => return inner.split(host, &whole, counters),
+            Copying::Worker if !is_near => {
+                whole.copied = self.so_far.swap(STOPPED, Ordering::AcqRel);
+                return inner.split(host, &whole, counters);
+            }
             Copying::Nobody => return inner.split(host, &whole, counters),
             Copying::Worker | Copying::Helper => {
                 drop(inner);

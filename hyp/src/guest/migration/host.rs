@@ -39,18 +39,18 @@ impl Time for Host {
 
 impl Copier for Host {
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64) {
-        copy::frames(source, target, count, self.caching(guest), || ());
+        copy::frames(source, target, count, self.caching(guest), || true);
     }
 
-    fn copy_between(
+    fn copy_some(
         &self,
         guest: GuestId,
         source: Frame,
         target: Frame,
         count: u64,
-        between: impl FnMut(),
-    ) {
-        copy::frames(source, target, count, self.caching(guest), between);
+        goes_on: impl FnMut() -> bool,
+    ) -> u64 {
+        copy::frames(source, target, count, self.caching(guest), goes_on)
     }
 
     fn copy_each(

@@ -12,9 +12,6 @@ use stage2::migrate::{Payer, Step, Time};
 /// When an idle CPU last worked.
 static LAST_IDLE: AtomicU64 = AtomicU64::new(0);
 
-/// Parts of a slice that a vCPU's sleep is used in, so that what wakes it does not wait for long.
-const WAIT_PARTS: u64 = 4;
-
 /// Works in time that the guest pays nothing for.
 fn step_idle(ticks: u64) -> Step {
     let step = step(ticks, Payer::Idle);
@@ -83,7 +80,7 @@ pub(crate) fn use_wait(cpu: &PerCpu) -> bool {
         if vcpu::has_virtual_interrupt() {
             break;
         }
-        if !NEWS.is_there_work() || step_idle(ENGINE.slice_ticks(&Host) / WAIT_PARTS) != Step::More {
+        if !NEWS.is_there_work() || step_idle(ENGINE.slice_ticks(&Host)) != Step::More {
             break;
         }
     }

@@ -1,17 +1,15 @@
 //! What is left over: blocks to be scrubbed and released, and reserves.
 
-use super::{Active, Hands, Place};
+use super::{Active, Hands, Place, is_before};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
 use crate::frame::Contents;
 use crate::migrate::engine::Engine;
-use crate::migrate::host::{Frames, Host};
+use crate::migrate::host::{Frames, Host, SOME};
 use crate::migrate::plan::{self, Portion};
 use crate::migrate::unit::frame_at;
 use crate::owner::GuestId;
 use crate::table::Level;
 
-/// Frames that are scrubbed in a turn.
-const SCRUB: u64 = 64;
 /// Unused blocks of a reserve that are released in a turn.
 const UNRESERVE: usize = 16;
 /// Areas in 1 GiB.
@@ -72,13 +70,21 @@ impl Hands {
 
     /// Scrubs some of what is owed, and releases it at the end. Yields whether anything was owed.
     pub(super) fn pay_debt<H: Host>(&mut self, engine: &Engine, host: &H) -> bool {
+        let deadline = self.deadline;
         let Some(debt) = self.debts.last_mut() else { return false };
         let started = host.now();
         let size = 1 << debt.order;
-        let count = SCRUB.min(size - debt.scrubbed);
-        host.scrub(frame_at(debt.frame, debt.scrubbed), count);
+        while debt.scrubbed < size {
+            let count = SOME.min(size - debt.scrubbed);
+            host.scrub(frame_at(debt.frame, debt.scrubbed), count);
+            debt.scrubbed += count;
+            // Where CPUs take turns, whoever waits has one.
+            host.relax();
+            if !is_before(host, deadline) {
+                break;
+            }
+        }
         engine.statistics().guest(debt.guest).count_scrub(host.now().wrapping_sub(started));
-        debt.scrubbed += count;
         if debt.scrubbed == size {
             host.release(debt.guest, debt.frame, debt.order, Contents::Zeroed);
             self.debts.pop();

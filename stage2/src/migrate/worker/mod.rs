@@ -12,7 +12,7 @@ use heapless::Vec;
 
 use self::leftover::{Debt, Reserve};
 use super::engine::Engine;
-use super::host::Host;
+use super::host::{Host, Time};
 use super::job::{Cursor, JobId, JobReport, JobState, Request};
 use super::pacer::scaled;
 use super::plan::{self, Found, Next, Portion, SpanCache};
@@ -172,6 +172,13 @@ struct Hands {
     debts: Vec<Debt, 4>,
     sources: SpanCache,
     targets: SpanCache,
+    /// When the present step is to end.
+    deadline: u64,
+}
+
+/// Whether there is time left before `deadline`, and nothing else for this CPU to do.
+fn is_before(time: &impl Time, deadline: u64) -> bool {
+    time.now() < deadline && !time.is_wanted()
 }
 
 impl Worker {
@@ -181,8 +188,20 @@ impl Worker {
             debts: Vec::new(),
             sources: SpanCache::new(),
             targets: SpanCache::new(),
+            deadline: 0,
         };
         Self { active: Slot::empty(), hands, last: None, since: 0 }
+    }
+
+    /// A step begins that is to end at `deadline`.
+    pub(super) fn begin_step(&mut self, now: u64, deadline: u64) {
+        self.since = now;
+        self.hands.deadline = deadline;
+    }
+
+    /// Whether the step that began last is to go on.
+    pub(super) fn goes_on(&self, time: &impl Time) -> bool {
+        self.hands.goes_on(time)
     }
 
     /// Does the next thing.
@@ -216,11 +235,6 @@ impl Worker {
         Turn::Worked
     }
 
-    /// A step begins.
-    pub(super) fn begin_step(&mut self, now: u64) {
-        self.since = now;
-    }
-
     /// Charges the time since then, or since the last charge, to the job that it went into.
     pub(super) fn charge<H: Host>(&mut self, engine: &Engine, host: &H) {
         let now = host.now();
@@ -241,6 +255,7 @@ impl Worker {
         let mut job = self.active.take();
         let mut nobody = Active::nobody(guest);
         let active = job.as_mut().filter(is_here).unwrap_or(&mut nobody);
+        self.hands.deadline = u64::MAX;
         loop {
             while self.hands.pay_debt(engine, host) {}
             match space.work(host) {
@@ -259,6 +274,10 @@ impl Worker {
 }
 
 impl Hands {
+    fn goes_on(&self, time: &impl Time) -> bool {
+        is_before(time, self.deadline)
+    }
+
     fn advance<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
         let mut now = (JobState::Cancelled, 0);
         active.report(engine, host, |report| now = (report.state, report.moved.bytes()));

@@ -127,12 +127,14 @@ impl Hands {
         let started = place.host.now();
         for (first, count) in batch.runs() {
             place.host.scrub(batch.sources[first % BATCH], count as u64);
+            place.space.give_way(place.host);
         }
         place.counters().count_scrub(place.host.now().wrapping_sub(started));
         for (first, count) in batch.runs() {
             let source = batch.sources[first % BATCH];
             place.host.release_run(place.guest(), source, count as u64, Contents::Zeroed);
         }
+        place.space.give_way(place.host);
     }
 
     /// Moves the next batch of an area into its block.

@@ -7,6 +7,11 @@ use crate::migrate::plan::Portion;
 use crate::migrate::reason::Reason;
 use crate::table::{Leaf, Level, TableError};
 
+/// Whether a GiB ends at `reached`.
+fn ends_gigantic(reached: Ipa) -> bool {
+    reached.is_aligned(Level::L1.size()) && reached.get() > 0
+}
+
 impl Hands {
     /// Demotes a leaf and the block behind it; the job goes on with the parts.
     pub(super) fn demote<H: Host>(
@@ -34,7 +39,9 @@ impl Hands {
     pub(super) fn arrived<H: Host>(&self, place: &Place<'_, H>, active: &mut Active, ipa: Ipa) {
         active.retries = 0;
         let reached = Ipa::new_truncate(ipa.get() + PAGEBLOCK_SIZE);
-        if let Some(region) = place.host.region(place.guest(), ipa) {
+        if ends_gigantic(reached)
+            && let Some(region) = place.host.region(place.guest(), ipa)
+        {
             self.promote_gigantic(place, &region, reached);
         }
         active.reach(place, ipa, reached);
@@ -42,9 +49,9 @@ impl Hands {
 
     /// Promotes the GiB that ends at `reached`, if one does.
     pub(super) fn promote_gigantic<H: Host>(&self, place: &Place<'_, H>, region: &Region, reached: Ipa) {
-        let size = Level::L1.size();
-        if reached.is_aligned(size) && reached.get() >= size {
-            self.promote(place, region, Level::L1, Ipa::new_truncate(reached.get() - size));
+        if ends_gigantic(reached) {
+            let base = Ipa::new_truncate(reached.get() - Level::L1.size());
+            self.promote(place, region, Level::L1, base);
         }
     }
 

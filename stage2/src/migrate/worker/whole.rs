@@ -10,8 +10,6 @@ use crate::migrate::space::Copied;
 use crate::migrate::unit::{Copying, Work};
 use crate::table::{Leaf, Level};
 
-/// Frames that are copied in a turn.
-const CHUNK: u16 = 64;
 /// How often a unit that was given up is tried again.
 const RETRIES: u8 = 3;
 
@@ -37,10 +35,14 @@ impl Hands {
             return active.skip(place, portion, leaf, Reason::Busy);
         }
         place.counters().count_invalidation();
+        if self.goes_on(host) {
+            self.copy_whole(place, active);
+        }
     }
 
     pub(super) fn copy_whole<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active) {
-        let copied = place.space.copy_whole(place.host, CHUNK, Copying::Worker, place.counters());
+        let goes_on = || self.goes_on(place.host);
+        let copied = place.space.copy_whole(place.host, Copying::Worker, place.counters(), goes_on);
         if copied == Copied::Changed {
             self.settle(place, active);
         }
