@@ -5,6 +5,7 @@
 
 mod allocator;
 mod claims;
+mod mbind;
 mod migration;
 
 use std::collections::BTreeMap;

@@ -53,14 +53,33 @@ fn make(busybox: &Path, folder: &Path, archive: &Path) -> Result<()> {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).at(path)?;
     }
 
+    pack(folder, "bin\nbin/busybox\nbin/sh\netc\netc/inittab\ninit\n", archive)
+}
+
+/// A ramdisk whose first program is `program`, and nothing else, in the file `archive`.
+///
+/// # Errors
+/// `cpio` fails, or a file cannot be written.
+pub fn of_program(program: &Path, archive: &Path) -> Result<()> {
+    let folder = archive.with_extension("folder");
+    fs::create_dir_all(&folder).at(&folder)?;
+    let init = folder.join("init");
+    fs::copy(program, &init).at(&init)?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).at(&init)?;
+    let packed = pack(&folder, "init\n", archive);
+    fs::remove_dir_all(&folder).at(&folder)?;
+    packed
+}
+
+/// Packs the files of `folder` with these names, a line each.
+fn pack(folder: &Path, names: &str, archive: &Path) -> Result<()> {
     let fresh = archive.with_extension("new");
     let mut cpio = Command::new("cpio");
     cpio.args(["--quiet", "-o", "-H", "newc", "-R", "0:0", "--reproducible", "-F"]).arg(&fresh);
     cpio.current_dir(folder).stdin(Stdio::piped());
     let mut child = cpio.spawn().map_err(|source| process::start_error(&cpio, source))?;
-    let names = b"bin\nbin/busybox\nbin/sh\netc\netc/inittab\ninit\n";
     if let Some(mut input) = child.stdin.take() {
-        input.write_all(names).at("cpio")?;
+        input.write_all(names.as_bytes()).at("cpio")?;
     }
     let status = child.wait().at("cpio")?;
     if !status.success() {

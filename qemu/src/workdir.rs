@@ -15,6 +15,8 @@ use crate::place;
 
 const PREFIX: &str = "ballast-";
 const LOCK: &str = "lock";
+/// So many bytes the machine's own memory may be too small for, whatever its file system says.
+const MUCH: u64 = 4 << 30;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -26,13 +28,15 @@ pub struct WorkDir {
 }
 
 impl WorkDir {
-    /// Makes a folder with room for `room` bytes: in memory if that fits, else beside what is built.
+    /// Makes a folder with room for `room` bytes: in memory if that fits, and if much, leaves as much to others; else
+    /// beside what is built.
     ///
     /// # Errors
     /// The folder cannot be made.
     pub fn new(room: u64) -> Result<Self> {
         let memory = Path::new("/dev/shm");
-        if free_bytes(memory).is_some_and(|free| free > room)
+        let wanted = if room > MUCH { room.saturating_mul(2) } else { room };
+        if free_bytes(memory).is_some_and(|free| free > wanted)
             && let Ok(folder) = Self::under(memory)
         {
             return Ok(folder);

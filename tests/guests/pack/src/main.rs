@@ -4,7 +4,9 @@
 //! the folder `guests` of the target directory:
 //! - `NAME.elf`: with symbols, for a debugger;
 //! - `NAME.img`: with the arm64 Image header;
-//! - `NAME.bin`: without it, entered at its first byte.
+//! - `NAME.bin`: without it, entered at its first byte;
+//!
+//! and the programs for Linux as they are, `NAME`.
 
 mod elf;
 
@@ -14,6 +16,8 @@ use std::process::{Command, ExitCode};
 const TARGET: &str = "aarch64-unknown-none-softfloat";
 const GUESTS: [&str; 9] =
     ["bench", "probe", "irqload", "rogue", "stress", "owner", "poolflood", "tenant", "pattern"];
+/// Programs for Linux.
+const PROGRAMS: [&str; 1] = ["mbind"];
 /// The header has a page of its own (bare/link.ld).
 const HEADER_SIZE: usize = 4096;
 
@@ -48,6 +52,10 @@ fn run() -> Result<(), String> {
         }
         println!("{} {} bytes", output.join(name).with_extension("bin").display(), raw.len());
     }
+    for name in PROGRAMS {
+        let path = target.join(TARGET).join("release").join(name);
+        std::fs::copy(&path, output.join(name)).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     Ok(())
 }
 
@@ -55,7 +63,7 @@ fn build(workspace: &Path, target: &Path) -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(workspace)
-        .args(["build", "--quiet", "--release", "--locked", "-p", "bare", "--bins", "--target", TARGET])
+        .args(["build", "--quiet", "--release", "--locked", "-p", "bare", "-p", "linux", "--bins", "--target", TARGET])
         .arg("--target-dir")
         .arg(target)
         .args(std::env::args_os().skip(1))
