@@ -6,6 +6,7 @@ mod console;
 mod cost;
 mod guest;
 mod guests;
+mod heat;
 mod help;
 mod host;
 mod jobs;
@@ -218,7 +219,8 @@ pub const COMMANDS: &[Command] = &[
         parameters: &[optional("free|bytes|heat", Kind::Word(&["free", "bytes", "heat"]))],
         summary: "shift guests' memory so that the controllers carry alike",
         details: "free: as much free memory behind each (the default); bytes: as much of guests; heat: as much that \
-                  guests touch, watched for a second. What differs by an eighth counts as even.",
+                  guests touch, watched for a second. What differs by an eighth of the mean counts as even, a quarter \
+                  of the heat; twice that for heat to go back. Pins and placements hold, and jobs have to be over.",
         example: "balance heat",
         run: balance::run,
     },
@@ -230,7 +232,7 @@ pub const COMMANDS: &[Command] = &[
                   at twice, which the report says the cost of; on CPUs that do not keep the flags, the first access \
                   to each is a fault beside.",
         example: "heat 5",
-        run: balance::heat,
+        run: heat::run,
     },
     Command {
         name: "retire",

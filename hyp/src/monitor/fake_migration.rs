@@ -18,7 +18,7 @@ use stage2::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::{Attributes, Cached, ENTRIES, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
 
-use super::migration::{Heat, Migration, Order, Piece};
+use super::migration::{Heat, Look, Migration, Order, Piece};
 
 /// Guest 0's RAM: a region, one that is mapped 1:1, and a designated movable block in units of 4 KiB.
 const PIECES: [(bool, u8, u64, u64, Mobility); 3] = [
@@ -225,11 +225,17 @@ impl Migration for FakeMigration {
         if guest != 0 {
             return None;
         }
-        heat.unit_count += 1;
-        if heat.is_end && ipa < 48 << 20 {
-            heat.touched[0] += 2 << 20;
-        }
-        (ipa < 256 << 20).then_some(ipa + (2 << 20))
+        // What lies in the first 8 MiB is used.
+        self.space.with(self, |stage2| {
+            let leaf = stage2.leaves(Ipa::try_new(ipa)?, 1 << 40).next()?;
+            let at = self.memory.span_of(Frame::containing(leaf.pa()))?.controller.index();
+            heat.unit_count += 1;
+            heat.resident[at] += leaf.size();
+            if heat.look != Look::Begin && leaf.ipa().get() < 0x4080_0000 {
+                heat.touched[at] += leaf.size();
+            }
+            Some(leaf.ipa().get() + leaf.size())
+        })
     }
     fn close(&self, controller: ControllerId, is_closed: bool) {
         if is_closed { self.memory.close(controller) } else { self.memory.open(controller) }

@@ -36,12 +36,26 @@ pub struct Piece {
     pub mobility: Mobility,
 }
 
-/// What was touched of a guest's memory in a window of time.
+/// What a look at access flags does with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Look {
+    /// Clears them: a window of time begins.
+    Begin,
+    /// Leaves them as they are.
+    #[default]
+    Count,
+    /// Sets them: the window ends, and nobody has to fault any more.
+    End,
+}
+
+/// What was seen of a guest's memory.
 #[derive(Clone, Debug, Default)]
 pub struct Heat {
-    /// Whether the window ends, and what was touched is counted; else it begins.
-    pub is_end: bool,
-    /// Bytes of the units that were touched, by controller.
+    /// What becomes of the flags.
+    pub look: Look,
+    /// Bytes of the units that there are, by controller.
+    pub resident: [u64; MAX_CONTROLLERS],
+    /// Bytes of those that were touched since the window began.
     pub touched: [u64; MAX_CONTROLLERS],
     /// Units that were looked at.
     pub unit_count: u64,
@@ -74,8 +88,8 @@ pub trait Migration {
     /// Says where a piece is to lie from now on; `None`: where the configuration says.
     fn place(&self, guest: usize, index: usize, placement: Option<Placement>);
 
-    /// Looks at the access flags of a piece of a guest's RAM: of what is at address `ipa` or above. Yields where to go
-    /// on, `None` at the end, or where the guest has no memory.
+    /// Looks at the access flags of some of a guest's RAM: of the first that is at address `ipa` or above. Yields where to
+    /// go on, `None` at the end, or where the guest has no memory.
     fn sample(&self, guest: usize, ipa: u64, heat: &mut Heat) -> Option<u64>;
 
     /// Lets a controller take no more allocations, or take them again.

@@ -1,15 +1,36 @@
 //! What to shift so that controllers carry alike.
 
+use core::sync::atomic::{AtomicU16, Ordering};
+
 use heapless::Vec;
 
 use crate::addr::PAGEBLOCK_SIZE;
-use crate::controller::{ControllerId, MAX_CONTROLLERS};
+use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
 use crate::owner::GuestId;
 
 /// Most shifts of one plan.
 pub const MAX_SHIFTS: usize = 8;
 
-/// What a guest has behind each controller.
+/// What loads are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// Bytes, of which as many are to be free everywhere, or of guests' memory.
+    Bytes,
+    /// Bytes that were touched in a window: another window gives another number.
+    Heat,
+}
+
+impl By {
+    /// Which part of the mean two loads may differ by and still count as even.
+    const fn band(self) -> u64 {
+        match self {
+            Self::Bytes => 8,
+            Self::Heat => 4,
+        }
+    }
+}
+
+/// What of a guest can move, by controller.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     /// The guest.
@@ -18,6 +39,8 @@ pub struct Share {
     pub bytes: [u64; MAX_CONTROLLERS],
     /// What they weigh: the bytes themselves, or those of them that were touched.
     pub load: [u64; MAX_CONTROLLERS],
+    /// Where its placement lets it go.
+    pub open: ControllerSet,
 }
 
 /// A controller that takes part.
@@ -42,53 +65,161 @@ pub struct Shift {
     pub to: ControllerId,
     /// How much.
     pub bytes: u64,
+    /// What that weighs, if it is like the rest of the guest there.
+    pub load: u64,
 }
 
-/// What evens out the loads of `sides`.
+/// Why a plan ends where it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The loads count as even.
+    Even,
+    /// Fewer than two controllers take part.
+    Alone,
+    /// Nothing behind this controller, which carries more, can move to one that carries less.
+    NothingMoves(ControllerId),
+    /// This controller, which carries less, has no room.
+    NoRoom(ControllerId),
+    /// It would go back from the first to the second, where an earlier plan took it away, for too little.
+    Back(ControllerId, ControllerId),
+    /// As many shifts as a plan has room for.
+    Full,
+}
+
+/// Which ways plans have taken.
 ///
-/// It shifts from the heaviest to the lightest, from the guest with the most load there, and as much as brings one of them
-/// to the mean: who is above it only gives, who is below only takes, so nothing moves back and forth. Loads that differ
-/// by at most an eighth of their mean, or by two pageblocks, count as even.
-pub fn plan(sides: &mut [Side], shares: &mut [Share]) -> Vec<Shift, MAX_SHIFTS> {
-    let mut shifts = Vec::new();
-    while !shifts.is_full() {
-        let Some(heavy) = (0..sides.len()).max_by_key(|at| sides[*at].load) else { break };
-        let lightest = (0..sides.len()).filter(|at| sides[*at].room >= PAGEBLOCK_SIZE);
-        let Some(light) = lightest.min_by_key(|at| sides[*at].load) else { break };
-        let mean = sides.iter().map(|side| side.load).sum::<u64>() / sides.len() as u64;
-        let excess = sides[heavy].load.saturating_sub(sides[light].load);
-        if excess <= (mean / 8).max(2 * PAGEBLOCK_SIZE) {
-            break;
-        }
-        let (from, to) = (sides[heavy].controller, sides[light].controller);
-        let at = from.index();
-        let Some(share) = shares.iter_mut().max_by_key(|share| share.load[at]) else { break };
-        let (held, weight) = (share.bytes[at], share.load[at]);
-        if held == 0 || weight == 0 {
-            break;
-        }
-        // As many bytes as carry the difference to the mean, if they are like the others of the guest there.
-        let weight_wanted =
-            sides[heavy].load.saturating_sub(mean).min(mean.saturating_sub(sides[light].load));
-        let wanted = u128::from(weight_wanted) * u128::from(held) / u128::from(weight);
-        let room = sides[light].room;
-        let bytes = (wanted.min(held.min(room).into()) as u64) / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
-        if bytes == 0 {
-            break;
-        }
-        let load = (u128::from(weight) * u128::from(bytes) / u128::from(held)) as u64;
-        share.bytes[at] -= bytes;
-        share.load[at] -= load;
-        share.bytes[to.index()] += bytes;
-        share.load[to.index()] += load;
-        sides[heavy].load -= load;
-        sides[heavy].room += bytes;
-        sides[light].load += load;
-        sides[light].room -= bytes;
-        // Not full: the loop's condition.
-        let _ = shifts.push(Shift { guest: share.guest, from, to, bytes });
+/// Two windows never give the same heat. Lest they let memory go to and fro, going back takes twice the difference that
+/// going on does.
+#[derive(Debug)]
+pub struct History([AtomicU16; MAX_CONTROLLERS]);
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new()
     }
-    shifts
+}
+
+impl History {
+    /// Of no plan.
+    pub const fn new() -> Self {
+        Self([const { AtomicU16::new(0) }; MAX_CONTROLLERS])
+    }
+
+    /// Something goes `from` one controller `to` another.
+    pub fn note(&self, from: ControllerId, to: ControllerId) {
+        self.0[from.index()].fetch_or(1 << to.index(), Ordering::Relaxed);
+        self.0[to.index()].fetch_and(!(1 << from.index()), Ordering::Relaxed);
+    }
+
+    fn has(&self, from: ControllerId, to: ControllerId) -> bool {
+        self.0[from.index()].load(Ordering::Relaxed) & 1 << to.index() != 0
+    }
+}
+
+/// What evens out loads.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to shift.
+    pub shifts: Vec<Shift, MAX_SHIFTS>,
+    /// Why that is all.
+    pub end: End,
+    /// What loads may differ by.
+    pub band: u64,
+}
+
+/// What evens out the loads of `sides`, which are changed to what they then are.
+///
+/// It shifts from the heaviest to the lightest between which something can, from the guest with the most load there, and
+/// as much as brings one of them to the mean: who is above it only gives, who is below only takes, so nothing moves back
+/// and forth in a plan. Loads that differ by at most a part of their mean, or by two pageblocks, count as even; with
+/// [`By::Heat`] going back takes more (see [`History`]).
+pub fn plan(by: By, sides: &mut [Side], shares: &mut [Share], history: &History) -> Plan {
+    sides.sort_unstable_by_key(|side| side.load);
+    let mean = sides.iter().map(|side| side.load).sum::<u64>() / sides.len().max(1) as u64;
+    let band = (mean / by.band()).max(2 * PAGEBLOCK_SIZE);
+    let mut plan = Plan { shifts: Vec::new(), end: End::Even, band };
+    if sides.len() < 2 {
+        plan.end = End::Alone;
+    } else {
+        while !plan.shifts.is_full() {
+            match next(by, sides, shares, history, mean, band) {
+                // Not full: the loop's condition.
+                Ok(shift) => _ = plan.shifts.push(shift),
+                Err(end) => {
+                    plan.end = end;
+                    return plan;
+                }
+            }
+        }
+        plan.end = End::Full;
+    }
+    plan
+}
+
+/// The next shift, which is done to `sides` and `shares`, or what is in the way between the two that differ most.
+fn next(
+    by: By,
+    sides: &mut [Side],
+    shares: &mut [Share],
+    history: &History,
+    mean: u64,
+    band: u64,
+) -> Result<Shift, End> {
+    sides.sort_unstable_by_key(|side| side.load);
+    let mut end = None;
+    for heavy in (0..sides.len()).rev() {
+        for light in 0..heavy {
+            match between(by, (sides[heavy], sides[light]), shares, history, (mean, band)) {
+                Ok(shift) => {
+                    sides[heavy].load -= shift.load;
+                    sides[heavy].room += shift.bytes;
+                    sides[light].load += shift.load;
+                    sides[light].room -= shift.bytes;
+                    return Ok(shift);
+                }
+                Err(other) => _ = end.get_or_insert(other),
+            }
+        }
+    }
+    Err(end.unwrap_or(End::Even))
+}
+
+fn between(
+    by: By,
+    (heavy, light): (Side, Side),
+    shares: &mut [Share],
+    history: &History,
+    (mean, band): (u64, u64),
+) -> Result<Shift, End> {
+    let (from, to) = (heavy.controller, light.controller);
+    let excess = heavy.load.saturating_sub(light.load);
+    if excess <= band {
+        return Err(End::Even);
+    }
+    if by == By::Heat && history.has(to, from) && excess <= 2 * band {
+        return Err(End::Back(from, to));
+    }
+    if light.room < PAGEBLOCK_SIZE {
+        return Err(End::NoRoom(to));
+    }
+    let at = from.index();
+    let can_move = |share: &&mut Share| share.bytes[at] > 0 && share.load[at] > 0 && share.open.contains(to);
+    let share = shares.iter_mut().filter(can_move).max_by_key(|share| share.load[at]);
+    let share = share.ok_or(End::NothingMoves(from))?;
+    let (held, weight) = (share.bytes[at], share.load[at]);
+    // As many bytes as carry the difference to the mean, if they are like the others of the guest there.
+    let weight_wanted = heavy.load.saturating_sub(mean).min(mean.saturating_sub(light.load));
+    let wanted = u128::from(weight_wanted) * u128::from(held) / u128::from(weight);
+    let bytes = (wanted.min(held.min(light.room).into()) as u64) / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
+    if bytes == 0 {
+        return Err(End::Even);
+    }
+    let load = (u128::from(weight) * u128::from(bytes) / u128::from(held)) as u64;
+    share.bytes[at] -= bytes;
+    share.load[at] -= load;
+    share.bytes[to.index()] += bytes;
+    share.load[to.index()] += load;
+    Ok(Shift { guest: share.guest, from, to, bytes, load })
 }
 
 #[cfg(test)]
@@ -109,11 +240,20 @@ mod tests {
             all[..values.len()].copy_from_slice(values);
             all
         };
-        Share { guest: GuestId::try_new(guest).unwrap(), bytes: spread(bytes), load: spread(load) }
+        let guest = GuestId::try_new(guest).unwrap();
+        Share { guest, bytes: spread(bytes), load: spread(load), open: ControllerSet::ALL }
     }
 
     fn side(number: u8, load: u64, room: u64) -> Side {
         Side { controller: controller(number), load, room }
+    }
+
+    fn plan(sides: &mut [Side], shares: &mut [Share]) -> Vec<Shift, MAX_SHIFTS> {
+        super::plan(By::Bytes, sides, shares, &History::new()).shifts
+    }
+
+    fn why(sides: &mut [Side], shares: &mut [Share]) -> End {
+        super::plan(By::Bytes, sides, shares, &History::new()).end
     }
 
     #[test]
@@ -123,7 +263,8 @@ mod tests {
             [share(0, &[30 * M2], &[30 * M2]), share(1, &[70 * M2, 20 * M2], &[70 * M2, 20 * M2])];
         let shifts = plan(&mut sides, &mut shares);
         let guest = GuestId::try_new(1).unwrap();
-        assert_eq!(shifts, [Shift { guest, from: controller(0), to: controller(1), bytes: 40 * M2 }]);
+        let (from, to) = (controller(0), controller(1));
+        assert_eq!(shifts, [Shift { guest, from, to, bytes: 40 * M2, load: 40 * M2 }]);
         assert!(plan(&mut sides, &mut shares).is_empty());
     }
 
@@ -141,6 +282,44 @@ mod tests {
         assert!(plan(&mut [side(0, 50 * M2, 9 * M2), side(1, 45 * M2, 9 * M2)], &mut shares).is_empty());
         assert!(plan(&mut [side(0, 50 * M2, 9 * M2), side(1, 0, 0)], &mut shares).is_empty());
         assert!(plan(&mut [], &mut shares).is_empty());
+    }
+
+    #[test]
+    fn a_plan_says_why_it_ends() {
+        let mut shares = [share(0, &[50 * M2], &[50 * M2])];
+        let sides = || [side(0, 50 * M2, 9 * M2), side(1, 0, 99 * M2)];
+        assert_eq!(why(&mut sides()[..1], &mut shares.clone()), End::Alone);
+        assert_eq!(why(&mut sides(), &mut shares.clone()), End::Even);
+        assert_eq!(why(&mut [sides()[0], side(1, 0, 0)], &mut shares.clone()), End::NoRoom(controller(1)));
+        assert_eq!(why(&mut sides(), &mut []), End::NothingMoves(controller(0)));
+        shares[0].open = ControllerSet::EMPTY.with(controller(0));
+        assert_eq!(why(&mut sides(), &mut shares), End::NothingMoves(controller(0)));
+    }
+
+    #[test]
+    fn where_the_heaviest_cannot_give_the_next_one_does() {
+        let mut sides = [side(0, 90 * M2, 0), side(1, 60 * M2, 0), side(2, 0, 100 * M2)];
+        let mut shares = [share(0, &[0, 60 * M2], &[0, 60 * M2])];
+        let shifts = plan(&mut sides, &mut shares);
+        assert_eq!((shifts[0].from, shifts[0].to, shifts[0].bytes), (controller(1), controller(2), 10 * M2));
+    }
+
+    #[test]
+    fn heat_goes_back_only_for_much() {
+        let history = History::new();
+        let heat = |zero: u64, one: u64| {
+            let mut sides = [side(0, zero * M2, 500 * M2), side(1, one * M2, 500 * M2)];
+            let mut shares = [share(0, &[200 * M2, 200 * M2], &[zero * M2, one * M2])];
+            let plan = super::plan(By::Heat, &mut sides, &mut shares, &history);
+            plan.shifts.iter().for_each(|shift| history.note(shift.from, shift.to));
+            (plan.shifts.len(), plan.end)
+        };
+        assert_eq!(heat(100, 20), (1, End::Even));
+        // The other way round by as little as what would do to go on, and by more.
+        assert_eq!(heat(50, 70), (0, End::Back(controller(1), controller(0))));
+        assert_eq!(heat(70, 50), (1, End::Even));
+        assert_eq!(heat(30, 90), (1, End::Even));
+        assert_eq!(heat(70, 50), (0, End::Back(controller(0), controller(1))));
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
+use super::balance::History;
 use super::host::{Frames, Host, Time};
 use super::job::{JobId, JobReport, Jobs, Request, RequestError};
 use super::pacer::{Pacer, scaled};
@@ -60,6 +61,7 @@ pub struct Engine {
     shares: [Pacer; MAX_GUESTS],
     policy: Policy,
     statistics: Statistics,
+    history: History,
 }
 
 impl Default for Engine {
@@ -79,6 +81,7 @@ impl Engine {
             shares: [const { Pacer::new() }; MAX_GUESTS],
             policy: Policy::new(),
             statistics: Statistics::new(),
+            history: History::new(),
         }
     }
 
@@ -90,6 +93,11 @@ impl Engine {
     /// The counters.
     pub const fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// Which ways balancing by heat has taken.
+    pub const fn history(&self) -> &History {
+        &self.history
     }
 
     // Jobs. Each call returns at once.

@@ -69,6 +69,8 @@ pub struct Request {
     pub to: Option<Placement>,
     /// The job ends when this is moved.
     pub limit_bytes: u64,
+    /// Whether what a region's own placement does not allow there stays.
+    pub keeps_placement: bool,
 }
 
 impl Request {
@@ -79,6 +81,7 @@ impl Request {
             select: Select::Behind(ControllerSet::ALL.without(target)),
             to: Some(Placement::only(target)),
             limit_bytes: u64::MAX,
+            keeps_placement: false,
         }
     }
 
@@ -89,6 +92,7 @@ impl Request {
             select: Select::Behind(ControllerSet::EMPTY.with(controller)),
             to: None,
             limit_bytes: u64::MAX,
+            keeps_placement: false,
         }
     }
 
@@ -96,22 +100,35 @@ impl Request {
     pub fn pin(scope: Scope, placement: Placement) -> Self {
         let (named, _) = placement.named();
         let others = named.iter().fold(ControllerSet::ALL, ControllerSet::without);
-        Self { scope, select: Select::Behind(others), to: Some(placement), limit_bytes: u64::MAX }
+        Self {
+            scope,
+            select: Select::Behind(others),
+            to: Some(placement),
+            limit_bytes: u64::MAX,
+            keeps_placement: false,
+        }
     }
 
     /// What stands on `frames`, to where its placement says. Keep the allocator from handing them out
     /// first.
     pub const fn retire(frames: FrameRange) -> Self {
-        Self { scope: Scope::Everything, select: Select::Touching(frames), to: None, limit_bytes: u64::MAX }
+        Self {
+            scope: Scope::Everything,
+            select: Select::Touching(frames),
+            to: None,
+            limit_bytes: u64::MAX,
+            keeps_placement: false,
+        }
     }
 
-    /// `bytes` of `guest` from one controller to another.
-    pub const fn shift(guest: GuestId, from: ControllerId, to: ControllerId, bytes: u64) -> Self {
+    /// `bytes` of what in `scope` may lie there, from one controller to another.
+    pub const fn shift(scope: Scope, from: ControllerId, to: ControllerId, bytes: u64) -> Self {
         Self {
-            scope: Scope::Guest(guest),
+            scope,
             select: Select::Behind(ControllerSet::EMPTY.with(from)),
             to: Some(Placement::only(to)),
             limit_bytes: bytes,
+            keeps_placement: true,
         }
     }
 

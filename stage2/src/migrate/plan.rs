@@ -206,6 +206,10 @@ pub(super) fn obstacle(request: &Request, region: &Region) -> Option<Reason> {
         Mobility::Movable => {}
     }
     let placement = request.to.as_ref().unwrap_or(&region.placement);
+    let (named, _) = placement.named();
+    if request.keeps_placement && named.iter().any(|controller| !region.placement.allows(controller)) {
+        return Some(Reason::Placement);
+    }
     match (request.select, placement.named()) {
         (Select::Behind(from), (named, Strictness::Strict)) if is_subset(named, from) => {
             Some(Reason::Placement)

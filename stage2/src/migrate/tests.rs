@@ -257,7 +257,7 @@ fn pinning_moves_what_lies_elsewhere() {
 #[test]
 fn a_share_of_a_guest_is_shifted() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 5 * M2, 9);
-    let request = Request::shift(guest, controller(0), controller(1), 3 * M2);
+    let request = Request::shift(Scope::Guest(guest), controller(0), controller(1), 3 * M2);
     let id = host.engine.submit(&host, request).unwrap();
     host.run_jobs();
     host.check();

@@ -58,7 +58,8 @@ pub(super) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
     };
     match migration::fault(vcpu.guest(), ipa, fault) {
         Verdict::Retry => true,
-        Verdict::NotOurs => false,
+        // Nothing is there at all: the access that comes again meets that itself, with a syndrome of its own.
+        Verdict::NotOurs => is_looked_up && !migration::is_mapped(vcpu.guest(), ipa),
         Verdict::Stuck => guest::stop_current(vcpu, StopReason::UnitStuck { ipa: page }),
     }
 }

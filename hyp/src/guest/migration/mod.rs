@@ -57,6 +57,11 @@ pub(crate) fn fault(guest: &'static Guest, ipa: Ipa, fault: Fault) -> Verdict {
     ENGINE.fault(&Host, guest.id, ipa, fault)
 }
 
+/// Whether there is a leaf at `ipa`.
+pub(crate) fn is_mapped(guest: &'static Guest, ipa: Ipa) -> bool {
+    guest.space.if_open().is_some_and(|space| space.with(&Host, |stage2| stage2.leaf(ipa).is_some()))
+}
+
 /// Answers an access flag fault of a vCPU of `guest`. False: the flag was set meanwhile, or the leaf is in motion.
 pub(crate) fn mark_accessed(guest: &'static Guest, ipa: Ipa) -> bool {
     guest.space.if_open().is_some_and(|space| space.with(&Host, |stage2| stage2.mark_accessed(ipa)))

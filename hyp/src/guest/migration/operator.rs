@@ -3,15 +3,18 @@
 use super::{ENGINE, Host, submit, wake};
 use crate::arch::{own, timer};
 use crate::guest::Guest;
-use crate::monitor::migration::{Heat, Migration, Order, Piece};
+use crate::monitor::migration::{Heat, Look, Migration, Order, Piece};
 use guest_dts::config::BankKind;
-use stage2::addr::{Frame, Ipa, PAGEBLOCK_SIZE};
+use stage2::addr::{FRAME_SIZE, Frame, Ipa};
 use stage2::controller::ControllerId;
 use stage2::memory::Retired;
 use stage2::migrate::{Engine, Frames, Guests, JobId, JobReport, Request, RequestError, Shortage};
 use stage2::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::Leaf;
+
+/// Bytes of 4 KiB units that are looked at under one holding of a guest's lock.
+const LOOK: u64 = 64 * FRAME_SIZE;
 
 /// The operator's hand on migration.
 pub(crate) struct Operator;
@@ -83,20 +86,25 @@ impl Migration for Operator {
         let from = Ipa::try_new(ipa)?;
         space.with(&Host, |stage2| {
             let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(ipa)?).next()?;
-            let size = leaf.size().max(PAGEBLOCK_SIZE);
+            // No longer than what a guest that faults may wait for.
+            let size = leaf.size().max(LOOK);
             let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
             let visit = |leaf: Leaf| {
                 heat.unit_count += 1;
-                let span = own::MEMORY.span_of(Frame::containing(leaf.pa()));
-                if let Some(span) = span.filter(|_| heat.is_end && leaf.descriptor().is_accessed()) {
-                    heat.touched[span.controller.index()] += leaf.size();
+                let Some(span) = own::MEMORY.span_of(Frame::containing(leaf.pa())) else { return };
+                let at = span.controller.index();
+                heat.resident[at] += leaf.size();
+                if leaf.descriptor().is_accessed() {
+                    heat.touched[at] += leaf.size();
                 }
             };
-            if heat.is_end {
-                stage2.mark_all_accessed(base, size, visit);
-            } else {
-                stage2.harvest_accessed(base, size, visit);
-                stage2.synchronise();
+            match heat.look {
+                Look::Begin => {
+                    stage2.harvest_accessed(base, size, visit);
+                    stage2.synchronise();
+                }
+                Look::Count => stage2.leaves(base, size).filter(|leaf| !leaf.is_broken()).for_each(visit),
+                Look::End => stage2.mark_all_accessed(base, size, visit),
             }
             Some(base.get() + size)
         })

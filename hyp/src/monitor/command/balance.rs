@@ -1,182 +1,240 @@
-//! `heat`, `balance`: which memory is used, and evening out what controllers carry.
+//! `balance`: evening out what controllers carry.
 
 use core::fmt;
 
-use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
-use stage2::controller::{ControllerId, MAX_CONTROLLERS};
-use stage2::migrate::balance::{self, Share, Shift, Side};
-use stage2::migrate::{Mobility, Request};
-use stage2::owner::{GuestId, Owner};
+use stage2::addr::{Ipa, PAGEBLOCK_SIZE};
+use stage2::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
+use stage2::migrate::balance::{self, By, End, Plan, Share, Shift, Side};
+use stage2::migrate::{JobId, Mobility, Request, Scope};
+use stage2::owner::GuestId;
 
 use super::super::grammar::{Arguments, Failure};
-use super::super::machine::GuestState;
-use super::super::migration::Heat;
+use super::super::machine::Machine;
+use super::super::migration::{Heat, Look, Migration, Piece};
 use super::super::mux::GUESTS;
 use super::super::region::pieces;
 use super::super::report::Value;
 use super::super::session::Session;
+use super::super::units::Size;
+use super::heat::{controllers, is_interrupted, look_at_all, wait};
+use super::jobs::guest_name;
 use super::migrate::{controller_name, migration};
-
-/// Ctrl-C.
-const INTERRUPT: u8 = 3;
-
-/// What was touched in a window, by guest and controller, and what it cost to know.
-#[derive(Default)]
-struct Sample {
-    touched: [[u64; MAX_CONTROLLERS]; GUESTS],
-    unit_count: u64,
-    cost_ticks: u64,
-    window_ns: u64,
-}
-
-/// Watches for `seconds` what guests touch. Looks at each unit twice; where hardware does not keep access flags, the first
-/// access to each unit in the window is a fault.
-fn sample(session: &mut Session<'_>, seconds: u64) -> Result<Sample, Failure> {
-    let mut sample = Sample::default();
-    pass(session, false, &mut sample)?;
-    let start = session.io().now_ns();
-    let deadline = start.saturating_add(seconds * 1_000_000_000);
-    while session.io().now_ns() < deadline {
-        if session.io().peek() == Some(INTERRUPT) {
-            // What is written next sees the key.
-            break;
-        }
-        session.io().sleep(deadline);
-    }
-    sample.window_ns = session.io().now_ns().saturating_sub(start);
-    pass(session, true, &mut sample)?;
-    Ok(sample)
-}
-
-/// Looks at all units once, in pieces between which others run.
-fn pass(session: &mut Session<'_>, is_end: bool, sample: &mut Sample) -> Result<(), Failure> {
-    let migration = migration(session)?;
-    for (guest, touched) in sample.touched.iter_mut().enumerate() {
-        let mut heat = Heat { is_end, ..Heat::default() };
-        let mut next = Some(0);
-        while let Some(ipa) = next {
-            let started = migration.now();
-            next = migration.sample(guest, ipa, &mut heat);
-            sample.cost_ticks += migration.now().wrapping_sub(started);
-            session.io().pause();
-        }
-        *touched = heat.touched;
-        sample.unit_count += heat.unit_count;
-    }
-    Ok(())
-}
-
-/// Bytes of a guest behind a controller.
-fn resident(session: &Session<'_>, guest: usize, controller: ControllerId) -> u64 {
-    let id = u8::try_from(guest).ok().and_then(GuestId::try_new);
-    let frames = session.machine.memory().zip(id);
-    frames.map_or(0, |(memory, id)| memory.resident(Owner::Guest(id), controller) * FRAME_SIZE)
-}
-
-fn controllers(session: &Session<'_>) -> impl Iterator<Item = ControllerId> + use<> {
-    (0..session.machine.controller_count()).filter_map(|at| ControllerId::try_new(u8::try_from(at).ok()?))
-}
-
-/// Shows what guests touch.
-pub(super) fn heat(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
-    let seconds = arguments.number(0).unwrap_or(1);
-    let sample = sample(session, seconds)?;
-    let held: [[u64; MAX_CONTROLLERS]; GUESTS] = core::array::from_fn(|guest| {
-        let mut held = [0; MAX_CONTROLLERS];
-        controllers(session).for_each(|id| held[id.index()] = resident(session, guest, id));
-        held
-    });
-    let ids = || controllers(session);
-    let ids: heapless::Vec<ControllerId, MAX_CONTROLLERS> = ids().collect();
-    session.report("heat", |report, machine| {
-        report.fields(
-            "window_ns=Watched for|unit_count=Units looked at|cost_ns=Looking took",
-            &[
-                Value::Nanoseconds(sample.window_ns),
-                Value::Count(sample.unit_count),
-                Value::Nanoseconds(migration.nanoseconds(sample.cost_ticks)),
-            ],
-        )?;
-        let columns = "guest=GUEST|controller=CONTROLLER|resident_bytes=RESIDENT|touched_bytes=TOUCHED|share_permille=SHARE";
-        report.table("heat", columns, "No guest has memory.", &mut |table| {
-            for (at, guest) in (0..machine.guest_count().min(GUESTS)).filter_map(|at| Some((at, machine.guest(at)?))) {
-                for id in ids.iter().filter(|id| held[at][id.index()] > 0) {
-                    let (resident, touched) = (held[at][id.index()], sample.touched[at][id.index()]);
-                    table.row(&[
-                        Value::Text(guest.name),
-                        Value::Text(controller_name(machine, *id)),
-                        Value::Bytes(resident),
-                        Value::Bytes(touched),
-                        Value::Permille((touched.min(resident) * 1000).checked_div(resident).unwrap_or(0)),
-                    ])?;
-                }
-            }
-            Ok(())
-        })
-    })
-}
 
 /// Shifts memory so that controllers carry alike.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let migration = migration(session)?;
-    let what = arguments.word(0).unwrap_or("free");
-    let sample = if what == "heat" { sample(session, 1)? } else { Sample::default() };
-    let mut shares: heapless::Vec<Share, GUESTS> = heapless::Vec::new();
-    for at in 0..session.machine.guest_count().min(GUESTS) {
-        let is_movable = session.machine.guest(at).is_some_and(|guest| guest.state == GuestState::Running)
-            && pieces(migration, at).any(|piece| piece.mobility == Mobility::Movable);
-        let Some(guest) = GuestId::try_new(at as u8).filter(|_| is_movable) else { continue };
-        let mut share = Share { guest, bytes: [0; MAX_CONTROLLERS], load: [0; MAX_CONTROLLERS] };
-        for id in controllers(session) {
-            let bytes = resident(session, at, id);
-            share.bytes[id.index()] = bytes;
-            share.load[id.index()] =
-                if what == "heat" { sample.touched[at][id.index()].min(bytes) } else { bytes };
-        }
-        // No more than there is room for.
-        let _ = shares.push(share);
+    if let Some(job) = jobs_under_way(migration) {
+        return Err(session.refuse(format_args!(
+            "{job} is not over, and what it moves would be counted where it was: balance when it is over, or cancel {}",
+            job.get()
+        )));
     }
-    let mut sides: heapless::Vec<Side, MAX_CONTROLLERS> = heapless::Vec::new();
-    let open = |id: &ControllerId| session.machine.controller(id.index()).filter(|side| !side.is_evacuated);
-    let most_free = controllers(session).filter_map(|id| Some(open(&id)?.free_bytes)).max().unwrap_or(0);
-    for id in controllers(session) {
-        let Some(side) = open(&id) else { continue };
-        let of_guests = || shares.iter().map(|share| share.load[id.index()]).sum();
+    let what = arguments.word(0).unwrap_or("free");
+    let by = if what == "heat" { By::Heat } else { By::Bytes };
+    let mut done = Ok(());
+    if by == By::Heat {
+        done = look_at_all(session, Look::Begin).and_then(|_| wait(session, 1)).map(drop);
+    }
+    if is_interrupted(session) || done.is_err() {
+        look_at_all(session, Look::End)?;
+        return Err(session.refuse(format_args!("interrupted: nothing is shifted")));
+    }
+    let mut shares = shares(session, by)?;
+    let mut sides = sides(session, what, &shares);
+    let before = sides.clone();
+    let plan = balance::plan(by, &mut sides, &mut shares, migration.engine().history());
+    let mut jobs: heapless::Vec<(JobId, Shift), { balance::MAX_SHIFTS }> = heapless::Vec::new();
+    let mut refused = None;
+    for shift in &plan.shifts {
+        let (scope, limit) = match by {
+            By::Bytes => (Scope::Guest(shift.guest), shift.bytes),
+            By::Heat => match warm_range(session, shift)? {
+                Some(range) => (range, u64::MAX),
+                None => continue,
+            },
+        };
+        match migration.submit(Request::shift(scope, shift.from, shift.to, limit)) {
+            // As many as shifts.
+            Ok(job) => _ = jobs.push((job, *shift)),
+            Err(error) => refused = Some(error),
+        }
+        if by == By::Heat {
+            migration.engine().history().note(shift.from, shift.to);
+        }
+    }
+    if by == By::Heat {
+        look_at_all(session, Look::End)?;
+    }
+    if let Some(error) = refused {
+        return Err(session.refuse(format_args!("{error}")));
+    }
+    show(session, what, &before, &sides, &plan, &jobs)
+}
+
+/// The first job that is not over.
+fn jobs_under_way(migration: &dyn Migration) -> Option<JobId> {
+    let mut last = JobId::new(0);
+    while let Some(job) = migration.job_after(last) {
+        if !job.state.is_over() {
+            return Some(job.id);
+        }
+        last = job.id;
+    }
+    None
+}
+
+/// The pieces of a guest's RAM of which something can move.
+fn movable(migration: &dyn Migration, guest: usize) -> impl Iterator<Item = Piece> {
+    pieces(migration, guest).filter(|piece| piece.mobility == Mobility::Movable)
+}
+
+fn allowed(piece: &Piece) -> ControllerSet {
+    ControllerSet::ALL.iter().filter(|controller| piece.placement.allows(*controller)).collect()
+}
+
+/// What can move of every guest.
+fn shares(session: &mut Session<'_>, by: By) -> Result<heapless::Vec<Share, GUESTS>, Failure> {
+    let migration = migration(session)?;
+    let mut shares = heapless::Vec::new();
+    for at in 0..session.machine.guest_count().min(GUESTS) {
+        let Some(guest) = u8::try_from(at).ok().and_then(GuestId::try_new) else { continue };
+        let mut heat = Heat::default();
+        let mut open = ControllerSet::EMPTY;
+        for piece in movable(migration, at) {
+            // Where it may lie behind one alone it does not move.
+            let allowed = allowed(&piece);
+            if allowed.len() > 1 {
+                open = allowed.iter().fold(open, ControllerSet::with);
+                look_at(session, migration, at, &piece, &mut heat, |_, _| true);
+            }
+        }
+        let (bytes, load) = (heat.resident, if by == By::Heat { heat.touched } else { heat.resident });
+        // No more than there is room for.
+        let _ = shares.push(Share { guest, bytes, load, open });
+    }
+    Ok(shares)
+}
+
+/// Looks at a piece of RAM, for as long as `goes_on` of where it has come to and what it has seen.
+fn look_at(
+    session: &mut Session<'_>,
+    migration: &dyn Migration,
+    guest: usize,
+    piece: &Piece,
+    heat: &mut Heat,
+    mut goes_on: impl FnMut(u64, &Heat) -> bool,
+) {
+    let (mut next, end) = (Some(piece.ipa), piece.ipa + piece.size);
+    while let Some(ipa) = next.filter(|ipa| *ipa < end) {
+        next = migration.sample(guest, ipa, heat);
+        session.io().pause();
+        if !goes_on(next.unwrap_or(end).min(end), heat) {
+            break;
+        }
+    }
+}
+
+/// The part of a guest's RAM, from the first that was touched on, of which so much was touched as is to be shifted.
+fn warm_range(session: &mut Session<'_>, shift: &Shift) -> Result<Option<Scope>, Failure> {
+    let migration = migration(session)?;
+    let (guest, from) = (shift.guest.index(), shift.from.index());
+    let (mut heat, mut first, mut end) = (Heat::default(), None, 0);
+    for piece in movable(migration, guest).filter(|piece| piece.placement.allows(shift.to)) {
+        let mut at = piece.ipa;
+        look_at(session, migration, guest, &piece, &mut heat, |next, heat| {
+            if heat.touched[from] > 0 {
+                first = first.or(Some(at));
+                end = next;
+            }
+            at = next;
+            heat.touched[from] < shift.load
+        });
+        if heat.touched[from] >= shift.load {
+            break;
+        }
+    }
+    // `None` only where the guest has gone: the window is open, and what was touched still is.
+    Ok(first.map(|first| Scope::Range(shift.guest, Ipa::new_truncate(first), end - first)))
+}
+
+/// What the controllers carry that take allocations.
+fn sides(session: &Session<'_>, what: &str, shares: &[Share]) -> heapless::Vec<Side, MAX_CONTROLLERS> {
+    let machine = session.machine;
+    let open = |id: &ControllerId| machine.controller(id.index()).filter(|side| !side.is_evacuated);
+    let most_free = controllers(machine).filter_map(|id| Some(open(&id)?.free_bytes)).max().unwrap_or(0);
+    let mut sides = heapless::Vec::new();
+    for controller in controllers(machine) {
+        let Some(side) = open(&controller) else { continue };
+        let of_guests = || shares.iter().map(|share| share.load[controller.index()]).sum();
         let load = if what == "free" { most_free - side.free_bytes } else { of_guests() };
         // Something stays for tables.
-        let _ = sides.push(Side {
-            controller: id,
-            load,
-            room: side.free_bytes.saturating_sub(4 * PAGEBLOCK_SIZE),
-        });
+        let room = side.free_bytes.saturating_sub(4 * PAGEBLOCK_SIZE);
+        // No more than there is room for.
+        let _ = sides.push(Side { controller, load, room });
     }
-    let shifts = balance::plan(&mut sides, &mut shares);
-    let mut jobs: heapless::Vec<(u64, Shift), { balance::MAX_SHIFTS }> = heapless::Vec::new();
-    for shift in shifts {
-        let job = migration.submit(Request::shift(shift.guest, shift.from, shift.to, shift.bytes));
-        let job = job.map_err(|error| session.refuse(format_args!("{error}")))?;
-        // As many as shifts.
-        let _ = jobs.push((job.get().into(), shift));
+    sides
+}
+
+/// Why a plan shifts no more.
+struct Why<'a>(&'a dyn Machine, &'a Plan);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(machine, plan) = *self;
+        let name = |controller| controller_name(machine, controller);
+        match plan.end {
+            End::Even => f.write_str("they count as even"),
+            End::Alone => f.write_str("fewer than two controllers take allocations"),
+            End::NothingMoves(from) => {
+                write!(f, "nothing behind {} can move to where there is less", name(from))
+            }
+            End::NoRoom(to) => write!(f, "{} has no room", name(to)),
+            End::Back(from, to) => {
+                let twice = Size(2 * plan.band);
+                write!(f, "{} got it from {}: it goes back for more than {twice}", name(from), name(to))
+            }
+            End::Full => f.write_str("more in the next plan"),
+        }
     }
+}
+
+fn show(
+    session: &mut Session<'_>,
+    what: &str,
+    before: &[Side],
+    after: &[Side],
+    plan: &Plan,
+    jobs: &[(JobId, Shift)],
+) -> Result<(), Failure> {
     session.report("balance", |report, machine| {
+        let why = Why(machine, plan);
+        report.fields(
+            "by=Balanced by|even_bytes=Counts as even|why=No more because",
+            &[Value::Text(what), Value::Bytes(plan.band), Value::Show(&why)],
+        )?;
+        let columns = "controller=CONTROLLER|load_bytes=CARRIES|planned_bytes=THEN";
+        report.table("controllers", columns, "No controller takes allocations.", &mut |table| {
+            before.iter().try_for_each(|side| {
+                let then = after.iter().find(|then| then.controller == side.controller);
+                table.row(&[
+                    Value::Text(controller_name(machine, side.controller)),
+                    Value::Bytes(side.load),
+                    Value::Bytes(then.map_or(side.load, |then| then.load)),
+                ])
+            })
+        })?;
         let columns = "job=JOB|guest=GUEST|bytes=BYTES|from=FROM|to=TO";
-        report.table(
-            "shifts",
-            columns,
-            "Nothing to shift: the controllers carry alike, or nothing can move.",
-            &mut |table| {
-                jobs.iter().try_for_each(|(job, shift)| {
-                    let name = fmt::from_fn(|f| f.write_str(super::jobs::guest_name(machine, shift.guest)));
-                    table.row(&[
-                        Value::Count(*job),
-                        Value::Show(&name),
-                        Value::Bytes(shift.bytes),
-                        Value::Text(controller_name(machine, shift.from)),
-                        Value::Text(controller_name(machine, shift.to)),
-                    ])
-                })
-            },
-        )
+        report.table("shifts", columns, "Nothing is shifted.", &mut |table| {
+            jobs.iter().try_for_each(|(job, shift)| {
+                let name = fmt::from_fn(|f| f.write_str(guest_name(machine, shift.guest)));
+                table.row(&[
+                    Value::Count(job.get().into()),
+                    Value::Show(&name),
+                    Value::Bytes(if what == "heat" { shift.load } else { shift.bytes }),
+                    Value::Text(controller_name(machine, shift.from)),
+                    Value::Text(controller_name(machine, shift.to)),
+                ])
+            })
+        })
     })
 }

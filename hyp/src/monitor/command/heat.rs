@@ -1,0 +1,98 @@
+//! `heat`: which memory is used.
+
+use stage2::controller::{ControllerId, MAX_CONTROLLERS};
+
+use super::super::grammar::{Arguments, Failure};
+use super::super::machine::Machine;
+use super::super::migration::{Heat, Look};
+use super::super::mux::GUESTS;
+use super::super::report::Value;
+use super::super::session::Session;
+use super::migrate::{controller_name, migration};
+
+/// Ctrl-C.
+const INTERRUPT: u8 = 3;
+
+/// What a look at all guests saw.
+#[derive(Default)]
+pub(super) struct Sample {
+    resident: [[u64; MAX_CONTROLLERS]; GUESTS],
+    touched: [[u64; MAX_CONTROLLERS]; GUESTS],
+    unit_count: u64,
+    cost_ticks: u64,
+}
+
+/// Looks at all units once, in pieces between which others run.
+pub(super) fn look_at_all(session: &mut Session<'_>, look: Look) -> Result<Sample, Failure> {
+    let migration = migration(session)?;
+    let mut sample = Sample::default();
+    for guest in 0..GUESTS {
+        let mut heat = Heat { look, ..Heat::default() };
+        let mut next = Some(0);
+        while let Some(ipa) = next {
+            let started = migration.now();
+            next = migration.sample(guest, ipa, &mut heat);
+            sample.cost_ticks += migration.now().wrapping_sub(started);
+            session.io().pause();
+        }
+        (sample.resident[guest], sample.touched[guest]) = (heat.resident, heat.touched);
+        sample.unit_count += heat.unit_count;
+    }
+    Ok(sample)
+}
+
+/// Whether the operator has pressed Ctrl-C. Who writes next sees the key.
+pub(super) fn is_interrupted(session: &mut Session<'_>) -> bool {
+    session.io().peek() == Some(INTERRUPT)
+}
+
+/// Lets a window of so many seconds pass, or of less where the operator interrupts. Yields its nanoseconds.
+pub(super) fn wait(session: &mut Session<'_>, seconds: u64) -> Result<u64, Failure> {
+    let start = session.io().now_ns();
+    let deadline = start.saturating_add(seconds * 1_000_000_000);
+    while session.io().now_ns() < deadline && !is_interrupted(session) {
+        session.io().sleep(deadline);
+    }
+    Ok(session.io().now_ns().saturating_sub(start))
+}
+
+/// All controllers.
+pub(super) fn controllers(machine: &dyn Machine) -> impl Iterator<Item = ControllerId> + use<> {
+    (0..machine.controller_count()).filter_map(|at| ControllerId::try_new(u8::try_from(at).ok()?))
+}
+
+/// Shows what guests touch.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let migration = migration(session)?;
+    let begun = look_at_all(session, Look::Begin)?;
+    let window_ns = wait(session, arguments.number(0).unwrap_or(1))?;
+    let sample = look_at_all(session, Look::End)?;
+    let cost_ticks = begun.cost_ticks + sample.cost_ticks;
+    session.report("heat", |report, machine| {
+        report.fields(
+            "window_ns=Watched for|unit_count=Units looked at|cost_ns=Looking took",
+            &[
+                Value::Nanoseconds(window_ns),
+                Value::Count(begun.unit_count + sample.unit_count),
+                Value::Nanoseconds(migration.nanoseconds(cost_ticks)),
+            ],
+        )?;
+        let columns = "guest=GUEST|controller=CONTROLLER|resident_bytes=RESIDENT|touched_bytes=TOUCHED|share_permille=SHARE";
+        report.table("heat", columns, "No guest has memory.", &mut |table| {
+            for (at, guest) in (0..machine.guest_count().min(GUESTS)).filter_map(|at| Some((at, machine.guest(at)?))) {
+                let (resident, touched) = (&sample.resident[at], &sample.touched[at]);
+                for id in controllers(machine).filter(|id| resident[id.index()] > 0) {
+                    let (resident, touched) = (resident[id.index()], touched[id.index()]);
+                    table.row(&[
+                        Value::Text(guest.name),
+                        Value::Text(controller_name(machine, id)),
+                        Value::Bytes(resident),
+                        Value::Bytes(touched),
+                        Value::Permille((touched * 1000).checked_div(resident).unwrap_or(0)),
+                    ])?;
+                }
+            }
+            Ok(())
+        })
+    })
+}
