@@ -273,7 +273,7 @@ fn a_controller_that_is_evacuated_while_a_job_targets_it_ends_empty() {
         let towards = system.json("migrate a mc1")["job"].as_u64().unwrap();
         std::thread::sleep(Duration::from_millis(200 + 300 * round));
         let off = system.json("evacuate mc1")["job"].as_u64().unwrap();
-        system.monitor("rate limit none");
+        system.monitor("rate limit off");
         let report = wait_for_job(&mut system, towards);
         assert!(report["unmoved_bytes"].as_u64().unwrap() > 0, "{report}");
         assert_eq!(report["unmoved"][0]["reason"], "no frame on the target", "{report}");

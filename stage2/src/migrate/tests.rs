@@ -218,21 +218,26 @@ fn what_cannot_move_says_why() {
 }
 
 #[test]
-fn a_closed_controller_gets_nothing_more() {
-    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
-    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
-    while host.moved(id) < 2 * M2 {
-        host.engine.step(&host, 50_000, Payer::Idle);
+fn a_controller_that_closes_at_any_step_of_a_job_ends_empty() {
+    for (steps, order) in (0..24).flat_map(|steps| [(steps, 9), (steps, 0)]) {
+        let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, order);
+        let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        for step in 0..steps {
+            host.engine.step(&host, 40_000, Payer::Idle);
+            if step % 7 == 3 {
+                host.access(guest, 0, ipa(BASE + step * M2 / 8), true);
+            }
+        }
+        // It is evacuated while the job targets it.
+        host.hardware.allocator().close(controller(1));
+        let back = host.engine.submit(&host, Request::evacuate(controller(1))).unwrap();
+        host.run_jobs();
+        host.check();
+        let report = host.engine.job(&host, id).unwrap();
+        assert_eq!(report.moved.bytes() + report.unmoved_bytes(), 4 * M2, "{report:?}");
+        assert_eq!(host.moved(back), report.moved.bytes());
+        assert_eq!(host.behind(guest), behind(0));
     }
-    // It is evacuated while the job targets it.
-    host.hardware.allocator().close(controller(1));
-    let back = host.engine.submit(&host, Request::evacuate(controller(1))).unwrap();
-    host.run_jobs();
-    host.check();
-    let report = host.engine.job(&host, id).unwrap();
-    assert!(report.unmoved(Reason::NoFrame).bytes >= M2, "{report:?}");
-    assert_eq!(host.moved(back), report.moved.bytes());
-    assert_eq!(host.behind(guest), behind(0));
 }
 
 #[test]
@@ -255,9 +260,17 @@ fn pinning_moves_what_lies_elsewhere() {
 }
 
 #[test]
-fn a_share_of_a_guest_is_shifted() {
-    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 5 * M2, 9);
+fn a_share_of_a_guest_is_shifted_where_it_may_lie() {
+    let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, 5 * M2, 9);
     let request = Request::shift(Scope::Guest(guest), controller(0), controller(1), 3 * M2);
+    let pinned = host.engine.submit(&host, request).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.moved(pinned), 0);
+    let report = host.engine.job(&host, pinned).unwrap();
+    assert_eq!(report.unmoved(Reason::Placement).bytes, 5 * M2);
+
+    host.regions[0][0].placement = Placement::prefer(controller(0));
     let id = host.engine.submit(&host, request).unwrap();
     host.run_jobs();
     host.check();
