@@ -74,7 +74,7 @@ fn linux_7_3_moves() {
 
 /// A guest that uses all of its memory in every way, on several CPUs, with every bit checked, while that memory moves
 /// there and back `times` times: `mib` MiB that move as units of 2 MiB, and 4 MiB as units of 4 KiB.
-fn stress(setup: Setup, vcpus: u32, mib: u32, times: usize) {
+fn stress(setup: Setup, vcpus: u32, mib: u64, times: usize) {
     let memory = "memory@60000000 { reg = <0x0 0x60000000 0x400000>; unit-size = <0x1000>; };";
     let guest =
         Guest::payload("stress", "stress").bootargs("window=4").vcpus(vcpus).ram_mib(mib).with(memory);
@@ -99,7 +99,7 @@ fn stress(setup: Setup, vcpus: u32, mib: u32, times: usize) {
         assert_eq!(report["unmoved_bytes"], 0, "{report}");
         // At first, some of it is where it is to go.
         if number > 1 {
-            assert_eq!(report["moved_bytes"], u64::from(mib + 4) << 20, "{report}");
+            assert_eq!(report["moved_bytes"], (mib + 4) << 20, "{report}");
         }
     }
     let said = system.transcript();
@@ -247,6 +247,8 @@ fn a_fault_of_the_guest_in_the_middle_of_a_move_leaks_nothing() {
     for round in 0..5 {
         system.monitor("start rogue");
         wait_for_state(&mut system, "rogue", "running");
+        system.to_guest("rogue");
+        system.expect(r"rogue which\?");
         let controller = ["mc1", "mc0"][round % 2];
         let number = system.json(&format!("migrate rogue {controller}"))["job"].as_u64().unwrap();
         std::thread::sleep(Duration::from_millis(100 + 130 * round as u64));

@@ -16,7 +16,7 @@ use super::super::region::pieces;
 use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::Size;
-use super::heat::{controllers, is_interrupted, look_at_all, wait};
+use super::heat::{Sample, controllers, is_interrupted, look_at_all, wait};
 use super::jobs::guest_name;
 use super::migrate::{controller_name, migration};
 
@@ -40,7 +40,8 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         return Err(session.refuse(format_args!("interrupted: nothing is shifted")));
     }
     let mut shares = shares(session, by)?;
-    let mut sides = sides(session, what, &shares);
+    let all = look_at_all(session, Look::Count)?;
+    let mut sides = sides(session, what, &all);
     let before = sides.clone();
     let plan = balance::plan(by, &mut sides, &mut shares, migration.engine().history());
     let mut jobs: heapless::Vec<(JobId, Shift), { balance::MAX_SHIFTS }> = heapless::Vec::new();
@@ -157,16 +158,19 @@ fn warm_range(session: &mut Session<'_>, shift: &Shift) -> Result<Option<Scope>,
     Ok(first.map(|first| Scope::Range(shift.guest, Ipa::new_truncate(first), end - first)))
 }
 
-/// What the controllers carry that take allocations.
-fn sides(session: &Session<'_>, what: &str, shares: &[Share]) -> heapless::Vec<Side, MAX_CONTROLLERS> {
+/// What the controllers carry that take allocations: all of it, be it movable or not.
+fn sides(session: &Session<'_>, what: &str, all: &Sample) -> heapless::Vec<Side, MAX_CONTROLLERS> {
     let machine = session.machine;
     let open = |id: &ControllerId| machine.controller(id.index()).filter(|side| !side.is_evacuated);
     let most_free = controllers(machine).filter_map(|id| Some(open(&id)?.free_bytes)).max().unwrap_or(0);
     let mut sides = heapless::Vec::new();
     for controller in controllers(machine) {
         let Some(side) = open(&controller) else { continue };
-        let of_guests = || shares.iter().map(|share| share.load[controller.index()]).sum();
-        let load = if what == "free" { most_free - side.free_bytes } else { of_guests() };
+        let load = match what {
+            "free" => most_free - side.free_bytes,
+            "heat" => all.touched(controller),
+            _ => all.resident(controller),
+        };
         // Something stays for tables.
         let room = side.free_bytes.saturating_sub(4 * PAGEBLOCK_SIZE);
         // No more than there is room for.

@@ -22,6 +22,18 @@ pub(super) struct Sample {
     cost_ticks: u64,
 }
 
+impl Sample {
+    /// Bytes of all guests behind a controller.
+    pub(super) fn resident(&self, controller: ControllerId) -> u64 {
+        self.resident.iter().map(|resident| resident[controller.index()]).sum()
+    }
+
+    /// Those of them that were touched.
+    pub(super) fn touched(&self, controller: ControllerId) -> u64 {
+        self.touched.iter().map(|touched| touched[controller.index()]).sum()
+    }
+}
+
 /// Looks at all units once, in pieces between which others run.
 pub(super) fn look_at_all(session: &mut Session<'_>, look: Look) -> Result<Sample, Failure> {
     let migration = migration(session)?;
