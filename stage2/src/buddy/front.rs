@@ -132,9 +132,10 @@ impl FreeLists {
     #[inline]
     pub(crate) fn turn_to(&mut self, table: &FrameTable<'_>, list: usize, number: u64, slot: Slot) -> bool {
         let list = list % LIST_SLOTS;
-        let key = key_of(number);
+        let (key, first) = (key_of(number), slot.0 & !((1 << WORD_SHIFT) - 1));
         let front = self.fronts[list];
-        if front.key == key {
+        // Two RAM ranges may share a word, by number: each has its own in the table.
+        if front.key == key && front.slot == first {
             return true;
         }
         if front.free != 0 {
@@ -144,7 +145,7 @@ impl FreeLists {
             }
             self.put_back(table, list);
         }
-        self.fronts[list] = Front { key, slot: slot.0 & !((1 << WORD_SHIFT) - 1), free: 0, zeroed: 0 };
+        self.fronts[list] = Front { key, slot: first, free: 0, zeroed: 0 };
         true
     }
 

@@ -19,6 +19,8 @@ const LOOK: u64 = 64;
 const ISOLATE: u64 = 4;
 /// Frames that are scrubbed in a turn.
 const SCRUB: u64 = 64;
+/// Blocks that are verified in a turn: an owner may have claimed each frame for itself.
+const VERIFY: usize = 64;
 /// How often what is still in use is moved again.
 const ROUNDS: u8 = 4;
 
@@ -518,9 +520,12 @@ impl Active {
     fn verify<H: Host>(&mut self, claims: &Claims, host: &H, next: u64) -> Option<Phase> {
         claims.report_at(self.place, |report| report.range = self.range);
         let mut number = next;
-        let end = self.range.end().min(((next | (PAGEBLOCK_FRAMES - 1)) + 1) + 15 * PAGEBLOCK_FRAMES);
-        while number < end {
-            let left = FrameRange::from_numbers(number, end).unwrap_or_default();
+        let end = self.range.end();
+        for _ in 0..VERIFY {
+            if number >= end {
+                break;
+            }
+            let left = FrameRange::from_numbers(number, number + 1).unwrap_or_default();
             let occupant = host.ground().occupant(left);
             let is_owned = |occupant: &crate::memory::Occupant| {
                 occupant.owner == Some(Owner::Pool(self.pool)) && occupant.frame.number() <= number
@@ -533,8 +538,8 @@ impl Active {
             };
             number = occupant.end();
         }
-        if end < self.range.end() {
-            return Some(Phase::Verify(end));
+        if number < end {
+            return Some(Phase::Verify(number));
         }
         if let Some(guest) = self.guest(claims) {
             if !host.part(guest, self.pool, self.range) {

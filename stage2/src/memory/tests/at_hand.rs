@@ -121,3 +121,28 @@ fn what_is_known_of_the_bytes_stays_known() {
         assert_eq!(memory.frame_info(held[40]).unwrap().contents, Contents::Dirty);
     });
 }
+
+#[test]
+fn ram_ranges_that_share_a_word_are_kept_apart() {
+    let mut map = BootMap::new();
+    // A hole of one page.
+    map.add_ram(ControllerId::default(), BASE, 2 * MIB + 0x8000).unwrap();
+    map.add_ram(ControllerId::default(), BASE + 2 * MIB + 0x9000, 2 * MIB).unwrap();
+    let words = words(&map);
+    let memory = Memory::new();
+    memory.boot(&map, &words, 0).unwrap();
+    let movable = Request { kind: Kind::Movable, ..SINGLE };
+    let take = |count: usize| -> Vec<Frame> {
+        (0..count).map(|_| memory.allocate(&movable).unwrap().frame).collect()
+    };
+    let all = take(8 + 512 + 512);
+    // Of one word: frames 0 to 7 are of the first range, 9 to 31 of the second.
+    let of = |number: u64| frame(BASE + 2 * MIB + (number << 12));
+    free(&memory, of(3), Contents::Dirty).unwrap();
+    free(&memory, of(12), Contents::Dirty).unwrap();
+    assert_in_order(&memory, &map);
+    let again = take(2);
+    assert!(again.contains(&of(3)) && again.contains(&of(12)), "{again:?}");
+    all.into_iter().for_each(|it| free(&memory, it, Contents::Dirty).unwrap());
+    assert_in_order(&memory, &map);
+}
