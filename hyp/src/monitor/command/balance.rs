@@ -45,22 +45,35 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let before = sides.clone();
     let plan = balance::plan(by, &mut sides, &mut shares, migration.engine().history());
     let mut jobs: heapless::Vec<(JobId, Shift), { balance::MAX_SHIFTS }> = heapless::Vec::new();
+    // Up to where the memory of a guest behind a controller is to go already.
+    let mut ends: heapless::Vec<(GuestId, ControllerId, u64), { balance::MAX_SHIFTS }> = heapless::Vec::new();
     let mut refused = None;
     for shift in &plan.shifts {
         let (scope, limit) = match by {
             By::Bytes => (Scope::Guest(shift.guest), shift.bytes),
-            By::Heat => match warm_range(session, shift)? {
-                Some(range) => (range, u64::MAX),
-                None => continue,
-            },
+            By::Heat => {
+                let is_same =
+                    |end: &&(GuestId, ControllerId, u64)| (end.0, end.1) == (shift.guest, shift.from);
+                let after = ends.iter().filter(is_same).map(|end| end.2).max().unwrap_or(0);
+                let Some((first, end)) = warm_range(session, shift, after)? else { continue };
+                // As many as shifts.
+                let _ = ends.push((shift.guest, shift.from, end));
+                // What is cold in between goes along, but no more than there is room for.
+                let light = sides.iter_mut().find(|side| side.controller == shift.to);
+                let spare = light.map_or(0, |side| core::mem::take(&mut side.room));
+                let range = Scope::Range(shift.guest, Ipa::new_truncate(first), end - first);
+                (range, shift.bytes.saturating_add(spare))
+            }
         };
         match migration.submit(Request::shift(scope, shift.from, shift.to, limit)) {
-            // As many as shifts.
-            Ok(job) => _ = jobs.push((job, *shift)),
+            Ok(job) => {
+                // As many as shifts.
+                let _ = jobs.push((job, *shift));
+                if by == By::Heat {
+                    migration.engine().history().note(shift.from, shift.to);
+                }
+            }
             Err(error) => refused = Some(error),
-        }
-        if by == By::Heat {
-            migration.engine().history().note(shift.from, shift.to);
         }
     }
     if by == By::Heat {
@@ -129,18 +142,23 @@ fn look_at(
     while let Some(ipa) = next.filter(|ipa| *ipa < end) {
         next = migration.sample(guest, ipa, heat);
         session.io().pause();
-        if !goes_on(next.unwrap_or(end).min(end), heat) {
+        // Nothing was seen: there is no more, or the guest has gone.
+        let Some(reached) = next else { break };
+        if !goes_on(reached.min(end), heat) {
             break;
         }
     }
 }
 
-/// The part of a guest's RAM, from the first that was touched on, of which so much was touched as is to be shifted.
-fn warm_range(session: &mut Session<'_>, shift: &Shift) -> Result<Option<Scope>, Failure> {
+/// The part of a guest's RAM from `after` on, from the first that was touched on, of which so much was touched as is to be
+/// shifted: its first address and its end.
+fn warm_range(session: &mut Session<'_>, shift: &Shift, after: u64) -> Result<Option<(u64, u64)>, Failure> {
     let migration = migration(session)?;
     let (guest, from) = (shift.guest.index(), shift.from.index());
     let (mut heat, mut first, mut end) = (Heat::default(), None, 0);
-    for piece in movable(migration, guest).filter(|piece| piece.placement.allows(shift.to)) {
+    for mut piece in movable(migration, guest).filter(|piece| piece.placement.allows(shift.to)) {
+        let passed = after.saturating_sub(piece.ipa).min(piece.size);
+        (piece.ipa, piece.size) = (piece.ipa + passed, piece.size - passed);
         let mut at = piece.ipa;
         look_at(session, migration, guest, &piece, &mut heat, |next, heat| {
             if heat.touched[from] > 0 {
@@ -155,7 +173,7 @@ fn warm_range(session: &mut Session<'_>, shift: &Shift) -> Result<Option<Scope>,
         }
     }
     // `None` only where the guest has gone: the window is open, and what was touched still is.
-    Ok(first.map(|first| Scope::Range(shift.guest, Ipa::new_truncate(first), end - first)))
+    Ok(first.map(|first| (first, end)))
 }
 
 /// What the controllers carry that take allocations: all of it, be it movable or not.
@@ -166,8 +184,9 @@ fn sides(session: &Session<'_>, what: &str, all: &Sample) -> heapless::Vec<Side,
     let mut sides = heapless::Vec::new();
     for controller in controllers(machine) {
         let Some(side) = open(&controller) else { continue };
+        // Others allocate and free meanwhile: it may be more than the most of just now.
         let load = match what {
-            "free" => most_free - side.free_bytes,
+            "free" => most_free.saturating_sub(side.free_bytes),
             "heat" => all.touched(controller),
             _ => all.resident(controller),
         };
