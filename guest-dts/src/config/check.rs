@@ -8,6 +8,7 @@ use crate::finding::{Finding, Note, Rule, Value};
 use crate::image::{BootPlan, Image, NoRoom};
 use crate::range::PaRange;
 use crate::tree::Node;
+use stage2::name::Name;
 
 /// Checks all of it; guests that break a rule are refused.
 #[inline(never)]
@@ -167,11 +168,13 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
     index = 0;
     while let Some(pool) = configuration.pools.get(index) {
         let before = configuration.pools.iter().take(index).map(|pool| (pool.node, &pool.extent));
-        let finding = overlap(pool.node, &pool.extent, before).or_else(|| match pool.extent {
-            Extent::Static(range) => mixed(configuration, pool.node, range, pool.is_in_dmb)
-                .or_else(|| over_owner(configuration, pool, range)),
-            Extent::Dynamic { .. } => None,
-        });
+        let finding = same_name(pool, configuration.pools.iter().take(index));
+        let finding =
+            finding.or_else(|| overlap(pool.node, &pool.extent, before)).or_else(|| match pool.extent {
+                Extent::Static(range) => mixed(configuration, pool.node, range, pool.is_in_dmb)
+                    .or_else(|| over_owner(configuration, pool, range)),
+                Extent::Dynamic { .. } => None,
+            });
         match finding {
             Some(finding) => {
                 reader.error(finding);
@@ -181,6 +184,17 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
             None => index += 1,
         }
     }
+}
+
+/// Pools are known by the first characters of their names.
+fn same_name<'a, 't: 'a>(
+    pool: &Pool<'t>,
+    mut before: impl Iterator<Item = &'a Pool<'t>>,
+) -> Option<Finding<'t>> {
+    let name = Name::new(pool.node.name());
+    let is_taken = before.any(|other| Name::new(other.node.name()) == name);
+    let rule = Rule::Must("differ from the other pools' names in the first 31 characters");
+    is_taken.then(|| Finding::node(pool.node, rule))
 }
 
 /// What is claimed of a pool that is pinned in place appears at its own address, where its owner must have nothing else.

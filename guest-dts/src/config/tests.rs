@@ -322,6 +322,24 @@ fn a_pool_in_place_must_not_lie_over_its_owners_ram() {
 }
 
 #[test]
+fn pools_with_names_that_are_cut_alike_are_refused() {
+    let pool = |name: &str, base: &str| {
+        format!("{name} {{ compatible = \"shared-dmb-pool\"; reusable; reg = <0 {base} 0 0x200000>; }};")
+    };
+    let said = findings(&one_guest(
+        "",
+        "",
+        &format!(
+            "pools {{ #address-cells = <2>; #size-cells = <2>; {} {} }};",
+            pool("frame-buffers-of-the-camera-line-left", "0x60000000"),
+            pool("frame-buffers-of-the-camera-line-right", "0x60200000")
+        ),
+    ));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("right: must differ from the other pools' names in the first 31"), "{said:?}");
+}
+
+#[test]
 fn guests_beyond_any_host_are_refused_before_anything_is_kept() {
     let blob = compile(&one_guest("host-cpus = <4>;", "", ""));
     let tree = Tree::new(blob.as_slice()).unwrap();
