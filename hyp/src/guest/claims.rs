@@ -14,7 +14,7 @@ use alloc::string::{String, ToString};
 use guest_dts::build::platform::{self, POOL_SPI};
 use guest_dts::config::{Bank, Pool, Unit};
 use spin::Mutex;
-use stage2::addr::{Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
+use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windows, Wish};
 use stage2::frame::Mapping;
 use stage2::memory::Memory;
@@ -32,6 +32,9 @@ static DESIGNATED: Mutex<Option<Pools>> = Mutex::new(None);
 
 /// A window starts at a multiple of this, plus what its pool starts past one: so the largest leaves fit.
 const WINDOW_ALIGNMENT: u64 = 1 << 30;
+
+/// About how many leaves are hidden in a turn.
+const HIDDEN: usize = 64;
 
 /// Notes the pools that were designated.
 pub(crate) fn designated(pools: Pools) {
@@ -76,7 +79,7 @@ pub(super) fn abandon(guest: &'static Guest) {
         let mut left = pool.range;
         while !left.is_empty() {
             trap::poll(cpu::current());
-            let slice = claim::slice_of(left);
+            let slice = Host.slice_to_hide(guest.id, id, left);
             Host.hide(guest.id, id, slice);
             left = FrameRange::from_numbers(slice.end(), left.end()).unwrap_or_default();
         }
@@ -189,6 +192,18 @@ impl Windows for Host {
         guest.space.any().with(self, |stage2| [ipa, end].into_iter().all(|edge| stage2.part(edge).is_ok()))
     }
 
+    fn slice_to_hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> FrameRange {
+        let slice = claim::slice_of(range);
+        let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return slice };
+        let nth = guest.space.any().with(self, |stage2| stage2.leaves(ipa, slice.bytes()).nth(HIDDEN));
+        let Some(leaf) = nth else { return slice };
+        // Whole pageblocks, so that no leaf lies in two slices.
+        let frames = (leaf.ipa().get() - ipa.get()) / FRAME_SIZE;
+        let first = (slice.start() | (PAGEBLOCK_FRAMES - 1)) + 1;
+        let end = first.max((slice.start() + frames) & !(PAGEBLOCK_FRAMES - 1)).min(slice.end());
+        FrameRange::from_numbers(slice.start(), end).unwrap_or(slice)
+    }
+
     fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange) {
         let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return };
         let hidden = guest.space.any().with(self, |stage2| stage2.unmap(ipa, slice.bytes(), |_| ()));
@@ -225,7 +240,9 @@ impl claim::Host for Host {
         // No guest has this index: the operator's, and those for huge units.
         let guest = match report.claimant {
             Claimant::Guest(id) => {
-                if let Some(guest) = get(id.index()).filter(|_| report.state.is_over()) {
+                // What an earlier life began is nothing to this one.
+                let is_told = report.state.is_over() && !report.is_orphan();
+                if let Some(guest) = get(id.index()).filter(|_| is_told) {
                     super::pulse(guest, POOL_SPI);
                 }
                 id.index()

@@ -156,6 +156,10 @@ impl Claims {
         if records.cancel(claimant, id, host.now())? == State::Cancelled {
             self.statistics.count_cancelled();
             Self::disown_where_nothing_is_left(&mut records, host, claimant, id);
+            // Who waits for its end does not see who cancelled it.
+            if let Some(report) = records.find(claimant, id) {
+                host.note(report);
+            }
         }
         Ok(())
     }

@@ -127,6 +127,13 @@ pub trait Windows {
     /// went well: not where there is no frame for a table. A range that was shown as a whole needs none.
     fn part(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool;
 
+    /// The first part of `range` of which few leaves appear in the window of `guest`: of a [`slice_of`] it the first
+    /// pageblocks. At least one, however many leaves it has.
+    fn slice_to_hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> FrameRange {
+        let _ = (guest, pool);
+        slice_of(range)
+    }
+
     /// Unmaps what of `slice` appears in the window of `guest`, where no leaf reaches out of it; when it returns, no
     /// access of the guest reaches it.
     fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange);

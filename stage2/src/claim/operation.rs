@@ -223,6 +223,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether its claimant stopped meanwhile.
+    pub const fn is_orphan(&self) -> bool {
+        self.is_orphan
+    }
+
     /// No operation.
     pub(super) const fn empty() -> Self {
         Self {

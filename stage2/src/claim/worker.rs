@@ -436,12 +436,17 @@ impl Active {
 
     /// Hides some of what the owning guest sees. Yields whether it saw anything.
     fn hide_some<H: Host>(&mut self, claims: &Claims, host: &H) -> bool {
-        let slice = slice_of(self.shown);
-        self.shown = after(self.shown, slice);
-        if let Some(guest) = self.guest(claims).filter(|_| !slice.is_empty()) {
-            host.hide(guest, self.pool, slice);
+        if self.shown.is_empty() {
+            return false;
         }
-        !slice.is_empty()
+        let Some(guest) = self.guest(claims) else {
+            self.shown = FrameRange::default();
+            return true;
+        };
+        let slice = host.slice_to_hide(guest, self.pool, self.shown);
+        self.shown = after(self.shown, slice);
+        host.hide(guest, self.pool, slice);
+        true
     }
 
     /// Ends the isolation, and then the claim.
