@@ -287,7 +287,7 @@ unsafe fn copy_and_clean<const FRAMES: usize>(from: usize, to: usize, bytes: usi
 unsafe fn copy_frames(from: usize, to: usize, bytes: usize) {
     // SAFETY: as the caller says.
     unsafe {
-        if bytes % (2 * ITERATION) == 0 {
+        if bytes.is_multiple_of(2 * ITERATION) {
             copy_and_clean::<2>(from, to, bytes);
         } else {
             copy_and_clean::<1>(from, to, bytes);

@@ -118,7 +118,7 @@ impl FreeLists {
     #[inline]
     pub(crate) fn slot_at_hand(&self, list: usize, number: u64) -> Option<Slot> {
         let front = &self.fronts[list % LIST_SLOTS];
-        (front.key == key_of(number)).then_some(Slot(front.slot | number as u32 % (1 << WORD_SHIFT)))
+        (front.key == key_of(number)).then_some(Slot(front.slot | (number as u32 % (1 << WORD_SHIFT))))
     }
 
     /// Gives the single frame at `slot`, of which [`Self::slot_at_hand`] says so, back.
