@@ -30,7 +30,7 @@ impl Boot {
         };
         let mut holes = BootMap::new();
         for number in 0..8 {
-            let base = BASE + (u64::from(number) * 40 << 30);
+            let base = BASE + ((u64::from(number) * 40) << 30);
             holes.add_ram(controller(number), base, 8 << 30).expect("RAM");
             holes.reserve(base + 0x12_3000, 1 << 20, ReservationKind::Firmware, "firmware").expect("room");
         }

@@ -62,7 +62,9 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
                 let light = sides.iter_mut().find(|side| side.controller == shift.to);
                 let spare = light.map_or(0, |side| core::mem::take(&mut side.room));
                 let range = Scope::Range(shift.guest, Ipa::new_truncate(first), end - first);
-                (range, shift.bytes.saturating_add(spare))
+                // A limit that the range cannot reach is none.
+                let limit = Some(shift.bytes.saturating_add(spare)).filter(|limit| *limit < end - first);
+                (range, limit.unwrap_or(u64::MAX))
             }
         };
         match migration.submit(Request::shift(scope, shift.from, shift.to, limit)) {

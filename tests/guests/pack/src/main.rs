@@ -63,7 +63,19 @@ fn build(workspace: &Path, target: &Path) -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(workspace)
-        .args(["build", "--quiet", "--release", "--locked", "-p", "bare", "-p", "linux", "--bins", "--target", TARGET])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "-p",
+            "bare",
+            "-p",
+            "linux",
+            "--bins",
+            "--target",
+            TARGET,
+        ])
         .arg("--target-dir")
         .arg(target)
         .args(std::env::args_os().skip(1))

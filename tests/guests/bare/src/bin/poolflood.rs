@@ -14,8 +14,20 @@ use bare::{psci, say};
 bare::entry!(main);
 
 const PAGE: u64 = 4096;
-const FUNCTIONS: [u64; 12] =
-    [CLAIM, CLAIM, CLAIM_AT, RELEASE, RELEASE, STATUS, CANCEL, CANCEL, POOL_INFO, FEATURES, CANCEL + 1, CLAIM & !0x4000_0000];
+const FUNCTIONS: [u64; 12] = [
+    CLAIM,
+    CLAIM,
+    CLAIM_AT,
+    RELEASE,
+    RELEASE,
+    STATUS,
+    CANCEL,
+    CANCEL,
+    POOL_INFO,
+    FEATURES,
+    CANCEL + 1,
+    CLAIM & !0x4000_0000,
+];
 
 fn main(platform: &'static Platform) {
     let info = call(POOL_INFO, 0, 0, 0);

@@ -45,9 +45,7 @@ type Failure = (&'static str, isize);
 
 fn measure(unit: usize, advice: usize) -> Result<(), Failure> {
     // SAFETY: new memory.
-    let got = unsafe {
-        call(number::MMAP, [0, SIZE + HUGE, READ_WRITE, PRIVATE_ANONYMOUS, usize::MAX, 0])
-    };
+    let got = unsafe { call(number::MMAP, [0, SIZE + HUGE, READ_WRITE, PRIVATE_ANONYMOUS, usize::MAX, 0]) };
     let start = (check("mmap", got)? as usize).next_multiple_of(HUGE);
     // SAFETY: says what the new memory is to be made of.
     check("madvise", unsafe { call(number::MADVISE, [start, SIZE, advice, 0, 0, 0]) })?;
