@@ -235,6 +235,35 @@ fn stops_and_resets_in_the_middle_of_a_move_leak_nothing() {
 }
 
 #[test]
+fn a_guest_that_ends_by_itself_in_the_middle_of_a_move_leaks_nothing() {
+    let small = "memory@60000000 { reg = <0x0 0x60000000 0x1000000>; unit-size = <0x1000>; };";
+    let guest = Guest::payload("rogue", "rogue").vcpus(2).ram_mib(64).with(small);
+    let mut system = Setup::new().set(&[guest], "").boot();
+    wait_for_state(&mut system, "rogue", "running");
+    system.monitor("stop rogue");
+    wait_for_state(&mut system, "rogue", "off");
+    let off = totals(&mut system);
+    system.monitor("rate limit 40M");
+    for round in 0..5 {
+        system.monitor("start rogue");
+        wait_for_state(&mut system, "rogue", "running");
+        system.to_guest("rogue");
+        system.expect(r"rogue which\?");
+        let controller = ["mc1", "mc0"][round % 2];
+        let number = system.json(&format!("migrate rogue {controller}"))["job"].as_u64().unwrap();
+        std::thread::sleep(Duration::from_millis(100 + 130 * round as u64));
+        // All of its vCPUs go off: nobody can start them again.
+        system.to_guest("rogue");
+        system.send("z");
+        wait_for_state(&mut system, "rogue", "STATE");
+        let job = wait_for_job(&mut system, number);
+        assert!(job["moved_bytes"].as_u64().unwrap() < 80 << 20, "{job}");
+        assert_eq!(totals(&mut system), off, "after {round} rounds");
+        check_books(&mut system);
+    }
+}
+
+#[test]
 fn a_controller_that_is_evacuated_while_a_job_targets_it_ends_empty() {
     let small = "memory@60000000 { reg = <0x0 0x60000000 0x1000000>; unit-size = <0x1000>; };";
     let guest = Guest::payload("a", "pattern").vcpus(1).ram_mib(64).memory("controllers = <0>; preferred;");

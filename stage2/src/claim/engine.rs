@@ -307,6 +307,7 @@ impl Claims {
             if let Some(part) = claimed_part(ground, part, id) {
                 host.scrub(part.first(), part.frames());
                 *next = part.end();
+                self.records().count_returned(id, part);
                 return ground.give(part, id, Contents::Zeroed);
             }
             if end < left.end() {
@@ -340,13 +341,16 @@ impl Claims {
         let report = records.get_mut(place);
         report.state = state;
         report.ended = host.now();
-        let pool = report.pool;
+        let (pool, range) = (report.pool, report.range);
         self.statistics.count_end(report);
         host.note(report);
         // Its waiter left meanwhile.
         let declined = (report.is_orphan && report.is_to_be_fetched()).then_some(report.id);
         if let Some((pool, range)) = declined.and_then(|id| records.decline(id, host.now())) {
             self.give_back(&mut records, host, pool, range);
+        }
+        if state == State::Released {
+            records.count_returned(pool, range);
         }
         if host.ground().claimed_frames(pool) == 0 {
             records.disown(pool);

@@ -198,6 +198,8 @@ pub struct Report {
     pub tries: Vec<Try, MAX_TRIES>,
     /// Frames emptied, taken or given back so far, of twice as many as the range has for a claim.
     pub done: u64,
+    /// Frames of what was granted that were given back since.
+    pub returned: u64,
     /// Units moved.
     pub moved: PairTotals,
     /// How much of what can be lent of the pool was, when the claim began, in per cent.
@@ -241,6 +243,7 @@ impl Report {
             ipa: Ipa::new_truncate(0),
             tries: Vec::new(),
             done: 0,
+            returned: 0,
             moved: PairTotals { blocks: 0, pages: 0 },
             lent_per_cent: 0,
             blocker: Blocker::NOTHING,

@@ -87,6 +87,25 @@ impl Records {
         }
     }
 
+    /// `range` of `pool` is given back: of the claims that were granted it, the last one that still has so much there loses
+    /// it.
+    pub(super) fn count_returned(&mut self, pool: PoolId, range: FrameRange) {
+        let mut left = range.frames();
+        let mut before = u32::MAX;
+        while left > 0 {
+            let granted = self.list.iter_mut().filter(|report| {
+                let id = report.id.get();
+                id > 0 && id < before && report.pool == pool && report.state == State::Granted
+            });
+            let Some(report) = granted.max_by_key(|report| report.id) else { return };
+            before = report.id.get();
+            let held = report.range.frames() - report.returned;
+            let gone = report.range.intersection(range).frames().min(held).min(left);
+            report.returned += gone;
+            left -= gone;
+        }
+    }
+
     /// Puts an operation at the end of the queue, in the place of the claimant's own that was over first.
     pub(super) fn submit(
         &mut self,

@@ -90,6 +90,20 @@ pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
         let Some(report) = report else {
             return Err(session.refuse(format_args!("claim {number} was not granted, or is not remembered")));
         };
+        // Somebody else may have been granted what it had.
+        match report.returned {
+            0 => {}
+            all if all == report.range.frames() => {
+                return Err(
+                    session.refuse(format_args!("what claim {number} was granted is given back already"))
+                );
+            }
+            _ => {
+                return Err(session.refuse(format_args!(
+                    "claim {number} is given back in part: name the pool and the range"
+                )));
+            }
+        }
         (report.pool, report.range)
     } else {
         let (pool, definition) = find(session, arguments.word(0))?;
@@ -142,7 +156,7 @@ const fn kind(report: &Report) -> &'static str {
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
     let (claiming, is_json) = (claiming(session)?, session.style.is_json);
     let columns = "claim=#|kind=|pool=POOL|claimant=BY|state=STATE|done_permille=|size_bytes=SIZE|\
-                   base=AT|moved_bytes=MOVED|elapsed_ns=TIME|try_count=|cause=|blocker=";
+                   base=AT|returned_bytes=|moved_bytes=MOVED|elapsed_ns=TIME|try_count=|cause=|blocker=";
     session.report("claims", |report, machine| {
         report.table("claims", columns, "Nothing was claimed yet.", &mut |table| {
             for claim in reports(claiming) {
@@ -160,6 +174,7 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                         true => Value::None,
                         false => Value::Address(claim.range.base().get()),
                     },
+                    Value::Bytes(claim.returned * FRAME_SIZE),
                     Value::Bytes(claim.moved.bytes()),
                     Value::Nanoseconds(time(claiming, machine, &claim)),
                     Value::Count(claim.tries.len() as u64),
@@ -180,6 +195,10 @@ fn state_text(report: &Report) -> Reason {
     match report.state {
         State::Failed => reason(format_args!("failed: {}", Cause::NAMES[report.blocker.cause.index()])),
         State::Queued => reason(format_args!("queued")),
+        State::Granted if report.returned > 0 => match report.returned == report.range.frames() {
+            true => reason(format_args!("returned")),
+            false => reason(format_args!("granted, part returned")),
+        },
         state if state.is_over() => reason(format_args!("{}", state.name())),
         state => reason(format_args!("{} {} %", state.name(), report.per_cent())),
     }

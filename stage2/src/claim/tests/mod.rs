@@ -134,6 +134,24 @@ fn parts_are_released() {
 }
 
 #[test]
+fn what_is_given_back_is_counted_for_the_claim_that_had_it() {
+    let (machine, pool) = lent(9, 16 * MIB);
+    let returned = |claim: &Report| machine.claims.report(OPERATOR, claim.id).unwrap().returned;
+    let first = machine.claim(OPERATOR, pool, Wish::of_size(4 * MIB));
+    assert_eq!((first.range.frames(), returned(&first)), (1024, 0));
+    let half = FrameRange::from_numbers(first.range.start(), first.range.start() + 512).unwrap();
+    machine.release(OPERATOR, pool, half);
+    assert_eq!(returned(&first), 512);
+    // Another claim gets the same place: it is not the first one's any more.
+    let second = machine.claim(OPERATOR, pool, Wish::Exactly(half));
+    machine.release(OPERATOR, pool, half);
+    assert_eq!((returned(&first), returned(&second)), (512, 512));
+    machine.claims.release_all(OPERATOR, pool).unwrap();
+    machine.run();
+    assert_eq!((returned(&first), returned(&second)), (1024, 512));
+}
+
+#[test]
 fn an_exact_range_is_claimed_or_refused_with_the_frame_in_the_way() {
     let (machine, pool) = lent(9, 16 * MIB);
     let range = range_at(0, 20 * MIB, 4 * MIB);
