@@ -12,6 +12,7 @@
 //! `/incbin/("guests/NAME.bin")`.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,15 +27,38 @@ use crate::{place, process, ramdisk, store};
 /// # Errors
 /// There is no such set or kernel, something cannot be fetched, or `dtc` refuses the set.
 pub fn build(name: &str, kernel: &str) -> Result<PathBuf> {
-    let folder = place::guest_sets();
-    let source = folder.join(format!("{name}.dts"));
-    if name.contains('/') || !source.exists() {
-        let known = place::names(&folder, "dts");
-        return Err(Error::Unknown { kind: "set of guests", name: name.into(), known });
-    }
-    let out = place::target().join(format!("{name}-{kernel}.dtb"));
+    let source = source(name)?;
+    let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    // Files elsewhere may have the name of a set, or of each other.
+    let mark = match source.parent() == Some(&place::guest_sets()) {
+        true => String::new(),
+        false => {
+            let mut hasher = DefaultHasher::new();
+            fs::canonicalize(&source).at(&source)?.hash(&mut hasher);
+            format!("-{:016x}", hasher.finish())
+        }
+    };
+    let out = place::target().join(format!("{stem}{mark}-{kernel}.dtb"));
     compile(&source, kernel, &out)?;
     Ok(out)
+}
+
+/// The source of the set called `name`: a file of guest-dts/, or any other by its path, which ends in `.dts`.
+///
+/// # Errors
+/// There is none.
+pub fn source(name: &str) -> Result<PathBuf> {
+    let folder = place::guest_sets();
+    let source = match name.ends_with(".dts") {
+        true => PathBuf::from(name),
+        false if name.contains('/') => PathBuf::new(),
+        false => folder.join(format!("{name}.dts")),
+    };
+    if !source.is_file() {
+        let known = place::names(&folder, "dts");
+        return Err(Error::Unknown { kind: "set of guests, nor a file FILE.dts", name: name.into(), known });
+    }
+    Ok(source)
 }
 
 /// Compiles the set in the file `source`, wherever that is, with the kernel called `kernel`, to `out`.
@@ -105,7 +129,10 @@ mod tests {
 
     #[test]
     fn an_unknown_set_is_refused_by_name() {
-        let said = build("no-such-set", "6.12").unwrap_err().to_string();
-        assert!(said.starts_with("there is no set of guests called `no-such-set`"), "{said}");
+        for name in ["no-such-set", "no-such-file.dts", "../guest-dts/alpha-beta"] {
+            let said = build(name, "6.12").unwrap_err().to_string();
+            let expected = format!("there is no set of guests, nor a file FILE.dts called `{name}`");
+            assert!(said.starts_with(&expected), "{said}");
+        }
     }
 }

@@ -140,6 +140,14 @@ fn execute(command: Command) -> Result<ExitCode> {
 }
 
 fn run(options: &Run) -> Result<()> {
+    // What is not there is told before anything is built.
+    let machine = Machine::load(&options.machine)?;
+    configuration::source(&options.guests)?;
+    if let Some(kernel) = &options.kernel
+        && !store::kernels()?.contains(kernel)
+    {
+        return Err(Error::Unknown { kind: "kernel", name: kernel.clone(), known: store::kernels()? });
+    }
     let image = match &options.image {
         Some(path) => path.clone(),
         None => {
@@ -150,11 +158,14 @@ fn run(options: &Run) -> Result<()> {
     };
     let kernel = kernel(options.kernel.as_deref())?;
     let guests = configuration::build(&options.guests, &kernel)?;
-    let mut boot = Boot::new(Machine::load(&options.machine)?, image);
+    let mut boot = Boot::new(machine, image);
     boot.ramdisk = Some(guests);
     boot.cpu.clone_from(&options.cpu);
     boot.append.clone_from(&options.append);
     boot.socket.clone_from(&options.serial);
+    println!(
+        "Ballast's console: help lists the commands; Ctrl-] 1 brings the first guest to front, Ctrl-] ? lists the keys"
+    );
     start(&boot, &format!("guests `{}` with Linux {kernel}", options.guests))
 }
 

@@ -381,7 +381,12 @@ impl fmt::Display for Expected<'_> {
                     let _ = f.write_str(choice);
                     is_first = false;
                 });
-                if is_first { f.write_str("none, there are none") } else { Ok(()) }
+                match (is_first, self.kind) {
+                    (false, _) => Ok(()),
+                    (true, Kind::Pool) => f.write_str("a pool (there is none)"),
+                    (true, Kind::Guest) => f.write_str("a guest (there is none)"),
+                    (true, _) => f.write_str("nothing: there is none"),
+                }
             }
         }
     }
