@@ -41,8 +41,8 @@
 //! 1. *Break or protect, DSB ISHST, TLBI IPAS2E1IS, DSB ISH, TLBI VMALLE1IS, DSB ISH* before the first
 //!    read of the source: a store through the old translation is complete when the DSB is
 //!    (D8.14, completion of TLB maintenance), so none comes after the copy has read.
-//! 2. *Copy; DC CVAC on the target*: a guest whose MMU or caches are off reads memory, not the cache
-//!    (B2.7; D7.2), and a fetch reads at the point of unification.
+//! 2. *DC CIVAC on the source; copy; DC CIVAC on the target*: a guest whose MMU or caches are off, or that maps its RAM
+//!    Non-cacheable, reads and writes memory, not the cache (B2.7; D7.2), and a fetch reads at the point of unification.
 //! 3. *DSB ISH, IC IALLUIS, DSB ISH* ([`Copier::synchronise_fetches`]) before the target can be
 //!    fetched from: an instruction cache may still hold what the target frame held before (D7.5.9).
 //!    One for a batch.
