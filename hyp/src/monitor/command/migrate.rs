@@ -207,7 +207,15 @@ pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> 
     migration.close(from, true);
     match migration.submit(Request::evacuate(from)) {
         Ok(job) => {
-            told(session, "evacuate", job, format_args!("moves all off {name}, which takes no allocations"))
+            // What a guest is being filled with cannot move yet.
+            let mut guests = (0..session.machine.guest_count()).filter_map(|at| session.machine.guest(at));
+            let starting = guests.find(|guest| guest.state == GuestState::Starting).map(|guest| guest.name);
+            let again = fmt::from_fn(|f| match starting {
+                Some(guest) => write!(f, "; {guest} is starting: evacuate again when it runs"),
+                None => Ok(()),
+            });
+            let what = format_args!("moves all off {name}, which takes no allocations{again}");
+            told(session, "evacuate", job, what)
         }
         Err(error) => {
             migration.close(from, false);
