@@ -255,7 +255,7 @@ fn a_guest_that_ends_by_itself_in_the_middle_of_a_move_leaks_nothing() {
         // All of its vCPUs go off: nobody can start them again.
         system.to_guest("rogue");
         system.send("z");
-        wait_for_state(&mut system, "rogue", "STATE");
+        wait_for_state(&mut system, "rogue", "off");
         let job = wait_for_job(&mut system, number);
         assert!(job["moved_bytes"].as_u64().unwrap() < 80 << 20, "{job}");
         assert_eq!(totals(&mut system), off, "after {round} rounds");
