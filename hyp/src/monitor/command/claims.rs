@@ -90,8 +90,17 @@ pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
         let Some(report) = report else {
             return Err(session.refuse(format_args!("claim {number} was not granted, or is not remembered")));
         };
-        // Somebody else may have been granted what it had.
+        // Somebody else may have been granted what it had, or may be by the time it is this one's turn.
+        let is_on_its_way = |other: &Report| {
+            other.kind == Kind::Release
+                && !other.state.is_over()
+                && other.pool == report.pool
+                && matches!(other.wish, Wish::Exactly(range) if range.overlaps(report.range))
+        };
         match report.returned {
+            0 if reports(claiming).any(|other| is_on_its_way(&other)) => {
+                return Err(session.refuse(format_args!("claim {number} is being given back already")));
+            }
             0 => {}
             all if all == report.range.frames() => {
                 return Err(
