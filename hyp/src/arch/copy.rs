@@ -23,8 +23,10 @@ use stage2::migrate::SOME;
 const VECTOR_BYTES: usize = 256;
 /// Vector registers that the loop uses.
 const REGISTERS: usize = 8;
-/// Bytes that an iteration of the loops copies or fills: a frame.
+/// Bytes that an iteration of the loops fills: a frame.
 const ITERATION: usize = FRAME_SIZE as usize;
+/// Frames that an iteration copies.
+const FRAMES: usize = 4;
 
 /// Whether the guest's vCPUs all run with their caches on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,19 +93,17 @@ fn run(
         let (index, some) = (next, step.min(count - next));
         next += some;
         if claim(index) {
-            let (offset, bytes) = (index * FRAME_SIZE as usize, some * FRAME_SIZE as usize);
+            let offset = index * FRAME_SIZE as usize;
             let (from, to) = (from + offset, to + offset);
-            if has_small_lines {
-                cache::clean_invalidate(from, bytes);
-                instruction!("dsb ish");
-            }
             // SAFETY: the windows show the frames, whole pages of this guest's memory that no reference leads to; nobody
             // writes to the source meanwhile, nor knows the target. `kept` has the vector registers.
-            unsafe { copy_frames(from, to, bytes) };
-            if has_small_lines {
-                cache::clean_invalidate(to, bytes);
+            unsafe {
+                if has_small_lines {
+                    copy_small_lines(from, to, some);
+                } else {
+                    copy_frames(from, to, some);
+                }
             }
-            instruction!("dsb ish");
             if !done(index) {
                 break;
             }
@@ -241,19 +241,24 @@ impl Drop for Kept<'_> {
     }
 }
 
-/// Copies `bytes`, a multiple of `FRAMES` frames and not 0, by lines of 64 bytes: cleans and invalidates each before it
-/// reads it, and after it has written it. An iteration copies `FRAMES` frames.
+/// Copies `count` frames, not 0, by lines of 64 bytes: cleans and invalidates each before it reads it, and after it has
+/// written it; completes that by DSB ISH. An iteration copies [`FRAMES`] frames; the first begins in the middle, with as many
+/// as are left over of whole ones.
 ///
 /// # Safety
 ///
 /// Both ranges are mapped, Normal memory, aligned to 64 bytes, and apart from each other; no reference leads into them.
 /// The vector registers 0 to 7 are kept.
-#[inline(always)]
-unsafe fn copy_and_clean<const FRAMES: usize>(from: usize, to: usize, bytes: usize) {
-    // SAFETY: as the caller says; EL2 is compiled without vector registers.
+#[inline(never)]
+unsafe fn copy_frames(from: usize, to: usize, count: usize) {
+    // SAFETY: as the caller says; EL2 is compiled without vector registers. What is jumped to is 1 to FRAMES times the code
+    // of a frame before the end of the loop's body. (EL2's pages are not guarded, so no BTI is needed there: D8.4.9.)
     unsafe {
         core::arch::asm!(
             ".arch_extension simd",
+            "adr {at}, 3f",
+            "sub {at}, {at}, {first}",
+            "br {at}",
             "2:",
             ".rept {twice}",
             "dc civac, {from}",
@@ -267,30 +272,33 @@ unsafe fn copy_and_clean<const FRAMES: usize>(from: usize, to: usize, bytes: usi
             "dc civac, {to}",
             "add {to}, {to}, #64",
             ".endr",
-            "subs {count}, {count}, #1",
+            "3:",
+            "subs {rounds}, {rounds}, #1",
             "b.ne 2b",
+            "dsb ish",
+            at = out(reg) _,
+            first = in(reg) ((count - 1) % FRAMES + 1) * (ITERATION / 128 * 10 * 4),
             from = inout(reg) from => _,
             to = inout(reg) to => _,
-            count = inout(reg) bytes / (FRAMES * ITERATION) => _,
+            rounds = inout(reg) count.div_ceil(FRAMES) => _,
             twice = const FRAMES * ITERATION / 128,
             options(nostack)
         );
     }
 }
 
-/// [`copy_and_clean`] for any number of frames.
+/// [`copy_frames`] where cache lines are smaller than 64 bytes: all of them are cleaned and invalidated.
 ///
 /// # Safety
 ///
 /// As there.
-#[inline(never)]
-unsafe fn copy_frames(from: usize, to: usize, bytes: usize) {
+#[cold]
+unsafe fn copy_small_lines(from: usize, to: usize, count: usize) {
+    let bytes = count * FRAME_SIZE as usize;
+    cache::clean_invalidate(from, bytes);
+    instruction!("dsb ish");
     // SAFETY: as the caller says.
-    unsafe {
-        if bytes.is_multiple_of(2 * ITERATION) {
-            copy_and_clean::<2>(from, to, bytes);
-        } else {
-            copy_and_clean::<1>(from, to, bytes);
-        }
-    }
+    unsafe { copy_frames(from, to, count) };
+    cache::clean_invalidate(to, bytes);
+    instruction!("dsb ish");
 }

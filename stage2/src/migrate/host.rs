@@ -28,7 +28,7 @@ pub trait Time {
 }
 
 /// Frames that are copied or scrubbed between two looks at the time.
-pub const SOME: u64 = 40;
+pub const SOME: u64 = 48;
 
 /// Copies and cache maintenance.
 pub trait Copier {

@@ -356,7 +356,8 @@ impl Jobs {
     }
 
     pub(super) fn report(&mut self, id: JobId) -> Option<&mut JobReport> {
-        self.list.iter_mut().map(|job| &mut job.report).find(|report| report.id == id)
+        // What is asked for most is worked on, and among the last.
+        self.list.iter_mut().rev().map(|job| &mut job.report).find(|report| report.id == id)
     }
 
     fn open(&mut self, id: JobId) -> Result<&mut JobReport, RequestError> {

@@ -148,11 +148,16 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     /// Protects the 2 MiB leaf at `ipa`; its contents are copied to the block at `target` from now on.
     pub(super) fn begin_whole(&self, host: &impl Time, ipa: Ipa, target: Frame) -> Result<(), TableError> {
         let mut inner = self.lock(host);
-        let leaf = inner.stage2.leaf(ipa).ok_or(TableError::NotMapped(ipa))?;
-        if leaf.level() != Level::L2 || inner.work != Work::Nothing {
+        if inner.work != Work::Nothing {
             return Err(TableError::InMotion(ipa));
         }
         let (leaf, _) = inner.stage2.protect(ipa, COPYING)?;
+        if leaf.level() != Level::L2 {
+            // Its size has changed since the worker saw it.
+            let _ = inner.stage2.unprotect(ipa);
+            inner.stage2.synchronise();
+            return Err(TableError::InMotion(ipa));
+        }
         inner.stage2.synchronise();
         let source = Frame::containing(leaf.pa());
         inner.work = Work::Whole(Whole { ipa, source, target, copied: 0, copying: Copying::Nobody });

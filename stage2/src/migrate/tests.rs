@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use super::fake::{Books, G1, Host, K4, M2, controller, ipa, only};
 use super::*;
-use crate::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
+use crate::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES, Pa};
 use crate::controller::ControllerSet;
 use crate::frame::Contents;
 use crate::owner::GuestId;
 use crate::placement::{ControllerList, Placement, Strictness};
 use crate::range::FrameRange;
-use crate::table::{Attributes, Level};
+use crate::table::{Attributes, Level, TableError};
 
 const BASE: u64 = 0x4000_0000;
 
@@ -89,6 +89,18 @@ fn pages_stay_pages_where_the_region_wants_it() {
     assert_eq!(report.moved.pages, 512);
     assert_eq!(host.leaf_counts(guest), [0, 0, 512]);
     assert_eq!(host.engine.statistics().guest(guest).totals().invalidations, 512 / BATCH as u64);
+}
+
+#[test]
+fn what_is_no_unit_of_2_mib_any_more_is_not_begun_as_one() {
+    let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
+    let space = host.space(guest).unwrap();
+    let target = Frame::containing(Pa::new_truncate(host.frames_behind(1).start() * FRAME_SIZE));
+    assert_eq!(space.begin_whole(&host, ipa(BASE), target), Err(TableError::InMotion(ipa(BASE))));
+    let leaf = space.with(&host, |stage2| stage2.leaf(ipa(BASE))).unwrap();
+    assert!(!leaf.is_protected() && !leaf.is_broken(), "{leaf:?}");
+    assert!(host.access(guest, 0, ipa(BASE), true), "it may be written to");
+    host.check();
 }
 
 #[test]

@@ -68,6 +68,12 @@ impl Hands {
         let _ = self.debts.push(Debt { guest, frame, order: PAGEBLOCK_ORDER, scrubbed: 0 });
     }
 
+    /// Whether anything is owed.
+    #[inline(always)]
+    pub(super) fn is_in_debt(&self) -> bool {
+        !self.debts.is_empty()
+    }
+
     /// Scrubs some of what is owed, and releases it at the end. Yields whether anything was owed.
     pub(super) fn pay_debt<H: Host>(&mut self, engine: &Engine, host: &H) -> bool {
         let deadline = self.deadline;

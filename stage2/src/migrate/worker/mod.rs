@@ -206,7 +206,7 @@ impl Worker {
 
     /// Does the next thing.
     pub(super) fn turn<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
-        if self.hands.pay_debt(engine, host) {
+        if self.hands.is_in_debt() && self.hands.pay_debt(engine, host) {
             return Turn::Worked;
         }
         let Some(active) = self.active.get_mut() else { return self.start_next(engine, host) };
