@@ -113,6 +113,43 @@ fn the_operator_claims_what_guests_have_and_gives_it_back() {
 }
 
 #[test]
+fn a_claim_overtakes_a_job_that_is_under_way() {
+    let big = Guest::linux("big").ram_mib(384).memory("controllers = <0>;");
+    let mut system = Setup::new().set(&[tenant("alpha"), tenant("beta"), big], &pool("")).boot();
+    for guest in ["alpha", "beta", "big"] {
+        system.wait_for_shell(guest);
+    }
+    start_load(&mut system, "alpha");
+    let job = system.json("migrate big mc1")["job"].as_u64().unwrap();
+    let progress = |system: &mut System| {
+        let report = system.json(&format!("job {job}"));
+        (report["state"].as_str().unwrap_or_default().to_owned(), report["moved_bytes"].as_u64().unwrap_or(0))
+    };
+    let until = Instant::now() + system_tests::patience();
+    while progress(&mut system).1 == 0 {
+        assert!(Instant::now() < until, "{:?}", progress(&mut system));
+    }
+    // The pool is lent whole: its tenants have to move, while hundreds of MiB are moved for the operator.
+    let claim = operation(&mut system, "claim video 8M");
+    assert_eq!(claim["state"], "granted", "{claim}");
+    assert!(claim["moved_bytes"].as_u64() >= Some(4 * MIB), "{claim}");
+    let (state, moved) = progress(&mut system);
+    assert!(
+        ["running", "queued"].contains(&state.as_str()) && moved < 384 * MIB,
+        "{state} after {moved} bytes"
+    );
+    // What was overtaken goes on, and to the end.
+    while progress(&mut system).0 != "finished" {
+        assert!(Instant::now() < until, "{:?}", progress(&mut system));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(progress(&mut system).1, 384 * MIB);
+    system.run("big", "true");
+    check_books(&mut system);
+    check_load(&mut system, "alpha");
+}
+
+#[test]
 fn a_guest_owns_a_pool_that_two_others_work_in() {
     let claims = 1000;
     let owner = Guest::payload("owner", "owner")

@@ -240,6 +240,7 @@ fn pinned_ram_lies_in_place_and_nowhere_else() {
         pinned("wrong", 0x4020_0000),
         pinned("outside", 0xfe00_0000),
         pinned("crowd", 0x7800_0000).vcpus(9),
+        pinned("hungry", 0x7400_0000).with("memory-2 { size = <1 0>; };"),
     ];
     let mut system = Setup::new().set(&guests, "").names(&["right"]).boot();
     wait_until(&mut system, "right", "running");
@@ -256,6 +257,8 @@ fn pinned_ram_lies_in_place_and_nowhere_else() {
     // A guest that cannot run here keeps nothing.
     assert_eq!(row(&mut system, "crowd")["state"], "refused");
     assert_eq!(system.json("frame 0x78000000")["state"], "free");
+    assert_eq!(row(&mut system, "hungry")["state"], "refused");
+    assert_eq!(system.json("frame 0x74000000")["state"], "free");
     for _ in 0..2 {
         system.monitor("stop right");
         wait_until(&mut system, "right", "off");

@@ -34,7 +34,6 @@ pub fn fit<'t>(
     let words: Vec<AtomicU32> = (0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0)).collect();
     let memory = Box::new(Memory::new());
     memory.boot(&map, &words, NORMAL_FLOOR_FRAMES).map_err(|error| anyhow!("memory: {error}"))?;
-    let room = physical::room(&board, &memory, board.cpus.len().min(MAX_CPUS));
-    configuration.fit(&room, &mut physical::tell_finding(tell));
+    physical::fit(&board, &memory, board.cpus.len().min(MAX_CPUS), configuration, tell);
     Ok(())
 }

@@ -4,12 +4,13 @@ use heapless::Vec;
 
 use super::reader::Reader;
 use super::{
-    CONTROLLER_LIMIT, Configuration, Extent, Guest, Layout, Placement, Region, Severity, Sink, Spread,
-    Strictness,
+    CONTROLLER_LIMIT, Configuration, Extent, Guest, Layout, Placement, REGION_LIMIT, Region, Severity, Sink,
+    Spread, Strictness,
 };
 use crate::build::GuestTree;
 use crate::finding::{Finding, Rule, Shortage, Value};
 use crate::image::{BootPlan, Image};
+use crate::range::IpaRange;
 use crate::tree::{Node, Tree};
 
 /// What the host has for guests.
@@ -52,6 +53,13 @@ impl<'t> Configuration<'t> {
     /// Refuses the guests that `host` has no CPUs or no memory for, in the order of the configuration: an
     /// earlier guest keeps what it needs, unless it is started by the operator only and so has no memory yet.
     pub fn fit(&mut self, host: &Host, sink: &mut dyn Sink<'t>) {
+        while self.fit_some(host, sink).is_some() {}
+    }
+
+    /// The same, but it stops where it refuses a guest with RAM pinned in place, and yields where that lies: once it is
+    /// given back, `host` has more, and this is called again. `None` when it has come to the end.
+    #[must_use]
+    pub fn fit_some(&mut self, host: &Host, sink: &mut dyn Sink<'t>) -> Option<Vec<IpaRange, REGION_LIMIT>> {
         let mut reader = Reader::new(sink);
         let mut left = host.clone();
         let mut index = 0;
@@ -64,7 +72,11 @@ impl<'t> Configuration<'t> {
             match reader.take_error() {
                 Some(finding) => {
                     left.cpu_count = cpus_before;
+                    let pinned: Vec<_, REGION_LIMIT> = guest.pinned_ranges().collect();
                     self.refuse(index, finding);
+                    if !pinned.is_empty() {
+                        return Some(pinned);
+                    }
                 }
                 None => {
                     if guest.starts_at_boot {
@@ -74,6 +86,7 @@ impl<'t> Configuration<'t> {
                 }
             }
         }
+        None
     }
 
     /// Refuses the guests that a host with `cpu_count` CPUs could not run alone: before anything is kept for them.
@@ -120,6 +133,11 @@ impl<'t> Configuration<'t> {
 }
 
 impl<'t> Guest<'t> {
+    /// Where its RAM lies that is pinned in place.
+    pub fn pinned_ranges(&self) -> impl Iterator<Item = IpaRange> {
+        self.regions.iter().filter(|region| region.is_pinned_in_place).filter_map(|region| region.ipa)
+    }
+
     /// Whether its memory is there, of what `host` has free now.
     ///
     /// # Errors

@@ -38,7 +38,6 @@ use crate::arch::uart;
 use crate::device::psci::{Platform, Power};
 use crate::device::vgic::{Kick, MAX_VCPUS, Vgic};
 use crate::device::vpl011::Vpl011;
-use crate::log;
 use crate::monitor::mux::Console;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -216,16 +215,13 @@ pub fn find(name: &str) -> Option<&'static Guest> {
 }
 
 /// Makes a guest of `plan` whose vCPUs own the CPUs `cpus`, none of which belongs to another guest, and tells
-/// the CPUs. `None`: there are [`MAX_GUESTS`] already, or there is no memory for its tables, which the log says.
-pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Option<&'static Guest> {
-    let slot = GUESTS.get(index)?;
-    let space = match Space::new(id) {
-        Ok(space) => space,
-        Err(error) => {
-            log::error!("{}: {}", plan.name(), error);
-            return None;
-        }
-    };
+/// the CPUs.
+///
+/// # Errors
+/// There are [`MAX_GUESTS`] already, or there is no memory for its tables.
+pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Result<&'static Guest, String> {
+    let slot = GUESTS.get(index).ok_or("there are too many guests")?;
+    let space = Space::new(id)?;
     let placements = plan.pieces().iter().map(|piece| piece.placement).collect();
     let vcpus = cpus.iter().take(MAX_VCPUS).enumerate();
     let guest: &'static Guest = Box::leak(Box::new(Guest {
@@ -250,7 +246,7 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Option<&
         vcpu.cpu().assign(vcpu);
     }
     uart::add_guest(index, guest.name());
-    Some(*slot.call_once(|| guest))
+    Ok(*slot.call_once(|| guest))
 }
 
 impl Guest {

@@ -42,7 +42,7 @@ pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>
 pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configuration<'static>>>) {
     let Some(mut configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
-    configuration.fit(&room(board), &mut tell_finding(&mut tell));
+    physical::fit(board, &own::MEMORY, cpu::count(), &mut configuration, &mut tell);
     migration::configure(&configuration.migration);
     define_all(board, &configuration);
     super::claims::set_owners(&configuration.pools);
@@ -102,20 +102,18 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
     }
     let mut index = 0;
     for guest in configuration.guests.iter().take(MAX_GUESTS) {
-        let Some(cpus) = choose_cpus(guest, &mut taken) else {
-            log::error!("{}: the CPUs that are left do not do", guest.name);
-            refused::add(guest.name, "the CPUs that are left do not do".to_string());
-            continue;
-        };
-        let Some(id) = GuestId::try_new(index as u8) else { continue };
-        match Plan::new(guest.clone(), &controller) {
-            Ok(plan) => {
-                super::define(index, id, plan, &cpus);
-                index += 1;
+        let defined = match (choose_cpus(guest, &mut taken), GuestId::try_new(index as u8)) {
+            (Some(cpus), Some(id)) => {
+                Plan::new(guest.clone(), &controller).and_then(|plan| super::define(index, id, plan, &cpus))
             }
-            Err(error) => {
-                log::error!("{}: {}", guest.name, error);
-                refused::add(guest.name, error);
+            _ => Err("the CPUs that are left do not do".to_string()),
+        };
+        match defined {
+            Ok(_) => index += 1,
+            Err(why) => {
+                log::error!("{}: {}", guest.name, why);
+                physical::give_back(&own::MEMORY, guest.pinned_ranges(), &mut tell);
+                refused::add(guest.name, why);
             }
         }
     }

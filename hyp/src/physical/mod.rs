@@ -10,6 +10,7 @@ use designate::kind;
 use guest_dts::config::{Configuration, ControllerRoom, Host, Severity};
 use guest_dts::finding::Finding;
 use guest_dts::tree::Tree;
+pub use pinned::give_back;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::controller::ControllerId;
 use stage2::frame::Footprint;
@@ -104,6 +105,23 @@ pub fn lay_out<'t>(
     }
     designate::designate(map, board, configuration, tell);
     map.carve(Footprint::of(map).bytes(), PAGEBLOCK_SIZE, "frame table").map_err(failed("frame table"))
+}
+
+/// Refuses the guests of `configuration` that this host, with `cpu_count` CPUs, has no CPUs or no memory for, and gives
+/// back what was kept for them.
+pub fn fit<'t>(
+    board: &Board<'_>,
+    memory: &Memory<'_>,
+    cpu_count: usize,
+    configuration: &mut Configuration<'t>,
+    tell: &mut Tell<'_>,
+) {
+    loop {
+        let host = room(board, memory, cpu_count);
+        let refused = configuration.fit_some(&host, &mut tell_finding(tell));
+        let Some(ranges) = refused else { break };
+        give_back(memory, ranges.into_iter(), tell);
+    }
 }
 
 /// What `memory` has for guests on this host now.

@@ -1,5 +1,6 @@
 //! Guests' RAM that is to lie at its own physical address (`pinned-in-place`): kept for its guest in the boot memory map
-//! before anything else is put there. It is never anybody else's, whether the guest runs or not.
+//! before anything else is put there. It is never anybody else's, whether the guest runs or not; a guest that is refused
+//! later gives it back.
 
 use super::{Tell, tell_finding};
 use crate::board::{Board, Extent};
@@ -7,6 +8,7 @@ use guest_dts::config::{self, Configuration, Guest, Region, Severity};
 use guest_dts::finding::{Finding, Rule, Value};
 use guest_dts::range::IpaRange;
 use stage2::map::{BootMap, MapError, ReservationKind};
+use stage2::memory::Memory;
 use stage2::name::Name;
 use stage2::range::FrameRange;
 
@@ -28,7 +30,7 @@ pub(super) fn reserve(
             configuration.refuse(index, finding);
             continue;
         }
-        for (range, _) in pinned(guest) {
+        for range in guest.pinned_ranges() {
             if let Some(frames) = FrameRange::covering(range.base().get(), range.size()) {
                 map.reserve_range(frames, ReservationKind::Pinned, Name::new(guest.name))?;
             }
@@ -36,6 +38,17 @@ pub(super) fn reserve(
         index += 1;
     }
     Ok(())
+}
+
+/// Gives back what was kept for a guest that is none, for others to have.
+pub fn give_back(memory: &Memory<'_>, ranges: impl Iterator<Item = IpaRange>, tell: &mut Tell<'_>) {
+    for range in ranges {
+        let frames = FrameRange::covering(range.base().get(), range.size());
+        // It was kept as a whole, so this does not fail.
+        if let Some(Err(error)) = frames.map(|frames| memory.release_reserved(frames)) {
+            tell(Severity::Warning, format_args!("pinned memory stays reserved: {error}"));
+        }
+    }
 }
 
 /// The pinned regions of `guest`.

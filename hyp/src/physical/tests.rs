@@ -4,10 +4,12 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
+use core::sync::atomic::AtomicU32;
 use guest_dts::config::{Configuration, Severity};
-use guest_dts::testing::compile;
+use guest_dts::testing::{compile, compile_with_images};
 use guest_dts::tree::Tree;
 use stage2::map::BootMap;
+use stage2::zone::Zone;
 
 use super::*;
 
@@ -64,4 +66,50 @@ fn what_is_nowhere_cannot_be_laid_out() {
     let loaded = Loaded { image: None, tree: Some((u64::MAX, u64::MAX)) };
     let error = lay_out(&mut BootMap::new(), &tree, &board, &loaded, None, &mut |_, _| {}).unwrap_err();
     assert_eq!(error.what, "device tree");
+}
+
+#[test]
+fn what_was_pinned_for_a_guest_that_is_refused_for_memory_is_given_back_to_the_next() {
+    let guest = |name: &str, more: &str| {
+        format!(
+            "{name} {{ vcpus = <1>; kernel = <&kernel>; #address-cells = <2>; #size-cells = <2>; \
+             memory {{ size = <0 0x4000000>; }}; {more} }};"
+        )
+    };
+    let pinned = "memory@50000000 { reg = <0 0x50000000 0 0x10000000>; pinned-in-place; };";
+    let source = |hungry: &str| {
+        format!(
+            "/dts-v1/; / {{ compatible = \"ballast,configuration\"; #address-cells = <2>; #size-cells = <2>; \
+             images {{ kernel: kernel {{ data = /incbin/(\"kernel\"); }}; }}; guests {{ {hungry} {} }}; }};",
+            guest("next", "memory-1 { size = <0 0x30000000>; controllers = <0>; };")
+        )
+    };
+    // Yields what was told, the guests that are left, and bytes that are reserved in NORMAL.
+    let fitted = |hungry: &str| {
+        let (host, blob) = (compile(HOST), compile_with_images(&source(hungry)));
+        let (host, tree) = (Tree::new(host.as_slice()).unwrap(), Tree::new(blob.as_slice()).unwrap());
+        let board = Board::read(&host).unwrap();
+        let mut configuration = Configuration::read(&tree, &mut |_, _| {}).unwrap();
+        let mut told = Vec::new();
+        let mut tell =
+            |severity: Severity, text: fmt::Arguments<'_>| told.push(format!("{severity:?}: {text}"));
+        let mut map = BootMap::new();
+        lay_out(&mut map, &host, &board, &Loaded::default(), Some(&mut configuration), &mut tell).unwrap();
+        let words: Vec<_> = (0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0)).collect();
+        let memory = Memory::new();
+        memory.boot(&map, &words, NORMAL_FLOOR_FRAMES).unwrap();
+        fit(&board, &memory, 4, &mut configuration, &mut tell);
+        let names: Vec<_> = configuration.guests.iter().map(|guest| String::from(guest.name)).collect();
+        (told, names, memory.zone_totals(Zone::Normal).reserved() * FRAME_SIZE)
+    };
+    let (told, names, reserved) = fitted(&guest("hungry", pinned));
+    assert_eq!((told.len(), names), (1, ["hungry".into()].to_vec()), "{told:?}");
+    assert!(told[0].starts_with("Error: configuration: /guests/next/memory-1: size "), "{told:?}");
+    assert!(reserved >= 256 << 20);
+    // The first wants 4 GiB beside, which are not there: the second has what was kept for it.
+    let more = format!("{pinned} memory-2 {{ size = <1 0>; }};");
+    let (told, names, after) = fitted(&guest("hungry", &more));
+    assert_eq!((told.len(), names), (1, ["next".into()].to_vec()), "{told:?}");
+    assert!(told[0].starts_with("Error: configuration: /guests/hungry/memory-2: size "), "{told:?}");
+    assert_eq!(after, reserved - (256 << 20));
 }
