@@ -89,6 +89,16 @@ fn the_sets_that_ship_obey() {
 }
 
 #[test]
+fn memory_and_blocks_may_be_disabled() {
+    let (_, good) = sets().into_iter().find(|(name, _)| name == "two-controllers").unwrap();
+    let disabled = good
+        .replace("dmb-1 {", "dmb-1 { status = \"disabled\";")
+        .replace("memory {", "memory-9 { status = \"disabled\"; size = <0x200000>; }; memory {");
+    assert!(disabled.matches("disabled").count() >= 2, "{disabled}");
+    assert_eq!(validate(&[file("disabled", "disabled", compile_with_images(&disabled).as_slice())]), "");
+}
+
+#[test]
 fn trees_of_guests_obey_in_every_mode() {
     let mut files = Vec::new();
     for (name, source) in sets() {

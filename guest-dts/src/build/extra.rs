@@ -5,9 +5,10 @@
 //! `/chosen`, `/aliases` and `/reserved-memory` are added to those that are there.
 
 use super::GuestTree;
-use super::writer::Writer;
+use super::writer::{Writer, reg};
 use crate::finding::{Finding, Rule, Value};
 use crate::tree::{Cells, Node, Property, Tree};
+use alloc::vec::Vec;
 
 /// Nodes at the root that are Ballast's own, by their names without unit address.
 const OWN_NODES: [&str; 10] = [
@@ -51,7 +52,9 @@ fn check_size<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<
         let node = host?.find(path)?;
         Some((node, node.subtree()))
     });
-    let mut size = super::reserved::repeated_weight(input, host);
+    // Cells that are written as two become twice as many.
+    let widened = hosts.clone().filter(|(node, _)| !has_root_cells(*node)).map(|(node, _)| weight(node));
+    let mut size = widened.fold(super::reserved::repeated_weight(input, host), usize::saturating_add);
     for (top, nodes) in template.into_iter().chain(hosts) {
         size = nodes.map(weight).fold(size, usize::saturating_add);
         if size > SIZE_LIMIT {
@@ -171,10 +174,10 @@ fn host_nodes<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<
         if OWN_NODES.contains(&node.base_name()) || MERGED_NODES.contains(&node.base_name()) {
             return broken(Rule::Must("not name a node that Ballast writes itself"));
         }
-        let is_addressed = node.has("reg") || node.has("ranges");
-        if parent.is_empty() && is_addressed && host.root().child_cells()? != (Cells { address: 2, size: 2 })
-        {
-            return broken(Rule::Must("have addresses and sizes of 2 cells, as the guest's root has"));
+        if parent.is_empty() && !has_root_cells(node) {
+            for name in ADDRESSES {
+                rewritten(node, name)?;
+            }
         }
         let is_in_template = |template: Node<'t>| template.child(node.name()).is_some();
         if parent.is_empty() && input.guest.template.is_some_and(is_in_template) {
@@ -210,9 +213,72 @@ pub(super) fn write_nodes<'t>(writer: &mut Writer, input: &GuestTree<'_, 't>, ho
     for path in &input.guest.host_nodes {
         let Some(node) = host.and_then(|host| host.find(path)) else { continue };
         if node.parent().is_some_and(|parent| parent.is_root()) {
-            copy(writer, node, &HOST_PROPERTIES);
+            copy_from_host(writer, node);
         }
     }
+}
+
+/// Properties that hold addresses of the node's parent.
+const ADDRESSES: [&str; 3] = ["reg", "ranges", "dma-ranges"];
+
+/// Whether the addresses of `node` have two cells, and sizes too, as at a guest's root.
+fn has_root_cells(node: Node<'_>) -> bool {
+    node.own_cells() == Ok(Cells { address: 2, size: 2 })
+}
+
+/// Property `name` of `node`, one of [`ADDRESSES`], as a child of a guest's root has it.
+#[inline(never)]
+fn rewritten<'t>(node: Node<'t>, name: &'static str) -> Result<Option<Vec<u32>>, Finding<'t>> {
+    let Some(property) = node.property(name) else { return Ok(None) };
+    let parent = node.own_cells()?;
+    if name == "reg" {
+        let entries = node.pairs(name, parent)?;
+        return Ok(Some(entries.flat_map(|entry| reg(entry.base, entry.size)).collect()));
+    }
+    let broken = |rule| Err(Finding::property(node, property, Rule::Must(rule)));
+    // A bus's own addresses may have three cells (PCI).
+    let count = |name, default| {
+        let count = node.property(name).map_or(Some(default), |property| property.u32());
+        count.filter(|count| *count <= 3).map(|count| count as usize)
+    };
+    let own = count("#address-cells", Cells::DEFAULT.address).zip(count("#size-cells", Cells::DEFAULT.size));
+    let (Some((address, size)), Some(cells)) = (own, property.cells()) else {
+        return broken("be cells, on a bus whose #address-cells and #size-cells are at most 3");
+    };
+    let cells: Vec<u32> = cells.collect();
+    let stride = address + parent.address as usize + size;
+    if stride == 0 || !cells.len().is_multiple_of(stride) {
+        return broken("have entries of this node's address, its parent's address and this node's size");
+    }
+    let mut found = Vec::new();
+    for entry in cells.chunks_exact(stride) {
+        let (child, rest) = entry.split_at_checked(address).unwrap_or_default();
+        let (base, length) = rest.split_at_checked(parent.address as usize).unwrap_or_default();
+        let base = base.iter().fold(0u64, |base, &cell| base << 32 | u64::from(cell));
+        found.extend_from_slice(child);
+        found.extend([(base >> 32) as u32, base as u32]);
+        found.extend_from_slice(length);
+    }
+    Ok(Some(found))
+}
+
+/// Copies `node`, a child of the host's root, and all below it. Its addresses get the cells of a guest's root.
+#[inline(never)]
+fn copy_from_host(writer: &mut Writer, node: Node<'_>) {
+    if has_root_cells(node) {
+        return copy(writer, node, &HOST_PROPERTIES);
+    }
+    let without: Vec<&str> = HOST_PROPERTIES.into_iter().chain(ADDRESSES).collect();
+    writer.begin(node.name());
+    write_properties(writer, node, &without);
+    for name in ADDRESSES {
+        // That they can be was checked.
+        if let Ok(Some(cells)) = rewritten(node, name) {
+            writer.cells(name, &cells);
+        }
+    }
+    node.children().for_each(|child| copy(writer, child, &HOST_PROPERTIES));
+    writer.end();
 }
 
 /// Copies `node` and all below it, less the properties in `without`.

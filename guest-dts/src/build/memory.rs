@@ -41,13 +41,12 @@ const MOVABLE_ARGUMENTS: [&str; 3] = ["movablecore", "kernelcore", "movable_node
 impl Choice {
     /// How `guest` is told.
     pub fn of(guest: &Guest<'_>) -> Self {
-        let named = |name: &&&str| argument::value(guest.bootargs, name).is_some();
         let (mode, reason) = match guest.movable_memory {
             MovableMemory::Auto if guest.dmbs.is_empty() => match template_mode(guest) {
                 Some(mode) => (mode, Reason::Template),
                 None => (MovableMemory::None, Reason::NoBlocks),
             },
-            MovableMemory::Auto => match MOVABLE_ARGUMENTS.iter().find(named) {
+            MovableMemory::Auto => match movable_argument(guest) {
                 Some(name) => (MovableMemory::None, Reason::BootArgument(name)),
                 None => match template_mode(guest) {
                     Some(mode) => (mode, Reason::Template),
@@ -78,6 +77,12 @@ impl fmt::Display for Reason {
             Self::Default => f.write_str("by default"),
         }
     }
+}
+
+/// The argument by which the operator divides the memory of `guest`, if there is one.
+pub(crate) fn movable_argument(guest: &Guest<'_>) -> Option<&'static str> {
+    let named = |name: &&str| argument::value(guest.bootargs, name).is_some();
+    MOVABLE_ARGUMENTS.into_iter().find(named)
 }
 
 /// How the guest's template tells it of movable blocks of its own, if it does: what its kernel knows.

@@ -20,6 +20,7 @@ use platform::{
     GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE, TIMER_PPIS, UART_BASE, UART_CLOCK_HZ, UART_SIZE,
 };
 
+pub(crate) use memory::movable_argument;
 pub use memory::{Choice, Reason};
 use writer::{Writer, reg};
 

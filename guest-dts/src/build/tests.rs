@@ -273,6 +273,68 @@ fn nodes_of_the_host_are_rewritten() {
 }
 
 #[test]
+fn addresses_of_the_hosts_nodes_get_the_cells_of_a_guests_root() {
+    // Cells of the host's root, what its UART, its bus and its PCI bridge say, and a length that does not fit.
+    let hosts = [
+        (
+            "<1>",
+            "<1>",
+            "0x9000000 0x1000",
+            "0x0 0xa000000 0x10000",
+            "0x2000000 0 0xb000000 0xb000000 0 0x100000",
+        ),
+        (
+            "<2>",
+            "<1>",
+            "1 0x9000000 0x1000",
+            "0x0 1 0xa000000 0x10000",
+            "0x2000000 0 0xb000000 1 0xb000000 0 0x100000",
+        ),
+        (
+            "<1>",
+            "<2>",
+            "0x9000000 0 0x1000",
+            "0x0 0xa000000 0x10000",
+            "0x2000000 0 0xb000000 0xb000000 0 0x100000",
+        ),
+        (
+            "<2>",
+            "<2>",
+            "1 0x9000000 0 0x1000",
+            "0x0 1 0xa000000 0x10000",
+            "0x2000000 0 0xb000000 1 0xb000000 0 0x100000",
+        ),
+    ];
+    let named = source("host-nodes = \"/uart\", \"/soc\", \"/pcie\";");
+    for (address, size, uart, soc, pcie) in hosts {
+        let host = |soc: &str| {
+            format!(
+                "/dts-v1/; / {{ #address-cells = {address}; #size-cells = {size}; uart {{ reg = <{uart} {uart}>; }};
+                 soc {{ #address-cells = <1>; #size-cells = <1>; ranges = <{soc}>; dma-ranges;
+                 timer@100 {{ reg = <0x100 0x10>; }}; }};
+                 pcie {{ #address-cells = <3>; #size-cells = <2>; ranges = <{pcie}>; }}; }};"
+            )
+        };
+        let (tree, said) = build(&named, Some(&host(soc)));
+        let high = if address == "<2>" { "0x1" } else { "0x0" };
+        let entry = format!("{high} 0x9000000 0x0 0x1000");
+        for expected in [
+            format!("reg = <{entry} {entry}>;"),
+            format!("ranges = <0x0 {high} 0xa000000 0x10000>;"),
+            String::from("dma-ranges;"),
+            String::from("reg = <0x100 0x10>;"),
+            format!("ranges = <0x2000000 0x0 0xb000000 {high} 0xb000000 0x0 0x100000>;"),
+        ] {
+            assert!(tree.contains(&expected), "{address} {size}: {expected}: {said:?}\n{tree}");
+        }
+        if (address, size) != ("<2>", "<2>") {
+            let said = build(&named, Some(&host(&format!("{soc} 1")))).1;
+            assert!(said.last().unwrap().starts_with("Refused: /soc: ranges"), "{said:?}");
+        }
+    }
+}
+
+#[test]
 fn every_vcpu_has_a_node_and_a_redistributor() {
     let text = source("").replace("vcpus = <2>", "vcpus = <16>");
     let (tree, said) = build(&text, None);

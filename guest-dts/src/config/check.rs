@@ -3,7 +3,7 @@
 use super::layout::Layout;
 use super::reader::Reader;
 use super::{Bank, Configuration, Extent, Guest, MovableMemory, Pool};
-use crate::build::{BuildError, Choice, GuestTree};
+use crate::build::{BuildError, Choice, GuestTree, movable_argument};
 use crate::finding::{Finding, Note, Rule, Value};
 use crate::image::{BootPlan, Image, NoRoom};
 use crate::range::PaRange;
@@ -119,6 +119,12 @@ fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>
     }
     if !guest.dmbs.is_empty() || guest.movable_memory != MovableMemory::Auto {
         reader.note(Finding::node(node, Rule::Note(Note::MovableMemory(Choice::of(guest)))));
+    }
+    if tree.mode() == MovableMemory::Movablecore && movable_argument(guest).is_some() {
+        let rule = Rule::Must(
+            "leave out movablecore=, kernelcore= and movable_node: `movable-memory` adds a movablecore= to them",
+        );
+        reader.warning(Finding::new(node, Some("bootargs"), Value::Text(guest.bootargs), rule));
     }
     tree.notes(None, &mut |finding| reader.note(finding));
     if tree.mode() == MovableMemory::Dmb && !knows_movable_blocks(guest.kernel) {

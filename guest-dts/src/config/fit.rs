@@ -1,6 +1,7 @@
 //! Whether a configuration fits the host: CPUs, controllers, and the memory that they have.
 
 use heapless::Vec;
+use stage2::name::Name;
 
 use super::reader::Reader;
 use super::{
@@ -112,6 +113,26 @@ impl<'t> Configuration<'t> {
         self.blocks.retain(|block| has_room(block.node, &block.extent, host, &mut reader));
         self.pools.retain(|pool| has_room(pool.node, &pool.extent, host, &mut reader));
         self.has_refused_blocks |= self.blocks.len() + self.pools.len() < before;
+    }
+
+    /// Refuses the pools that have the name of a pool of the host's, by which the console would not tell them apart; it cuts
+    /// names.
+    pub fn differ_from<'n>(&mut self, names: impl Iterator<Item = &'n str> + Clone, sink: &mut dyn Sink<'t>) {
+        let mut reader = Reader::new(sink);
+        let mut refused = alloc::vec::Vec::new();
+        self.pools.retain(|pool| {
+            let name = Name::new(pool.node.name());
+            let is_good = !names.clone().any(|other| Name::new(other) == name);
+            if !is_good {
+                let rule = Rule::Must(
+                    "differ from the names of the pools in the host's tree in the first 31 characters",
+                );
+                reader.error(Finding::node(pool.node, rule));
+                refused.push(pool.extent.range());
+            }
+            is_good
+        });
+        refused.into_iter().for_each(|range| self.withhold(range));
     }
 
     /// Refuses the guests for which a node of the host's tree breaks a rule, and tells what becomes of the

@@ -228,7 +228,8 @@ fn read_host_nodes<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Vec<&'t s
 
 #[inline(never)]
 fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_, 't>) {
-    for child in node.children() {
+    // What is disabled is not there (specification, 2.3.4).
+    for child in node.enabled_children() {
         let is_dmb = match kind(child) {
             "memory" => false,
             "dmb" => true,

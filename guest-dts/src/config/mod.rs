@@ -66,7 +66,7 @@ pub struct Configuration<'t> {
     /// Whether a block or a pool was refused. Then none of them is to take effect.
     pub has_refused_blocks: bool,
     /// Where refused blocks and pools lie: memory that is to stay out of use, since its owner relies on it.
-    pub withheld: Vec<PaRange, { 2 * POOL_LIMIT }>,
+    pub withheld: alloc::vec::Vec<PaRange>,
     /// How migration behaves.
     pub migration: Migration,
 }
@@ -377,10 +377,8 @@ impl<'t> Configuration<'t> {
     /// Refuses a block or a pool: its range, where it has one, is withheld.
     fn withhold(&mut self, range: Option<PaRange>) {
         self.has_refused_blocks = true;
-        if let Some(range) = range {
-            // The first are kept: what a tree of more than that names is in no map either.
-            let _ = self.withheld.push(range);
-        }
+        // No more than there are nodes.
+        self.withheld.extend(range);
     }
 
     /// The number of the guest called `name` among those that can start.

@@ -9,9 +9,18 @@ use crate::finding::{Finding, Rule, Value};
 use crate::range::IpaRange;
 use crate::tree::Node;
 
-const REGION_PROPERTIES: [&str; 8] =
-    ["reg", "size", "controllers", "interleave", "preferred", "pinned-in-place", "unit-size", "device_type"];
-const DMB_PROPERTIES: [&str; 5] = ["size", "controllers", "interleave", "preferred", "unit-size"];
+const REGION_PROPERTIES: [&str; 9] = [
+    "reg",
+    "size",
+    "controllers",
+    "interleave",
+    "preferred",
+    "pinned-in-place",
+    "unit-size",
+    "device_type",
+    "status",
+];
+const DMB_PROPERTIES: [&str; 6] = ["size", "controllers", "interleave", "preferred", "unit-size", "status"];
 
 /// Reads a `memory` node.
 #[inline(never)]

@@ -267,6 +267,45 @@ fn too_much_is_cut_short() {
 }
 
 #[test]
+fn what_is_disabled_is_not_there() {
+    let more = "memory-1 { status = \"disabled\"; size = <1 0>; }; dmb-9 { status = \"disabled\"; size = <0x1000>; };";
+    let text = one_guest(more, "", "");
+    assert_eq!(findings(&text), findings(&one_guest("", "", "")));
+    let blob = compile(&text);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    let guest = &configuration.guests[0];
+    assert_eq!((guest.regions.len(), guest.dmbs.len()), (1, 0));
+    // And what is not disabled still counts.
+    assert!(!findings(&text.replace("disabled", "okay")).is_empty());
+}
+
+#[test]
+fn boot_arguments_that_divide_memory_beside_movablecore_are_warned_of() {
+    let text = |mode: &str, arguments: &str| {
+        findings(&one_guest(
+            &format!(
+                "vcpus = <1>; kernel = <&kernel>; movable-memory = \"{mode}\"; bootargs = \"{arguments}\"; dmb-0 {{ size = <0x400000>; }};"
+            ),
+            "",
+            "",
+        ))
+    };
+    let warned = |said: &[String]| said.iter().filter(|line| line.starts_with("Warning: ")).count();
+    for arguments in ["quiet movablecore=64M", "kernelcore=1G", "movable_node"] {
+        let said = text("movablecore", arguments);
+        assert_eq!(warned(&said), 1, "{said:?}");
+        assert!(
+            said.iter().any(|line| line.contains("bootargs") && line.contains("leave out movablecore=")),
+            "{said:?}"
+        );
+        // Then nothing is added, and the argument is the operator's choice.
+        assert_eq!(warned(&text("auto", arguments)), 0, "{:?}", text("auto", arguments));
+    }
+    assert_eq!(warned(&text("movablecore", "quiet")), 0);
+}
+
+#[test]
 fn refused_blocks_are_withheld() {
     let read = |pools: &str| {
         let blob = compile(&one_guest(
@@ -287,6 +326,15 @@ fn refused_blocks_are_withheld() {
     assert_eq!(read(&misaligned), (true, 0, [(0x5000_1000, 0x40_0000)].into()));
     let twice = format!("{good} {}", good.replace("a {", "b {"));
     assert_eq!(read(&twice), (true, 1, [(0x5000_0000, 0x40_0000)].into()));
+    // However many there are.
+    let many: String = (0..40)
+        .map(|index| {
+            misaligned
+                .replace("a {", &format!("a{index} {{"))
+                .replace("0x50001000", &format!("{:#x}", 0x5000_1000 + (index << 23)))
+        })
+        .collect();
+    assert_eq!(read(&many).2.len(), 40);
     let large = "a { compatible = \"shared-dmb-pool\"; reusable; size = <1 0>; };";
     assert_eq!(read(large), (true, 0, Vec::new()));
 }

@@ -34,6 +34,15 @@ impl Console {
         let Some(&interrupt) = interrupts.first() else {
             return Err(Finding::missing(node, "interrupts", Rule::Required("the UART's interrupt")));
         };
+        if !interrupt.is_spi()
+            && let Some(property) =
+                node.property("interrupts-extended").or_else(|| node.property("interrupts"))
+        {
+            let rule = Rule::Must(
+                "be a shared interrupt of type 0 (SPI) for the console's UART: private and extended ones are not taken",
+            );
+            return Err(Finding::property(node, property, rule));
+        }
         Ok(Self { registers, interrupt, clock_hz: clock_hz(node), baud: baud(options) })
     }
 

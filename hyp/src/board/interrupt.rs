@@ -13,6 +13,13 @@ pub struct Interrupt {
     pub trigger: Trigger,
 }
 
+impl Interrupt {
+    /// Whether it is a shared one, not extended (GICv3 architecture, 2.2).
+    pub fn is_spi(self) -> bool {
+        (32..1020).contains(&self.intid)
+    }
+}
+
 /// What raises an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {

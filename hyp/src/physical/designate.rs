@@ -37,9 +37,13 @@ pub(super) fn designate(
     if let Some(configuration) = configuration.as_deref_mut() {
         configuration.fit_blocks(&room(map, board), &mut tell_finding(tell));
     }
-    let configuration = configuration.map(|configuration| &*configuration);
     let wanted =
         || board.reservations.iter().filter_map(|reservation| Some((reservation, kind(reservation)?)));
+    if let Some(configuration) = configuration.as_deref_mut() {
+        let pools = wanted().filter(|(_, kind)| *kind != NodeKind::Block);
+        configuration.differ_from(pools.map(|(reservation, _)| name(reservation)), &mut tell_finding(tell));
+    }
+    let configuration = configuration.map(|configuration| &*configuration);
     let ranges: Vec<Vec<FrameRange>> = wanted().map(|(reservation, _)| allowed(reservation)).collect();
     let places: Vec<Vec<ControllerId>> =
         configured(configuration).map(|(_, _, extent)| controllers(board, extent)).collect();
@@ -170,6 +174,10 @@ fn allowed(reservation: &Reservation<'_>) -> Vec<FrameRange> {
     }
 }
 
+fn name<'t>(reservation: &Reservation<'t>) -> &'t str {
+    reservation.node.as_ref().map_or("reserved", |node| node.name())
+}
+
 fn node<'a>(reservation: &'a Reservation<'_>, kind: NodeKind, within: &'a [FrameRange]) -> Node<'a> {
     let place = match reservation.extent {
         Extent::Static(range) => NodePlace::Static { base: range.base().get(), size: range.size() },
@@ -177,7 +185,7 @@ fn node<'a>(reservation: &'a Reservation<'_>, kind: NodeKind, within: &'a [Frame
     };
     Node {
         source: Source::Tree,
-        name: reservation.node.as_ref().map_or("reserved", |node| node.name()),
+        name: name(reservation),
         kind,
         place,
         entry: reservation.entry,

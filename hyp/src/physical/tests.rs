@@ -18,8 +18,13 @@ const HOST: &str = include_str!("../board/tests/qemu_virt.dts");
 
 /// Lays out the map of `HOST` with `command_line` and a configuration of `blocks`; returns it with what was told.
 fn laid_out(command_line: &str, blocks: &str) -> (BootMap, Vec<String>) {
+    laid_out_on(HOST, command_line, blocks)
+}
+
+/// The same on the host of the tree `host`.
+fn laid_out_on(host: &str, command_line: &str, blocks: &str) -> (BootMap, Vec<String>) {
     let (host, blob) = (
-        compile(HOST),
+        compile(host),
         compile(&format!(
             "/dts-v1/; / {{ compatible = \"ballast,configuration\"; {blocks} guests {{ }}; }};"
         )),
@@ -56,6 +61,32 @@ fn a_block_over_the_image_is_told_and_nothing_is_designated() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].starts_with("Error: designated movable blocks: movablecore= item 1"), "{told:?}");
     assert!(told[0].ends_with("; nothing is designated"), "{told:?}");
+}
+
+#[test]
+fn a_pool_with_the_name_of_one_of_the_hosts_is_refused() {
+    let container = "reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges; \
+                     video { compatible = \"shared-dmb-pool\"; reusable; size = <0 0x400000>; }; };";
+    let host = HOST.replace("\tpsci {", &format!("{container}\n\tpsci {{"));
+    let pool = |name: &str| {
+        format!(
+            "pools {{ #address-cells = <2>; #size-cells = <2>; \
+             {name} {{ compatible = \"shared-dmb-pool\"; reusable; reg = <0 0x60000000 0 0x400000>; }}; }};"
+        )
+    };
+    let (map, told) = laid_out_on(&host, "", &pool("audio"));
+    assert_eq!(map.pools().len(), 2, "{told:?}");
+    let (map, told) = laid_out_on(&host, "", &pool("video"));
+    assert_eq!(
+        told,
+        [
+            "Error: configuration: /pools/video: must differ from the names of the pools in the host's tree in the first \
+             31 characters",
+            "Error: designated movable blocks: the configuration's are wrong; nothing is designated"
+        ]
+    );
+    let range = FrameRange::inside(0x6000_0000, 0x40_0000).unwrap();
+    assert!(map.pools().is_empty() && map.reservation_in(range).is_some(), "it is withheld");
 }
 
 #[test]

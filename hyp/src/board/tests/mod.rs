@@ -71,6 +71,72 @@ fn qemu_virt_is_read() {
 /// redistributors in two regions with a stride, CPUs of two clusters.
 const OTHER: &str = include_str!("other.dts");
 
+/// `QEMU_VIRT` with `address` and `size` cells at its root, and a reserved range.
+fn with_root_cells(address: usize, size: usize) -> String {
+    let narrow = |line: &str| {
+        let cells = line.strip_prefix("\t\treg = <").and_then(|rest| rest.strip_suffix(">;"));
+        let Some(cells) = cells else { return String::from(line) };
+        let cells: Vec<&str> = cells.split(' ').collect();
+        let entries =
+            cells.chunks(4).flat_map(|entry| entry[2 - address..2].iter().chain(&entry[4 - size..]));
+        format!("\t\treg = <{}>;", entries.copied().collect::<Vec<_>>().join(" "))
+    };
+    let text = QEMU_VIRT
+        .replacen("\t#size-cells = <0x02>;", &format!("\t#size-cells = <{size}>;"), 1)
+        .replacen("\t#address-cells = <0x02>;", &format!("\t#address-cells = <{address}>;"), 1);
+    let text: Vec<String> = text.lines().map(narrow).collect();
+    let entry = format!("{} 0x44000000 {} 0x100000", ["", "0"][address - 1], ["", "0"][size - 1]);
+    let reserved = format!(
+        "reserved-memory {{ #address-cells = <{address}>; #size-cells = <{size}>; ranges; a {{ reg = <{entry}>; }}; \
+         b {{ compatible = \"shared-dmb-pool\"; reusable; size = <{} 0x400000>; alloc-ranges = <{entry}>; }}; }};",
+        ["", "0"][size - 1]
+    );
+    text.join("\n").replace("\tpsci {", &format!("{reserved}\n\tpsci {{"))
+}
+
+#[test]
+fn roots_of_one_or_two_cells_are_read_alike() {
+    let read = |address, size| {
+        with_board(&with_root_cells(address, size), |board| {
+            let extents: Vec<_> =
+                board.reservations.iter().map(|reservation| reservation.extent.clone()).collect();
+            assert_eq!(board.warnings.iter().count(), 0, "{address}/{size}");
+            (board.ram.clone(), board.gic.clone(), board.console, board.chosen.initrd, extents)
+        })
+    };
+    let expected = read(2, 2);
+    assert_eq!(expected.0.ranges[1].range, range(0x8000_0000, 1 << 30));
+    assert_eq!(expected.4[0], Extent::Static(range(0x4400_0000, 0x10_0000)));
+    for (address, size) in [(1, 1), (2, 1), (1, 2)] {
+        assert_eq!(read(address, size), expected, "{address}/{size}");
+    }
+}
+
+#[test]
+fn memory_that_is_disabled_is_not_used() {
+    let disabled = changed("\t\tnuma-node-id = <0x01>;", "\t\tnuma-node-id = <0x01>; status = \"disabled\";");
+    with_board(&disabled, |board| {
+        let ranges: Vec<_> = board.ram.ranges.iter().map(|ram| ram.range).collect();
+        assert_eq!(ranges, [range(0x4000_0000, 1 << 30)]);
+        assert_eq!(board.ram.controllers.len(), 1);
+    });
+}
+
+#[test]
+fn a_console_with_a_private_or_an_extended_interrupt_is_told_of() {
+    for specifier in ["1 5 4", "2 5 4", "3 5 4"] {
+        let said = message(&changed(
+            "interrupts = <0x00 0x01 0x04>;\n\t\treg = <0x00 0x9000000",
+            &format!("interrupts = <{specifier}>; reg = <0x00 0x9000000"),
+        ));
+        assert!(
+            said.starts_with("/pl011@9000000: interrupts")
+                && said.contains("must be a shared interrupt of type 0 (SPI)"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn another_host_is_read() {
     with_board(OTHER, |board| {
