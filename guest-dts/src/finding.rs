@@ -355,7 +355,9 @@ impl fmt::Display for Rule {
                     "the host has {total} CPUs, {free} of them not owned by a guest; each vCPU owns one"
                 )
             }
-            Self::NoController { count } => write!(f, "the host has no such controller, but {count} others"),
+            Self::NoController { count } => {
+                write!(f, "the host has no such controller: it has {count}, numbered from 0")
+            }
             Self::ImagesDoNotFit { needed, largest } => {
                 write!(f, "must have a region of {} for kernel, ramdisk and device tree;", Size(needed))?;
                 write!(f, " the largest has {}", Size(largest))

@@ -60,6 +60,12 @@ impl ControllerSet {
         Self(self.0 & other.0)
     }
 
+    /// What either set has.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// The set without what `others` has.
     #[must_use]
     pub const fn without_all(self, others: Self) -> Self {

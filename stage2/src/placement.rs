@@ -6,7 +6,7 @@
 //! owner that is the D'Hondt sequence: over controllers with the same amount free the units go round robin, over unequal
 //! ones in proportion.
 
-use crate::addr::PAGEBLOCK_ORDER;
+use crate::addr::{Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
 use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
 
 /// Controllers in order of preference, each at most once.
@@ -104,6 +104,39 @@ impl Placement {
     }
 }
 
+/// How many 2 MiB go by until [`Turns`] begin again.
+const TURNS: usize = 32;
+
+/// Behind which controller each 2 MiB of guests' address space lies, so that the controllers take turns in proportion to
+/// what there is behind each: what already lies somewhere is spread so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turns([ControllerId; TURNS]);
+
+impl Turns {
+    /// The turns of the controllers of `set`, behind each of which there are, or may come to be, `frames`. `None` where
+    /// there are none, or no controllers.
+    pub fn new(set: ControllerSet, frames: impl Fn(ControllerId) -> u64) -> Option<Self> {
+        let open: ControllerSet = set.iter().filter(|controller| frames(*controller) > 0).collect();
+        let mut turns = [ControllerId::default(); TURNS];
+        let mut held = [0u64; MAX_CONTROLLERS];
+        for turn in &mut turns {
+            let next = next_interleaved(open, |controller| {
+                let held = held[controller.index()] << PAGEBLOCK_ORDER;
+                // Scaled, so that the proportion alone counts.
+                ((frames(controller) << 14).saturating_sub(held), held)
+            })?;
+            held[next.index()] += 1;
+            *turn = next;
+        }
+        Some(Self(turns))
+    }
+
+    /// The controller whose turn it is at `ipa`.
+    pub const fn at(&self, ipa: Ipa) -> ControllerId {
+        self.0[(ipa.get() / PAGEBLOCK_SIZE) as usize % TURNS]
+    }
+}
+
 /// The controller of `candidates` with the most free frames, in whole pageblocks; the lowest number among equals.
 #[inline]
 pub(crate) fn most_free(
@@ -184,6 +217,23 @@ mod tests {
         let sequence = sequence([400, 100, 200], 70);
         let count = |n| sequence.iter().filter(|&&c| c == n).count();
         assert_eq!((count(0), count(1), count(2)), (40, 10, 20));
+    }
+
+    #[test]
+    fn turns_are_taken_in_proportion() {
+        let set: ControllerSet = (0..3).map(controller).collect();
+        let turns = |frames: [u64; 3]| Turns::new(set, |controller| frames[controller.index()]);
+        let at = |turns: &Turns, number: u64| turns.at(Ipa::new_truncate(number << 21)).index();
+        let equal = turns([5000, 5000, 5000]).unwrap();
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|number| at(&equal, number)), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(at(&equal, 0), at(&equal, 32));
+        let unequal = turns([3 << 20, 1 << 20, 0]).unwrap();
+        let counts = |turns: &Turns| {
+            [0, 1, 2].map(|controller| (0..32).filter(|number| at(turns, *number) == controller).count())
+        };
+        assert_eq!(counts(&unequal), [24, 8, 0]);
+        assert_eq!(counts(&turns([1, 0, 1]).unwrap()), [16, 0, 16]);
+        assert_eq!(turns([0, 0, 0]), None);
     }
 
     #[test]

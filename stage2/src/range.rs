@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::addr::{ADDRESS_LIMIT, FRAME_SHIFT, FRAME_SIZE, Frame, Pa};
+use crate::size::Compact;
 
 /// The number one past the last frame that an address can reach.
 const FRAME_LIMIT: u64 = ADDRESS_LIMIT >> FRAME_SHIFT;
@@ -128,6 +129,13 @@ impl FrameRange {
             return Self::EMPTY;
         }
         Self { start: self.start & !(frames - 1), end: self.end.next_multiple_of(frames) }
+    }
+}
+
+impl FrameRange {
+    /// Displays it as command lines have it, as in `1G@0x40000000`.
+    pub fn compact(self) -> impl fmt::Display {
+        fmt::from_fn(move |f| write!(f, "{}@{:#x}", Compact(self.bytes()), self.start << FRAME_SHIFT))
     }
 }
 

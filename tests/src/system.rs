@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ballast_qemu::boot::Boot;
 use ballast_qemu::session::Session;
+use ballast_tools::monitor::report_in;
 use regex::Regex;
 use serde_json::Value;
 
@@ -154,12 +155,14 @@ impl System {
     /// The report of `command` as data.
     ///
     /// # Panics
-    /// It is no JSON.
+    /// It is no JSON, or not as its checksum says.
     #[track_caller]
     pub fn json(&mut self, command: &str) -> Value {
         let said = self.monitor(&format!("{command} --json"));
         let line = said.lines().find(|line| line.starts_with('{')).unwrap_or_default();
-        serde_json::from_str(line).unwrap_or_else(|error| panic!("`{command} --json` said `{said}`: {error}"))
+        report_in(line)
+            .and_then(Result::ok)
+            .unwrap_or_else(|| panic!("`{command} --json` said `{said}`, which is no whole report"))
     }
 
     /// Waits until the Linux guest `name` has its shell.

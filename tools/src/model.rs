@@ -42,8 +42,10 @@ pub struct Guest {
     pub vcpu_on_count: u64,
     /// The CPUs of its vCPUs.
     pub cpus: Vec<u64>,
-    /// Its RAM.
+    /// The RAM that it is configured with.
     pub memory_bytes: u64,
+    /// The RAM that it has now.
+    pub resident_bytes: u64,
     /// How often it was started.
     pub start_count: u64,
     /// For how long it has been running.
@@ -220,6 +222,8 @@ pub struct Job {
     pub elapsed_ns: Option<u64>,
     /// What it does.
     pub what: String,
+    /// Why it was cancelled.
+    pub reason: Option<String>,
 }
 
 /// A pool in `pools --json`.

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use hyp::monitor::report::is_intact;
+
 use crate::link::{Link, Received};
 use crate::model::Snapshot;
 use crate::splitter::{Piece, Splitter};
@@ -215,10 +217,15 @@ fn reason(report: &Value) -> &str {
     report.get("error").and_then(Value::as_str).unwrap_or("no reason given")
 }
 
-/// The report that a line holds, if it looks like one: as JSON, or why it is none.
-pub fn report_in(line: &str) -> Option<serde_json::Result<Value>> {
-    let start = line.find(REPORT)?;
-    Some(serde_json::from_str(&line[start..]))
+/// A report that is not as it was sent: its checksum, which is its last key, says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged;
+
+/// The report that a line holds, if it looks like one.
+pub fn report_in(line: &str) -> Option<Result<Value, Damaged>> {
+    let report = &line[line.find(REPORT)?..];
+    let value = is_intact(report).then(|| serde_json::from_str(report).ok()).flatten();
+    Some(value.ok_or(Damaged))
 }
 
 /// Text as lines, without carriage returns and what was erased.
@@ -257,6 +264,8 @@ pub(crate) mod tests {
     use std::os::unix::net::UnixStream;
     use std::thread;
 
+    use hyp::monitor::report::checksum;
+
     use super::*;
 
     /// A monitor that answers each command by what `answer` says to its line.
@@ -292,7 +301,7 @@ pub(crate) mod tests {
                 r#"{"report":"version","version":"0.1.0","commit":"abc1234","host":"linux,dummy-virt","uptime_ns":61500000000,"image_bytes":204800,"own_bytes":716800,"frame_table_bytes":8388608}"#
             }
             "guests --json" => {
-                r#"{"report":"guests","guests":[{"console":1,"name":"alpha","state":"running","vcpu_count":2,"vcpu_on_count":2,"cpus":[0,1],"memory_bytes":536870912,"start_count":1,"uptime_ns":60000000000,"reason":null},{"console":2,"name":"beta","state":"failed","vcpu_count":2,"vcpu_on_count":0,"cpus":[2,3],"memory_bytes":536870912,"start_count":2,"uptime_ns":0,"reason":"data abort at \"0x40\""}]}"#
+                r#"{"report":"guests","guests":[{"console":1,"name":"alpha","state":"running","vcpu_count":2,"vcpu_on_count":2,"cpus":[0,1],"memory_bytes":536870912,"resident_bytes":536870912,"start_count":1,"uptime_ns":60000000000,"reason":null},{"console":2,"name":"beta","state":"failed","vcpu_count":2,"vcpu_on_count":0,"cpus":[2,3],"memory_bytes":536870912,"resident_bytes":0,"start_count":2,"uptime_ns":0,"reason":"data abort at \"0x40\""}]}"#
             }
             "controllers --json" => {
                 r#"{"report":"controllers","controllers":[{"name":"mc0","state":"in use","total_bytes":1073741824,"free_bytes":533725184,"guest_bytes":536870912,"own_bytes":3145728,"reserved_bytes":0,"dmb_bytes":0},{"name":"mc1","state":"evacuated","total_bytes":1073741824,"free_bytes":1073741824,"guest_bytes":0,"own_bytes":0,"reserved_bytes":0,"dmb_bytes":268435456}]}"#
@@ -307,7 +316,7 @@ pub(crate) mod tests {
                 r#"{"report":"migration","guests":[{"name":"alpha","moved_bytes":536870912,"moved_blocks":256,"moved_pages":0,"copy_ns":400000000,"wait_ns":1000,"demotion_count":0,"promotion_count":0,"split_count":3,"retry_count":1,"invalidation_count":90,"fault_count":12,"help_count":2,"stall_count":12}],"stalls":[{"guest":"alpha","count":12,"mean_ns":90000,"p50_ns":65535,"p99_ns":262143,"max_ns":250000}],"stall_histogram":[{"guest":"alpha","below_ns":65536,"count":7},{"guest":"alpha","below_ns":131072,"count":4},{"guest":"alpha","below_ns":262144,"count":1}],"pairs":[{"from":"mc0","to":"mc1","moved_bytes":536870912,"moved_blocks":256,"moved_pages":0}]}"#
             }
             "jobs --json" => {
-                r#"{"report":"jobs","jobs":[{"job":1,"state":"finished","done_permille":1000,"moved_bytes":536870912,"unmoved_bytes":0,"moved_bytes_per_s":1342177280,"elapsed_ns":400000000,"total_bytes":536870912,"scanned_bytes":536870912,"what":"alpha to mc1"},{"job":2,"state":"running","done_permille":250,"moved_bytes":134217728,"unmoved_bytes":0,"moved_bytes_per_s":1073741824,"elapsed_ns":125000000,"total_bytes":536870912,"scanned_bytes":134217728,"what":"beta to mc0"}]}"#
+                r#"{"report":"jobs","jobs":[{"job":1,"state":"finished","done_permille":1000,"moved_bytes":536870912,"unmoved_bytes":0,"moved_bytes_per_s":1342177280,"elapsed_ns":400000000,"total_bytes":536870912,"scanned_bytes":536870912,"what":"alpha to mc1","reason":null},{"job":2,"state":"running","done_permille":250,"moved_bytes":134217728,"unmoved_bytes":0,"moved_bytes_per_s":1073741824,"elapsed_ns":125000000,"total_bytes":536870912,"scanned_bytes":134217728,"what":"beta to mc0","reason":null},{"job":3,"state":"cancelled","done_permille":500,"moved_bytes":268435456,"unmoved_bytes":0,"moved_bytes_per_s":1073741824,"elapsed_ns":250000000,"total_bytes":536870912,"scanned_bytes":268435456,"what":"beta to mc1","reason":"its guest stopped or was reset"}]}"#
             }
             "pools --json" => {
                 r#"{"report":"pools","pools":[{"pool":"video","size_bytes":67108864,"free_bytes":8388608,"lent_bytes":41943040,"claimed_bytes":16777216,"fixed_bytes":0,"claimable_bytes":50331648,"controller":"mc1","base":"0x84000000","dmb":0,"owner":"alpha"}]}"#
@@ -325,13 +334,19 @@ pub(crate) mod tests {
                 r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":67108864,"cells":":R111111........"},{"controller":"mc1","base":"0x80000000","unit_bytes":67108864,"cells":"................"}]}"#
             }
             _ => {
-                return format!(
-                    "{{\"report\":\"error\",\"command\":\"{}\",\"error\":\"is no command\"}}\n",
+                return sealed(&format!(
+                    "{{\"report\":\"error\",\"command\":\"{}\",\"error\":\"is no command\"}}",
                     command.trim_end_matches(" --json")
-                );
+                ));
             }
         };
-        format!("{report}\n")
+        sealed(report)
+    }
+
+    /// A report as Ballast sends it: with its checksum.
+    pub(crate) fn sealed(report: &str) -> String {
+        let report = report.strip_suffix('}').unwrap();
+        format!("{report},\"crc32\":\"{:08x}\"}}\n", checksum(report))
     }
 
     #[test]
@@ -350,6 +365,32 @@ pub(crate) mod tests {
         );
         assert!(monitor.text.iter().any(|line| line.contains("something")));
         assert_eq!(monitor.losses(), Losses::default());
+    }
+
+    #[test]
+    fn a_digit_that_is_lost_or_changed_is_noticed() {
+        for (sent, came) in
+            [("536870912", "53687091"), ("536870912", "536870913"), (",\"crc32\"", ",\"crc31\"")]
+        {
+            let count = std::cell::Cell::new(0);
+            let mut monitor = Monitor::attach(fake(move |command| {
+                count.set(count.get() + 1);
+                let answer = small_machine(command);
+                if count.get() == 1 { answer.replacen(sent, came, 1) } else { answer }
+            }))
+            .unwrap();
+            // It is JSON all the same, and what it says could be so.
+            let guests = monitor.ask("guests").unwrap();
+            assert_eq!(guests["guests"][0]["memory_bytes"], 536_870_912);
+            assert_eq!(monitor.losses().bad_report_count, 1, "{came}");
+            assert!(monitor.give("jobs").is_ok());
+        }
+        assert_eq!(
+            report_in(r#"x {"report":"guests","guests":[]}"#),
+            Some(Err(Damaged)),
+            "without a checksum"
+        );
+        assert_eq!(report_in("no report"), None);
     }
 
     #[test]

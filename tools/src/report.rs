@@ -316,7 +316,7 @@ fn write_guests(page: &mut String, last: &Snapshot) -> fmt::Result {
             Text(&guest.state),
             guest.vcpu_on_count,
             guest.vcpu_count,
-            size(guest.memory_bytes),
+            size(guest.resident_bytes),
             guest.start_count,
             stats.map_or(0, crate::model::GuestStats::exit_count),
             stats.map_or(0, |stats| stats.injected_count),
@@ -373,7 +373,7 @@ fn write_migrations(page: &mut String, material: &Material, last: &Snapshot) -> 
             "<tr><td class=n>{}<td>{}<td>{}<td class=n>{}.{} %<td class=n>{}<td class=n>{}<td class=n>{}<td class=n>{}",
             job.job,
             Text(&job.what),
-            Text(&job.state),
+            Text(&job.reason.as_ref().map_or(job.state.clone(), |why| format!("{}: {why}", job.state))),
             job.done_permille / 10,
             job.done_permille % 10,
             size(job.moved_bytes),
@@ -572,7 +572,7 @@ impl fmt::Display for Text<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::tests::{fake, small_machine};
+    use crate::monitor::tests::{fake, sealed, small_machine};
     use crate::recording::Event;
 
     fn material() -> Material {
@@ -635,16 +635,19 @@ mod tests {
 
     #[test]
     fn recordings_become_snapshots() {
-        let event = |seconds: f64, text: &str| Event { seconds, text: text.into() };
+        let event = |seconds: f64, text: &str| Event { seconds, text: text.replace('\n', "\r\n") };
+        let guests = sealed(r#"{"report":"guests","guests":[{"name":"alpha"}]}"#);
+        let (head, tail) = guests.split_at(40);
+        let version = sealed(r#"{"report":"version","version":"0.1"}"#);
+        let none = sealed(r#"{"report":"guests","guests":[]}"#);
         let recording = Recording {
             events: vec![
-                event(1.0, "ballast> guests --json\r\n{\"report\":\"guests\",\"guests\":[{\"name\":"),
-                event(1.5, "\"alpha\"}]}\r\nballast|     0.001500 info  board: 2 controllers\r\n"),
-                event(
-                    2.0,
-                    "{\"report\":\"version\",\"version\":\"0.1\"}\r\n{\"report\":\"guests\",\"gue\r\n",
-                ),
-                event(3.0, "\x1b]7700;Zm9v\x1b\\{\"report\":\"guests\",\"guests\":[]}\r\n"),
+                event(1.0, &format!("ballast> guests --json\n{head}")),
+                event(1.5, &format!("{tail}ballast|     0.001500 info  board: 2 controllers\n")),
+                event(2.0, &format!("{version}{{\"report\":\"guests\",\"gue\n")),
+                // A digit has changed.
+                event(2.5, &version.replace("0.1", "0.7")),
+                event(3.0, &format!("\x1b]7700;Zm9v\x1b\\{none}")),
             ],
             bad_line_count: 1,
         };
@@ -652,7 +655,8 @@ mod tests {
         assert_eq!(material.snapshots.len(), 2);
         assert_eq!((material.snapshots[0].seconds, material.snapshots[0].guests.len()), (2.0, 1));
         assert_eq!((material.snapshots[1].seconds, material.snapshots[1].guests.len()), (3.0, 0));
-        assert_eq!(material.damaged_count, 2);
+        assert_eq!(material.damaged_count, 3);
+        assert_eq!(material.snapshots[1].version.version, "0.1");
         assert_eq!(material.log[0], "    0.001500 info  board: 2 controllers");
         assert!(material.log[1].contains("frame of 3 bytes"));
     }

@@ -239,7 +239,7 @@ impl Screen {
                 Cell::from(Span::styled(guest.name.clone(), colour(guest.console))),
                 Cell::from(state),
                 Cell::from(format!("{} of {}", guest.vcpu_on_count, guest.vcpu_count)),
-                Cell::from(size(guest.memory_bytes)),
+                Cell::from(size(guest.resident_bytes)),
                 Cell::from(self.touched(&guest.name)),
                 Cell::from(exits.to_string()),
                 Cell::from(format!("{}.{} %", el2 / 10, el2 % 10)),

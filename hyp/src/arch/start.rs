@@ -7,7 +7,7 @@ use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface};
 use super::window::Window;
 use super::{boot, cache, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
-use crate::board::{Board, Console, Gic, REDISTRIBUTOR_REGION_LIMIT};
+use crate::board::{Board, Console, Extent, Gic, REDISTRIBUTOR_REGION_LIMIT};
 use crate::log;
 use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
 use alloc::boxed::Box;
@@ -217,6 +217,15 @@ fn boot_memory(
         Ok(range) => range,
         Err(error) => refuse(format_args!("{error}")),
     };
+    for ram in &board.ram.ranges {
+        log::debug!("RAM of {}, controller {}", ram.range, ram.controller);
+    }
+    for reserved in &board.reservations {
+        let name = reserved.node.map_or("the reservation block", |node| node.name());
+        if let Extent::Static(range) = reserved.extent {
+            log::debug!("{} reserves {}", name, range);
+        }
+    }
     crate::guest::claims::designated(Pools::of(map));
     let footprint = Footprint::of(map);
     let address = match mmu::map_frame_table(table.base(), table.bytes()) {

@@ -249,6 +249,20 @@ impl claim::Host for Host {
             }
             Claimant::Operator | Claimant::Units => usize::from(u8::MAX),
         };
+        let operation = match report.kind {
+            claim::Kind::Claim => "claim",
+            claim::Kind::Release => "release",
+        };
+        let (id, state, claimant) = (report.id.get(), report.state.name(), report.claimant);
+        log::debug!(
+            "{} {} by {}: {}, {}, {}",
+            operation,
+            id,
+            claimant,
+            state,
+            report.range,
+            report.blocker.cause
+        );
         let place = if report.range.is_empty() { 0 } else { report.range.base().get() };
         trace::record(Kind::Claim(step), guest, 0, report.id.get().into(), place);
     }

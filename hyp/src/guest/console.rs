@@ -153,6 +153,7 @@ fn refused_guest(guest: usize) -> Option<machine::Guest<'static>> {
         vcpu_on_count: 0,
         cpus: heapless::Vec::new(),
         memory_bytes: 0,
+        resident_bytes: 0,
         start_count: 0,
         uptime_ns: 0,
     })
@@ -268,6 +269,7 @@ impl Machine for Host {
             vcpu_on_count: if guest.phase() == Phase::Running { on.count() } else { 0 },
             cpus: guest.vcpus.iter().map(|vcpu| vcpu.cpu().index() as u64).collect(),
             memory_bytes: guest.plan.ram_size(),
+            resident_bytes: guest.memory().1,
             start_count: u64::from(guest.start_count()),
             uptime_ns: if guest.phase() == Phase::Running { timer::to_nanoseconds(uptime) } else { 0 },
         })

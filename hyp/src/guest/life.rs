@@ -93,6 +93,7 @@ pub fn turn_off(vcpu: &'static Vcpu) -> ! {
 /// Takes the vCPU off this CPU and goes idle.
 pub fn leave(vcpu: &'static Vcpu) -> ! {
     let (cpu, guest) = (cpu::current(), vcpu.guest());
+    log::debug!("{}: vCPU {} off", guest.name(), vcpu.index());
     vcpu::quiet();
     guest.note_caches(vcpu.index(), false);
     let others = guest.vgic.take_offline(vcpu.index(), &cpu.local, &Lists);
@@ -220,6 +221,7 @@ fn enter(vcpu: &'static Vcpu, start: Start) {
         vtcr: guest.space.vtcr(),
         counter_offset: guest.counter_offset.load(Ordering::Relaxed),
     };
+    log::debug!("{}: vCPU {} on, entry {}", guest.name(), vcpu.index(), start.entry);
     // SAFETY: this CPU is in its idle loop, which holds nothing; the tables live until every vCPU has left.
     unsafe { vcpu::start(&start) }
 }

@@ -3,12 +3,14 @@
 use super::seed;
 use super::space::{Piece, Space};
 use crate::arch::{self, own};
+use crate::log;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use guest_dts::build::GuestTree;
+use guest_dts::build::{Choice, GuestTree};
 use guest_dts::config::{self, BankKind, Layout, Region, Spread, Unit};
 use guest_dts::image::{BootPlan, Image};
+use guest_dts::range::IpaRange;
 use guest_dts::tree::Tree;
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::controller::{ControllerId, ControllerSet};
@@ -79,6 +81,15 @@ impl Plan {
         let tree = tree.build_with_host(arch::host_tree()).map_err(|error| error.to_string())?;
         let tree = own::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
         Ok(Self { guest, layout, boot, pieces, tree })
+    }
+
+    /// Says what was decided for it.
+    pub(super) fn note(&self) {
+        let choice = Choice::of(&self.guest);
+        let (name, boot, none) = (self.guest.name, &self.boot, IpaRange::default());
+        log::debug!("{}: movable memory: {} ({})", name, choice.mode.name(), choice.reason);
+        let ramdisk = boot.ramdisk.unwrap_or(none);
+        log::debug!("{}: kernel {}, ramdisk {}, tree {}", name, boot.kernel, ramdisk, boot.tree);
     }
 
     /// What it was configured as.

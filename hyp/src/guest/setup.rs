@@ -103,9 +103,9 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
     let mut index = 0;
     for guest in configuration.guests.iter().take(MAX_GUESTS) {
         let defined = match (choose_cpus(guest, &mut taken), GuestId::try_new(index as u8)) {
-            (Some(cpus), Some(id)) => {
-                Plan::new(guest.clone(), &controller).and_then(|plan| super::define(index, id, plan, &cpus))
-            }
+            (Some(cpus), Some(id)) => Plan::new(guest.clone(), &controller)
+                .inspect(Plan::note)
+                .and_then(|plan| super::define(index, id, plan, &cpus)),
             _ => Err("the CPUs that are left do not do".to_string()),
         };
         match defined {

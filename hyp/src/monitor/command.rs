@@ -99,7 +99,7 @@ pub const COMMANDS: &[Command] = &[
         name: "mem",
         parameters: &[],
         summary: "show how much RAM there is and what it is used for",
-        details: "MovableOnly is what lies in zone MOVABLE, the designated movable blocks.",
+        details: "Pools are lent to guests, and so counted among Guests and Free too. MovableOnly is what lies in zone MOVABLE, the designated movable blocks.",
         example: "mem --exact",
         run: memory::mem,
     },
@@ -186,7 +186,8 @@ pub const COMMANDS: &[Command] = &[
         ],
         summary: "tie a region of a guest to controllers, and move there what lies elsewhere",
         details: "CONTROLLERS are names with commas between. Later allocations for the region obey. strict: there or not at all, the default; preferred: elsewhere if \
-                  there is nothing left; interleave: in turns of 2 MiB. REGION as for migrate, but whole ones.",
+                  there is nothing left; interleave: in turns of 2 MiB, in proportion to what is free; what lies behind one of them \
+                  already is spread, too. REGION as for migrate, but whole ones.",
         example: "pin alpha all mc0,mc1 interleave",
         run: migrate::pin,
     },
@@ -285,11 +286,11 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "rate",
         parameters: &[
-            optional("WHAT", Kind::Word(&["limit", "slice", "share", "stall"])),
+            optional("limit|slice|share|stall", Kind::Word(&["limit", "slice", "share", "stall"])),
             optional("VALUE", Kind::Either(&Kind::Size, &Kind::Word(&["off"]))),
         ],
         summary: "show or set how fast migration goes and what it may take from guests",
-        details: "limit: bytes a second, or off. slice: for how many us a CPU is held. share: per cent of a \
+        details: "limit: bytes a second, at least 64K, or off. slice: for how many us a CPU is held. share: per cent of a \
                   guest's time, where no CPU is idle. stall: a guest that writes \
                   to a 2 MiB unit waits if at most so much of it is left to copy; else the unit is split.",
         example: "rate limit 100M",

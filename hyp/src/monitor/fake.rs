@@ -37,7 +37,7 @@ pub(super) struct Fake {
     pub(super) limit: Cell<usize>,
     /// alpha's two vCPUs.
     pub(super) counters: [Counters; 2],
-    traces: [trace::Ring; 2],
+    pub(super) traces: [trace::Ring; 2],
     log: Box<Ring>,
     /// alpha's and beta's trees.
     made: &'static [(AlignedBlob, Choice)],
@@ -198,6 +198,7 @@ impl Machine for Fake {
             vcpu_on_count: if is_running { 2 } else { 0 },
             cpus: heapless::Vec::from_slice(&[[0, 1], [2, 3], [2, 3]][guest]).unwrap(),
             memory_bytes: 512 << 20,
+            resident_bytes: if is_running { 512 << 20 } else { 0 },
             start_count: 1,
             uptime_ns: if is_running { 61_000_000_000 } else { 0 },
         })

@@ -13,7 +13,7 @@ use stage2::migrate::{
     Copier, Engine, Fault, Frames, Guests, JobId, JobReport, Mobility, Payer, Region, Request, RequestError,
     Shortage, Space, Span, Step, Time, Verdict,
 };
-use stage2::owner::GuestId;
+use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::{Attributes, Cached, ENTRIES, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
@@ -212,6 +212,16 @@ impl Migration for FakeMigration {
     fn shortage(&self, report: &JobReport) -> Shortage {
         self.engine.shortage(self, report)
     }
+    fn frames_for(&self, guest: GuestId, controller: ControllerId) -> u64 {
+        let free = self.memory.free_frames(&Placement::only(controller));
+        // What is closed is not gone back to.
+        if free == 0 && self.memory.is_closed(controller) {
+            0
+        } else {
+            free + self.memory.resident(Owner::Guest(guest), controller)
+        }
+    }
+
     fn piece(&self, guest: usize, index: usize) -> Option<Piece> {
         let (is_dmb, number, ipa, size, mobility) = *PIECES.get(index).filter(|_| guest == 0)?;
         let placement = self.placements[index].get();

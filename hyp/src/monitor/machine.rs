@@ -112,8 +112,10 @@ pub struct Guest<'a> {
     pub vcpu_on_count: usize,
     /// The CPUs of its vCPUs, in the vCPUs' order.
     pub cpus: heapless::Vec<u64, GUEST_CPUS>,
-    /// Its RAM.
+    /// The RAM that it is configured with.
     pub memory_bytes: u64,
+    /// The RAM that it has now: none while it is off.
+    pub resident_bytes: u64,
     /// How often it was started since boot, resets included.
     pub start_count: u64,
     /// For how long it has been running.

@@ -1,8 +1,11 @@
 //! What the monitor asks of the machine about migration.
 
+use core::fmt;
+
 use stage2::controller::{ControllerId, MAX_CONTROLLERS};
 use stage2::memory::Retired;
 use stage2::migrate::{Engine, JobId, JobReport, Mobility, Request, RequestError, Shortage};
+use stage2::owner::GuestId;
 use stage2::placement::Placement;
 use stage2::range::FrameRange;
 
@@ -34,6 +37,14 @@ pub struct Piece {
     pub is_pinned: bool,
     /// Whether it can move.
     pub mobility: Mobility,
+}
+
+impl Piece {
+    /// What operators call it: `ram0`, `dmb0`.
+    pub fn name(&self) -> impl fmt::Display {
+        let (kind, number) = (if self.is_dmb { "dmb" } else { "ram" }, self.number);
+        fmt::from_fn(move |f| write!(f, "{kind}{number}"))
+    }
 }
 
 /// What a look at access flags does with them.
@@ -80,6 +91,8 @@ pub trait Migration {
     fn job(&self, job: JobId) -> Option<JobReport>;
     /// The first job after this one.
     fn job_after(&self, job: JobId) -> Option<JobReport>;
+    /// Frames that a guest has, or could have, behind a controller.
+    fn frames_for(&self, guest: GuestId, controller: ControllerId) -> u64;
     /// What a job found no frames for.
     fn shortage(&self, report: &JobReport) -> Shortage;
 

@@ -49,6 +49,9 @@ pub const PREFIX: u8 = 0x1d;
 /// Redraws the monitor's line: Ctrl-L, put into its input when its line was disturbed.
 pub const REDRAW: u8 = 0x0c;
 
+/// Ctrl-C: ends what the monitor does.
+pub const INTERRUPT: u8 = 0x03;
+
 /// What the prefix key's help says, line by line.
 pub const HELP: [&str; 7] = [
     "Ctrl-] m       to the monitor",
@@ -227,7 +230,11 @@ impl<'a, U: Uart> Mux<'a, U> {
             b'm' | b'M' | b'0' => self.set_front(Console::MONITOR),
             b'1'..=b'8' => self.set_front(Console(byte - b'0')),
             b'n' | b'N' => self.set_front(self.next_console()),
-            b'a' | b'A' => self.set_view(if self.view == View::All { View::Front } else { View::All }),
+            b'a' | b'A' => {
+                let view = if self.view == View::All { View::Front } else { View::All };
+                self.message(format_args!("Showing: {}.", view.name()));
+                self.set_view(view);
+            }
             b'b' | b'B' => {
                 if let Some(guest) = self.front.guest_index() {
                     return Effect::Break(guest);
@@ -282,10 +289,6 @@ impl<'a, U: Uart> Mux<'a, U> {
             return;
         }
         self.view = view;
-        match view {
-            View::All => self.message(format_args!("Showing all consoles.")),
-            View::Front => self.message(format_args!("Showing the front console only.")),
-        };
         self.pump();
     }
 
@@ -414,6 +417,10 @@ impl<'a, U: Uart> Mux<'a, U> {
 
     fn type_byte(&mut self, byte: u8) -> Effect {
         let Some(slot) = self.slots.get_mut(usize::from(self.front.0)) else { return Effect::None };
+        // As terminals do it: what was typed ahead is given up too. A command looks at the next byte only.
+        if byte == INTERRUPT && self.front == Console::MONITOR {
+            slot.input.clear();
+        }
         if !slot.input.push(byte) {
             slot.input_lost_count += 1;
         }

@@ -4,11 +4,32 @@
 //! aligned and fits 80 columns where names allow it; as JSON, a report is one object on one line:
 //! `{"report":"guests","guests":[{"name":"alpha",…},…]}`. Keys are part of Ballast's interface: they are
 //! written `like_this`, end in the unit of what they hold (`_bytes`, `_ns`, `_count`), and stay.
-//! `hyp/schema/reports.json` describes them.
+//! `hyp/schema/reports.json` describes them. The last one, `crc32`, is the checksum of all that stands before its comma
+//! ([`is_intact`]): a serial line loses or changes a character now and then, and a digit that is missing makes another
+//! number.
 
 use core::fmt::{self, Write};
 
+use crc::{CRC_32_ISO_HDLC, Crc, Digest, NoTable};
+
 use super::units::{Compact, Size, Time};
+
+/// CRC-32 as Ethernet and zlib have it; without a table, since reports are few and the image is small.
+static CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
+/// What stands between a report and its checksum, and behind that.
+const BEFORE_SUM: &str = ",\"crc32\":\"";
+const AFTER_SUM: &str = "\"}";
+
+/// Whether `report`, a report as JSON, is as it was written: it ends with its checksum.
+pub fn is_intact(report: &str) -> bool {
+    let sum = report.strip_suffix(AFTER_SUM).and_then(|report| report.rsplit_once(BEFORE_SUM));
+    sum.is_some_and(|(report, sum)| sum.len() == 8 && u32::from_str_radix(sum, 16) == Ok(checksum(report)))
+}
+
+/// The checksum of a report up to the comma before it.
+pub fn checksum(report: &str) -> u32 {
+    CRC.checksum(report.as_bytes())
+}
 
 /// Columns of a screen.
 pub const SCREEN_WIDTH: usize = 80;
@@ -156,9 +177,24 @@ fn columns(list: &str) -> impl Iterator<Item = Column<'_>> + Clone {
 /// columns' widths.
 pub type Rows<'a> = &'a mut dyn FnMut(&mut Table<'_>) -> fmt::Result;
 
+/// Where a report goes; adds up what of it is JSON.
+struct Out<'a> {
+    out: &'a mut dyn Write,
+    sum: Option<Digest<'static, u32, NoTable>>,
+}
+
+impl Write for Out<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(sum) = &mut self.sum {
+            sum.update(text.as_bytes());
+        }
+        self.out.write_str(text)
+    }
+}
+
 /// A report under way.
 pub struct Report<'a> {
-    out: &'a mut dyn Write,
+    out: Out<'a>,
     style: Style,
     has_part: bool,
 }
@@ -169,6 +205,7 @@ impl<'a> Report<'a> {
     /// # Errors
     /// Those of `out`, here and below.
     pub fn begin(out: &'a mut dyn Write, style: Style, name: &str) -> Result<Self, fmt::Error> {
+        let mut out = Out { out, sum: style.is_json.then(|| CRC.digest()) };
         if style.is_json {
             write!(out, "{{\"report\":\"{}\"", Escaped(&name))?;
         }
@@ -180,7 +217,10 @@ impl<'a> Report<'a> {
     /// # Errors
     /// As above.
     pub fn end(self) -> fmt::Result {
-        if self.style.is_json { self.out.write_str("}\n") } else { Ok(()) }
+        match self.out.sum {
+            Some(sum) => writeln!(self.out.out, "{BEFORE_SUM}{:08x}{AFTER_SUM}", sum.finalize()),
+            None => Ok(()),
+        }
     }
 
     /// Adds fields (`key=Head|…`, a value for each): keys of the report itself in JSON, a list of heads and
@@ -192,7 +232,7 @@ impl<'a> Report<'a> {
         if self.style.is_json {
             for (column, value) in columns(list).zip(values).filter(|(column, _)| !column.key.is_empty()) {
                 write!(self.out, ",\"{}\":", column.key)?;
-                value.write_json(self.out)?;
+                value.write_json(&mut self.out)?;
             }
             return Ok(());
         }
@@ -203,7 +243,7 @@ impl<'a> Report<'a> {
         self.separate()?;
         for (column, value) in columns(list).zip(values).filter(|(column, _)| !column.head.is_empty()) {
             write!(self.out, "{:width$}  ", column.head)?;
-            let mut wrapped = Wrapped::new(self.out, width + GAP, SCREEN_WIDTH);
+            let mut wrapped = Wrapped::new(&mut self.out, width + GAP, SCREEN_WIDTH);
             value.write_text(&mut wrapped, self.style.is_exact)?;
             wrapped.finish()?;
             self.out.write_str("\n")?;
@@ -219,7 +259,7 @@ impl<'a> Report<'a> {
     /// As above.
     pub fn table(&mut self, key: &str, list: &str, none: &str, rows: Rows<'_>) -> fmt::Result {
         let mut table = Table {
-            out: self.out,
+            out: &mut self.out,
             list,
             pass: Pass::Json,
             is_exact: self.style.is_exact,

@@ -4,11 +4,9 @@ use core::fmt::{self, Write};
 
 use super::grammar::Failure;
 use super::machine::{Machine, Reason, set_reason};
+use super::mux::INTERRUPT;
 use super::report::{Report, Style, Value};
 use super::statistics::Baseline;
-
-/// Ctrl-C.
-const INTERRUPT: u8 = 0x03;
 
 /// The console as the monitor uses it. What waits lets others run meanwhile.
 pub trait MonitorIo {
@@ -109,6 +107,16 @@ impl<'a> Session<'a> {
     pub fn refuse(&mut self, text: fmt::Arguments<'_>) -> Failure {
         set_reason(&mut self.state.why, text);
         Failure::Refused
+    }
+
+    /// Lets others run, where a command has long to think.
+    ///
+    /// # Errors
+    /// Where the operator interrupts.
+    pub fn pause(&mut self) -> Result<(), Failure> {
+        self.io.pause();
+        // What writes sees the key.
+        Ok(self.write_str("")?)
     }
 
     /// The console.

@@ -7,6 +7,7 @@ use crate::frame::State;
 use crate::memory::{IsolateReason, Occupant};
 use crate::migrate::Reason;
 use crate::owner::Owner;
+use crate::size::Size;
 
 /// What stood in the way. The first is all zero bytes, so that a table of records costs no room in the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -207,7 +208,7 @@ impl fmt::Display for Cause {
             Self::Placement => "its tenant's placement allows no other controller",
             Self::NoFrame { missing: 0 } => "no free frame for its tenant elsewhere",
             Self::NoFrame { missing } => {
-                return write!(f, "{} KiB too little free elsewhere", missing * FRAME_SIZE / 1024);
+                return write!(f, "{} too little free elsewhere", Size(missing * FRAME_SIZE));
             }
             Self::NoTable => "no frame for a translation table",
             Self::Busy => "in use again and again",

@@ -61,6 +61,8 @@ pub struct Claims {
     statistics: Statistics,
     /// Pools whose owner is gone, a bit each: what is claimed of them is to be given back.
     abandoned: AtomicU32,
+    /// Those of them of which something was given back already.
+    reclaimed: AtomicU32,
 }
 
 impl Default for Claims {
@@ -78,6 +80,7 @@ impl Claims {
             records: SpinMutex::new(Records::new()),
             statistics: Statistics::new(),
             abandoned: AtomicU32::new(0),
+            reclaimed: AtomicU32::new(0),
         }
     }
 
@@ -308,6 +311,7 @@ impl Claims {
                 host.scrub(part.first(), part.frames());
                 *next = part.end();
                 self.records().count_returned(id, part);
+                self.reclaimed.fetch_or(1 << bit, Ordering::Relaxed);
                 return ground.give(part, id, Contents::Zeroed);
             }
             if end < left.end() {
@@ -317,6 +321,9 @@ impl Claims {
         }
         *next = 0;
         self.abandoned.fetch_and(!(1 << bit), Ordering::Relaxed);
+        if self.reclaimed.fetch_and(!(1 << bit), Ordering::Relaxed) & 1 << bit != 0 {
+            self.statistics.count_released();
+        }
         if let Some((id, _)) = pool {
             self.records().disown(id);
         }

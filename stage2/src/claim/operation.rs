@@ -9,6 +9,7 @@ use crate::addr::{FRAME_SIZE, Ipa, PAGEBLOCK_FRAMES};
 use crate::migrate::PairTotals;
 use crate::owner::{GuestId, PoolId};
 use crate::range::FrameRange;
+use crate::size::Compact;
 
 /// Most ranges that are tried for one claim.
 pub(super) const MAX_TRIES: usize = 4;
@@ -324,18 +325,21 @@ pub enum RequestError {
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |frames: u64| Compact(frames.saturating_mul(FRAME_SIZE));
         match *self {
             Self::NoSuchPool => f.write_str("no such pool"),
             Self::NotOwner { owner } => write!(f, "the pool belongs to {owner}"),
             Self::NotNamed => f.write_str("the configuration does not name this guest as the pool's owner"),
             Self::Empty => f.write_str("a size of 0"),
             Self::BadAlignment { align } => {
-                write!(f, "alignment {:#x}: not a power of two from 4 KiB on", align.wrapping_mul(FRAME_SIZE))
+                write!(f, "alignment {}: not a power of two from 4K on", bytes(align))
             }
             Self::TooLarge { frames, pool } => {
-                write!(f, "{} KiB: the pool has {} KiB", frames.saturating_mul(4), pool * 4)
+                write!(f, "{} is more than the pool has, {}", bytes(frames), bytes(pool))
             }
-            Self::OutsidePool { range, pool } => write!(f, "{range}: not inside the pool, {pool}"),
+            Self::OutsidePool { range, pool } => {
+                write!(f, "{} is not inside the pool, {}", range.compact(), pool.compact())
+            }
             Self::TooManyOpen => f.write_str("too many operations are open: wait for one to end"),
             Self::NoSuchClaim(id) => write!(f, "{id}: no such claim"),
             Self::IsOver(id) => write!(f, "{id}: over already"),

@@ -44,7 +44,7 @@ pub struct Totals {
     pub failed: u64,
     /// Claims cancelled.
     pub cancelled: u64,
-    /// Releases done.
+    /// Releases done: of a range, of all of a pool, or because the owner stopped.
     pub released: u64,
     /// Ranges tried beyond the first of each claim.
     pub retries: u64,
@@ -130,6 +130,11 @@ impl Statistics {
         self.cancelled.fetch_add(1, Relaxed);
     }
 
+    /// Something was given back: a range, or all that there was of a pool.
+    pub(super) fn count_released(&self) {
+        self.released.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn count_retry(&self) {
         self.retries.fetch_add(1, Relaxed);
     }
@@ -152,7 +157,7 @@ impl Statistics {
                 self.latency[size][full].record(report.ended.wrapping_sub(report.submitted));
             }
             State::Cancelled => self.count_cancelled(),
-            State::Released => _ = self.released.fetch_add(1, Relaxed),
+            State::Released => self.count_released(),
             State::Failed if report.kind == Kind::Claim => {
                 self.failed[report.blocker.cause.index()].fetch_add(1, Relaxed);
             }

@@ -3,9 +3,10 @@
 use core::fmt;
 
 use super::Kind;
-use crate::addr::{Frame, MAX_ORDER};
+use crate::addr::{FRAME_SIZE, Frame, MAX_ORDER};
 use crate::controller::ControllerSet;
 use crate::owner::Owner;
+use crate::size::Size;
 
 /// Why an allocation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,13 +43,15 @@ impl fmt::Display for AllocError {
             Self::NoFrames { order, kind, controllers, closed, free, free_elsewhere } => {
                 write!(
                     f,
-                    "no {kind} block of {} KiB behind controllers {controllers}",
-                    4u64.checked_shl((*order).into()).unwrap_or(0)
+                    "no {kind} block of {} behind controllers {controllers}",
+                    Size(FRAME_SIZE.checked_shl((*order).into()).unwrap_or(0))
                 )?;
                 if *closed > 0 {
                     write!(f, " ({closed} closed to allocations)")?;
                 }
-                write!(f, ": {} KiB free there, {} KiB elsewhere", free * 4, free_elsewhere * 4)
+                let [there, elsewhere] =
+                    [free, free_elsewhere].map(|frames| Size(frames.saturating_mul(FRAME_SIZE)));
+                write!(f, ": {there} free there, {elsewhere} elsewhere")
             }
         }
     }

@@ -164,7 +164,7 @@ fn an_order_that_does_not_exist_is_refused() {
     let error = memory.allocate(&request(18, Kind::Unmovable)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no unmovable block of 1048576 KiB behind controllers 0,1: 11776 KiB free there, 0 KiB elsewhere"
+        "no unmovable block of 1 GiB behind controllers 0,1: 11.5 MiB free there, 0 B elsewhere"
     );
 }
 
@@ -183,7 +183,7 @@ fn placement_is_obeyed() {
     }
     assert_eq!(
         on(Placement::only(controller(0)), Kind::Movable).unwrap_err().to_string(),
-        "no movable block of 2048 KiB behind controllers 0: 1536 KiB free there, 8192 KiB elsewhere"
+        "no movable block of 2 MiB behind controllers 0: 1.5 MiB free there, 8 MiB elsewhere"
     );
     assert_eq!(on(Placement::Listed(both, Strictness::Strict), Kind::Movable), Ok(controller(1)));
     assert_eq!(on(Placement::prefer(controller(0)), Kind::Movable), Ok(controller(1)));

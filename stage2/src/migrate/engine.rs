@@ -45,7 +45,8 @@ pub enum Step {
 pub struct Shortage {
     /// The bytes that have no place.
     pub bytes: u64,
-    /// The controllers behind which so much is free.
+    /// The controllers behind which so much is free, which all regions that it is about allow, and behind which it does not
+    /// lie already.
     pub fits: ControllerSet,
 }
 
@@ -145,14 +146,18 @@ impl Engine {
         jobs.reports().filter(|report| report.id > after).min_by_key(|report| report.id).copied()
     }
 
-    /// What `report` says that no frame was found for: how much, and behind which controllers that much is
-    /// free.
+    /// What `report` says that no frame was found for: how much, and behind which other controllers that much is
+    /// free, and allowed by the regions' own placement.
     pub fn shortage(&self, host: &impl Frames, report: &JobReport) -> Shortage {
         let bytes = report.unmoved(Reason::NoFrame).bytes;
+        let stuck = report.stuck;
         let has_room = |controller: &ControllerId| {
-            bytes > 0 && host.free_frames(&Placement::only(*controller)) * FRAME_SIZE >= bytes
+            let is_there_already = stuck.behind.only() == Some(*controller);
+            bytes > 0
+                && !is_there_already
+                && host.free_frames(&Placement::only(*controller)) * FRAME_SIZE >= bytes
         };
-        Shortage { bytes, fits: ControllerSet::ALL.iter().filter(has_room).collect() }
+        Shortage { bytes, fits: stuck.allowed.iter().filter(has_room).collect() }
     }
 
     pub(super) fn lock_jobs(&self, time: &impl Time) -> SpinMutexGuard<'_, Jobs> {

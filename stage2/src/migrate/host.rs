@@ -1,5 +1,6 @@
 //! What migration asks for: time, copies, frames, guests.
 
+use super::job::{JobId, JobState};
 use super::space::Space;
 use crate::addr::{Frame, Ipa};
 use crate::controller::ControllerId;
@@ -195,6 +196,11 @@ pub trait Guests {
     /// The unit at `ipa` of `guest` has moved to `target`, and maybe some behind it that lie side by side there too.
     fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
         let _ = (guest, ipa, target);
+    }
+
+    /// A job begins, or stops so.
+    fn has_reached(&self, job: JobId, state: JobState) {
+        let _ = (job, state);
     }
 }
 

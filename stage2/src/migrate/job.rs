@@ -6,11 +6,12 @@ use heapless::Vec;
 
 use super::reason::{Reason, Unmoved};
 use super::statistics::PairTotals;
-use crate::addr::{FRAME_SIZE, Ipa};
+use crate::addr::{FRAME_SIZE, Ipa, PAGEBLOCK_SIZE};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::GuestId;
-use crate::placement::Placement;
+use crate::placement::{Placement, Strictness, Turns};
 use crate::range::FrameRange;
+use crate::size::Compact;
 use crate::table::Level;
 
 /// How many jobs are kept, the finished ones among them.
@@ -71,6 +72,8 @@ pub struct Request {
     pub limit_bytes: u64,
     /// Whether what a region's own placement does not allow there stays.
     pub keeps_placement: bool,
+    /// Behind which controller each 2 MiB shall lie, where they take turns: `select` and `to` follow.
+    pub turns: Option<Turns>,
 }
 
 impl Request {
@@ -82,6 +85,7 @@ impl Request {
             to: Some(Placement::only(target)),
             limit_bytes: u64::MAX,
             keeps_placement: false,
+            turns: None,
         }
     }
 
@@ -93,6 +97,7 @@ impl Request {
             to: None,
             limit_bytes: u64::MAX,
             keeps_placement: false,
+            turns: None,
         }
     }
 
@@ -106,7 +111,28 @@ impl Request {
             to: Some(placement),
             limit_bytes: u64::MAX,
             keeps_placement: false,
+            turns: None,
         }
+    }
+
+    /// What in `scope` does not lie where `turns` say, to there: `set` are the controllers that take turns.
+    pub const fn spread(scope: Scope, set: ControllerSet, turns: Turns) -> Self {
+        Self {
+            scope,
+            select: Select::Behind(ControllerSet::ALL),
+            to: Some(Placement::Interleave(set, Strictness::Strict)),
+            limit_bytes: u64::MAX,
+            keeps_placement: false,
+            turns: Some(turns),
+        }
+    }
+
+    /// Where controllers take turns, aims at the one whose turn it is at `ipa`. Yields the end of its 2 MiB.
+    pub(super) fn aim(&mut self, ipa: Ipa) -> Option<u64> {
+        let target = self.turns.as_ref()?.at(ipa);
+        self.select = Select::Behind(ControllerSet::ALL.without(target));
+        self.to = Some(Placement::only(target));
+        Some((ipa.get() & !(PAGEBLOCK_SIZE - 1)) + PAGEBLOCK_SIZE)
     }
 
     /// What stands on `frames`, to where its placement says. Keep the allocator from handing them out
@@ -118,6 +144,7 @@ impl Request {
             to: None,
             limit_bytes: u64::MAX,
             keeps_placement: false,
+            turns: None,
         }
     }
 
@@ -129,6 +156,7 @@ impl Request {
             to: Some(Placement::only(to)),
             limit_bytes: bytes,
             keeps_placement: true,
+            turns: None,
         }
     }
 
@@ -189,7 +217,7 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Misaligned { ipa, size } => {
-                write!(f, "IPA {ipa} size {size:#x}: not a range of whole 4 KiB frames")
+                write!(f, "{}@{ipa}: not a range of whole 4 KiB frames", Compact(size))
             }
             Self::QueueFull => write!(f, "{MAX_JOBS} jobs are waiting, running or paused: cancel one"),
             Self::NoSuchJob(id) => write!(f, "{id}: no such job"),
@@ -240,6 +268,24 @@ impl fmt::Display for JobState {
     }
 }
 
+/// Of what there was no frame for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stuck {
+    /// The controllers that it lies behind.
+    pub(super) behind: ControllerSet,
+    /// Those that all of its regions allow.
+    pub(super) allowed: ControllerSet,
+}
+
+impl Stuck {
+    pub(super) fn add(&mut self, behind: ControllerSet, placement: &Placement) {
+        self.behind = self.behind.union(behind);
+        if let (named, Strictness::Strict) = placement.named() {
+            self.allowed = self.allowed.intersection(named);
+        }
+    }
+}
+
 /// How far a job got.
 #[derive(Clone, Copy, Debug)]
 pub struct JobReport {
@@ -257,6 +303,10 @@ pub struct JobReport {
     pub moved: PairTotals,
     /// What did not move, by [`Reason::ALL`].
     pub unmoved: [Unmoved; Reason::ALL.len()],
+    /// Where that lies of it for which there was no frame.
+    pub(super) stuck: Stuck,
+    /// Whether it was cancelled because its guest stopped or was reset, not by the operator.
+    pub is_abandoned: bool,
     /// When it began, in ticks.
     pub started: u64,
     /// When it ended, in ticks.
@@ -275,6 +325,8 @@ impl JobReport {
             scanned_bytes: 0,
             moved: PairTotals { blocks: 0, pages: 0 },
             unmoved: [Unmoved { leaf_count: 0, bytes: 0, first: None }; Reason::ALL.len()],
+            stuck: Stuck { behind: ControllerSet::EMPTY, allowed: ControllerSet::ALL },
+            is_abandoned: false,
             started: 0,
             ended: 0,
             worked_ticks: 0,
@@ -402,6 +454,7 @@ impl Jobs {
         for job in &mut self.list {
             let report = &mut job.report;
             if report.request.guest() == Some(guest) && !report.state.is_over() {
+                report.is_abandoned = report.state != JobState::Cancelling;
                 report.state = JobState::Cancelled;
                 report.ended = now;
             }
@@ -524,6 +577,23 @@ mod tests {
         jobs.stop(id, JobState::Cancelled, Cursor::default(), 3);
         assert_eq!(jobs.cancel(id, 4), Err(RequestError::JobIsOver(id)));
         assert_eq!(jobs.pause(JobId::new(77)), Err(RequestError::NoSuchJob(JobId::new(77))));
+    }
+
+    #[test]
+    fn a_job_whose_guest_is_gone_says_so() {
+        let mut jobs = Jobs::new();
+        let guest = GuestId::default();
+        let ids = [(); 3]
+            .map(|()| jobs.submit(Request::migrate(Scope::Guest(guest), ControllerId::default())).unwrap());
+        let other = jobs.submit(request()).unwrap();
+        jobs.start_next(1).unwrap();
+        jobs.cancel(ids[0], 2).unwrap();
+        jobs.cancel(ids[1], 2).unwrap();
+        jobs.cancel_guest(guest, 3);
+        let ends = ids.map(|id| jobs.report(id).map(|report| (report.state, report.is_abandoned)).unwrap());
+        assert_eq!(ends.map(|end| end.0), [JobState::Cancelled; 3]);
+        assert_eq!(ends.map(|end| end.1), [false, false, true], "two were the operator's wish");
+        assert_eq!(jobs.report(other).unwrap().state, JobState::Queued);
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use super::fake::{Books, G1, Host, K4, M2, controller, ipa, only};
 use super::*;
 use crate::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES, Pa};
-use crate::controller::ControllerSet;
+use crate::controller::{ControllerId, ControllerSet};
 use crate::frame::Contents;
 use crate::owner::GuestId;
-use crate::placement::{ControllerList, Placement, Strictness};
+use crate::placement::{ControllerList, Placement, Strictness, Turns};
 use crate::range::FrameRange;
 use crate::table::{Attributes, Level, TableError};
 
@@ -197,7 +197,28 @@ fn a_full_target_takes_what_fits_and_the_rest_is_named() {
     assert_eq!(report.moved.blocks, 1);
     assert_eq!(report.unmoved(Reason::NoFrame).bytes, 2 * M2);
     assert_eq!(report.unmoved_bytes(), 2 * M2);
-    assert_eq!(host.engine.shortage(&host, &report), Shortage { bytes: 2 * M2, fits: behind(0) });
+    assert_eq!(host.engine.shortage(&host, &report), Shortage { bytes: 2 * M2, fits: ControllerSet::EMPTY });
+}
+
+#[test]
+fn where_it_would_fit_heeds_placement_and_where_it_lies() {
+    for (placement, fits) in [
+        (Placement::Any, behind(2)),
+        (Placement::prefer(controller(0)), behind(2)),
+        (only(1), ControllerSet::EMPTY),
+        (
+            Placement::Listed(ControllerList::new(&[controller(1), controller(2)]), Strictness::Strict),
+            behind(2),
+        ),
+    ] {
+        let frames = [4, 1, 8].map(|blocks| blocks * PAGEBLOCK_FRAMES);
+        let mut host = Host::with_controllers(&frames, None);
+        let guest = host.add_guest();
+        host.add_ram(guest, BASE, 4 * M2, 9, only(0));
+        host.regions[0][0].placement = placement;
+        let report = migrate_all(&host, guest, 1);
+        assert_eq!(host.engine.shortage(&host, &report), Shortage { bytes: 3 * M2, fits }, "{placement:?}");
+    }
 }
 
 #[test]
@@ -269,6 +290,49 @@ fn pinning_moves_what_lies_elsewhere() {
     host.check();
     assert_eq!(host.moved(id), 2 * M2);
     assert_eq!(host.behind(guest), behind(2).with(controller(3)));
+}
+
+#[test]
+fn controllers_take_turns_over_what_lies_behind_one() {
+    for (order, largest) in [(0, Level::L3), (9, Level::L2), (18, Level::L1)] {
+        let mut host = Host::with_controllers(&[1024 * PAGEBLOCK_FRAMES; 2], None);
+        let guest = host.add_guest();
+        let size = if order == 18 { 1 << 30 } else { 20 * M2 };
+        host.add_ram(guest, BASE, size, order, only(0));
+        let set = behind(0).with(controller(1));
+        let turns = Turns::new(set, |_| 1000).unwrap();
+        let request = Request::spread(Scope::Guest(guest), set, turns);
+        let id = host.engine.submit(&host, request).unwrap();
+        host.run_jobs();
+        host.check();
+        assert_eq!(host.moved(id), size / 2, "{largest:?}");
+        let report = host.engine.job(&host, id).unwrap();
+        assert_eq!((report.unmoved_bytes(), report.scanned_bytes), (0, size));
+        for at in (BASE..BASE + size).step_by(M2 as usize) {
+            let pa = host.any_space(guest).with(&host, |s| s.translate(ipa(at))).unwrap();
+            let span = host.span_of(Frame::containing(pa)).unwrap();
+            assert_eq!(span.controller, turns.at(ipa(at)), "at {at:#x}");
+        }
+        // There is nothing left to do.
+        let again = host.engine.submit(&host, request).unwrap();
+        host.run_jobs();
+        assert_eq!(host.moved(again), 0);
+    }
+}
+
+#[test]
+fn turns_go_on_where_one_of_the_controllers_is_full() {
+    let mut host =
+        Host::with_controllers(&[32 * PAGEBLOCK_FRAMES, PAGEBLOCK_FRAMES, 32 * PAGEBLOCK_FRAMES], None);
+    let guest = host.add_guest();
+    host.add_ram(guest, BASE, 12 * M2, 9, only(0));
+    let set = (0..3).filter_map(ControllerId::try_new).collect();
+    let turns = Turns::new(set, |_| 1000).unwrap();
+    let id = host.engine.submit(&host, Request::spread(Scope::Guest(guest), set, turns)).unwrap();
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.moved.bytes(), report.unmoved(Reason::NoFrame).bytes), (5 * M2, 3 * M2));
 }
 
 #[test]
@@ -513,6 +577,23 @@ fn a_guest_that_ends_takes_nothing_along() {
         assert!(host.engine.job(&host, JobId::new(1)).unwrap().state.is_over());
         host.run_jobs();
         assert_eq!(host.engine.job(&host, other).unwrap().state, JobState::Finished);
+    }
+}
+
+#[test]
+fn jobs_whose_guest_is_gone_are_cancelled_and_say_so() {
+    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    let ids = [1, 0]
+        .map(|to| host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(to))).unwrap());
+    host.engine.step(&host, 20_000, Payer::Idle);
+    // It is no longer to be seen, and CPUs go on working before it is brought to rest.
+    host.is_gone.store(true, Ordering::Relaxed);
+    host.run_jobs();
+    host.engine.abandon(&host, host.any_space(guest));
+    host.check();
+    for report in ids.map(|id| host.engine.job(&host, id).unwrap()) {
+        assert_eq!((report.state, report.is_abandoned), (JobState::Cancelled, true));
+        assert!(report.moved.bytes() < 4 * M2);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::device::pool_call;
 use crate::device::psci::{self, Action};
 use crate::device::smccc::{self, Call, Firmware, NOT_SUPPORTED};
 use crate::guest::{self, StopReason};
+use crate::log;
 
 /// HVC: returns to the instruction after it.
 pub(super) fn hvc(frame: &mut Frame, esr: u64) {
@@ -45,7 +46,11 @@ fn call(frame: &mut Frame, esr: u64) {
             };
             frame.x[..4].copy_from_slice(&values);
         }
-        Call::Unknown => frame.x[0] = smccc::status(NOT_SUPPORTED),
+        Call::Unknown => {
+            let (name, index) = (vcpu.guest().name(), vcpu.index());
+            log::debug!("{}: vCPU {}: call {:#x}: not supported", name, index, frame.x[0]);
+            frame.x[0] = smccc::status(NOT_SUPPORTED);
+        }
     }
 }
 

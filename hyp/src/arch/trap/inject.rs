@@ -2,6 +2,7 @@
 
 use crate::arch::cpu;
 use crate::guest::{StopReason, stop_current};
+use crate::log;
 use aarch64_cpu::registers::{
     ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, VBAR_EL1, Writeable,
 };
@@ -35,6 +36,25 @@ const SCTLR_DSSBS: u64 = 1 << 44;
 fn is_from_el0() -> bool {
     let spsr = SPSR_EL2.get();
     spsr & SPSR_AARCH32 != 0 || spsr & SPSR_MODE == 0
+}
+
+/// Says that nothing answers a guest's access.
+#[inline(never)]
+fn note_abort(what: &str, esr: u64, far: u64) {
+    if let Some(vcpu) = cpu::current().vcpu() {
+        let (name, index, at) = (vcpu.guest().name(), vcpu.index(), ELR_EL2.get());
+        let page = super::memory::faulting_page();
+        log::debug!(
+            "{}: vCPU {} at {:#x}: {} {:#x}, page {:#x}, syndrome {:#x}: abort",
+            name,
+            index,
+            at,
+            what,
+            far,
+            page,
+            esr
+        );
+    }
 }
 
 /// The guest's next instruction is the one at its vector for synchronous exceptions.
@@ -81,6 +101,7 @@ pub(super) fn undefined() {
 pub(super) fn data_abort(esr: u64, far: u64) {
     let class = if is_from_el0() { EC_DATA_ABORT_LOWER } else { EC_DATA_ABORT_SAME };
     let write = esr & 1 << 6;
+    note_abort(if write == 0 { "read of" } else { "write to" }, esr, far);
     FAR_EL1.set(far);
     synchronous(class << 26 | IL | write | status(esr));
 }
@@ -89,6 +110,7 @@ pub(super) fn data_abort(esr: u64, far: u64) {
 #[cold]
 pub(super) fn instruction_abort(esr: u64, far: u64) {
     let class = if is_from_el0() { EC_INSTRUCTION_ABORT_LOWER } else { EC_INSTRUCTION_ABORT_SAME };
+    note_abort("fetch from", esr, far);
     FAR_EL1.set(far);
     synchronous(class << 26 | IL | status(esr));
 }

@@ -7,8 +7,10 @@ use crate::arch::gic::{Lists, cpu_interface};
 use crate::arch::sysreg::write;
 use crate::arch::vectors::{Frame, KEEP, Reload};
 use crate::device::vgic::{DIRECT_SGIS, Kick};
-use crate::guest::migration;
+use crate::guest::{Vcpu, migration};
+use crate::log;
 use crate::monitor::statistics::Exit;
+use aarch64_cpu::registers::{ELR_EL2, Readable};
 
 /// Op0, Op2, Op1, CRn, CRm as they lie in the syndrome's bits 21:10 and 4:1 (Arm ARM D24.2.40, "ISS encoding for
 /// an exception from MSR, MRS"), the direction in bit 0: 1 reads.
@@ -170,6 +172,24 @@ fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> 
     true
 }
 
+/// Says what a guest does not have: Op0, Op1, CRn, CRm, Op2.
+#[cold]
+#[inline(never)]
+fn note_unknown(vcpu: &Vcpu, what: &str, [op0, op1, crn, crm, op2]: [u64; 5]) {
+    log::debug!(
+        "{}: vCPU {} at {:#x}: {} S{}_{}_C{}_C{}_{}: undefined",
+        vcpu.guest().name(),
+        vcpu.index(),
+        ELR_EL2.get(),
+        what,
+        op0 & 3,
+        op1,
+        crn,
+        crm,
+        op2
+    );
+}
+
 /// What is rare.
 #[inline(never)]
 fn others(frame: &mut Frame, esr: u64, moved: usize) -> Reload {
@@ -203,7 +223,10 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             let (crm, op2) = (id >> 1 & 0xf, id >> 17 & 7);
             reload = frame.set(moved, features::identification(crm, op2));
         }
-        _ => {
+        (unknown, is_read) => {
+            let fields =
+                [20, 14, 10, 1, 17].map(|at| unknown >> at & if at == 10 || at == 1 { 15 } else { 7 });
+            note_unknown(vcpu, if is_read { "MRS" } else { "MSR" }, fields);
             inject::undefined();
             return KEEP;
         }

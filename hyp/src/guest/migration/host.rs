@@ -6,11 +6,12 @@ use crate::arch::tlb::Tlb;
 use crate::arch::{cpu, own, timer, trace};
 use crate::guest::space::Tables;
 use crate::guest::{Guest, get};
+use crate::log;
 use crate::monitor::trace::Kind;
 use stage2::addr::{Frame, Ipa};
 use stage2::frame::Contents;
 use stage2::memory::Tenant;
-use stage2::migrate::{Copier, Frames, Guests, Region, Space, Span, Time};
+use stage2::migrate::{Copier, Frames, Guests, JobId, JobState, Region, Space, Span, Time};
 use stage2::owner::GuestId;
 use stage2::placement::Placement;
 use stage2::range::FrameRange;
@@ -141,5 +142,9 @@ impl Guests for Host {
 
     fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
         trace::record(Kind::Migrate, guest.index(), 0, ipa.get(), target.pa().get());
+    }
+
+    fn has_reached(&self, job: JobId, state: JobState) {
+        log::debug!("{}: {}", job, state);
     }
 }

@@ -9,6 +9,7 @@ use stage2::addr::{FRAME_SIZE, Frame, Ipa};
 use stage2::controller::ControllerId;
 use stage2::memory::Retired;
 use stage2::migrate::{Engine, Frames, Guests, JobId, JobReport, Request, RequestError, Shortage};
+use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::Leaf;
@@ -52,6 +53,16 @@ impl Migration for Operator {
 
     fn shortage(&self, report: &JobReport) -> Shortage {
         ENGINE.shortage(&Host, report)
+    }
+
+    fn frames_for(&self, guest: GuestId, controller: ControllerId) -> u64 {
+        let free = own::MEMORY.free_frames(&Placement::only(controller));
+        // What is closed is not gone back to.
+        if free == 0 && own::MEMORY.is_closed(controller) {
+            0
+        } else {
+            free + own::MEMORY.resident(Owner::Guest(guest), controller)
+        }
     }
 
     fn piece(&self, index: usize, piece: usize) -> Option<Piece> {

@@ -1,5 +1,7 @@
 //! `claim`, `claims`, `release`.
 
+use core::fmt;
+
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::claim::{
     Cause, ClaimId, FULLNESS_CLASSES, Kind, Report, RequestError, SIZE_CLASSES, State, Wish,
@@ -12,7 +14,7 @@ use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{Machine, Reason, reason};
 use super::super::report::Value;
 use super::super::session::Session;
-use super::super::units;
+use super::super::units::{self, Size};
 use super::pools::{Name, claiming, find};
 
 /// `claim POOL SIZE [ALIGN]`, `claim POOL SIZE@ADDRESS`, `claim NUMBER`, `claim cancel NUMBER`.
@@ -51,8 +53,14 @@ pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
     };
     let id = claiming.claim(pool, wish).map_err(|error| refused(session, error))?;
     let (number, name) = (id.get(), definition.name);
-    let text = format_args!("Claim {number} of {name} is under way: see claims.");
-    session.done("claim", text, "claim=|pool=", &[Value::Count(number.into()), Value::Text(name.as_str())])
+    let bytes = wish.frames() * FRAME_SIZE;
+    let rounded = fmt::from_fn(|f| match units::parse_size(what) {
+        Some(asked) if asked != bytes => write!(f, ", {what} rounded up to {},", Size(bytes)),
+        _ => Ok(()),
+    });
+    let text = format_args!("Claim {number} of {name}{rounded} is under way: see claims.");
+    let values = [Value::Count(number.into()), Value::Text(name.as_str()), Value::Bytes(bytes)];
+    session.done("claim", text, "claim=|pool=|size_bytes=", &values)
 }
 
 /// The range `SIZE@ADDRESS`, in whole frames.
@@ -126,7 +134,7 @@ pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
     };
     let id = claiming.release(pool, range).map_err(|error| refused(session, error))?;
     let number = id.get();
-    let text = format_args!("Release {number} of {range} is under way: see claims.");
+    let text = format_args!("Release {number} of {} is under way: see claims.", range.compact());
     session.done("release", text, "claim=", &[Value::Count(number.into())])
 }
 
@@ -204,6 +212,7 @@ fn state_text(report: &Report) -> Reason {
     match report.state {
         State::Failed => reason(format_args!("failed: {}", Cause::NAMES[report.blocker.cause.index()])),
         State::Queued => reason(format_args!("queued")),
+        State::Cancelled if report.is_orphan() => reason(format_args!("cancelled: its owner stopped")),
         State::Granted if report.returned > 0 => match report.returned == report.range.frames() {
             true => reason(format_args!("returned")),
             false => reason(format_args!("granted, part returned")),

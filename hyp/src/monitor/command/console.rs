@@ -22,8 +22,8 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         }
         (Some(_), Some(_), _) => Err(session.usage(format_args!("limit applies to one console"))),
         (Some(_), None, _) => {
-            let is_all = arguments.word(0) == Some("all");
-            let (view, name) = if is_all { (View::All, "all") } else { (View::Front, "front") };
+            let view = if arguments.word(0) == Some("all") { View::All } else { View::Front };
+            let name = view.name();
             machine.set_view(view);
             session.done("console", format_args!("Showing: {name}."), "view=", &[Value::Text(name)])
         }

@@ -5,12 +5,18 @@ use core::fmt::{self, Write};
 use alloc::vec::Vec;
 use guest_dts::tree::{Tree, TreeSource};
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_SIZE, Pa};
+use stage2::controller::MAX_CONTROLLERS;
+use stage2::migrate::Mobility;
+use stage2::placement::{Placement, Strictness};
 
 use super::super::grammar::{Arguments, Failure};
-use super::super::machine::Region;
-use super::super::report::Value;
+use super::super::machine::{Machine, Region};
+use super::super::region::pieces;
+use super::super::report::{Report, Value};
 use super::super::session::Session;
 use super::super::units::Size;
+use super::jobs::Placed;
+use super::migrate::controller_name;
 
 /// After how many units others may run.
 const UNITS_AT_ONCE: u64 = 64;
@@ -58,8 +64,9 @@ fn summary(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
         (false, None) => f.write_str("no limit of its own"),
     });
     let limit = making.limit_bytes_per_s.map_or(Value::None, Value::Count);
-    let list = "guest=Guest|state=State|reason=Reason|start_count=Starts|=vCPUs|vcpu_count=|vcpu_on_count=|cpus=CPUs|memory_bytes=RAM|dmb_bytes=  movable blocks|table_bytes=  tables|movable_memory=Movable memory|=Images|kernel_bytes=|ramdisk_bytes=|=Migration|is_held=|limit_bytes_per_s=|bootargs=Boot arguments";
-    session.report("guest", |report, _| {
+    let list = "guest=Guest|state=State|reason=Reason|start_count=Starts|=vCPUs|vcpu_count=|vcpu_on_count=|cpus=CPUs|memory_bytes=RAM|resident_bytes=  has now|dmb_bytes=  movable blocks|table_bytes=  tables|movable_memory=Movable memory|=Images|kernel_bytes=|ramdisk_bytes=|=Migration|is_held=|limit_bytes_per_s=|bootargs=Boot arguments";
+    let is_json = session.style.is_json;
+    session.report("guest", |report, machine| {
         report.fields(
             list,
             &[
@@ -72,6 +79,7 @@ fn summary(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
                 Value::Count(guest.vcpu_on_count as u64),
                 Value::Numbers(&guest.cpus),
                 Value::Bytes(guest.memory_bytes),
+                Value::Bytes(guest.resident_bytes),
                 Value::Bytes(making.dmb_bytes),
                 Value::Bytes(making.table_bytes),
                 Value::Show(&movable),
@@ -83,7 +91,43 @@ fn summary(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
                 limit,
                 Value::Text(bootargs.unwrap_or_default()),
             ],
-        )
+        )?;
+        placements(report, machine, at, is_json)
+    })
+}
+
+/// Behind which controllers each region shall lie, and who says so.
+fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, is_json: bool) -> fmt::Result {
+    let all = || machine.migration().into_iter().flat_map(|migration| pieces(migration, at));
+    if !is_json && all().next().is_none() {
+        return Ok(());
+    }
+    let list = "region=REGION|ipa=AT|size_bytes=SIZE|=SHALL LIE BEHIND|controllers=|mode=|is_strict=|is_pinned=|=SAYS";
+    report.table("placements", list, "", &mut |table| {
+        for piece in all() {
+            let (set, strictness) = piece.placement.named();
+            let ids = set.iter().filter(|id| id.index() < machine.controller_count());
+            let names: heapless::Vec<&str, MAX_CONTROLLERS> =
+                ids.map(|id| controller_name(machine, id)).collect();
+            let (mode, says) = match (&piece.placement, piece.mobility) {
+                (_, Mobility::PinnedInPlace) => ("in-place", "1:1"),
+                (Placement::Any, _) => ("any", "-"),
+                (Placement::Listed(..), _) => ("listed", "configuration"),
+                (Placement::Interleave(..), _) => ("interleave", "configuration"),
+            };
+            table.row(&[
+                Value::Show(&piece.name()),
+                Value::Address(piece.ipa),
+                Value::Bytes(piece.size),
+                Value::Show(&Placed(machine, &piece.placement)),
+                Value::Words(&names),
+                Value::Text(mode),
+                Value::Flag(strictness == Strictness::Strict),
+                Value::Flag(piece.is_pinned),
+                Value::Text(if piece.is_pinned { "pin" } else { says }),
+            ])?;
+        }
+        Ok(())
     })
 }
 
@@ -120,10 +164,11 @@ fn map(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
     let mut rows: Vec<(Region<'_>, Part)> = Vec::new();
     let machine = session.machine;
     for region in (0..).map_while(|number| machine.region(at, number)) {
-        parts(session, at, &region, &mut |part| rows.push((region, part)));
+        parts(session, at, &region, &mut |part| rows.push((region, part)))?;
     }
     let list = "ipa=IPA|size_bytes=SIZE|region=REGION|backing=IS|controller=BEHIND|backed_bytes=BACKED|large_count=1 GiB|medium_count=2 MiB|small_count=4 KiB";
-    session.report("guest_map", |report, _| {
+    let is_json = session.style.is_json;
+    session.report("guest_map", |report, machine| {
         report.fields("guest=", &[Value::Text(machine.guest(at).map_or("", |guest| guest.name))])?;
         report.table("regions", list, "It has no RAM.", &mut |table| {
             for (region, part) in &rows {
@@ -142,12 +187,18 @@ fn map(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
                 ])?;
             }
             Ok(())
-        })
+        })?;
+        placements(report, machine, at, is_json)
     })
 }
 
 /// Goes through the units of `region` and adds a part for each controller behind it, by the controllers' numbers.
-fn parts<'a>(session: &mut Session<'a>, at: usize, region: &Region<'a>, add: &mut dyn FnMut(Part)) {
+fn parts<'a>(
+    session: &mut Session<'a>,
+    at: usize,
+    region: &Region<'a>,
+    add: &mut dyn FnMut(Part),
+) -> Result<(), Failure> {
     let machine = session.machine;
     let mut found: Vec<Part> = (0..machine.controller_count())
         .map(|controller| Part { controller: Some(controller), ..Part::default() })
@@ -176,7 +227,7 @@ fn parts<'a>(session: &mut Session<'a>, at: usize, region: &Region<'a>, add: &mu
         ipa = next;
         count += 1;
         if count % UNITS_AT_ONCE == 0 {
-            session.io().pause();
+            session.pause()?;
         }
     }
     nothing.bytes = 0;
@@ -185,4 +236,5 @@ fn parts<'a>(session: &mut Session<'a>, at: usize, region: &Region<'a>, add: &mu
     if is_empty {
         add(nothing);
     }
+    Ok(())
 }

@@ -6,14 +6,18 @@ use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{GuestState, Machine, Reason};
 use super::super::report::Value;
 use super::super::session::Session;
+use super::super::units::Size;
 
 /// Lists the guests.
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = "console=#|name=NAME|state=STATE|=vCPUs ON|vcpu_count=|vcpu_on_count=|cpus=CPUs|memory_bytes=MEMORY|start_count=|uptime_ns=UP|reason=REASON";
+    let columns = "console=#|name=NAME|state=STATE|=vCPUs ON|vcpu_count=|vcpu_on_count=|cpus=CPUs|=MEMORY|memory_bytes=|resident_bytes=|start_count=|uptime_ns=UP|reason=REASON";
     session.report("guests", |report, machine| {
         report.table("guests", columns, "There are no guests.", &mut |table| {
             for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
                 let vcpus = fmt::from_fn(|f| write!(f, "{} of {}", guest.vcpu_on_count, guest.vcpu_count));
+                let part = fmt::from_fn(|f| {
+                    write!(f, "{} of {}", Size(guest.resident_bytes), Size(guest.memory_bytes))
+                });
                 table.row(&[
                     if guest.state == GuestState::Refused {
                         Value::None
@@ -26,7 +30,12 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                     Value::Count(guest.vcpu_count as u64),
                     Value::Count(guest.vcpu_on_count as u64),
                     Value::Numbers(&guest.cpus),
+                    match guest.resident_bytes == guest.memory_bytes {
+                        true => Value::Bytes(guest.memory_bytes),
+                        false => Value::Show(&part),
+                    },
                     Value::Bytes(guest.memory_bytes),
+                    Value::Bytes(guest.resident_bytes),
                     Value::Count(guest.start_count),
                     if guest.uptime_ns == 0 { Value::None } else { Value::Nanoseconds(guest.uptime_ns) },
                     if guest.reason.is_empty() { Value::None } else { Value::Text(&guest.reason) },

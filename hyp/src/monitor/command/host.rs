@@ -5,7 +5,7 @@ use core::fmt;
 use super::super::grammar::{Arguments, Failure};
 use super::super::report::Value;
 use super::super::session::Session;
-use super::super::units::Size;
+use super::super::units::{Compact, Size};
 
 /// Lists the CPUs.
 pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
@@ -37,17 +37,18 @@ pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
 
 /// Lists the controllers.
 pub(super) fn controllers(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = "=NAME|name=|state=|total_bytes=SIZE|free_bytes=FREE|guest_bytes=GUESTS|own_bytes=BALLAST|reserved_bytes=|dmb_bytes=IN DMBs|ranges=RANGES";
+    let columns = "name=NAME|state=|total_bytes=SIZE|free_bytes=FREE|guest_bytes=GUESTS|own_bytes=BALLAST|reserved_bytes=RESERVED|dmb_bytes=IN DMBs|ranges=|=RANGES";
     session.report("controllers", |report, machine| {
         report.table("controllers", columns, "There are no controllers.", &mut |table| {
             for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
                 let state = if controller.is_evacuated { "evacuated" } else { "in use" };
-                let name = fmt::from_fn(|f| {
-                    f.write_str(controller.name)?;
+                let ranges = fmt::from_fn(|f| {
+                    for (at, (base, size)) in controller.ranges.iter().enumerate() {
+                        write!(f, "{}{}@{base:#x}", if at == 0 { "" } else { "," }, Compact(*size))?;
+                    }
                     if controller.is_evacuated { write!(f, " ({state})") } else { Ok(()) }
                 });
                 table.row(&[
-                    Value::Show(&name),
                     Value::Text(controller.name),
                     Value::Text(state),
                     Value::Bytes(controller.total_bytes),
@@ -57,6 +58,7 @@ pub(super) fn controllers(session: &mut Session<'_>, _: &Arguments<'_>) -> Resul
                     Value::Bytes(controller.reserved_bytes),
                     Value::Bytes(controller.dmb_bytes),
                     Value::Ranges(&controller.ranges),
+                    Value::Show(&ranges),
                 ])?;
             }
             Ok(())

@@ -48,15 +48,39 @@ impl fmt::Display for What<'_> {
             Select::Behind(_) => {}
         }
         if let Some(to) = &request.to {
-            let (set, strictness) = to.named();
-            write!(f, " to {}", Names(machine, set))?;
-            if matches!(to, Placement::Interleave(..)) {
-                f.write_str(" in turns")?;
-            } else if strictness == Strictness::Preferred {
-                f.write_str(" if possible")?;
-            }
+            write!(f, " to {}", Placed(machine, to))?;
         }
         Ok(())
+    }
+}
+
+/// A placement: which controllers, and how.
+pub(super) struct Placed<'a>(pub(super) &'a dyn Machine, pub(super) &'a Placement);
+
+impl fmt::Display for Placed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (set, strictness) = self.1.named();
+        match self.1 {
+            Placement::Any => return f.write_str("any"),
+            // In the order in which they are tried.
+            Placement::Listed(list, _) => {
+                for (at, controller) in list.as_slice().iter().enumerate() {
+                    f.write_str(if at == 0 { "" } else { "," })?;
+                    f.write_str(controller_name(self.0, *controller))?;
+                }
+            }
+            Placement::Interleave(..) => write!(f, "{} in turns", Names(self.0, set))?,
+        }
+        if strictness == Strictness::Preferred { f.write_str(" if possible") } else { Ok(()) }
+    }
+}
+
+/// Why a job was cancelled.
+fn why_cancelled(job: &JobReport) -> &'static str {
+    match (job.state, job.is_abandoned) {
+        (JobState::Cancelled, true) => "its guest stopped or was reset",
+        (JobState::Cancelled, false) => "by the operator",
+        _ => "",
     }
 }
 
@@ -120,11 +144,17 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
     let migration = migration(session)?;
     let now = migration.now();
     let columns = "job=JOB|state=STATE|done_permille=DONE|moved_bytes=MOVED|unmoved_bytes=STAYED|\
-                   moved_bytes_per_s=|elapsed_ns=TIME|total_bytes=|scanned_bytes=|what=WHAT";
+                   moved_bytes_per_s=|elapsed_ns=TIME|total_bytes=|scanned_bytes=|what=|reason=|=WHAT";
     session.report("jobs", |report, machine| {
         report.table("jobs", columns, "There are no jobs.", &mut |table| {
             for job in reports(migration) {
                 let time_ns = migration.nanoseconds(ticks(&job, now));
+                let why = why_cancelled(&job);
+                let what = fmt::from_fn(|f| {
+                    let why = if job.is_abandoned { why } else { "" };
+                    let colon = if why.is_empty() { "" } else { ": " };
+                    write!(f, "{}{colon}{why}", What(machine, &job.request))
+                });
                 let done = match job.state {
                     JobState::Finished => 1000,
                     _ => share(job.scanned_bytes, job.total_bytes),
@@ -140,6 +170,8 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                     Value::Bytes(job.total_bytes),
                     Value::Bytes(job.scanned_bytes),
                     Value::Show(&What(machine, &job.request)),
+                    if why.is_empty() { Value::None } else { Value::Text(why) },
+                    Value::Show(&what),
                 ])?;
             }
             Ok(())
@@ -170,15 +202,19 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resu
     };
     let time_ns = migration.nanoseconds(ticks(&job, migration.now()));
     let (shortage, is_json) = (migration.shortage(&job), session.style.is_json);
+    let why = why_cancelled(&job);
+    let state = fmt::from_fn(|f| write!(f, "{}{}{why}", job.state, if why.is_empty() { "" } else { ": " }));
     session.report("job", |report, machine| {
         report.fields(
-            "job=Job|what=What|state=State|scanned_bytes=Looked at|total_bytes=  of|moved_bytes=Moved|\
+            "job=Job|what=What|state=|reason=|=State|scanned_bytes=Looked at|total_bytes=  of|moved_bytes=Moved|\
              moved_blocks=  units of 2 MiB|moved_pages=  units of 4 KiB|moved_bytes_per_s=  per second|\
              unmoved_bytes=Stayed|elapsed_ns=Time|worked_ns=  at work",
             &[
                 Value::Count(job.id.get().into()),
                 Value::Show(&What(machine, &job.request)),
                 Value::Show(&job.state),
+                if why.is_empty() { Value::None } else { Value::Text(why) },
+                Value::Show(&state),
                 Value::Bytes(job.scanned_bytes),
                 Value::Bytes(job.total_bytes),
                 Value::Bytes(job.moved.bytes()),
@@ -260,6 +296,9 @@ fn control(
     session.done(name, format_args!("Job {number} {outcome}."), "job=", &[Value::Count(number.into())])
 }
 
+/// The lowest limit: a unit of 2 MiB takes it half a minute, and what is less was meant in other units.
+const LEAST_RATE: u64 = 64 << 10;
+
 /// Shows or changes how fast migration goes, and what it may take.
 pub(super) fn rate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let policy = migration(session)?.engine().policy();
@@ -268,15 +307,26 @@ pub(super) fn rate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resu
         (Some(name), None) if arguments.word(1).is_none() => {
             return Err(session.usage(format_args!("{name} of how much? See help rate")));
         }
-        (Some("limit"), bytes) => policy.set_rate_bytes(bytes.unwrap_or(0)),
+        (Some("limit"), None) => policy.set_rate_bytes(0),
+        (Some("limit"), Some(bytes @ LEAST_RATE..)) => policy.set_rate_bytes(bytes),
         (Some("slice"), Some(us @ 10..=100_000)) => policy.set_slice_ns(us * 1000),
         (Some("share"), Some(share @ 1..=90)) => policy.set_share_per_cent(share as u32),
-        (Some("stall"), Some(bytes)) if bytes <= 2 << 20 => {
+        (Some("stall"), Some(bytes)) if bytes <= 2 << 20 && bytes.is_multiple_of(FRAME_SIZE) => {
             policy.set_stall_frames((bytes / FRAME_SIZE) as u16)
+        }
+        (Some("limit"), Some(bytes)) => {
+            return Err(session.usage(format_args!(
+                "{bytes} bytes a second are too few: a limit is at least {}, as in 100M, or off",
+                Compact(LEAST_RATE)
+            )));
         }
         (Some("slice"), _) => return Err(session.usage(format_args!("a slice has 10 to 100000 us"))),
         (Some("share"), _) => return Err(session.usage(format_args!("a share is 1 to 90 per cent"))),
-        (Some(_), _) => return Err(session.usage(format_args!("a guest waits for at most 2M to be copied"))),
+        (Some(_), _) => {
+            return Err(
+                session.usage(format_args!("a guest waits for at most 2M to be copied, in steps of 4K"))
+            );
+        }
         (None, _) => {}
     }
     let limit = policy.rate_bytes();

@@ -54,8 +54,11 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
         of_guests += memory.resident_everywhere(Owner::Guest(guest));
         of_tables += memory.resident_everywhere(Owner::Tables(guest));
     }
+    let pools = session.machine.claiming().and_then(|claiming| claiming.claims().pools());
+    let in_blocks = pools.into_iter().flat_map(|pools| pools.iter()).filter(|(_, pool)| pool.block.is_some());
+    let in_blocks: u64 = in_blocks.map(|(_, pool)| pool.range.frames()).sum();
     session.report("mem", |report, _| {
-        report.fields("ram_bytes=RAM|movable_only_bytes=MovableOnly|reserved_bytes=Reserved|pool_bytes=Pools|retired_bytes=Retired|guest_bytes=Guests|table_bytes=Guests' tables|own_bytes=Ballast|free_bytes=Free|free_movable_bytes=  in MOVABLE", &[bytes(normal.present + movable.present), bytes(movable.present), bytes(normal.reserved() + movable.reserved()), bytes(memory.pool_frames()), bytes(normal.retired + movable.retired), bytes(of_guests), bytes(of_tables), bytes(memory.resident_everywhere(Owner::Hypervisor)), bytes(normal.free + movable.free), bytes(movable.free)])
+        report.fields("ram_bytes=RAM|movable_only_bytes=MovableOnly|reserved_bytes=Reserved|pool_bytes=Pools|pool_in_dmb_bytes=  in movable blocks|retired_bytes=Retired|guest_bytes=Guests|table_bytes=Guests' tables|own_bytes=Ballast|free_bytes=Free|free_movable_bytes=  in MOVABLE", &[bytes(normal.present + movable.present), bytes(movable.present), bytes(normal.reserved() + movable.reserved()), bytes(memory.pool_frames() + in_blocks), bytes(in_blocks), bytes(normal.retired + movable.retired), bytes(of_guests), bytes(of_tables), bytes(memory.resident_everywhere(Owner::Hypervisor)), bytes(normal.free + movable.free), bytes(movable.free)])
     })?;
     Ok(())
 }
@@ -63,7 +66,7 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
 /// Lists the zones, as a whole and behind each controller.
 pub(super) fn zones(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
     let memory = memory(session)?;
-    let arenas = arenas(session, memory);
+    let arenas = arenas(session, memory)?;
     let columns = "zone=ZONE|controller=CONTROLLER|start=START|spanned_bytes=SPANNED|present_bytes=PRESENT|managed_bytes=MANAGED|free_bytes=FREE|pool_bytes=POOLS|isolated_bytes=|retired_bytes=|free_blocks=";
     session.report("zones", |report, machine| {
         report.table("zones", columns, "There is no memory.", &mut |table| {

@@ -7,16 +7,17 @@ use stage2::controller::{ControllerId, ControllerSet};
 use stage2::memory::Retired;
 use stage2::migrate::{JobId, Mobility, Request, Scope};
 use stage2::owner::GuestId;
-use stage2::placement::{ControllerList, Placement, Strictness};
+use stage2::placement::{ControllerList, Placement, Strictness, Turns};
 use stage2::range::FrameRange;
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{GuestState, Machine};
-use super::super::migration::Migration;
+use super::super::migration::{Migration, Piece};
 use super::super::region::{Region, pieces};
 use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::{Compact, Size};
+use super::jobs::Placed;
 
 /// Migration, or the refusal.
 pub(super) fn migration<'a>(session: &mut Session<'a>) -> Result<&'a dyn Migration, Failure> {
@@ -76,7 +77,11 @@ fn scope(
     if region == Region::All {
         return Ok((Scope::Guest(id), pieces(migration, index).map(|piece| piece.size).sum()));
     }
-    Ok((Scope::Range(id, Ipa::new_truncate(ipa), size), size))
+    // What of a range is no RAM of the guest's does not count.
+    let end = ipa.saturating_add(size);
+    let part = |piece: Piece| (piece.ipa + piece.size).min(end).saturating_sub(piece.ipa.max(ipa));
+    let present = pieces(migration, index).map(part).sum();
+    Ok((Scope::Range(id, Ipa::new_truncate(ipa), size), present))
 }
 
 /// What the pieces of a guest's RAM are called and where they lie.
@@ -86,8 +91,7 @@ impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, piece) in pieces(self.0, self.1).enumerate() {
             let comma = if at == 0 { "" } else { ", " };
-            let kind = if piece.is_dmb { "dmb" } else { "ram" };
-            write!(f, "{comma}{kind}{} {}@{:#x}", piece.number, Compact(piece.size), piece.ipa)?;
+            write!(f, "{comma}{} {}@{:#x}", piece.name(), Compact(piece.size), piece.ipa)?;
         }
         Ok(())
     }
@@ -124,11 +128,32 @@ pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
 pub(super) fn pin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let guest = guest(session, arguments)?;
     let placement = placement(session, arguments)?;
-    let (scope, _) = scope(session, guest, arguments.word(1))?;
+    let (scope, size) = scope(session, guest, arguments.word(1))?;
+    let turns = turns(session, guest.2, &placement)?;
     set_placement(session, guest, arguments.word(1), Some(placement))?;
-    let (name, list) = (guest.1, arguments.word(2).unwrap_or(""));
-    let what = format_args!("moves to {list} what of {name} lies elsewhere; later allocations obey");
+    let (name, machine) = (guest.1, session.machine);
+    let to = Placed(machine, &placement);
+    if let Some((set, turns)) = turns {
+        let size = Size(size);
+        let what = format_args!("spreads {size} of {name} over {to}; it stays pinned");
+        return submit(session, "pin", Request::spread(scope, set, turns), what);
+    }
+    let what = format_args!("moves to {to} what of {name} lies elsewhere; it stays pinned");
     submit(session, "pin", Request::pin(scope, placement), what)
+}
+
+/// Whose turn it is where, if `placement` wants turns: in proportion to what is free behind each and what the guest has there.
+fn turns(
+    session: &mut Session<'_>,
+    guest: GuestId,
+    placement: &Placement,
+) -> Result<Option<(ControllerSet, Turns)>, Failure> {
+    let Placement::Interleave(set, _) = *placement else { return Ok(None) };
+    let migration = migration(session)?;
+    match Turns::new(set, |controller| migration.frames_for(guest, controller)) {
+        Some(turns) => Ok(Some((set, turns))),
+        None => Err(session.refuse(format_args!("there is nothing free behind any of these"))),
+    }
 }
 
 /// The placement that `CONTROLLER[,…]` (parameter 2) and the word behind it describe.
@@ -161,9 +186,11 @@ fn set_placement(
     let region = word.and_then(Region::parse).unwrap_or(Region::All);
     let named = |at: &usize| migration.piece(index, *at).is_some_and(|piece| region.names(&piece));
     let count = pieces(migration, index).count();
-    if let Some(piece) = (0..count)
-        .filter(named)
-        .find_map(|at| migration.piece(index, at).filter(|piece| piece.mobility == Mobility::PinnedInPlace))
+    // What is mapped 1:1 was never pinned by `pin`: there is nothing to untie of it.
+    if placement.is_some()
+        && let Some(piece) = (0..count).filter(named).find_map(|at| {
+            migration.piece(index, at).filter(|piece| piece.mobility == Mobility::PinnedInPlace)
+        })
     {
         let (ipa, size) = (piece.ipa, Compact(piece.size));
         return Err(
@@ -248,9 +275,12 @@ pub(super) fn restore(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
 pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let migration = migration(session)?;
     let (pa, size) = (arguments.number(0).unwrap_or(0), arguments.number(1).unwrap_or(FRAME_SIZE));
+    if size == 0 {
+        return Err(session.refuse(format_args!("a size of 0 is nothing to retire")));
+    }
     let Some(frames) = FrameRange::covering(pa, size).filter(|frames| !frames.is_empty()) else {
         return Err(
-            session.refuse(format_args!("{size:#x} bytes at {pa:#x}: physical addresses have 48 bits"))
+            session.refuse(format_args!("{}@{pa:#x}: physical addresses have 48 bits", Compact(size)))
         );
     };
     let (mut retired, mut rest) = (Retired::default(), frames);

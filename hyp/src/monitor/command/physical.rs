@@ -30,7 +30,7 @@ pub(super) struct Arena {
 }
 
 /// The free blocks of each zone behind each controller that has some of it.
-pub(super) fn arenas(session: &mut Session<'_>, memory: &Memory<'_>) -> Vec<Arena> {
+pub(super) fn arenas(session: &mut Session<'_>, memory: &Memory<'_>) -> Result<Vec<Arena>, Failure> {
     let mut arenas = Vec::new();
     for zone in Zone::ALL {
         for controller in memory.controllers().iter() {
@@ -41,13 +41,13 @@ pub(super) fn arenas(session: &mut Session<'_>, memory: &Memory<'_>) -> Vec<Aren
             for (range, _) in memory.ram().filter(|(_, behind)| *behind == controller) {
                 for slice in slices(range) {
                     memory.count_free_blocks(zone, slice, &mut free);
-                    session.io().pause();
+                    session.pause()?;
                 }
             }
             arenas.push(Arena { zone, controller, free });
         }
     }
-    arenas
+    Ok(arenas)
 }
 
 /// `range` in slices of a few pageblocks.
@@ -83,7 +83,7 @@ pub(super) fn by_order(free: &FreeBlocks, only: Option<MigrateType>) -> [u64; OR
 /// Lists the free blocks by order.
 pub(super) fn buddyinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
     let memory = memory(session)?;
-    let arenas = arenas(session, memory);
+    let arenas = arenas(session, memory)?;
     let columns = "zone=ZONE|controller=CONTROLLER|free_bytes=FREE|free_blocks=|=FREE BLOCKS, ORDER:COUNT";
     session.report("buddyinfo", |report, machine| {
         report.table("arenas", columns, "There is no memory.", &mut |table| {
@@ -105,7 +105,7 @@ pub(super) fn buddyinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<
 /// Lists pageblocks and free blocks by type.
 pub(super) fn pagetypeinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
     let memory = memory(session)?;
-    let arenas = arenas(session, memory);
+    let arenas = arenas(session, memory)?;
     let columns = "zone=ZONE|controller=CONTROLLER|type=TYPE|pageblock_count=PAGEBLOCKS|free_blocks=|=FREE BLOCKS, ORDER:COUNT";
     session.report("pagetypeinfo", |report, machine| {
         report.table("types", columns, "There is no memory.", &mut |table| {
@@ -158,7 +158,7 @@ pub(super) fn dmb(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
                     *sum += u64::from(more);
                 }
             }
-            session.io().pause();
+            session.pause()?;
         }
         uses.push(frames);
     }
@@ -201,7 +201,7 @@ pub(super) fn check(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), 
     let machine = session.machine;
     let stage2 = |guest, ipa| machine.translate(guest, ipa);
     while !check.step(memory, &stage2, SLICE as u32, &mut |problem| _ = problems.push(problem)) {
-        session.io().pause();
+        session.pause()?;
     }
     let summary = check.summary();
     let present: u64 = memory.ram().map(|(range, _)| range.frames()).sum();

@@ -72,7 +72,7 @@ fn survey(
     let mut survey = Survey::new(pool);
     loop {
         let usage = survey.advance(memory, SLICE, visit);
-        session.io().pause();
+        session.pause()?;
         if let Some(usage) = usage {
             statistics.saw_lent(id, usage.lent);
             return Ok(usage);

@@ -105,7 +105,7 @@ fn draw_guests(
         let per_second = |count: u64| count.saturating_mul(1000) / milliseconds;
         // Nanoseconds by the millisecond are millionths: per mille by 1000.
         let permille = since.el2_ns / milliseconds / 1000;
-        let memory = reason(format_args!("{}", Size(guest.memory_bytes)));
+        let memory = reason(format_args!("{}", Size(guest.resident_bytes)));
         write!(
             out,
             "{:16.16} {:9} {:>9} {:>10} {:>10} {:>6}.{}%  {}{LINE_END}",

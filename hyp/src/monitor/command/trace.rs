@@ -69,9 +69,14 @@ fn show(
             count += 1;
             Ok(())
         })?;
+        let has_recorded = ends.iter().any(|end| *end > 0);
         let skipped = u64::saturating_sub(count, shown);
         report.fields("is_recording=", &[Value::Flag(is_recording)])?;
-        let none = "Nothing was recorded (trace on records).";
+        let none = match (has_recorded, is_recording) {
+            (true, _) => "No such event is kept: each CPU keeps its last ones.",
+            (false, true) => "Nothing was recorded yet.",
+            (false, false) => "Nothing was recorded (trace on records).",
+        };
         report.table("events", columns, none, &mut |table| {
             let mut at = 0;
             each_event(machine, &ends, filter, &mut |cpu, event| {

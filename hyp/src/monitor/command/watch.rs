@@ -26,7 +26,11 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
             writeln!(session, "{CLEAR}Every {seconds} s: {line} (any key ends)\n")?;
         }
         let mut nested = session.nested(style);
-        shell::execute(&mut nested, line)?;
+        // The usage of `watch` would be no help then.
+        shell::execute(&mut nested, line).map_err(|failure| match failure {
+            Failure::Usage => Failure::Refused,
+            other => other,
+        })?;
         let io = session.io();
         let deadline = io.now_ns().saturating_add(seconds * 1_000_000_000);
         loop {

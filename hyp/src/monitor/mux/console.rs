@@ -36,6 +36,16 @@ pub enum View {
     All,
 }
 
+impl View {
+    /// What commands call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Front => "front",
+            Self::All => "all",
+        }
+    }
+}
+
 /// What has to be done after a byte came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {

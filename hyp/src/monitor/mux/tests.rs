@@ -311,7 +311,22 @@ fn all_consoles_are_shown_line_by_line() {
     print(&mut mux, BETA, "ial\r\n");
     assert_eq!(screen(&mut mux), "root\r\nbeta| partial\r\n");
     keys(&mut mux, b"\x1da");
-    assert_eq!(screen(&mut mux), "ballast| Showing the front console only.\r\n");
+    assert_eq!(screen(&mut mux), "ballast| Showing: front.\r\n");
+}
+
+#[test]
+fn ctrl_c_goes_before_what_was_typed_ahead() {
+    let mut mux = mux();
+    keys(&mut mux, b"guests\rstop alpha\r");
+    assert_eq!(mux.peek(Console::MONITOR), Some(b'g'));
+    keys(&mut mux, b"\x03jobs");
+    let mut read = || core::iter::from_fn(|| mux.receive(Console::MONITOR)).collect::<Vec<u8>>();
+    assert_eq!(read(), b"\x03jobs");
+    // A guest gets all that is typed.
+    mux.set_front(ALPHA);
+    keys(&mut mux, b"cat\r\x03x");
+    let read: Vec<u8> = core::iter::from_fn(|| mux.receive(ALPHA)).collect();
+    assert_eq!(read, b"cat\r\x03x");
 }
 
 #[test]

@@ -52,7 +52,24 @@ fn exact_text_has_no_units() {
 
 #[test]
 fn json_is_one_line() {
-    insta::assert_snapshot!(report(Style { is_json: true, is_exact: false }), @r#"{"report":"test","uptime_ns":61000000000,"hidden":true,"load_permille":125,"guests":[{"name":"alpha","memory_bytes":536870912,"cpus":[0,1],"reason":"data abort at 0x40, which is no \"RAM\" of this guest, by vCPU 1"},{"name":"b","memory_bytes":4096,"cpus":[],"reason":null}]}"#);
+    insta::assert_snapshot!(report(Style { is_json: true, is_exact: false }), @r#"{"report":"test","uptime_ns":61000000000,"hidden":true,"load_permille":125,"guests":[{"name":"alpha","memory_bytes":536870912,"cpus":[0,1],"reason":"data abort at 0x40, which is no \"RAM\" of this guest, by vCPU 1"},{"name":"b","memory_bytes":4096,"cpus":[],"reason":null}],"crc32":"91883c26"}"#);
+}
+
+#[test]
+fn no_character_can_be_lost_unnoticed() {
+    let whole = report(Style { is_json: true, is_exact: false });
+    let whole = whole.trim_end();
+    assert!(is_intact(whole));
+    for (at, character) in whole.char_indices() {
+        let (before, after) = (&whole[..at], &whole[at + character.len_utf8()..]);
+        for changed in ["", "0", "1", "a", "aa", "}"] {
+            let damaged = format!("{before}{changed}{after}");
+            assert!(damaged == whole || !is_intact(&damaged), "{damaged}");
+        }
+    }
+    assert!(!is_intact(r#"{"report":"test"}"#), "without a checksum");
+    // The standard's check value.
+    assert_eq!(CRC.checksum(b"123456789"), 0xcbf4_3926);
 }
 
 #[test]

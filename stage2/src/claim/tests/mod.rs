@@ -149,6 +149,11 @@ fn what_is_given_back_is_counted_for_the_claim_that_had_it() {
     machine.claims.release_all(OPERATOR, pool).unwrap();
     machine.run();
     assert_eq!((returned(&first), returned(&second)), (1024, 512));
+    let released = || machine.claims.statistics().totals().released;
+    assert_eq!(released(), 3, "two ranges, and all the rest at once");
+    machine.claims.release_all(OPERATOR, pool).unwrap();
+    machine.run();
+    assert_eq!(released(), 3, "there was nothing left");
 }
 
 #[test]

@@ -20,7 +20,8 @@ use super::reason::{Reason, Unmoved};
 use super::space::Space;
 use super::statistics::Counters;
 use super::unit::Work;
-use crate::addr::Ipa;
+use crate::addr::{Frame, Ipa};
+use crate::controller::ControllerSet;
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::range::FrameRange;
 use crate::table::{Leaf, Level};
@@ -105,6 +106,23 @@ impl Active {
         }
     }
 
+    /// There is nothing more to look at: at the job's end, or because its guest has stopped meanwhile and is no longer to be
+    /// seen.
+    fn end<H: Host>(&self, engine: &Engine, host: &H) -> JobState {
+        let is_gone = self.request.guest().is_some_and(|guest| host.space(guest).is_none());
+        let mut state = JobState::Finished;
+        if is_gone {
+            self.report(engine, host, |report| {
+                let is_whole = report.total_bytes > 0 && report.scanned_bytes >= report.total_bytes;
+                if !is_whole {
+                    report.is_abandoned = true;
+                    state = JobState::Cancelled;
+                }
+            });
+        }
+        state
+    }
+
     /// Moves the cursor on.
     fn reach<H: Host>(&mut self, place: &Place<'_, H>, from: Ipa, to: Ipa) {
         self.cursor.next = to;
@@ -114,12 +132,30 @@ impl Active {
         }
     }
 
+    /// Counts what cannot move of a portion; `behind` is where it lies.
+    fn count_unmoved<H: Host>(
+        &self,
+        place: &Place<'_, H>,
+        portion: &Portion,
+        reason: Reason,
+        unmoved: &Unmoved,
+        behind: ControllerSet,
+    ) {
+        self.report(place.engine, place.host, |report| {
+            report.count_unmoved(reason, unmoved);
+            if reason == Reason::NoFrame {
+                report.stuck.add(behind, &portion.region.placement);
+            }
+        });
+    }
+
     /// Passes over `leaf`, which cannot move.
     fn skip<H: Host>(&mut self, place: &Place<'_, H>, portion: &Portion, leaf: Leaf, reason: Reason) {
         let end = (leaf.ipa().get() + leaf.size()).min(portion.end);
         let mut unmoved = Unmoved::default();
         unmoved.add(portion.guest, leaf.ipa(), 1, end.saturating_sub(portion.from.get()));
-        self.report(place.engine, place.host, |report| report.count_unmoved(reason, &unmoved));
+        let behind = place.host.span_of(Frame::containing(leaf.pa())).map(|span| span.controller);
+        self.count_unmoved(place, portion, reason, &unmoved, behind.into_iter().collect());
         self.retries = 0;
         self.reach(place, portion.from, Ipa::new_truncate(end));
     }
@@ -214,6 +250,7 @@ impl Worker {
             Outcome::Turn(turn) => turn,
             Outcome::Stop(state) => {
                 engine.lock_jobs(host).stop(active.id, state, active.cursor, host.now());
+                host.has_reached(active.id, state);
                 self.active.clear();
                 Turn::Worked
             }
@@ -229,6 +266,7 @@ impl Worker {
             let bytes = plan::total_bytes(host, &request);
             active.report(engine, host, |report| report.total_bytes = bytes);
         }
+        host.has_reached(id, JobState::Running);
         self.charge(engine, host);
         self.last = Some(id);
         self.active.put(active);
@@ -330,10 +368,17 @@ impl Hands {
             active.report(engine, host, |report| report.scanned_bytes = bytes.min(report.total_bytes));
         }
         let portion = match next {
-            Next::Portion(portion) => portion,
+            Next::Portion(mut portion) => {
+                if let Some(end) = active.request.aim(portion.from) {
+                    portion.end = portion.end.min(end);
+                    // The next 2 MiB have another target.
+                    active.region = None;
+                }
+                portion
+            }
             Next::Later => return WORKED,
             Next::End if self.unreserve(host) => return WORKED,
-            Next::End => return Outcome::Stop(JobState::Finished),
+            Next::End => return Outcome::Stop(active.end(engine, host)),
         };
         let guest = portion.guest;
         if !self.is_reserve_for(guest, portion.from) && self.unreserve(host) {
@@ -366,16 +411,18 @@ impl Hands {
     fn find<H: Host>(&mut self, place: &Place<'_, H>, active: &Active, portion: &Portion) -> Found {
         let obstacle = plan::obstacle(&active.request, &portion.region);
         let reason = obstacle.or(active.is_exhausted.then_some(Reason::NoFrame));
-        let mut unmoved = Unmoved::default();
+        let (mut unmoved, mut behind) = (Unmoved::default(), ControllerSet::EMPTY);
         let found = place.space.find(place.host, portion, |leaf| {
             let is_selected = plan::is_selected(&active.request.select, place.host, &mut self.sources, leaf);
             if is_selected && reason.is_some() {
                 unmoved.add(portion.guest, leaf.ipa(), 1, leaf.size());
+                let controller = self.sources.controller(place.host, Frame::containing(leaf.pa()));
+                behind = controller.map_or(behind, |controller| behind.with(controller));
             }
             is_selected && reason.is_none()
         });
         if let Some(reason) = reason.filter(|_| unmoved.leaf_count > 0) {
-            active.report(place.engine, place.host, |report| report.count_unmoved(reason, &unmoved));
+            active.count_unmoved(place, portion, reason, &unmoved, behind);
         }
         found
     }
