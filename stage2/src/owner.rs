@@ -3,7 +3,7 @@
 use core::fmt;
 
 /// How many guests there may be at once.
-pub const MAX_GUESTS: usize = 32;
+pub const MAX_GUESTS: usize = 8;
 /// How many pools there may be.
 pub const MAX_POOLS: usize = 19;
 

@@ -14,10 +14,10 @@ use core::arch::global_asm;
 const EARLY_TABLE_COUNT: usize = 4;
 
 /// The tables that the primary CPU turns its MMU on with. Written by the assembly below only.
-#[repr(C, align(8192))]
+#[repr(C, align(4096))]
 struct EarlyTables([[u64; 512]; EARLY_TABLE_COUNT]);
 
-#[unsafe(link_section = ".bss.tables")]
+#[unsafe(link_section = ".bss.zstart")]
 #[unsafe(no_mangle)]
 static mut EARLY_TABLES: EarlyTables = EarlyTables([[0; 512]; EARLY_TABLE_COUNT]);
 
@@ -219,18 +219,6 @@ switch_root:
     primary_main = sym crate::arch::start::primary_main,
     secondary_main = sym crate::arch::start::secondary_main,
 );
-
-/// Clears the early tables, which are not in use any more, and returns their address: from now on they are an empty
-/// root of stage 2, for CPUs that run no guest.
-///
-/// # Safety
-///
-/// The final tables are in use, and no other CPU has started.
-pub(super) unsafe fn empty_stage2_root() -> *const u8 {
-    // SAFETY: nobody uses them, as the caller says.
-    unsafe { (&raw mut EARLY_TABLES).write_bytes(0, 1) };
-    (&raw const EARLY_TABLES).cast()
-}
 
 /// What a secondary CPU reads first, with its MMU off: it must be cleaned to the point of coherency.
 #[repr(C, align(64))]

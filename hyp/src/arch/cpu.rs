@@ -71,6 +71,9 @@ pub enum Request {
     Trace = 1 << 4,
 }
 
+/// The last of what stays of the image: where there are fewer CPUs, the rest is given back with what the start alone
+/// needs, which follows.
+#[unsafe(link_section = ".bss.zcpus")]
 static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 
@@ -213,6 +216,11 @@ impl PerCpu {
         self.requests.fetch_and(!(request as u32), Ordering::AcqRel) & request as u32 != 0
     }
 
+    /// Gives it another stack.
+    pub(super) fn set_stack_top(&self, stack_top: u64) {
+        self.stack_top.set(stack_top);
+    }
+
     /// Describes CPU `index` before it starts.
     pub(super) fn describe(&self, index: usize, mpidr: u64, stack_top: u64) {
         self.index.set(index);
@@ -238,6 +246,11 @@ pub(super) fn set_count(count: usize) {
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static PerCpu> {
     CPUS[..count()].iter()
+}
+
+/// Where the data of the first `count` CPUs ends.
+pub(super) fn end_of(count: usize) -> usize {
+    CPUS[..count.min(MAX_CPUS)].as_ptr_range().end.addr()
 }
 
 /// Makes `index` the number of the CPU that this runs on.

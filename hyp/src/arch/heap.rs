@@ -10,10 +10,11 @@ use core::cell::UnsafeCell;
 use stage2::addr::FRAME_SIZE;
 use stage2::owner::Owner;
 
-/// Bytes of the heap that come with the image.
-const SIZE: usize = 128 * 1024;
-/// log2 of the frames that are added when they do not do: 64 KiB.
-const MORE_ORDER: u8 = 4;
+/// Bytes of the heap that come with the image: what is made before there is other memory (the board, the multiplexer)
+/// takes 60 KiB of them at most.
+const SIZE: usize = 80 * 1024;
+/// log2 of the frames that are added when they do not do: 16 KiB, a console's ring.
+const MORE_ORDER: u8 = 2;
 
 #[repr(C, align(4096))]
 struct Storage(UnsafeCell<[u8; SIZE]>);
@@ -41,16 +42,7 @@ fn grow(heap: &mut Heap<20>, layout: &Layout) {
 
 /// Gives the allocator its memory. Once.
 pub(super) fn init() {
-    let start: usize;
-    // It lies beyond what the code model reaches, which is 1 MiB.
-    // SAFETY: takes an address.
-    unsafe {
-        core::arch::asm!(
-            "adrp {0}, {1}",
-            "add {0}, {0}, :lo12:{1}",
-            out(reg) start, sym STORAGE, options(pure, nomem, nostack, preserves_flags)
-        );
-    }
+    let start = (&raw const STORAGE).addr();
     // SAFETY: the storage is used by nobody else, and this runs once.
     unsafe { HEAP.lock().init(start, SIZE) };
 }

@@ -4,18 +4,20 @@
 //! |---|---|---|
 //! | the image | `IMAGE_BASE` | text read-execute, constants read-only, data read-write |
 //! | the boot page | its physical address | read-execute, for secondary CPUs and the change of tables |
-//! | stacks | `STACKS` | read-write, an unmapped page below each |
+//! | stacks | `STACKS` | read-write, unmapped pages below each |
 //! | windows | `WINDOWS` | two 2 MiB slots a CPU, through which it reaches guest memory (`window`) |
-//! | devices | `DEVICES` | Device-nGnRE |
-//! | boot data (device tree, configuration blob) | `BOOT_DATA` | read-only |
-//! | frame table | `FRAME_TABLE` | read-write |
+//! | devices | `SMALL`, `LARGE` | Device-nGnRE |
+//! | boot data (device tree, configuration blob) | `SMALL`, `LARGE` | read-only |
+//! | frame table | `LARGE` | read-write |
 //! | NORMAL memory in use by Ballast | `LINEAR` + physical address | read-write, by pageblock |
 //!
-//! Nothing is writable and executable (SCTLR_EL2.WXN holds beside), nothing else is mapped.
+//! Nothing is writable and executable (SCTLR_EL2.WXN holds beside), nothing else is mapped. What the start alone needs,
+//! the end of the image, is unmapped when CPUs have stacks of their own ([`unmap_start`]).
 //!
-//! Tables come from a static pool, and once that runs low, from a block of frames of Ballast's own. Lock: `TABLES`, a
-//! leaf: nothing else is taken while it is held.
+//! Tables come from a static pool, and once that runs low, from blocks of frames of Ballast's own. They are 4 KiB each,
+//! so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
 
+use super::cpu::{self, MAX_CPUS};
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, Translation};
@@ -26,11 +28,12 @@ use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
 
 /// Where the image is linked (link.ld).
 pub(super) const IMAGE_BASE: usize = 0x8000_0000_0000;
-const STACKS: usize = 0x8080_0000_0000;
-const WINDOWS: usize = 0x8080_4000_0000;
-const DEVICES: usize = 0x8080_8000_0000;
-const BOOT_DATA: usize = 0x8090_0000_0000;
-const FRAME_TABLE: usize = 0x8100_0000_0000;
+const STACKS: usize = IMAGE_BASE + (2 << 20);
+/// What is smaller than a pageblock, one after another, a page unmapped between.
+const SMALL: usize = STACKS + MONITOR_STRIDE + MAX_CPUS * STACK_STRIDE;
+const WINDOWS: usize = IMAGE_BASE + (128 << 20);
+/// What may lie in blocks of 2 MiB and more, one after another, a pageblock unmapped between.
+const LARGE: usize = WINDOWS + MAX_CPUS * WINDOWS_PER_CPU * PAGEBLOCK_SIZE as usize;
 const LINEAR: usize = 0xc000_0000_0000;
 /// Physical addresses above this have no place in the linear map.
 const LINEAR_LIMIT: u64 = 1 << 46;
@@ -39,8 +42,12 @@ const LINEAR_LIMIT: u64 = 1 << 46;
 pub(super) const STACK_SIZE: usize = 16 * 1024;
 /// Bytes of the monitor's stack.
 pub(super) const MONITOR_STACK_SIZE: usize = 32 * 1024;
-/// Distance between stacks: at least the page below each is unmapped.
-const STACK_STRIDE: usize = 64 * 1024;
+/// Room of a CPU's stack with the unmapped pages below it.
+const STACK_STRIDE: usize = 2 * STACK_SIZE;
+/// Room of the monitor's stack with the unmapped pages below it: the first of all.
+const MONITOR_STRIDE: usize = 2 * MONITOR_STACK_SIZE;
+/// Whether the boot stack is mapped.
+static BOOT_STACK: AtomicBool = AtomicBool::new(false);
 /// Whether the monitor's stack is mapped.
 static MONITOR_STACK: AtomicBool = AtomicBool::new(false);
 /// Slots of 2 MiB that each CPU has in `WINDOWS`.
@@ -64,11 +71,13 @@ const DEVICE: El23Attributes = El23Attributes::VALID
 pub(super) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
 
 /// Tables in the static pool: what a machine of a few GiB needs. There is one for each GiB that Ballast has frames in,
-/// and about 16 for the rest.
-const POOL_TABLES: usize = 36;
-/// Tables in the block that is added when these run low.
-const MORE_TABLES: usize = 64;
-/// log2 of the frames of that block.
+/// and about 13 for the rest.
+const POOL_TABLES: usize = 24;
+/// Tables in a block that is added when these run low.
+const MORE_TABLES: usize = 16;
+/// How many such blocks there may be: as many as bits in `used_more` stand for.
+const MORE_BLOCKS: usize = u64::BITS as usize / MORE_TABLES;
+/// log2 of the frames of such a block.
 pub(super) const MORE_ORDER: u8 = MORE_TABLES.trailing_zeros() as u8;
 /// Tables that any one mapping may need: three new levels at each of its two ends.
 const HEADROOM: usize = 6;
@@ -76,7 +85,7 @@ const HEADROOM: usize = 6;
 #[repr(C, align(4096))]
 struct Pool([[AtomicU64; 512]; POOL_TABLES]);
 
-#[unsafe(link_section = ".bss.tables")]
+#[unsafe(link_section = ".bss.ztables")]
 static POOL: Pool = Pool([const { [const { AtomicU64::new(0) }; 512] }; POOL_TABLES]);
 
 /// Hands out tables of the pool, by number; a table given back is handed out again.
@@ -84,14 +93,14 @@ struct PoolTranslation {
     image: u64,
     /// Tables of the static pool in use, a bit each.
     used: u64,
-    /// Tables of the added block in use, a bit each.
+    /// Tables of the added blocks in use, a bit each.
     used_more: u64,
 }
 
 impl PoolTranslation {
     fn free_count(&self) -> usize {
-        let more = more_tables().map_or(0, |_| MORE_TABLES - self.used_more.count_ones() as usize);
-        POOL_TABLES - self.used.count_ones() as usize + more
+        let all = POOL_TABLES + more_blocks().count() * MORE_TABLES;
+        all - (self.used.count_ones() + self.used_more.count_ones()) as usize
     }
 
     /// The table with the first address `pa`.
@@ -99,7 +108,7 @@ impl PoolTranslation {
         let offset = pa.wrapping_sub(self.image as usize).wrapping_sub((&raw const POOL).addr() - IMAGE_BASE);
         match POOL.0.get(offset / FRAME_SIZE as usize) {
             Some(table) => table,
-            // SAFETY: a frame of the block that `add_tables` was given: mapped for ever, used as tables only.
+            // SAFETY: a frame of a block that `add_tables` was given: mapped for ever, used as tables only.
             None => unsafe { linear(Pa::new_truncate(pa as u64)).cast().as_ref() },
         }
     }
@@ -108,11 +117,11 @@ impl PoolTranslation {
 impl Translation<El23Attributes> for PoolTranslation {
     fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
         let index = self.used.trailing_ones() as usize;
-        let pa = match more_tables() {
+        let more = self.used_more.trailing_ones() as usize;
+        let pa = match more_blocks().nth(more / MORE_TABLES) {
             Some(base) if index >= POOL_TABLES => {
-                let index = self.used_more.trailing_ones() as usize;
-                self.used_more |= 1 << index;
-                base.get() as usize + index * FRAME_SIZE as usize
+                self.used_more |= 1 << more;
+                base.get() as usize + more % MORE_TABLES * FRAME_SIZE as usize
             }
             // Callers keep `HEADROOM`, so the pool is never empty here.
             _ => {
@@ -131,9 +140,13 @@ impl Translation<El23Attributes> for PoolTranslation {
         let index = table.addr().get().wrapping_sub((&raw const POOL).addr()) / FRAME_SIZE as usize;
         if index < POOL_TABLES {
             self.used &= !(1 << index);
-        } else if let Some(base) = more_tables() {
-            let index = (table.addr().get() - linear(base).addr().get()) / FRAME_SIZE as usize;
-            self.used_more &= !(1 << index);
+            return;
+        }
+        for (block, base) in more_blocks().enumerate() {
+            let index = table.addr().get().wrapping_sub(linear(base).addr().get()) / FRAME_SIZE as usize;
+            if index < MORE_TABLES {
+                self.used_more &= !(1 << (block * MORE_TABLES + index));
+            }
         }
     }
 
@@ -144,25 +157,31 @@ impl Translation<El23Attributes> for PoolTranslation {
 
 struct Tables {
     mapping: Mapping<PoolTranslation, El2>,
-    next_device: usize,
-    next_boot_data: usize,
-    next_frame_table: usize,
+    next_small: usize,
+    next_large: usize,
 }
 
 static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
-/// The static pool runs low and nothing has been added to it.
+/// Tables run low, and there is room for another block of them.
 static IS_SHORT: AtomicBool = AtomicBool::new(false);
-/// Where the added block begins; 0: there is none. Set under the lock, once.
-static MORE: AtomicU64 = AtomicU64::new(0);
+/// Where the added blocks begin, in order; 0: there is none. Set under the lock, once each.
+static MORE: [AtomicU64; MORE_BLOCKS] = [const { AtomicU64::new(0) }; MORE_BLOCKS];
 
-/// The first address of the block that was added to the pool.
-fn more_tables() -> Option<Pa> {
-    Some(MORE.load(Ordering::Relaxed)).filter(|&base| base != 0).map(Pa::new_truncate)
+/// The first addresses of the blocks that were added to the pool.
+fn more_blocks() -> impl Iterator<Item = Pa> {
+    MORE.iter().map(|base| base.load(Ordering::Relaxed)).take_while(|&base| base != 0).map(Pa::new_truncate)
 }
 /// Where the image lies.
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
-static EMPTY_ROOT: AtomicU64 = AtomicU64::new(0);
+
+#[repr(C, align(8192))]
+struct EmptyTables([u64; 1024]);
+
+/// A root of stage 2 for CPUs that run no guest: two tables side by side, as guests' 40-bit addresses take
+/// (`stage2::table::Geometry`). It is never written.
+#[unsafe(link_section = ".bss.ztables")]
+static EMPTY_STAGE2: EmptyTables = EmptyTables([0; 1024]);
 
 /// Why something could not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,10 +210,38 @@ impl Tables {
         if free < HEADROOM {
             return Err(MapError::OutOfTables);
         }
-        IS_SHORT.store(free < HEADROOM + 2 && more_tables().is_none(), Ordering::Relaxed);
+        IS_SHORT.store(free < HEADROOM + 2 && more_blocks().count() < MORE_BLOCKS, Ordering::Relaxed);
         let region = MemoryRegion::new(va, va + size);
         self.mapping
             .map_range(&region, PhysicalAddress(pa as usize), flags, Constraints::NO_CONTIGUOUS_HINT)
+            .map_err(|_| MapError::Refused)
+    }
+
+    /// Maps the frames that `size` bytes at `pa` touch where there is room. Returns the address of `pa`.
+    fn map_anywhere(&mut self, pa: u64, size: u64, flags: El23Attributes) -> Result<NonNull<u8>, MapError> {
+        if pa.checked_add(size).is_none_or(|end| end > LINEAR_LIMIT) {
+            return Err(MapError::AddressTooHigh(pa));
+        }
+        const BLOCK: usize = PAGEBLOCK_SIZE as usize;
+        let start = pa & !(FRAME_SIZE - 1);
+        let bytes = ((pa + size).next_multiple_of(FRAME_SIZE) - start) as usize;
+        let is_small = bytes < BLOCK && self.next_small + bytes < WINDOWS;
+        // The same offset within 2 MiB as the physical address, so that blocks can serve.
+        let va = if is_small { self.next_small } else { self.next_large + start as usize % BLOCK };
+        self.map(va, start, bytes, flags)?;
+        if is_small {
+            self.next_small = va + bytes + FRAME_SIZE as usize;
+        } else {
+            self.next_large = (va + bytes).next_multiple_of(BLOCK) + BLOCK;
+        }
+        NonNull::new((va + (pa - start) as usize) as *mut u8).ok_or(MapError::Refused)
+    }
+
+    /// Unmaps whole pages.
+    fn unmap(&mut self, start: usize, end: usize) -> Result<(), MapError> {
+        let (region, flags) = (MemoryRegion::new(start, end), El23Attributes::empty());
+        self.mapping
+            .map_range(&region, PhysicalAddress(0), flags, Constraints::NO_CONTIGUOUS_HINT)
             .map_err(|_| MapError::Refused)
     }
 }
@@ -232,12 +279,8 @@ fn boot_stack_bottom() -> usize {
 pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
     IMAGE.store(image, Ordering::Relaxed);
     let translation = PoolTranslation { image, used: 0, used_more: 0 };
-    let mut tables = Tables {
-        mapping: Mapping::new(translation, 0, El2),
-        next_device: DEVICES,
-        next_boot_data: BOOT_DATA,
-        next_frame_table: FRAME_TABLE,
-    };
+    let mut tables =
+        Tables { mapping: Mapping::new(translation, 0, El2), next_small: SMALL, next_large: LARGE };
     let pieces = [
         (IMAGE_BASE, (&raw const __text_end).addr(), READ_EXECUTE),
         ((&raw const __text_end).addr(), (&raw const __rodata_end).addr(), READ_ONLY),
@@ -254,12 +297,30 @@ pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
     tables.mapping.mark_active();
     *TABLES.lock() = Some(tables);
     ROOT.store(root, Ordering::Release);
+    BOOT_STACK.store(true, Ordering::Relaxed);
     // SAFETY: the tables map the image, the boot stack in use (part of the image) and the boot page.
     unsafe { super::boot::change_root(root as u64, image) };
-    // SAFETY: the final tables are in use, this CPU alone runs.
-    let empty = unsafe { super::boot::empty_stage2_root() };
-    EMPTY_ROOT.store(image_pa(empty), Ordering::Release);
     Ok(())
+}
+
+/// Unmaps what the start alone needs: the end of the image, which nobody may use any more, from after `cpu_count` CPUs'
+/// own data on.
+pub(super) fn unmap_start(cpu_count: usize) -> Result<(), MapError> {
+    BOOT_STACK.store(false, Ordering::Relaxed);
+    with_tables(|tables| {
+        tables.unmap(start_of_start(cpu_count), far_symbol!("__boot_stack_guard"))?;
+        tables.unmap(boot_stack_bottom(), image_end())
+    })
+}
+
+/// The address from which on the start alone needs the image, where there are at most `cpu_count` CPUs.
+fn start_of_start(cpu_count: usize) -> usize {
+    cpu::end_of(cpu_count).next_multiple_of(FRAME_SIZE as usize)
+}
+
+/// Bytes of the image that stay in use where there are at most `cpu_count` CPUs.
+pub(super) fn kept_size(cpu_count: usize) -> u64 {
+    (start_of_start(cpu_count) - IMAGE_BASE) as u64
 }
 
 /// Physical address of the root table.
@@ -269,7 +330,7 @@ pub(super) fn root() -> u64 {
 
 /// VTTBR_EL2 of a CPU that runs no guest: VMID 0, which is nobody's, and tables that hold nothing.
 pub(super) fn empty_vttbr() -> u64 {
-    EMPTY_ROOT.load(Ordering::Acquire)
+    image_pa(&raw const EMPTY_STAGE2)
 }
 
 /// Physical address of the image.
@@ -296,75 +357,49 @@ fn with_tables<T>(f: impl FnOnce(&mut Tables) -> Result<T, MapError>) -> Result<
     TABLES.lock().as_mut().map_or(Err(MapError::Refused), f)
 }
 
-/// Frames that `size` bytes at `pa` touch: the first one's address, their size, the offset in the first.
-fn covering(pa: u64, size: u64) -> (u64, usize, usize) {
-    let start = pa & !(FRAME_SIZE - 1);
-    let end = (pa + size).next_multiple_of(FRAME_SIZE);
-    (start, (end - start) as usize, (pa - start) as usize)
-}
-
 /// Maps `size` bytes of a device's registers.
 pub(super) fn map_device(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError> {
-    let (start, bytes, offset) = covering(pa.get(), size);
-    with_tables(|tables| {
-        // The same offset within 2 MiB as the physical address, so that blocks can serve.
-        let va = tables.next_device + (start % PAGEBLOCK_SIZE) as usize;
-        tables.map(va, start, bytes, DEVICE)?;
-        tables.next_device = (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
-        NonNull::new((va + offset) as *mut u8).ok_or(MapError::Refused)
-    })
+    with_tables(|tables| tables.map_anywhere(pa.get(), size, DEVICE))
 }
 
 /// Maps `size` bytes that the loader left (device tree, configuration blob, boot modules), read-only.
 pub(super) fn map_boot_data(pa: u64, size: u64) -> Result<NonNull<u8>, MapError> {
-    if pa.checked_add(size).is_none_or(|end| end > LINEAR_LIMIT) {
-        return Err(MapError::AddressTooHigh(pa));
-    }
-    let (start, bytes, offset) = covering(pa, size);
-    with_tables(|tables| {
-        // The same offset within 2 MiB as the physical address, so that blocks can serve.
-        let phase = (start % PAGEBLOCK_SIZE) as usize;
-        let va = tables.next_boot_data + phase;
-        tables.map(va, start, bytes, READ_ONLY)?;
-        tables.next_boot_data =
-            (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
-        NonNull::new((va + offset) as *mut u8).ok_or(MapError::Refused)
-    })
+    with_tables(|tables| tables.map_anywhere(pa, size, READ_ONLY))
 }
 
-/// Unmaps boot data again.
+/// Unmaps the boot data that was mapped last, less than a pageblock, again.
 pub(super) fn unmap_boot_data(va: NonNull<u8>, size: usize) -> Result<(), MapError> {
     with_tables(|tables| {
         let start = va.addr().get() & !(FRAME_SIZE as usize - 1);
-        let region = MemoryRegion::new(start, va.addr().get() + size);
-        let flags = El23Attributes::empty();
-        tables
-            .mapping
-            .map_range(&region, PhysicalAddress(0), flags, Constraints::NO_CONTIGUOUS_HINT)
-            .map_err(|_| MapError::Refused)
+        tables.unmap(start, (va.addr().get() + size).next_multiple_of(FRAME_SIZE as usize))?;
+        tables.next_small = start;
+        Ok(())
     })
 }
 
-/// Maps a piece of the frame table.
+/// Maps the frame table.
 pub(super) fn map_frame_table(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError> {
-    with_tables(|tables| {
-        let phase = (pa.get() % PAGEBLOCK_SIZE) as usize;
-        let va = tables.next_frame_table + phase;
-        let bytes = size.next_multiple_of(FRAME_SIZE) as usize;
-        tables.map(va, pa.get(), bytes, READ_WRITE)?;
-        tables.next_frame_table =
-            (va + bytes).next_multiple_of(PAGEBLOCK_SIZE as usize) + PAGEBLOCK_SIZE as usize;
-        NonNull::new(va as *mut u8).ok_or(MapError::Refused)
-    })
+    with_tables(|tables| tables.map_anywhere(pa.get(), size, READ_WRITE))
 }
 
-/// Maps the stack of CPU `index`, or with `MAX_CPUS` the monitor's, onto `size` bytes at `pa`; returns its top.
-pub(super) fn map_stack(index: usize, pa: Pa, size: usize) -> Result<u64, MapError> {
-    let top = STACKS + (index + 1) * STACK_STRIDE;
-    with_tables(|tables| tables.map(top - size, pa.get(), size, READ_WRITE))?;
-    if index == super::cpu::MAX_CPUS {
-        MONITOR_STACK.store(true, Ordering::Release);
-    }
+/// Maps the stack of CPU `index` onto [`STACK_SIZE`] bytes at `pa`; returns its top.
+pub(super) fn map_stack(index: usize, pa: Pa) -> Result<u64, MapError> {
+    let top = stack_top(index);
+    with_tables(|tables| tables.map(top - STACK_SIZE, pa.get(), STACK_SIZE, READ_WRITE))?;
+    Ok(top as u64)
+}
+
+/// The top of the stack of CPU `index`.
+const fn stack_top(index: usize) -> usize {
+    STACKS + MONITOR_STRIDE + (index + 1) * STACK_STRIDE
+}
+
+/// Maps the monitor's stack onto [`MONITOR_STACK_SIZE`] bytes at `pa`; returns its top.
+pub(super) fn map_monitor_stack(pa: Pa) -> Result<u64, MapError> {
+    let top = STACKS + MONITOR_STRIDE;
+    let bottom = top - MONITOR_STACK_SIZE;
+    with_tables(|tables| tables.map(bottom, pa.get(), MONITOR_STACK_SIZE, READ_WRITE))?;
+    MONITOR_STACK.store(true, Ordering::Release);
     Ok(top as u64)
 }
 
@@ -382,10 +417,12 @@ pub(super) fn takes_tables() -> bool {
     IS_SHORT.load(Ordering::Relaxed) && IS_SHORT.swap(false, Ordering::Relaxed)
 }
 
-/// Adds the block of [`MORE_ORDER`] at `pa`, mapped at its linear address, to the pool of tables, for ever.
-pub(super) fn add_tables(pa: Pa) {
+/// Adds the block of [`MORE_ORDER`] at `pa`, mapped at its linear address, to the pool of tables, for ever. Whether it
+/// found a place.
+pub(super) fn add_tables(pa: Pa) -> bool {
     let _tables = TABLES.lock();
-    MORE.store(pa.get(), Ordering::Relaxed);
+    let place = MORE.get(more_blocks().count());
+    place.inspect(|place| place.store(pa.get(), Ordering::Relaxed)).is_some()
 }
 
 /// The linear address of `pa`; meaningful after [`map_linear`].
@@ -420,20 +457,19 @@ pub(super) fn window(cpu: usize, slot: usize) -> Result<(NonNull<u8>, &'static A
     })
 }
 
-/// Whether `address` lies in a stack: the boot stack or a mapped one of [`map_stack`].
+/// Whether `address` lies in a mapped stack.
 pub(super) fn is_stack(address: u64) -> bool {
     let address = address as usize;
-    let boot = boot_stack_bottom()..boot_stack_top() as usize;
-    // Slot 0 is unused: the boot CPU keeps the boot stack.
-    let in_slot = (STACKS + STACK_STRIDE..STACKS + super::cpu::count() * STACK_STRIDE).contains(&address)
-        && (address - STACKS) % STACK_STRIDE >= STACK_STRIDE - STACK_SIZE;
-    let monitor_top = STACKS + (super::cpu::MAX_CPUS + 1) * STACK_STRIDE;
-    let in_monitor = MONITOR_STACK.load(Ordering::Acquire)
-        && (monitor_top - MONITOR_STACK_SIZE..monitor_top).contains(&address);
-    boot.contains(&address) || in_slot || in_monitor
+    let is_below = |top: usize, size: usize| (top - size..top).contains(&address);
+    // Only the boot CPU's own may be there or not yet.
+    let first = if cpu::get(0).is_some_and(|cpu| cpu.stack_top() == boot_stack_top()) { 1 } else { 0 };
+    (BOOT_STACK.load(Ordering::Relaxed)
+        && (boot_stack_bottom()..boot_stack_top() as usize).contains(&address))
+        || (first..cpu::count()).any(|index| is_below(stack_top(index), STACK_SIZE))
+        || (MONITOR_STACK.load(Ordering::Acquire) && is_below(STACKS + MONITOR_STRIDE, MONITOR_STACK_SIZE))
 }
 
-/// Top of the boot CPU's stack.
+/// Top of the stack that the start runs on.
 pub(super) fn boot_stack_top() -> u64 {
     far_symbol!("__boot_stack_top") as u64
 }

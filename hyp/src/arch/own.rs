@@ -33,8 +33,9 @@ impl core::fmt::Display for OwnError {
 pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
     if mmu::takes_tables()
         && let Ok(frame) = allocate_mapped(mmu::MORE_ORDER, Owner::Hypervisor)
+        && !mmu::add_tables(frame.pa())
     {
-        mmu::add_tables(frame.pa());
+        free(frame, mmu::MORE_ORDER, Owner::Hypervisor, Contents::Dirty);
     }
     allocate_mapped(order, owner)
 }

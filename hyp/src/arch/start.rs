@@ -13,6 +13,7 @@ use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use guest_dts::argument;
 use guest_dts::config::Configuration;
@@ -23,6 +24,7 @@ use stage2::frame::Footprint;
 use stage2::map::BootMap;
 use stage2::owner::Owner;
 use stage2::pool::Pools;
+use stage2::range::FrameRange;
 
 /// log2 of the frames of the monitor's stack.
 const MONITOR_STACK_ORDER: u8 = (mmu::MONITOR_STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
@@ -38,6 +40,8 @@ static HOST_NAME: Once<&'static str> = Once::new();
 static HOST_TREE: Once<Tree<'static>> = Once::new();
 /// Bytes of the frame table.
 static FRAME_TABLE_SIZE: AtomicU64 = AtomicU64::new(0);
+/// Bytes of the image that were given back.
+static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
 
 /// The redistributors, for CPUs that come up.
 static REDISTRIBUTORS: Once<heapless::Vec<Region, REDISTRIBUTOR_REGION_LIMIT>> = Once::new();
@@ -74,7 +78,7 @@ pub fn taken() -> Taken {
     let frames = own::MEMORY.resident_everywhere(Owner::Hypervisor);
     Taken {
         image,
-        own: whole - image + frames * FRAME_SIZE,
+        own: whole - image - GIVEN_BACK.load(Ordering::Relaxed) + frames * FRAME_SIZE,
         frame_table: FRAME_TABLE_SIZE.load(Ordering::Relaxed),
     }
 }
@@ -100,6 +104,16 @@ struct MapCell(UnsafeCell<BootMap>);
 // SAFETY: used by the primary CPU before others start.
 unsafe impl Sync for MapCell {}
 
+struct ConfigurationCell(UnsafeCell<MaybeUninit<Configuration<'static>>>);
+
+// SAFETY: used by the primary CPU, at the start.
+unsafe impl Sync for ConfigurationCell {}
+
+/// What was configured: guests keep copies of what concerns them.
+#[unsafe(link_section = ".bss.zstart")]
+static CONFIGURATION: ConfigurationCell = ConfigurationCell(UnsafeCell::new(MaybeUninit::uninit()));
+
+#[unsafe(link_section = ".bss.zstart")]
 static BOOT_MAP: MapCell = MapCell(UnsafeCell::new(BootMap::new()));
 
 /// Ends the start with a message.
@@ -147,7 +161,8 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
         log::warn!("{}", warning);
     }
 
-    let mut configuration = crate::guest::read(board);
+    // SAFETY: this CPU alone runs, and this function once.
+    let mut configuration = crate::guest::read(board, unsafe { &mut *CONFIGURATION.0.get() });
     boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
     let distributor = init_interrupts(&board.gic);
     init_cpu(0);
@@ -155,7 +170,34 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     uart::enable_interrupts(&distributor);
     crate::guest::set_up(board, configuration);
     start_monitor();
+    leave_boot_stack()
+}
+
+/// Goes over to a stack like the other CPUs' and gives back what the start alone needed.
+fn leave_boot_stack() -> ! {
+    let top = map_stack(0);
+    cpu::current().set_stack_top(top);
+    // SAFETY: just mapped, for this CPU; nothing is alive on the stack that is left.
+    unsafe { vectors::restart(top, give_back, 0) }
+}
+
+extern "C" fn give_back(_: u64) -> ! {
+    let (image, kept, whole) = (mmu::image(), mmu::kept_size(cpu_limit()), mmu::image_size());
+    let given = FrameRange::inside(image + kept, whole - kept);
+    let done = mmu::unmap_start(cpu_limit()).is_ok()
+        && given.is_some_and(|range| own::MEMORY.release_reserved(range).is_ok());
+    if done {
+        GIVEN_BACK.store(whole - kept, Ordering::Relaxed);
+    } else {
+        log::error!("what the start needed stays reserved");
+    }
     idle::enter()
+}
+
+/// As many CPUs as this one may start, and itself.
+fn cpu_limit() -> usize {
+    let mpidr = cpu::current().mpidr();
+    board().map_or(MAX_CPUS, |board| board.cpus.iter().filter(|host| host.mpidr != mpidr).count() + 1)
 }
 
 #[inline(never)]
@@ -211,8 +253,12 @@ fn boot_memory(
     let map = unsafe { &mut *BOOT_MAP.0.get() };
     let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
     let Some(tree) = HOST_TREE.get() else { return };
-    let loaded =
-        Loaded { image: Some((mmu::image(), mmu::image_size())), tree: Some((tree_pa, tree_size as u64)) };
+    let (image, kept) = (mmu::image(), mmu::kept_size(cpu_limit()));
+    let loaded = Loaded {
+        image: Some((image, kept)),
+        start: Some((image + kept, mmu::image_size() - kept)),
+        tree: Some((tree_pa, tree_size as u64)),
+    };
     let table = match physical::lay_out(map, tree, board, &loaded, configuration, &mut crate::guest::tell) {
         Ok(range) => range,
         Err(error) => refuse(format_args!("{error}")),
@@ -307,6 +353,15 @@ fn own_block(order: u8, what: &str) -> Pa {
     }
 }
 
+/// Makes the stack of CPU `index`; returns its top.
+fn map_stack(index: usize) -> u64 {
+    let stack = own_block(STACK_ORDER, "a CPU's stack");
+    match mmu::map_stack(index, stack) {
+        Ok(top) => top,
+        Err(error) => refuse(format_args!("a CPU's stack: {error}")),
+    }
+}
+
 /// Starts the other CPUs, one after the other. One that does not come up is left out, with a warning.
 fn start_secondaries(board: &Board<'_>) {
     let boot_mpidr = cpu::current().mpidr();
@@ -322,13 +377,7 @@ fn start_secondaries(board: &Board<'_>) {
         // That of a CPU that did not start serves the next, which gets its number.
         let top = match unused_stack.take() {
             Some(top) => top,
-            None => {
-                let stack = own_block(STACK_ORDER, "a CPU's stack");
-                match mmu::map_stack(count, stack, mmu::STACK_SIZE) {
-                    Ok(top) => top,
-                    Err(error) => refuse(format_args!("a CPU's stack: {error}")),
-                }
-            }
+            None => map_stack(count),
         };
         this.describe(count, host.mpidr, top);
         let start = Box::leak(Box::new(boot::SecondaryStart {
@@ -371,7 +420,7 @@ pub(super) extern "C" fn secondary_main(index: u64) -> ! {
 
 fn start_monitor() {
     let stack = own_block(MONITOR_STACK_ORDER, "the monitor's stack");
-    let top = match mmu::map_stack(MAX_CPUS, stack, mmu::MONITOR_STACK_SIZE) {
+    let top = match mmu::map_monitor_stack(stack) {
         Ok(top) => top,
         Err(error) => refuse(format_args!("the monitor's stack: {error}")),
     };

@@ -56,10 +56,8 @@ use stage2::table::Level;
 
 pub use load::Plan;
 pub(crate) use setup::tell;
-pub use setup::{configuration, read, set_up};
-
-/// Guests that one configuration can have.
-pub const MAX_GUESTS: usize = 8;
+pub use setup::{read, set_up};
+pub use stage2::owner::MAX_GUESTS;
 
 /// Where a guest is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

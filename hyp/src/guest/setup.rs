@@ -6,13 +6,12 @@ use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
 use crate::log;
 use crate::physical::{self, tell_finding};
-use alloc::boxed::Box;
 use alloc::string::ToString;
 use core::fmt;
+use core::mem::MaybeUninit;
 use guest_dts::config::{Configuration, Guest, Host, Severity};
 use guest_dts::finding::Finding;
 use guest_dts::tree::Tree;
-use spin::Once;
 use stage2::controller::ControllerId;
 use stage2::owner::GuestId;
 
@@ -25,11 +24,14 @@ pub(crate) fn tell(severity: Severity, text: fmt::Arguments<'_>) {
     }
 }
 
-/// Reads what was loaded: a configuration, or modules that stand for one. Without any guest Ballast runs all the
-/// same: its console says why.
-pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>>> {
+/// Reads what was loaded into `place`: a configuration, or modules that stand for one. Without any guest Ballast runs
+/// all the same: its console says why.
+pub fn read<'c>(
+    board: &'static Board<'static>,
+    place: &'c mut MaybeUninit<Configuration<'static>>,
+) -> Option<&'c mut Configuration<'static>> {
     match read_loaded(board) {
-        Ok(Some(configuration)) => return Some(configuration),
+        Ok(Some(configuration)) => return Some(place.write(configuration)),
         Ok(None) => {
             log::warn!("nothing was loaded that starts a guest: neither a configuration nor a kernel")
         }
@@ -39,40 +41,30 @@ pub fn read(board: &'static Board<'static>) -> Option<Box<Configuration<'static>
 }
 
 /// Defines the guests of `configuration` that fit the host, and starts those that start at boot.
-pub fn set_up(board: &'static Board<'static>, configuration: Option<Box<Configuration<'static>>>) {
-    let Some(mut configuration) = configuration else { return super::claims::set_owners(&[]) };
+pub fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configuration<'static>>) {
+    let Some(configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
     physical::fit(board, &own::MEMORY, cpu::count(), &mut configuration, &mut tell);
     migration::configure(&configuration.migration);
-    define_all(board, &configuration);
+    define_all(board, configuration);
     super::claims::set_owners(&configuration.pools);
     for refused in &configuration.refused {
         refused::add(refused.name, refused.finding.to_string());
     }
-    CONFIGURATION.call_once(|| Box::leak(configuration));
     for guest in super::all().filter(|guest| guest.plan().starts_at_boot()) {
         // Just defined: it is stopped.
         let _ = guest.start();
     }
 }
 
-static CONFIGURATION: Once<&'static Configuration<'static>> = Once::new();
-
-/// What was configured, once the guests are defined: the owners of pools, the limits of migration.
-pub fn configuration() -> Option<&'static Configuration<'static>> {
-    CONFIGURATION.get().copied()
-}
-
-/// A function of its own, since a configuration takes much of the stack on its way to the heap.
+/// A function of its own, since a configuration takes much of the stack on its way to its place.
 #[inline(never)]
-fn read_loaded(
-    board: &'static Board<'static>,
-) -> Result<Option<Box<Configuration<'static>>>, Finding<'static>> {
+fn read_loaded(board: &'static Board<'static>) -> Result<Option<Configuration<'static>>, Finding<'static>> {
     let chosen = &board.chosen;
     if let Some(initrd) = &chosen.initrd {
         let Some(blob) = map_loaded(initrd.base(), initrd.size()) else { return Ok(None) };
         return match Tree::new(blob) {
-            Ok(tree) => Configuration::read(&tree, &mut tell_finding(&mut tell)).map(Box::new).map(Some),
+            Ok(tree) => Configuration::read(&tree, &mut tell_finding(&mut tell)).map(Some),
             Err(error) => {
                 log::error!("configuration at {}: {}", initrd.base(), error);
                 Ok(None)
@@ -85,7 +77,7 @@ fn read_loaded(
     let ramdisk =
         find(ModuleKind::Ramdisk).and_then(|module| map_loaded(module.range.base(), module.range.size()));
     let bootargs = kernel.bootargs.unwrap_or_default();
-    Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Box::new).map(Some)
+    Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Some)
 }
 
 /// What the host has for guests now.

@@ -37,6 +37,8 @@ pub fn tell_finding<'t>(tell: &mut Tell<'_>) -> impl FnMut(Severity, Finding<'t>
 pub struct Loaded {
     /// The image with its zeroed data: address and size.
     pub image: Option<(u64, u64)>,
+    /// What of it the start alone needs: address and size.
+    pub start: Option<(u64, u64)>,
     /// The host's device tree: address and size.
     pub tree: Option<(u64, u64)>,
 }
@@ -79,6 +81,10 @@ pub fn lay_out<'t>(
         |base, size, kind, name: &'t str| map.reserve(base, size, kind, name).map_err(failed(name));
     if let Some((base, size)) = loaded.image {
         reserve(base, size, ReservationKind::Image, "Ballast")?;
+    }
+    if let Some((base, size)) = loaded.start {
+        // A reservation of its own, so that it can be given back as a whole.
+        reserve(base, size, ReservationKind::Image, "start")?;
     }
     if let Some((base, size)) = loaded.tree {
         reserve(base, size, ReservationKind::DeviceTree, "device tree")?;

@@ -35,7 +35,11 @@ fn laid_out_on(host: &str, command_line: &str, blocks: &str) -> (BootMap, Vec<St
     let mut tell = |severity: Severity, text: fmt::Arguments<'_>| told.push(format!("{severity:?}: {text}"));
     let mut configuration = Configuration::read(&tree, &mut |_, _| {}).unwrap();
     let mut map = BootMap::new();
-    let loaded = Loaded { image: Some((0x4020_0000, 0x10_0000)), tree: Some((0x4800_0000, 0x1_0000)) };
+    let loaded = Loaded {
+        image: Some((0x4020_0000, 0x10_0000)),
+        tree: Some((0x4800_0000, 0x1_0000)),
+        ..Loaded::default()
+    };
     let table = lay_out(&mut map, &host, &board, &loaded, Some(&mut configuration), &mut tell).unwrap();
     assert!(map.reservation_in(table).is_some(), "the frame table is kept");
     (map, told)
@@ -94,7 +98,7 @@ fn what_is_nowhere_cannot_be_laid_out() {
     let host = compile(HOST);
     let tree = Tree::new(host.as_slice()).unwrap();
     let board = Board::read(&tree).unwrap();
-    let loaded = Loaded { image: None, tree: Some((u64::MAX, u64::MAX)) };
+    let loaded = Loaded { tree: Some((u64::MAX, u64::MAX)), ..Loaded::default() };
     let error = lay_out(&mut BootMap::new(), &tree, &board, &loaded, None, &mut |_, _| {}).unwrap_err();
     assert_eq!(error.what, "device tree");
 }

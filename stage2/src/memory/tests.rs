@@ -3,7 +3,7 @@ use crate::addr::{Ipa, Pa};
 use crate::dmb::{self, Node, NodeKind, NodePlace, Wishes};
 use crate::frame::Footprint;
 use crate::map::{MovableMark, ReservationKind};
-use crate::owner::{GuestId, PoolId};
+use crate::owner::{GuestId, MAX_GUESTS, PoolId};
 use crate::placement::ControllerList;
 
 mod at_hand;
@@ -219,8 +219,10 @@ fn the_reverse_map_reaches_into_blocks() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    let mapping =
-        Mapping { guest: GuestId::try_new(31).unwrap(), ipa: Ipa::try_new(0xffff_8000_0000).unwrap() };
+    let mapping = Mapping {
+        guest: GuestId::try_new(MAX_GUESTS as u8 - 1).unwrap(),
+        ipa: Ipa::try_new(0xffff_8000_0000).unwrap(),
+    };
     let block = memory.allocate(&Request { mapping: Some(mapping), ..request(9, Kind::Movable) }).unwrap();
     assert_eq!(memory.mapping(block.frame), Some(mapping));
     let inside = memory.mapping(block.frame.checked_add(5).unwrap()).unwrap();

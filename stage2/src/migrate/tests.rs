@@ -167,7 +167,7 @@ fn a_cancelled_gigantic_move_gives_its_reserve_back() {
 fn blocks_are_moved_by_pages_where_no_block_is_free() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     // 600 frames on the target, of which no 512 are aligned.
-    let blocker = GuestId::try_new(9).unwrap();
+    let blocker = GuestId::try_new(7).unwrap();
     for offset in [0, 1, 2, 3] {
         let frame = host.allocate(blocker, 9, &only(1), ipa(0)).unwrap();
         host.divide(blocker, frame, 9);
