@@ -104,6 +104,18 @@ fn a_raw_program_by_guest_loader_runs() {
     system.expect(r"probe done \d+ ok 0 failed");
 }
 
+/// What its start alone needs is given back.
+#[test]
+fn ballast_takes_little_for_itself() {
+    let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
+    let mut system = Setup::new().set(&[guest], "").boot();
+    let version = system.json("version");
+    let own = version["own_bytes"].as_u64().unwrap();
+    // The boot stack alone has 96 KiB, beside a stack for each CPU.
+    assert!(own <= 560 << 10, "{own} bytes beside the image");
+    assert!(system.monitor("check").contains("Nothing is wrong."));
+}
+
 #[test]
 fn the_image_is_small_and_has_the_linux_header() {
     let image = std::fs::read(system_tests::image()).unwrap();
