@@ -44,7 +44,7 @@ pub fn read<'c>(
 pub fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configuration<'static>>) {
     let Some(configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
-    physical::fit(board, &own::MEMORY, cpu::count(), &mut configuration, &mut tell);
+    physical::fit(board, &own::MEMORY, cpu::count(), configuration, &mut tell);
     migration::configure(&configuration.migration);
     define_all(board, configuration);
     super::claims::set_owners(&configuration.pools);
