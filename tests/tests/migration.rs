@@ -292,6 +292,41 @@ fn a_controller_that_is_evacuated_while_a_job_targets_it_ends_empty() {
 }
 
 #[test]
+fn an_evacuation_reaches_guests_that_start_and_that_are_reset() {
+    let memory = "controllers = <0>; preferred; unit-size = <0x200000>;";
+    let guests = [
+        Guest::payload("a", "pattern").vcpus(1).ram_mib(384).memory(memory).bootargs("limit=32"),
+        Guest::payload("b", "pattern")
+            .vcpus(1)
+            .ram_mib(256)
+            .memory(memory)
+            .bootargs("limit=32")
+            .with("start-manually;"),
+    ];
+    let mut system = Setup::new().set(&guests, "").boot();
+    system.to_guest("a");
+    system.expect("pattern ready");
+    for begin in ["reset a", "start b"] {
+        let before = system.json("controllers")["controllers"][0]["guest_bytes"].as_u64().unwrap();
+        assert!(before >= 384 << 20 || begin == "start b", "{before}");
+        system.monitor(begin);
+        let report = job(&mut system, "evacuate mc0");
+        assert_eq!((&report["state"], &report["unmoved_bytes"]), (&"finished".into(), &0.into()), "{report}");
+        // What began before the controller was closed has come along, and what begins later does not lie there.
+        let controllers = system.json("controllers");
+        assert_eq!(controllers["controllers"][0]["guest_bytes"], 0, "{controllers}");
+        check_books(&mut system);
+        system.monitor("restore mc0");
+    }
+    for name in ["a", "b"] {
+        system.to_guest(name);
+        system.send("c");
+        let said = system.expect(r"pattern checked \d+ errors \d+");
+        assert!(said.ends_with("errors 0"), "{said}");
+    }
+}
+
+#[test]
 fn an_evacuated_controller_is_empty_until_it_is_restored() {
     let guests = [
         Guest::payload("a", "pattern").ram_mib(64).vcpus(1),

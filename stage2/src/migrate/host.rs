@@ -187,6 +187,12 @@ pub trait Guests {
     /// The address space of `guest`, if there is such a guest and its memory is there.
     fn space(&self, guest: GuestId) -> Option<&Space<Self::Tables, Self::Tlb>>;
 
+    /// Whether the memory of `guest` is not there yet, or not again, but will be soon: it starts or is reset.
+    fn is_coming(&self, guest: GuestId) -> bool {
+        let _ = guest;
+        false
+    }
+
     /// The region of RAM that holds `ipa`, or else the next one above it.
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region>;
 

@@ -371,6 +371,10 @@ pub(super) struct Cursor {
     pub(super) frame: u64,
     /// Whether the total was added up.
     pub(super) is_counted: bool,
+    /// Of a job by guests: those that it is through with, a bit each.
+    pub(super) done: u32,
+    /// How often it has gone back to a guest whose memory was not there before.
+    pub(super) return_count: u8,
 }
 
 #[derive(Clone, Copy)]

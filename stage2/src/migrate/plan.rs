@@ -15,6 +15,8 @@ use crate::table::{Leaf, Level, Maintenance, TableMemory};
 const LOOK: usize = 128;
 /// Tenants whose space is closed that are passed over in a turn.
 const SKIP: u32 = 64;
+/// How often a job goes back to guests whose memory was not there: one that is reset all the time does not keep it for ever.
+const RETURNS: u8 = 16;
 /// Frames that are looked through for a tenant in a turn.
 const SEARCH: u64 = 64 * PAGEBLOCK_FRAMES;
 
@@ -65,6 +67,10 @@ pub(super) enum Next {
     Portion(Portion),
     /// Nothing up to the cursor: the search goes on in another turn.
     Later,
+    /// Nothing as long as a guest starts or is reset, which will not take long.
+    Wait,
+    /// This guest is given up: each time that the job came to it, its memory went away.
+    Missed(GuestId),
     /// Nothing more.
     End,
 }
@@ -73,7 +79,37 @@ pub(super) enum Next {
 pub(super) fn next_portion<G: Guests + Frames>(guests: &G, request: &Request, cursor: &mut Cursor) -> Next {
     match request.frames() {
         Some(frames) => next_tenant(guests, frames, cursor),
-        None => next_region(guests, request, cursor).map_or(Next::End, Next::Portion),
+        None => match next_region(guests, request, cursor) {
+            Some(portion) => Next::Portion(portion),
+            None => go_back(guests, request, cursor),
+        },
+    }
+}
+
+fn is_wanted(request: &Request, guest: GuestId) -> bool {
+    request.guest().is_none_or(|wanted| wanted == guest)
+}
+
+/// After the last guest: goes back to one that the job is not through with, if its memory is there now, or will be.
+fn go_back<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Next {
+    let done = cursor.done;
+    let mut left = (0..MAX_GUESTS as u8)
+        .filter(|guest| done & 1 << guest == 0)
+        .filter_map(GuestId::try_new)
+        .filter(|guest| is_wanted(request, *guest));
+    let is_there = |guest: &GuestId| guests.space(*guest).is_some();
+    match left.clone().find(is_there) {
+        Some(guest) if cursor.return_count == RETURNS => {
+            cursor.done |= 1 << guest.index();
+            Next::Missed(guest)
+        }
+        Some(guest) => {
+            (cursor.guest, cursor.next) = (guest.index() as u8, Ipa::default());
+            cursor.return_count += 1;
+            Next::Later
+        }
+        None if left.any(|guest| guests.is_coming(guest)) => Next::Wait,
+        None => Next::End,
     }
 }
 
@@ -85,13 +121,16 @@ fn next_region<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) ->
             return None;
         }
         let guest = GuestId::try_new(cursor.guest)?;
-        let is_wanted = request.guest().is_none_or(|wanted| wanted == guest);
         let from = cursor.next.get().max(first);
-        let region = match is_wanted && guests.space(guest).is_some() {
+        let is_open = is_wanted(request, guest)
+            && cursor.done & 1 << guest.index() == 0
+            && guests.space(guest).is_some();
+        let region = match is_open {
             true => Ipa::try_new(from).and_then(|from| guests.region(guest, from)),
             false => None,
         };
         let Some(region) = region.filter(|region| region.ipa.get() < end) else {
+            cursor.done |= u32::from(is_open) << guest.index();
             cursor.guest += 1;
             cursor.next = Ipa::default();
             continue;
@@ -220,6 +259,14 @@ pub(super) fn obstacle(request: &Request, region: &Region) -> Option<Reason> {
 
 fn is_subset(small: ControllerSet, large: ControllerSet) -> bool {
     small.intersection(large) == small
+}
+
+/// The free frames that [`allocate`] could take.
+pub(super) fn free_frames(host: &impl Frames, request: &Request, placement: &Placement) -> u64 {
+    let Select::Behind(from) = request.select else { return host.free_frames(placement) };
+    let is_of_use = |controller: &ControllerId| !from.contains(*controller) && placement.allows(*controller);
+    let free = |controller| host.free_frames(&Placement::only(controller));
+    ControllerSet::ALL.iter().filter(is_of_use).map(free).sum()
 }
 
 /// A target block that is of use: not behind the controllers that the job clears.

@@ -336,6 +336,21 @@ fn turns_go_on_where_one_of_the_controllers_is_full() {
 }
 
 #[test]
+fn a_preferred_pin_to_a_full_controller_leaves_units_whole() {
+    let (mut host, first) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let other = host.add_guest();
+    // Less than a unit is left on the target.
+    host.add_ram(other, BASE, 4 * M2 - 16 * K4, 0, only(1));
+    let preferred = Placement::prefer(controller(1));
+    let id = host.engine.submit(&host, Request::pin(Scope::Guest(first), preferred)).unwrap();
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.moved.bytes(), report.unmoved(Reason::NoFrame).bytes), (0, 2 * M2), "{report:?}");
+    assert_eq!(host.leaf_counts(first), [0, 2, 0]);
+}
+
+#[test]
 fn a_share_of_a_guest_is_shifted_where_it_may_lie() {
     let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, 5 * M2, 9);
     let request = Request::shift(Scope::Guest(guest), controller(0), controller(1), 3 * M2);
@@ -439,6 +454,102 @@ fn all_guests_are_evacuated() {
     assert_eq!(host.engine.job(&host, id).unwrap().moved, PairTotals { blocks: 2, pages: 512 });
     assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
     assert_eq!(host.engine.statistics().outgoing(controller(0)).bytes(), 3 * M2);
+}
+
+#[test]
+fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_reset() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    let second = host.add_guest();
+    host.add_ram(second, BASE, M2, 9, only(0));
+    for regions in &mut host.regions {
+        regions[0].placement = Placement::Any;
+    }
+    host.hardware.allocator().close(controller(0));
+    let set = |coming: &[GuestId]| {
+        let bits = coming.iter().fold(0, |bits, guest| bits | 1 << guest.index());
+        host.coming.store(bits, Ordering::Relaxed);
+    };
+    set(&[second]);
+    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    while host.moved(id) < M2 {
+        host.engine.step(&host, 20_000, Payer::Idle);
+    }
+    // The first one is reset in the middle of it.
+    set(&[first, second]);
+    host.engine.abandon(&host, host.any_space(first));
+    let mut waits = 0;
+    for _ in 0..100 {
+        match host.engine.step(&host, u64::MAX, Payer::Idle) {
+            Step::Wait(ticks) => {
+                waits += 1;
+                host.hardware.pass(ticks);
+            }
+            step => assert_eq!(step, Step::More, "it is not over"),
+        }
+    }
+    assert!(waits > 90, "it waits, and does not spin: {waits}");
+    assert_eq!(host.engine.job(&host, id).unwrap().state, JobState::Running);
+    set(&[]);
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.state, report.moved.bytes(), report.unmoved_bytes()), (JobState::Finished, 5 * M2, 0));
+    assert!(report.scanned_bytes <= report.total_bytes, "{report:?}");
+    assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
+}
+
+#[test]
+fn an_evacuation_can_be_cancelled_while_it_waits_and_does_not_wait_for_what_does_not_come() {
+    let (host, first) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    host.hardware.allocator().close(controller(0));
+    for is_cancelled in [true, false] {
+        host.coming.store(1, Ordering::Relaxed);
+        let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+        for _ in 0..10 {
+            host.engine.step(&host, u64::MAX, Payer::Idle);
+        }
+        if is_cancelled {
+            host.engine.cancel(&host, id).unwrap();
+        } else {
+            // It was stopped before it ran.
+            host.is_gone.store(true, Ordering::Relaxed);
+            host.coming.store(0, Ordering::Relaxed);
+        }
+        host.run_jobs();
+        let state = host.engine.job(&host, id).unwrap().state;
+        assert_eq!(state, if is_cancelled { JobState::Cancelled } else { JobState::Finished });
+        assert_eq!(host.engine.job(&host, id).unwrap().moved.bytes(), 0);
+    }
+    host.is_gone.store(false, Ordering::Relaxed);
+    assert_eq!(host.behind(first), behind(0));
+}
+
+#[test]
+fn a_guest_that_is_reset_all_the_time_does_not_keep_an_evacuation() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    host.regions[0][0].placement = Placement::Any;
+    host.hardware.allocator().close(controller(0));
+    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    for turn in 0..10_000 {
+        // Its memory is there for as long as one short step.
+        let is_coming = turn % 2 == 0;
+        host.coming.store(u32::from(is_coming), Ordering::Relaxed);
+        if is_coming {
+            host.engine.abandon(&host, host.any_space(first));
+        }
+        let step = host.engine.step(&host, 1, Payer::Idle);
+        if let Step::Wait(ticks) = step {
+            host.hardware.pass(ticks);
+        }
+        if host.engine.job(&host, id).unwrap().state.is_over() {
+            break;
+        }
+    }
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!(report.state, JobState::Finished);
+    assert_eq!(report.unmoved(Reason::Busy).first, Some((first, ipa(BASE))), "{report:?}");
+    host.coming.store(0, Ordering::Relaxed);
+    host.check();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::arch::features::is_interrupt_pending;
 use crate::arch::tlb::Tlb;
 use crate::arch::{cpu, own, timer, trace};
 use crate::guest::space::Tables;
-use crate::guest::{Guest, get};
+use crate::guest::{Guest, Phase, get};
 use crate::log;
 use crate::monitor::trace::Kind;
 use stage2::addr::{Frame, Ipa};
@@ -130,6 +130,10 @@ impl Guests for Host {
 
     fn space(&self, guest: GuestId) -> Option<&Space<Tables, Tlb>> {
         self.guest(guest)?.space.if_open()
+    }
+
+    fn is_coming(&self, guest: GuestId) -> bool {
+        self.guest(guest).is_some_and(|guest| matches!(guest.phase(), Phase::Starting | Phase::Resetting))
     }
 
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {

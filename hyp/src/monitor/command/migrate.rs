@@ -237,11 +237,11 @@ pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> 
             // What a guest is being filled with cannot move yet.
             let mut guests = (0..session.machine.guest_count()).filter_map(|at| session.machine.guest(at));
             let starting = guests.find(|guest| guest.state == GuestState::Starting).map(|guest| guest.name);
-            let again = fmt::from_fn(|f| match starting {
-                Some(guest) => write!(f, "; {guest} is starting: evacuate again when it runs"),
+            let wait = fmt::from_fn(|f| match starting {
+                Some(guest) => write!(f, "; it waits for {guest}, which is starting"),
                 None => Ok(()),
             });
-            let what = format_args!("moves all off {name}, which takes no allocations{again}");
+            let what = format_args!("moves all off {name}, which takes no allocations{wait}");
             told(session, "evacuate", job, what)
         }
         Err(error) => {

@@ -10,7 +10,7 @@ pub(super) use hardware::Hardware;
 pub(super) use schedule::{Actor, Explorer, Scheduler, explore};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::engine::{Engine, Payer, Step};
 use super::host::{Copier, Frames, Guests, Mobility, Region, Span, Time};
@@ -97,6 +97,8 @@ pub(super) struct Host {
     spaces: Vec<FakeSpace>,
     pub(super) regions: Vec<Vec<Region>>,
     pub(super) is_gone: AtomicBool,
+    /// Guests that start, a bit each.
+    pub(super) coming: AtomicU32,
     /// How often the reverse map was asked.
     pub(super) tenant_count: AtomicU64,
     pub(super) rate: AtomicU64,
@@ -117,6 +119,7 @@ impl Host {
             spaces: Vec::new(),
             regions: Vec::new(),
             is_gone: AtomicBool::new(false),
+            coming: AtomicU32::new(0),
             tenant_count: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             arrivals: AtomicU64::new(0),
@@ -315,7 +318,8 @@ impl Frames for Host {
     }
 
     fn free_frames(&self, placement: &Placement) -> u64 {
-        self.hardware.allocator().free_frames(placement.named().0)
+        let allowed = ControllerSet::ALL.iter().filter(|controller| placement.allows(*controller));
+        self.hardware.allocator().free_frames(allowed.collect())
     }
 }
 
@@ -324,7 +328,12 @@ impl Guests for Host {
     type Tlb = Tlb;
 
     fn space(&self, guest: GuestId) -> Option<&FakeSpace> {
-        self.spaces.get(guest.index()).filter(|_| !self.is_gone.load(Ordering::Relaxed))
+        let is_there = !self.is_gone.load(Ordering::Relaxed) && !self.is_coming(guest);
+        self.spaces.get(guest.index()).filter(|_| is_there)
+    }
+
+    fn is_coming(&self, guest: GuestId) -> bool {
+        self.coming.load(Ordering::Relaxed) & 1 << guest.index() != 0
     }
 
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {

@@ -42,6 +42,9 @@ enum Outcome {
     Stop(JobState),
 }
 
+/// Slices between two looks at guests that are coming.
+const WAIT_SLICES: u64 = 10;
+
 const WORKED: Outcome = Outcome::Turn(Turn::Worked);
 
 /// Where a turn takes place.
@@ -128,7 +131,11 @@ impl Active {
         self.cursor.next = to;
         let bytes = to.get().saturating_sub(from.get());
         if bytes > 0 && self.request.frames().is_none() {
-            self.report(place.engine, place.host, |report| report.scanned_bytes += bytes);
+            // What it goes back to may be seen twice, or not have been there when it was counted.
+            self.report(place.engine, place.host, |report| {
+                report.scanned_bytes += bytes;
+                report.total_bytes = report.total_bytes.max(report.scanned_bytes);
+            });
         }
     }
 
@@ -147,6 +154,17 @@ impl Active {
                 report.stuck.add(behind, &portion.region.placement);
             }
         });
+    }
+
+    /// Counts what of `guest` was never seen at rest.
+    fn miss<H: Host>(&self, engine: &Engine, host: &H, guest: GuestId) {
+        let mut unmoved = Unmoved::default();
+        let mut at = Ipa::default();
+        while let Some(region) = host.region(guest, at) {
+            unmoved.add(guest, region.ipa, 1, region.size);
+            at = Ipa::new_truncate(region.ipa.get() + region.size);
+        }
+        self.report(engine, host, |report| report.count_unmoved(Reason::Busy, &unmoved));
     }
 
     /// Passes over `leaf`, which cannot move.
@@ -377,6 +395,12 @@ impl Hands {
                 portion
             }
             Next::Later => return WORKED,
+            Next::Wait if self.unreserve(host) => return WORKED,
+            Next::Wait => return Outcome::Turn(Turn::Wait(WAIT_SLICES * engine.slice_ticks(host))),
+            Next::Missed(guest) => {
+                active.miss(engine, host, guest);
+                return WORKED;
+            }
             Next::End if self.unreserve(host) => return WORKED,
             Next::End => return Outcome::Stop(active.end(engine, host)),
         };

@@ -25,7 +25,9 @@ impl Hands {
         let Some(target) = self.target_block(host, active, portion, leaf.ipa()) else {
             // By parts it fits where no 2 MiB are side by side.
             let needed = plan::frames_to_move(&active.request, leaf);
-            if host.free_frames(plan::placement_of(&active.request, portion)) >= needed {
+            if plan::free_frames(host, &active.request, plan::placement_of(&active.request, portion))
+                >= needed
+            {
                 return self.demote(place, active, portion, leaf);
             }
             return active.skip(place, portion, leaf, Reason::NoFrame);
