@@ -6,7 +6,7 @@ use crate::arch::{cache, cpu, features, own, tlb::Tlb, trap};
 use crate::log;
 use alloc::format;
 use alloc::string::{String, ToString};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
 use stage2::frame::{Contents, Mapping};
 use stage2::memory::check::Translation;
@@ -69,6 +69,8 @@ pub(super) struct Space {
     vttbr: u64,
     vtcr: u64,
     size: AtomicU64,
+    /// How often it got RAM.
+    life: AtomicU32,
     /// Whether the RAM is there and loaded: migration may work in it.
     is_open: AtomicBool,
 }
@@ -93,12 +95,14 @@ impl Space {
             vtcr: geometry.vtcr() | features::hardware_access_flag_control(),
             inner: migrate::Space::new(id, stage2),
             size: AtomicU64::new(0),
+            life: AtomicU32::new(0),
             is_open: AtomicBool::new(false),
         })
     }
 
     /// Gets frames for all of the guest's RAM and maps them. On failure [`Self::release`] frees what was mapped.
     pub(super) fn build(&self, guest: &'static Guest) -> Result<(), String> {
+        self.life.fetch_add(1, Ordering::Relaxed);
         for (index, piece) in guest.plan().pieces().iter().enumerate() {
             let placement = guest.placement(index).unwrap_or(piece.placement);
             self.back(guest, &Piece { placement, ..*piece })?;
@@ -168,6 +172,11 @@ impl Space {
             .map_err(|error| error.to_string())?;
         self.size.fetch_add(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How often it got RAM: the RAM that is there is that of the last time.
+    pub(super) fn life(&self) -> u32 {
+        self.life.load(Ordering::Relaxed)
     }
 
     /// Lets migration work in it.

@@ -33,6 +33,8 @@ pub(super) struct FakeMigration {
     engine: Engine,
     space: Space<Tables, Tlb>,
     placements: [Cell<Placement>; 3],
+    /// Whether the guest starts afresh whenever a window of heat has begun.
+    pub(super) restarts: Cell<bool>,
     clock: Cell<u64>,
 }
 
@@ -94,6 +96,7 @@ impl FakeMigration {
             engine: Engine::new(),
             space: Space::new(guest, stage2),
             placements: [const { Cell::new(Placement::Any) }; 3],
+            restarts: Cell::new(false),
             clock: Cell::new(1_000_000),
         }
     }
@@ -235,6 +238,7 @@ impl Migration for FakeMigration {
         if guest != 0 {
             return None;
         }
+        heat.life = if self.restarts.get() && heat.look != Look::Begin { 2 } else { 1 };
         // What lies in the first 8 MiB is used.
         self.space.with(self, |stage2| {
             let leaf = stage2.leaves(Ipa::try_new(ipa)?, 1 << 40).next()?;

@@ -64,6 +64,8 @@ pub enum Look {
 pub struct Heat {
     /// What becomes of the flags.
     pub look: Look,
+    /// Which memory of the guest's it was: another number each time that it gets memory, 0 where none was seen.
+    pub life: u32,
     /// Bytes of the units that there are, by controller.
     pub resident: [u64; MAX_CONTROLLERS],
     /// Bytes of those that were touched since the window began.

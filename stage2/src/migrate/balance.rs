@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU16, Ordering};
 
 use heapless::Vec;
 
-use crate::addr::PAGEBLOCK_SIZE;
+use crate::addr::{Ipa, PAGEBLOCK_SIZE};
 use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
 use crate::owner::GuestId;
 
@@ -30,16 +30,20 @@ impl By {
     }
 }
 
-/// What of a guest can move, by controller.
+/// What of a part of a guest's RAM can move, by controller. All of it may lie behind the same controllers.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     /// The guest.
     pub guest: GuestId,
+    /// Where the part begins.
+    pub ipa: Ipa,
+    /// The bytes of the part.
+    pub size: u64,
     /// Bytes of it that can move.
     pub bytes: [u64; MAX_CONTROLLERS],
     /// What they weigh: the bytes themselves, or those of them that were touched.
     pub load: [u64; MAX_CONTROLLERS],
-    /// Where its placement lets it go.
+    /// Where the part's placement lets it go.
     pub open: ControllerSet,
 }
 
@@ -59,6 +63,10 @@ pub struct Side {
 pub struct Shift {
     /// The guest.
     pub guest: GuestId,
+    /// Where the part of its RAM begins that it comes out of.
+    pub ipa: Ipa,
+    /// The bytes of the part.
+    pub size: u64,
     /// Where from.
     pub from: ControllerId,
     /// Where to.
@@ -129,7 +137,7 @@ pub struct Plan {
 
 /// What evens out the loads of `sides`, which are changed to what they then are.
 ///
-/// It shifts from the heaviest to the lightest between which something can, from the guest with the most load there, and
+/// It shifts from the heaviest to the lightest between which something can, from the share with the most load there, and
 /// as much as brings one of them to the mean: who is above it only gives, who is below only takes, so nothing moves back
 /// and forth in a plan. Loads that differ by at most a part of their mean, or by two pageblocks, count as even; with
 /// [`By::Heat`] going back takes more (see [`History`]).
@@ -219,7 +227,7 @@ fn between(
     share.load[at] -= load;
     share.bytes[to.index()] += bytes;
     share.load[to.index()] += load;
-    Ok(Shift { guest: share.guest, from, to, bytes, load })
+    Ok(Shift { guest: share.guest, ipa: share.ipa, size: share.size, from, to, bytes, load })
 }
 
 #[cfg(test)]
@@ -241,7 +249,8 @@ mod tests {
             all
         };
         let guest = GuestId::try_new(guest).unwrap();
-        Share { guest, bytes: spread(bytes), load: spread(load), open: ControllerSet::ALL }
+        let (ipa, size) = (Ipa::default(), bytes.iter().sum());
+        Share { guest, ipa, size, bytes: spread(bytes), load: spread(load), open: ControllerSet::ALL }
     }
 
     fn side(number: u8, load: u64, room: u64) -> Side {
@@ -264,7 +273,8 @@ mod tests {
         let shifts = plan(&mut sides, &mut shares);
         let guest = GuestId::try_new(1).unwrap();
         let (from, to) = (controller(0), controller(1));
-        assert_eq!(shifts, [Shift { guest, from, to, bytes: 40 * M2, load: 40 * M2 }]);
+        let (ipa, size) = (Ipa::default(), 90 * M2);
+        assert_eq!(shifts, [Shift { guest, ipa, size, from, to, bytes: 40 * M2, load: 40 * M2 }]);
         assert!(plan(&mut sides, &mut shares).is_empty());
     }
 
@@ -302,6 +312,24 @@ mod tests {
         let mut shares = [share(0, &[0, 60 * M2], &[0, 60 * M2])];
         let shifts = plan(&mut sides, &mut shares);
         assert_eq!((shifts[0].from, shifts[0].to, shifts[0].bytes), (controller(1), controller(2), 10 * M2));
+    }
+
+    #[test]
+    fn parts_of_a_guest_go_where_each_of_them_may() {
+        // The larger part may not go to where there is room.
+        let ipa = |block: u64| Ipa::try_new(block * M2).unwrap();
+        let open = |number: u8| ControllerSet::EMPTY.with(controller(0)).with(controller(number));
+        let mut tied = Share { ipa: ipa(0), open: open(2), ..share(0, &[60 * M2], &[60 * M2]) };
+        let free = Share { ipa: ipa(100), open: open(1), ..share(0, &[30 * M2], &[30 * M2]) };
+        let sides = || [side(0, 90 * M2, 0), side(1, 0, 99 * M2)];
+        let shifts = plan(&mut sides(), &mut [tied, free]);
+        assert_eq!(
+            shifts.iter().map(|shift| (shift.ipa, shift.bytes)).collect::<Vec<_, 8>>(),
+            [(ipa(100), 30 * M2)]
+        );
+        assert_eq!(why(&mut sides(), &mut [tied]), End::NothingMoves(controller(0)));
+        tied.open = open(1);
+        assert_eq!(plan(&mut sides(), &mut [tied, free])[0].ipa, ipa(0));
     }
 
     #[test]

@@ -93,7 +93,9 @@ impl Migration for Operator {
     }
 
     fn sample(&self, index: usize, ipa: u64, heat: &mut Heat) -> Option<u64> {
-        let space = guest(index)?.space.if_open()?;
+        let guest = guest(index)?;
+        let space = guest.space.if_open()?;
+        heat.life = guest.space.life();
         let from = Ipa::try_new(ipa)?;
         space.with(&Host, |stage2| {
             let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(ipa)?).next()?;

@@ -1,5 +1,6 @@
 //! `balance`: evening out what controllers carry.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use stage2::addr::{Ipa, PAGEBLOCK_SIZE};
@@ -31,33 +32,39 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     }
     let what = arguments.word(0).unwrap_or("free");
     let by = if what == "heat" { By::Heat } else { By::Bytes };
-    let mut done = Ok(());
+    let (mut begun, mut done) = (Sample::default(), Ok(()));
     if by == By::Heat {
-        done = look_at_all(session, Look::Begin).and_then(|_| wait(session, 1)).map(drop);
+        done = look_at_all(session, Look::Begin)
+            .map(|sample| begun = sample)
+            .and_then(|()| wait(session, 1))
+            .map(drop);
     }
     if is_interrupted(session) || done.is_err() {
         look_at_all(session, Look::End)?;
         return Err(session.refuse(format_args!("interrupted: nothing is shifted")));
     }
-    let mut shares = shares(session, by)?;
-    let all = look_at_all(session, Look::Count)?;
+    let mut shares = shares(session, by, &begun)?;
+    let mut all = look_at_all(session, Look::Count)?;
+    all.forget_new(&begun);
     let mut sides = sides(session, what, &all);
     let before = sides.clone();
     let plan = balance::plan(by, &mut sides, &mut shares, migration.engine().history());
     let mut jobs: heapless::Vec<(JobId, Shift), { balance::MAX_SHIFTS }> = heapless::Vec::new();
-    // Up to where the memory of a guest behind a controller is to go already.
-    let mut ends: heapless::Vec<(GuestId, ControllerId, u64), { balance::MAX_SHIFTS }> = heapless::Vec::new();
+    // Up to where a part of a guest behind a controller is to go already.
+    let mut ends: heapless::Vec<(GuestId, Ipa, ControllerId, u64), { balance::MAX_SHIFTS }> =
+        heapless::Vec::new();
     let mut refused = None;
     for shift in &plan.shifts {
         let (scope, limit) = match by {
-            By::Bytes => (Scope::Guest(shift.guest), shift.bytes),
+            By::Bytes => (Scope::Range(shift.guest, shift.ipa, shift.size), shift.bytes),
             By::Heat => {
-                let is_same =
-                    |end: &&(GuestId, ControllerId, u64)| (end.0, end.1) == (shift.guest, shift.from);
-                let after = ends.iter().filter(is_same).map(|end| end.2).max().unwrap_or(0);
+                let is_same = |end: &&(GuestId, Ipa, ControllerId, u64)| {
+                    (end.0, end.1, end.2) == (shift.guest, shift.ipa, shift.from)
+                };
+                let after = ends.iter().filter(is_same).map(|end| end.3).max().unwrap_or(0);
                 let Some((first, end)) = warm_range(session, shift, after)? else { continue };
                 // As many as shifts.
-                let _ = ends.push((shift.guest, shift.from, end));
+                let _ = ends.push((shift.guest, shift.ipa, shift.from, end));
                 // What is cold in between goes along, but no more than there is room for.
                 let light = sides.iter_mut().find(|side| side.controller == shift.to);
                 let spare = light.map_or(0, |side| core::mem::take(&mut side.room));
@@ -108,25 +115,40 @@ fn allowed(piece: &Piece) -> ControllerSet {
     ControllerSet::ALL.iter().filter(|controller| piece.placement.allows(*controller)).collect()
 }
 
-/// What can move of every guest.
-fn shares(session: &mut Session<'_>, by: By) -> Result<heapless::Vec<Share, GUESTS>, Failure> {
+/// What can move of every guest: stretches of its RAM that may lie behind the same controllers.
+fn shares(session: &mut Session<'_>, by: By, begun: &Sample) -> Result<Vec<Share>, Failure> {
     let migration = migration(session)?;
-    let mut shares = heapless::Vec::new();
+    let mut shares: Vec<Share> = Vec::new();
     for at in 0..session.machine.guest_count().min(GUESTS) {
         let Some(guest) = u8::try_from(at).ok().and_then(GuestId::try_new) else { continue };
-        let mut heat = Heat::default();
-        let mut open = ControllerSet::EMPTY;
         for piece in movable(migration, at) {
+            let open = allowed(&piece);
             // Where it may lie behind one alone it does not move.
-            let allowed = allowed(&piece);
-            if allowed.len() > 1 {
-                open = allowed.iter().fold(open, ControllerSet::with);
-                look_at(session, migration, at, &piece, &mut heat, |_, _| true);
+            if open.len() < 2 {
+                continue;
+            }
+            let mut heat = Heat::default();
+            look_at(session, migration, at, &piece, &mut heat, |_, _| true);
+            let load = match by {
+                By::Bytes => heat.resident,
+                By::Heat if begun.has_seen(at, heat.life) => heat.touched,
+                By::Heat => [0; MAX_CONTROLLERS],
+            };
+            let ipa = Ipa::new_truncate(piece.ipa);
+            let goes_on = |last: &&mut Share| {
+                last.guest == guest && last.open == open && last.ipa.get() + last.size == piece.ipa
+            };
+            match shares.last_mut().filter(goes_on) {
+                Some(last) => {
+                    last.size += piece.size;
+                    for at in 0..MAX_CONTROLLERS {
+                        last.bytes[at] += heat.resident[at];
+                        last.load[at] += load[at];
+                    }
+                }
+                None => shares.push(Share { guest, ipa, size: piece.size, bytes: heat.resident, load, open }),
             }
         }
-        let (bytes, load) = (heat.resident, if by == By::Heat { heat.touched } else { heat.resident });
-        // No more than there is room for.
-        let _ = shares.push(Share { guest, bytes, load, open });
     }
     Ok(shares)
 }
@@ -152,13 +174,14 @@ fn look_at(
     }
 }
 
-/// The part of a guest's RAM from `after` on, from the first that was touched on, of which so much was touched as is to be
-/// shifted: its first address and its end.
+/// What of the part of a guest's RAM that is to be shifted lies at `after` or above, from the first that was touched on, and
+/// was touched as much as is to be shifted: its first address and its end.
 fn warm_range(session: &mut Session<'_>, shift: &Shift, after: u64) -> Result<Option<(u64, u64)>, Failure> {
     let migration = migration(session)?;
     let (guest, from) = (shift.guest.index(), shift.from.index());
     let (mut heat, mut first, mut end) = (Heat::default(), None, 0);
-    for mut piece in movable(migration, guest).filter(|piece| piece.placement.allows(shift.to)) {
+    let (start, stop) = (shift.ipa.get(), shift.ipa.get() + shift.size);
+    for mut piece in movable(migration, guest).filter(|piece| (start..stop).contains(&piece.ipa)) {
         let passed = after.saturating_sub(piece.ipa).min(piece.size);
         (piece.ipa, piece.size) = (piece.ipa + passed, piece.size - passed);
         let mut at = piece.ipa;

@@ -18,6 +18,7 @@ const INTERRUPT: u8 = 3;
 pub(super) struct Sample {
     resident: [[u64; MAX_CONTROLLERS]; GUESTS],
     touched: [[u64; MAX_CONTROLLERS]; GUESTS],
+    life: [u32; GUESTS],
     unit_count: u64,
     cost_ticks: u64,
 }
@@ -31,6 +32,21 @@ impl Sample {
     /// Those of them that were touched.
     pub(super) fn touched(&self, controller: ControllerId) -> u64 {
         self.touched.iter().map(|touched| touched[controller.index()]).sum()
+    }
+
+    /// Whether `life` is that which a guest had in this look, which began a window: else all of its memory is new, and
+    /// counts as touched.
+    pub(super) fn has_seen(&self, guest: usize, life: u32) -> bool {
+        life != 0 && self.life.get(guest) == Some(&life)
+    }
+
+    /// Forgets what guests have touched that got their memory since the window began.
+    pub(super) fn forget_new(&mut self, begun: &Self) {
+        for guest in 0..GUESTS {
+            if !begun.has_seen(guest, self.life[guest]) {
+                self.touched[guest] = [0; MAX_CONTROLLERS];
+            }
+        }
     }
 }
 
@@ -47,7 +63,8 @@ pub(super) fn look_at_all(session: &mut Session<'_>, look: Look) -> Result<Sampl
             sample.cost_ticks += migration.now().wrapping_sub(started);
             session.io().pause();
         }
-        (sample.resident[guest], sample.touched[guest]) = (heat.resident, heat.touched);
+        (sample.resident[guest], sample.touched[guest], sample.life[guest]) =
+            (heat.resident, heat.touched, heat.life);
         sample.unit_count += heat.unit_count;
     }
     Ok(sample)
@@ -81,17 +98,28 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let sample = look_at_all(session, Look::End)?;
     let cost_ticks = begun.cost_ticks + sample.cost_ticks;
     session.report("heat", |report, machine| {
+        let mut late: heapless::Vec<&str, GUESTS> = heapless::Vec::new();
+        for (at, &life) in sample.life.iter().enumerate().filter(|(_, life)| **life != 0) {
+            if let Some(guest) = machine.guest(at).filter(|_| !begun.has_seen(at, life)) {
+                // As many as there are.
+                let _ = late.push(guest.name);
+            }
+        }
         report.fields(
-            "window_ns=Watched for|unit_count=Units looked at|cost_ns=Looking took",
+            "window_ns=Watched for|unit_count=Units looked at|cost_ns=Looking took|late=Not watched",
             &[
                 Value::Nanoseconds(window_ns),
                 Value::Count(begun.unit_count + sample.unit_count),
                 Value::Nanoseconds(migration.nanoseconds(cost_ticks)),
+                Value::Words(&late),
             ],
         )?;
         let columns = "guest=GUEST|controller=CONTROLLER|resident_bytes=RESIDENT|touched_bytes=TOUCHED|share_permille=SHARE";
         report.table("heat", columns, "No guest has memory.", &mut |table| {
             for (at, guest) in (0..machine.guest_count().min(GUESTS)).filter_map(|at| Some((at, machine.guest(at)?))) {
+                if !begun.has_seen(at, sample.life[at]) {
+                    continue;
+                }
                 let (resident, touched) = (&sample.resident[at], &sample.touched[at]);
                 for id in controllers(machine).filter(|id| resident[id.index()] > 0) {
                     let (resident, touched) = (resident[id.index()], touched[id.index()]);

@@ -222,6 +222,33 @@ fn pools_are_claimed_and_released() {
 }
 
 #[test]
+fn a_guest_that_starts_within_a_window_is_not_hot() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    let heat = |is_new: bool| {
+        machine.migration.as_ref().unwrap().restarts.set(is_new);
+        let said = output_of(&machine, "heat 1 --json");
+        check_report(&said);
+        let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+        (report["late"].clone(), report["heat"].as_array().unwrap().len())
+    };
+    assert_eq!(heat(false), (serde_json::json!([]), 1));
+    assert_eq!(heat(true), (serde_json::json!(["alpha"]), 0));
+    // All of it would count as touched, and some of it be shifted for that.
+    let said = output_of(&machine, "balance heat --json");
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&report["controllers"][0]["load_bytes"], &report["shifts"]),
+        (&0.into(), &serde_json::json!([])),
+        "{said}"
+    );
+    machine.migration.as_ref().unwrap().restarts.set(false);
+    let said = output_of(&machine, "balance heat --json");
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["controllers"][0]["load_bytes"], 8 << 20, "{said}");
+}
+
+#[test]
 fn memory_moves() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
