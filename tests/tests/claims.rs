@@ -103,6 +103,7 @@ fn the_operator_claims_what_guests_have_and_gives_it_back() {
     assert_eq!((&claim["state"], &claim["size_bytes"]), (&"granted".into(), &(256 * MIB).into()), "{claim}");
     let stats = system.json("claims stats");
     assert_eq!((&stats["tried_count"], &stats["granted_count"]), (&5.into(), &5.into()), "{stats}");
+    assert_eq!(stats["released_count"], 2, "one claim, and all the rest at once: {stats}");
     let refused = operation(&mut system, "claim video 4K");
     assert_eq!(refused["state"], "failed", "{refused}");
     assert!(system.monitor("claim video 257M").contains("the pool has"));

@@ -120,6 +120,36 @@ fn text_takes_a_line_of_its_own() {
 }
 
 #[test]
+fn debug_says_more() {
+    let mut system = setup().append("log=debug").boot();
+    wait_until_running(&mut system);
+    let number = system.json("migrate p mc1")["job"].clone();
+    while system.json(&format!("job {number}"))["state"] != "finished" {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    system.monitor("stop p");
+    system.expect("p: stopped");
+    let report = system.json("log debug");
+    let of = |level: &str| -> Vec<String> {
+        let lines = report["lines"].as_array().unwrap().iter().filter(|line| line["level"] == level);
+        lines.map(|line| line["text"].as_str().unwrap().to_owned()).collect()
+    };
+    has_boot(&of("info"));
+    let debug = of("debug");
+    for part in [
+        "RAM of 1 GiB at 0x40000000",
+        "p: movable memory: ",
+        "p: vCPU 0 on",
+        "p: vCPU 0 off",
+        "job 1: running",
+        "job 1: finished",
+    ] {
+        assert!(debug.iter().any(|line| line.contains(part)), "no `{part}` in {debug:#?}");
+    }
+    assert!(debug.len() < 64, "no flood: {}", debug.len());
+}
+
+#[test]
 fn without_a_second_line_the_log_stays_on_the_console() {
     let mut system = setup().append("log=text,second").boot();
     system.expect("log=second: the host's tree has no second PL011");

@@ -319,12 +319,13 @@ fn loss_and_garbage_on_the_line_are_survived_and_counted() {
         let scrape = exporter.scrape();
         assert_eq!(scrape.value("ballast_up", &[]), 1.0);
         damaged_count = scrape.value("ballast_line_damaged_total", &[("what", "report")]);
-        // Where a digit is lost, a report is still one.
+        // Where a digit is lost, a report is still one; its checksum tells.
         let echo = scrape.0.samples.iter().find(|sample| {
             sample.metric == "ballast_guest_memory_bytes" && sample.labels.get("guest") == Some("echo")
         });
         let size = prometheus_parse::Value::Gauge(f64::from(64 << 20));
-        right_count += u32::from(echo.is_some_and(|sample| sample.value == size));
+        assert!(echo.is_none_or(|sample| sample.value == size), "{echo:?}");
+        right_count += u32::from(echo.is_some());
     }
     assert!(damaged_count > 0.0 && right_count >= 3, "{damaged_count} damaged, {right_count} right");
     drop(exporter);
