@@ -274,8 +274,8 @@ fn write_guests(page: &mut Page, snapshot: &Snapshot) {
     page.metric("ballast_guest_state", "gauge", "The guest's state: one of the states is 1.", states);
     let memory = guests().map(|guest| (label("guest", &guest.name), guest.memory_bytes as f64));
     page.metric("ballast_guest_memory_bytes", "gauge", "The RAM that the guest is configured with.", memory);
-    let resident = guests().map(|guest| (label("guest", &guest.name), guest.resident_bytes as f64));
-    page.metric("ballast_guest_resident_bytes", "gauge", "The RAM that the guest has now.", resident);
+    let backed = guests().map(|guest| (label("guest", &guest.name), guest.resident_bytes as f64));
+    page.metric("ballast_guest_backed_bytes", "gauge", "The RAM that the guest has now.", backed);
     let vcpus = guests().map(|guest| (label("guest", &guest.name), guest.vcpu_count as f64));
     page.metric("ballast_guest_vcpus", "gauge", "The guest's vCPUs.", vcpus);
     let on = guests().map(|guest| (label("guest", &guest.name), guest.vcpu_on_count as f64));
