@@ -68,23 +68,26 @@ pub(super) fn step(ticks: u64) -> claim::Step {
     CLAIMS.step(&Host, &migration::ENGINE, ticks)
 }
 
-/// `guest` stops or starts afresh: what it claimed is given back. No vCPU of it runs and its space is closed.
-pub(super) fn abandon(guest: &'static Guest) {
-    let Some(pools) = CLAIMS.pools() else { return };
+/// `guest` stops or starts afresh: what it claimed is given back. No vCPU of it runs and its space is closed. Yields whether
+/// nothing of it appears in the guest any more: else none may run before the space is released.
+pub(super) fn abandon(guest: &'static Guest) -> bool {
+    let Some(pools) = CLAIMS.pools() else { return true };
     if !pools.iter().any(|(_, pool)| pool.bound == Some(guest.id)) {
-        return;
+        return true;
     }
+    let mut is_hidden = true;
     CLAIMS.abandon(&Host, guest.id);
     for (id, pool) in pools.iter().filter(|(_, pool)| pool.bound == Some(guest.id)) {
         let mut left = pool.range;
         while !left.is_empty() {
             trap::poll(cpu::current());
             let slice = Host.slice_to_hide(guest.id, id, left);
-            Host.hide(guest.id, id, slice);
+            is_hidden &= Host.hide(guest.id, id, slice);
             left = FrameRange::from_numbers(slice.end(), left.end()).unwrap_or_default();
         }
     }
     migration::wake();
+    is_hidden
 }
 
 /// A block of `order` for `guest`, which starts, at `ipa`, out of a pool that keeps such units: tenants are moved away.
@@ -204,13 +207,14 @@ impl Windows for Host {
         FrameRange::from_numbers(slice.start(), end).unwrap_or(slice)
     }
 
-    fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange) {
-        let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return };
+    fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> bool {
+        let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return true };
         let hidden = guest.space.any().with(self, |stage2| stage2.unmap(ipa, slice.bytes(), |_| ()));
         if let Err(error) = hidden {
             // Nothing moves in a window, and no leaf lies in two slices.
             log::error!("guest {}: its window at {}: {}", guest.id.index(), ipa, error);
         }
+        hidden.is_ok()
     }
 
     fn scrub(&self, frame: Frame, count: u64) {

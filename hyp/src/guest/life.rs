@@ -144,12 +144,15 @@ fn between_phases(guest: &'static Guest) {
         },
         Phase::Resetting => {
             guest.space.close();
-            claims::abandon(guest);
-            load_and_run(guest);
+            match claims::abandon(guest) {
+                true => load_and_run(guest),
+                false => fail(guest, "what it had claimed cannot be taken from it"),
+            }
         }
         Phase::Stopping => {
             guest.space.close();
-            claims::abandon(guest);
+            // What could not be hidden goes with the rest.
+            let _ = claims::abandon(guest);
             guest.space.release();
             guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
             trace::record(Kind::Life, guest.id.index(), 0, Phase::Stopped as u64, 0);

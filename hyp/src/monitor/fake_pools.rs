@@ -91,7 +91,9 @@ impl Windows for FakePools {
         true
     }
 
-    fn hide(&self, _: GuestId, _: PoolId, _: FrameRange) {}
+    fn hide(&self, _: GuestId, _: PoolId, _: FrameRange) -> bool {
+        true
+    }
     fn scrub(&self, _: Frame, _: u64) {}
     fn clean(&self, _: Frame, _: u64) {}
 }

@@ -134,9 +134,10 @@ pub trait Windows {
         slice_of(range)
     }
 
-    /// Unmaps what of `slice` appears in the window of `guest`, where no leaf reaches out of it; when it returns, no
-    /// access of the guest reaches it.
-    fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange);
+    /// Unmaps what of `slice` appears in the window of `guest`, where no leaf reaches out of it. Yields whether that went
+    /// well: then no access of the guest reaches it any more.
+    #[must_use]
+    fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> bool;
 
     /// Fills `count` frames of one pageblock from `frame` on with zeroes.
     fn scrub(&self, frame: Frame, count: u64);

@@ -48,8 +48,8 @@ struct Trail {
 impl Trail {
     const EMPTY: Self = Self { first: 0, count: 0, lent: [0; AT_ONCE] };
 
-    /// How many frames of the pageblock at `number` are lent.
-    fn lent(&mut self, ground: &impl Ground, number: u64) -> u64 {
+    /// How many frames of the pageblock at `number` are lent; takes what it costs to know off `left`.
+    fn lent(&mut self, ground: &impl Ground, number: u64, left: &mut u64) -> u64 {
         let index = (number.wrapping_sub(self.first) / PAGEBLOCK_FRAMES) as usize;
         if index < self.count {
             return self.lent[index].into();
@@ -57,9 +57,16 @@ impl Trail {
         let mut glances = [Glance::default(); AT_ONCE];
         self.first = number;
         self.count = ground.glances(pageblock_at(number).first(), &mut glances);
+        let cost: u64 = glances.iter().take(self.count.max(1)).map(cost_of).sum();
+        *left = left.saturating_sub(cost);
         self.lent = glances.map(Glance::lent);
         if self.count > 0 { self.lent[0].into() } else { 0 }
     }
+}
+
+/// How long it takes to look at a pageblock.
+fn cost_of(glance: &Glance) -> u64 {
+    if glance.is_split { SPLIT } else { 1 }
 }
 
 /// A search under way.
@@ -69,9 +76,11 @@ pub(super) struct Search {
     align: u64,
     /// The pageblock to look at next.
     next: u64,
-    /// Where the window starts, and its frames in use as far as they were looked at.
+    /// Where the window starts, and its frames in use as far as they were looked at: those from `left_behind` on, which
+    /// may be before its start.
     start: u64,
     used: u64,
+    left_behind: u64,
     trail: Trail,
     best: Option<Candidate>,
     /// The first pageblock that no range may touch, or that has frames which no range may.
@@ -93,6 +102,7 @@ impl Search {
             next: pool.start(),
             start,
             used: 0,
+            left_behind: start,
             trail: Trail::EMPTY,
             best: None,
             bar: None,
@@ -135,6 +145,7 @@ impl Search {
     ) -> Progress {
         let mut left = most;
         while self.next < self.pool.end() {
+            self.leave_behind(ground, &mut left);
             if left == 0 {
                 return Progress::More;
             }
@@ -144,7 +155,11 @@ impl Search {
             let count = ground.glances(pageblock_at(self.next).first(), &mut glances[..most]).max(1);
             for glance in &glances[..count] {
                 self.look(ground, &is_barred, *glance);
-                left = left.saturating_sub(if glance.is_split { SPLIT } else { 1 });
+                left = left.saturating_sub(cost_of(glance));
+                self.leave_behind(ground, &mut left);
+                if self.left_behind < self.start {
+                    return Progress::More;
+                }
             }
         }
         let best = self.best.and_then(|best| {
@@ -162,7 +177,7 @@ impl Search {
         self.next = (number | (PAGEBLOCK_FRAMES - 1)) + 1;
         if self.best.is_some_and(|best| self.is_best(best, lent)) {
             // No range begins here; where that is of no more interest, this harms nobody.
-            self.start = self.next;
+            (self.start, self.left_behind) = (self.next, self.next);
             return;
         }
         let part = pageblock_at(number);
@@ -177,7 +192,7 @@ impl Search {
         } else if is_barred || glance.claimed + glance.fixed > 0 {
             self.restart(part.end());
         } else {
-            self.slide(ground, part, glance);
+            self.slide(part, glance);
         }
     }
 
@@ -200,28 +215,34 @@ impl Search {
     /// No window may touch what lies before `from`.
     fn restart(&mut self, from: u64) {
         self.start = self.start.max(from.next_multiple_of(self.align.max(PAGEBLOCK_FRAMES)));
-        self.used = 0;
+        (self.used, self.left_behind) = (0, self.start);
     }
 
-    /// The window grows by `part`; where it is full, it is offered and slides on.
-    fn slide(&mut self, ground: &impl Ground, part: FrameRange, glance: Glance) {
+    /// The window grows by `part`; where it is full, it is offered and slides on. What it leaves behind then is looked at
+    /// again by [`Self::leave_behind`], before anything else.
+    fn slide(&mut self, part: FrameRange, glance: Glance) {
         if part.start() >= self.start {
             self.used += u64::from(glance.lent());
         }
-        while self.start + self.frames <= part.end() {
+        // The next window ends in another part: it starts at least a pageblock later.
+        if self.start + self.frames <= part.end() {
             // At the same cost the lower address wins, which was there first.
             if self.best.is_none_or(|best| self.used < best.used) {
                 self.best = Some(Candidate { used: self.used, is_untouched: true, start: self.start });
             }
-            let next = self.start + self.align.max(PAGEBLOCK_FRAMES);
-            if next >= part.end() {
-                (self.start, self.used) = (next, 0);
-                break;
+            self.start += self.align.max(PAGEBLOCK_FRAMES);
+            if self.start >= part.end() {
+                (self.used, self.left_behind) = (0, self.start);
             }
-            for number in (self.start..next.min(part.end())).step_by(PAGEBLOCK_FRAMES as usize) {
-                self.used = self.used.saturating_sub(self.trail.lent(ground, number));
-            }
-            self.start = next;
+        }
+    }
+
+    /// Takes what lies before the window out of its account, for as long as `left` lasts.
+    fn leave_behind(&mut self, ground: &impl Ground, left: &mut u64) {
+        while self.left_behind < self.start && *left > 0 {
+            let lent = self.trail.lent(ground, self.left_behind, left);
+            self.used = self.used.saturating_sub(lent);
+            self.left_behind += PAGEBLOCK_FRAMES;
         }
     }
 

@@ -173,7 +173,7 @@ impl Active {
             Phase::Open => self.open(claims, host),
             Phase::Undo(blocker) => self.undo(claims, host, blocker),
             Phase::Verify(next) => self.verify(claims, host, next),
-            Phase::Hide => Some(self.hide(claims, host)),
+            Phase::Hide => self.hide(claims, host),
             Phase::Give { next, scrubbed } => self.give(claims, host, next, scrubbed),
         };
         self.phase = next?;
@@ -434,19 +434,28 @@ impl Active {
         if slice.end() < self.range.end() { Phase::Show } else { Phase::Open }
     }
 
-    /// Hides some of what the owning guest sees. Yields whether it saw anything.
-    fn hide_some<H: Host>(&mut self, claims: &Claims, host: &H) -> bool {
+    /// Hides some of what the owning guest sees. Yields whether it saw anything, or what cannot be hidden.
+    fn hide_some<H: Host>(&mut self, claims: &Claims, host: &H) -> Result<bool, Blocker> {
         if self.shown.is_empty() {
-            return false;
+            return Ok(false);
         }
         let Some(guest) = self.guest(claims) else {
             self.shown = FrameRange::default();
-            return true;
+            return Ok(true);
         };
         let slice = host.slice_to_hide(guest, self.pool, self.shown);
+        if !host.hide(guest, self.pool, slice) {
+            return Err(Blocker { frame: slice.first(), cause: Cause::NoTable });
+        }
         self.shown = after(self.shown, slice);
-        host.hide(guest, self.pool, slice);
-        true
+        Ok(true)
+    }
+
+    /// The operation ends here, since the owner cannot be kept from seeing some of the range: what nobody else may have
+    /// stays claimed. A release can be asked for again; in the end it goes with the guest.
+    fn end_seen<H: Host>(&self, claims: &Claims, host: &H, blocker: Blocker) {
+        claims.report_at(self.place, |report| report.blocker = blocker);
+        claims.end(host, self.place, State::Failed);
     }
 
     /// Ends the isolation, and then the claim.
@@ -478,8 +487,14 @@ impl Active {
             report.ipa = Ipa::default();
         });
         // Hidden before it is given back.
-        if self.hide_some(claims, host) {
-            return Some(Phase::Undo(blocker));
+        match self.hide_some(claims, host) {
+            Ok(false) => {}
+            Ok(true) => return Some(Phase::Undo(blocker)),
+            Err(_) if self.is_isolated_after_opening_some(host) => return Some(Phase::Undo(blocker)),
+            Err(seen) => {
+                self.end_seen(claims, host, seen);
+                return None;
+            }
         }
         let start = self.range.start();
         if self.taken > start {
@@ -558,9 +573,16 @@ impl Active {
         Some(Phase::Hide)
     }
 
-    fn hide<H: Host>(&mut self, claims: &Claims, host: &H) -> Phase {
+    fn hide<H: Host>(&mut self, claims: &Claims, host: &H) -> Option<Phase> {
         let start = self.range.start();
-        if self.hide_some(claims, host) { Phase::Hide } else { Phase::Give { next: start, scrubbed: start } }
+        match self.hide_some(claims, host) {
+            Ok(true) => Some(Phase::Hide),
+            Ok(false) => Some(Phase::Give { next: start, scrubbed: start }),
+            Err(seen) => {
+                self.end_seen(claims, host, seen);
+                None
+            }
+        }
     }
 
     fn give<H: Host>(&mut self, claims: &Claims, host: &H, next: u64, scrubbed: u64) -> Option<Phase> {

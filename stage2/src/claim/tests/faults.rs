@@ -1,6 +1,6 @@
 //! Something fails at each step of a claim: afterwards all is as it was, or the claim got there by another way.
 
-use super::machine::Step2Fail;
+use super::machine::{MIB, Machine, PoolAt, Step2Fail};
 use super::*;
 
 #[test]
@@ -37,6 +37,51 @@ fn an_exact_claim_whose_interior_fails_is_undone_in_order() {
         machine.soil.fails.set(Some((Step2Fail::Isolate, after)));
         let report = machine.claim(OPERATOR, pool, Wish::Exactly(range_at(0, 16 * MIB, 16 * MIB)));
         assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::Isolated));
+        assert_eq!(machine.picture(), before);
+    }
+}
+
+#[test]
+fn what_a_guest_cannot_be_kept_from_seeing_is_given_to_nobody() {
+    let pools = [PoolAt("g0-video", 0, 0, 256 * MIB, NodeKind::BlockPool)];
+    for after in [0, 1] {
+        let mut machine = Machine::new(&[320 * MIB, 64 * MIB], &pools);
+        let guest = machine.add_guest();
+        let (pool, owner) = (machine.pool("g0-video"), Claimant::Guest(guest));
+        let before = machine.picture();
+        // A release: it can be asked for again.
+        let range = range_at(0, 2 * MIB, 200 * MIB);
+        let report = machine.claim(owner, pool, Wish::Exactly(range));
+        assert_eq!(report.state, State::Granted);
+        machine.soil.fails.set(Some((Step2Fail::Hide, after)));
+        let id = machine.claims.release(&machine, owner, pool, range).unwrap();
+        machine.run();
+        let report = machine.claims.report(owner, id).unwrap();
+        assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::NoTable));
+        assert!(range.contains(report.blocker.frame) && machine.shown_frames(guest) > 0);
+        assert_eq!(machine.soil.claimed_frames(pool), range.frames(), "all of it is the owner's");
+        machine.check();
+        machine.release(owner, pool, range);
+        assert_eq!(machine.picture(), before);
+        // A claim that is cancelled while it is shown: what is seen stays claimed until the guest ends.
+        let id = machine.claims.claim(&machine, owner, pool, Wish::Exactly(range)).unwrap();
+        while machine.shown_frames(guest) <= after as usize * 32 * 512 {
+            machine.claims.step(&machine, &machine.engine, 0);
+        }
+        machine.claims.cancel(&machine, owner, id).unwrap();
+        machine.soil.fails.set(Some((Step2Fail::Hide, after)));
+        // It is tried again for as long as there is something else to undo.
+        machine.soil.is_stubborn.set(true);
+        machine.run();
+        machine.soil.is_stubborn.set(false);
+        machine.soil.fails.set(None);
+        let report = machine.claims.report(owner, id).unwrap();
+        assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::NoTable));
+        assert!(machine.shown_frames(guest) > 0 && machine.soil.claimed_frames(pool) == range.frames());
+        assert!(machine.is_open(), "nothing stays isolated");
+        machine.check();
+        machine.remove_ram(guest);
+        machine.run();
         assert_eq!(machine.picture(), before);
     }
 }

@@ -38,6 +38,7 @@ pub(super) enum Step2Fail {
     Isolate,
     Take,
     Show,
+    Hide,
     Allocate,
 }
 
@@ -87,6 +88,8 @@ pub(super) struct Soil {
     pub(super) memory: &'static Memory<'static>,
     /// What fails, after how many times that it did not.
     pub(super) fails: Cell<Option<(Step2Fail, u32)>>,
+    /// Whether what fails goes on to fail.
+    pub(super) is_stubborn: Cell<bool>,
     /// Pageblocks that were looked at, isolated or opened.
     pub(super) touched: Cell<u64>,
 }
@@ -99,7 +102,9 @@ impl Soil {
     pub(super) fn fails(&self, step: Step2Fail) -> bool {
         match self.fails.get() {
             Some((what, 0)) if what == step => {
-                self.fails.set(None);
+                if !self.is_stubborn.get() {
+                    self.fails.set(None);
+                }
                 true
             }
             Some((what, left)) if what == step => {
@@ -248,7 +253,12 @@ impl Machine {
         let claims = Claims::new();
         claims.set_pools(pools);
         Self {
-            soil: Soil { memory, fails: Cell::new(None), touched: Cell::new(0) },
+            soil: Soil {
+                memory,
+                fails: Cell::new(None),
+                is_stubborn: Cell::new(false),
+                touched: Cell::new(0),
+            },
             engine: Engine::new(),
             claims,
             guests: Vec::new(),
@@ -650,10 +660,14 @@ impl Windows for Machine {
             [range.start(), range.end()].into_iter().all(|edge| stage2.part(window_ipa(edge)).is_ok())
         })
     }
-    fn hide(&self, guest: GuestId, _: PoolId, range: FrameRange) {
-        let Some(space) = Guests::space(self, guest) else { return };
+    fn hide(&self, guest: GuestId, _: PoolId, range: FrameRange) -> bool {
+        if self.soil.fails(Step2Fail::Hide) {
+            return false;
+        }
+        let Some(space) = Guests::space(self, guest) else { return true };
         space.with(self, |stage2| stage2.unmap(window_ipa(range.start()), range.bytes(), |_| ()).unwrap());
         self.shown.lock().unwrap().retain(|number, _| !range.contains(Frame::try_new(*number).unwrap()));
+        true
     }
     fn clean(&self, frame: Frame, count: u64) {
         self.cleaned.lock().unwrap().extend(frame.number()..frame.number() + count);

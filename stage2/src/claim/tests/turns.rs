@@ -2,6 +2,7 @@
 
 use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller};
 use super::*;
+use crate::addr::FRAME_SIZE;
 use crate::migrate::{self, JobId, JobState, MAX_JOBS, Payer, Request};
 
 #[test]
@@ -48,6 +49,30 @@ fn no_turn_looks_at_more_pageblocks_than_it_may() {
         }
         assert_eq!(machine.picture(), before);
     }
+}
+
+#[test]
+fn a_window_that_slides_far_leaves_a_bounded_number_behind_in_a_turn() {
+    let pools = [PoolAt("video", 0, GIB, 4 * GIB, NodeKind::BlockPool)];
+    let mut machine = Machine::new(&[5 * GIB, GIB], &pools);
+    let (pool, guest) = (machine.pool("video"), machine.add_guest());
+    // In use at its start: the window has to slide, a GiB at a time.
+    assert!(machine.add_ram(guest, BASE, 2 * MIB, 9, Placement::only(controller(0))));
+    let (frames, align) = (2 * GIB / FRAME_SIZE, GIB / FRAME_SIZE);
+    let id = machine.claims.claim(&machine, OPERATOR, pool, Wish::Sized { frames, align }).unwrap();
+    let mut most = 0;
+    loop {
+        machine.soil.touched.set(0);
+        let step = machine.claims.step(&machine, &machine.engine, 0);
+        most = most.max(machine.soil.touched.get());
+        if step == Step::Idle {
+            break;
+        }
+    }
+    assert!((4..64 + 32).contains(&most), "{most}");
+    let report = machine.claims.report(OPERATOR, id).unwrap();
+    assert_eq!((report.state, report.moved.bytes()), (State::Granted, 0), "where nothing has to move");
+    machine.check();
 }
 
 /// Lets a claim go on until it waits for its job.
