@@ -3,7 +3,7 @@
 //! A finding borrows from the tree, and it is put into words by `Display`: the same words on the console and on a PC.
 
 use alloc::boxed::Box;
-use core::fmt;
+use core::fmt::{self, Write};
 
 use crate::build::Choice;
 use crate::tree::{Node, NodeId, Property, SourceValue};
@@ -325,11 +325,38 @@ impl fmt::Display for Value<'_> {
             Self::Text(text) => match text.char_indices().nth(TEXT_LIMIT) {
                 Some((end, _)) => {
                     let shown = text.get(..end).unwrap_or_default();
-                    write!(f, "{shown:?} /* {} bytes */", text.len())
+                    write!(f, "{} /* {} bytes */", Quoted(shown), text.len())
                 }
-                None => write!(f, "{text:?}"),
+                None => write!(f, "{}", Quoted(text)),
             },
         }
+    }
+}
+
+/// Displays text in quotes, with what a terminal would act on or not show as numbers. What core has for this knows all
+/// of Unicode, which takes much room in an image.
+struct Quoted<'t>(&'t str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for character in self.0.chars() {
+            match character {
+                '"' | '\\' => write!(f, "\\{character}")?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                // Controls; blanks that have no width, and what turns the direction of writing; marks of order.
+                '\0'..' '
+                | '\x7f'..='\u{9f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}' => write!(f, "\\u{{{:x}}}", u32::from(character))?,
+                _ => f.write_char(character)?,
+            }
+        }
+        f.write_str("\"")
     }
 }
 
@@ -368,7 +395,7 @@ impl fmt::Display for Rule {
             Self::OverlapsWith(what) => write!(f, "overlaps with {what}"),
             Self::SameAs(_) => f.write_str("the same as in another node"),
             Self::Unknown { nearest: Some(name) } => {
-                write!(f, "not known here; the nearest name is {name:?}")
+                write!(f, "not known here; the nearest name is {}", Quoted(name))
             }
             Self::Unknown { nearest: None } => write!(f, "not known here"),
         }
@@ -392,5 +419,27 @@ impl fmt::Display for Size {
             unit = next;
         }
         write!(f, "{number} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use proptest::prelude::*;
+
+    #[test]
+    fn quoted_text_shows_what_a_terminal_would_hide() {
+        let quoted = |text| format!("{}", Quoted(text));
+        assert_eq!(quoted("alpha"), "\"alpha\"");
+        assert_eq!(quoted("a\"b\\c\x1b[2J\n\u{7f}"), r#""a\"b\\c\u{1b}[2J\n\u{7f}""#);
+        assert_eq!(quoted("Gerät\u{202e}\u{feff}"), r#""Gerät\u{202e}\u{feff}""#);
+    }
+
+    proptest! {
+        #[test]
+        fn ascii_is_quoted_as_rust_does(text in "[\\x01-\\x7f]*") {
+            prop_assert_eq!(format!("{}", Quoted(&text)), format!("{text:?}"));
+        }
     }
 }

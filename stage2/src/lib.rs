@@ -21,6 +21,7 @@ pub mod pageblock;
 pub mod placement;
 pub mod pool;
 pub mod range;
+pub mod scale;
 pub mod size;
 mod sync;
 pub mod table;

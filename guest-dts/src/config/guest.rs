@@ -143,7 +143,7 @@ fn read_cpus<'t>(
         reader.broken(node, property, Rule::Must("be numbers of the host's CPUs, one cell each"));
         return cpus;
     };
-    if vcpu_count.is_some_and(|count| count as usize != cells.len()) {
+    if vcpu_count.is_some_and(|count| count as usize != property.bytes().len() / 4) {
         reader.broken(node, property, Rule::Must("name one CPU for each of `vcpus`"));
         return cpus;
     }

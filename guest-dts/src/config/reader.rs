@@ -195,7 +195,7 @@ impl<'s, 't> Reader<'s, 't> {
     pub(super) fn controllers(&mut self, node: Node<'t>) -> Vec<u8, CONTROLLER_LIMIT> {
         let mut found = Vec::new();
         let Some(property) = node.property("controllers") else { return found };
-        let cells = property.cells().filter(|cells| cells.len() > 0);
+        let cells = property.cells().filter(|_| !property.bytes().is_empty());
         let Some(cells) = cells else {
             self.broken(node, property, Rule::Must("be numbers of controllers, one cell each"));
             return found;

@@ -50,7 +50,7 @@ impl<'t> Property<'t> {
     }
 
     /// The value as cells, `None` where its length is no multiple of 4.
-    pub fn cells(self) -> Option<impl ExactSizeIterator<Item = u32> + Clone + use<'t>> {
+    pub fn cells(self) -> Option<impl Iterator<Item = u32> + Clone + use<'t>> {
         let bytes = self.bytes();
         bytes.len().is_multiple_of(4).then(|| {
             bytes.chunks_exact(4).map(|cell| cell.iter().fold(0, |word, &byte| word << 8 | u32::from(byte)))

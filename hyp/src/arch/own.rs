@@ -75,7 +75,7 @@ pub(crate) fn keep(bytes: &[u8]) -> Result<&'static [u8], OwnError> {
 pub(crate) fn free(frame: Frame, order: u8, owner: Owner, contents: Contents) {
     if let Err(error) = MEMORY.free(frame, order, owner, contents) {
         // A bookkeeping error of Ballast's own: the frame stays out of use.
-        crate::log::error!("{:?}: {}", frame, error);
+        crate::log::error!("{}: {}", frame.pa(), error);
     }
 }
 

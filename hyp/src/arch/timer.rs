@@ -5,6 +5,7 @@ use crate::board::{Gic, Timer};
 use crate::device::vgic::HardwareLink;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, CNTPCT_EL0, Readable, Writeable};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use stage2::scale::scaled;
 
 /// What a guest's tree says its virtual and physical timers raise.
 const GUEST_VIRTUAL: u32 = 27;
@@ -88,12 +89,12 @@ pub fn to_nanoseconds(ticks: u64) -> u64 {
 
 /// The physical count when its [`nanoseconds`] are `ns`.
 pub fn count_at(ns: u64) -> u64 {
-    (u128::from(ns) * u128::from(frequency()) / 1_000_000_000) as u64
+    scaled(ns, frequency(), 1_000_000_000)
 }
 
 /// `microseconds` in ticks.
 pub fn ticks(microseconds: u64) -> u64 {
-    (u128::from(microseconds) * u128::from(frequency()) / 1_000_000) as u64
+    scaled(microseconds, frequency(), 1_000_000)
 }
 
 /// Who may want EL2's own interrupt on a CPU; each has a deadline of its own.

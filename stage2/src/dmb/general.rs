@@ -11,6 +11,7 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, PAGEBLOCK_FRAMES};
 use crate::frame::Footprint;
 use crate::map::{BootMap, MovableMark};
 use crate::range::FrameRange;
+use crate::scale::scaled;
 
 /// Frames of NORMAL that a machine with the RAM of `map` needs for Ballast: the frame table, 1/256 of RAM for the
 /// stage-2 tables of guests mapped in small units, and 8 MiB.
@@ -64,7 +65,7 @@ pub(super) fn finish(
 fn wanted_frames(total: u64, blocks: u64, wishes: &Wishes<'_>) -> (u64, Option<Warning>) {
     let frames = |amount| match amount {
         Amount::Bytes(bytes) => bytes.div_ceil(FRAME_SIZE),
-        Amount::Percent(percent) => (u128::from(total) * u128::from(percent) / 100) as u64,
+        Amount::Percent(percent) => scaled(total, percent.into(), 100),
     };
     let (movablecore, kernelcore) = wishes.amounts();
     let movable = movablecore.map(|amount| frames(amount).next_multiple_of(PAGEBLOCK_FRAMES));

@@ -7,6 +7,7 @@ use heapless::Vec;
 use crate::addr::{Ipa, PAGEBLOCK_SIZE};
 use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
 use crate::owner::GuestId;
+use crate::scale::scaled;
 
 /// Most shifts of one plan.
 pub const MAX_SHIFTS: usize = 8;
@@ -142,7 +143,7 @@ pub struct Plan {
 /// and forth in a plan. Loads that differ by at most a part of their mean, or by two pageblocks, count as even; with
 /// [`By::Heat`] going back takes more (see [`History`]).
 pub fn plan(by: By, sides: &mut [Side], shares: &mut [Share], history: &History) -> Plan {
-    sides.sort_unstable_by_key(|side| side.load);
+    sort(sides);
     let mean = sides.iter().map(|side| side.load).sum::<u64>() / sides.len().max(1) as u64;
     let band = (mean / by.band()).max(2 * PAGEBLOCK_SIZE);
     let mut plan = Plan { shifts: Vec::new(), end: End::Even, band };
@@ -164,6 +165,17 @@ pub fn plan(by: By, sides: &mut [Side], shares: &mut [Share], history: &History)
     plan
 }
 
+/// By load, the lightest first: by insertion, for they are few, and core's sorting is large.
+fn sort(sides: &mut [Side]) {
+    for end in 1..=sides.len() {
+        let Some((last, sorted)) = sides.get_mut(..end).and_then(<[Side]>::split_last_mut) else { continue };
+        let heavier = sorted.iter().rev().take_while(|side| side.load > last.load).count();
+        if let Some(part) = sides.get_mut(end - 1 - heavier..end) {
+            part.rotate_right(1);
+        }
+    }
+}
+
 /// The next shift, which is done to `sides` and `shares`, or what is in the way between the two that differ most.
 fn next(
     by: By,
@@ -173,7 +185,7 @@ fn next(
     mean: u64,
     band: u64,
 ) -> Result<Shift, End> {
-    sides.sort_unstable_by_key(|side| side.load);
+    sort(sides);
     let mut end = None;
     for heavy in (0..sides.len()).rev() {
         for light in 0..heavy {
@@ -217,12 +229,12 @@ fn between(
     let (held, weight) = (share.bytes[at], share.load[at]);
     // As many bytes as carry the difference to the mean, if they are like the others of the guest there.
     let weight_wanted = heavy.load.saturating_sub(mean).min(mean.saturating_sub(light.load));
-    let wanted = u128::from(weight_wanted) * u128::from(held) / u128::from(weight);
-    let bytes = (wanted.min(held.min(light.room).into()) as u64) / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
+    let wanted = scaled(weight_wanted, held, weight);
+    let bytes = wanted.min(held.min(light.room)) / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
     if bytes == 0 {
         return Err(End::Even);
     }
-    let load = (u128::from(weight) * u128::from(bytes) / u128::from(held)) as u64;
+    let load = scaled(weight, bytes, held);
     share.bytes[at] -= bytes;
     share.load[at] -= load;
     share.bytes[to.index()] += bytes;

@@ -5,7 +5,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use super::balance::History;
 use super::host::{Frames, Host, Time};
 use super::job::{JobId, JobReport, Jobs, Request, RequestError};
-use super::pacer::{Pacer, scaled};
+use super::pacer::Pacer;
 use super::policy::Policy;
 use super::reason::Reason;
 use super::space::{Fault, Space, Verdict};
@@ -15,6 +15,7 @@ use crate::addr::{FRAME_SIZE, Ipa, Pa};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::placement::Placement;
+use crate::scale::scaled;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 

@@ -15,6 +15,7 @@ use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::{Compact, Size};
 use super::migrate::{controller_name, migration};
+use stage2::scale::scaled;
 
 /// The guest's name.
 pub(super) fn guest_name(machine: &dyn Machine, guest: GuestId) -> &str {
@@ -105,11 +106,11 @@ fn ticks(report: &JobReport, now: u64) -> u64 {
 }
 
 fn share(part: u64, whole: u64) -> u64 {
-    if whole == 0 { 0 } else { (u128::from(part) * 1000 / u128::from(whole)).min(1000) as u64 }
+    if whole == 0 { 0 } else { scaled(part, 1000, whole).min(1000) }
 }
 
 fn per_second(bytes: u64, time_ns: u64) -> u64 {
-    if time_ns == 0 { 0 } else { (u128::from(bytes) * 1_000_000_000 / u128::from(time_ns)) as u64 }
+    if time_ns == 0 { 0 } else { scaled(bytes, 1_000_000_000, time_ns) }
 }
 
 /// What open jobs have yet to bring behind `controller`, where they know no other target.

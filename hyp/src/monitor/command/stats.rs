@@ -4,6 +4,7 @@ use super::super::grammar::{Argument, Arguments, Failure};
 use super::super::report::Value;
 use super::super::session::Session;
 use super::super::statistics::{EXITS, Exit, Totals};
+use stage2::scale::scaled;
 
 /// Shows or resets the counters.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
@@ -102,8 +103,5 @@ fn per_second(count: u64, time_ns: u64) -> u64 {
 }
 
 fn permille(part: u64, whole: u64) -> u64 {
-    match whole {
-        0 => 0,
-        _ => (u128::from(part) * 1000 / u128::from(whole)) as u64,
-    }
+    if whole == 0 { 0 } else { scaled(part, 1000, whole) }
 }

@@ -9,6 +9,7 @@ use super::super::session::Session;
 use super::super::statistics::Totals;
 use super::super::units::{Size, Time};
 use stage2::controller::ControllerId;
+use stage2::scale::scaled;
 
 /// Goes to the screen's first place.
 const HOME: &str = "\x1b[H";
@@ -61,7 +62,7 @@ fn draw_controllers(out: &mut dyn Write, machine: &dyn Machine) -> fmt::Result {
         let id = u8::try_from(at).ok().and_then(ControllerId::try_new);
         let incoming = jobs.zip(id).map_or(0, |(jobs, id)| super::jobs::incoming_bytes(jobs, id));
         let total = controller.total_bytes.max(1);
-        let share = |bytes: u64| (u128::from(bytes) * u128::from(BAR) / u128::from(total)) as u64;
+        let share = |bytes: u64| scaled(bytes, BAR, total);
         let of_guests = share(controller.guest_bytes);
         let taken = share(controller.total_bytes.saturating_sub(controller.free_bytes)).max(of_guests);
         let coming = taken + share(incoming.min(controller.free_bytes));

@@ -14,7 +14,6 @@ use self::leftover::{Debt, Reserve};
 use super::engine::Engine;
 use super::host::{Host, Time};
 use super::job::{Cursor, JobId, JobReport, JobState, Request};
-use super::pacer::scaled;
 use super::plan::{self, Found, Next, Portion, SpanCache};
 use super::reason::{Reason, Unmoved};
 use super::space::Space;
@@ -24,6 +23,7 @@ use crate::addr::{Frame, Ipa};
 use crate::controller::ControllerSet;
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::range::FrameRange;
+use crate::scale::scaled;
 use crate::table::{Leaf, Level};
 
 /// What a turn came to.
