@@ -125,7 +125,8 @@ primary_entry:
     mov     x20, x0                     // the host's device tree
     begin
     adrp    x21, __image_start          // where the image lies
-    adrp    x5, __bss_start
+    adrp    x5, __bss_start             // aligned to 64; what lies before it in a line was cleaned by the loader
+    add     x5, x5, :lo12:__bss_start   // (Linux, Documentation/arch/arm64/booting)
     adrp    x6, __bss_end
     mov     x7, x5
 1:  stp     xzr, xzr, [x7], #16

@@ -10,9 +10,9 @@ use core::cell::UnsafeCell;
 use stage2::addr::FRAME_SIZE;
 use stage2::owner::Owner;
 
-/// Bytes of the heap that come with the image: what is made before there is other memory (the board, the multiplexer)
-/// takes 60 KiB of them at most.
-const SIZE: usize = 80 * 1024;
+/// Bytes of the heap that come with the image: what is made before there is other memory (the multiplexer) takes 42 KiB
+/// of them; two guests take the rest.
+const SIZE: usize = 60 * 1024;
 /// log2 of the frames that are added when they do not do: 16 KiB, a console's ring.
 const MORE_ORDER: u8 = 2;
 

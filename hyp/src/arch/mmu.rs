@@ -175,13 +175,8 @@ fn more_blocks() -> impl Iterator<Item = Pa> {
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
 
-#[repr(C, align(8192))]
-struct EmptyTables([u64; 1024]);
-
-/// A root of stage 2 for CPUs that run no guest: two tables side by side, as guests' 40-bit addresses take
-/// (`stage2::table::Geometry`). It is never written.
-#[unsafe(link_section = ".bss.ztables")]
-static EMPTY_STAGE2: EmptyTables = EmptyTables([0; 1024]);
+/// Where the empty stage 2 lies.
+static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
 
 /// Why something could not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,9 +323,18 @@ pub(super) fn root() -> u64 {
     ROOT.load(Ordering::Acquire) as u64
 }
 
+/// log2 of the frames of an empty root of stage 2: two tables side by side, as guests' 40-bit addresses take
+/// (`stage2::table::Geometry`).
+pub(super) const EMPTY_STAGE2_ORDER: u8 = 1;
+
+/// Makes the block of [`EMPTY_STAGE2_ORDER`] zeroed frames at `pa` the root of stage 2 for CPUs that run no guest, for ever.
+pub(super) fn set_empty_stage2(pa: Pa) {
+    EMPTY_STAGE2.store(pa.get(), Ordering::Release);
+}
+
 /// VTTBR_EL2 of a CPU that runs no guest: VMID 0, which is nobody's, and tables that hold nothing.
 pub(super) fn empty_vttbr() -> u64 {
-    image_pa(&raw const EMPTY_STAGE2)
+    EMPTY_STAGE2.load(Ordering::Acquire)
 }
 
 /// Physical address of the image.

@@ -34,7 +34,7 @@ const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() a
 const TREE_LIMIT: u64 = 2 << 20;
 
 /// The host, once read.
-static BOARD: Once<&'static Board<'static>> = Once::new();
+static BOARD: Once<Board<'static>> = Once::new();
 static HOST_NAME: Once<&'static str> = Once::new();
 /// The host's device tree.
 static HOST_TREE: Once<Tree<'static>> = Once::new();
@@ -64,7 +64,7 @@ pub struct Taken {
 
 /// The host.
 pub fn board() -> Option<&'static Board<'static>> {
-    BOARD.get().copied()
+    BOARD.get()
 }
 
 /// The host's device tree.
@@ -140,7 +140,6 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
         let _ = uart::init_early(registers);
     }
     let board = read_board(&tree);
-    BOARD.call_once(|| board);
     HOST_TREE.call_once(|| tree);
     let name = tree.root().property("model").or_else(|| tree.root().property("compatible"));
     HOST_NAME.call_once(|| name.and_then(|name| name.strings().next()).unwrap_or_default());
@@ -164,6 +163,7 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     // SAFETY: this CPU alone runs, and this function once.
     let mut configuration = crate::guest::read(board, unsafe { &mut *CONFIGURATION.0.get() });
     boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
+    mmu::set_empty_stage2(own_block(mmu::EMPTY_STAGE2_ORDER, "an empty stage 2"));
     let distributor = init_interrupts(&board.gic);
     init_cpu(0);
     start_secondaries(board);
@@ -212,11 +212,11 @@ fn init_second_uart(board: &Board<'_>) {
     }
 }
 
-/// A function of its own, since a board takes much of the stack on its way to the heap.
+/// A function of its own, since a board takes much of the stack on its way to its place.
 #[inline(never)]
 fn read_board(tree: &Tree<'static>) -> &'static Board<'static> {
-    match Board::read(tree) {
-        Ok(board) => Box::leak(Box::new(board)),
+    match BOARD.try_call_once(|| Board::read(tree)) {
+        Ok(board) => board,
         Err(error) => refuse(format_args!("{error}")),
     }
 }
