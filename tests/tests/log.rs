@@ -139,8 +139,8 @@ fn debug_says_more() {
     for part in [
         "RAM of 1 GiB at 0x40000000",
         "p: movable memory: ",
-        "p: vCPU 0 on",
-        "p: vCPU 0 off",
+        ": on, entry",
+        ": off, phase",
         "job 1: running",
         "job 1: finished",
     ] {

@@ -1,6 +1,6 @@
 //! A guest's life: starting, leaving, resetting, stopping.
 
-use super::{Guest, Phase, StopReason, Vcpu, claims, migration};
+use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note};
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::Lists;
 use crate::arch::{idle, timer, trace, vcpu};
@@ -93,7 +93,7 @@ pub fn turn_off(vcpu: &'static Vcpu) -> ! {
 /// Takes the vCPU off this CPU and goes idle.
 pub fn leave(vcpu: &'static Vcpu) -> ! {
     let (cpu, guest) = (cpu::current(), vcpu.guest());
-    log::debug!("{}: vCPU {} off", guest.name(), vcpu.index());
+    note(vcpu, [("off, phase", guest.phase() as u64), ("vCPUs on", guest.running().into())]);
     vcpu::quiet();
     guest.note_caches(vcpu.index(), false);
     let others = guest.vgic.take_offline(vcpu.index(), &cpu.local, &Lists);
@@ -224,7 +224,7 @@ fn enter(vcpu: &'static Vcpu, start: Start) {
         vtcr: guest.space.vtcr(),
         counter_offset: guest.counter_offset.load(Ordering::Relaxed),
     };
-    log::debug!("{}: vCPU {} on, entry {}", guest.name(), vcpu.index(), start.entry);
+    note(vcpu, [("on, entry", start.entry.get()), ("x0", start.context)]);
     // SAFETY: this CPU is in its idle loop, which holds nothing; the tables live until every vCPU has left.
     unsafe { vcpu::start(&start) }
 }

@@ -10,7 +10,6 @@ use alloc::vec::Vec;
 use guest_dts::build::{Choice, GuestTree};
 use guest_dts::config::{self, BankKind, Layout, Region, Spread, Unit};
 use guest_dts::image::{BootPlan, Image};
-use guest_dts::range::IpaRange;
 use guest_dts::tree::Tree;
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::controller::{ControllerId, ControllerSet};
@@ -86,10 +85,8 @@ impl Plan {
     /// Says what was decided for it.
     pub(super) fn note(&self) {
         let choice = Choice::of(&self.guest);
-        let (name, boot, none) = (self.guest.name, &self.boot, IpaRange::default());
-        log::debug!("{}: movable memory: {} ({})", name, choice.mode.name(), choice.reason);
-        let ramdisk = boot.ramdisk.unwrap_or(none);
-        log::debug!("{}: kernel {}, ramdisk {}, tree {}", name, boot.kernel, ramdisk, boot.tree);
+        let mode = choice.mode.name();
+        log::debug!("{}: movable memory: {} ({})", self.guest.name, mode, choice.reason);
     }
 
     /// What it was configured as.

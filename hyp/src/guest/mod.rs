@@ -247,6 +247,14 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Result<&
     Ok(*slot.call_once(|| guest))
 }
 
+/// Says, for who looks for a fault, what a vCPU does or asks for in vain.
+#[cold]
+#[inline(never)]
+pub(crate) fn note(vcpu: &Vcpu, [(what, value), (more, other)]: [(&str, u64); 2]) {
+    let (name, index) = (vcpu.guest().name(), vcpu.index());
+    crate::log::debug!("{}: vCPU {}: {} {:#x}, {} {:#x}", name, index, what, value, more, other);
+}
+
 impl Guest {
     /// Its name in the configuration.
     pub fn name(&self) -> &'static str {

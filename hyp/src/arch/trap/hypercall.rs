@@ -7,7 +7,7 @@ use crate::device::pool_call;
 use crate::device::psci::{self, Action};
 use crate::device::smccc::{self, Call, Firmware, NOT_SUPPORTED};
 use crate::guest::{self, StopReason};
-use crate::log;
+use aarch64_cpu::registers::{ELR_EL2, Readable};
 
 /// HVC: returns to the instruction after it.
 pub(super) fn hvc(frame: &mut Frame, esr: u64) {
@@ -47,8 +47,7 @@ fn call(frame: &mut Frame, esr: u64) {
             frame.x[..4].copy_from_slice(&values);
         }
         Call::Unknown => {
-            let (name, index) = (vcpu.guest().name(), vcpu.index());
-            log::debug!("{}: vCPU {}: call {:#x}: not supported", name, index, frame.x[0]);
+            guest::note(vcpu, [("not supported: call", frame.x[0]), ("at", ELR_EL2.get())]);
             frame.x[0] = smccc::status(NOT_SUPPORTED);
         }
     }

@@ -1,8 +1,7 @@
 //! Exceptions that EL2 gives to EL1 (Arm ARM D1.3.1, "entering an exception level").
 
 use crate::arch::cpu;
-use crate::guest::{StopReason, stop_current};
-use crate::log;
+use crate::guest::{self, StopReason, stop_current};
 use aarch64_cpu::registers::{
     ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, VBAR_EL1, Writeable,
 };
@@ -39,21 +38,9 @@ fn is_from_el0() -> bool {
 }
 
 /// Says that nothing answers a guest's access.
-#[inline(never)]
-fn note_abort(what: &str, esr: u64, far: u64) {
+fn note(what: &str) {
     if let Some(vcpu) = cpu::current().vcpu() {
-        let (name, index, at) = (vcpu.guest().name(), vcpu.index(), ELR_EL2.get());
-        let page = super::memory::faulting_page();
-        log::debug!(
-            "{}: vCPU {} at {:#x}: {} {:#x}, page {:#x}, syndrome {:#x}: abort",
-            name,
-            index,
-            at,
-            what,
-            far,
-            page,
-            esr
-        );
+        guest::note(vcpu, [(what, super::abort::faulting_ipa()), ("at", ELR_EL2.get())]);
     }
 }
 
@@ -101,7 +88,7 @@ pub(super) fn undefined() {
 pub(super) fn data_abort(esr: u64, far: u64) {
     let class = if is_from_el0() { EC_DATA_ABORT_LOWER } else { EC_DATA_ABORT_SAME };
     let write = esr & 1 << 6;
-    note_abort(if write == 0 { "read of" } else { "write to" }, esr, far);
+    note(if write == 0 { "abort: read of" } else { "abort: write to" });
     FAR_EL1.set(far);
     synchronous(class << 26 | IL | write | status(esr));
 }
@@ -110,7 +97,7 @@ pub(super) fn data_abort(esr: u64, far: u64) {
 #[cold]
 pub(super) fn instruction_abort(esr: u64, far: u64) {
     let class = if is_from_el0() { EC_INSTRUCTION_ABORT_LOWER } else { EC_INSTRUCTION_ABORT_SAME };
-    note_abort("fetch from", esr, far);
+    note("abort: fetch from");
     FAR_EL1.set(far);
     synchronous(class << 26 | IL | status(esr));
 }

@@ -7,8 +7,7 @@ use crate::arch::gic::{Lists, cpu_interface};
 use crate::arch::sysreg::write;
 use crate::arch::vectors::{Frame, KEEP, Reload};
 use crate::device::vgic::{DIRECT_SGIS, Kick};
-use crate::guest::{Vcpu, migration};
-use crate::log;
+use crate::guest::{self, migration};
 use crate::monitor::statistics::Exit;
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
@@ -172,24 +171,6 @@ fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> 
     true
 }
 
-/// Says what a guest does not have: Op0, Op1, CRn, CRm, Op2.
-#[cold]
-#[inline(never)]
-fn note_unknown(vcpu: &Vcpu, what: &str, [op0, op1, crn, crm, op2]: [u64; 5]) {
-    log::debug!(
-        "{}: vCPU {} at {:#x}: {} S{}_{}_C{}_C{}_{}: undefined",
-        vcpu.guest().name(),
-        vcpu.index(),
-        ELR_EL2.get(),
-        what,
-        op0 & 3,
-        op1,
-        crn,
-        crm,
-        op2
-    );
-}
-
 /// What is rare.
 #[inline(never)]
 fn others(frame: &mut Frame, esr: u64, moved: usize) -> Reload {
@@ -224,9 +205,11 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             reload = frame.set(moved, features::identification(crm, op2));
         }
         (unknown, is_read) => {
-            let fields =
-                [20, 14, 10, 1, 17].map(|at| unknown >> at & if at == 10 || at == 1 { 15 } else { 7 });
-            note_unknown(vcpu, if is_read { "MRS" } else { "MSR" }, fields);
+            // Op0, Op1, CRn, CRm and Op2, a digit each.
+            let digits = [(20, 3), (14, 7), (10, 15), (1, 15), (17, 7)];
+            let name = digits.iter().fold(0, |name, (at, mask)| name << 4 | unknown >> at & mask);
+            let what = if is_read { "undefined: MRS of" } else { "undefined: MSR to" };
+            guest::note(vcpu, [(what, name), ("at", ELR_EL2.get())]);
             inject::undefined();
             return KEEP;
         }
