@@ -32,19 +32,16 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     }
     let what = arguments.word(0).unwrap_or("free");
     let by = if what == "heat" { By::Heat } else { By::Bytes };
-    let (mut begun, mut done) = (Sample::default(), Ok(()));
+    let (mut begun, mut all, mut done) = (Sample::default(), Sample::default(), Ok(()));
     if by == By::Heat {
-        done = look_at_all(session, Look::Begin)
-            .map(|sample| begun = sample)
-            .and_then(|()| wait(session, 1))
-            .map(drop);
+        done = look_at_all(session, Look::Begin, &mut begun).and_then(|()| wait(session, 1)).map(drop);
     }
     if is_interrupted(session) || done.is_err() {
-        look_at_all(session, Look::End)?;
+        look_at_all(session, Look::End, &mut all)?;
         return Err(session.refuse(format_args!("interrupted: nothing is shifted")));
     }
     let mut shares = shares(session, by, &begun)?;
-    let mut all = look_at_all(session, Look::Count)?;
+    look_at_all(session, Look::Count, &mut all)?;
     all.forget_new(&begun);
     let mut sides = sides(session, what, &all);
     let before = sides.clone();
@@ -86,7 +83,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         }
     }
     if by == By::Heat {
-        look_at_all(session, Look::End)?;
+        look_at_all(session, Look::End, &mut all)?;
     }
     if let Some(error) = refused {
         return Err(session.refuse(format_args!("{error}")));

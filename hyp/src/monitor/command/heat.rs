@@ -50,10 +50,11 @@ impl Sample {
     }
 }
 
-/// Looks at all units once, in pieces between which others run.
-pub(super) fn look_at_all(session: &mut Session<'_>, look: Look) -> Result<Sample, Failure> {
+/// Looks at all units once, in pieces between which others run. What it sees takes the place of what is in `sample`, which
+/// is large for the monitor's stack.
+pub(super) fn look_at_all(session: &mut Session<'_>, look: Look, sample: &mut Sample) -> Result<(), Failure> {
     let migration = migration(session)?;
-    let mut sample = Sample::default();
+    (sample.unit_count, sample.cost_ticks) = (0, 0);
     for guest in 0..GUESTS {
         let mut heat = Heat { look, ..Heat::default() };
         let mut next = Some(0);
@@ -67,7 +68,7 @@ pub(super) fn look_at_all(session: &mut Session<'_>, look: Look) -> Result<Sampl
             (heat.resident, heat.touched, heat.life);
         sample.unit_count += heat.unit_count;
     }
-    Ok(sample)
+    Ok(())
 }
 
 /// Whether the operator has pressed Ctrl-C. Who writes next sees the key.
@@ -93,9 +94,10 @@ pub(super) fn controllers(machine: &dyn Machine) -> impl Iterator<Item = Control
 /// Shows what guests touch.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
     let migration = migration(session)?;
-    let begun = look_at_all(session, Look::Begin)?;
+    let (mut begun, mut sample) = (Sample::default(), Sample::default());
+    look_at_all(session, Look::Begin, &mut begun)?;
     let window_ns = wait(session, arguments.number(0).unwrap_or(1))?;
-    let sample = look_at_all(session, Look::End)?;
+    look_at_all(session, Look::End, &mut sample)?;
     let cost_ticks = begun.cost_ticks + sample.cost_ticks;
     session.report("heat", |report, machine| {
         let mut late: heapless::Vec<&str, GUESTS> = heapless::Vec::new();
