@@ -1,4 +1,8 @@
 //! Units at rest that stand in the way of a claim.
+//!
+//! The hypervisor keeps none: a pool's units are all lent in smaller ones until a guest asks for one, which a claim wins back
+//! and the guest adopts (`crate::memory::adopt`). From then on it is the guest's RAM, which migration replaces before it lets
+//! go of it, be it for a claim, an evacuation or frames that fail. So this is for who keeps a reserve beside.
 
 use super::lend::demote_accounts;
 use super::units::{HugeUnits, fresh, release};

@@ -301,6 +301,33 @@ impl Machine {
         guest
     }
 
+    /// Makes the block at `frame` RAM of `guest`, and writes to it.
+    fn put(&self, guest: GuestId, ipa: Ipa, frame: Frame, order: u8) {
+        let block = FRAME_SIZE << order;
+        let space = &self.guests[guest.index()].space;
+        space.with(self, |stage2| stage2.map(ipa, frame.pa(), block, Attributes::RAM)).unwrap();
+        // Of gigantic units some pages will do.
+        let step = if order == 18 { 61 } else { 1 };
+        for page in (0..block / FRAME_SIZE).step_by(step) {
+            let page_ipa = ipa.get() + page * FRAME_SIZE;
+            let value = (guest.index() as u64 + 1) << 56 | page_ipa;
+            self.contents.lock().unwrap().insert(frame.number() + page, value);
+            self.expected.lock().unwrap().insert((guest, page_ipa), value);
+        }
+    }
+
+    /// Gives `guest` the unit at `frame`, which it has adopted, as RAM.
+    pub(super) fn add_unit(&mut self, guest: GuestId, ipa: Ipa, frame: Frame, order: u8) {
+        self.put(guest, ipa, frame, order);
+        self.guests[guest.index()].regions.push(Region {
+            ipa,
+            size: FRAME_SIZE << order,
+            mobility: Mobility::Movable,
+            placement: Placement::Any,
+            largest: Level::L2,
+        });
+    }
+
     /// Gives `guest` RAM in blocks of `order`. Yields whether there was as much.
     pub(super) fn add_ram(
         &mut self,
@@ -315,16 +342,7 @@ impl Machine {
         while end < ipa + size {
             let at = Ipa::try_new(end).unwrap();
             let Some(frame) = Frames::allocate(self.memory(), guest, order, &placement, at) else { break };
-            let space = &self.guests[guest.index()].space;
-            space.with(self, |stage2| stage2.map(at, frame.pa(), block, Attributes::RAM)).unwrap();
-            // Of gigantic units some pages will do.
-            let step = if order == 18 { 61 } else { 1 };
-            for page in (0..block / FRAME_SIZE).step_by(step) {
-                let page_ipa = end + page * FRAME_SIZE;
-                let value = (guest.index() as u64 + 1) << 56 | page_ipa;
-                self.contents.lock().unwrap().insert(frame.number() + page, value);
-                self.expected.lock().unwrap().insert((guest, page_ipa), value);
-            }
+            self.put(guest, at, frame, order);
             end += block;
         }
         let largest = if order == 0 { Level::L2 } else { Level::L1 };

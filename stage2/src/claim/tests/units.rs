@@ -3,8 +3,9 @@
 use super::machine::{MIB, Machine};
 use super::*;
 use crate::addr::Ipa;
-use crate::frame::Mapping;
-use crate::owner::GuestId;
+use crate::frame::{Mapping, State};
+use crate::migrate::{Frames, JobState, Request};
+use crate::owner::{GuestId, Owner};
 
 const UNITS: Claimant = Claimant::Units;
 
@@ -35,7 +36,7 @@ fn a_unit_that_was_granted_is_kept_until_somebody_fetches_it() {
         let _ = machine.claims.claim(&machine, OPERATOR, pool, Wish::of_size(4096));
     }
     for id in &granted {
-        assert_eq!(machine.claims.report(UNITS, *id).unwrap().state, State::Granted);
+        assert_eq!(machine.claims.report(UNITS, *id).unwrap().state, super::State::Granted);
         machine.claims.decline(&machine, *id);
         machine.claims.decline(&machine, *id);
         assert!(machine.claims.adopt(&machine, machine.memory(), *id, mapping()).is_none(), "declined");
@@ -69,10 +70,57 @@ fn what_cannot_be_adopted_goes_back() {
     let (machine, pool) = units();
     let before = machine.picture();
     let report = machine.claim(UNITS, pool, Wish::Sized { frames: 100, align: 1 });
-    assert_eq!(report.state, State::Granted);
+    assert_eq!(report.state, super::State::Granted);
     assert!(machine.claims.adopt(&machine, machine.memory(), report.id, mapping()).unwrap().is_err());
     machine.run();
     machine.check();
     assert_eq!(machine.picture(), before);
     assert_eq!(machine.claims.owner(pool), None);
+}
+
+/// No unit rests in a pool: what is not in use is lent, and what is in use is a guest's RAM, whose replacement is there
+/// before it goes (P04), whatever range is cleared of it (P06).
+#[test]
+fn p04_p06_a_unit_in_use_is_replaced_before_it_goes() {
+    let (mut machine, pool) = units();
+    let guest = machine.add_guest();
+    let mapping = Mapping { guest, ipa: Ipa::try_new(1 << 30).unwrap() };
+    let id = claim(&machine, pool).unwrap();
+    machine.run();
+    let frame = machine.claims.adopt(&machine, machine.memory(), id, mapping).unwrap().unwrap();
+    machine.add_unit(guest, mapping.ipa, frame, 9);
+    machine.check();
+    let to_the_end = |request| {
+        let job = machine.engine.submit(&machine, request).unwrap();
+        while !machine.engine.job(&machine, job).unwrap().state.is_over() {
+            machine.step();
+            assert!(
+                machine.memory().resident_everywhere(Owner::Guest(guest)) >= 512,
+                "the unit is there all the while"
+            );
+        }
+        machine.run();
+        machine.check();
+        let report = machine.engine.job(&machine, job).unwrap();
+        assert_eq!((report.state, report.unmoved_bytes()), (JobState::Finished, 0));
+        assert_eq!(machine.memory().resident_everywhere(Owner::Guest(guest)), 512);
+        (report.moved.blocks, machine.frame_at(guest, mapping.ipa).unwrap())
+    };
+    // All of its memory fails.
+    let span = FrameRange::try_new(frame, 512).unwrap();
+    assert_eq!(machine.memory().retire(span).doomed, 512);
+    let (moved, first) = to_the_end(Request::retire(span));
+    assert_eq!(moved, 1, "as one");
+    assert!(
+        !span.contains(first) && machine.memory().occupants(span).all(|what| what.state == State::Retired)
+    );
+    // Its controller is evacuated.
+    let from = machine.memory().span_of(first).unwrap().controller;
+    machine.memory().close(from);
+    let (moved, second) = to_the_end(Request::evacuate(from));
+    assert!(moved > 0 && machine.memory().span_of(second).unwrap().controller != from);
+    machine.memory().open(from);
+    // The pool has one unit less, and gives the others.
+    let report = machine.claim(UNITS, pool, Wish::Sized { frames: 512, align: 512 });
+    assert!(report.state == super::State::Granted && !report.range.overlaps(span), "{:?}", report.blocker);
 }
