@@ -252,7 +252,7 @@ impl Drop for Kept<'_> {
 #[inline(never)]
 unsafe fn copy_frames(from: usize, to: usize, count: usize) {
     // SAFETY: as the caller says; EL2 is compiled without vector registers. What is jumped to is 1 to FRAMES times the code
-    // of a frame before the end of the loop's body. (EL2's pages are not guarded, so no BTI is needed there: D8.4.9.)
+    // of a frame before the end of the loop's body. (GP is 0 in EL2's descriptors: what is jumped to needs no BTI.)
     unsafe {
         core::arch::asm!(
             ".arch_extension simd",

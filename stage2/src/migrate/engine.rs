@@ -186,8 +186,8 @@ impl Engine {
     /// Works on the jobs for at most `ticks`, and for at most a slice. One CPU at a time: another gets
     /// [`Step::Busy`] at once.
     ///
-    /// A slice may end late by what can not be interrupted: a batch of 4 KiB units, or a change of a
-    /// leaf's size, each in the order of 10,000 instructions.
+    /// A slice may end late by what can not be interrupted: a batch of 4 KiB units, the frames of a larger one that are
+    /// copied between two looks at the time, or a change of a leaf's size, each in the order of 10,000 instructions.
     pub fn step<H: Host>(&self, host: &H, ticks: u64, payer: Payer) -> Step {
         let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
         let started = host.now();

@@ -18,6 +18,7 @@ use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::{Compact, Size};
 use super::jobs::Placed;
+use super::pools::claimed_behind;
 
 /// Migration, or the refusal.
 pub(super) fn migration<'a>(session: &mut Session<'a>) -> Result<&'a dyn Migration, Failure> {
@@ -241,7 +242,12 @@ pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> 
                 Some(guest) => write!(f, "; it waits for {guest}, which is starting"),
                 None => Ok(()),
             });
-            let what = format_args!("moves all off {name}, which takes no allocations{wait}");
+            let claimed = claimed_behind(session.machine, from);
+            let stays = fmt::from_fn(|f| match claimed {
+                0 => Ok(()),
+                bytes => write!(f, "; {} that owners of pools have claimed stays", Size(bytes)),
+            });
+            let what = format_args!("moves all off {name}, which takes no allocations{wait}{stays}");
             told(session, "evacuate", job, what)
         }
         Err(error) => {

@@ -5,8 +5,9 @@ use core::fmt::{self, Write};
 
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE};
 use stage2::claim::Claimant;
+use stage2::controller::ControllerId;
 use stage2::memory::Memory;
-use stage2::owner::PoolId;
+use stage2::owner::{Owner, PoolId};
 use stage2::pool::{BlockUse, Pool, Survey, Usage};
 
 use super::super::claiming::Claiming;
@@ -31,6 +32,14 @@ pub(super) fn claiming<'a>(session: &mut Session<'a>) -> Result<&'a dyn Claiming
 
 fn memory<'a>(session: &mut Session<'a>) -> Result<&'a Memory<'static>, Failure> {
     session.machine.memory().ok_or_else(|| session.refuse(format_args!("memory is not set up yet")))
+}
+
+/// Bytes behind `controller` that owners of pools have claimed.
+pub(super) fn claimed_behind(machine: &dyn Machine, controller: ControllerId) -> u64 {
+    let (Some(memory), Some(claiming)) = (machine.memory(), machine.claiming()) else { return 0 };
+    let pools = claiming.claims().pools().into_iter().flat_map(|pools| pools.iter());
+    let here = pools.filter(|(_, pool)| pool.controller == controller);
+    here.map(|(id, _)| memory.resident_everywhere(Owner::Pool(id)) * FRAME_SIZE).sum()
 }
 
 fn bytes(frames: u64) -> Value<'static> {

@@ -222,6 +222,25 @@ fn pools_are_claimed_and_released() {
 }
 
 #[test]
+fn an_evacuation_says_what_stays_claimed() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    machine.pools = Some(FakePools::new());
+    let answer = |machine: &Fake| {
+        let said = output_of(machine, "evacuate mc1");
+        output_of(machine, "restore mc1");
+        said
+    };
+    assert!(!answer(&machine).contains("claimed"), "{}", answer(&machine));
+    output_of(&machine, "claim video 2M");
+    let said = answer(&machine);
+    assert!(
+        said.contains("which takes no allocations; 2 MiB that owners of pools have claimed stays"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_guest_that_starts_within_a_window_is_not_hot() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
