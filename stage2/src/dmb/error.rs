@@ -9,6 +9,7 @@ use crate::map::MAX_MARKS;
 use crate::name::Name;
 use crate::owner::MAX_POOLS;
 use crate::range::FrameRange;
+use crate::size::Size;
 
 /// What [`designate`](super::designate) did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,7 +285,7 @@ impl fmt::Display for Rule {
                 "no free place for {} aligned to {} (longest free stretch {})",
                 Bytes(size),
                 Bytes(alignment),
-                Bytes(longest)
+                Size(longest)
             ),
             Self::PartlyInBlock { range, name, block } => {
                 write!(
