@@ -10,8 +10,8 @@ use crate::pageblock::Isolation;
 use crate::sync::{Counter, Lock, MutexGuard, Ordering::Relaxed};
 
 /// An arena.
-pub(crate) struct Arena {
-    lists: Lock<FreeLists>,
+pub(crate) struct Arena<'a> {
+    lists: Lock<FreeLists<'a>>,
     counters: Counters,
 }
 
@@ -36,7 +36,7 @@ fn subtract(counter: &Counter, frames: u64) {
     counter.store(counter.load(Relaxed).wrapping_sub(frames as u32), Relaxed);
 }
 
-impl Arena {
+impl<'a> Arena<'a> {
     /// An arena without frames.
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
@@ -65,14 +65,14 @@ impl Arena {
 
     /// Takes the lock. The counters come with it, for they may only be written under it. No frame is at hand then: all
     /// that is free is in the free maps of `table`.
-    pub(crate) fn lock(&self, table: &FrameTable<'_>) -> Locked<'_> {
+    pub(crate) fn lock(&self, table: &FrameTable<'a>) -> Locked<'_, 'a> {
         let mut locked = self.lock_as_is();
         locked.settle(table);
         locked
     }
 
     /// Takes the lock in order to change what it guards: a walk over the arena in several steps sees that.
-    pub(crate) fn lock_to_change(&self, table: &FrameTable<'_>) -> Locked<'_> {
+    pub(crate) fn lock_to_change(&self, table: &FrameTable<'a>) -> Locked<'_, 'a> {
         let mut locked = self.lock(table);
         locked.lists.count_change();
         locked
@@ -80,13 +80,13 @@ impl Arena {
 
     /// Takes the lock for what does not look for free frames in the table: those at hand stay there.
     #[inline]
-    pub(crate) fn lock_as_is(&self) -> Locked<'_> {
+    pub(crate) fn lock_as_is(&self) -> Locked<'_, 'a> {
         Locked { lists: self.lists.lock(), counters: &self.counters }
     }
 
     /// As [`Self::lock_as_is`], in order to change what the lock guards.
     #[inline]
-    pub(crate) fn lock_as_is_to_change(&self) -> Locked<'_> {
+    pub(crate) fn lock_as_is_to_change(&self) -> Locked<'_, 'a> {
         let mut locked = self.lock_as_is();
         locked.lists.count_change();
         locked
@@ -121,15 +121,15 @@ impl Arena {
 }
 
 /// A locked arena.
-pub(crate) struct Locked<'a> {
-    pub(crate) lists: MutexGuard<'a, FreeLists>,
-    counters: &'a Counters,
+pub(crate) struct Locked<'m, 'a> {
+    pub(crate) lists: MutexGuard<'m, FreeLists<'a>>,
+    counters: &'m Counters,
 }
 
-impl Locked<'_> {
+impl<'a> Locked<'_, 'a> {
     /// Puts the frames at hand back into their free maps.
     #[inline]
-    pub(crate) fn settle(&mut self, table: &FrameTable<'_>) {
+    pub(crate) fn settle(&mut self, table: &FrameTable<'a>) {
         if !self.lists.is_settled() {
             self.lists.settle(table);
         }

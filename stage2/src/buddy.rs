@@ -29,7 +29,7 @@ use crate::zone::Zone;
 mod front;
 mod isolation;
 
-use front::Front;
+use front::Fronts;
 
 /// How many lists of each type there is room for: the orders, rounded up to a power of two.
 const STRIDE: usize = 32;
@@ -46,13 +46,13 @@ struct List {
 }
 
 /// The free blocks of an arena.
-pub(crate) struct FreeLists {
+pub(crate) struct FreeLists<'a> {
     /// By type and order: split pageblocks by class, then free blocks.
     lists: [List; LIST_SLOTS * STRIDE],
     /// For each type a bit for each list that is not empty.
     orders: [u32; LIST_SLOTS],
-    /// For each type the single frames at hand.
-    fronts: [Front; LIST_SLOTS],
+    /// The single frames at hand.
+    fronts: Fronts<'a>,
     /// For each type the complement of the pageblock that was last left split although wholly free; zero for none.
     kept: [u32; LIST_SLOTS],
     /// How many pageblocks are isolated.
@@ -73,13 +73,13 @@ const fn key(list: usize, order: u8) -> usize {
     (list * STRIDE + order as usize) % (LIST_SLOTS * STRIDE)
 }
 
-impl FreeLists {
+impl<'a> FreeLists<'a> {
     /// No free blocks.
     pub(crate) const fn new() -> Self {
         Self {
             lists: [List { first: 0, count: 0 }; LIST_SLOTS * STRIDE],
             orders: [0; LIST_SLOTS],
-            fronts: [Front::EMPTY; LIST_SLOTS],
+            fronts: Fronts::new(),
             kept: [0; LIST_SLOTS],
             isolated: 0,
             changes: 0,
@@ -128,7 +128,7 @@ impl FreeLists {
     #[inline(always)]
     pub(crate) fn take(
         &mut self,
-        table: &FrameTable<'_>,
+        table: &FrameTable<'a>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
@@ -148,7 +148,7 @@ impl FreeLists {
     #[inline(never)]
     fn take_with_effort(
         &mut self,
-        table: &FrameTable<'_>,
+        table: &FrameTable<'a>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
@@ -167,7 +167,7 @@ impl FreeLists {
 
     fn take_own_or_fall_back(
         &mut self,
-        table: &FrameTable<'_>,
+        table: &FrameTable<'a>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
@@ -179,7 +179,7 @@ impl FreeLists {
     }
 
     /// Takes a block of `order` from the lists of one type.
-    fn take_from(&mut self, table: &FrameTable<'_>, list: usize, order: u8) -> Option<Taken> {
+    fn take_from(&mut self, table: &FrameTable<'a>, list: usize, order: u8) -> Option<Taken> {
         match order {
             0 => self.take_frame(table, list),
             1..PAGEBLOCK_ORDER => self.take_part(&table.words, list, order),
@@ -287,7 +287,7 @@ impl FreeLists {
 
     fn fall_back(
         &mut self,
-        table: &FrameTable<'_>,
+        table: &FrameTable<'a>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
@@ -347,7 +347,7 @@ impl FreeLists {
     #[inline(never)]
     pub(crate) fn give(
         &mut self,
-        table: &FrameTable<'_>,
+        table: &FrameTable<'a>,
         region: &Region,
         number: u64,
         order: u8,
@@ -360,7 +360,7 @@ impl FreeLists {
     #[inline(always)]
     pub(crate) fn give_here(
         &mut self,
-        table: &FrameTable<'_>,
+        table: &FrameTable<'a>,
         region: &Region,
         number: u64,
         order: u8,
@@ -375,13 +375,16 @@ impl FreeLists {
 
     /// Gives a block of less than a pageblock back.
     #[inline(always)]
-    pub(crate) fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
+    pub(crate) fn give_small(&mut self, table: &FrameTable<'a>, slot: Slot, order: u8, contents: Contents) {
         let map = table.words.free_map(slot.pageblock());
         let before = map.give(order, slot.offset(), contents);
         let was_nearly_whole = before.count() == PAGEBLOCK_FRAMES as u32 - (1 << order);
+        // Without its buddy the block is part of no larger one.
         let is_as_before = before.count() != 0
             && !was_nearly_whole
-            && (before.class() == SMALL_ORDERS - 1 || !map.is_block_free(before.class() + 1, slot.offset()));
+            && (before.class() == SMALL_ORDERS - 1
+                || before.class() >= order && !map.is_free(slot.offset() ^ 1 << order)
+                || !map.is_block_free(before.class() + 1, slot.offset()));
         if !is_as_before {
             self.relist(table, slot, map.order_around(slot.offset()), before);
         }
@@ -390,7 +393,7 @@ impl FreeLists {
     /// Puts the split pageblock at `slot` where it belongs after frames became free, the largest block of them now of order
     /// `class`; its list was that of `before`.
     #[inline(never)]
-    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, class: u8, before: Info) {
+    fn relist(&mut self, table: &FrameTable<'a>, slot: Slot, class: u8, before: Info) {
         let word = table.words.word(slot);
         if word.is_isolated() {
             return;
@@ -414,7 +417,7 @@ impl FreeLists {
     }
 
     /// Merges the split pageblocks that were kept though wholly free. Returns whether there were any.
-    fn release_kept(&mut self, table: &FrameTable<'_>) -> bool {
+    fn release_kept(&mut self, table: &FrameTable<'a>) -> bool {
         (0..LISTS).fold(false, |any, list| {
             let kept = !core::mem::take(&mut self.kept[list]);
             self.merge_if_whole(table, kept, list) || any
@@ -422,7 +425,7 @@ impl FreeLists {
     }
 
     /// Makes pageblock `index` a free block again if it is split, wholly free and on lists of type `list`.
-    fn merge_if_whole(&mut self, table: &FrameTable<'_>, index: u32, list: usize) -> bool {
+    fn merge_if_whole(&mut self, table: &FrameTable<'a>, index: u32, list: usize) -> bool {
         if index == NONE {
             return false;
         }
@@ -442,7 +445,7 @@ impl FreeLists {
     /// Gives a block of at least a pageblock back. Isolated pageblocks of it become free for themselves.
     fn give_whole(
         &mut self,
-        table: &FrameTable<'_>,
+        table: &FrameTable<'a>,
         region: &Region,
         number: u64,
         order: u8,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 
-use stage2::addr::{Frame, Pa};
+use stage2::addr::Frame;
 use stage2::controller::ControllerId;
 use stage2::frame::{Contents, Footprint};
 use stage2::map::BootMap;
@@ -15,12 +15,38 @@ pub(crate) const BASE: u64 = 0x4000_0000;
 
 /// An allocator of frames.
 pub(crate) trait Frames {
+    /// How it names a block.
+    type Block: Copy;
+
     /// An allocator over `gib` GiB of free RAM.
     fn new(gib: u64) -> Self;
     /// Takes a block of `order`.
-    fn allocate(&mut self, order: u8) -> u64;
+    fn allocate(&mut self, order: u8) -> Self::Block;
     /// Gives it back.
-    fn free(&mut self, frame: u64, order: u8);
+    fn free(&mut self, block: Self::Block, order: u8);
+}
+
+/// Does nothing: what calling an allocator takes. Only the benchmark of instructions asks for that.
+#[allow(dead_code)]
+pub(crate) struct Nothing;
+
+impl Frames for Nothing {
+    type Block = u64;
+
+    fn new(_: u64) -> Self {
+        Self
+    }
+
+    #[inline(never)]
+    fn allocate(&mut self, _: u8) -> u64 {
+        std::hint::black_box(());
+        0
+    }
+
+    #[inline(never)]
+    fn free(&mut self, _: u64, _: u8) {
+        std::hint::black_box(());
+    }
 }
 
 /// Ballast's memory: one controller, everything NORMAL, its lock included.
@@ -38,6 +64,8 @@ pub(crate) fn words(map: &BootMap) -> &'static [AtomicU32] {
 }
 
 impl Frames for Ballast {
+    type Block = Frame;
+
     fn new(gib: u64) -> Self {
         let mut map = BootMap::new();
         map.add_ram(ControllerId::try_new(0).expect("a controller"), BASE, gib << 30).expect("RAM");
@@ -53,15 +81,14 @@ impl Frames for Ballast {
         Self { memory, request }
     }
 
-    #[inline]
-    fn allocate(&mut self, order: u8) -> u64 {
+    #[inline(always)]
+    fn allocate(&mut self, order: u8) -> Frame {
         self.request.order = order;
-        self.memory.allocate(&self.request).expect("a block").frame.number()
+        self.memory.allocate(&self.request).expect("a block").frame
     }
 
-    #[inline]
-    fn free(&mut self, frame: u64, order: u8) {
-        let frame = Frame::containing(Pa::new_truncate(frame << 12));
+    #[inline(always)]
+    fn free(&mut self, frame: Frame, order: u8) {
         self.memory.free(frame, order, Owner::Hypervisor, Contents::Dirty).expect("a block in use");
     }
 }
@@ -70,6 +97,8 @@ impl Frames for Ballast {
 pub(crate) struct BuddySystem(buddy_system_allocator::FrameAllocator<33>);
 
 impl Frames for BuddySystem {
+    type Block = u64;
+
     fn new(gib: u64) -> Self {
         let mut frames = buddy_system_allocator::FrameAllocator::new();
         let first = (BASE >> 12) as usize;
@@ -77,12 +106,12 @@ impl Frames for BuddySystem {
         Self(frames)
     }
 
-    #[inline]
+    #[inline(always)]
     fn allocate(&mut self, order: u8) -> u64 {
         self.0.alloc(1 << order).expect("a block") as u64
     }
 
-    #[inline]
+    #[inline(always)]
     fn free(&mut self, frame: u64, order: u8) {
         self.0.dealloc(frame as usize, 1 << order);
     }
@@ -129,9 +158,9 @@ pub(crate) enum Work {
 }
 
 /// Everything that a measured stretch needs.
-pub(crate) struct Prepared<F> {
+pub(crate) struct Prepared<F: Frames> {
     frames: F,
-    held: Vec<u64>,
+    held: Vec<F::Block>,
     sequence: Sequence,
     count: usize,
 }
@@ -173,7 +202,8 @@ impl Work {
             }
             Self::Fill(order) => held.extend((0..*count).map(|_| frames.allocate(order))),
             Self::Drain(order) | Self::DrainShuffled(order) => {
-                held.drain(..).for_each(|frame| frames.free(frame, order));
+                held.iter().for_each(|&block| frames.free(block, order));
+                held.clear();
             }
             Self::Churn => {
                 for _ in 0..*count {

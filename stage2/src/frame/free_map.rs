@@ -17,10 +17,14 @@ const NEXT: usize = 1;
 const INFO: usize = 2;
 const MASKS: usize = 3;
 const MAP: usize = 4;
+/// Frames of a group: those of two words of the bit map.
+pub(crate) const GROUP_FRAMES: u64 = 64;
 /// The orders of blocks inside a pageblock.
 pub(crate) const SMALL_ORDERS: u8 = PAGEBLOCK_ORDER;
-/// The largest order inside one word of the bit map.
+/// The order of a word of the bit map.
 const WORD_ORDER: u8 = 5;
+/// The order of a group.
+const GROUP_ORDER: u8 = GROUP_FRAMES.trailing_zeros() as u8;
 
 /// For each order inside a word the bits at which its blocks begin.
 const STARTS: [u32; WORD_ORDER as usize] = [0xffff_ffff, 0x5555_5555, 0x1111_1111, 0x0101_0101, 0x0001_0001];
@@ -164,19 +168,23 @@ impl FreeMap<'_> {
     }
 
     /// Whether the frame `offset` frames into the pageblock is free.
+    #[inline]
     pub(crate) fn is_free(self, offset: u32) -> bool {
         self.word(offset as usize / 32) & 1 << (offset % 32) != 0
     }
 
-    /// Takes the free frames of the lowest word that has some. Returns its number, their bits, and how many are left.
+    /// Takes the free frames of the lowest group that has some. Returns where it begins, their bits, and how many frames are
+    /// left.
     #[inline]
-    pub(crate) fn take_word(self) -> (u32, u32, u32) {
+    pub(crate) fn take_group(self) -> (u32, u64, u32) {
         let masks = self.masks();
-        let index = masks.some().trailing_zeros() % MAP_WORDS as u32;
-        let free = self.word(index as usize);
-        self.set_word(index as usize, 0);
-        self.set_masks(Masks(masks.0 & !((1 | 1 << FULL_SHIFT) << index)));
-        (index, free, self.take_count(free.count_ones()))
+        let index = masks.some().trailing_zeros() as usize % MAP_WORDS & !1;
+        let (low, high) = self.group(index);
+        let free = u64::from(low) | u64::from(high) << 32;
+        self.set_word(index, 0);
+        self.set_word(index + 1, 0);
+        self.set_masks(Masks(masks.0 & !((0b11 | 0b11 << FULL_SHIFT) << index)));
+        (index as u32 * 32, free, self.take_count(free.count_ones()))
     }
 
     /// Takes a free block of `order`, the lowest there is. Returns its offset and how many frames are left.
@@ -264,35 +272,49 @@ impl FreeMap<'_> {
         before
     }
 
-    /// Frees the frames `free`, none of which is free, of the word that has the frame `offset`. Returns what was known
-    /// before.
+    /// Frees the frames `free`, none of which is free, of the group that begins at `offset`. Returns what was known before.
     #[inline]
-    pub(crate) fn give_word(self, offset: u32, free: u32, contents: Contents) -> Info {
+    pub(crate) fn give_group(self, offset: u32, free: u64, contents: Contents) -> Info {
         let before = self.info();
-        // One at a time is the usual case where frames come in no order.
-        let count = if free.is_power_of_two() { 1 } else { free.count_ones() };
+        let count = match free {
+            u64::MAX => GROUP_FRAMES as u32,
+            // One at a time is the usual case where frames come in no order.
+            _ if free.is_power_of_two() => 1,
+            _ => free.count_ones(),
+        };
         let mut info = Info(before.0 + count);
         if contents == Contents::Dirty {
             info.0 &= !ZEROED;
         }
         self.set_info(info);
-        self.give_bits(offset as usize / 32, free);
+        let index = offset as usize / 32;
+        for (index, bits) in [(index, free as u32), (index + 1, (free >> 32) as u32)] {
+            if bits != 0 {
+                self.give_bits(index, bits);
+            }
+        }
         before
     }
 
-    /// Whether the word that has the frame `offset` has, or is part of, a free block of `order`.
-    #[inline]
-    pub(crate) fn has_block(self, order: u8, offset: u32) -> bool {
-        match order {
-            0..WORD_ORDER => runs(self.word(offset as usize / 32), order) != 0,
-            _ => self.is_block_free(order, offset),
+    /// The order of the largest free block below a pageblock that the group that begins at `offset`, which has free frames,
+    /// has or is part of.
+    pub(crate) fn largest_in_group(self, offset: u32) -> u8 {
+        let (low, high) = self.group(offset as usize / 32);
+        if low & high == u32::MAX {
+            let is_larger = |&order: &u8| self.is_block_free(order, offset);
+            return GROUP_ORDER + (GROUP_ORDER + 1..SMALL_ORDERS).take_while(is_larger).count() as u8;
         }
+        if low == u32::MAX || high == u32::MAX {
+            return WORD_ORDER;
+        }
+        let has_block = |&order: &u8| runs(low, order) | runs(high, order) != 0;
+        (1..WORD_ORDER).take_while(has_block).count() as u8
     }
 
-    /// The order of the largest free block below a pageblock that the word with the frame `offset`, which has some, has or
-    /// is part of.
-    pub(crate) fn largest_in_word(self, offset: u32) -> u8 {
-        (1..SMALL_ORDERS).take_while(|&order| self.has_block(order, offset)).count() as u8
+    /// The words of the group that begins with word `index`.
+    #[inline]
+    fn group(self, index: usize) -> (u32, u32) {
+        (self.word(index), self.word(index + 1))
     }
 
     #[inline]

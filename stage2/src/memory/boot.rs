@@ -111,6 +111,8 @@ pub(super) fn boot<'a>(
         (zone, layout.populated[zone as usize])
     });
     memory.layout.call_once(|| layout);
+    // Some may have been closed before.
+    memory.change_gates(|closed| closed);
     Ok(())
 }
 
@@ -184,9 +186,9 @@ fn reserve_block(table: &FrameTable<'_>, region: &Region, number: u64, order: u8
 
 /// Hands a reserved block to the allocator: the one way by which frames become managed, from single frames at the edge
 /// of a reservation by way of the pageblocks of a pool to blocks of 1 GiB.
-pub(super) fn release_block(
-    table: &FrameTable<'_>,
-    locked: &mut Locked<'_>,
+pub(super) fn release_block<'a>(
+    table: &FrameTable<'a>,
+    locked: &mut Locked<'_, 'a>,
     region: &Region,
     number: u64,
     order: u8,

@@ -136,10 +136,10 @@ fn cut_at_edges(table: &FrameTable<'_>, region: &Region, head: Head, part: Frame
 }
 
 /// Frees the block in use at frame `number`, whose owner and order have been checked.
-pub(super) fn give_used(
-    table: &FrameTable<'_>,
+pub(super) fn give_used<'a>(
+    table: &FrameTable<'a>,
     region: &Region,
-    locked: &mut Locked<'_>,
+    locked: &mut Locked<'_, 'a>,
     number: u64,
     order: u8,
     owner: Owner,
@@ -176,10 +176,10 @@ pub(super) fn give_used(
 }
 
 /// Frees a block without doomed frames; what lies in isolated pageblocks stays there.
-fn give_plain(
-    table: &FrameTable<'_>,
+fn give_plain<'a>(
+    table: &FrameTable<'a>,
     region: &Region,
-    locked: &mut Locked<'_>,
+    locked: &mut Locked<'_, 'a>,
     number: u64,
     order: u8,
     owner: Owner,

@@ -63,6 +63,15 @@ pub struct Request {
     pub mapping: Option<Mapping>,
 }
 
+impl Request {
+    /// Whether it leaves NORMAL its floor. That is for Ballast and for tables: no guest's RAM goes below it, whether it can
+    /// move or not.
+    #[inline]
+    pub(super) const fn keeps_floor(&self) -> bool {
+        matches!(self.kind, Kind::Movable) || matches!(self.owner, Owner::Guest(_))
+    }
+}
+
 /// A block handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "frames that nobody keeps are lost"]

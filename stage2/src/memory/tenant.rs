@@ -17,7 +17,7 @@ pub struct Tenant {
     pub frames: FrameRange,
 }
 
-impl Memory<'_> {
+impl<'a> Memory<'a> {
     /// The first of a guest's RAM that touches `range`, with what follows it in frames and IPA alike up to the end
     /// of its pageblock. Looks at each block once, under the lock of one arena for each pageblock.
     pub fn tenant_in(&self, range: FrameRange) -> Option<Tenant> {
@@ -40,7 +40,7 @@ impl Memory<'_> {
     /// The first tenant from frame `number` to the end of its pageblock or to `end`, or else where to look next.
     fn tenant_in_pageblock(
         &self,
-        layout: &Layout<'_>,
+        layout: &Layout<'a>,
         region: &Region,
         number: u64,
         end: u64,

@@ -1,10 +1,11 @@
 use super::*;
-use crate::addr::{Ipa, Pa};
+use crate::addr::{Ipa, MAX_ORDER, Pa};
 use crate::dmb::{self, Node, NodeKind, NodePlace, Wishes};
-use crate::frame::Footprint;
+use crate::frame::{Footprint, State};
 use crate::map::{MovableMark, ReservationKind};
 use crate::owner::{GuestId, MAX_GUESTS, PoolId};
-use crate::placement::ControllerList;
+use crate::pageblock::MigrateType;
+use crate::placement::{ControllerList, Placement, Strictness};
 
 mod at_hand;
 mod contiguous;
@@ -107,6 +108,24 @@ fn the_floor_of_normal_holds_against_guests() {
     assert!(memory.allocate(&request(9, Kind::Unmovable)).is_err());
     let tables = Owner::Tables(GuestId::try_new(0).unwrap());
     assert!(memory.allocate(&Request { owner: tables, ..request(0, Kind::Unmovable) }).is_ok());
+}
+
+#[test]
+fn the_floor_of_normal_holds_against_pinned_guests_of_every_order() {
+    for order in [0, 3, 9] {
+        let map = two_controllers();
+        let words = words(&map);
+        let memory = Memory::new();
+        // In the midst of a group, and of a pageblock.
+        memory.boot(&map, &words, 1001).unwrap();
+        // So that there are frames at hand.
+        let own = Request { owner: Owner::Hypervisor, ..request(0, Kind::Unmovable) };
+        let held = [memory.allocate(&own).unwrap().frame, memory.allocate(&own).unwrap().frame];
+        memory.free(held[0], 0, Owner::Hypervisor, Contents::Dirty).unwrap();
+        while memory.allocate(&request(order, Kind::Unmovable)).is_ok() {}
+        let left = memory.zone_totals(Zone::Normal).free;
+        assert!((1001..1001 + (1 << order)).contains(&left), "order {order}: {left} left");
+    }
 }
 
 #[test]

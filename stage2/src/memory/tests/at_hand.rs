@@ -64,7 +64,7 @@ fn a_frame_at_hand_goes_to_whoever_asks_for_the_last() {
 }
 
 #[test]
-fn what_is_freed_twice_or_by_another_is_refused_also_where_its_word_is_at_hand() {
+fn what_is_freed_twice_or_by_another_is_refused_also_where_its_group_is_at_hand() {
     with_memory(|memory, _| {
         let held = take(memory, 40);
         free(memory, held[3], Contents::Dirty).unwrap();
@@ -72,7 +72,7 @@ fn what_is_freed_twice_or_by_another_is_refused_also_where_its_word_is_at_hand()
         let reason =
             |frame, order, owner| memory.free(frame, order, owner, Contents::Dirty).unwrap_err().reason;
         assert_eq!(reason(held[3], 0, Owner::Hypervisor), BlockReason::AlreadyFree);
-        // The first refusal put back what was at hand: once more with the word at hand.
+        // The first refusal put back what was at hand: once more with the group at hand.
         free(memory, held[5], Contents::Dirty).unwrap();
         free(memory, held[6], Contents::Dirty).unwrap();
         assert_eq!(reason(held[7], 0, guest(0)), BlockReason::OtherOwner { owner: Owner::Hypervisor });
@@ -103,10 +103,29 @@ fn what_is_freed_into_an_isolated_pageblock_is_not_at_hand() {
 }
 
 #[test]
+fn a_closed_controller_gives_nothing_that_is_at_hand() {
+    let map = two_controllers();
+    let words = words(&map);
+    let memory = Memory::new();
+    memory.boot(&map, &words, 0).unwrap();
+    // The one that has some of MOVABLE.
+    let movable = request(0, Kind::Movable);
+    let first = memory.allocate(&movable).unwrap();
+    assert_eq!((first.controller, first.zone), (controller(1), Zone::Movable));
+    memory.close(controller(1));
+    let other = memory.allocate(&movable).unwrap();
+    assert_eq!((other.controller, other.zone), (controller(0), Zone::Normal));
+    memory.open(controller(1));
+    let again = memory.allocate(&movable).unwrap();
+    assert_eq!((again.controller, again.zone), (controller(1), Zone::Movable));
+    assert_in_order(&memory, &map);
+}
+
+#[test]
 fn what_is_known_of_the_bytes_stays_known() {
     with_memory(|memory, _| {
         let held = take(memory, 96);
-        // Of one word, in any order: each frame keeps its own.
+        // Of one group, in any order: each frame keeps its own.
         free(memory, held[5], Contents::Dirty).unwrap();
         free(memory, held[3], Contents::Zeroed).unwrap();
         free(memory, held[9], Contents::Zeroed).unwrap();
@@ -116,14 +135,14 @@ fn what_is_known_of_the_bytes_stays_known() {
         let known = [(held[3], Contents::Zeroed), (held[5], Contents::Dirty), (held[9], Contents::Zeroed)];
         assert_eq!(again, known);
         // Put back together, they are as dirty as the dirtiest.
-        free(memory, held[40], Contents::Zeroed).unwrap();
-        free(memory, held[41], Contents::Dirty).unwrap();
-        assert_eq!(memory.frame_info(held[40]).unwrap().contents, Contents::Dirty);
+        free(memory, held[70], Contents::Zeroed).unwrap();
+        free(memory, held[71], Contents::Dirty).unwrap();
+        assert_eq!(memory.frame_info(held[70]).unwrap().contents, Contents::Dirty);
     });
 }
 
 #[test]
-fn ram_ranges_that_share_a_word_are_kept_apart() {
+fn ram_ranges_that_share_a_group_are_kept_apart() {
     let mut map = BootMap::new();
     // A hole of one page.
     map.add_ram(ControllerId::default(), BASE, 2 * MIB + 0x8000).unwrap();
@@ -136,7 +155,7 @@ fn ram_ranges_that_share_a_word_are_kept_apart() {
         (0..count).map(|_| memory.allocate(&movable).unwrap().frame).collect()
     };
     let all = take(8 + 512 + 512);
-    // Of one word: frames 0 to 7 are of the first range, 9 to 31 of the second.
+    // Of one group: frames 0 to 7 are of the first range, 9 to 63 of the second.
     let of = |number: u64| frame(BASE + 2 * MIB + (number << 12));
     free(&memory, of(3), Contents::Dirty).unwrap();
     free(&memory, of(12), Contents::Dirty).unwrap();
