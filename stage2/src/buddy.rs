@@ -21,13 +21,14 @@
 //! is free, the pageblock changes type, otherwise the frames are borrowed. Unmovable requests fall back to movable
 //! pageblocks, movable ones to pools, which keep their type, then to unmovable pageblocks.
 
-use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::addr::{PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, Table};
 use crate::pageblock::{LIST_SLOTS, LISTS, MigrateType, Shape};
 use crate::zone::Zone;
 
 mod front;
 mod isolation;
+mod whole;
 
 use front::Fronts;
 
@@ -133,11 +134,7 @@ impl<'a> FreeLists<'a> {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let taken = match order {
-            PAGEBLOCK_ORDER.. => self.take_whole_here(&table.words, wanted as usize, order),
-            _ => self.take_from(table, wanted as usize, order),
-        };
-        match taken {
+        match self.take_from(table, wanted as usize, order) {
             Some(taken) => Some(taken),
             None => self.take_with_effort(table, zone, wanted, order),
         }
@@ -188,7 +185,8 @@ impl<'a> FreeLists<'a> {
     }
 
     /// Takes a block of `order`, less than a pageblock, from the lists of one type.
-    fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+    #[inline(never)]
+    pub(crate) fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         if let Some(taken) = self.take_small(table, list, order, TRIES) {
             return Some(taken);
         }
@@ -238,53 +236,6 @@ impl<'a> FreeLists<'a> {
         self.push_split(table, index, list, SMALL_ORDERS - 1);
     }
 
-    /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
-    /// Its pageblocks' words are left for the caller to write.
-    #[inline(never)]
-    fn take_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        self.take_whole_here(table, list, order)
-    }
-
-    #[inline(always)]
-    fn take_whole_here(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        let candidates = self.orders[list] >> order;
-        if candidates == 0 {
-            return None;
-        }
-        let found = order + candidates.trailing_zeros() as u8;
-        let index = self.first(list, found);
-        let contents = table.free_map(index).info().contents();
-        self.unlink(table, index, list, found);
-        let taken = Taken { slot: Slot::of_pageblock(index), contents };
-        if found > order {
-            self.cut(table, taken, found, order);
-        }
-        Some(taken)
-    }
-
-    /// Takes a free block of just `order`, at least a pageblock, from the lists of one type, where there is one. Its
-    /// pageblocks' words are left for the caller to write.
-    #[inline(always)]
-    pub(crate) fn take_ready(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        let index = self.first(list, order);
-        if index == NONE {
-            return None;
-        }
-        let contents = table.free_map(index).info().contents();
-        self.unlink(table, index, list, order);
-        Some(Taken { slot: Slot::of_pageblock(index), contents })
-    }
-
-    /// Puts all but the first block of order `to` of a block of order `from`, both at least pageblocks, on their lists.
-    fn cut(&mut self, table: &Table<'_>, taken: Taken, from: u8, to: u8) {
-        let mut order = from;
-        while order > to {
-            order -= 1;
-            let upper = taken.slot.add(1 << order);
-            self.push_whole(table, upper, order, taken.contents);
-        }
-    }
-
     fn fall_back(
         &mut self,
         table: &FrameTable<'a>,
@@ -313,16 +264,9 @@ impl<'a> FreeLists<'a> {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let whole = order.max(PAGEBLOCK_ORDER);
-        if let Some(taken) = self.take_whole(table, from as usize, whole) {
-            for pageblock in 0..1 << (whole - PAGEBLOCK_ORDER) {
-                let slot = taken.slot.add(pageblock * PAGEBLOCK_FRAMES);
-                table.set_word(slot, table.word(slot).with_migrate_type(wanted));
-            }
-            return Some(match order {
-                0..PAGEBLOCK_ORDER => self.take_split(table, taken, wanted as usize, order),
-                _ => taken,
-            });
+        let taken = self.steal_whole(table, from, wanted, order);
+        if taken.is_some() {
+            return taken;
         }
         if order >= PAGEBLOCK_ORDER {
             return None;
@@ -368,7 +312,6 @@ impl<'a> FreeLists<'a> {
     ) {
         match order {
             0..PAGEBLOCK_ORDER => self.give_small(table, region.slot(number), order, contents),
-            _ if self.isolated == 0 => self.merge_here(&table.words, region, number, order, contents),
             _ => self.give_whole(table, region, number, order, contents),
         }
     }
@@ -472,88 +415,10 @@ impl<'a> FreeLists<'a> {
         words.free_map(slot.pageblock()).set_whole(contents);
     }
 
-    /// Puts a block of at least a pageblock on its list, merged as far as it goes.
-    #[inline(never)]
-    fn merge(&mut self, words: &Table<'_>, region: &Region, number: u64, order: u8, contents: Contents) {
-        self.merge_here(words, region, number, order, contents);
-    }
-
-    /// [`Self::merge`], for the one place where it has to be quick.
-    #[inline(always)]
-    fn merge_here(&mut self, words: &Table<'_>, region: &Region, number: u64, order: u8, contents: Contents) {
-        let word = words.word(region.slot(number));
-        let (mut number, mut order, mut contents) = (number, order, contents);
-        while order < MAX_ORDER {
-            let buddy = number ^ 1 << order;
-            if !region.has(buddy) {
-                break;
-            }
-            let slot = region.slot(buddy);
-            if !word.merges_with(words.word(slot), order) {
-                break;
-            }
-            self.unlink(words, slot.pageblock(), word.list(), order);
-            contents = contents.and(words.free_map(slot.pageblock()).info().contents());
-            let upper = region.slot(number.max(buddy));
-            words.set_word(upper, words.word(upper).with_shape(Shape::Part));
-            number = number.min(buddy);
-            order += 1;
-        }
-        self.push_whole_here(words, region.slot(number), order, contents);
-    }
-
-    /// Puts a free block of at least a pageblock on its list and writes its head.
-    fn push_whole(&mut self, words: &Table<'_>, slot: Slot, order: u8, contents: Contents) {
-        self.push_whole_here(words, slot, order, contents);
-    }
-
-    #[inline(always)]
-    fn push_whole_here(&mut self, words: &Table<'_>, slot: Slot, order: u8, contents: Contents) {
-        let word = words.word(slot).with_head(Shape::Free, order);
-        words.set_word(slot, word);
-        words.free_map(slot.pageblock()).set_whole(contents);
-        self.link(words, slot.pageblock(), word.list(), order);
-    }
-
     /// Puts a split pageblock on the list of `class`.
     fn push_split(&mut self, words: &Table<'_>, index: u32, list: usize, class: u8) {
         let map = words.free_map(index);
         map.set_info(map.info().with_class(class));
         self.link(words, index, list, class);
-    }
-
-    #[inline]
-    fn link(&mut self, words: &Table<'_>, index: u32, list: usize, order: u8) {
-        let head = &mut self.lists[key(list, order)];
-        let next = !head.first;
-        head.first = !index;
-        head.count += 1;
-        self.orders[list] |= 1 << order;
-        let map = words.free_map(index);
-        map.set_previous(NONE);
-        map.set_next(next);
-        if next != NONE {
-            words.free_map(next).set_previous(index);
-        }
-    }
-
-    /// Takes pageblock `index` off a list.
-    #[inline]
-    fn unlink(&mut self, words: &Table<'_>, index: u32, list: usize, order: u8) {
-        let map = words.free_map(index);
-        let (previous, next) = (map.previous(), map.next());
-        if next != NONE {
-            words.free_map(next).set_previous(previous);
-        }
-        let head = &mut self.lists[key(list, order)];
-        head.count -= 1;
-        if previous != NONE {
-            words.free_map(previous).set_next(next);
-        } else {
-            head.first = !next;
-            if next == NONE {
-                self.orders[list] &= !(1 << order);
-            }
-        }
     }
 }

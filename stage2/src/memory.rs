@@ -17,7 +17,7 @@ use crate::arena::{Arena, Locked};
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
 use crate::dmb::{Block, MAX_BLOCKS};
-use crate::frame::{Contents, FrameTable, Mapping, Region, Slot};
+use crate::frame::{Cell, Contents, FrameTable, Mapping, Region, Slot};
 use crate::map::BootMap;
 use crate::owner::Owner;
 use crate::pageblock::Shape;
@@ -38,9 +38,11 @@ mod free_blocks;
 mod gates;
 mod glance;
 mod hand_over;
+mod handed;
 mod isolation;
 mod migration;
 mod occupant;
+mod plain;
 mod query;
 mod release;
 mod request;
@@ -107,6 +109,8 @@ struct Place<'m, 'a> {
     layout: &'m Layout<'a>,
     region: &'m Region,
     slot: Slot,
+    /// The word of the pageblock.
+    cell: Cell<'a>,
     arena: &'m Arena<'a>,
 }
 
@@ -178,26 +182,29 @@ impl<'a> Memory<'a> {
     ///
     /// # Errors
     /// Where no arena that the request allows has a block of that order.
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&self, request: &Request) -> Result<Allocation, AllocError> {
-        if request.order == 0
-            && let Some(single) = self.allocate_at_hand(request)
-        {
-            return Ok(single.allocation());
+        let handed = match request.order {
+            0 => self.allocate_at_hand(request),
+            _ => self.allocate_plainly(request),
+        };
+        match handed {
+            Some(handed) => Ok(handed.allocation(request.order)),
+            None => self.allocate_with_effort(request),
         }
-        self.allocate_with_care(request)
     }
 
     /// Gives a block back. `contents` says what the caller left in it.
     ///
     /// # Errors
     /// Where the block is not in use with just this order and owner; nothing is changed then.
-    #[inline]
+    #[inline(always)]
     pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
-        if order == 0 && self.free_single(frame, owner, contents) {
-            return Ok(());
-        }
-        self.free_any(frame, order, owner, contents)
+        let is_done = match order {
+            0 => self.free_single(frame, owner, contents),
+            _ => self.free_plainly(frame, order, owner, contents),
+        };
+        if is_done { Ok(()) } else { self.free_with_care(frame, order, owner, contents) }
     }
 
     /// Says where the block in use at `frame` appears, or that it appears nowhere.
@@ -230,8 +237,9 @@ impl<'a> Memory<'a> {
         let layout = self.layout.get()?;
         let region = layout.table.region_of(frame)?;
         let slot = region.slot(frame.number());
-        let zone = layout.table.words.word(slot).zone();
-        Some(Place { layout, region, slot, arena: &self.arenas[region.arena(zone)] })
+        let cell = layout.table.words.cell(slot.pageblock())?;
+        let arena = &self.arenas[region.arena(cell.get().zone())];
+        Some(Place { layout, region, slot, cell, arena })
     }
 
     /// Where `frame` appears: the reverse map of the block that it lies in, moved on to the frame itself.

@@ -198,7 +198,7 @@ impl Pageblock {
     /// The head of a block of `order`.
     #[inline]
     pub(crate) const fn with_head(self, shape: Shape, order: u8) -> Self {
-        Self(self.with_shape(shape).0 | (order.saturating_sub(PAGEBLOCK_ORDER) as u32) << ORDER_SHIFT)
+        Self(self.with_shape(shape).0 | (order.wrapping_sub(PAGEBLOCK_ORDER) as u32) << ORDER_SHIFT & ORDER)
     }
 
     /// Whether this is the head of a block in use of `order`.
@@ -207,10 +207,23 @@ impl Pageblock {
         (self.0 ^ self.with_head(Shape::Used, order).0) & (SHAPE | ORDER) == 0
     }
 
-    /// Whether `other` is the head of a free block of `order` that may merge with one in this pageblock.
+    /// Whether `other`, where the buddy would have its head, is the head of a free block that may merge with the one whose
+    /// head this is.
     #[inline]
-    pub(crate) const fn merges_with(self, other: Self, order: u8) -> bool {
-        (self.with_head(Shape::Free, order).0 ^ other.0) & (GROUP | SHAPE | ORDER) == 0
+    pub(crate) const fn is_buddy(self, other: Self) -> bool {
+        (self.0 ^ other.0) & (GROUP | REGION | SHAPE | ORDER) == 0
+    }
+
+    /// The head of a block twice as large, below the largest order.
+    #[inline]
+    pub(crate) const fn doubled(self) -> Self {
+        Self(self.0 + (1 << ORDER_SHIFT))
+    }
+
+    /// With what `other` says of the entries of its frames.
+    #[inline]
+    pub(crate) const fn with_touched_as(self, other: Self) -> Self {
+        Self(self.0 & !TOUCHED | other.0 & TOUCHED)
     }
 
     /// The number of the region that the pageblock lies in.
@@ -257,7 +270,7 @@ mod tests {
             let isolated = before.with_isolated(Isolation::Isolated);
             assert_eq!(isolated.migrate_type(), migrate_type);
             assert!(isolated.with_isolated(Isolation::Open) == before);
-            assert!(!isolated.merges_with(before, 9));
+            assert!(before.is_buddy(before) && !isolated.is_buddy(before));
         }
     }
 
@@ -271,10 +284,13 @@ mod tests {
         assert_eq!((head.shape(), head.order(), head.block()), (Shape::Free, 18, Some(18)));
         assert_eq!(head.with_shape(Shape::Split).with_head(Shape::Used, 9).order(), 9);
         let near = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18)).with_head(Shape::Free, 12);
-        assert!(word.merges_with(near, 12) && !word.merges_with(near, 13));
+        let head = |order| word.with_head(Shape::Free, order);
+        let near = near.with_region(63);
+        assert!(head(12).is_buddy(near) && !head(13).is_buddy(near) && head(11).doubled().is_buddy(near));
+        assert!(!head(12).is_buddy(near.with_region(62)));
         let other = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(17)).with_head(Shape::Free, 12);
-        assert!(!word.merges_with(other, 12));
-        assert!(head.with_head(Shape::Used, 10).is_used_head(10));
-        assert!(!head.with_head(Shape::Used, 10).is_used_head(11));
+        assert!(!head(12).is_buddy(other.with_region(63)));
+        assert!(word.with_head(Shape::Used, 10).is_used_head(10));
+        assert!(!word.with_head(Shape::Used, 10).is_used_head(11));
     }
 }

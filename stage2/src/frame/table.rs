@@ -139,6 +139,22 @@ impl Entry<'_> {
     }
 }
 
+/// Where the word of a pageblock is.
+#[derive(Clone, Copy)]
+pub(crate) struct Cell<'a>(&'a AtomicU32);
+
+impl Cell<'_> {
+    #[inline]
+    pub(crate) fn get(self) -> Pageblock {
+        Pageblock(self.0.load(Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn set(self, word: Pageblock) {
+        self.0.store(word.0, Relaxed);
+    }
+}
+
 /// The entries of the frames of a group.
 #[derive(Clone, Copy)]
 pub(crate) struct Group<'a>(&'a [[AtomicU32; ENTRY_WORDS]; GROUP_FRAMES as usize]);
@@ -181,6 +197,12 @@ impl<'a> Table<'a> {
     #[inline]
     pub(crate) fn set_word(self, slot: Slot, word: Pageblock) {
         self.pageblocks[slot.pageblock() as usize].store(word.0, Relaxed);
+    }
+
+    /// Where the word of pageblock number `index` is, if there is one.
+    #[inline]
+    pub(crate) fn cell(self, index: u32) -> Option<Cell<'a>> {
+        self.pageblocks.get(index as usize).map(Cell)
     }
 
     /// The free map of pageblock number `index`.

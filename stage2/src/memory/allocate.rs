@@ -9,47 +9,9 @@ use crate::placement::{Placement, Strictness, most_free, next_interleaved};
 use crate::zone::Zone;
 
 impl<'a> Memory<'a> {
-    /// Allocates a block that is not at hand.
+    /// Allocates a block wherever the request allows, with whatever effort it takes.
     #[inline(never)]
-    pub(super) fn allocate_with_care(&self, request: &Request) -> Result<Allocation, AllocError> {
-        match request.order {
-            PAGEBLOCK_ORDER.. => self.allocate_whole(request),
-            _ => self.allocate_block(request),
-        }
-    }
-
-    #[inline(never)]
-    fn allocate_whole(&self, request: &Request) -> Result<Allocation, AllocError> {
-        match self.allocate_ready(request) {
-            Some(allocation) => Ok(allocation),
-            None => self.allocate_block(request),
-        }
-    }
-
-    /// Allocates a block of at least a pageblock where the request looks first, if one of just that order is free there.
-    #[inline(always)]
-    fn allocate_ready(&self, request: &Request) -> Option<Allocation> {
-        let layout = self.layout.get()?;
-        let (controller, zone) = self.first_choice(layout, request)?;
-        let (wanted, mobility) = request.kind.needs();
-        // What NORMAL must keep is for others to look at.
-        if request.order > MAX_ORDER || zone == Zone::Normal && request.keeps_floor() {
-            return None;
-        }
-        let (order, owner, words) = (request.order, request.owner.index(), &layout.table.words);
-        let mut locked = self.arenas[zone.arena(controller)].lock_as_is();
-        let taken = locked.lists.take_ready(words, wanted as usize, order)?;
-        let word = words.word(taken.slot);
-        words.set_word(taken.slot, word.with_head(Shape::Used, order));
-        words.entry(taken.slot).set_used(Meta::used(order, owner, mobility), request.mapping);
-        locked.count_taken(owner, 1 << order);
-        locked.lists.count_change();
-        let frame = layout.table.region_in(word).frame(taken.slot);
-        Some(Allocation { frame, order, controller, zone, contents: taken.contents })
-    }
-
-    #[inline(never)]
-    fn allocate_block(&self, request: &Request) -> Result<Allocation, AllocError> {
+    pub(super) fn allocate_with_effort(&self, request: &Request) -> Result<Allocation, AllocError> {
         let Some(layout) = self.layout.get() else { return Err(AllocError::NotBooted) };
         if request.order > MAX_ORDER {
             return Err(AllocError::OrderTooLarge { order: request.order });
@@ -70,7 +32,6 @@ impl<'a> Memory<'a> {
     }
 
     /// The controller and zone that a request is served from if they have what it needs, where that is plain to see.
-    #[inline(always)]
     pub(super) fn first_choice(
         &self,
         layout: &Layout<'a>,
@@ -153,7 +114,7 @@ impl<'a> Memory<'a> {
             while let Some(controller) =
                 most_free(candidates, |controller| self.arenas[zone.arena(controller)].free())
             {
-                let found = self.allocate_in_cold(layout, request, controller, zone);
+                let found = self.allocate_in(layout, request, controller, zone);
                 if found.is_some() {
                     return found;
                 }
@@ -175,7 +136,7 @@ impl<'a> Memory<'a> {
     ) -> Option<Found> {
         let mut zone = request.kind.first_zone();
         loop {
-            let found = self.allocate_in_cold(layout, request, controller, zone);
+            let found = self.allocate_in(layout, request, controller, zone);
             if found.is_some() || zone == Zone::Normal {
                 return found;
             }
@@ -183,19 +144,8 @@ impl<'a> Memory<'a> {
         }
     }
 
-    #[inline(never)]
-    fn allocate_in_cold(
-        &self,
-        layout: &Layout<'a>,
-        request: &Request,
-        controller: ControllerId,
-        zone: Zone,
-    ) -> Option<Found> {
-        self.allocate_in(layout, request, controller, zone)
-    }
-
     /// Tries one arena.
-    #[inline(always)]
+    #[inline(never)]
     fn allocate_in(
         &self,
         layout: &Layout<'a>,

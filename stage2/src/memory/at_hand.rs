@@ -2,46 +2,14 @@
 //!
 //! Both ways keep what they do in registers and call nobody; what they cannot do they leave to others, unchanged.
 
-use core::num::NonZeroU64;
-
-use super::{Allocation, Kind, Memory, Request};
-use crate::addr::{FRAME_SHIFT, Frame, Pa};
+use super::handed::Handed;
+use super::{Memory, Request};
+use crate::addr::Frame;
 use crate::frame::{Contents, Meta};
 use crate::owner::Owner;
 use crate::pageblock::LIST_SLOTS;
-use crate::placement::Placement;
 use crate::sync::{Counter, Ordering::Relaxed};
-use crate::zone::{ARENAS, Zone};
-
-/// A frame just allocated, in one word: its arena, what is known of its bytes, and its number.
-#[derive(Clone, Copy)]
-pub(super) struct Single(NonZeroU64);
-
-impl Single {
-    const ZEROED_SHIFT: u32 = ARENAS.trailing_zeros();
-    /// Set in all of them.
-    const SOME: u64 = 1 << (Self::ZEROED_SHIFT + 1);
-    const NUMBER_SHIFT: u32 = Self::ZEROED_SHIFT + 2;
-
-    #[inline]
-    const fn new(number: u64, arena: usize, contents: Contents) -> Option<Self> {
-        let zeroed = matches!(contents, Contents::Zeroed) as u64;
-        let word = number << Self::NUMBER_SHIFT | Self::SOME | zeroed << Self::ZEROED_SHIFT | arena as u64;
-        match NonZeroU64::new(word) {
-            Some(word) => Some(Self(word)),
-            None => None,
-        }
-    }
-
-    #[inline]
-    pub(super) fn allocation(self) -> Allocation {
-        let word = self.0.get();
-        let (zone, controller) = Zone::of_arena(word as usize % ARENAS);
-        let contents = if word >> Self::ZEROED_SHIFT & 1 == 0 { Contents::Dirty } else { Contents::Zeroed };
-        let frame = Frame::containing(Pa::new_truncate(word >> Self::NUMBER_SHIFT << FRAME_SHIFT));
-        Allocation { frame, order: 0, controller, zone, contents }
-    }
-}
+use crate::zone::ARENAS;
 
 /// Of which arena and type the single frame was that was freed last: where to look first, and no more than that. Nowhere
 /// where frames are freed in no order.
@@ -85,35 +53,28 @@ impl Recent {
 impl Memory<'_> {
     /// Allocates a single frame that is at hand where the request looks first.
     #[inline]
-    pub(super) fn allocate_at_hand(&self, request: &Request) -> Option<Single> {
-        let Some(owner) = request.owner.common_index() else { return self.allocate_at_hand_of_some(request) };
-        match (self.gates.sole_arena(request.kind), request.placement) {
-            // Guests' RAM keeps the floor of NORMAL, which is for others to look at.
-            (Some(arena), Placement::Any) if request.kind == Kind::Movable || owner == 0 => {
-                self.allocate_at_hand_in(arena, request, owner)
-            }
-            _ => self.allocate_at_hand_of_some(request),
+    pub(super) fn allocate_at_hand(&self, request: &Request) -> Option<Handed> {
+        match self.sole_place(request) {
+            Some((arena, owner)) => self.allocate_at_hand_in(arena, request, owner),
+            None => self.allocate_at_hand_of_some(request),
         }
     }
 
     /// [`Self::allocate_at_hand`], where there is more to look at.
     #[inline(never)]
-    fn allocate_at_hand_of_some(&self, request: &Request) -> Option<Single> {
-        let (controller, zone) = self.first_choice(self.layout.get()?, request)?;
-        if zone == Zone::Normal && request.keeps_floor() {
-            return None;
-        }
-        self.allocate_at_hand_in(zone.arena(controller), request, request.owner.index())
+    fn allocate_at_hand_of_some(&self, request: &Request) -> Option<Handed> {
+        let (arena, owner) = self.first_place(request)?;
+        self.allocate_at_hand_in(arena, request, owner)
     }
 
     #[inline(always)]
-    fn allocate_at_hand_in(&self, arena: usize, request: &Request, owner: usize) -> Option<Single> {
+    fn allocate_at_hand_in(&self, arena: usize, request: &Request, owner: usize) -> Option<Handed> {
         let (wanted, mobility) = request.kind.needs();
-        let mut locked = self.arenas[arena % ARENAS].lock_as_is();
+        let mut locked = self.arenas[arena].lock_as_is();
         let taken = locked.lists.take_at_hand(wanted as usize)?;
         taken.entry.set_used(Meta::used(0, owner, mobility), request.mapping);
         locked.count_taken(owner, 1);
-        Single::new(taken.number, arena, taken.contents)
+        Handed::new(taken.number, arena, taken.contents)
     }
 
     /// Gives a single frame back where nothing about it is unusual; else nothing is changed.
@@ -146,7 +107,7 @@ impl Memory<'_> {
         let owner = owner.index();
         let words = &place.table().words;
         let mut locked = place.arena.lock_as_is_to_change();
-        let (word, entry) = (words.word(place.slot), words.entry(place.slot));
+        let (word, entry) = (place.cell.get(), words.entry(place.slot));
         if !word.is_split_and_open() || !entry.meta().is_plainly_used_as(0, owner) {
             return false;
         }

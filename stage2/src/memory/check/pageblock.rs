@@ -100,9 +100,8 @@ fn look_at_head(
         Some(Rule::Links)
     } else {
         let buddy = number ^ frames;
-        let merges = order < MAX_ORDER
-            && region.has(buddy)
-            && word.merges_with(table.words.word(region.slot(buddy)), order);
+        let merges =
+            order < MAX_ORDER && region.has(buddy) && word.is_buddy(table.words.word(region.slot(buddy)));
         merges.then_some(Rule::NotMerged)
     };
     rule.map(|rule| (number, rule))
