@@ -6,7 +6,7 @@
 
 use super::{FreeLists, Taken, key};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::frame::{Contents, FreeMap, NONE, Region, Slot, Table};
+use crate::frame::{Cell, Contents, FreeMap, NONE, Region, Slot, Table};
 use crate::pageblock::{MigrateType, Shape};
 use crate::zone::Zone;
 
@@ -87,45 +87,44 @@ impl FreeLists<'_> {
         order: u8,
         contents: Contents,
     ) {
-        self.merge_here(words, region.slot(number), number, order, contents);
+        let index = region.slot(number).pageblock();
+        let Some(cell) = words.cell(index) else { return };
+        self.merge_here(words, (cell, index), number, order, contents);
     }
 
-    /// [`Self::merge`] of the block at `slot`, for the one place where it has to be quick.
+    /// [`Self::merge`] of the block whose head has its word in `cell`, that of pageblock `index`: for the one place where it
+    /// has to be quick.
     #[inline(always)]
     pub(crate) fn merge_here(
         &mut self,
         words: &Table<'_>,
-        slot: Slot,
+        (mut cell, mut index): (Cell<'_>, u32),
         number: u64,
-        order: u8,
-        contents: Contents,
+        mut order: u8,
+        mut contents: Contents,
     ) {
-        let (mut index, mut order, mut contents) = (slot.pageblock(), order, contents);
-        // By frame number, so that buddies are told.
-        let mut block = (number >> PAGEBLOCK_ORDER) as u32;
-        let mut head = words.word(slot).with_head(Shape::Free, order);
+        let mut head = cell.get().with_head(Shape::Free, order);
         let list = head.list();
+        // By frame number, so that buddies are told.
+        let block = (number >> PAGEBLOCK_ORDER) as u32;
+        let mut size = 1 << (u32::from(order - PAGEBLOCK_ORDER) % u32::BITS);
         while order < MAX_ORDER {
-            let size = 1 << (order - PAGEBLOCK_ORDER);
-            let upward = block & size == 0;
-            let buddy = if upward { index.wrapping_add(size) } else { index.wrapping_sub(size) };
-            let Some(cell) = words.cell(buddy).filter(|cell| head.is_buddy(cell.get())) else { break };
+            let is_lower = block & size == 0;
+            let buddy = if is_lower { index.wrapping_add(size) } else { index.wrapping_sub(size) };
+            let Some(other) = words.cell(buddy).filter(|other| head.is_buddy(other.get())) else { break };
             let map = words.free_map(buddy);
             self.unlink_from(words, map, list, order);
             contents = contents.and(map.info().contents());
-            if upward {
-                cell.set(cell.get().with_shape(Shape::Part));
-            } else {
-                let upper = Slot::of_pageblock(index);
-                words.set_word(upper, words.word(upper).with_shape(Shape::Part));
-                index = buddy;
+            let upper = if is_lower { other } else { cell };
+            upper.set(upper.get().with_shape(Shape::Part));
+            if !is_lower {
+                (cell, index) = (other, buddy);
             }
-            block &= !size;
             order += 1;
+            size <<= 1;
             head = head.doubled();
         }
-        let slot = Slot::of_pageblock(index);
-        words.set_word(slot, head.with_touched_as(words.word(slot)));
+        cell.set(head.with_touched_as(cell.get()));
         let map = words.free_map(index);
         map.set_whole(contents);
         self.link_to(words, map, index, list, order);
@@ -146,7 +145,7 @@ impl FreeLists<'_> {
         self.link_to(words, words.free_map(index), index, list, order);
     }
 
-    #[inline]
+    #[inline(always)]
     fn link_to(&mut self, words: &Table<'_>, map: FreeMap<'_>, index: u32, list: usize, order: u8) {
         let head = &mut self.lists[key(list, order)];
         let next = !head.first;
@@ -166,7 +165,7 @@ impl FreeLists<'_> {
         self.unlink_from(words, words.free_map(index), list, order);
     }
 
-    #[inline]
+    #[inline(always)]
     fn unlink_from(&mut self, words: &Table<'_>, map: FreeMap<'_>, list: usize, order: u8) {
         let (previous, next) = (map.previous(), map.next());
         if next != NONE {

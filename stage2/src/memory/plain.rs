@@ -95,7 +95,8 @@ impl Memory<'_> {
         }
         entry.set_meta(Meta::NONE);
         locked.count_given(owner, 1 << order);
-        locked.lists.merge_here(words, place.slot, frame.number(), order, contents);
+        let at = (place.cell, place.slot.pageblock());
+        locked.lists.merge_here(words, at, frame.number(), order, contents);
         true
     }
 
