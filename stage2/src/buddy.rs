@@ -329,7 +329,7 @@ impl<'a> FreeLists<'a> {
                 || before.class() >= order && !map.is_free(slot.offset() ^ 1 << order)
                 || !map.is_block_free(before.class() + 1, slot.offset()));
         if !is_as_before {
-            self.relist(table, slot, map.order_around(slot.offset()), before);
+            self.relist(table, slot, map.order_around(order, slot.offset()), before);
         }
     }
 

@@ -89,11 +89,12 @@ impl FreeLists<'_> {
     ) {
         let index = region.slot(number).pageblock();
         let Some(cell) = words.cell(index) else { return };
+        cell.set(cell.get().with_head(Shape::Free, order));
         self.merge_here(words, (cell, index), number, order, contents);
     }
 
-    /// [`Self::merge`] of the block whose head has its word in `cell`, that of pageblock `index`: for the one place where it
-    /// has to be quick.
+    /// [`Self::merge`] of the block whose head has its word in `cell`, that of pageblock `index`, and is free by that already:
+    /// for the one place where it has to be quick.
     #[inline(always)]
     pub(crate) fn merge_here(
         &mut self,
@@ -103,7 +104,7 @@ impl FreeLists<'_> {
         mut order: u8,
         mut contents: Contents,
     ) {
-        let mut head = cell.get().with_head(Shape::Free, order);
+        let mut head = cell.get();
         let list = head.list();
         // By frame number, so that buddies are told.
         let block = (number >> PAGEBLOCK_ORDER) as u32;

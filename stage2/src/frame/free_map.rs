@@ -336,9 +336,10 @@ impl FreeMap<'_> {
         word & block == block
     }
 
-    /// The order of the largest free block below a pageblock that has the free frame `offset`.
-    pub(crate) fn order_around(self, offset: u32) -> u8 {
-        (1..SMALL_ORDERS).take_while(|&order| self.is_block_free(order, offset)).count() as u8
+    /// The order of the largest free block below a pageblock that has the free block of `order` with the frame `offset`.
+    pub(crate) fn order_around(self, order: u8, offset: u32) -> u8 {
+        let larger = (order + 1..SMALL_ORDERS).take_while(|&order| self.is_block_free(order, offset));
+        order + larger.count() as u8
     }
 
     /// The order of the largest block below a pageblock that can be taken; `None` where no frame is free.
@@ -373,7 +374,7 @@ impl FreeMap<'_> {
 
     /// The largest free block below a pageblock that the free frame `offset` is part of: offset and order.
     pub(crate) fn block_at(self, offset: u32) -> (u32, u8) {
-        let order = self.order_around(offset);
+        let order = self.order_around(0, offset);
         (offset & !((1 << order) - 1), order)
     }
 
@@ -438,7 +439,7 @@ mod tests {
         let give = |order, offset, contents| {
             map.give(order, offset, contents);
             assert!(map.is_consistent());
-            map.order_around(offset)
+            map.order_around(0, offset)
         };
         assert_eq!(give(0, 5, Contents::Zeroed), 0);
         assert_eq!(give(0, 4, Contents::Zeroed), 1);
@@ -494,7 +495,7 @@ mod tests {
                         free[start..start + (1 << order)].iter().all(|&free| free)
                     });
                     map.give(order, at, Contents::Dirty);
-                    prop_assert_eq!(Some(map.order_around(at)), largest);
+                    prop_assert_eq!(Some(map.order_around(order, at)), largest);
                 }
                 prop_assert!(map.is_consistent());
                 let mut covered = [false; 512];

@@ -48,6 +48,8 @@ impl Slot {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Region {
     pub(crate) range: FrameRange,
+    /// How many frames it has: [`Self::has`] is asked often.
+    frames: u64,
     /// The slot of the first frame; congruent to its number modulo a pageblock.
     slot: u32,
     pub(crate) controller: ControllerId,
@@ -85,7 +87,7 @@ impl Region {
     /// Whether frame number `number` lies in the region.
     #[inline]
     pub(crate) const fn has(&self, number: u64) -> bool {
-        number.wrapping_sub(self.range.start()) < self.range.frames()
+        number.wrapping_sub(self.range.start()) < self.frames
     }
 }
 
@@ -294,6 +296,7 @@ impl<'a> FrameTable<'a> {
         let words = Table { entries: entries.as_chunks().0, pageblocks, free_maps };
         let none = Region {
             range: FrameRange::EMPTY,
+            frames: 0,
             slot: 0,
             controller: ControllerId::default(),
             index: 0,
@@ -311,7 +314,8 @@ impl<'a> FrameTable<'a> {
             let around = range.aligned_around(PAGEBLOCK_FRAMES);
             let slot = base + (range.start() - around.start()) as u32;
             let arena = Zone::Normal.arena(controller) as u8;
-            *place = Region { range, slot, controller, index: table.count as u8, arena };
+            *place =
+                Region { range, frames: range.frames(), slot, controller, index: table.count as u8, arena };
             base += around.frames() as u32;
             table.count += 1;
         }

@@ -88,13 +88,15 @@ impl Memory<'_> {
         let Some(place) = self.place(frame) else { return false };
         let (words, owner) = (&place.table().words, owner.index());
         let mut locked = place.arena.lock_as_is_to_change();
-        let entry = words.entry(place.slot);
-        let is_plain = place.cell.get().is_used_head(order) && !locked.lists.has_isolated();
+        let (word, entry) = (place.cell.get(), words.entry(place.slot));
+        // The word has the order that the entry has.
+        let is_plain = word.is_used() && !locked.lists.has_isolated();
         if !is_plain || !entry.meta().is_plainly_used_as(order, owner) {
             return false;
         }
         entry.set_meta(Meta::NONE);
         locked.count_given(owner, 1 << order);
+        place.cell.set(word.freed());
         let at = (place.cell, place.slot.pageblock());
         locked.lists.merge_here(words, at, frame.number(), order, contents);
         true
