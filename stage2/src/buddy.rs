@@ -288,21 +288,7 @@ impl<'a> FreeLists<'a> {
 
     /// Gives the block of `order` at frame `number` of `region` back, merging it as far as it goes. Its entry must say
     /// already that it is in use no more.
-    #[inline(never)]
     pub(crate) fn give(
-        &mut self,
-        table: &FrameTable<'a>,
-        region: &Region,
-        number: u64,
-        order: u8,
-        contents: Contents,
-    ) {
-        self.give_here(table, region, number, order, contents);
-    }
-
-    /// [`Self::give`], for the one place where it has to be quick.
-    #[inline(always)]
-    pub(crate) fn give_here(
         &mut self,
         table: &FrameTable<'a>,
         region: &Region,
@@ -312,6 +298,7 @@ impl<'a> FreeLists<'a> {
     ) {
         match order {
             0..PAGEBLOCK_ORDER => self.give_small(table, region.slot(number), order, contents),
+            _ if self.isolated == 0 => self.merge(&table.words, region, number, order, contents),
             _ => self.give_whole(table, region, number, order, contents),
         }
     }
