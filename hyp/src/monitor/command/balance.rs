@@ -138,9 +138,9 @@ fn shares(session: &mut Session<'_>, by: By, begun: &Sample) -> Result<Vec<Share
             match shares.last_mut().filter(goes_on) {
                 Some(last) => {
                     last.size += piece.size;
-                    for at in 0..MAX_CONTROLLERS {
+                    for (at, load) in load.iter().enumerate() {
                         last.bytes[at] += heat.resident[at];
-                        last.load[at] += load[at];
+                        last.load[at] += load;
                     }
                 }
                 None => shares.push(Share { guest, ipa, size: piece.size, bytes: heat.resident, load, open }),
