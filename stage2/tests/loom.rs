@@ -97,6 +97,109 @@ fn single_frames_at_hand_go_to_one_cpu_each() {
     });
 }
 
+/// A single frame of `owner`'s, and what gives one back.
+fn take(memory: &Memory<'_>, kind: Kind, owner: u8) -> Frame {
+    memory.allocate(&Request { kind, ..request(0, owner) }).expect("a frame").frame
+}
+
+fn give(memory: &Memory<'_>, owner: u8, frame: Frame) {
+    memory.free(frame, 0, Owner::Guest(guest(owner)), Contents::Dirty).expect("a frame in use");
+}
+
+/// Three frames of guest 1's from one word of the free map, which is at hand and the one that was freed into last: the
+/// next free there needs no look at the table.
+fn with_a_word_at_hand(memory: &Memory<'_>, kind: Kind) -> [Frame; 3] {
+    let [first, second, third, fourth] = core::array::from_fn(|_| take(memory, kind, 1));
+    give(memory, 1, first);
+    [second, third, fourth]
+}
+
+#[test]
+fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
+    loom::model(|| {
+        let memory = memory(1);
+        let [second, third, fourth] = with_a_word_at_hand(&memory, Kind::Movable);
+        let other = {
+            let memory = memory.clone();
+            thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
+        };
+        // A look at the free map, which has to have everything in it: before, between or after the two.
+        let glance = memory.glance(second).expect("RAM");
+        assert!((509..=511).contains(&glance.free), "{glance:?}");
+        assert_eq!(glance.free + glance.lent(), 512);
+        other.join().expect("the other CPU");
+        assert!(memory.free(third, 0, Owner::Guest(guest(1)), Contents::Dirty).is_err(), "it is free");
+        give(&memory, 1, fourth);
+        assert_all_free(&memory, 1);
+    });
+}
+
+#[test]
+fn frees_at_hand_against_isolation() {
+    loom::model(|| {
+        let memory = memory(1);
+        let [second, third, fourth] = with_a_word_at_hand(&memory, Kind::Movable);
+        let other = {
+            let memory = memory.clone();
+            thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
+        };
+        let range = FrameRange::try_new(second, 1).expect("a range");
+        let isolated = memory.isolate(range, Requester::Anyone).expect("what is there can move");
+        assert!(memory.allocate(&request(0, 0)).is_err(), "all there is is isolated");
+        other.join().expect("the other CPU");
+        // What was freed since, too.
+        assert!(memory.allocate(&request(0, 0)).is_err(), "nothing is at hand");
+        let totals = memory.zone_totals(Zone::Normal);
+        assert_eq!((totals.free, totals.isolated), (0, 511));
+        memory.end_isolation(isolated);
+        give(&memory, 1, fourth);
+        assert_all_free(&memory, 1);
+    });
+}
+
+#[test]
+fn frees_at_hand_against_a_request_that_takes_the_pageblock_over() {
+    loom::model(|| {
+        let memory = memory(1);
+        let [second, third, fourth] = with_a_word_at_hand(&memory, Kind::Movable);
+        let other = {
+            let memory = memory.clone();
+            thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
+        };
+        // There is no other: it changes its type, and the word that is at hand belongs to no type any more.
+        let stolen = take(&memory, Kind::Unmovable, 0);
+        let next = take(&memory, Kind::Unmovable, 0);
+        assert_ne!(stolen, next);
+        other.join().expect("the other CPU");
+        [stolen, next].into_iter().for_each(|frame| give(&memory, 0, frame));
+        give(&memory, 1, fourth);
+        assert_all_free(&memory, 1);
+    });
+}
+
+#[test]
+fn frees_into_words_of_their_own_against_each_other() {
+    model(|| {
+        let memory = memory(1);
+        // 40 frames: two words, both of which may be the one that was freed into last.
+        let held: Vec<Frame> = (0..40).map(|_| take(&memory, Kind::Movable, 1)).collect();
+        let [mine, others] = [[held[0], held[1]], [held[32], held[33]]];
+        let other = {
+            let memory = memory.clone();
+            thread::spawn(move || others.map(|frame| give(&memory, 1, frame)))
+        };
+        mine.into_iter().for_each(|frame| give(&memory, 1, frame));
+        other.join().expect("the other CPU");
+        for frame in mine.into_iter().chain(others) {
+            assert!(memory.free(frame, 0, Owner::Guest(guest(1)), Contents::Dirty).is_err(), "it is free");
+        }
+        held.iter().filter(|frame| !mine.contains(frame) && !others.contains(frame)).for_each(|frame| {
+            give(&memory, 1, *frame);
+        });
+        assert_all_free(&memory, 1);
+    });
+}
+
 #[test]
 fn two_cpus_get_different_frames_and_give_them_back() {
     model(|| {
