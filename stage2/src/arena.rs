@@ -7,7 +7,7 @@ use crate::buddy::FreeLists;
 use crate::frame::FrameTable;
 use crate::owner::{OWNERS, Owner};
 use crate::pageblock::Isolation;
-use crate::sync::{Counter, Lock, MutexGuard, Ordering::Relaxed};
+use crate::sync::{Aside, Counter, Lock, MutexGuard, Ordering::Relaxed, aside};
 
 /// An arena.
 pub(crate) struct Arena<'a> {
@@ -21,7 +21,7 @@ pub(crate) struct Counters {
     free: Counter,
     isolated: Counter,
     retired: Counter,
-    used: [Counter; OWNERS],
+    used: Aside<[Counter; OWNERS]>,
 }
 
 /// Adds to a counter. Only for the holder of the arena's lock: it is no atomic addition.
@@ -45,7 +45,7 @@ impl<'a> Arena<'a> {
             free: Counter::new(0),
             isolated: Counter::new(0),
             retired: Counter::new(0),
-            used: [const { Counter::new(0) }; OWNERS],
+            used: aside([const { Counter::new(0) }; OWNERS]),
         };
         Self { lists: Lock::new(FreeLists::new()), counters }
     }
@@ -58,7 +58,7 @@ impl<'a> Arena<'a> {
             free: Counter::new(0),
             isolated: Counter::new(0),
             retired: Counter::new(0),
-            used: core::array::from_fn(|_| Counter::new(0)),
+            used: aside(core::array::from_fn(|_| Counter::new(0))),
         };
         Self { lists: Lock::new(FreeLists::new()), counters }
     }

@@ -17,6 +17,57 @@ mod imp {
 
 pub(crate) use imp::{Counter, Mutex, MutexGuard, Ordering};
 
+/// Words that many CPUs share.
+///
+/// Under Miri, and there alone, the slice is behind one reference more: Miri looks at each atomic behind a reference
+/// whenever that is copied, so that each step would cost as much as the map is large.
+#[cfg(not(all(miri, test)))]
+pub(crate) type Part<'a, T> = &'a [T];
+#[cfg(all(miri, test))]
+pub(crate) type Part<'a, T> = &'a &'a [T];
+
+/// `words` as a [`Part`].
+#[cfg(not(all(miri, test)))]
+#[inline(always)]
+pub(crate) const fn part<T>(words: &[T]) -> Part<'_, T> {
+    words
+}
+
+/// `words` as a [`Part`].
+#[cfg(all(miri, test))]
+pub(crate) fn part<T>(words: &[T]) -> Part<'_, T> {
+    Box::leak(Box::new(words))
+}
+
+/// Many atomics that are part of a larger structure; for Miri, and there alone, kept apart from it, for the reason given
+/// at [`Part`].
+#[cfg(not(all(miri, test)))]
+pub(crate) type Aside<T> = T;
+#[cfg(all(miri, test))]
+pub(crate) struct Aside<T>(spin::Once<T>);
+
+#[cfg(all(miri, test))]
+impl<T> core::ops::Deref for Aside<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.get().unwrap()
+    }
+}
+
+/// `value` as an [`Aside`].
+#[cfg(not(all(miri, test)))]
+#[inline(always)]
+pub(crate) const fn aside<T>(value: T) -> Aside<T> {
+    value
+}
+
+/// `value` as an [`Aside`].
+#[cfg(all(miri, test))]
+pub(crate) const fn aside<T>(value: T) -> Aside<T> {
+    Aside(spin::Once::initialized(value))
+}
+
 /// Mutual exclusion between CPUs.
 pub(crate) struct Lock<T>(Mutex<T>);
 

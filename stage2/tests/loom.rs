@@ -106,9 +106,9 @@ fn give(memory: &Memory<'_>, owner: u8, frame: Frame) {
     memory.free(frame, 0, Owner::Guest(guest(owner)), Contents::Dirty).expect("a frame in use");
 }
 
-/// Three frames of guest 1's from one word of the free map, which is at hand and the one that was freed into last: the
+/// Three frames of guest 1's from one group, which is at hand and the one that was freed into last: the
 /// next free there needs no look at the table.
-fn with_a_word_at_hand(memory: &Memory<'_>, kind: Kind) -> [Frame; 3] {
+fn with_a_group_at_hand(memory: &Memory<'_>, kind: Kind) -> [Frame; 3] {
     let [first, second, third, fourth] = core::array::from_fn(|_| take(memory, kind, 1));
     give(memory, 1, first);
     [second, third, fourth]
@@ -118,7 +118,7 @@ fn with_a_word_at_hand(memory: &Memory<'_>, kind: Kind) -> [Frame; 3] {
 fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_word_at_hand(&memory, Kind::Movable);
+        let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
         let other = {
             let memory = memory.clone();
             thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
@@ -138,7 +138,7 @@ fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
 fn frees_at_hand_against_isolation() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_word_at_hand(&memory, Kind::Movable);
+        let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
         let other = {
             let memory = memory.clone();
             thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
@@ -161,12 +161,12 @@ fn frees_at_hand_against_isolation() {
 fn frees_at_hand_against_a_request_that_takes_the_pageblock_over() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_word_at_hand(&memory, Kind::Movable);
+        let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
         let other = {
             let memory = memory.clone();
             thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
         };
-        // There is no other: it changes its type, and the word that is at hand belongs to no type any more.
+        // There is no other: it changes its type, and the group that is at hand belongs to no type any more.
         let stolen = take(&memory, Kind::Unmovable, 0);
         let next = take(&memory, Kind::Unmovable, 0);
         assert_ne!(stolen, next);
@@ -178,12 +178,12 @@ fn frees_at_hand_against_a_request_that_takes_the_pageblock_over() {
 }
 
 #[test]
-fn frees_into_words_of_their_own_against_each_other() {
+fn frees_into_groups_of_their_own_against_each_other() {
     model(|| {
         let memory = memory(1);
-        // 40 frames: two words, both of which may be the one that was freed into last.
-        let held: Vec<Frame> = (0..40).map(|_| take(&memory, Kind::Movable, 1)).collect();
-        let [mine, others] = [[held[0], held[1]], [held[32], held[33]]];
+        // 70 frames: of two groups, both of which may be the one that was freed into last.
+        let held: Vec<Frame> = (0..70).map(|_| take(&memory, Kind::Movable, 1)).collect();
+        let [mine, others] = [[held[0], held[1]], [held[64], held[65]]];
         let other = {
             let memory = memory.clone();
             thread::spawn(move || others.map(|frame| give(&memory, 1, frame)))

@@ -17,6 +17,7 @@ use crate::migrate::{self, Engine, Time};
 use crate::owner::{GuestId, Owner, PoolId};
 use crate::pool::Pools;
 use crate::range::FrameRange;
+use crate::sync::{Aside, aside};
 
 /// Frames that are scrubbed and given back in a turn, for an owner that is gone.
 const RECLAIM: u64 = 64;
@@ -58,7 +59,7 @@ pub struct Claims {
     pools: Once<Pools>,
     worker: SpinMutex<Worker>,
     records: SpinMutex<Records>,
-    statistics: Statistics,
+    statistics: Aside<Statistics>,
     /// Pools whose owner is gone, a bit each: what is claimed of them is to be given back.
     abandoned: AtomicU32,
     /// Those of them of which something was given back already.
@@ -78,7 +79,7 @@ impl Claims {
             pools: Once::new(),
             worker: SpinMutex::new(Worker::new()),
             records: SpinMutex::new(Records::new()),
-            statistics: Statistics::new(),
+            statistics: aside(Statistics::new()),
             abandoned: AtomicU32::new(0),
             reclaimed: AtomicU32::new(0),
         }
@@ -95,7 +96,7 @@ impl Claims {
     }
 
     /// The counters.
-    pub const fn statistics(&self) -> &Statistics {
+    pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 

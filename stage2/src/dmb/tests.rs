@@ -290,7 +290,7 @@ fn nodes_of_the_configuration_say_the_same_and_more() {
     );
     let refused = [
         refusal(&machine(), &[], &[], &[behind("big", NodeKind::Block, 2 * GIB, &order)]),
-        refusal(&machine(), &[], &[], &[behind("none", NodeKind::BlockPool, 2 * MIB, &[controller(7)])]),
+        refusal(&machine(), &[], &[], &[behind("none", NodeKind::BlockPool, 2 * MIB, &[controller(3)])]),
         refusal(
             &machine(),
             &[],

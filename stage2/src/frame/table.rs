@@ -8,6 +8,7 @@ use crate::controller::ControllerId;
 use crate::map::{BootMap, MAX_RAM_RANGES};
 use crate::pageblock::{Pageblock, Shape};
 use crate::range::FrameRange;
+use crate::sync::{Part, part};
 use crate::zone::{ARENAS, Zone};
 
 /// No pageblock, in links.
@@ -172,9 +173,9 @@ impl<'a> Group<'a> {
 /// The words of the table, without the regions.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'a> {
-    entries: &'a [[AtomicU32; ENTRY_WORDS]],
-    pageblocks: &'a [AtomicU32],
-    free_maps: &'a [[AtomicU32; free_map::WORDS]],
+    entries: Part<'a, [AtomicU32; ENTRY_WORDS]>,
+    pageblocks: Part<'a, AtomicU32>,
+    free_maps: Part<'a, [AtomicU32; free_map::WORDS]>,
 }
 
 impl<'a> Table<'a> {
@@ -293,7 +294,11 @@ impl<'a> FrameTable<'a> {
         let (entries, rest) = words.split_at_checked(slots * ENTRY_WORDS)?;
         let (pageblocks, rest) = rest.split_at_checked(blocks)?;
         let (free_maps, _) = rest.get(..blocks * free_map::WORDS)?.as_chunks();
-        let words = Table { entries: entries.as_chunks().0, pageblocks, free_maps };
+        let words = Table {
+            entries: part(entries.as_chunks().0),
+            pageblocks: part(pageblocks),
+            free_maps: part(free_maps),
+        };
         let none = Region {
             range: FrameRange::EMPTY,
             frames: 0,

@@ -33,8 +33,7 @@ pub(super) fn guest(number: u8) -> Owner {
 
 /// Words for the frame table of `map`, filled with anything but zero.
 pub(crate) fn words(map: &BootMap) -> Vec<AtomicU32> {
-    let words = Footprint::of(map).words();
-    (0..words).map(|word| AtomicU32::new(0xa5a5_0000 ^ word as u32)).collect()
+    crate::cases::words(Footprint::of(map).words())
 }
 
 fn request(order: u8, kind: Kind) -> Request {

@@ -16,6 +16,7 @@ use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::placement::Placement;
 use crate::scale::scaled;
+use crate::sync::{Aside, aside};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -58,11 +59,11 @@ pub struct Engine {
     /// What all jobs move.
     pub(super) rate: Pacer,
     /// What is moved of each guest.
-    pub(super) guest_rates: [Pacer; MAX_GUESTS],
+    pub(super) guest_rates: Aside<[Pacer; MAX_GUESTS]>,
     /// The time taken from each guest.
-    shares: [Pacer; MAX_GUESTS],
+    shares: Aside<[Pacer; MAX_GUESTS]>,
     policy: Policy,
-    statistics: Statistics,
+    statistics: Aside<Statistics>,
     history: History,
 }
 
@@ -79,10 +80,10 @@ impl Engine {
             worker: SpinMutex::new(Worker::new()),
             jobs: SpinMutex::new(Jobs::new()),
             rate: Pacer::new(),
-            guest_rates: [const { Pacer::new() }; MAX_GUESTS],
-            shares: [const { Pacer::new() }; MAX_GUESTS],
+            guest_rates: aside([const { Pacer::new() }; MAX_GUESTS]),
+            shares: aside([const { Pacer::new() }; MAX_GUESTS]),
             policy: Policy::new(),
-            statistics: Statistics::new(),
+            statistics: aside(Statistics::new()),
             history: History::new(),
         }
     }
@@ -93,7 +94,7 @@ impl Engine {
     }
 
     /// The counters.
-    pub const fn statistics(&self) -> &Statistics {
+    pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 

@@ -36,7 +36,7 @@ struct CachedTable {
 
 pub(crate) struct Machine {
     base: Frame,
-    arena: Vec<Table>,
+    arena: Vec<Box<Table>>,
     taken: RefCell<Vec<bool>>,
     /// Allocations that may still succeed.
     pub(crate) allowance: Cell<u64>,
@@ -77,10 +77,9 @@ pub(crate) enum Outcome {
 
 impl Machine {
     pub(crate) fn new(frames: usize) -> Rc<Self> {
-        let table = || [const { AtomicU64::new(0) }; 512];
         Rc::new(Self {
             base: Frame::try_new(0x1_0000).unwrap(),
-            arena: (0..frames).map(|_| table()).collect(),
+            arena: crate::cases::tables(frames),
             taken: RefCell::new(vec![false; frames]),
             allowance: Cell::new(u64::MAX),
             root: Cell::new(None),
@@ -305,7 +304,7 @@ impl Machine {
         let own = |bits: u64| bits & !(1 << 10) & !(if bits & 1 << 51 != 0 { 1 << 7 } else { 0 });
         let taken = self.taken.borrow();
         let tables = self.arena.iter().zip(taken.iter()).filter(|(_, taken)| **taken);
-        tables.flat_map(|(table, _)| table).map(|entry| own(entry.load(Ordering::Relaxed))).collect()
+        tables.flat_map(|(table, _)| table.iter()).map(|entry| own(entry.load(Ordering::Relaxed))).collect()
     }
 }
 

@@ -56,7 +56,11 @@ use crate::addr::{Frame, Ipa, Pa};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A table as it lies in memory.
+#[cfg(not(all(miri, test)))]
 pub type Table = [AtomicU64; ENTRIES];
+/// A table: behind one reference more, for the reason given at [`crate::sync::Part`].
+#[cfg(all(miri, test))]
+pub type Table = Box<[AtomicU64; ENTRIES]>;
 
 /// Where table frames come from.
 pub trait TableMemory {

@@ -4,13 +4,13 @@ use super::descriptor::{Access, Attributes, Descriptor, Kind, Level, Mark};
 use super::{Cached, Geometry, Maintenance, Stage2, Table, TableMemory, load};
 use crate::addr::{Frame, Ipa, Pa};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ROUNDS: usize = if cfg!(miri) { 6 } else { 400 };
 const M2: u64 = 2 << 20;
 
 struct Arena {
-    tables: Vec<Table>,
+    tables: Vec<Box<Table>>,
     taken: Mutex<Vec<bool>>,
 }
 
@@ -70,10 +70,7 @@ fn write_by_hardware(arena: &Arena, ipa: Ipa) -> bool {
 
 /// Runs `change` against hardware that writes through the leaf at 2 MiB: the write must show afterwards.
 fn race(change: impl Fn(&mut Stage2<&Arena, NoTlb>)) {
-    let arena = Arena {
-        tables: (0..8).map(|_| [const { AtomicU64::new(0) }; 512]).collect(),
-        taken: Mutex::new(vec![false; 8]),
-    };
+    let arena = Arena { tables: crate::cases::tables(8), taken: Mutex::new(vec![false; 8]) };
     let ipa = Ipa::try_new(M2).unwrap();
     let clean = Attributes { access: Access::Clean, accessed: false, ..Attributes::RAM };
     let mut stage2 = Stage2::new(Geometry::new(40, 48).unwrap(), &arena, NoTlb).unwrap();

@@ -3,6 +3,7 @@
 
 use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller, range_at};
 use super::*;
+use crate::cases::some;
 use crate::memory::{Kind as MemoryKind, Request};
 use crate::owner::Owner;
 
@@ -41,6 +42,7 @@ fn p01_units_of_2_mib_straddle_each_edge() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
 fn p01_units_of_1_gib_straddle_each_edge() {
     // A GiB has to be demoted before a part of it can go; each case starts from whole ones.
     let cases = [
@@ -50,7 +52,7 @@ fn p01_units_of_1_gib_straddle_each_edge() {
         (GIB + 512 * MIB, 2 * MIB),
         (GIB + 512 * MIB + 4096, 8192),
     ];
-    for (offset, size) in cases {
+    for (offset, size) in some(cases, 2) {
         let (machine, pool) = gigantic(18);
         claim_and_release(&machine, pool, range_at(0, offset, size));
     }
@@ -114,6 +116,7 @@ fn r4_what_cannot_move_never_gets_into_a_pool() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
 fn p06_a_gigantic_unit_is_never_taken_out_of_an_isolated_range() {
     let (machine, pool) = gigantic(18);
     // 4 MiB at the end of a GiB are being claimed: its head is not isolated, its span is.

@@ -2,12 +2,13 @@
 
 use super::machine::{MIB, Machine, PoolAt, Step2Fail};
 use super::*;
+use crate::cases::some;
 
 #[test]
 fn a_fault_at_any_step_leaves_the_state_of_before_or_of_after() {
     for order in [0, 9] {
         for step in [Step2Fail::Isolate, Step2Fail::Take, Step2Fail::Show, Step2Fail::Allocate] {
-            for after in [0, 1, 2, 3, 7] {
+            for after in some([0, 1, 2, 3, 7], 2) {
                 let (machine, pool) = lent(order, 16 * MIB);
                 let before = machine.picture();
                 machine.soil.fails.set(Some((step, after)));

@@ -11,6 +11,7 @@ mod units;
 use self::machine::{BASE, MIB, Machine, PoolAt, range_at};
 use super::*;
 use crate::addr::PAGEBLOCK_FRAMES;
+use crate::cases::some;
 use crate::dmb::NodeKind;
 use crate::owner::PoolId;
 use crate::placement::Placement;
@@ -209,7 +210,8 @@ fn tenants_that_may_not_move_are_named() {
 fn a_cancelled_claim_undoes_what_it_did() {
     let (machine, pool) = lent(9, 16 * MIB);
     let before = machine.picture();
-    for steps in [0, 1, 3, 8, 20, 40, 70] {
+    let cases: Vec<u32> = some([0, 1, 3, 8, 20, 40, 70], 3).collect();
+    for &steps in &cases {
         let id = machine.claims.claim(&machine, OPERATOR, pool, Wish::of_size(16 * MIB)).unwrap();
         (0..steps).for_each(|_| _ = machine.step());
         machine.claims.cancel(&machine, OPERATOR, id).unwrap();
@@ -221,7 +223,7 @@ fn a_cancelled_claim_undoes_what_it_did() {
         assert_eq!(machine.claims.owner(pool), None, "after {steps} steps");
         assert_eq!(machine.claims.cancel(&machine, OPERATOR, id), Err(RequestError::IsOver(id)));
     }
-    assert_eq!(machine.claims.statistics().totals().cancelled, 7);
+    assert_eq!(machine.claims.statistics().totals().cancelled as usize, cases.len());
 }
 
 #[test]

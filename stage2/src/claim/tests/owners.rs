@@ -2,6 +2,7 @@
 
 use super::machine::{BASE, MIB, Machine, PoolAt, guest_id};
 use super::*;
+use crate::cases::some;
 
 /// A pool that guest 1 owns, lent to guest 0.
 fn owned() -> (Machine, PoolId, Claimant) {
@@ -76,7 +77,7 @@ fn a_guest_that_stops_gives_back_all_it_claimed() {
 fn a_guest_that_stops_in_the_middle_of_a_claim_leaks_nothing() {
     let (mut machine, pool, owner) = owned();
     let before = machine.picture();
-    for steps in (0..900).step_by(37) {
+    for steps in some((0..900).step_by(37), 4) {
         let id = machine.claims.claim(&machine, owner, pool, Wish::of_size(16 * MIB)).unwrap();
         let late = machine.claims.claim(&machine, owner, pool, Wish::of_size(4096)).unwrap();
         (0..steps).for_each(|_| _ = machine.step());
@@ -91,7 +92,7 @@ fn a_guest_that_stops_in_the_middle_of_a_claim_leaks_nothing() {
 
 #[test]
 fn a_tenant_that_stops_or_starts_in_the_middle_of_a_claim_does_no_harm() {
-    for steps in (0..700).step_by(61) {
+    for steps in some((0..700).step_by(61), 3) {
         let (mut machine, pool, owner) = owned();
         let id = machine.claims.claim(&machine, owner, pool, Wish::of_size(16 * MIB)).unwrap();
         (0..steps).for_each(|_| _ = machine.step());
@@ -148,7 +149,9 @@ fn hostile_numbers_are_refused() {
 
 #[test]
 fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
-    for (order, size) in [(9, 2 * MIB), (18, super::machine::GIB)] {
+    // Not those of a GiB under Miri, which looks at their frame table word by word.
+    let units = [(9, 2 * MIB), (18, super::machine::GIB)];
+    for (order, size) in units.into_iter().take(if cfg!(miri) { 1 } else { 2 }) {
         let offset = if order == 9 { 16 * MIB } else { super::machine::GIB };
         let pools = [PoolAt("units", 0, offset, size, NodeKind::BlockPool)];
         let sizes = if order == 9 { [64 * MIB, 64 * MIB] } else { [2 * super::machine::GIB; 2] };

@@ -6,6 +6,7 @@ use crate::addr::FRAME_SIZE;
 use crate::migrate::{self, JobId, JobState, MAX_JOBS, Payer, Request};
 
 #[test]
+#[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
 fn no_turn_looks_at_more_pageblocks_than_it_may() {
     let pools = [PoolAt("video", 0, GIB, 2 * GIB, NodeKind::BlockPool)];
     let machine = Machine::new(&[4 * GIB, GIB], &pools);
@@ -179,6 +180,7 @@ fn a_claim_overtakes_a_job_that_is_under_way() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "has a list of a million frames; windows are shown and hidden in other tests too")]
 fn a_window_is_shown_and_hidden_a_few_leaves_at_a_time() {
     let pools = [PoolAt("g0-video", 0, 0, GIB, NodeKind::BlockPool)];
     let mut machine = Machine::new(&[GIB + 64 * MIB, 64 * MIB], &pools);

@@ -13,6 +13,10 @@ use crate::table::{Access, Kind, Level, Table};
 
 /// Words that stand for the 4 KiB of a frame.
 const WORDS: usize = 2;
+/// How many frames are allocated in one piece: for the reason given at [`crate::cases::tables`] no more.
+const PIECE: u64 = 64;
+
+type Frames = [[AtomicU64; WORDS]; PIECE as usize];
 /// Table frames.
 const TABLES: usize = 48;
 const TABLE_BASE: u64 = 0x80_0000;
@@ -31,10 +35,10 @@ struct Entry {
 
 pub(in super::super) struct Hardware {
     controllers: Vec<FrameRange>,
-    frames: Vec<Vec<[AtomicU64; WORDS]>>,
+    frames: Vec<Vec<Box<Frames>>>,
     /// Frames written to since boot: those outside are zero.
     allocator: Mutex<Allocator>,
-    arena: Vec<Table>,
+    arena: Vec<Box<Table>>,
     tables_taken: Mutex<Vec<bool>>,
     roots: Mutex<BTreeMap<GuestId, Pa>>,
     tlb: Mutex<Vec<Entry>>,
@@ -70,12 +74,12 @@ impl Hardware {
             FrameRange::from_numbers(base(number), base(number) + size).unwrap()
         };
         let controllers: Vec<_> = sizes.iter().enumerate().map(range).collect();
-        let frame = || [const { AtomicU64::new(0) }; WORDS];
+        let frames = || zerocopy::FromZeros::new_box_zeroed().unwrap();
         Self {
-            frames: sizes.iter().map(|size| (0..*size).map(|_| frame()).collect()).collect(),
+            frames: sizes.iter().map(|size| (0..size.div_ceil(PIECE)).map(|_| frames()).collect()).collect(),
             allocator: Mutex::new(Allocator::new(controllers.clone())),
             controllers,
-            arena: (0..TABLES).map(|_| [const { AtomicU64::new(0) }; 512]).collect(),
+            arena: crate::cases::tables(TABLES),
             tables_taken: Mutex::new(vec![false; TABLES]),
             roots: Mutex::default(),
             tlb: Mutex::default(),
@@ -121,7 +125,8 @@ impl Hardware {
 
     fn words(&self, frame: Frame) -> &[AtomicU64; WORDS] {
         let number = self.controllers.iter().position(|range| range.contains(frame)).unwrap();
-        &self.frames[number][(frame.number() - self.controllers[number].start()) as usize]
+        let at = frame.number() - self.controllers[number].start();
+        &self.frames[number][(at / PIECE) as usize][(at % PIECE) as usize]
     }
 
     pub(super) fn span_of(&self, frame: Frame) -> Option<(u8, FrameRange)> {
@@ -214,7 +219,7 @@ impl Hardware {
         };
         let mut used = used.into_iter().peekable();
         for (range, frames) in self.controllers.iter().zip(&self.frames) {
-            for (index, words) in frames.iter().enumerate() {
+            for (index, words) in frames.iter().flat_map(|piece| piece.iter()).enumerate() {
                 let frame = Frame::try_new(range.start() + index as u64).unwrap();
                 while used.peek().is_some_and(|block| block.end() <= frame.number()) {
                     used.next();
