@@ -21,7 +21,7 @@
 //! is free, the pageblock changes type, otherwise the frames are borrowed. Unmovable requests fall back to movable
 //! pageblocks, movable ones to pools, which keep their type, then to unmovable pageblocks.
 
-use crate::addr::{PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, Table};
 use crate::pageblock::{LIST_SLOTS, LISTS, MigrateType, Shape};
 use crate::zone::Zone;
@@ -32,8 +32,8 @@ mod whole;
 
 use front::Fronts;
 
-/// How many lists of each type there is room for: the orders, rounded up to a power of two.
-const STRIDE: usize = 32;
+/// How many lists of each type there are: one an order.
+const STRIDE: usize = MAX_ORDER as usize + 1;
 /// How many pageblocks of a class that turns out too high are put right for one request before a whole pageblock is
 /// split for it.
 const TRIES: u32 = 8;
@@ -71,7 +71,9 @@ pub(crate) struct Taken {
 
 #[inline]
 const fn key(list: usize, order: u8) -> usize {
-    (list * STRIDE + order as usize) % (LIST_SLOTS * STRIDE)
+    let key = list * STRIDE + order as usize;
+    // No more than there are, whatever the compiler knows of list and order.
+    if key < LIST_SLOTS * STRIDE { key } else { 0 }
 }
 
 impl<'a> FreeLists<'a> {
