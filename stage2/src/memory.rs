@@ -12,7 +12,7 @@ use core::sync::atomic::AtomicU32;
 
 use spin::Once;
 
-use crate::addr::Frame;
+use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::arena::{Arena, Locked};
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
@@ -117,6 +117,15 @@ struct Place<'m, 'a> {
 impl<'m, 'a> Place<'m, 'a> {
     fn table(&self) -> &'m FrameTable<'a> {
         &self.layout.table
+    }
+
+    /// Whether the frame can be the head of a block in use of `order`, any at all, so that its entry counts.
+    fn can_head(&self, order: u8) -> bool {
+        match order {
+            0..PAGEBLOCK_ORDER => self.cell.get().is_split(),
+            PAGEBLOCK_ORDER..=MAX_ORDER => self.slot.offset() == 0 && self.cell.get().is_used_head(order),
+            _ => false,
+        }
     }
 
     /// [`Arena::lock`].

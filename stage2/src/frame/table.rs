@@ -160,6 +160,7 @@ impl Cell<'_> {
 
 /// The entries of the frames of a group.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub(crate) struct Group<'a>(&'a [[AtomicU32; ENTRY_WORDS]; GROUP_FRAMES as usize]);
 
 impl<'a> Group<'a> {

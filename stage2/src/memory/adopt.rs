@@ -21,8 +21,9 @@ impl Memory<'_> {
         let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
         let locked = place.lock_to_change();
         let words = place.table().words;
-        let (word, entry) = (words.word(place.slot), words.entry(place.slot));
-        let is_claimed = word.is_used_head(order) && entry.meta().is_plainly_used_as(order, from.index());
+        let entry = words.entry(place.slot);
+        let is_whole = order >= PAGEBLOCK_ORDER && place.can_head(order);
+        let is_claimed = is_whole && entry.meta().is_plainly_used_as(order, from.index());
         if !is_claimed {
             return Err(error(Self::why_not_freed(place.layout, place.region, frame.number(), from)));
         }

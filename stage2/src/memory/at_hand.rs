@@ -5,50 +5,42 @@
 use super::handed::Handed;
 use super::{Memory, Request};
 use crate::addr::Frame;
-use crate::frame::{Contents, Meta};
+use crate::frame::{Contents, GROUP_FRAMES, Meta};
 use crate::owner::Owner;
-use crate::pageblock::LIST_SLOTS;
-use crate::sync::{Counter, Ordering::Relaxed};
+use crate::sync::{Hint, Ordering::Relaxed};
 use crate::zone::ARENAS;
 
-/// Of which arena and type the single frame was that was freed last: where to look first, and no more than that. Nowhere
-/// where frames are freed in no order.
-pub(super) struct Recent(Counter);
+/// In which group the single frame was that was freed last, and of which arena: where to look first, and no more than that.
+/// The number of the group's first frame, plus that of the arena, which is less than a group has frames.
+pub(super) struct Recent(Hint);
 
 impl Recent {
-    const SOMEWHERE: u32 = ARENAS as u32;
-    /// The list is on top, so that nothing is left but its number when the rest is shifted out.
-    const LIST_SHIFT: u32 = u32::BITS - LIST_SLOTS.trailing_zeros();
-
-    /// Nowhere.
+    /// The first group of all, in the first arena.
     #[cfg(not(loom))]
     pub(super) const fn new() -> Self {
-        Self(Counter::new(0))
+        Self(Hint::new(0))
     }
 
-    /// Nowhere.
+    /// The first group of all, in the first arena.
     #[cfg(loom)]
     pub(super) fn new() -> Self {
-        Self(Counter::new(0))
+        Self(Hint::new(0))
     }
 
     #[inline]
-    pub(super) fn set(&self, arena: usize, list: usize) {
-        self.0.store((list as u32) << Self::LIST_SHIFT | Self::SOMEWHERE | arena as u32, Relaxed);
+    fn set(&self, number: u64, arena: usize) {
+        self.0.store(number & !(GROUP_FRAMES - 1) | arena as u64, Relaxed);
     }
 
+    /// The arena, if frame `number` is in that group.
     #[inline]
-    pub(super) fn clear(&self) {
-        self.0.store(0, Relaxed);
-    }
-
-    /// The arena and the list.
-    #[inline]
-    fn get(&self) -> Option<(usize, usize)> {
+    fn arena_of(&self, number: u64) -> Option<usize> {
         let recent = self.0.load(Relaxed);
-        (recent != 0).then_some((recent as usize % ARENAS, (recent >> Self::LIST_SHIFT) as usize))
+        (recent ^ number < GROUP_FRAMES).then_some(recent as usize % ARENAS)
     }
 }
+
+const _: () = assert!(ARENAS <= GROUP_FRAMES as usize);
 
 impl Memory<'_> {
     /// Allocates a single frame that is at hand where the request looks first.
@@ -86,16 +78,16 @@ impl Memory<'_> {
     /// Gives a single frame back whose group is at hand where the last was freed; else nothing is changed.
     #[inline(always)]
     fn free_at_hand(&self, frame: Frame, owner: Owner, contents: Contents) -> bool {
-        let Some((arena, list)) = self.recent.get() else { return false };
+        let Some(arena) = self.recent.arena_of(frame.number()) else { return false };
         let mut locked = self.arenas[arena].lock_as_is();
-        let Some((entry, at)) = locked.lists.entry_at_hand(list, frame.number()) else { return false };
+        let Some((entry, at)) = locked.lists.entry_at_hand(frame.number()) else { return false };
         let owner = owner.index();
         if !entry.meta().is_plainly_used_as(0, owner) {
             return false;
         }
         entry.set_meta(Meta::NONE);
         locked.count_given(owner, 1);
-        locked.lists.give_at_hand(list, at, contents);
+        locked.lists.give_at_hand(at, contents);
         true
     }
 
@@ -116,13 +108,10 @@ impl Memory<'_> {
         let list = word.list();
         match locked.lists.turn_to(place.table(), list, frame.number(), place.slot) {
             Some(at) => {
-                locked.lists.give_at_hand(list, at, contents);
-                self.recent.set(place.region.arena(word.zone()), list);
+                locked.lists.give_at_hand(at, contents);
+                self.recent.set(frame.number(), place.region.arena(word.zone()));
             }
-            None => {
-                locked.lists.give_small(place.table(), place.slot, 0, contents);
-                self.recent.clear();
-            }
+            None => locked.lists.give_small(place.table(), place.slot, 0, contents),
         }
         true
     }

@@ -3,9 +3,10 @@
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 
+use super::release::count_freed;
 use super::{Extent, Kind, Layout, Memory};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::arena::Locked;
+use crate::arena::{Locked, Standing};
 use crate::controller::ControllerSet;
 use crate::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, Region};
 use crate::map::{BootMap, MovableMark, Segment};
@@ -197,5 +198,8 @@ pub(super) fn release_block<'a>(
         table.words.entry(region.slot(number)).set_meta(Meta::NONE);
     }
     locked.count_released(1 << order);
+    if locked.lists.has_isolated() {
+        count_freed(table, region, locked, number, order, Standing::Free);
+    }
     locked.lists.give(table, region, number, order, Contents::Dirty);
 }

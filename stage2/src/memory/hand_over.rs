@@ -1,7 +1,7 @@
 //! Blocks in use that change their owner, and what the keepers of such blocks ask.
 
 use super::{BlockError, BlockReason, Memory};
-use crate::addr::{Frame, PAGEBLOCK_ORDER};
+use crate::addr::Frame;
 use crate::arena::Standing;
 use crate::controller::ControllerId;
 use crate::frame::{Mapping, NONE, Slot};
@@ -30,9 +30,8 @@ impl Memory<'_> {
         let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
         let locked = place.lock_to_change();
         let words = place.table().words;
-        let (word, entry) = (words.word(place.slot), words.entry(place.slot));
-        let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
-        if !is_head || !entry.meta().is_used_as(order, from.index()) {
+        let entry = words.entry(place.slot);
+        if !place.can_head(order) || !entry.meta().is_used_as(order, from.index()) {
             return Err(error(Self::why_not_freed(place.layout, place.region, frame.number(), from)));
         }
         if entry.meta().holds_doomed() {
@@ -52,9 +51,7 @@ impl Memory<'_> {
         let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
         let _locked = place.lock();
         let words = place.table().words;
-        let word = words.word(place.slot);
-        let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
-        if is_head && words.entry(place.slot).meta().is_used_as(order, owner.index()) {
+        if place.can_head(order) && words.entry(place.slot).meta().is_used_as(order, owner.index()) {
             return Ok(());
         }
         Err(error(Self::why_not_freed(place.layout, place.region, frame.number(), owner)))

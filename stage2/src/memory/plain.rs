@@ -1,6 +1,6 @@
 //! Blocks of more than one frame where nothing about them is unusual: what nearly all requests for them come to.
 //!
-//! Each way is one stretch under one lock. What it cannot do it leaves to others, unchanged.
+//! Each way is one stretch under one lock. What it cannot do it leaves to others.
 
 use super::handed::Handed;
 use super::{Kind, Memory, Request};
@@ -65,11 +65,14 @@ impl Memory<'_> {
         let (arena, owner) = self.sole_place(request).or_else(|| self.first_place(request))?;
         let table = &self.layout.get()?.table;
         let ((wanted, mobility), order) = (request.kind.needs(), request.order);
-        let mut locked = self.arenas[arena].lock_as_is();
+        if self.arenas[arena].free() < 1 << order {
+            return None;
+        }
+        // Lists are put right even where nothing is found.
+        let mut locked = self.arenas[arena].lock_as_is_to_change();
         let taken = locked.lists.take_part(&table.words, wanted as usize, order)?;
         table.words.entry(taken.slot).set_used(Meta::used(order, owner, mobility), request.mapping);
         locked.count_taken(owner, 1 << order);
-        locked.lists.count_change();
         Handed::new(table.frame(taken.slot).number(), arena, taken.contents)
     }
 
@@ -89,8 +92,9 @@ impl Memory<'_> {
         let (words, owner) = (&place.table().words, owner.index());
         let mut locked = place.arena.lock_as_is_to_change();
         let (word, entry) = (place.cell.get(), words.entry(place.slot));
-        // The word has the order that the entry has.
-        let is_plain = word.is_used() && !locked.lists.has_isolated();
+        // The word of a head has the order that its entry has.
+        let is_head = place.slot.offset() == 0 && word.is_used();
+        let is_plain = is_head && !locked.lists.has_isolated();
         if !is_plain || !entry.meta().is_plainly_used_as(order, owner) {
             return false;
         }

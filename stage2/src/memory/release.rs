@@ -7,7 +7,6 @@ use crate::addr::{Frame, PAGEBLOCK_ORDER};
 use crate::arena::{Locked, Standing};
 use crate::frame::{Contents, FrameTable, Head, Meta, Region, State};
 use crate::owner::Owner;
-use crate::pageblock::Isolation;
 use crate::range::FrameRange;
 
 impl Memory<'_> {
@@ -25,9 +24,7 @@ impl Memory<'_> {
         let place = self.place(frame).ok_or(error(BlockReason::NotRam))?;
         let mut locked = place.lock_to_change();
         let words = place.table().words;
-        let word = words.word(place.slot);
-        let is_head = if order < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(order) };
-        if !is_head || !words.entry(place.slot).meta().is_used_as(order, owner.index()) {
+        if !place.can_head(order) || !words.entry(place.slot).meta().is_used_as(order, owner.index()) {
             return Err(error(Memory::why_not_freed(place.layout, place.region, frame.number(), owner)));
         }
         give_used(place.table(), place.region, &mut locked, frame.number(), order, owner, contents);
@@ -185,15 +182,25 @@ fn give_plain<'a>(
     owner: Owner,
     contents: Contents,
 ) {
-    let used = Standing::Used(owner);
-    if locked.lists.has_isolated() {
-        let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
-        for part in pageblocks(whole) {
-            let isolation = table.words.word(region.slot(part.start())).isolation();
-            locked.count_moved(used, Standing::free_in(isolation), part.frames());
-        }
-    } else {
-        locked.count_moved(used, Standing::free_in(Isolation::Open), 1 << order);
-    }
+    count_freed(table, region, locked, number, order, Standing::Used(owner));
     locked.lists.give(table, region, number, order, contents);
+}
+
+/// Counts the frames of a block that were `from` as free: what lies in isolated pageblocks for itself.
+pub(super) fn count_freed(
+    table: &FrameTable<'_>,
+    region: &Region,
+    locked: &Locked<'_, '_>,
+    number: u64,
+    order: u8,
+    from: Standing,
+) {
+    if !locked.lists.has_isolated() {
+        return locked.count_moved(from, Standing::Free, 1 << order);
+    }
+    let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
+    for part in pageblocks(whole) {
+        let isolation = table.words.word(region.slot(part.start())).isolation();
+        locked.count_moved(from, Standing::free_in(isolation), part.frames());
+    }
 }

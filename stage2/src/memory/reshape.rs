@@ -24,7 +24,7 @@ impl Memory<'_> {
         let (table, number) = (place.table(), frame.number());
         let _locked = place.lock_to_change();
         let meta = table.words.entry(place.slot).meta();
-        if !table.words.word(place.slot).is_used_head(order) || !meta.is_used_as(order, owner.index()) {
+        if !place.can_head(order) || !meta.is_used_as(order, owner.index()) {
             return Err(error(Self::why_not_freed(place.layout, place.region, number, owner)));
         }
         let Some(head) = table.head(place.region, number) else { return Err(error(BlockReason::NotRam)) };

@@ -12,6 +12,7 @@ mod contiguous;
 mod isolation;
 mod migration;
 pub(crate) mod model;
+mod plain;
 mod reshape;
 mod retire;
 mod zones;
