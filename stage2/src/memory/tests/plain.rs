@@ -85,9 +85,10 @@ fn a_frame_inside_a_block_is_no_head_whatever_was_left_in_the_table() {
 fn a_request_in_vain_that_put_lists_right_is_a_change_to_a_check() {
     with_memory(4, |memory| {
         let four = take(memory, 2).frame;
-        while memory.allocate(&OWN).is_ok() {}
+        let all: Vec<Frame> = core::iter::from_fn(|| memory.allocate(&OWN).ok()).map(|it| it.frame).collect();
+        // Enough is free, but not side by side, and the class of the pageblock of the four is too high now.
+        all.iter().rev().step_by(100).take(2).for_each(|&frame| give(memory, frame, 0, Contents::Dirty));
         give(memory, four, 2, Contents::Dirty);
-        // The class of its pageblock is too high now.
         let two = take(memory, 1).frame;
         assert_eq!(two, four);
         let mut check = Check::new();
@@ -195,12 +196,15 @@ fn entries_count_once_their_pageblock_was_split_and_not_before() {
             parts.iter().for_each(|&part| give(memory, part, 8, Contents::Dirty));
             give(memory, other, 9, Contents::Dirty);
             give(memory, take(memory, 10).frame, 10, Contents::Dirty);
-            // Then each is split, frame by frame.
-            let all: Vec<Frame> = (0..1024).map(|_| take(memory, 0).frame).collect();
+            // Then each is split, and frames behind a head are none, whatever was left in the table.
+            let all: Vec<Frame> = (0..128).map(|_| take(memory, 3).frame).collect();
             for &frame in &all {
-                assert_eq!(memory.frame_info(frame).unwrap().order, 0);
+                for behind in 0..8 {
+                    let info = memory.frame_info(frame.checked_add(behind).unwrap()).unwrap();
+                    assert_eq!((info.state, info.order), (State::Used, 3), "{frame:?} + {behind}");
+                }
             }
-            all.iter().for_each(|&frame| give(memory, frame, 0, Contents::Dirty));
+            all.iter().for_each(|&frame| give(memory, frame, 3, Contents::Dirty));
         });
     }
 }
