@@ -84,6 +84,12 @@ impl<'a> Arena<'a> {
         Locked { lists: self.lists.lock(), counters: &self.counters }
     }
 
+    /// As [`Self::lock_as_is`], without waiting.
+    #[inline]
+    pub(crate) fn try_lock_as_is(&self) -> Option<Locked<'_, 'a>> {
+        Some(Locked { lists: self.lists.try_lock()?, counters: &self.counters })
+    }
+
     /// As [`Self::lock_as_is`], in order to change what the lock guards.
     #[inline]
     pub(crate) fn lock_as_is_to_change(&self) -> Locked<'_, 'a> {

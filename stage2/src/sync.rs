@@ -5,17 +5,17 @@
 
 #[cfg(loom)]
 mod imp {
-    pub(crate) use loom::sync::atomic::{AtomicU32 as Counter, AtomicU64 as Hint, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicU32 as Counter, Ordering};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 }
 
 #[cfg(not(loom))]
 mod imp {
-    pub(crate) use core::sync::atomic::{AtomicU32 as Counter, AtomicU64 as Hint, Ordering};
+    pub(crate) use core::sync::atomic::{AtomicU32 as Counter, Ordering};
     pub(crate) use spin::mutex::{SpinMutex as Mutex, SpinMutexGuard as MutexGuard};
 }
 
-pub(crate) use imp::{Counter, Hint, Mutex, MutexGuard, Ordering};
+pub(crate) use imp::{Counter, Mutex, MutexGuard, Ordering};
 
 /// Words that many CPUs share.
 ///
@@ -95,5 +95,18 @@ impl<T> Lock<T> {
     #[cfg(loom)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap()
+    }
+
+    /// Takes the lock if it is free.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock()
+    }
+
+    /// Takes the lock if it is free.
+    #[cfg(loom)]
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock().ok()
     }
 }

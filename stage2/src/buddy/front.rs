@@ -27,8 +27,6 @@ pub(super) struct Fronts<'a> {
     zeroed: [u64; LIST_SLOTS],
     /// The slot of the group's first frame.
     slot: [Slot; LIST_SLOTS],
-    /// The type of whose group a frame was freed last.
-    turned: usize,
 }
 
 /// A single frame that was at hand.
@@ -48,7 +46,6 @@ impl<'a> Fronts<'a> {
             free: [0; LIST_SLOTS],
             zeroed: [0; LIST_SLOTS],
             slot: [Slot(0); LIST_SLOTS],
-            turned: 0,
         }
     }
 
@@ -126,21 +123,22 @@ impl<'a> FreeLists<'a> {
         self.fronts.set(table, list, slot, table.frame(slot).number(), free, before.contents());
     }
 
-    /// The entry of frame `number`, and how far into its group it lies, if that is the one that was last turned to.
+    /// The entry of frame `number`, and how far into its group it lies, if that is the one that `list` has frames of at
+    /// hand.
     ///
     /// Two RAM ranges may share a group, by number. The entry is that of the range that the group is in: as nothing of that
     /// range begins there, no block in use has its head at that entry.
     #[inline]
-    pub(crate) fn entry_at_hand(&self, number: u64) -> Option<(Entry<'a>, u32)> {
-        let list = self.fronts.turned % LIST_SLOTS;
+    pub(crate) fn entry_at_hand(&self, list: usize, number: u64) -> Option<(Entry<'a>, u32)> {
+        let list = list % LIST_SLOTS;
         let (entries, at) = (self.fronts.entries[list]?, number ^ self.fronts.first[list]);
         (at < GROUP_FRAMES).then(|| (entries.entry(at as u32), at as u32))
     }
 
-    /// Gives the single frame back that lies `at` frames into the group that was last turned to.
+    /// Gives the single frame back that lies `at` frames into the group of which `list` has frames at hand.
     #[inline]
-    pub(crate) fn give_at_hand(&mut self, at: u32, contents: Contents) {
-        let (list, bit) = (self.fronts.turned % LIST_SLOTS, 1 << (u64::from(at) % GROUP_FRAMES));
+    pub(crate) fn give_at_hand(&mut self, list: usize, at: u32, contents: Contents) {
+        let (list, bit) = (list % LIST_SLOTS, 1 << (u64::from(at) % GROUP_FRAMES));
         self.fronts.free[list] |= bit;
         if contents == Contents::Zeroed {
             self.fronts.zeroed[list] |= bit;
@@ -163,7 +161,6 @@ impl<'a> FreeLists<'a> {
         let (number, slot) = (number - at, Slot(slot.0 - at as u32));
         if self.fronts.free[list] != 0 {
             if self.fronts.slot[list] == slot {
-                self.fronts.turned = list;
                 return Some(at as u32);
             }
             // The group before, or the one after?
@@ -173,7 +170,6 @@ impl<'a> FreeLists<'a> {
             self.put_back(table, list);
         }
         self.fronts.set(table, list, slot, number, 0, Contents::Dirty);
-        self.fronts.turned = list;
         Some(at as u32)
     }
 

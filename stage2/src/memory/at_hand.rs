@@ -5,42 +5,50 @@
 use super::handed::Handed;
 use super::{Memory, Request};
 use crate::addr::Frame;
-use crate::frame::{Contents, GROUP_FRAMES, Meta};
+use crate::frame::{Contents, Meta};
 use crate::owner::Owner;
-use crate::sync::{Hint, Ordering::Relaxed};
+use crate::pageblock::LIST_SLOTS;
+use crate::sync::{Counter, Ordering::Relaxed};
 use crate::zone::ARENAS;
 
-/// In which group the single frame was that was freed last, and of which arena: where to look first, and no more than that.
-/// The number of the group's first frame, plus that of the arena, which is less than a group has frames.
-pub(super) struct Recent(Hint);
+/// Of which arena and type the single frame was that was freed last: where to look first, and no more than that. Nowhere
+/// where frames are freed in no order.
+pub(super) struct Recent(Counter);
 
 impl Recent {
-    /// The first group of all, in the first arena.
+    const SOMEWHERE: u32 = ARENAS as u32;
+    /// The list is on top, so that nothing is left but its number when the rest is shifted out.
+    const LIST_SHIFT: u32 = u32::BITS - LIST_SLOTS.trailing_zeros();
+
+    /// Nowhere.
     #[cfg(not(loom))]
     pub(super) const fn new() -> Self {
-        Self(Hint::new(0))
+        Self(Counter::new(0))
     }
 
-    /// The first group of all, in the first arena.
+    /// Nowhere.
     #[cfg(loom)]
     pub(super) fn new() -> Self {
-        Self(Hint::new(0))
+        Self(Counter::new(0))
     }
 
     #[inline]
-    fn set(&self, number: u64, arena: usize) {
-        self.0.store(number & !(GROUP_FRAMES - 1) | arena as u64, Relaxed);
+    fn set(&self, arena: usize, list: usize) {
+        self.0.store((list as u32) << Self::LIST_SHIFT | Self::SOMEWHERE | arena as u32, Relaxed);
     }
 
-    /// The arena, if frame `number` is in that group.
     #[inline]
-    fn arena_of(&self, number: u64) -> Option<usize> {
+    fn clear(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    /// The arena and the list.
+    #[inline]
+    fn get(&self) -> Option<(usize, usize)> {
         let recent = self.0.load(Relaxed);
-        (recent ^ number < GROUP_FRAMES).then_some(recent as usize % ARENAS)
+        (recent != 0).then_some((recent as usize % ARENAS, (recent >> Self::LIST_SHIFT) as usize))
     }
 }
-
-const _: () = assert!(ARENAS <= GROUP_FRAMES as usize);
 
 impl Memory<'_> {
     /// Allocates a single frame that is at hand where the request looks first.
@@ -78,16 +86,17 @@ impl Memory<'_> {
     /// Gives a single frame back whose group is at hand where the last was freed; else nothing is changed.
     #[inline(always)]
     fn free_at_hand(&self, frame: Frame, owner: Owner, contents: Contents) -> bool {
-        let Some(arena) = self.recent.arena_of(frame.number()) else { return false };
-        let mut locked = self.arenas[arena].lock_as_is();
-        let Some((entry, at)) = locked.lists.entry_at_hand(frame.number()) else { return false };
+        let Some((arena, list)) = self.recent.get() else { return false };
+        // It may be another CPU's that frees elsewhere: no reason to wait.
+        let Some(mut locked) = self.arenas[arena].try_lock_as_is() else { return false };
+        let Some((entry, at)) = locked.lists.entry_at_hand(list, frame.number()) else { return false };
         let owner = owner.index();
         if !entry.meta().is_plainly_used_as(0, owner) {
             return false;
         }
         entry.set_meta(Meta::NONE);
         locked.count_given(owner, 1);
-        locked.lists.give_at_hand(at, contents);
+        locked.lists.give_at_hand(list, at, contents);
         true
     }
 
@@ -108,10 +117,13 @@ impl Memory<'_> {
         let list = word.list();
         match locked.lists.turn_to(place.table(), list, frame.number(), place.slot) {
             Some(at) => {
-                locked.lists.give_at_hand(at, contents);
-                self.recent.set(frame.number(), place.region.arena(word.zone()));
+                locked.lists.give_at_hand(list, at, contents);
+                self.recent.set(place.region.arena(word.zone()), list);
             }
-            None => locked.lists.give_small(place.table(), place.slot, 0, contents),
+            None => {
+                locked.lists.give_small(place.table(), place.slot, 0, contents);
+                self.recent.clear();
+            }
         }
         true
     }
