@@ -13,3 +13,4 @@ pub mod guest;
 pub mod log;
 pub mod monitor;
 pub mod physical;
+pub mod tables;

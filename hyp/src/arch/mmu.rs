@@ -11,13 +11,17 @@
 //! | frame table | `LARGE` | read-write |
 //! | NORMAL memory in use by Ballast | `LINEAR` + physical address | read-write, by pageblock |
 //!
-//! Nothing is writable and executable (SCTLR_EL2.WXN holds beside), nothing else is mapped. What the start alone needs,
-//! the end of the image, is unmapped when CPUs have stacks of their own ([`unmap_start`]).
+//! No address is writable and executable (SCTLR_EL2.WXN holds beside), nothing else is mapped. That holds by virtual
+//! address: the linear map is by pageblock and shows what lies beside Ballast's frames too, the image's text perhaps, as
+//! read-write. What the start alone needs, the end of the image, is unmapped when CPUs have stacks of their own
+//! ([`unmap_start`]).
 //!
-//! Tables come from a static pool, and once that runs low, from blocks of frames of Ballast's own. They are 4 KiB each,
-//! so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
+//! Tables come from a static pool, and once that runs out, from blocks of frames of Ballast's own (`tables`). They are
+//! 4 KiB each, so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
 
 use super::cpu::{self, MAX_CPUS};
+use super::own;
+use crate::tables::{self, Need, Place, Stock, is_physical, tables_for};
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, Translation};
@@ -30,10 +34,10 @@ use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
 pub(super) const IMAGE_BASE: usize = 0x8000_0000_0000;
 const STACKS: usize = IMAGE_BASE + (2 << 20);
 /// What is smaller than a pageblock, one after another, a page unmapped between.
-const SMALL: usize = STACKS + MONITOR_STRIDE + MAX_CPUS * STACK_STRIDE;
+const SMALL: usize = STACKS + MONITOR_STRIDE + MAX_CPUS * STACK_STRIDE + FRAME_SIZE as usize;
 const WINDOWS: usize = IMAGE_BASE + (128 << 20);
 /// What may lie in blocks of 2 MiB and more, one after another, a pageblock unmapped between.
-const LARGE: usize = WINDOWS + MAX_CPUS * WINDOWS_PER_CPU * PAGEBLOCK_SIZE as usize;
+const LARGE: usize = WINDOWS + (MAX_CPUS * WINDOWS_PER_CPU + 1) * PAGEBLOCK_SIZE as usize;
 const LINEAR: usize = 0xc000_0000_0000;
 /// Physical addresses above this have no place in the linear map.
 const LINEAR_LIMIT: u64 = 1 << 46;
@@ -53,6 +57,8 @@ static MONITOR_STACK: AtomicBool = AtomicBool::new(false);
 /// Slots of 2 MiB that each CPU has in `WINDOWS`.
 pub(super) const WINDOWS_PER_CPU: usize = 2;
 
+/// Bit 0 of a descriptor.
+const VALID: u64 = 1;
 const NORMAL: El23Attributes = El23Attributes::VALID
     .union(El23Attributes::ATTRIBUTE_INDEX_0)
     .union(El23Attributes::USER_RES1)
@@ -73,14 +79,8 @@ pub(super) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
 /// Tables in the static pool: what a machine of a few GiB needs. There is one for each GiB that Ballast has frames in,
 /// and about 13 for the rest.
 const POOL_TABLES: usize = 24;
-/// Tables in a block that is added when these run low.
-const MORE_TABLES: usize = 16;
-/// How many such blocks there may be: as many as bits in `used_more` stand for.
-const MORE_BLOCKS: usize = u64::BITS as usize / MORE_TABLES;
-/// log2 of the frames of such a block.
-pub(super) const MORE_ORDER: u8 = MORE_TABLES.trailing_zeros() as u8;
-/// Tables that any one mapping may need: three new levels at each of its two ends.
-const HEADROOM: usize = 6;
+/// log2 of the frames of a block of tables that is added.
+pub(super) const MORE_ORDER: u8 = tables::BLOCK.trailing_zeros() as u8;
 
 #[repr(C, align(4096))]
 struct Pool([[AtomicU64; 512]; POOL_TABLES]);
@@ -88,21 +88,13 @@ struct Pool([[AtomicU64; 512]; POOL_TABLES]);
 #[unsafe(link_section = ".bss.ztables")]
 static POOL: Pool = Pool([const { [const { AtomicU64::new(0) }; 512] }; POOL_TABLES]);
 
-/// Hands out tables of the pool, by number; a table given back is handed out again.
+/// Hands out tables; one given back is handed out again.
 struct PoolTranslation {
     image: u64,
-    /// Tables of the static pool in use, a bit each.
-    used: u64,
-    /// Tables of the added blocks in use, a bit each.
-    used_more: u64,
+    stock: Stock,
 }
 
 impl PoolTranslation {
-    fn free_count(&self) -> usize {
-        let all = POOL_TABLES + more_blocks().count() * MORE_TABLES;
-        all - (self.used.count_ones() + self.used_more.count_ones()) as usize
-    }
-
     /// The table with the first address `pa`.
     fn table(&self, pa: usize) -> &'static [AtomicU64; 512] {
         let offset = pa.wrapping_sub(self.image as usize).wrapping_sub((&raw const POOL).addr() - IMAGE_BASE);
@@ -116,18 +108,11 @@ impl PoolTranslation {
 
 impl Translation<El23Attributes> for PoolTranslation {
     fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
-        let index = self.used.trailing_ones() as usize;
-        let more = self.used_more.trailing_ones() as usize;
-        let pa = match more_blocks().nth(more / MORE_TABLES) {
-            Some(base) if index >= POOL_TABLES => {
-                self.used_more |= 1 << more;
-                base.get() as usize + more % MORE_TABLES * FRAME_SIZE as usize
-            }
-            // Callers keep `HEADROOM`, so the pool is never empty here.
-            _ => {
-                self.used |= 1 << index;
-                image_pa(&raw const POOL.0[index]) as usize
-            }
+        let pa = match self.stock.take() {
+            Some(Place::Pool(index)) => image_pa(&raw const POOL.0[index]) as usize,
+            Some(Place::Added(pa)) => pa as usize,
+            // `Tables::map` saw as many free as the mapping takes.
+            None => unreachable!(),
         };
         let table = self.table(pa);
         for entry in table {
@@ -138,16 +123,8 @@ impl Translation<El23Attributes> for PoolTranslation {
 
     unsafe fn deallocate_table(&mut self, table: NonNull<PageTable<El23Attributes>>) {
         let index = table.addr().get().wrapping_sub((&raw const POOL).addr()) / FRAME_SIZE as usize;
-        if index < POOL_TABLES {
-            self.used &= !(1 << index);
-            return;
-        }
-        for (block, base) in more_blocks().enumerate() {
-            let index = table.addr().get().wrapping_sub(linear(base).addr().get()) / FRAME_SIZE as usize;
-            if index < MORE_TABLES {
-                self.used_more &= !(1 << (block * MORE_TABLES + index));
-            }
-        }
+        let added = table.addr().get().wrapping_sub(LINEAR) as u64;
+        self.stock.give(if index < POOL_TABLES { Place::Pool(index) } else { Place::Added(added) });
     }
 
     fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
@@ -162,15 +139,6 @@ struct Tables {
 }
 
 static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
-/// Tables run low, and there is room for another block of them.
-static IS_SHORT: AtomicBool = AtomicBool::new(false);
-/// Where the added blocks begin, in order; 0: there is none. Set under the lock, once each.
-static MORE: [AtomicU64; MORE_BLOCKS] = [const { AtomicU64::new(0) }; MORE_BLOCKS];
-
-/// The first addresses of the blocks that were added to the pool.
-fn more_blocks() -> impl Iterator<Item = Pa> {
-    MORE.iter().map(|base| base.load(Ordering::Relaxed)).take_while(|&base| base != 0).map(Pa::new_truncate)
-}
 /// Where the image lies.
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
@@ -181,8 +149,8 @@ static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
 /// Why something could not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MapError {
-    /// The pool of tables is used up.
-    OutOfTables,
+    /// Fewer tables are free than it may take.
+    OutOfTables(Need),
     /// The address has no place in EL2's map.
     AddressTooHigh(u64),
     /// The library refused: a range backwards, past the end, or mapped already in another way.
@@ -192,7 +160,7 @@ pub(crate) enum MapError {
 impl core::fmt::Display for MapError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::OutOfTables => f.write_str("all of EL2's translation tables are in use"),
+            Self::OutOfTables(_) => f.write_str("all of EL2's translation tables are in use"),
             Self::AddressTooHigh(address) => write!(f, "{address:#x} is above what EL2's map can hold"),
             Self::Refused => f.write_str("EL2's map already holds something else there"),
         }
@@ -201,11 +169,22 @@ impl core::fmt::Display for MapError {
 
 impl Tables {
     fn map(&mut self, va: usize, pa: u64, size: usize, flags: El23Attributes) -> Result<(), MapError> {
-        let free = self.mapping.translation().free_count();
-        if free < HEADROOM {
-            return Err(MapError::OutOfTables);
+        let need = Need::Tables(tables_for(va as u64, pa, size as u64));
+        self.map_with(need, va, pa, size, flags)
+    }
+
+    /// The same, with what `need` says of the tables.
+    fn map_with(
+        &mut self,
+        need: Need,
+        va: usize,
+        pa: u64,
+        size: usize,
+        flags: El23Attributes,
+    ) -> Result<(), MapError> {
+        if !self.mapping.translation().stock.has(need) {
+            return Err(MapError::OutOfTables(need));
         }
-        IS_SHORT.store(free < HEADROOM + 2 && more_blocks().count() < MORE_BLOCKS, Ordering::Relaxed);
         let region = MemoryRegion::new(va, va + size);
         self.mapping
             .map_range(&region, PhysicalAddress(pa as usize), flags, Constraints::NO_CONTIGUOUS_HINT)
@@ -214,7 +193,7 @@ impl Tables {
 
     /// Maps the frames that `size` bytes at `pa` touch where there is room. Returns the address of `pa`.
     fn map_anywhere(&mut self, pa: u64, size: u64, flags: El23Attributes) -> Result<NonNull<u8>, MapError> {
-        if pa.checked_add(size).is_none_or(|end| end > LINEAR_LIMIT) {
+        if !is_physical(pa, size, super::sysreg::read!("id_aa64mmfr0_el1") & 0xf) {
             return Err(MapError::AddressTooHigh(pa));
         }
         const BLOCK: usize = PAGEBLOCK_SIZE as usize;
@@ -230,6 +209,36 @@ impl Tables {
             self.next_large = (va + bytes).next_multiple_of(BLOCK) + BLOCK;
         }
         NonNull::new((va + (pa - start) as usize) as *mut u8).ok_or(MapError::Refused)
+    }
+
+    /// The level 2 entry of the pageblock at `va`, where the tables reach down to it.
+    fn entry(&self, va: usize) -> Result<Option<&'static AtomicU64>, MapError> {
+        let mut entry = None;
+        let region = MemoryRegion::new(va, va + PAGEBLOCK_SIZE as usize);
+        self.mapping
+            .walk_range(&region, &mut |_, descriptor, level| {
+                if level == 2 {
+                    // SAFETY: a descriptor is one atomic word in a table. Those that lead to pageblocks of the linear
+                    // map and to windows are never freed, since neither is mapped anew.
+                    entry = Some(unsafe { &*core::ptr::from_ref(descriptor).cast::<AtomicU64>() });
+                }
+                Ok(())
+            })
+            .map_err(|_| MapError::Refused)?;
+        Ok(entry)
+    }
+
+    /// Maps the pageblock that `pa` lies in at its linear address, unless it is.
+    fn map_linear(&mut self, pa: Pa, need: Need) -> Result<(), MapError> {
+        if pa.get() >= LINEAR_LIMIT {
+            return Err(MapError::AddressTooHigh(pa.get()));
+        }
+        let start = pa.get() & !(PAGEBLOCK_SIZE - 1);
+        let va = LINEAR + start as usize;
+        if self.entry(va)?.is_some_and(|entry| entry.load(Ordering::Relaxed) & VALID != 0) {
+            return Ok(());
+        }
+        self.map_with(need, va, start, PAGEBLOCK_SIZE as usize, READ_WRITE)
     }
 
     /// Unmaps whole pages.
@@ -273,7 +282,7 @@ fn boot_stack_bottom() -> usize {
 /// The early tables are in use and `image` is the physical address of the image.
 pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
     IMAGE.store(image, Ordering::Relaxed);
-    let translation = PoolTranslation { image, used: 0, used_more: 0 };
+    let translation = PoolTranslation { image, stock: Stock::new(POOL_TABLES) };
     let mut tables =
         Tables { mapping: Mapping::new(translation, 0, El2), next_small: SMALL, next_large: LARGE };
     let pieces = [
@@ -302,7 +311,7 @@ pub(super) unsafe fn init(image: u64) -> Result<(), MapError> {
 /// own data on.
 pub(super) fn unmap_start(cpu_count: usize) -> Result<(), MapError> {
     BOOT_STACK.store(false, Ordering::Relaxed);
-    with_tables(|tables| {
+    try_with_tables(|tables| {
         tables.unmap(start_of_start(cpu_count), far_symbol!("__boot_stack_guard"))?;
         tables.unmap(boot_stack_bottom(), image_end())
     })
@@ -357,40 +366,57 @@ pub(super) fn image_pa<T>(object: *const T) -> u64 {
     (object.addr() - IMAGE_BASE) as u64 + image()
 }
 
-fn with_tables<T>(f: impl FnOnce(&mut Tables) -> Result<T, MapError>) -> Result<T, MapError> {
+/// Lets `f` change the tables: again, where it found too few of them and there are more now.
+fn with_tables<T>(f: impl Fn(&mut Tables) -> Result<T, MapError>) -> Result<T, MapError> {
+    loop {
+        let result = try_with_tables(&f);
+        match result {
+            Err(MapError::OutOfTables(need)) if own::add_tables(need) => {}
+            _ => return result,
+        }
+    }
+}
+
+fn try_with_tables<T>(f: impl FnOnce(&mut Tables) -> Result<T, MapError>) -> Result<T, MapError> {
     TABLES.lock().as_mut().map_or(Err(MapError::Refused), f)
+}
+
+#[inline(never)]
+fn map_anywhere(pa: u64, size: u64, flags: El23Attributes) -> Result<NonNull<u8>, MapError> {
+    with_tables(|tables| tables.map_anywhere(pa, size, flags))
 }
 
 /// Maps `size` bytes of a device's registers.
 pub(super) fn map_device(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError> {
-    with_tables(|tables| tables.map_anywhere(pa.get(), size, DEVICE))
+    map_anywhere(pa.get(), size, DEVICE)
 }
 
 /// Maps `size` bytes that the loader left (device tree, configuration blob, boot modules), read-only.
 pub(super) fn map_boot_data(pa: u64, size: u64) -> Result<NonNull<u8>, MapError> {
-    with_tables(|tables| tables.map_anywhere(pa, size, READ_ONLY))
+    map_anywhere(pa, size, READ_ONLY)
 }
 
 /// Unmaps the boot data that was mapped last, less than a pageblock, again.
 pub(super) fn unmap_boot_data(va: NonNull<u8>, size: usize) -> Result<(), MapError> {
-    with_tables(|tables| {
+    try_with_tables(|tables| {
         let start = va.addr().get() & !(FRAME_SIZE as usize - 1);
         tables.unmap(start, (va.addr().get() + size).next_multiple_of(FRAME_SIZE as usize))?;
-        tables.next_small = start;
+        // Not where there was no room left among what is small.
+        if start < WINDOWS {
+            tables.next_small = start;
+        }
         Ok(())
     })
 }
 
 /// Maps the frame table.
 pub(super) fn map_frame_table(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError> {
-    with_tables(|tables| tables.map_anywhere(pa.get(), size, READ_WRITE))
+    map_anywhere(pa.get(), size, READ_WRITE)
 }
 
 /// Maps the stack of CPU `index` onto [`STACK_SIZE`] bytes at `pa`; returns its top.
 pub(super) fn map_stack(index: usize, pa: Pa) -> Result<u64, MapError> {
-    let top = stack_top(index);
-    with_tables(|tables| tables.map(top - STACK_SIZE, pa.get(), STACK_SIZE, READ_WRITE))?;
-    Ok(top as u64)
+    map_stack_below(stack_top(index), STACK_SIZE, pa)
 }
 
 /// The top of the stack of CPU `index`.
@@ -400,33 +426,37 @@ const fn stack_top(index: usize) -> usize {
 
 /// Maps the monitor's stack onto [`MONITOR_STACK_SIZE`] bytes at `pa`; returns its top.
 pub(super) fn map_monitor_stack(pa: Pa) -> Result<u64, MapError> {
-    let top = STACKS + MONITOR_STRIDE;
-    let bottom = top - MONITOR_STACK_SIZE;
-    with_tables(|tables| tables.map(bottom, pa.get(), MONITOR_STACK_SIZE, READ_WRITE))?;
+    let top = map_stack_below(STACKS + MONITOR_STRIDE, MONITOR_STACK_SIZE, pa)?;
     MONITOR_STACK.store(true, Ordering::Release);
+    Ok(top)
+}
+
+#[inline(never)]
+fn map_stack_below(top: usize, size: usize, pa: Pa) -> Result<u64, MapError> {
+    with_tables(|tables| tables.map(top - size, pa.get(), size, READ_WRITE))?;
     Ok(top as u64)
 }
 
 /// Maps the pageblock that `pa` lies in at its linear address, once it is in use by Ballast.
 pub(super) fn map_linear(pa: Pa) -> Result<(), MapError> {
-    if pa.get() >= LINEAR_LIMIT {
-        return Err(MapError::AddressTooHigh(pa.get()));
-    }
-    let start = pa.get() & !(PAGEBLOCK_SIZE - 1);
-    with_tables(|tables| tables.map(LINEAR + start as usize, start, PAGEBLOCK_SIZE as usize, READ_WRITE))
+    with_tables(|tables| tables.map_linear(pa, Need::Tables(tables::RESERVE)))
 }
 
-/// Whether [`add_tables`] should be given a block: asked once.
-pub(super) fn takes_tables() -> bool {
-    IS_SHORT.load(Ordering::Relaxed) && IS_SHORT.swap(false, Ordering::Relaxed)
+/// Whether as many tables are free as `need` says; `None` where they are not and none may be added.
+pub(super) fn has_tables(need: Need) -> Option<bool> {
+    let tables = TABLES.lock();
+    let stock = &tables.as_ref()?.mapping.translation().stock;
+    let has = stock.has(need);
+    (has || stock.has_room()).then_some(has)
 }
 
-/// Adds the block of [`MORE_ORDER`] at `pa`, mapped at its linear address, to the pool of tables, for ever. Whether it
-/// found a place.
-pub(super) fn add_tables(pa: Pa) -> bool {
-    let _tables = TABLES.lock();
-    let place = MORE.get(more_blocks().count());
-    place.inspect(|place| place.store(pa.get(), Ordering::Relaxed)).is_some()
+/// Maps the block of [`MORE_ORDER`] at `pa` and adds it to the tables, for ever, where there is room.
+pub(super) fn add_tables(pa: Pa) -> Result<(), MapError> {
+    try_with_tables(|tables| {
+        tables.map_linear(pa, Need::Block)?;
+        tables.mapping.translation().stock.add(pa.get());
+        Ok(())
+    })
 }
 
 /// The linear address of `pa`; meaningful after [`map_linear`].
@@ -442,22 +472,8 @@ pub(super) fn window(cpu: usize, slot: usize) -> Result<(NonNull<u8>, &'static A
         // Writing an invalid block makes the tables down to level 2. The address is not kept; it only must not
         // look like the one that an empty entry holds, or the library sees nothing to do.
         tables.map(va, 1 << 40, PAGEBLOCK_SIZE as usize, El23Attributes::empty())?;
-        let mut entry = None;
-        let region = MemoryRegion::new(va, va + PAGEBLOCK_SIZE as usize);
-        tables
-            .mapping
-            .walk_range(&region, &mut |_, descriptor, level| {
-                if level == 2 {
-                    entry = Some(core::ptr::from_ref(descriptor).cast::<AtomicU64>());
-                }
-                Ok(())
-            })
-            .map_err(|_| MapError::Refused)?;
-        let entry = entry.ok_or(MapError::Refused)?;
-        let pointer = NonNull::new(va as *mut u8).ok_or(MapError::Refused)?;
-        // SAFETY: a descriptor is one atomic word in the static pool, never freed while the window's region is
-        // not mapped anew, which nobody does.
-        Ok((pointer, unsafe { &*entry }))
+        let entry = tables.entry(va)?.ok_or(MapError::Refused)?;
+        Ok((NonNull::new(va as *mut u8).ok_or(MapError::Refused)?, entry))
     })
 }
 

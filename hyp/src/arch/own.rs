@@ -1,7 +1,9 @@
 //! Frames of Ballast's own, from NORMAL, mapped at their linear address; and the memory that all frames come from.
 
 use super::{cache, mmu};
+use crate::tables::Need;
 use core::ptr::NonNull;
+use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_SIZE, Pa};
 use stage2::frame::Contents;
 use stage2::memory::{AllocError, Kind, Memory, Request};
@@ -31,32 +33,49 @@ impl core::fmt::Display for OwnError {
 
 /// Takes `1 << order` contiguous frames for `owner`, zeroed and mapped.
 pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
-    if mmu::takes_tables()
-        && let Ok(frame) = allocate_mapped(mmu::MORE_ORDER, Owner::Hypervisor)
-        && !mmu::add_tables(frame.pa())
-    {
-        free(frame, mmu::MORE_ORDER, Owner::Hypervisor, Contents::Dirty);
-    }
-    allocate_mapped(order, owner)
-}
-
-fn allocate_mapped(order: u8, owner: Owner) -> Result<Frame, OwnError> {
-    let request = Request { order, kind: Kind::Unmovable, owner, placement: Placement::Any, mapping: None };
-    let allocation = MEMORY.allocate(&request).map_err(OwnError::Memory)?;
-    let (frame, size) = (allocation.frame, FRAME_SIZE << order);
+    let (frame, contents) = take(order, owner)?;
+    let size = FRAME_SIZE << order;
     let mut at = frame.pa().get() & !(PAGEBLOCK_SIZE - 1);
     while at < frame.pa().get() + size {
         if let Err(error) = mmu::map_linear(Pa::new_truncate(at)) {
-            let _ = MEMORY.free(frame, order, owner, allocation.contents);
+            free(frame, order, owner, contents);
             return Err(OwnError::Map(error));
         }
         at += PAGEBLOCK_SIZE;
     }
-    if allocation.contents == Contents::Dirty {
+    if contents == Contents::Dirty {
         // SAFETY: just allocated and mapped; nobody else knows it.
         unsafe { cache::zero(address(frame).addr().get(), size as usize) };
     }
     Ok(frame)
+}
+
+/// Takes `1 << order` contiguous frames for `owner`, as they are.
+fn take(order: u8, owner: Owner) -> Result<(Frame, Contents), OwnError> {
+    let request = Request { order, kind: Kind::Unmovable, owner, placement: Placement::Any, mapping: None };
+    let allocation = MEMORY.allocate(&request).map_err(OwnError::Memory)?;
+    Ok((allocation.frame, allocation.contents))
+}
+
+/// Adds blocks of translation tables until as many are free as `need` says. Whether they are.
+///
+/// Lock: one CPU at a time does so, since there is a reserve for one block; memory's and EL2's tables' come after it.
+pub(super) fn add_tables(need: Need) -> bool {
+    static ADDING: Mutex<()> = Mutex::new(());
+    let _alone = ADDING.lock();
+    loop {
+        match mmu::has_tables(need) {
+            // Another CPU added some meanwhile, perhaps.
+            Some(true) => return true,
+            Some(false) => {}
+            None => return false,
+        }
+        let Ok((frame, contents)) = take(mmu::MORE_ORDER, Owner::Hypervisor) else { return false };
+        if mmu::add_tables(frame.pa()).is_err() {
+            free(frame, mmu::MORE_ORDER, Owner::Hypervisor, contents);
+            return false;
+        }
+    }
 }
 
 /// Copies `bytes`, at most 1 MiB, into frames of Ballast's own, for ever.
