@@ -6,7 +6,7 @@
 //! ([`Need`]), so none fails for good while there is memory and a place for a block.
 
 use core::cell::Cell;
-use stage2::addr::PAGEBLOCK_SIZE;
+use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
 /// Tables in a block that is added.
 pub const BLOCK: usize = 16;
@@ -15,23 +15,19 @@ pub const MAX_BLOCKS: usize = u64::BITS as usize / BLOCK;
 /// Tables that mapping one pageblock takes at most: one of level 1, one of level 2 ([`tables_for`]).
 pub const RESERVE: usize = 2;
 /// The most bits of an address that EL2's tables translate to (no FEAT_LPA2, Arm ARM D8.1.4).
-const ADDRESS_BITS: u32 = 48;
+const ADDRESS_BITS: u8 = 48;
 
-/// Tables that a mapping must find free.
+/// How many tables a mapping must find free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// So many, and the reserve beside.
-    Tables(usize),
-    /// What maps the pageblock with a new block of tables: the reserve serves.
-    Block,
-}
+pub struct Need(usize);
 
 impl Need {
-    fn count(self) -> usize {
-        match self {
-            Self::Tables(count) => count.saturating_add(RESERVE),
-            Self::Block => RESERVE,
-        }
+    /// What maps the pageblock with a new block of tables: the reserve serves.
+    pub const BLOCK: Self = Self(RESERVE);
+
+    /// What takes `count` tables at most: they and the reserve.
+    pub const fn tables(count: usize) -> Self {
+        Self(count + RESERVE)
     }
 }
 
@@ -53,40 +49,46 @@ pub struct Stock {
     used: u64,
     /// Tables of the added blocks in use, a bit each.
     used_more: u64,
-    /// Where the added blocks begin, in order; 0: there is none.
+    /// Where the added blocks begin, in order.
     blocks: [Cell<u64>; MAX_BLOCKS],
+    /// How many there are.
+    block_count: Cell<usize>,
 }
 
 impl Stock {
     /// A static pool of `pool` tables (at most 64), all free.
     pub const fn new(pool: usize) -> Self {
-        Self { pool, used: 0, used_more: 0, blocks: [const { Cell::new(0) }; MAX_BLOCKS] }
-    }
-
-    fn blocks(&self) -> impl Iterator<Item = u64> {
-        self.blocks.iter().map(Cell::get).take_while(|&base| base != 0)
+        Self {
+            pool,
+            used: 0,
+            used_more: 0,
+            blocks: [const { Cell::new(0) }; MAX_BLOCKS],
+            block_count: Cell::new(0),
+        }
     }
 
     /// Tables that are free.
     pub fn free_count(&self) -> usize {
-        self.pool + self.blocks().count() * BLOCK
+        self.pool + self.block_count.get() * BLOCK
             - (self.used.count_ones() + self.used_more.count_ones()) as usize
     }
 
     /// Whether there is what `need` says.
     pub fn has(&self, need: Need) -> bool {
-        self.free_count() >= need.count()
+        self.free_count() >= need.0
     }
 
     /// Whether a block may be added.
     pub fn has_room(&self) -> bool {
-        self.blocks().count() < MAX_BLOCKS
+        self.block_count.get() < MAX_BLOCKS
     }
 
-    /// Adds the block at `base`, which is not 0, where there is room.
+    /// Adds the block at `base`, where there is room.
     pub fn add(&self, base: u64) {
-        if let Some(place) = self.blocks.iter().find(|place| place.get() == 0) {
+        let count = self.block_count.get();
+        if let Some(place) = self.blocks.get(count) {
             place.set(base);
+            self.block_count.set(count + 1);
         }
     }
 
@@ -98,9 +100,12 @@ impl Stock {
             return Some(Place::Pool(index));
         }
         let more = self.used_more.trailing_ones() as usize;
-        let base = self.blocks().nth(more / BLOCK)?;
+        if more >= self.block_count.get() * BLOCK {
+            return None;
+        }
         self.used_more |= 1 << more;
-        Some(Place::Added(base + (more % BLOCK) as u64 * stage2::addr::FRAME_SIZE))
+        let base = self.blocks.get(more / BLOCK)?.get();
+        Some(Place::Added(base + (more % BLOCK) as u64 * FRAME_SIZE))
     }
 
     /// Gives a table back.
@@ -108,10 +113,11 @@ impl Stock {
         match place {
             Place::Pool(index) => self.used &= !(1 << index),
             Place::Added(pa) => {
-                let inside = |base: u64| pa.wrapping_sub(base) / stage2::addr::FRAME_SIZE;
-                let found = self.blocks().enumerate().find(|&(_, base)| inside(base) < BLOCK as u64);
-                if let Some((block, base)) = found {
-                    self.used_more &= !(1 << (block * BLOCK + inside(base) as usize));
+                for (block, base) in self.blocks.iter().enumerate().take(self.block_count.get()) {
+                    let index = pa.wrapping_sub(base.get()) / FRAME_SIZE;
+                    if index < BLOCK as u64 {
+                        self.used_more &= !(1 << (block * BLOCK + index as usize));
+                    }
                 }
             }
         }
@@ -126,10 +132,10 @@ pub fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
         let (first, last) = (va >> shift, (end - 1) >> shift);
         let touched = last - first + 1;
         // Blocks fill what is covered whole where the addresses are congruent; level 0 has none (Arm ARM D8.3.1).
-        if shift > 30 || (va ^ pa) % size != 0 {
+        if shift > 30 || (va ^ pa) & (size - 1) != 0 {
             return touched;
         }
-        let covered = (end >> shift).saturating_sub(va.div_ceil(size));
+        let covered = (end >> shift).saturating_sub((va + size - 1) >> shift);
         touched - covered
     };
     (slots(39) + slots(30) + slots(PAGEBLOCK_SIZE.trailing_zeros())) as usize
@@ -138,7 +144,7 @@ pub fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
 /// Whether `bytes` bytes at `pa` are addresses of a CPU with `range`, the field PARange of ID_AA64MMFR0_EL1 (Arm ARM
 /// D24.2.84).
 pub fn is_physical(pa: u64, bytes: u64, range: u64) -> bool {
-    const BITS: [u32; 6] = [32, 36, 40, 42, 44, ADDRESS_BITS];
+    const BITS: [u8; 6] = [32, 36, 40, 42, 44, ADDRESS_BITS];
     let bits = BITS.get(range as usize).copied().unwrap_or(ADDRESS_BITS);
     pa.checked_add(bytes).is_some_and(|end| end <= 1 << bits)
 }
@@ -173,11 +179,11 @@ mod tests {
 
     /// Maps what takes `need` tables as `arch::mmu` and `arch::own` do: adds blocks while there are too few.
     fn map(stock: &mut Stock, need: usize, added: &mut u64, has_memory: bool) -> bool {
-        while !stock.has(Need::Tables(need)) {
+        while !stock.has(Need::tables(need)) {
             if !stock.has_room() || !has_memory {
                 return false;
             }
-            assert!(stock.has(Need::Block), "nothing is left to map a block of tables with: {stock:?}");
+            assert!(stock.has(Need::BLOCK), "nothing is left to map a block of tables with: {stock:?}");
             (0..RESERVE).for_each(|_| assert!(stock.take().is_some()));
             *added += 1;
             stock.add(*added << 30);
@@ -211,7 +217,7 @@ mod tests {
                 let is_mapped = map(&mut stock, need, &mut added, has_memory);
                 prop_assert!(is_mapped || !has_memory || !stock.has_room());
                 // Want of memory for a while costs nothing.
-                prop_assert!(stock.has(Need::Block));
+                prop_assert!(stock.has(Need::BLOCK));
             }
         }
 

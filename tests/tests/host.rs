@@ -91,6 +91,31 @@ fn what_the_tree_reserves_stays_reserved() {
 }
 
 #[test]
+fn what_the_tree_reserves_of_what_the_start_needs_is_not_given_back() {
+    let image = std::fs::read(system_tests::image()).unwrap();
+    // QEMU loads it 2 MiB into RAM.
+    let last = 0x4020_0000 + u64::from_le_bytes(image[16..24].try_into().unwrap()) - 0x1000;
+    let overlay = format!(
+        "/ {{ reserved-memory {{ #address-cells = <2>; #size-cells = <2>; ranges;
+         firmware@{last:x} {{ reg = <0x0 {last:#x} 0x0 0x1000>; }}; }}; }};"
+    );
+    for (overlay, is_given_back) in [("", true), (&overlay, false)] {
+        let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
+        let mut system = Setup::new().tree(overlay).set(&[guest], "").boot();
+        let frame = system.json(&format!("frame {last:#x}"));
+        assert_eq!(frame["state"] != "reserved", is_given_back, "{frame}");
+        let log = system.json("log").to_string();
+        assert_eq!(
+            log.contains(&format!("stays reserved: it lies in firmware@{last:x}")),
+            !is_given_back,
+            "{log}"
+        );
+        let check = system.json("check");
+        assert_eq!((&check["problem_count"], &check["refused_count"]), (&0.into(), &0.into()), "{check}");
+    }
+}
+
+#[test]
 fn a_cpu_that_does_not_start_is_left_out() {
     // No CPU has this affinity: PSCI refuses to start it. Others come after it.
     let overlay = "&{/cpus/cpu@1} { reg = <0x77>; };";

@@ -61,8 +61,9 @@ image_header:
     .ascii  "ARM\x64"
     .long   0
 
-// Invalidates the data cache by address from x0 to x1 (DC IVAC). Stores made with the MMU off go past the cache;
-// lines that the loader left there must not hide them later (Arm ARM B2.8).
+// Invalidates the data cache by address from x0 to x1, the start of a line (DC IVAC), and cleans the line that x0 lies
+// in as well (DC CIVAC): others may have written what precedes x0 there. Stores made with the MMU off go past the cache:
+// lines that the loader left must not hide them later, nor be written back over them (Arm ARM B2.8).
 invalidate_range:
     mrs     x2, ctr_el0
     ubfx    x2, x2, #16, #4
@@ -70,8 +71,10 @@ invalidate_range:
     lsl     x3, x3, x2
     sub     x4, x3, #1
     bic     x0, x0, x4
+    dc      civac, x0
+    b       2f
 1:  dc      ivac, x0
-    add     x0, x0, x3
+2:  add     x0, x0, x3
     cmp     x0, x1
     b.lo    1b
     dsb     sy
@@ -125,9 +128,12 @@ primary_entry:
     mov     x20, x0                     // the host's device tree
     begin
     adrp    x21, __image_start          // where the image lies
-    adrp    x5, __bss_start             // aligned to 64; what lies before it in a line was cleaned by the loader
-    add     x5, x5, :lo12:__bss_start   // (Linux, Documentation/arch/arm64/booting)
-    adrp    x6, __bss_end
+    adrp    x5, __bss_start             // aligned to 64
+    add     x5, x5, :lo12:__bss_start
+    adrp    x6, __bss_end               // aligned to 4096
+    mov     x0, x5                      // What was loaded, the loader cleaned (Linux, Documentation/arch/arm64/booting),
+    mov     x1, x6                      // but not what follows it up to the image's size: a dirty line there could be
+    bl      invalidate_range            // written back over the zeros.
     mov     x7, x5
 1:  stp     xzr, xzr, [x7], #16
     cmp     x7, x6

@@ -1,7 +1,7 @@
 //! EL2's heap: for what is made at boot, when a guest starts, or by the monitor; never on a trap's path.
 //!
 //! What is put there is bounded by limits that the configuration is checked against (guests, vCPUs, the size of a
-//! guest's device tree), so it grows by little, if at all.
+//! guest's device tree). What comes with the image does for two guests; more make it grow, by frames that stay its own.
 
 use super::own;
 use buddy_system_allocator::{Heap, LockedHeapWithRescue};

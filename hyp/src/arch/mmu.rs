@@ -169,7 +169,7 @@ impl core::fmt::Display for MapError {
 
 impl Tables {
     fn map(&mut self, va: usize, pa: u64, size: usize, flags: El23Attributes) -> Result<(), MapError> {
-        let need = Need::Tables(tables_for(va as u64, pa, size as u64));
+        let need = Need::tables(tables_for(va as u64, pa, size as u64));
         self.map_with(need, va, pa, size, flags)
     }
 
@@ -439,7 +439,7 @@ fn map_stack_below(top: usize, size: usize, pa: Pa) -> Result<u64, MapError> {
 
 /// Maps the pageblock that `pa` lies in at its linear address, once it is in use by Ballast.
 pub(super) fn map_linear(pa: Pa) -> Result<(), MapError> {
-    with_tables(|tables| tables.map_linear(pa, Need::Tables(tables::RESERVE)))
+    with_tables(|tables| tables.map_linear(pa, Need::tables(tables::RESERVE)))
 }
 
 /// Whether as many tables are free as `need` says; `None` where they are not and none may be added.
@@ -453,7 +453,7 @@ pub(super) fn has_tables(need: Need) -> Option<bool> {
 /// Maps the block of [`MORE_ORDER`] at `pa` and adds it to the tables, for ever, where there is room.
 pub(super) fn add_tables(pa: Pa) -> Result<(), MapError> {
     try_with_tables(|tables| {
-        tables.map_linear(pa, Need::Block)?;
+        tables.map_linear(pa, Need::BLOCK)?;
         tables.mapping.translation().stock.add(pa.get());
         Ok(())
     })

@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use guest_dts::argument;
 use guest_dts::config::Configuration;
 use guest_dts::tree::Tree;
@@ -42,6 +42,8 @@ static HOST_TREE: Once<Tree<'static>> = Once::new();
 static FRAME_TABLE_SIZE: AtomicU64 = AtomicU64::new(0);
 /// Bytes of the image that were given back.
 static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
+/// Whether what the start alone needs can be given back.
+static IS_START_OURS: AtomicBool = AtomicBool::new(false);
 
 /// The redistributors, for CPUs that come up.
 static REDISTRIBUTORS: Once<heapless::Vec<Region, REDISTRIBUTOR_REGION_LIMIT>> = Once::new();
@@ -182,19 +184,31 @@ fn leave_boot_stack() -> ! {
 }
 
 extern "C" fn give_back(_: u64) -> ! {
-    let (image, kept, whole) = (mmu::image(), mmu::kept_size(cpu_limit()), mmu::image_size());
-    let given = FrameRange::inside(image + kept, whole - kept);
-    let done = mmu::unmap_start(cpu_limit()).is_ok()
-        && given.is_some_and(|range| own::MEMORY.release_reserved(range).is_ok());
-    if done {
-        GIVEN_BACK.store(whole - kept, Ordering::Relaxed);
-    } else {
-        log::error!("what the start needed stays reserved");
+    let limit = cpu_limit();
+    let (kept, whole) = (mmu::kept_size(limit), mmu::image_size());
+    // Unmapped in any case: nobody uses it.
+    let unmapped = mmu::unmap_start(limit);
+    let mut released = Ok(());
+    if unmapped.is_ok()
+        && IS_START_OURS.load(Ordering::Relaxed)
+        && let Some(range) = FrameRange::inside(mmu::image() + kept, whole - kept)
+    {
+        released = own::MEMORY.release_reserved(range);
+        if released.is_ok() {
+            GIVEN_BACK.store(whole - kept, Ordering::Relaxed);
+        }
     }
+    let error: &dyn fmt::Display = match (&unmapped, &released) {
+        (Err(error), _) => error,
+        (_, Err(error)) => error,
+        _ => idle::enter(),
+    };
+    log::error!("what the start needed stays reserved: {}", error);
     idle::enter()
 }
 
 /// As many CPUs as this one may start, and itself.
+#[inline(never)]
 fn cpu_limit() -> usize {
     let mpidr = cpu::current().mpidr();
     board().map_or(MAX_CPUS, |board| board.cpus.iter().filter(|host| host.mpidr != mpidr).count() + 1)
@@ -263,6 +277,11 @@ fn boot_memory(
         Ok(range) => range,
         Err(error) => refuse(format_args!("{error}")),
     };
+    if let Some(other) = physical::other_in_start(map, &loaded) {
+        log::info!("what the start needs stays reserved: it lies in {}", other);
+    } else {
+        IS_START_OURS.store(true, Ordering::Relaxed);
+    }
     for ram in &board.ram.ranges {
         log::debug!("RAM of {}, controller {}", ram.range, ram.controller);
     }

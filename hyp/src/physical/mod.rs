@@ -14,7 +14,7 @@ pub use pinned::give_back;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::controller::ControllerId;
 use stage2::frame::Footprint;
-use stage2::map::{BootMap, MapError, ReservationKind};
+use stage2::map::{BootMap, MapError, Reservation, ReservationKind};
 use stage2::memory::Memory;
 use stage2::range::FrameRange;
 
@@ -111,6 +111,19 @@ pub fn lay_out<'t>(
     }
     designate::designate(map, board, configuration, tell);
     map.carve(Footprint::of(map).bytes(), PAGEBLOCK_SIZE, "frame table").map_err(failed("frame table"))
+}
+
+/// What some of that which the start alone needs lies in besides, so that it cannot be given back: a reservation of the
+/// host's tree's, or no RAM at all.
+pub fn other_in_start<'m>(map: &'m BootMap, loaded: &Loaded) -> Option<&'m str> {
+    let range = loaded.start.and_then(|(base, size)| FrameRange::covering(base, size))?;
+    let is_others =
+        |other: &&Reservation| other.kind != ReservationKind::Image && other.range.overlaps(range);
+    if let Some(other) = map.reservations().iter().find(is_others) {
+        return Some(other.name.as_str());
+    }
+    let is_ram = map.ram_at(range.first()).is_some_and(|(ram, _)| ram.contains_range(range));
+    (!is_ram).then_some("no RAM")
 }
 
 /// Refuses the guests of `configuration` that this host, with `cpu_count` CPUs, has no CPUs or no memory for, and gives

@@ -148,3 +148,35 @@ fn what_was_pinned_for_a_guest_that_is_refused_for_memory_is_given_back_to_the_n
     assert!(told[0].starts_with("Error: configuration: /guests/hungry/memory-2: size "), "{told:?}");
     assert_eq!(after, reserved - (256 << 20));
 }
+
+#[test]
+fn what_the_start_needs_stays_where_the_tree_reserves_some_of_it() {
+    let loaded = Loaded {
+        image: Some((0x4020_0000, 0xc_0000)),
+        start: Some((0x402c_0000, 0x4_0000)),
+        ..Loaded::default()
+    };
+    for (reserved, other) in [
+        ("", None),
+        // Beside it, and over the part of the image that stays.
+        ("/memreserve/ 0x40300000 0x1000; /memreserve/ 0x40200000 0xc0000;", None),
+        ("/memreserve/ 0x402ff000 0x100000;", Some("reserved")),
+        ("/memreserve/ 0x40000000 0x10000000;", Some("reserved")),
+        ("/memreserve/ 0x402c0010 0x10;", Some("reserved")),
+    ] {
+        let host = compile(&HOST.replacen("/dts-v1/;", &format!("/dts-v1/; {reserved}"), 1));
+        let host = Tree::new(host.as_slice()).unwrap();
+        let board = Board::read_with(&host, None).unwrap();
+        let mut map = BootMap::new();
+        lay_out(&mut map, &host, &board, &loaded, None, &mut |_, _| {}).unwrap();
+        assert_eq!(other_in_start(&map, &loaded), other, "{reserved}");
+    }
+    // An image that a loader put where the tree says nothing of RAM, or at the end of it.
+    for (base, other) in [(0xbff0_0000, None), (0xbfff_0000, Some("no RAM")), (0x3000_0000, Some("no RAM"))] {
+        let mut map = BootMap::new();
+        map.add_ram(ControllerId::try_new(0).unwrap(), 0x4000_0000, 2 << 30).unwrap();
+        map.remove_ram(FrameRange::covering(0xc000_0000, 1 << 30).unwrap()).unwrap();
+        let loaded = Loaded { start: Some((base, 0x2_0000)), ..Loaded::default() };
+        assert_eq!(other_in_start(&map, &loaded), other);
+    }
+}
