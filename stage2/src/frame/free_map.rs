@@ -178,7 +178,7 @@ impl FreeMap<'_> {
     #[inline]
     pub(crate) fn take_group(self) -> (u32, u64, u32) {
         let masks = self.masks();
-        let index = masks.some().trailing_zeros() as usize % MAP_WORDS & !1;
+        let index = (masks.some().trailing_zeros() as usize % MAP_WORDS) & !1;
         let (low, high) = self.group(index);
         let free = u64::from(low) | u64::from(high) << 32;
         self.set_word(index, 0);

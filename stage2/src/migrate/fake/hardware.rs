@@ -35,6 +35,7 @@ struct Entry {
 
 pub(in super::super) struct Hardware {
     controllers: Vec<FrameRange>,
+    #[expect(clippy::vec_box, reason = "each an allocation of its own: see `cases::tables`")]
     frames: Vec<Vec<Box<Frames>>>,
     /// Frames written to since boot: those outside are zero.
     allocator: Mutex<Allocator>,
