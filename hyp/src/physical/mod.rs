@@ -100,7 +100,11 @@ pub fn lay_out<'t>(
         if let Extent::Static(range) = &reservation.extent {
             let kind = if reservation.is_no_map { ReservationKind::NoMap } else { ReservationKind::Firmware };
             let name = reservation.node.as_ref().map_or("reserved", |node| node.name());
-            reserve(range.base().get(), range.size(), kind, name)?;
+            // EL2 maps what it and guests have by pageblock, which must not reach what is not to be mapped.
+            let below = if kind.is_no_map() { PAGEBLOCK_SIZE - 1 } else { 0 };
+            let base = range.base().get() & !below;
+            let size = ((range.base().get() + range.size() + below) & !below) - base;
+            reserve(base, size, kind, name)?;
         }
     }
     if let Some(configuration) = configuration.as_deref_mut() {

@@ -68,6 +68,23 @@ fn a_block_over_the_image_is_told_and_nothing_is_designated() {
 }
 
 #[test]
+fn pageblocks_with_what_is_not_to_be_mapped_are_nobodys() {
+    let container = "reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges; \
+                     secure@503ff000 { reg = <0 0x503ff000 0 0x2000>; no-map; }; \
+                     last@ffffffff0000 { reg = <0xffff 0xffff0000 0 0x10000>; no-map; }; \
+                     shared@60001000 { reg = <0 0x60001000 0 0x1000>; }; };";
+    let (map, told) = laid_out_on(&HOST.replace("\tpsci {", &format!("{container}\n\tpsci {{")), "", "");
+    let kept = |name| {
+        let mut reservations = map.reservations().iter();
+        let range = reservations.find(|reservation| reservation.name.as_str() == name).unwrap().range;
+        (range.base().get(), range.bytes())
+    };
+    assert_eq!(kept("secure@503ff000"), (0x5020_0000, 0x40_0000), "{told:?}");
+    assert_eq!(kept("last@ffffffff0000"), (0xffff_ffe0_0000, 0x20_0000));
+    assert_eq!(kept("shared@60001000"), (0x6000_1000, 0x1000));
+}
+
+#[test]
 fn a_pool_with_the_name_of_one_of_the_hosts_is_refused() {
     let container = "reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges; \
                      video { compatible = \"shared-dmb-pool\"; reusable; size = <0 0x400000>; }; };";
