@@ -33,7 +33,6 @@ mod bulk;
 pub mod check;
 mod contiguous;
 mod error;
-mod free;
 mod free_blocks;
 mod gates;
 mod glance;
