@@ -106,6 +106,12 @@ fn give(memory: &Memory<'_>, owner: u8, frame: Frame) {
     memory.free(frame, 0, Owner::Guest(guest(owner)), Contents::Dirty).expect("a frame in use");
 }
 
+/// Frees `frames` on another CPU.
+fn on_another_cpu(memory: &Arc<Memory<'static>>, frames: [Frame; 2]) -> thread::JoinHandle<[(); 2]> {
+    let memory = memory.clone();
+    thread::spawn(move || frames.map(|frame| give(&memory, 1, frame)))
+}
+
 /// Three frames of guest 1's from one group, which is at hand and the one that was freed into last: the
 /// next free there needs no look at the table.
 fn with_a_group_at_hand(memory: &Memory<'_>, kind: Kind) -> [Frame; 3] {
@@ -119,10 +125,7 @@ fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
     loom::model(|| {
         let memory = memory(1);
         let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
-        let other = {
-            let memory = memory.clone();
-            thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
-        };
+        let other = on_another_cpu(&memory, [second, third]);
         // A look at the free map, which has to have everything in it: before, between or after the two.
         let glance = memory.glance(second).expect("RAM");
         assert!((509..=511).contains(&glance.free), "{glance:?}");
@@ -139,10 +142,7 @@ fn frees_at_hand_against_isolation() {
     loom::model(|| {
         let memory = memory(1);
         let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
-        let other = {
-            let memory = memory.clone();
-            thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
-        };
+        let other = on_another_cpu(&memory, [second, third]);
         let range = FrameRange::try_new(second, 1).expect("a range");
         let isolated = memory.isolate(range, Requester::Anyone).expect("what is there can move");
         assert!(memory.allocate(&request(0, 0)).is_err(), "all there is is isolated");
@@ -162,10 +162,7 @@ fn frees_at_hand_against_a_request_that_takes_the_pageblock_over() {
     loom::model(|| {
         let memory = memory(1);
         let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
-        let other = {
-            let memory = memory.clone();
-            thread::spawn(move || [second, third].map(|frame| give(&memory, 1, frame)))
-        };
+        let other = on_another_cpu(&memory, [second, third]);
         // There is no other: it changes its type, and the group that is at hand belongs to no type any more.
         let stolen = take(&memory, Kind::Unmovable, 0);
         let next = take(&memory, Kind::Unmovable, 0);

@@ -1,0 +1,187 @@
+//! Frames and controllers that all tenants leave.
+
+use super::*;
+
+#[test]
+fn retired_frames_are_left_by_their_tenants() {
+    let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    host.regions[0][0].placement = Placement::Any;
+    let bad = host.any_space(guest).with(&host, |s| s.translate(ipa(BASE + M2 + 7 * K4))).unwrap();
+    let frames = FrameRange::try_new(Frame::containing(bad), 1).unwrap();
+    host.hardware.allocator().retired.push(frames);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    host.run_jobs();
+    host.check();
+    // The unit is demoted in place: most of it need not move.
+    assert_eq!(host.moved(id), K4);
+    assert_eq!(host.leaf_counts(guest), [0, 1, 512]);
+    assert_eq!(host.behind(guest), behind(0), "within its controller");
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.total_bytes, report.scanned_bytes), (K4, K4));
+}
+
+#[test]
+fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
+    let (host, guest) = guest(512 * PAGEBLOCK_FRAMES, M2, 0);
+    host.is_gone.store(true, Ordering::Relaxed);
+    // 512 tenants of a guest that is starting, and then 511 pageblocks with nobody.
+    let frames = host.frames_behind(0);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let mut steps = 0;
+    while host.engine.step(&host, 0, Payer::Idle) != Step::Idle {
+        assert!(host.tenant_count.swap(0, Ordering::Relaxed) <= 64);
+        steps += 1;
+        assert!(steps < 100);
+    }
+    assert!(steps >= 512 / 64 + 512 / 64, "{steps}");
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.state, report.scanned_bytes), (JobState::Finished, frames.bytes()));
+    // Its space opens between two turns: what the cursor has not passed is moved.
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    (0..4).for_each(|_| _ = host.engine.step(&host, 0, Payer::Idle));
+    host.is_gone.store(false, Ordering::Relaxed);
+    host.any_space(guest).with(&host, |stage2| assert_eq!(stage2.leaves(ipa(0), 1 << 40).count(), 512));
+    host.run_jobs();
+    assert!(host.moved(id) > 0 && host.moved(id) < M2, "{}", host.moved(id));
+    host.check();
+}
+
+#[test]
+fn frames_are_cleared_of_all_tenants_by_the_reverse_map() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let second = host.add_guest();
+    host.add_ram(second, BASE, M2, 0, only(0));
+    host.add_ram(second, BASE + G1, 2 * M2, 9, only(0));
+    host.regions.iter_mut().flatten().for_each(|region| region.placement = Placement::Any);
+    // From the middle of the first guest's second block to the second guest's second: 4 KiB units between.
+    let start = host.frames_behind(0).start();
+    let frames = FrameRange::from_numbers(start + 512 + 100, start + 3 * 512 + 300).unwrap();
+    host.hardware.allocator().retired.push(frames);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!(report.unmoved_bytes(), 0);
+    assert_eq!((report.total_bytes, report.scanned_bytes), (frames.bytes(), frames.bytes()));
+    for guest in [first, second] {
+        host.any_space(guest).with(&host, |stage2| {
+            for leaf in stage2.leaves(ipa(0), 1 << 40) {
+                let leaf = FrameRange::try_new(Frame::containing(leaf.pa()), leaf.size() / K4).unwrap();
+                assert!(!leaf.overlaps(frames), "{leaf}");
+            }
+        });
+    }
+}
+
+#[test]
+fn all_guests_are_evacuated() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let second = host.add_guest();
+    host.add_ram(second, BASE, M2, 0, only(0));
+    for regions in &mut host.regions {
+        regions[0].placement = Placement::Any;
+    }
+    host.hardware.allocator().close(controller(0));
+    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    host.run_jobs();
+    host.check();
+    assert_eq!(host.engine.job(&host, id).unwrap().moved, PairTotals { blocks: 2, pages: 512 });
+    assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
+    assert_eq!(host.engine.statistics().outgoing(controller(0)).bytes(), 3 * M2);
+}
+
+#[test]
+fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_reset() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    let second = host.add_guest();
+    host.add_ram(second, BASE, M2, 9, only(0));
+    for regions in &mut host.regions {
+        regions[0].placement = Placement::Any;
+    }
+    host.hardware.allocator().close(controller(0));
+    let set = |coming: &[GuestId]| {
+        let bits = coming.iter().fold(0, |bits, guest| bits | 1 << guest.index());
+        host.coming.store(bits, Ordering::Relaxed);
+    };
+    set(&[second]);
+    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    while host.moved(id) < M2 {
+        host.engine.step(&host, 20_000, Payer::Idle);
+    }
+    // The first one is reset in the middle of it.
+    set(&[first, second]);
+    host.engine.abandon(&host, host.any_space(first));
+    let mut waits = 0;
+    for _ in 0..100 {
+        match host.engine.step(&host, u64::MAX, Payer::Idle) {
+            Step::Wait(ticks) => {
+                waits += 1;
+                host.hardware.pass(ticks);
+            }
+            step => assert_eq!(step, Step::More, "it is not over"),
+        }
+    }
+    assert!(waits > 90, "it waits, and does not spin: {waits}");
+    assert_eq!(host.engine.job(&host, id).unwrap().state, JobState::Running);
+    set(&[]);
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.state, report.moved.bytes(), report.unmoved_bytes()), (JobState::Finished, 5 * M2, 0));
+    assert!(report.scanned_bytes <= report.total_bytes, "{report:?}");
+    assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
+}
+
+#[test]
+fn an_evacuation_can_be_cancelled_while_it_waits_and_does_not_wait_for_what_does_not_come() {
+    let (host, first) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    host.hardware.allocator().close(controller(0));
+    for is_cancelled in [true, false] {
+        host.coming.store(1, Ordering::Relaxed);
+        let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+        for _ in 0..10 {
+            host.engine.step(&host, u64::MAX, Payer::Idle);
+        }
+        if is_cancelled {
+            host.engine.cancel(&host, id).unwrap();
+        } else {
+            // It was stopped before it ran.
+            host.is_gone.store(true, Ordering::Relaxed);
+            host.coming.store(0, Ordering::Relaxed);
+        }
+        host.run_jobs();
+        let state = host.engine.job(&host, id).unwrap().state;
+        assert_eq!(state, if is_cancelled { JobState::Cancelled } else { JobState::Finished });
+        assert_eq!(host.engine.job(&host, id).unwrap().moved.bytes(), 0);
+    }
+    host.is_gone.store(false, Ordering::Relaxed);
+    assert_eq!(host.behind(first), behind(0));
+}
+
+#[test]
+fn a_guest_that_is_reset_all_the_time_does_not_keep_an_evacuation() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    host.regions[0][0].placement = Placement::Any;
+    host.hardware.allocator().close(controller(0));
+    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    for turn in 0..10_000 {
+        // Its memory is there for as long as one short step.
+        let is_coming = turn % 2 == 0;
+        host.coming.store(u32::from(is_coming), Ordering::Relaxed);
+        if is_coming {
+            host.engine.abandon(&host, host.any_space(first));
+        }
+        let step = host.engine.step(&host, 1, Payer::Idle);
+        if let Step::Wait(ticks) = step {
+            host.hardware.pass(ticks);
+        }
+        if host.engine.job(&host, id).unwrap().state.is_over() {
+            break;
+        }
+    }
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!(report.state, JobState::Finished);
+    assert_eq!(report.unmoved(Reason::Busy).first, Some((first, ipa(BASE))), "{report:?}");
+    host.coming.store(0, Ordering::Relaxed);
+    host.check();
+}
