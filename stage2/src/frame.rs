@@ -191,10 +191,6 @@ impl Meta {
     pub(crate) const fn with_order(self, order: u8) -> Self {
         Self(self.0 & !ORDER | (order as u32) << ORDER_SHIFT)
     }
-
-    pub(crate) const fn with_owner(self, owner: Owner) -> Self {
-        Self(self.0 & !OWNER | (owner.index() as u32) << OWNER_SHIFT)
-    }
 }
 
 /// Whether a block in use can be moved elsewhere.

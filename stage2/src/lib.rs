@@ -11,7 +11,6 @@ pub mod claim;
 pub mod controller;
 pub mod dmb;
 pub mod frame;
-pub mod huge;
 pub mod map;
 pub mod memory;
 pub mod migrate;

@@ -36,7 +36,6 @@ mod error;
 mod free_blocks;
 mod gates;
 mod glance;
-mod hand_over;
 mod handed;
 mod isolation;
 mod migration;

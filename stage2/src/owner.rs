@@ -67,23 +67,20 @@ pub enum Owner {
     Tables(GuestId),
     /// Claimed by the owner of a pool.
     Pool(PoolId),
-    /// A unit at rest in a huge-unit pool.
-    Huge,
 }
 
 /// How many values [`Owner::index`] can take.
-pub(crate) const OWNERS: usize = 2 + 2 * MAX_GUESTS + MAX_POOLS;
+pub(crate) const OWNERS: usize = 1 + 2 * MAX_GUESTS + MAX_POOLS;
 
 impl Owner {
     /// A number below [`OWNERS`] for each owner: what the frame table stores and counters are kept by.
     #[inline]
     pub(crate) const fn index(self) -> usize {
-        const TABLES: usize = 2 + MAX_GUESTS;
+        const TABLES: usize = 1 + MAX_GUESTS;
         const POOLS: usize = TABLES + MAX_GUESTS;
         match self {
             Self::Hypervisor => 0,
-            Self::Huge => 1,
-            Self::Guest(guest) => 2 + guest.0 as usize,
+            Self::Guest(guest) => 1 + guest.0 as usize,
             Self::Tables(guest) => TABLES + guest.0 as usize,
             Self::Pool(pool) => POOLS + pool.0 as usize,
         }
@@ -94,19 +91,18 @@ impl Owner {
     pub(crate) const fn common_index(self) -> Option<usize> {
         match self {
             Self::Hypervisor => Some(0),
-            Self::Guest(guest) => Some(2 + guest.0 as usize),
-            Self::Huge | Self::Tables(_) | Self::Pool(_) => None,
+            Self::Guest(guest) => Some(1 + guest.0 as usize),
+            Self::Tables(_) | Self::Pool(_) => None,
         }
     }
 
     /// The owner with number `index`; `None` where there is none.
     pub(crate) const fn from_index(index: usize) -> Option<Self> {
-        const TABLES: usize = 2 + MAX_GUESTS;
-        const POOLS: usize = 2 + 2 * MAX_GUESTS;
+        const TABLES: usize = 1 + MAX_GUESTS;
+        const POOLS: usize = 1 + 2 * MAX_GUESTS;
         Some(match index {
             0 => Self::Hypervisor,
-            1 => Self::Huge,
-            2..TABLES => Self::Guest(GuestId((index - 2) as u8)),
+            1..TABLES => Self::Guest(GuestId((index - 1) as u8)),
             TABLES..POOLS => Self::Tables(GuestId((index - TABLES) as u8)),
             POOLS..OWNERS => Self::Pool(PoolId((index - POOLS) as u8)),
             _ => return None,
@@ -123,7 +119,6 @@ impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hypervisor => f.write_str("Ballast"),
-            Self::Huge => f.write_str("huge-unit pool"),
             Self::Guest(guest) => guest.fmt(f),
             Self::Tables(guest) => write!(f, "tables of {guest}"),
             Self::Pool(pool) => write!(f, "owner of {pool}"),

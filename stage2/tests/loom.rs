@@ -8,8 +8,7 @@ use loom::sync::Arc;
 use loom::thread;
 use stage2::addr::{Frame, Ipa};
 use stage2::controller::ControllerId;
-use stage2::frame::{Contents, Footprint, Mapping};
-use stage2::huge::{HugeUnits, UnitSize};
+use stage2::frame::{Contents, Footprint};
 use stage2::map::BootMap;
 use stage2::memory::check::{Check, Translation};
 use stage2::memory::{Kind, Memory, Request, Requester};
@@ -285,26 +284,5 @@ fn retiring_against_a_cpu_that_frees() {
         other.join().expect("no panic");
         let totals = memory.zone_totals(Zone::Normal);
         assert_eq!((totals.free, totals.retired), (511, 1));
-    });
-}
-
-#[test]
-fn a_promised_unit_goes_to_whom_it_was_promised() {
-    model(|| {
-        let memory = memory(2);
-        let units = Arc::new(HugeUnits::new());
-        let size = UnitSize::TwoMib;
-        units.set_target(size, 1, 0);
-        units.settle(&memory, size, 1, Placement::Any);
-        units.promise(&memory, size, guest(0), 1, Placement::Any).expect("it is there");
-        let other = {
-            let (memory, units) = (Arc::clone(&memory), Arc::clone(&units));
-            thread::spawn(move || units.lend(&memory, size, guest(1), Placement::Any, None).is_ok())
-        };
-        let mapping = Some(Mapping { guest: guest(0), ipa: Ipa::new_truncate(0x8000_0000) });
-        let unit = units.lend(&memory, size, guest(0), Placement::Any, mapping).expect("promised");
-        assert!(!other.join().expect("no panic"));
-        units.give_back(&memory, guest(0), unit.frame, 9, Contents::Dirty).expect("the guest's");
-        assert_eq!(units.totals(size).resting, 1);
     });
 }

@@ -130,16 +130,6 @@ impl Entry<'_> {
         };
         self.set_meta(Meta(meta));
     }
-
-    /// The two words that a head without a reverse map may keep links in.
-    pub(crate) fn links(self) -> (u32, u32) {
-        (self.0[0].load(Relaxed), self.0[1].load(Relaxed))
-    }
-
-    pub(crate) fn set_links(self, previous: u32, next: u32) {
-        self.0[0].store(previous, Relaxed);
-        self.0[1].store(next, Relaxed);
-    }
 }
 
 /// Where the word of a pageblock is.

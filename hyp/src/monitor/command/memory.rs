@@ -259,7 +259,6 @@ fn symbol(info: &FrameInfo) -> char {
         }
         (State::Used, Some(Owner::Tables(_))) => 'T',
         (State::Used, Some(Owner::Pool(_))) => 'C',
-        (State::Used, Some(Owner::Huge)) => 'H',
         (State::Used, _) => 'B',
     }
 }

@@ -5,7 +5,7 @@ use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller, range_at};
 use super::*;
 use crate::cases::some;
 use crate::memory::{Kind as MemoryKind, Request};
-use crate::owner::Owner;
+use crate::owner::{GuestId, Owner};
 
 /// A pool of 3 GiB that starts at a multiple of 1 GiB, all of it a guest's RAM in units of `order`.
 fn gigantic(order: u8) -> (Machine, PoolId) {
@@ -128,7 +128,7 @@ fn p06_a_gigantic_unit_is_never_taken_out_of_an_isolated_range() {
     let request = Request {
         order: 18,
         kind: MemoryKind::Movable,
-        owner: Owner::Huge,
+        owner: Owner::Guest(GuestId::try_new(7).unwrap()),
         placement: Placement::Any,
         mapping: None,
     };

@@ -333,7 +333,7 @@ impl<'m, 'a> World<'m, 'a> {
         };
         let done = match (how, self.pick(index)) {
             (0, Some((number, order, owner))) => free(number, if order == 0 { 1 } else { order - 1 }, owner),
-            (1, Some((number, order, _))) => free(number, order, Owner::Huge),
+            (1, Some((number, order, _))) => free(number, order, Owner::Tables(GuestId::try_new(0).unwrap())),
             (2, Some((number, order, owner))) if order > 0 => free(number + 1, 0, owner),
             _ => {
                 let number = self.numbers[index.index(self.numbers.len())];

@@ -53,8 +53,6 @@ fn orders_beyond_the_largest_are_refused() {
         for order in [19, 32, 41, 255] {
             let own = Owner::Hypervisor;
             memory.free(whole, order, own, Contents::Dirty).unwrap_err();
-            memory.hand_over(whole, order, own, Owner::Huge, None).unwrap_err();
-            memory.check_block(whole, order, own).unwrap_err();
             memory.divide(whole, order, own).unwrap_err();
         }
         give(memory, whole, 9, Contents::Dirty);
@@ -75,8 +73,7 @@ fn a_frame_inside_a_block_is_no_head_whatever_was_left_in_the_table() {
     let inside = whole.checked_add(5).unwrap();
     let error = memory.free(inside, 9, Owner::Hypervisor, Contents::Dirty).unwrap_err();
     assert_eq!(error.reason, BlockReason::InsideBlock { head: whole, order: 9 });
-    memory.hand_over(inside, 9, Owner::Hypervisor, Owner::Huge, None).unwrap_err();
-    memory.check_block(inside, 9, Owner::Hypervisor).unwrap_err();
+    memory.divide(inside, 9, Owner::Hypervisor).unwrap_err();
     give(&memory, whole, 9, Contents::Dirty);
     assert_in_order(&memory, &map);
 }

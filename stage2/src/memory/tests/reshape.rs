@@ -55,6 +55,30 @@ fn p02_p03_a_gigabyte_divides_down_to_frames_and_unites_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
+fn p03_a_block_of_a_gigabyte_never_crosses_a_hole_or_a_controller() {
+    let mut map = BootMap::new();
+    // 3 GiB that begin at a multiple of 1 GiB; half a GiB later, 1.5 GiB that hold one whole GiB; both controllers adjoin
+    // a hole, and the third the second.
+    map.add_ram(controller(0), 1 << 30, 3 << 30).unwrap();
+    map.add_ram(controller(1), (16 << 30) + (1 << 29), 3 << 29).unwrap();
+    map.add_ram(controller(2), 18 << 30, 1 << 29).unwrap();
+    let words = words(&map);
+    let memory = Memory::new();
+    memory.boot(&map, &words, 0).unwrap();
+    let mut blocks = Vec::new();
+    while let Ok(block) = memory.allocate(&request(18, Kind::Movable)) {
+        let whole = FrameRange::try_new(block.frame, 1 << 18).unwrap();
+        assert!(map.ram().any(|(ram, _)| ram.contains_range(whole)), "{whole:?}");
+        blocks.push(block.frame);
+    }
+    assert_eq!(blocks.len(), 4, "{blocks:?}");
+    // The half GiB on each side of a whole one serves smaller requests only.
+    let rest = core::iter::from_fn(|| memory.allocate(&request(17, Kind::Movable)).ok()).count();
+    assert_eq!(rest, 2);
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "repeats much work")]
 fn any_order_from_a_pageblock_up_divides_by_512() {
     let map = three_gib();
