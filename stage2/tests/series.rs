@@ -1,12 +1,12 @@
-//! README's table of the series' patches names a test for each, and each of these tests is there.
+//! Checks SERIES.md: each patch of the series names a test, and each of these tests exists.
 
 use std::fs;
 use std::path::Path;
 
-/// How many patches the series has.
+/// Number of patches in the series.
 const PATCHES: usize = 21;
 
-/// The sources in `folder` and below, one after the other.
+/// Appends the text of every Rust source below `folder` to `into`.
 fn sources(folder: &Path, into: &mut String) {
     for path in folder.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
         let name = path.file_name().unwrap().to_string_lossy();
@@ -21,11 +21,11 @@ fn sources(folder: &Path, into: &mut String) {
 #[test]
 fn each_patch_has_a_test_of_its_name() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let page = fs::read_to_string(root.join("stage2/SERIES.md")).unwrap();
     let mut code = String::new();
     sources(&root, &mut code);
     let mut patch = 0;
-    for row in readme.lines().filter(|line| line.starts_with("| P") && line.as_bytes()[3].is_ascii_digit()) {
+    for row in page.lines().filter(|line| line.starts_with("| P") && line.as_bytes()[3].is_ascii_digit()) {
         patch += 1;
         let number = format!("{patch:02}");
         assert!(row.starts_with(&format!("| P{number} ")), "patch {number} has no row: {row}");
