@@ -7,9 +7,9 @@
 use std::error::Error;
 use std::io::Write;
 
-use guest_dts::build::{Choice, GuestTree};
 use guest_dts::config::{Configuration, Layout, Severity};
 use guest_dts::finding::Finding;
+use guest_dts::guest_tree::{Choice, GuestTree};
 use guest_dts::image::{BootPlan, Image};
 use guest_dts::tree::{AlignedBlob, Tree};
 

@@ -5,7 +5,7 @@
 use alloc::boxed::Box;
 use core::fmt::{self, Write};
 
-use crate::build::Choice;
+use crate::guest_tree::Choice;
 use crate::tree::{Node, NodeId, Property, SourceValue};
 
 /// Something wrong at one place. One word, since it is what most functions here may return.

@@ -11,9 +11,9 @@ use core::fmt;
 
 use stage2::addr::Ipa;
 
-use crate::build::platform::{RAW_TEXT_OFFSET, TREE_SLOT_SIZE};
 use crate::config::{Bank, BankKind, Layout, PageSize};
 use crate::finding::Size;
+use crate::guest_tree::platform::{RAW_TEXT_OFFSET, TREE_SLOT_SIZE};
 use crate::range::IpaRange;
 
 /// Bytes of the header.

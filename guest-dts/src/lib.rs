@@ -5,7 +5,7 @@
 //! * [`argument`]: command lines, and the numbers and sizes in them.
 //! * [`config`]: the configuration blob, from which guests are started.
 //! * [`image`]: the arm64 Image header, and where kernel, ramdisk and tree go in a guest's RAM.
-//! * [`build`]: completes a guest's own tree.
+//! * [`guest_tree`]: the tree that a guest gets.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -14,9 +14,9 @@ extern crate alloc;
 extern crate std;
 
 pub mod argument;
-pub mod build;
 pub mod config;
 pub mod finding;
+pub mod guest_tree;
 pub mod image;
 pub mod range;
 pub mod tree;

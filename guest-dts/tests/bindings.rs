@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guest_dts::build::GuestTree;
 use guest_dts::config::{Configuration, Layout, Severity};
 use guest_dts::finding::Finding;
+use guest_dts::guest_tree::GuestTree;
 use guest_dts::image::{BootPlan, Image};
 use guest_dts::testing::{compile, compile_with_images, schema};
 use guest_dts::tree::{AlignedBlob, Tree};

@@ -4,9 +4,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use guest_dts::build::{Choice, GuestTree};
 use guest_dts::config::{Configuration, ControllerRoom, Host, Layout, Severity};
 use guest_dts::finding::Finding;
+use guest_dts::guest_tree::{Choice, GuestTree};
 use guest_dts::image::{BootPlan, Image};
 use guest_dts::testing::fuzz;
 use guest_dts::tree::{AlignedBlob, Tree, TreeSource};

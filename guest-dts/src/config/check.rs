@@ -3,8 +3,8 @@
 use super::layout::Layout;
 use super::reader::Reader;
 use super::{Bank, Configuration, Extent, Guest, MovableMemory, Pool};
-use crate::build::{BuildError, Choice, GuestTree, movable_argument};
 use crate::finding::{Finding, Note, Rule, Value};
+use crate::guest_tree::{BuildError, Choice, GuestTree, movable_argument};
 use crate::image::{BootPlan, Image, NoRoom};
 use crate::range::PaRange;
 use crate::tree::Node;

@@ -8,8 +8,8 @@ use super::{
     CONTROLLER_LIMIT, Configuration, Extent, Guest, Layout, Placement, REGION_LIMIT, Region, Severity, Sink,
     Spread, Strictness,
 };
-use crate::build::GuestTree;
 use crate::finding::{Finding, Rule, Shortage, Value};
+use crate::guest_tree::GuestTree;
 use crate::image::{BootPlan, Image};
 use crate::range::IpaRange;
 use crate::tree::{Node, Tree};

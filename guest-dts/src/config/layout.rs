@@ -10,8 +10,8 @@ use heapless::Vec;
 use stage2::addr::PAGEBLOCK_SIZE;
 
 use super::{DMB_LIMIT, Guest, REGION_LIMIT, Region, Unit};
-use crate::build::platform;
 use crate::finding::{Finding, Rule, Value};
+use crate::guest_tree::platform;
 use crate::range::IpaRange;
 
 /// Where arm64 Linux's ZONE_DMA ends. Only its highest zone with RAM in it has a part that is ZONE_MOVABLE

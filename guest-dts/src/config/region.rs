@@ -4,8 +4,8 @@ use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
 use super::reader::Reader;
 use super::{Placement, Region, Spread, Strictness, Unit};
-use crate::build::platform;
 use crate::finding::{Finding, Rule, Value};
+use crate::guest_tree::platform;
 use crate::range::IpaRange;
 use crate::tree::Node;
 

@@ -5,7 +5,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::*;
-use crate::build::GuestTree;
+use crate::guest_tree::GuestTree;
 use crate::image::{BootPlan, Image};
 use crate::testing::compile_with_images as compile;
 use crate::tree::AlignedBlob;

@@ -32,7 +32,7 @@
 //! was asked for. A guest that stops or resets gives back all that it claimed.
 
 use super::smccc::{FunctionId, INVALID_PARAMETER, NOT_SUPPORTED, status};
-use guest_dts::build::platform::POOL_SPI;
+use guest_dts::guest_tree::platform::POOL_SPI;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::claim::{Cause, ClaimId, Report, RequestError, State, Wish};
 use stage2::owner::PoolId;

@@ -44,7 +44,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use guest_dts::build::platform;
+use guest_dts::guest_tree::platform;
 use space::Space;
 use spin::{Mutex, Once};
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 
-use guest_dts::build::{Choice, Reason as Cause};
 use guest_dts::config::MovableMemory;
+use guest_dts::guest_tree::{Choice, Reason as Cause};
 use guest_dts::tree::AlignedBlob;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::ControllerId;

@@ -3,7 +3,7 @@
 
 use core::fmt::{self, Write};
 
-use guest_dts::build::Choice;
+use guest_dts::guest_tree::Choice;
 use stage2::addr::Ipa;
 use stage2::memory::Memory;
 use stage2::memory::check::Translation;

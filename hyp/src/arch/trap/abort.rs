@@ -8,7 +8,7 @@ use crate::device::vgic::{MAX_VCPUS, REDISTRIBUTOR_SIZE, Vgic};
 use crate::guest::{self, Vcpu};
 use crate::monitor::statistics::Exit;
 use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable};
-use guest_dts::build::platform;
+use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
 
 /// A data abort's syndrome (Arm ARM D24.2.40, "ISS encoding for an exception from a Data Abort").

@@ -4,7 +4,7 @@ use crate::arch::cpu;
 use crate::arch::sysreg::{instruction, read, write};
 use crate::guest::{self, StopReason, migration};
 use aarch64_cpu::registers::{HPFAR_EL2, Readable};
-use guest_dts::build::platform;
+use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
 use stage2::migrate::{Fault, Verdict};
 
