@@ -1,7 +1,7 @@
 #!/bin/sh
 # Proofs of the memory logic that take minutes, and so are no part of `make test`.
 #
-#   tools/proof.sh miri [FILTER]   stage2's unit tests under Miri, in two processes: first the allocator's quick ways with
+#   tools/proof.sh miri [FILTER]   stage2's unit tests under Miri, in two processes: first the allocator's tests with
 #                                  Miri's borrow checks, then all tests without them, which are of little use to a crate
 #                                  that forbids unsafe code and take most of the time. Needs rustup; installs the
 #                                  nightly toolchain's miri. Says how many passed and how many are left out (`cargo` has
@@ -39,7 +39,7 @@ miri)
     $test --quiet --no-run
     logs=$(mktemp -d)
     trap 'rm -r "$logs"' EXIT
-    quick="memory::tests::at_hand memory::tests::plain memory::gates frame:: pageblock:: owner::"
+    quick="memory::tests::single_frames memory::tests::blocks frame:: pageblock:: owner::"
     # shellcheck disable=SC2086 # a list of words
     slice "$logs/1" $quick
     export MIRIFLAGS="$MIRIFLAGS -Zmiri-disable-stacked-borrows"

@@ -14,9 +14,9 @@ use boot::Boot;
 use workload::{Ballast, BuddySystem, Frames, Nothing, Work};
 
 /// How many times fewer instructions than the crate buddy_system_allocator single frames must take, in any pattern.
-const SINGLE_LIMIT: f64 = 5.0;
+const SINGLE_LIMIT: f64 = 2.0;
 /// The same for larger blocks.
-const BLOCK_LIMIT: f64 = 1.0;
+const BLOCK_LIMIT: f64 = 0.9;
 /// How many times what it takes on the smallest map an operation may take on the largest.
 const FLAT_LIMIT: f64 = 1.05;
 

@@ -4,14 +4,13 @@
 //! sees values that were true a moment ago, each for itself.
 
 use crate::buddy::FreeLists;
-use crate::frame::FrameTable;
 use crate::owner::{OWNERS, Owner};
 use crate::pageblock::Isolation;
 use crate::sync::{Aside, Counter, Lock, MutexGuard, Ordering::Relaxed, aside};
 
 /// An arena.
-pub(crate) struct Arena<'a> {
-    lists: Lock<FreeLists<'a>>,
+pub(crate) struct Arena {
+    lists: Lock<FreeLists>,
     counters: Counters,
 }
 
@@ -36,7 +35,7 @@ fn subtract(counter: &Counter, frames: u64) {
     counter.store(counter.load(Relaxed).wrapping_sub(frames as u32), Relaxed);
 }
 
-impl<'a> Arena<'a> {
+impl Arena {
     /// An arena without frames.
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
@@ -63,37 +62,14 @@ impl<'a> Arena<'a> {
         Self { lists: Lock::new(FreeLists::new()), counters }
     }
 
-    /// Takes the lock. The counters come with it, for they may only be written under it. No frame is at hand then: all
-    /// that is free is in the free maps of `table`.
-    pub(crate) fn lock(&self, table: &FrameTable<'a>) -> Locked<'_, 'a> {
-        let mut locked = self.lock_as_is();
-        locked.settle(table);
-        locked
-    }
-
-    /// Takes the lock in order to change what it guards: a walk over the arena in several steps sees that.
-    pub(crate) fn lock_to_change(&self, table: &FrameTable<'a>) -> Locked<'_, 'a> {
-        let mut locked = self.lock(table);
-        locked.lists.count_change();
-        locked
-    }
-
-    /// Takes the lock for what does not look for free frames in the table: those at hand stay there.
-    #[inline]
-    pub(crate) fn lock_as_is(&self) -> Locked<'_, 'a> {
+    /// Takes the lock. The counters come with it, for they may only be written under it.
+    pub(crate) fn lock(&self) -> Locked<'_> {
         Locked { lists: self.lists.lock(), counters: &self.counters }
     }
 
-    /// As [`Self::lock_as_is`], without waiting.
-    #[inline]
-    pub(crate) fn try_lock_as_is(&self) -> Option<Locked<'_, 'a>> {
-        Some(Locked { lists: self.lists.try_lock()?, counters: &self.counters })
-    }
-
-    /// As [`Self::lock_as_is`], in order to change what the lock guards.
-    #[inline]
-    pub(crate) fn lock_as_is_to_change(&self) -> Locked<'_, 'a> {
-        let mut locked = self.lock_as_is();
+    /// Takes the lock in order to change what it guards: a walk over the arena in several steps sees that.
+    pub(crate) fn lock_to_change(&self) -> Locked<'_> {
+        let mut locked = self.lock();
         locked.lists.count_change();
         locked
     }
@@ -127,20 +103,12 @@ impl<'a> Arena<'a> {
 }
 
 /// A locked arena.
-pub(crate) struct Locked<'m, 'a> {
-    pub(crate) lists: MutexGuard<'m, FreeLists<'a>>,
+pub(crate) struct Locked<'m> {
+    pub(crate) lists: MutexGuard<'m, FreeLists>,
     counters: &'m Counters,
 }
 
-impl<'a> Locked<'_, 'a> {
-    /// Puts the frames at hand back into their free maps.
-    #[inline]
-    pub(crate) fn settle(&mut self, table: &FrameTable<'a>) {
-        if !self.lists.is_settled() {
-            self.lists.settle(table);
-        }
-    }
-
+impl Locked<'_> {
     /// Counts `frames` free frames as used by the owner with index `owner`.
     #[inline]
     pub(crate) fn count_taken(&self, owner: usize, frames: u64) {

@@ -26,11 +26,8 @@ use crate::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot,
 use crate::pageblock::{LIST_SLOTS, LISTS, MigrateType, Shape};
 use crate::zone::Zone;
 
-mod front;
 mod isolation;
 mod whole;
-
-use front::Fronts;
 
 /// How many lists of each type there are: one an order.
 const STRIDE: usize = MAX_ORDER as usize + 1;
@@ -47,13 +44,11 @@ struct List {
 }
 
 /// The free blocks of an arena.
-pub(crate) struct FreeLists<'a> {
+pub(crate) struct FreeLists {
     /// By type and order: split pageblocks by class, then free blocks.
     lists: [List; LIST_SLOTS * STRIDE],
     /// For each type a bit for each list that is not empty.
     orders: [u32; LIST_SLOTS],
-    /// The single frames at hand.
-    fronts: Fronts<'a>,
     /// For each type the complement of the pageblock that was last left split although wholly free; zero for none.
     kept: [u32; LIST_SLOTS],
     /// How many pageblocks are isolated.
@@ -76,13 +71,12 @@ const fn key(list: usize, order: u8) -> usize {
     if key < LIST_SLOTS * STRIDE { key } else { 0 }
 }
 
-impl<'a> FreeLists<'a> {
+impl FreeLists {
     /// No free blocks.
     pub(crate) const fn new() -> Self {
         Self {
             lists: [List { first: 0, count: 0 }; LIST_SLOTS * STRIDE],
             orders: [0; LIST_SLOTS],
-            fronts: Fronts::new(),
             kept: [0; LIST_SLOTS],
             isolated: 0,
             changes: 0,
@@ -127,37 +121,16 @@ impl<'a> FreeLists<'a> {
         !self.lists[key(list, order)].first
     }
 
-    /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`.
-    #[inline(always)]
+    /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`: from the lists of that type, then from
+    /// other types, then out of wholly free pageblocks that were kept split.
     pub(crate) fn take(
         &mut self,
-        table: &FrameTable<'a>,
+        table: &FrameTable<'_>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        match self.take_from(table, wanted as usize, order) {
-            Some(taken) => Some(taken),
-            None => self.take_with_effort(table, zone, wanted, order),
-        }
-    }
-
-    /// Takes a block where its own lists have none: out of what is at hand, from other types, or out of what was kept from
-    /// merging.
-    #[inline(never)]
-    fn take_with_effort(
-        &mut self,
-        table: &FrameTable<'a>,
-        zone: Zone,
-        wanted: MigrateType,
-        order: u8,
-    ) -> Option<Taken> {
-        let mut taken = None;
-        if !self.is_settled() {
-            self.settle(table);
-            taken = self.take_from(table, wanted as usize, order);
-        }
-        let taken = taken.or_else(|| self.fall_back(table, zone, wanted, order));
+        let taken = self.take_own_or_fall_back(table, zone, wanted, order);
         if taken.is_none() && self.release_kept(table) {
             return self.take_own_or_fall_back(table, zone, wanted, order);
         }
@@ -166,29 +139,27 @@ impl<'a> FreeLists<'a> {
 
     fn take_own_or_fall_back(
         &mut self,
-        table: &FrameTable<'a>,
+        table: &FrameTable<'_>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        match self.take_from(table, wanted as usize, order) {
+        match self.take_from(&table.words, wanted as usize, order) {
             Some(taken) => Some(taken),
-            None => self.fall_back(table, zone, wanted, order),
+            None => self.fall_back(&table.words, zone, wanted, order),
         }
     }
 
     /// Takes a block of `order` from the lists of one type.
-    fn take_from(&mut self, table: &FrameTable<'a>, list: usize, order: u8) -> Option<Taken> {
+    fn take_from(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         match order {
-            0 => self.take_frame(table, list),
-            1..PAGEBLOCK_ORDER => self.take_part(&table.words, list, order),
-            _ => self.take_whole(&table.words, list, order),
+            0..PAGEBLOCK_ORDER => self.take_part(table, list, order),
+            _ => self.take_whole(table, list, order),
         }
     }
 
     /// Takes a block of `order`, less than a pageblock, from the lists of one type.
-    #[inline(never)]
-    pub(crate) fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+    fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         if let Some(taken) = self.take_small(table, list, order, TRIES) {
             return Some(taken);
         }
@@ -238,22 +209,17 @@ impl<'a> FreeLists<'a> {
         self.push_split(table, index, list, SMALL_ORDERS - 1);
     }
 
-    fn fall_back(
-        &mut self,
-        table: &FrameTable<'a>,
-        zone: Zone,
-        wanted: MigrateType,
-        order: u8,
-    ) -> Option<Taken> {
+    /// Takes a block of `order` from pageblocks of another type.
+    fn fall_back(&mut self, table: &Table<'_>, zone: Zone, wanted: MigrateType, order: u8) -> Option<Taken> {
         if zone == Zone::Movable {
             return None;
         }
         match wanted {
-            MigrateType::Unmovable => self.steal(&table.words, MigrateType::Movable, wanted, order),
+            MigrateType::Unmovable => self.steal(table, MigrateType::Movable, wanted, order),
             // Lent, not given: a pool's pageblocks keep their type.
             MigrateType::Movable => self
                 .take_from(table, MigrateType::Pool as usize, order)
-                .or_else(|| self.steal(&table.words, MigrateType::Unmovable, wanted, order)),
+                .or_else(|| self.steal(table, MigrateType::Unmovable, wanted, order)),
             MigrateType::Pool => None,
         }
     }
@@ -292,7 +258,7 @@ impl<'a> FreeLists<'a> {
     /// already that it is in use no more.
     pub(crate) fn give(
         &mut self,
-        table: &FrameTable<'a>,
+        table: &FrameTable<'_>,
         region: &Region,
         number: u64,
         order: u8,
@@ -306,8 +272,7 @@ impl<'a> FreeLists<'a> {
     }
 
     /// Gives a block of less than a pageblock back.
-    #[inline(always)]
-    pub(crate) fn give_small(&mut self, table: &FrameTable<'a>, slot: Slot, order: u8, contents: Contents) {
+    fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
         let map = table.words.free_map(slot.pageblock());
         let before = map.give(order, slot.offset(), contents);
         let was_nearly_whole = before.count() == PAGEBLOCK_FRAMES as u32 - (1 << order);
@@ -325,7 +290,7 @@ impl<'a> FreeLists<'a> {
     /// Puts the split pageblock at `slot` where it belongs after frames became free, the largest block of them now of order
     /// `class`; its list was that of `before`.
     #[inline(never)]
-    fn relist(&mut self, table: &FrameTable<'a>, slot: Slot, class: u8, before: Info) {
+    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, class: u8, before: Info) {
         let word = table.words.word(slot);
         if word.is_isolated() {
             return;
@@ -349,7 +314,7 @@ impl<'a> FreeLists<'a> {
     }
 
     /// Merges the split pageblocks that were kept though wholly free. Returns whether there were any.
-    fn release_kept(&mut self, table: &FrameTable<'a>) -> bool {
+    fn release_kept(&mut self, table: &FrameTable<'_>) -> bool {
         (0..LISTS).fold(false, |any, list| {
             let kept = !core::mem::take(&mut self.kept[list]);
             self.merge_if_whole(table, kept, list) || any
@@ -357,7 +322,7 @@ impl<'a> FreeLists<'a> {
     }
 
     /// Makes pageblock `index` a free block again if it is split, wholly free and on lists of type `list`.
-    fn merge_if_whole(&mut self, table: &FrameTable<'a>, index: u32, list: usize) -> bool {
+    fn merge_if_whole(&mut self, table: &FrameTable<'_>, index: u32, list: usize) -> bool {
         if index == NONE {
             return false;
         }
@@ -377,7 +342,7 @@ impl<'a> FreeLists<'a> {
     /// Gives a block of at least a pageblock back. Isolated pageblocks of it become free for themselves.
     fn give_whole(
         &mut self,
-        table: &FrameTable<'a>,
+        table: &FrameTable<'_>,
         region: &Region,
         number: u64,
         order: u8,

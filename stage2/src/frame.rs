@@ -21,8 +21,8 @@ use crate::owner::{GuestId, Owner};
 mod free_map;
 mod table;
 
-pub(crate) use free_map::{FreeMap, GROUP_FRAMES, Info, SMALL_ORDERS};
-pub(crate) use table::{Cell, Entry, FrameTable, Group, Head, NONE, Region, Slot, Table};
+pub(crate) use free_map::{FreeMap, Info, SMALL_ORDERS};
+pub(crate) use table::{Cell, FrameTable, Head, NONE, Region, Slot, Table};
 
 /// 32-bit words of a frame's entry.
 const ENTRY_WORDS: usize = 3;

@@ -8,7 +8,7 @@
 //! them is sound; all but lock-free statistics are read and written under the lock of the arena that they belong to.
 //! A pageblock's zone and a region's controller never change after boot, so they may be read to find that arena.
 
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use spin::Once;
 
@@ -17,7 +17,7 @@ use crate::arena::{Arena, Locked};
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
 use crate::dmb::{Block, MAX_BLOCKS};
-use crate::frame::{Cell, Contents, FrameTable, Mapping, Region, Slot};
+use crate::frame::{Cell, FrameTable, Mapping, Region, Slot};
 use crate::map::BootMap;
 use crate::owner::Owner;
 use crate::pageblock::Shape;
@@ -27,20 +27,16 @@ use crate::zone::{ARENAS, Zone};
 
 mod adopt;
 mod allocate;
-mod at_hand;
 mod boot;
 mod bulk;
 pub mod check;
 mod contiguous;
 mod error;
 mod free_blocks;
-mod gates;
 mod glance;
-mod handed;
 mod isolation;
 mod migration;
 mod occupant;
-mod plain;
 mod query;
 mod release;
 mod request;
@@ -49,9 +45,6 @@ mod retire;
 mod tenant;
 #[cfg(test)]
 pub(crate) mod tests;
-
-use at_hand::Recent;
-use gates::{First, Gates};
 
 pub use boot::BootError;
 pub use contiguous::Wanted;
@@ -71,11 +64,11 @@ pub use tenant::Tenant;
 /// image.
 pub struct Memory<'a> {
     layout: Once<Layout<'a>>,
-    arenas: [Arena<'a>; ARENAS],
-    gates: Gates,
+    arenas: [Arena; ARENAS],
+    /// A bit for each controller that takes no allocations.
+    closed: AtomicU64,
     /// Frees that were refused where nobody could be told.
     refused: Counter,
-    recent: Recent,
 }
 
 /// What is fixed at boot.
@@ -84,7 +77,6 @@ struct Layout<'a> {
     controllers: ControllerSet,
     /// The controllers that have some of each zone.
     populated: [ControllerSet; 2],
-    first: First,
     /// The span and the number of present frames of each arena.
     extents: [Extent; ARENAS],
     /// Free frames of NORMAL that movable requests leave alone.
@@ -109,7 +101,7 @@ struct Place<'m, 'a> {
     slot: Slot,
     /// The word of the pageblock.
     cell: Cell<'a>,
-    arena: &'m Arena<'a>,
+    arena: &'m Arena,
 }
 
 impl<'m, 'a> Place<'m, 'a> {
@@ -127,13 +119,13 @@ impl<'m, 'a> Place<'m, 'a> {
     }
 
     /// [`Arena::lock`].
-    fn lock(&self) -> Locked<'m, 'a> {
-        self.arena.lock(self.table())
+    fn lock(&self) -> Locked<'m> {
+        self.arena.lock()
     }
 
     /// [`Arena::lock_to_change`].
-    fn lock_to_change(&self) -> Locked<'m, 'a> {
-        self.arena.lock_to_change(self.table())
+    fn lock_to_change(&self) -> Locked<'m> {
+        self.arena.lock_to_change()
     }
 }
 
@@ -157,9 +149,8 @@ impl<'a> Memory<'a> {
         Self {
             layout: Once::new(),
             arenas: [const { Arena::new() }; ARENAS],
-            gates: Gates::new(),
+            closed: AtomicU64::new(0),
             refused: Counter::new(0),
-            recent: Recent::new(),
         }
     }
 
@@ -169,9 +160,8 @@ impl<'a> Memory<'a> {
         Self {
             layout: Once::new(),
             arenas: core::array::from_fn(|_| Arena::new()),
-            gates: Gates::new(),
+            closed: AtomicU64::new(0),
             refused: Counter::new(0),
-            recent: Recent::new(),
         }
     }
 
@@ -183,35 +173,6 @@ impl<'a> Memory<'a> {
     /// Where it was called before or `words` is too short. Nothing is changed then.
     pub fn boot(&self, map: &BootMap, words: &'a [AtomicU32], normal_floor: u64) -> Result<(), BootError> {
         boot::boot(self, map, words, normal_floor)
-    }
-
-    /// Allocates a block. Its bytes are as they were left: see [`Allocation::contents`].
-    ///
-    /// # Errors
-    /// Where no arena that the request allows has a block of that order.
-    #[inline(always)]
-    pub fn allocate(&self, request: &Request) -> Result<Allocation, AllocError> {
-        let handed = match request.order {
-            0 => self.allocate_at_hand(request),
-            _ => self.allocate_plainly(request),
-        };
-        match handed {
-            Some(handed) => Ok(handed.allocation(request.order)),
-            None => self.allocate_with_effort(request),
-        }
-    }
-
-    /// Gives a block back. `contents` says what the caller left in it.
-    ///
-    /// # Errors
-    /// Where the block is not in use with just this order and owner; nothing is changed then.
-    #[inline(always)]
-    pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
-        let is_done = match order {
-            0 => self.free_single(frame, owner, contents),
-            _ => self.free_plainly(frame, order, owner, contents),
-        };
-        if is_done { Ok(()) } else { self.free_with_care(frame, order, owner, contents) }
     }
 
     /// Says where the block in use at `frame` appears, or that it appears nowhere.
@@ -226,7 +187,7 @@ impl<'a> Memory<'a> {
     ) -> Result<(), MappingError> {
         let error = MappingError { frame, owner };
         let place = self.place(frame).ok_or(error)?;
-        let _locked = place.arena.lock_as_is();
+        let _locked = place.lock();
         let words = &place.table().words;
         let word = words.word(place.slot);
         let entry = words.entry(place.slot);
@@ -256,26 +217,26 @@ impl<'a> Memory<'a> {
 
     /// Lets `controller` take no more allocations. What is there stays and can be freed.
     pub fn close(&self, controller: ControllerId) {
-        self.change_gates(|closed| closed.with(controller));
-    }
-
-    /// Whether `controller` takes no allocations.
-    pub fn is_closed(&self, controller: ControllerId) -> bool {
-        self.closed().contains(controller)
+        self.closed.fetch_or(bit(controller), Relaxed);
     }
 
     /// Lets `controller` take allocations again.
     pub fn open(&self, controller: ControllerId) {
-        self.change_gates(|closed| closed.without(controller));
+        self.closed.fetch_and(!bit(controller), Relaxed);
     }
 
-    fn change_gates(&self, change: impl Fn(ControllerSet) -> ControllerSet) {
-        self.gates.change(self.layout.get().map(|layout| &layout.first), change);
+    /// Returns whether `controller` takes no allocations.
+    pub fn is_closed(&self, controller: ControllerId) -> bool {
+        self.closed().contains(controller)
     }
 
     /// The controllers that take no allocations.
-    #[inline]
     fn closed(&self) -> ControllerSet {
-        self.gates.closed()
+        ControllerSet::from_bits(self.closed.load(Relaxed) as u16)
     }
+}
+
+/// The bit of `controller` in a set of controllers.
+fn bit(controller: ControllerId) -> u64 {
+    u64::from(ControllerSet::EMPTY.with(controller).bits())
 }

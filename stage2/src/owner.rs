@@ -86,16 +86,6 @@ impl Owner {
         }
     }
 
-    /// [`Self::index`] of those that most requests are for, which takes less.
-    #[inline]
-    pub(crate) const fn common_index(self) -> Option<usize> {
-        match self {
-            Self::Hypervisor => Some(0),
-            Self::Guest(guest) => Some(1 + guest.0 as usize),
-            Self::Tables(_) | Self::Pool(_) => None,
-        }
-    }
-
     /// The owner with number `index`; `None` where there is none.
     pub(crate) const fn from_index(index: usize) -> Option<Self> {
         const TABLES: usize = 1 + MAX_GUESTS;

@@ -207,18 +207,6 @@ impl Pageblock {
         (self.0 ^ self.with_head(Shape::Used, order).0) & (SHAPE | ORDER) == 0
     }
 
-    /// Whether this is the head of a block in use.
-    #[inline]
-    pub(crate) const fn is_used(self) -> bool {
-        self.0 & SHAPE == (Shape::Used as u32) << SHAPE_SHIFT
-    }
-
-    /// The head of a block in use as that of a free one.
-    #[inline]
-    pub(crate) const fn freed(self) -> Self {
-        Self(self.0 ^ (Shape::Used as u32 ^ Shape::Free as u32) << SHAPE_SHIFT)
-    }
-
     /// Whether `other`, where the buddy would have its head, is the head of a free block that may merge with the one whose
     /// head this is.
     #[inline]
@@ -303,7 +291,6 @@ mod tests {
         let other = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(17)).with_head(Shape::Free, 12);
         assert!(!head(12).is_buddy(other.with_region(63)));
         let used = word.with_head(Shape::Used, 10);
-        assert!(used.is_used_head(10) && !used.is_used_head(11));
-        assert!(used.is_used() && !head(10).is_used() && used.freed() == head(10));
+        assert!(used.is_used_head(10) && !head(10).is_used_head(10) && !used.is_used_head(9));
     }
 }

@@ -5,7 +5,7 @@ use crate::addr::{PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::frame::{Contents, FrameTable, Slot, State, Table};
 use crate::pageblock::{Isolation, Shape};
 
-impl<'a> FreeLists<'a> {
+impl FreeLists {
     /// Whether some pageblock is isolated.
     #[inline]
     pub(crate) fn has_isolated(&self) -> bool {
@@ -14,7 +14,7 @@ impl<'a> FreeLists<'a> {
 
     /// Isolates the pageblock at `slot`: takes it off its list, out of a larger free block if need be. Returns how many
     /// of its frames are free.
-    pub(crate) fn isolate(&mut self, table: &FrameTable<'a>, slot: Slot) -> u64 {
+    pub(crate) fn isolate(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
         let words = &table.words;
         let slot = Slot::of_pageblock(slot.pageblock());
         let word = words.word(slot);
@@ -45,7 +45,7 @@ impl<'a> FreeLists<'a> {
 
     /// Takes the block of `order`, at most a pageblock, at `slot`, all of which is free, off the lists, isolated or not.
     /// Its entry, or word, is left for the caller to write.
-    pub(crate) fn withdraw(&mut self, table: &FrameTable<'a>, slot: Slot, order: u8) -> Contents {
+    pub(crate) fn withdraw(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8) -> Contents {
         let words = &table.words;
         let index = slot.pageblock();
         let map = words.free_map(index);
@@ -75,7 +75,7 @@ impl<'a> FreeLists<'a> {
 
     /// Cuts the free block that the pageblock at `slot` is part of, if it is, so that the pageblock is a free block for
     /// itself, on no list.
-    fn expose(&mut self, table: &FrameTable<'a>, slot: Slot) {
+    fn expose(&mut self, table: &FrameTable<'_>, slot: Slot) {
         let words = &table.words;
         let region = table.region_in(words.word(slot));
         let wanted = region.number(slot);
@@ -96,7 +96,7 @@ impl<'a> FreeLists<'a> {
 
     /// Ends the isolation of the pageblock at `slot`: what is free in it can be allocated again. Returns how many frames
     /// that are.
-    pub(crate) fn end_isolation(&mut self, table: &FrameTable<'a>, slot: Slot) -> u64 {
+    pub(crate) fn end_isolation(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
         let words = &table.words;
         let slot = Slot::of_pageblock(slot.pageblock());
         let word = words.word(slot);

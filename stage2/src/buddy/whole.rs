@@ -6,20 +6,13 @@
 
 use super::{FreeLists, Taken, key};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::frame::{Cell, Contents, FreeMap, NONE, Region, Slot, Table};
+use crate::frame::{Contents, FreeMap, NONE, Region, Slot, Table};
 use crate::pageblock::{MigrateType, Shape};
-use crate::zone::Zone;
 
-impl FreeLists<'_> {
+impl FreeLists {
     /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
     /// Its pageblocks' words are left for the caller to write.
-    #[inline(never)]
     pub(super) fn take_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        self.take_whole_here(table, list, order)
-    }
-
-    #[inline(always)]
-    fn take_whole_here(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         let candidates = self.orders[list] >> order;
         if candidates == 0 {
             return None;
@@ -35,29 +28,6 @@ impl FreeLists<'_> {
             self.push_whole(table, Slot::of_pageblock(upper), larger, contents);
         }
         Some(Taken { slot: Slot::of_pageblock(index), contents })
-    }
-
-    /// Takes a block of `order`, at least a pageblock, for a request of type `wanted` in an arena of `zone`, where nothing
-    /// has to be put back or merged for it first. Its head's word is left for the caller to write.
-    #[inline(always)]
-    pub(crate) fn take_ready(
-        &mut self,
-        table: &Table<'_>,
-        zone: Zone,
-        wanted: MigrateType,
-        order: u8,
-    ) -> Option<Taken> {
-        let (own, other) = (wanted as usize, MigrateType::Movable as usize);
-        if self.orders[own] >> order != 0 {
-            return self.take_whole_here(table, own, order);
-        }
-        let may_steal = zone == Zone::Normal && wanted == MigrateType::Unmovable && self.is_settled();
-        if !may_steal || self.orders[other] >> order == 0 {
-            return None;
-        }
-        let taken = self.take_whole(table, other, order)?;
-        set_type(table, taken.slot, order, wanted);
-        Some(taken)
     }
 
     /// Takes a block of `order` from free blocks of at least a pageblock of type `from` for `wanted`, whose they are then.
@@ -78,32 +48,17 @@ impl FreeLists<'_> {
     }
 
     /// Puts a block of at least a pageblock on its list, merged as far as it goes.
-    #[inline(never)]
     pub(super) fn merge(
         &mut self,
         words: &Table<'_>,
         region: &Region,
         number: u64,
-        order: u8,
-        contents: Contents,
-    ) {
-        let index = region.slot(number).pageblock();
-        let Some(cell) = words.cell(index) else { return };
-        cell.set(cell.get().with_head(Shape::Free, order));
-        self.merge_here(words, (cell, index), number, order, contents);
-    }
-
-    /// [`Self::merge`] of the block whose head has its word in `cell`, that of pageblock `index`, and is free by that already:
-    /// for the one place where it has to be quick.
-    #[inline(always)]
-    pub(crate) fn merge_here(
-        &mut self,
-        words: &Table<'_>,
-        (mut cell, mut index): (Cell<'_>, u32),
-        number: u64,
         mut order: u8,
         mut contents: Contents,
     ) {
+        let mut index = region.slot(number).pageblock();
+        let Some(mut cell) = words.cell(index) else { return };
+        cell.set(cell.get().with_head(Shape::Free, order));
         let mut head = cell.get();
         let list = head.list();
         // By frame number, so that buddies are told.

@@ -17,15 +17,10 @@ const NEXT: usize = 1;
 const INFO: usize = 2;
 const MASKS: usize = 3;
 const MAP: usize = 4;
-/// Frames of a group: those of two words of the bit map.
-pub(crate) const GROUP_FRAMES: u64 = 64;
 /// The orders of blocks inside a pageblock.
 pub(crate) const SMALL_ORDERS: u8 = PAGEBLOCK_ORDER;
 /// The order of a word of the bit map.
 const WORD_ORDER: u8 = 5;
-/// The order of a group.
-const GROUP_ORDER: u8 = GROUP_FRAMES.trailing_zeros() as u8;
-
 /// For each order inside a word the bits at which its blocks begin.
 const STARTS: [u32; WORD_ORDER as usize] = [0xffff_ffff, 0x5555_5555, 0x1111_1111, 0x0101_0101, 0x0001_0001];
 
@@ -173,20 +168,6 @@ impl FreeMap<'_> {
         self.word(offset as usize / 32) & 1 << (offset % 32) != 0
     }
 
-    /// Takes the free frames of the lowest group that has some. Returns where it begins, their bits, and how many frames are
-    /// left.
-    #[inline]
-    pub(crate) fn take_group(self) -> (u32, u64, u32) {
-        let masks = self.masks();
-        let index = (masks.some().trailing_zeros() as usize % MAP_WORDS) & !1;
-        let (low, high) = self.group(index);
-        let free = u64::from(low) | u64::from(high) << 32;
-        self.set_word(index, 0);
-        self.set_word(index + 1, 0);
-        self.set_masks(Masks(masks.0 & !((0b11 | 0b11 << FULL_SHIFT) << index)));
-        (index as u32 * 32, free, self.take_count(free.count_ones()))
-    }
-
     /// Takes a free block of `order`, the lowest there is. Returns its offset and how many frames are left.
     pub(crate) fn take(self, order: u8) -> Option<(u32, u32)> {
         let offset = self.find(order)?;
@@ -270,51 +251,6 @@ impl FreeMap<'_> {
             self.set_masks(Masks(self.masks().0 | words | words << FULL_SHIFT));
         }
         before
-    }
-
-    /// Frees the frames `free`, none of which is free, of the group that begins at `offset`. Returns what was known before.
-    #[inline]
-    pub(crate) fn give_group(self, offset: u32, free: u64, contents: Contents) -> Info {
-        let before = self.info();
-        let count = match free {
-            u64::MAX => GROUP_FRAMES as u32,
-            // One at a time is the usual case where frames come in no order.
-            _ if free.is_power_of_two() => 1,
-            _ => free.count_ones(),
-        };
-        let mut info = Info(before.0 + count);
-        if contents == Contents::Dirty {
-            info.0 &= !ZEROED;
-        }
-        self.set_info(info);
-        let index = offset as usize / 32;
-        for (index, bits) in [(index, free as u32), (index + 1, (free >> 32) as u32)] {
-            if bits != 0 {
-                self.give_bits(index, bits);
-            }
-        }
-        before
-    }
-
-    /// The order of the largest free block below a pageblock that the group that begins at `offset`, which has free frames,
-    /// has or is part of.
-    pub(crate) fn largest_in_group(self, offset: u32) -> u8 {
-        let (low, high) = self.group(offset as usize / 32);
-        if low & high == u32::MAX {
-            let is_larger = |&order: &u8| self.is_block_free(order, offset);
-            return GROUP_ORDER + (GROUP_ORDER + 1..SMALL_ORDERS).take_while(is_larger).count() as u8;
-        }
-        if low == u32::MAX || high == u32::MAX {
-            return WORD_ORDER;
-        }
-        let has_block = |&order: &u8| runs(low, order) | runs(high, order) != 0;
-        (1..WORD_ORDER).take_while(has_block).count() as u8
-    }
-
-    /// The words of the group that begins with word `index`.
-    #[inline]
-    fn group(self, index: usize) -> (u32, u32) {
-        (self.word(index), self.word(index + 1))
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::{ENTRY_WORDS, Footprint, FreeMap, GROUP_FRAMES, MAX_FRAMES, Mapping, Meta, State, free_map};
+use super::{ENTRY_WORDS, Footprint, FreeMap, MAX_FRAMES, Mapping, Meta, State, free_map};
 use crate::addr::{FRAME_SHIFT, Frame, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, Pa};
 use crate::controller::ControllerId;
 use crate::map::{BootMap, MAX_RAM_RANGES};
@@ -148,19 +148,6 @@ impl Cell<'_> {
     }
 }
 
-/// The entries of the frames of a group.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(crate) struct Group<'a>(&'a [[AtomicU32; ENTRY_WORDS]; GROUP_FRAMES as usize]);
-
-impl<'a> Group<'a> {
-    /// The entry of the frame that lies `at` frames, fewer than there are, into the group.
-    #[inline]
-    pub(crate) fn entry(self, at: u32) -> Entry<'a> {
-        Entry(&self.0[at as usize % GROUP_FRAMES as usize])
-    }
-}
-
 /// The words of the table, without the regions.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'a> {
@@ -174,12 +161,6 @@ impl<'a> Table<'a> {
     #[inline]
     pub(crate) fn entry(self, slot: Slot) -> Entry<'a> {
         Entry(&self.entries[slot.0 as usize])
-    }
-
-    /// The entries of the group that begins at `slot`.
-    #[inline]
-    pub(crate) fn group(self, slot: Slot) -> Option<Group<'a>> {
-        self.entries.get(slot.0 as usize..)?.first_chunk().map(Group)
     }
 
     /// The word of the pageblock that `slot` lies in.

@@ -9,19 +9,21 @@ use crate::placement::{Placement, Strictness, most_free, next_interleaved};
 use crate::zone::Zone;
 
 impl<'a> Memory<'a> {
-    /// Allocates a block wherever the request allows, with whatever effort it takes.
-    #[inline(never)]
-    pub(super) fn allocate_with_effort(&self, request: &Request) -> Result<Allocation, AllocError> {
+    /// Allocates a block. Its bytes are as they were left: see [`Allocation::contents`].
+    ///
+    /// # Errors
+    /// Fails if no arena that the request allows has a block of that order.
+    pub fn allocate(&self, request: &Request) -> Result<Allocation, AllocError> {
         let Some(layout) = self.layout.get() else { return Err(AllocError::NotBooted) };
         if request.order > MAX_ORDER {
             return Err(AllocError::OrderTooLarge { order: request.order });
         }
-        let first = self.first_choice(layout, request);
-        let found =
-            match first.and_then(|(controller, zone)| self.allocate_in(layout, request, controller, zone)) {
-                Some(found) => found,
-                None => self.allocate_anywhere(layout, request)?,
-            };
+        let open = layout.controllers.without_all(self.closed());
+        let found = match &request.placement {
+            Placement::Any => self.allocate_by_zone(layout, request, open),
+            placement => self.allocate_placed(layout, request, placement, open),
+        };
+        let found = found.ok_or_else(|| self.refusal(layout, request, open))?;
         Ok(Allocation {
             frame: layout.table.frame(found.taken.slot),
             order: request.order,
@@ -29,42 +31,6 @@ impl<'a> Memory<'a> {
             zone: found.zone,
             contents: found.taken.contents,
         })
-    }
-
-    /// The controller and zone that a request is served from if they have what it needs, where that is plain to see.
-    pub(super) fn first_choice(
-        &self,
-        layout: &Layout<'a>,
-        request: &Request,
-    ) -> Option<(ControllerId, Zone)> {
-        let (zone, populated) = layout.first[request.kind as usize];
-        let candidates = populated.without_all(self.closed());
-        let controller = match &request.placement {
-            Placement::Any => match candidates.only() {
-                Some(only) => only,
-                None => self.most_free_in(zone, candidates)?,
-            },
-            Placement::Listed(list, _) => list.first().filter(|first| candidates.contains(*first))?,
-            Placement::Interleave(..) => return None,
-        };
-        Some((controller, zone))
-    }
-
-    #[inline(never)]
-    fn most_free_in(&self, zone: Zone, candidates: ControllerSet) -> Option<ControllerId> {
-        most_free(candidates, |id| self.arenas[zone.arena(id)].free())
-    }
-
-    /// Tries everywhere that the request allows, in its order.
-    #[cold]
-    #[inline(never)]
-    fn allocate_anywhere(&self, layout: &Layout<'a>, request: &Request) -> Result<Found, AllocError> {
-        let open = layout.controllers.without_all(self.closed());
-        let found = match &request.placement {
-            Placement::Any => self.allocate_by_zone(layout, request, open),
-            placement => self.allocate_placed(layout, request, placement, open),
-        };
-        found.ok_or_else(|| self.refusal(layout, request, open))
     }
 
     /// Tries the controllers that `placement` names, then, if they are only preferred, the others.
@@ -164,7 +130,7 @@ impl<'a> Memory<'a> {
         }
         let owner = request.owner.index();
         let words = &layout.table.words;
-        let mut locked = arena.lock_as_is_to_change();
+        let mut locked = arena.lock_to_change();
         let taken = locked.lists.take(&layout.table, zone, wanted, request.order)?;
         if request.order >= PAGEBLOCK_ORDER {
             let word = words.word(taken.slot);

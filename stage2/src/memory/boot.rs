@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::AtomicU32;
 
 use super::release::count_freed;
-use super::{Extent, Kind, Layout, Memory};
+use super::{Extent, Layout, Memory};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::arena::{Locked, Standing};
 use crate::controller::ControllerSet;
@@ -72,7 +72,6 @@ pub(super) fn boot<'a>(
     let mut layout = Layout {
         controllers: map.ram().fold(ControllerSet::EMPTY, |set, (_, controller)| set.with(controller)),
         populated: [ControllerSet::EMPTY; 2],
-        first: [(Zone::Normal, ControllerSet::EMPTY); 2],
         extents: [Extent::default(); ARENAS],
         normal_floor,
         blocks: map.blocks().iter().copied().collect(),
@@ -96,7 +95,7 @@ pub(super) fn boot<'a>(
         extent.span = around(extent.span, segment.range);
         if let Some(region) = layout.table.region_of(segment.range.first()) {
             designate_pageblocks(&layout.table, region, &segment);
-            let mut locked = memory.arenas[zone.arena(segment.controller)].lock(&layout.table);
+            let mut locked = memory.arenas[zone.arena(segment.controller)].lock();
             for (number, order) in blocks(segment.range) {
                 reserve_block(&layout.table, region, number, order);
                 if segment.reservation.is_none() {
@@ -105,15 +104,7 @@ pub(super) fn boot<'a>(
             }
         }
     }
-    layout.first = [Kind::Unmovable, Kind::Movable].map(|kind| {
-        let zone = kind.first_zone();
-        let is_empty = layout.populated[zone as usize].is_empty();
-        let zone = if is_empty { Zone::Normal } else { zone };
-        (zone, layout.populated[zone as usize])
-    });
     memory.layout.call_once(|| layout);
-    // Some may have been closed before.
-    memory.change_gates(|closed| closed);
     Ok(())
 }
 
@@ -189,7 +180,7 @@ fn reserve_block(table: &FrameTable<'_>, region: &Region, number: u64, order: u8
 /// of a reservation by way of the pageblocks of a pool to blocks of 1 GiB.
 pub(super) fn release_block<'a>(
     table: &FrameTable<'a>,
-    locked: &mut Locked<'_, 'a>,
+    locked: &mut Locked<'_>,
     region: &Region,
     number: u64,
     order: u8,

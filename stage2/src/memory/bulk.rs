@@ -17,7 +17,7 @@ impl Memory<'_> {
         let first = self.allocate(request).ok()?.frame;
         let place = self.place(first)?;
         let (words, number, count) = (place.table().words, first.number(), 1 << request.order);
-        let _locked = place.arena.lock_as_is_to_change();
+        let _locked = place.arena.lock_to_change();
         let meta = words.entry(place.slot).meta();
         if meta.holds_doomed() {
             let head = place.table().head(place.region, number)?;

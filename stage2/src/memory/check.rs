@@ -313,7 +313,7 @@ impl Check {
             return;
         }
         let problem = {
-            let locked = memory.arenas[self.arena].lock(&layout.table);
+            let locked = memory.arenas[self.arena].lock();
             pageblock::look(&layout.table, &locked.lists, region, part, &mut self.tally)
         };
         if self.attempt > 0 {
@@ -425,12 +425,10 @@ impl Check {
                 (tally.reserved, present.wrapping_sub(arena.managed()))
             }
             Counted::Used(owner) => (tally.used[owner.index()].into(), arena.used(owner)),
-            Counted::IsolatedPageblocks => {
-                (tally.isolated_pageblocks, arena.lock_as_is().lists.isolated().into())
-            }
+            Counted::IsolatedPageblocks => (tally.isolated_pageblocks, arena.lock().lists.isolated().into()),
             Counted::List(migrate_type, order) => {
                 let list = migrate_type as usize;
-                let booked = arena.lock_as_is().lists.count(list, order);
+                let booked = arena.lock().lists.count(list, order);
                 (tally.lists[list][order as usize].into(), booked.into())
             }
         }
@@ -450,8 +448,7 @@ fn all_lists() -> impl Iterator<Item = Counted> {
     MigrateType::ALL.into_iter().flat_map(orders)
 }
 
-/// A number that differs after every change. Frames at hand come and go uncounted: none are now.
+/// A number that differs after every change.
 fn arena_changes(memory: &Memory<'_>, arena: usize) -> u32 {
-    let Some(layout) = memory.layout.get() else { return 0 };
-    memory.arenas[arena].lock(&layout.table).lists.changes()
+    memory.arenas[arena].lock().lists.changes()
 }

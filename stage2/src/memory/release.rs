@@ -1,5 +1,5 @@
-//! Giving memory back where a plain free does not do: out of blocks that hold doomed frames, into isolated pageblocks,
-//! or a part of a block.
+//! Giving memory back: whole blocks, parts of them, and what was reserved at boot. Doomed frames are retired on the way, and
+//! what lies in isolated pageblocks stays there.
 
 use super::reshape::{cut_used, pageblocks};
 use super::{BlockError, BlockReason, Layout, Memory, boot};
@@ -10,16 +10,11 @@ use crate::owner::Owner;
 use crate::range::FrameRange;
 
 impl Memory<'_> {
-    /// Frees a block that may hold doomed frames and whose pageblocks may be isolated.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn free_with_care(
-        &self,
-        frame: Frame,
-        order: u8,
-        owner: Owner,
-        contents: Contents,
-    ) -> Result<(), BlockError> {
+    /// Gives a block back. `contents` says what the caller left in it.
+    ///
+    /// # Errors
+    /// Fails if the block is not in use with just this order and owner; nothing is changed then.
+    pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
         let error = |reason| BlockError { frame, order, owner, reason };
         let place = self.place(frame).ok_or(error(BlockReason::NotRam))?;
         let mut locked = place.lock_to_change();
@@ -157,10 +152,10 @@ fn cut_at_edges(table: &FrameTable<'_>, region: &Region, head: Head, part: Frame
 }
 
 /// Frees the block in use at frame `number`, whose owner and order have been checked.
-pub(super) fn give_used<'a>(
-    table: &FrameTable<'a>,
+pub(super) fn give_used(
+    table: &FrameTable<'_>,
     region: &Region,
-    locked: &mut Locked<'_, 'a>,
+    locked: &mut Locked<'_>,
     number: u64,
     order: u8,
     owner: Owner,
@@ -197,10 +192,10 @@ pub(super) fn give_used<'a>(
 }
 
 /// Frees a block without doomed frames; what lies in isolated pageblocks stays there.
-fn give_plain<'a>(
-    table: &FrameTable<'a>,
+fn give_plain(
+    table: &FrameTable<'_>,
     region: &Region,
-    locked: &mut Locked<'_, 'a>,
+    locked: &mut Locked<'_>,
     number: u64,
     order: u8,
     owner: Owner,
@@ -214,7 +209,7 @@ fn give_plain<'a>(
 pub(super) fn count_freed(
     table: &FrameTable<'_>,
     region: &Region,
-    locked: &Locked<'_, '_>,
+    locked: &Locked<'_>,
     number: u64,
     order: u8,
     from: Standing,

@@ -1,20 +1,20 @@
 use super::*;
 use crate::addr::{Ipa, MAX_ORDER, Pa};
 use crate::dmb::{self, Node, NodeKind, NodePlace, Wishes};
-use crate::frame::{Footprint, State};
+use crate::frame::{Contents, Footprint, State};
 use crate::map::{MovableMark, ReservationKind};
 use crate::owner::{GuestId, MAX_GUESTS, PoolId};
 use crate::pageblock::MigrateType;
 use crate::placement::{ControllerList, Placement, Strictness};
 
-mod at_hand;
+mod blocks;
 mod contiguous;
 mod isolation;
 mod migration;
 pub(crate) mod model;
-mod plain;
 mod reshape;
 mod retire;
+mod single_frames;
 mod zones;
 
 const MIB: u64 = 1 << 20;

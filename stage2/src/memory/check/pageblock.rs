@@ -16,7 +16,7 @@ type Broken = Option<(u64, Rule)>;
 /// the first rule that is broken.
 pub(super) fn look(
     table: &FrameTable<'_>,
-    lists: &FreeLists<'_>,
+    lists: &FreeLists,
     region: &Region,
     part: FrameRange,
     tally: &mut Tally,
@@ -60,7 +60,7 @@ fn rule_of_use(word: Pageblock, meta: Meta) -> Option<Rule> {
 /// The head of a block of at least a pageblock.
 fn look_at_head(
     table: &FrameTable<'_>,
-    lists: &FreeLists<'_>,
+    lists: &FreeLists,
     region: &Region,
     number: u64,
     shape: Shape,
@@ -110,7 +110,7 @@ fn look_at_head(
 /// A pageblock of smaller blocks.
 fn look_at_split(
     table: &FrameTable<'_>,
-    lists: &FreeLists<'_>,
+    lists: &FreeLists,
     region: &Region,
     part: FrameRange,
     tally: &mut Tally,

@@ -1,4 +1,4 @@
-//! Single frames at hand are free for everybody, and nobody's twice.
+//! Single frames that come and go.
 
 use super::*;
 use crate::memory::Requester;
@@ -31,13 +31,12 @@ fn free(memory: &Memory<'_>, frame: Frame, contents: Contents) -> Result<(), Blo
 }
 
 #[test]
-fn what_is_at_hand_is_counted_as_free_and_goes_into_larger_blocks() {
+fn a_freed_frame_is_counted_and_goes_into_larger_blocks() {
     with_memory(|memory, _| {
         let single = take(memory, 1)[0];
         assert_eq!(memory.zone_totals(Zone::Normal).free, 1023);
         free(memory, single, Contents::Dirty).unwrap();
         assert_eq!(memory.zone_totals(Zone::Normal).free, 1024);
-        // Both pageblocks, the one with frames at hand too.
         let whole = Request { order: 9, ..SINGLE };
         let blocks = [memory.allocate(&whole).unwrap(), memory.allocate(&whole).unwrap()];
         assert!(memory.allocate(&SINGLE).is_err());
@@ -48,7 +47,7 @@ fn what_is_at_hand_is_counted_as_free_and_goes_into_larger_blocks() {
 }
 
 #[test]
-fn a_frame_at_hand_goes_to_whoever_asks_for_the_last() {
+fn the_last_free_frame_serves_any_kind_of_request() {
     with_memory(|memory, _| {
         let all = take(memory, 1024);
         assert!(memory.allocate(&SINGLE).is_err());
@@ -64,7 +63,7 @@ fn a_frame_at_hand_goes_to_whoever_asks_for_the_last() {
 }
 
 #[test]
-fn what_is_freed_twice_or_by_another_is_refused_also_where_its_group_is_at_hand() {
+fn what_is_freed_twice_or_by_another_is_refused() {
     with_memory(|memory, _| {
         let held = take(memory, 40);
         free(memory, held[3], Contents::Dirty).unwrap();
@@ -72,17 +71,14 @@ fn what_is_freed_twice_or_by_another_is_refused_also_where_its_group_is_at_hand(
         let reason =
             |frame, order, owner| memory.free(frame, order, owner, Contents::Dirty).unwrap_err().reason;
         assert_eq!(reason(held[3], 0, Owner::Hypervisor), BlockReason::AlreadyFree);
-        // The first refusal put back what was at hand: once more with the group at hand.
-        free(memory, held[5], Contents::Dirty).unwrap();
-        free(memory, held[6], Contents::Dirty).unwrap();
         assert_eq!(reason(held[7], 0, guest(0)), BlockReason::OtherOwner { owner: Owner::Hypervisor });
         assert_eq!(reason(held[7], 1, Owner::Hypervisor), BlockReason::OtherOrder { order: 0 });
-        assert_eq!(memory.zone_totals(Zone::Normal).free, 1024 - 36);
+        assert_eq!(memory.zone_totals(Zone::Normal).free, 1024 - 38);
     });
 }
 
 #[test]
-fn what_is_freed_into_an_isolated_pageblock_is_not_at_hand() {
+fn what_is_freed_into_an_isolated_pageblock_is_not_allocated() {
     with_memory(|memory, _| {
         let movable = Request { kind: Kind::Movable, owner: guest(0), ..SINGLE };
         let held: Vec<Frame> = (0..8).map(|_| memory.allocate(&movable).unwrap().frame).collect();
@@ -103,7 +99,7 @@ fn what_is_freed_into_an_isolated_pageblock_is_not_at_hand() {
 }
 
 #[test]
-fn a_closed_controller_gives_nothing_that_is_at_hand() {
+fn a_closed_controller_gives_nothing() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();
@@ -122,23 +118,7 @@ fn a_closed_controller_gives_nothing_that_is_at_hand() {
 }
 
 #[test]
-fn what_is_known_of_the_bytes_stays_known() {
-    with_memory(|memory, _| {
-        let held = take(memory, 96);
-        // Of one group, in any order: each frame keeps its own.
-        free(memory, held[5], Contents::Dirty).unwrap();
-        free(memory, held[3], Contents::Zeroed).unwrap();
-        free(memory, held[9], Contents::Zeroed).unwrap();
-        let mut again = [memory.allocate(&SINGLE), memory.allocate(&SINGLE), memory.allocate(&SINGLE)]
-            .map(|allocation| allocation.map(|it| (it.frame, it.contents)).unwrap());
-        again.sort_by_key(|(frame, _)| frame.number());
-        let known = [(held[3], Contents::Zeroed), (held[5], Contents::Dirty), (held[9], Contents::Zeroed)];
-        assert_eq!(again, known);
-    });
-}
-
-#[test]
-fn ram_ranges_that_share_a_group_are_kept_apart() {
+fn ram_ranges_with_a_hole_of_one_page_between_them_are_kept_apart() {
     let mut map = BootMap::new();
     // A hole of one page.
     map.add_ram(ControllerId::default(), BASE, 2 * MIB + 0x8000).unwrap();
@@ -151,7 +131,7 @@ fn ram_ranges_that_share_a_group_are_kept_apart() {
         (0..count).map(|_| memory.allocate(&movable).unwrap().frame).collect()
     };
     let all = take(8 + 512 + 512);
-    // Of one group: frames 0 to 7 are of the first range, 9 to 63 of the second.
+    // Frames 0 to 7 are of the first range, 9 to 63 of the second.
     let of = |number: u64| frame(BASE + 2 * MIB + (number << 12));
     free(&memory, of(3), Contents::Dirty).unwrap();
     free(&memory, of(12), Contents::Dirty).unwrap();

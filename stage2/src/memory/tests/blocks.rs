@@ -1,4 +1,4 @@
-//! The quick ways: what they must not let through, and what they must keep in order.
+//! Blocks of every order: wrong frees are refused, contents are remembered, lists stay in order.
 
 use super::*;
 use crate::memory::Requester;
@@ -110,7 +110,6 @@ fn ballasts_frames_keep_to_the_movable_pageblock_with_the_most_room() {
         // The last pageblock gets 300 frames back, the others one each, one by one.
         all[1536..1836].iter().for_each(|&frame| give(memory, frame, 0, Contents::Dirty));
         for &single in all.iter().step_by(512).take(3) {
-            // A look puts back what is at hand.
             assert_eq!(memory.frame_info(single).unwrap().state, State::Used);
             give(memory, single, 0, Contents::Dirty);
         }
@@ -130,7 +129,6 @@ fn one_dirty_frame_makes_all_that_it_is_part_of_dirty() {
         assert_eq!(memory.frame_info(whole).unwrap().contents, Contents::Zeroed);
         let single = take(memory, 0);
         assert_eq!(single.contents, Contents::Zeroed);
-        // By way of what is at hand, with other frames of its group that are zero.
         give(memory, single.frame, 0, Contents::Dirty);
         assert_eq!(memory.frame_info(single.frame).unwrap().contents, Contents::Dirty);
         assert_eq!(take(memory, 9).contents, Contents::Dirty);
