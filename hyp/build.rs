@@ -11,5 +11,7 @@ fn main() {
         println!("cargo::rustc-link-arg-bins=--no-rosegment");
         println!("cargo::rustc-link-arg-bins=--icf=all");
         println!("cargo::rustc-link-arg-bins=-zmax-page-size=4096");
+        // ERRATA.md. The compiler's part, 835769, is in `ballast-qemu image`.
+        println!("cargo::rustc-link-arg-bins=--fix-cortex-a53-843419");
     }
 }

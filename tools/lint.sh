@@ -1,6 +1,6 @@
 #!/bin/sh
 # Formatting and lints of everything: the workspace on the PC, Ballast and the bare-metal guests for their target,
-# the scripts.
+# the scripts; and the image's instructions, for sequences that errata forbid (hyp/ERRATA.md).
 set -eu
 cd "$(dirname "$0")/.."
 TARGET=aarch64-unknown-none-softfloat
@@ -22,4 +22,5 @@ tools/cargo clippy --package hyp --bin ballast --target $TARGET $build_std -- -D
 tools/cargo clippy --manifest-path tests/guests/Cargo.toml --target-dir target/payloads --workspace --exclude pack \
     --target $TARGET $build_std -- -D warnings
 shellcheck tools/cargo tools/*.sh .ci/run qemu/ramdisk/init
+tools/cargo run --quiet --package ballast-qemu -- errata
 echo "lint: clean"

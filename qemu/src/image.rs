@@ -11,7 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use crate::error::{AtPath, Error, Result};
 use crate::process;
 use crate::toolchain::{TARGET, build_for_target};
-use crate::{formats, place, size, toolchain};
+use crate::{errata, formats, place, size, toolchain};
 
 /// The largest image that is right.
 pub const LIMIT: usize = 256 << 10;
@@ -31,13 +31,21 @@ impl Image {
     /// Builds Ballast if anything changed, and writes `ballast.elf` and `ballast.bin` to the target folder.
     ///
     /// # Errors
-    /// It does not build, or is not an image that can be booted. One that is larger than [`LIMIT`] can.
+    /// It does not build, is not an image that can be booted, or holds what [`errata`] looks for. One that is larger than
+    /// [`LIMIT`] can be booted.
     pub fn build() -> Result<Self> {
         let mut command = build_for_target(&place::root().join("Cargo.toml"));
         command.args(["--package", "hyp", "--bin", "ballast"]);
+        let flag = format!("-Ctarget-feature=+{}", errata::FIX_835769);
+        command.args(["--config", &format!("target.{TARGET}.rustflags=[{flag:?}]")]);
         command.env("BALLAST_COMMIT", said_by("git", &["describe", "--always", "--dirty", "--abbrev=12"]));
         command.env("BALLAST_COMPILER", said_by("rustc", &["--version"]));
-        process::run(&mut command)?;
+        // rustc warns, in each crate, that it does not know this feature. It hands it to LLVM; `write` sees what came of it.
+        let expected = format!(
+            "unknown and unstable feature specified for `-Ctarget-feature`: `{}`",
+            errata::FIX_835769
+        );
+        toolchain::run_without_warning(&mut command, &expected)?;
         let built = place::target().join(TARGET).join("release/ballast");
         Self::write(&built, &place::target())
     }
@@ -48,6 +56,10 @@ impl Image {
         let bin = folder.join("ballast.bin");
         let image = |reason| Error::Image { path: built.into(), reason };
         let mut data = fs::read(built).at(built)?;
+        let found = errata::scan(&data).map_err(image)?;
+        if !found.is_clean() {
+            return Err(image(format!("not safe to run on Cortex-A53: {found}")));
+        }
         formats::number(&mut data).map_err(image)?;
         let flat = flatten(&data).map_err(image)?;
         if flat.get(56..60) != Some(b"ARM\x64") {
@@ -192,6 +204,12 @@ mod tests {
         fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
         let error = Image::write(&built, &folder).unwrap_err().to_string();
         assert!(error.ends_with("no arm64 Image header at its start"), "{error}");
+
+        let pair = [errata::tests::ACCESSES[0], errata::tests::ACCUMULATES[0]];
+        fs::write(&built, errata::tests::elf(&pair, &[])).unwrap();
+        let error = Image::write(&built, &folder).unwrap_err().to_string();
+        let reason = "not safe to run on Cortex-A53: 2 instructions: 835769: 1 (first at 0x1004), 843419: 0";
+        assert!(error.ends_with(reason), "{error}");
 
         image[56..60].copy_from_slice(b"ARM\x64");
         fs::write(&built, elf(&[(1, 0, &image)])).unwrap();

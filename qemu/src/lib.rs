@@ -11,6 +11,7 @@ mod apt;
 pub mod bench;
 pub mod boot;
 pub mod configuration;
+pub mod errata;
 pub mod error;
 mod formats;
 pub mod image;

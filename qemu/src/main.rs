@@ -7,7 +7,7 @@ use ballast_qemu::boot::Boot;
 use ballast_qemu::error::Error;
 use ballast_qemu::image::Image;
 use ballast_qemu::machine::Machine;
-use ballast_qemu::{Result, bench, configuration, interactive, place, ramdisk, store, suite};
+use ballast_qemu::{Result, bench, configuration, errata, interactive, place, ramdisk, store, suite};
 use clap::{Args, Parser, Subcommand};
 
 /// Builds Ballast, fetches guests, and runs or tests them in QEMU.
@@ -26,6 +26,11 @@ enum Command {
     Bare(Bare),
     /// Build Ballast: ballast.elf and ballast.bin in the target folder
     Image,
+    /// Count the instruction sequences that Cortex-A53 may execute wrongly (errata 835769, 843419)
+    Errata {
+        /// An ELF file; without it, Ballast is built first
+        file: Option<PathBuf>,
+    },
     /// Run all tests
     Test {
         /// Only those whose name contains this
@@ -110,6 +115,18 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Image => {
             let image = Image::build()?;
             println!("{}", image.describe());
+        }
+        Command::Errata { file } => {
+            let file = match file {
+                Some(file) => file,
+                None => Image::build()?.elf,
+            };
+            let data = std::fs::read(&file).map_err(|source| Error::File { path: file.clone(), source })?;
+            let found = errata::scan(&data).map_err(|reason| Error::Image { path: file.clone(), reason })?;
+            println!("{}: {found}", file.display());
+            if !found.is_clean() {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::Test { filter } => {
             let sum = suite::run(filter.as_deref())?;
