@@ -484,21 +484,25 @@ impl Jobs {
         request.frames().is_none() && self.reports().any(is_urgent)
     }
 
-    /// Puts a job aside, paused or over, or back into the queue.
-    pub(super) fn stop(&mut self, id: JobId, state: JobState, cursor: Cursor, now: u64) {
-        if let Some(job) = self.list.iter_mut().find(|job| job.report.id == id) {
-            job.cursor = cursor;
-            // Who only makes way for another may have been paused or cancelled meanwhile.
-            let state = match (state, job.report.state) {
-                (JobState::Queued, JobState::Pausing) => JobState::Paused,
-                (JobState::Queued, JobState::Cancelling) => JobState::Cancelled,
-                (state, _) => state,
-            };
-            job.report.state = state;
-            if state.is_over() {
-                job.report.ended = now;
-            }
+    /// Puts a job aside, paused or over, or back into the queue, as the worker decided when it last looked at the job.
+    /// What the operator has asked for since then takes precedence: a pause, a cancellation, or a resumption. Returns the
+    /// state that the job is left in; `None` if there is no such job.
+    pub(super) fn stop(&mut self, id: JobId, state: JobState, cursor: Cursor, now: u64) -> Option<JobState> {
+        let job = self.list.iter_mut().find(|job| job.report.id == id)?;
+        job.cursor = cursor;
+        let state = match (state, job.report.state) {
+            (state, _) if state.is_over() => state,
+            (_, JobState::Cancelling) => JobState::Cancelled,
+            (_, JobState::Pausing) => JobState::Paused,
+            // Resumed while it was being paused.
+            (JobState::Paused, JobState::Running) => JobState::Queued,
+            (state, _) => state,
+        };
+        job.report.state = state;
+        if state.is_over() {
+            job.report.ended = now;
         }
+        Some(state)
     }
 }
 
@@ -581,6 +585,29 @@ mod tests {
         jobs.stop(id, JobState::Cancelled, Cursor::default(), 3);
         assert_eq!(jobs.cancel(id, 4), Err(RequestError::JobIsOver(id)));
         assert_eq!(jobs.pause(JobId::new(77)), Err(RequestError::NoSuchJob(JobId::new(77))));
+    }
+
+    #[test]
+    fn what_the_operator_asks_for_while_a_job_is_being_paused_counts() {
+        type Order = fn(&mut Jobs, JobId) -> Result<(), RequestError>;
+        let cases: [(&[Order], JobState); 5] = [
+            (&[], JobState::Paused),
+            (&[|jobs, id| jobs.cancel(id, 2)], JobState::Cancelled),
+            (&[Jobs::resume], JobState::Queued),
+            (&[Jobs::resume, Jobs::pause], JobState::Paused),
+            (&[Jobs::resume, |jobs, id| jobs.cancel(id, 2)], JobState::Cancelled),
+        ];
+        for (orders, expected) in cases {
+            let mut jobs = Jobs::new();
+            let id = jobs.submit(request()).unwrap();
+            jobs.start_next(1).unwrap();
+            jobs.pause(id).unwrap();
+            // The worker has seen that it is to pause the job, and has not done so yet.
+            orders.iter().for_each(|order| order(&mut jobs, id).unwrap());
+            assert_eq!(jobs.stop(id, JobState::Paused, Cursor::default(), 3), Some(expected));
+            let report = jobs.report(id).unwrap();
+            assert_eq!((report.state, report.ended), (expected, if expected.is_over() { 3 } else { 0 }));
+        }
     }
 
     #[test]

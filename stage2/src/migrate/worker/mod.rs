@@ -267,8 +267,8 @@ impl Worker {
         match self.hands.advance(engine, host, active) {
             Outcome::Turn(turn) => turn,
             Outcome::Stop(state) => {
-                engine.lock_jobs(host).stop(active.id, state, active.cursor, host.now());
-                host.has_reached(active.id, state);
+                let left = engine.lock_jobs(host).stop(active.id, state, active.cursor, host.now());
+                host.has_reached(active.id, left.unwrap_or(state));
                 self.active.clear();
                 Turn::Worked
             }
