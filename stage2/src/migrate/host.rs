@@ -26,6 +26,10 @@ pub trait Time {
     fn is_wanted(&self) -> bool {
         false
     }
+
+    /// A point at which tests let another CPU run: the lock of a space is about to be taken.
+    #[cfg(test)]
+    fn before_lock(&self) {}
 }
 
 /// Frames that are copied or scrubbed between two looks at the time.

@@ -108,6 +108,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     }
 
     fn lock(&self, time: &impl Time) -> SpinMutexGuard<'_, Inner<T, M>> {
+        #[cfg(test)]
+        time.before_lock();
         loop {
             if let Some(inner) = self.inner.try_lock() {
                 return inner;
@@ -164,26 +166,48 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         Ok(())
     }
 
-    /// Copies frames of the 2 MiB unit for as long as `goes_on`, and switches it when that was the last.
+    /// Copies frames of the 2 MiB unit that is being copied for as long as `goes_on`, and switches the unit after the last
+    /// one. For the worker.
     pub(super) fn copy_whole(
         &self,
         host: &(impl Time + Copier),
-        copier: Copying,
         counters: &Counters,
         goes_on: impl Fn() -> bool,
     ) -> Copied {
-        let whole = {
-            let mut inner = self.lock(host);
-            let Work::Whole(whole) = &mut inner.work else { return Copied::Changed };
-            if whole.copying != Copying::Nobody {
-                drop(inner);
-                host.relax();
-                return Copied::Part;
+        let mut inner = self.lock(host);
+        let Some(whole) = self.take_copy(&mut inner, Copying::Worker) else {
+            let is_helped = matches!(inner.work, Work::Whole(_));
+            drop(inner);
+            if !is_helped {
+                return Copied::Changed;
             }
-            whole.copying = copier;
-            self.so_far.store(whole.copied, Ordering::Relaxed);
-            *whole
+            host.relax();
+            return Copied::Part;
         };
+        drop(inner);
+        self.copy_taken(host, &whole, counters, goes_on)
+    }
+
+    /// Makes `copier` the one that copies the 2 MiB unit, unless another CPU does already. Under the lock that the caller
+    /// looked at the unit under: what is copied next is that unit and no other.
+    fn take_copy(&self, inner: &mut Inner<T, M>, copier: Copying) -> Option<Whole> {
+        let Work::Whole(whole) = &mut inner.work else { return None };
+        if whole.copying != Copying::Nobody {
+            return None;
+        }
+        whole.copying = copier;
+        self.so_far.store(whole.copied, Ordering::Relaxed);
+        Some(*whole)
+    }
+
+    /// Copies frames of `whole`, which the caller has taken, for as long as `goes_on`, and switches it after the last one.
+    fn copy_taken(
+        &self,
+        host: &(impl Time + Copier),
+        whole: &Whole,
+        counters: &Counters,
+        goes_on: impl Fn() -> bool,
+    ) -> Copied {
         let first = u64::from(whole.copied);
         let (source, target) = (frame_at(whole.source, first), frame_at(whole.target, first));
         let (started, mut copied) = (host.now(), whole.copied);
@@ -400,9 +424,14 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         let is_near = whole.left() <= stall_frames;
         match whole.copying {
             Copying::Nobody if is_near => {
+                // Taken under the same lock: once it is dropped, the worker may arrive and begin with another unit, of
+                // which far more than the stall bound is left.
+                let taken = self.take_copy(&mut inner, Copying::Helper);
                 drop(inner);
-                counters.count_help();
-                self.copy_whole(host, Copying::Helper, counters, || true);
+                if let Some(taken) = taken {
+                    counters.count_help();
+                    self.copy_taken(host, &taken, counters, || true);
+                }
             }
             // A helper's copy is short, and it may not be cut off: see `copy_whole`.
             Copying::Worker if !is_near => {

@@ -532,6 +532,34 @@ fn jobs_whose_guest_is_gone_are_cancelled_and_say_so() {
 }
 
 #[test]
+fn a_helper_copies_no_more_than_the_stall_bound() {
+    // Just more than what is left after ten parts of the copy.
+    const STALL: u16 = 33;
+    let mut helps = 0;
+    // The worker goes on while the helper is about to take a lock: arrives, and begins with the next unit.
+    for (locks, steps) in (0..6).flat_map(|locks| (0..30).map(move |steps| (locks, steps))) {
+        let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+        host.engine.policy().set_stall_frames(STALL);
+        host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        let copied = || host.hardware.frames_copied.load(Ordering::Relaxed);
+        while copied() + u64::from(STALL) < PAGEBLOCK_FRAMES {
+            host.engine.step(&host, 1, Payer::Idle);
+        }
+        assert!(PAGEBLOCK_FRAMES - copied() == 32, "a unit near its end, which nobody copies just now");
+        *host.work_at_lock.lock().unwrap() = Some((locks, steps));
+        let before = copied();
+        host.access(guest, 0, ipa(BASE + 500 * K4), true);
+        let by_helper = copied() - before - host.copied_at_lock.load(Ordering::Relaxed);
+        assert!(by_helper <= STALL.into(), "{by_helper} frames while the guest waits: {locks} {steps}");
+        host.work_at_lock.lock().unwrap().take();
+        helps += host.engine.statistics().guest(guest).totals().helps;
+        host.run_jobs();
+        host.check();
+    }
+    assert!(helps > 0);
+}
+
+#[test]
 fn the_share_of_a_guest_is_kept() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();

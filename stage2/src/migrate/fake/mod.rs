@@ -9,8 +9,8 @@ pub(super) use allocator::{Allocator, Books};
 pub(super) use hardware::Hardware;
 pub(super) use schedule::{Actor, Explorer, Scheduler, explore};
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::engine::{Engine, Payer, Step};
 use super::host::{Copier, Frames, Guests, Mobility, Region, Span, Time};
@@ -104,6 +104,10 @@ pub(super) struct Host {
     pub(super) rate: AtomicU64,
     /// How often something was said to have moved.
     pub(super) arrivals: AtomicU64,
+    /// Locks of spaces that are taken before the worker runs, on the CPU that takes the next one; and for how many steps.
+    pub(super) work_at_lock: Mutex<Option<(u32, u32)>>,
+    /// Frames that the worker has copied so.
+    pub(super) copied_at_lock: AtomicU64,
 }
 
 impl Host {
@@ -123,6 +127,8 @@ impl Host {
             tenant_count: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             arrivals: AtomicU64::new(0),
+            work_at_lock: Mutex::new(None),
+            copied_at_lock: AtomicU64::new(0),
         }
     }
 
@@ -250,6 +256,23 @@ impl Time for Host {
     fn relax(&self) {
         self.hardware.pass(10);
         self.hardware.wait();
+    }
+
+    fn before_lock(&self) {
+        let mut work = self.work_at_lock.lock().unwrap();
+        match &mut *work {
+            Some((0, steps)) => {
+                let steps = *steps;
+                *work = None;
+                drop(work);
+                let copied = || self.hardware.frames_copied.load(Ordering::Relaxed);
+                let before = copied();
+                (0..steps).for_each(|_| _ = self.engine.step(self, 1, Payer::Idle));
+                self.copied_at_lock.fetch_add(copied() - before, Ordering::Relaxed);
+            }
+            Some((locks, _)) => *locks -= 1,
+            None => {}
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::migrate::host::Host;
 use crate::migrate::plan::{self, Next, Portion};
 use crate::migrate::reason::Reason;
 use crate::migrate::space::Copied;
-use crate::migrate::unit::{Copying, Work};
+use crate::migrate::unit::Work;
 use crate::table::{Leaf, Level};
 
 /// How often a unit that was given up is tried again.
@@ -44,7 +44,7 @@ impl Hands {
 
     pub(super) fn copy_whole<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active) {
         let goes_on = || self.goes_on(place.host);
-        let copied = place.space.copy_whole(place.host, Copying::Worker, place.counters(), goes_on);
+        let copied = place.space.copy_whole(place.host, place.counters(), goes_on);
         if copied == Copied::Changed {
             self.settle(place, active);
         }
