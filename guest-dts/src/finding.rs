@@ -125,9 +125,9 @@ pub enum Rule {
     },
     /// No rule is broken: this is what becomes of it.
     Note(Note),
-    /// No such property or child is known here; the nearest that is.
+    /// Ballast knows no property or child of this name here.
     Unknown {
-        /// The known name nearest to it, where one is near.
+        /// The known name nearest to it, if one is near.
         nearest: Option<&'static str>,
     },
 }
@@ -395,9 +395,9 @@ impl fmt::Display for Rule {
             Self::OverlapsWith(what) => write!(f, "overlaps with {what}"),
             Self::SameAs(_) => f.write_str("the same as in another node"),
             Self::Unknown { nearest: Some(name) } => {
-                write!(f, "not known here; the nearest name is {}", Quoted(name))
+                write!(f, "unknown name; did you mean {}?", Quoted(name))
             }
-            Self::Unknown { nearest: None } => write!(f, "not known here"),
+            Self::Unknown { nearest: None } => f.write_str("unknown name"),
         }
     }
 }

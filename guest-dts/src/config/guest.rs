@@ -83,10 +83,8 @@ fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Guest<'t>> {
         reader.error(Finding::missing(node, "vcpus", Rule::Required("how many vCPUs")));
     }
     let kernel = read_kernel(node, reader);
-    let ramdisk = match node.has("ramdisk") {
-        true => Some(image_data(node, "ramdisk", reader)?),
-        false => None,
-    };
+    // A finding where it is named in vain.
+    let ramdisk = if node.has("ramdisk") { image_data(node, "ramdisk", reader) } else { None };
     let mut guest = Guest {
         node: Some(node),
         name: node.name(),
@@ -145,17 +143,18 @@ fn read_cpus<'t>(
     };
     if vcpu_count.is_some_and(|count| count as usize != property.bytes().len() / 4) {
         reader.broken(node, property, Rule::Must("name one CPU for each of `vcpus`"));
-        return cpus;
     }
-    for number in cells {
-        let value = Value::Number(number.into());
-        let Some(cpu) = u16::try_from(number).ok().filter(|cpu| !cpus.contains(cpu)) else {
-            let rule = Rule::Must("name each CPU once, by a number below 65536");
-            reader.error(Finding::new(node, Some("host-cpus"), value, rule));
-            return cpus;
-        };
-        if cpus.push(cpu).is_err() {
-            return cpus; // More than `vcpus` may be, which was told of.
+    // No more than `vcpus` may be: too many were reported.
+    for number in cells.take(VCPU_LIMIT) {
+        match u16::try_from(number).ok().filter(|cpu| !cpus.contains(cpu)) {
+            Some(cpu) => {
+                let _ = cpus.push(cpu);
+            }
+            None => {
+                let value = Value::Number(number.into());
+                let rule = Rule::Must("name each CPU once, by a number below 65536");
+                reader.error(Finding::new(node, Some("host-cpus"), value, rule));
+            }
         }
     }
     cpus
@@ -228,6 +227,8 @@ fn read_host_nodes<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Vec<&'t s
 
 #[inline(never)]
 fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_, 't>) {
+    let page = guest.page_size;
+    let mut has_memory = false;
     // What is disabled is not there (specification, 2.3.4).
     for child in node.enabled_children() {
         let is_dmb = match kind(child) {
@@ -235,9 +236,10 @@ fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_
             "dmb" => true,
             _ => continue,
         };
+        has_memory |= !is_dmb;
         let (region, count, limit, what) = match is_dmb {
-            true => (region::read_dmb(child, reader), guest.dmbs.len(), DMB_LIMIT, "movable blocks"),
-            false => (region::read(child, reader), guest.regions.len(), REGION_LIMIT, "regions of RAM"),
+            true => (region::read_dmb(child, page, reader), guest.dmbs.len(), DMB_LIMIT, "movable blocks"),
+            false => (region::read(child, page, reader), guest.regions.len(), REGION_LIMIT, "regions of RAM"),
         };
         let Some(region) = region else { continue };
         let pushed = match is_dmb {
@@ -248,7 +250,7 @@ fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_
             reader.error(Finding::node(child, Rule::TooMany { index: count, limit, what }));
         }
     }
-    if guest.regions.is_empty() && !reader.has_error() {
+    if !has_memory {
         let rule = Rule::Required("a child `memory`: the guest's RAM besides its movable blocks");
         reader.error(Finding::node(node, rule));
     }

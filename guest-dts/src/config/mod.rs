@@ -19,7 +19,7 @@ mod region;
 
 pub use fit::{ControllerRoom, Host};
 pub use layout::{BANK_LIMIT, Bank, BankKind, Layout};
-pub use reader::{Severity, Sink};
+pub use reader::{Severity, Sink, UnknownNames};
 
 use heapless::Vec;
 
@@ -342,11 +342,24 @@ impl Extent {
 }
 
 impl<'t> Configuration<'t> {
-    /// Reads and checks a configuration. Every finding is given to `sink`; a guest with an error is refused.
+    /// Reads and checks a configuration. Every finding is given to `sink`; a guest with an error is refused. Unknown names
+    /// are errors unless the root says `lenient`.
     ///
     /// # Errors
-    /// Where the tree is no configuration at all.
+    /// The tree is not a configuration.
     pub fn read(tree: &Tree<'t>, sink: &mut dyn Sink<'t>) -> Result<Self, Finding<'t>> {
+        Self::read_with(tree, UnknownNames::Refused, sink)
+    }
+
+    /// Reads and checks a configuration as [`Configuration::read`] does, with the severity of unknown names given.
+    ///
+    /// # Errors
+    /// The tree is not a configuration.
+    pub fn read_with(
+        tree: &Tree<'t>,
+        unknown_names: UnknownNames,
+        sink: &mut dyn Sink<'t>,
+    ) -> Result<Self, Finding<'t>> {
         let root = tree.root();
         if !root.is_compatible(COMPATIBLE) {
             let rule = Rule::Must("list \"ballast,configuration\"");
@@ -361,6 +374,9 @@ impl<'t> Configuration<'t> {
         }
         let mut configuration = Self::default();
         let mut reader = Reader::new(sink);
+        if reader.flag(root, LENIENT) || unknown_names == UnknownNames::Allowed {
+            reader.allow_unknown_names();
+        }
         reader.check_names(root, &ROOT_PROPERTIES, &ROOT_CHILDREN);
         if let Some(node) = root.child("migration") {
             configuration.migration = guest::read_migration(node, &mut reader);
@@ -408,7 +424,9 @@ impl Guest<'_> {
     }
 }
 
-const ROOT_PROPERTIES: [&str; 4] = ["compatible", "model", "#address-cells", "#size-cells"];
+/// Property of the root that makes unknown names warnings.
+const LENIENT: &str = "lenient";
+const ROOT_PROPERTIES: [&str; 5] = ["compatible", "model", "#address-cells", "#size-cells", LENIENT];
 const ROOT_CHILDREN: [&str; 6] =
     ["guests", "images", "pools", "designated-movable-blocks", "migration", "__symbols__"];
 

@@ -77,19 +77,17 @@ fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>
     reader.check_names(node, &POOL_PROPERTIES, &[]);
     let compatible = check_compatible(node, &["shared-dmb-pool", "shared-dma-pool"], reader);
     let extent = read_extent(node, reader);
-    let owner = match node.has("owner") {
-        true => Some(read_owner(node, reader)?),
-        false => None,
-    };
+    // A finding where it is named in vain.
+    let owner = if node.has("owner") { read_owner(node, reader) } else { None };
     let is_pinned_in_place = reader.flag(node, "pinned-in-place");
-    if is_pinned_in_place && owner.is_none() {
+    if is_pinned_in_place && !node.has("owner") {
         reader.error(Finding::missing(node, "owner", Rule::Required("in whom `pinned-in-place` shows it")));
     }
-    let unit = read_unit(node, reader)?;
-    if let (Unit::Small, Some(property)) = (unit, node.property("unit-size")) {
+    let unit = read_unit(node, reader);
+    if let (Some(Unit::Small), Some(property)) = (unit, node.property("unit-size")) {
         reader.broken(node, property, Rule::Must("be 2 MiB or 1 GiB: a pool keeps huge units"));
     }
-    if unit != Unit::Any && owner.is_some() {
+    if unit != Some(Unit::Any) && owner.is_some() {
         reader.error(Finding::named(
             node,
             "owner",
@@ -97,10 +95,11 @@ fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>
         ));
     }
     let wait = reader.number(node, "unit-wait-ms", 1, MAX_UNIT_WAIT_MS);
-    if unit == Unit::Any && node.has("unit-wait-ms") {
+    if unit == Some(Unit::Any) && node.has("unit-wait-ms") {
         let rule = Rule::Required("beside `unit-wait-ms`: what is waited for");
         reader.error(Finding::missing(node, "unit-size", rule));
     }
+    let unit = unit?;
     let extent = extent.and_then(|extent| whole_units(node, extent, unit, reader));
     Some(Pool {
         node,
@@ -196,23 +195,24 @@ fn read_extent<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Extent
         reader.error(Finding::missing(node, "size", Rule::Required("or `reg`: how large it is")));
         return None;
     }
-    let size = reader.size(node, "size")?;
-    if !size.is_multiple_of(PAGEBLOCK_SIZE) {
+    let size = reader.size(node, "size");
+    if let Some(size) = size.filter(|size| !size.is_multiple_of(PAGEBLOCK_SIZE)) {
         let rule = Rule::MultipleOf(PAGEBLOCK_SIZE);
         reader.error(Finding::new(node, Some("size"), Value::Size(size), rule));
-        return None;
     }
-    let alignment = match node.has("alignment") {
-        true => reader.size(node, "alignment")?,
-        false => PAGEBLOCK_SIZE,
+    let alignment = match node.property("alignment") {
+        Some(property) => {
+            let alignment = reader.size(node, "alignment");
+            if alignment.is_some_and(|alignment| !alignment.is_power_of_two()) {
+                reader.broken(node, property, Rule::Must("be a power of two"));
+            }
+            alignment
+        }
+        None => Some(PAGEBLOCK_SIZE),
     };
-    if !alignment.is_power_of_two() {
-        reader.broken(node, node.property("alignment")?, Rule::Must("be a power of two"));
-        return None;
-    }
+    let controllers = reader.controllers(node);
     // Raised, not refused, as for reserved memory that has a size only.
-    let alignment = alignment.max(PAGEBLOCK_SIZE);
-    Some(Extent::Dynamic { size, alignment, controllers: reader.controllers(node) })
+    Some(Extent::Dynamic { size: size?, alignment: alignment?.max(PAGEBLOCK_SIZE), controllers })
 }
 
 #[inline(never)]
@@ -239,7 +239,6 @@ fn read_static<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<PaRang
     };
     if !range.is_aligned(PAGEBLOCK_SIZE) {
         reader.error(Finding::new(node, Some("reg"), value, Rule::MultipleOf(PAGEBLOCK_SIZE)));
-        return None;
     }
     Some(range)
 }

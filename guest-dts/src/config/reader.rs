@@ -29,16 +29,35 @@ impl<'t, F: FnMut(Severity, Finding<'t>)> Sink<'t> for F {
     }
 }
 
+/// Severity of names that Ballast does not know in its own nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownNames {
+    /// Errors: a mistyped `no-migration` must not pass for a guest that may be migrated.
+    #[default]
+    Refused,
+    /// Warnings, for a configuration that a later Ballast understands in full.
+    Allowed,
+}
+
+/// Names that `check_compatible` refuses with a message of their own.
+const REFUSED_NAMES: [&str; 2] = ["no-map", "linux,cma-default"];
+
 /// Reads, and remembers the first error since [`Reader::begin`].
 pub(super) struct Reader<'s, 't> {
     sink: &'s mut dyn Sink<'t>,
+    unknown_names: UnknownNames,
     first_error: Option<Finding<'t>>,
     told_count: usize,
 }
 
 impl<'s, 't> Reader<'s, 't> {
     pub(super) fn new(sink: &'s mut dyn Sink<'t>) -> Self {
-        Self { sink, first_error: None, told_count: 0 }
+        Self { sink, unknown_names: UnknownNames::Refused, first_error: None, told_count: 0 }
+    }
+
+    /// Makes unknown names warnings from now on.
+    pub(super) fn allow_unknown_names(&mut self) {
+        self.unknown_names = UnknownNames::Allowed;
     }
 
     /// Forgets the errors so far.
@@ -98,8 +117,8 @@ impl<'s, 't> Reader<'s, 't> {
         }
     }
 
-    /// Warns of properties and children of `node` that are not known. A child's name is compared without its
-    /// unit address and without a number at its end.
+    /// Refuses properties and children of `node` that are not known, or warns of them if unknown names are allowed. A
+    /// child's name is compared without its unit address and without a number at its end.
     pub(super) fn check_names(
         &mut self,
         node: Node<'t>,
@@ -109,9 +128,9 @@ impl<'s, 't> Reader<'s, 't> {
         let dtc = ["phandle", "linux,phandle", "name"];
         for property in node.properties() {
             let name = property.name();
-            if !properties.contains(&name) && !dtc.contains(&name) {
+            if !properties.contains(&name) && !dtc.contains(&name) && !REFUSED_NAMES.contains(&name) {
                 let rule = Rule::Unknown { nearest: nearest(name, properties) };
-                self.warning(Finding::new(node, Some(name), Value::Bytes(property.bytes()), rule));
+                self.unknown(Finding::new(node, Some(name), Value::Bytes(property.bytes()), rule));
             }
         }
         if children.contains(&"*") {
@@ -120,8 +139,15 @@ impl<'s, 't> Reader<'s, 't> {
         for child in node.children() {
             let kind = kind(child);
             if !children.contains(&kind) {
-                self.warning(Finding::node(child, Rule::Unknown { nearest: nearest(kind, children) }));
+                self.unknown(Finding::node(child, Rule::Unknown { nearest: nearest(kind, children) }));
             }
+        }
+    }
+
+    fn unknown(&mut self, finding: Finding<'t>) {
+        match self.unknown_names {
+            UnknownNames::Refused => self.error(finding),
+            UnknownNames::Allowed => self.warning(finding),
         }
     }
 
@@ -200,18 +226,22 @@ impl<'s, 't> Reader<'s, 't> {
             self.broken(node, property, Rule::Must("be numbers of controllers, one cell each"));
             return found;
         };
-        for (index, number) in cells.enumerate() {
+        // One more than there may be, so that too many are reported; no more, however long the property is.
+        for (index, number) in cells.take(CONTROLLER_LIMIT + 1).enumerate() {
             let value = Value::Number(number.into());
             let rule = match u8::try_from(number) {
+                _ if index == CONTROLLER_LIMIT => {
+                    Rule::TooMany { index, limit: CONTROLLER_LIMIT, what: "controllers" }
+                }
                 Err(_) => Rule::Between(0, 255),
                 Ok(number) if found.contains(&number) => Rule::Must("name each controller once"),
-                Ok(number) => match found.push(number) {
-                    Ok(()) => continue,
-                    Err(_) => Rule::TooMany { index, limit: CONTROLLER_LIMIT, what: "controllers" },
-                },
+                Ok(number) => {
+                    // As many as there are turns.
+                    let _ = found.push(number);
+                    continue;
+                }
             };
             self.error(Finding::new(node, Some(property.name()), value, rule));
-            break;
         }
         found
     }
@@ -241,15 +271,28 @@ pub(super) fn kind<'t>(node: Node<'t>) -> &'t str {
     }
 }
 
-/// The one of `names` that `name` most likely stands for: at most a third of its characters differ.
+/// Returns the one of `names` that `name` most likely stands for: at most a third of its characters differ.
 fn nearest(name: &str, names: &'static [&'static str]) -> Option<&'static str> {
-    let distances = names.iter().map(|known| (distance(name.as_bytes(), known.as_bytes()), *known));
+    let edits = |known: &str| match has_neighbours_swapped(name.as_bytes(), known.as_bytes()) {
+        true => 1,
+        false => distance(name.as_bytes(), known.as_bytes()),
+    };
+    let distances = names.iter().map(|known| (edits(known), *known));
     let (distance, known) = distances.min_by_key(|(distance, _)| *distance)?;
     (distance <= name.len().div_ceil(3)).then_some(known)
 }
 
-/// How many characters have to be added, taken away or changed to make `one` of `other` (Levenshtein); a large
-/// number where one is longer than any name here.
+/// Tests whether two characters that stand side by side are all that differs: `dbm` for `dmb`.
+fn has_neighbours_swapped(one: &[u8], other: &[u8]) -> bool {
+    let Some(at) = one.iter().zip(other).position(|(first, second)| first != second) else { return false };
+    match (one.get(at..), other.get(at..)) {
+        (Some([a, b, rest @ ..]), Some([c, d, others @ ..])) => (a, b, rest) == (d, c, others),
+        _ => false,
+    }
+}
+
+/// Counts the characters that have to be added, removed or changed to turn `one` into `other` (Levenshtein); a large
+/// number if one is longer than any name here.
 fn distance(one: &[u8], other: &[u8]) -> usize {
     const LONGEST: usize = 40;
     if one.len() > LONGEST || other.len() > LONGEST {
@@ -286,5 +329,17 @@ mod tests {
         assert_eq!(distance(b"", b"abc"), 3);
         assert_eq!(nearest("bootarg", &["vcpus", "bootargs"]), Some("bootargs"));
         assert_eq!(nearest("frobnicate", &["vcpus", "bootargs"]), None);
+        assert_eq!(nearest("dbm", &["memory", "dmb"]), Some("dmb"));
+        for (one, other, is_swap) in [
+            ("onwer", "owner", true),
+            ("owner", "owner", false),
+            ("ownre", "owner", true),
+            ("owne", "owner", false),
+            ("", "owner", false),
+            ("ab", "ba", true),
+            ("abc", "bax", false),
+        ] {
+            assert_eq!(has_neighbours_swapped(one.as_bytes(), other.as_bytes()), is_swap, "{one}");
+        }
     }
 }

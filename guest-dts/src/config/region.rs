@@ -3,7 +3,7 @@
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
 use super::reader::Reader;
-use super::{Placement, Region, Spread, Strictness, Unit};
+use super::{PageSize, Placement, Region, Spread, Strictness, Unit};
 use crate::finding::{Finding, Rule, Value};
 use crate::guest_tree::platform;
 use crate::range::IpaRange;
@@ -22,44 +22,45 @@ const REGION_PROPERTIES: [&str; 9] = [
 ];
 const DMB_PROPERTIES: [&str; 6] = ["size", "controllers", "interleave", "preferred", "unit-size", "status"];
 
-/// Reads a `memory` node.
+/// Reads a `memory` node of a guest with pages of `page_size`. Looks at every property, whatever is wrong with another.
 #[inline(never)]
-pub(super) fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Region<'t>> {
+pub(super) fn read<'t>(
+    node: Node<'t>,
+    page_size: PageSize,
+    reader: &mut Reader<'_, 't>,
+) -> Option<Region<'t>> {
     reader.check_names(node, &REGION_PROPERTIES, &[]);
-    let ipa = match node.has("reg") {
-        true => Some(read_reg(node, reader)?),
-        false => None,
-    };
-    let size = match ipa {
-        Some(ipa) => ipa.size(),
-        None => read_size(node, reader)?,
-    };
+    let has_reg = node.has("reg");
+    let ipa = if has_reg { read_reg(node, reader) } else { None };
+    let size = if has_reg { ipa.map(|ipa| ipa.size()) } else { read_size(node, reader) };
     let is_pinned_in_place = reader.flag(node, "pinned-in-place");
-    if is_pinned_in_place && ipa.is_none() {
+    if is_pinned_in_place && !has_reg {
         reader.error(Finding::missing(node, "reg", Rule::Required("where `pinned-in-place` pins it")));
     }
-    let unit = read_unit(node, reader)?;
-    let alignment = if unit == Unit::Any { FRAME_SIZE } else { unit.alignment() };
-    check_alignment(node, ipa, size, alignment, reader)?;
-    Some(Region {
-        node: Some(node),
-        size,
-        ipa,
-        is_pinned_in_place,
-        placement: read_placement(node, reader),
-        unit,
-    })
+    let unit = read_unit(node, reader);
+    let placement = read_placement(node, reader);
+    if let Some(size) = size {
+        let own = unit.filter(|unit| *unit != Unit::Any).map_or(FRAME_SIZE, Unit::alignment);
+        check_alignment(node, (ipa, size), own, page_size.bytes(), page_size, reader);
+    }
+    Some(Region { node: Some(node), size: size?, ipa, is_pinned_in_place, placement, unit: unit? })
 }
 
-/// Reads a `dmb` node.
+/// Reads a `dmb` node of a guest with pages of `page_size`. Looks at every property, whatever is wrong with another.
 #[inline(never)]
-pub(super) fn read_dmb<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Region<'t>> {
+pub(super) fn read_dmb<'t>(
+    node: Node<'t>,
+    page_size: PageSize,
+    reader: &mut Reader<'_, 't>,
+) -> Option<Region<'t>> {
     reader.check_names(node, &DMB_PROPERTIES, &[]);
-    let size = read_size(node, reader)?;
-    let unit = read_unit(node, reader)?;
-    check_alignment(node, None, size, unit.alignment().max(PAGEBLOCK_SIZE), reader)?;
+    let (size, unit) = (read_size(node, reader), read_unit(node, reader));
     let placement = read_placement(node, reader);
-    Some(Region { node: Some(node), size, ipa: None, is_pinned_in_place: false, placement, unit })
+    if let Some(size) = size {
+        let own = unit.map_or(PAGEBLOCK_SIZE, |unit| unit.alignment().max(PAGEBLOCK_SIZE));
+        check_alignment(node, (None, size), own, page_size.block_alignment(), page_size, reader);
+    }
+    Some(Region { node: Some(node), size: size?, ipa: None, is_pinned_in_place: false, placement, unit: unit? })
 }
 
 fn read_size<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<u64> {
@@ -94,27 +95,34 @@ fn read_reg<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<IpaRange>
     }
 }
 
+/// Reports each alignment that a region's range breaks: its `own`, by its units, and the one `for_pages` of the guest.
 #[inline(never)]
 fn check_alignment<'t>(
     node: Node<'t>,
-    ipa: Option<IpaRange>,
-    size: u64,
-    alignment: u64,
+    (ipa, size): (Option<IpaRange>, u64),
+    own: u64,
+    for_pages: u64,
+    page_size: PageSize,
     reader: &mut Reader<'_, 't>,
-) -> Option<()> {
-    let is_aligned = match ipa {
-        Some(ipa) => ipa.is_aligned(alignment),
-        None => size.is_multiple_of(alignment),
-    };
-    if is_aligned {
-        return Some(());
-    }
+) {
     let (name, value) = match ipa {
         Some(ipa) => ("reg", Value::Range { base: ipa.base().get(), size }),
         None => ("size", Value::Size(size)),
     };
-    reader.error(Finding::new(node, Some(name), value, Rule::MultipleOf(alignment)));
-    None
+    let rules = [
+        (own, Rule::MultipleOf(own)),
+        (for_pages, Rule::MultipleOfForPages { size: for_pages, page: page_size.bytes() }),
+    ];
+    for (at, (alignment, rule)) in rules.into_iter().enumerate() {
+        let is_aligned = match ipa {
+            Some(ipa) => ipa.is_aligned(alignment),
+            None => size.is_multiple_of(alignment),
+        };
+        // One message where the pages ask for no more than the units do.
+        if !is_aligned && (at == 0 || for_pages > own) {
+            reader.error(Finding::new(node, Some(name), value, rule));
+        }
+    }
 }
 
 #[inline(never)]

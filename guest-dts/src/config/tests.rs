@@ -247,6 +247,110 @@ fn a_wrong_root_gets_its_message() {
     insta::assert_snapshot!(report(&cases));
 }
 
+/// A configuration with a mistyped name in each of Ballast's own nodes, and the findings about them.
+fn with_typos() -> (String, [&'static str; 9]) {
+    let pools = "pools { #address-cells = <2>; #size-cells = <2>; \
+                 video { compatible = \"shared-dmb-pool\"; reusable; size = <0x400000>; contollers = <0>; }; }; \
+                 migration { share-per-cent = <5>; }; \
+                 designated-movable-blocks { x { compatible = \"designated-movable-block\"; reusable; \
+                 size = <0x400000>; algnment = <0x400000>; }; };";
+    let text = one_guest(
+        "vcpus = <1>; kernel = <&kernel>; no-migraton; dbm { size = <0x400000>; };",
+        "size = <0x10000000>; prefered; controllers = <0>;",
+        pools,
+    );
+    let text = text
+        .replace("/ {", "/ { modl = \"x\";")
+        .replace("guests {", "guests { start-manualy;")
+        .replace("ramdisk: ramdisk {", "ramdisk: ramdisk { dat = [00];");
+    let said = [
+        "/: modl = \"x\": unknown name; did you mean \"model\"?",
+        "/migration: share-per-cent = <0x5>: unknown name; did you mean \"share-percent\"?",
+        "/guests: start-manualy: unknown name",
+        "/images/ramdisk: dat = [00]: unknown name; did you mean \"data\"?",
+        "/guests/alpha: no-migraton: unknown name; did you mean \"no-migration\"?",
+        "/guests/alpha/dbm: unknown name; did you mean \"dmb\"?",
+        "/guests/alpha/memory: prefered: unknown name; did you mean \"preferred\"?",
+        "/designated-movable-blocks/x: algnment = <0x400000>: unknown name; did you mean \"alignment\"?",
+        "/pools/video: contollers = <0x0>: unknown name; did you mean \"controllers\"?",
+    ];
+    (text, said)
+}
+
+#[test]
+fn unknown_names_are_errors_and_refuse_what_they_stand_in() {
+    let (text, said) = with_typos();
+    assert_eq!(findings(&text), said.map(|line| format!("Error: {line}")));
+    let blob = compile(&text);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
+    assert!(configuration.guests.is_empty() && configuration.pools.is_empty() && configuration.has_refused_blocks);
+    assert_eq!(format!("{}", configuration.refused[0].finding), said[4]);
+}
+
+#[test]
+fn unknown_names_are_warnings_where_the_root_or_the_caller_allows_them() {
+    let (text, said) = with_typos();
+    let said = said.map(|line| format!("Warning: {line}"));
+    let lenient = text.replace("/ {", "/ { lenient;");
+    assert_eq!(findings(&lenient), said);
+    let blob = compile(&text);
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let mut found = Vec::new();
+    let mut sink =
+        |severity: Severity, finding: Finding<'_>| found.push(format!("{severity:?}: {finding}"));
+    let configuration = Configuration::read_with(&tree, UnknownNames::Allowed, &mut sink).unwrap();
+    assert_eq!((configuration.guests.len(), configuration.pools.len()), (1, 1));
+    assert_eq!(found, said);
+    // A guest's own tree is the operator's: Ballast knows no names there.
+    assert_eq!(findings(&one_guest("device-tree { no-migraton; };", "", "")), Vec::<String>::new());
+    // What is refused in any case stays refused.
+    let pool = "pools { video { compatible = \"shared-dmb-pool\"; reusable; size = <0x400000>; no-map; }; };";
+    let said = findings(&one_guest("", "", pool).replace("/ {", "/ { lenient;"));
+    assert_eq!(said, ["Error: /pools/video: no-map: must not stand here"]);
+}
+
+#[test]
+fn all_that_is_wrong_with_a_node_is_said_at_once() {
+    let block = "dmb { size = <0x300000>; controllers = <0 300 0 301>; unit-size = <1>; };";
+    assert_eq!(
+        findings(&one_guest(
+            &format!("ramdisk = \"file\"; vcpus = <3>; host-cpus = <1 1>; {block}"),
+            "size = <0x1800>; unit-size = <0x40000000>; interleave;",
+            ""
+        )),
+        [
+            "/guests/alpha: ramdisk = \"file\": must be the phandle of a child of /images",
+            "/guests/alpha: host-cpus = <0x1 0x1>: must name one CPU for each of `vcpus`",
+            "/guests/alpha: host-cpus = 1: must name each CPU once, by a number below 65536",
+            "/guests/alpha/dmb: unit-size = <0x1>: must be 4 KiB, 2 MiB or 1 GiB: <0x1000>, <0x200000> or <0x40000000>",
+            "/guests/alpha/dmb: controllers = 300: must lie between 0 and 255",
+            "/guests/alpha/dmb: controllers = 0: must name each controller once",
+            "/guests/alpha/dmb: controllers = 301: must lie between 0 and 255",
+            "/guests/alpha/dmb: size = 3 MiB: must be a multiple of 2 MiB",
+            "/guests/alpha/dmb: size = 3 MiB: must be a multiple of 4 MiB for a guest with pages of 4 KiB",
+            "/guests/alpha/memory: controllers is missing: required (between which it is `interleave`d)",
+            "/guests/alpha/memory: size = 6 KiB: must be a multiple of 1 GiB",
+        ]
+        .map(|line| format!("Error: {line}"))
+    );
+    let pool = "pools { #address-cells = <2>; #size-cells = <2>; \
+                a { compatible = \"shared-dmb-pool\"; size = <0x300000>; alignment = <0x300000>; unit-size = <0x40000000>; }; \
+                b { compatible = \"shared-dmb-pool\"; reusable; reg = <0 0x40100000 0 0x200000>; unit-size = <0x40000000>; }; };";
+    assert_eq!(
+        findings(&one_guest("", "", pool)),
+        [
+            "/pools/a: reusable is missing: required (guests use what its owner does not)",
+            "/pools/a: size = 3 MiB: must be a multiple of 2 MiB",
+            "/pools/a: alignment = <0x300000>: must be a power of two",
+            "/pools/a: size = 3 MiB: must be a multiple of 1 GiB",
+            "/pools/b: reg = 2 MiB at 0x40100000: must be a multiple of 2 MiB",
+            "/pools/b: reg = 2 MiB at 0x40100000: must be a multiple of 1 GiB",
+        ]
+        .map(|line| format!("Error: {line}"))
+    );
+}
+
 #[test]
 fn too_much_is_cut_short() {
     let flags: String = (0..200).map(|index| format!("flag-{index};")).collect();
