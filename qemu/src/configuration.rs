@@ -18,6 +18,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
+use ballast_tools::configuration::{ABOUT_UNKNOWN_NAMES, Place, UnknownNames, check_blob};
+
 use crate::error::{AtPath, Error, Result};
 use crate::{place, process, ramdisk, store};
 
@@ -98,6 +100,27 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     fs::rename(&new_dependencies, &dependencies).at(&dependencies)
 }
 
+/// Checks the configuration in the file `blob` by the code that Ballast boots by, for the host that the device tree `host`
+/// describes and Ballast's command line there. Prints errors and warnings.
+///
+/// # Errors
+/// The blob cannot be read, or has errors.
+pub fn check(blob: &Path, host: &[u8], command_line: &str) -> Result<()> {
+    let content = fs::read(blob).at(blob)?;
+    let place = Place::Described(host, Some(command_line));
+    let findings = check_blob(&content, place, UnknownNames::Refused);
+    for line in findings.lines.iter().filter(|line| !line.starts_with("note: ")) {
+        println!("{line}");
+    }
+    if findings.has_unknown_names {
+        println!("{ABOUT_UNKNOWN_NAMES}");
+    }
+    match findings.error_count {
+        0 => Ok(()),
+        count => Err(Error::Configuration { path: blob.into(), count }),
+    }
+}
+
 /// Whether `out` is newer than everything that its dependency file names.
 fn is_current(out: &Path, dependencies: &Path) -> bool {
     let changed = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
@@ -124,6 +147,39 @@ mod tests {
         assert!(is_current(&out, &list));
         fs::File::open(&out).unwrap().set_modified(earlier - std::time::Duration::from_secs(10)).unwrap();
         assert!(!is_current(&out, &list));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_configuration_is_checked_for_the_host_before_it_is_booted() {
+        let folder = std::env::temp_dir().join(format!("checked-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (source, blob) = (folder.join("set.dts"), folder.join("set.dtb"));
+        let host = fs::read(place::guest_sets().join("corpus/host/host-qemu_virt.dtb")).unwrap();
+        let check = |guest: &str| {
+            let text = format!(
+                "/dts-v1/; / {{ compatible = \"ballast,configuration\"; images {{ kernel: kernel {{ data = [d5 d5 d5 d5]; }}; }}; \
+                 guests {{ alpha {{ vcpus = <1>; kernel = <&kernel>; {guest} }}; }}; }};"
+            );
+            fs::write(&source, text).unwrap();
+            let mut dtc = Command::new("dtc");
+            process::quietly(dtc.args(["-q", "-I", "dts", "-O", "dtb", "-o"]).arg(&blob).arg(&source))
+                .unwrap();
+            check(&blob, &host, "")
+        };
+        check("memory { size = <0x4000000>; };").unwrap();
+        // What is wrong in itself, and what this host has no room for.
+        for (wrong, count) in [
+            ("no-migraton; memory { size = <0x4000000>; };", 1),
+            ("memory { size = <0x100 0x0>; };", 1),
+            ("vcpu = <2>; memory { size = <0x4000001>; };", 2),
+        ] {
+            let error = check(wrong).unwrap_err();
+            assert!(
+                matches!(error, Error::Configuration { count: found, .. } if found == count),
+                "{wrong}: {error}"
+            );
+        }
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -87,6 +87,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A configuration has errors, which were printed.
+    #[error("{}: {count} {}: not started", .path.display(), if *.count == 1 { "error" } else { "errors" })]
+    Configuration {
+        /// The blob.
+        path: PathBuf,
+        /// Errors in it.
+        count: usize,
+    },
     /// A running system did not say what was waited for.
     #[error("waited {seconds} s for `{pattern}`, {end}")]
     Silence {

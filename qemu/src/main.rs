@@ -176,9 +176,10 @@ fn run(options: &Run) -> Result<()> {
     let kernel = kernel(options.kernel.as_deref())?;
     let guests = configuration::build(&options.guests, &kernel)?;
     let mut boot = Boot::new(machine, image);
-    boot.ramdisk = Some(guests);
     boot.cpu.clone_from(&options.cpu);
     boot.append.clone_from(&options.append);
+    boot.ramdisk = Some(guests.clone());
+    configuration::check(&guests, &boot.host_tree()?, &options.append)?;
     boot.socket.clone_from(&options.serial);
     println!(
         "Ballast's console: help lists the commands; Ctrl-] 1 brings the first guest to front, Ctrl-] ? lists the keys"

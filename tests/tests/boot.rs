@@ -120,7 +120,7 @@ fn ballast_takes_little_for_itself() {
 fn the_image_is_small_and_has_the_linux_header() {
     let image = std::fs::read(system_tests::image()).unwrap();
     assert_eq!(&image[56..60], b"ARM\x64");
-    // The aim (`ballast_qemu::image::LIMIT`, 256 KiB) is missed so far, which `make image` says; it must not grow.
+    // The target (`ballast_qemu::image::TARGET_SIZE`) is missed so far, which `make image` says; it must not grow.
     assert!(image.len() <= 512 << 10, "{} bytes", image.len());
     // A kernel's image size, which reserves what follows the file, is at least the file's (booting.rst).
     let size = u64::from_le_bytes(image[16..24].try_into().unwrap());

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ballast_tools::configuration::{Findings, Place, check_blob};
+use ballast_tools::configuration::{Findings, Place, UnknownNames, check_blob};
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
 
@@ -47,7 +47,7 @@ fn without_numbers(text: &str) -> String {
 /// What `ballast check --host` says of what `setup` boots.
 fn checked(setup: &Setup) -> Findings {
     let blob = std::fs::read(setup.configuration()).unwrap();
-    check_blob(&blob, Place::Described(&setup.host_tree(), None))
+    check_blob(&blob, Place::Described(&setup.host_tree(), None), UnknownNames::Refused)
 }
 
 /// Everything that `ballast check --host` said stands in the log, too.

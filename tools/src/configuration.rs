@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
+pub use guest_dts::config::UnknownNames;
 use guest_dts::config::{Configuration, ControllerRoom, Host, Severity};
+use guest_dts::finding::{Finding, Rule};
 use guest_dts::tree::{AlignedBlob, Tree};
 use hyp::physical::{Tell, tell_finding};
 
@@ -21,14 +23,25 @@ pub struct Findings {
     pub error_count: usize,
     /// The guests that would start, or could be started.
     pub guests: Vec<String>,
+    /// Unknown names are among the errors.
+    pub has_unknown_names: bool,
 }
+
+/// What every flattened device tree begins with.
+const FDT_MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
+/// What to do about unknown names that are meant.
+pub const ABOUT_UNKNOWN_NAMES: &str = "Unknown names are errors, since a mistyped one may be one that protects a guest. \
+     If they are meant, for a later Ballast: `lenient;` in the configuration's root, or `ballast check --lenient`.";
 
 /// What `ballast check` is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckOptions {
-    /// The configuration blob
+    /// The configuration blob; `ballast image FILE.dts -o FILE.dtb` compiles one
     #[arg(value_name = "FILE.dtb")]
     pub blob: PathBuf,
+    /// Warn of properties and nodes that Ballast does not know, as with `lenient` in the configuration's root
+    #[arg(long)]
+    pub lenient: bool,
     /// Check that the guests fit a host, too: its device tree (QEMU writes it with -machine …,dumpdtb=FILE; on Linux
     /// it is /sys/firmware/fdt)
     #[arg(long, value_name = "HOST.dtb")]
@@ -55,30 +68,51 @@ pub enum Place<'a> {
     Described(&'a [u8], Option<&'a str>),
 }
 
-/// Checks the blob in a file, and says what is wrong. Returns whether nothing is.
+/// Checks the blob in a file, and prints what is wrong. Returns `true` if nothing is.
 ///
 /// # Errors
-/// A file cannot be read.
+/// A file cannot be read, or is the source of a blob.
 pub fn check(options: &CheckOptions) -> Result<bool> {
+    let blob = read_file(&options.blob)?;
+    refuse_source(&options.blob, &blob)?;
+    let unknown_names = if options.lenient { UnknownNames::Allowed } else { UnknownNames::Refused };
+    let check = |place| print(&options.blob, &check_blob(&blob, place, unknown_names));
     if let Some(path) = &options.host {
         let tree = read_file(path)?;
-        return check_file(&options.blob, Place::Described(&tree, options.append.as_deref()));
+        return Ok(check(Place::Described(&tree, options.append.as_deref())));
     }
-    let Some(cpu_count) = options.cpus else { return check_file(&options.blob, Place::Any) };
+    let Some(cpu_count) = options.cpus else { return Ok(check(Place::Any)) };
     let mut host = Host { cpu_count, ..Host::default() };
     for (id, &free) in options.controller.iter().enumerate() {
         // More controllers than Ballast knows have no guests.
         let _ = host.controllers.push(ControllerRoom { id: id as u8, free, unmovable: free });
     }
-    check_file(&options.blob, Place::Sized(&host))
+    Ok(check(Place::Sized(&host)))
+}
+
+/// Refuses the source of a configuration, and says how to compile it.
+fn refuse_source(path: &Path, content: &[u8]) -> Result<()> {
+    let is_source = content.trim_ascii_start().starts_with(b"/dts-v1/")
+        || path.extension().is_some_and(|extension| extension == "dts");
+    if !is_source || content.starts_with(&FDT_MAGIC) {
+        return Ok(());
+    }
+    let (source, blob) = (path.display(), path.with_extension("dtb"));
+    let blob = blob.display();
+    bail!(
+        "{source} is the source of a configuration. To compile and check it:\n    \
+         ballast image {source} -o {blob} -i DIRECTORY\n\
+         with an -i for each directory of the files that it includes (kernels, ramdisks); or by plain dtc:\n    \
+         dtc -I dts -O dtb -i DIRECTORY {source} -o {blob} && ballast check {blob}"
+    )
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn check_file(path: &Path, place: Place<'_>) -> Result<bool> {
-    let findings = check_blob(&read_file(path)?, place);
+/// Prints what was found in the blob at `path`. Returns `true` if no error was.
+fn print(path: &Path, findings: &Findings) -> bool {
     for line in &findings.lines {
         println!("{line}");
     }
@@ -87,7 +121,10 @@ fn check_file(path: &Path, place: Place<'_>) -> Result<bool> {
         1 => println!("{}: 1 error", path.display()),
         count => println!("{}: {count} errors", path.display()),
     }
-    Ok(findings.error_count == 0)
+    if findings.has_unknown_names {
+        println!("{ABOUT_UNKNOWN_NAMES}");
+    }
+    findings.error_count == 0
 }
 
 /// A size: a number, with K, M, G or T for powers of 1024.
@@ -106,9 +143,10 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Checks a blob, by the code that Ballast itself checks it by, and whether its guests fit `place`.
-pub fn check_blob(blob: &[u8], place: Place<'_>) -> Findings {
+pub fn check_blob(blob: &[u8], place: Place<'_>, unknown_names: UnknownNames) -> Findings {
     let mut lines = Vec::new();
     let mut error_count = 0;
+    let mut has_unknown_names = false;
     let mut tell = |severity: Severity, text: fmt::Arguments<'_>| {
         let word = match severity {
             Severity::Error => "error",
@@ -118,25 +156,36 @@ pub fn check_blob(blob: &[u8], place: Place<'_>) -> Findings {
         error_count += usize::from(severity == Severity::Error);
         lines.push(format!("{word}: {text}"));
     };
-    let guests = match guests(blob, place, &mut tell) {
+    let guests = match guests(blob, place, unknown_names, &mut has_unknown_names, &mut tell) {
         Ok(guests) => guests,
         Err(error) => {
             tell(Severity::Error, format_args!("{error}"));
             Vec::new()
         }
     };
-    Findings { lines, error_count, guests }
+    Findings { lines, error_count, guests, has_unknown_names }
 }
 
 /// The names of the guests of `blob` that can be started in `place`.
-fn guests(blob: &[u8], place: Place<'_>, tell: &mut Tell<'_>) -> Result<Vec<String>> {
+fn guests(
+    blob: &[u8],
+    place: Place<'_>,
+    unknown_names: UnknownNames,
+    has_unknown_names: &mut bool,
+    tell: &mut Tell<'_>,
+) -> Result<Vec<String>> {
     let blob = AlignedBlob::new(blob);
     let tree = Tree::new(blob.as_slice()).map_err(|error| anyhow!("{error}"))?;
     let host_blob = AlignedBlob::new(match place {
         Place::Described(tree, _) => tree,
         Place::Any | Place::Sized(_) => &[],
     });
-    let mut configuration = Configuration::read(&tree, &mut tell_finding(tell))
+    let mut sink = |severity, finding: Finding<'_>| {
+        let is_unknown = matches!(finding.rule(), Rule::Unknown { .. });
+        *has_unknown_names |= is_unknown && severity == Severity::Error;
+        tell_finding(tell)(severity, finding);
+    };
+    let mut configuration = Configuration::read_with(&tree, unknown_names, &mut sink)
         .map_err(|finding| anyhow!("configuration: {finding}"))?;
     match place {
         Place::Any => {}
@@ -184,11 +233,14 @@ pub fn image(options: &ImageOptions) -> Result<bool> {
     if !status.success() {
         bail!("dtc refuses {}", options.source.display());
     }
-    check_file(&options.out, Place::Any)
+    let findings = check_blob(&read_file(&options.out)?, Place::Any, UnknownNames::Refused);
+    Ok(print(&options.out, &findings))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
@@ -201,15 +253,50 @@ mod tests {
     }
 
     #[test]
+    fn a_source_is_refused_with_the_commands_that_compile_it() {
+        for (path, content) in
+            [("sets/mine.dts", "// Mine.\n/dts-v1/;"), ("mine", "\n/dts-v1/;\n/ { };"), ("mine.dts", "")]
+        {
+            let said = refuse_source(Path::new(path), content.as_bytes()).unwrap_err().to_string();
+            assert!(said.contains(&format!("\n    ballast image {path} -o ")), "{said}");
+            assert!(said.contains(&format!("\n    dtc -I dts -O dtb -i DIRECTORY {path} -o ")), "{said}");
+        }
+        assert!(refuse_source(Path::new("mine.dtb"), b"\xd0\x0d\xfe\xed").is_ok());
+        assert!(refuse_source(Path::new("named-amiss.dts"), b"\xd0\x0d\xfe\xed").is_ok());
+        assert!(refuse_source(Path::new("mine.dtb"), b"no device tree").is_ok(), "check_blob says more");
+    }
+
+    #[test]
+    fn unknown_names_are_errors_unless_allowed() {
+        let source = "/dts-v1/; / { compatible = \"ballast,configuration\"; images { kernel: kernel { data = [d5 d5 d5 d5]; }; }; \
+                      guests { alpha { vcpus = <1>; kernel = <&kernel>; no-migraton; memory { size = <0x10000000>; }; }; }; };";
+        let Some(blob) = compile(source) else { return };
+        let refused = check_blob(&blob, Place::Any, UnknownNames::Refused);
+        assert!(
+            refused.has_unknown_names && refused.error_count == 1 && refused.guests.is_empty(),
+            "{refused:?}"
+        );
+        assert!(
+            refused.lines[0].ends_with("no-migraton: unknown name; did you mean \"no-migration\"?"),
+            "{refused:?}"
+        );
+        let allowed = check_blob(&blob, Place::Any, UnknownNames::Allowed);
+        assert!(!allowed.has_unknown_names && allowed.error_count == 0, "{allowed:?}");
+        assert_eq!((allowed.guests, allowed.lines.len()), (vec!["alpha".to_owned()], 1));
+    }
+
+    #[test]
     fn what_is_no_blob_is_told() {
-        let findings = check_blob(b"no device tree", Place::Any);
+        let findings = check_blob(b"no device tree", Place::Any, UnknownNames::Refused);
         assert_eq!(findings.error_count, 1);
         assert!(findings.lines[0].starts_with("error: "), "{:?}", findings.lines);
     }
 
     /// Compiles `source` by dtc, where there is one.
     fn compile(source: &str) -> Option<Vec<u8>> {
-        let path = std::env::temp_dir().join(format!("ballast-check-{}.dts", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ballast-check-{}-{number}.dts", std::process::id()));
         fs::write(&path, source).unwrap();
         let output = Command::new("dtc").args(["-q", "-I", "dts", "-O", "dtb"]).arg(&path).output().ok()?;
         fs::remove_file(&path).unwrap();
@@ -221,7 +308,7 @@ mod tests {
     fn a_guest_without_a_kernel_is_an_error() {
         let source = "/dts-v1/; / { compatible = \"ballast,configuration\"; guests { alpha { }; }; };";
         let Some(blob) = compile(source) else { return };
-        let findings = check_blob(&blob, Place::Any);
+        let findings = check_blob(&blob, Place::Any, UnknownNames::Refused);
         assert!(findings.error_count >= 1, "{findings:?}");
         assert!(findings.lines.iter().any(|line| line.contains("/guests/alpha")), "{findings:?}");
     }

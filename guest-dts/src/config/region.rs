@@ -60,7 +60,14 @@ pub(super) fn read_dmb<'t>(
         let own = unit.map_or(PAGEBLOCK_SIZE, |unit| unit.alignment().max(PAGEBLOCK_SIZE));
         check_alignment(node, (None, size), own, page_size.block_alignment(), page_size, reader);
     }
-    Some(Region { node: Some(node), size: size?, ipa: None, is_pinned_in_place: false, placement, unit: unit? })
+    Some(Region {
+        node: Some(node),
+        size: size?,
+        ipa: None,
+        is_pinned_in_place: false,
+        placement,
+        unit: unit?,
+    })
 }
 
 fn read_size<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<u64> {

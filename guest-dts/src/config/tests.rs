@@ -284,7 +284,9 @@ fn unknown_names_are_errors_and_refuse_what_they_stand_in() {
     let blob = compile(&text);
     let tree = Tree::new(blob.as_slice()).unwrap();
     let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
-    assert!(configuration.guests.is_empty() && configuration.pools.is_empty() && configuration.has_refused_blocks);
+    assert!(
+        configuration.guests.is_empty() && configuration.pools.is_empty() && configuration.has_refused_blocks
+    );
     assert_eq!(format!("{}", configuration.refused[0].finding), said[4]);
 }
 
@@ -297,8 +299,7 @@ fn unknown_names_are_warnings_where_the_root_or_the_caller_allows_them() {
     let blob = compile(&text);
     let tree = Tree::new(blob.as_slice()).unwrap();
     let mut found = Vec::new();
-    let mut sink =
-        |severity: Severity, finding: Finding<'_>| found.push(format!("{severity:?}: {finding}"));
+    let mut sink = |severity: Severity, finding: Finding<'_>| found.push(format!("{severity:?}: {finding}"));
     let configuration = Configuration::read_with(&tree, UnknownNames::Allowed, &mut sink).unwrap();
     assert_eq!((configuration.guests.len(), configuration.pools.len()), (1, 1));
     assert_eq!(found, said);
