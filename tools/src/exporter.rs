@@ -13,6 +13,11 @@ use crate::monitor::{Losses, Monitor};
 
 /// How long a client may take to ask.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long Ballast may take to answer all of a scrape, unless Prometheus says how long it waits: less than the 10 s that it
+/// waits by default, so that it gets `ballast_up 0` in time.
+const SCRAPE: Duration = Duration::from_secs(8);
+/// What Prometheus says it waits (Prometheus, scrape/scrape.go), in seconds.
+const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
 /// Longest request head that is read.
 const LONGEST_HEAD: u64 = 16 << 10;
 /// Type of the answer: the text format, version 0.0.4.
@@ -46,7 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut scraper = Scraper::new(options.clone());
     // One line, one client at a time. What a client does wrong is its own affair.
     for client in listener.incoming().flatten() {
-        let _ = answer(client, || scraper.scrape());
+        let _ = answer(client, |patience| scraper.scrape(patience));
     }
     Ok(())
 }
@@ -65,8 +70,8 @@ impl Scraper {
         Self { options, monitor: None, earlier: Losses::default(), error_count: 0 }
     }
 
-    fn scrape(&mut self) -> String {
-        let snapshot = self.ask();
+    fn scrape(&mut self, patience: Duration) -> String {
+        let snapshot = self.ask(patience);
         if let Err(error) = &snapshot {
             eprintln!("{}: {error:#}", self.options.address);
             self.error_count += 1;
@@ -77,11 +82,12 @@ impl Scraper {
         page(snapshot.ok().as_ref(), self.losses(), self.error_count)
     }
 
-    fn ask(&mut self) -> Result<Snapshot> {
+    fn ask(&mut self, patience: Duration) -> Result<Snapshot> {
         let monitor = match &mut self.monitor {
             Some(monitor) => monitor,
             none => none.insert(Monitor::attach(Link::open(&self.options.address)?)?),
         };
+        monitor.limit(patience);
         monitor.frames.clear();
         monitor.text.clear();
         let mut snapshot = monitor.snapshot(false)?;
@@ -101,19 +107,22 @@ impl Scraper {
 }
 
 /// Answers one request.
-fn answer(client: TcpStream, scrape: impl FnOnce() -> String) -> Result<()> {
+fn answer(client: TcpStream, scrape: impl FnOnce(Duration) -> String) -> Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(client.try_clone()?.take(LONGEST_HEAD));
     let mut request = String::new();
     reader.read_line(&mut request)?;
-    let mut line = String::new();
+    let (mut line, mut patience) = (String::new(), SCRAPE);
     while reader.read_line(&mut line)? > 2 {
+        if let Some(said) = timeout(&line) {
+            patience = said;
+        }
         line.clear();
     }
     let mut words = request.split(' ');
     let (status, kind, body) = match (words.next(), words.next()) {
-        (Some("GET"), Some("/metrics")) => ("200 OK", TYPE, scrape()),
+        (Some("GET"), Some("/metrics")) => ("200 OK", TYPE, scrape(patience)),
         (Some("GET"), Some("/")) => {
             ("200 OK", "text/html", "<a href=\"/metrics\">Ballast's metrics</a>\n".into())
         }
@@ -127,6 +136,13 @@ fn answer(client: TcpStream, scrape: impl FnOnce() -> String) -> Result<()> {
         body.len()
     )?;
     Ok(())
+}
+
+/// Returns how long Ballast may take if `line` is the header that says how long Prometheus waits: four fifths of it.
+fn timeout(line: &str) -> Option<Duration> {
+    let (name, value) = line.split_once(':')?;
+    let seconds: f64 = value.trim().parse().ok().filter(|_| name.eq_ignore_ascii_case(TIMEOUT_HEADER))?;
+    Duration::try_from_secs_f64(seconds * 0.8).ok().filter(|patience| !patience.is_zero())
 }
 
 /// A page in the text format.
@@ -500,6 +516,50 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_does_not_answer_is_down_in_time() {
+        let folder = std::env::temp_dir().join(format!("ballast-exporter-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("serial");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let address = Address::Unix(path);
+        let options = Options { address: address.clone(), listen: String::new(), heat: true };
+        let mut scraper = Scraper::new(options);
+        let mut scrape = |patience_ms| {
+            let start = std::time::Instant::now();
+            let page = scraper.scrape(Duration::from_millis(patience_ms));
+            assert!(page.contains("\nballast_up 0\n"), "{page}");
+            start.elapsed()
+        };
+        // In use by another program of ours, then a machine that accepts and is silent.
+        let server = thread::spawn(move || listener.accept().map(|(stream, _)| (listener, stream)).unwrap());
+        let first = Link::open(&address).unwrap();
+        let (listener, stream) = server.join().unwrap();
+        assert!(scrape(60_000) < Duration::from_secs(1));
+        drop((first, stream));
+        let server = thread::spawn(move || listener.accept().map(|(stream, _)| (listener, stream)).unwrap());
+        assert!(scrape(1500) < Duration::from_secs(6));
+        // The line is closed then, so that the next scrape can have it.
+        let (_listener, mut stream) = server.join().unwrap();
+        let mut came = Vec::new();
+        stream.read_to_end(&mut came).unwrap();
+        assert!(came.windows(14).any(|part| part == b"version --json"), "{came:?}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn prometheus_says_how_long_it_waits() {
+        assert_eq!(timeout("X-Prometheus-Scrape-Timeout-Seconds: 5\r\n"), Some(Duration::from_secs(4)));
+        for line in [
+            "Host: x",
+            "x-prometheus-scrape-timeout-seconds: -1",
+            "x-prometheus-scrape-timeout-seconds: nan",
+            "",
+        ] {
+            assert_eq!(timeout(line), None, "{line}");
+        }
+    }
+
+    #[test]
     fn labels_are_escaped() {
         assert_eq!(label("guest", "a\"b\\c\nd"), "{guest=\"a\\\"b\\\\c\\nd\"}");
     }
@@ -507,7 +567,7 @@ mod tests {
     fn ask(request: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = listener.local_addr().unwrap();
-        let server = thread::spawn(move || answer(listener.accept().unwrap().0, || "ballast_up 1\n".into()));
+        let server = thread::spawn(move || answer(listener.accept().unwrap().0, |_| "ballast_up 1\n".into()));
         let mut client = TcpStream::connect(place).unwrap();
         client.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();

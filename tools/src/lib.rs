@@ -23,6 +23,8 @@ pub mod frames;
 #[cfg(feature = "line")]
 pub mod link;
 #[cfg(feature = "line")]
+mod lock;
+#[cfg(feature = "line")]
 pub mod log;
 #[cfg(feature = "line")]
 pub mod model;

@@ -3,16 +3,24 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::termios::{
+    OptionalActions, SpecialCodeIndex, ioctl_tiocexcl, ioctl_tiocnxcl, tcgetattr, tcsetattr,
+};
+
+use crate::lock::{self, Lock};
 
 /// Rate of a serial device unless told.
 const DEFAULT_BAUD: u32 = 115_200;
@@ -77,6 +85,24 @@ impl fmt::Display for Address {
 pub struct Link {
     writer: Box<dyn Write + Send>,
     received: Receiver<io::Result<Vec<u8>>>,
+    /// Closes the line, which the thread that reads it has open as well; before the lock is given up.
+    _end: Option<End>,
+    _lock: Option<Lock>,
+}
+
+/// Work that closes a line, done when this is dropped.
+struct End(Box<dyn Fn() + Send>);
+
+impl End {
+    fn new(close: impl Fn() + Send + 'static) -> Option<Self> {
+        Some(Self(Box::new(close)))
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// What came in time.
@@ -91,26 +117,45 @@ pub enum Received {
 }
 
 impl Link {
-    /// Opens the line at `address`.
+    /// Opens the line at `address`, for this program alone.
     ///
     /// # Errors
-    /// There is nobody, or no such device.
+    /// Nobody listens there, there is no such device, or another program has the line.
     pub fn open(address: &Address) -> Result<Self> {
-        let context = || format!("cannot open {address}");
+        Self::try_open(address).with_context(|| format!("cannot open {address}"))
+    }
+
+    fn try_open(address: &Address) -> Result<Self> {
         match address {
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path).with_context(context)?;
-                Ok(Self::of(stream.try_clone().with_context(context)?, stream))
+                let lock = Lock::of_socket(path)?;
+                let stream = UnixStream::connect(path)?;
+                lock::wait_until_accepted(|| lock::is_waiting_at_socket(path))?;
+                let handle = stream.try_clone()?;
+                let end = End::new(move || drop(handle.shutdown(Shutdown::Both)));
+                Ok(Self { _end: end, _lock: lock, ..Self::of(stream.try_clone()?, stream) })
             }
-            Address::File(path) => Ok(Self::of(File::open(path).with_context(context)?, io::sink())),
+            Address::File(path) => Ok(Self::of(File::open(path)?, io::sink())),
             Address::Tcp(place) => {
-                let stream = TcpStream::connect(place).with_context(context)?;
-                stream.set_nodelay(true).with_context(context)?;
-                Ok(Self::of(stream.try_clone().with_context(context)?, stream))
+                let stream = TcpStream::connect(place)?;
+                let (ours, theirs) = (stream.local_addr()?, stream.peer_addr()?);
+                let lock = Lock::of_port(theirs)?;
+                lock::wait_until_accepted(|| lock::is_waiting_at_port(ours, theirs))?;
+                stream.set_nodelay(true)?;
+                let handle = stream.try_clone()?;
+                let end = End::new(move || drop(handle.shutdown(Shutdown::Both)));
+                Ok(Self { _end: end, _lock: lock, ..Self::of(stream.try_clone()?, stream) })
             }
             Address::Device(path, baud) => {
-                let file = open_device(path, *baud).with_context(context)?;
-                Ok(Self::of(file.try_clone().with_context(context)?, file))
+                let file = open_device(path, *baud)?;
+                let (handle, is_closed) = (file.try_clone()?, Arc::new(AtomicBool::new(false)));
+                let reader = Device { file: file.try_clone()?, is_closed: Arc::clone(&is_closed) };
+                let end = End::new(move || {
+                    is_closed.store(true, Ordering::Relaxed);
+                    // A device that is gone is nobody's.
+                    let _ = (flock(&handle, FlockOperation::Unlock), ioctl_tiocnxcl(&handle));
+                });
+                Ok(Self { _end: end, ..Self::of(reader, file) })
             }
         }
     }
@@ -119,7 +164,7 @@ impl Link {
     pub fn of(mut reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Self {
         let (sender, received) = channel();
         thread::spawn(move || pass_on(&mut reader, &sender));
-        Self { writer: Box::new(writer), received }
+        Self { writer: Box::new(writer), received, _end: None, _lock: None }
     }
 
     /// What comes within `patience`.
@@ -164,10 +209,42 @@ fn pass_on(reader: &mut impl Read, sender: &Sender<io::Result<Vec<u8>>>) {
     }
 }
 
+/// A serial device whose reads end soon after it is closed.
+struct Device {
+    file: File,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Read for Device {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            // Nothing came for a while, unless the device is gone.
+            match self.file.read(buffer)? {
+                0 if !self.is_closed.load(Ordering::Relaxed) && tcgetattr(&self.file).is_ok() => {}
+                count => return Ok(count),
+            }
+        }
+    }
+}
+
+/// Opens a serial device for this program alone: by an advisory lock, which picocom and minicom heed, and by the terminal's
+/// own (`TIOCEXCL`, tty_ioctl(4)), which binds everybody but root.
 fn open_device(path: &std::path::Path, baud: u32) -> Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let Ok(mut settings) = tcgetattr(&file) else { bail!("it is no terminal device") };
+    const IN_USE: &str = "the line is in use by another program";
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => bail!(IN_USE),
+        opened => opened?,
+    };
+    let Ok(mut settings) = tcgetattr(&file) else { bail!("it is not a terminal device") };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => bail!(IN_USE),
+        locked => locked?,
+    }
+    ioctl_tiocexcl(&file)?;
     settings.make_raw();
+    // A read returns with what there is, or with nothing after two tenths of a second (termios(3), VTIME).
+    settings.special_codes[SpecialCodeIndex::VMIN] = 0;
+    settings.special_codes[SpecialCodeIndex::VTIME] = 2;
     settings.set_speed(baud)?;
     tcsetattr(&file, OptionalActions::Now, &settings)?;
     Ok(file)
@@ -192,6 +269,53 @@ mod tests {
         for wrong in ["serial", "localhost:serial", "/dev/ttyS0,fast"] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_second_client_is_told_that_the_line_is_in_use() {
+        let folder = std::env::temp_dir().join(format!("ballast-link-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("serial");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        // A server like QEMU: it accepts no other client while it has one.
+        let server = thread::spawn(move || listener.accept().map(|(stream, _)| (listener, stream)).unwrap());
+        let address = Address::Unix(path.clone());
+        let first = Link::open(&address).unwrap();
+        let (listener, stream) = server.join().unwrap();
+        let start = std::time::Instant::now();
+        let said = format!("{:#}", Link::open(&address).err().unwrap());
+        assert!(said.starts_with(&format!("cannot open {address}: the line is in use by ")), "{said}");
+        assert!(start.elapsed() < Duration::from_secs(1), "it is said at once");
+        // And one behind a program that knows no locks.
+        drop((first, stream));
+        let foreign = UnixStream::connect(&path).unwrap();
+        let stream = listener.accept().unwrap();
+        let said = format!("{:#}", Link::open(&address).err().unwrap());
+        assert!(said.contains("the line is in use by another program"), "{said}");
+        drop((foreign, stream, listener));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_terminal_device_has_one_user() {
+        // The other end of a pseudoterminal is a device like a serial one.
+        let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY);
+        let master = master.unwrap();
+        rustix::pty::grantpt(&master).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let address = Address::Device(name.into(), 115_200);
+        let first = Link::open(&address).unwrap();
+        let said = format!("{:#}", Link::open(&address).err().unwrap());
+        assert!(said.ends_with("the line is in use by another program"), "{said}");
+        // What is closed can be opened again at once, and its bytes are nobody else's.
+        drop(first);
+        let mut second = Link::open(&address).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        File::from(master.try_clone().unwrap()).write_all(b"hello").unwrap();
+        assert_eq!(second.receive(Duration::from_secs(10)).unwrap(), Received::Bytes(b"hello".to_vec()));
+        drop(master);
+        assert!(!matches!(second.receive(Duration::from_secs(10)), Ok(Received::Nothing)));
     }
 
     #[test]

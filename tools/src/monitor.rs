@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use hyp::monitor::report::is_intact;
@@ -13,6 +13,8 @@ use crate::splitter::{Piece, Splitter};
 
 /// How many seconds each try of a question waits for its answer: question and answer may be lost on their way.
 const PATIENCE: [u64; 6] = [2, 4, 8, 8, 8, 8];
+/// The same for the first question: nobody may be there.
+const FIRST_PATIENCE: [u64; 3] = [2, 4, 8];
 /// How long a command that is given once may take.
 const LONGEST_COMMAND: Duration = Duration::from_secs(30);
 /// Brings the monitor to front, and gives up the line that it has.
@@ -37,6 +39,10 @@ pub struct Monitor {
     splitter: Splitter,
     lines: Lines,
     bad_report_count: u64,
+    /// Ballast has answered before.
+    has_answered: bool,
+    /// When answers are of no use any more.
+    deadline: Option<Instant>,
     /// Frames of the log that came meanwhile.
     pub frames: Vec<Vec<u8>>,
     /// Lines of text that came meanwhile and are no reports.
@@ -55,6 +61,8 @@ impl Monitor {
             splitter: Splitter::default(),
             lines: Lines::default(),
             bad_report_count: 0,
+            has_answered: false,
+            deadline: None,
             frames: Vec::new(),
             text: Vec::new(),
         })
@@ -65,10 +73,15 @@ impl Monitor {
         Losses { bad_report_count: self.bad_report_count, bad_frame_count: self.splitter.bad_frame_count }
     }
 
-    /// The report that `command` gives.
+    /// Gives up what is asked from now on once `patience` is over.
+    pub fn limit(&mut self, patience: Duration) {
+        self.deadline = Some(Instant::now() + patience);
+    }
+
+    /// Returns the report that `command` gives.
     ///
     /// # Errors
-    /// The line fails, nobody answers, or the monitor refuses.
+    /// The line fails, nobody answers in time, or the monitor refuses.
     pub fn ask(&mut self, command: &str) -> Result<Value> {
         // What its report is called.
         let name = match command {
@@ -76,7 +89,14 @@ impl Monitor {
             "stats claims" => "claim_stats",
             _ => command.split(' ').next().unwrap_or(""),
         };
-        for (at, patience) in PATIENCE.into_iter().enumerate() {
+        let patience: &[u64] = if self.has_answered { &PATIENCE } else { &FIRST_PATIENCE };
+        for (at, &patience) in patience.iter().enumerate() {
+            if at > 0 && !self.has_answered && self.deadline.is_none() {
+                eprintln!("Ballast does not answer yet; Ctrl-C gives up");
+            }
+            if self.deadline.is_some_and(|last| Instant::now() >= last) {
+                break;
+            }
             if at > 0 {
                 // Ctrl-C: whatever runs, its answer would only be in the way.
                 self.link.send(b"\x03")?;
@@ -85,8 +105,10 @@ impl Monitor {
             // What watches for a second takes longer than what only looks.
             let patience = if name == "heat" { patience.max(10) } else { patience };
             let deadline = Instant::now() + Duration::from_secs(patience);
+            let deadline = self.deadline.map_or(deadline, |last| last.min(deadline));
             // What is damaged was perhaps the answer, too: asked again.
             while let Answer::Report(report) = self.next_report(deadline)? {
+                self.has_answered = true;
                 match report.get("report").and_then(Value::as_str) {
                     Some("error") if is_about(&report, command) => bail!("{command}: {}", reason(&report)),
                     Some("error") => {
@@ -98,7 +120,12 @@ impl Monitor {
                 }
             }
         }
-        bail!("Ballast does not answer to {command:?}")
+        match self.has_answered {
+            true => bail!("Ballast does not answer to {command:?}"),
+            false => {
+                bail!("Ballast does not answer: it is starting, it hangs, or another program has the line")
+            }
+        }
     }
 
     /// Gives `command`, once, and yields the report that answers it.
@@ -128,7 +155,7 @@ impl Monitor {
     /// The line fails, or nobody answers. A report that this Ballast does not have is left empty.
     pub fn snapshot(&mut self, with_map: bool) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
-        snapshot.take(&self.ask("version").context("is this Ballast's line, and is nobody else on it?")?);
+        snapshot.take(&self.ask("version")?);
         for command in ["guests", "controllers", "stats", "console"] {
             snapshot.take(&self.ask(command)?);
         }

@@ -1,0 +1,249 @@
+//! Exclusive use of a serial line: it has one reader and one writer, and QEMU's socket serves one client at a time. A second
+//! client would connect, wait behind the first, and see nothing.
+//!
+//! Programs of this tool lock a file beside the socket, and so refuse each other at once. Of other programs (socat, nc) the
+//! kernel's tables of sockets tell: a connection that nobody has accepted yet is in them, without a socket of its own.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How long the other end may take to accept a connection: it closes the one before first.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often that is looked for.
+const TICK: Duration = Duration::from_millis(20);
+/// Longest note of a holder that is read.
+const LONGEST_NOTE: u64 = 256;
+
+/// A lock file that this program holds until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of the line whose socket is `socket`; nothing if no file can be made beside it.
+    ///
+    /// # Errors
+    /// Another program has it; the error says which.
+    pub(crate) fn of_socket(socket: &Path) -> Result<Option<Self>> {
+        // The same file whatever name the socket was given by.
+        let socket = fs::canonicalize(socket).unwrap_or_else(|_| socket.into());
+        Self::take(&socket.with_added_extension("lock"))
+    }
+
+    /// Takes the lock of the line at a TCP port; nothing if no file can be made for it.
+    ///
+    /// # Errors
+    /// Another program has it; the error says which.
+    pub(crate) fn of_port(port: SocketAddr) -> Result<Option<Self>> {
+        let name = format!("ballast-tcp-{}.lock", port.to_string().replace(['[', ']', ':'], "-"));
+        Self::take(&std::env::temp_dir().join(name))
+    }
+
+    fn take(path: &Path) -> Result<Option<Self>> {
+        loop {
+            let mut options = OpenOptions::new();
+            // No link of somebody else's is followed: the folder may be everybody's.
+            options.read(true).write(true).create(true).mode(0o644).custom_flags(NO_FOLLOW);
+            let Ok(mut file) = options.open(path) else { return Ok(None) };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => bail!("the line is in use by {}", holder(&mut file)),
+                Err(TryLockError::Error(_)) => return Ok(None),
+            }
+            // Its last holder may have removed it between our opening and our locking.
+            if !is_at(&file, path) {
+                continue;
+            }
+            let _ = file.set_len(0);
+            let _ = write!(file, "{} (process {})", name(), std::process::id());
+            return Ok(Some(Self { path: path.into(), _file: file }));
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Still locked: nobody can hold another file of this name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// `O_NOFOLLOW`.
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+}
+
+/// This program as its holder's note names it: `ballast exporter`.
+fn name() -> String {
+    let mut words = std::env::args().take(2);
+    let program = words.next().unwrap_or_default();
+    let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    words.next().map_or(program.clone(), |command| format!("{program} {command}"))
+}
+
+/// The holder's note, without what a terminal would act on.
+fn holder(file: &mut File) -> String {
+    let mut note = String::new();
+    let _ = file.take(LONGEST_NOTE).read_to_string(&mut note);
+    let note: String = note.chars().filter(|character| !character.is_control()).collect();
+    if note.is_empty() { "another program".into() } else { note }
+}
+
+/// Waits until the other end of a connection has accepted it, as `is_waiting` tells.
+///
+/// # Errors
+/// It does not in time: it serves another client.
+pub(crate) fn wait_until_accepted(mut is_waiting: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + GRACE;
+    while is_waiting() {
+        if Instant::now() >= deadline {
+            bail!("the line is in use by another program: QEMU serves one client at a time");
+        }
+        thread::sleep(TICK);
+    }
+    Ok(())
+}
+
+/// Tests whether a connection to the Unix socket at `path` waits to be accepted; `false` if that cannot be told.
+pub(crate) fn is_waiting_at_socket(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let is_it = |name: &str| {
+        Path::new(name) == path
+            || fs::canonicalize(name).is_ok_and(|name| fs::canonicalize(path).is_ok_and(|path| path == name))
+    };
+    waiting_sockets(&table).any(is_it)
+}
+
+/// The names of the sockets with connections that wait to be accepted, from /proc/net/unix (Linux, net/unix/af_unix.c,
+/// `unix_seq_show`): in state 2, connecting.
+fn waiting_sockets(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().skip(1).filter_map(|line| {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut fields = line.split_ascii_whitespace();
+        let state = fields.nth(5)?;
+        let name = fields.nth(1)?;
+        // The name may have spaces: all of the line from its first character on.
+        let start = name.as_ptr() as usize - line.as_ptr() as usize;
+        if state == "02" { line.get(start..) } else { None }
+    })
+}
+
+/// Tests whether the connection from `ours` to `theirs`, on this machine, waits to be accepted; `false` if that cannot be
+/// told.
+pub(crate) fn is_waiting_at_port(ours: SocketAddr, theirs: SocketAddr) -> bool {
+    let path = if theirs.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+    is_waiting_in(&fs::read_to_string(path).unwrap_or_default(), ours, theirs)
+}
+
+/// Looks the other end of a connection up in /proc/net/tcp (Linux, net/ipv4/tcp_ipv4.c, `get_tcp4_sock`): without an inode,
+/// nobody has accepted it.
+fn is_waiting_in(table: &str, ours: SocketAddr, theirs: SocketAddr) -> bool {
+    let (local, remote) = (table_address(theirs), table_address(ours));
+    table.lines().skip(1).any(|line| {
+        // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        fields.get(1) == Some(&local.as_str())
+            && fields.get(2) == Some(&remote.as_str())
+            && fields.get(9) == Some(&"0")
+    })
+}
+
+/// An address as these tables have it: words of the machine's order, in hexadecimal.
+fn table_address(address: SocketAddr) -> String {
+    let octets = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let words = octets.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let words: String = words.map(|word| format!("{word:08X}")).collect();
+    format!("{words}:{:04X}", address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("ballast-lock-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn one_program_has_a_line() {
+        let folder = folder("one");
+        let socket = folder.join("serial");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let first = Lock::of_socket(&socket).unwrap().unwrap();
+        let said = Lock::of_socket(&folder.join("./serial")).unwrap_err().to_string();
+        assert!(said.starts_with("the line is in use by "), "{said}");
+        assert!(said.ends_with(&format!("(process {})", std::process::id())), "{said}");
+        drop(first);
+        assert!(Lock::of_socket(&socket).unwrap().is_some());
+        assert!(!folder.join("serial.lock").exists(), "what is dropped leaves nothing");
+        // What a dead program left is no lock, and what it says is not believed of a terminal.
+        fs::write(folder.join("serial.lock"), "\x1b[2J nobody").unwrap();
+        let second = Lock::of_socket(&socket).unwrap().unwrap();
+        assert!(Lock::of_socket(&socket).is_err());
+        drop((second, listener));
+        // A link of somebody else's is left alone.
+        std::os::unix::fs::symlink(folder.join("elsewhere"), folder.join("serial.lock")).unwrap();
+        assert!(Lock::of_socket(&socket).unwrap().is_none());
+        assert!(!folder.join("elsewhere").exists());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_nobody_accepts_is_seen() {
+        let folder = folder("accept");
+        let path = folder.join("serial");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        assert!(is_waiting_at_socket(&path) && is_waiting_at_socket(&folder.join("./serial")));
+        let said = wait_until_accepted(|| is_waiting_at_socket(&path)).unwrap_err().to_string();
+        assert!(said.contains("in use by another program"), "{said}");
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(!is_waiting_at_socket(&path));
+        wait_until_accepted(|| is_waiting_at_socket(&path)).unwrap();
+        drop((client, accepted));
+        assert!(!is_waiting_at_socket(&folder.join("other")));
+        fs::remove_dir_all(&folder).unwrap();
+
+        for place in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine may have no IPv6.
+            let Ok(listener) = TcpListener::bind(place) else { continue };
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (ours, theirs) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            assert!(is_waiting_at_port(ours, theirs), "{place}");
+            let _accepted = listener.accept().unwrap();
+            assert!(!is_waiting_at_port(ours, theirs), "{place}");
+        }
+    }
+
+    #[test]
+    fn tables_that_make_no_sense_tell_nothing() {
+        for table in ["", "x", "a\nb", "Num\n0: 1 2 3 4 02", "Num\n0: 1 2 3 4 02 0"] {
+            assert_eq!(waiting_sockets(table).count(), 0, "{table:?}");
+        }
+        let table = "Num RefCount Protocol Flags Type St Inode Path\n\
+                     00: 00000002 00000000 00010000 0001 01 11 /tmp/serial\n\
+                     00: 00000003 00000000 00000000 0001 03 12 /tmp/serial\n\
+                     00: 00000002 00000000 00000000 0001 02 0 /tmp/a b\n";
+        assert_eq!(waiting_sockets(table).collect::<Vec<_>>(), ["/tmp/a b"]);
+    }
+}
