@@ -123,6 +123,7 @@ impl FreeLists {
 
     /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`: from the lists of that type, then from
     /// other types, then out of wholly free pageblocks that were kept split.
+    #[inline]
     pub(crate) fn take(
         &mut self,
         table: &FrameTable<'_>,
@@ -130,7 +131,23 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let taken = self.take_own_or_fall_back(table, zone, wanted, order);
+        match self.take_from(&table.words, wanted as usize, order) {
+            Some(taken) => Some(taken),
+            None => self.take_elsewhere(table, zone, wanted, order),
+        }
+    }
+
+    /// Takes a block from other types, or out of wholly free pageblocks that were kept split.
+    #[cold]
+    #[inline(never)]
+    fn take_elsewhere(
+        &mut self,
+        table: &FrameTable<'_>,
+        zone: Zone,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        let taken = self.fall_back(&table.words, zone, wanted, order);
         if taken.is_none() && self.release_kept(table) {
             return self.take_own_or_fall_back(table, zone, wanted, order);
         }
@@ -151,6 +168,7 @@ impl FreeLists {
     }
 
     /// Takes a block of `order` from the lists of one type.
+    #[inline]
     fn take_from(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         match order {
             0..PAGEBLOCK_ORDER => self.take_part(table, list, order),
@@ -159,10 +177,17 @@ impl FreeLists {
     }
 
     /// Takes a block of `order`, less than a pageblock, from the lists of one type.
+    #[inline]
     fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         if let Some(taken) = self.take_small(table, list, order, TRIES) {
             return Some(taken);
         }
+        self.take_from_whole(table, list, order)
+    }
+
+    /// Takes a block of `order`, less than a pageblock, from a pageblock that is split for it.
+    #[inline(never)]
+    fn take_from_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         match self.take_whole(table, list, PAGEBLOCK_ORDER) {
             Some(whole) => Some(self.take_split(table, whole, list, order)),
             None => self.take_small(table, list, order, u32::MAX),

@@ -73,6 +73,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Tries the zones one after the other, in each the controllers with the most free memory first.
+    #[inline]
     fn allocate_by_zone(&self, layout: &Layout<'a>, request: &Request, open: ControllerSet) -> Option<Found> {
         let mut zone = request.kind.first_zone();
         loop {
