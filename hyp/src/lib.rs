@@ -11,6 +11,7 @@ pub mod device;
 #[cfg(target_os = "none")]
 pub mod guest;
 pub mod log;
+pub mod mitigation;
 pub mod monitor;
 pub mod physical;
 pub mod tables;

@@ -69,6 +69,8 @@ pub struct Boot {
     pub options: Vec<OsString>,
     /// Where the second serial line goes, in QEMU's words; without it there is one line.
     pub second_serial: Option<OsString>,
+    /// Firmware at EL3, in place of QEMU's own PSCI ([`use_firmware`](Self::use_firmware)).
+    firmware: Option<PathBuf>,
     /// A Unix socket for the serial line that would be at the terminal.
     pub socket: Option<PathBuf>,
 }
@@ -89,8 +91,15 @@ impl Boot {
             counts_instructions: false,
             options: Vec::new(),
             second_serial: None,
+            firmware: None,
             socket: None,
         }
+    }
+
+    /// Takes `firmware` for EL3 (tests/guests/bare/src/bin/firmware.rs), on a board that has that level.
+    pub fn use_firmware(&mut self, firmware: PathBuf) {
+        self.firmware = Some(firmware);
+        self.board = "virt,gic-version=3,virtualization=on,secure=on".into();
     }
 
     /// The command that starts this in `folder`, where the controllers' files are made.
@@ -134,7 +143,10 @@ impl Boot {
 
     /// Whether the machine has another device tree than QEMU makes.
     fn needs_own_tree(&self) -> bool {
-        self.machine.has_gap() || !self.tree_overlay.is_empty() || self.tree.is_some()
+        self.machine.has_gap()
+            || !self.tree_overlay.is_empty()
+            || self.tree.is_some()
+            || self.firmware.is_some()
     }
 
     /// The board without anything loaded.
@@ -243,7 +255,11 @@ impl Boot {
         }
         load(&tree, tree_at);
         load(&entry, entry_at);
-        command.arg("-device").arg(format!("loader,addr={entry_at:#x},cpu-num=0"));
+        match &self.firmware {
+            // It enters what is loaded at `entry_at` by itself.
+            Some(firmware) => command.arg("-bios").arg(firmware),
+            None => command.arg("-device").arg(format!("loader,addr={entry_at:#x},cpu-num=0")),
+        };
         Ok(command)
     }
 

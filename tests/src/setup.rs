@@ -193,6 +193,12 @@ impl Setup {
         self
     }
 
+    /// With firmware at EL3 that says on the second serial line, which goes to `log`, which mitigations are called.
+    pub fn firmware(mut self, log: &Path) -> Self {
+        self.boot.use_firmware(artifacts::raw_payload("firmware"));
+        self.second_serial(log)
+    }
+
     /// Boots it.
     ///
     /// # Panics

@@ -4,6 +4,7 @@
 //! Only a CPU itself touches the cells of its `PerCpu`; others leave bits in `requests` and send a kick.
 
 use super::gic::{Redistributor, cpu_interface};
+use super::mitigation::Hardening;
 use super::window::Window;
 use crate::device::vgic::{Local, MAX_VCPUS};
 use crate::guest::{Guest, Vcpu};
@@ -44,6 +45,8 @@ pub struct PerCpu {
     /// The line of the log that it is writing, as a frame.
     #[cfg(feature = "defmt")]
     pub(crate) frame: crate::log::frames::Buffer,
+    /// Its mitigations of speculative execution.
+    pub(crate) hardening: Hardening,
     /// By purpose: when EL2's own timer is to fire; 0: never.
     pub(super) deadlines: [Cell<u64>; super::timer::PURPOSES],
     /// Whether it looks for migration's work by itself.
@@ -81,6 +84,9 @@ impl PerCpu {
     /// Where the vectors count hypercalls.
     pub(super) const HYPERCALLS: usize = offset_of!(Self, counters) + Counters::HYPERCALLS;
 
+    /// Where the vectors find its mitigations.
+    pub(super) const HARDENING: usize = offset_of!(Self, hardening);
+
     const fn new() -> Self {
         Self {
             index: Cell::new(0),
@@ -99,6 +105,7 @@ impl PerCpu {
             trace: AtomicPtr::new(core::ptr::null_mut()),
             #[cfg(feature = "defmt")]
             frame: crate::log::frames::Buffer::new(),
+            hardening: Hardening::new(),
             deadlines: [const { Cell::new(0) }; super::timer::PURPOSES],
             engaged: Engaged::new(),
             requests: AtomicU32::new(0),

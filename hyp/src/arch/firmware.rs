@@ -1,7 +1,7 @@
 //! Calls to the host's firmware: PSCI and the SMCCC workarounds, by the conduit that the host's tree names.
 
 use crate::board::{Conduit, Psci, PsciVersion};
-use crate::device::smccc::{Firmware, Workaround};
+use crate::device::smccc::{Firmware, FunctionId};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -21,7 +21,8 @@ pub(super) fn init(host: &Psci) {
     }
 }
 
-fn is_hvc() -> bool {
+/// Returns whether firmware is called by HVC instead of SMC.
+pub(super) fn is_hvc() -> bool {
     BY_HVC.load(Ordering::Relaxed)
 }
 
@@ -72,16 +73,11 @@ pub(super) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), Refusal
     }
 }
 
-/// The host's firmware, for guests' calls.
+/// The host's firmware.
 pub(super) struct Host;
 
 impl Firmware for Host {
-    fn features(&self, workaround: Workaround) -> i32 {
-        // SMCCC_ARCH_FEATURES exists from SMCCC 1.1 on; older firmware answers NOT_SUPPORTED, -1.
-        call32(0x8000_0001, workaround.id().get())
-    }
-
-    fn apply(&self, workaround: Workaround) {
-        let _ = call32(workaround.id().get(), 0);
+    fn call(&self, id: FunctionId, argument: u32) -> i32 {
+        call32(id.get(), argument)
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod gic;
 mod heap;
 pub(crate) mod idle;
 mod mem;
+mod mitigation;
 mod mmu;
 pub(crate) mod monitor;
 pub(crate) mod own;

@@ -6,7 +6,9 @@
 use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface};
 use super::window::Window;
-use super::{boot, cache, fatal, features, firmware, heap, idle, mmu, monitor, own, timer, uart, vectors};
+use super::{
+    boot, cache, fatal, features, firmware, heap, idle, mitigation, mmu, monitor, own, timer, uart, vectors,
+};
 use crate::board::{Board, Console, Extent, Gic, REDISTRIBUTOR_REGION_LIMIT};
 use crate::log;
 use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
@@ -158,6 +160,7 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
         init_second_uart(board);
     }
     log::info!("Ballast {} at {:#x}, {} KiB", env!("CARGO_PKG_VERSION"), image, mmu::image_size() >> 10);
+    mitigation::init(board.chosen.bootargs);
     for warning in board.warnings.iter() {
         log::warn!("{}", warning);
     }
@@ -169,6 +172,7 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     let distributor = init_interrupts(&board.gic);
     init_cpu(0);
     start_secondaries(board);
+    mitigation::report_gaps();
     uart::enable_interrupts(&distributor);
     crate::guest::set_up(board, configuration);
     start_monitor();
@@ -356,6 +360,7 @@ fn init_cpu(index: usize) {
     cpu_interface::init();
     timer::init_cpu();
     features::configure();
+    mitigation::init_cpu(this);
     super::vcpu::quiet();
     match (Window::new(index, 0), Window::new(index, 1)) {
         (Ok(first), Ok(second)) => this.set_windows([first, second]),

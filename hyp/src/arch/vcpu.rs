@@ -39,6 +39,7 @@ pub(crate) struct Start {
 /// guest's stage 2, which outlive its running here.
 pub(crate) unsafe fn start(start: &Start) -> ! {
     let cpu = cpu::current();
+    cpu.hardening.reset();
     reset_el1();
     reset_floating_point();
     VMPIDR_EL2.set(start.mpidr | 1 << 31);

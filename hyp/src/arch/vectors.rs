@@ -12,9 +12,17 @@
 //!   has no need of the guest's registers.
 //! - exceptions taken from EL2 itself are fatal.
 //!
-//! While events are traced, CPUs use a second table, whose entries go by way of `trap::traced_sync` and
-//! `trap::traced_irq`: the first table's paths know nothing of the trace, and pay nothing for it.
+//! There are three tables. While events are traced, CPUs use the second, whose entries go by way of `trap::traced_sync`
+//! and `trap::traced_irq`: the first table's paths know nothing of the trace, and pay nothing for it.
+//!
+//! CPUs whose branch predictor a guest can train against EL2 (`crate::mitigation`) use the third, the *hardened* one. Its
+//! entries make the predictor forget as the CPU's [`Hardening`] says, and go on where those of the first do; or, while
+//! events are traced or the vCPU runs with store bypassing allowed, by way of `trap::hardened`. No indirect branch and no
+//! return comes before the barrier at the mitigation's end. The conditional branches before it may be predicted wrong, but
+//! each of their ways ends at that barrier, past which nothing is executed speculatively.
 
+use super::cpu::{self, PerCpu};
+use super::mitigation::Hardening;
 use crate::monitor::trace;
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -143,6 +151,34 @@ global_asm!(
     str     x0, [x1, #{hypercalls}]
     .endm
 
+    // Saves x0 and x1 and makes the branch predictor forget what the guest taught it; then goes to `slow` if this CPU's
+    // `Hardening` says so. 22 of the 32 instructions of an entry.
+    .macro harden slow
+    stp     x0, x1, [sp, #-{frame}]!
+    mrs     x1, tpidr_el2
+    ldrb    w0, [x1, #{loop_count}]
+    cbz     w0, 2f
+1:  b       3f
+3:  subs    w0, w0, #1
+    b.ne    1b
+2:  hint    #22                         // CLRBHB; does nothing on CPUs without it
+    ldr     w0, [x1, #{call}]
+    cbz     w0, 6f
+    // Firmware may change x0 to x3 (DEN0028, 1.1 and later: 2.6); its calls exist from 1.1 on.
+    stp     x2, x3, [sp, #16]
+    ldrb    w2, [x1, #{is_hvc}]
+    cbnz    w2, 4f
+    smc     #0
+    b       5f
+4:  hvc     #0
+5:  ldp     x2, x3, [sp, #16]
+    mrs     x1, tpidr_el2
+6:  dsb     nsh
+    isb
+    ldrb    w0, [x1, #{is_slow}]
+    cbnz    w0, \slow
+    .endm
+
     .section .text.vectors, "ax"
     .balign 0x800
     .global vectors
@@ -152,6 +188,7 @@ vectors:
     // Lower EL, AArch64: sync, irq, fiq, serror.
     .balign 0x80
     stp     x0, x1, [sp, #-{frame}]!
+guest_exception:
     mrs     x1, esr_el2
     lsr     x0, x1, #26
     cmp     x0, #{hvc64}
@@ -178,6 +215,7 @@ vectors:
     .balign 0x80
 guest_irq:
     stp     x0, x1, [sp, #-{frame}]!
+guest_interrupt:
     save_volatile
     stp     x18, x30, [sp, #144]
     bl      {irq}
@@ -219,6 +257,43 @@ traced_vectors:
     .balign 0x80
     b       guest_serror
     .endr
+
+    .balign 0x800
+    .global hardened_vectors
+hardened_vectors:
+    fatal_entries
+    .rept 2                             // AArch64, AArch32
+    .balign 0x80
+    harden  7f
+    b       guest_exception
+7:  mrs     x1, esr_el2
+    b       hardened_sync
+    .balign 0x80
+    harden  7f
+    b       guest_interrupt
+7:  b       hardened_irq
+    .balign 0x80
+    harden  7f
+7:  mov     x1, #-1                     // FIQ, as in guest_fiq
+    b       hardened_sync
+    .balign 0x80
+    harden  7f
+7:  mov     x1, #-2                     // SError, as in guest_serror
+    b       hardened_sync
+    .endr
+
+    // x0 and x1 are saved, x1 = ESR_EL2 or a mark for FIQ and SError.
+hardened_sync:
+    save_all
+    mov     x0, sp
+    bl      {hardened_sync}
+    b       resume_guest
+
+    // x0 and x1 are saved.
+hardened_irq:
+    save_all
+    bl      {hardened_irq}
+    b       resume_guest
 
 traced_sync:
     save_all
@@ -326,9 +401,15 @@ abandon:
     on_system_register = sym super::trap::system_register,
     irq = sym super::trap::irq,
     sync = sym super::trap::sync,
+    loop_count = const PerCpu::HARDENING + Hardening::LOOP_COUNT,
+    call = const PerCpu::HARDENING + Hardening::CALL,
+    is_hvc = const PerCpu::HARDENING + Hardening::IS_HVC,
+    is_slow = const PerCpu::HARDENING + Hardening::IS_SLOW,
+    hardened_sync = sym super::trap::hardened_sync,
+    hardened_irq = sym super::trap::hardened_irq,
     traced_sync = sym super::trap::traced_sync,
     traced_irq = sym super::trap::traced_irq,
-    hypercalls = const super::cpu::PerCpu::HYPERCALLS,
+    hypercalls = const PerCpu::HYPERCALLS,
     fatal = sym super::fatal::exception,
     owner = sym super::fatal::OWNER,
     stack = sym super::fatal::STACK,
@@ -343,14 +424,21 @@ pub(super) const MARK_SERROR: u64 = u64::MAX - 1;
 unsafe extern "C" {
     static vectors: u8;
     static traced_vectors: u8;
+    static hardened_vectors: u8;
     fn resume_guest() -> !;
     fn abandon(stack_top: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
 }
 
-/// Makes this CPU use the vectors: those that trace while events are recorded.
+/// Makes this CPU use the vectors that its mitigations ask for, or those that trace while events are recorded.
 pub(super) fn install() {
     use aarch64_cpu::registers::{VBAR_EL2, Writeable};
-    let table = if trace::is_recording() { &raw const traced_vectors } else { &raw const vectors };
+    let table = if cpu::current().hardening.prepare() {
+        &raw const hardened_vectors
+    } else if trace::is_recording() {
+        &raw const traced_vectors
+    } else {
+        &raw const vectors
+    };
     VBAR_EL2.set(table.addr() as u64);
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }

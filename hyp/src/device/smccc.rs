@@ -6,13 +6,15 @@
 //! and callers which look at X0 both see -1 as -1.
 //!
 //! What is offered: SMCCC_VERSION, SMCCC_ARCH_FEATURES and the firmware's mitigations for speculative
-//! execution (forwarded to the host's firmware where it has them, [`Firmware`]), PSCI ([`super::psci`]),
+//! execution, if the host's firmware has them (`crate::mitigation`), PSCI ([`super::psci`]),
 //! and the vendor-specific hypervisor range with Ballast's UID. Everything else is NOT_SUPPORTED.
 
 use super::psci;
 
 /// What SMCCC_VERSION returns: 1.2.
 pub const VERSION: u32 = 0x1_0002;
+/// The first version that has SMCCC_ARCH_FEATURES and the mitigations: 1.1.
+pub const VERSION_1_1: i32 = 0x1_0001;
 /// NOT_SUPPORTED, which is also the answer to an unknown function identifier (DEN 0028, 5.2 and 7.1).
 pub const NOT_SUPPORTED: i32 = -1;
 /// INVALID_PARAMETER (DEN 0028, 7.1).
@@ -126,7 +128,7 @@ pub enum Call {
     Answer([u64; 4]),
     /// SMCCC_ARCH_FEATURES of a mitigation: ask [`arch_features`].
     ArchFeatures(FunctionId),
-    /// A mitigation: forward it ([`Firmware::apply`]) where the firmware has it.
+    /// A mitigation: apply it (`mitigation::Choice::apply`).
     Workaround(Workaround),
     /// A call to PSCI.
     Psci(psci::Call),
@@ -136,13 +138,10 @@ pub enum Call {
     Unknown,
 }
 
-/// What hyp knows of the host's firmware, on the CPU that asks.
+/// The host's firmware, on the CPU that calls it.
 pub trait Firmware {
-    /// What the firmware answered to SMCCC_ARCH_FEATURES for `workaround` (negative: it has it not).
-    /// Asked once at boot and kept; a firmware before SMCCC 1.1 counts as NOT_SUPPORTED.
-    fn features(&self, workaround: Workaround) -> i32;
-    /// Calls the mitigation.
-    fn apply(&self, workaround: Workaround);
+    /// Calls the 32-bit function `id` with `argument` in W1. Returns W0.
+    fn call(&self, id: FunctionId, argument: u32) -> i32;
 }
 
 /// A status for X0, sign-extended (DEN 0028, 3.1 and 5.2).
@@ -198,14 +197,11 @@ fn workaround(id: FunctionId, enable: u32) -> Option<Workaround> {
     }
 }
 
-/// The answer to SMCCC_ARCH_FEATURES for `id` (DEN 0028, 7.3).
-pub fn arch_features(id: FunctionId, firmware: &impl Firmware) -> i32 {
+/// Answers SMCCC_ARCH_FEATURES for `id` (DEN 0028, 7.3); `answer` says what firmware answers for a mitigation.
+pub fn arch_features(id: FunctionId, answer: impl FnOnce(Workaround) -> i32) -> i32 {
     match id {
         SMCCC_VERSION | SMCCC_ARCH_FEATURES => 0,
-        _ => match workaround(id, 0) {
-            Some(workaround) => firmware.features(workaround),
-            None => NOT_SUPPORTED,
-        },
+        _ => workaround(id, 0).map_or(NOT_SUPPORTED, answer),
     }
 }
 
@@ -225,17 +221,12 @@ const fn uid_registers() -> [u64; 4] {
 mod tests {
     use super::*;
 
-    struct Patched;
-
-    impl Firmware for Patched {
-        fn features(&self, workaround: Workaround) -> i32 {
-            match workaround {
-                Workaround::BranchPredictor => 0,
-                Workaround::StoreBypass { .. } => 1,
-                Workaround::BranchHistory => NOT_SUPPORTED,
-            }
+    fn patched(workaround: Workaround) -> i32 {
+        match workaround {
+            Workaround::BranchPredictor => 0,
+            Workaround::StoreBypass { .. } => 1,
+            Workaround::BranchHistory => NOT_SUPPORTED,
         }
-        fn apply(&self, _: Workaround) {}
     }
 
     #[test]
@@ -266,7 +257,7 @@ mod tests {
     #[test]
     fn features_follow_the_firmware() {
         let ask = |id: u32| match decode([0x8000_0001, u64::from(id) | 0xff << 32, 0, 0]) {
-            Call::ArchFeatures(id) => arch_features(id, &Patched),
+            Call::ArchFeatures(id) => arch_features(id, patched),
             other => panic!("{other:?}"),
         };
         assert_eq!(ask(0x8000_0000), 0);

@@ -301,6 +301,7 @@ impl Machine for Host {
             is_online: cpu.is_online(),
             vcpu: vcpu.map(|vcpu| (vcpu.guest().name(), vcpu.index())),
             is_vcpu_on: vcpu.is_some_and(|vcpu| vcpu.guest().running() >> vcpu.index() & 1 != 0),
+            mitigation: cpu.hardening.choice().copied(),
         })
     }
 

@@ -28,6 +28,7 @@ use super::session::MonitorIo;
 use super::statistics::{Counters, Exit};
 use super::trace::{self, Event};
 use crate::log::{Level, Ring, Stamp};
+use crate::mitigation;
 
 /// Two controllers, four CPUs, three guests: one runs, one is off, one has failed.
 pub(super) struct Fake {
@@ -257,6 +258,12 @@ impl Machine for Fake {
             is_online: cpu != 3,
             vcpu: (cpu < 2).then_some(("alpha", cpu)),
             is_vcpu_on: cpu < 2,
+            mitigation: (cpu != 3).then(|| {
+                // A Cortex-A72 r1p0, which says that it has CSV2, and one of before.
+                let pfr0 = [1 << 56, 0][cpu % 2];
+                let registers = mitigation::Registers { midr: 0x411f_d080, pfr0, ..Default::default() };
+                mitigation::Choice::new(&registers, mitigation::Answers::NONE, mitigation::Policy::Auto)
+            }),
         })
     }
 

@@ -14,7 +14,7 @@ use super::migration::Migration;
 use super::mux::{Console, Status, View};
 use super::statistics::Counters;
 use super::trace;
-use crate::log;
+use crate::{log, mitigation};
 
 /// Text put together for an answer; what does not fit is cut.
 pub type Reason = heapless::String<240>;
@@ -191,6 +191,8 @@ pub struct Cpu<'a> {
     pub vcpu: Option<(&'a str, usize)>,
     /// Whether that vCPU is on.
     pub is_vcpu_on: bool,
+    /// Its mitigations of speculative execution, once it came up.
+    pub mitigation: Option<mitigation::Choice>,
 }
 
 /// A memory controller.

@@ -1,11 +1,11 @@
 //! HVC and SMC from guests: both are conduits for PSCI and SMCCC.
 
 use super::skip_instruction;
+use crate::arch::cpu;
 use crate::arch::vectors::Frame;
-use crate::arch::{cpu, firmware};
 use crate::device::pool_call;
 use crate::device::psci::{self, Action};
-use crate::device::smccc::{self, Call, Firmware, NOT_SUPPORTED};
+use crate::device::smccc::{self, Call, NOT_SUPPORTED};
 use crate::guest::{self, StopReason};
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
@@ -21,7 +21,8 @@ pub(super) fn smc(frame: &mut Frame, esr: u64) {
 }
 
 fn call(frame: &mut Frame, esr: u64) {
-    let Some(vcpu) = cpu::current().vcpu() else { return };
+    let cpu = cpu::current();
+    let Some(vcpu) = cpu.vcpu() else { return };
     // DEN0028, 2.9: only the immediate 0 is a call under the convention.
     if esr & 0xffff != 0 {
         frame.x[0] = smccc::status(NOT_SUPPORTED);
@@ -29,14 +30,11 @@ fn call(frame: &mut Frame, esr: u64) {
     }
     match smccc::decode([frame.x[0], frame.x[1], frame.x[2], frame.x[3]]) {
         Call::Answer(values) => frame.x[..4].copy_from_slice(&values),
-        Call::ArchFeatures(id) => frame.x[0] = smccc::status(smccc::arch_features(id, &firmware::Host)),
-        Call::Workaround(workaround) => {
-            if firmware::Host.features(workaround) >= 0 {
-                firmware::Host.apply(workaround);
-            } else {
-                frame.x[0] = smccc::status(NOT_SUPPORTED);
-            }
+        Call::ArchFeatures(id) => {
+            frame.x[0] =
+                smccc::status(smccc::arch_features(id, |workaround| cpu.hardening.feature(workaround)))
         }
+        Call::Workaround(workaround) => frame.x[0] = smccc::status(cpu.hardening.apply(workaround)),
         Call::Psci(call) => psci(frame, vcpu, call),
         Call::Vendor(id) => {
             let arguments = [frame.x[1], frame.x[2], frame.x[3]].map(|argument| id.argument(argument));

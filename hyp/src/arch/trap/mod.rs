@@ -1,6 +1,7 @@
 //! What guests trap on. The vectors read the syndrome, once, and call the functions here with it.
 
 mod abort;
+mod hardened;
 mod hypercall;
 mod inject;
 mod interrupt;
@@ -17,6 +18,7 @@ use crate::monitor::statistics::Exit;
 use aarch64_cpu::registers::{ELR_EL2, Readable, Writeable};
 
 pub(super) use abort::data_abort;
+pub(super) use hardened::{hardened_irq, hardened_sync};
 pub(super) use interrupt::irq;
 pub(crate) use interrupt::{kick, poll};
 pub(super) use system_register::system_register;
@@ -71,7 +73,11 @@ pub(super) extern "C" fn sync(frame: &mut Frame, esr: u64) {
             let exit = abort::reason(cpu.vcpu(), abort::faulting_ipa());
             counted(cpu, exit, || handle(frame, esr));
         }
-        exit => counted(cpu, exit, || handle(frame, esr)),
+        exit => {
+            counted(cpu, exit, || handle(frame, esr));
+            // By a call it may have chosen whether loads may bypass stores.
+            cpu.hardening.leave();
+        }
     }
 }
 

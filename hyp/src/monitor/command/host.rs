@@ -6,10 +6,11 @@ use super::super::grammar::{Arguments, Failure};
 use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::{Compact, Size};
+use crate::mitigation::Branches;
 
 /// Lists the CPUs.
 pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = "cpu=CPU|mpidr=MPIDR|model=MODEL|state=STATE|guest=GUEST|vcpu=vCPU|vcpu_is_on=vCPU ON";
+    let columns = "cpu=CPU|mpidr=MPIDR|model=MODEL|state=STATE|guest=GUEST|vcpu=vCPU|vcpu_is_on=vCPU ON|branch_mitigation=|branch_loop_count=|=BRANCHES|store_bypass_mitigation=STORE BYPASS";
     session.report("cpus", |report, machine| {
         report.table("cpus", columns, "There are no CPUs.", &mut |table| {
             for (at, cpu) in (0..machine.cpu_count()).filter_map(|at| Some((at, machine.cpu(at)?))) {
@@ -19,6 +20,7 @@ pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                     }
                     None => (Value::None, Value::None, Value::None),
                 };
+                let branches = cpu.mitigation.map(|choice| choice.branches);
                 table.row(&[
                     Value::Count(at as u64),
                     Value::Address(cpu.mpidr),
@@ -27,6 +29,12 @@ pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                     guest,
                     vcpu,
                     is_on,
+                    branches.map_or(Value::None, |branches| Value::Text(branches.name())),
+                    branches
+                        .and_then(Branches::loop_count)
+                        .map_or(Value::None, |count| Value::Count(count.into())),
+                    branches.as_ref().map_or(Value::None, |branches| Value::Show(branches)),
+                    cpu.mitigation.map_or(Value::None, |choice| Value::Text(choice.stores_name())),
                 ])?;
             }
             Ok(())

@@ -3,7 +3,8 @@
 //!
 //! Prints `probe NAME ok`, `probe NAME FAIL DETAIL` or `probe NAME skip REASON` for each check, then
 //! `probe done N ok M failed`, and switches the machine off. The boot argument `probe=GROUP[,GROUP…]` chooses among
-//! `fp psci ids aborts mmio gic many timers uart`; `probe=echo` turns the program into a counter of what is typed (uart.rs).
+//! `fp psci ids aborts mmio gic many timers uart`; `probe=echo` turns the program into a counter of what is typed (uart.rs),
+//! `probe=bypass` into a user of SMCCC_ARCH_WORKAROUND_2 (bypass.rs).
 //!
 //! All of it holds on QEMU's bare board too, but for what that lacks, which is skipped there: so the checks are checked.
 
@@ -11,6 +12,7 @@
 #![no_main]
 
 mod aborts;
+mod bypass;
 mod cpus;
 mod fp;
 mod gic;
@@ -49,6 +51,9 @@ fn main(platform: &'static Platform) {
     if chosen == Some("echo") {
         uart::echo(platform);
         return;
+    }
+    if chosen == Some("bypass") {
+        bypass::run();
     }
     for (name, run) in GROUPS {
         if chosen.is_none_or(|list| list.split(',').any(|group| group == name)) {
