@@ -17,6 +17,7 @@
 mod artifacts;
 mod guest;
 mod linux;
+mod loaded;
 mod screen;
 mod setup;
 mod system;
@@ -24,6 +25,7 @@ mod system;
 pub use artifacts::{elf, image, payload, raw_payload, tool};
 pub use guest::Guest;
 pub use linux::Zone;
+pub use loaded::LoadedImage;
 pub use screen::text;
 pub use setup::Setup;
 pub use system::{Console, System};

@@ -2,50 +2,11 @@
 
 use ballast_tools::frames::Decoder;
 use ballast_tools::splitter::{Piece, Splitter};
-use object::{Object, ObjectSection, ObjectSymbol};
-use system_tests::{Guest, Setup, System, elf};
-
-const IMAGE_BASE: u64 = 0x8000_0000_0000;
-const PAGE: u64 = 4096;
-
-/// The image's symbols, and where in the file behind controller 0 the image lies.
-struct Image {
-    elf: Vec<u8>,
-    base: u64,
-}
-
-impl Image {
-    fn find(system: &System) -> Self {
-        let elf = std::fs::read(elf()).unwrap();
-        let file = object::File::parse(&*elf).unwrap();
-        let text = file.section_by_name(".text").unwrap();
-        let page = text.data_range(IMAGE_BASE + PAGE, PAGE).unwrap().unwrap().to_vec();
-        // What was loaded, and runs there.
-        let places = system.find_in_controller(0, &page, PAGE as usize);
-        let [place] = places[..] else { panic!("the image is at {places:x?}") };
-        Self { elf, base: place - PAGE }
-    }
-
-    /// Address, size and place of the symbol whose name has `part` in it.
-    fn symbol(&self, part: &str) -> (u64, u64, u64) {
-        let file = object::File::parse(&*self.elf).unwrap();
-        let is_it = |symbol: &object::Symbol<'_, '_>| symbol.name().is_ok_and(|name| name.contains(part));
-        let symbol = file.symbols().find(is_it).unwrap();
-        (symbol.address(), symbol.size(), self.base + symbol.address() - IMAGE_BASE)
-    }
-
-    /// What the symbol called `name` holds.
-    fn read(&self, system: &System, name: &str) -> Vec<u8> {
-        let (_, size, place) = self.symbol(name);
-        let mut bytes = vec![0; size as usize];
-        system.read_controller(0, place, &mut bytes);
-        bytes
-    }
-}
+use system_tests::{Guest, LoadedImage, Setup, System, elf};
 
 /// Lets EL2 run into undefined instructions: those of a command that has not run yet, changed behind its back. Returns
 /// where they are.
-fn provoke(system: &mut System, image: &Image) -> std::ops::Range<u64> {
+fn provoke(system: &mut System, image: &LoadedImage) -> std::ops::Range<u64> {
     while system.json("guests")["guests"][0]["state"] != "running" {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
@@ -69,7 +30,7 @@ fn setup() -> Setup {
 fn a_fatal_error_tells_its_end_and_leaves_record_and_log() {
     let mut system = setup().append("log=text").boot();
     system.wait_for_monitor();
-    let image = Image::find(&system);
+    let image = LoadedImage::find(&system);
     let code = provoke(&mut system, &image);
     let said = system.expect(r"(?s).*p: started, entry[^\n]*\n");
     assert!(said.contains("arch::start: 4 CPUs"), "{said}");
@@ -93,7 +54,7 @@ fn frames_of_the_log_come_out_after_a_fatal_error() {
     let mut system = setup().append("log=frames").boot();
     system.wait_for_monitor();
     let before = system.session().transcript_bytes().len();
-    let image = Image::find(&system);
+    let image = LoadedImage::find(&system);
     provoke(&mut system, &image);
     let decoder = Decoder::load(&elf()).unwrap();
     let until = std::time::Instant::now() + system_tests::patience();

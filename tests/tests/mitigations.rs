@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use system_tests::{Guest, Setup, System};
+use system_tests::{Guest, LoadedImage, Setup, System};
 
 fn file(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("ballast-firmware-{name}-{}", std::process::id()))
@@ -115,4 +115,56 @@ fn every_platform_check_holds_behind_a_firmware_call() {
     assert!(said.trim_end().ends_with(" 0 failed"), "{said}");
     assert!(!std::fs::read_to_string(&log).unwrap().contains("lost"));
     let _ = std::fs::remove_file(&log);
+}
+
+/// RAM of machine `two`: two controllers of 1 GiB from here on.
+const RAM: u64 = 0x4000_0000;
+/// Where EL2's windows onto guests' memory are (hyp/src/arch/mmu.rs), and how many pageblocks of 2 MiB they take for four
+/// CPUs.
+const WINDOWS: u64 = 0x8000_0800_0000;
+const WINDOW_COUNT: u64 = 8;
+
+/// The descriptor at `index` of the table at `pa`.
+fn descriptor(system: &System, pa: u64, index: u64) -> u64 {
+    let mut bytes = [0; 8];
+    let offset = pa - RAM + 8 * index;
+    system.read_controller((offset >> 30) as usize, offset & 0x3fff_ffff, &mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+/// The level 2 descriptors of all windows, as EL2's tables in memory have them.
+fn windows(system: &System, image: &LoadedImage) -> Vec<u64> {
+    let root = u64::from_le_bytes(image.read(system, "arch3mmu4ROOT").try_into().unwrap());
+    let address = |descriptor: u64| {
+        assert_eq!(descriptor & 3, 3, "a table: {descriptor:#x}");
+        descriptor & 0xffff_ffff_f000
+    };
+    let of = |va: u64| {
+        let level1 = address(descriptor(system, root, va >> 39 & 511));
+        let level2 = address(descriptor(system, level1, va >> 30 & 511));
+        descriptor(system, level2, va >> 21 & 511)
+    };
+    (0..WINDOW_COUNT).map(|index| of(WINDOWS + (index << 21))).collect()
+}
+
+#[test]
+fn no_guests_memory_stays_mapped_at_el2_after_a_job() {
+    let memory = "memory@60000000 { reg = <0x0 0x60000000 0x400000>; unit-size = <0x1000>; };";
+    let guest = Guest::payload("p", "pattern").bootargs("mode=write").ram_mib(64).with(memory);
+    let mut system = Setup::new().set(&[guest], "").boot();
+    system.to_guest("p");
+    system.expect("pattern ready");
+    let image = LoadedImage::find(&system);
+    assert_eq!(windows(&system, &image), [0; WINDOW_COUNT as usize]);
+    for controller in ["mc1", "mc0"] {
+        let number = system.json(&format!("migrate p {controller}"))["job"].as_u64().unwrap();
+        let report = loop {
+            let report = system.json(&format!("job {number}"));
+            if report["state"] == "finished" {
+                break report;
+            }
+        };
+        assert_eq!(report["unmoved_bytes"], 0, "{report}");
+        assert_eq!(windows(&system, &image), [0; WINDOW_COUNT as usize]);
+    }
 }

@@ -14,6 +14,7 @@
 //!   that could hide what is written past them (B2.8).
 
 use super::sysreg::{instruction, read};
+use super::window::close_all;
 use super::{cache, cpu, features};
 use core::mem::MaybeUninit;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
@@ -42,7 +43,9 @@ pub(crate) enum Caching {
 /// D7.2). It ends with DSB ISH: the completion of cache maintenance is for the CPU that does it to wait for (D7.5.9), and
 /// another may map the target. It copies [`SOME`] at a time for as long as `goes_on`, and yields how many it copied.
 ///
-/// With [`Caching::MaybeOff`] the windows are closed: through them a line might be fetched speculatively.
+/// With [`Caching::MaybeOff`] a vCPU may read memory past a line that was fetched by speculation after it was cleaned. So
+/// both are cleaned and invalidated once more when no cacheable window shows them (`window`). A guest with its caches on
+/// has cacheable aliases of all of its memory, by which such lines come at any time, and has to cope with them.
 pub(crate) fn frames(
     source: Frame,
     target: Frame,
@@ -110,9 +113,12 @@ fn run(
         }
     }
     drop(kept);
+    close_all([from_window, to_window]);
     if caching == Caching::MaybeOff {
-        from_window.close();
-        to_window.close();
+        let bytes = next * FRAME_SIZE as usize;
+        cache::clean_invalidate(from_window.show_uncached(source.pa()).addr().get(), bytes);
+        cache::clean_invalidate(to_window.show_uncached(target.pa()).addr().get(), bytes);
+        close_all([from_window, to_window]);
     }
     next
 }
@@ -145,13 +151,14 @@ pub(crate) fn zero(frame: Frame, count: u64) {
         );
     }
     drop(kept);
+    window.close();
 }
 
-/// Cleans and invalidates `count` frames of one pageblock to the point of coherency (Arm ARM D7.5.6).
+/// Cleans and invalidates `count` frames of one pageblock, which no cacheable mapping leads to, to the point of coherency
+/// (Arm ARM D7.5.6).
 pub(crate) fn clean(frame: Frame, count: u64) {
     let Some([window, _]) = cpu::current().windows() else { return };
-    cache::clean_invalidate(window.show(frame.pa()).addr().get(), (count * FRAME_SIZE) as usize);
-    instruction!("dsb ish");
+    cache::clean_invalidate(window.show_uncached(frame.pa()).addr().get(), (count * FRAME_SIZE) as usize);
     window.close();
 }
 

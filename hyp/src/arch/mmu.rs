@@ -75,6 +75,10 @@ const DEVICE: El23Attributes = El23Attributes::VALID
 
 /// What a window's level 2 entry holds besides the output address when it is in use: [`READ_WRITE`], a block.
 pub(super) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
+/// What it holds for cache maintenance: Normal Non-cacheable memory.
+pub(super) const WINDOW_BLOCK_UNCACHED: u64 =
+    READ_WRITE.difference(El23Attributes::ATTRIBUTE_INDEX_0).union(El23Attributes::ATTRIBUTE_INDEX_2).bits()
+        as u64;
 
 /// Tables in the static pool: what a machine of a few GiB needs. There is one for each GiB that Ballast has frames in,
 /// and about 13 for the rest.

@@ -253,7 +253,6 @@ impl Space {
                 self.each_run(at, next - at, |address, size| {
                     // SAFETY: the frames are the guest's, which does not run; shown by this CPU's own window.
                     unsafe { cache::zero(address, size) };
-                    cache::clean_invalidate(address, size);
                 });
                 at = next;
             }
@@ -273,7 +272,6 @@ impl Space {
                 // SAFETY: the frames are the guest's, which does not run; shown by this CPU's own window, apart
                 // from whatever `bytes` lies in.
                 unsafe { core::ptr::copy_nonoverlapping(source.as_ptr(), address as *mut u8, size) };
-                cache::clean_invalidate(address, size);
                 copied += size;
             });
             if copied < size {
@@ -284,8 +282,9 @@ impl Space {
         true
     }
 
-    /// Calls `f` with this CPU's view of each run of memory that is contiguous in one leaf, from `ipa` on, at most
-    /// `size` bytes within one pageblock of IPA; stops at the first address without RAM.
+    /// Calls `f` to write to this CPU's view of each run of memory that is contiguous in one leaf, from `ipa` on, at most
+    /// `size` bytes within one pageblock of IPA, and takes it to the point of coherency; stops at the first address without
+    /// RAM.
     fn each_run(&self, ipa: u64, size: u64, mut f: impl FnMut(usize, usize)) {
         let (mut at, end) = (ipa, ipa + size);
         let Some([window, _]) = cpu::current().windows() else { return };
@@ -296,11 +295,13 @@ impl Space {
             let offset = at & (leaf.size() - 1);
             let pa = leaf.pa().get() + offset;
             let run = (leaf.size() - offset).min(end - at).min(PAGEBLOCK_SIZE - pa % PAGEBLOCK_SIZE);
-            let address = window.show(stage2::addr::Pa::new_truncate(pa));
-            f(address.addr().get(), run as usize);
+            let pa = Pa::new_truncate(pa);
+            f(window.show(pa).addr().get(), run as usize);
+            // The guest's caches are off: no line may be left, and none may come by a cacheable window (`arch::window`).
+            cache::clean_invalidate(window.show_uncached(pa).addr().get(), run as usize);
+            window.close();
             at += run;
         }
-        window.close();
     }
 
     /// Frees every frame, and every table but the first. No vCPU runs and the space is closed.
