@@ -7,6 +7,7 @@ mod allocator;
 mod claims;
 mod mbind;
 mod migration;
+mod mitigations;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -83,9 +84,13 @@ pub fn run() -> Result<bool> {
         }
     };
     let ballast = measure(Below::Ballast, &plan, &image, &guest)?;
-    print!("\ninstructions per operation, cortex-a72\n\n{}", table(&plan, &bare, &xen, &ballast));
+    print!(
+        "\ninstructions per operation, cortex-a72, mitigations=off\n\n{}",
+        table(&plan, &bare, &xen, &ballast)
+    );
     let mut is_kept = plan.operation.iter().all(|operation| is_within(operation, &ballast));
 
+    mitigations::run(&plan, &image, &guest)?;
     watching(&image, &guest)?;
     println!("\n{}", image.describe());
     is_kept &= image.fits();
@@ -94,6 +99,15 @@ pub fn run() -> Result<bool> {
     is_kept &= claims::run(&image)?;
     is_kept &= allocator::run()?;
     Ok(is_kept)
+}
+
+/// Only what mitigations of speculative execution cost.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_mitigations() -> Result<bool> {
+    mitigations::run(&plan()?, &Image::build()?, &build_payloads()?.join("bench.img"))?;
+    Ok(true)
 }
 
 /// Only what the log and the trace cost.
@@ -180,9 +194,9 @@ fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<Str
             boot
         }
         Below::Ballast => {
-            let mut boot = Boot::new(machine, image.bin.clone());
-            let images = format!("kernel: kernel {{ data = /incbin/(\"{}\"); }};", guest.display());
-            boot.ramdisk = Some(configuration("bench", &images, "", cpus, 256 * MIB)?);
+            let mut boot = under_ballast(cpus, image, guest)?;
+            // The figures are those of cores that need no mitigation, which the emulator's cortex-a72 would.
+            boot.append = "mitigations=off".into();
             boot
         }
     };
@@ -194,13 +208,19 @@ fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<Str
     session.expect("bench done", PATIENCE).map_err(|error| with_transcript(&error, &session))
 }
 
+/// Ballast with the benchmark's guest, on as many CPUs as the guest has.
+fn under_ballast(cpus: u32, image: &Image, guest: &Path) -> Result<Boot> {
+    let mut boot = Boot::new(Machine::with_controllers(cpus, &[GIB]), image.bin.clone());
+    let images = format!("kernel: kernel {{ data = /incbin/(\"{}\"); }};", guest.display());
+    boot.ramdisk = Some(configuration("bench", &images, "", cpus, 256 * MIB)?);
+    Ok(boot)
+}
+
 /// What Ballast's command `cost` says, with the log as text and as frames: time is counted in instructions.
 fn costs(image: &Image, guest: &Path) -> Result<String> {
     let mut figures: BTreeMap<String, u64> = BTreeMap::new();
     for log in ["log=text", "log=frames"] {
-        let mut boot = Boot::new(Machine::with_controllers(1, &[GIB]), image.bin.clone());
-        let images = format!("kernel: kernel {{ data = /incbin/(\"{}\"); }};", guest.display());
-        boot.ramdisk = Some(configuration("bench", &images, "", 1, 256 * MIB)?);
+        let mut boot = under_ballast(1, image, guest)?;
         boot.append = log.into();
         boot.counts_instructions = true;
         let mut session = Session::start(&boot)?;

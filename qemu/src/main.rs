@@ -38,7 +38,7 @@ enum Command {
     },
     /// Measure what Ballast costs a guest, in instructions, beside Xen
     Bench {
-        /// `allocator`, `claims`, `migration` or `watching` (the log and the trace): only what these cost
+        /// `allocator`, `claims`, `migration`, `mitigations` or `watching` (the log and the trace): only what these cost
         part: Option<String>,
     },
     /// Fetch every kernel and make the ramdisk, for later work without a network
@@ -141,6 +141,7 @@ fn execute(command: Command) -> Result<ExitCode> {
                 Some("allocator") => bench::run_allocator(),
                 Some("claims") => bench::run_claims(),
                 Some("migration") => bench::run_migration(),
+                Some("mitigations") => bench::run_mitigations(),
                 Some("watching") => bench::run_watching(),
                 _ => bench::run(),
             }?;
