@@ -3,8 +3,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::net::Shutdown;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -129,18 +128,15 @@ impl Link {
         match address {
             Address::Unix(path) => {
                 let lock = Lock::of_socket(path)?;
-                let stream = UnixStream::connect(path)?;
-                lock::wait_until_accepted(|| lock::is_waiting_at_socket(path))?;
+                let stream = lock::connect_to_socket(path)?;
                 let handle = stream.try_clone()?;
                 let end = End::new(move || drop(handle.shutdown(Shutdown::Both)));
                 Ok(Self { _end: end, _lock: lock, ..Self::of(stream.try_clone()?, stream) })
             }
             Address::File(path) => Ok(Self::of(File::open(path)?, io::sink())),
             Address::Tcp(place) => {
-                let stream = TcpStream::connect(place)?;
-                let (ours, theirs) = (stream.local_addr()?, stream.peer_addr()?);
-                let lock = Lock::of_port(theirs)?;
-                lock::wait_until_accepted(|| lock::is_waiting_at_port(ours, theirs))?;
+                let lock = Lock::of_port(place)?;
+                let stream = lock::connect_to_port(place)?;
                 stream.set_nodelay(true)?;
                 let handle = stream.try_clone()?;
                 let end = End::new(move || drop(handle.shutdown(Shutdown::Both)));
@@ -252,6 +248,8 @@ fn open_device(path: &std::path::Path, baud: u32) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]

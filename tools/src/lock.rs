@@ -6,16 +6,21 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// How long the other end may take to accept a connection: it closes the one before first.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a machine may take to answer a connection over TCP.
+const TCP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often that is looked for.
 const TICK: Duration = Duration::from_millis(20);
 /// Longest note of a holder that is read.
@@ -43,8 +48,9 @@ impl Lock {
     ///
     /// # Errors
     /// Another program has it; the error says which.
-    pub(crate) fn of_port(port: SocketAddr) -> Result<Option<Self>> {
-        let name = format!("ballast-tcp-{}.lock", port.to_string().replace(['[', ']', ':'], "-"));
+    pub(crate) fn of_port(place: &str) -> Result<Option<Self>> {
+        let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '.';
+        let name = format!("ballast-tcp-{}.lock", place.replace(|character| !is_plain(character), "-"));
         Self::take(&std::env::temp_dir().join(name))
     }
 
@@ -101,11 +107,55 @@ fn holder(file: &mut File) -> String {
     if note.is_empty() { "another program".into() } else { note }
 }
 
+/// Connects to the Unix socket at `path`, and waits until the other end has accepted that.
+///
+/// # Errors
+/// Nobody listens there, or the other end serves another client.
+pub(crate) fn connect_to_socket(path: &Path) -> Result<UnixStream> {
+    // A connection that is given up stays in the other end's queue, which is short: none is made behind one that waits.
+    wait_until_accepted(|| is_waiting_at_socket(path))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    let mut connected = net::connect(&socket, &address);
+    wait_until_accepted(|| {
+        if connected == Err(Errno::AGAIN) {
+            // The queue is full.
+            connected = net::connect(&socket, &address);
+        }
+        connected == Err(Errno::AGAIN)
+    })?;
+    connected?;
+    wait_until_accepted(|| is_waiting_at_socket(path))?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Connects to a TCP port, and waits until the other end has accepted that; of another machine, that cannot be told.
+///
+/// # Errors
+/// Nobody listens there, or the other end serves another client.
+pub(crate) fn connect_to_port(place: &str) -> Result<TcpStream> {
+    let mut last = None;
+    for address in place.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, TCP_PATIENCE) {
+            Ok(stream) => {
+                let (ours, theirs) = (stream.local_addr()?, stream.peer_addr()?);
+                wait_until_accepted(|| is_waiting_at_port(ours, theirs))?;
+                return Ok(stream);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    last.map_or_else(|| bail!("{place} has no address"), |error| Err(error.into()))
+}
+
 /// Waits until the other end of a connection has accepted it, as `is_waiting` tells.
 ///
 /// # Errors
 /// It does not in time: it serves another client.
-pub(crate) fn wait_until_accepted(mut is_waiting: impl FnMut() -> bool) -> Result<()> {
+fn wait_until_accepted(mut is_waiting: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + GRACE;
     while is_waiting() {
         if Instant::now() >= deadline {
@@ -117,7 +167,7 @@ pub(crate) fn wait_until_accepted(mut is_waiting: impl FnMut() -> bool) -> Resul
 }
 
 /// Tests whether a connection to the Unix socket at `path` waits to be accepted; `false` if that cannot be told.
-pub(crate) fn is_waiting_at_socket(path: &Path) -> bool {
+fn is_waiting_at_socket(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let is_it = |name: &str| {
         Path::new(name) == path
@@ -142,7 +192,7 @@ fn waiting_sockets(table: &str) -> impl Iterator<Item = &str> {
 
 /// Tests whether the connection from `ours` to `theirs`, on this machine, waits to be accepted; `false` if that cannot be
 /// told.
-pub(crate) fn is_waiting_at_port(ours: SocketAddr, theirs: SocketAddr) -> bool {
+fn is_waiting_at_port(ours: SocketAddr, theirs: SocketAddr) -> bool {
     let path = if theirs.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
     is_waiting_in(&fs::read_to_string(path).unwrap_or_default(), ours, theirs)
 }
@@ -173,8 +223,8 @@ fn table_address(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -215,12 +265,28 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         assert!(is_waiting_at_socket(&path) && is_waiting_at_socket(&folder.join("./serial")));
-        let said = wait_until_accepted(|| is_waiting_at_socket(&path)).unwrap_err().to_string();
-        assert!(said.contains("in use by another program"), "{said}");
         let (accepted, _) = listener.accept().unwrap();
         assert!(!is_waiting_at_socket(&path));
-        wait_until_accepted(|| is_waiting_at_socket(&path)).unwrap();
+        // However many have tried before: one that is refused is no longer in the way, nor are others that gave up.
+        let is_refused = || {
+            let said = connect_to_socket(&path).unwrap_err().to_string();
+            assert!(said.contains("in use by another program"), "{said}");
+        };
+        is_refused();
+        is_refused();
         drop((client, accepted));
+        let server = thread::spawn(move || {
+            // As QEMU does it: the dead ones first.
+            loop {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap() == 1 {
+                    return;
+                }
+            }
+        });
+        connect_to_socket(&path).unwrap().write_all(b"x").unwrap();
+        server.join().unwrap();
         assert!(!is_waiting_at_socket(&folder.join("other")));
         fs::remove_dir_all(&folder).unwrap();
 
