@@ -15,7 +15,7 @@ use crate::argument;
 use crate::config::{BOOTARGS_LIMIT, Bank, BankKind, Guest, Layout, MovableMemory, Region};
 use crate::finding::Finding;
 use crate::image::BootPlan;
-use crate::tree::Tree;
+use crate::tree::{Node, Tree};
 use platform::{
     GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE, TIMER_PPIS, UART_BASE, UART_CLOCK_HZ, UART_SIZE,
 };
@@ -92,6 +92,19 @@ impl From<vm_fdt::Error> for BuildError<'_> {
     }
 }
 
+/// Returns the node of the architected timer in a host's tree (binding `arm,armv8-timer`).
+pub fn timer_node<'t>(host: &Tree<'t>) -> Option<Node<'t>> {
+    host.nodes().find(|node| {
+        node.is_enabled() && (node.is_compatible("arm,armv8-timer") || node.is_compatible("arm,armv7-timer"))
+    })
+}
+
+/// Returns the frequency of the host's counter in Hz if its tree gives one, which it does if firmware leaves CNTFRQ_EL0
+/// wrong or zero.
+fn counter_frequency(host: &Tree<'_>) -> Option<u32> {
+    timer_node(host)?.property("clock-frequency")?.u32().filter(|&frequency| frequency != 0)
+}
+
 impl<'t> GuestTree<'_, 't> {
     /// Writes the tree, without nodes of the host's.
     ///
@@ -138,7 +151,7 @@ impl<'t> GuestTree<'_, 't> {
         memory::write(&mut writer, self.guest, self.layout, mode);
         self.reserved_memory(&mut writer, host)?;
         self.psci(&mut writer);
-        self.timer(&mut writer);
+        self.timer(&mut writer, host.and_then(counter_frequency));
         self.interrupt_controller(&mut writer);
         self.clock(&mut writer);
         self.serial(&mut writer);
@@ -267,13 +280,17 @@ impl<'t> GuestTree<'_, 't> {
     }
 
     #[inline(never)]
-    fn timer(&self, writer: &mut Writer) {
+    fn timer(&self, writer: &mut Writer, frequency_hz: Option<u32>) {
         writer.begin("timer");
         writer.string("compatible", "arm,armv8-timer");
         let [secure, physical, virtual_timer, hypervisor] = TIMER_PPIS;
         let ppi = |number| [PPI, number, LEVEL_HIGH];
         let interrupts = [ppi(secure), ppi(physical), ppi(virtual_timer), ppi(hypervisor)];
         writer.cells("interrupts", interrupts.as_flattened());
+        // Guests read the same CNTFRQ_EL0 as the host, which is wrong then.
+        if let Some(frequency) = frequency_hz {
+            writer.cells("clock-frequency", &[frequency]);
+        }
         writer.flag("always-on");
         writer.end();
     }

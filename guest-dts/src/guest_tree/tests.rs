@@ -414,3 +414,20 @@ fn reserved_memory_without_a_place_is_checked() {
     let said: Vec<_> = cases.iter().map(|case| build(&text(case), None).1.join("\n")).collect();
     insta::assert_snapshot!(said.join("\n"));
 }
+
+#[test]
+fn a_guest_is_told_the_frequency_that_the_host_is_told() {
+    let host = |property: &str| {
+        format!("/dts-v1/; / {{ timer {{ compatible = \"arm,armv8-timer\"; {property} }}; }};")
+    };
+    for (property, expected) in [
+        ("clock-frequency = <62500000>;", Some("clock-frequency = <0x3b9aca0>;")),
+        ("", None),
+        ("clock-frequency = <0>;", None),
+    ] {
+        let (tree, _) = build(&source(""), Some(&host(property)));
+        let timer = tree.split("timer {").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
+        let line = timer.lines().map(str::trim).find(|line| line.starts_with("clock-frequency"));
+        assert_eq!(line, expected, "{timer}");
+    }
+}

@@ -148,7 +148,11 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     let name = tree.root().property("model").or_else(|| tree.root().property("compatible"));
     HOST_NAME.call_once(|| name.and_then(|name| name.strings().next()).unwrap_or_default());
     firmware::init(&board.psci);
-    timer::init(&board.timer, &board.gic);
+    if !timer::init(&board.timer, &board.gic) {
+        refuse(format_args!(
+            "the counter's frequency is not known: CNTFRQ_EL0 is 0, and the timer's node has no clock-frequency"
+        ));
+    }
     log::set_clock(|| log::Stamp { time_ns: timer::nanoseconds(), cpu: cpu::current().index() as u16 });
     if let Some(option) = argument::value(board.chosen.bootargs, "log")
         && let Err(error) = log::configure(option)

@@ -16,14 +16,18 @@ static PHYSICAL: AtomicU32 = AtomicU32::new(u32::MAX);
 static OWN: AtomicU32 = AtomicU32::new(u32::MAX);
 static MAINTENANCE: AtomicU32 = AtomicU32::new(u32::MAX);
 
-/// Takes the INTIDs from the host's tree.
-pub(super) fn init(timer: &Timer, gic: &Gic) {
-    let frequency = frequency();
+/// Takes INTIDs and frequency from the host's tree. Returns false if the frequency is not known: neither the tree nor
+/// CNTFRQ_EL0 says it.
+#[must_use]
+pub(super) fn init(timer: &Timer, gic: &Gic) -> bool {
+    let Some(frequency) = timer.frequency(CNTFRQ_EL0.get()) else { return false };
+    FREQUENCY.store(frequency, Ordering::Relaxed);
     FACTOR.store(((1_000_000_000 << 32) + frequency / 2) / frequency, Ordering::Relaxed);
     VIRTUAL.store(timer.virtual_timer.intid, Ordering::Relaxed);
     PHYSICAL.store(timer.physical.intid, Ordering::Relaxed);
     OWN.store(timer.hypervisor.intid, Ordering::Relaxed);
     MAINTENANCE.store(gic.maintenance.intid, Ordering::Relaxed);
+    true
 }
 
 /// Enables EL2's own private interrupts on this CPU.
@@ -68,9 +72,12 @@ pub(super) fn now_early() -> u64 {
     CNTPCT_EL0.get()
 }
 
+/// Ticks of the count in a second; 1 before [`init`].
+static FREQUENCY: AtomicU64 = AtomicU64::new(1);
+
 /// Ticks of the count in a second.
 pub fn frequency() -> u64 {
-    CNTFRQ_EL0.get().max(1)
+    FREQUENCY.load(Ordering::Relaxed)
 }
 
 /// The physical count in nanoseconds.

@@ -1,7 +1,8 @@
 //! The architected timer's interrupts (binding `arm,armv8-timer`).
 
 use guest_dts::finding::{Finding, Rule, Value};
-use guest_dts::tree::{Node, Tree};
+use guest_dts::guest_tree::timer_node;
+use guest_dts::tree::Tree;
 
 use super::interrupt::{self, Interrupt};
 
@@ -18,8 +19,8 @@ pub struct Timer {
     pub hypervisor: Interrupt,
     /// EL2 virtual timer (FEAT_VHE).
     pub hypervisor_virtual: Option<Interrupt>,
-    /// The counter's frequency in Hz, where firmware did not set CNTFRQ_EL0.
-    pub frequency_hz: Option<u32>,
+    /// The counter's frequency in Hz, for firmware that leaves CNTFRQ_EL0 wrong.
+    frequency_hz: Option<u32>,
 }
 
 /// Names in `interrupt-names`, in the order that holds where there are none.
@@ -29,11 +30,7 @@ impl Timer {
     /// Reads the timer's node.
     #[inline(never)]
     pub(super) fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
-        let is_timer = |node: &Node<'t>| {
-            node.is_enabled()
-                && (node.is_compatible("arm,armv8-timer") || node.is_compatible("arm,armv7-timer"))
-        };
-        let node = tree.nodes().find(is_timer).ok_or_else(|| {
+        let node = timer_node(tree).ok_or_else(|| {
             let what = "node compatible with \"arm,armv8-timer\"";
             Finding::no_node(what, Rule::Required("the timers' interrupts"))
         })?;
@@ -62,5 +59,11 @@ impl Timer {
             hypervisor_virtual: at(4),
             frequency_hz: node.property("clock-frequency").and_then(|frequency| frequency.u32()),
         })
+    }
+    /// Returns the counter's frequency in Hz: `clock-frequency`, or else CNTFRQ_EL0, which is `register`. The binding has
+    /// the property for firmware that does not set the register right on all CPUs. `None`: neither says it.
+    pub fn frequency(&self, register: u64) -> Option<u64> {
+        let frequency = self.frequency_hz.filter(|&frequency| frequency != 0).map(u64::from);
+        frequency.or(Some(register).filter(|&frequency| frequency != 0))
     }
 }

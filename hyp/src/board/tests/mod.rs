@@ -58,6 +58,7 @@ fn qemu_virt_is_read() {
             [timer.physical, timer.virtual_timer, timer.hypervisor].map(|ppi| ppi.intid),
             [30, 27, 26]
         );
+        assert_eq!([0, 62_500_000].map(|register| timer.frequency(register)), [None, Some(62_500_000)]);
         assert_eq!(board.console.registers.base().get(), 0x900_0000);
         assert_eq!(board.console.interrupt, Interrupt { intid: 33, trigger: Trigger::Level });
         assert_eq!((board.console.clock_hz, board.console.baud), (Some(24_000_000), None));
@@ -152,7 +153,7 @@ fn another_host_is_read() {
         assert_eq!(board.timer.secure_physical, None);
         assert_eq!([board.timer.physical, board.timer.hypervisor].map(|ppi| ppi.intid), [30, 26]);
         assert_eq!(board.timer.hypervisor_virtual.map(|ppi| ppi.intid), Some(28));
-        assert_eq!(board.timer.frequency_hz, Some(25_000_000));
+        assert_eq!([0, 1_000_000].map(|register| board.timer.frequency(register)), [Some(25_000_000); 2]);
         assert_eq!(
             board.cpus.iter().map(|cpu| cpu.mpidr).collect::<Vec<_>>(),
             [0x1_0000_0000, 0x1_0000_0100]
