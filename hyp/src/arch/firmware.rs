@@ -26,10 +26,18 @@ pub(super) fn is_hvc() -> bool {
     BY_HVC.load(Ordering::Relaxed)
 }
 
-fn call32(id: u32, first: u32) -> i32 {
-    let arguments = [first, 0, 0, 0, 0, 0, 0];
-    let result = if is_hvc() { smccc::hvc32(id, arguments) } else { smccc::smc32(id, arguments) };
+/// Calls function `id` with its first arguments; returns W0. Firmware may change x0 to x17: before SMCCC 1.1 it need not
+/// preserve x4 to x17 (DEN0028, "Changes between 1.0 and 1.1"), and a 32-bit call through this crate's `smc32` would keep
+/// values of the caller's in x8 to x17.
+fn call(id: u32, first: [u64; 3]) -> i32 {
+    let mut arguments = [0; 17];
+    arguments[..3].copy_from_slice(&first);
+    let result = if is_hvc() { smccc::hvc64(id, arguments) } else { smccc::smc64(id, arguments) };
     result[0] as i32
+}
+
+fn call32(id: u32, first: u32) -> i32 {
+    call(id, [first.into(), 0, 0])
 }
 
 /// The version of the host's PSCI: major and minor number.
@@ -63,11 +71,7 @@ impl fmt::Display for Refusal {
 
 /// Starts the CPU with MPIDR `mpidr` at physical address `entry` with `x0` = `context` (PSCI CPU_ON).
 pub(super) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), Refusal> {
-    let mut arguments = [0; 17];
-    arguments[..3].copy_from_slice(&[mpidr, entry, context]);
-    let id = CPU_ON_ID.load(Ordering::Relaxed);
-    let result = if is_hvc() { smccc::hvc64(id, arguments) } else { smccc::smc64(id, arguments) };
-    match result[0] as i32 {
+    match call(CPU_ON_ID.load(Ordering::Relaxed), [mpidr, entry, context]) {
         0 => Ok(()),
         status => Err(Refusal(status)),
     }
