@@ -75,8 +75,9 @@ impl Frame {
 const FRAME_SIZE: usize = size_of::<Frame>();
 const _: () = assert!(FRAME_SIZE == 256 && offset_of!(Frame, sp) == 248);
 
-/// ESR_ELx.EC of HVC from AArch64 (Arm ARM D24.2.40).
-const EC_HVC64: u64 = 0x16;
+/// ESR_EL2 of `HVC #0` from AArch64: EC 0x16, IL, and the immediate (Arm ARM D24.2.40). Other immediates are not calls
+/// under the SMC Calling Convention (DEN0028, 2.9).
+const HVC64_0: u64 = 0x16 << 26 | 1 << 25;
 /// Data abort from a lower exception level.
 const EC_DATA_ABORT: u64 = 0x24;
 /// Trapped MSR, MRS or system instruction.
@@ -190,10 +191,10 @@ vectors:
     stp     x0, x1, [sp, #-{frame}]!
 guest_exception:
     mrs     x1, esr_el2
-    lsr     x0, x1, #26
-    cmp     x0, #{hvc64}
+    mov     x0, #{hvc64}
+    cmp     x0, x1
     b.ne    guest_sync
-    // A hypercall. The two version queries are constants.
+    // A hypercall with immediate 0. The two version queries are constants.
     ldr     w0, [sp]
     mov     w1, #0x84000000             // PSCI_VERSION (DEN0022, 5.1.1)
     cmp     w0, w1
@@ -394,7 +395,7 @@ abandon:
     br      x1
     "#,
     frame = const FRAME_SIZE,
-    hvc64 = const EC_HVC64,
+    hvc64 = const HVC64_0,
     data_abort = const EC_DATA_ABORT,
     system_register = const EC_SYSTEM_REGISTER,
     on_data_abort = sym super::trap::data_abort,
