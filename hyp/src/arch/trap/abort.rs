@@ -1,81 +1,42 @@
 //! Stage 2 aborts: accesses to the guest's devices, and to nothing.
 
 use super::memory::{self, Access};
-use super::{counted, inject, interrupt, skip_instruction};
+use super::{counted, inject, interrupt, is_big_endian, is_plain, skip_instruction, skip_plain_instruction};
 use crate::arch::cpu;
 use crate::arch::vectors::{Frame, KEEP, Reload};
+use crate::device::data_abort::Syndrome;
+use crate::device::instruction;
 use crate::device::vgic::{MAX_VCPUS, REDISTRIBUTOR_SIZE, Vgic};
 use crate::guest::{self, Vcpu};
 use crate::monitor::statistics::Exit;
-use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable};
+use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1};
 use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
-
-/// A data abort's syndrome (Arm ARM D24.2.40, "ISS encoding for an exception from a Data Abort").
-#[derive(Clone, Copy)]
-struct Syndrome(u64);
-
-impl Syndrome {
-    #[inline(always)]
-    const fn is_write(self) -> bool {
-        self.0 & 1 << 6 != 0
-    }
-
-    /// Bytes accessed: 1, 2, 4 or 8.
-    #[inline(always)]
-    const fn size(self) -> u64 {
-        1 << (self.0 >> 22 & 3)
-    }
-
-    #[inline(always)]
-    const fn register(self) -> usize {
-        (self.0 >> 16 & 0x1f) as usize
-    }
-
-    /// An unsigned load of a word (SAS, SSE).
-    #[inline(always)]
-    const fn is_plain_word(self) -> bool {
-        self.0 & (3 << 22 | 1 << 21) == 2 << 22
-    }
-
-    /// What a load of `value` puts into its register.
-    #[inline(always)]
-    const fn extend(self, value: u64) -> u64 {
-        let bits = 8 * self.size() as u32;
-        let is_signed = self.0 & 1 << 21 != 0;
-        let is_64_bit = self.0 & 1 << 15 != 0;
-        let shift = 64 - bits;
-        let value =
-            if is_signed { ((value << shift) as i64 >> shift) as u64 } else { value << shift >> shift };
-        if is_64_bit { value } else { value & 0xffff_ffff }
-    }
-}
-
-/// The syndrome bits of a plain access that faulted in stage 2's translation: ISV, CM, S1PTW, and DFSC but its level.
-const ACCESS_MASK: u64 = 1 << 24 | 1 << 8 | 1 << 7 | 0x3c;
-/// Their values.
-const ACCESS: u64 = 1 << 24 | 0x04;
 
 /// A data abort from a guest; called by the vectors. What is frequent and needs no lock ends here, the rest in
 /// functions that are called last, so that nothing has to be saved for them.
 pub(in crate::arch) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Reload {
-    let syndrome = Syndrome(esr);
-    if esr & ACCESS_MASK == ACCESS {
+    let syndrome = Syndrome::new(esr);
+    if syndrome.is_access() {
         let (page, offset) = (HPFAR_EL2.get(), FAR_EL2.get() & 0xfff);
-        if page == platform::GICD_BASE >> 8 {
+        if page == platform::GICD_BASE >> 8 && is_plain() {
             if syndrome.is_write() {
+                // Zero is zero in either byte order.
                 if Vgic::is_no_write(offset, frame.get(syndrome.register())) {
                     cpu::current().counters.count_exit(Exit::Distributor);
-                    skip_instruction();
+                    skip_plain_instruction();
                     return KEEP;
                 }
-            } else if offset == 4 && syndrome.is_plain_word() {
+            } else if offset == 4
+                && syndrome.is_plain_word()
+                && instruction::is_always_little_endian(SCTLR_EL1.get())
+            {
                 cpu::current().counters.count_exit(Exit::Distributor);
-                skip_instruction();
+                skip_plain_instruction();
                 return frame.set(syndrome.register(), u64::from(Vgic::typer()));
             }
         } else if page == platform::UART_BASE >> 8 {
-            return uart(frame, syndrome, offset);
+            return uart(frame, esr, offset);
         }
     }
     other(frame, esr)
@@ -83,35 +44,41 @@ pub(in crate::arch) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Rel
 
 /// An access to the PL011.
 #[inline(never)]
-fn uart(frame: &mut Frame, syndrome: Syndrome, offset: u64) -> Reload {
-    let cpu = cpu::current();
+fn uart(frame: &mut Frame, esr: u64, offset: u64) -> Reload {
+    let (cpu, syndrome) = (cpu::current(), Syndrome::new(esr));
     let Some(vcpu) = cpu.vcpu() else { return KEEP };
     counted(cpu, Exit::Uart, || {
-        skip_instruction();
+        let is_big_endian = is_big_endian();
+        skip_instruction(esr);
         if syndrome.is_write() {
-            guest::write_uart(vcpu, offset as u16, frame.get(syndrome.register()) as u32);
+            let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian);
+            guest::write_uart(vcpu, offset as u16, value as u32);
             return KEEP;
         }
         let value = guest::read_uart(vcpu, offset as u16);
-        frame.set(syndrome.register(), syndrome.extend(u64::from(value)))
+        frame.set(syndrome.register(), syndrome.loaded(u64::from(value), is_big_endian))
     })
 }
 
 /// Any other data abort.
 #[inline(never)]
 fn other(frame: &mut Frame, esr: u64) -> Reload {
-    let (far, ipa) = (FAR_EL2.get(), faulting_ipa());
+    let (far, ipa, syndrome) = (FAR_EL2.get(), faulting_ipa(), Syndrome::new(esr));
     let cpu = cpu::current();
     counted(cpu, reason(cpu.vcpu(), ipa), || {
-        if esr & ACCESS_MASK == ACCESS
+        if syndrome.is_access()
             && let Some(vcpu) = cpu.vcpu()
-            && let Some(reload) = device(frame, Syndrome(esr), vcpu, ipa)
+            && let Some(reload) = device(frame, syndrome, vcpu, ipa)
         {
-            skip_instruction();
+            skip_instruction(esr);
             return reload;
         }
         if !memory::is_answered(esr, far, Access::Data) {
-            inject::data_abort(esr, far);
+            if syndrome.is_maintenance() {
+                skip_instruction(esr);
+            } else {
+                inject::data_abort(esr, far);
+            }
         }
         KEEP
     })
@@ -151,12 +118,12 @@ fn device(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) 
     let distributor = ipa.wrapping_sub(platform::GICD_BASE);
     if distributor < platform::GICD_SIZE {
         if syndrome.is_write() {
-            let value = frame.get(syndrome.register());
+            let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian());
             write_distributor(vcpu, distributor, syndrome.size(), value);
             return Some(KEEP);
         }
         let value = read_distributor(vcpu, distributor, syndrome.size());
-        return Some(frame.set(syndrome.register(), syndrome.extend(value)));
+        return Some(frame.set(syndrome.register(), syndrome.loaded(value, is_big_endian())));
     }
     redistributor(frame, syndrome, vcpu, ipa)
 }
@@ -170,7 +137,7 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
     }
     let (cpu, vgic, offset) = (cpu::current(), guest.vgic(), offset % REDISTRIBUTOR_SIZE);
     if syndrome.is_write() {
-        let value = frame.get(syndrome.register());
+        let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian());
         let kick = vgic.write_redistributor(index, offset, syndrome.size(), value);
         interrupt::kick(cpu, vcpu, kick);
         return Some(KEEP);
@@ -187,7 +154,7 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
             value |= u64::from(lines >> (link.physical_intid & 31) & 1) << link.virtual_intid;
         }
     }
-    Some(frame.set(syndrome.register(), syndrome.extend(value)))
+    Some(frame.set(syndrome.register(), syndrome.loaded(value, is_big_endian())))
 }
 
 fn write_distributor(vcpu: &'static Vcpu, offset: u64, size: u64, value: u64) {

@@ -16,7 +16,7 @@ pub(super) fn hvc(frame: &mut Frame, esr: u64) {
 
 /// SMC, which EL2 traps (HCR_EL2.TSC): the exception returns to the SMC itself.
 pub(super) fn smc(frame: &mut Frame, esr: u64) {
-    skip_instruction();
+    skip_instruction(esr);
     call(frame, esr);
 }
 

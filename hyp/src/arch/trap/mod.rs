@@ -13,9 +13,10 @@ mod wait;
 use super::cpu::{self, PerCpu};
 use super::timer;
 use super::vectors::{Frame, MARK_FIQ, MARK_SERROR};
+use crate::device::instruction::{self, State};
 use crate::guest::StopReason;
 use crate::monitor::statistics::Exit;
-use aarch64_cpu::registers::{ELR_EL2, Readable, Writeable};
+use aarch64_cpu::registers::{ELR_EL2, Readable, SCTLR_EL1, SPSR_EL2, Writeable};
 
 pub(super) use abort::data_abort;
 pub(super) use hardened::{hardened_irq, hardened_sync};
@@ -32,10 +33,33 @@ const EC_INSTRUCTION_ABORT: u64 = 0x20;
 const EC_DATA_ABORT: u64 = 0x24;
 const EC_SYSTEM_REGISTER: u64 = 0x18;
 
-/// Goes past the instruction that trapped.
+/// Returns true if [`skip_plain_instruction`] can complete the instruction that trapped.
 #[inline(always)]
-fn skip_instruction() {
+fn is_plain() -> bool {
+    instruction::is_plain(SPSR_EL2.get())
+}
+
+/// Completes the instruction that trapped, in a [plain](is_plain) state.
+#[inline(always)]
+fn skip_plain_instruction() {
     ELR_EL2.set(ELR_EL2.get() + 4);
+}
+
+/// Completes the instruction that trapped with the syndrome `esr`: the guest goes on behind it.
+fn skip_instruction(esr: u64) {
+    let next = state().completed(esr);
+    ELR_EL2.set(next.elr);
+    SPSR_EL2.set(next.spsr);
+}
+
+/// The state that the guest was in when it trapped.
+fn state() -> State {
+    State { elr: ELR_EL2.get(), spsr: SPSR_EL2.get() }
+}
+
+/// Returns true if the guest's data accesses were big-endian when it trapped.
+fn is_big_endian() -> bool {
+    instruction::is_big_endian(SPSR_EL2.get(), SCTLR_EL1.get())
 }
 
 /// Does what a guest came for that is not answered at once: counts it and the time that it takes. Work that does not
@@ -64,6 +88,7 @@ const fn reason(esr: u64) -> Exit {
 pub(super) extern "C" fn sync(frame: &mut Frame, esr: u64) {
     let cpu = cpu::current();
     match reason(esr) {
+        exit if !state().passes_condition(esr) => counted(cpu, exit, || skip_instruction(esr)),
         // The guest has no use for that time.
         Exit::Wait => {
             cpu.counters.count_exit(Exit::Wait);

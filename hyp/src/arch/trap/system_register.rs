@@ -1,6 +1,6 @@
 //! System registers that EL2 traps: SGI generation, identification, and what a guest shall not have.
 
-use super::{counted, inject, interrupt, skip_instruction};
+use super::{counted, inject, interrupt, is_plain, skip_instruction, skip_plain_instruction};
 use crate::arch::cpu::{self, PerCpu};
 use crate::arch::features;
 use crate::arch::gic::{Lists, cpu_interface};
@@ -58,10 +58,10 @@ pub(super) const fn reason(esr: u64) -> Exit {
 pub(in crate::arch) extern "C" fn system_register(frame: &mut Frame, esr: u64) -> Reload {
     let moved = (esr >> 5 & 0x1f) as usize;
     // The direction is bit 0: 0 writes.
-    if esr & (REGISTER_MASK | 1) != ICC_SGI1R {
+    if esr & (REGISTER_MASK | 1) != ICC_SGI1R || !is_plain() {
         return others(frame, esr, moved);
     }
-    skip_instruction();
+    skip_plain_instruction();
     let value = frame.get(moved);
     let intid = (value >> 24 & 0xf) as u32;
     let cpu = cpu::current();
@@ -87,15 +87,9 @@ pub(in crate::arch) extern "C" fn system_register(frame: &mut Frame, esr: u64) -
     KEEP
 }
 
-/// The same on a way where each interrupt that is given to a guest is seen.
+/// Handles a trapped MSR, MRS or system instruction on the path that sees each interrupt given to a guest.
 pub(super) fn traced(frame: &mut Frame, esr: u64) {
-    let moved = (esr >> 5 & 0x1f) as usize;
-    if esr & (REGISTER_MASK | 1) == ICC_SGI1R {
-        skip_instruction();
-        pend_sgi(cpu::current(), frame.get(moved));
-    } else {
-        others(frame, esr, moved);
-    }
+    others(frame, esr, (esr >> 5 & 0x1f) as usize);
 }
 
 /// The general case of an SGI of group 1.
@@ -183,6 +177,7 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
     let Some(vcpu) = cpu.vcpu() else { return KEEP };
     let mut reload = KEEP;
     match (esr & REGISTER_MASK, esr & 1 != 0) {
+        (ICC_SGI1R, false) => pend(cpu, value, true),
         // Group 0 SGIs; with one security state, ASGI1R reaches the other group 1, which does not exist.
         (ICC_SGI0R, false) => pend(cpu, value, false),
         (ICC_ASGI1R, false) => {}
@@ -214,6 +209,6 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             return KEEP;
         }
     }
-    skip_instruction();
+    skip_instruction(esr);
     reload
 }

@@ -10,6 +10,6 @@ const IS_EVENT: u64 = 1;
 /// A trapped WFI. Where migration has no use for the time, it does not trap again for a while, and the guest executes it.
 pub(super) fn wait(esr: u64) {
     if esr & IS_EVENT != 0 || migration::use_wait(cpu::current()) {
-        skip_instruction();
+        skip_instruction(esr);
     }
 }

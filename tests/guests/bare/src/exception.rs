@@ -1,7 +1,7 @@
 //! Exceptions that a guest takes: interrupts go to hooks, faults that are expected are caught, all others end the guest.
 
 use crate::smp::{self, Record};
-use crate::{psci, say};
+use crate::{lower, mrs, msr, psci, say};
 use core::sync::atomic::Ordering;
 
 /// Bytes that the vectors save.
@@ -49,6 +49,10 @@ pub mod class {
     pub const FP: u64 = 0x07;
     /// SVC.
     pub const SVC: u64 = 0x15;
+    /// SVC from AArch32.
+    pub const SVC32: u64 = 0x11;
+    /// Branch to a guarded page that is not to its landing pad.
+    pub const BRANCH_TARGET: u64 = 0x0d;
     /// Trapped system register access.
     pub const SYSTEM_REGISTER: u64 = 0x18;
     /// Instruction abort without a change of exception level.
@@ -61,6 +65,8 @@ pub mod class {
     pub const SP_ALIGNMENT: u64 = 0x26;
     /// SError.
     pub const SERROR: u64 = 0x2f;
+    /// Single step without a change of exception level.
+    pub const STEP: u64 = 0x33;
     /// BRK.
     pub const BREAKPOINT: u64 = 0x3c;
 }
@@ -120,6 +126,11 @@ pub fn catch<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
 extern "C" fn exception(number: usize, frame: &mut Frame) {
     let record = smp::record();
     match number % 4 {
+        0 if number >= 8 => {
+            record.caught_count.store(0, Ordering::Relaxed);
+            note(record, number, frame);
+            lower::leave(frame);
+        }
         0 => synchronous(record, number, frame),
         1 => interrupt(record.on_irq.load(Ordering::Acquire), number, frame),
         2 => interrupt(record.on_fiq.load(Ordering::Acquire), number, frame),
@@ -146,6 +157,10 @@ fn synchronous(record: &Record, number: usize, frame: &mut Frame) {
     frame.elr = match class {
         class::INSTRUCTION_ABORT | class::PC_ALIGNMENT => frame.x[30],
         class::SVC => frame.elr,
+        class::STEP => {
+            msr!("mdscr_el1", mrs!("mdscr_el1") & !1);
+            frame.elr
+        }
         _ => frame.elr + 4,
     };
 }

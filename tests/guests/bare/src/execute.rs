@@ -1,8 +1,8 @@
 //! Instructions that are chosen at run time, one by one, for all that a compiler would not write.
 
-use crate::exception::{Caught, catch};
+use crate::exception::{Caught, catch, class};
 use crate::platform::MAX_CPUS;
-use crate::{cache, smp};
+use crate::{cache, mrs, msr, smp};
 use core::cell::UnsafeCell;
 
 /// A system register or instruction as its encoding: op0, op1, CRn, CRm, op2.
@@ -44,18 +44,59 @@ pub fn execute(instruction: u32) -> Result<u64, Caught> {
     execute_with(instruction, data() as u64)
 }
 
+/// Writes `code` to this CPU's page for code; returns the page.
+pub fn place(code: &[u32]) -> usize {
+    let page = (CODE.0.get() as usize + smp::index() * 4096) as *mut u32;
+    for (index, instruction) in code.iter().enumerate().take(1024) {
+        // SAFETY: this CPU's page, which no reference exists to.
+        unsafe { page.add(index).write_volatile(*instruction) };
+    }
+    cache::publish_code(page as usize, 4 * code.len());
+    page as usize
+}
+
+/// RET.
+const RETURN: u32 = 0xd65f_03c0;
+
+/// Single-steps one instruction with `x0`; returns x0, and how many instructions were executed when the step ended.
+///
+/// # Errors
+/// The first exception, if it is not the step's.
+pub fn step(instruction: u32, x0: u64) -> Result<(u64, u64), Caught> {
+    const NOP: u32 = 0xd503_201f;
+    let code = place(&[instruction, NOP, NOP, RETURN]);
+    // The OS lock holds debug exceptions back.
+    msr!("oslar_el1", 0);
+    let mdscr = mrs!("mdscr_el1");
+    let mut x0 = x0;
+    let step = catch(|| {
+        // SAFETY: the instruction and RET; callers answer for what the instruction does. PSTATE.D keeps the step from
+        // this code; the handler ends stepping (MDSCR_EL1.KDE, SS).
+        unsafe {
+            core::arch::asm!(
+                "adr x30, 2f", "msr elr_el1, {code}", "msr spsr_el1, {state}", "msr mdscr_el1, {stepping}", "isb",
+                "eret", "2:",
+                code = in(reg) code, state = in(reg) 1u64 << 21 | 0x1c5, stepping = in(reg) mdscr | 1 << 13 | 1,
+                inout("x0") x0, clobber_abi("C")
+            );
+        }
+    });
+    msr!("mdscr_el1", mdscr);
+    // RET came back with debug exceptions let through.
+    crate::instruction!("msr daifset, #8");
+    match step {
+        Err(caught) if caught.class() == class::STEP => Ok((x0, (caught.elr - code as u64) / 4)),
+        Err(caught) => Err(caught),
+        Ok(()) => Ok((x0, 0)),
+    }
+}
+
 /// Runs one instruction with `x0`; returns what x0 is then. It may change what a call may change.
 ///
 /// # Errors
 /// The exception that it raised.
 pub fn execute_with(instruction: u32, x0: u64) -> Result<u64, Caught> {
-    let code = (CODE.0.get() as usize + smp::index() * 4096) as *mut u32;
-    // SAFETY: this CPU's page, which no reference exists to.
-    unsafe {
-        code.write_volatile(instruction);
-        code.add(1).write_volatile(0xd65f_03c0); // RET
-    }
-    cache::publish_code(code as usize, 8);
+    let code = place(&[instruction, RETURN]);
     catch(|| {
         let mut x0 = x0;
         // SAFETY: the instruction and RET; callers answer for what the instruction does.

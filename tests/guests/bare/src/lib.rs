@@ -17,6 +17,7 @@ pub mod execute;
 pub mod fdt;
 pub mod fp;
 pub mod gic;
+pub mod lower;
 pub mod mmio;
 pub mod mmu;
 pub mod platform;

@@ -30,6 +30,10 @@ pub const UNCACHED: u64 = 2 << 2 | 3 << 8 | 1 << 10;
 pub const DEVICE: u64 = 3 << 8 | 1 << 10 | 3 << 53;
 /// Descriptor bits: read-only.
 pub const READ_ONLY: u64 = 1 << 7;
+/// Descriptor bits: EL0 may access it too.
+pub const USER: u64 = 1 << 6;
+/// Descriptor bits: indirect branches need landing pads (FEAT_BTI).
+pub const GUARDED: u64 = 1 << 50;
 
 const MAIR: u64 = 0x04_44_ff_00;
 
@@ -84,13 +88,19 @@ pub fn use_table(root: usize) {
 /// Lets the gibibyte of virtual addresses with this number lead to normal memory at `address`, a multiple of a gibibyte.
 /// Only while there is one CPU. Returns the first virtual address.
 pub fn alias(number: usize, address: u64) -> usize {
+    set_gibibyte(number, address | NORMAL | VALID)
+}
+
+/// Makes `descriptor` the entry of the gibibyte of virtual addresses with this number. Only while there is one CPU.
+/// Returns the first virtual address.
+pub fn set_gibibyte(number: usize, descriptor: u64) -> usize {
     // SAFETY: the only CPU; nothing lies in the gibibytes that callers choose.
     let entry = unsafe { &mut (*TABLES.0.get())[0].0[number % 512] };
     // SAFETY: a table entry; the walker may read it at any time.
     unsafe { core::ptr::write_volatile(entry, 0) };
     crate::instruction!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb");
     // SAFETY: as before.
-    unsafe { core::ptr::write_volatile(entry, address | NORMAL | VALID) };
+    unsafe { core::ptr::write_volatile(entry, descriptor) };
     crate::instruction!("dsb ishst", "isb");
     number % 512 * GIBIBYTE
 }

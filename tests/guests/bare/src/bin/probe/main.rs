@@ -3,8 +3,8 @@
 //!
 //! Prints `probe NAME ok`, `probe NAME FAIL DETAIL` or `probe NAME skip REASON` for each check, then
 //! `probe done N ok M failed`, and switches the machine off. The boot argument `probe=GROUP[,GROUP…]` chooses among
-//! `fp psci ids aborts mmio gic many timers uart`; `probe=echo` turns the program into a counter of what is typed (uart.rs),
-//! `probe=bypass` into a user of SMCCC_ARCH_WORKAROUND_2 (bypass.rs).
+//! `fp psci ids aborts mmio trapped gic many timers uart`; `probe=echo` turns the program into a counter of what is typed
+//! (uart.rs), `probe=bypass` into a user of SMCCC_ARCH_WORKAROUND_2 (bypass.rs).
 //!
 //! All of it holds on QEMU's bare board too, but for what that lacks, which is skipped there: so the checks are checked.
 
@@ -23,6 +23,7 @@ mod mmio;
 mod psci;
 mod report;
 mod timers;
+mod trapped;
 mod uart;
 
 use bare::platform::Platform;
@@ -33,12 +34,13 @@ bare::entry!(main);
 type Group = (&'static str, fn(&'static Platform));
 
 // FP first: before anything has touched the vector registers.
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     ("fp", fp::run),
     ("psci", psci::run),
     ("ids", ids::run),
     ("aborts", aborts::run),
     ("mmio", mmio::run),
+    ("trapped", trapped::run),
     ("gic", gic::run),
     ("many", many::run),
     ("timers", timers::run),

@@ -1,0 +1,152 @@
+//! The syndrome of a data abort from a guest, and the value that the aborted access carries.
+
+/// A data abort's syndrome (Arm ARM, ESR_EL2, "ISS encoding for an exception from a Data Abort").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syndrome(u64);
+
+/// ISV: SAS, SSE, SRT, SF and AR describe the access.
+const IS_VALID: u64 = 1 << 24;
+/// CM: the fault is of a cache maintenance or address translation instruction.
+const MAINTENANCE: u64 = 1 << 8;
+/// S1PTW: the fault came on a stage 1 walk.
+const ON_WALK: u64 = 1 << 7;
+/// DFSC less its level.
+const STATUS: u64 = 0x3c;
+/// DFSC of a translation fault, less its level.
+const TRANSLATION: u64 = 0x04;
+
+impl Syndrome {
+    /// The syndrome in ESR_EL2 = `esr`.
+    #[inline(always)]
+    pub const fn new(esr: u64) -> Self {
+        Self(esr)
+    }
+
+    /// Returns true if stage 2 did not translate the address of a load or store that the syndrome describes.
+    #[inline(always)]
+    pub const fn is_access(self) -> bool {
+        self.0 & (IS_VALID | MAINTENANCE | ON_WALK | STATUS) == IS_VALID | TRANSLATION
+    }
+
+    /// Returns true if stage 2 did not translate the address of a cache maintenance instruction. Where there is no
+    /// memory, nothing is cached, and the instruction does nothing.
+    pub const fn is_maintenance(self) -> bool {
+        self.0 & (MAINTENANCE | ON_WALK | STATUS) == MAINTENANCE | TRANSLATION
+    }
+
+    /// Returns true if the access is a store.
+    #[inline(always)]
+    pub const fn is_write(self) -> bool {
+        self.0 & 1 << 6 != 0
+    }
+
+    /// Bytes accessed: 1, 2, 4 or 8.
+    #[inline(always)]
+    pub const fn size(self) -> u64 {
+        1 << (self.0 >> 22 & 3)
+    }
+
+    /// The register that is loaded or stored: 31 is the zero register.
+    #[inline(always)]
+    pub const fn register(self) -> usize {
+        (self.0 >> 16 & 0x1f) as usize
+    }
+
+    /// Returns true if the access is an unsigned load of a word (SAS, SSE).
+    #[inline(always)]
+    pub const fn is_plain_word(self) -> bool {
+        self.0 & (3 << 22 | 1 << 21) == 2 << 22
+    }
+
+    /// Returns what the device sees of a store of `register`: devices are little-endian.
+    pub const fn stored(self, register: u64, is_big_endian: bool) -> u64 {
+        if is_big_endian { self.swapped(register) } else { register }
+    }
+
+    /// Returns what a load of the device's `value` puts into its register.
+    pub const fn loaded(self, value: u64, is_big_endian: bool) -> u64 {
+        self.extended(if is_big_endian { self.swapped(value) } else { value })
+    }
+
+    /// Returns `value` with the bytes of the access in reverse order.
+    const fn swapped(self, value: u64) -> u64 {
+        value.swap_bytes() >> (64 - 8 * self.size())
+    }
+
+    const fn extended(self, value: u64) -> u64 {
+        let shift = 64 - 8 * self.size();
+        let is_signed = self.0 & 1 << 21 != 0;
+        let is_64_bit = self.0 & 1 << 15 != 0;
+        let value =
+            if is_signed { ((value << shift) as i64 >> shift) as u64 } else { value << shift >> shift };
+        if is_64_bit { value } else { value & 0xffff_ffff }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALUE: u64 = 0xf1e2_d3c4_b5a6_9788;
+
+    /// A load of `2 << log_size` bytes, with SSE and SF.
+    const fn access(log_size: u64, is_signed: bool, is_64_bit: bool) -> Syndrome {
+        Syndrome(
+            0x24 << 26 | IS_VALID | log_size << 22 | (is_signed as u64) << 21 | (is_64_bit as u64) << 15 | 7,
+        )
+    }
+
+    #[test]
+    fn loads_extend_as_the_instruction_asks() {
+        let loads = [
+            (access(0, false, false), 0x88),
+            (access(0, true, false), 0xffff_ff88),
+            (access(0, true, true), 0xffff_ffff_ffff_ff88),
+            (access(1, false, false), 0x9788),
+            (access(1, true, true), 0xffff_ffff_ffff_9788),
+            (access(2, false, false), 0xb5a6_9788),
+            (access(2, true, true), 0xffff_ffff_b5a6_9788),
+            (access(3, false, true), VALUE),
+        ];
+        for (syndrome, loaded) in loads {
+            assert_eq!(syndrome.loaded(VALUE, false), loaded, "{syndrome:x?}");
+        }
+    }
+
+    #[test]
+    fn big_endian_accesses_swap_the_bytes_of_their_size() {
+        let loads = [
+            (access(0, false, false), 0x88),
+            (access(0, true, true), 0xffff_ffff_ffff_ff88),
+            (access(1, false, false), 0x8897),
+            (access(1, true, false), 0xffff_8897),
+            (access(2, false, false), 0x8897_a6b5),
+            (access(2, true, true), 0xffff_ffff_8897_a6b5),
+            (access(3, false, true), VALUE.swap_bytes()),
+        ];
+        for (syndrome, loaded) in loads {
+            assert_eq!(syndrome.loaded(VALUE, true), loaded, "{syndrome:x?}");
+        }
+        for (log_size, stored) in [(0, 0x88), (1, 0x8897), (2, 0x8897_a6b5), (3, VALUE.swap_bytes())] {
+            assert_eq!(access(log_size, false, true).stored(VALUE, true), stored);
+            assert_eq!(access(log_size, false, true).stored(VALUE, false), VALUE);
+        }
+    }
+
+    #[test]
+    fn maintenance_is_told_from_accesses_and_walks() {
+        let abort = 0x24 << 26;
+        for level in 0..4 {
+            assert!(Syndrome(abort | IS_VALID | TRANSLATION | level).is_access());
+            let maintenance = abort | MAINTENANCE | 1 << 6 | TRANSLATION | level;
+            assert!(Syndrome(maintenance).is_maintenance() && !Syndrome(maintenance).is_access());
+            assert!(!Syndrome(maintenance | ON_WALK).is_maintenance(), "AT whose walk faults");
+            assert!(!Syndrome(abort | TRANSLATION | level).is_access(), "no syndrome");
+            // An access flag fault and a permission fault.
+            for status in [0x08, 0x0c] {
+                assert!(!Syndrome(abort | MAINTENANCE | status | level).is_maintenance());
+                assert!(!Syndrome(abort | IS_VALID | status | level).is_access());
+            }
+        }
+    }
+}
