@@ -5,13 +5,19 @@
 //! (Linux, Documentation/arch/arm64/booting: "Call the kernel image").
 //!
 //! The code here is position-independent and fits the one page that stays identity-mapped in EL2's final tables:
-//! secondary CPUs and the change of tables need it. `EARLY_TABLES` map that page's gigabyte at its physical
-//! address and the image at its linked address; they live until `mmu::init` has made the final ones.
+//! secondary CPUs and the change of tables need it. `EARLY_TABLES` map that page at its physical address and the image's
+//! pages at their linked addresses, text read-only and the rest execute-never, and nothing else: what lies beside the
+//! image may be secure memory, `no-map` memory or a device, and what is mapped as Normal memory a CPU may access
+//! speculatively (Arm ARM, chapter B2, "Memory types and attributes"). They live until `mmu::init` has made the final
+//! ones.
+//!
+//! The boot protocol promises EL2 (or EL1), the MMU off and `x0`. Nothing else of EL2's state is taken for granted:
+//! `begin` sets what it works by, `features::configure` the rest.
 
 use core::arch::global_asm;
 
-/// Level 0, level 1 and level 2 of the image's address, level 1 of the identity map.
-const EARLY_TABLE_COUNT: usize = 4;
+/// Level 0; levels 1 to 3 of the image's address; levels 1 to 3 of the identity map.
+const EARLY_TABLE_COUNT: usize = 7;
 
 /// The tables that the primary CPU turns its MMU on with. Written by the assembly below only.
 #[repr(C, align(4096))]
@@ -28,12 +34,9 @@ pub(super) const MAIR: u64 = 0x44_04_ff;
 /// SCTLR_EL2 with the MMU off: RES1 bits only, little-endian (Arm ARM D24.2.146).
 const SCTLR_RES1: u64 = 0x30c5_0830;
 
-/// SCTLR_EL2 while Ballast runs: MMU, caches, stack alignment check.
-/// M = bit 0, C = bit 2, SA = bit 3, I = bit 12.
-const SCTLR_MMU_ON: u64 = SCTLR_RES1 | 1 | 1 << 2 | 1 << 3 | 1 << 12;
-
-/// The same with WXN (bit 19): whatever is writable is never executed.
-const SCTLR_FINAL: u64 = SCTLR_MMU_ON | 1 << 19;
+/// SCTLR_EL2 while Ballast runs: MMU, caches, stack alignment check, and nothing that is writable is executed.
+/// M = bit 0, C = bit 2, SA = bit 3, I = bit 12, WXN = bit 19.
+const SCTLR_MMU_ON: u64 = SCTLR_RES1 | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 
 /// TCR_EL2 less the physical address size: 48-bit addresses (T0SZ 16), 4 KiB granule, write-back inner shareable
 /// walks, RES1 bits 23 and 31 (Arm ARM D24.2.158, EL2&0 regime not in use).
@@ -42,8 +45,11 @@ const TCR: u64 = 1 << 31 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 16;
 /// Descriptor of a next-level table.
 const TABLE: u64 = 3;
 
-/// A 2 MiB or 1 GiB block: attribute 0, AP[1] RES1, inner shareable, accessed (Arm ARM D8.3.2).
-const BLOCK: u64 = 1 | 1 << 6 | 3 << 8 | 1 << 10;
+/// A page of data: attribute 0, AP[1] RES1, inner shareable, accessed, XN (Arm ARM D8.3.2).
+const DATA_PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10 | 1 << 54;
+
+/// A page of text: the same, read-only and not XN.
+const TEXT_PAGE: u64 = 3 | 1 << 6 | 1 << 7 | 3 << 8 | 1 << 10;
 
 global_asm!(
     r#"
@@ -105,17 +111,28 @@ enable_mmu:
     isb
     ret
 
-// What both kinds of CPU need first: EL2 or nothing, interrupts masked, MMU off.
+// What both kinds of CPU need first: EL2 or nothing, interrupts masked, the stack pointer SP_EL2, MMU off, little-endian
+// (memory, literals too, may be read only after that), the EL2 translation regime.
 .macro begin
     msr     daifset, #0xf
+    msr     spsel, #1
     mrs     x1, currentel
     cmp     x1, #8
     b.ne    not_el2
-    ldr     x1, ={sctlr_res1}
+    mov     x1, #{sctlr_res1} & 0xffff
+    movk    x1, #{sctlr_res1} >> 16, lsl #16
     msr     sctlr_el2, x1
+    isb
     mov     x1, #0x80000000             // HCR_EL2.RW, E2H and TGE clear
     msr     hcr_el2, x1
     isb
+    mrs     x1, hcr_el2                 // E2H is RES1 without FEAT_E2H0 (ID_AA64MMFR4_EL1.E2H0)
+    tbnz    x1, #34, only_vhe
+    mrs     x1, S3_0_C0_C7_3            // ID_AA64MMFR3_EL1.TCRX
+    tst     x1, #0xf
+    b.eq    9f
+    msr     S3_4_C2_C0_3, xzr           // TCR2_EL2: permissions are not indirect (PIE)
+9:
 .endm
 
 // Nothing can be said without a console: stop where a debugger finds a name.
@@ -123,6 +140,10 @@ enable_mmu:
 not_el2:
     wfe
     b       not_el2
+    .global only_vhe
+only_vhe:
+    wfe
+    b       only_vhe
 
 primary_entry:
     mov     x20, x0                     // the host's device tree
@@ -140,26 +161,47 @@ primary_entry:
     b.lo    1b
 
     adrp    x8, {tables}
-    add     x8, x8, :lo12:{tables}
-    add     x9, x8, #0x1000             // level 1 of the image's address
-    add     x10, x8, #0x2000            // level 2 of the image's address
-    add     x11, x8, #0x3000            // level 1 of the identity map
-    orr     x12, x9, #{table}
-    str     x12, [x8, #(256 * 8)]       // IMAGE_BASE is entry 256 of level 0
-    orr     x12, x10, #{table}
-    str     x12, [x9]
-    ldr     x13, ={block}
-    orr     x12, x21, x13
-    str     x12, [x10]
+    add     x8, x8, :lo12:{tables}      // level 0
     lsr     x14, x21, #39
     cmp     x14, #256
     b.hs    not_el2
+    ldr     x15, ={text_page}
+
+    add     x9, x8, #0x1000             // the image's address: IMAGE_BASE is entry 256 of level 0,
+    add     x10, x8, #0x2000            // and entry 0 of levels 1 to 3
+    add     x11, x8, #0x3000
+    orr     x12, x9, #{table}
+    str     x12, [x8, #(256 * 8)]
+    orr     x12, x10, #{table}
+    str     x12, [x9]
     orr     x12, x11, #{table}
+    str     x12, [x10]
+    mov     x7, x21
+    adrp    x13, __text_end             // all of these are aligned to 4096
+    mov     x12, x15
+2:  orr     x9, x7, x12
+    str     x9, [x11], #8
+    add     x7, x7, #0x1000
+    cmp     x7, x13
+    b.lo    2b
+    ldr     x12, ={data_page}
+    mov     x13, x6
+    cmp     x7, x6
+    b.lo    2b
+
+    add     x9, x8, #0x4000             // the boot page's physical address
+    add     x10, x8, #0x5000
+    add     x11, x8, #0x6000
+    orr     x12, x9, #{table}
     str     x12, [x8, x14, lsl #3]
     ubfx    x14, x21, #30, #9
-    lsr     x12, x21, #30
-    lsl     x12, x12, #30
-    orr     x12, x12, x13
+    orr     x12, x10, #{table}
+    str     x12, [x9, x14, lsl #3]
+    ubfx    x14, x21, #21, #9
+    orr     x12, x11, #{table}
+    str     x12, [x10, x14, lsl #3]
+    ubfx    x14, x21, #12, #9
+    orr     x12, x21, x15
     str     x12, [x11, x14, lsl #3]
     dsb     sy
 
@@ -185,9 +227,6 @@ secondary_entry:
     ldp     x0, x21, [x20]              // root table, stack
     ldr     x22, [x20, #16]             // argument
     bl      enable_mmu
-    ldr     x1, ={sctlr_final}
-    msr     sctlr_el2, x1
-    isb
     mov     sp, x21
     mov     x0, x22
     mov     x29, xzr
@@ -200,7 +239,7 @@ secondary_entry:
 // No memory is touched while it is off.
     .global switch_root
 switch_root:
-    ldr     x1, ={sctlr_final}
+    ldr     x1, ={sctlr}
     ldr     x2, ={sctlr_res1}
     dsb     sy
     msr     sctlr_el2, x2
@@ -218,10 +257,10 @@ switch_root:
     mair = const MAIR,
     tcr = const TCR,
     sctlr = const SCTLR_MMU_ON,
-    sctlr_final = const SCTLR_FINAL,
     sctlr_res1 = const SCTLR_RES1,
     table = const TABLE,
-    block = const BLOCK,
+    text_page = const TEXT_PAGE,
+    data_page = const DATA_PAGE,
     tables = sym EARLY_TABLES,
     primary_main = sym crate::arch::start::primary_main,
     secondary_main = sym crate::arch::start::secondary_main,

@@ -14,8 +14,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const TARGET: &str = "aarch64-unknown-none-softfloat";
-const GUESTS: [&str; 10] =
-    ["bench", "probe", "irqload", "rogue", "stress", "owner", "poolflood", "tenant", "pattern", "firmware"];
+const GUESTS: &[&str] = &[
+    "bench",
+    "probe",
+    "irqload",
+    "rogue",
+    "stress",
+    "owner",
+    "poolflood",
+    "tenant",
+    "pattern",
+    "firmware",
+    "loader",
+];
 /// Programs for Linux.
 const PROGRAMS: [&str; 1] = ["mbind"];
 /// The header has a page of its own (bare/link.ld).
