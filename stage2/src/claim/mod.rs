@@ -56,4 +56,5 @@ pub use cause::{Bar, Blocker, Cause};
 pub use engine::{Claims, Step};
 pub use ground::{Ground, Host, Windows, slice_of};
 pub use operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Try, Wish};
+pub use records::RECORDS;
 pub use statistics::{FULLNESS_CLASSES, SIZE_CLASSES, Statistics, Totals};

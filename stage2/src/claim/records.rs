@@ -15,7 +15,7 @@ const UNITS: usize = 4;
 /// A cancelled claim of a guest counts as open until this part of a second after it was queued.
 const HOLDS_A_SECOND: u64 = 100;
 /// How many in all: those of eight guests with pools have room beside the operator's.
-const RECORDS: usize = OPERATOR + UNITS + GUEST * 8;
+pub const RECORDS: usize = OPERATOR + UNITS + GUEST * 8;
 
 /// The records. All zero bytes at first: a record without a number is empty.
 pub(super) struct Records {

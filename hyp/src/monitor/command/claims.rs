@@ -4,7 +4,7 @@ use core::fmt;
 
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::claim::{
-    Cause, ClaimId, FULLNESS_CLASSES, Kind, Report, RequestError, SIZE_CLASSES, State, Wish,
+    Cause, ClaimId, FULLNESS_CLASSES, Kind, RECORDS, Report, RequestError, SIZE_CLASSES, State, Wish,
 };
 use stage2::owner::PoolId;
 use stage2::range::FrameRange;
@@ -143,13 +143,16 @@ fn granted(claiming: &dyn Claiming, number: u64) -> Option<Report> {
     (report.state == State::Granted).then_some(report)
 }
 
+/// Returns the operations that are remembered, at most as many as are remembered at a time: an owner that claims and
+/// releases faster than they are printed does not make the list endless.
 fn reports(claiming: &dyn Claiming) -> impl Iterator<Item = Report> {
     let mut last = ClaimId::new(0);
-    core::iter::from_fn(move || {
+    let all = core::iter::from_fn(move || {
         let report = claiming.claims().report_after(last)?;
         last = report.id;
         Some(report)
-    })
+    });
+    all.take(RECORDS)
 }
 
 fn pool_name(claiming: &dyn Claiming, pool: PoolId) -> &str {
@@ -344,4 +347,20 @@ pub(super) fn counters(session: &mut Session<'_>) -> Result<(), Failure> {
             Ok(())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::fake_pools::FakePools;
+    use super::*;
+
+    #[test]
+    fn the_list_ends_though_there_are_always_new_claims() {
+        let pools = FakePools::new();
+        let (pool, _) = pools.claims().pools().and_then(|pools| pools.iter().next()).unwrap();
+        pools.claim(pool, Wish::of_size(FRAME_SIZE)).unwrap();
+        let again = || pools.claim(pool, Wish::of_size(FRAME_SIZE)).is_ok();
+        let shown = reports(&pools).filter(|_| again());
+        assert_eq!(shown.take(10_000).count(), RECORDS);
+    }
 }

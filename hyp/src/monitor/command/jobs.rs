@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use stage2::addr::FRAME_SIZE;
 use stage2::controller::{ControllerId, ControllerSet};
-use stage2::migrate::{JobId, JobReport, JobState, Reason, Request, Scope, Select};
+use stage2::migrate::{JobId, JobReport, JobState, MAX_JOBS, Reason, Request, Scope, Select};
 use stage2::owner::GuestId;
 use stage2::placement::{Placement, Strictness};
 
@@ -180,14 +180,15 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
     })
 }
 
-/// All jobs that are remembered.
+/// Returns the jobs that are remembered, at most as many as are remembered at a time: claims make new ones meanwhile.
 fn reports(migration: &dyn Migration) -> impl Iterator<Item = JobReport> {
     let mut last = JobId::new(0);
-    core::iter::from_fn(move || {
+    let all = core::iter::from_fn(move || {
         let report = migration.job_after(last)?;
         last = report.id;
         Some(report)
-    })
+    });
+    all.take(MAX_JOBS)
 }
 
 fn number(arguments: &Arguments<'_>) -> JobId {
