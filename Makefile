@@ -2,13 +2,15 @@
 #
 #   make run [MACHINE=two] [GUESTS=alpha-beta] [KERNEL=6.12] [CPU=cortex-a72] [APPEND=…] [SERIAL=/tmp/serial]
 #   make test [FILTER=…]
+#   make soak [HOURS=1] [PART=mix|resets] [SEED=…]
 
-.PHONY: run image test bench lint doc clean setup
+.PHONY: run image test soak bench lint doc clean setup
 
 QEMU = tools/cargo run --package ballast-qemu --
 
 # option,variable: --option 'value' where the variable has one.
 option = $(if $($(2)),--$(1) '$($(2))')
+SOAK = $(call option,hours,HOURS) $(call option,part,PART) $(call option,seed,SEED)
 RUN = $(call option,machine,MACHINE) $(call option,guests,GUESTS) $(call option,kernel,KERNEL) \
       $(call option,cpu,CPU) $(call option,append,APPEND) $(call option,serial,SERIAL)
 
@@ -20,6 +22,9 @@ image: setup
 
 test: setup
 	$(QEMU) test $(FILTER)
+
+soak: setup
+	tools/cargo test --quiet --package system-tests --test soak -- $(SOAK)
 
 bench:
 	@tools/setup.sh bench

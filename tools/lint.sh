@@ -16,6 +16,8 @@ fi
 tools/cargo fmt --all --check
 tools/cargo fmt --all --check --manifest-path tests/guests/Cargo.toml
 tools/cargo clippy --workspace --all-targets -- -D warnings
+# It is no target by default: `make test` must not run it.
+tools/cargo clippy --package system-tests --test soak -- -D warnings
 # shellcheck disable=SC2086 # a list of words
 tools/cargo clippy --package hyp --bin ballast --target $TARGET $build_std -- -D warnings
 # shellcheck disable=SC2086

@@ -2,30 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use system_tests::{Guest, Setup, System};
+use system_tests::{Guest, Random, Setup, System};
 
 /// How long each storm lasts: it is the number of lines that counts, not how fast they are.
 const STORM: Duration = Duration::from_secs(30);
-
-/// Random numbers, the same at every run (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-}
 
 /// Guests that interrupt, print and sleep.
 fn busy() -> System {
@@ -89,7 +69,7 @@ fn is_well(system: &mut System) {
 fn random_command_lines_at_a_busy_system_do_no_harm() {
     let mut system = busy();
     let words = words(&mut system);
-    let mut random = Random(0x5eed_0001);
+    let mut random = Random::new(0x5eed_0001);
     let (start, mut count) = (Instant::now(), 0);
     while start.elapsed() < STORM {
         let mut lines = String::new();
@@ -118,7 +98,7 @@ fn random_command_lines_at_a_busy_system_do_no_harm() {
 #[test]
 fn random_bytes_at_a_busy_system_do_no_harm() {
     let mut system = busy();
-    let mut random = Random(0x5eed_0002);
+    let mut random = Random::new(0x5eed_0002);
     let (start, mut count) = (Instant::now(), 0);
     while start.elapsed() < STORM {
         let mut bytes = Vec::new();
@@ -128,7 +108,7 @@ fn random_bytes_at_a_busy_system_do_no_harm() {
                 1 => 0x1d,
                 2 => *random.pick(b"mna?12b"),
                 3..=5 => b' ' + random.below(95) as u8,
-                _ => random.next() as u8,
+                _ => random.draw() as u8,
             });
         }
         system.session().send(&bytes).unwrap();

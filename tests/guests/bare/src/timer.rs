@@ -1,6 +1,6 @@
 //! The architected timers as EL1 sees them.
 
-use crate::{mrs, msr};
+use crate::{gic, mrs, msr};
 
 /// INTID of the virtual timer.
 pub const VIRTUAL_INTID: u32 = 27;
@@ -39,6 +39,27 @@ pub fn delay(microseconds: u64) {
     while now() - start < ticks(microseconds) {
         crate::sync::relax();
     }
+}
+
+/// Sleeps in WFI. Interrupts have to be masked; those that come meanwhile are acknowledged and dropped.
+pub fn sleep(microseconds: u64) {
+    let until = now() + ticks(microseconds);
+    gic::enable(VIRTUAL_INTID);
+    arm_virtual(until);
+    while now() < until {
+        crate::instruction!("wfi");
+        let intid = gic::acknowledge();
+        if intid == VIRTUAL_INTID {
+            stop_virtual();
+        }
+        if intid != gic::SPURIOUS {
+            gic::end(intid);
+        }
+        if now() < until {
+            arm_virtual(until);
+        }
+    }
+    stop_virtual();
 }
 
 /// Waits until `condition` holds, at most `microseconds`; tells whether it came to hold.

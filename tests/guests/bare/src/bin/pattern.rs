@@ -10,7 +10,7 @@
 #![no_main]
 
 use bare::platform::{Platform, Range};
-use bare::{console, say};
+use bare::{console, say, timer};
 
 bare::entry!(main);
 
@@ -39,7 +39,8 @@ fn main(platform: &'static Platform) {
             if console::typed().is_some() {
                 check(platform);
             }
-            bare::sync::relax();
+            // Others may need the CPU below.
+            timer::sleep(2000);
         },
     }
 }

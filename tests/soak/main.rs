@@ -1,0 +1,146 @@
+//! `make soak`: for as long as it is told to, everything that an operator can do, at random, to guests that are busy and
+//! check themselves; then whether anything was lost.
+//!
+//! Part `mix` boots eight guests on a machine with four controllers and migrates, pins, evacuates, restores, retires,
+//! balances, claims, releases, starts, stops, resets and makes noise on the console. All the while guests check their
+//! memory and count their interrupts, and Ballast its books. At the end everything is undone and stopped, and as many
+//! frames are free as before. Part `resets` resets small guests 10,000 times, and compares the same.
+//!
+//! The seed decides what is done; how it falls in with what guests do at the moment is up to the machine.
+//! `BALLAST_TEST_PATIENCE` is how long anything may take, as for tests.
+
+mod actions;
+mod books;
+mod fleet;
+mod mix;
+mod noise;
+mod resets;
+mod tally;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{Parser, ValueEnum};
+use system_tests::System;
+
+/// Does everything that an operator can do, at random, to busy guests, and sees whether anything is lost.
+#[derive(Parser)]
+#[command(name = "soak", max_term_width = 100)]
+struct Options {
+    /// How long
+    #[arg(long, default_value = "1")]
+    hours: f64,
+    /// Only one part; without it, the mix for so long, and then as many resets as belong to it
+    #[arg(long)]
+    part: Option<Part>,
+    /// What random numbers start from; without it, the time of day
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many resets; without it, 10,000 for an hour or more
+    #[arg(long)]
+    resets: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Everything, at random.
+    Mix,
+    /// Resets of small guests.
+    Resets,
+}
+
+/// Resets that belong to an hour, or to more.
+const RESETS: u64 = 10_000;
+
+/// What a part of the soak is doing, for when it fails, and when it last told.
+pub(crate) struct Progress {
+    started: Instant,
+    told: Instant,
+    /// Steps so far.
+    pub(crate) step: u64,
+    recent: std::collections::VecDeque<String>,
+}
+
+impl Progress {
+    /// How many steps are told when something fails.
+    const RECENT: usize = 40;
+
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, told: now, step: 0, recent: std::collections::VecDeque::new() }
+    }
+
+    /// Notes what is done next.
+    pub(crate) fn note(&mut self, what: String) {
+        if self.recent.len() == Self::RECENT {
+            self.recent.pop_front();
+        }
+        let seconds = self.started.elapsed().as_secs_f32();
+        self.recent.push_back(format!("step {} after {seconds:.1} s: {what}", self.step));
+    }
+
+    /// Prints `line` if a minute has passed since the last one.
+    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
+        if self.told.elapsed() >= Duration::from_secs(60) {
+            self.told = Instant::now();
+            println!("{:7.1} min  step {}: {}", self.elapsed().as_secs_f32() / 60.0, self.step, line());
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let by_time = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
+    let seed = options.seed.unwrap_or_else(by_time);
+    println!("soak: seed {seed}, {} h", options.hours);
+    // Built before any time counts.
+    system_tests::image();
+    let time = Duration::from_secs_f64((options.hours * 3600.0).clamp(0.0, 1e9));
+    let resets = options.resets.unwrap_or((RESETS as f64 * options.hours.clamp(0.0, 1.0)) as u64);
+    let is_right = |part| options.part.is_none_or(|only| only == part);
+    let mut is_well = true;
+    if is_right(Part::Mix) {
+        is_well &= run(seed, "mix", |progress, system| mix::run(progress, system, seed, time));
+    }
+    if is_well && is_right(Part::Resets) {
+        is_well &= run(seed, "resets", |progress, system| resets::run(progress, system, resets));
+    }
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a part, and tells how it ended. The part puts the system that it boots into the place that it is given, so that
+/// what its line carried is there when it fails.
+fn run(seed: u64, part: &str, work: impl FnOnce(&mut Progress, &mut Option<System>)) -> bool {
+    let (mut progress, mut system) = (Progress::new(), None);
+    let result = catch_unwind(AssertUnwindSafe(|| work(&mut progress, &mut system)));
+    let minutes = progress.elapsed().as_secs_f32() / 60.0;
+    if result.is_ok() {
+        println!(
+            "soak: {part}: nothing was lost in {minutes:.1} min and {} steps, seed {seed}",
+            progress.step
+        );
+        return true;
+    }
+    println!("soak: {part}: FAILED at step {} after {minutes:.1} min, seed {seed}", progress.step);
+    for line in &progress.recent {
+        println!("  {line}");
+    }
+    if let Some(system) = system {
+        let file = ballast_qemu::place::target().join(format!("soak-{part}-{seed}.log"));
+        match save(&file, &system) {
+            Ok(()) => println!("what the serial line carried: {}", file.display()),
+            Err(error) => println!("{}: {error}", file.display()),
+        }
+    }
+    false
+}
+
+fn save(file: &PathBuf, system: &System) -> std::io::Result<()> {
+    std::fs::write(file, system.transcript())
+}
