@@ -19,6 +19,7 @@ const GUESTS: &[&str] = &[
     "probe",
     "irqload",
     "rogue",
+    "hostile",
     "stress",
     "owner",
     "poolflood",
