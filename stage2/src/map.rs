@@ -17,7 +17,7 @@
 
 use core::fmt;
 
-use crate::addr::{FRAME_SIZE, Frame};
+use crate::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
 use crate::controller::ControllerId;
 use crate::dmb::{Block, MAX_BLOCKS, Pool};
 use crate::name::Name;
@@ -97,6 +97,11 @@ pub enum MapError {
         /// Its length in bytes.
         bytes: u64,
     },
+    /// More movable ranges than [`MAX_MARKS`].
+    MarksFull {
+        /// The range that found no room.
+        range: FrameRange,
+    },
     /// More separate RAM ranges than [`MAX_RAM_RANGES`].
     RamFull {
         /// The range that found no place.
@@ -146,6 +151,9 @@ impl fmt::Display for MapError {
             }
             Self::RamFull { range } => {
                 write!(f, "RAM {range}: the map holds at most {MAX_RAM_RANGES} separate ranges")
+            }
+            Self::MarksFull { range } => {
+                write!(f, "movable memory {range}: the map holds at most {MAX_MARKS} separate ranges")
             }
             Self::TwoControllers { range, first, second } => {
                 write!(f, "RAM {range}: claimed by {second}, but already behind {first}")
@@ -279,6 +287,27 @@ impl BootMap {
             }
         }
         Err(MapError::NoRoom { name, bytes, align, longest })
+    }
+
+    /// Keeps unmovable allocations out of all memory from frame number `start` on: whole pageblocks that are free there
+    /// become movable, smaller remainders are reserved under `name`. Call it last.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn restrict_to_movable(&mut self, start: u64, name: &str) -> Result<(), MapError> {
+        let above = |segment: Segment| {
+            let range = FrameRange::from_numbers(segment.range.start().max(start), segment.range.end())?;
+            (!range.is_empty()).then_some(range)
+        };
+        while let Some(free) = self.segments().filter(Segment::is_free_normal).find_map(above) {
+            let whole = free.aligned_inside(PAGEBLOCK_FRAMES);
+            if whole.is_empty() {
+                self.reserve_range(free, ReservationKind::Carved, Name::new(name))?;
+            } else {
+                self.marks.insert(whole, MovableMark::Amount).map_err(|_| MapError::MarksFull { range: whole })?;
+            }
+        }
+        Ok(())
     }
 
     /// The movable marks, to be edited and given back by [`Self::set_designation`].

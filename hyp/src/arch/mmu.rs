@@ -21,6 +21,7 @@
 
 use super::cpu::{self, MAX_CPUS};
 use super::own;
+use crate::physical::LINEAR_LIMIT;
 use crate::tables::{self, Need, Place, Stock, is_physical, tables_for};
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
@@ -39,8 +40,7 @@ const WINDOWS: usize = IMAGE_BASE + (128 << 20);
 /// What may lie in blocks of 2 MiB and more, one after another, a pageblock unmapped between.
 const LARGE: usize = WINDOWS + (MAX_CPUS * WINDOWS_PER_CPU + 1) * PAGEBLOCK_SIZE as usize;
 const LINEAR: usize = 0xc000_0000_0000;
-/// Physical addresses above this have no place in the linear map.
-const LINEAR_LIMIT: u64 = 1 << 46;
+const _: () = assert!(LINEAR as u64 + LINEAR_LIMIT <= 1 << 48);
 
 /// Bytes of a CPU's stack.
 pub(super) const STACK_SIZE: usize = 16 * 1024;

@@ -11,7 +11,7 @@ use guest_dts::config::{Configuration, ControllerRoom, Host, Severity};
 use guest_dts::finding::Finding;
 use guest_dts::tree::Tree;
 pub use pinned::give_back;
-use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
+use stage2::addr::{FRAME_SHIFT, FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::controller::ControllerId;
 use stage2::frame::Footprint;
 use stage2::map::{BootMap, MapError, Reservation, ReservationKind};
@@ -23,6 +23,9 @@ pub const MAX_CPUS: usize = 32;
 
 /// NORMAL memory that guests leave for Ballast and its tables, in frames: 8 MiB.
 pub const NORMAL_FLOOR_FRAMES: u64 = 2048;
+
+/// First physical address without a place in EL2's linear map (64 TiB): Ballast keeps nothing of its own from there on.
+pub const LINEAR_LIMIT: u64 = 1 << 46;
 
 /// Takes what is found on the way: a line of text, and how much it matters.
 pub type Tell<'a> = dyn FnMut(Severity, fmt::Arguments<'_>) + 'a;
@@ -114,6 +117,13 @@ pub fn lay_out<'t>(
         pinned::reserve(map, board, configuration, tell).map_err(failed("pinned memory"))?;
     }
     designate::designate(map, board, configuration, tell);
+    if map.ram().any(|(ram, _)| ram.end() > LINEAR_LIMIT >> FRAME_SHIFT) {
+        map.restrict_to_movable(LINEAR_LIMIT >> FRAME_SHIFT, "above 64 TiB").map_err(failed("RAM above 64 TiB"))?;
+        tell(
+            Severity::Note,
+            format_args!("RAM above {LINEAR_LIMIT:#x} (64 TiB) is for guests' movable memory: EL2 does not map it for itself"),
+        );
+    }
     map.carve(Footprint::of(map).bytes(), PAGEBLOCK_SIZE, "frame table").map_err(failed("frame table"))
 }
 

@@ -111,6 +111,32 @@ fn a_pool_with_the_name_of_one_of_the_hosts_is_refused() {
 }
 
 #[test]
+fn ram_above_the_linear_map_is_left_to_guests() {
+    // The host's second controller, at 1, 8, 16, 64 and 128 TiB.
+    for (shift, is_high) in [(40, false), (43, false), (44, false), (46, true), (47, true)] {
+        let base = 1u64 << shift;
+        let cells = format!("<{:#x} 0x00 0x00 0x40000000>", base >> 32);
+        let host = HOST.replace("<0x00 0x80000000 0x00 0x40000000>", &cells);
+        assert_ne!(host, HOST);
+        let (map, told) = laid_out_on(&host, "", "");
+        let words: Vec<_> = (0..Footprint::of(&map).words()).map(|_| AtomicU32::new(0)).collect();
+        let memory = Memory::new();
+        memory.boot(&map, &words, 0).unwrap();
+        let totals = memory.controller_totals(ControllerId::try_new(1).unwrap());
+        let (normal, movable) = if is_high { (0, 1 << 18) } else { (1 << 18, 0) };
+        assert_eq!((totals.normal.present, totals.movable.present), (normal, movable), "{told:?}");
+        assert_eq!(told.iter().any(|line| line.contains("64 TiB")), is_high, "{told:?}");
+    }
+    let all_high = HOST.replace("<0x00 0x40000000 0x00", "<0x8000 0x40000000 0x00");
+    let all_high = all_high.replace("<0x00 0x80000000 0x00", "<0x8000 0x80000000 0x00");
+    let host = compile(&all_high);
+    let tree = Tree::new(host.as_slice()).unwrap();
+    let board = Board::read(&tree).unwrap();
+    let error = lay_out(&mut BootMap::new(), &tree, &board, &Loaded::default(), None, &mut |_, _| {});
+    assert_eq!(error.unwrap_err().what, "frame table");
+}
+
+#[test]
 fn what_is_nowhere_cannot_be_laid_out() {
     let host = compile(HOST);
     let tree = Tree::new(host.as_slice()).unwrap();

@@ -67,10 +67,11 @@ impl Region {
         Slot(self.slot.wrapping_add(number.wrapping_sub(self.range.start()) as u32))
     }
 
-    /// The number of the frame at `slot`.
+    /// Returns the number of the frame at `slot`, which may lie in the padding before the region's first frame.
     #[inline]
     pub(crate) const fn number(&self, slot: Slot) -> u64 {
-        self.range.start().wrapping_add_signed(slot.0.wrapping_sub(self.slot) as i32 as i64)
+        // In 64 bits: a region may have more than 2^31 frames (8 TiB).
+        self.range.start().wrapping_sub(self.slot as u64).wrapping_add(slot.0 as u64)
     }
 
     /// The frame at `slot`.
@@ -386,5 +387,32 @@ impl<'a> FrameTable<'a> {
             let state = meta.state()?;
             (meta.order() >= order).then_some(Head { number, order: meta.order(), state })
         })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Bases at which fewer bits than the 48 of a physical address would show.
+    const BASES: [u64; 5] = [0x4000_0000, 1 << 40, 1 << 43, 1 << 44, 1 << 47];
+
+    #[test]
+    fn slots_and_frame_numbers_agree_in_regions_above_8_tib() {
+        // Starts in the middle of a pageblock, behind another region's slots, and takes all slots that are left.
+        for start in BASES.map(|base| (base >> FRAME_SHIFT) + 5) {
+            let (slot, frames) = (3 * PAGEBLOCK_FRAMES as u32 + 5, MAX_FRAMES - 4 * PAGEBLOCK_FRAMES);
+            let range = FrameRange::from_numbers(start, start + frames).unwrap();
+            let region = Region { range, frames, slot, controller: ControllerId::default(), index: 0, arena: 0 };
+            for offset in [0, 1, (1 << 31) - 6, (1 << 31) - 5, 1 << 31, (3 << 30) + 7, frames - 1] {
+                let number = start + offset;
+                assert_eq!(region.number(region.slot(number)), number, "{start:#x} + {offset:#x}");
+                assert_eq!(region.frame(region.slot(number)).number(), number, "{start:#x} + {offset:#x}");
+                assert!(region.has(number));
+            }
+            let padding = Slot::of_pageblock(region.slot(start).pageblock());
+            assert_eq!(region.number(padding), start - 5, "the pageblock's first slot");
+            assert!(!region.has(start + frames) && !region.has(start - 1));
+        }
     }
 }

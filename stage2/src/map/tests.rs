@@ -81,6 +81,31 @@ fn carving_avoids_reservations_and_movable_memory() {
 }
 
 #[test]
+fn memory_above_a_limit_is_left_to_movable_allocations() {
+    let mut map = BootMap::new();
+    // The limit is frame 0x40000, in the middle of the first range; odd ends of pageblocks on both sides of it.
+    map.add_ram(controller(0), 0x3f10_0000, 0x200_0000).unwrap();
+    map.add_ram(controller(1), 0x8000_0000, 0x1000).unwrap();
+    map.reserve(0x4020_0000, 0x1000, ReservationKind::Image, "image").unwrap();
+    map.restrict_to_movable(0x40000, "high").unwrap();
+    let segments: Vec<_> =
+        map.segments().map(|s| (s.range.start(), s.range.end(), s.movable, s.reservation)).collect();
+    let (movable, carved) = (Some(MovableMark::Amount), Some(ReservationKind::Carved));
+    assert_eq!(
+        segments,
+        [
+            (0x3f100, 0x40000, None, None),
+            (0x40000, 0x40200, movable, None),
+            (0x40200, 0x40201, None, Some(ReservationKind::Image)),
+            (0x40201, 0x40400, None, carved),
+            (0x40400, 0x41000, movable, None),
+            (0x41000, 0x41100, None, carved),
+            (0x80000, 0x80001, None, carved),
+        ]
+    );
+}
+
+#[test]
 fn a_full_map_says_so_and_stays_as_it_was() {
     let mut map = BootMap::new();
     for index in 0..MAX_RAM_RANGES as u64 {

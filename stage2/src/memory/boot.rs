@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU32;
 
 use super::release::count_freed;
 use super::{Extent, Layout, Memory};
-use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::addr::{FRAME_SIZE, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::arena::{Locked, Standing};
 use crate::controller::ControllerSet;
 use crate::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, Region};
@@ -13,6 +13,7 @@ use crate::map::{BootMap, MovableMark, Segment};
 use crate::owner::PoolId;
 use crate::pageblock::{MigrateType, Pageblock, Shape};
 use crate::range::FrameRange;
+use crate::size::Size;
 use crate::zone::{ARENAS, Zone};
 
 /// Why memory could not be taken over.
@@ -44,7 +45,8 @@ impl fmt::Display for BootError {
             Self::TooMuchRam { frames } => {
                 write!(
                     f,
-                    "memory map: {frames} frames of RAM, the frame table describes at most {MAX_FRAMES}"
+                    "memory map: {} of RAM; at most {MAX_FRAMES} frames of 4 KiB, 2 MiB less than 16 TiB, are supported",
+                    Size(frames * FRAME_SIZE)
                 )
             }
         }

@@ -67,6 +67,41 @@ fn boot_counts_every_frame_once() {
 }
 
 #[test]
+fn frames_keep_their_addresses_up_to_48_bits() {
+    for base in [1u64 << 40, 1 << 43, 1 << 44, 1 << 47, (1 << 48) - 8 * MIB] {
+        let mut map = BootMap::new();
+        map.add_ram(controller(0), BASE, 8 * MIB).unwrap();
+        map.add_ram(controller(1), base, 8 * MIB).unwrap();
+        let words = words(&map);
+        let memory = Memory::new();
+        memory.boot(&map, &words, 0).unwrap();
+        let ram = FrameRange::covering(base, 8 * MIB).unwrap();
+        for order in [0, 9] {
+            let mapping = Some(Mapping { guest: GuestId::default(), ipa: Ipa::try_new(base).unwrap() });
+            let placement = Placement::only(controller(1));
+            let request = Request { placement, mapping, ..request(order, Kind::Movable) };
+            let taken = memory.allocate(&request).unwrap().frame;
+            assert!(ram.contains(taken), "{taken:?} of {ram}");
+            let info = memory.frame_info(taken).unwrap();
+            assert_eq!((info.head, info.controller, info.mapping), (taken, controller(1), mapping));
+            memory.free(taken, order, guest(0), Contents::Dirty).unwrap();
+        }
+        assert_eq!(memory.controller_totals(controller(1)).free(), 2048);
+    }
+}
+
+#[test]
+fn more_ram_than_the_frame_table_describes_is_refused_with_the_reason() {
+    let mut map = BootMap::new();
+    map.add_ram(controller(0), 1 << 44, 1 << 44).unwrap();
+    let error = Memory::new().boot(&map, &[], 0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "memory map: 16 TiB of RAM; at most 4294966784 frames of 4 KiB, 2 MiB less than 16 TiB, are supported"
+    );
+}
+
+#[test]
 fn a_table_that_is_too_short_is_refused() {
     let map = two_controllers();
     let words = words(&map);
