@@ -304,7 +304,9 @@ impl BootMap {
             if whole.is_empty() {
                 self.reserve_range(free, ReservationKind::Carved, Name::new(name))?;
             } else {
-                self.marks.insert(whole, MovableMark::Amount).map_err(|_| MapError::MarksFull { range: whole })?;
+                self.marks
+                    .insert(whole, MovableMark::Amount)
+                    .map_err(|_| MapError::MarksFull { range: whole })?;
             }
         }
         Ok(())

@@ -121,7 +121,7 @@ fn a_claim_overtakes_a_job_that_is_under_way() {
         system.wait_for_shell(guest);
     }
     start_load(&mut system, "alpha");
-    let job = system.json("migrate big mc1")["job"].as_u64().unwrap();
+    let job = system.json("migrate big mc1 --force")["job"].as_u64().unwrap();
     let progress = |system: &mut System| {
         let report = system.json(&format!("job {job}"));
         (report["state"].as_str().unwrap_or_default().to_owned(), report["moved_bytes"].as_u64().unwrap_or(0))

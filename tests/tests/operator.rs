@@ -26,8 +26,13 @@ fn wait_for(system: &mut System, command: &str, is_it: impl Fn(&Value) -> bool) 
 }
 
 fn boot() -> System {
+    boot_with("controllers = <0>;", "")
+}
+
+/// Boots a guest of 64 MiB with `memory` in its region and `more` in its node.
+fn boot_with(memory: &str, more: &str) -> System {
     let guest = Guest::payload("echo", "probe").bootargs("probe=echo").ram_mib(64);
-    let mut system = Setup::new().set(&[guest.memory("controllers = <0>;")], POOL).boot();
+    let mut system = Setup::new().set(&[guest.memory(memory).with(more)], POOL).boot();
     wait_for(&mut system, "guests", |report| report["guests"][0]["state"] == "running");
     system
 }
@@ -67,6 +72,107 @@ fn turns_spread_what_lies_behind_one_controller_and_pins_are_shown() {
     assert_eq!(system.json("check")["problem_count"], 0);
 }
 
+/// The state of controller `at`, and the bytes behind it that guests have and that are in use.
+fn controller(system: &mut System, at: usize) -> (String, u64, u64) {
+    let row = system.json("controllers")["controllers"][at].clone();
+    let bytes = |key: &str| row[key].as_u64().unwrap();
+    (row["state"].as_str().unwrap().to_owned(), bytes("guest_bytes"), bytes("used_bytes"))
+}
+
+#[test]
+fn a_controller_with_memory_in_use_is_closed_and_not_evacuated() {
+    let mut system = boot_with("controllers = <1>;", "");
+    let answer = system.json("evacuate mc1");
+    let staying = answer["staying"].as_array().unwrap();
+    let region = staying.iter().find(|one| one["guest"] == "echo").unwrap_or_else(|| panic!("{answer}"));
+    assert_eq!(
+        (&region["bytes"], &region["region"], &region["reason"]),
+        (&(64 * MIB).into(), &"ram0".into(), &"strict placement: mc1 only".into()),
+        "{answer}"
+    );
+    let job = format!("job {}", answer["job"]);
+    let job =
+        wait_for(&mut system, &job, |job| !["queued", "running"].contains(&job["state"].as_str().unwrap()));
+    assert_eq!((&job["state"], &job["unmoved_bytes"]), (&"incomplete".into(), &(64 * MIB).into()), "{job}");
+    let (state, of_guests, used) = controller(&mut system, 1);
+    assert_eq!((state.as_str(), of_guests), ("closed", 64 * MIB));
+    assert!(used >= 64 * MIB, "{used}");
+    let shown = system.monitor("controllers");
+    assert!(shown.contains("(closed, ") && !shown.contains("evacuated"), "{shown}");
+    let shown = system.monitor("jobs");
+    assert!(shown.contains("incomplete") && !shown.contains("100.0 %"), "{shown}");
+
+    // With the guest gone, only what Ballast itself has there may be left.
+    let number = system.json("pin echo all mc0")["job"].clone();
+    wait_for(&mut system, &format!("job {number}"), |job| job["state"] == "finished");
+    let (state, of_guests, used) = controller(&mut system, 1);
+    assert_eq!((of_guests, state == "evacuated"), (0, used == 0), "{state} with {used} bytes in use");
+    assert!(used < MIB, "{used}");
+    assert_eq!(system.json("check")["problem_count"], 0);
+}
+
+#[test]
+fn what_must_not_move_is_refused_and_what_lies_elsewhere_is_shown() {
+    let mut system = boot_with("", "no-migration;");
+    for command in ["migrate echo mc1", "migrate echo ram0 mc0 --force", "pin echo all mc1"] {
+        let said = system.monitor(command);
+        assert!(said.contains("error: echo is configured with no-migration"), "{command}: {said}");
+    }
+    assert_eq!(system.json("jobs")["jobs"], serde_json::json!([]));
+    assert_eq!(system.json("guest echo")["placements"][0]["is_pinned"], false);
+
+    let mut system = boot();
+    let said = system.monitor("migrate echo mc1");
+    assert!(
+        said.contains("error: ram0 of echo must lie behind mc0 (strict, set by the configuration)"),
+        "{said}"
+    );
+    assert_eq!(system.json("jobs")["jobs"], serde_json::json!([]));
+    let number = system.json("migrate echo mc1 --force")["job"].clone();
+    wait_for(&mut system, &format!("job {number}"), |job| job["state"] == "finished");
+    let region = system.json("guest echo")["placements"][0].clone();
+    assert_eq!(
+        (&region["controllers"], &region["resident_on"], &region["resident_bytes"]),
+        (&serde_json::json!(["mc0"]), &serde_json::json!(["mc1"]), &serde_json::json!([64 * MIB])),
+        "{region}"
+    );
+    let shown = system.monitor("guest echo");
+    assert!(shown.contains("mc1 64 MiB"), "{shown}");
+}
+
+#[test]
+fn retirement_of_claimed_frames_waits_and_of_ballasts_own_is_refused() {
+    let mut system = boot();
+    system.monitor("claim video 2M");
+    let claim = wait_for(&mut system, "claim 1", |claim| claim["state"] == "granted");
+    let base = claim["base"].as_str().unwrap().to_owned();
+    let answer = system.json(&format!("retire {base}"));
+    let held = &answer["held"][0];
+    assert_eq!(
+        (&held["holder"], &held["state"], &answer["job"]),
+        (&"claim 1 of video".into(), &"waiting".into(), &Value::Null),
+        "{answer}"
+    );
+    system.monitor("release 1");
+    wait_for(&mut system, &format!("frame {base}"), |frame| frame["state"] == "retired");
+
+    // Frames that Ballast and the guest's tables have: B and T on the map.
+    let cells = |system: &mut System, wanted: &str| -> Option<u64> {
+        let map = system.json("map");
+        let ranges = map["ranges"].as_array().unwrap().clone();
+        ranges.iter().find_map(|range| {
+            let base = u64::from_str_radix(&range["base"].as_str().unwrap()[2..], 16).unwrap();
+            let unit = range["unit_bytes"].as_u64().unwrap();
+            let at = range["cells"].as_str().unwrap().find(wanted)?;
+            Some(base + at as u64 * unit)
+        })
+    };
+    let reserved = cells(&mut system, "R").unwrap();
+    let said = system.monitor(&format!("retire {reserved:#x}"));
+    assert!(said.contains("cannot be retired"), "{said}");
+    assert_eq!(system.json("check")["problem_count"], 0);
+}
+
 #[test]
 fn what_guests_and_pools_have_and_why_jobs_end_is_told() {
     let mut system = boot();
@@ -76,7 +182,7 @@ fn what_guests_and_pools_have_and_why_jobs_end_is_told() {
 
     // The second job has not begun when the guest stops.
     system.monitor("rate limit 1M");
-    let jobs = ["mc1", "mc0"].map(|to| system.json(&format!("migrate echo {to}"))["job"].clone());
+    let jobs = ["mc1", "mc0"].map(|to| system.json(&format!("migrate echo {to} --force"))["job"].clone());
     system.monitor("trace on");
     system.monitor("stop echo");
     let off = wait_for(&mut system, "guests", |report| report["guests"][0]["state"] == "off");

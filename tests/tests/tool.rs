@@ -165,7 +165,7 @@ fn check_page(path: &Path) {
 fn reports_come_from_a_live_machine_and_from_a_recording() {
     let live = Live::boot("report");
     live.ask("migrate echo mc0");
-    live.ask("migrate echo mc1");
+    live.ask("migrate echo mc1 --force");
     let (out, elf) = (live.path("live.html"), elf());
     let (out_text, elf_text) = (out.to_string_lossy(), elf.to_string_lossy());
     run(&["report", &live.line(), "--seconds", "2", "--out", &out_text, "--elf", &elf_text]);
@@ -259,7 +259,7 @@ fn the_exporter_serves_a_live_machine() {
 fn claims_migration_and_heat_of_a_live_machine_are_shown() {
     let live = Live::boot_pool("claims");
     let (out, elf) = (live.path("claims.html"), elf());
-    let commands = ["claim video 16M", "migrate tenant mc0", "claim video 1G"];
+    let commands = ["claim video 16M", "migrate tenant mc0 --force", "claim video 1G"];
     let mut arguments = vec!["report".to_owned(), live.line(), "--seconds=8".into(), "--interval=0.2".into()];
     arguments.extend(["--heat".into(), "--elf".into(), elf.to_string_lossy().into_owned()]);
     arguments.extend(["--out".into(), out.to_string_lossy().into_owned()]);

@@ -331,9 +331,16 @@ fn write_controllers(page: &mut Page, snapshot: &Snapshot) {
     page.metric("ballast_controller_memory_bytes", "gauge", "What the controller's RAM is used for.", uses);
     let blocks = controllers().map(|one| (label("controller", &one.name), one.dmb_bytes as f64));
     page.metric("ballast_controller_dmb_bytes", "gauge", "RAM in designated movable blocks.", blocks);
+    let closed = controllers().map(|one| (label("controller", &one.name), f64::from(one.state != "in use")));
+    page.metric("ballast_controller_closed", "gauge", "1 if the controller takes no allocations.", closed);
     let evacuated =
         controllers().map(|one| (label("controller", &one.name), f64::from(one.state == "evacuated")));
-    page.metric("ballast_controller_evacuated", "gauge", "Whether it takes no allocations.", evacuated);
+    page.metric(
+        "ballast_controller_evacuated",
+        "gauge",
+        "1 if the controller takes no allocations and nothing behind it is in use.",
+        evacuated,
+    );
 }
 
 fn write_migration(page: &mut Page, snapshot: &Snapshot) {
@@ -382,7 +389,7 @@ fn write_migration(page: &mut Page, snapshot: &Snapshot) {
     });
     let help = "What was moved from one controller to another.";
     page.metric("ballast_controller_moved_bytes_total", "counter", help, pairs);
-    let is_over = |state: &str| matches!(state, "finished" | "cancelled" | "failed");
+    let is_over = |state: &str| matches!(state, "finished" | "incomplete" | "cancelled");
     let open = snapshot.jobs.iter().filter(|job| !is_over(&job.state)).count();
     page.metric("ballast_jobs", "gauge", "Migrations that wait or run.", [("", open as f64)]);
 }
@@ -460,6 +467,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::model::Controller;
     use crate::monitor::tests::{fake, small_machine};
 
     fn snapshot() -> Snapshot {
@@ -486,6 +494,8 @@ mod tests {
         assert_eq!(sample("ballast_uptime_seconds", "", ""), 61.5);
         assert_eq!(sample("ballast_guest_memory_bytes", "guest", "alpha"), 536_870_912.0);
         assert_eq!(sample("ballast_guest_exits_total", "reason", "uart"), 40.0);
+        assert_eq!(sample("ballast_controller_closed", "controller", "mc0"), 0.0);
+        assert_eq!(sample("ballast_controller_closed", "controller", "mc1"), 1.0);
         assert_eq!(sample("ballast_controller_evacuated", "controller", "mc1"), 1.0);
         assert_eq!(sample("ballast_line_damaged_total", "what", "frame"), 3.0);
         assert_eq!(sample("ballast_pool_size_bytes", "pool", "video"), 67_108_864.0);
@@ -506,6 +516,15 @@ mod tests {
             assert!(text.contains(&format!("# HELP {name} ")));
         }
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_closed_controller_with_memory_in_use_is_not_evacuated() {
+        let controller = Controller { name: "mc2".into(), state: "closed".into(), ..Controller::default() };
+        let mut page = Page(String::new());
+        write_controllers(&mut page, &Snapshot { controllers: vec![controller], ..Snapshot::default() });
+        assert!(page.0.contains("\nballast_controller_closed{controller=\"mc2\"} 1\n"), "{}", page.0);
+        assert!(page.0.contains("\nballast_controller_evacuated{controller=\"mc2\"} 0\n"), "{}", page.0);
     }
 
     #[test]

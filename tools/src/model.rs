@@ -60,7 +60,7 @@ pub struct Guest {
 pub struct Controller {
     /// Its name.
     pub name: String,
-    /// `in use` or `evacuated`.
+    /// `in use`; `closed`: takes no allocations; `evacuated`: closed, and nothing behind it is in use.
     pub state: String,
     /// What lies behind it.
     pub total_bytes: u64,

@@ -209,7 +209,11 @@ impl Screen {
         frame.render_widget(block, area);
         let mut lines = Vec::new();
         for controller in &self.snapshot.controllers {
-            let note = if controller.state == "evacuated" { ", evacuated" } else { "" };
+            let note = match controller.state.as_str() {
+                "closed" => ", closed",
+                "evacuated" => ", evacuated",
+                _ => "",
+            };
             lines.push(Line::from(format!(
                 "{}: {} of {} free{note}",
                 controller.name,
@@ -305,7 +309,7 @@ impl Screen {
         self.snapshot
             .jobs
             .iter()
-            .filter(|job| !matches!(job.state.as_str(), "finished" | "cancelled" | "failed"))
+            .filter(|job| !matches!(job.state.as_str(), "finished" | "incomplete" | "cancelled"))
     }
 
     fn draw_jobs(&self, frame: &mut Frame<'_>, area: Rect) {

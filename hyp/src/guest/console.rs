@@ -333,7 +333,8 @@ impl Machine for Host {
             reserved_bytes: board.ram.controller_size(place).saturating_sub(bytes(managed)),
             free_bytes: bytes(totals.free()),
             dmb_bytes: bytes(totals.movable.present),
-            is_evacuated: own::MEMORY.is_closed(id),
+            used_bytes: bytes(totals.present().saturating_sub(totals.free() + totals.retired())),
+            is_closed: own::MEMORY.is_closed(id),
         })
     }
 

@@ -1,9 +1,11 @@
 //! The commands.
 
+mod backing;
 mod balance;
 mod claims;
 mod console;
 mod cost;
+mod evacuate;
 mod guest;
 mod guests;
 mod heat;
@@ -16,6 +18,7 @@ mod migrate;
 mod moved;
 mod physical;
 mod pools;
+mod retire;
 mod stats;
 mod top;
 mod trace;
@@ -168,11 +171,13 @@ pub const COMMANDS: &[Command] = &[
             required("GUEST", Kind::Guest),
             optional("REGION", Kind::Region),
             required("CONTROLLER", Kind::Controller),
+            optional("--force", Kind::Flag),
         ],
         summary: "move a running guest's memory to a controller",
         details: "REGION is all, dmbs (its designated movable blocks), dmb0 (the first of them), ram0 (the first \
                   other region), or a range like 64M@0x48000000 as the guest sees it. The command returns at \
-                  once: see jobs.",
+                  once: see jobs. --force moves a region to a controller that its strict placement excludes; the \
+                  placement stays as it is.",
         example: "migrate alpha dmb0 mc1",
         run: migrate::migrate,
     },
@@ -203,9 +208,11 @@ pub const COMMANDS: &[Command] = &[
         name: "evacuate",
         parameters: &[required("CONTROLLER", Kind::Controller)],
         summary: "move all guests' memory off a controller, which then takes no allocations",
-        details: "What is pinned to it strictly stays; job N says so. restore lets it take allocations again.",
+        details: "The answer lists what will stay, and why. A controller that takes no allocations is closed; once \
+                  nothing behind it is in use, it is evacuated, as controllers says. restore lets it take \
+                  allocations again.",
         example: "evacuate mc1",
-        run: migrate::evacuate,
+        run: evacuate::evacuate,
     },
     Command {
         name: "restore",
@@ -213,7 +220,7 @@ pub const COMMANDS: &[Command] = &[
         summary: "let a controller take allocations again",
         details: "",
         example: "restore mc1",
-        run: migrate::restore,
+        run: evacuate::restore,
     },
     Command {
         name: "balance",
@@ -239,9 +246,10 @@ pub const COMMANDS: &[Command] = &[
         name: "retire",
         parameters: &[required("ADDRESS", Kind::Number(0, u64::MAX)), optional("SIZE", Kind::Size)],
         summary: "take frames out of use for good, and move what stands on them",
-        details: "For memory that fails: what of it is in use now is retired when it has been moved.",
+        details: "For memory that fails. Guests' memory on it is moved, and the frames are retired then; the answer \
+                  lists what has to wait, for a claim or a guest's end, and what Ballast keeps.",
         example: "retire 0xbfff0000 64K",
-        run: migrate::retire,
+        run: retire::retire,
     },
     Command {
         name: "jobs",

@@ -65,6 +65,9 @@ pub(super) fn complete(
 /// Calls `take` with every word that can stand behind `before`, in place of `word`.
 fn each_candidate(before: &str, word: &str, machine: &dyn Machine, take: &mut dyn FnMut(&str)) {
     if word.starts_with('-') {
+        let command = before.split(' ').find(|word| !word.is_empty()).and_then(command::find);
+        let own = command.into_iter().flat_map(|command| command.parameters);
+        own.filter(|parameter| matches!(parameter.kind, Kind::Flag)).for_each(|flag| take(flag.name));
         return each_choice(OPTIONS, machine, take);
     }
     let mut words = before.split(' ').filter(|word| !word.is_empty() && !word.starts_with('-'));

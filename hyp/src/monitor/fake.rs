@@ -227,6 +227,9 @@ impl Machine for Fake {
 
     /// alpha's RAM as [`memory`] has it, but for a pageblock in small units on the other controller.
     fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
+        if let Some(migration) = &self.migration {
+            return migration.unit(guest, ipa);
+        }
         let offset = ipa.checked_sub(0x4000_0000).filter(|_| guest == 0)?;
         Some(match ipa {
             0x4020_0000..0x4040_0000 => (0x9ff0_0000 + offset % (1 << 20), 1 << 12),
@@ -273,19 +276,35 @@ impl Machine for Fake {
 
     fn controller(&self, controller: usize) -> Option<Controller<'_>> {
         let base = *[0x4000_0000, 0x8000_0000].get(controller)?;
+        let name = ["mc0", "mc1"][controller];
+        let Some(migration) = &self.migration else {
+            return Some(Controller {
+                name,
+                ranges: heapless::Vec::from_slice(&[(base, 1 << 30)]).unwrap(),
+                total_bytes: 1 << 30,
+                guest_bytes: 512 << 20,
+                own_bytes: 3 << 20,
+                reserved_bytes: 0,
+                free_bytes: 509 << 20,
+                dmb_bytes: 256 << 20,
+                used_bytes: 515 << 20,
+                is_closed: controller == 1,
+            });
+        };
+        let (memory, id) = (migration.memory, ControllerId::try_new(controller as u8)?);
+        let totals = memory.controller_totals(id);
+        let bytes = |frames: u64| frames * FRAME_SIZE;
         Some(Controller {
-            name: ["mc0", "mc1"][controller],
-            ranges: heapless::Vec::from_slice(&[(base, 1 << 30)]).unwrap(),
-            total_bytes: 1 << 30,
-            guest_bytes: 512 << 20,
-            own_bytes: 3 << 20,
-            reserved_bytes: 0,
-            free_bytes: 509 << 20,
-            dmb_bytes: 256 << 20,
-            is_evacuated: match (&self.migration, ControllerId::try_new(controller as u8)) {
-                (Some(migration), Some(id)) => migration.memory.is_closed(id),
-                _ => controller == 1,
-            },
+            name,
+            ranges: heapless::Vec::from_slice(&[(base, bytes(totals.present()))]).unwrap(),
+            total_bytes: bytes(totals.present()),
+            guest_bytes: bytes(memory.resident(Owner::Guest(GuestId::default()), id)),
+            own_bytes: bytes(memory.resident(Owner::Hypervisor, id)),
+            reserved_bytes: bytes(totals.normal.reserved()),
+            free_bytes: bytes(totals.free()),
+            dmb_bytes: 0,
+            used_bytes: bytes(totals.present() - totals.free() - totals.retired()),
+            is_closed: memory.is_closed(id),
         })
     }
 

@@ -36,6 +36,8 @@ pub(super) struct FakeMigration {
     /// Whether the guest starts afresh whenever a window of heat has begun.
     pub(super) restarts: Cell<bool>,
     clock: Cell<u64>,
+    /// Set for a guest whose configuration has `no-migration`.
+    pub(super) is_opted_out: Cell<bool>,
 }
 
 fn controller(number: u8) -> ControllerId {
@@ -98,7 +100,12 @@ impl FakeMigration {
             placements: [const { Cell::new(Placement::Any) }; 3],
             restarts: Cell::new(false),
             clock: Cell::new(1_000_000),
+            is_opted_out: Cell::new(false),
         }
+    }
+
+    fn mobility(&self, piece: Mobility) -> Mobility {
+        if self.is_opted_out.get() { Mobility::OptedOut } else { piece }
     }
 
     /// Works for a millisecond, or until there is nothing to do.
@@ -120,6 +127,12 @@ impl FakeMigration {
         });
         let Some(ipa) = in_flight else { return false };
         self.engine.fault(self, self.space.guest(), ipa, Fault::Write) == Verdict::Retry
+    }
+
+    /// The unit behind `ipa` of `guest`: its physical address and its size.
+    pub(super) fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
+        let leaf = self.space.with(self, |stage2| stage2.leaf(Ipa::try_new(ipa)?)).filter(|_| guest == 0)?;
+        Some((leaf.pa().get(), leaf.size()))
     }
 
     fn pass(&self, ticks: u64) {
@@ -184,6 +197,7 @@ impl Guests for FakeMigration {
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
         let at = PIECES.iter().position(|(.., base, size, _)| base + size > ipa.get())?;
         let (_, _, base, size, mobility) = PIECES[at];
+        let mobility = self.mobility(mobility);
         let (ipa, placement, largest) = (Ipa::new_truncate(base), self.placements[at].get(), Level::L2);
         (guest.index() == 0).then_some(Region { ipa, size, mobility, placement, largest })
     }
@@ -228,7 +242,7 @@ impl Migration for FakeMigration {
     fn piece(&self, guest: usize, index: usize) -> Option<Piece> {
         let (is_dmb, number, ipa, size, mobility) = *PIECES.get(index).filter(|_| guest == 0)?;
         let placement = self.placements[index].get();
-        let is_pinned = placement != Placement::Any;
+        let (is_pinned, mobility) = (placement != Placement::Any, self.mobility(mobility));
         Some(Piece { is_dmb, number, ipa, size, placement, is_pinned, mobility })
     }
     fn place(&self, _: usize, index: usize, placement: Option<Placement>) {

@@ -49,7 +49,12 @@ pub enum Kind {
     Line,
     /// One or the other.
     Either(&'static Kind, &'static Kind),
+    /// An option of this command alone, named by the parameter: one of [`FLAGS`].
+    Flag,
 }
+
+/// The options that single commands take.
+pub const FLAGS: [&str; 1] = ["--force"];
 
 /// Whether an argument has to be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +199,11 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// Tells if the option of parameter `at` was given.
+    pub fn has_flag(&self, at: usize) -> bool {
+        self.word(at).is_some()
+    }
+
     /// The number or size given for parameter `at`.
     pub fn number(&self, at: usize) -> Option<u64> {
         match self.get(at) {
@@ -208,6 +218,8 @@ impl<'a> Arguments<'a> {
 pub struct Words<'a> {
     words: heapless::Vec<&'a str, WORDS>,
     line: &'a str,
+    /// Those of [`FLAGS`] that were given.
+    flags: heapless::Vec<&'a str, WORDS>,
     /// How the report is written.
     pub style: Style,
     /// Whether `--help` is among them.
@@ -221,8 +233,13 @@ impl<'a> Words<'a> {
     /// # Errors
     /// For an option that there is not, and for too many words; `why` says so.
     pub fn split(line: &'a str, takes_line: fn(&str) -> bool, why: &mut Reason) -> Result<Self, Failure> {
-        let mut words =
-            Self { words: heapless::Vec::new(), line, style: Style::default(), wants_help: false };
+        let mut words = Self {
+            words: heapless::Vec::new(),
+            line,
+            flags: heapless::Vec::new(),
+            style: Style::default(),
+            wants_help: false,
+        };
         for word in line.split(' ').filter(|word| !word.is_empty()) {
             let is_nested = words.words.len() > 1 && words.words.first().is_some_and(|name| takes_line(name));
             match word {
@@ -230,6 +247,10 @@ impl<'a> Words<'a> {
                 "--json" => words.style.is_json = true,
                 "--exact" => words.style.is_exact = true,
                 "--help" | "-h" => words.wants_help = true,
+                _ if FLAGS.contains(&word) => {
+                    // There is room for all words of a line that can be taken.
+                    let _ = words.flags.push(word);
+                }
                 _ if word.len() > 1 && word.starts_with('-') => {
                     let text = format_args!("{word} is no option; there are --json, --exact and --help");
                     return Err(Failure::usage(why, text));
@@ -278,7 +299,15 @@ pub fn parse<'a>(
     let mut spare = given.len().saturating_sub(required);
     let mut values = [None; WORDS];
     let mut next = 0;
+    let takes = |flag: &str| command.parameters.iter().any(|parameter| parameter.name == flag);
+    if let Some(flag) = words.flags.iter().find(|flag| !takes(flag)) {
+        return Err(Failure::usage(why, format_args!("{} takes no {flag}", command.name)));
+    }
     for (value, parameter) in values.iter_mut().zip(command.parameters) {
+        if let Kind::Flag = parameter.kind {
+            *value = words.flags.contains(&parameter.name).then_some(Argument::Word(parameter.name));
+            continue;
+        }
         if parameter.need == Need::Optional {
             if spare == 0 {
                 continue;
@@ -327,7 +356,7 @@ fn understand<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Ar
         Kind::Size => units::parse_size(word).map(Argument::Number),
         Kind::Word(choices) => choices.contains(&word).then_some(Argument::Word(word)),
         Kind::Level => Level::from_name(word).map(Argument::Level),
-        Kind::Line => None,
+        Kind::Line | Kind::Flag => None,
         Kind::Either(one, other) => {
             understand(*one, word, machine).or_else(|| understand(*other, word, machine))
         }
@@ -369,6 +398,7 @@ impl fmt::Display for Expected<'_> {
                 write!(f, "{one}, {other}")
             }
             Kind::Command => f.write_str("a command (see help)"),
+            Kind::Flag => f.write_str("an option"),
             Kind::Region => f.write_str("all, dmbs, dmb0, ram0 or a range like 64M@0x48000000"),
             Kind::Controllers => {
                 write!(f, "names out of {}, with commas between", Self { kind: Kind::Controller, ..*self })
@@ -427,7 +457,7 @@ pub fn each_choice(kind: Kind, machine: &dyn Machine, take: &mut dyn FnMut(&str)
             let pools = machine.claiming().and_then(|claiming| claiming.claims().pools());
             pools.into_iter().flat_map(|pools| pools.iter()).for_each(|(_, pool)| take(pool.name.as_str()));
         }
-        Kind::Number(..) | Kind::Size | Kind::Any(_) => {}
+        Kind::Number(..) | Kind::Size | Kind::Any(_) | Kind::Flag => {}
     }
 }
 
@@ -478,6 +508,11 @@ mod tests {
         assert_eq!(words.rest(2), "guests --exact");
         assert!(words.style.is_json && !words.style.is_exact);
         assert!(split("guests --jsn").is_err());
+        let words = split("migrate --force alpha --force mc1").unwrap();
+        assert_eq!(
+            (words.arguments(), &words.flags[..]),
+            (&["alpha", "mc1"][..], &["--force", "--force"][..])
+        );
         assert!(split("- -").is_ok());
         assert!(split(&"a ".repeat(17)).is_err());
     }

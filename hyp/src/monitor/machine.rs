@@ -214,8 +214,43 @@ pub struct Controller<'a> {
     pub free_bytes: u64,
     /// How much of it lies in DMBs.
     pub dmb_bytes: u64,
-    /// Whether it takes no allocations until it is restored.
-    pub is_evacuated: bool,
+    /// Bytes in use or reserved: neither free nor retired.
+    pub used_bytes: u64,
+    /// True while it takes no allocations, until it is restored.
+    pub is_closed: bool,
+}
+
+/// The use that is made of a controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControllerState {
+    /// Takes allocations.
+    Open,
+    /// Takes no allocations; some of its memory is still in use.
+    Closed,
+    /// Takes no allocations, and nothing behind it is in use: its memory can be taken away.
+    Evacuated,
+}
+
+impl ControllerState {
+    /// The name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "in use",
+            Self::Closed => "closed",
+            Self::Evacuated => "evacuated",
+        }
+    }
+}
+
+impl Controller<'_> {
+    /// Returns the use that is made of it.
+    pub const fn state(&self) -> ControllerState {
+        match (self.is_closed, self.used_bytes) {
+            (false, _) => ControllerState::Open,
+            (true, 0) => ControllerState::Evacuated,
+            (true, _) => ControllerState::Closed,
+        }
+    }
 }
 
 /// What something costs.

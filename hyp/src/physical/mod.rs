@@ -118,10 +118,13 @@ pub fn lay_out<'t>(
     }
     designate::designate(map, board, configuration, tell);
     if map.ram().any(|(ram, _)| ram.end() > LINEAR_LIMIT >> FRAME_SHIFT) {
-        map.restrict_to_movable(LINEAR_LIMIT >> FRAME_SHIFT, "above 64 TiB").map_err(failed("RAM above 64 TiB"))?;
+        map.restrict_to_movable(LINEAR_LIMIT >> FRAME_SHIFT, "above 64 TiB")
+            .map_err(failed("RAM above 64 TiB"))?;
         tell(
             Severity::Note,
-            format_args!("RAM above {LINEAR_LIMIT:#x} (64 TiB) is for guests' movable memory: EL2 does not map it for itself"),
+            format_args!(
+                "RAM above {LINEAR_LIMIT:#x} (64 TiB) is for guests' movable memory: EL2 does not map it for itself"
+            ),
         );
     }
     map.carve(Footprint::of(map).bytes(), PAGEBLOCK_SIZE, "frame table").map_err(failed("frame table"))

@@ -403,7 +403,8 @@ mod tests {
         for start in BASES.map(|base| (base >> FRAME_SHIFT) + 5) {
             let (slot, frames) = (3 * PAGEBLOCK_FRAMES as u32 + 5, MAX_FRAMES - 4 * PAGEBLOCK_FRAMES);
             let range = FrameRange::from_numbers(start, start + frames).unwrap();
-            let region = Region { range, frames, slot, controller: ControllerId::default(), index: 0, arena: 0 };
+            let region =
+                Region { range, frames, slot, controller: ControllerId::default(), index: 0, arena: 0 };
             for offset in [0, 1, (1 << 31) - 6, (1 << 31) - 5, 1 << 31, (3 << 30) + 7, frames - 1] {
                 let number = start + offset;
                 assert_eq!(region.number(region.slot(number)), number, "{start:#x} + {offset:#x}");

@@ -73,6 +73,11 @@ impl ControllerTotals {
     pub const fn free(&self) -> u64 {
         self.normal.free + self.movable.free
     }
+
+    /// Retired frames.
+    pub const fn retired(&self) -> u64 {
+        self.normal.retired + self.movable.retired
+    }
 }
 
 /// Everything known of one frame.

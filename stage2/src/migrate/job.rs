@@ -241,8 +241,10 @@ pub enum JobState {
     Paused,
     /// It is being worked on until no unit is in flight, then over.
     Cancelling,
-    /// It came to its end; what did not move is listed.
+    /// Over; everything that was selected has moved.
     Finished,
+    /// Over; some of what was selected stays where it was, as [`JobReport::unmoved`] lists with the reasons.
+    Incomplete,
     /// It was cancelled. What had moved stays where it is.
     Cancelled,
 }
@@ -250,7 +252,7 @@ pub enum JobState {
 impl JobState {
     /// Whether nothing more will happen.
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::Finished | Self::Cancelled)
+        matches!(self, Self::Finished | Self::Incomplete | Self::Cancelled)
     }
 }
 
@@ -263,6 +265,7 @@ impl fmt::Display for JobState {
             Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Finished => "finished",
+            Self::Incomplete => "incomplete",
             Self::Cancelled => "cancelled",
         })
     }
@@ -341,6 +344,11 @@ impl JobReport {
     /// The bytes that did not move, for all reasons.
     pub fn unmoved_bytes(&self) -> u64 {
         self.unmoved.iter().map(|unmoved| unmoved.bytes).sum()
+    }
+
+    /// Tells if memory was left behind that the request asked to move.
+    fn has_fallen_short(&self) -> bool {
+        self.unmoved_bytes() > 0 && self.moved.bytes() < self.request.limit_bytes
     }
 
     pub(super) fn count_moved(&mut self, level: Level, count: u64) {
@@ -491,6 +499,7 @@ impl Jobs {
         let job = self.list.iter_mut().find(|job| job.report.id == id)?;
         job.cursor = cursor;
         let state = match (state, job.report.state) {
+            (JobState::Finished, _) if job.report.has_fallen_short() => JobState::Incomplete,
             (state, _) if state.is_over() => state,
             (_, JobState::Cancelling) => JobState::Cancelled,
             (_, JobState::Pausing) => JobState::Paused,

@@ -201,7 +201,7 @@ fn warm_range(session: &mut Session<'_>, shift: &Shift, after: u64) -> Result<Op
 /// What the controllers carry that take allocations: all of it, be it movable or not.
 fn sides(session: &Session<'_>, what: &str, all: &Sample) -> heapless::Vec<Side, MAX_CONTROLLERS> {
     let machine = session.machine;
-    let open = |id: &ControllerId| machine.controller(id.index()).filter(|side| !side.is_evacuated);
+    let open = |id: &ControllerId| machine.controller(id.index()).filter(|side| !side.is_closed);
     let most_free = controllers(machine).filter_map(|id| Some(open(&id)?.free_bytes)).max().unwrap_or(0);
     let mut sides = heapless::Vec::new();
     for controller in controllers(machine) {

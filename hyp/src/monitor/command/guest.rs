@@ -4,7 +4,6 @@ use core::fmt::{self, Write};
 
 use alloc::vec::Vec;
 use guest_dts::tree::{Tree, TreeSource};
-use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_SIZE, Pa};
 use stage2::controller::MAX_CONTROLLERS;
 use stage2::migrate::Mobility;
 use stage2::placement::{Placement, Strictness};
@@ -15,11 +14,9 @@ use super::super::region::pieces;
 use super::super::report::{Report, Value};
 use super::super::session::Session;
 use super::super::units::Size;
+use super::backing::{Part, Parts, parts};
 use super::jobs::Placed;
 use super::migrate::controller_name;
-
-/// After how many units others may run.
-const UNITS_AT_ONCE: u64 = 64;
 
 /// Shows a guest: in short, its tree, or the map of its RAM.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
@@ -66,6 +63,7 @@ fn summary(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
     let limit = making.limit_bytes_per_s.map_or(Value::None, Value::Count);
     let list = "guest=Guest|state=State|reason=Reason|start_count=Starts|=vCPUs|vcpu_count=|vcpu_on_count=|cpus=CPUs|memory_bytes=RAM|resident_bytes=  has now|dmb_bytes=  movable blocks|table_bytes=  tables|movable_memory=Movable memory|=Images|kernel_bytes=|ramdisk_bytes=|=Migration|is_held=|limit_bytes_per_s=|bootargs=Boot arguments";
     let is_json = session.style.is_json;
+    let lying = lying(session, at)?;
     session.report("guest", |report, machine| {
         report.fields(
             list,
@@ -92,29 +90,48 @@ fn summary(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
                 Value::Text(bootargs.unwrap_or_default()),
             ],
         )?;
-        placements(report, machine, at, is_json)
+        placements(report, machine, at, &lying, is_json)
     })
 }
 
-/// Behind which controllers each region shall lie, and who says so.
-fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, is_json: bool) -> fmt::Result {
-    let all = || machine.migration().into_iter().flat_map(|migration| pieces(migration, at));
-    if !is_json && all().next().is_none() {
+/// Returns where each piece of a guest's RAM actually lies.
+fn lying(session: &mut Session<'_>, at: usize) -> Result<Vec<Vec<Part>>, Failure> {
+    let machine = session.machine;
+    let pieces = machine.migration().into_iter().flat_map(|migration| pieces(migration, at));
+    pieces.map(|piece| parts(session, at, piece.ipa, piece.size)).collect()
+}
+
+/// Lists the controllers that each region may lie behind, what decided that, and where the region lies now.
+fn placements(
+    report: &mut Report<'_>,
+    machine: &dyn Machine,
+    at: usize,
+    lying: &[Vec<Part>],
+    is_json: bool,
+) -> fmt::Result {
+    if !is_json && lying.is_empty() {
         return Ok(());
     }
-    let list = "region=REGION|ipa=AT|size_bytes=SIZE|=SHALL LIE BEHIND|controllers=|mode=|is_strict=|is_pinned=|=SAYS";
+    let all = || machine.migration().into_iter().flat_map(|migration| pieces(migration, at)).zip(lying);
+    let list = "region=REGION|ipa=AT|size_bytes=SIZE|=ALLOWED|controllers=|mode=|is_strict=|is_pinned=|=SET BY|\
+                resident_on=|resident_bytes=|=LIES BEHIND";
     report.table("placements", list, "", &mut |table| {
-        for piece in all() {
+        for (piece, parts) in all() {
             let (set, strictness) = piece.placement.named();
             let ids = set.iter().filter(|id| id.index() < machine.controller_count());
             let names: heapless::Vec<&str, MAX_CONTROLLERS> =
                 ids.map(|id| controller_name(machine, id)).collect();
-            let (mode, says) = match (&piece.placement, piece.mobility) {
+            let (mode, set_by) = match (&piece.placement, piece.mobility) {
                 (_, Mobility::PinnedInPlace) => ("in-place", "1:1"),
                 (Placement::Any, _) => ("any", "-"),
                 (Placement::Listed(..), _) => ("listed", "configuration"),
                 (Placement::Interleave(..), _) => ("interleave", "configuration"),
             };
+            let resident_on: Vec<&str> = parts
+                .iter()
+                .map(|part| machine.controller(part.controller).map_or("?", |controller| controller.name))
+                .collect();
+            let resident_bytes: Vec<u64> = parts.iter().map(|part| part.bytes).collect();
             table.row(&[
                 Value::Show(&piece.name()),
                 Value::Address(piece.ipa),
@@ -124,7 +141,10 @@ fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, is_json
                 Value::Text(mode),
                 Value::Flag(strictness == Strictness::Strict),
                 Value::Flag(piece.is_pinned),
-                Value::Text(if piece.is_pinned { "pin" } else { says }),
+                Value::Text(if piece.is_pinned { "pin" } else { set_by }),
+                Value::Words(&resident_on),
+                Value::Numbers(&resident_bytes),
+                Value::Show(&Parts(machine, parts)),
             ])?;
         }
         Ok(())
@@ -146,33 +166,29 @@ fn tree(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
     })
 }
 
-/// What of a region lies behind one controller.
-#[derive(Clone, Copy, Default)]
-struct Part {
-    /// The controller's number; `None`: nothing is there.
-    controller: Option<usize>,
-    bytes: u64,
-    /// Units of 1 GiB, 2 MiB and 4 KiB.
-    units: [u64; 3],
-}
-
 /// Shows the ranges of a guest's RAM and what backs them.
 fn map(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
     if session.machine.making(at).is_none() {
         return Err(refuse(session, at));
     }
-    let mut rows: Vec<(Region<'_>, Part)> = Vec::new();
+    let mut rows: Vec<(Region<'_>, Option<Part>)> = Vec::new();
     let machine = session.machine;
     for region in (0..).map_while(|number| machine.region(at, number)) {
-        parts(session, at, &region, &mut |part| rows.push((region, part)))?;
+        let parts = parts(session, at, region.ipa, region.bytes)?;
+        if parts.is_empty() {
+            rows.push((region, None));
+        }
+        rows.extend(parts.into_iter().map(|part| (region, Some(part))));
     }
+    let lying = lying(session, at)?;
     let list = "ipa=IPA|size_bytes=SIZE|region=REGION|backing=IS|controller=BEHIND|backed_bytes=BACKED|large_count=1 GiB|medium_count=2 MiB|small_count=4 KiB";
     let is_json = session.style.is_json;
     session.report("guest_map", |report, machine| {
         report.fields("guest=", &[Value::Text(machine.guest(at).map_or("", |guest| guest.name))])?;
         report.table("regions", list, "It has no RAM.", &mut |table| {
             for (region, part) in &rows {
-                let controller = part.controller.and_then(|controller| machine.controller(controller));
+                let controller = part.and_then(|part| machine.controller(part.controller));
+                let part = part.unwrap_or_default();
                 let [large, medium, small] = part.units.map(Value::Count);
                 table.row(&[
                     Value::Address(region.ipa),
@@ -188,53 +204,6 @@ fn map(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
             }
             Ok(())
         })?;
-        placements(report, machine, at, is_json)
+        placements(report, machine, at, &lying, is_json)
     })
-}
-
-/// Goes through the units of `region` and adds a part for each controller behind it, by the controllers' numbers.
-fn parts<'a>(
-    session: &mut Session<'a>,
-    at: usize,
-    region: &Region<'a>,
-    add: &mut dyn FnMut(Part),
-) -> Result<(), Failure> {
-    let machine = session.machine;
-    let mut found: Vec<Part> = (0..machine.controller_count())
-        .map(|controller| Part { controller: Some(controller), ..Part::default() })
-        .collect();
-    let mut nothing = Part::default();
-    let (mut ipa, end, mut count) = (region.ipa, region.ipa + region.bytes, 0);
-    while ipa < end {
-        let unit = machine.unit(at, ipa);
-        let controller = unit.and_then(|(pa, _)| {
-            let frame = Frame::containing(Pa::try_new(pa)?);
-            machine.memory()?.controller_of(frame)
-        });
-        // Where there is nothing, on to the next frame that could be there.
-        let size = unit.map_or(FRAME_SIZE, |(_, size)| size);
-        let next = (ipa & !(size - 1)).saturating_add(size).min(end);
-        match controller.and_then(|controller| found.get_mut(controller.index())) {
-            Some(part) => {
-                part.bytes += next - ipa;
-                let place = usize::from(size < 1 << 30) + usize::from(size < PAGEBLOCK_SIZE);
-                if let Some(units) = part.units.get_mut(place) {
-                    *units += 1;
-                }
-            }
-            None => nothing.bytes += next - ipa,
-        }
-        ipa = next;
-        count += 1;
-        if count % UNITS_AT_ONCE == 0 {
-            session.pause()?;
-        }
-    }
-    nothing.bytes = 0;
-    let is_empty = found.iter().all(|part| part.bytes == 0);
-    found.into_iter().filter(|part| part.bytes != 0).for_each(&mut *add);
-    if is_empty {
-        add(nothing);
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::super::grammar::{Arguments, Failure};
+use super::super::machine::ControllerState;
 use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::{Compact, Size};
@@ -45,26 +46,33 @@ pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
 
 /// Lists the controllers.
 pub(super) fn controllers(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = "name=NAME|state=|total_bytes=SIZE|free_bytes=FREE|guest_bytes=GUESTS|own_bytes=BALLAST|reserved_bytes=RESERVED|dmb_bytes=IN DMBs|ranges=|=RANGES";
+    let columns = "name=NAME|state=|total_bytes=SIZE|free_bytes=FREE|guest_bytes=GUESTS|own_bytes=BALLAST|reserved_bytes=RESERVED|dmb_bytes=IN DMBs|used_bytes=|ranges=|=RANGES";
     session.report("controllers", |report, machine| {
         report.table("controllers", columns, "There are no controllers.", &mut |table| {
             for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
-                let state = if controller.is_evacuated { "evacuated" } else { "in use" };
+                let state = controller.state();
                 let ranges = fmt::from_fn(|f| {
                     for (at, (base, size)) in controller.ranges.iter().enumerate() {
                         write!(f, "{}{}@{base:#x}", if at == 0 { "" } else { "," }, Compact(*size))?;
                     }
-                    if controller.is_evacuated { write!(f, " ({state})") } else { Ok(()) }
+                    match state {
+                        ControllerState::Open => Ok(()),
+                        ControllerState::Closed => {
+                            write!(f, " (closed, {} in use)", Size(controller.used_bytes))
+                        }
+                        ControllerState::Evacuated => write!(f, " (evacuated)"),
+                    }
                 });
                 table.row(&[
                     Value::Text(controller.name),
-                    Value::Text(state),
+                    Value::Text(state.name()),
                     Value::Bytes(controller.total_bytes),
                     Value::Bytes(controller.free_bytes),
                     Value::Bytes(controller.guest_bytes),
                     Value::Bytes(controller.own_bytes),
                     Value::Bytes(controller.reserved_bytes),
                     Value::Bytes(controller.dmb_bytes),
+                    Value::Bytes(controller.used_bytes),
                     Value::Ranges(&controller.ranges),
                     Value::Show(&ranges),
                 ])?;

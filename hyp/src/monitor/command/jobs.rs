@@ -158,6 +158,10 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                 });
                 let done = match job.state {
                     JobState::Finished => 1000,
+                    // Some was left behind: never shown as all of it.
+                    JobState::Incomplete => {
+                        share(job.total_bytes.saturating_sub(job.unmoved_bytes()), job.total_bytes).min(999)
+                    }
                     _ => share(job.scanned_bytes, job.total_bytes),
                 };
                 table.row(&[

@@ -1,14 +1,12 @@
-//! `migrate`, `pin`, `unpin`, `evacuate`, `restore`, `retire`: what is to move where.
+//! `migrate`, `pin`, `unpin`: where a guest's memory is to lie.
 
 use core::fmt;
 
-use stage2::addr::{FRAME_SIZE, Ipa};
-use stage2::controller::{ControllerId, ControllerSet};
-use stage2::memory::Retired;
+use stage2::addr::Ipa;
+use stage2::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
 use stage2::migrate::{JobId, Mobility, Request, Scope};
 use stage2::owner::GuestId;
 use stage2::placement::{ControllerList, Placement, Strictness, Turns};
-use stage2::range::FrameRange;
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{GuestState, Machine};
@@ -18,7 +16,6 @@ use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::{Compact, Size};
 use super::jobs::Placed;
-use super::pools::claimed_behind;
 
 /// Migration, or the refusal.
 pub(super) fn migration<'a>(session: &mut Session<'a>) -> Result<&'a dyn Migration, Failure> {
@@ -47,15 +44,19 @@ pub(super) fn controller_name(machine: &dyn Machine, controller: ControllerId) -
     machine.controller(controller.index()).map_or("?", |controller| controller.name)
 }
 
-/// A controller that may be moved to: the one given for parameter `at`.
-fn target(session: &mut Session<'_>, arguments: &Arguments<'_>, at: usize) -> Result<ControllerId, Failure> {
+/// Returns the controller given for parameter `at`, which must take allocations.
+pub(super) fn target(
+    session: &mut Session<'_>,
+    arguments: &Arguments<'_>,
+    at: usize,
+) -> Result<ControllerId, Failure> {
     let index = arguments.controller(at).unwrap_or(usize::MAX);
     let machine = session.machine;
     let id = u8::try_from(index).ok().and_then(ControllerId::try_new);
     let Some((id, controller)) = id.zip(machine.controller(index)) else {
         return Err(session.refuse(format_args!("the controller is gone")));
     };
-    if controller.is_evacuated {
+    if controller.is_closed {
         let name = controller.name;
         return Err(session.refuse(format_args!("{name} takes no allocations: restore {name} first")));
     }
@@ -110,7 +111,12 @@ fn submit(
     told(session, name, job, what)
 }
 
-fn told(session: &mut Session<'_>, name: &str, job: JobId, what: fmt::Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn told(
+    session: &mut Session<'_>,
+    name: &str,
+    job: JobId,
+    what: fmt::Arguments<'_>,
+) -> Result<(), Failure> {
     let number = job.get();
     session.done(name, format_args!("Job {number} {what}."), "job=", &[Value::Count(number.into())])
 }
@@ -120,9 +126,72 @@ pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
     let guest = guest(session, arguments)?;
     let to = target(session, arguments, 2)?;
     let (scope, size) = scope(session, guest, arguments.word(1))?;
+    let held = held(session, guest, arguments.word(1))?;
     let (name, to_name) = (guest.1, controller_name(session.machine, to));
-    let what = format_args!("moves {} of {name} to {to_name}", Size(size));
-    submit(session, "migrate", Request::migrate(scope, to), what)
+    let excluding = touched(migration(session)?, guest.0, arguments.word(1))
+        .find(|piece| piece.mobility == Mobility::Movable && !piece.placement.allows(to));
+    if let Some(piece) = excluding.filter(|_| !arguments.has_flag(3)) {
+        let (region, allowed) = (piece.name(), Placed(session.machine, &piece.placement));
+        let by = if piece.is_pinned { "pin" } else { "the configuration" };
+        return Err(session.refuse(format_args!(
+            "{region} of {name} must lie behind {allowed} (strict, set by {by}). To change that: pin {name} {region} \
+             {to_name}; to move it in spite of it: migrate --force"
+        )));
+    }
+    let what = fmt::from_fn(|f| {
+        write!(f, "moves {} of {name} to {to_name}", Size(size.saturating_sub(held)))?;
+        if let Some(piece) = excluding {
+            write!(f, ", against the strict placement of {}", piece.name())?;
+        }
+        match held {
+            0 => Ok(()),
+            held => write!(f, ".\n{} of it stays, pinned 1:1", Size(held)),
+        }
+    });
+    submit(session, "migrate", Request::migrate(scope, to), format_args!("{what}"))
+}
+
+/// Returns the pieces of a guest's RAM that the region `word`, or all of it without one, touches.
+fn touched(migration: &dyn Migration, index: usize, word: Option<&str>) -> impl Iterator<Item = Piece> {
+    let region = word.and_then(Region::parse).unwrap_or(Region::All);
+    let (ipa, size) = region.range(migration, index).unwrap_or((0, 0));
+    pieces(migration, index)
+        .filter(move |piece| piece.ipa < ipa.saturating_add(size) && ipa < piece.ipa + piece.size)
+}
+
+/// Returns the bytes of a region of a guest's that are mapped 1:1.
+///
+/// # Errors
+/// None of the region can move: the guest opted out, or all of it is mapped 1:1.
+fn held(
+    session: &mut Session<'_>,
+    (index, name, _): (usize, &str, GuestId),
+    word: Option<&str>,
+) -> Result<u64, Failure> {
+    let migration = migration(session)?;
+    let pieces = || touched(migration, index, word);
+    if pieces().any(|piece| piece.mobility == Mobility::OptedOut) {
+        return Err(opted_out(session, name));
+    }
+    let is_held = |piece: &Piece| piece.mobility == Mobility::PinnedInPlace;
+    match pieces().find(is_held) {
+        Some(piece) if pieces().all(|piece| is_held(&piece)) => Err(pinned_in_place(session, name, &piece)),
+        _ => Ok(pieces().filter(is_held).map(|piece| piece.size).sum()),
+    }
+}
+
+/// The refusal to move the memory of a guest with `no-migration`.
+fn opted_out(session: &mut Session<'_>, name: &str) -> Failure {
+    session.refuse(format_args!(
+        "{name} is configured with no-migration: its memory never moves. To allow that, remove the property from the \
+         configuration and boot it"
+    ))
+}
+
+/// The refusal to move `piece` of a guest, which is mapped 1:1.
+fn pinned_in_place(session: &mut Session<'_>, name: &str, piece: &Piece) -> Failure {
+    let (ipa, size) = (piece.ipa, Compact(piece.size));
+    session.refuse(format_args!("{size}@{ipa:#x} of {name} is pinned 1:1: it stays where it is"))
 }
 
 /// Ties a region of a guest's to controllers, and moves there what lies elsewhere.
@@ -130,6 +199,7 @@ pub(super) fn pin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let guest = guest(session, arguments)?;
     let placement = placement(session, arguments)?;
     let (scope, size) = scope(session, guest, arguments.word(1))?;
+    held(session, guest, arguments.word(1))?;
     let turns = turns(session, guest.2, &placement)?;
     set_placement(session, guest, arguments.word(1), Some(placement))?;
     let (name, machine) = (guest.1, session.machine);
@@ -153,14 +223,14 @@ fn turns(
     let migration = migration(session)?;
     match Turns::new(set, |controller| migration.frames_for(guest, controller)) {
         Some(turns) => Ok(Some((set, turns))),
-        None => Err(session.refuse(format_args!("there is nothing free behind any of these"))),
+        None => Err(session.refuse(format_args!("no free memory on the listed controllers"))),
     }
 }
 
 /// The placement that `CONTROLLER[,…]` (parameter 2) and the word behind it describe.
 fn placement(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<Placement, Failure> {
     let machine = session.machine;
-    let mut list: heapless::Vec<ControllerId, 16> = heapless::Vec::new();
+    let mut list: heapless::Vec<ControllerId, MAX_CONTROLLERS> = heapless::Vec::new();
     for word in arguments.word(2).unwrap_or("").split(',') {
         let is_it = |at: &usize| machine.controller(*at).is_some_and(|controller| controller.name == word);
         let index = (0..machine.controller_count()).find(is_it);
@@ -193,10 +263,7 @@ fn set_placement(
             migration.piece(index, at).filter(|piece| piece.mobility == Mobility::PinnedInPlace)
         })
     {
-        let (ipa, size) = (piece.ipa, Compact(piece.size));
-        return Err(
-            session.refuse(format_args!("{size}@{ipa:#x} of {name} is pinned 1:1: it stays where it is"))
-        );
+        return Err(pinned_in_place(session, name, &piece));
     }
     if !(0..count).any(|at| named(&at)) {
         let list = Names(migration, index);
@@ -219,108 +286,4 @@ pub(super) fn unpin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
     let name = guest.name;
     let text = format_args!("What is allocated for {name} from now on lies where its configuration says.");
     session.done("unpin", text, "guest=", &[Value::Text(name)])
-}
-
-/// Moves everything off a controller, which takes no allocations from now on.
-pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let from = target(session, arguments, 0)?;
-    let migration = migration(session)?;
-    let name = controller_name(session.machine, from);
-    let others = (0..session.machine.controller_count())
-        .filter_map(|at| session.machine.controller(at))
-        .filter(|other| !other.is_evacuated && other.name != name);
-    if others.count() == 0 {
-        return Err(session.refuse(format_args!("{name} is the only controller that takes allocations")));
-    }
-    migration.close(from, true);
-    match migration.submit(Request::evacuate(from)) {
-        Ok(job) => {
-            // What a guest is being filled with cannot move yet.
-            let mut guests = (0..session.machine.guest_count()).filter_map(|at| session.machine.guest(at));
-            let starting = guests.find(|guest| guest.state == GuestState::Starting).map(|guest| guest.name);
-            let wait = fmt::from_fn(|f| match starting {
-                Some(guest) => write!(f, "; it waits for {guest}, which is starting"),
-                None => Ok(()),
-            });
-            let claimed = claimed_behind(session.machine, from);
-            let stays = fmt::from_fn(|f| match claimed {
-                0 => Ok(()),
-                bytes => write!(f, "; {} that owners of pools have claimed stays", Size(bytes)),
-            });
-            let what = format_args!("moves all off {name}, which takes no allocations{wait}{stays}");
-            told(session, "evacuate", job, what)
-        }
-        Err(error) => {
-            migration.close(from, false);
-            Err(session.refuse(format_args!("{error}")))
-        }
-    }
-}
-
-/// Lets a controller take allocations again.
-pub(super) fn restore(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
-    let index = arguments.controller(0).unwrap_or(usize::MAX);
-    let Some(id) = u8::try_from(index).ok().and_then(ControllerId::try_new) else {
-        return Err(session.refuse(format_args!("the controller is gone")));
-    };
-    let name = controller_name(session.machine, id);
-    if session.machine.controller(index).is_some_and(|controller| !controller.is_evacuated) {
-        return Err(session.refuse(format_args!("{name} takes allocations already")));
-    }
-    migration.close(id, false);
-    session.done(
-        "restore",
-        format_args!("{name} takes allocations again."),
-        "controller=",
-        &[Value::Text(name)],
-    )
-}
-
-/// Takes frames out of use for good, and moves what stands on them.
-pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
-    let (pa, size) = (arguments.number(0).unwrap_or(0), arguments.number(1).unwrap_or(FRAME_SIZE));
-    if size == 0 {
-        return Err(session.refuse(format_args!("a size of 0 is nothing to retire")));
-    }
-    let Some(frames) = FrameRange::covering(pa, size).filter(|frames| !frames.is_empty()) else {
-        return Err(
-            session.refuse(format_args!("{}@{pa:#x}: physical addresses have 48 bits", Compact(size)))
-        );
-    };
-    let (mut retired, mut rest) = (Retired::default(), frames);
-    while !rest.is_empty() {
-        rest = migration.retire_some(rest, &mut retired);
-        session.io().pause();
-    }
-    let touched = retired.now + retired.doomed + retired.before;
-    if touched == 0 {
-        return Err(session.refuse(format_args!("{pa:#x} is no RAM that Ballast hands out")));
-    }
-    let job = match retired.doomed {
-        0 => None,
-        _ => {
-            let job = migration.submit(Request::retire(frames));
-            Some(job.map_err(|error| {
-                session.refuse(format_args!("retired once it is free, but not moved: {error}"))
-            })?)
-        }
-    };
-    let job_number = job.map_or(Value::None, |job| Value::Count(job.get().into()));
-    let bytes = |frames: u64| Value::Bytes(frames * FRAME_SIZE);
-    session.report("retire", |report, _| {
-        report.fields(
-            "base=First|retired_bytes=Retired|doomed_bytes=Retired when free|before_bytes=Retired before|\
-             untouched_bytes=Not Ballast's|job=Job that moves",
-            &[
-                Value::Address(frames.start() * FRAME_SIZE),
-                bytes(retired.now),
-                bytes(retired.doomed),
-                bytes(retired.before),
-                bytes(retired.untouched),
-                job_number,
-            ],
-        )
-    })
 }

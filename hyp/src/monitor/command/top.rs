@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 
 use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{Machine, reason};
+use super::super::machine::{ControllerState, Machine, reason};
 use super::super::mux::{GUESTS, REDRAW};
 use super::super::session::Session;
 use super::super::statistics::Totals;
@@ -79,7 +79,11 @@ fn draw_controllers(out: &mut dyn Write, machine: &dyn Machine) -> fmt::Result {
             };
             out.write_char(place)?;
         }
-        let note = if controller.is_evacuated { " evacuated" } else { "" };
+        let note = match controller.state() {
+            ControllerState::Open => "",
+            ControllerState::Closed => " closed",
+            ControllerState::Evacuated => " evacuated",
+        };
         write!(out, "] {} of {} free{note}{LINE_END}", Size(controller.free_bytes), Size(total))?;
     }
     write!(out, "{:8} [# guests  = Ballast, reserved, claimed  > moving in  . free]{LINE_END}{LINE_END}", "")

@@ -1,6 +1,11 @@
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
+use stage2::controller::ControllerId;
+use stage2::memory::{Kind, Request};
+use stage2::owner::{GuestId, Owner};
+use stage2::placement::Placement;
+
 use super::super::fake::{Fake, Script};
 use super::super::fake_migration::FakeMigration;
 use super::super::fake_pools::FakePools;
@@ -234,10 +239,125 @@ fn an_evacuation_says_what_stays_claimed() {
     assert!(!answer(&machine).contains("claimed"), "{}", answer(&machine));
     output_of(&machine, "claim video 2M");
     let said = answer(&machine);
-    assert!(
-        said.contains("which takes no allocations; 2 MiB that owners of pools have claimed stays"),
-        "{said}"
+    assert!(said.contains("\n2 MiB will stay, so mc1 will be closed, but not evacuated:\n"), "{said}");
+    assert!(said.contains("\n2 MiB  -      -       claimed by a pool's owner\n"), "{said}");
+}
+
+/// Runs `lines`, and migration to the end where a line says so.
+fn dialogue(machine: &Fake, lines: &[&str]) -> String {
+    let mut text = String::new();
+    for &line in lines {
+        let said = match line {
+            "(works to the end)" => {
+                machine.migration.as_ref().unwrap().work(true);
+                String::new()
+            }
+            _ => output_of(machine, line),
+        };
+        if line.ends_with("--json") {
+            check_report(&said);
+        } else {
+            let is_narrow = |line: &str| line.starts_with("error") || line.chars().count() <= 80;
+            assert!(said.lines().all(is_narrow), "{line}: {said}");
+        }
+        text += &format!("> {line}\n{said}");
+    }
+    text
+}
+
+#[test]
+fn a_controller_is_evacuated_only_when_nothing_is_left_behind_it() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    assert_snapshot!(dialogue(
+        &machine,
+        &[
+            "pin alpha ram0 mc0",
+            "(works to the end)",
+            "evacuate mc0",
+            "(works to the end)",
+            "controllers",
+            "controllers --json",
+            "jobs",
+            "restore mc0",
+            "pin alpha ram0 mc1 preferred",
+            "(works to the end)",
+            "evacuate mc0 --json",
+            "restore mc0",
+            "evacuate mc1",
+            "(works to the end)",
+            "controllers",
+        ]
+    ));
+}
+
+#[test]
+fn what_must_not_move_is_refused() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    let mut text = dialogue(
+        &machine,
+        &[
+            "pin alpha dmb0 mc0",
+            "(works to the end)",
+            "migrate alpha mc1",
+            "migrate alpha dmb0 mc1 --json",
+            "migrate alpha ram1 mc1",
+            "jobs",
+            "guest alpha",
+            "migrate alpha mc1 --force",
+            "(works to the end)",
+            "guest alpha",
+            "jobs --force",
+        ],
     );
+    machine.migration.as_ref().unwrap().is_opted_out.set(true);
+    text += &dialogue(
+        &machine,
+        &[
+            "migrate alpha mc0",
+            "migrate alpha dmb0 mc0 --force",
+            "pin alpha all mc0",
+            "pin alpha ram0 mc0",
+            "jobs",
+        ],
+    );
+    assert_snapshot!(text);
+}
+
+#[test]
+fn retirement_says_what_it_waits_for_and_what_stays() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    let memory = machine.migration.as_ref().unwrap().memory;
+    // From 0x43000000 on: a frame of Ballast's, one of alpha's tables, one that an owner has claimed.
+    let request = |owner| Request {
+        order: 0,
+        kind: Kind::Unmovable,
+        owner,
+        placement: Placement::only(ControllerId::default()),
+        mapping: None,
+    };
+    let at = |owner| memory.allocate(&request(owner)).unwrap().frame.pa();
+    let (ballast, tables) = (at(Owner::Hypervisor), at(Owner::Tables(GuestId::default())));
+    let free = tables.get() + 0x1000;
+    let mut text = String::new();
+    for line in [
+        format!("retire {ballast}"),
+        format!("retire {ballast} --json"),
+        format!("retire {ballast} 16K"),
+        format!("retire {tables}"),
+        format!("retire {free:#x}"),
+        "retire 0x44000000 --json".into(),
+        "retire 0x40000000".into(),
+        "jobs".into(),
+    ] {
+        text += &dialogue(&machine, &[&line]);
+    }
+    machine.pools = Some(FakePools::new());
+    machine.migration.as_mut().unwrap().memory = machine.pools.as_ref().unwrap().memory;
+    text += &dialogue(&machine, &["claim video 2M", "claims", "retire 0x86800000"]);
+    assert_snapshot!(text);
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn a_guest_that_is_reset_all_the_time_does_not_keep_an_evacuation() {
         }
     }
     let report = host.engine.job(&host, id).unwrap();
-    assert_eq!(report.state, JobState::Finished);
+    assert_eq!(report.state, JobState::Incomplete);
     assert_eq!(report.unmoved(Reason::Busy).first, Some((first, ipa(BASE))), "{report:?}");
     host.coming.store(0, Ordering::Relaxed);
     host.check();

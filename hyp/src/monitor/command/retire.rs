@@ -1,0 +1,245 @@
+//! `retire`: taking frames out of use for good.
+
+use core::fmt;
+
+use alloc::vec::Vec;
+use stage2::addr::FRAME_SIZE;
+use stage2::claim::{ClaimId, Kind, State as ClaimState};
+use stage2::frame::State;
+use stage2::memory::{Memory, Occupant, Retired};
+use stage2::migrate::{Mobility, Request};
+use stage2::owner::{GuestId, Owner, PoolId};
+use stage2::range::FrameRange;
+
+use super::super::grammar::{Arguments, Failure};
+use super::super::machine::Machine;
+use super::super::report::Value;
+use super::super::session::Session;
+use super::super::units::Compact;
+use super::jobs::guest_name;
+use super::memory::memory;
+use super::migrate::migration;
+
+/// Blocks that are looked at before others may run.
+const BLOCKS_AT_ONCE: u64 = 64;
+
+/// The reason why frames cannot be retired at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// A guest: migration moves it away.
+    Guest(GuestId),
+    /// A guest whose memory does not move: freed when it stops.
+    FixedGuest(GuestId),
+    /// A guest's stage 2 tables.
+    Tables(GuestId),
+    /// Claimed from a pool, by this claim if it is remembered.
+    Claim(PoolId, Option<ClaimId>),
+    /// Ballast itself, for as long as it runs.
+    Ballast,
+    /// Reserved since boot.
+    Reserved,
+}
+
+impl Holder {
+    /// Tells if the frames can be retired while Ballast runs.
+    const fn is_temporary(self) -> bool {
+        !matches!(self, Self::Ballast | Self::Reserved)
+    }
+
+    /// The state's name in reports.
+    const fn state(self) -> &'static str {
+        match self {
+            Self::Guest(_) => "moving",
+            Self::FixedGuest(_) | Self::Tables(_) | Self::Claim(..) => "waiting",
+            Self::Ballast | Self::Reserved => "never",
+        }
+    }
+
+    fn name(self, machine: &dyn Machine) -> impl fmt::Display {
+        fmt::from_fn(move |f| match self {
+            Self::Guest(guest) | Self::FixedGuest(guest) => f.write_str(guest_name(machine, guest)),
+            Self::Tables(guest) => write!(f, "stage 2 tables of {}", guest_name(machine, guest)),
+            Self::Claim(pool, claim) => {
+                let pools = machine.claiming().and_then(|claiming| claiming.claims().pools());
+                let pool = pools.and_then(|pools| pools.get(pool)).map(|pool| pool.name);
+                let pool = pool.as_ref().map_or("?", |name| name.as_str());
+                match claim {
+                    Some(claim) => write!(f, "claim {} of {pool}", claim.get()),
+                    None => write!(f, "the owner of {pool}"),
+                }
+            }
+            Self::Ballast => f.write_str("Ballast"),
+            Self::Reserved => f.write_str("reserved since boot"),
+        })
+    }
+
+    fn until(self, machine: &dyn Machine) -> impl fmt::Display {
+        fmt::from_fn(move |f| match self {
+            Self::Guest(_) => f.write_str("when it has moved"),
+            Self::FixedGuest(guest) | Self::Tables(guest) => {
+                write!(f, "not before {} stops", guest_name(machine, guest))
+            }
+            Self::Claim(..) => f.write_str("when it is released"),
+            Self::Ballast => f.write_str("never while Ballast runs"),
+            Self::Reserved => f.write_str("never: not given to Ballast"),
+        })
+    }
+}
+
+/// Frames with the same holder.
+struct Held {
+    holder: Holder,
+    /// The number of the first frame.
+    first: u64,
+    frames: u64,
+}
+
+/// Takes frames out of use for good, and moves guests' memory off them.
+pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+    let migration = migration(session)?;
+    let memory = memory(session)?;
+    let (pa, size) = (arguments.number(0).unwrap_or(0), arguments.number(1).unwrap_or(FRAME_SIZE));
+    if size == 0 {
+        return Err(session.refuse(format_args!("a size of 0 is nothing to retire")));
+    }
+    let Some(frames) = FrameRange::covering(pa, size).filter(|frames| !frames.is_empty()) else {
+        return Err(
+            session.refuse(format_args!("{}@{pa:#x}: physical addresses have 48 bits", Compact(size)))
+        );
+    };
+    let (held, ram) = held(session, memory, frames)?;
+    let never: u64 = held.iter().filter(|held| !held.holder.is_temporary()).map(|held| held.frames).sum();
+    if ram == 0 {
+        return Err(session.refuse(format_args!("{pa:#x} is not RAM")));
+    }
+    if let Some(first) = held.first().filter(|_| never == ram) {
+        let address = first.first * FRAME_SIZE;
+        return Err(match first.holder {
+            Holder::Reserved => session.refuse(format_args!(
+                "{address:#x} cannot be retired: it has been reserved since boot, so Ballast never hands it out"
+            )),
+            _ => session.refuse(format_args!(
+                "{address:#x} cannot be retired: Ballast itself uses it for as long as it runs. Keep it out of use by a \
+                 no-map node in the host's /reserved-memory, then boot again"
+            )),
+        });
+    }
+    let (mut retired, mut rest) = (Retired::default(), frames);
+    while !rest.is_empty() {
+        rest = migration.retire_some(rest, &mut retired);
+        session.io().pause();
+    }
+    let job = match held.iter().any(|held| matches!(held.holder, Holder::Guest(_))) {
+        false => None,
+        true => {
+            let job = migration.submit(Request::retire(frames));
+            Some(job.map_err(|error| {
+                session.refuse(format_args!("marked for retirement; could not be migrated: {error}"))
+            })?)
+        }
+    };
+    let job_number = job.map_or(Value::None, |job| Value::Count(job.get().into()));
+    let bytes = |frames: u64| Value::Bytes(frames * FRAME_SIZE);
+    let is_json = session.style.is_json;
+    session.report("retire", |report, machine| {
+        let list = "base=First|retired_bytes=Retired now|doomed_bytes=In use|before_bytes=Retired before|\
+                    untouched_bytes=Not Ballast's|never_bytes=Never retired|job=Moved by job";
+        report.fields(
+            list,
+            &[
+                Value::Address(frames.start() * FRAME_SIZE),
+                bytes(retired.now),
+                bytes(retired.doomed),
+                bytes(retired.before),
+                bytes(retired.untouched),
+                bytes(never),
+                job_number,
+            ],
+        )?;
+        if held.is_empty() && !is_json {
+            return Ok(());
+        }
+        let list = "base=FIRST|size_bytes=SIZE|holder=USED BY|state=|until=RETIRED";
+        report.table("held", list, "", &mut |table| {
+            for held in &held {
+                table.row(&[
+                    Value::Address(held.first * FRAME_SIZE),
+                    bytes(held.frames),
+                    Value::Show(&held.holder.name(machine)),
+                    Value::Text(held.holder.state()),
+                    Value::Show(&held.holder.until(machine)),
+                ])?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Lists who holds frames of `frames`, each holder once, and counts the frames that are RAM.
+///
+/// # Errors
+/// The operator interrupts.
+fn held(
+    session: &mut Session<'_>,
+    memory: &Memory<'_>,
+    frames: FrameRange,
+) -> Result<(Vec<Held>, u64), Failure> {
+    let mut list: Vec<Held> = Vec::new();
+    for (count, occupant) in (1..).zip(memory.occupants(frames)) {
+        if u64::is_multiple_of(count, BLOCKS_AT_ONCE) {
+            session.pause()?;
+        }
+        let Some(holder) = holder(session.machine, &occupant, frames) else { continue };
+        let first = occupant.frame.number().max(frames.start());
+        let here = occupant.end().min(frames.end()) - first;
+        match list.iter_mut().find(|held| held.holder == holder) {
+            Some(held) => held.frames += here,
+            None => list.push(Held { holder, first, frames: here }),
+        }
+    }
+    let ranges = (0..session.machine.controller_count()).filter_map(|at| session.machine.controller(at));
+    let ranges = ranges.flat_map(|controller| controller.ranges);
+    let inside = ranges.filter_map(|(base, size)| FrameRange::inside(base, size));
+    Ok((list, inside.map(|range| range.intersection(frames).frames()).sum()))
+}
+
+/// Returns who holds a block that is not free; `None` if it is retired.
+fn holder(machine: &dyn Machine, occupant: &Occupant, frames: FrameRange) -> Option<Holder> {
+    match (occupant.state, occupant.owner) {
+        (State::Retired | State::Free, _) => None,
+        (State::Reserved, _) => Some(Holder::Reserved),
+        (State::Used, Some(Owner::Guest(guest))) => {
+            let mapping = occupant.mapping.filter(|mapping| mapping.guest == guest);
+            let is_fixed = mapping.is_some_and(|mapping| {
+                let mut pieces = machine
+                    .migration()
+                    .into_iter()
+                    .flat_map(|migration| super::super::region::pieces(migration, guest.index()));
+                let here = pieces.find(|piece| mapping.ipa.get() < piece.ipa + piece.size);
+                here.is_some_and(|piece| piece.mobility != Mobility::Movable)
+            });
+            Some(if is_fixed { Holder::FixedGuest(guest) } else { Holder::Guest(guest) })
+        }
+        (State::Used, Some(Owner::Tables(guest))) => Some(Holder::Tables(guest)),
+        (State::Used, Some(Owner::Pool(pool))) => {
+            Some(Holder::Claim(pool, claim_of(machine, occupant, frames)))
+        }
+        (State::Used, _) => Some(Holder::Ballast),
+    }
+}
+
+/// Returns the claim that holds the first frame of a block in `frames`, if it is remembered.
+fn claim_of(machine: &dyn Machine, occupant: &Occupant, frames: FrameRange) -> Option<ClaimId> {
+    let claims = machine.claiming()?.claims();
+    let number = occupant.frame.number().max(frames.start());
+    let mut last = ClaimId::new(0);
+    core::iter::from_fn(|| {
+        let report = claims.report_after(last)?;
+        last = report.id;
+        Some(report)
+    })
+    .filter(|report| report.kind == Kind::Claim && report.state == ClaimState::Granted)
+    .filter(|report| report.range.start() <= number && number < report.range.end())
+    .map(|report| report.id)
+    .last()
+}
