@@ -6,7 +6,10 @@
 //!   instruction between, an access with an unsigned offset from the ADRP's register may go to a wrong address. The linker
 //!   moves the last one elsewhere (`hyp/build.rs`).
 //!
-//! Neither sees everything that ends up in an image (global assembly, Rust's precompiled libraries), so the image itself is
+//! - **819472, 824069, 826319, 827319, 855873** (r0p0 on): cleaning a cache line without invalidating it may corrupt data or
+//!   deadlock. EL2 uses DC CIVAC for both.
+//!
+//! No tool sees everything that ends up in an image (global assembly, Rust's precompiled libraries), so the image itself is
 //! looked through. Conditions: Cortex-A53 MPCore Software Developers Errata Notice (ARM-EPM-048406), as GNU's and LLVM's
 //! tools read it, less their exceptions: a pair counts also if its instructions depend on each other. Encodings: Arm ARM C4.1.
 
@@ -28,20 +31,22 @@ pub struct Found {
     pub accumulates: Vec<u64>,
     /// Addresses of ADRPs that begin a sequence of erratum 843419.
     pub pages: Vec<u64>,
+    /// Addresses of instructions that clean a cache line and do not invalidate it: errata 819472 and others.
+    pub cleans: Vec<u64>,
 }
 
 impl Found {
     /// Returns true if the image has none of the sequences.
     pub fn is_clean(&self) -> bool {
-        self.accumulates.is_empty() && self.pages.is_empty()
+        self.accumulates.is_empty() && self.pages.is_empty() && self.cleans.is_empty()
     }
 }
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { instruction_count, accumulates, pages } = self;
+        let Self { instruction_count, accumulates, pages, cleans } = self;
         write!(f, "{instruction_count} instructions: ")?;
-        for (number, places) in [("835769", accumulates), (", 843419", pages)] {
+        for (number, places) in [("835769", accumulates), (", 843419", pages), (", 819472", cleans)] {
             write!(f, "{number}: {}", places.len())?;
             if let Some(first) = places.first() {
                 write!(f, " (first at {first:#x})")?;
@@ -103,6 +108,9 @@ fn scan_code(address: u64, words: &[u32], found: &mut Found) {
             found.accumulates.push(place);
         }
     }
+    found
+        .cleans
+        .extend(places.clone().zip(words).filter(|(_, word)| is_clean(**word)).map(|(place, _)| place));
     for (index, (place, &word)) in places.zip(words).enumerate() {
         if is_page_address(word) && matches!(place % 4096, 0xff8 | 0xffc) {
             let mut after = words[index + 1..].iter().copied();
@@ -127,6 +135,11 @@ fn is_access(word: u32) -> bool {
 /// multiplications (MUL, SMULL, SMULH and the like).
 fn is_long_accumulate(word: u32) -> bool {
     word & 0xff00_0000 == 0x9b00_0000 && word >> 10 & 31 != 31
+}
+
+/// Returns true for DC CVAC, CVAU, CVAP, CVADP and CSW.
+fn is_clean(word: u32) -> bool {
+    matches!(word & !31, 0xd50b_7a20 | 0xd50b_7b20 | 0xd50b_7c20 | 0xd50b_7d20 | 0xd508_7a40)
 }
 
 /// Returns true for ADRP.
@@ -210,6 +223,17 @@ pub(crate) mod tests {
         }
         assert_eq!(accumulates(&[ACCUMULATES[0], ACCESSES[0]]), NONE);
         assert_eq!(accumulates(&[]), NONE);
+    }
+
+    #[test]
+    fn cleans_without_invalidation_are_found() {
+        // DC CVAC, CVAU, CVAP, CVADP, CSW; then CIVAC, IVAC, CISW, ZVA and IC IALLUIS.
+        let words = [0xd50b_7a23, 0xd50b_7b20, 0xd50b_7c3f, 0xd50b_7d20, 0xd508_7a41];
+        let others = [0xd50b_7e20, 0xd508_7620, 0xd508_7e40, 0xd50b_7420, 0xd508_711f];
+        let mut found = Found::default();
+        scan_code(0x1000, &[words, others].concat(), &mut found);
+        assert_eq!(found.cleans, [0x1000, 0x1004, 0x1008, 0x100c, 0x1010]);
+        assert!(!found.is_clean());
     }
 
     /// `adrp x0, .`
@@ -302,19 +326,20 @@ pub(crate) mod tests {
     fn code_is_scanned_and_data_is_not() {
         let pair = [ACCESSES[0], ACCUMULATES[0]];
         let words = [pair, pair, [NOP, NOP], pair].concat();
-        let all = Found { instruction_count: 8, accumulates: vec![0x1004, 0x100c, 0x101c], pages: vec![] };
+        let all =
+            Found { instruction_count: 8, accumulates: vec![0x1004, 0x100c, 0x101c], ..Found::default() };
         assert_eq!(scan(&elf(&words, &[])).unwrap(), all);
-        assert_eq!(all.to_string(), "8 instructions: 835769: 3 (first at 0x1004), 843419: 0");
+        assert_eq!(all.to_string(), "8 instructions: 835769: 3 (first at 0x1004), 843419: 0, 819472: 0");
         assert!(!all.is_clean());
 
         let marks = [("$x", 0x1000), ("main", 0x1004), ("$d.1", 0x1008), ("$x.2", 0x1018)];
-        let some = Found { instruction_count: 4, accumulates: vec![0x1004, 0x101c], pages: vec![] };
+        let some = Found { instruction_count: 4, accumulates: vec![0x1004, 0x101c], ..Found::default() };
         assert_eq!(scan(&elf(&words, &marks)).unwrap(), some);
 
         // A literal between an access and what would be an accumulate after it parts them.
         let marks = [("$x", 0x1000), ("$d", 0x1004), ("$x", 0x1008)];
         let clean = scan(&elf(&[pair[0], NOP, pair[1], NOP], &marks)).unwrap();
-        assert_eq!(clean.to_string(), "3 instructions: 835769: 0, 843419: 0");
+        assert_eq!(clean.to_string(), "3 instructions: 835769: 0, 843419: 0, 819472: 0");
         assert!(clean.is_clean());
         assert!(scan(b"no ELF file").is_err());
     }

@@ -207,7 +207,7 @@ mod tests {
         let pair = [errata::tests::ACCESSES[0], errata::tests::ACCUMULATES[0]];
         fs::write(&built, errata::tests::elf(&pair, &[])).unwrap();
         let error = Image::write(&built, &folder).unwrap_err().to_string();
-        let reason = "not safe to run on Cortex-A53: 2 instructions: 835769: 1 (first at 0x1004), 843419: 0";
+        let reason = "not safe to run on Cortex-A53: 2 instructions: 835769: 1 (first at 0x1004), 843419: 0, 819472: 0";
         assert!(error.ends_with(reason), "{error}");
 
         image[56..60].copy_from_slice(b"ARM\x64");

@@ -26,7 +26,7 @@ enum Command {
     Bare(Bare),
     /// Build Ballast: ballast.elf and ballast.bin in the target folder
     Image,
-    /// Count the instruction sequences that Cortex-A53 may execute wrongly (errata 835769, 843419)
+    /// Count the instruction sequences that Cortex-A53 may execute wrongly (errata 835769, 843419, 819472)
     Errata {
         /// An ELF file; without it, Ballast is built first
         file: Option<PathBuf>,
