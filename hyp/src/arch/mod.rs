@@ -8,6 +8,7 @@ pub(crate) mod copy;
 mod coroutine;
 pub(crate) mod cost;
 pub mod cpu;
+mod device;
 mod fatal;
 pub(crate) mod features;
 mod firmware;

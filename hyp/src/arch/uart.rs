@@ -3,6 +3,7 @@
 //! Lock order: a guest's vPL011, then `CONSOLE`. `CONSOLE` is a leaf otherwise; it is held for a few hundred
 //! bytes of output at most.
 
+use super::device::read32;
 use super::{cpu, mmu, monitor};
 use crate::board;
 use crate::guest;
@@ -78,7 +79,7 @@ impl fmt::Write for Polled {
         for byte in text.bytes() {
             // SAFETY: the PL011's registers, mapped for ever; single aligned accesses.
             unsafe {
-                while registers.add(FR).cast::<u32>().read_volatile() & FR_TXFF != 0 {
+                while read32(registers.add(FR).cast()) & FR_TXFF != 0 {
                     core::hint::spin_loop();
                 }
                 registers.add(DR).cast::<u32>().write_volatile(u32::from(byte));
@@ -141,7 +142,7 @@ pub(crate) fn try_write_second(byte: u8) -> bool {
     }
     // SAFETY: the PL011's registers, mapped for ever; single aligned accesses.
     unsafe {
-        if registers.add(FR).cast::<u32>().read_volatile() & FR_TXFF != 0 {
+        if read32(registers.add(FR).cast()) & FR_TXFF != 0 {
             return false;
         }
         registers.add(DR).cast::<u32>().write_volatile(u32::from(byte));

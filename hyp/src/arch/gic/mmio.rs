@@ -1,5 +1,6 @@
 //! Registers of a device, by byte offset.
 
+use crate::arch::device::{read32, read64};
 use core::ptr::NonNull;
 
 /// A device's registers, mapped for as long as Ballast runs.
@@ -41,7 +42,7 @@ impl Registers {
 
     pub(super) fn read32(self, offset: usize) -> u32 {
         // SAFETY: a mapped, aligned register.
-        unsafe { self.pointer::<u32>(offset).read_volatile() }
+        unsafe { read32(self.pointer(offset)) }
     }
 
     pub(super) fn write32(self, offset: usize, value: u32) {
@@ -51,7 +52,7 @@ impl Registers {
 
     pub(super) fn read64(self, offset: usize) -> u64 {
         // SAFETY: a mapped, aligned register.
-        unsafe { self.pointer::<u64>(offset).read_volatile() }
+        unsafe { read64(self.pointer(offset)) }
     }
 
     pub(super) fn write64(self, offset: usize, value: u64) {

@@ -1,0 +1,80 @@
+//! Accesses to registers of devices: all of EL2's go through here.
+//!
+//! Loads are acquiring ones (LDAR). On Cortex-A57 r0p0 to r1p2, a plain load of Device memory among exclusive accesses, which
+//! locks consist of, may deadlock (erratum 832075). None of them is on a path that guests take often.
+
+use safe_mmio::{MmioOps, set_mmio_ops};
+
+macro_rules! load {
+    ($type:ty, $text:literal, $address:expr) => {{
+        let value: $type;
+        // SAFETY: as the caller says.
+        unsafe {
+            core::arch::asm!($text, out(reg) value, in(reg) $address, options(nostack, preserves_flags, readonly));
+        }
+        value
+    }};
+}
+
+/// Reads a register of 32 bits.
+///
+/// # Safety
+///
+/// `address` is that of a mapped, aligned register.
+pub(super) unsafe fn read32(address: *const u32) -> u32 {
+    load!(u32, "ldar {0:w}, [{1}]", address)
+}
+
+/// Reads a register of 64 bits.
+///
+/// # Safety
+///
+/// `address` is that of a mapped, aligned register.
+pub(super) unsafe fn read64(address: *const u64) -> u64 {
+    load!(u64, "ldar {0:x}, [{1}]", address)
+}
+
+/// The accesses of the library that drives the PL011.
+struct Library;
+
+impl MmioOps for Library {
+    unsafe fn read_u8(address: *const u8) -> u8 {
+        load!(u8, "ldarb {0:w}, [{1}]", address)
+    }
+
+    unsafe fn read_u16(address: *const u16) -> u16 {
+        load!(u16, "ldarh {0:w}, [{1}]", address)
+    }
+
+    unsafe fn read_u32(address: *const u32) -> u32 {
+        // SAFETY: as the caller says.
+        unsafe { read32(address) }
+    }
+
+    unsafe fn read_u64(address: *const u64) -> u64 {
+        // SAFETY: as the caller says.
+        unsafe { read64(address) }
+    }
+
+    unsafe fn write_u8(address: *mut u8, value: u8) {
+        // SAFETY: as the caller says.
+        unsafe { address.write_volatile(value) }
+    }
+
+    unsafe fn write_u16(address: *mut u16, value: u16) {
+        // SAFETY: as the caller says.
+        unsafe { address.write_volatile(value) }
+    }
+
+    unsafe fn write_u32(address: *mut u32, value: u32) {
+        // SAFETY: as the caller says.
+        unsafe { address.write_volatile(value) }
+    }
+
+    unsafe fn write_u64(address: *mut u64, value: u64) {
+        // SAFETY: as the caller says.
+        unsafe { address.write_volatile(value) }
+    }
+}
+
+set_mmio_ops!(Library);
