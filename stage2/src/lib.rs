@@ -22,6 +22,6 @@ pub mod pool;
 pub mod range;
 pub mod scale;
 pub mod size;
-mod sync;
+pub mod sync;
 pub mod table;
 pub mod zone;

@@ -1,21 +1,24 @@
-//! The locks and atomics of this crate, so that loom can stand in for them.
+//! The locks and atomics of this crate, and of what `hyp` tests on a PC, so that loom can stand in for them.
 //!
 //! EL2 runs with interrupts masked, so a plain spin lock is enough: nothing on the CPU that holds it can ask for it
 //! a second time.
 
 #[cfg(loom)]
 mod imp {
-    pub(crate) use loom::sync::atomic::{AtomicU32 as Counter, Ordering};
-    pub(crate) use loom::sync::{Mutex, MutexGuard};
+    pub(crate) use loom::sync::Mutex;
+    pub use loom::sync::MutexGuard;
+    pub use loom::sync::atomic::{AtomicBool as Flag, AtomicU32 as Counter, Ordering};
 }
 
 #[cfg(not(loom))]
 mod imp {
-    pub(crate) use core::sync::atomic::{AtomicU32 as Counter, Ordering};
-    pub(crate) use spin::mutex::{SpinMutex as Mutex, SpinMutexGuard as MutexGuard};
+    pub use core::sync::atomic::{AtomicBool as Flag, AtomicU32 as Counter, Ordering};
+    pub(crate) use spin::mutex::SpinMutex as Mutex;
+    pub use spin::mutex::SpinMutexGuard as MutexGuard;
 }
 
-pub(crate) use imp::{Counter, Mutex, MutexGuard, Ordering};
+use imp::Mutex;
+pub use imp::{Counter, Flag, MutexGuard, Ordering};
 
 /// Words that many CPUs share.
 ///
@@ -69,31 +72,38 @@ pub(crate) const fn aside<T>(value: T) -> Aside<T> {
 }
 
 /// Mutual exclusion between CPUs.
-pub(crate) struct Lock<T>(Mutex<T>);
+pub struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
     /// A free lock around `value`.
     #[cfg(not(loom))]
-    pub(crate) const fn new(value: T) -> Self {
+    pub const fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
 
     /// A free lock around `value`.
     #[cfg(loom)]
-    pub(crate) fn new(value: T) -> Self {
+    pub fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
 
     /// Waits until the lock is free and takes it.
     #[cfg(not(loom))]
     #[inline]
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock()
     }
 
     /// Waits until the lock is free and takes it.
     #[cfg(loom)]
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap()
+    }
+
+    /// Takes the lock if it is free.
+    #[cfg(not(loom))]
+    #[inline]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock()
     }
 }

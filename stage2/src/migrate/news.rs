@@ -8,18 +8,18 @@
 //!
 //! So a CPU is told at most once in the time between two of its ticks, however often somebody announces.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{Counter, Flag, Ordering};
 
 /// Whether there is work. All zero bytes at first: there is none.
 pub struct News {
     /// How often work was announced.
-    announced: AtomicU32,
+    announced: Counter,
     /// What that was before the step that found nothing to do.
-    done: AtomicU32,
+    done: Counter,
 }
 
 /// Whether a CPU looks at the news by itself. Not at first.
-pub struct Engaged(AtomicBool);
+pub struct Engaged(Flag);
 
 /// How far the news had come.
 #[derive(Clone, Copy)]
@@ -32,9 +32,16 @@ impl Default for News {
 }
 
 impl News {
-    /// Without work.
+    /// Makes news of no work.
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { announced: AtomicU32::new(0), done: AtomicU32::new(0) }
+        Self { announced: Counter::new(0), done: Counter::new(0) }
+    }
+
+    /// Makes news of no work.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { announced: Counter::new(0), done: Counter::new(0) }
     }
 
     /// There is work. Then tell those that are not engaged.
@@ -65,9 +72,16 @@ impl Default for Engaged {
 }
 
 impl Engaged {
-    /// Not engaged.
+    /// Makes the word of a CPU that is not engaged.
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self(AtomicBool::new(false))
+        Self(Flag::new(false))
+    }
+
+    /// Makes the word of a CPU that is not engaged.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(Flag::new(false))
     }
 
     /// Whether the CPU will look at the news without being told.
