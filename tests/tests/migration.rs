@@ -438,3 +438,37 @@ fn heat_is_measured_by_faults() {
 fn heat_is_measured_by_hardware() {
     heat_is_measured_and_evened_out(Setup::new().cpu("max"));
 }
+
+/// What a guest that waits says of its waits now: how many there were, by how much the latest ended late, and how long each
+/// is, in ticks.
+fn waits(system: &mut System) -> [u64; 3] {
+    system.to_guest("waiter");
+    system.session().skip_to_now();
+    // The first may have been cut.
+    system.expect(r"tenant waits \d+ late \d+ of \d+\r\n");
+    let said = system.expect(r"tenant waits \d+ late \d+ of \d+\r\n");
+    let numbers: Vec<u64> =
+        said.lines().last().unwrap().split(' ').filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap_or_else(|numbers| panic!("{numbers:?} in {said}"))
+}
+
+#[test]
+fn waits_with_a_deadline_keep_it_while_memory_moves() {
+    let guest = Guest::payload("waiter", "tenant").bootargs("wait=1000").vcpus(4).ram_mib(64);
+    let mut system = Setup::new().cpu("max").counting_instructions().set(&[guest], "").boot();
+    system.to_guest("waiter");
+    system.expect("tenant ready");
+    let before = waits(&mut system);
+    for controller in ["mc1", "mc0"] {
+        let migrated = job(&mut system, &format!("migrate waiter {controller}"));
+        assert_eq!(migrated["unmoved_bytes"], 0, "{migrated}");
+    }
+    let [count, late, length] = waits(&mut system);
+    eprintln!(
+        "{} waits of {length} ticks, late by {late} at most, {} without migration",
+        count - before[0],
+        before[1]
+    );
+    // All CPUs wait: they did the work between the beginning and the end of waits. A slice is a tenth of a wait.
+    assert!(late < length / 2, "a wait of {length} ticks ended {late} ticks after its deadline");
+}

@@ -29,6 +29,11 @@ pub(super) fn has_pan() -> bool {
     field(read!("id_aa64mmfr1_el1"), 20) != 0
 }
 
+/// Returns whether this CPU has FEAT_WFxT (ID_AA64ISAR2_EL1.WFxT).
+pub(super) fn has_wfxt() -> bool {
+    field(read!("S3_0_C0_C6_2"), 0) != 0
+}
+
 /// Bits of a physical address (ID_AA64MMFR0_EL1.PARange), at most 48.
 pub(crate) fn pa_bits() -> u8 {
     match read!("id_aa64mmfr0_el1") & 15 {

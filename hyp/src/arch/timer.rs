@@ -3,7 +3,7 @@
 use super::cpu;
 use crate::board::{Gic, Timer};
 use crate::device::vgic::HardwareLink;
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, CNTPCT_EL0, Readable, Writeable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, CNTPCT_EL0, CNTVOFF_EL2, Readable, Writeable};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use stage2::scale::scaled;
 
@@ -67,6 +67,16 @@ pub fn now() -> u64 {
 }
 
 /// The physical count, perhaps a little too early: it is not ordered with what stands before. For statistics.
+/// A physical count that does not come.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// Returns the physical count at which the virtual count of the vCPU on this CPU reaches `virtual_count`; [`NEVER`] if it
+/// does not.
+pub(super) fn physical(virtual_count: u64) -> u64 {
+    // CNTVOFF_EL2 is a count of the past, so the virtual count has not wrapped (Arm ARM D12.2).
+    virtual_count.saturating_add(CNTVOFF_EL2.get())
+}
+
 #[inline(always)]
 pub(super) fn now_early() -> u64 {
     CNTPCT_EL0.get()

@@ -205,7 +205,7 @@ fn reset_floating_point() {
 pub(crate) fn standby() {
     // ICC_HPPIR1_EL1 at EL2 shows the physical interface only; virtual interrupts do not wake a WFI at EL2
     // (Arm ARM D1.6.2), so with any in a list register there is no waiting.
-    if !has_virtual_interrupt() && !crate::guest::migration::use_wait(cpu::current()) {
+    if !has_virtual_interrupt() && !crate::guest::migration::use_wait(cpu::current(), super::timer::NEVER) {
         aarch64_cpu::asm::wfi();
     }
 }

@@ -8,3 +8,4 @@ pub mod psci;
 pub mod smccc;
 pub mod vgic;
 pub mod vpl011;
+pub mod wait;

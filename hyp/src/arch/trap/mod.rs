@@ -92,7 +92,7 @@ pub(super) extern "C" fn sync(frame: &mut Frame, esr: u64) {
         // The guest has no use for that time.
         Exit::Wait => {
             cpu.counters.count_exit(Exit::Wait);
-            wait::wait(esr);
+            wait::wait(frame, esr);
         }
         Exit::Abort => {
             let exit = abort::reason(cpu.vcpu(), abort::faulting_ipa());

@@ -1,15 +1,29 @@
 //! WFI of a vCPU, trapped while memory is migrated: its time is used.
 
 use super::skip_instruction;
-use crate::arch::cpu;
+use crate::arch::vectors::Frame;
+use crate::arch::{cpu, features, timer};
+use crate::device::wait::Wait;
 use crate::guest::migration;
 
-/// ISS.TI (Arm ARM D24.2.40): bit 0 tells WFE and WFET from WFI and WFIT.
-const IS_EVENT: u64 = 1;
+/// Returns the physical count at which a wait without a deadline ends in any case. An architecture that has FEAT_WFxT tells
+/// WFIT from WFI in the syndrome, but QEMU (10.0, and later ones so far) reports both as WFI: there a wait takes a slice at
+/// most. A WFI may end without an interrupt (Arm ARM D1.6.2), and the guest looks at the clock by itself.
+fn latest_end() -> u64 {
+    if features::has_wfxt() { timer::now() + migration::slice() } else { timer::NEVER }
+}
 
-/// A trapped WFI. Where migration has no use for the time, it does not trap again for a while, and the guest executes it.
-pub(super) fn wait(esr: u64) {
-    if esr & IS_EVENT != 0 || migration::use_wait(cpu::current()) {
+/// Answers a trapped WFI or WFIT. If migration has no use for the time, it does not trap again for a while, and the guest
+/// executes it.
+pub(super) fn wait(frame: &Frame, esr: u64) {
+    let wait = Wait::decode(esr, |register| frame.get(register));
+    let is_over = match wait {
+        Wait::Event => true,
+        Wait::Interrupt => migration::use_wait(cpu::current(), latest_end()),
+        Wait::InterruptUntil(count) => migration::use_wait(cpu::current(), timer::physical(count)),
+        Wait::Unknown => migration::leave_wait(cpu::current()),
+    };
+    if is_over {
         skip_instruction(esr);
     }
 }

@@ -15,7 +15,7 @@ mod time;
 pub(crate) use host::Host;
 pub(crate) use operator::Operator;
 pub(super) use time::{begin, work_along};
-pub(crate) use time::{engage, note_control, tick, use_idle, use_wait};
+pub(crate) use time::{engage, leave_wait, note_control, slice, tick, use_idle, use_wait};
 
 use super::Guest;
 use crate::arch::cpu::{self, Request};

@@ -23,7 +23,7 @@ fn step_idle(ticks: u64) -> Step {
 
 /// Works for a slice, for who waits for what others, or this CPU, have to do.
 pub(in crate::guest) fn work_along() {
-    if step_idle(ENGINE.slice_ticks(&Host)) != Step::More {
+    if step_idle(slice()) != Step::More {
         Host.relax();
     }
 }
@@ -45,9 +45,14 @@ fn step(ticks: u64, payer: Payer) -> Step {
     step
 }
 
+/// Returns the length of a slice of work, in ticks.
+pub(crate) fn slice() -> u64 {
+    ENGINE.slice_ticks(&Host)
+}
+
 /// The time between two slices of a running guest at its share, in ticks.
 fn period() -> u64 {
-    ENGINE.slice_ticks(&Host) * 100 / u64::from(ENGINE.policy().share_per_cent().max(1))
+    slice() * 100 / u64::from(ENGINE.policy().share_per_cent().max(1))
 }
 
 /// A CPU without a guest on it: works, if there is work. Whether it is to come again at once.
@@ -57,7 +62,7 @@ pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
     if !NEWS.is_there_work() {
         return false;
     }
-    let wait = match step_idle(ENGINE.slice_ticks(&Host)) {
+    let wait = match step_idle(slice()) {
         Step::More => return true,
         Step::Idle => return false,
         Step::Wait(ticks) => ticks,
@@ -69,21 +74,28 @@ pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
     false
 }
 
-/// The vCPU on this CPU waits for an interrupt: works until there is one. Whether the wait is over; else the guest shall
-/// wait itself, untrapped.
-pub(crate) fn use_wait(cpu: &PerCpu) -> bool {
+/// Works while the vCPU on this CPU waits for an interrupt, at most until physical count `deadline`. Returns whether the
+/// wait is over; else the guest waits itself, untrapped.
+pub(crate) fn use_wait(cpu: &PerCpu, deadline: u64) -> bool {
     loop {
-        if is_interrupt_pending() {
+        let now = timer::now();
+        if is_interrupt_pending() || now >= deadline {
             return true;
         }
         // What is in a list register may be pending or active: the CPU can tell.
         if vcpu::has_virtual_interrupt() {
             break;
         }
-        if !NEWS.is_there_work() || step_idle(ENGINE.slice_ticks(&Host)) != Step::More {
+        let slice = slice().min(deadline - now);
+        if !NEWS.is_there_work() || step_idle(slice) != Step::More {
             break;
         }
     }
+    leave_wait(cpu)
+}
+
+/// Lets the vCPU on this CPU wait itself, untrapped. Returns false: its wait is not over.
+pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
     if cpu.engaged.look(&NEWS) {
         MigrationTraps { waits: false, caches: true }.set();
         tick_on();

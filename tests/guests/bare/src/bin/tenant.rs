@@ -1,18 +1,31 @@
 //! A guest that is merely there: its RAM is, for others to move.
 //!
-//! Prints `tenant ready` and sleeps for ever. Boot arguments: `write=1` (writes to every page of its RAM, over and over).
+//! Prints `tenant ready` and sleeps for ever. Boot arguments: `write=1` (writes to every page of its RAM, over and over);
+//! `wait=N` (all CPUs wait by WFIT for N microseconds each time, over and over: every so many waits it prints
+//! `tenant waits N late N of N`: waits so far, the longest time after a deadline so far, and a wait, in ticks).
 
 #![no_std]
 #![no_main]
 
 use bare::platform::Platform;
-use bare::say;
+use bare::{boot, mrs, say, smp, timer};
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 bare::entry!(main);
 
 const PAGE: usize = 4096;
 
 fn main(platform: &'static Platform) {
+    if let Some(microseconds) = platform.number("wait") {
+        if mrs!("id_aa64isar2_el1") & 0xf == 0 {
+            say!("tenant FAIL no WFIT");
+            return;
+        }
+        smp::start_all(wait);
+        say!("tenant ready");
+        report_waits(timer::ticks(microseconds));
+    }
     say!("tenant ready");
     let mut round = 0;
     while platform.number("write") == Some(1) {
@@ -27,4 +40,37 @@ fn main(platform: &'static Platform) {
     loop {
         bare::instruction!("wfi");
     }
+}
+
+/// Waits so far, and the longest time after a deadline, in ticks.
+static WAITS: AtomicU64 = AtomicU64::new(0);
+static LATE: AtomicU64 = AtomicU64::new(0);
+
+/// What the other CPUs do while CPU 0 reports.
+fn wait(_index: usize) {
+    let microseconds = boot::platform().and_then(|platform| platform.number("wait")).unwrap_or(1000);
+    loop {
+        wait_once(timer::ticks(microseconds));
+    }
+}
+
+fn report_waits(length: u64) -> ! {
+    loop {
+        (0..20).for_each(|_| wait_once(length));
+        let (waits, late) = (WAITS.load(Ordering::Relaxed), LATE.load(Ordering::Relaxed));
+        say!("tenant waits {} late {} of {}", waits, late, length);
+    }
+}
+
+/// Waits for `length` ticks by WFIT, which may end early, and notes how late the end was seen.
+fn wait_once(length: u64) {
+    let deadline = timer::now() + length;
+    let mut now = timer::now();
+    while now < deadline {
+        // SAFETY: WFIT x0; a hint with a register that changes nothing.
+        unsafe { asm!(".inst 0xd5031020", in("x0") deadline, options(nostack, nomem)) };
+        now = timer::now();
+    }
+    WAITS.fetch_add(1, Ordering::Relaxed);
+    LATE.fetch_max(now - deadline, Ordering::Relaxed);
 }

@@ -1,0 +1,49 @@
+//! What a vCPU waits for with a trapped WFI, WFE, WFIT or WFET.
+
+/// A wait, as the syndrome tells it (Arm ARM D24.2.40, "ISS encoding for an exception from a WF* instruction").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// WFE or WFET: for an event. It may end at any time.
+    Event,
+    /// WFI: for an interrupt.
+    Interrupt,
+    /// WFIT: for an interrupt, or until the virtual count has reached this value.
+    InterruptUntil(u64),
+    /// WFIT whose register the syndrome does not name.
+    Unknown,
+}
+
+impl Wait {
+    /// Decodes syndrome `esr`; `read` reads one of the vCPU's registers, of which number 31 is zero.
+    pub fn decode(esr: u64, read: impl FnOnce(usize) -> u64) -> Self {
+        // ISS.TI, RV, RN.
+        let (kind, is_register_valid, register) = (esr & 3, esr & 1 << 2 != 0, esr >> 5 & 0x1f);
+        match kind {
+            0 => Self::Interrupt,
+            2 if is_register_valid => Self::InterruptUntil(read(register as usize)),
+            2 => Self::Unknown,
+            _ => Self::Event,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_syndrome_tells_what_is_waited_for() {
+        const EC: u64 = 1 << 26 | 1 << 25;
+        let read = |register: usize| 100 + register as u64;
+        for (iss, wait) in [
+            (0, Wait::Interrupt),
+            (1, Wait::Event),
+            (2 | 1 << 2 | 7 << 5, Wait::InterruptUntil(107)),
+            (2 | 1 << 2 | 31 << 5, Wait::InterruptUntil(131)),
+            (3 | 1 << 2 | 7 << 5, Wait::Event),
+            (2 | 7 << 5, Wait::Unknown),
+        ] {
+            assert_eq!(Wait::decode(EC | iss, read), wait, "{iss:#x}");
+        }
+    }
+}
