@@ -181,6 +181,17 @@ impl Region {
     }
 }
 
+/// A change in a guest's life that its memory is out of reach during. It will be over soon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Absence {
+    /// The guest gets its RAM and is loaded. It may wait for a claim meanwhile.
+    Starting,
+    /// The guest is loaded afresh.
+    Resetting,
+    /// The guest's RAM is being freed.
+    Stopping,
+}
+
 /// The guests.
 pub trait Guests {
     /// Where their table frames come from.
@@ -191,10 +202,11 @@ pub trait Guests {
     /// The address space of `guest`, if there is such a guest and its memory is there.
     fn space(&self, guest: GuestId) -> Option<&Space<Self::Tables, Self::Tlb>>;
 
-    /// Whether the memory of `guest` is not there yet, or not again, but will be soon: it starts or is reset.
-    fn is_coming(&self, guest: GuestId) -> bool {
+    /// The reason why the memory of `guest` cannot be reached for now; `None` for a guest that runs or is off. Jobs wait for
+    /// such a guest.
+    fn absence(&self, guest: GuestId) -> Option<Absence> {
         let _ = guest;
-        false
+        None
     }
 
     /// The region of RAM that holds `ipa`, or else the next one above it.

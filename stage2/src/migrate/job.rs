@@ -74,6 +74,8 @@ pub struct Request {
     pub keeps_placement: bool,
     /// Behind which controller each 2 MiB shall lie, where they take turns: `select` and `to` follow.
     pub turns: Option<Turns>,
+    /// Whether guests that are starting are passed over, instead of waited for.
+    pub skips_starting: bool,
 }
 
 impl Request {
@@ -86,6 +88,7 @@ impl Request {
             limit_bytes: u64::MAX,
             keeps_placement: false,
             turns: None,
+            skips_starting: false,
         }
     }
 
@@ -98,6 +101,7 @@ impl Request {
             limit_bytes: u64::MAX,
             keeps_placement: false,
             turns: None,
+            skips_starting: false,
         }
     }
 
@@ -112,6 +116,7 @@ impl Request {
             limit_bytes: u64::MAX,
             keeps_placement: false,
             turns: None,
+            skips_starting: false,
         }
     }
 
@@ -124,6 +129,7 @@ impl Request {
             limit_bytes: u64::MAX,
             keeps_placement: false,
             turns: Some(turns),
+            skips_starting: false,
         }
     }
 
@@ -145,7 +151,14 @@ impl Request {
             limit_bytes: u64::MAX,
             keeps_placement: false,
             turns: None,
+            skips_starting: false,
         }
+    }
+
+    /// The same request, which does not wait for guests that are starting: for the sake of one that starts, and so waits
+    /// itself.
+    pub const fn without_starting(self) -> Self {
+        Self { skips_starting: true, ..self }
     }
 
     /// `bytes` of what in `scope` may lie there, from one controller to another.
@@ -157,6 +170,7 @@ impl Request {
             limit_bytes: bytes,
             keeps_placement: true,
             turns: None,
+            skips_starting: false,
         }
     }
 
@@ -231,7 +245,7 @@ impl core::error::Error for RequestError {}
 /// How a job stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JobState {
-    /// It waits for its turn.
+    /// The job waits for its turn, or for a guest: see [`JobReport::waits_for`].
     Queued,
     /// It is being worked on.
     Running,
@@ -310,6 +324,8 @@ pub struct JobReport {
     pub(super) stuck: Stuck,
     /// Whether it was cancelled because its guest stopped or was reset, not by the operator.
     pub is_abandoned: bool,
+    /// The guest that a queued job waits for: it starts, is reset or stops, and has memory that the job is about.
+    pub waits_for: Option<GuestId>,
     /// When it began, in ticks.
     pub started: u64,
     /// When it ended, in ticks.
@@ -330,10 +346,16 @@ impl JobReport {
             unmoved: [Unmoved { leaf_count: 0, bytes: 0, first: None }; Reason::ALL.len()],
             stuck: Stuck { behind: ControllerSet::EMPTY, allowed: ControllerSet::ALL },
             is_abandoned: false,
+            waits_for: None,
             started: 0,
             ended: 0,
             worked_ticks: 0,
         }
+    }
+
+    /// Whether it is in the queue, and does not wait for a guest that `is_away`.
+    fn is_ready(&self, is_away: impl Fn(GuestId) -> bool) -> bool {
+        self.state == JobState::Queued && !self.waits_for.is_some_and(is_away)
     }
 
     /// What did not move for `reason`.
@@ -374,9 +396,13 @@ pub(super) struct Cursor {
     pub(super) guest: u8,
     /// Where in its IPA.
     pub(super) next: Ipa,
-    /// Of a job by frames: the end of the tenant, and the number of the frame past it.
+    /// Of a job by frames: the end of the tenant, the number of its first frame, and that of the frame past it.
     pub(super) end: Ipa,
+    pub(super) tenant: u64,
     pub(super) frame: u64,
+    /// Of a job by frames: a guest that could not be reached, and the number of the first frame that was passed over for
+    /// that reason.
+    pub(super) away: Option<(GuestId, u64)>,
     /// Whether the total was added up.
     pub(super) is_counted: bool,
     /// Of a job by guests: those that it is through with, a bit each.
@@ -473,22 +499,32 @@ impl Jobs {
         }
     }
 
-    /// Takes the job that waits longest for its turn; those that clear frames go before the others.
-    pub(super) fn start_next(&mut self, now: u64) -> Option<(JobId, Request, Cursor)> {
-        let waiting = self.list.iter_mut().filter(|job| job.report.state == JobState::Queued);
+    /// Takes the job that waits longest for its turn; those that clear frames go before the others. Passes over jobs that
+    /// wait for a guest that `is_away`.
+    pub(super) fn start_next(
+        &mut self,
+        now: u64,
+        is_away: impl Fn(GuestId) -> bool,
+    ) -> Option<(JobId, Request, Cursor)> {
+        let waiting = self.list.iter_mut().filter(|job| job.report.is_ready(&is_away));
         // Who needs just these frames waits for them: an owner for its claim, a failing frame to be left.
         let job = waiting.min_by_key(|job| (job.report.request.frames().is_none(), job.report.id))?;
         job.report.state = JobState::Running;
+        job.report.waits_for = None;
         if job.report.started == 0 {
             job.report.started = now;
         }
         Some((job.report.id, job.report.request, job.cursor))
     }
 
-    /// Whether a job that clears frames waits while `request`, which does not, is worked on.
-    pub(super) fn is_overtaken(&self, request: &Request) -> bool {
-        let is_urgent =
-            |report: &JobReport| report.state == JobState::Queued && report.request.frames().is_some();
+    /// Whether any job is in the queue: all of them wait for guests if [`Self::start_next`] has none.
+    pub(super) fn has_queued(&self) -> bool {
+        self.reports().any(|report| report.state == JobState::Queued)
+    }
+
+    /// Whether a job that clears frames could go on while `request`, which does not, is worked on.
+    pub(super) fn is_overtaken(&self, request: &Request, is_away: impl Fn(GuestId) -> bool) -> bool {
+        let is_urgent = |report: &JobReport| report.request.frames().is_some() && report.is_ready(&is_away);
         request.frames().is_none() && self.reports().any(is_urgent)
     }
 
@@ -523,18 +559,22 @@ mod tests {
         Request::evacuate(ControllerId::default())
     }
 
+    fn is_away(guest: GuestId) -> bool {
+        guest.index() == 7
+    }
+
     #[test]
     fn jobs_run_in_turn() {
         let mut jobs = Jobs::new();
         let [a, b, c] = [(); 3].map(|()| jobs.submit(request()).unwrap());
         jobs.pause(a).unwrap();
-        assert_eq!(jobs.start_next(5).map(|job| job.0), Some(b));
+        assert_eq!(jobs.start_next(5, is_away).map(|job| job.0), Some(b));
         jobs.stop(b, JobState::Finished, Cursor::default(), 9);
         assert_eq!(jobs.report(b).unwrap().ended, 9);
         jobs.resume(a).unwrap();
-        assert_eq!(jobs.start_next(5).map(|job| job.0), Some(a));
-        assert_eq!(jobs.start_next(5).map(|job| job.0), Some(c));
-        assert_eq!(jobs.start_next(5).map(|job| job.0), None);
+        assert_eq!(jobs.start_next(5, is_away).map(|job| job.0), Some(a));
+        assert_eq!(jobs.start_next(5, is_away).map(|job| job.0), Some(c));
+        assert_eq!(jobs.start_next(5, is_away).map(|job| job.0), None);
     }
 
     #[test]
@@ -543,7 +583,8 @@ mod tests {
         let [a, b] = [(); 2].map(|()| jobs.submit(request()).unwrap());
         let first = FrameRange::from_numbers(0, 1).unwrap();
         let [c, d] = [(); 2].map(|()| jobs.submit(Request::retire(first)).unwrap());
-        let order: std::vec::Vec<_> = core::iter::from_fn(|| jobs.start_next(5)).map(|job| job.0).collect();
+        let order: std::vec::Vec<_> =
+            core::iter::from_fn(|| jobs.start_next(5, is_away)).map(|job| job.0).collect();
         assert_eq!(order, [c, d, a, b]);
     }
 
@@ -551,38 +592,55 @@ mod tests {
     fn a_job_that_clears_frames_overtakes_one_that_does_not() {
         let mut jobs = Jobs::new();
         let a = jobs.submit(request()).unwrap();
-        let (_, running, _) = jobs.start_next(5).unwrap();
+        let (_, running, _) = jobs.start_next(5, is_away).unwrap();
         jobs.submit(request()).unwrap();
-        assert!(!jobs.is_overtaken(&running));
+        assert!(!jobs.is_overtaken(&running, is_away));
         let clearing = Request::retire(FrameRange::from_numbers(0, 1).unwrap());
         let b = jobs.submit(clearing).unwrap();
-        assert!(jobs.is_overtaken(&running) && !jobs.is_overtaken(&clearing));
+        assert!(jobs.is_overtaken(&running, is_away) && !jobs.is_overtaken(&clearing, is_away));
         jobs.pause(b).unwrap();
-        assert!(!jobs.is_overtaken(&running), "a paused one waits for the operator");
+        assert!(!jobs.is_overtaken(&running, is_away), "a paused one waits for the operator");
         jobs.resume(b).unwrap();
         let cursor = Cursor { guest: 3, ..Cursor::default() };
         jobs.stop(a, JobState::Queued, cursor, 9);
-        assert_eq!(jobs.start_next(10).map(|job| job.0), Some(b));
-        assert!(!jobs.is_overtaken(&running));
+        assert_eq!(jobs.start_next(10, is_away).map(|job| job.0), Some(b));
+        assert!(!jobs.is_overtaken(&running, is_away));
         jobs.stop(b, JobState::Finished, Cursor::default(), 11);
-        let (id, _, goes_on) = jobs.start_next(12).unwrap();
+        let (id, _, goes_on) = jobs.start_next(12, is_away).unwrap();
         assert_eq!((id, goes_on, jobs.report(a).unwrap().started), (a, cursor, 5));
         // What the operator wants of it in that very moment counts.
         jobs.pause(a).unwrap();
         jobs.stop(a, JobState::Queued, cursor, 13);
         assert_eq!(jobs.report(a).unwrap().state, JobState::Paused);
         jobs.resume(a).unwrap();
-        jobs.start_next(14).unwrap();
+        jobs.start_next(14, is_away).unwrap();
         jobs.cancel(a, 15).unwrap();
         jobs.stop(a, JobState::Queued, cursor, 16);
         assert_eq!((jobs.report(a).unwrap().state, jobs.report(a).unwrap().ended), (JobState::Cancelled, 16));
     }
 
     #[test]
+    fn a_job_that_waits_for_a_guest_lets_others_go_first() {
+        let mut jobs = Jobs::new();
+        let clearing = Request::retire(FrameRange::from_numbers(0, 1).unwrap());
+        let [a, b] = [clearing, request()].map(|request| jobs.submit(request).unwrap());
+        assert_eq!(jobs.start_next(1, is_away).map(|job| job.0), Some(a));
+        jobs.report(a).unwrap().waits_for = GuestId::try_new(7);
+        jobs.stop(a, JobState::Queued, Cursor::default(), 2);
+        let (next, running, _) = jobs.start_next(3, is_away).unwrap();
+        assert_eq!((next, jobs.start_next(4, is_away).is_some(), jobs.has_queued()), (b, false, true));
+        assert!(!jobs.is_overtaken(&running, is_away));
+        // The guest is there.
+        assert!(jobs.is_overtaken(&running, |_| false));
+        assert_eq!(jobs.start_next(5, |_| false).map(|job| job.0), Some(a));
+        assert_eq!(jobs.report(a).unwrap().waits_for, None);
+    }
+
+    #[test]
     fn a_running_job_stops_at_a_clean_unit_only() {
         let mut jobs = Jobs::new();
         let id = jobs.submit(request()).unwrap();
-        jobs.start_next(1).unwrap();
+        jobs.start_next(1, is_away).unwrap();
         jobs.pause(id).unwrap();
         assert_eq!(jobs.report(id).unwrap().state, JobState::Pausing);
         jobs.resume(id).unwrap();
@@ -609,7 +667,7 @@ mod tests {
         for (orders, expected) in cases {
             let mut jobs = Jobs::new();
             let id = jobs.submit(request()).unwrap();
-            jobs.start_next(1).unwrap();
+            jobs.start_next(1, is_away).unwrap();
             jobs.pause(id).unwrap();
             // The worker has seen that it is to pause the job, and has not done so yet.
             orders.iter().for_each(|order| order(&mut jobs, id).unwrap());
@@ -626,7 +684,7 @@ mod tests {
         let ids = [(); 3]
             .map(|()| jobs.submit(Request::migrate(Scope::Guest(guest), ControllerId::default())).unwrap());
         let other = jobs.submit(request()).unwrap();
-        jobs.start_next(1).unwrap();
+        jobs.start_next(1, is_away).unwrap();
         jobs.cancel(ids[0], 2).unwrap();
         jobs.cancel(ids[1], 2).unwrap();
         jobs.cancel_guest(guest, 3);

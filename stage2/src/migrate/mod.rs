@@ -95,7 +95,7 @@ mod unit;
 mod worker;
 
 pub use engine::{Engine, Payer, Shortage, Step};
-pub use host::{Copier, Frames, Guests, Host, Mobility, Region, SOME, Span, Time};
+pub use host::{Absence, Copier, Frames, Guests, Host, Mobility, Region, SOME, Span, Time};
 pub use job::{JobId, JobReport, JobState, MAX_JOBS, Request, RequestError, Scope, Select};
 pub use news::{Engaged, Mark, News};
 pub use pacer::Pacer;

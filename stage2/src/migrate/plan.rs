@@ -1,8 +1,8 @@
 //! From a job to its next unit.
 
-use super::host::{Frames, Guests, Mobility, Region, Span, Time};
+use super::host::{Absence, Frames, Guests, Mobility, Region, Span, Time};
 use super::job::{Cursor, Request, Select};
-use super::reason::Reason;
+use super::reason::{Reason, Unmoved};
 use super::space::Space;
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE, Pa};
 use crate::controller::{ControllerId, ControllerSet};
@@ -67,18 +67,24 @@ pub(super) enum Next {
     Portion(Portion),
     /// Nothing up to the cursor: the search goes on in another turn.
     Later,
-    /// Nothing as long as a guest starts or is reset, which will not take long.
-    Wait,
+    /// Nothing as long as this guest starts, is reset or stops, which will not take long.
+    Wait(GuestId),
     /// This guest is given up: each time that the job came to it, its memory went away.
     Missed(GuestId),
     /// Nothing more.
     End,
 }
 
-/// The next part that a job has to look at; moves the cursor over what lies between.
-pub(super) fn next_portion<G: Guests + Frames>(guests: &G, request: &Request, cursor: &mut Cursor) -> Next {
+/// The next part that a job has to look at; moves the cursor over what lies between. Counts in `missed` what of the frames
+/// to be cleared belongs to guests that cannot be reached, and is not waited for.
+pub(super) fn next_portion<G: Guests + Frames>(
+    guests: &G,
+    request: &Request,
+    cursor: &mut Cursor,
+    missed: &mut Unmoved,
+) -> Next {
     match request.frames() {
-        Some(frames) => next_tenant(guests, frames, cursor),
+        Some(frames) => next_tenant(guests, request, frames, cursor, missed),
         None => match next_region(guests, request, cursor) {
             Some(portion) => Next::Portion(portion),
             None => go_back(guests, request, cursor),
@@ -88,6 +94,12 @@ pub(super) fn next_portion<G: Guests + Frames>(guests: &G, request: &Request, cu
 
 fn is_wanted(request: &Request, guest: GuestId) -> bool {
     request.guest().is_none_or(|wanted| wanted == guest)
+}
+
+/// Whether the memory of `guest` cannot be reached now, but will be soon, or will be gone.
+pub(super) fn is_away<G: Guests>(guests: &G, guest: GuestId) -> bool {
+    // In this order: a guest that has just come is seen by the second look.
+    guests.absence(guest).is_some() && guests.space(guest).is_none()
 }
 
 /// After the last guest: goes back to one that the job is not through with, if its memory is there now, or will be.
@@ -108,8 +120,7 @@ fn go_back<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Nex
             cursor.return_count += 1;
             Next::Later
         }
-        None if left.any(|guest| guests.is_coming(guest)) => Next::Wait,
-        None => Next::End,
+        None => left.find(|guest| guests.absence(*guest).is_some()).map_or(Next::End, Next::Wait),
     }
 }
 
@@ -144,40 +155,87 @@ fn next_region<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) ->
     }
 }
 
-/// The next part of `frames` that is a guest's RAM.
-fn next_tenant<G: Guests + Frames>(guests: &G, frames: FrameRange, cursor: &mut Cursor) -> Next {
+/// The next part of `frames` that is a guest's RAM. Notes the first that belongs to a guest that cannot be reached for now,
+/// and comes back to it after the last.
+fn next_tenant<G: Guests + Frames>(
+    guests: &G,
+    request: &Request,
+    frames: FrameRange,
+    cursor: &mut Cursor,
+    missed: &mut Unmoved,
+) -> Next {
     for _ in 0..SKIP {
         if cursor.next < cursor.end
             && let Some(guest) = GuestId::try_new(cursor.guest)
-            && guests.space(guest).is_some()
-            && let Some(region) = guests.region(guest, cursor.next)
-            && region.holds(cursor.next, FRAME_SIZE)
         {
-            let end = cursor.end.get().min(region.ipa.get() + region.size);
-            return Next::Portion(Portion { guest, region, from: cursor.next, end });
+            let is_waited_for = cursor.return_count < RETURNS && can_wait_for(guests, request, guest);
+            if guests.space(guest).is_some() {
+                if let Some(region) = guests.region(guest, cursor.next)
+                    && region.holds(cursor.next, FRAME_SIZE)
+                {
+                    let end = cursor.end.get().min(region.ipa.get() + region.size);
+                    return Next::Portion(Portion { guest, region, from: cursor.next, end });
+                }
+                count_missed(cursor, guest, frames, missed);
+            } else if is_waited_for || cursor.return_count < RETURNS && can_wait_for(guests, request, guest) {
+                cursor.away.get_or_insert((guest, cursor.tenant));
+            } else {
+                count_missed(cursor, guest, frames, missed);
+            }
         }
-        // What of the last tenant cannot be reached is passed.
         cursor.next = cursor.end;
         let from = cursor.frame.max(frames.start());
         let to = frames.end().min(from.saturating_add(SEARCH));
         let Some(part) = FrameRange::from_numbers(from, to).filter(|part| !part.is_empty()) else {
-            return Next::End;
+            return come_back(guests, cursor);
         };
         let Some(tenant) = guests.tenant(part) else {
             cursor.frame = to;
-            return if to < frames.end() { Next::Later } else { Next::End };
+            return Next::Later;
         };
         cursor.guest = tenant.guest.index() as u8;
         cursor.next = tenant.ipa;
         cursor.end = tenant.ipa.checked_add(tenant.frames.bytes()).unwrap_or(tenant.ipa);
+        cursor.tenant = tenant.frames.start().max(from);
         cursor.frame = tenant.frames.end().max(from + 1);
     }
+    Next::Later
+}
+
+/// Whether `guest` is one that cannot be reached for now, and that the job waits for.
+fn can_wait_for<G: Guests>(guests: &G, request: &Request, guest: GuestId) -> bool {
+    match guests.absence(guest) {
+        None => false,
+        Some(Absence::Starting) => !request.skips_starting,
+        Some(Absence::Resetting | Absence::Stopping) => true,
+    }
+}
+
+/// Counts the rest of the tenant at the cursor as not moved.
+fn count_missed(cursor: &Cursor, guest: GuestId, frames: FrameRange, missed: &mut Unmoved) {
+    let bytes = (cursor.end.get() - cursor.next.get()).min(frames.bytes());
+    missed.add(guest, cursor.next, 1, bytes);
+}
+
+/// After the last frame: goes back to the first that was passed over, once its guest can be reached or is off.
+fn come_back<G: Guests>(guests: &G, cursor: &mut Cursor) -> Next {
+    let Some((guest, frame)) = cursor.away else { return Next::End };
+    if is_away(guests, guest) {
+        return Next::Wait(guest);
+    }
+    cursor.away = None;
+    cursor.frame = frame;
+    cursor.return_count += 1;
     Next::Later
 }
 
 /// The bytes of a job by frames that were looked at.
 pub(super) fn cleared_bytes(request: &Request, cursor: &Cursor) -> Option<u64> {
     let frames = request.frames()?;
+    if let Some((_, frame)) = cursor.away {
+        // It comes back to this one.
+        return Some((frame.clamp(frames.start(), frames.end()) - frames.start()) * FRAME_SIZE);
+    }
     let left = cursor.end.get().saturating_sub(cursor.next.get());
     let passed = cursor.frame.clamp(frames.start(), frames.end()) - frames.start();
     Some((passed * FRAME_SIZE).saturating_sub(left))

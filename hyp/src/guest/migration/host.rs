@@ -11,7 +11,7 @@ use crate::monitor::trace::Kind;
 use stage2::addr::{Frame, Ipa};
 use stage2::frame::Contents;
 use stage2::memory::Tenant;
-use stage2::migrate::{Copier, Frames, Guests, JobId, JobState, Region, Space, Span, Time};
+use stage2::migrate::{Absence, Copier, Frames, Guests, JobId, JobState, Region, Space, Span, Time};
 use stage2::owner::GuestId;
 use stage2::placement::Placement;
 use stage2::range::FrameRange;
@@ -132,8 +132,13 @@ impl Guests for Host {
         self.guest(guest)?.space.if_open()
     }
 
-    fn is_coming(&self, guest: GuestId) -> bool {
-        self.guest(guest).is_some_and(|guest| matches!(guest.phase(), Phase::Starting | Phase::Resetting))
+    fn absence(&self, guest: GuestId) -> Option<Absence> {
+        match self.guest(guest)?.phase() {
+            Phase::Starting => Some(Absence::Starting),
+            Phase::Resetting => Some(Absence::Resetting),
+            Phase::Stopping => Some(Absence::Stopping),
+            Phase::Stopped | Phase::Running => None,
+        }
     }
 
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {

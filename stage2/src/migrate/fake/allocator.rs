@@ -103,7 +103,7 @@ impl Allocator {
     }
 
     /// First frame, order and owner of the blocks that touch `frames`.
-    pub(super) fn blocks_in(&self, frames: FrameRange) -> impl Iterator<Item = (u64, u8, GuestId)> {
+    pub(in super::super) fn blocks_in(&self, frames: FrameRange) -> impl Iterator<Item = (u64, u8, GuestId)> {
         let before = self.used.range(..frames.start()).next_back();
         let before = before.filter(move |(first, (order, _))| **first + (1 << order) > frames.start());
         let blocks = before.into_iter().chain(self.used.range(frames.start()..frames.end()));

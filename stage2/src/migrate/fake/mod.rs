@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::engine::{Engine, Payer, Step};
-use super::host::{Copier, Frames, Guests, Mobility, Region, Span, Time};
+use super::host::{Absence, Copier, Frames, Guests, Mobility, Region, Span, Time};
 use super::job::JobId;
 use super::space::{Fault, Space, Verdict};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
@@ -351,12 +351,13 @@ impl Guests for Host {
     type Tlb = Tlb;
 
     fn space(&self, guest: GuestId) -> Option<&FakeSpace> {
-        let is_there = !self.is_gone.load(Ordering::Relaxed) && !self.is_coming(guest);
+        let is_there = !self.is_gone.load(Ordering::Relaxed) && self.absence(guest).is_none();
         self.spaces.get(guest.index()).filter(|_| is_there)
     }
 
-    fn is_coming(&self, guest: GuestId) -> bool {
-        self.coming.load(Ordering::Relaxed) & 1 << guest.index() != 0
+    fn absence(&self, guest: GuestId) -> Option<Absence> {
+        let is_away = self.coming.load(Ordering::Relaxed) & 1 << guest.index() != 0;
+        is_away.then_some(Absence::Starting)
     }
 
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {

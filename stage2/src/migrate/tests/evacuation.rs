@@ -24,7 +24,7 @@ fn retired_frames_are_left_by_their_tenants() {
 fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
     let (host, guest) = guest(512 * PAGEBLOCK_FRAMES, M2, 0);
     host.is_gone.store(true, Ordering::Relaxed);
-    // 512 tenants of a guest that is starting, and then 511 pageblocks with nobody.
+    // 512 tenants that cannot be reached and are not waited for, and then 511 pageblocks with nobody.
     let frames = host.frames_behind(0);
     let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
     let mut steps = 0;
@@ -36,6 +36,7 @@ fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
     assert!(steps >= 512 / 64 + 512 / 64, "{steps}");
     let report = host.engine.job(&host, id).unwrap();
     assert_eq!((report.state, report.scanned_bytes), (JobState::Finished, frames.bytes()));
+    assert_eq!(report.unmoved(Reason::Busy).bytes, M2, "what stays is counted");
     // Its space opens between two turns: what the cursor has not passed is moved.
     let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
     (0..4).for_each(|_| _ = host.engine.step(&host, 0, Payer::Idle));
@@ -44,6 +45,129 @@ fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
     host.run_jobs();
     assert!(host.moved(id) > 0 && host.moved(id) < M2, "{}", host.moved(id));
     host.check();
+}
+
+/// Lets the worker work, and notes that it neither ends nor spins.
+fn waits(host: &Host, id: JobId) {
+    let mut wait_count = 0;
+    for _ in 0..100 {
+        match host.engine.step(host, u64::MAX, Payer::Idle) {
+            Step::Wait(ticks) => {
+                wait_count += 1;
+                host.hardware.pass(ticks);
+            }
+            step => assert_eq!(step, Step::More, "it is not over"),
+        }
+    }
+    assert!(wait_count > 50, "it waits, and does not spin: {wait_count}");
+    assert!(!host.engine.job(host, id).unwrap().state.is_over());
+}
+
+#[test]
+fn frames_of_a_guest_that_starts_are_cleared_once_it_runs() {
+    for late in [0, 1] {
+        let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+        let second = host.add_guest();
+        host.add_ram(second, BASE, 2 * M2, 9, only(0));
+        host.regions.iter_mut().flatten().for_each(|region| region.placement = Placement::Any);
+        let start = host.frames_behind(0).start();
+        // A block of each guest.
+        let frames = FrameRange::from_numbers(start + 512, start + 3 * 512).unwrap();
+        host.hardware.allocator().retired.push(frames);
+        host.coming.store(0b11, Ordering::Relaxed);
+        let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+        waits(&host, id);
+        let report = host.engine.job(&host, id).unwrap();
+        assert_eq!((report.state, report.waits_for), (JobState::Queued, Some(first)));
+        assert_eq!((report.moved.bytes(), report.scanned_bytes), (0, 0));
+        // One comes before the other.
+        host.coming.store(1 << late, Ordering::Relaxed);
+        waits(&host, id);
+        host.coming.store(0, Ordering::Relaxed);
+        host.run_jobs();
+        host.check();
+        let report = host.engine.job(&host, id).unwrap();
+        assert_eq!(report.state, JobState::Finished);
+        assert_eq!((report.moved.bytes(), report.unmoved_bytes()), (2 * M2, 0));
+        assert_eq!((report.total_bytes, report.scanned_bytes), (frames.bytes(), frames.bytes()));
+        assert!(host.hardware.allocator().blocks_in(frames).next().is_none());
+    }
+}
+
+#[test]
+fn a_job_that_waits_for_a_guest_does_not_keep_others_waiting() {
+    let (mut host, _) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+    let second = host.add_guest();
+    host.add_ram(second, BASE, 2 * M2, 9, only(0));
+    let frames = FrameRange::try_new(host.frames_behind(0).first(), PAGEBLOCK_FRAMES).unwrap();
+    host.coming.store(0b01, Ordering::Relaxed);
+    let waiting = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let other = host.engine.submit(&host, Request::migrate(Scope::Guest(second), controller(1))).unwrap();
+    waits(&host, waiting);
+    let report = host.engine.job(&host, other).unwrap();
+    assert_eq!((report.state, report.moved.bytes()), (JobState::Finished, 2 * M2));
+    host.engine.cancel(&host, waiting).unwrap();
+    assert_eq!(host.engine.job(&host, waiting).unwrap().state, JobState::Cancelled);
+    assert_eq!(host.engine.step(&host, u64::MAX, Payer::Idle), Step::Idle);
+}
+
+#[test]
+fn frames_of_a_guest_that_is_reset_in_the_middle_are_cleared_afterwards() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 0);
+    host.regions[0][0].placement = Placement::Any;
+    let frames = FrameRange::try_new(host.frames_behind(0).first(), 4 * PAGEBLOCK_FRAMES).unwrap();
+    host.hardware.allocator().retired.push(frames);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    while host.moved(id) < M2 {
+        host.engine.step(&host, 20_000, Payer::Idle);
+    }
+    host.coming.store(1, Ordering::Relaxed);
+    host.engine.abandon(&host, host.any_space(first));
+    waits(&host, id);
+    host.coming.store(0, Ordering::Relaxed);
+    host.run_jobs();
+    host.check();
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.state, report.moved.bytes(), report.unmoved_bytes()), (JobState::Finished, 4 * M2, 0));
+}
+
+#[test]
+fn a_guest_that_is_reset_all_the_time_does_not_keep_a_job_by_frames() {
+    let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
+    host.regions[0][0].placement = Placement::Any;
+    let frames = FrameRange::try_new(host.frames_behind(0).first(), 4 * PAGEBLOCK_FRAMES).unwrap();
+    host.hardware.allocator().retired.push(frames);
+    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    for turn in 0..10_000 {
+        let is_away = turn % 2 == 0;
+        host.coming.store(u32::from(is_away), Ordering::Relaxed);
+        if is_away {
+            host.engine.abandon(&host, host.any_space(first));
+        }
+        if let Step::Wait(ticks) = host.engine.step(&host, 1, Payer::Idle) {
+            host.hardware.pass(ticks);
+        }
+        if host.engine.job(&host, id).unwrap().state.is_over() {
+            break;
+        }
+    }
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!(report.state, JobState::Finished);
+    assert!(report.unmoved(Reason::Busy).bytes > 0, "{report:?}");
+    host.coming.store(0, Ordering::Relaxed);
+    host.check();
+}
+
+#[test]
+fn a_job_for_a_guest_that_starts_does_not_wait_for_one_that_starts() {
+    let (host, first) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
+    let frames = FrameRange::try_new(host.frames_behind(0).first(), PAGEBLOCK_FRAMES).unwrap();
+    host.coming.store(1, Ordering::Relaxed);
+    let id = host.engine.submit(&host, Request::retire(frames).without_starting()).unwrap();
+    host.run_jobs();
+    let report = host.engine.job(&host, id).unwrap();
+    let busy = report.unmoved(Reason::Busy);
+    assert_eq!((report.state, busy.bytes, busy.first), (JobState::Finished, M2, Some((first, ipa(BASE)))));
 }
 
 #[test]
@@ -122,7 +246,8 @@ fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_res
         }
     }
     assert!(waits > 90, "it waits, and does not spin: {waits}");
-    assert_eq!(host.engine.job(&host, id).unwrap().state, JobState::Running);
+    let report = host.engine.job(&host, id).unwrap();
+    assert_eq!((report.state, report.waits_for), (JobState::Queued, Some(first)));
     set(&[]);
     host.run_jobs();
     host.check();

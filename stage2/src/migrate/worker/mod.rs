@@ -276,7 +276,15 @@ impl Worker {
     }
 
     fn start_next<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
-        let next = engine.lock_jobs(host).start_next(host.now());
+        let next = {
+            let mut jobs = engine.lock_jobs(host);
+            let next = jobs.start_next(host.now(), |guest| plan::is_away(host, guest));
+            if next.is_none() && jobs.has_queued() {
+                // Each waits for a guest, which will not take long.
+                return Turn::Wait(WAIT_SLICES * engine.slice_ticks(host));
+            }
+            next
+        };
         let Some((id, request, cursor)) = next else { return Turn::Idle };
         let mut active = Active::new(id, request, cursor);
         if !active.cursor.is_counted {
@@ -359,7 +367,9 @@ impl Hands {
             JobState::Pausing => Some(JobState::Paused),
             _ if moved_bytes >= active.request.limit_bytes => Some(JobState::Finished),
             // An owner's claim goes before the operator's convenience: this one goes on afterwards.
-            _ if engine.lock_jobs(host).is_overtaken(&active.request) => Some(JobState::Queued),
+            _ if engine.lock_jobs(host).is_overtaken(&active.request, |guest| plan::is_away(host, guest)) => {
+                Some(JobState::Queued)
+            }
             _ => None,
         };
         match stop {
@@ -380,7 +390,11 @@ impl Hands {
     }
 
     fn next_unit<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
-        let next = plan::next_portion(host, &active.request, &mut active.cursor);
+        let mut missed = Unmoved::default();
+        let next = plan::next_portion(host, &active.request, &mut active.cursor, &mut missed);
+        if missed.leaf_count > 0 {
+            active.report(engine, host, |report| report.count_unmoved(Reason::Busy, &missed));
+        }
         if let Some(bytes) = plan::cleared_bytes(&active.request, &active.cursor) {
             let bytes = if matches!(next, Next::End) { u64::MAX } else { bytes };
             active.report(engine, host, |report| report.scanned_bytes = bytes.min(report.total_bytes));
@@ -395,8 +409,12 @@ impl Hands {
                 portion
             }
             Next::Later => return WORKED,
-            Next::Wait if self.unreserve(host) => return WORKED,
-            Next::Wait => return Outcome::Turn(Turn::Wait(WAIT_SLICES * engine.slice_ticks(host))),
+            Next::Wait(_) if self.unreserve(host) => return WORKED,
+            // Others may go on meanwhile.
+            Next::Wait(guest) => {
+                active.report(engine, host, |report| report.waits_for = Some(guest));
+                return Outcome::Stop(JobState::Queued);
+            }
             Next::Missed(guest) => {
                 active.miss(engine, host, guest);
                 return WORKED;

@@ -5,7 +5,7 @@ use crate::addr::PAGEBLOCK_ORDER;
 use crate::frame::Contents;
 use crate::migrate::host::Host;
 use crate::migrate::plan::{self, Next, Portion};
-use crate::migrate::reason::Reason;
+use crate::migrate::reason::{Reason, Unmoved};
 use crate::migrate::space::Copied;
 use crate::migrate::unit::Work;
 use crate::table::{Leaf, Level};
@@ -86,7 +86,8 @@ impl Hands {
 
     /// Passes over the unit at the cursor: the guest writes to it, and there is no memory to split it.
     fn give_up<H: Host>(place: &Place<'_, H>, active: &mut Active) {
-        let next = plan::next_portion(place.host, &active.request, &mut active.cursor);
+        let mut missed = Unmoved::default();
+        let next = plan::next_portion(place.host, &active.request, &mut active.cursor, &mut missed);
         let Next::Portion(portion) = next else { return };
         if portion.guest != place.guest() {
             return;
