@@ -72,11 +72,11 @@ fn all_is_well(system: &mut System) {
 
 /// Waits until the report on the guest is as wanted, and returns it.
 #[track_caller]
-fn wait_until(system: &mut System, is_it: impl Fn(&Value) -> bool) -> Value {
+fn wait_until(system: &mut System, mut is_it: impl FnMut(&mut System, &Value) -> bool) -> Value {
     let until = Instant::now() + patience();
     loop {
         let guest = system.json("guests")["guests"][0].clone();
-        if is_it(&guest) {
+        if is_it(system, &guest) {
             return guest;
         }
         assert!(Instant::now() < until, "{guest}");
@@ -91,7 +91,7 @@ fn stop(system: &mut System) {
         // It may end by itself at this moment.
         system.monitor("stop hostile");
     }
-    wait_until(system, |guest| guest["state"] == "off");
+    wait_until(system, |_, guest| guest["state"] == "off");
 }
 
 /// A quarter of all operations, of which the guest lives to tell.
@@ -102,11 +102,17 @@ fn survives(cpu: &str, usual_seed: u64) {
     system.wait_for_monitor();
     let before = system.json("controllers");
     system.monitor("start hostile");
-    let guest = wait_until(&mut system, |guest| guest["state"] == "running" || guest["state"] == "off");
+    let guest = wait_until(&mut system, |_, guest| guest["state"] == "running" || guest["state"] == "off");
     assert_eq!(guest["start_count"], 1, "{guest}");
-    // Meanwhile, too.
+    // Meanwhile, too, and while its memory moves there and back.
     all_is_well(&mut system);
-    let guest = wait_until(&mut system, |guest| guest["state"] == "off");
+    let mut turn = 0;
+    let guest = wait_until(&mut system, |system, guest| {
+        turn += 1;
+        // Refused once it is off.
+        system.monitor(["migrate hostile mc1", "migrate hostile mc0"][turn % 2]);
+        guest["state"] == "off"
+    });
     assert_eq!((&guest["reason"], &guest["start_count"]), (&"powered off".into(), &1.into()), "{guest}");
     system.to_guest("hostile");
     let said = system.expect(r"hostile done ops \d+ caught \d+ rescued \d+");
@@ -122,6 +128,8 @@ fn survives(cpu: &str, usual_seed: u64) {
     assert!(counts.iter().sum::<u64>() >= share && number("done ops") >= share, "{said}");
     all_is_well(&mut system);
     assert_eq!(before, system.json("controllers"), "all of its memory comes back");
+    let moved = system.json("stats migration")["guests"][0]["moved_bytes"].clone();
+    assert!(moved.as_u64() > Some(0), "{moved}");
     // By chance some calls about its pool were right.
     let claims = system.json("claims stats");
     assert!(claims["granted_count"].as_u64() > Some(0), "{claims}");
