@@ -38,6 +38,9 @@ struct Options {
     /// What random numbers start from; without it, the time of day
     #[arg(long)]
     seed: Option<u64>,
+    /// Print every step
+    #[arg(long)]
+    verbose: bool,
     /// How many resets; without it, 10,000 for an hour or more
     #[arg(long)]
     resets: Option<u64>,
@@ -60,6 +63,7 @@ pub(crate) struct Progress {
     told: Instant,
     /// Steps so far.
     pub(crate) step: u64,
+    is_verbose: bool,
     recent: std::collections::VecDeque<String>,
 }
 
@@ -67,9 +71,9 @@ impl Progress {
     /// How many steps are told when something fails.
     const RECENT: usize = 40;
 
-    fn new() -> Self {
+    fn new(is_verbose: bool) -> Self {
         let now = Instant::now();
-        Self { started: now, told: now, step: 0, recent: std::collections::VecDeque::new() }
+        Self { started: now, told: now, step: 0, is_verbose, recent: std::collections::VecDeque::new() }
     }
 
     /// Notes what is done next.
@@ -78,7 +82,11 @@ impl Progress {
             self.recent.pop_front();
         }
         let seconds = self.started.elapsed().as_secs_f32();
-        self.recent.push_back(format!("step {} after {seconds:.1} s: {what}", self.step));
+        let line = format!("step {} after {seconds:.1} s: {what}", self.step);
+        if self.is_verbose {
+            println!("{line}");
+        }
+        self.recent.push_back(line);
     }
 
     /// Prints `line` if a minute has passed since the last one.
@@ -106,18 +114,23 @@ fn main() -> ExitCode {
     let is_right = |part| options.part.is_none_or(|only| only == part);
     let mut is_well = true;
     if is_right(Part::Mix) {
-        is_well &= run(seed, "mix", |progress, system| mix::run(progress, system, seed, time));
+        is_well &= run(&options, seed, "mix", |progress, system| mix::run(progress, system, seed, time));
     }
     if is_well && is_right(Part::Resets) {
-        is_well &= run(seed, "resets", |progress, system| resets::run(progress, system, resets));
+        is_well &= run(&options, seed, "resets", |progress, system| resets::run(progress, system, resets));
     }
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs a part, and tells how it ended. The part puts the system that it boots into the place that it is given, so that
 /// what its line carried is there when it fails.
-fn run(seed: u64, part: &str, work: impl FnOnce(&mut Progress, &mut Option<System>)) -> bool {
-    let (mut progress, mut system) = (Progress::new(), None);
+fn run(
+    options: &Options,
+    seed: u64,
+    part: &str,
+    work: impl FnOnce(&mut Progress, &mut Option<System>),
+) -> bool {
+    let (mut progress, mut system) = (Progress::new(options.verbose), None);
     let result = catch_unwind(AssertUnwindSafe(|| work(&mut progress, &mut system)));
     let minutes = progress.elapsed().as_secs_f32() / 60.0;
     if result.is_ok() {
