@@ -190,6 +190,7 @@ fn reports_come_from_a_live_machine_and_from_a_recording() {
 struct Exporter {
     child: Child,
     place: String,
+    timeout: Duration,
 }
 
 impl Exporter {
@@ -199,12 +200,17 @@ impl Exporter {
         BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut first).unwrap();
         let place =
             first.trim().strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
-        Self { child, place }
+        Self { child, place, timeout: system_tests::patience() }
     }
 
     fn page(&self) -> String {
         let mut client = TcpStream::connect(&self.place).unwrap();
-        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+        // The machine may be slow, and the line damaged: what a scrape may take is for each test to say.
+        let seconds = self.timeout.as_secs_f64();
+        let head = format!(
+            "GET /metrics HTTP/1.1\r\nHost: here\r\nX-Prometheus-Scrape-Timeout-Seconds: {seconds}\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -362,6 +368,59 @@ fn top_draws_a_live_machine_amid_garbage() {
     assert!(output.status.success(), "{shown}");
     for part in ["Memory", "mc0", "Guests", "load", "Exits"] {
         assert!(shown.contains(part), "no {part} in {shown}");
+    }
+}
+
+/// What a client says that cannot have the line.
+#[track_caller]
+fn refusal(arguments: &[&str]) -> String {
+    let output = Command::new(tool()).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("the line is in use by"),
+        "ballast {arguments:?}: {said}"
+    );
+    said
+}
+
+#[test]
+fn a_second_client_is_told_that_the_line_is_in_use() {
+    let live = Live::boot("second");
+    let (line, elf) = (live.line(), elf());
+    let elf = elf.to_string_lossy();
+    let commands =
+        [&["top", &line][..], &["console", &line], &["report", &line], &["log", &line, "--elf", &elf]];
+    let until = std::time::Instant::now() + system_tests::patience();
+    let mut exporter = Exporter::start(&[&line]);
+    assert_eq!(exporter.scrape().value("ballast_up", &[]), 1.0);
+    for command in commands {
+        let said = refusal(command);
+        assert!(said.contains(&format!("by ballast exporter (process {})", exporter.child.id())), "{said}");
+    }
+    drop(exporter);
+
+    // The other way round: the exporter is the second.
+    let mut first = spawn(&["console", &line]);
+    while !live.path("serial.lock").exists() {
+        assert!(std::time::Instant::now() < until && first.try_wait().unwrap().is_none());
+    }
+    exporter = Exporter::start(&[&line]);
+    exporter.timeout = Duration::from_secs(1);
+    assert_eq!(exporter.scrape().value("ballast_up", &[]), 0.0);
+    first.stdin.as_mut().unwrap().write_all(b"\x1dq").unwrap();
+    first.wait().unwrap();
+
+    // And behind a program that knows no locks.
+    let foreign = UnixStream::connect(live.path("serial")).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    for command in commands {
+        assert!(refusal(command).contains("in use by another program"));
+    }
+    assert_eq!(exporter.scrape().value("ballast_up", &[]), 0.0);
+    drop(foreign);
+    exporter.timeout = system_tests::patience();
+    while exporter.scrape().value("ballast_up", &[]) != 1.0 {
+        assert!(std::time::Instant::now() < until, "the line is free again");
     }
 }
 
