@@ -1,25 +1,22 @@
 //! What Ballast's own watching costs on this machine, by its counter.
 
-use super::{timer, trace};
+use super::{cpu, timer, trace};
 use crate::log;
 use crate::monitor::machine::Cost;
 use crate::monitor::trace::Kind;
 use core::hint::black_box;
 
-/// How often each is done: a power of two.
+/// How often each is done in a batch.
 const ROUNDS: u64 = 64;
-/// How many lines are logged, and stay in the log.
+/// How many lines are logged in a batch: of the log, the oldest are lost.
 const LINES: u64 = 8;
 
 /// Measures: interrupts are masked at EL2, so nothing comes between.
 pub(crate) fn measure() -> heapless::Vec<Cost, 4> {
     let mut costs = heapless::Vec::new();
     let mut add = |what, rounds, work: &mut dyn FnMut(u64)| {
-        let start = timer::now();
-        (0..rounds).for_each(&mut *work);
-        let ticks = timer::now() - start;
-        let picoseconds = timer::to_nanoseconds(ticks * 1000) / rounds;
-        let _ = costs.push(Cost { what, picoseconds });
+        let picoseconds = |ticks| timer::to_nanoseconds(ticks * 1000);
+        let _ = costs.push(Cost::measure(what, rounds, timer::now, picoseconds, work));
     };
     let mut record = |round| trace::record(Kind::Life, 0xff, 0, black_box(round), 0);
     let was_recording = crate::monitor::trace::is_recording();
@@ -32,7 +29,9 @@ pub(crate) fn measure() -> heapless::Vec<Cost, 4> {
         log::Output::Frames => "line of the log, as a frame",
         _ => "line of the log, as text",
     };
+    let first = log::ring().written_count();
     add(what, LINES, &mut |round| log::info!("measuring: line {}", round));
+    log::ring().withdraw(first, cpu::current().index() as u16);
     add("line of the log that is not kept", ROUNDS, &mut |round| log::debug!("measuring: line {}", round));
     costs
 }

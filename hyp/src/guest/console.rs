@@ -398,6 +398,10 @@ impl Machine for Host {
         uart::with_console(|mux| mux.set_view(view));
     }
 
+    fn set_screen(&self, is_shown: bool) {
+        uart::with_console(|mux| mux.set_screen(is_shown));
+    }
+
     fn limit_console(&self, console: Console, bytes: usize) {
         uart::with_console(|mux| mux.set_limit(console, bytes));
     }

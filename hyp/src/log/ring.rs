@@ -30,6 +30,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"BALLASTL");
 const FIRST: u64 = 1 << 16;
 const LAST: u64 = 1 << 17;
 const FRAME: u64 = 1 << 18;
+const WITHDRAWN: u64 = 1 << 19;
 
 /// When and where a line was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,6 +160,21 @@ impl Ring {
         Reader { next: self.next.load(Ordering::Acquire), lost_count: 0 }
     }
 
+    /// Withdraws the lines that `cpu`, the caller's, has written since slot `first`, a [`Ring::written_count`]: readers
+    /// pass over them.
+    pub fn withdraw(&self, first: u64, cpu: u16) {
+        let end = self.next.load(Ordering::Relaxed);
+        for ticket in first.max(end.saturating_sub(SLOTS as u64))..end {
+            let Some(slot) = self.slot(ticket) else { return };
+            let description = slot.description.load(Ordering::Relaxed);
+            // Of other CPUs', or being written: not the caller's.
+            let is_own = (description >> 32) as u16 == cpu;
+            if is_own && slot.sequence.load(Ordering::Relaxed) == ticket + 1 {
+                slot.description.store(description | WITHDRAWN, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// How many slots have been written since boot.
     pub fn written_count(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
@@ -281,6 +297,10 @@ impl Reader {
                 continue;
             };
             self.next += 1;
+            if part.description & WITHDRAWN != 0 {
+                entry = None;
+                continue;
+            }
             if part.description & FIRST != 0 {
                 let cpu = (part.description >> 32) as u16;
                 let level = (part.description >> 8) as u8;
@@ -473,6 +493,30 @@ mod tests {
         assert_eq!(reader.next(&ring).unwrap().text(), "");
         assert!(reader.next(&ring).is_none());
         assert_eq!(ring.magic.load(Ordering::Relaxed).to_le_bytes(), *b"BALLASTL");
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_passed_over() {
+        let ring = ring();
+        let push = |cpu, text: &str| ring.push(Stamp { time_ns: 0, cpu }, Level::Info, text.as_bytes());
+        push(1, "before");
+        let first = ring.written_count();
+        push(1, "measured");
+        push(2, "another CPU's");
+        push(1, &"long ".repeat(50));
+        ring.withdraw(first, 1);
+        push(1, "after");
+        let mut reader = ring.reader();
+        let texts: Vec<_> =
+            std::iter::from_fn(|| reader.next(&ring)).map(|entry| entry.text().to_owned()).collect();
+        assert_eq!((texts.join("|").as_str(), reader.lost_count()), ("before|another CPU's|after", 0));
+        // However much was written since, and twice.
+        (0..2 * SLOTS).for_each(|_| push(1, "more"));
+        ring.withdraw(first, 1);
+        ring.withdraw(first, 1);
+        assert!(ring.reader().next(&ring).is_none());
+        push(1, "last");
+        assert_eq!(ring.reader_near_end(5).next(&ring).unwrap().text(), "last");
     }
 
     #[test]

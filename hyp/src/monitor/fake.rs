@@ -35,6 +35,7 @@ pub(super) struct Fake {
     pub(super) states: RefCell<Vec<(GuestState, Reason)>>,
     pub(super) front: Cell<Option<Console>>,
     pub(super) view: Cell<View>,
+    pub(super) has_screen: Cell<bool>,
     pub(super) limit: Cell<usize>,
     /// alpha's two vCPUs.
     pub(super) counters: [Counters; 2],
@@ -148,6 +149,7 @@ impl Fake {
             ]),
             front: Cell::new(Some(Console::MONITOR)),
             view: Cell::new(View::Front),
+            has_screen: Cell::new(false),
             limit: Cell::new(16_384),
             counters,
             traces,
@@ -329,6 +331,10 @@ impl Machine for Fake {
 
     fn set_view(&self, view: View) {
         self.view.set(view);
+    }
+
+    fn set_screen(&self, is_shown: bool) {
+        self.has_screen.set(is_shown);
     }
 
     fn limit_console(&self, _: Console, bytes: usize) {

@@ -102,6 +102,8 @@ pub struct Mux<'a, U> {
     direct: Console,
     front: Console,
     view: View,
+    /// The monitor draws a screen.
+    has_screen: bool,
     /// What the front console has printed since its last line end, as far as it fits.
     line: [u8; LINE],
     line_len: usize,
@@ -131,6 +133,7 @@ impl<'a, U: Uart> Mux<'a, U> {
             direct: NOBODY,
             front: Console::MONITOR,
             view: View::Front,
+            has_screen: false,
             line: [0; LINE],
             line_len: 0,
             out: Ring::new(storage.out),
@@ -292,6 +295,23 @@ impl<'a, U: Uart> Mux<'a, U> {
         self.pump();
     }
 
+    /// Keeps others' lines and messages off the screen that the monitor draws while it is in front. They are kept, as in
+    /// [`View::Front`], and shown when the screen ends.
+    pub fn set_screen(&mut self, is_shown: bool) {
+        self.has_screen = is_shown;
+        self.pump();
+    }
+
+    /// Tests whether a screen is shown, between whose lines nothing may stand.
+    fn shows_screen(&self) -> bool {
+        self.has_screen && self.front == Console::MONITOR
+    }
+
+    /// Tests whether others' lines are shown.
+    fn shows_all(&self) -> bool {
+        self.view == View::All && !self.shows_screen()
+    }
+
     /// Keeps at most `limit` bytes of what `console` prints while another is in front: no more than its
     /// ring holds, no less than a line.
     pub fn set_limit(&mut self, console: Console, limit: usize) {
@@ -348,7 +368,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         if self.is_quiet {
             self.compose_frames();
         }
-        if self.is_quiet && self.has_pending() && self.line_len <= LINE {
+        if self.is_quiet && self.has_pending() && self.line_len <= LINE && !self.shows_screen() {
             self.interrupt_line();
         }
         self.is_quiet = true;
@@ -383,9 +403,9 @@ impl<'a, U: Uart> Mux<'a, U> {
     #[inline(never)]
     fn queue(&mut self, console: Console, byte: u8) -> bool {
         let is_front = console == self.front;
-        let room = self.room(console);
+        let (room, may_wait) = (self.room(console), is_front || self.shows_all());
         let Some(slot) = self.slots.get_mut(usize::from(console.0)) else { return true };
-        if is_front || self.view == View::All {
+        if may_wait {
             if room == 0 {
                 if slot.output.limit() == 0 {
                     return true;
@@ -408,7 +428,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         let Some(slot) = self.slots.get(usize::from(console.0)) else { return 0 };
         if console == self.front {
             FRONT_BACKLOG.min(slot.output.limit()).saturating_sub(slot.output.len())
-        } else if self.view == View::All {
+        } else if self.shows_all() {
             slot.output.free()
         } else {
             usize::MAX

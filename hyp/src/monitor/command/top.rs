@@ -4,13 +4,15 @@ use core::fmt::{self, Write};
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{ControllerState, Machine, reason};
-use super::super::mux::{GUESTS, REDRAW};
+use super::super::mux::{Console, GUESTS, REDRAW};
 use super::super::session::Session;
 use super::super::statistics::Totals;
 use super::super::units::{Size, Time};
 use stage2::controller::ControllerId;
 use stage2::scale::scaled;
 
+/// Erases the screen.
+const CLEAR: &str = "\x1b[2J";
 /// Goes to the screen's first place.
 const HOME: &str = "\x1b[H";
 /// Erases the rest of the line, and of the screen.
@@ -24,26 +26,40 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     if session.style.is_json {
         return Err(session.usage(format_args!("top is a screen; watch 2 stats --json repeats a report")));
     }
-    let seconds = arguments.number(0).unwrap_or(2);
-    session.write_str("\x1b[2J")?;
+    let machine = session.machine;
+    machine.set_screen(true);
+    let result = show(session, arguments.number(0).unwrap_or(2));
+    machine.set_screen(false);
+    result
+}
+
+/// Draws the screen until a key is pressed.
+fn show(session: &mut Session<'_>, seconds: u64) -> Result<(), Failure> {
+    session.write_str(CLEAR)?;
     let mut earlier = [Totals::default(); GUESTS];
     let mut earlier_ns = 0;
     loop {
         let now_ns = session.io().now_ns();
         let machine = session.machine;
-        write!(session, "{HOME}Ballast, up {}, any key ends{LINE_END}{LINE_END}", Time(now_ns))?;
-        draw_controllers(session, machine)?;
-        draw_guests(session, machine, &mut earlier, now_ns.saturating_sub(earlier_ns))?;
-        if let Some(migration) = machine.migration() {
-            super::jobs::draw_open(session, machine, migration, LINE_END)?;
+        // Another console's lines are no place for a screen.
+        if machine.console(Console::MONITOR).is_none_or(|console| console.is_front) {
+            write!(session, "{HOME}Ballast, up {}, any key ends{LINE_END}{LINE_END}", Time(now_ns))?;
+            draw_controllers(session, machine)?;
+            draw_guests(session, machine, &mut earlier, now_ns.saturating_sub(earlier_ns))?;
+            if let Some(migration) = machine.migration() {
+                super::jobs::draw_open(session, machine, migration, LINE_END)?;
+            }
+            session.write_str(REST)?;
+            earlier_ns = now_ns;
         }
-        session.write_str(REST)?;
-        earlier_ns = now_ns;
         let deadline = now_ns.saturating_add(seconds * 1_000_000_000);
         loop {
             match session.io().read(Some(deadline)) {
                 None => break,
-                Some(REDRAW) => {}
+                Some(REDRAW) => {
+                    session.write_str(CLEAR)?;
+                    break;
+                }
                 Some(_) => {
                     session.write_str("\n")?;
                     return Ok(());

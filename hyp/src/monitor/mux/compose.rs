@@ -58,9 +58,15 @@ impl<U: Uart> Mux<'_, U> {
         true
     }
 
-    /// Whether lines wait that are not the front console's.
+    /// Tests whether lines wait that are not the front console's and may be shown.
     pub(super) fn has_pending(&self) -> bool {
-        !self.messages.is_empty() || self.view == View::All && (0..CONSOLES).any(|at| self.has_other_line(at))
+        match self.shows_screen() {
+            true => self.messages.first() == Some(FRAME),
+            false => {
+                !self.messages.is_empty()
+                    || self.shows_all() && (0..CONSOLES).any(|at| self.has_other_line(at))
+            }
+        }
     }
 
     pub(super) fn has_other_line(&self, at: usize) -> bool {
@@ -77,11 +83,14 @@ impl<U: Uart> Mux<'_, U> {
         if is_within_line && !self.is_interrupted {
             return false;
         }
+        if self.shows_screen() && !self.is_interrupted && self.messages.first() != Some(FRAME) {
+            return false;
+        }
         if !self.messages.is_empty() {
             self.compose_message();
             return true;
         }
-        if self.view == View::All {
+        if self.shows_all() {
             for step in 1..=CONSOLES {
                 let at = (usize::from(self.turn) + step) % CONSOLES;
                 if self.has_other_line(at) {

@@ -315,6 +315,53 @@ fn all_consoles_are_shown_line_by_line() {
 }
 
 #[test]
+fn nothing_stands_between_the_lines_of_a_screen() {
+    let mut mux = mux();
+    keys(&mut mux, b"\x1da");
+    mux.set_screen(true);
+    screen(&mut mux);
+    let draw = |mux: &mut TestMux| {
+        print(mux, Console::MONITOR, "\x1b[HBallast\r\nalpha running\r\n");
+        print(mux, ALPHA, "a line\r\n");
+        print(mux, BETA, &"another\r\n".repeat(4));
+        assert!(mux.message(format_args!("an event")));
+        (0..4).for_each(|_| mux.poll());
+        screen(mux)
+    };
+    for _ in 0..3 {
+        assert_eq!(draw(&mut mux), "\x1b[HBallast\r\nalpha running\r\n");
+        assert!(!mux.wants_poll());
+    }
+    // No guest waits for a screen: what is older is lost and counted.
+    for _ in 0..2 * RING_SIZE {
+        assert!(mux.transmit(ALPHA, b'x'));
+    }
+    assert!(mux.status(ALPHA).unwrap().lost_count > 0);
+    // Frames are not seen: they need not wait.
+    let log = Ring::new();
+    log.push_frame_bytes(b"foo");
+    mux.set_screen(false);
+    mux.set_screen(true);
+    (0..4).for_each(|_| mux.poll());
+    screen(&mut mux);
+    assert!(mux.log(&log.reader().next(&log).unwrap()));
+    (0..2).for_each(|_| mux.poll());
+    assert!(screen(&mut mux).contains("Zm9v"));
+    // Another console in front is no screen; and what was kept comes when the screen ends.
+    print(&mut mux, BETA, "kept\r\n");
+    assert!(mux.message(format_args!("told")));
+    assert_eq!(screen(&mut mux), "");
+    mux.set_front(ALPHA);
+    print(&mut mux, BETA, "shown\r\n");
+    mux.set_front(Console::MONITOR);
+    screen(&mut mux);
+    print(&mut mux, BETA, "last\r\n");
+    assert_eq!(screen(&mut mux), "");
+    mux.set_screen(false);
+    assert!(screen(&mut mux).contains("beta| last\r\n"));
+}
+
+#[test]
 fn ctrl_c_goes_before_what_was_typed_ahead() {
     let mut mux = mux();
     keys(&mut mux, b"guests\rstop alpha\r");
