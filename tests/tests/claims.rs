@@ -298,14 +298,22 @@ fn a_guest_that_waits_for_its_unit_can_be_stopped_and_gets_smaller_ones_after_a_
     system.expect("tenant ready");
     system.monitor("start big");
     wait_until(&mut system, "claims", |report| report["claims"][0]["state"] == "moving");
-    assert_eq!(system.json("guests")["guests"][1]["state"], "starting");
+    let guests = system.json("guests");
+    let (state, why) =
+        (&guests["guests"][1]["state"], guests["guests"][1]["reason"].as_str().unwrap_or_default());
+    assert_eq!(state, "starting");
+    assert!(why.starts_with("waits for 1 GiB of pool huge: claim 1, moving, "), "{guests}");
+    assert!(system.transcript().contains("big: waits for huge units of pool huge, 8 s for each"));
     system.monitor("stop big");
     let guests = wait_until(&mut system, "guests", |report| report["guests"][1]["state"] == "off");
     assert!(guests["guests"][1]["reason"].as_str().is_some_and(|why| why.contains("operator")), "{guests}");
     let claim = wait_for_claim(&mut system, 1);
     assert_eq!(claim["state"], "cancelled", "{claim}");
     let pools = system.json("pools");
-    assert_eq!((&pools["pools"][0]["claimed_bytes"], &pools["pools"][0]["owner"]), (&0.into(), &Value::Null));
+    assert_eq!(
+        (&pools["pools"][0]["claimed_bytes"], &pools["pools"][0]["owner"]),
+        (&0.into(), &"huge units".into())
+    );
     check_books(&mut system);
 
     system.monitor("start big");

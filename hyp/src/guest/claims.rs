@@ -8,7 +8,9 @@ use crate::arch::{copy, cpu, own, timer, trace, trap};
 use crate::device::pool_call::{self, Owned};
 use crate::log;
 use crate::monitor::claiming::Claiming;
+use crate::monitor::machine::{Reason, reason};
 use crate::monitor::trace::{Kind, Step};
+use crate::monitor::units::Size;
 use alloc::format;
 use alloc::string::{String, ToString};
 use guest_dts::config::{Bank, Pool, Unit};
@@ -110,7 +112,18 @@ pub(super) fn win_back(
         let deadline = timer::now() + wait_ms * timer::frequency() / 1000;
         let end = loop {
             match CLAIMS.claim(&Host, Claimant::Units, id, wish) {
-                Ok(claim) => break wait_for(guest, claim, deadline),
+                Ok(claim) => {
+                    if guest.start_claim.lock().replace(claim).is_none() {
+                        let (name, wait_s) = (guest.name(), wait_ms / 1000);
+                        log::info!(
+                            "{}: waits for huge units of pool {}, {} s for each",
+                            name,
+                            pool.name,
+                            wait_s
+                        );
+                    }
+                    break wait_for(guest, claim, deadline);
+                }
                 // Other guests that start have as many open as there may be.
                 Err(RequestError::TooManyOpen) if is_patient(guest, deadline) => work_along(),
                 Err(error) => break Err(Some(error.to_string())),
@@ -129,6 +142,16 @@ pub(super) fn win_back(
         }
     }
     Err(why)
+}
+
+/// Says how the claim stands that `guest`, which starts, waits for; nothing if it waits for none.
+pub(super) fn waited_for(guest: &Guest) -> Option<Reason> {
+    let claim = (*guest.start_claim.lock())?;
+    let report = CLAIMS.report(Claimant::Units, claim).filter(|report| !report.state.is_over())?;
+    let pool = CLAIMS.pools()?.get(report.pool)?.name;
+    let (size, state, done) =
+        (Size(report.wish.frames() * FRAME_SIZE), report.state.name(), report.per_cent());
+    Some(reason(format_args!("waits for {size} of pool {pool}: claim {}, {state}, {done} %", claim.get())))
 }
 
 /// Whether a claim of units for `guest` is to be waited for any longer.

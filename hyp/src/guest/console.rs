@@ -10,6 +10,7 @@ use crate::monitor::machine::{
 use crate::monitor::mux::{Console, Status, View};
 use crate::monitor::statistics::Counters;
 use crate::monitor::trace::{Ring, is_recording, set_recording};
+use crate::monitor::units::Size;
 use crate::monitor::{MonitorIo, run as run_shell};
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
@@ -188,6 +189,16 @@ const MODELS: [(u64, &str); 12] = [
     (0x00_051, "QEMU max"),
 ];
 
+/// Says what a guest that starts waits for.
+fn why_starting(guest: &super::Guest) -> Reason {
+    let (ram, resident) = (guest.plan.ram_size(), guest.memory().1);
+    match super::claims::waited_for(guest) {
+        Some(claim) => claim,
+        None if resident < ram => reason(format_args!("getting memory: {} of {}", Size(resident), Size(ram))),
+        None => reason(format_args!("loading its images")),
+    }
+}
+
 impl Machine for Host {
     fn version(&self) -> Version<'_> {
         let taken = arch::taken();
@@ -252,7 +263,8 @@ impl Machine for Host {
         let stop_reason = guest.reason();
         let (state, why) = match guest.phase() {
             Phase::Running => (GuestState::Running, Reason::new()),
-            Phase::Starting | Phase::Resetting => (GuestState::Starting, Reason::new()),
+            Phase::Starting => (GuestState::Starting, why_starting(guest)),
+            Phase::Resetting => (GuestState::Starting, reason(format_args!("loading its images"))),
             Phase::Stopping => (GuestState::Stopping, reason(format_args!("{stop_reason}"))),
             Phase::Stopped if stop_reason.is_failure() => {
                 (GuestState::Failed, reason(format_args!("{stop_reason}")))

@@ -138,10 +138,13 @@ fn between_phases(guest: &'static Guest) {
         return;
     }
     match guest.phase() {
-        Phase::Starting => match guest.plan.fit().and_then(|()| guest.space.build(guest)) {
-            Ok(()) => load_and_run(guest),
-            Err(error) => fail(guest, &error),
-        },
+        Phase::Starting => {
+            *guest.start_claim.lock() = None;
+            match guest.plan.fit().and_then(|()| guest.space.build(guest)) {
+                Ok(()) => load_and_run(guest),
+                Err(error) => fail(guest, &error),
+            }
+        }
         Phase::Resetting => {
             guest.space.close();
             match claims::abandon(guest) {

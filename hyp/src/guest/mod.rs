@@ -48,6 +48,7 @@ use guest_dts::guest_tree::platform;
 use space::Space;
 use spin::{Mutex, Once};
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
+use stage2::claim::ClaimId;
 use stage2::memory::Kind;
 use stage2::migrate::{Mobility, Region};
 use stage2::owner::GuestId;
@@ -190,6 +191,8 @@ pub struct Guest {
     phase: AtomicU8,
     running: AtomicU32,
     reason: Mutex<StopReason>,
+    /// The last claim that it waited for since it began to start.
+    start_claim: Mutex<Option<ClaimId>>,
     /// What the vCPUs' CNTVOFF_EL2 holds; set when the guest starts.
     counter_offset: AtomicU64,
     start_count: AtomicU32,
@@ -236,6 +239,7 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Result<&
         phase: AtomicU8::new(Phase::Stopped as u8),
         running: AtomicU32::new(0),
         reason: Mutex::new(StopReason::NotStarted),
+        start_claim: Mutex::new(None),
         counter_offset: AtomicU64::new(0),
         start_count: AtomicU32::new(0),
     }));

@@ -4,8 +4,9 @@ use core::fmt::{self, Write};
 
 use super::command;
 use super::editor::{Editor, LINE_SIZE};
-use super::grammar::{Kind, Need, each_choice};
+use super::grammar::{Kind, Need, each_choice, find_guest};
 use super::machine::Machine;
+use super::region;
 use super::report::SCREEN_WIDTH;
 
 /// Options of every command.
@@ -89,7 +90,13 @@ fn each_candidate(before: &str, word: &str, machine: &dyn Machine, take: &mut dy
     // With an optional parameter before it, a required one may stand here already.
     let mut possible = command.parameters.get(given..).unwrap_or(&[]).iter();
     for parameter in possible.by_ref() {
-        each_choice(parameter.kind, machine, take);
+        match parameter.kind {
+            Kind::Region => {
+                let guest = words.clone().find_map(|word| find_guest(word, machine));
+                region::each_name(machine, guest, take);
+            }
+            kind => each_choice(kind, machine, take),
+        }
         if parameter.need == Need::Required {
             break;
         }

@@ -363,7 +363,7 @@ fn understand<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Ar
     }
 }
 
-fn find_guest(name: &str, machine: &dyn Machine) -> Option<usize> {
+pub(super) fn find_guest(name: &str, machine: &dyn Machine) -> Option<usize> {
     (0..machine.guest_count()).find(|&guest| machine.guest(guest).is_some_and(|guest| guest.name == name))
 }
 
@@ -452,12 +452,12 @@ pub fn each_choice(kind: Kind, machine: &dyn Machine, take: &mut dyn FnMut(&str)
             each_choice(*one, machine, take);
             each_choice(*other, machine, take);
         }
-        Kind::Region => ["all", "dmbs", "dmb0", "ram0"].into_iter().for_each(take),
         Kind::Pool => {
             let pools = machine.claiming().and_then(|claiming| claiming.claims().pools());
             pools.into_iter().flat_map(|pools| pools.iter()).for_each(|(_, pool)| take(pool.name.as_str()));
         }
-        Kind::Number(..) | Kind::Size | Kind::Any(_) | Kind::Flag => {}
+        // A region is some guest's: completion knows whose.
+        Kind::Number(..) | Kind::Size | Kind::Any(_) | Kind::Region | Kind::Flag => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! Parts of a guest's RAM, as the operator names them.
 
+use super::machine::{Machine, reason};
 use super::migration::{Migration, Piece};
 use super::units;
 
@@ -64,6 +65,20 @@ impl Region {
         let first = named().map(|piece| piece.ipa).min()?;
         let end = named().map(|piece| piece.ipa + piece.size).max()?;
         Some((first, end - first))
+    }
+}
+
+/// Calls `take` with the name of each part of the RAM of the guest with index `guest`.
+pub fn each_name(machine: &dyn Machine, guest: Option<usize>, take: &mut dyn FnMut(&str)) {
+    let Some((migration, guest)) = machine.migration().zip(guest) else { return };
+    let mut has_block = false;
+    take("all");
+    for piece in pieces(migration, guest) {
+        take(reason(format_args!("{}", piece.name())).as_str());
+        has_block |= piece.is_dmb;
+    }
+    if has_block {
+        take("dmbs");
     }
 }
 

@@ -106,8 +106,9 @@ impl Claims {
 
     // Operations. Each call returns at once.
 
-    /// Who owns `pool` at present.
-    pub fn owner(&self, pool: PoolId) -> Option<Claimant> {
+    /// Returns who has operations or memory of `pool` at present.
+    #[cfg(test)]
+    pub(crate) fn owner(&self, pool: PoolId) -> Option<Claimant> {
         self.records().owner(self.pools()?, pool)
     }
 

@@ -176,7 +176,7 @@ const fn kind(report: &Report) -> &'static str {
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
     let (claiming, is_json) = (claiming(session)?, session.style.is_json);
     let columns = "claim=#|kind=|pool=POOL|claimant=BY|state=STATE|done_permille=|size_bytes=SIZE|\
-                   base=AT|returned_bytes=|moved_bytes=MOVED|elapsed_ns=TIME|try_count=|cause=|blocker=";
+                   base=AT|returned_bytes=|moved_bytes=MOVED|elapsed_ns=TIME|try_count=|cause=|blocker=|=WHY";
     session.report("claims", |report, machine| {
         report.table("claims", columns, "Nothing was claimed yet.", &mut |table| {
             for claim in reports(claiming) {
@@ -203,6 +203,7 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                         cause => Value::Text(Cause::NAMES[cause.index()]),
                     },
                     if blocker.is_empty() { Value::None } else { Value::Text(&blocker) },
+                    if claim.state == State::Failed { Value::Text(&blocker) } else { Value::None },
                 ])?;
             }
             Ok(())
@@ -210,10 +211,9 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
     })
 }
 
-/// How an operation stands: how far it is, or why it failed.
+/// Says how an operation stands, and how far it is.
 fn state_text(report: &Report) -> Reason {
     match report.state {
-        State::Failed => reason(format_args!("failed: {}", Cause::NAMES[report.blocker.cause.index()])),
         State::Queued => reason(format_args!("queued")),
         State::Cancelled if report.is_orphan() => reason(format_args!("cancelled: its owner stopped")),
         State::Granted if report.returned > 0 => match report.returned == report.range.frames() {

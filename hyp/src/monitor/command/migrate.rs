@@ -15,6 +15,7 @@ use super::super::region::{Region, pieces};
 use super::super::report::Value;
 use super::super::session::Session;
 use super::super::units::{Compact, Size};
+use super::backing::parts;
 use super::jobs::Placed;
 
 /// Migration, or the refusal.
@@ -138,10 +139,15 @@ pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
              {to_name}; to move it in spite of it: migrate --force"
         )));
     }
+    let moving = elsewhere(session, guest.0, arguments.word(1), to)?;
     let what = fmt::from_fn(|f| {
-        write!(f, "moves {} of {name} to {to_name}", Size(size.saturating_sub(held)))?;
+        write!(f, "moves {} of {name} to {to_name}", Size(moving))?;
         if let Some(piece) = excluding {
             write!(f, ", against the strict placement of {}", piece.name())?;
+        }
+        match size.saturating_sub(held + moving) {
+            0 => {}
+            there => write!(f, "; {} lie there already", Size(there))?,
         }
         match held {
             0 => Ok(()),
@@ -149,6 +155,26 @@ pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
         }
     });
     submit(session, "migrate", Request::migrate(scope, to), format_args!("{what}"))
+}
+
+/// Counts the bytes of a region of a guest's that can move and lie behind other controllers than `to`.
+fn elsewhere(
+    session: &mut Session<'_>,
+    index: usize,
+    word: Option<&str>,
+    to: ControllerId,
+) -> Result<u64, Failure> {
+    let migration = migration(session)?;
+    let region = word.and_then(Region::parse).unwrap_or(Region::All);
+    let (ipa, size) = region.range(migration, index).unwrap_or((0, 0));
+    let mut bytes = 0;
+    for piece in touched(migration, index, word).filter(|piece| piece.mobility == Mobility::Movable) {
+        let (start, end) = (piece.ipa.max(ipa), (piece.ipa + piece.size).min(ipa.saturating_add(size)));
+        let parts = parts(session, index, start, end - start)?;
+        bytes +=
+            parts.iter().filter(|part| part.controller != to.index()).map(|part| part.bytes).sum::<u64>();
+    }
+    Ok(bytes)
 }
 
 /// Returns the pieces of a guest's RAM that the region `word`, or all of it without one, touches.

@@ -60,6 +60,16 @@ impl fmt::Display for Name<'_> {
     }
 }
 
+/// Returns the owner of `pool`, whatever is claimed of it: who the configuration names, or else the operator; huge units are
+/// for guests that ask for them.
+fn owner(pool: &Pool) -> Claimant {
+    match (pool.bound, pool.unit_order) {
+        (Some(guest), _) => Claimant::Guest(guest),
+        (None, Some(_)) => Claimant::Units,
+        (None, None) => Claimant::Operator,
+    }
+}
+
 /// The pool called `name`.
 pub(super) fn find<'a>(session: &mut Session<'a>, name: Option<&str>) -> Result<(PoolId, &'a Pool), Failure> {
     let pools = claiming(session)?.claims().pools();
@@ -96,12 +106,11 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                    fixed_bytes=|claimable_bytes=CLAIMABLE|controller=BEHIND|base=|dmb=DMB|owner=OWNER";
     let mut pools = Vec::new();
     for (id, pool) in claiming.claims().pools().into_iter().flat_map(|pools| pools.iter()) {
-        pools.push((id, pool, survey(session, memory, (id, pool), &mut |_| ())?));
+        pools.push((pool, survey(session, memory, (id, pool), &mut |_| ())?));
     }
     session.report("pools", |report, machine| {
         report.table("pools", columns, "There are no pools.", &mut |table| {
-            for (id, pool, usage) in &pools {
-                let owner = Name(machine, claiming.claims().owner(*id));
+            for (pool, usage) in &pools {
                 table.row(&[
                     Value::Text(pool.name.as_str()),
                     bytes(usage.frames),
@@ -113,7 +122,7 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
                     Value::Text(controller_name(machine, pool.controller)),
                     Value::Address(pool.range.base().get()),
                     pool.block.map_or(Value::None, |block| Value::Count(block.into())),
-                    if owner.1.is_none() { Value::None } else { Value::Show(&owner) },
+                    Value::Show(&Name(machine, Some(owner(pool)))),
                 ])?;
             }
             Ok(())
@@ -142,7 +151,6 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resu
     let statistics = claiming.claims().statistics();
     let is_json = session.style.is_json;
     session.report("pool", |report, machine| {
-        let owner = Name(machine, claiming.claims().owner(id));
         report.fields(
             "pool=Pool|controller=Behind|base=From|size_bytes=Size|dmb=In DMB|owner=Owner|is_bound=  by configuration|\
              free_bytes=Free|lent_bytes=Lent|lent_permille=  of what can be|claimed_bytes=Claimed|\
@@ -154,7 +162,7 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resu
                 Value::Address(pool.range.base().get()),
                 bytes(usage.frames),
                 pool.block.map_or(Value::None, |block| Value::Count(block.into())),
-                if owner.1.is_none() { Value::None } else { Value::Show(&owner) },
+                Value::Show(&Name(machine, Some(owner(pool)))),
                 Value::Flag(pool.bound.is_some()),
                 bytes(usage.free),
                 bytes(usage.lent),

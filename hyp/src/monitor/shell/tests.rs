@@ -611,6 +611,70 @@ fn the_prompt_completes() {
     ));
 }
 
+/// What Tab makes of `keys` on a machine that can migrate.
+fn completed(keys: &str) -> String {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    let mut script = Script::typing(keys.as_bytes());
+    let (mut editor, mut state) = (Editor::new(PROMPT), State::new());
+    while !script.input.is_empty() {
+        read_and_execute(&mut script, &machine, &mut editor, &mut state);
+    }
+    script.text()
+}
+
+#[test]
+fn tab_offers_the_parts_of_ram_that_the_guest_has() {
+    let offered = completed("migrate alpha \t\t\x15");
+    assert!(offered.contains("\nall  ram0  ram1  dmb0  dmbs  mc0  mc1  \n"), "{offered}");
+    assert!(completed("pin --json alpha dm\t\t\x15").contains("\ndmb0  dmbs  \n"));
+    assert!(completed("unpin alpha ra\t\t\x15").contains("\nram0  ram1  \n"));
+    // beta has no memory.
+    let offered = completed("migrate beta \t\t\x15");
+    assert!(!offered.contains("ram") && !offered.contains("dmb") && offered.contains("mc0"), "{offered}");
+    assert!(!completed("migrate nobody \t\t\x15").contains("dmb"));
+}
+
+#[test]
+fn a_job_says_how_much_has_to_move() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    let work = || machine.migration.as_ref().unwrap().work(true);
+    // Of 22 MiB, 2 are mapped 1:1; then 4 have moved.
+    assert_eq!(output_of(&machine, "migrate alpha dmb0 mc1"), "Job 1 moves 4 MiB of alpha to mc1.\n");
+    work();
+    assert_eq!(
+        output_of(&machine, "migrate alpha mc1"),
+        "Job 2 moves 16 MiB of alpha to mc1; 4 MiB lie there already.\n2 MiB of it stays, pinned 1:1.\n"
+    );
+    work();
+    assert_eq!(
+        output_of(&machine, "migrate alpha 8M@0x40c00000 mc0"),
+        "Job 3 moves 4 MiB of alpha to mc0.\n"
+    );
+    work();
+    assert_eq!(
+        output_of(&machine, "migrate alpha ram0 mc1"),
+        "Job 4 moves 4 MiB of alpha to mc1; 12 MiB lie there already.\n"
+    );
+}
+
+#[test]
+fn a_screen_keeps_others_off_while_it_is_drawn() {
+    let machine = Fake::new();
+    // Ctrl-L, which the multiplexer types when the monitor comes to front: the screen is drawn anew.
+    let mut script = Script::typing(b"\x0cq");
+    let text = run(&machine, &mut script, "top");
+    assert_eq!(text.matches("\x1b[2J\x1b[HBallast").count(), 2, "{text:?}");
+    assert!(!machine.has_screen.get());
+    // Ctrl-C in the middle of it.
+    run(&machine, &mut Script::typing(b"\x03"), "top");
+    assert!(!machine.has_screen.get());
+    // Elsewhere it draws nothing.
+    machine.show_console(Console::guest(0).unwrap());
+    assert!(!run(&machine, &mut Script::typing(b"\0q"), "top").contains("Ballast, up"));
+}
+
 #[test]
 fn watch_repeats_until_a_key() {
     let machine = Fake::new();
