@@ -64,8 +64,8 @@ miri)
     $is_good
     ;;
 loom)
-    RUSTFLAGS='--cfg loom' LOOM_LOG=0 tools/cargo test --package stage2 --target-dir target/loom --release \
-        --test loom -- "$@"
+    RUSTFLAGS='--cfg loom' LOOM_LOG=0 tools/cargo test --package stage2 --package hyp --target-dir target/loom \
+        --release --test loom -- "$@"
     ;;
 *)
     sed -n '2,13s/^# \{0,1\}//p' "$0"

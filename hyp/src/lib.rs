@@ -14,4 +14,5 @@ pub mod log;
 pub mod mitigation;
 pub mod monitor;
 pub mod physical;
+pub mod requests;
 pub mod tables;

@@ -124,3 +124,17 @@ fn a_cpu_that_does_not_start_is_left_out() {
     system.expect(r"CPU with MPIDR 0x77 does not start: PSCI says");
     assert_eq!(system.json("cpus")["cpus"].as_array().unwrap().len(), 3);
 }
+
+#[test]
+fn what_a_loader_leaves_running_is_stopped() {
+    let loader = system_tests::raw_payload("gicloader");
+    let device = format!("loader,file={},addr=0xb0000000,cpu-num=0,force-raw=on", loader.display());
+    let guest = Guest::payload("pair", "irqload").bootargs("rounds=100").ram_mib(32).vcpus(2);
+    let mut system = Setup::new().set(&[guest], "").option("-device").option(&device).boot();
+    // The ITS, and LPIs of all four CPUs. And interrupts come at all, though one was never ended.
+    system.expect("GIC ITS at 0x8080000: left enabled by the loader, disabled");
+    system.expect("LPIs of 4 CPUs: left enabled by the loader, disabled");
+    system.to_guest("pair");
+    let said = system.expect(r"irqload done [^\n]* lost \d+");
+    assert!(said.ends_with(" lost 0"), "{said}");
+}

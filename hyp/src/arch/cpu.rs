@@ -11,6 +11,8 @@ use crate::guest::{Guest, Vcpu};
 use crate::monitor::statistics::Counters;
 use crate::monitor::trace;
 pub use crate::physical::MAX_CPUS;
+pub use crate::requests::Request;
+use crate::requests::Requests;
 use aarch64_cpu::registers::{MIDR_EL1, Readable, TPIDR_EL2, Writeable};
 use core::cell::Cell;
 use core::mem::offset_of;
@@ -51,28 +53,12 @@ pub struct PerCpu {
     pub(super) deadlines: [Cell<u64>; super::timer::PURPOSES],
     /// Whether it looks for migration's work by itself.
     pub(crate) engaged: Engaged,
-    requests: AtomicU32,
+    requests: Requests,
     online: AtomicU32,
 }
 
 // SAFETY: the cells are touched by the CPU itself only, but for `init`'s, which run before it starts.
 unsafe impl Sync for PerCpu {}
-
-/// Something that a CPU is asked to do when it is kicked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Request {
-    /// Start the guest whose first vCPU lives here.
-    StartGuest = 1 << 0,
-    /// A vCPU of the guest here may have been turned on, or the guest must leave: look.
-    Look = 1 << 1,
-    /// Run the monitor.
-    Monitor = 1 << 2,
-    /// Stop for ever: another CPU met a fatal error.
-    Halt = 1 << 3,
-    /// Recording of events was turned on or off.
-    Trace = 1 << 4,
-}
 
 /// The last of what stays of the image: where there are fewer CPUs, the rest is given back with what the start alone
 /// needs, which follows.
@@ -108,7 +94,7 @@ impl PerCpu {
             hardening: Hardening::new(),
             deadlines: [const { Cell::new(0) }; super::timer::PURPOSES],
             engaged: Engaged::new(),
-            requests: AtomicU32::new(0),
+            requests: Requests::new(),
             online: AtomicU32::new(0),
         }
     }
@@ -201,14 +187,13 @@ impl PerCpu {
 
     /// Asks this CPU for something and kicks it.
     pub fn request(&self, request: Request) {
-        self.requests.fetch_or(request as u32, Ordering::AcqRel);
+        self.requests.add(request);
         self.kick();
     }
 
-    /// The same, where whoever takes the request takes it in front of what it then looks at: one that has not been
-    /// taken yet has its kick under way.
+    /// Asks this CPU for something and kicks it, unless that was asked before and not taken yet ([`Requests::add`]).
     pub(super) fn request_once(&self, request: Request) {
-        if self.requests.fetch_or(request as u32, Ordering::AcqRel) & request as u32 == 0 {
+        if self.requests.add(request) {
             self.kick();
         }
     }
@@ -218,9 +203,9 @@ impl PerCpu {
         cpu_interface::send_sgi(cpu_interface::sgi_target(self.mpidr()), super::gic::KICK_SGI);
     }
 
-    /// Takes one kind of request; whether it was there.
+    /// Takes one kind of request. Returns whether it was there.
     pub(crate) fn take(&self, request: Request) -> bool {
-        self.requests.fetch_and(!(request as u32), Ordering::AcqRel) & request as u32 != 0
+        self.requests.take(request)
     }
 
     /// Gives it another stack.

@@ -4,7 +4,7 @@
 //! configuration; guests. What is missing or wrong stops the start with a message that names it.
 
 use super::cpu::{self, MAX_CPUS};
-use super::gic::{Distributor, Redistributor, Region, cpu_interface};
+use super::gic::{Distributor, Redistributor, Region, cpu_interface, its};
 use super::window::Window;
 use super::{
     boot, cache, fatal, features, firmware, heap, idle, mitigation, mmu, monitor, own, timer, uart, vectors,
@@ -171,9 +171,10 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
 
     // SAFETY: this CPU alone runs, and this function once.
     let mut configuration = crate::guest::read(board, unsafe { &mut *CONFIGURATION.0.get() });
+    // Before RAM is handed out: the GIC may be writing to it.
+    let distributor = init_interrupts(&board.gic);
     boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
     mmu::set_empty_stage2(own_block(mmu::EMPTY_STAGE2_ORDER, "an empty stage 2"));
-    let distributor = init_interrupts(&board.gic);
     init_cpu(0);
     start_secondaries(board);
     mitigation::report_gaps();
@@ -321,6 +322,35 @@ fn boot_memory(
     );
 }
 
+/// Stops what a loader has left running that writes to RAM: translation of message-signaled interrupts, and LPIs.
+#[inline(never)]
+fn stop_lpis(gic: &Gic) {
+    for range in &gic.translators {
+        let base = range.base();
+        let registers = match mmu::map_device(base, its::ITS_SIZE) {
+            Ok(registers) => registers,
+            Err(error) => refuse(format_args!("GIC ITS at {:#x}: {error}", base.get())),
+        };
+        // SAFETY: the host's tree says that this is an ITS; mapped for ever.
+        match unsafe { its::stop(registers) } {
+            Some(false) => {}
+            Some(true) => log::warn!("GIC ITS at {:#x}: left enabled by the loader, disabled", base.get()),
+            None => {
+                refuse(format_args!("GIC ITS at {:#x}: enabled by the loader, does not stop", base.get()))
+            }
+        }
+    }
+    for region in REDISTRIBUTORS.get().into_iter().flatten() {
+        match region.disable_lpis() {
+            Ok(0) => {}
+            Ok(count) => log::warn!("LPIs of {} CPUs: left enabled by the loader, disabled", count),
+            Err(affinity) => refuse(format_args!(
+                "LPIs of the CPU with affinity {affinity:#x}: left enabled by the loader, cannot be disabled"
+            )),
+        }
+    }
+}
+
 fn init_interrupts(gic: &Gic) -> Distributor {
     let range = gic.distributor;
     let base = match mmu::map_device(range.base(), range.size()) {
@@ -341,6 +371,7 @@ fn init_interrupts(gic: &Gic) -> Distributor {
         }
     }
     REDISTRIBUTORS.call_once(|| regions);
+    stop_lpis(gic);
     // SAFETY: the host's tree says that this is the distributor; mapped for ever.
     match unsafe { Distributor::new(base) } {
         Ok(distributor) => distributor,

@@ -1,6 +1,7 @@
 //! The architected timer: whose interrupt is whose, EL2's own deadline, and time.
 
 use super::cpu;
+use super::gic::Priority;
 use crate::board::{Gic, Timer};
 use crate::device::vgic::HardwareLink;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, CNTPCT_EL0, CNTVOFF_EL2, Readable, Writeable};
@@ -34,8 +35,8 @@ pub(super) fn init(timer: &Timer, gic: &Gic) -> bool {
 pub(super) fn init_cpu() {
     CNTHP_CTL_EL2.set(0);
     if let Some(redistributor) = cpu::current().redistributor() {
-        redistributor.enable(OWN.load(Ordering::Relaxed));
-        redistributor.enable(MAINTENANCE.load(Ordering::Relaxed));
+        redistributor.enable_own(OWN.load(Ordering::Relaxed), Priority::Host);
+        redistributor.enable_own(MAINTENANCE.load(Ordering::Relaxed), Priority::Service);
     }
 }
 
@@ -66,7 +67,6 @@ pub fn now() -> u64 {
     CNTPCT_EL0.get()
 }
 
-/// The physical count, perhaps a little too early: it is not ordered with what stands before. For statistics.
 /// A physical count that does not come.
 pub(crate) const NEVER: u64 = u64::MAX;
 
@@ -77,6 +77,7 @@ pub(super) fn physical(virtual_count: u64) -> u64 {
     virtual_count.saturating_add(CNTVOFF_EL2.get())
 }
 
+/// The physical count, perhaps a little too early: it is not ordered with what stands before. For statistics.
 #[inline(always)]
 pub(super) fn now_early() -> u64 {
     CNTPCT_EL0.get()

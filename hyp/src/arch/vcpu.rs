@@ -4,9 +4,10 @@
 //! afresh when it starts. What one guest left there must not reach the next: every register that EL1 or EL0 can
 //! write is set, floating point included.
 
+use super::cpu::{self, PerCpu};
+use super::features;
 use super::sysreg::{instruction, read, write};
 use super::vectors::{self, Frame};
-use super::{cpu, features};
 use aarch64_cpu::registers::*;
 use stage2::addr::Ipa;
 
@@ -218,13 +219,60 @@ pub(crate) fn has_virtual_interrupt() -> bool {
     lists.read_empty() & all != all
 }
 
-/// The physical interrupts that stand for the guest's own: none left over from before, on a CPU about to run a vCPU.
+/// Physical SGIs that stand for a guest's own, a bit each.
+const DIRECT_SGI_MASK: u32 = (1 << crate::device::vgic::DIRECT_SGIS) - 1;
+
+/// Prepares this CPU's interrupts for a vCPU that is about to run: its timers are as after a reset, and SGIs that were
+/// sent to it while it was off arrive.
 pub(crate) fn prepare_interrupts() {
-    let mask = (1 << crate::device::vgic::DIRECT_SGIS) - 1;
-    if let Some(redistributor) = cpu::current().redistributor() {
-        redistributor.clear(mask | super::timer::guest_mask());
-    }
     super::gic::Lists.reset();
+    if let Some(redistributor) = cpu::current().redistributor() {
+        let timers = super::timer::guest_mask();
+        redistributor.clear_pending(timers);
+        redistributor.clear_active(timers);
+        redistributor.enable(DIRECT_SGI_MASK);
+    }
+}
+
+/// Holds SGIs to the vCPU that leaves this CPU back: they stay pending in the redistributor, as those to a PE that is off
+/// do (IHI 0069H, "Power management"), until [`prepare_interrupts`].
+///
+/// The SGIs that this CPU has sent itself are on their way when this returns, so that [`forget_sgis`] after it drops them.
+pub(crate) fn hold_sgis() {
+    instruction!("dsb sy");
+    if let Some(redistributor) = cpu::current().redistributor() {
+        redistributor.disable(DIRECT_SGI_MASK);
+    }
+}
+
+/// Makes SGI `sgi` pending for the vCPU that owns `cpu`.
+pub(crate) fn pend_sgi(cpu: &PerCpu, sgi: u32) {
+    if let Some(redistributor) = cpu.redistributor() {
+        redistributor.set_pending(1 << sgi & DIRECT_SGI_MASK);
+    }
+}
+
+/// Drops the SGIs that are pending for a vCPU that is off, whose guest starts afresh, on the CPU that it owns.
+pub(crate) fn forget_sgis(cpu: &PerCpu) {
+    if let Some(redistributor) = cpu.redistributor() {
+        redistributor.clear_pending(DIRECT_SGI_MASK);
+    }
+}
+
+/// Returns the guest's SGIs that are pending in the redistributor of the CPU that a vCPU owns, and lines of its timers
+/// that are high, a bit for each physical INTID.
+pub(crate) fn pending_interrupts(cpu: &PerCpu) -> u32 {
+    let mask = DIRECT_SGI_MASK | super::timer::guest_mask();
+    cpu.redistributor().map_or(0, |redistributor| redistributor.pending() & mask)
+}
+
+/// Makes the SGIs of `mask` that are pending in the redistributor of the CPU that a vCPU owns not pending.
+pub(crate) fn clear_pending_sgis(cpu: &PerCpu, mask: u32) {
+    if let Some(redistributor) = cpu.redistributor()
+        && mask & DIRECT_SGI_MASK != 0
+    {
+        redistributor.clear_pending(mask & DIRECT_SGI_MASK);
+    }
 }
 
 /// The vCPU leaves this CPU: its timers stop, and its stage 2 tables, which may be freed now, are not walked any

@@ -2,13 +2,16 @@
 
 use guest_dts::finding::{Finding, Rule, Value};
 use guest_dts::range::PaRange;
-use guest_dts::tree::Tree;
+use guest_dts::tree::{Node, Tree};
 use heapless::Vec;
 
 use super::interrupt::{self, Interrupt};
 
 /// How many redistributor regions are taken.
 pub const REDISTRIBUTOR_REGION_LIMIT: usize = 16;
+
+/// How many interrupt translation services are taken.
+const TRANSLATOR_LIMIT: usize = 16;
 
 /// A GICv3 or GICv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct Gic {
     /// Bytes from one redistributor to the next, where that is not what GICR_TYPER says (2 frames of 64 KiB,
     /// 4 with virtual LPIs).
     pub redistributor_stride: Option<u64>,
+    /// The control registers of the interrupt translation services.
+    pub translators: Vec<PaRange, TRANSLATOR_LIMIT>,
     /// The maintenance interrupt.
     pub maintenance: Interrupt,
 }
@@ -86,6 +91,27 @@ impl Gic {
             let rule = Rule::Must("name a PPI first, the maintenance interrupt");
             return Err(Finding::new(node, Some("interrupts"), value, rule));
         }
-        Ok(Self { distributor, redistributors: ranges, redistributor_stride, maintenance })
+        let translators = Self::read_translators(node)?;
+        Ok(Self { distributor, redistributors: ranges, redistributor_stride, translators, maintenance })
+    }
+
+    /// Reads the ITS nodes below the GIC's (binding `arm,gic-v3-its`).
+    #[inline(never)]
+    fn read_translators<'t>(node: Node<'t>) -> Result<Vec<PaRange, TRANSLATOR_LIMIT>, Finding<'t>> {
+        let mut translators = Vec::new();
+        for its in node.enabled_children().filter(|child| child.is_compatible("arm,gic-v3-its")) {
+            let registers = its.cpu_reg::<1>()?;
+            let Some(reg) = registers.first() else {
+                return Err(Finding::missing(its, "reg", Rule::Required("the control registers of an ITS")));
+            };
+            let value = Value::Range { base: reg.base, size: reg.size };
+            let range = PaRange::from_numbers(reg.base, reg.size);
+            let range = range.filter(|range| range.is_aligned(0x1_0000) && range.size() >= 0x1_0000);
+            if range.is_none_or(|range| translators.push(range).is_err()) {
+                let rule = Rule::Must("be whole frames of 64 KiB below 2^48, of at most 16 ITSs");
+                return Err(Finding::new(its, Some("reg"), value, rule));
+            }
+        }
+        Ok(translators)
     }
 }

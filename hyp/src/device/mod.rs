@@ -5,6 +5,7 @@ pub mod identification;
 pub mod instruction;
 pub mod pool_call;
 pub mod psci;
+pub mod shared_uart;
 pub mod smccc;
 pub mod vgic;
 pub mod vpl011;

@@ -1,11 +1,10 @@
 //! A guest's life: starting, leaving, resetting, stopping.
 
-use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note};
+use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note, set_uart_line};
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::Lists;
 use crate::arch::{idle, timer, trace, vcpu};
 use crate::device::psci::Start;
-use crate::device::vpl011::Vpl011;
 use crate::log;
 use crate::monitor::trace::Kind;
 use alloc::string::ToString;
@@ -47,8 +46,12 @@ impl Guest {
     ///
     /// The phase that it is in, where it cannot be stopped.
     pub fn stop(&self, reason: StopReason) -> Result<(), Phase> {
-        self.change_phase(&[Phase::Starting, Phase::Running, Phase::Resetting], Phase::Stopping)?;
-        *self.reason.lock() = reason;
+        {
+            // A CPU that sees the phase sees the reason: it waits for the lock.
+            let mut slot = self.reason.lock();
+            self.change_phase(&[Phase::Starting, Phase::Running, Phase::Resetting], Phase::Stopping)?;
+            *slot = reason;
+        }
         self.call_out();
         Ok(())
     }
@@ -96,6 +99,7 @@ pub fn leave(vcpu: &'static Vcpu) -> ! {
     note(vcpu, [("off, phase", guest.phase() as u64), ("vCPUs on", guest.running().into())]);
     vcpu::quiet();
     guest.note_caches(vcpu.index(), false);
+    vcpu::hold_sgis();
     let others = guest.vgic.take_offline(vcpu.index(), &cpu.local, &Lists);
     Lists.reset();
     cpu.set_vcpu(None);
@@ -109,13 +113,6 @@ pub fn leave(vcpu: &'static Vcpu) -> ! {
         guest.home().request(Request::Look);
     }
     idle::enter()
-}
-
-/// A vCPU that is off gets SGI `intid`: pending, as in the redistributor of a CPU that is off.
-pub fn pend_offline(cpu: usize, intid: u32) {
-    if let Some(vcpu) = cpu::get(cpu).and_then(PerCpu::assigned) {
-        let _ = vcpu.guest().vgic.send_sgi(vcpu.index(), intid, true);
-    }
 }
 
 /// What the idle loop does for the vCPU that owns this CPU: the work between phases at home, and turning the
@@ -168,9 +165,11 @@ fn between_phases(guest: &'static Guest) {
 /// Loads a guest and turns its first vCPU on. Its space is closed to migration meanwhile.
 fn load_and_run(guest: &'static Guest) {
     guest.power.reset();
+    // Every vCPU has left, and with it the SGIs that it sent.
+    guest.vcpus.iter().for_each(|vcpu| vcpu::forget_sgis(vcpu.cpu()));
     guest.vgic.reset();
-    *guest.uart.lock() = Vpl011::new();
-    guest.uart_level.store(false, Ordering::Relaxed);
+    // All vCPUs are off: nobody has to take what its line was.
+    let _ = guest.uart.reset(|level| set_uart_line(guest, level));
     let entry = match guest.space.load(&guest.plan) {
         Ok(entry) => entry,
         Err(error) => return fail(guest, &error),

@@ -17,8 +17,8 @@
 //! changes the phase looks at the bits afterwards: one of the two sees the other (`SeqCst`).
 //!
 //! Lock order: those of migration (`stage2::migrate`), of which a guest's space is one, then the locks of
-//! `stage2::memory`. `uart`, then the console's multiplexer. The vGIC's and `placements` are leaves. None is held when a
-//! CPU leaves the guest.
+//! `stage2::memory`. `uart`, then the console's multiplexer; `uart`, then the vGIC's. The vGIC's, `placements` and
+//! `reason` are leaves; the phase changes to Stopping under `reason`. None is held when a CPU leaves the guest.
 
 pub(crate) mod claims;
 pub mod console;
@@ -30,12 +30,13 @@ mod seed;
 mod setup;
 mod space;
 
-pub use life::{leave, pend_offline, reset_current, serve, stop_current, turn_off};
+pub use life::{leave, reset_current, serve, stop_current, turn_off};
 
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::trap;
 use crate::arch::uart;
 use crate::device::psci::{Platform, Power};
+use crate::device::shared_uart::SharedUart;
 use crate::device::vgic::{Kick, MAX_VCPUS, Vgic};
 use crate::device::vpl011::Vpl011;
 use crate::monitor::mux::Console;
@@ -43,7 +44,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use guest_dts::guest_tree::platform;
 use space::Space;
 use spin::{Mutex, Once};
@@ -181,8 +182,7 @@ pub struct Guest {
     vcpus: heapless::Vec<Vcpu, MAX_VCPUS>,
     vgic: Vgic,
     power: Power<MAX_VCPUS>,
-    uart: Mutex<Vpl011>,
-    uart_level: AtomicBool,
+    uart: SharedUart,
     space: Space,
     /// By piece of its RAM: where it shall lie.
     placements: Mutex<Vec<Placement>>,
@@ -231,8 +231,7 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Result<&
         vcpus: vcpus.map(|(index, &cpu)| Vcpu { guest: Once::new(), index, cpu }).collect(),
         vgic: Vgic::new(cpus.len(), crate::arch::timer::links()),
         power: Power::new(),
-        uart: Mutex::new(Vpl011::new()),
-        uart_level: AtomicBool::new(false),
+        uart: SharedUart::new(),
         space,
         placements: Mutex::new(placements),
         caches_on: AtomicU32::new(0),
@@ -382,14 +381,11 @@ impl Platform for &'static Guest {
 #[inline]
 pub fn read_uart(vcpu: &'static Vcpu, offset: u16) -> u32 {
     let guest = vcpu.guest();
-    let mut uart = guest.uart.lock();
-    if let Some(value) = uart.peek(offset) {
-        return value;
+    let read = |uart: &mut Vpl011| with_line(guest, |line| uart.read(offset, line)).unwrap_or(0);
+    let (value, kick) = guest.uart.read(offset, read, |level| set_uart_line(guest, level));
+    if let Some(kick) = kick {
+        deliver(guest, kick);
     }
-    let value = with_line(guest, |line| uart.read(offset, line)).unwrap_or(0);
-    let level = uart.interrupt_level();
-    drop(uart);
-    update_uart_level(guest, level);
     value
 }
 
@@ -427,28 +423,22 @@ fn with_line<T>(guest: &Guest, f: impl FnOnce(&mut Line<'_>) -> T) -> Option<T> 
     Some(f(&mut uart::lock().as_mut()?.line(console)))
 }
 
-/// Calls `f` with the guest's vPL011 and its end of the console, then sets the interrupt line as it is.
+/// Calls `f` with the guest's vPL011 and its end of the console, sets the interrupt line as it is then, and kicks the CPU
+/// that has to take the interrupt.
 #[inline]
 fn with_uart(guest: &'static Guest, f: impl FnOnce(&mut Vpl011, &mut Line<'_>)) {
-    let mut uart = guest.uart.lock();
-    with_line(guest, |line| f(&mut uart, line));
-    let level = uart.interrupt_level();
-    drop(uart);
-    update_uart_level(guest, level);
-}
-
-/// Sets the vPL011's interrupt line and kicks who has to take it.
-#[inline]
-fn update_uart_level(guest: &'static Guest, level: bool) {
-    if guest.uart_level.load(Ordering::Relaxed) != level {
-        change_uart_level(guest, level);
+    let use_line = |uart: &mut Vpl011| {
+        with_line(guest, |line| f(uart, line));
+    };
+    if let Some(kick) = guest.uart.with(use_line, |level| set_uart_line(guest, level)) {
+        deliver(guest, kick);
     }
 }
 
+/// Sets the vPL011's interrupt line.
 #[inline(never)]
-fn change_uart_level(guest: &'static Guest, level: bool) {
-    guest.uart_level.store(level, Ordering::Relaxed);
-    deliver(guest, guest.vgic.set_level(32 + platform::UART_SPI, level));
+fn set_uart_line(guest: &Guest, level: bool) -> Kick {
+    guest.vgic.set_level(32 + platform::UART_SPI, level)
 }
 
 /// An edge on the line of the guest's shared interrupt `spi`.
@@ -459,7 +449,8 @@ fn pulse(guest: &'static Guest, spi: u32) {
     deliver(guest, kick);
 }
 
-/// Kicks who has to take an interrupt.
+/// Kicks the CPUs that have to take an interrupt.
+#[inline(never)]
 fn deliver(guest: &'static Guest, kick: Kick) {
     let cpu = cpu::current();
     match cpu.vcpu() {

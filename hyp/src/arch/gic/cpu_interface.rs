@@ -3,8 +3,10 @@
 
 use crate::arch::sysreg::{instruction, read, write};
 
-/// INTIDs from here on are special: no interrupt was pending.
-pub(crate) const SPECIAL: u32 = 1020;
+/// Returns whether `intid` stands for no interrupt (IHI 0069H, "Special INTIDs").
+pub(crate) const fn is_special(intid: u32) -> bool {
+    matches!(intid, 1020..=1023)
+}
 
 /// Turns the interface on: system registers, all priorities, group 1, deactivation apart from the end.
 pub(crate) fn init() {
@@ -13,6 +15,7 @@ pub(crate) fn init() {
     instruction!("isb");
     // ICC_CTLR_EL1.EOImode.
     write!("S3_0_C12_C12_4", 1 << 1);
+    clear_active_priorities();
     // ICC_PMR_EL1, ICC_BPR1_EL1, ICC_IGRPEN1_EL1.
     write!("S3_0_C4_C6_0", 0xff);
     write!("S3_0_C12_C12_3", 0);
@@ -20,10 +23,64 @@ pub(crate) fn init() {
     instruction!("isb");
 }
 
+/// Forgets interrupts that a loader has acknowledged and never ended: their active priorities would hold back all others.
+fn clear_active_priorities() {
+    // ICC_CTLR_EL1.PRIbits: as many words as preemption levels need at most (IHI 0069H, ICC_AP1R<n>_EL1).
+    let bits = (read!("S3_0_C12_C12_4") >> 8 & 7) + 1;
+    // ICC_AP0R0_EL1 to ICC_AP0R3_EL1.
+    if has_group0(bits) {
+        write!("S3_0_C12_C8_4", 0);
+        if bits >= 6 {
+            write!("S3_0_C12_C8_5", 0);
+        }
+        if bits >= 7 {
+            write!("S3_0_C12_C8_6", 0);
+            write!("S3_0_C12_C8_7", 0);
+        }
+    }
+    // ICC_AP1R0_EL1 to ICC_AP1R3_EL1.
+    write!("S3_0_C12_C9_0", 0);
+    if bits >= 6 {
+        write!("S3_0_C12_C9_1", 0);
+    }
+    if bits >= 7 {
+        write!("S3_0_C12_C9_2", 0);
+        write!("S3_0_C12_C9_3", 0);
+    }
+    instruction!("isb");
+}
+
+/// Returns whether EL2 may use the registers of group 0. If EL3 takes FIQs for itself (SCR_EL3.FIQ), they trap there, and
+/// the priority mask is a non-secure view that loses its least implemented bit (IHI 0069H, 4.8.1).
+fn has_group0(priority_bits: u64) -> bool {
+    let least = 1 << (8 - priority_bits);
+    write!("S3_0_C4_C6_0", least);
+    read!("S3_0_C4_C6_0") != 0
+}
+
 /// Acknowledges the most urgent pending interrupt (ICC_IAR1_EL1).
+///
+/// Reads of memory that stand after it may be performed before it: see [`synchronize`].
 #[inline(always)]
 pub(crate) fn acknowledge() -> u32 {
     read!("S3_0_C12_C12_0") as u32 & 0xff_ffff
+}
+
+/// Orders what follows after the last [`acknowledge`].
+///
+/// The interrupt that was acknowledged may have become pending after this CPU entered EL2 for another one, so exception
+/// entry does not order it, and neither does the branch on its INTID: loads after that may be speculated. The DSB
+/// completes the acknowledgement (IHI 0069H, "Observability of the effects of accesses to the GIC registers") before any
+/// later load, so that memory is read as its sender left it in front of its own DSB ([`send_sgi`]). The ISB does the
+/// same for system registers that the interrupt's source has written indirectly.
+///
+/// Interrupts that go straight on to a guest do not need it: EL2 reads nothing that a sender wrote, and the guest's
+/// handler begins after two context synchronization events (ERET, its own exception entry) that depend on the
+/// acknowledged INTID through the list register; what its own acknowledgement needs, the guest does.
+#[inline(always)]
+pub(crate) fn synchronize() {
+    instruction!("dsb sy");
+    instruction!("isb");
 }
 
 /// Drops the running priority (ICC_EOIR1_EL1).

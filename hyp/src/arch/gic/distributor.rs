@@ -1,6 +1,6 @@
 //! The distributor: shared interrupts (IHI 0069H, 12.9).
 
-use super::PRIORITY;
+use super::Priority;
 use super::mmio::Registers;
 use core::ptr::NonNull;
 
@@ -14,7 +14,13 @@ const ICACTIVER: usize = 0x0380;
 const IPRIORITYR: usize = 0x0400;
 const ICFGR: usize = 0x0c00;
 const IROUTER: usize = 0x6000;
+const ICENABLER_E: usize = 0x1400;
+const ICPENDR_E: usize = 0x1800;
+const ICACTIVER_E: usize = 0x1c00;
 const PIDR2: usize = 0xffe8;
+
+/// GICD_TYPER.ESPI: there are extended SPIs, 32 × (GICD_TYPER.ESPI_range + 1).
+const TYPER_ESPI: u32 = 1 << 8;
 
 /// GICD_CTLR: EnableGrp1(A)NS, EnableGrp1 or ARE_NS, ARE, RWP. Their places differ by security state; setting
 /// both group 1 bits and ARE serves the non-secure view and the one with a single state.
@@ -53,6 +59,14 @@ impl Distributor {
             registers.write32(ICACTIVER + 4 * word, u32::MAX);
             registers.write32(IGROUPR + 4 * word, u32::MAX);
         }
+        // Extended SPIs, which nobody here uses, but a loader may have.
+        let typer = registers.read32(TYPER);
+        let extended_words = if typer & TYPER_ESPI != 0 { (typer >> 27) as usize + 1 } else { 0 };
+        for word in 0..extended_words {
+            registers.write32(ICENABLER_E + 4 * word, u32::MAX);
+            registers.write32(ICPENDR_E + 4 * word, u32::MAX);
+            registers.write32(ICACTIVER_E + 4 * word, u32::MAX);
+        }
         distributor.wait();
         registers.write32(CTLR, CTLR_ARE_NS | CTLR_GROUP1);
         distributor.wait();
@@ -72,7 +86,7 @@ impl Distributor {
         let configuration = ICFGR + 4 * (intid as usize / 16);
         let shift = 2 * (intid % 16);
         self.registers.write32(configuration, self.registers.read32(configuration) & !(3 << shift));
-        self.registers.write8(IPRIORITYR + intid as usize, PRIORITY);
+        self.registers.write8(IPRIORITYR + intid as usize, Priority::Host as u8);
         self.registers.write64(IROUTER + 8 * intid as usize, mpidr & 0xff_00ff_ffff);
         self.registers.write32(ISENABLER + 4 * word, bit);
     }

@@ -3,14 +3,14 @@
 use super::cpu_interface;
 use crate::arch::sysreg::{read, write};
 use crate::arch::{cpu, trace};
+use crate::device::vgic::common_registers;
 use crate::device::vgic::list_register::{ListRegister, ListRegisters};
 use crate::monitor::trace::Kind;
 
-/// ICH_HCR_EL2: En, UIE, LRENPIE, TDIR, and where EOIcount begins.
+/// ICH_HCR_EL2: En, UIE, LRENPIE, and where EOIcount begins.
 const HCR_ENABLE: u64 = 1;
 const HCR_UNDERFLOW: u64 = 1 << 1;
 const HCR_NOT_PRESENT: u64 = 1 << 2;
-const HCR_TRAP_DIR: u64 = 1 << 14;
 const HCR_EOI_COUNT_SHIFT: u32 = 27;
 
 /// The list registers of the CPU that this runs on.
@@ -41,7 +41,7 @@ macro_rules! write_one {
 impl ListRegisters for Lists {
     fn count(&self) -> usize {
         // ICH_VTR_EL2.ListRegs.
-        (read!("S3_4_C12_C11_1") as usize & 0x1f) + 1
+        (vtr() as usize & 0x1f) + 1
     }
 
     fn read(&self, index: usize) -> ListRegister {
@@ -74,7 +74,7 @@ impl ListRegisters for Lists {
             hcr |= HCR_UNDERFLOW;
         }
         if not_present {
-            hcr |= HCR_NOT_PRESENT | HCR_TRAP_DIR;
+            hcr |= HCR_NOT_PRESENT | common_registers::deactivation_trap(vtr());
         }
         write!("S3_4_C12_C11_0", hcr);
     }
@@ -82,6 +82,12 @@ impl ListRegisters for Lists {
     fn is_line_high(&self, physical_intid: u32) -> bool {
         let redistributor = cpu::current().redistributor();
         redistributor.is_some_and(|redistributor| redistributor.pending() >> (physical_intid & 31) & 1 != 0)
+    }
+
+    fn activate(&self, physical_intid: u32) {
+        if let Some(redistributor) = cpu::current().redistributor() {
+            redistributor.set_active(1 << (physical_intid & 31));
+        }
     }
 
     fn deactivate(&self, physical_intid: u32) {
@@ -96,15 +102,65 @@ impl ListRegisters for Lists {
     fn set_physical_enable(&self, physical_intid: u32, is_enabled: bool) {
         if let Some(redistributor) = cpu::current().redistributor() {
             if is_enabled {
-                redistributor.enable(physical_intid);
+                redistributor.enable(1 << (physical_intid & 31));
             } else {
-                redistributor.disable(physical_intid);
+                redistributor.disable(1 << (physical_intid & 31));
             }
         }
     }
 }
 
+/// Reads ICH_VTR_EL2.
+fn vtr() -> u64 {
+    read!("S3_4_C12_C11_1")
+}
+
+/// Returns the bits of preemption, ICH_VTR_EL2.PREbits.
+fn preemption_bits() -> u64 {
+    (vtr() >> 26 & 7) + 1
+}
+
+/// Reads ICH_AP0R<n>_EL2 | ICH_AP1R<n>_EL2, of which those beyond the first exist with more than five bits of preemption
+/// only.
+fn active_priorities() -> [u64; 4] {
+    let mut active = [read!("S3_4_C12_C8_0") | read!("S3_4_C12_C9_0"), 0, 0, 0];
+    if preemption_bits() >= 6 {
+        active[1] = read!("S3_4_C12_C8_1") | read!("S3_4_C12_C9_1");
+    }
+    if preemption_bits() >= 7 {
+        active[2] = read!("S3_4_C12_C8_2") | read!("S3_4_C12_C9_2");
+        active[3] = read!("S3_4_C12_C8_3") | read!("S3_4_C12_C9_3");
+    }
+    active
+}
+
 impl Lists {
+    /// Reads ICC_CTLR_EL1 for the guest.
+    pub(crate) fn control(&self) -> u64 {
+        common_registers::control(read!("S3_4_C12_C11_7"), vtr())
+    }
+
+    /// Writes ICC_CTLR_EL1 for the guest.
+    pub(crate) fn set_control(&self, value: u64) {
+        write!("S3_4_C12_C11_7", common_registers::with_control(read!("S3_4_C12_C11_7"), value));
+    }
+
+    /// Reads ICC_PMR_EL1 for the guest.
+    pub(crate) fn priority_mask(&self) -> u64 {
+        common_registers::priority_mask(read!("S3_4_C12_C11_7"))
+    }
+
+    /// Writes ICC_PMR_EL1 for the guest.
+    pub(crate) fn set_priority_mask(&self, value: u64) {
+        let vmcr = common_registers::with_priority_mask(read!("S3_4_C12_C11_7"), vtr(), value);
+        write!("S3_4_C12_C11_7", vmcr);
+    }
+
+    /// Reads ICC_RPR_EL1 for the guest.
+    pub(crate) fn running_priority(&self) -> u64 {
+        common_registers::running_priority(active_priorities(), vtr())
+    }
+
     /// As after power-on: no interrupt, no active priority, groups disabled, all masked (ICH_VMCR_EL2 = 0).
     pub(crate) fn reset(&self) {
         write!("S3_4_C12_C11_0", 0);
@@ -114,7 +170,7 @@ impl Lists {
         // ICH_AP0R0_EL2, ICH_AP1R0_EL2; those above exist with more than five bits of preemption only.
         write!("S3_4_C12_C8_0", 0);
         write!("S3_4_C12_C9_0", 0);
-        let preemption_bits = (read!("S3_4_C12_C11_1") >> 26 & 7) + 1;
+        let preemption_bits = preemption_bits();
         if preemption_bits >= 6 {
             write!("S3_4_C12_C8_1", 0);
             write!("S3_4_C12_C9_1", 0);

@@ -1,7 +1,7 @@
 //! Redistributors: a CPU's private interrupts (IHI 0069H, 12.11).
 
 use super::mmio::Registers;
-use super::{KICK_SGI, PRIORITY};
+use super::{KICK_SGI, Priority};
 use core::ptr::NonNull;
 
 const CTLR: usize = 0x0000;
@@ -14,10 +14,14 @@ const ICENABLER0: usize = SGI_FRAME + 0x0180;
 const ISPENDR0: usize = SGI_FRAME + 0x0200;
 const ICPENDR0: usize = SGI_FRAME + 0x0280;
 const ICACTIVER0: usize = SGI_FRAME + 0x0380;
+const ISACTIVER0: usize = SGI_FRAME + 0x0300;
 const IPRIORITYR: usize = SGI_FRAME + 0x0400;
+const ICFGR1: usize = SGI_FRAME + 0x0c04;
 
+const CTLR_ENABLE_LPIS: u32 = 1 << 0;
 const CTLR_RWP: u32 = 1 << 3;
 const TYPER_LAST: u64 = 1 << 4;
+const TYPER_PLPIS: u64 = 1 << 0;
 const TYPER_VLPIS: u64 = 1 << 1;
 const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
@@ -42,13 +46,39 @@ impl Region {
 
     /// The redistributor of the CPU with MPIDR `mpidr`, if it is here.
     pub(crate) fn find(&self, mpidr: u64) -> Option<Redistributor> {
-        let affinity = (mpidr >> 32 & 0xff) << 24 | mpidr & 0xff_ffff;
+        let affinity = affinity(mpidr);
+        self.find_map(|registers, typer| (typer >> 32 == affinity).then_some(Redistributor { registers }))
+    }
+
+    /// Disables LPIs at every redistributor, of CPUs that never start too. Returns how many had them enabled.
+    ///
+    /// # Errors
+    /// GICR_TYPER's affinity of a redistributor whose LPIs cannot be disabled any more: that is implementation defined
+    /// (GICR_CTLR.EnableLPIs, IHI 0069H, 12.11).
+    pub(crate) fn disable_lpis(&self) -> Result<usize, u64> {
+        let mut count = 0;
+        let stuck = self.find_map(|registers, typer| {
+            let control = registers.read32(CTLR);
+            if typer & TYPER_PLPIS == 0 || control & CTLR_ENABLE_LPIS == 0 {
+                return None;
+            }
+            count += 1;
+            registers.write32(CTLR, control & !CTLR_ENABLE_LPIS);
+            // Until then it may write to its pending table.
+            let is_at_rest = super::wait_for(|| registers.read32(CTLR) & CTLR_RWP == 0);
+            (!is_at_rest || registers.read32(CTLR) & CTLR_ENABLE_LPIS != 0).then_some(typer >> 32)
+        });
+        stuck.map_or(Ok(count), Err)
+    }
+
+    /// Calls `f` with the registers of one redistributor after the other, and GICR_TYPER, until it yields something.
+    fn find_map<T>(&self, mut f: impl FnMut(Registers, u64) -> Option<T>) -> Option<T> {
         let mut offset = 0;
         loop {
             let registers = self.registers.part(offset, FRAMES_SIZE)?;
             let typer = registers.read64(TYPER);
-            if typer >> 32 == affinity {
-                return Some(Redistributor { registers });
+            if let Some(found) = f(registers, typer) {
+                return Some(found);
             }
             if typer & TYPER_LAST != 0 {
                 return None;
@@ -63,28 +93,41 @@ impl Region {
     }
 }
 
+/// Returns the affinity of `mpidr` as GICR_TYPER has it.
+fn affinity(mpidr: u64) -> u64 {
+    (mpidr >> 32 & 0xff) << 24 | mpidr & 0xff_ffff
+}
+
 /// The redistributor of one CPU.
 pub(crate) struct Redistributor {
     registers: Registers,
 }
 
 impl Redistributor {
-    /// Wakes the redistributor; only the kick is enabled, the guests' SGIs too.
+    /// Wakes the redistributor and takes its private interrupts over: all disabled, inactive, not pending, group 1, PPIs
+    /// level-sensitive as timers and the maintenance interrupt are. Only the kick is enabled.
     pub(crate) fn init(&self) {
         let registers = self.registers;
         registers.write32(WAKER, registers.read32(WAKER) & !WAKER_PROCESSOR_SLEEP);
         while registers.read32(WAKER) & WAKER_CHILDREN_ASLEEP != 0 {
             core::hint::spin_loop();
         }
-        registers.write32(ICENABLER0, u32::MAX);
-        self.wait();
-        registers.write32(ICPENDR0, u32::MAX);
-        registers.write32(ICACTIVER0, u32::MAX);
-        registers.write32(IGROUPR0, u32::MAX);
-        for word in 0..8 {
-            registers.write32(IPRIORITYR + 4 * word, u32::from_le_bytes([PRIORITY; 4]));
+        // GICR_TYPER.PPInum: words of extended PPIs, which nobody here uses, but a loader may have (0 without them).
+        let extended_words = (registers.read64(TYPER) >> 27 & 0x1f).min(2) as usize;
+        for word in 0..=extended_words {
+            registers.write32(ICENABLER0 + 4 * word, u32::MAX);
         }
-        registers.write32(ISENABLER0, (1 << (KICK_SGI + 1)) - 1);
+        self.wait();
+        for word in 0..=extended_words {
+            registers.write32(ICPENDR0 + 4 * word, u32::MAX);
+            registers.write32(ICACTIVER0 + 4 * word, u32::MAX);
+            registers.write32(IGROUPR0 + 4 * word, u32::MAX);
+        }
+        registers.write32(ICFGR1, 0);
+        for word in 0..8 {
+            registers.write32(IPRIORITYR + 4 * word, u32::from_le_bytes([Priority::Guest as u8; 4]));
+        }
+        self.enable_own(KICK_SGI, Priority::Service);
     }
 
     fn wait(&self) {
@@ -93,25 +136,45 @@ impl Redistributor {
         }
     }
 
-    /// Enables private interrupt `intid`.
-    pub(crate) fn enable(&self, intid: u32) {
-        self.registers.write32(ISENABLER0, 1 << intid);
+    /// Enables private interrupt `intid` of EL2's own.
+    pub(crate) fn enable_own(&self, intid: u32, priority: Priority) {
+        self.registers.write8(IPRIORITYR + intid as usize, priority as u8);
+        self.enable(1 << intid);
     }
 
-    /// Disables private interrupt `intid`, with effect when this returns.
-    pub(crate) fn disable(&self, intid: u32) {
-        self.registers.write32(ICENABLER0, 1 << intid);
+    /// Enables the private interrupts of `mask`.
+    pub(crate) fn enable(&self, mask: u32) {
+        self.registers.write32(ISENABLER0, mask);
+    }
+
+    /// Disables the private interrupts of `mask`, with effect when this returns: they stay pending here.
+    pub(crate) fn disable(&self, mask: u32) {
+        self.registers.write32(ICENABLER0, mask);
         self.wait();
     }
 
-    /// Which private interrupts are pending, lines that are high among them.
+    /// Returns which private interrupts are pending, lines that are high among them.
     pub(crate) fn pending(&self) -> u32 {
         self.registers.read32(ISPENDR0)
     }
 
-    /// Makes the private interrupts of `mask` neither pending nor active.
-    pub(crate) fn clear(&self, mask: u32) {
+    /// Makes the private interrupts of `mask` pending.
+    pub(crate) fn set_pending(&self, mask: u32) {
+        self.registers.write32(ISPENDR0, mask);
+    }
+
+    /// Makes the private interrupts of `mask` not pending, but for lines that are high.
+    pub(crate) fn clear_pending(&self, mask: u32) {
         self.registers.write32(ICPENDR0, mask);
+    }
+
+    /// Makes the private interrupts of `mask` active.
+    pub(crate) fn set_active(&self, mask: u32) {
+        self.registers.write32(ISACTIVER0, mask);
+    }
+
+    /// Makes the private interrupts of `mask` inactive.
+    pub(crate) fn clear_active(&self, mask: u32) {
         self.registers.write32(ICACTIVER0, mask);
     }
 }

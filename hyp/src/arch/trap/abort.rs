@@ -2,8 +2,8 @@
 
 use super::memory::{self, Access};
 use super::{counted, inject, interrupt, is_big_endian, is_plain, skip_instruction, skip_plain_instruction};
-use crate::arch::cpu;
 use crate::arch::vectors::{Frame, KEEP, Reload};
+use crate::arch::{cpu, vcpu};
 use crate::device::data_abort::Syndrome;
 use crate::device::instruction;
 use crate::device::vgic::{MAX_VCPUS, REDISTRIBUTOR_SIZE, Vgic};
@@ -139,6 +139,9 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
     if syndrome.is_write() {
         let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian());
         let kick = vgic.write_redistributor(index, offset, syndrome.size(), value);
+        if Vgic::clears_pending(offset, syndrome.size()) {
+            vcpu::clear_pending_sgis(guest.vcpus()[index].cpu(), value as u32);
+        }
         interrupt::kick(cpu, vcpu, kick);
         return Some(KEEP);
     }
@@ -146,13 +149,8 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
     interrupt::kick(cpu, vcpu, readers);
     interrupt::wait_clean(cpu, vcpu, readers.0);
     let mut value = vgic.read_redistributor(index, offset, syndrome.size());
-    if Vgic::is_pending_word(offset)
-        && let Some(redistributor) = guest.vcpus()[index].cpu().redistributor()
-    {
-        let lines = redistributor.pending();
-        for link in vgic.links() {
-            value |= u64::from(lines >> (link.physical_intid & 31) & 1) << link.virtual_intid;
-        }
+    if Vgic::is_pending_word(offset) && syndrome.size() == 4 {
+        value |= u64::from(vgic.from_physical(vcpu::pending_interrupts(guest.vcpus()[index].cpu())));
     }
     Some(frame.set(syndrome.register(), syndrome.loaded(value, is_big_endian())))
 }

@@ -3,7 +3,7 @@
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::{KICK_SGI, Lists, cpu_interface};
 use crate::arch::sysreg::instruction;
-use crate::arch::{fatal, monitor, timer, trace, uart};
+use crate::arch::{fatal, monitor, timer, trace, uart, vcpu};
 use crate::device::vgic::list_register::ListRegister;
 use crate::device::vgic::{DIRECT_SGIS, Kick};
 use crate::guest::{self, migration};
@@ -38,12 +38,13 @@ pub(super) fn from_guest(cpu: &'static PerCpu, intid: u32) {
     super::counted(cpu, Exit::Interrupt, || slow(cpu, intid));
 }
 
-/// Everything else.
+/// Handles an acknowledged interrupt that does not go straight on to the guest.
 #[inline(never)]
 fn slow(cpu: &'static PerCpu, intid: u32) {
-    if intid >= cpu_interface::SPECIAL {
+    if cpu_interface::is_special(intid) {
         return;
     }
+    cpu_interface::synchronize();
     cpu_interface::drop_priority(intid);
     if timer::is_guest_timer(intid) {
         // Stays active until the guest deactivates it.
@@ -65,8 +66,8 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
                 let others = vcpu.guest().vgic().arrive(vcpu.index(), sgi, &cpu.local, &Lists);
                 kick_others(cpu, others);
             }
-            // A vCPU that is off keeps the SGI pending, as its redistributor would.
-            None => guest::pend_offline(cpu.index(), sgi),
+            // It is disabled here while the vCPU is off, so it came just before that: it stays pending, as it would have.
+            None => vcpu::pend_sgi(cpu, sgi),
         },
         intid if timer::is_maintenance(intid) => {
             if let Some(vcpu) = cpu.vcpu() {
@@ -144,11 +145,13 @@ pub(super) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu, mask:
 }
 
 /// Handles interrupts that are pending while this CPU works at EL2 without a guest, as an idle CPU or in long
-/// work does. With a guest on this CPU, its interrupts wait for it to run again.
+/// work does. With a guest on this CPU, its interrupts wait for it to run again. Those that come faster than they are
+/// handled are left for the next call: they are still pending, so that a WFI ends at once.
 pub(crate) fn poll(cpu: &'static PerCpu) {
-    loop {
+    const LIMIT: usize = 32;
+    for _ in 0..LIMIT {
         let intid = cpu_interface::acknowledge();
-        if intid >= cpu_interface::SPECIAL {
+        if cpu_interface::is_special(intid) {
             return;
         }
         slow(cpu, intid);

@@ -24,6 +24,12 @@ const ICC_SGI1R: u64 = register(3, 0, 12, 11, 5);
 const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
 const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
 const ICC_DIR: u64 = register(3, 0, 12, 11, 1);
+/// Registers that trap with ICC_DIR_EL1 on a CPU that cannot trap it alone ([`vgic::common_registers`]).
+///
+/// [`vgic::common_registers`]: crate::device::vgic::common_registers
+const ICC_CTLR: u64 = register(3, 0, 12, 12, 4);
+const ICC_PMR: u64 = register(3, 0, 4, 6, 0);
+const ICC_RPR: u64 = register(3, 0, 12, 11, 3);
 
 /// ERRIDR_EL1, ERRSELR_EL1, and of the selected record ERXFR_EL1, ERXCTLR_EL1, ERXSTATUS_EL1, ERXADDR_EL1, ERXMISC0_EL1,
 /// ERXMISC1_EL1.
@@ -186,6 +192,11 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             let others = vgic.deactivate(vcpu.index(), value as u32 & 0xff_ffff, &cpu.local, &Lists);
             interrupt::kick(cpu, vcpu, others);
         }
+        (ICC_CTLR, true) => reload = frame.set(moved, Lists.control()),
+        (ICC_CTLR, false) => Lists.set_control(value),
+        (ICC_PMR, true) => reload = frame.set(moved, Lists.priority_mask()),
+        (ICC_PMR, false) => Lists.set_priority_mask(value),
+        (ICC_RPR, true) => reload = frame.set(moved, Lists.running_priority()),
         (control, false) if write_translation_control(cpu, control, value) => {}
         (ACTLR, true) => reload = frame.set(moved, 0),
         (ACTLR, false) => {}

@@ -19,6 +19,9 @@ pub(super) struct Bank {
     pub(super) edge: u32,
     /// Linked to a physical interrupt, which holds the line itself.
     pub(super) hardware: u32,
+    /// Of `hardware`, pending since software has written ISPENDR, whatever the line says. While such an interrupt is in a
+    /// list register the physical one is active, as if it had arrived, so that the guest's deactivation finds it so.
+    pub(super) latched: u32,
     /// Pending in a list register, as of when it was filled: for reads.
     pub(super) listed_pending: u32,
     /// Of these, pending because it was latched, not because its line was high.
@@ -45,6 +48,7 @@ impl Bank {
             group: 0,
             edge: 0,
             hardware: 0,
+            latched: 0,
             listed_pending: 0,
             listed_latch: 0,
             listed_active: 0,

@@ -72,10 +72,12 @@ impl State {
             BitRegister::ClearEnable => bank.enabled &= !value,
             BitRegister::SetPending => {
                 bank.pending |= value;
+                bank.latched |= value & bank.hardware;
                 bank.cancel_pending &= !value;
             }
             BitRegister::ClearPending => {
                 bank.pending &= !value;
+                bank.latched &= !value;
                 bank.cancel_pending |= value;
             }
             BitRegister::SetActive => {

@@ -58,6 +58,8 @@ pub trait ListRegisters {
     fn request_maintenance(&self, underflow: bool, not_present: bool);
     /// Whether the line of a physical private interrupt of this CPU is high.
     fn is_line_high(&self, physical_intid: u32) -> bool;
+    /// Makes a physical private interrupt of this CPU active, as if it had been acknowledged.
+    fn activate(&self, physical_intid: u32);
     /// Deactivates a physical interrupt.
     fn deactivate(&self, physical_intid: u32);
     /// Enables or disables a physical private interrupt of this CPU.

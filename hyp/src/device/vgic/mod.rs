@@ -17,6 +17,7 @@
 //! another vGIC's is held.
 
 mod bank;
+pub mod common_registers;
 mod distributor;
 pub mod list_register;
 mod local;
@@ -26,11 +27,10 @@ pub use redistributor::REDISTRIBUTOR_SIZE;
 mod tests;
 
 use bank::{Bank, NOBODY};
-use core::sync::atomic::{AtomicU32, Ordering};
 use list_register::{ListRegister, ListRegisters};
 pub use local::Local;
 use local::{MAX_LIST_REGISTERS, NO_INTID};
-use spin::Mutex;
+use stage2::sync::{Counter, Lock, Ordering};
 
 /// vCPUs that one guest can have: what one SGI target list can name (IHI 0069H, 12.2.19).
 pub const MAX_VCPUS: usize = 16;
@@ -38,7 +38,7 @@ pub const MAX_VCPUS: usize = 16;
 const SHARED_BANKS: usize = 3;
 /// INTIDs below this exist.
 pub const INTID_LIMIT: u32 = 32 * (1 + SHARED_BANKS as u32);
-/// Physical SGIs that stand for the guest's SGI of the same number. The others go through [`Vgic::set_pending`]:
+/// Physical SGIs that stand for the guest's SGI of the same number. The others go through [`Vgic::send_sgi`]:
 /// software cannot rely on more than eight non-secure SGIs, and Ballast needs one (IHI 0069H, 4.1 "SGIs 0-7").
 pub const DIRECT_SGIS: u32 = 7;
 
@@ -58,8 +58,10 @@ pub struct Kick(pub u32);
 
 /// A guest's interrupt controller.
 pub struct Vgic {
-    state: Mutex<State>,
-    dirty: AtomicU32,
+    state: Lock<State>,
+    /// vCPUs that have yet to refill, a bit each. Written under the lock; read without it by a CPU that was kicked, after
+    /// [`synchronize`](crate::arch) has ordered that after the kick.
+    dirty: Counter,
     vcpu_count: usize,
     links: [HardwareLink; 2],
 }
@@ -155,7 +157,7 @@ impl Vgic {
     /// Of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) whose timers are `links`.
     pub fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
         let vgic = Self {
-            state: Mutex::new(State {
+            state: Lock::new(State {
                 groups: 0,
                 private: [const { Bank::new() }; MAX_VCPUS],
                 shared: [const { Bank::new() }; SHARED_BANKS],
@@ -163,7 +165,7 @@ impl Vgic {
                 online: 0,
                 asleep: u32::MAX,
             }),
-            dirty: AtomicU32::new(0),
+            dirty: Counter::new(0),
             vcpu_count: vcpu_count.min(MAX_VCPUS),
             links,
         };
@@ -240,31 +242,29 @@ impl Vgic {
             }
         }
         local.physical_enabled.set(0);
-        state.private[vcpu].active &= !state.private[vcpu].hardware;
+        let bank = &mut state.private[vcpu];
+        bank.active &= !bank.hardware;
+        // The line says it anew when the vCPU runs again.
+        bank.pending &= !bank.hardware | bank.latched;
         state.online &= !(1 << vcpu);
         self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
         let online = state.online;
         self.mark(&state, online)
     }
 
-    /// Makes private interrupt `intid` of `vcpu` pending, as an edge would.
-    pub fn set_pending(&self, vcpu: usize, intid: u32) -> Kick {
-        let mut state = self.state.lock();
-        if vcpu >= self.vcpu_count || intid >= 32 {
-            return Kick(0);
-        }
-        state.private[vcpu].pending |= 1 << intid;
-        self.mark(&state, 1 << vcpu)
-    }
-
-    /// A vCPU sends SGI `intid` of group 1 or 0 to `target`: it is pending there if it is configured for that group
+    /// Makes SGI `intid` of group 1 or 0 pending for vCPU `target` if it is configured for that group there
     /// (IHI 0069H, 12.2.18 and 12.2.19).
     pub fn send_sgi(&self, target: usize, intid: u32, is_group1: bool) -> Kick {
-        let is_ours = |state: &State| (state.private[target].group >> intid & 1 != 0) == is_group1;
-        if target >= self.vcpu_count || intid >= 16 || !is_ours(&self.state.lock()) {
+        if target >= self.vcpu_count || intid >= 16 {
             return Kick(0);
         }
-        self.set_pending(target, intid)
+        let mut state = self.state.lock();
+        let bank = &mut state.private[target];
+        if (bank.group >> intid & 1 != 0) != is_group1 {
+            return Kick(0);
+        }
+        bank.pending |= 1 << intid;
+        self.mark(&state, 1 << target)
     }
 
     /// Sets the input line of shared interrupt `intid`.
@@ -289,6 +289,14 @@ impl Vgic {
     /// The PPIs that hardware raises: what the guest sees and what the CPU has.
     pub fn links(&self) -> &[HardwareLink] {
         &self.links
+    }
+
+    /// Returns the guest's private interrupts that the physical ones of `mask` stand for, a bit each.
+    pub fn from_physical(&self, mask: u32) -> u32 {
+        let sgis = mask & ((1 << DIRECT_SGIS) - 1);
+        self.links
+            .iter()
+            .fold(sgis, |all, link| all | (mask >> (link.physical_intid & 31) & 1) << link.virtual_intid)
     }
 
     /// A physical interrupt that `local` could not inject.
@@ -341,11 +349,13 @@ impl Vgic {
             let (mut pending, mut active) = (lr.pending(), lr.active());
             if bank.hardware & bit != 0 {
                 let physical = u32::from(lr.physical_intid());
+                let is_latched = bank.latched & bit != 0;
                 let is_wanted = bank.forwarded(groups) & bit != 0 && bank.cancel_pending & bit == 0;
-                if pending && !active && !(is_wanted && lrs.is_line_high(physical)) {
-                    // Nobody is to take it. Deactivated, the physical interrupt comes again when it is due.
+                if pending && !active && !(is_wanted && (is_latched || lrs.is_line_high(physical))) {
+                    // Nobody is to take it now. Deactivated, the physical interrupt comes again when it is due; what
+                    // software has made pending stays so.
                     lrs.deactivate(physical);
-                    pending = false;
+                    pending = is_latched;
                 } else if active && bank.cancel_active & bit != 0 {
                     lrs.deactivate(physical);
                 }
@@ -354,6 +364,10 @@ impl Vgic {
                 pending = false;
             }
             pending &= bank.cancel_pending & bit == 0;
+            if !pending && bank.pending & bit == 0 {
+                // Taken, or withdrawn.
+                bank.latched &= !bit;
+            }
             active &= bank.cancel_active & bit == 0;
             bank.cancel_pending &= !bit;
             bank.cancel_active &= !bit;
@@ -474,6 +488,11 @@ impl Vgic {
                 }
             }
         }
+        // A hardware interrupt that is pending beside active waits until it is not active any more.
+        let waits = |candidate: &Candidate| {
+            candidate.pending && Self::is_latched_behind_active(state, vcpu, candidate)
+        };
+        left_pending |= chosen.iter().any(waits);
         self.place(state, vcpu, local, lrs, &before.held[..count], &chosen);
         for candidate in chosen.iter().filter(|candidate| candidate.pending && !before.had_given(candidate)) {
             lrs.given(candidate.intid);
@@ -515,11 +534,19 @@ impl Vgic {
             match slots[slot] {
                 Some(index) => {
                     let candidate = chosen[index];
+                    let is_waiting = Self::is_latched_behind_active(state, vcpu, &candidate);
+                    if let Some(physical) = self.physical(candidate.intid)
+                        && candidate.pending
+                        && !is_waiting
+                        && Self::is_latched(state, vcpu, candidate.intid)
+                    {
+                        lrs.activate(physical);
+                    }
                     lrs.write(slot, self.list_register(state, vcpu, candidate));
                     local.set_held(slot, candidate.intid, self.physical(candidate.intid));
                     let bit = 1 << (candidate.intid % 32);
                     let bank = state.bank(vcpu, candidate.intid as usize / 32);
-                    if candidate.pending {
+                    if candidate.pending && !is_waiting {
                         bank.listed_latch |= bank.pending & bit;
                         bank.pending &= !bit;
                         bank.listed_pending |= bit;
@@ -541,6 +568,16 @@ impl Vgic {
                 }
             }
         }
+    }
+
+    /// Returns whether hardware interrupt `intid` of `vcpu` is pending since software has made it so.
+    fn is_latched(state: &State, vcpu: usize, intid: u32) -> bool {
+        intid < 32 && state.private[vcpu].latched >> intid & 1 != 0
+    }
+
+    /// Returns whether `candidate` is such an interrupt and active: its list register can only say that it is active.
+    fn is_latched_behind_active(state: &State, vcpu: usize, candidate: &Candidate) -> bool {
+        candidate.active && Self::is_latched(state, vcpu, candidate.intid)
     }
 
     /// The list register for `candidate`.
@@ -593,7 +630,8 @@ impl Vgic {
             let candidate = Candidate { intid, priority, pending: true, active: false };
             // With more waiting than there are list registers, order by priority needs the slow path.
             let is_group1 = state.private[vcpu].group >> intid & 1 != 0;
-            let is_direct = is_forwarded && !is_overflowing && (is_group1 || intid >= 16);
+            let is_latched = Self::is_latched(state, vcpu, intid);
+            let is_direct = is_forwarded && !is_overflowing && !is_latched && (is_group1 || intid >= 16);
             let value = is_direct.then(|| self.list_register(state, vcpu, candidate));
             local.set_direct(physical, value);
             if intid >= 16 && (local.physical_enabled.get() >> physical & 1 != 0) != is_forwarded {

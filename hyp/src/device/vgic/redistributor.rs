@@ -8,6 +8,8 @@ pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 /// Where the SGI frame begins.
 const SGI_FRAME: u64 = 0x1_0000;
 
+/// GICR_CTLR.RWP: a write has not taken effect yet.
+const CTLR_RWP: u32 = 1 << 3;
 /// GICR_WAKER.ProcessorSleep and ChildrenAsleep.
 const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
@@ -39,6 +41,11 @@ impl Vgic {
         matches!(offset.wrapping_sub(SGI_FRAME), 0x200 | 0x280)
     }
 
+    /// Returns whether a write of `size` bytes at `offset` makes private interrupts not pending (GICR_ICPENDR0).
+    pub fn clears_pending(offset: u64, size: u64) -> bool {
+        (offset, size) == (SGI_FRAME + 0x280, 4)
+    }
+
     /// Reads `size` bytes at `offset` of the frames of `vcpu`. What does not exist reads as zero.
     pub fn read_redistributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
         if offset & !7 == 0x0008 && (size == 8 || size == 4) && offset & (size - 1) == 0 {
@@ -54,6 +61,7 @@ impl Vgic {
         }
         let mut state = self.state.lock();
         let value = match offset {
+            0x0000 if self.dirty() & state.online & 1 << vcpu != 0 => CTLR_RWP,
             0x0004 => IIDR,
             0x0014 if state.asleep >> vcpu & 1 != 0 => WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP,
             0xffe8 => PIDR2,

@@ -27,6 +27,8 @@ struct Fake {
     eoi_count: Cell<u32>,
     underflow: Cell<bool>,
     deactivated: RefCell<Vec<u32>>,
+    /// Physical interrupts that were made active, and not deactivated since.
+    active: Cell<u32>,
     lines: Cell<u32>,
     enabled: Cell<u32>,
 }
@@ -53,7 +55,11 @@ impl ListRegisters for Fake {
     fn is_line_high(&self, physical_intid: u32) -> bool {
         self.lines.get() >> physical_intid & 1 != 0
     }
+    fn activate(&self, physical_intid: u32) {
+        self.active.set(self.active.get() | 1 << physical_intid);
+    }
     fn deactivate(&self, physical_intid: u32) {
+        self.active.set(self.active.get() & !(1 << physical_intid));
         self.deactivated.borrow_mut().push(physical_intid);
     }
     fn set_physical_enable(&self, physical_intid: u32, is_enabled: bool) {
@@ -78,7 +84,12 @@ impl Fake {
     fn end(&self, intid: u32) {
         let mut lrs = self.lrs.borrow_mut();
         match lrs.iter_mut().find(|lr| lr.active() && lr.virtual_intid() == intid) {
-            Some(lr) => *lr = lr.with_active(false),
+            Some(lr) => {
+                *lr = lr.with_active(false);
+                if lr.hardware() {
+                    self.active.set(self.active.get() & !(1 << lr.physical_intid()));
+                }
+            }
             None => self.eoi_count.set(self.eoi_count.get() + 1),
         }
     }
@@ -289,6 +300,79 @@ fn two_timers_at_once_do_not_drive_each_other_out() {
 }
 
 #[test]
+fn a_timer_that_software_makes_pending_comes_once_whatever_its_line_says() {
+    let guest = Guest::new(1);
+    let lrs = guest.lrs(0);
+    guest.redistributor(0, 0x100, 1 << 27);
+    guest.redistributor(0, 0x200, 1 << 27);
+    assert_eq!(lrs.active.get(), 1 << 27, "the guest's deactivation has to find it active");
+    // It stays while others look.
+    guest.maintain(0);
+    assert_eq!(guest.read_redistributor(0, 0x200) & 1 << 27, 1 << 27);
+    assert_eq!(lrs.acknowledge(), Some(27));
+    assert_eq!(guest.read_redistributor(0, 0x300) & 1 << 27, 1 << 27);
+    // Made pending again by its own handler: it comes when it is not active any more.
+    guest.redistributor(0, 0x200, 1 << 27);
+    assert_eq!(lrs.acknowledge(), None);
+    assert!(lrs.underflow.get(), "nothing else would bring it");
+    lrs.end(27);
+    assert_eq!(lrs.active.get(), 0);
+    guest.maintain(0);
+    assert_eq!((lrs.acknowledge(), lrs.active.get()), (Some(27), 1 << 27));
+    lrs.end(27);
+    guest.maintain(0);
+    assert_eq!((lrs.acknowledge(), lrs.active.get()), (None, 0));
+    // While it is disabled it waits, without keeping the physical one active; and it can be taken back.
+    guest.redistributor(0, 0x200, 1 << 27);
+    guest.redistributor(0, 0x180, 1 << 27);
+    assert_eq!((lrs.acknowledge(), lrs.active.get()), (None, 0));
+    assert_eq!(guest.read_redistributor(0, 0x200) & 1 << 27, 1 << 27);
+    guest.redistributor(0, 0x100, 1 << 27);
+    assert_eq!(lrs.active.get(), 1 << 27);
+    guest.redistributor(0, 0x280, 1 << 27);
+    assert_eq!((lrs.acknowledge(), lrs.active.get()), (None, 0));
+    // What the line says is the line's again.
+    let (local, lrs) = &guest.cpus[0];
+    lrs.lines.set(1 << 27);
+    if local.inject(27, lrs).is_none() {
+        guest.settle(guest.vgic.arrive(0, 27, local, lrs));
+    }
+    lrs.lines.set(0);
+    guest.maintain(0);
+    assert_eq!(lrs.acknowledge(), None);
+}
+
+#[test]
+fn a_timer_that_software_has_made_pending_is_so_after_its_vcpu_was_off() {
+    let guest = Guest::new(2);
+    let (local, lrs) = &guest.cpus[1];
+    guest.redistributor(1, 0x100, 1 << 27 | 1 << 30);
+    guest.redistributor(1, 0x200, 1 << 27);
+    // The line of the other is high, and then the vCPU goes off, which stops its timers.
+    lrs.lines.set(1 << 30);
+    guest.settle(guest.vgic.arrive(1, 30, local, lrs));
+    let _ = guest.vgic.take_offline(1, local, lrs);
+    lrs.lines.set(0);
+    lrs.active.set(0);
+    guest.vgic.bring_online(1, local, lrs);
+    assert_eq!((lrs.acknowledge(), lrs.active.get()), (Some(27), 1 << 27));
+    lrs.end(27);
+    assert_eq!(lrs.acknowledge(), None, "its line is low");
+}
+
+#[test]
+fn pending_physical_interrupts_have_the_guests_numbers() {
+    let links = [
+        HardwareLink { virtual_intid: 27, physical_intid: 20 },
+        HardwareLink { virtual_intid: 30, physical_intid: 30 },
+    ];
+    let vgic = Vgic::new(1, links);
+    assert_eq!(vgic.from_physical(u32::MAX), 1 << 27 | 1 << 30 | 0x7f, "not EL2's kick");
+    assert_eq!(vgic.from_physical(1 << 20 | 1 << 3), 1 << 27 | 1 << 3);
+    assert_eq!(vgic.from_physical(1 << 27), 0);
+}
+
+#[test]
 fn what_a_vcpu_leaves_behind_goes_to_others() {
     let guest = Guest::new(2);
     guest.write(ISENABLER + 4, 1);
@@ -334,6 +418,12 @@ fn readwaits_until_everybody_has_taken_notice() {
     assert_eq!(guest.vgic.read_distributor(0, CTLR, 4) >> 31, 1);
     guest.settle(kick);
     assert_eq!(guest.vgic.read_distributor(0, CTLR, 4) >> 31, 0);
+    // The redistributor of another vCPU likewise (GICR_CTLR.RWP), and of that one alone.
+    let kick = guest.vgic.write_redistributor(1, SGI_FRAME + 0x180, 4, 1);
+    let waiting = |vcpu| guest.vgic.read_redistributor(vcpu, 0, 4);
+    assert_eq!((waiting(0), waiting(1)), (0, 1 << 3));
+    guest.settle(kick);
+    assert_eq!((waiting(0), waiting(1)), (0, 0));
 }
 
 proptest::proptest! {

@@ -27,6 +27,9 @@ const GUESTS: &[&str] = &[
     "pattern",
     "firmware",
     "loader",
+    "wakeup",
+    "flood",
+    "gicloader",
 ];
 /// Programs for Linux.
 const PROGRAMS: [&str; 1] = ["mbind"];

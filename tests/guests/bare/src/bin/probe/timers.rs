@@ -131,6 +131,34 @@ macro_rules! timer_checks {
             }
             equal!(concat!($prefix, "_200_times"), taken, 200);
             msr!($ctl, 0);
+
+            // Made pending by software while its line is low: there until it is taken, or taken back.
+            gic::set_bit(register::ISPENDR, intid);
+            equal!(concat!($prefix, "_made_pending"), gic::bit(register::ISPENDR, intid), true);
+            equal!(concat!($prefix, "_still_pending"), gic::bit(register::ISPENDR, intid), true);
+            irq::settle(1);
+            equal!(concat!($prefix, "_made_pending_comes"), irq::came(&[intid]), true);
+            irq::clear();
+            gic::set_bit(register::ISPENDR, intid);
+            gic::set_bit(register::ICPENDR, intid);
+            equal!(concat!($prefix, "_not_pending_any_more"), gic::bit(register::ISPENDR, intid), false);
+            irq::settle(0);
+            equal!(concat!($prefix, "_taken_back_by_register"), irq::count(), 0);
+            gic::set_bit(register::ISPENDR, intid);
+            gic::disable(intid);
+            irq::settle(0);
+            equal!(concat!($prefix, "_disabled_waits"), irq::count(), 0);
+            gic::enable(intid);
+            irq::settle(1);
+            equal!(concat!($prefix, "_enabled_comes"), irq::came(&[intid]), true);
+            irq::clear();
+            // And the timer itself fires as before.
+            msr!($cval, 0);
+            msr!($ctl, 1);
+            irq::settle(1);
+            equal!(concat!($prefix, "_fires_after_that"), irq::came(&[intid]), true);
+            irq::clear();
+            msr!($ctl, 0);
             gic::disable(intid);
         }
     };

@@ -1,0 +1,73 @@
+//! Three CPUs that flood one with interrupts, as fast as they can.
+//!
+//! Boot arguments: `flood=sgi` (SGIs 0 to 6) or `flood=kick` (writes to the redistributor of the CPU, so that a hypervisor
+//! has to look there), `target=N` (the CPU that is flooded; default 0). The other CPUs but N send; CPU 0 never does. CPU 3
+//! keeps a timer due in the near future, so that an emulator that runs one CPU at a time changes between them within a few
+//! hundred instructions.
+//!
+//! Prints `flood ready` and goes on for ever.
+
+#![no_std]
+#![no_main]
+
+use bare::gic::{self, register};
+use bare::platform::Platform;
+use bare::{boot, exception, mmio, msr, say, smp, timer};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+bare::entry!(main);
+
+static TARGET: AtomicUsize = AtomicUsize::new(0);
+static IS_KICK: AtomicBool = AtomicBool::new(false);
+/// SGIs that a hypervisor may pass on by itself.
+const SGIS: u32 = 7;
+/// How far in the future the timer is due, in ticks.
+const NEAR: u64 = 64;
+
+fn main(platform: &'static Platform) {
+    let target = platform.number("target").unwrap_or(0) as usize;
+    TARGET.store(target, Ordering::Relaxed);
+    IS_KICK.store(platform.argument("flood") == Some("kick"), Ordering::Relaxed);
+    prepare();
+    if smp::start_all(flood) != 4 {
+        say!("flood FAIL it takes four CPUs");
+        return;
+    }
+    say!("flood ready");
+    loop {
+        bare::instruction!("nop");
+    }
+}
+
+fn prepare() {
+    exception::on_irq(|| {
+        let intid = gic::acknowledge();
+        if intid < 1020 {
+            gic::end(intid);
+        }
+    });
+    (0..SGIS).for_each(gic::enable);
+    bare::register::unmask_interrupts();
+}
+
+fn flood(index: usize) {
+    prepare();
+    let target = TARGET.load(Ordering::Acquire);
+    let affinity = boot::platform().map_or(0, |platform| platform.cpus()[target]);
+    let enable = gic::redistributor(target) + register::GICR_SGI + register::ISENABLER;
+    let mut sgi = 0;
+    while target != 0 && index == target {
+        bare::instruction!("nop");
+    }
+    loop {
+        if index == 3 {
+            timer::arm_virtual(timer::now() + NEAR);
+        }
+        if IS_KICK.load(Ordering::Relaxed) {
+            mmio::write32(enable, 1);
+        } else {
+            msr!("icc_sgi1r_el1", gic::sgi_target(sgi, affinity));
+            sgi = (sgi + 1) % SGIS;
+        }
+    }
+}
