@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod arch;
 pub mod board;
 pub mod device;
+pub mod errata;
 #[cfg(target_os = "none")]
 pub mod guest;
 pub mod log;
@@ -16,3 +17,4 @@ pub mod monitor;
 pub mod physical;
 pub mod requests;
 pub mod tables;
+pub mod translation;

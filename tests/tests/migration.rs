@@ -125,6 +125,13 @@ fn stress_while_its_own_cpus_move_its_memory_a_hundred_times() {
     stress(Setup::new().cpu("max"), 4, 8, 100);
 }
 
+#[test]
+fn stress_on_cpus_whose_errata_concern_stage_2() {
+    for cpu in ["cortex-a55", "cortex-a57"] {
+        stress(Setup::new().cpu(cpu), 3, 8, 5);
+    }
+}
+
 /// What the guest `pattern` hides the addresses by that its words hold.
 const KEY: u64 = 0x5ca1_ab1e_0000_0000;
 

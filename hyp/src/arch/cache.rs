@@ -3,6 +3,7 @@
 //! A guest begins with its caches off, and may turn them off again: what EL2 writes for it through the cache must
 //! reach the point of coherency, and no stale line may cover what the guest writes past the cache.
 
+use super::errata;
 use super::sysreg::{instruction, read};
 
 /// Bytes of the smallest data cache line (CTR_EL0.DminLine, in words).
@@ -27,7 +28,8 @@ pub(crate) fn clean_invalidate(address: usize, size: usize) {
 pub(crate) fn complete() {
     instruction!("dsb ish");
     instruction!("ic ialluis");
-    instruction!("dsb ish");
+    // Neoverse N1 needs more than that (erratum 1542419).
+    errata::complete_invalidations();
     instruction!("isb");
 }
 

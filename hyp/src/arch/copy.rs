@@ -15,7 +15,7 @@
 
 use super::sysreg::{instruction, read};
 use super::window::close_all;
-use super::{cache, cpu, features};
+use super::{cache, cpu, errata, features};
 use core::mem::MaybeUninit;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
 use stage2::migrate::SOME;
@@ -162,10 +162,12 @@ pub(crate) fn clean(frame: Frame, count: u64) {
     window.close();
 }
 
-/// DSB ISH; IC IALLUIS, unless instruction caches look at data (CTR_EL0.DIC); DSB ISH; ISB (Arm ARM D7.5.9).
+/// Makes copied instructions what every CPU fetches: DSB ISH; IC IALLUIS, unless instruction caches look at data
+/// (CTR_EL0.DIC); DSB ISH; ISB (Arm ARM D7.5.9). With DIC, Neoverse N1 may fetch stale instructions (erratum 1542419), unless
+/// a TLBI of anything and a DSB follow, which it needs for other errata too.
 pub(crate) fn synchronise_fetches() {
     if read!("ctr_el0") >> 29 & 1 != 0 {
-        instruction!("dsb ish");
+        errata::complete_invalidations();
         instruction!("isb");
     } else {
         cache::complete();

@@ -235,8 +235,8 @@ pub(super) fn set_count(count: usize) {
     COUNT.store(count.min(MAX_CPUS), Ordering::Release);
 }
 
-/// All of them.
-pub fn all() -> impl Iterator<Item = &'static PerCpu> {
+/// Returns all of them.
+pub fn all() -> impl Iterator<Item = &'static PerCpu> + Clone {
     CPUS[..count()].iter()
 }
 

@@ -2,8 +2,8 @@
 
 use super::sysreg::{instruction, read, write};
 use crate::device::identification;
-use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, Readable, VTCR_EL2, Writeable};
-use stage2::table::Geometry;
+use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, Readable, Writeable};
+use stage2::table::{Geometry, TableError};
 
 fn field(value: u64, shift: u32) -> u64 {
     value >> shift & 15
@@ -44,6 +44,14 @@ pub(crate) fn pa_bits() -> u8 {
         4 => 44,
         _ => 48,
     }
+}
+
+/// Returns the geometry of guests' address spaces: 40 bits, or as many as this CPU's physical addresses have.
+///
+/// # Errors
+/// None: the architecture has a geometry for each number of [`pa_bits`].
+pub(crate) fn guest_geometry() -> Result<Geometry, TableError> {
+    Geometry::new(pa_bits().min(40), pa_bits())
 }
 
 /// VTCR_EL2.HA, which lets hardware keep the access flags of stage 2, where it can: ID_AA64MMFR1_EL1.HAFDBS. A CPU that
@@ -143,7 +151,8 @@ const MDCR: u64 = 1 << 6 | 1 << 5;
 const MDCR_TPMS: u64 = 1 << 14;
 const MDCR_TTRF: u64 = 1 << 19;
 
-/// Sets this CPU's traps and enables for guests. Once a CPU, before any guest runs there.
+/// Sets this CPU's traps and enables for guests. Once a CPU, before any guest runs there, and after `vcpu::quiet`:
+/// HCR_EL2.VM makes the stage 2 in VTTBR_EL2 and VTCR_EL2, which are UNKNOWN after a reset, one that is walked.
 pub(super) fn configure() {
     let (pfr0, pfr1) = (read!("id_aa64pfr0_el1"), read!("id_aa64pfr1_el1"));
     let (isar1, isar2) = (read!("id_aa64isar1_el1"), read!("S3_0_C0_C6_2"));
@@ -178,10 +187,6 @@ pub(super) fn configure() {
     if has_sve() {
         // ZCR_EL2.LEN: the longest vectors.
         write!("S3_4_C1_C2_0", 0xf);
-    }
-
-    if let Ok(geometry) = Geometry::new(pa_bits().min(40), pa_bits()) {
-        VTCR_EL2.set(geometry.vtcr());
     }
 
     // HPMN stays as large as the number of counters, else it is CONSTRAINED UNPREDICTABLE (D24.3.22).

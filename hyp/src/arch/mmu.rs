@@ -20,16 +20,18 @@
 //! 4 KiB each, so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
 
 use super::cpu::{self, MAX_CPUS};
-use super::own;
+use super::{errata, own};
 use crate::physical::LINEAR_LIMIT;
 use crate::tables::{self, Need, Place, Stock, is_physical, tables_for};
+use crate::translation::Stage2;
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, Translation};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use spin::Mutex;
+use spin::{Mutex, Once};
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
+use stage2::table::Geometry;
 
 /// Where the image is linked (link.ld).
 pub(super) const IMAGE_BASE: usize = 0x8000_0000_0000;
@@ -73,7 +75,7 @@ const DEVICE: El23Attributes = El23Attributes::VALID
     .union(El23Attributes::ACCESSED)
     .union(El23Attributes::XN);
 
-/// What a window's level 2 entry holds besides the output address when it is in use: [`READ_WRITE`], a block.
+/// Contents of a window's level 2 entry besides the output address while it is in use: [`READ_WRITE`], a block.
 pub(super) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
 /// What it holds for cache maintenance: Normal Non-cacheable memory.
 pub(super) const WINDOW_BLOCK_UNCACHED: u64 =
@@ -147,8 +149,8 @@ static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
 
-/// Where the empty stage 2 lies.
-static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
+/// The stage 2 of CPUs that run no vCPU.
+static EMPTY_STAGE2: Once<Stage2> = Once::new();
 
 /// Why something could not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,7 +252,10 @@ impl Tables {
         let (region, flags) = (MemoryRegion::new(start, end), El23Attributes::empty());
         self.mapping
             .map_range(&region, PhysicalAddress(0), flags, Constraints::NO_CONTIGUOUS_HINT)
-            .map_err(|_| MapError::Refused)
+            .map_err(|_| MapError::Refused)?;
+        // The library has invalidated the pages one by one (TLBI VAE2IS).
+        errata::complete_invalidations();
+        Ok(())
     }
 }
 
@@ -336,18 +341,15 @@ pub(super) fn root() -> u64 {
     ROOT.load(Ordering::Acquire) as u64
 }
 
-/// log2 of the frames of an empty root of stage 2: two tables side by side, as guests' 40-bit addresses take
-/// (`stage2::table::Geometry`).
-pub(super) const EMPTY_STAGE2_ORDER: u8 = 1;
-
-/// Makes the block of [`EMPTY_STAGE2_ORDER`] zeroed frames at `pa` the root of stage 2 for CPUs that run no guest, for ever.
-pub(super) fn set_empty_stage2(pa: Pa) {
-    EMPTY_STAGE2.store(pa.get(), Ordering::Release);
+/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs that run no vCPU, for ever.
+pub(super) fn set_empty_stage2(pa: Pa, geometry: Geometry) {
+    // VMID 0 is nobody's.
+    EMPTY_STAGE2.call_once(|| Stage2 { vtcr: geometry.vtcr(), vttbr: pa.get() });
 }
 
-/// VTTBR_EL2 of a CPU that runs no guest: VMID 0, which is nobody's, and tables that hold nothing.
-pub(super) fn empty_vttbr() -> u64 {
-    EMPTY_STAGE2.load(Ordering::Acquire)
+/// Returns the stage 2 of a CPU that runs no vCPU: tables that hold nothing.
+pub(super) fn empty_stage2() -> Stage2 {
+    EMPTY_STAGE2.get().copied().unwrap_or(Stage2 { vtcr: 1 << 31, vttbr: 0 })
 }
 
 /// Physical address of the image.

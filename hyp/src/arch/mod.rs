@@ -9,6 +9,7 @@ mod coroutine;
 pub(crate) mod cost;
 pub mod cpu;
 mod device;
+mod errata;
 mod fatal;
 pub(crate) mod features;
 mod firmware;

@@ -7,7 +7,8 @@ use super::cpu::{self, MAX_CPUS};
 use super::gic::{Distributor, Redistributor, Region, cpu_interface, its};
 use super::window::Window;
 use super::{
-    boot, cache, fatal, features, firmware, heap, idle, mitigation, mmu, monitor, own, timer, uart, vectors,
+    boot, cache, errata, fatal, features, firmware, heap, idle, mitigation, mmu, monitor, own, timer, uart,
+    vectors,
 };
 use crate::board::{Board, Console, Extent, Gic, REDISTRIBUTOR_REGION_LIMIT};
 use crate::log;
@@ -174,10 +175,16 @@ pub(super) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     // Before RAM is handed out: the GIC may be writing to it.
     let distributor = init_interrupts(&board.gic);
     boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
-    mmu::set_empty_stage2(own_block(mmu::EMPTY_STAGE2_ORDER, "an empty stage 2"));
+    match features::guest_geometry() {
+        Ok(geometry) => {
+            mmu::set_empty_stage2(own_block(geometry.root_order(), "an empty stage 2"), geometry);
+        }
+        Err(error) => refuse(format_args!("guests' addresses: {error}")),
+    }
     init_cpu(0);
     start_secondaries(board);
     mitigation::report_gaps();
+    errata::report();
     uart::enable_interrupts(&distributor);
     crate::guest::set_up(board, configuration);
     start_monitor();
@@ -385,6 +392,7 @@ fn init_interrupts(gic: &Gic) -> Distributor {
 /// What each CPU does for itself, once memory and the distributor are there.
 fn init_cpu(index: usize) {
     let this = cpu::current();
+    errata::init_cpu();
     let redistributor: Option<Redistributor> =
         REDISTRIBUTORS.get().and_then(|regions| regions.iter().find_map(|region| region.find(this.mpidr())));
     let Some(redistributor) = redistributor else {
@@ -394,9 +402,9 @@ fn init_cpu(index: usize) {
     this.set_redistributor(redistributor);
     cpu_interface::init();
     timer::init_cpu();
+    super::vcpu::quiet();
     features::configure();
     mitigation::init_cpu(this);
-    super::vcpu::quiet();
     match (Window::new(index, 0), Window::new(index, 1)) {
         (Ok(first), Ok(second)) => this.set_windows([first, second]),
         (Err(error), _) | (_, Err(error)) => refuse(format_args!("CPU {index}: {error}")),

@@ -1,10 +1,11 @@
 //! Stage 2 TLB maintenance for one guest, on all CPUs (Arm ARM D8.17).
 //!
 //! TLBI by IPA and by VMID act on the VMID in VTTBR_EL2. The CPU that does it may have another guest's there, or
-//! none, so it is exchanged for the time of the instruction; EL2's own accesses do not use it.
+//! none, so it is exchanged for the time of the instruction (`translation`); EL2's own accesses do not use it.
 
+use super::errata;
 use super::sysreg::{instruction, read};
-use aarch64_cpu::registers::{Readable, VTTBR_EL2, Writeable};
+use crate::translation;
 use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::addr::{Ipa, Pa};
 use stage2::table::{Cached, Level, Maintenance};
@@ -32,18 +33,7 @@ impl Tlb {
     }
 
     fn with_vmid(&self, f: impl FnOnce()) {
-        let vttbr = self.vttbr.load(Ordering::Relaxed);
-        let before = VTTBR_EL2.get();
-        if before >> 48 == vttbr >> 48 {
-            return f();
-        }
-        VTTBR_EL2.set(vttbr);
-        instruction!("isb");
-        f();
-        // The invalidations have been issued under this VMID before the other one is back.
-        instruction!("dsb ish");
-        VTTBR_EL2.set(before);
-        instruction!("isb");
+        translation::with_vmid(&errata::This, errata::machine(), self.vttbr.load(Ordering::Relaxed), f);
     }
 }
 
@@ -124,9 +114,13 @@ impl Maintenance for Tlb {
     }
 
     fn synchronise(&self) {
-        instruction!("dsb ish");
-        self.with_vmid(|| instruction!("tlbi vmalle1is"));
-        instruction!("dsb ish");
-        instruction!("isb");
+        translation::synchronise(
+            &errata::This,
+            errata::machine(),
+            self.vttbr.load(Ordering::Relaxed),
+            || {
+                instruction!("tlbi vmalle1is");
+            },
+        );
     }
 }

@@ -5,15 +5,13 @@
 //! write is set, floating point included.
 
 use super::cpu::{self, PerCpu};
-use super::features;
 use super::sysreg::{instruction, read, write};
 use super::vectors::{self, Frame};
+use super::{errata, features};
+use crate::translation::{self, SCTLR_RES1, Stage1, Stage2};
 use aarch64_cpu::registers::*;
 use stage2::addr::Ipa;
 
-/// SCTLR_EL1 with MMU and caches off: the RES1 bits of Armv8.0, which are the values after a reset of whatever took
-/// their places since: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM D24.2.145).
-const SCTLR: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
 /// SPSR_EL2 of a vCPU that starts: EL1h, all exceptions masked.
 const SPSR: u64 = 0x3c5;
 
@@ -25,9 +23,8 @@ pub(crate) struct Start {
     pub(crate) context: u64,
     /// MPIDR_EL1 as the guest reads it.
     pub(crate) mpidr: u64,
-    /// VTTBR_EL2 and VTCR_EL2.
-    pub(crate) vttbr: u64,
-    pub(crate) vtcr: u64,
+    /// The guest's stage 2.
+    pub(crate) stage2: Stage2,
     /// CNTVOFF_EL2: the physical count at which the guest's virtual count was 0.
     pub(crate) counter_offset: u64,
 }
@@ -41,33 +38,33 @@ pub(crate) struct Start {
 pub(crate) unsafe fn start(start: &Start) -> ! {
     let cpu = cpu::current();
     cpu.hardening.reset();
-    reset_el1();
+    let stage1 = Stage1 { sctlr: SCTLR_RES1, tcr: 0 };
+    translation::enter(&errata::This, start.stage2, stage1, forget_guest, reset_el1);
     reset_floating_point();
     VMPIDR_EL2.set(start.mpidr | 1 << 31);
     write!("vpidr_el2", read!("midr_el1"));
     CNTVOFF_EL2.set(start.counter_offset);
-    VTCR_EL2.set(start.vtcr);
-    VTTBR_EL2.set(start.vttbr);
-    instruction!("isb");
-    // Nothing that this CPU has cached for the VMID before: guests before this one had it too.
-    instruction!("dsb nshst");
-    instruction!("tlbi vmalls12e1");
-    instruction!("ic iallu");
-    instruction!("dsb nsh");
-    instruction!("isb");
     ELR_EL2.set(start.entry.get());
     SPSR_EL2.set(SPSR);
     // SAFETY: as the caller says.
     unsafe { vectors::enter_guest(cpu.stack_top(), &Frame::new(start.context)) }
 }
 
+/// Drops what this CPU has cached of the guest whose stage 2 it has: guests before this one had the same VMID.
+fn forget_guest() {
+    instruction!("dsb nshst");
+    instruction!("tlbi vmalls12e1");
+    instruction!("ic iallu");
+    instruction!("dsb nsh");
+    instruction!("isb");
+}
+
+/// Sets the registers of EL1 and EL0, except those that turn stage 1 on.
 fn reset_el1() {
-    SCTLR_EL1.set(SCTLR);
     ACTLR_EL1.set(0);
     CPACR_EL1.set(0);
     TTBR0_EL1.set(0);
     TTBR1_EL1.set(0);
-    TCR_EL1.set(0);
     MAIR_EL1.set(0);
     write!("amair_el1", 0);
     write!("afsr0_el1", 0);
@@ -280,6 +277,5 @@ pub(crate) fn clear_pending_sgis(cpu: &PerCpu, mask: u32) {
 pub(crate) fn quiet() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
-    VTTBR_EL2.set(super::mmu::empty_vttbr());
-    instruction!("isb");
+    translation::leave(&errata::This, super::mmu::empty_stage2());
 }

@@ -14,8 +14,8 @@
 //! somebody may access past the caches is cleaned and invalidated through a Non-cacheable window, after the other is
 //! closed; maintenance by address acts on the physical address in either case (D7.5.9).
 
-use super::mmu;
 use super::sysreg::instruction;
+use super::{errata, mmu};
 use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +88,6 @@ pub(crate) fn close_all<const COUNT: usize>(windows: [&Window; COUNT]) {
         // SAFETY: drops cached translations of the window, which nobody uses now.
         unsafe { core::arch::asm!("tlbi vae2is, {}", in(reg) page, options(nostack, preserves_flags)) };
     }
-    instruction!("dsb ish");
+    errata::complete_invalidations();
     instruction!("isb");
 }

@@ -222,8 +222,7 @@ fn enter(vcpu: &'static Vcpu, start: Start) {
         entry: start.entry,
         context: start.context,
         mpidr: vcpu.index() as u64,
-        vttbr: guest.space.vttbr(),
-        vtcr: guest.space.vtcr(),
+        stage2: guest.space.stage2(),
         counter_offset: guest.counter_offset.load(Ordering::Relaxed),
     };
     note(vcpu, [("on, entry", start.entry.get()), ("x0", start.context)]);

@@ -3,7 +3,7 @@
 use super::migration::{ENGINE, Host};
 use super::{Guest, Phase, claims};
 use crate::arch::{cache, cpu, features, own, tlb::Tlb, trap};
-use crate::log;
+use crate::{log, translation};
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use stage2::memory::{Kind, Request};
 use stage2::migrate;
 use stage2::owner::{GuestId, Owner};
 use stage2::placement::Placement;
-use stage2::table::{Attributes, Geometry, Leaf, Mark, Stage2, TableMemory};
+use stage2::table::{Attributes, Leaf, Mark, Stage2, TableMemory};
 
 /// Orders of the blocks that back RAM, largest first: one for each size of leaf.
 const ORDERS: [u8; 3] = [MAX_ORDER, PAGEBLOCK_ORDER, 0];
@@ -66,8 +66,7 @@ pub(crate) struct Piece {
 pub(super) struct Space {
     id: GuestId,
     inner: migrate::Space<Tables, Tlb>,
-    vttbr: u64,
-    vtcr: u64,
+    stage2: translation::Stage2,
     size: AtomicU64,
     /// How often it got RAM.
     life: AtomicU32,
@@ -83,16 +82,17 @@ fn vmid(id: GuestId) -> u8 {
 impl Space {
     /// An empty space.
     pub(super) fn new(id: GuestId) -> Result<Self, String> {
-        let pa_bits = features::pa_bits();
-        let geometry = Geometry::new(pa_bits.min(40), pa_bits).map_err(|error| error.to_string())?;
+        let geometry = features::guest_geometry().map_err(|error| error.to_string())?;
         let vmid = vmid(id);
         let stage2 =
             Stage2::new(geometry, Tables { id }, Tlb::new(vmid)).map_err(|error| error.to_string())?;
         stage2.maintenance().set_root(stage2.root());
         Ok(Self {
             id,
-            vttbr: u64::from(vmid) << 48 | stage2.root().get(),
-            vtcr: geometry.vtcr() | features::hardware_access_flag_control(),
+            stage2: translation::Stage2 {
+                vtcr: geometry.vtcr() | features::hardware_access_flag_control(),
+                vttbr: u64::from(vmid) << 48 | stage2.root().get(),
+            },
             inner: migrate::Space::new(id, stage2),
             size: AtomicU64::new(0),
             life: AtomicU32::new(0),
@@ -205,14 +205,9 @@ impl Space {
         self.inner.with(&Host, |stage2| stage2.geometry().ipa_limit())
     }
 
-    /// What VTTBR_EL2 holds while the guest runs.
-    pub(super) fn vttbr(&self) -> u64 {
-        self.vttbr
-    }
-
-    /// What VTCR_EL2 holds while the guest runs.
-    pub(super) fn vtcr(&self) -> u64 {
-        self.vtcr
+    /// Returns the stage 2 that the guest runs with.
+    pub(super) fn stage2(&self) -> translation::Stage2 {
+        self.stage2
     }
 
     /// Frames in use as tables.

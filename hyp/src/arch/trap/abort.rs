@@ -3,7 +3,7 @@
 use super::memory::{self, Access};
 use super::{counted, inject, interrupt, is_big_endian, is_plain, skip_instruction, skip_plain_instruction};
 use crate::arch::vectors::{Frame, KEEP, Reload};
-use crate::arch::{cpu, vcpu};
+use crate::arch::{cpu, errata, vcpu};
 use crate::device::data_abort::Syndrome;
 use crate::device::instruction;
 use crate::device::vgic::{MAX_VCPUS, REDISTRIBUTOR_SIZE, Vgic};
@@ -49,6 +49,9 @@ fn uart(frame: &mut Frame, esr: u64, offset: u64) -> Reload {
     let Some(vcpu) = cpu.vcpu() else { return KEEP };
     counted(cpu, Exit::Uart, || {
         let is_big_endian = is_big_endian();
+        if is_stage1_fault(esr) {
+            return KEEP;
+        }
         skip_instruction(esr);
         if syndrome.is_write() {
             let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian);
@@ -66,6 +69,9 @@ fn other(frame: &mut Frame, esr: u64) -> Reload {
     let (far, ipa, syndrome) = (FAR_EL2.get(), faulting_ipa(), Syndrome::new(esr));
     let cpu = cpu::current();
     counted(cpu, reason(cpu.vcpu(), ipa), || {
+        if is_stage1_fault(esr) {
+            return KEEP;
+        }
         if syndrome.is_access()
             && let Some(vcpu) = cpu.vcpu()
             && let Some(reload) = device(frame, syndrome, vcpu, ipa)
@@ -82,6 +88,12 @@ fn other(frame: &mut Frame, esr: u64) -> Reload {
         }
         KEEP
     })
+}
+
+/// Returns true if the abort is one of stage 1 in truth (erratum 834220 of Cortex-A57): the guest makes the access again,
+/// and takes that one. Such loads begin in the page before, so none of those that end in [`data_abort`] is one.
+fn is_stage1_fault(esr: u64) -> bool {
+    errata::machine().doubt_abort(esr) && !memory::is_readable(FAR_EL2.get())
 }
 
 /// The address that stage 2 did not translate.

@@ -3,7 +3,7 @@
 use crate::arch::cpu;
 use crate::arch::sysreg::{instruction, read, write};
 use crate::guest::{self, StopReason, migration};
-use aarch64_cpu::registers::{HPFAR_EL2, Readable};
+use aarch64_cpu::registers::{HPFAR_EL2, Readable, SPSR_EL2};
 use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
 use stage2::migrate::{Fault, Verdict};
@@ -64,11 +64,30 @@ pub(super) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
     }
 }
 
-/// The page of IPA behind `address` by the guest's own tables: AT S1E1R, which leaves it in PAR_EL1 (Arm ARM D24.2.120).
+/// Returns true if the load that aborted at `address` may be read by the guest's own tables, at its exception level.
+#[cold]
+pub(super) fn is_readable(address: u64) -> bool {
+    let is_el0 = SPSR_EL2.get() & 0b1100 == 0;
+    let look_up = || {
+        // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
+        unsafe { core::arch::asm!("at s1e0r, {}", in(reg) address, options(nostack, preserves_flags)) }
+    };
+    if is_el0 { translate_by(look_up).is_some() } else { translate(address).is_some() }
+}
+
+/// Returns the page of IPA behind `address` by the guest's own tables: AT S1E1R.
 fn translate(address: u64) -> Option<u64> {
+    translate_by(|| {
+        // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
+        unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) }
+    })
+}
+
+/// Returns the page that the address translation `look_up` leaves in PAR_EL1 (Arm ARM D24.2.120).
+#[inline(always)]
+fn translate_by(look_up: impl FnOnce()) -> Option<u64> {
     let before = read!("par_el1");
-    // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
-    unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) };
+    look_up();
     instruction!("isb");
     let result = read!("par_el1");
     write!("par_el1", before);

@@ -1,0 +1,391 @@
+//! Orders in which translations are changed: the architecture's, and where a CPU has errata, theirs. Pure, so that a PC sees
+//! them; `arch` has the instructions ([`Processor`]).
+//!
+//! # Stage 2 is exchanged while stage 1 is closed
+//! EL2 writes VTTBR_EL2 and VTCR_EL2 while the registers of EL1's stage 1 hold some guest's values. On the CPUs of
+//! [`Workarounds::CLOSE_STAGE_1`], an AT that EL2 executes speculatively may use any mixture of old and new values and keep
+//! the result in the TLB, under the VMID that VTTBR_EL2 then has. So stage 1 is closed around such writes: TCR_EL1.EPD0 and
+//! EPD1 forbid walks, and SCTLR_EL1.M makes them necessary. First EPD, then M, then stage 2; back in the opposite order; an
+//! ISB after each.
+//!
+//! A CPU that runs no vCPU has stage 1 closed, and a stage 2 with nothing in it, all the time ([`leave`]), from before its
+//! HCR_EL2.VM is first set: both registers are UNKNOWN after a reset.
+
+use crate::errata::Workarounds;
+
+/// TCR_EL1.EPD0, EPD1.
+const NO_WALKS: u64 = 1 << 7 | 1 << 23;
+/// SCTLR_EL1.M.
+const MMU_ON: u64 = 1;
+
+/// What a guest's stage 2 is, as its registers have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage2 {
+    /// VTCR_EL2.
+    pub vtcr: u64,
+    /// VTTBR_EL2.
+    pub vttbr: u64,
+}
+
+/// The registers that turn EL1's stage 1 on and off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage1 {
+    /// SCTLR_EL1.
+    pub sctlr: u64,
+    /// TCR_EL1.
+    pub tcr: u64,
+}
+
+impl Stage1 {
+    /// Stage 1 of a CPU that runs no vCPU: 48-bit addresses and 4 KiB granules in both halves, walks in neither.
+    const CLOSED: Self = Self { sctlr: SCTLR_RES1 | MMU_ON, tcr: NO_WALKS | 16 | 16 << 16 | 0b10 << 30 };
+}
+
+/// SCTLR_EL1 with MMU and caches off: the RES1 bits of Armv8.0, which are the values after a reset of whatever took
+/// their places since: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM D24.2.145).
+pub const SCTLR_RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
+
+/// The registers and instructions of the CPU that this runs on.
+pub trait Processor {
+    /// Reads SCTLR_EL1 and TCR_EL1.
+    fn stage1(&self) -> Stage1;
+    /// Writes SCTLR_EL1.
+    fn set_sctlr(&self, value: u64);
+    /// Writes TCR_EL1.
+    fn set_tcr(&self, value: u64);
+    /// Reads VTTBR_EL2.
+    fn vttbr(&self) -> u64;
+    /// Writes VTTBR_EL2.
+    fn set_vttbr(&self, value: u64);
+    /// Writes VTCR_EL2.
+    fn set_vtcr(&self, value: u64);
+    /// ISB.
+    fn synchronise_context(&self);
+    /// DSB ISH.
+    fn wait(&self);
+    /// TLBI VALE2IS of address 0, where EL2 maps nothing.
+    fn invalidate_nothing(&self);
+}
+
+/// Completes the broadcast TLB invalidations before it (Arm ARM D8.17): DSB ISH.
+///
+/// With [`Workarounds::REPEAT_TLBI`] another invalidation, of anything, and its DSB wait for accesses by the translations
+/// that the first ones dropped.
+#[inline(always)]
+pub fn complete(cpu: &impl Processor, machine: Workarounds) {
+    cpu.wait();
+    if machine.has(Workarounds::REPEAT_TLBI) {
+        cpu.invalidate_nothing();
+        cpu.wait();
+    }
+}
+
+/// Calls `invalidate`, which issues TLB invalidations for the VMID of `vttbr`, with that VMID in VTTBR_EL2.
+#[inline(always)]
+pub fn with_vmid(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
+    let before = cpu.vttbr();
+    if before >> 48 == vttbr >> 48 {
+        return invalidate();
+    }
+    let opened = if machine.has(Workarounds::CLOSE_STAGE_1) { close(cpu) } else { None };
+    cpu.set_vttbr(vttbr);
+    cpu.synchronise_context();
+    invalidate();
+    // The invalidations have been issued under this VMID before the other one is back.
+    cpu.wait();
+    cpu.set_vttbr(before);
+    cpu.synchronise_context();
+    if let Some(stage1) = opened {
+        open(cpu, stage1);
+    }
+}
+
+/// Completes the invalidations of a guest's stage 2 before it, on all CPUs, then those of entries that combine both stages,
+/// which `invalidate` issues. `machine` are the workarounds of all CPUs.
+#[inline(always)]
+pub fn synchronise(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
+    cpu.wait();
+    with_vmid(cpu, machine, vttbr, invalidate);
+    complete(cpu, machine);
+    cpu.synchronise_context();
+}
+
+/// Goes over from no vCPU to one whose guest has `stage2`: calls `invalidate`, which drops what this CPU has cached of the
+/// VMID, and `reset`, which sets EL1's other registers. `stage1` are the vCPU's first values.
+#[inline(always)]
+pub fn enter(
+    cpu: &impl Processor,
+    stage2: Stage2,
+    stage1: Stage1,
+    invalidate: impl FnOnce(),
+    reset: impl FnOnce(),
+) {
+    // Closed by `leave`.
+    set_stage2(cpu, stage2);
+    invalidate();
+    reset();
+    open(cpu, stage1);
+}
+
+/// Goes over to no vCPU: stage 1 closed, and the stage 2 that holds `nothing`.
+#[inline(always)]
+pub fn leave(cpu: &impl Processor, nothing: Stage2) {
+    cpu.set_tcr(Stage1::CLOSED.tcr);
+    cpu.synchronise_context();
+    cpu.set_sctlr(Stage1::CLOSED.sctlr);
+    cpu.synchronise_context();
+    set_stage2(cpu, nothing);
+}
+
+fn set_stage2(cpu: &impl Processor, stage2: Stage2) {
+    cpu.set_vtcr(stage2.vtcr);
+    cpu.set_vttbr(stage2.vttbr);
+    cpu.synchronise_context();
+}
+
+/// Closes stage 1; returns its registers if it was open.
+fn close(cpu: &impl Processor) -> Option<Stage1> {
+    let stage1 = cpu.stage1();
+    if stage1.tcr & NO_WALKS == NO_WALKS && stage1.sctlr & MMU_ON != 0 {
+        return None;
+    }
+    cpu.set_tcr(stage1.tcr | NO_WALKS);
+    cpu.synchronise_context();
+    cpu.set_sctlr(stage1.sctlr | MMU_ON);
+    cpu.synchronise_context();
+    Some(stage1)
+}
+
+fn open(cpu: &impl Processor, stage1: Stage1) {
+    cpu.set_sctlr(stage1.sctlr);
+    cpu.synchronise_context();
+    cpu.set_tcr(stage1.tcr);
+    cpu.synchronise_context();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::{Cell, RefCell};
+
+    /// What a CPU did.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Step {
+        Sctlr(u64),
+        Tcr(u64),
+        Vttbr(u64),
+        Vtcr(u64),
+        Isb,
+        Dsb,
+        Nothing,
+        Invalidate,
+        Reset,
+    }
+
+    use Step::{Dsb, Invalidate, Isb, Nothing, Reset, Sctlr, Tcr, Vtcr, Vttbr};
+
+    /// A CPU on which a speculative AT may use the old or the new value of each register that was written since the last ISB.
+    struct Fake {
+        steps: RefCell<Vec<Step>>,
+        stage1: Cell<Stage1>,
+        vttbr: Cell<u64>,
+        /// Registers written since the last ISB: stage 1's (whether some mixture of values would allow an AT to succeed), and
+        /// stage 2's.
+        is_stage1_open: Cell<bool>,
+        is_stage2_moving: Cell<bool>,
+        /// Times at which an AT could have mixed two translations.
+        mixture_count: Cell<u32>,
+    }
+
+    const fn is_open(stage1: Stage1) -> bool {
+        stage1.tcr & NO_WALKS != NO_WALKS || stage1.sctlr & MMU_ON == 0
+    }
+
+    impl Fake {
+        fn new(stage1: Stage1, vttbr: u64) -> Self {
+            Self {
+                steps: RefCell::default(),
+                stage1: Cell::new(stage1),
+                vttbr: Cell::new(vttbr),
+                is_stage1_open: Cell::new(is_open(stage1)),
+                is_stage2_moving: Cell::new(false),
+                mixture_count: Cell::new(0),
+            }
+        }
+
+        fn step(&self, step: Step) {
+            self.steps.borrow_mut().push(step);
+            if self.is_stage1_open.get() && self.is_stage2_moving.get() {
+                self.mixture_count.set(self.mixture_count.get() + 1);
+            }
+        }
+
+        fn set_stage1(&self, stage1: Stage1, step: Step) {
+            self.stage1.set(stage1);
+            // What was open may be used until the next ISB, and what opens at once.
+            self.is_stage1_open.set(self.is_stage1_open.get() || is_open(stage1));
+            self.step(step);
+        }
+
+        fn set_stage2(&self, step: Step) {
+            self.is_stage2_moving.set(true);
+            self.step(step);
+        }
+
+        fn steps(&self) -> Vec<Step> {
+            self.steps.borrow().clone()
+        }
+    }
+
+    impl Processor for Fake {
+        fn stage1(&self) -> Stage1 {
+            self.stage1.get()
+        }
+        fn set_sctlr(&self, sctlr: u64) {
+            self.set_stage1(Stage1 { sctlr, ..self.stage1.get() }, Sctlr(sctlr));
+        }
+        fn set_tcr(&self, tcr: u64) {
+            self.set_stage1(Stage1 { tcr, ..self.stage1.get() }, Tcr(tcr));
+        }
+        fn vttbr(&self) -> u64 {
+            self.vttbr.get()
+        }
+        fn set_vttbr(&self, value: u64) {
+            self.vttbr.set(value);
+            self.set_stage2(Vttbr(value));
+        }
+        fn set_vtcr(&self, value: u64) {
+            self.set_stage2(Vtcr(value));
+        }
+        fn synchronise_context(&self) {
+            self.steps.borrow_mut().push(Isb);
+            self.is_stage1_open.set(is_open(self.stage1.get()));
+            self.is_stage2_moving.set(false);
+        }
+        fn wait(&self) {
+            self.step(Dsb);
+        }
+        fn invalidate_nothing(&self) {
+            self.step(Nothing);
+        }
+    }
+
+    /// A guest's stage 1 in use: MMU and caches on, walks allowed; and before it has turned its MMU on.
+    const IN_USE: Stage1 = Stage1 { sctlr: SCTLR_RES1 | 0x1005, tcr: 0x0032_b550_3510 };
+    const OFF: Stage1 = Stage1 { sctlr: SCTLR_RES1, tcr: 0 };
+    const OWN: u64 = 1 << 48 | 0x4000_0000;
+    const OTHER: u64 = 2 << 48 | 0x8000_0000;
+    const AFFECTED: Workarounds = Workarounds::CLOSE_STAGE_1;
+
+    #[test]
+    fn an_affected_machine_completes_invalidations_twice() {
+        let cpu = Fake::new(IN_USE, OWN);
+        complete(&cpu, Workarounds::REPEAT_TLBI);
+        assert_eq!(cpu.steps(), [Dsb, Nothing, Dsb]);
+    }
+
+    #[test]
+    fn another_machine_completes_invalidations_once() {
+        let cpu = Fake::new(IN_USE, OWN);
+        complete(&cpu, Workarounds::CLOSE_STAGE_1);
+        assert_eq!(cpu.steps(), [Dsb]);
+    }
+
+    #[test]
+    fn both_stages_are_invalidated_and_waited_for() {
+        let sequence = |workarounds, vttbr| {
+            let cpu = Fake::new(IN_USE, OWN);
+            synchronise(&cpu, workarounds, vttbr, || cpu.step(Invalidate));
+            cpu.steps()
+        };
+        assert_eq!(sequence(Workarounds::NONE, OWN), [Dsb, Invalidate, Dsb, Isb]);
+        let twice = [Dsb, Invalidate, Dsb, Nothing, Dsb, Isb];
+        assert_eq!(sequence(Workarounds::REPEAT_TLBI, OWN), twice);
+        let exchange = [Dsb, Vttbr(OTHER), Isb, Invalidate, Dsb, Vttbr(OWN), Isb, Dsb, Nothing, Dsb, Isb];
+        assert_eq!(sequence(Workarounds::REPEAT_TLBI, OTHER), exchange);
+    }
+
+    #[test]
+    fn the_own_vmid_needs_no_exchange() {
+        for workarounds in [Workarounds::NONE, AFFECTED] {
+            let cpu = Fake::new(IN_USE, OWN);
+            with_vmid(&cpu, workarounds, OWN, || cpu.step(Invalidate));
+            assert_eq!(cpu.steps(), [Invalidate]);
+        }
+    }
+
+    #[test]
+    fn an_unaffected_cpu_exchanges_only_the_vmid() {
+        let cpu = Fake::new(IN_USE, OWN);
+        with_vmid(&cpu, Workarounds::REPEAT_TLBI, OTHER, || cpu.step(Invalidate));
+        assert_eq!(cpu.steps(), [Vttbr(OTHER), Isb, Invalidate, Dsb, Vttbr(OWN), Isb]);
+        // The fake sees what the erratum needs.
+        assert_ne!(cpu.mixture_count.get(), 0);
+    }
+
+    #[test]
+    fn an_affected_cpu_closes_stage_1_around_the_exchange() {
+        for stage1 in [IN_USE, OFF, Stage1 { sctlr: OFF.sctlr, tcr: IN_USE.tcr }] {
+            let cpu = Fake::new(stage1, OWN);
+            with_vmid(&cpu, AFFECTED, OTHER, || cpu.step(Invalidate));
+            let steps = [
+                Tcr(stage1.tcr | NO_WALKS),
+                Isb,
+                Sctlr(stage1.sctlr | MMU_ON),
+                Isb,
+                Vttbr(OTHER),
+                Isb,
+                Invalidate,
+                Dsb,
+                Vttbr(OWN),
+                Isb,
+                Sctlr(stage1.sctlr),
+                Isb,
+                Tcr(stage1.tcr),
+                Isb,
+            ];
+            assert_eq!(cpu.steps(), steps);
+            assert_eq!(cpu.mixture_count.get(), 0);
+            assert_eq!(cpu.stage1(), stage1);
+        }
+    }
+
+    #[test]
+    fn stage_1_that_is_closed_already_is_left_alone() {
+        let cpu = Fake::new(Stage1::CLOSED, 0);
+        with_vmid(&cpu, AFFECTED, OTHER, || cpu.step(Invalidate));
+        assert_eq!(cpu.steps(), [Vttbr(OTHER), Isb, Invalidate, Dsb, Vttbr(0), Isb]);
+        assert_eq!(cpu.mixture_count.get(), 0);
+    }
+
+    #[test]
+    fn a_vcpu_comes_and_goes_with_stage_1_closed() {
+        let nothing = Stage2 { vtcr: 0x8000_3558, vttbr: 0x4010_0000 };
+        let guest = Stage2 { vtcr: 0x8020_3558, vttbr: OTHER };
+        // After a reset, the registers hold anything.
+        let cpu = Fake::new(Stage1 { sctlr: u64::MAX, tcr: 0xdead_beef }, u64::MAX);
+        leave(&cpu, nothing);
+        assert_eq!(cpu.stage1(), Stage1::CLOSED);
+        assert_eq!(cpu.vttbr(), nothing.vttbr);
+        cpu.steps.borrow_mut().clear();
+        enter(&cpu, guest, OFF, || cpu.step(Invalidate), || cpu.step(Reset));
+        let steps = [
+            Vtcr(guest.vtcr),
+            Vttbr(guest.vttbr),
+            Isb,
+            Invalidate,
+            Reset,
+            Sctlr(OFF.sctlr),
+            Isb,
+            Tcr(OFF.tcr),
+            Isb,
+        ];
+        assert_eq!(cpu.steps(), steps);
+        // It runs with its MMU on, and leaves.
+        cpu.stage1.set(IN_USE);
+        cpu.synchronise_context();
+        leave(&cpu, nothing);
+        assert_eq!(cpu.mixture_count.get(), 0);
+        assert!(!is_open(cpu.stage1()));
+    }
+}
