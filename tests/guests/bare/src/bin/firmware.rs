@@ -5,8 +5,9 @@
 //! - `cpu N stores E`: SMCCC_ARCH_WORKAROUND_2 on CPU N with E in W1, 0 or 1 for anything else;
 //! - `cpu N history`, `cpu N targets`: the first SMCCC_ARCH_WORKAROUND_3 or 1 on CPU N. Later ones are silent.
 //!
-//! SMCCC_ARCH_FEATURES says 0 to all three: they are there and needed. Calls change x0 to x3, as the convention allows.
-//! Another exception stops the CPU, with the line `cpu N lost`.
+//! SMCCC_ARCH_FEATURES says 0 to all three: they are there and needed. Calls change x0 to x3, as the convention allows,
+//! and those of PSCI x4 to x17 too, as the convention's version 1.0 allows. Another exception stops the CPU, with the line
+//! `cpu N lost`.
 
 #![no_std]
 #![no_main]
@@ -155,6 +156,10 @@ done:
 
 psci_version:
     ldr     w3, =0x10001                // 1.1
+answer_psci:
+.irp n, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17
+    mov     x\n, #0x0bad
+.endr
     b       answer
 smccc_version:
     ldr     w3, =0x10002                // 1.2
@@ -163,9 +168,10 @@ smccc_version:
 features:
     ldr     w2, =0x80000000             // of SMCCC_VERSION
     cmp     w1, w2
-    b.ne    refuse
+    mov     w3, #-1
+    b.ne    answer_psci
     mov     w3, wzr
-    b       answer
+    b       answer_psci
 
 arch_features:
     mov     w3, wzr
@@ -192,9 +198,9 @@ cpu_on:
     dsb     sy
     sev
     mov     w3, wzr
-    b       answer
+    b       answer_psci
 1:  mov     w3, #-2                     // INVALID_PARAMETERS
-    b       answer
+    b       answer_psci
 
 history:
     record
