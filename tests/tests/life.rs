@@ -102,3 +102,24 @@ fn stop_and_start_over_the_console() {
     system.monitor("start beta");
     system.wait_for_shell("beta");
 }
+
+/// The registers that a guest finds, as it prints them.
+fn registers_found(system: &mut System) -> Vec<String> {
+    system.to_guest("r");
+    let said = system.expect(r"residue vectors (?s).*residue found \d+\r\n");
+    system.expect(r"residue left \d{2,}");
+    wait_until(system, "r", "off");
+    said.lines().filter(|line| line.starts_with("residue ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_guest_finds_no_register_as_the_one_before_left_it() {
+    for cpu in ["cortex-a72", "max"] {
+        let guest = Guest::payload("r", "residue").ram_mib(32);
+        let mut system = Setup::new().cpu(cpu).set(&[guest], "").boot();
+        let fresh = registers_found(&mut system);
+        assert!(fresh.contains(&"residue vectors 0x0".to_owned()), "{fresh:?}");
+        system.monitor("start r");
+        assert_eq!(registers_found(&mut system), fresh, "{cpu}");
+    }
+}

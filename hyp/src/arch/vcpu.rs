@@ -88,9 +88,7 @@ fn reset_el1() {
     CNTV_CVAL_EL0.set(0);
     CNTP_CVAL_EL0.set(0);
     MDSCR_EL1.set(0);
-    write!("osdlr_el1", 0);
-    // The OS lock is set after a reset.
-    write!("oslar_el1", 1);
+    reset_debug_channel();
     reset_breakpoints();
     // AArch32's DACR32_EL2, IFSR32_EL2, FPEXC32_EL2 and SPSR_abt and its like are reached from EL2 alone (EL1 is
     // AArch64), and are UNDEFINED where EL1 cannot be AArch32.
@@ -104,6 +102,20 @@ fn reset_el1() {
         write!("S3_3_C13_C0_5", 0);
     }
     reset_pointer_keys();
+}
+
+/// The locks of debug, the channel to an external debugger, and the claim tags. DBGPRCR_EL1, whose one bit asks for power
+/// while an external debugger is at work, is left alone: QEMU does not have it.
+fn reset_debug_channel() {
+    write!("osdlr_el1", 0);
+    // The OS lock is set after a reset. While it is, OSDTRRX_EL1, OSDTRTX_EL1 and OSECCR_EL1 are what they stand for.
+    write!("oslar_el1", 1);
+    instruction!("isb");
+    write!("osdtrrx_el1", 0);
+    write!("osdtrtx_el1", 0);
+    write!("oseccr_el1", 0);
+    write!("mdccint_el1", 0);
+    write!("dbgclaimclr_el1", 0xff);
 }
 
 macro_rules! clear_pairs {

@@ -30,6 +30,7 @@ const GUESTS: &[&str] = &[
     "wakeup",
     "flood",
     "gicloader",
+    "residue",
 ];
 /// Programs for Linux.
 const PROGRAMS: [&str; 1] = ["mbind"];
