@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol};
 use system_tests::{Guest, Setup, elf, image, payload};
 
 /// Where QEMU loads an image that asks for 2 MiB boundaries.
@@ -127,5 +127,51 @@ fn the_image_may_lie_between_regions_that_are_not_to_be_mapped() {
     system.expect(r"probe done \d+ ok 0 failed\r\n");
     for address in ["0x40000000", "0x401ff000", "0x40400000", "0x405ff000"] {
         assert_eq!(system.json(&format!("frame {address}"))["state"], "reserved", "{address}");
+    }
+}
+
+#[test]
+fn the_image_sets_every_register_that_controls_traps() {
+    // op0, op1, CRn, CRm, op2 of what reset leaves unknown. QEMU has not all of them.
+    let registers = [
+        ("HCR_EL2", [3, 4, 1, 1, 0]),
+        ("HCRX_EL2", [3, 4, 1, 2, 2]),
+        ("CPTR_EL2", [3, 4, 1, 1, 2]),
+        ("MDCR_EL2", [3, 4, 1, 1, 1]),
+        ("HSTR_EL2", [3, 4, 1, 1, 3]),
+        ("CNTHCTL_EL2", [3, 4, 14, 1, 0]),
+        ("CNTVOFF_EL2", [3, 4, 14, 0, 3]),
+        ("VPIDR_EL2", [3, 4, 0, 0, 0]),
+        ("VMPIDR_EL2", [3, 4, 0, 0, 5]),
+        ("VTTBR_EL2", [3, 4, 2, 1, 0]),
+        ("VTCR_EL2", [3, 4, 2, 1, 2]),
+        ("TCR2_EL2", [3, 4, 2, 0, 3]),
+        ("ZCR_EL2", [3, 4, 1, 2, 0]),
+        ("ICC_SRE_EL2", [3, 4, 12, 9, 5]),
+        ("HFGRTR_EL2", [3, 4, 1, 1, 4]),
+        ("HFGWTR_EL2", [3, 4, 1, 1, 5]),
+        ("HFGITR_EL2", [3, 4, 1, 1, 6]),
+        ("HDFGRTR_EL2", [3, 4, 3, 1, 4]),
+        ("HDFGWTR_EL2", [3, 4, 3, 1, 5]),
+        ("HAFGRTR_EL2", [3, 4, 3, 1, 6]),
+        ("HFGRTR2_EL2", [3, 4, 3, 1, 2]),
+        ("HFGWTR2_EL2", [3, 4, 3, 1, 3]),
+        ("HFGITR2_EL2", [3, 4, 3, 1, 7]),
+        ("HDFGRTR2_EL2", [3, 4, 3, 1, 0]),
+        ("HDFGWTR2_EL2", [3, 4, 3, 1, 1]),
+        ("MPAM2_EL2", [3, 4, 10, 5, 0]),
+        ("MPAMHCR_EL2", [3, 4, 10, 4, 0]),
+        ("MPAM1_EL1", [3, 0, 10, 5, 0]),
+        ("MPAM0_EL1", [3, 0, 10, 5, 1]),
+    ];
+    let file = std::fs::read(elf()).unwrap();
+    let file = object::File::parse(&*file).unwrap();
+    let text = file.section_by_name(".text").unwrap().data().unwrap();
+    let words: Vec<u32> =
+        text.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+    for (name, [op0, op1, n, m, op2]) in registers {
+        // MSR, whatever is written.
+        let instruction: u32 = 0xd500_0000 | op0 << 19 | op1 << 16 | n << 12 | m << 8 | op2 << 5;
+        assert!(words.iter().any(|word| word & !0x1f == instruction), "{name} is never written");
     }
 }

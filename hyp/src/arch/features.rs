@@ -24,6 +24,17 @@ pub(super) fn has_sme() -> bool {
     field(read!("id_aa64pfr1_el1"), 24) != 0
 }
 
+/// Returns true if reads of identification registers that do not exist have the syndrome of a trapped read, for guests too
+/// (FEAT_IDST, ID_AA64MMFR2_EL1.IDS).
+pub(super) fn has_identification_syndrome() -> bool {
+    field(read!("id_aa64mmfr2_el1"), 36) != 0
+}
+
+/// Returns true if this CPU has MTE with allocation tags (ID_AA64PFR1_EL1.MTE).
+pub(super) fn has_mte() -> bool {
+    field(read!("id_aa64pfr1_el1"), 8) >= 2
+}
+
 /// Whether this CPU has PAN (ID_AA64MMFR1_EL1.PAN).
 pub(super) fn has_pan() -> bool {
     field(read!("id_aa64mmfr1_el1"), 20) != 0
@@ -102,6 +113,8 @@ const HCR_POINTER_AUTHENTICATION: u64 = 1 << 40 | 1 << 41;
 const HCRX_TALLINT: u64 = 1 << 6;
 /// HCR_EL2.TID5: GMID_EL1, of MTE.
 const HCR_TID5: u64 = 1 << 58;
+/// HCR_EL2.TID1: SMIDR_EL1, of SME, and with it REVIDR_EL1 and AIDR_EL1.
+const HCR_TID1: u64 = 1 << 16;
 
 /// HCR_EL2.TWI: WFI.
 const HCR_TWI: u64 = 1 << 13;
@@ -170,8 +183,11 @@ pub(super) fn configure() {
     if isar1 & 0xff00_0ff0 != 0 || isar2 & 0xff00 != 0 {
         hcr |= HCR_POINTER_AUTHENTICATION;
     }
-    if field(pfr1, 8) >= 2 {
+    if has_mte() {
         hcr |= HCR_TID5;
+    }
+    if has_sme() {
+        hcr |= HCR_TID1;
     }
     HCR_EL2.set(hcr);
 
@@ -211,17 +227,56 @@ pub(super) fn configure() {
         // HCRX_EL2: nothing enabled; writes to ALLINT trap, reads cannot.
         write!("S3_4_C1_C2_2", if field(pfr1, 36) != 0 { HCRX_TALLINT } else { 0 });
     }
-    if field(mmfr0, 56) != 0 {
-        // Fine-grained traps: none of their own; what is new traps, since its bits enable by being set.
+    trap_finely(field(mmfr0, 56), field(pfr0, 44) != 0);
+    // MPAM has a major version, and a minor one that is not 0 where the major one is.
+    if field(pfr0, 40) != 0 || field(pfr1, 16) != 0 {
+        partition_nothing();
+    }
+    instruction!("isb");
+}
+
+/// Sets the fine-grained traps, of which there are `version`s (ID_AA64MMFR0_EL1.FGT): no traps where a bit traps by being
+/// set, and all where it traps by being clear, which is what is new. Reset leaves them unknown.
+fn trap_finely(version: u64, has_activity_monitors: bool) {
+    if version >= 1 {
         write!("S3_4_C1_C1_4", 0); // HFGRTR_EL2
         write!("S3_4_C1_C1_5", 0); // HFGWTR_EL2
         write!("S3_4_C1_C1_6", 0); // HFGITR_EL2
         write!("S3_4_C3_C1_4", 0); // HDFGRTR_EL2
         write!("S3_4_C3_C1_5", 0); // HDFGWTR_EL2
+        if has_activity_monitors {
+            write!("S3_4_C3_C1_6", 0); // HAFGRTR_EL2; CPTR_EL2.TAM traps all of them
+        }
     }
-    if field(pfr0, 40) != 0 {
-        // MPAM2_EL2: partition 0 for EL2, EL1's accesses to MPAM registers trap (TRAPMPAM0EL1, TRAPMPAM1EL1).
-        write!("S3_4_C10_C5_0", 3 << 48);
+    if version >= 2 {
+        write!("S3_4_C3_C1_2", 0); // HFGRTR2_EL2
+        write!("S3_4_C3_C1_3", 0); // HFGWTR2_EL2
+        write!("S3_4_C3_C1_7", 0); // HFGITR2_EL2
+        write!("S3_4_C3_C1_0", 0); // HDFGRTR2_EL2
+        write!("S3_4_C3_C1_1", 0); // HDFGWTR2_EL2
     }
-    instruction!("isb");
+}
+
+/// MPAM2_EL2.TRAPMPAM1EL1, TRAPMPAM0EL1: EL1's accesses to MPAM1_EL1 and MPAM0_EL1 trap. EnMPAMSM is clear: so do those to
+/// MPAMSM_EL1.
+const MPAM2_TRAPS: u64 = 3 << 48;
+/// MPAM2_EL2.TIDR: so do those to MPAMIDR_EL1, where MPAMIDR_EL1.HAS_TIDR says that there is the bit.
+const MPAM2_TIDR: u64 = 1 << 58;
+/// MPAMHCR_EL2.TRAP_MPAMIDR_EL1: the same, where MPAMIDR_EL1.HAS_HCR says that there is the register.
+const MPAMHCR_TRAP_MPAMIDR: u64 = 1 << 31;
+
+/// Gives all memory accesses partition 0, those of EL0 and EL1 too, and makes the MPAM registers trap, which guests' are not
+/// shown to have. Reset leaves the partitions unknown.
+fn partition_nothing() {
+    // MPAMIDR_EL1.
+    let identification = read!("S3_0_C10_C4_4");
+    let tidr = if identification >> 58 & 1 != 0 { MPAM2_TIDR } else { 0 };
+    write!("S3_4_C10_C5_0", MPAM2_TRAPS | tidr);
+    if identification >> 17 & 1 != 0 {
+        // No virtual partitions either.
+        write!("S3_4_C10_C4_0", MPAMHCR_TRAP_MPAMIDR);
+    }
+    // MPAM1_EL1, MPAM0_EL1.
+    write!("S3_0_C10_C5_0", 0);
+    write!("S3_0_C10_C5_1", 0);
 }

@@ -26,6 +26,8 @@ const SPSR_DAIF: u64 = 0xf << 6;
 const SPSR_SSBS: u64 = 1 << 12;
 const SPSR_PAN: u64 = 1 << 22;
 const SPSR_DIT: u64 = 1 << 24;
+/// Tag checks are off, as an exception leaves it on CPUs with allocation tags.
+const SPSR_TCO: u64 = 1 << 25;
 const SPSR_NZCV: u64 = 0xf << 28;
 /// SCTLR_EL1.SPAN: PAN is left alone on an exception. DSSBS: the value of SSBS on an exception.
 const SCTLR_SPAN: u64 = 1 << 23;
@@ -69,6 +71,9 @@ fn synchronous(esr: u64) {
     if sctlr & SCTLR_SPAN == 0 && super::super::features::has_pan() {
         new |= SPSR_PAN;
     }
+    if super::super::features::has_mte() {
+        new |= SPSR_TCO;
+    }
     if sctlr & SCTLR_DSSBS != 0 {
         new |= SPSR_SSBS;
     }
@@ -80,6 +85,17 @@ fn synchronous(esr: u64) {
 #[cold]
 pub(super) fn undefined() {
     synchronous(EC_UNKNOWN << 26 | IL);
+}
+
+/// Reports a trapped read of an identification register that does not exist for the guest, with EL2's syndrome: FEAT_IDST,
+/// which gives such reads a class of their own.
+#[cold]
+pub(super) fn undefined_identification(esr: u64) {
+    if super::super::features::has_identification_syndrome() {
+        synchronous(esr & 0xffff_ffff);
+    } else {
+        undefined();
+    }
 }
 
 /// Nothing answers at the address: what hardware reports as a synchronous external abort. `esr` is EL2's, of a

@@ -4,7 +4,7 @@ use super::{counted, inject, interrupt, is_plain, skip_instruction, skip_plain_i
 use crate::arch::cpu::{self, PerCpu};
 use crate::arch::features;
 use crate::arch::gic::{Lists, cpu_interface};
-use crate::arch::sysreg::write;
+use crate::arch::sysreg::{read, write};
 use crate::arch::vectors::{Frame, KEEP, Reload};
 use crate::device::vgic::{DIRECT_SGIS, Kick};
 use crate::guest::{self, migration};
@@ -47,9 +47,22 @@ const RAS_RECORDS: [u64; 8] = [
 /// ACTLR_EL1: reads as zero, ignores writes (HCR_EL2.TACR).
 const ACTLR: u64 = register(3, 0, 1, 0, 1);
 
+/// Registers that trap along with SMIDR_EL1 (HCR_EL2.TID1), and are the CPU's own.
+const REVIDR: u64 = register(3, 0, 0, 0, 6);
+const AIDR: u64 = register(3, 1, 0, 0, 7);
+
 /// The identification space: Op0 3, Op1 0, CRn 0, CRm 1 to 15.
 const ID_SPACE_MASK: u64 = register(3, 7, 15, 0, 0);
 const ID_SPACE: u64 = register(3, 0, 0, 0, 0);
+
+/// Returns true if `register` lies where FEAT_IDST expects identification registers: Op0 3, Op1 0, 1 or 3, CRn 0, CRm 0
+/// to 7.
+const fn is_identification(register: u64) -> bool {
+    register >> 20 & 3 == 3
+        && matches!(register >> 14 & 7, 0 | 1 | 3)
+        && register >> 10 & 15 == 0
+        && register >> 1 & 8 == 0
+}
 
 /// Why a guest came here.
 pub(super) const fn reason(esr: u64) -> Exit {
@@ -200,6 +213,8 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
         (control, false) if write_translation_control(cpu, control, value) => {}
         (ACTLR, true) => reload = frame.set(moved, 0),
         (ACTLR, false) => {}
+        (REVIDR, true) => reload = frame.set(moved, read!("revidr_el1")),
+        (AIDR, true) => reload = frame.set(moved, read!("aidr_el1")),
         // RAS has no error records for guests: ERRIDR_EL1.NUM is 0, and there is nothing to select.
         (ras, is_read) if RAS_RECORDS.contains(&ras) => {
             if is_read {
@@ -216,7 +231,11 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             let name = digits.iter().fold(0, |name, (at, mask)| name << 4 | unknown >> at & mask);
             let what = if is_read { "undefined: MRS of" } else { "undefined: MSR to" };
             guest::note(vcpu, [(what, name), ("at", ELR_EL2.get())]);
-            inject::undefined();
+            if is_read && is_identification(unknown) {
+                inject::undefined_identification(esr);
+            } else {
+                inject::undefined();
+            }
             return KEEP;
         }
     }
