@@ -114,6 +114,36 @@ fn the_operator_claims_what_guests_have_and_gives_it_back() {
 }
 
 #[test]
+fn a_claim_waits_for_tenants_that_are_reset_or_start() {
+    let guest = Guest::payload("a", "pattern")
+        .vcpus(1)
+        .ram_mib(256)
+        .memory("controllers = <0>;")
+        .bootargs("limit=32")
+        .with("dmb-0 { size = <0 0x8000000>; controllers = <1>; };");
+    let mut system = Setup::new().set(&[guest], &pool("")).boot();
+    system.to_guest("a");
+    system.expect("pattern ready");
+    for begin in ["reset a", "start a", "reset a"] {
+        if begin == "start a" {
+            system.monitor("stop a");
+            wait_until(&mut system, "guests", |report| report["guests"][0]["state"] == "off");
+        }
+        system.monitor(begin);
+        let claim = operation(&mut system, "claim video 224M");
+        assert_eq!(claim["state"], "granted", "{begin}: {claim}");
+        check_books(&mut system);
+        system.monitor("release video");
+        wait_until(&mut system, "pools", |report| report["pools"][0]["claimed_bytes"] == 0);
+        wait_until(&mut system, "guests", |report| report["guests"][0]["state"] == "running");
+    }
+    system.to_guest("a");
+    system.send("c");
+    let said = system.expect(r"pattern checked \d+ errors \d+");
+    assert!(said.ends_with("errors 0"), "{said}");
+}
+
+#[test]
 fn a_claim_overtakes_a_job_that_is_under_way() {
     let big = Guest::linux("big").ram_mib(384).memory("controllers = <0>;");
     let mut system = Setup::new().set(&[tenant("alpha"), tenant("beta"), big], &pool("")).boot();

@@ -20,6 +20,7 @@ use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOC
 use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windows, Wish};
 use stage2::frame::Mapping;
 use stage2::memory::Memory;
+use stage2::migrate::Region;
 use stage2::owner::{GuestId, PoolId};
 use stage2::placement::Placement;
 use stage2::pool::Pools;
@@ -254,6 +255,10 @@ impl claim::Host for Host {
 
     fn ground(&self) -> &Memory<'static> {
         &own::MEMORY
+    }
+
+    fn region_at(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
+        get(guest.index())?.region(ipa)
     }
 
     fn note(&self, report: &Report) {

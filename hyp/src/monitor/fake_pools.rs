@@ -10,11 +10,12 @@ use stage2::dmb::{self, Node, NodeKind, NodePlace, Source, Wishes};
 use stage2::frame::{Footprint, Mapping};
 use stage2::map::BootMap;
 use stage2::memory::{Kind, Memory, Request};
-use stage2::migrate::{Engine, Time};
+use stage2::migrate::{Engine, Mobility, Region, Time};
 use stage2::owner::{GuestId, Owner, PoolId};
 use stage2::placement::Placement;
 use stage2::pool::Pools;
 use stage2::range::FrameRange;
+use stage2::table::Level;
 
 use super::claiming::Claiming;
 
@@ -102,6 +103,11 @@ impl claim::Host for FakePools {
     type Ground = Memory<'static>;
     fn ground(&self) -> &Memory<'static> {
         self.memory
+    }
+    fn region_at(&self, _: GuestId, _: Ipa) -> Option<Region> {
+        let (ipa, size) = (Ipa::default(), 1 << 40);
+        let (mobility, placement, largest) = (Mobility::Movable, Placement::Any, Level::L2);
+        Some(Region { ipa, size, mobility, placement, largest })
     }
 }
 

@@ -184,10 +184,12 @@ impl Cause {
 
     /// Whether another range may do better.
     pub(super) const fn is_local(self) -> bool {
-        !matches!(
-            self,
-            Self::NoRange(_) | Self::NoFrame { .. } | Self::NoWindow | Self::Cancelled | Self::OwnerGone
-        )
+        !matches!(self, Self::NoRange(_) | Self::NoWindow | Self::Cancelled | Self::OwnerGone)
+    }
+
+    /// Whether no range that holds the frame may do: it is about that frame, and not about the range as a whole.
+    pub(super) const fn is_of_frame(self) -> bool {
+        self.is_local() && !matches!(self, Self::NoFrame { .. })
     }
 }
 

@@ -339,6 +339,17 @@ impl Claims {
         Some((place, report))
     }
 
+    /// Whether a claim for a guest that starts waits for its turn.
+    pub(super) fn has_units_waiting(&self) -> bool {
+        let is_it = |report: &Report| report.claimant == Claimant::Units && report.state == State::Queued;
+        self.records().all().any(is_it)
+    }
+
+    /// Puts the operation being worked on back into the queue.
+    pub(super) fn put_back(&self, place: Place) {
+        self.records().put_back(place);
+    }
+
     /// Looks at, or changes, the report of the operation being worked on.
     pub(super) fn report_at<R>(&self, place: Place, f: impl FnOnce(&mut Report) -> R) -> R {
         f(self.records().get_mut(place))

@@ -2,9 +2,10 @@
 
 use super::operation::Report;
 use crate::addr::{Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES};
+use crate::controller::{ControllerId, ControllerSet};
 use crate::frame::Contents;
 use crate::memory::{Glance, IsolateError, Isolated, Memory, Occupant, Requester, TakeError};
-use crate::migrate::{Frames, Time};
+use crate::migrate::{Frames, Region, Time};
 use crate::owner::{GuestId, Owner, PoolId};
 use crate::placement::Placement;
 use crate::range::FrameRange;
@@ -49,6 +50,12 @@ pub trait Ground {
 
     /// The free frames that tenants may move to: those of isolated pageblocks do not count.
     fn free_frames(&self) -> u64;
+
+    /// Those of them behind `controller`; together they may be less than the sum.
+    fn free_frames_behind(&self, controller: ControllerId) -> u64;
+
+    /// The controllers that memory may be allocated from.
+    fn controllers(&self) -> ControllerSet;
 }
 
 impl Ground for Memory<'_> {
@@ -90,6 +97,14 @@ impl Ground for Memory<'_> {
 
     fn free_frames(&self) -> u64 {
         Frames::free_frames(self, &Placement::Any)
+    }
+
+    fn free_frames_behind(&self, controller: ControllerId) -> u64 {
+        Frames::free_frames(self, &Placement::only(controller))
+    }
+
+    fn controllers(&self) -> ControllerSet {
+        Memory::controllers(self).iter().filter(|controller| !self.is_closed(*controller)).collect()
     }
 }
 
@@ -154,6 +169,9 @@ pub trait Host: Time + Windows {
 
     /// The allocator.
     fn ground(&self) -> &Self::Ground;
+
+    /// The region of the RAM of `guest` that holds `ipa`, or else the next one above it: says where a tenant may move.
+    fn region_at(&self, guest: GuestId, ipa: Ipa) -> Option<Region>;
 
     /// An operation begins, or is over: its state says which. Nothing of [`Claims`](super::Claims) may be called.
     fn note(&self, report: &Report) {

@@ -12,8 +12,13 @@
 //!
 //! Where taking finds a frame in use, the rest moves once more, a bounded number of times. A claim that fails undoes
 //! what it did, in the reverse order, so that types, owners and isolation of all pageblocks are what they were; it says
-//! which frame was in the way and why, and unless an exact range was asked for, tries the next cheapest range without
-//! that pageblock. Every try is in its report.
+//! which frame was in the way and why. Unless an exact range was asked for, every range of the pool is looked at then, and
+//! the cheapest of those that can be emptied is tried ([`exhaustive`]). Every try is in its report.
+//!
+//! Where the free frames behind some controller might not do for everybody, tenants are counted by the controllers that
+//! they may move to before any moves ([`room`]). A range whose tenants do not all have room is given up at once. For one
+//! whose tenants have room only if each goes to the right place, jobs move them there kind by kind. So a claim is granted
+//! whenever some range can be emptied: its tenants can move, and the frames that are free outside it will do.
 //!
 //! *No circular targets*: an isolated pageblock hands out no frame, so a tenant never moves to where another has just
 //! left. *Dissolved at once*: what is released into an isolated pageblock is free there and on no list; there is no
@@ -29,7 +34,8 @@
 //! [`Claims::step`]: all of them are serialised, those of other pools too, and of two that overlap the later one finds the
 //! earlier one's frames claimed. A claim does not wait for migration that others asked for: its job overtakes all that
 //! clear no frames, the one under way included, once the unit in flight has arrived. It does wait for `retire`, for a limit
-//! of migration's rate, and for what the operator pauses. A guest may have two operations open at a time, the operator
+//! of migration's rate, for guests that start, are reset or stop, and for what the operator pauses. A claim for a guest that
+//! starts does not wait for guests that start, and a claim that waits for one makes way for it: neither waits for the other. A guest may have two operations open at a time, the operator
 //! eight.
 //!
 //! # Turns
@@ -43,9 +49,11 @@
 
 mod cause;
 mod engine;
+mod exhaustive;
 mod ground;
 mod operation;
 mod records;
+mod room;
 mod search;
 mod statistics;
 #[cfg(test)]

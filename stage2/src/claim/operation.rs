@@ -211,6 +211,8 @@ pub struct Report {
     pub(super) is_cancelled: bool,
     /// Whether its claimant stopped.
     pub(super) is_orphan: bool,
+    /// Whether it has begun before, and was put back into the queue.
+    pub(super) is_resumed: bool,
     /// Whether what was granted is taken note of: it was adopted, or is on its way back.
     pub(super) is_settled: bool,
     /// When it was asked for, in ticks.
@@ -250,6 +252,7 @@ impl Report {
             blocker: Blocker::NOTHING,
             is_cancelled: false,
             is_orphan: false,
+            is_resumed: false,
             is_settled: false,
             submitted: 0,
             started: 0,

@@ -1,5 +1,6 @@
 //! The operations that there are, waiting ones and past ones, and who owns which pool.
 
+use super::cause::Blocker;
 use super::operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Wish};
 use crate::migrate::Time;
 use crate::owner::{MAX_POOLS, PoolId};
@@ -149,17 +150,29 @@ impl Records {
         Ok(id)
     }
 
-    /// The operation that waits longest for its turn.
+    /// Takes the operation that waits longest for its turn. Those for guests that start go first: these guests wait for them.
     pub(super) fn start_next(&mut self, now: u64) -> Option<Place> {
         let waiting = self.list.iter_mut().enumerate();
         let waiting = waiting.filter(|(_, report)| report.id.get() > 0 && report.state == State::Queued);
-        let (place, report) = waiting.min_by_key(|(_, report)| report.id)?;
+        let is_later = |report: &Report| report.claimant != Claimant::Units;
+        let (place, report) = waiting.min_by_key(|(_, report)| (is_later(report), report.id))?;
         report.started = now;
         report.state = match report.kind {
             Kind::Claim => State::Choosing,
             Kind::Release => State::Releasing,
         };
         Some(Place(place))
+    }
+
+    /// Puts the operation that is worked on back into the queue, as if it had not begun.
+    pub(super) fn put_back(&mut self, place: Place) {
+        let report = self.get_mut(place);
+        report.state = State::Queued;
+        report.range = FrameRange::EMPTY;
+        report.blocker = Blocker::NOTHING;
+        report.done = 0;
+        report.is_resumed = true;
+        let _ = report.tries.pop();
     }
 
     pub(super) fn get(&self, place: Place) -> &Report {

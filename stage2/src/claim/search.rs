@@ -267,7 +267,8 @@ impl Search {
     }
 }
 
-fn pageblock_at(number: u64) -> FrameRange {
+/// The pageblock of frame `number`.
+pub(super) fn pageblock_at(number: u64) -> FrameRange {
     let start = number & !(PAGEBLOCK_FRAMES - 1);
     FrameRange::from_numbers(start, start + PAGEBLOCK_FRAMES).unwrap_or_default()
 }

@@ -2,10 +2,12 @@
 
 use super::cause::{Blocker, Cause};
 use super::engine::Claims;
+use super::exhaustive::Exhaustive;
 use super::ground::{Ground, Host, after, slice_of};
 use super::operation::{Claimant, Kind, Report, State, Try, Wish};
 use super::records::Place;
-use super::search::{Progress, Search, first_frame, is_fixed};
+use super::room::{Move, Piece, Room, Tenants};
+use super::search::{Progress, Search, first_frame, is_fixed, pageblock_at};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::frame::Contents;
 use crate::memory::{Glance, Isolated};
@@ -23,6 +25,8 @@ const SCRUB: u64 = 64;
 const VERIFY: usize = 64;
 /// How often what is still in use is moved again.
 const ROUNDS: u8 = 4;
+/// Blocks and windows that are looked at in a turn, where tenants are told apart.
+const TELL_APART: u64 = 64;
 
 /// What a turn came to.
 pub(super) enum Turn {
@@ -43,11 +47,15 @@ enum Phase {
     Idle,
     /// Looks for a range.
     Choose(Search),
+    /// Looks at every range, after the one that was chosen first did not do.
+    ChooseAgain(Exhaustive),
     /// Counts what of the range is in use, from this frame number on: before it is isolated where an exact range was
     /// asked for, and after it always.
     Count { next: u64, used: u64 },
     /// Isolates the range from this frame number on.
     Isolate(u64),
+    /// Counts the tenants by where they may move to, from this frame number on.
+    Weigh { next: u64, tenants: Tenants },
     /// Waits for a job of migration, or for a place in its queue.
     Move(Option<JobId>),
     /// Takes free frames; scrubs and cleans what of the last ones is left.
@@ -77,8 +85,18 @@ struct Active {
     /// What of the range the owning guest sees.
     shown: FrameRange,
     rounds: u8,
-    /// Pageblocks that were in the way.
+    /// Frames that were in the way.
     barred: heapless::Vec<Frame, { super::operation::MAX_TRIES }>,
+    /// Starts of ranges whose tenants had no room.
+    tried: heapless::Vec<u64, { super::operation::MAX_TRIES }>,
+    /// Which tenants the next job moves where, if room is short.
+    plan: Option<Move>,
+    /// Whether the operation goes back to the queue once it is undone.
+    makes_way: bool,
+    /// Whether no range of the pool can be emptied.
+    is_hopeless: bool,
+    /// The first frame that no range may hold, as long as no range was tried.
+    bar: Blocker,
     phase: Phase,
 }
 
@@ -122,7 +140,7 @@ impl Worker {
         }
         let Some((place, report)) = claims.start_next(host) else { return Turn::Idle };
         let Some(pool) = claims.pools().and_then(|pools| pools.get(report.pool)) else { return Turn::Idle };
-        if report.kind == Kind::Claim {
+        if report.kind == Kind::Claim && !report.is_resumed {
             claims.statistics().count_tried();
         }
         host.note(&report);
@@ -152,6 +170,11 @@ impl Active {
         shown: FrameRange::EMPTY,
         rounds: 0,
         barred: heapless::Vec::new(),
+        tried: heapless::Vec::new(),
+        plan: None,
+        makes_way: false,
+        is_hopeless: false,
+        bar: Blocker::NOTHING,
         phase: Phase::Idle,
     };
 
@@ -166,6 +189,8 @@ impl Active {
         let next = match phase {
             Phase::Idle | Phase::Move(_) => None,
             Phase::Choose(search) => self.choose(claims, host, search),
+            Phase::ChooseAgain(search) => Some(self.choose_again(claims, host, search)),
+            Phase::Weigh { next, tenants } => Some(self.weigh(claims, host, next, tenants)),
             Phase::Count { next, used } => Some(self.count(claims, host, next, used)),
             Phase::Isolate(next) => self.isolate(claims, host, next),
             Phase::Take { left, contents } => self.take(claims, host, left, contents),
@@ -220,7 +245,8 @@ impl Active {
         let Some((range, used)) = found else {
             let (frame, bar) = search.bar(host.ground());
             let frame = frame.unwrap_or(self.pool_range(claims).first());
-            return Some(Phase::Undo(Blocker { frame, cause: Cause::NoRange(bar) }));
+            self.bar = Blocker { frame, cause: Cause::NoRange(bar) };
+            return Some(self.choose_elsewhere(claims, host).unwrap_or(Phase::Undo(self.bar)));
         };
         self.range = range;
         Some(self.begin_try(claims, used))
@@ -245,7 +271,88 @@ impl Active {
             let cause = Cause::NoFrame { missing };
             return Phase::Undo(Blocker { frame: self.range.first(), cause });
         }
-        if used == 0 { self.begin_take(claims) } else { self.begin_move(claims) }
+        let ground = host.ground();
+        match used {
+            0 => self.begin_take(claims),
+            _ if Room::of(ground).is_ample(used, ground.controllers()) => self.begin_move(claims),
+            _ => self.begin_weigh(),
+        }
+    }
+
+    /// Begins to look at the ranges that the first search passes over: those that do not consist of whole pageblocks. `None`
+    /// if there are none, or if there is too little free memory for any range.
+    fn choose_elsewhere<H: Host>(&self, claims: &Claims, host: &H) -> Option<Phase> {
+        let pool = claims.pools().and_then(|pools| pools.get(self.pool))?;
+        let Wish::Sized { frames, align } = claims.report_at(self.place, |report| report.wish) else {
+            return None;
+        };
+        let is_of_pageblocks =
+            frames.is_multiple_of(PAGEBLOCK_FRAMES) && align.is_multiple_of(PAGEBLOCK_FRAMES);
+        if is_of_pageblocks || frames > host.ground().free_frames() {
+            return None;
+        }
+        Some(Phase::ChooseAgain(Exhaustive::new(pool.range, pool.controller, frames, align)))
+    }
+
+    fn choose_again<H: Host>(&mut self, claims: &Claims, host: &H, mut search: Exhaustive) -> Phase {
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            return Phase::Undo(blocker);
+        }
+        match search.advance(host.ground(), host, &self.barred, &self.tried, TELL_APART) {
+            Progress::More => Phase::ChooseAgain(search),
+            Progress::Done(Some((range, used))) => {
+                self.range = range;
+                self.begin_try(claims, used)
+            }
+            // The last try says what was in the way.
+            Progress::Done(None) => {
+                self.is_hopeless = true;
+                let last =
+                    claims.report_at(self.place, |report| report.tries.last().map(|last| last.blocker));
+                Phase::Undo(last.unwrap_or(self.bar))
+            }
+        }
+    }
+
+    fn begin_weigh(&self) -> Phase {
+        Phase::Weigh { next: self.range.start(), tenants: Tenants::default() }
+    }
+
+    /// Counts on by where tenants may move to. Then lets all move, or those that have to go first, or gives the range up
+    /// before any does.
+    fn weigh<H: Host>(&mut self, claims: &Claims, host: &H, mut next: u64, mut tenants: Tenants) -> Phase {
+        if let Some(blocker) = Self::end_of(claims, self.place) {
+            return Phase::Undo(blocker);
+        }
+        let (ground, end) = (host.ground(), self.range.end());
+        for _ in 0..TELL_APART {
+            if next >= end {
+                break;
+            }
+            let frame = Frame::try_new(next).unwrap_or_default();
+            next = match Piece::at(ground, host, next, pageblock_at(next).end().min(end)) {
+                Piece::Free { end } => end,
+                Piece::Tenant { kind, why, .. } if kind.is_empty() => {
+                    return Phase::Undo(Blocker { frame, cause: why });
+                }
+                Piece::Tenant { end, kind, .. } => {
+                    tenants.add(kind, end - next);
+                    end
+                }
+                // What was claimed or retired meanwhile is found when frames are taken.
+                Piece::Fixed { end } => end,
+            };
+        }
+        if next < end {
+            return Phase::Weigh { next, tenants };
+        }
+        let room = Room::of(ground);
+        let missing = tenants.missing(&room);
+        if missing > 0 {
+            return Phase::Undo(Blocker { frame: self.range.first(), cause: Cause::NoFrame { missing } });
+        }
+        self.plan = if tenants.need_no_plan(&room) { None } else { tenants.next_move(&room) };
+        if tenants.used() == 0 { self.begin_take(claims) } else { self.begin_move(claims) }
     }
 
     /// The range is chosen.
@@ -318,7 +425,7 @@ impl Active {
                 return (Phase::Undo(blocker), Turn::Worked);
             }
             // Where the queue is full, a later turn tries again.
-            return match engine.submit(host, Request::retire(self.rest())) {
+            return match engine.submit(host, self.request(claims)) {
                 Ok(job) => (Phase::Move(Some(job)), Turn::Waiting),
                 Err(_) => (Phase::Move(None), Turn::Stalled),
             };
@@ -327,7 +434,9 @@ impl Active {
         if !report.state.is_over() {
             let passed = (self.taken - self.range.start()) * 2;
             claims.report_at(self.place, |mine| mine.done = passed + report.scanned_bytes / FRAME_SIZE);
-            if end.is_some() {
+            let is_for_units = claims.report_at(self.place, |mine| mine.claimant == Claimant::Units);
+            self.makes_way |= report.waits_for.is_some() && !is_for_units && claims.has_units_waiting();
+            if end.is_some() || self.makes_way {
                 let _ = engine.cancel(host, job);
             } else if report.state == JobState::Paused {
                 return (Phase::Move(Some(job)), Turn::Stalled);
@@ -340,24 +449,55 @@ impl Active {
             mine.moved.pages += report.moved.pages;
             mine.migration_ticks += report.worked_ticks;
         });
-        let blocker = end.or_else(|| self.still_there(host.ground(), &report));
-        (blocker.map_or_else(|| self.begin_take(claims), Phase::Undo), Turn::Worked)
+        let blocker = end.or_else(|| {
+            let makes_way = Blocker { frame: self.range.first(), cause: Cause::Busy };
+            if self.makes_way { Some(makes_way) } else { self.still_there(host.ground(), &report) }
+        });
+        let next = match blocker {
+            Some(blocker) => Phase::Undo(blocker),
+            // The others come next, or all have moved.
+            None if self.plan.take().is_some() => self.begin_weigh(),
+            None => self.begin_take(claims),
+        };
+        (next, Turn::Worked)
     }
 
-    /// What did not move for a reason that another round would not mend, or after too many rounds.
+    /// What the next job is to move.
+    fn request(&self, claims: &Claims) -> Request {
+        let request = match self.plan {
+            Some(plan) => Request::retire_some(self.rest(), plan.kind, plan.to, plan.frames),
+            None => Request::retire(self.rest()),
+        };
+        // A guest that starts waits for this claim: neither is to wait for the other.
+        match claims.report_at(self.place, |report| report.claimant) {
+            Claimant::Units => request.without_starting(),
+            Claimant::Operator | Claimant::Guest(_) => request,
+        }
+    }
+
+    /// The first frame that a job has left in use for a reason that another round would not change, or, after too many
+    /// rounds, the first that is in use.
     fn still_there(&mut self, ground: &impl Ground, job: &JobReport) -> Option<Blocker> {
         let rest = self.rest();
         let occupant = ground.occupant(rest)?;
         let frame = first_frame(&occupant, rest);
-        let why = Reason::ALL.into_iter().filter(|reason| job.unmoved(*reason).leaf_count > 0);
-        let why = why.map(Cause::of_migration).find(|cause| !cause.is_passing());
-        let cause = match occupant.owner {
-            Some(Owner::Pool(_)) => Cause::Claimed,
-            Some(owner) if is_fixed(&occupant) => Cause::Fixed(owner),
-            _ => why.unwrap_or(Cause::Busy),
+        let fixed = match occupant.owner {
+            Some(Owner::Pool(_)) => Some(Cause::Claimed),
+            Some(owner) if is_fixed(&occupant) => Some(Cause::Fixed(owner)),
+            _ => None,
         };
+        let blocker = match fixed {
+            Some(cause) => Some(Blocker { frame, cause }),
+            None => lasting_reason(ground, rest, job),
+        };
+        // A job that has moved all that it was to move has left the others to those after it.
+        let moved = job.moved.bytes() / FRAME_SIZE;
+        if blocker.is_none() && self.plan.is_some_and(|plan| moved >= plan.frames) {
+            self.rounds = 0;
+            return None;
+        }
         self.rounds += 1;
-        (!cause.is_passing() || self.rounds >= ROUNDS).then_some(Blocker { frame, cause })
+        blocker.or((self.rounds >= ROUNDS).then_some(Blocker { frame, cause: Cause::Busy }))
     }
 
     fn take<H: Host>(
@@ -518,11 +658,27 @@ impl Active {
             (is_sized, report.pool, report.wish.frames(), align, report.tries.len())
         });
         let end = Self::end_of(claims, self.place);
-        if end.is_none() && is_sized && blocker.cause.is_local() && tries < super::operation::MAX_TRIES {
-            let _ = self.barred.push(blocker.frame);
-            let range = claims.pools().and_then(|pools| pools.get(pool)).map(|pool| pool.range)?;
+        if end.is_none() && self.makes_way {
+            claims.put_back(self.place);
+            return None;
+        }
+        let is_tried_again = is_sized
+            && blocker.cause.is_local()
+            && tries < super::operation::MAX_TRIES
+            && !self.is_hopeless
+            // Whatever is in use of a range needs as many free frames elsewhere: together, no fewer than it has.
+            && frames <= host.ground().free_frames();
+        if end.is_none() && is_tried_again {
+            if blocker.cause.is_of_frame() {
+                let _ = self.barred.push(blocker.frame);
+            } else {
+                let _ = self.tried.push(start);
+            }
+            self.plan = None;
+            let pool = claims.pools().and_then(|pools| pools.get(pool))?;
             claims.report_at(self.place, |report| report.state = State::Choosing);
-            return Some(Phase::Choose(Search::new(range, frames, align)));
+            let search = Exhaustive::new(pool.range, pool.controller, frames, align);
+            return Some(Phase::ChooseAgain(search));
         }
         let blocker = end.unwrap_or(blocker);
         claims.report_at(self.place, |report: &mut Report| {
@@ -602,6 +758,17 @@ impl Active {
         claims.report_at(self.place, |report| report.done = done);
         Some(Phase::Give { next: end, scrubbed: end })
     }
+}
+
+/// The first frame of `rest` that `job` has left in use for a reason that another round would not change, and that reason.
+fn lasting_reason(ground: &impl Ground, rest: FrameRange, job: &JobReport) -> Option<Blocker> {
+    let blockers = Reason::ALL.into_iter().filter_map(|reason| {
+        let (frame, cause) = (job.unmoved(reason).frame?, Cause::of_migration(reason));
+        let is_in_use = || ground.occupant(FrameRange::try_new(frame, 1).unwrap_or_default()).is_some();
+        let is_it = !cause.is_passing() && rest.contains(frame) && is_in_use();
+        is_it.then_some(Blocker { frame, cause })
+    });
+    blockers.min_by_key(|blocker| blocker.frame)
 }
 
 /// How many frames guests have from frame number `next` on, and where to go on counting: at most at `end`.

@@ -3,11 +3,11 @@
 use super::job::{JobId, JobState};
 use super::space::Space;
 use crate::addr::{Frame, Ipa};
-use crate::controller::ControllerId;
+use crate::controller::{ControllerId, ControllerSet};
 use crate::frame::Contents;
 use crate::memory::Tenant;
 use crate::owner::GuestId;
-use crate::placement::Placement;
+use crate::placement::{Placement, Strictness};
 use crate::range::FrameRange;
 use crate::table::{Level, Maintenance, TableMemory};
 
@@ -175,6 +175,15 @@ pub struct Region {
 }
 
 impl Region {
+    /// The controllers that it may lie behind, wherever it lies now; none if it cannot move.
+    pub(crate) const fn allowed(&self) -> ControllerSet {
+        match (self.mobility, self.placement.named()) {
+            (Mobility::Movable, (named, Strictness::Strict)) => named,
+            (Mobility::Movable, (_, Strictness::Preferred)) => ControllerSet::ALL,
+            _ => ControllerSet::EMPTY,
+        }
+    }
+
     /// Whether `size` bytes from `ipa` on lie in it.
     pub(super) const fn holds(&self, ipa: Ipa, size: u64) -> bool {
         ipa.get() >= self.ipa.get() && ipa.get() + size <= self.ipa.get() + self.size

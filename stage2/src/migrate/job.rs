@@ -76,6 +76,9 @@ pub struct Request {
     pub turns: Option<Turns>,
     /// Whether guests that are starting are passed over, instead of waited for.
     pub skips_starting: bool,
+    /// Of a job by frames: only what may lie behind just these controllers moves. Not a frame more than `limit_bytes` moves
+    /// then, and nothing outside the frames moves along.
+    pub(crate) of_kind: Option<ControllerSet>,
 }
 
 impl Request {
@@ -89,6 +92,7 @@ impl Request {
             keeps_placement: false,
             turns: None,
             skips_starting: false,
+            of_kind: None,
         }
     }
 
@@ -102,6 +106,7 @@ impl Request {
             keeps_placement: false,
             turns: None,
             skips_starting: false,
+            of_kind: None,
         }
     }
 
@@ -117,6 +122,7 @@ impl Request {
             keeps_placement: false,
             turns: None,
             skips_starting: false,
+            of_kind: None,
         }
     }
 
@@ -130,6 +136,7 @@ impl Request {
             keeps_placement: false,
             turns: Some(turns),
             skips_starting: false,
+            of_kind: None,
         }
     }
 
@@ -152,6 +159,7 @@ impl Request {
             keeps_placement: false,
             turns: None,
             skips_starting: false,
+            of_kind: None,
         }
     }
 
@@ -159,6 +167,21 @@ impl Request {
     /// itself.
     pub const fn without_starting(self) -> Self {
         Self { skips_starting: true, ..self }
+    }
+
+    /// As [`Self::retire`], of the tenants that may lie behind just the controllers of `kind`: `count` frames, to `target`.
+    pub(crate) const fn retire_some(
+        frames: FrameRange,
+        kind: ControllerSet,
+        target: ControllerId,
+        count: u64,
+    ) -> Self {
+        Self {
+            to: Some(Placement::only(target)),
+            limit_bytes: count * FRAME_SIZE,
+            of_kind: Some(kind),
+            ..Self::retire(frames)
+        }
     }
 
     /// `bytes` of what in `scope` may lie there, from one controller to another.
@@ -171,6 +194,7 @@ impl Request {
             keeps_placement: true,
             turns: None,
             skips_starting: false,
+            of_kind: None,
         }
     }
 
@@ -343,7 +367,7 @@ impl JobReport {
             total_bytes: 0,
             scanned_bytes: 0,
             moved: PairTotals { blocks: 0, pages: 0 },
-            unmoved: [Unmoved { leaf_count: 0, bytes: 0, first: None }; Reason::ALL.len()],
+            unmoved: [Unmoved { leaf_count: 0, bytes: 0, first: None, frame: None }; Reason::ALL.len()],
             stuck: Stuck { behind: ControllerSet::EMPTY, allowed: ControllerSet::ALL },
             is_abandoned: false,
             waits_for: None,
@@ -386,6 +410,7 @@ impl JobReport {
         unmoved.leaf_count += more.leaf_count;
         unmoved.bytes += more.bytes;
         unmoved.first = unmoved.first.or(more.first);
+        unmoved.frame = unmoved.frame.or(more.frame);
     }
 }
 

@@ -170,13 +170,15 @@ fn next_tenant<G: Guests + Frames>(
         {
             let is_waited_for = cursor.return_count < RETURNS && can_wait_for(guests, request, guest);
             if guests.space(guest).is_some() {
-                if let Some(region) = guests.region(guest, cursor.next)
-                    && region.holds(cursor.next, FRAME_SIZE)
-                {
-                    let end = cursor.end.get().min(region.ipa.get() + region.size);
-                    return Next::Portion(Portion { guest, region, from: cursor.next, end });
+                let region = guests.region(guest, cursor.next);
+                match region.filter(|region| region.holds(cursor.next, FRAME_SIZE)) {
+                    Some(region) if request.of_kind.is_none_or(|kind| region.allowed() == kind) => {
+                        let end = cursor.end.get().min(region.ipa.get() + region.size);
+                        return Next::Portion(Portion { guest, region, from: cursor.next, end });
+                    }
+                    Some(_) => {}
+                    None => count_missed(cursor, guest, frames, missed),
                 }
-                count_missed(cursor, guest, frames, missed);
             } else if is_waited_for || cursor.return_count < RETURNS && can_wait_for(guests, request, guest) {
                 cursor.away.get_or_insert((guest, cursor.tenant));
             } else {
@@ -251,9 +253,22 @@ pub(super) fn frames_to_move(request: &Request, leaf: Leaf) -> u64 {
     }
 }
 
-/// Whether so much of `leaf` has to move that it is worth a place of its size.
-pub(super) fn moves_whole(request: &Request, leaf: Leaf) -> bool {
-    frames_to_move(request, leaf) > leaf.size() / FRAME_SIZE / 2
+/// The first frame of `leaf` that has to move.
+pub(super) fn first_to_move(request: &Request, leaf: Leaf) -> Frame {
+    let first = Frame::containing(leaf.pa());
+    match request.select {
+        Select::Behind(_) => first,
+        Select::Touching(range) => first.max(range.first()),
+    }
+}
+
+/// Whether so much of `leaf` has to move that it is worth a place of its size, where `left` bytes may move.
+pub(super) fn moves_whole(request: &Request, leaf: Leaf, left: u64) -> bool {
+    let frames = leaf.size() / FRAME_SIZE;
+    match request.of_kind {
+        None => frames_to_move(request, leaf) > frames / 2,
+        Some(_) => frames_to_move(request, leaf) == frames && leaf.size() <= left,
+    }
 }
 
 /// The bytes that a job looks at.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::addr::Ipa;
+use crate::addr::{Frame, Ipa};
 use crate::owner::GuestId;
 
 /// Why something did not move.
@@ -68,6 +68,8 @@ pub struct Unmoved {
     pub bytes: u64,
     /// The first of them.
     pub first: Option<(GuestId, Ipa)>,
+    /// The first frame of what it lies on that was to be cleared, where that is known.
+    pub(crate) frame: Option<Frame>,
 }
 
 impl Unmoved {
@@ -75,5 +77,11 @@ impl Unmoved {
         self.leaf_count += leaf_count;
         self.bytes += bytes;
         self.first.get_or_insert((guest, ipa));
+    }
+
+    /// As [`Self::add`], where the first frame of it that was to be cleared is `frame`.
+    pub(super) fn add_at(&mut self, frame: Frame, guest: GuestId, ipa: Ipa, leaf_count: u64, bytes: u64) {
+        self.frame.get_or_insert(frame);
+        self.add(guest, ipa, leaf_count, bytes);
     }
 }

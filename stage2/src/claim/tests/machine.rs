@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, Pa};
 use crate::claim::{Claimant, Claims, Ground, Host, Report, State, Step, Windows, Wish};
-use crate::controller::ControllerId;
+use crate::controller::{ControllerId, ControllerSet};
 use crate::dmb::{self, Node, NodeKind, NodePlace, Source, Wishes};
 use crate::frame::{Contents, Footprint};
 use crate::map::BootMap;
 use crate::memory::{Glance, IsolateError, Isolated, Memory, Occupant, TakeError, Tenant};
 use crate::migrate::{
-    Copier, Engine, Fault, Frames, Guests, Mobility, Payer, Region, Space, Span, Time, Verdict,
+    Absence, Copier, Engine, Fault, Frames, Guests, Mobility, Payer, Region, Space, Span, Time, Verdict,
 };
 use crate::owner::{GuestId, Owner, PoolId};
 use crate::placement::Placement;
@@ -167,12 +167,19 @@ impl Ground for Soil {
     fn free_frames(&self) -> u64 {
         Ground::free_frames(self.memory)
     }
+    fn free_frames_behind(&self, controller: ControllerId) -> u64 {
+        Ground::free_frames_behind(self.memory, controller)
+    }
+    fn controllers(&self) -> ControllerSet {
+        Ground::controllers(self.memory)
+    }
 }
 
 struct Guest {
     space: Space<Tables, Tlb>,
     regions: Vec<Region>,
     is_there: Cell<bool>,
+    absence: Cell<Option<Absence>>,
 }
 
 pub(super) struct Machine {
@@ -296,7 +303,12 @@ impl Machine {
         let guest = guest_id(self.guests.len() as u8);
         let stage2 = Stage2::new(Geometry::new(40, 44).unwrap(), Tables(self.shared), Tlb).unwrap();
         let space = Space::new(guest, stage2);
-        self.guests.push(Guest { space, regions: Vec::new(), is_there: Cell::new(true) });
+        self.guests.push(Guest {
+            space,
+            regions: Vec::new(),
+            is_there: Cell::new(true),
+            absence: Cell::new(None),
+        });
         guest
     }
 
@@ -361,6 +373,11 @@ impl Machine {
             largest,
         });
         end == ipa + size
+    }
+
+    /// The guest starts, is reset or stops, or is through with that.
+    pub(super) fn set_absence(&self, guest: GuestId, absence: Option<Absence>) {
+        self.guests[guest.index()].absence.set(absence);
     }
 
     pub(super) fn regions(&mut self, guest: GuestId) -> &mut Vec<Region> {
@@ -657,7 +674,11 @@ impl Guests for Machine {
     type Tlb = Tlb;
 
     fn space(&self, guest: GuestId) -> Option<&Space<Tables, Tlb>> {
-        self.guests.get(guest.index()).filter(|guest| guest.is_there.get()).map(|guest| &guest.space)
+        let is_open = |guest: &&Guest| guest.is_there.get() && guest.absence.get().is_none();
+        self.guests.get(guest.index()).filter(is_open).map(|guest| &guest.space)
+    }
+    fn absence(&self, guest: GuestId) -> Option<Absence> {
+        self.guests.get(guest.index())?.absence.get()
     }
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
         let mut regions = self.guests.get(guest.index())?.regions.iter();
@@ -711,6 +732,9 @@ impl Host for Machine {
     type Ground = Soil;
     fn ground(&self) -> &Soil {
         &self.soil
+    }
+    fn region_at(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
+        Guests::region(self, guest, ipa)
     }
 }
 

@@ -75,11 +75,13 @@ struct Active {
     is_exhausted: bool,
     /// How often the present unit was tried again.
     retries: u8,
+    /// Bytes that may still move.
+    left_bytes: u64,
 }
 
 impl Active {
     const fn new(id: JobId, request: Request, cursor: Cursor) -> Self {
-        Self { id, request, cursor, region: None, is_exhausted: false, retries: 0 }
+        Self { id, request, cursor, region: None, is_exhausted: false, retries: 0, left_bytes: u64::MAX }
     }
 
     /// In the name of no job: to bring a guest to rest that jobs have left.
@@ -171,7 +173,8 @@ impl Active {
     fn skip<H: Host>(&mut self, place: &Place<'_, H>, portion: &Portion, leaf: Leaf, reason: Reason) {
         let end = (leaf.ipa().get() + leaf.size()).min(portion.end);
         let mut unmoved = Unmoved::default();
-        unmoved.add(portion.guest, leaf.ipa(), 1, end.saturating_sub(portion.from.get()));
+        let frame = plan::first_to_move(&self.request, leaf);
+        unmoved.add_at(frame, portion.guest, leaf.ipa(), 1, end.saturating_sub(portion.from.get()));
         let behind = place.host.span_of(Frame::containing(leaf.pa())).map(|span| span.controller);
         self.count_unmoved(place, portion, reason, &unmoved, behind.into_iter().collect());
         self.retries = 0;
@@ -346,6 +349,7 @@ impl Hands {
         let mut now = (JobState::Cancelled, 0);
         active.report(engine, host, |report| now = (report.state, report.moved.bytes()));
         let (state, moved_bytes) = now;
+        active.left_bytes = active.request.limit_bytes.saturating_sub(moved_bytes);
         if let Some(guest) = GuestId::try_new(active.cursor.guest)
             && let Some(space) = host.space(guest)
         {
@@ -365,7 +369,7 @@ impl Hands {
         let stop = match state {
             JobState::Cancelling | JobState::Cancelled => Some(JobState::Cancelled),
             JobState::Pausing => Some(JobState::Paused),
-            _ if moved_bytes >= active.request.limit_bytes => Some(JobState::Finished),
+            _ if active.left_bytes == 0 => Some(JobState::Finished),
             // An owner's claim goes before the operator's convenience: this one goes on afterwards.
             _ if engine.lock_jobs(host).is_overtaken(&active.request, |guest| plan::is_away(host, guest)) => {
                 Some(JobState::Queued)
@@ -457,7 +461,8 @@ impl Hands {
         let found = place.space.find(place.host, portion, |leaf| {
             let is_selected = plan::is_selected(&active.request.select, place.host, &mut self.sources, leaf);
             if is_selected && reason.is_some() {
-                unmoved.add(portion.guest, leaf.ipa(), 1, leaf.size());
+                let frame = plan::first_to_move(&active.request, leaf);
+                unmoved.add_at(frame, portion.guest, leaf.ipa(), 1, leaf.size());
                 let controller = self.sources.controller(place.host, Frame::containing(leaf.pa()));
                 behind = controller.map_or(behind, |controller| behind.with(controller));
             }
@@ -473,7 +478,8 @@ impl Hands {
         match leaf.level() {
             Level::L3 => self.begin_pages(place, active, portion, leaf),
             Level::L2
-                if portion.holds(leaf.ipa(), leaf.size()) && plan::moves_whole(&active.request, leaf) =>
+                if portion.holds(leaf.ipa(), leaf.size())
+                    && plan::moves_whole(&active.request, leaf, active.left_bytes) =>
             {
                 self.begin_whole(place, active, portion, leaf);
             }
@@ -481,7 +487,7 @@ impl Hands {
             _ => {
                 if portion.region.largest == Level::L1
                     && portion.holds(leaf.ipa(), leaf.size())
-                    && plan::moves_whole(&active.request, leaf)
+                    && plan::moves_whole(&active.request, leaf, active.left_bytes)
                 {
                     self.reserve(place, active, portion, leaf.ipa());
                 }

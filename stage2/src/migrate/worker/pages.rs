@@ -33,17 +33,22 @@ impl Hands {
         leaf: Leaf,
     ) {
         let (host, guest, ipa) = (place.host, portion.guest, leaf.ipa());
-        let may_gather = portion.region.largest <= Level::L2;
+        let is_exact = active.request.of_kind.is_some();
+        let may_gather =
+            portion.region.largest <= Level::L2 && (!is_exact || active.left_bytes >= PAGEBLOCK_SIZE);
         if may_gather && ipa == area_of(ipa) && portion.holds(ipa, PAGEBLOCK_SIZE) {
             let survey = self.survey(place, active, ipa, PAGEBLOCK_FRAMES);
             if survey.present == PAGEBLOCK_FRAMES
-                && survey.selected >= GATHER
+                && survey.selected >= if is_exact { PAGEBLOCK_FRAMES } else { GATHER }
                 && let Some(target) = self.target_block(host, active, portion, ipa)
             {
                 return place.space.begin_block(host, ipa, target);
             }
         }
-        let left = ((portion.end - ipa.get()) / FRAME_SIZE).min(BATCH as u64);
+        let mut left = ((portion.end - ipa.get()) / FRAME_SIZE).min(BATCH as u64);
+        if is_exact {
+            left = left.min(active.left_bytes / FRAME_SIZE);
+        }
         let leading = place.space.leading(host, ipa, left as usize, |pa| {
             plan::selects(&active.request.select, host, &mut self.sources, Frame::containing(pa), 1)
         });
