@@ -335,6 +335,105 @@ fn an_evacuation_reaches_guests_that_start_and_that_are_reset() {
     }
 }
 
+/// The address of a frame behind controller `index` that the guest with this number has, by its symbol on the map.
+fn frame_of_guest(system: &mut System, controller: &str, symbol: char) -> u64 {
+    let map = system.json(&format!("map {controller}"));
+    let range = &map["ranges"][0];
+    let base = u64::from_str_radix(&range["base"].as_str().unwrap()[2..], 16).unwrap();
+    let cells = range["cells"].as_str().unwrap();
+    let cell = cells.chars().position(|cell| cell == symbol).unwrap_or_else(|| panic!("{map}")) as u64;
+    base + cell * range["unit_bytes"].as_u64().unwrap()
+}
+
+/// Units of 4 KiB that a guest's RAM is made of.
+fn small_units(system: &mut System, guest: &str) -> u64 {
+    let map = system.json(&format!("guest {guest} map"));
+    map["regions"].as_array().unwrap().iter().map(|region| region["small_count"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn frames_of_a_guest_that_is_reset_or_starts_are_retired() {
+    let memory = "controllers = <0>; preferred; unit-size = <0x200000>;";
+    let guest = Guest::payload("a", "pattern").vcpus(1).ram_mib(384).memory(memory).bootargs("limit=32");
+    let mut system = Setup::new().set(&[guest], "").boot();
+    system.to_guest("a");
+    system.expect("pattern ready");
+    for _ in 0..3 {
+        let frame = frame_of_guest(&mut system, "mc0", '1');
+        system.monitor("reset a");
+        let report = job(&mut system, &format!("retire {frame:#x}"));
+        let bytes = ["moved_bytes", "unmoved_bytes"].map(|key| report[key].as_u64());
+        assert_eq!((&report["state"], bytes), (&"finished".into(), [Some(4096), Some(0)]), "{report}");
+        let shown = system.json(&format!("frame {frame:#x}"));
+        assert_eq!(shown["state"], "retired", "{shown}");
+        check_books(&mut system);
+    }
+    system.to_guest("a");
+    system.send("c");
+    let said = system.expect(r"pattern checked \d+ errors \d+");
+    assert!(said.ends_with("errors 0"), "{said}");
+}
+
+/// A unit of which a frame was retired is one of 2 MiB again after a while.
+fn split_units_are_coalesced(
+    setup: Setup,
+    guest: Guest,
+    begin: impl Fn(&mut System),
+    end: impl Fn(&mut System),
+) {
+    let mut system = setup.set(&[guest], "").boot();
+    begin(&mut system);
+    assert_eq!(small_units(&mut system, "a"), 0);
+    for round in 1..=3 {
+        let frame = frame_of_guest(&mut system, "mc0", '1');
+        let report = job(&mut system, &format!("retire {frame:#x}"));
+        assert_eq!(report["moved_bytes"], 4096, "{report}");
+        let until = Instant::now() + system_tests::patience();
+        while small_units(&mut system, "a") > 0 {
+            assert!(Instant::now() < until, "{}", system.monitor("guest a map"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let stats = system.json("stats migration");
+        let counts = ["coalesced_count", "gathered_count"].map(|key| stats["guests"][0][key].as_u64());
+        assert_eq!(counts, [Some(round); 2], "{stats}");
+        check_books(&mut system);
+    }
+    end(&mut system);
+}
+
+#[test]
+fn split_units_are_coalesced_by_a_cpu_without_a_guest() {
+    let guest = Guest::payload("a", "pattern")
+        .vcpus(1)
+        .ram_mib(64)
+        .memory("unit-size = <0x200000>; controllers = <0>; preferred;");
+    let begin = |system: &mut System| {
+        system.to_guest("a");
+        system.expect("pattern ready");
+    };
+    let end = |system: &mut System| {
+        system.to_guest("a");
+        system.send("c");
+        let said = system.expect(r"pattern checked \d+ errors \d+");
+        assert!(said.ends_with("errors 0"), "{said}");
+    };
+    split_units_are_coalesced(Setup::new(), guest, begin, end);
+}
+
+#[test]
+fn split_units_are_coalesced_while_vcpus_wait() {
+    // Every CPU has a vCPU: there is no other time than that of their WFI.
+    let guest = Guest::linux("a").vcpus(4).memory("unit-size = <0x200000>; controllers = <0>; preferred;");
+    let begin = |system: &mut System| {
+        system.wait_for_shell("a");
+        system.run("a", "head -c 24M /dev/urandom > /tmp/data; sha256sum /tmp/data > /tmp/sum");
+    };
+    let end = |system: &mut System| {
+        system.run("a", "sha256sum -c -s /tmp/sum");
+    };
+    split_units_are_coalesced(Setup::new(), guest, begin, end);
+}
+
 #[test]
 fn an_evacuated_controller_is_empty_until_it_is_restored() {
     let guests = [

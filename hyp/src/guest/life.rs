@@ -157,6 +157,7 @@ fn between_phases(guest: &'static Guest) {
             guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
             trace::record(Kind::Life, guest.id.index(), 0, Phase::Stopped as u64, 0);
             log::info!("{}: {}", guest.name(), guest.reason());
+            migration::note_freed();
         }
         Phase::Stopped | Phase::Running => {}
     }

@@ -112,7 +112,7 @@ impl FakeMigration {
     pub(super) fn work(&self, is_all: bool) {
         loop {
             match self.engine.step(self, 1_000_000, Payer::Idle) {
-                Step::More if is_all => {}
+                Step::More | Step::Spare if is_all => {}
                 Step::Wait(ticks) => self.pass(ticks),
                 _ => return,
             }

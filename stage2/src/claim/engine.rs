@@ -46,7 +46,8 @@ impl Step {
         use migrate::Step as Both;
         match (self, migration) {
             // The claim's job is over: the claim goes on.
-            (Self::More, _) | (Self::Waiting, Both::Idle) => Both::More,
+            (Self::More, _) | (Self::Waiting | Self::Stalled | Self::Busy, Both::Spare) => Both::More,
+            (Self::Waiting, Both::Idle) => Both::More,
             (Self::Stalled, Both::Idle) => Both::Wait(patience),
             (Self::Busy, Both::Idle) => Both::Busy,
             (_, other) => other,

@@ -129,6 +129,7 @@ impl Worker {
             Some(turn) => turn,
             None => {
                 self.active = Active::NONE;
+                engine.note_freed();
                 Turn::Worked
             }
         }

@@ -1,5 +1,8 @@
 //! Migration as a whole: what hyp and the console call.
 
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::balance::History;
@@ -36,7 +39,9 @@ pub enum Step {
     More,
     /// There is nothing to do.
     Idle,
-    /// The limit of the rate is reached: nothing to do for this many ticks.
+    /// The time is up; there is more to do, but nothing that is worth a guest's time: no job can go on.
+    Spare,
+    /// The limit of the rate is reached, or all jobs wait for guests: nothing to do for this many ticks.
     Wait(u64),
     /// Another CPU is the worker.
     Busy,
@@ -65,6 +70,12 @@ pub struct Engine {
     policy: Policy,
     statistics: Aside<Statistics>,
     history: History,
+    /// Guests with areas that may have to be coalesced, a bit each.
+    split: AtomicU32,
+    /// The one of them that is gone through, or none.
+    coalescing: AtomicU32,
+    /// Those with areas that could not be coalesced, but maybe once more memory is free.
+    split_for_later: AtomicU32,
 }
 
 impl Default for Engine {
@@ -85,6 +96,9 @@ impl Engine {
             policy: Policy::new(),
             statistics: aside(Statistics::new()),
             history: History::new(),
+            split: AtomicU32::new(0),
+            coalescing: AtomicU32::new(0),
+            split_for_later: AtomicU32::new(0),
         }
     }
 
@@ -195,9 +209,10 @@ impl Engine {
         let slice = ticks.min(self.slice_ticks(host));
         worker.begin_step(started, started.saturating_add(slice));
         let step = loop {
-            match worker.turn(self, host) {
-                Turn::Worked if worker.goes_on(host) => {}
+            match worker.turn(self, host, payer) {
+                Turn::Worked | Turn::Spare if worker.goes_on(host) => {}
                 Turn::Worked => break Step::More,
+                Turn::Spare => break Step::Spare,
                 Turn::Idle => break Step::Idle,
                 Turn::Wait(wait) => break Step::Wait(wait),
             }
@@ -208,6 +223,55 @@ impl Engine {
             self.charge_share(host, guest, spent);
         }
         step
+    }
+
+    /// How long the limits of the rate keep `guest`'s memory from being moved, in ticks, if they do.
+    pub(super) fn rate_wait(&self, time: &impl Time, guest: GuestId) -> Option<u64> {
+        let pacers = [&self.rate, &self.guest_rates[guest.index() % MAX_GUESTS]];
+        pacers.into_iter().map(|pacer| pacer.wait(time.now(), 0)).max().filter(|wait| *wait > 0)
+    }
+
+    // Work for idle CPUs.
+
+    /// Whether an idle CPU would find something to do in [`Self::step`], beside jobs.
+    pub fn has_spare_work(&self) -> bool {
+        self.split.load(Acquire) | self.coalescing.load(Relaxed) != 0
+    }
+
+    /// Memory was freed: areas for which there was no block may find one now.
+    pub fn note_freed(&self) {
+        if self.split_for_later.load(Relaxed) != 0 {
+            self.split.fetch_or(self.split_for_later.swap(0, Relaxed), Relaxed);
+        }
+    }
+
+    /// An area of `guest` was split, and may stay so.
+    #[inline]
+    pub(super) fn note_split(&self, guest: GuestId) {
+        let bit = 1 << guest.index();
+        if self.split.load(Relaxed) & bit == 0 {
+            self.split.fetch_or(bit, Relaxed);
+        }
+    }
+
+    /// Takes a guest to go through.
+    pub(super) fn begin_coalescing(&self) -> Option<GuestId> {
+        let split = self.split.load(Relaxed);
+        let guest = GuestId::try_new(split.trailing_zeros() as u8).filter(|_| split != 0)?;
+        // In this order: at any time one of the words says that there is work.
+        self.coalescing.store(1 << guest.index(), Relaxed);
+        self.split.fetch_and(!(1 << guest.index()), Release);
+        Some(guest)
+    }
+
+    /// The guest was gone through.
+    pub(super) fn end_coalescing(&self) {
+        self.coalescing.store(0, Relaxed);
+    }
+
+    /// `guest` is to be gone through again once memory was freed.
+    pub(super) fn coalesce_later(&self, guest: GuestId) {
+        self.split_for_later.fetch_or(1 << guest.index(), Relaxed);
     }
 
     /// Charges `ticks` that were spent on other work of the same kind to who pays for them.

@@ -40,7 +40,7 @@ impl World {
             match step {
                 Step::Idle if self.busy.load(Ordering::Relaxed) == 0 => return,
                 Step::Idle | Step::Busy => self.host.relax(),
-                Step::More | Step::Wait(_) => self.host.hardware.pause(),
+                Step::More | Step::Spare | Step::Wait(_) => self.host.hardware.pause(),
             }
         }
     }
@@ -255,6 +255,50 @@ fn no_memory_for_tables_or_targets() {
             |world| world.check(false),
         );
     }
+}
+
+#[test]
+fn two_writers_and_an_area_that_is_coalesced() {
+    search(
+        |scheduler| {
+            let mut host = Host::new(4 * PAGEBLOCK_FRAMES, Some(scheduler));
+            let guest = host.add_guest();
+            host.add_ram(guest, BASE, M2, 0, only(0));
+            // Its last page lies elsewhere: the area has to move into another block.
+            let scope = Scope::Range(guest, at(511), K4);
+            host.engine.submit(&host, Request::migrate(scope, controller(1))).unwrap();
+            host.run_jobs();
+            let spare = host.allocate(guest, 0, &only(0), at(0)).unwrap();
+            host.engine.submit(&host, Request::migrate(scope, controller(0))).unwrap();
+            host.run_jobs();
+            host.release(guest, spare, 0, crate::frame::Contents::Dirty);
+            assert_eq!(host.leaf_counts(guest), [0, 0, 512]);
+            for page in [3, 40] {
+                let pa = host.any_space(guest).with(&host, |s| s.translate(at(page))).unwrap();
+                host.hardware.watch(at(page), Frame::containing(pa));
+            }
+            World { host, guest, busy: AtomicUsize::new(2) }
+        },
+        &[
+            &World::work,
+            &|world: &World| {
+                world.touch(0, 3, true);
+                world.increment(0, 40);
+                world.touch(0, 3, true);
+                world.done();
+            },
+            &|world: &World| {
+                world.touch(1, 40, true);
+                world.increment(1, 40);
+                world.touch(1, 3, false);
+                world.done();
+            },
+        ],
+        |world| {
+            world.check(false);
+            assert_eq!(world.host.leaf_counts(world.guest), [0, 1, 0]);
+        },
+    );
 }
 
 fn end_guest(order: u8) {

@@ -542,6 +542,11 @@ impl Jobs {
         Some((job.report.id, job.report.request, job.cursor))
     }
 
+    /// Whether [`Self::start_next`] has a job.
+    pub(super) fn has_ready(&self, is_away: impl Fn(GuestId) -> bool) -> bool {
+        self.reports().any(|report| report.is_ready(&is_away))
+    }
+
     /// Whether any job is in the queue: all of them wait for guests if [`Self::start_next`] has none.
     pub(super) fn has_queued(&self) -> bool {
         self.reports().any(|report| report.state == JobState::Queued)

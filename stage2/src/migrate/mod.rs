@@ -36,6 +36,8 @@
 //! [`Policy::stall_frames`](policy::Policy) are left to copy; else the unit is split, which takes no copy at all, and the
 //! guest goes on writing to the source. Where there is no memory for the split's table the unit is given
 //! up: it becomes writable at the source and is tried again.
+//! A helper takes the copy under the lock under which it looked at the unit: what it copies is that unit, of which no more
+//! than the bound is left.
 //!
 //! # Order of barriers and invalidations, and why (DDI 0487J.a)
 //! 1. *Break or protect, DSB ISHST, TLBI IPAS2E1IS, DSB ISH, TLBI VMALLE1IS, DSB ISH* before the first
@@ -63,10 +65,20 @@
 //! fault, the global monitor holds the source's address and the Store-Exclusive, to the target's, is not
 //! covered by it (B2.9.3).
 //!
+//! # Guests that come and go
+//! The memory of a guest that starts, is reset or stops cannot be reached ([`Guests::absence`]). Jobs pass over it, and go
+//! back to it in the end, a bounded number of times. While a job waits for such a guest it is in the queue, and others go
+//! on. A job for the sake of a guest that starts waits for none that starts.
+//!
+//! # Idle time
+//! Jobs leave areas in units of 4 KiB. Where no job can go on, an idle CPU coalesces them (`worker/coalesce.rs`). An area
+//! that moves into one block for that does so like one of a job, and is at rest between two batches. A job that comes
+//! meanwhile begins when the area has arrived. In a guest's time nothing is coalesced.
+//!
 //! # Locks
 //! In this order: the worker's lock ([`Engine::step`], tried, never waited for but by
 //! [`Engine::abandon`]), the lock of the jobs, the lock of one [`Space`], an arena lock of
-//! [`memory`](crate::memory). No copy of more than what the stall bound allows, no scrubbing and no output under
+//! [`memory`](crate::memory). Whether a guest is there is asked under the lock of the jobs, and takes no lock. No copy of more than what the stall bound allows, no scrubbing and no output under
 //! the lock of a space.
 //!
 //! # What has to hold for a guest's RAM

@@ -158,6 +158,8 @@ pub struct Counters {
     moved: Moved,
     demotions: AtomicU64,
     promotions: AtomicU64,
+    coalesced: AtomicU64,
+    gathered: AtomicU64,
     splits: AtomicU64,
     retries: AtomicU64,
     invalidations: AtomicU64,
@@ -178,6 +180,10 @@ pub struct Totals {
     pub demotions: u64,
     /// Leaves promoted.
     pub promotions: u64,
+    /// Areas that were made units of 2 MiB again in idle time.
+    pub coalesced: u64,
+    /// Those of them that were moved into one block for that.
+    pub gathered: u64,
     /// 2 MiB units split because the guest wrote to them.
     pub splits: u64,
     /// Units that were given up and tried again.
@@ -205,6 +211,8 @@ impl Counters {
             moved: Moved::new(),
             demotions: AtomicU64::new(0),
             promotions: AtomicU64::new(0),
+            coalesced: AtomicU64::new(0),
+            gathered: AtomicU64::new(0),
             splits: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             invalidations: AtomicU64::new(0),
@@ -224,6 +232,8 @@ impl Counters {
             moved: self.moved.totals(),
             demotions: read(&self.demotions),
             promotions: read(&self.promotions),
+            coalesced: read(&self.coalesced),
+            gathered: read(&self.gathered),
             splits: read(&self.splits),
             retries: read(&self.retries),
             invalidations: read(&self.invalidations),
@@ -251,6 +261,11 @@ impl Counters {
 
     pub(super) fn count_promotion(&self) {
         self.promotions.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_coalesced(&self, is_gathered: bool) {
+        self.coalesced.fetch_add(1, Relaxed);
+        self.gathered.fetch_add(u64::from(is_gathered), Relaxed);
     }
 
     pub(super) fn count_split(&self) {

@@ -13,6 +13,7 @@ use crate::placement::{ControllerList, Placement, Strictness, Turns};
 use crate::range::FrameRange;
 use crate::table::{Attributes, Level, TableError};
 
+mod coalesce;
 mod evacuation;
 
 const BASE: u64 = 0x4000_0000;

@@ -50,6 +50,14 @@ pub(crate) fn wake() {
     cpu::all().filter(|cpu| !cpu.engaged.get()).for_each(|cpu| cpu.request(Request::Look));
 }
 
+/// Looks again for free blocks for areas that are split: memory was freed.
+pub(super) fn note_freed() {
+    ENGINE.note_freed();
+    if ENGINE.has_spare_work() {
+        wake();
+    }
+}
+
 // What traps ask for.
 
 /// Answers a stage 2 fault of a vCPU of `guest`.

@@ -9,21 +9,34 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::claim;
 use stage2::migrate::{Payer, Step, Time};
 
+/// Periods after which the waits of a vCPU are used again for what idle CPUs do, after one that could not be.
+const LOOKS: u64 = 10;
+
 /// When an idle CPU last worked.
 static LAST_IDLE: AtomicU64 = AtomicU64::new(0);
 
 /// Works in time that the guest pays nothing for.
 fn step_idle(ticks: u64) -> Step {
     let step = step(ticks, Payer::Idle);
-    if step == Step::More {
+    if is_more(step) {
         LAST_IDLE.store(timer::now(), Ordering::Relaxed);
     }
     step
 }
 
-/// Works for a slice, for who waits for what others, or this CPU, have to do.
+/// Whether a step has left something to do for idle CPUs.
+const fn is_more(step: Step) -> bool {
+    matches!(step, Step::More | Step::Spare)
+}
+
+/// Whether an idle CPU may find something to do.
+fn has_work() -> bool {
+    NEWS.is_there_work() || ENGINE.has_spare_work()
+}
+
+/// Runs one slice of migration while the caller waits for other CPUs, or for this one's own work.
 pub(in crate::guest) fn work_along() {
-    if step_idle(slice()) != Step::More {
+    if !is_more(step_idle(slice())) {
         Host.relax();
     }
 }
@@ -39,7 +52,8 @@ fn step(ticks: u64, payer: Payer) -> Step {
     }
     let migration = ENGINE.step(&Host, ticks.saturating_sub(spent), payer);
     let step = claims.and_migration(migration, period());
-    if step == Step::Idle {
+    // What is left for idle CPUs is no news for guests.
+    if matches!(step, Step::Idle | Step::Spare) {
         NEWS.finish(mark);
     }
     step
@@ -59,11 +73,11 @@ fn period() -> u64 {
 pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
     // It is kicked, which costs nobody anything.
     cpu.engaged.end();
-    if !NEWS.is_there_work() {
+    if !has_work() {
         return false;
     }
     let wait = match step_idle(slice()) {
-        Step::More => return true,
+        Step::More | Step::Spare => return true,
         Step::Idle => return false,
         Step::Wait(ticks) => ticks,
         // In case that the other CPU has something else to do soon.
@@ -87,7 +101,7 @@ pub(crate) fn use_wait(cpu: &PerCpu, deadline: u64) -> bool {
             break;
         }
         let slice = slice().min(deadline - now);
-        if !NEWS.is_there_work() || step_idle(slice) != Step::More {
+        if !has_work() || !is_more(step_idle(slice)) {
             break;
         }
     }
@@ -101,6 +115,10 @@ pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
         tick_on();
     } else {
         let_alone(cpu);
+        // The guest waits itself now. If there is spare work, its waits are used again from the next look on.
+        MigrationTraps::NONE.set();
+        let look = if ENGINE.has_spare_work() { timer::now() + LOOKS * period() } else { 0 };
+        timer::arm(timer::Purpose::Migration, look);
     }
     false
 }
@@ -109,7 +127,7 @@ pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
 pub(in crate::guest) fn begin(vcpu: &Vcpu) {
     vcpu.guest().note_caches(vcpu.index(), false);
     let is_busy = cpu::current().engaged.look(&NEWS);
-    MigrationTraps { waits: is_busy, caches: is_busy }.set();
+    MigrationTraps { waits: is_busy || ENGINE.has_spare_work(), caches: is_busy }.set();
     timer::arm(timer::Purpose::Migration, if is_busy { timer::now() + period() } else { 0 });
 }
 
@@ -133,12 +151,13 @@ fn tick_on() {
     }
 }
 
-/// Nothing is in the way of the vCPU on this CPU, which is not engaged.
+/// Keeps out of the way of the vCPU on this CPU, which is not engaged: its waits alone trap, if idle CPUs have something to
+/// do.
 fn let_alone(cpu: &PerCpu) {
     if let Some(vcpu) = cpu.vcpu() {
         vcpu.guest().note_caches(vcpu.index(), false);
     }
-    MigrationTraps::NONE.set();
+    MigrationTraps { waits: ENGINE.has_spare_work(), caches: false }.set();
     timer::arm(timer::Purpose::Migration, 0);
 }
 

@@ -20,8 +20,8 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<(), Failure> {
             ids.filter_map(|id| Some((machine.guest(id.index())?, statistics.guest(id))))
         };
         let columns = "name=GUEST|moved_bytes=MOVED|moved_blocks=2 MiB|moved_pages=4 KiB|copy_ns=COPYING|scrub_ns=|wait_ns=|\
-                       demotion_count=|promotion_count=|split_count=SPLIT|retry_count=|invalidation_count=|\
-                       fault_count=FAULTS|help_count=|stall_count=STALLS";
+                       demotion_count=|promotion_count=|split_count=SPLIT|coalesced_count=COALESCED|gathered_count=|retry_count=|\
+                       invalidation_count=|fault_count=FAULTS|help_count=|stall_count=STALLS";
         report.table("guests", columns, "There are no guests.", &mut |table| {
             guests().try_for_each(|(guest, counters)| {
                 let totals = counters.totals();
@@ -36,6 +36,8 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<(), Failure> {
                     Value::Count(totals.demotions),
                     Value::Count(totals.promotions),
                     Value::Count(totals.splits),
+                    Value::Count(totals.coalesced),
+                    Value::Count(totals.gathered),
                     Value::Count(totals.retries),
                     Value::Count(totals.invalidations),
                     Value::Count(totals.faults),

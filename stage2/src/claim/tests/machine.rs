@@ -198,6 +198,8 @@ pub(super) struct Machine {
     shown: Mutex<BTreeMap<u64, GuestId>>,
     clock: AtomicU64,
     versions: AtomicU64,
+    /// Whether steps take the time of an idle CPU, which also coalesces.
+    pub(super) is_idle: Cell<bool>,
 }
 
 pub(super) fn guest_id(number: u8) -> GuestId {
@@ -275,6 +277,7 @@ impl Machine {
             shown: Mutex::default(),
             clock: AtomicU64::new(1),
             versions: AtomicU64::new(1 << 40),
+            is_idle: Cell::new(false),
         }
     }
 
@@ -468,13 +471,14 @@ impl Machine {
 
     /// One slice of work. Yields whether there was any.
     pub(super) fn step(&self) -> bool {
+        let payer = if self.is_idle.get() { Payer::Idle } else { Payer::Guest(guest_id(0)) };
         match self.claims.step(self, &self.engine, 1) {
             Step::More => true,
             Step::Waiting | Step::Stalled => {
-                self.engine.step(self, 1, Payer::Idle);
+                self.engine.step(self, 1, payer);
                 true
             }
-            Step::Idle | Step::Busy => self.engine.step(self, 1, Payer::Idle) != crate::migrate::Step::Idle,
+            Step::Idle | Step::Busy => self.engine.step(self, 1, payer) != crate::migrate::Step::Idle,
         }
     }
 

@@ -172,14 +172,28 @@ impl Host {
     /// Lets the worker run until there is nothing to do.
     pub(super) fn run_jobs(&self) {
         for _ in 0..2_000_000 {
-            match self.engine.step(self, u64::MAX, Payer::Idle) {
+            // In a guest's time nothing but jobs is worked on.
+            match self.engine.step(self, u64::MAX, Payer::Guest(GuestId::default())) {
                 Step::Idle => return,
                 Step::Wait(ticks) => self.hardware.pass(ticks),
-                Step::More => {}
+                Step::More | Step::Spare => {}
                 Step::Busy => self.relax(),
             }
         }
         panic!("the jobs do not come to an end");
+    }
+
+    /// Lets an idle CPU work until there is nothing to do.
+    pub(super) fn run_idle(&self) {
+        for _ in 0..2_000_000 {
+            match self.engine.step(self, u64::MAX, Payer::Idle) {
+                Step::Idle => return,
+                Step::Wait(ticks) => self.hardware.pass(ticks),
+                Step::More | Step::Spare => {}
+                Step::Busy => self.relax(),
+            }
+        }
+        panic!("the work does not come to an end");
     }
 
     /// One access of a vCPU, as often as it faults. Yields whether it was done at the first try.

@@ -3,6 +3,7 @@
 //! A turn pays a debt (scrubs what was left over), or goes on with the area in flight, or finds the job's next
 //! unit and begins with it. Nothing is kept on a stack between turns.
 
+mod coalesce;
 mod leftover;
 mod pages;
 mod size;
@@ -10,8 +11,9 @@ mod whole;
 
 use heapless::Vec;
 
+use self::coalesce::Coalescing;
 use self::leftover::{Debt, Reserve};
-use super::engine::Engine;
+use super::engine::{Engine, Payer};
 use super::host::{Host, Time};
 use super::job::{Cursor, JobId, JobReport, JobState, Request};
 use super::plan::{self, Found, Next, Portion, SpanCache};
@@ -30,6 +32,8 @@ use crate::table::{Leaf, Level};
 pub(super) enum Turn {
     /// Something was done.
     Worked,
+    /// Something was done that only idle CPUs do, and no job can go on.
+    Spare,
     /// There is nothing to do.
     Idle,
     /// The limit of the rate is reached, for this many ticks.
@@ -44,6 +48,9 @@ enum Outcome {
 
 /// Slices between two looks at guests that are coming.
 const WAIT_SLICES: u64 = 10;
+
+/// Stands for no job.
+const NOBODY: JobId = JobId::new(0);
 
 const WORKED: Outcome = Outcome::Turn(Turn::Worked);
 
@@ -88,13 +95,20 @@ impl Active {
     fn nobody(guest: GuestId) -> Self {
         let request = Request::retire(FrameRange::EMPTY);
         let cursor = Cursor { guest: guest.index() as u8, is_counted: true, ..Cursor::default() };
-        Self::new(JobId::new(0), request, cursor)
+        Self::new(NOBODY, request, cursor)
     }
 
     /// Changes what is known of the job.
     fn report<H: Host>(&self, engine: &Engine, host: &H, f: impl FnOnce(&mut JobReport)) {
         if let Some(report) = engine.lock_jobs(host).report(self.id) {
             f(report);
+        }
+    }
+
+    /// Notes that the guest has an area that stays split. What coalescing itself leaves so would only come again.
+    fn note_split<H: Host>(&self, place: &Place<'_, H>) {
+        if self.id != NOBODY {
+            place.engine.note_split(place.guest());
         }
     }
 
@@ -217,6 +231,7 @@ impl<T> Slot<T> {
 pub(super) struct Worker {
     active: Slot<Active>,
     hands: Hands,
+    coalescing: Coalescing,
     /// The job that time goes into, and since when.
     last: Option<JobId>,
     since: u64,
@@ -247,7 +262,7 @@ impl Worker {
             targets: SpanCache::new(),
             deadline: 0,
         };
-        Self { active: Slot::empty(), hands, last: None, since: 0 }
+        Self { active: Slot::empty(), hands, coalescing: Coalescing::new(), last: None, since: 0 }
     }
 
     /// A step begins that is to end at `deadline`.
@@ -261,34 +276,57 @@ impl Worker {
         self.hands.goes_on(time)
     }
 
-    /// Does the next thing.
-    pub(super) fn turn<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
+    /// Does the next thing, in time that is `payer`'s.
+    pub(super) fn turn<H: Host>(&mut self, engine: &Engine, host: &H, payer: Payer) -> Turn {
         if self.hands.is_in_debt() && self.hands.pay_debt(engine, host) {
             return Turn::Worked;
         }
-        let Some(active) = self.active.get_mut() else { return self.start_next(engine, host) };
+        let Some(active) = self.active.get_mut() else { return self.start_next(engine, host, payer) };
         match self.hands.advance(engine, host, active) {
             Outcome::Turn(turn) => turn,
             Outcome::Stop(state) => {
                 let left = engine.lock_jobs(host).stop(active.id, state, active.cursor, host.now());
-                host.has_reached(active.id, left.unwrap_or(state));
+                let left = left.unwrap_or(state);
+                host.has_reached(active.id, left);
+                if left.is_over() {
+                    engine.note_freed();
+                }
                 self.active.clear();
                 Turn::Worked
             }
         }
     }
 
-    fn start_next<H: Host>(&mut self, engine: &Engine, host: &H) -> Turn {
+    fn start_next<H: Host>(&mut self, engine: &Engine, host: &H, payer: Payer) -> Turn {
+        let is_moving = self.coalescing.is_moving();
         let next = {
             let mut jobs = engine.lock_jobs(host);
-            let next = jobs.start_next(host.now(), |guest| plan::is_away(host, guest));
-            if next.is_none() && jobs.has_queued() {
+            let is_away = |guest| plan::is_away(host, guest);
+            // An area in flight arrives first: no job begins meanwhile.
+            let next = if is_moving { None } else { jobs.start_next(host.now(), is_away) };
+            next.ok_or(if is_moving && jobs.has_ready(is_away) {
+                Turn::Worked
+            } else if jobs.has_queued() {
                 // Each waits for a guest, which will not take long.
-                return Turn::Wait(WAIT_SLICES * engine.slice_ticks(host));
-            }
-            next
+                Turn::Wait(WAIT_SLICES * engine.slice_ticks(host))
+            } else {
+                Turn::Idle
+            })
         };
-        let Some((id, request, cursor)) = next else { return Turn::Idle };
+        let (id, request, cursor) = match next {
+            Ok(next) => next,
+            Err(Turn::Worked) => {
+                self.hands.go_on_coalescing(engine, host, &mut self.coalescing);
+                return Turn::Worked;
+            }
+            Err(Turn::Idle) if payer == Payer::Idle => {
+                // The time goes into no job.
+                self.charge(engine, host);
+                self.last = None;
+                return self.hands.coalesce(engine, host, &mut self.coalescing);
+            }
+            Err(turn) => return turn,
+        };
         let mut active = Active::new(id, request, cursor);
         if !active.cursor.is_counted {
             active.cursor.is_counted = true;
@@ -331,6 +369,7 @@ impl Worker {
                 work => self.hands.go_on(&place, active, work),
             }
         }
+        self.coalescing.leave(guest);
         if self.hands.reserve.get().is_some_and(|reserve| reserve.guest() == guest) {
             while self.hands.unreserve(host) {}
         }
@@ -430,9 +469,7 @@ impl Hands {
         if !self.is_reserve_for(guest, portion.from) && self.unreserve(host) {
             return WORKED;
         }
-        let pacers = [&engine.rate, &engine.guest_rates[guest.index() % MAX_GUESTS]];
-        let wait = pacers.into_iter().map(|pacer| pacer.wait(host.now(), 0)).max().unwrap_or(0);
-        if wait > 0 {
+        if let Some(wait) = engine.rate_wait(host, guest) {
             return Outcome::Turn(Turn::Wait(wait));
         }
         let Some(space) = host.space(guest) else { return WORKED };

@@ -69,6 +69,9 @@ impl Hands {
         }
         self.move_batch(place, active, &batch);
         Self::release_sources(place, &batch);
+        if may_gather {
+            place.engine.note_split(guest);
+        }
         let reached = Ipa::new_truncate(ipa.get() + count as u64 * FRAME_SIZE);
         active.reach(place, ipa, reached);
         if area_of(reached) == reached {
@@ -180,7 +183,10 @@ impl Hands {
         match place.space.with(host, |stage2| stage2.promote(block.ipa, Level::L2)) {
             Ok(_) => place.counters().count_promotion(),
             // Leaves stay small; then so do the blocks.
-            Err(_) => _ = host.divide(guest, block.target, PAGEBLOCK_ORDER),
+            Err(_) => {
+                host.divide(guest, block.target, PAGEBLOCK_ORDER);
+                active.note_split(place);
+            }
         }
         self.arrived(place, active, block.ipa);
     }
@@ -199,6 +205,7 @@ impl Hands {
         let left = PAGEBLOCK_FRAMES - next;
         unmoved.add(guest, block.ipa, left, left * FRAME_SIZE);
         active.report(place.engine, host, |report| report.count_unmoved(Reason::Busy, &unmoved));
+        active.note_split(place);
         self.arrived(place, active, block.ipa);
     }
 }

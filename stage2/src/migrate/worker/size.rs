@@ -27,7 +27,10 @@ impl Hands {
             return active.skip(place, portion, leaf, Reason::Busy);
         }
         let reason = match place.space.with(host, |stage2| stage2.demote(leaf.ipa())) {
-            Ok(_) => return place.counters().count_demotion(),
+            Ok(_) => {
+                place.engine.note_split(guest);
+                return place.counters().count_demotion();
+            }
             Err(TableError::OutOfTables { .. }) => Reason::NoTable,
             Err(_) => Reason::Busy,
         };
@@ -55,10 +58,16 @@ impl Hands {
         }
     }
 
-    /// Makes one leaf of `level` of those from `base` on, and one block of theirs, where they allow it.
-    pub(super) fn promote<H: Host>(&self, place: &Place<'_, H>, region: &Region, level: Level, base: Ipa) {
+    /// Makes one leaf of `level` of those from `base` on, and one block of theirs, if they allow it. Returns whether they did.
+    pub(super) fn promote<H: Host>(
+        &self,
+        place: &Place<'_, H>,
+        region: &Region,
+        level: Level,
+        base: Ipa,
+    ) -> bool {
         if region.largest > level || !region.holds(base, level.size()) {
-            return;
+            return false;
         }
         let (host, guest, order) = (place.host, place.guest(), level.order());
         let is_promoted = place.space.with(host, |stage2| {
@@ -77,5 +86,6 @@ impl Hands {
         if is_promoted {
             place.counters().count_promotion();
         }
+        is_promoted
     }
 }
