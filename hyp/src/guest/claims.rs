@@ -21,7 +21,7 @@ use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windo
 use stage2::frame::Mapping;
 use stage2::memory::Memory;
 use stage2::migrate::Region;
-use stage2::owner::{GuestId, PoolId};
+use stage2::owner::{GuestId, MAX_POOLS, PoolId};
 use stage2::placement::Placement;
 use stage2::pool::Pools;
 use stage2::range::FrameRange;
@@ -32,9 +32,6 @@ pub(crate) static CLAIMS: Claims = Claims::new();
 
 /// The pools that were designated, until their owners are known.
 static DESIGNATED: Mutex<Option<Pools>> = Mutex::new(None);
-
-/// A window starts at a multiple of this, plus what its pool starts past one: so the largest leaves fit.
-const WINDOW_ALIGNMENT: u64 = 1 << 30;
 
 /// About how many leaves are hidden in a turn.
 const HIDDEN: usize = 64;
@@ -60,7 +57,26 @@ pub(super) fn set_owners(configured: &[Pool<'_>]) {
             None => log::warn!("pool {}: its owner {} is not there", pool.node.name(), name),
         }
     }
+    refuse_without_window(&mut pools);
     CLAIMS.set_pools(pools);
+}
+
+/// Takes pools whose window has no place in the owner's address space away from the owner, who could claim nothing of them.
+fn refuse_without_window(pools: &mut Pools) {
+    for id in (0..MAX_POOLS as u8).filter_map(PoolId::try_new) {
+        let Some(pool) = pools.get(id) else { break };
+        let Some(guest) = pool.bound.and_then(|guest| get(guest.index())) else { continue };
+        if let Err(why) = try_window(pools, guest, id) {
+            let (name, owner) = (pool.name, guest.name());
+            log::error!(
+                "pool {}: refused for its owner {}: {}; nobody owns it",
+                name.as_str(),
+                owner,
+                why.as_str()
+            );
+            pools.unbind(id);
+        }
+    }
 }
 
 /// Works on claims for at most about `ticks`.
@@ -180,33 +196,40 @@ fn wait_for(guest: &Guest, id: ClaimId, deadline: u64) -> Result<ClaimId, Option
     Ok(id)
 }
 
-/// Where the frames of `pool` appear in its owner: the first, and for how many bytes there is room. Windows fill the
-/// upper half of the owner's address space, one after the other; that of a pool that is `pinned-in-place` lies at the
-/// pool's own address.
+/// Returns the address at which the frames of `pool` appear in its owner.
 fn window(guest: &Guest, pool: PoolId) -> Option<Ipa> {
-    let pools = CLAIMS.pools()?;
-    let limit = guest.space.ipa_limit();
-    let mut base = limit / 2;
-    for (id, other) in pools.iter() {
-        let start = base + other.range.base().get() % WINDOW_ALIGNMENT;
-        let end = (start + other.range.bytes()).next_multiple_of(WINDOW_ALIGNMENT);
-        if id == pool {
-            let start = if other.is_in_place { other.range.base().get() } else { start };
-            let end = start + other.range.bytes();
-            let overlaps = |bank: &Bank| {
-                bank.range.base().get() < end && start < bank.range.base().get() + bank.range.size()
-            };
-            let is_free = start >= platform::RAM_BASE
-                && end <= limit
-                && !guest.plan.layout().banks.iter().any(overlaps);
-            return if is_free { Ipa::try_new(start) } else { None };
-        }
-        base = end;
+    try_window(CLAIMS.pools()?, guest, pool).ok()
+}
+
+/// Returns the address of the window of `pool` in `guest`.
+///
+/// # Errors
+/// The reason why there is no room for it.
+fn try_window(pools: &Pools, guest: &Guest, pool: PoolId) -> Result<Ipa, String> {
+    let window =
+        pools.window(pool, guest.space.ipa_limit()).ok_or_else(|| String::from("there is no such pool"))?;
+    let window = window.map_err(|error| error.to_string())?;
+    let overlaps = |bank: &&Bank| {
+        bank.range.base().get() < window.end && window.start < bank.range.base().get() + bank.range.size()
+    };
+    let (start, end) = (window.start, window.end);
+    if start < platform::RAM_BASE {
+        return Err(format!(
+            "its window at {start:#x} must not lie below the guest's RAM, among its devices"
+        ));
     }
-    None
+    if let Some(bank) = guest.plan.layout().banks.iter().find(overlaps) {
+        let ram = bank.range.base().get();
+        return Err(format!("its window from {start:#x} to {end:#x} overlaps the guest's RAM at {ram:#x}"));
+    }
+    Ipa::try_new(start).ok_or_else(|| format!("{start:#x} is no address"))
 }
 
 impl Windows for Host {
+    fn invalidate_instructions(&self) {
+        copy::synchronise_fetches();
+    }
+
     fn show(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> Option<Ipa> {
         let (ipa, space) = (place(guest, pool, slice)?, get(guest.index())?.space.if_open()?);
         space.with(self, |stage2| stage2.map(ipa, slice.base(), slice.bytes(), Attributes::RAM)).ok()?;

@@ -85,6 +85,7 @@ impl Time for FakePools {
 }
 
 impl Windows for FakePools {
+    fn invalidate_instructions(&self) {}
     fn show(&self, _: GuestId, _: PoolId, _: FrameRange) -> Option<Ipa> {
         None
     }

@@ -134,6 +134,11 @@ pub(super) fn after(range: FrameRange, slice: FrameRange) -> FrameRange {
 
 /// The windows in which guests see what they claimed.
 pub trait Windows {
+    /// Invalidates the instruction caches of all CPUs. They may still hold, by physical address, what tenants executed from
+    /// frames that were scrubbed since, and what a guest executes from its window must not be that (Arm ARM, "Caches and
+    /// memory hierarchy": IC IALLUIS, CTR_EL0.DIC).
+    fn invalidate_instructions(&self);
+
     /// Maps `slice` of `pool`, a [`slice_of`] what is claimed, into the window of `guest`. Yields where it appears, or `None`,
     /// with nothing of it mapped, where there is no room, no frame for a table, or no such guest any more.
     fn show(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> Option<Ipa>;

@@ -562,6 +562,10 @@ impl Active {
         if let Some(blocker) = Self::end_of(claims, self.place) {
             return Phase::Undo(blocker);
         }
+        if self.shown.is_empty() {
+            // Every frame was scrubbed before, and no tenant reaches one any more.
+            host.invalidate_instructions();
+        }
         let shown = self.shown.end().max(self.range.start());
         let slice = slice_of(FrameRange::from_numbers(shown, self.range.end()).unwrap_or_default());
         let Some(ipa) = host.show(guest, self.pool, slice) else {

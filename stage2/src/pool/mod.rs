@@ -23,8 +23,10 @@ use crate::owner::{GuestId, MAX_POOLS, PoolId};
 use crate::range::FrameRange;
 
 mod usage;
+mod window;
 
 pub use usage::{BlockUse, Survey, Usage};
+pub use window::WindowError;
 
 /// A pool, as it was set up at boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +79,14 @@ impl Pools {
         if let Some(pool) = self.list.get_mut(id.index()) {
             pool.bound = Some(guest);
             pool.is_in_place = is_in_place;
+        }
+    }
+
+    /// Takes the pool away from the guest that the configuration names.
+    pub fn unbind(&mut self, id: PoolId) {
+        if let Some(pool) = self.list.get_mut(id.index()) {
+            pool.bound = None;
+            pool.is_in_place = false;
         }
     }
 

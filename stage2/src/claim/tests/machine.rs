@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, Pa};
 use crate::claim::{Claimant, Claims, Ground, Host, Report, State, Step, Windows, Wish};
@@ -196,6 +196,8 @@ pub(super) struct Machine {
     expected: Mutex<BTreeMap<(GuestId, u64), u64>>,
     /// Frames shown in windows: what hides them.
     shown: Mutex<BTreeMap<u64, GuestId>>,
+    /// Set while instruction caches may hold what a tenant executed from frames that are shown next.
+    has_stale_instructions: AtomicBool,
     clock: AtomicU64,
     versions: AtomicU64,
     /// Whether steps take the time of an idle CPU, which also coalesces.
@@ -275,6 +277,7 @@ impl Machine {
             cleaned: Mutex::default(),
             expected: Mutex::default(),
             shown: Mutex::default(),
+            has_stale_instructions: AtomicBool::new(true),
             clock: AtomicU64::new(1),
             versions: AtomicU64::new(1 << 40),
             is_idle: Cell::new(false),
@@ -694,10 +697,17 @@ impl Guests for Machine {
 }
 
 impl Windows for Machine {
+    fn invalidate_instructions(&self) {
+        self.has_stale_instructions.store(false, Ordering::Relaxed);
+    }
     fn show(&self, guest: GuestId, _: PoolId, range: FrameRange) -> Option<Ipa> {
         if self.soil.fails(Step2Fail::Show) {
             return None;
         }
+        assert!(
+            !self.has_stale_instructions.load(Ordering::Relaxed),
+            "{range} is shown, but fetched from before"
+        );
         assert!(self.is_zero(range), "{range} is shown, but not scrubbed");
         let cleaned = self.cleaned.lock().unwrap().range(range.start()..range.end()).count();
         assert_eq!(cleaned as u64, range.frames(), "{range} is shown, but not cleaned");
@@ -720,10 +730,13 @@ impl Windows for Machine {
         }
         let Some(space) = Guests::space(self, guest) else { return true };
         space.with(self, |stage2| stage2.unmap(window_ipa(range.start()), range.bytes(), |_| ()).unwrap());
+        // The next tenant executes from it.
+        self.has_stale_instructions.store(true, Ordering::Relaxed);
         self.shown.lock().unwrap().retain(|number, _| !range.contains(Frame::try_new(*number).unwrap()));
         true
     }
     fn clean(&self, frame: Frame, count: u64) {
+        self.has_stale_instructions.store(true, Ordering::Relaxed);
         self.cleaned.lock().unwrap().extend(frame.number()..frame.number() + count);
     }
     fn scrub(&self, frame: Frame, count: u64) {
