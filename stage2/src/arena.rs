@@ -8,8 +8,8 @@ use crate::owner::{OWNERS, Owner};
 use crate::pageblock::Isolation;
 use crate::sync::{Aside, Counter, Lock, MutexGuard, Ordering::Relaxed, aside};
 
-/// An arena.
-pub(crate) struct Arena {
+/// The allocator of one zone behind one controller.
+pub struct Arena {
     lists: Lock<FreeLists>,
     counters: Counters,
 }
@@ -38,7 +38,8 @@ fn subtract(counter: &Counter, frames: u64) {
 impl Arena {
     /// An arena without frames.
     #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
+    #[allow(clippy::new_without_default, reason = "made only where memory is handed over")]
+    pub const fn new() -> Self {
         let counters = Counters {
             managed: Counter::new(0),
             free: Counter::new(0),
@@ -51,7 +52,7 @@ impl Arena {
 
     /// An arena without frames.
     #[cfg(loom)]
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let counters = Counters {
             managed: Counter::new(0),
             free: Counter::new(0),

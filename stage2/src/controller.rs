@@ -4,7 +4,7 @@ use core::fmt;
 
 /// How many controllers a machine may have.
 #[cfg(not(any(loom, all(miri, test))))]
-pub const MAX_CONTROLLERS: usize = 16;
+pub const MAX_CONTROLLERS: usize = 64;
 /// One under loom, whose stacks are small.
 #[cfg(loom)]
 pub const MAX_CONTROLLERS: usize = 1;
@@ -37,13 +37,13 @@ impl fmt::Display for ControllerId {
 
 /// A set of controllers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-pub struct ControllerSet(u16);
+pub struct ControllerSet(u64);
 
 impl ControllerSet {
     /// The set without a controller.
     pub const EMPTY: Self = Self(0);
     /// The set of every number that a controller can have.
-    pub const ALL: Self = Self(u16::MAX);
+    pub const ALL: Self = Self(u64::MAX);
 
     /// The set with `controller` added.
     #[must_use]
@@ -97,12 +97,12 @@ impl ControllerSet {
     }
 
     /// The set as bits, one a controller, for storage in an atomic.
-    pub(crate) const fn bits(self) -> u16 {
+    pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 
     /// The set back from its bits.
-    pub(crate) const fn from_bits(bits: u16) -> Self {
+    pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
@@ -143,11 +143,11 @@ mod tests {
 
     #[test]
     fn a_set_lists_its_controllers_in_order() {
-        let set: ControllerSet = [3, 0, 15].into_iter().map(ControllerId).collect();
-        assert_eq!(set.to_string(), "0,3,15");
+        let set: ControllerSet = [3, 0, 63].into_iter().map(ControllerId).collect();
+        assert_eq!(set.to_string(), "0,3,63");
         assert_eq!(set.len(), 3);
         assert!(set.contains(ControllerId(3)) && !set.contains(ControllerId(1)));
-        assert!(set.without(ControllerId(3)).iter().eq([ControllerId(0), ControllerId(15)]));
+        assert!(set.without(ControllerId(3)).iter().eq([ControllerId(0), ControllerId(63)]));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 
 use crate::addr::{FRAME_SHIFT, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES};
 use crate::map::BootMap;
+use crate::memory::{Arena, Memory};
 use crate::owner::{GuestId, Owner};
 
 mod free_map;
@@ -34,13 +35,15 @@ pub const MAX_FRAMES: u64 = (u32::MAX as u64) & !(PAGEBLOCK_FRAMES - 1);
 pub struct Footprint {
     /// Slots: frames of RAM, with each region padded to whole pageblocks.
     pub slots: u64,
+    /// Arenas, behind the table, that [`Memory::extend`] is to be given.
+    pub arenas: usize,
 }
 
 impl Footprint {
     /// What the table of `map` takes.
     pub fn of(map: &BootMap) -> Self {
         let slots = map.ram().map(|(range, _)| range.aligned_around(PAGEBLOCK_FRAMES).frames()).sum();
-        Self { slots }
+        Self { slots, arenas: Memory::arenas_to_extend(map) }
     }
 
     /// The 32-bit words to provide.
@@ -48,9 +51,14 @@ impl Footprint {
         self.slots * ENTRY_WORDS as u64 + self.slots / PAGEBLOCK_FRAMES * (1 + free_map::WORDS as u64)
     }
 
-    /// The bytes to provide, aligned to four.
+    /// Returns the bytes to provide, aligned as an [`Arena`]: the table, and the arenas behind it.
     pub const fn bytes(self) -> u64 {
-        self.words() * size_of::<u32>() as u64
+        self.arena_offset() + (self.arenas * size_of::<Arena>()) as u64
+    }
+
+    /// Returns the offset of the arenas in bytes.
+    pub const fn arena_offset(self) -> u64 {
+        (self.words() * size_of::<u32>() as u64).next_multiple_of(align_of::<Arena>() as u64)
     }
 }
 

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use spin::Once;
 
 use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
-use crate::arena::{Arena, Locked};
+use crate::arena::Locked;
 use crate::buddy::Taken;
 use crate::controller::{ControllerId, ControllerSet};
 use crate::dmb::{Block, MAX_BLOCKS};
@@ -46,6 +46,7 @@ mod tenant;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use crate::arena::Arena;
 pub use boot::BootError;
 pub use contiguous::Wanted;
 pub use error::{AllocError, BlockError, BlockReason, MappingError};
@@ -58,17 +59,26 @@ pub use request::{Allocation, Kind, Request};
 pub use retire::Retired;
 pub use tenant::Tenant;
 
+/// Arenas that a [`Memory`] has room for itself: those of four controllers. Other machines provide more
+/// ([`Memory::extend`]), so that all do not pay for the largest.
+const BUILT_IN: usize = if ARENAS < 8 { ARENAS } else { 8 };
+
 /// All physical memory of the machine.
 ///
 /// `'a` is the lifetime of the frame table's words. `Memory::new()` is all zero bytes, so a static costs no room in the
 /// image.
 pub struct Memory<'a> {
     layout: Once<Layout<'a>>,
-    arenas: [Arena; ARENAS],
+    /// Arenas of the first controllers.
+    arenas: [Arena; BUILT_IN],
+    /// Arenas of the others, on machines that have them.
+    more_arenas: Once<&'a [Arena]>,
     /// A bit for each controller that takes no allocations.
     closed: AtomicU64,
     /// Frees that were refused where nobody could be told.
     refused: Counter,
+    /// The arena, without frames, of controllers that the machine does not have.
+    none: Arena,
 }
 
 /// What is fixed at boot.
@@ -148,9 +158,11 @@ impl<'a> Memory<'a> {
     pub const fn new() -> Self {
         Self {
             layout: Once::new(),
-            arenas: [const { Arena::new() }; ARENAS],
+            arenas: [const { Arena::new() }; BUILT_IN],
+            more_arenas: Once::new(),
             closed: AtomicU64::new(0),
             refused: Counter::new(0),
+            none: Arena::new(),
         }
     }
 
@@ -160,8 +172,10 @@ impl<'a> Memory<'a> {
         Self {
             layout: Once::new(),
             arenas: core::array::from_fn(|_| Arena::new()),
+            more_arenas: Once::new(),
             closed: AtomicU64::new(0),
             refused: Counter::new(0),
+            none: Arena::new(),
         }
     }
 
@@ -173,6 +187,37 @@ impl<'a> Memory<'a> {
     /// Where it was called before or `words` is too short. Nothing is changed then.
     pub fn boot(&self, map: &BootMap, words: &'a [AtomicU32], normal_floor: u64) -> Result<(), BootError> {
         boot::boot(self, map, words, normal_floor)
+    }
+
+    /// Provides the arenas that [`Self::arenas_to_extend`] asks for. Call it once, before [`Self::boot`].
+    pub fn extend(&self, arenas: &'a [Arena]) {
+        self.more_arenas.call_once(|| arenas);
+    }
+
+    /// Returns the number of arenas that a machine with the RAM of `map` needs beside the built-in ones.
+    pub fn arenas_to_extend(map: &BootMap) -> usize {
+        let last = map.ram().map(|(_, controller)| Zone::Movable.arena(controller)).max();
+        last.map_or(0, |last| (last + 1).saturating_sub(BUILT_IN))
+    }
+
+    /// Returns the arena with number `index`, which must be one of [`Self::arena_count`].
+    #[inline]
+    fn arena(&self, index: usize) -> &Arena {
+        match self.arenas.get(index) {
+            Some(arena) => arena,
+            None => self.arena_beyond(index),
+        }
+    }
+
+    fn arena_beyond(&self, index: usize) -> &Arena {
+        let more = self.more_arenas.get().and_then(|more| more.get(index.wrapping_sub(BUILT_IN)));
+        // Nobody has memory behind a controller without arenas: boot refuses such a map.
+        more.unwrap_or(&self.none)
+    }
+
+    /// Returns the number of arenas.
+    fn arena_count(&self) -> usize {
+        BUILT_IN + self.more_arenas.get().map_or(0, |more| more.len())
     }
 
     /// Says where the block in use at `frame` appears, or that it appears nowhere.
@@ -206,7 +251,7 @@ impl<'a> Memory<'a> {
         let region = layout.table.region_of(frame)?;
         let slot = region.slot(frame.number());
         let cell = layout.table.words.cell(slot.pageblock())?;
-        let arena = &self.arenas[region.arena(cell.get().zone())];
+        let arena = self.arena(region.arena(cell.get().zone()));
         Some(Place { layout, region, slot, cell, arena })
     }
 
@@ -232,11 +277,11 @@ impl<'a> Memory<'a> {
 
     /// The controllers that take no allocations.
     fn closed(&self) -> ControllerSet {
-        ControllerSet::from_bits(self.closed.load(Relaxed) as u16)
+        ControllerSet::from_bits(self.closed.load(Relaxed))
     }
 }
 
 /// The bit of `controller` in a set of controllers.
 fn bit(controller: ControllerId) -> u64 {
-    u64::from(ControllerSet::EMPTY.with(controller).bits())
+    ControllerSet::EMPTY.with(controller).bits()
 }

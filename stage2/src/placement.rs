@@ -105,7 +105,7 @@ impl Placement {
 }
 
 /// How many 2 MiB go by until [`Turns`] begin again.
-const TURNS: usize = 32;
+const TURNS: usize = 64;
 
 /// Behind which controller each 2 MiB of guests' address space lies, so that the controllers take turns in proportion to
 /// what there is behind each: what already lies somewhere is spread so.
@@ -226,13 +226,14 @@ mod tests {
         let at = |turns: &Turns, number: u64| turns.at(Ipa::new_truncate(number << 21)).index();
         let equal = turns([5000, 5000, 5000]).unwrap();
         assert_eq!([0, 1, 2, 3, 4, 5].map(|number| at(&equal, number)), [0, 1, 2, 0, 1, 2]);
-        assert_eq!(at(&equal, 0), at(&equal, 32));
+        assert_eq!(at(&equal, 0), at(&equal, TURNS as u64));
         let unequal = turns([3 << 20, 1 << 20, 0]).unwrap();
         let counts = |turns: &Turns| {
-            [0, 1, 2].map(|controller| (0..32).filter(|number| at(turns, *number) == controller).count())
+            [0, 1, 2]
+                .map(|controller| (0..TURNS as u64).filter(|number| at(turns, *number) == controller).count())
         };
-        assert_eq!(counts(&unequal), [24, 8, 0]);
-        assert_eq!(counts(&turns([1, 0, 1]).unwrap()), [16, 0, 16]);
+        assert_eq!(counts(&unequal), [48, 16, 0]);
+        assert_eq!(counts(&turns([1, 0, 1]).unwrap()), [32, 0, 32]);
         assert_eq!(turns([0, 0, 0]), None);
     }
 

@@ -141,6 +141,38 @@ fn what_must_not_move_is_refused_and_what_lies_elsewhere_is_shown() {
 }
 
 #[test]
+fn twenty_controllers_are_named_used_and_evacuated() {
+    let sizes: Vec<u64> = (0..20).map(|at| if at == 0 { 512 * MIB } else { 32 * MIB }).collect();
+    let guest =
+        Guest::payload("echo", "probe").bootargs("probe=echo").ram_mib(16).memory("controllers = <19>;");
+    let mut system = Setup::new().controllers(2, &sizes).set(&[guest], "").boot();
+    wait_for(&mut system, "guests", |report| report["guests"][0]["state"] == "running");
+    let report = system.json("controllers");
+    let names: Vec<&str> =
+        report["controllers"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, (0..20).map(|at| format!("mc{at}")).collect::<Vec<_>>(), "{report}");
+    let region = |system: &mut System| system.json("guest echo")["placements"][0]["resident_on"].clone();
+    assert_eq!(region(&mut system), serde_json::json!(["mc19"]));
+    let number = system.json("pin echo all mc17,mc18 interleave")["job"].clone();
+    wait_for(&mut system, &format!("job {number}"), |job| job["state"] == "finished");
+    assert_eq!(region(&mut system), serde_json::json!(["mc17", "mc18"]));
+    let answer = system.json("evacuate mc17");
+    wait_for(&mut system, &format!("job {}", answer["job"]), |job| job["state"] == "finished");
+    assert_eq!(controller(&mut system, 17), ("evacuated".to_owned(), 0, 0), "{answer}");
+    let pairs = system.json("stats migration")["pairs"].clone();
+    let moved = |from: &str, to: &str| {
+        let mut pairs =
+            pairs.as_array().unwrap().iter().filter(|pair| pair["from"] == from && pair["to"] == to);
+        pairs.next().map_or(0, |pair| pair["moved_bytes"].as_u64().unwrap() / MIB)
+    };
+    assert_eq!((moved("mc19", "mc17"), moved("mc19", "mc18"), moved("mc17", "mc18")), (8, 8, 8), "{pairs}");
+    system.to_guest("echo");
+    system.send("still here\x04");
+    system.expect("probe echo 10 bytes");
+    assert_eq!(system.json("check")["problem_count"], 0);
+}
+
+#[test]
 fn retirement_of_claimed_frames_waits_and_of_ballasts_own_is_refused() {
     let mut system = boot();
     system.monitor("claim video 2M");

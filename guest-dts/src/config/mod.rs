@@ -44,7 +44,7 @@ pub const REGION_LIMIT: usize = 8;
 /// How many designated movable blocks a guest may have: what a kernel that knows them takes.
 pub const DMB_LIMIT: usize = 7;
 /// How many controllers may be listed in one place.
-pub const CONTROLLER_LIMIT: usize = 16;
+pub const CONTROLLER_LIMIT: usize = stage2::controller::MAX_CONTROLLERS;
 /// How many pools, and how many blocks of the host, are taken.
 pub const POOL_LIMIT: usize = 8;
 /// How many nodes of the host's tree may be passed to a guest.

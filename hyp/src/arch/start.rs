@@ -25,6 +25,7 @@ use spin::Once;
 use stage2::addr::{FRAME_SIZE, Pa};
 use stage2::frame::Footprint;
 use stage2::map::BootMap;
+use stage2::memory::Arena;
 use stage2::owner::Owner;
 use stage2::pool::Pools;
 use stage2::range::FrameRange;
@@ -95,13 +96,8 @@ pub fn host_name() -> &'static str {
 
 /// What the operator calls the controller with number `index`, by the number that the host's tree gives it.
 pub fn controller_name(index: usize) -> &'static str {
-    const NAMES: [&str; 16] = [
-        "mc0", "mc1", "mc2", "mc3", "mc4", "mc5", "mc6", "mc7", "mc8", "mc9", "mc10", "mc11", "mc12", "mc13",
-        "mc14", "mc15",
-    ];
-    let id =
-        board().and_then(|board| board.ram.controllers.get(index)).map(|controller| controller.id as usize);
-    id.and_then(|id| NAMES.get(id).copied()).unwrap_or("mc?")
+    let controller = board().and_then(|board| board.ram.controllers.get(index));
+    controller.map_or("mc?", |controller| controller.name())
 }
 
 struct MapCell(UnsafeCell<BootMap>);
@@ -317,6 +313,16 @@ fn boot_memory(
     let words = unsafe {
         core::slice::from_raw_parts(address.cast::<AtomicU32>().as_ptr(), footprint.words() as usize)
     };
+    if footprint.arenas > 0 {
+        // SAFETY: carved with the table, behind its words and aligned for this; mapped for ever, used by nobody else, and
+        // written before the slice is made of it.
+        let arenas = unsafe {
+            let first = address.byte_add(footprint.arena_offset() as usize).cast::<Arena>();
+            (0..footprint.arenas).for_each(|index| first.add(index).write(Arena::new()));
+            core::slice::from_raw_parts(first.as_ptr(), footprint.arenas)
+        };
+        own::MEMORY.extend(arenas);
+    }
     if let Err(error) = own::MEMORY.boot(map, words, NORMAL_FLOOR_FRAMES) {
         fail("memory", &error);
     }

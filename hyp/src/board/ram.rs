@@ -17,7 +17,7 @@ use stage2::addr::FRAME_SIZE;
 use super::Warnings;
 
 /// How many controllers are taken.
-pub const CONTROLLER_LIMIT: usize = 16;
+pub const CONTROLLER_LIMIT: usize = stage2::controller::MAX_CONTROLLERS;
 /// How many ranges of RAM are taken.
 pub const RAM_LIMIT: usize = 64;
 
@@ -44,6 +44,41 @@ pub struct RamRange {
 pub struct Controller {
     /// Its number, as the operator names it.
     pub id: u32,
+}
+
+/// One past the largest number of a controller.
+const NUMBERS: usize = 256;
+
+/// The names of controllers by number, and how long each is: `mc0` to `mc255`.
+static NAMES: [([u8; 5], u8); NUMBERS] = {
+    let mut names = [(*b"mc000", 3); NUMBERS];
+    let mut number = 0;
+    while number < NUMBERS {
+        let digits = [number as u8 / 100, number as u8 / 10 % 10, number as u8 % 10];
+        let length = if number >= 100 {
+            3
+        } else if number >= 10 {
+            2
+        } else {
+            1
+        };
+        let mut at = 0;
+        while at < length {
+            names[number].0[2 + at] = b'0' + digits[3 - length + at];
+            at += 1;
+        }
+        names[number].1 = 2 + length as u8;
+        number += 1;
+    }
+    names
+};
+
+impl Controller {
+    /// Returns the name that operators use: `mc` and the number.
+    pub fn name(self) -> &'static str {
+        let name = NAMES.get(self.id as usize).and_then(|(name, length)| name.get(..usize::from(*length)));
+        name.and_then(|name| core::str::from_utf8(name).ok()).unwrap_or("mc?")
+    }
 }
 
 impl Ram {

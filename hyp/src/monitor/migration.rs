@@ -60,7 +60,7 @@ pub enum Look {
 }
 
 /// What was seen of a guest's memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Heat {
     /// What becomes of the flags.
     pub look: Look,
@@ -72,6 +72,14 @@ pub struct Heat {
     pub touched: [u64; MAX_CONTROLLERS],
     /// Units that were looked at.
     pub unit_count: u64,
+}
+
+impl Default for Heat {
+    /// Nothing seen yet.
+    fn default() -> Self {
+        let none = [0; MAX_CONTROLLERS];
+        Self { look: Look::default(), life: 0, resident: none, touched: none, unit_count: 0 }
+    }
 }
 
 /// Migration, as the monitor sees it. Guests are given by their index; everything returns at once.

@@ -79,7 +79,7 @@ impl<'a> Memory<'a> {
         loop {
             let mut candidates = open.intersection(layout.populated[zone as usize]);
             while let Some(controller) =
-                most_free(candidates, |controller| self.arenas[zone.arena(controller)].free())
+                most_free(candidates, |controller| self.arena(zone.arena(controller)).free())
             {
                 let found = self.allocate_in(layout, request, controller, zone);
                 if found.is_some() {
@@ -121,7 +121,7 @@ impl<'a> Memory<'a> {
         zone: Zone,
     ) -> Option<Found> {
         let frames = 1 << request.order;
-        let arena = &self.arenas[zone.arena(controller)];
+        let arena = self.arena(zone.arena(controller));
         if arena.free() < frames {
             return None;
         }
@@ -149,14 +149,14 @@ impl<'a> Memory<'a> {
         let free: u64 = layout
             .controllers
             .iter()
-            .map(|controller| self.arenas[Zone::Normal.arena(controller)].free())
+            .map(|controller| self.arena(Zone::Normal.arena(controller)).free())
             .sum();
         free >= layout.normal_floor + frames
     }
 
     /// Free frames behind `controller` in the zones that `request` may use.
     fn free_for(&self, request: &Request, controller: ControllerId) -> u64 {
-        let free = |zone: Zone| self.arenas[zone.arena(controller)].free();
+        let free = |zone: Zone| self.arena(zone.arena(controller)).free();
         match request.kind {
             Kind::Unmovable => free(Zone::Normal),
             Kind::Movable => free(Zone::Normal) + free(Zone::Movable),

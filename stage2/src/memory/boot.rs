@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::AtomicU32;
 
 use super::release::count_freed;
-use super::{Extent, Layout, Memory};
+use super::{BUILT_IN, Extent, Layout, Memory};
 use crate::addr::{FRAME_SIZE, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::arena::{Locked, Standing};
 use crate::controller::ControllerSet;
@@ -28,6 +28,13 @@ pub enum BootError {
         /// The words given.
         given: u64,
     },
+    /// Arenas are missing for some of the controllers.
+    TooFewArenas {
+        /// The arenas to provide by [`Memory::extend`].
+        needed: usize,
+        /// Those provided.
+        given: usize,
+    },
     /// More RAM than frame numbers of the table.
     TooMuchRam {
         /// Frames of RAM, padded to pageblocks.
@@ -41,6 +48,9 @@ impl fmt::Display for BootError {
             Self::Twice => f.write_str("memory: taken over a second time"),
             Self::TableTooShort { needed, given } => {
                 write!(f, "frame table: {given} words given, the memory map needs {needed}")
+            }
+            Self::TooFewArenas { needed, given } => {
+                write!(f, "memory: arenas for {needed} zones of controllers needed, {given} given")
             }
             Self::TooMuchRam { frames } => {
                 write!(
@@ -63,6 +73,11 @@ pub(super) fn boot<'a>(
 ) -> Result<(), BootError> {
     if memory.layout.is_completed() {
         return Err(BootError::Twice);
+    }
+    let given = memory.arena_count() - BUILT_IN;
+    match Memory::arenas_to_extend(map) {
+        needed if needed > given => return Err(BootError::TooFewArenas { needed, given }),
+        _ => {}
     }
     let footprint = Footprint::of(map);
     let Some(table) = FrameTable::new(map, words) else {
@@ -97,7 +112,7 @@ pub(super) fn boot<'a>(
         extent.span = around(extent.span, segment.range);
         if let Some(region) = layout.table.region_of(segment.range.first()) {
             designate_pageblocks(&layout.table, region, &segment);
-            let mut locked = memory.arenas[zone.arena(segment.controller)].lock();
+            let mut locked = memory.arena(zone.arena(segment.controller)).lock();
             for (number, order) in blocks(segment.range) {
                 reserve_block(&layout.table, region, number, order);
                 if segment.reservation.is_none() {

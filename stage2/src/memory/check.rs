@@ -271,7 +271,7 @@ impl Check {
     ) -> bool {
         let Some(layout) = memory.layout.get() else { return true };
         for _ in 0..pageblocks {
-            if self.arena >= memory.arenas.len() {
+            if self.arena >= memory.arena_count() {
                 return true;
             }
             let (zone, controller) = Zone::of_arena(self.arena);
@@ -313,7 +313,7 @@ impl Check {
             return;
         }
         let problem = {
-            let locked = memory.arenas[self.arena].lock();
+            let locked = memory.arena(self.arena).lock();
             pageblock::look(&layout.table, &locked.lists, region, part, &mut self.tally)
         };
         if self.attempt > 0 {
@@ -399,7 +399,7 @@ impl Check {
         self.summary.frames += self.tally.frames();
         self.attempt = 0;
         self.arena += 1;
-        if self.arena < memory.arenas.len() {
+        if self.arena < memory.arena_count() {
             return false;
         }
         let present = memory
@@ -414,7 +414,7 @@ impl Check {
 
     /// What the walk found, and what the counter says.
     fn compare(&self, memory: &Memory<'_>, counter: Counted) -> (u64, u64) {
-        let arena = &memory.arenas[self.arena];
+        let arena = memory.arena(self.arena);
         let tally = &self.tally;
         match counter {
             Counted::Free => (tally.free, arena.free()),
@@ -450,5 +450,5 @@ fn all_lists() -> impl Iterator<Item = Counted> {
 
 /// A number that differs after every change.
 fn arena_changes(memory: &Memory<'_>, arena: usize) -> u32 {
-    memory.arenas[arena].lock().lists.changes()
+    memory.arena(arena).lock().lists.changes()
 }

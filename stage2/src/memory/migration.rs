@@ -69,7 +69,7 @@ impl Frames for Memory<'_> {
             Strictness::Preferred => open,
         };
         let free = |zone: Zone, controllers: ControllerSet| -> u64 {
-            controllers.iter().map(|controller| self.arenas[zone.arena(controller)].free()).sum()
+            controllers.iter().map(|controller| self.arena(zone.arena(controller)).free()).sum()
         };
         let above_floor = free(Zone::Normal, layout.controllers).saturating_sub(layout.normal_floor);
         free(Zone::Movable, wanted) + free(Zone::Normal, wanted).min(above_floor)

@@ -122,7 +122,7 @@ impl Memory<'_> {
     /// The part of `zone` behind `controller`.
     pub fn arena_totals(&self, zone: Zone, controller: ControllerId) -> ZoneTotals {
         let Some(layout) = self.layout.get() else { return ZoneTotals::default() };
-        let arena = &self.arenas[zone.arena(controller)];
+        let arena = self.arena(zone.arena(controller));
         let extent = layout.extents[zone.arena(controller)];
         ZoneTotals {
             span: extent.span,
@@ -151,7 +151,7 @@ impl Memory<'_> {
 
     /// How many frames `owner` has behind `controller`.
     pub fn resident(&self, owner: Owner, controller: ControllerId) -> u64 {
-        Zone::ALL.iter().map(|zone| self.arenas[zone.arena(controller)].used(owner)).sum()
+        Zone::ALL.iter().map(|zone| self.arena(zone.arena(controller)).used(owner)).sum()
     }
 
     /// How many frames `owner` has behind all controllers.

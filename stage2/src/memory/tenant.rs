@@ -47,7 +47,7 @@ impl<'a> Memory<'a> {
     ) -> Result<Tenant, u64> {
         let table = &layout.table;
         let zone = table.words.word(region.slot(number)).zone();
-        let _locked = self.arenas[zone.arena(region.controller)].lock();
+        let _locked = self.arena(zone.arena(region.controller)).lock();
         let end = end.min((number | (PAGEBLOCK_FRAMES - 1)) + 1);
         let mut found: Option<Tenant> = None;
         let mut next = number;

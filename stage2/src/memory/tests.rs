@@ -1,5 +1,6 @@
 use super::*;
 use crate::addr::{Ipa, MAX_ORDER, Pa};
+use crate::controller::MAX_CONTROLLERS;
 use crate::dmb::{self, Node, NodeKind, NodePlace, Wishes};
 use crate::frame::{Contents, Footprint, State};
 use crate::map::{MovableMark, ReservationKind};
@@ -88,6 +89,37 @@ fn frames_keep_their_addresses_up_to_48_bits() {
         }
         assert_eq!(memory.controller_totals(controller(1)).free(), 2048);
     }
+}
+
+#[test]
+fn every_controller_has_arenas_of_its_own() {
+    let mut map = BootMap::new();
+    let controllers = || (0..MAX_CONTROLLERS as u8).map(controller);
+    for id in controllers() {
+        map.add_ram(id, (id.index() as u64 + 1) << 32, 4 * MIB).unwrap();
+    }
+    let words = words(&map);
+    let needed = Memory::arenas_to_extend(&map);
+    if needed > 0 {
+        let refused = Memory::new().boot(&map, &words, 0);
+        assert_eq!(refused, Err(BootError::TooFewArenas { needed, given: 0 }));
+    }
+    assert_eq!(Footprint::of(&map).arenas, needed);
+    let arenas: Vec<Arena> = (0..needed).map(|_| Arena::new()).collect();
+    let memory = Memory::new();
+    memory.extend(&arenas);
+    memory.boot(&map, &words, 0).unwrap();
+    for id in controllers() {
+        let only = Request { placement: Placement::only(id), ..request(9, Kind::Movable) };
+        let taken = memory.allocate(&only).unwrap().frame;
+        assert_eq!(memory.controller_of(taken), Some(id));
+        assert_eq!((memory.controller_totals(id).free(), memory.resident(guest(0), id)), (512, 512));
+        memory.close(id);
+        assert!(memory.is_closed(id) && memory.allocate(&only).is_err());
+    }
+    let mut check = check::Check::new();
+    while !check.step(&memory, &|_, _| check::Translation::Nowhere, 64, &mut |problem| panic!("{problem}")) {}
+    assert_eq!(check.summary().frames, map.ram_frames());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What to shift so that controllers carry alike.
 
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
 
@@ -100,7 +100,7 @@ pub enum End {
 /// Two windows never give the same heat. Lest they let memory go to and fro, going back takes twice the difference that
 /// going on does.
 #[derive(Debug)]
-pub struct History([AtomicU16; MAX_CONTROLLERS]);
+pub struct History([AtomicU64; MAX_CONTROLLERS]);
 
 impl Default for History {
     fn default() -> Self {
@@ -111,7 +111,7 @@ impl Default for History {
 impl History {
     /// Of no plan.
     pub const fn new() -> Self {
-        Self([const { AtomicU16::new(0) }; MAX_CONTROLLERS])
+        Self([const { AtomicU64::new(0) }; MAX_CONTROLLERS])
     }
 
     /// Something goes `from` one controller `to` another.

@@ -1,8 +1,8 @@
 //! Counters since boot, and how long guests were stalled. Readable at any time, by any CPU.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::controller::{ControllerId, MAX_CONTROLLERS};
+use crate::controller::ControllerId;
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::table::Level;
 
@@ -308,19 +308,80 @@ impl Default for Counters {
     }
 }
 
+/// Pairs of controllers that are told apart: all of those of 16 controllers.
+const PAIRS: usize = 256;
+/// Places that are looked at for a pair. Under load, as many as this are rarely taken side by side.
+const PROBES: usize = 32;
+
+/// Units moved by pair of controllers: a hash table without deletion, since 64 controllers have 4032 pairs, of which few
+/// are ever in use. A pair without a place in it is counted with all others of its kind.
+struct Pairs {
+    /// For each place the pair that has it: see [`Pairs::key`]. 0 for none.
+    keys: [AtomicU16; PAIRS],
+    moved: [Moved; PAIRS],
+    others: Moved,
+}
+
+impl Pairs {
+    const fn new() -> Self {
+        Self {
+            keys: [const { AtomicU16::new(0) }; PAIRS],
+            moved: [const { Moved::new() }; PAIRS],
+            others: Moved::new(),
+        }
+    }
+
+    /// The pair as a number other than 0.
+    const fn key(from: ControllerId, to: ControllerId) -> u16 {
+        (1 + from.index() as u16) << 6 | to.index() as u16
+    }
+
+    /// The places that a pair may have, in the order in which they are tried. Those of 16 controllers never collide.
+    fn places(from: ControllerId, to: ControllerId) -> impl Iterator<Item = usize> {
+        let first = from.index() << 4 ^ from.index() >> 4 ^ to.index();
+        (first..first + PROBES).map(|place| place % PAIRS)
+    }
+
+    fn find(&self, from: ControllerId, to: ControllerId) -> Option<&Moved> {
+        let key = Self::key(from, to);
+        let place = Self::places(from, to).find(|&place| self.keys[place].load(Relaxed) == key)?;
+        Some(&self.moved[place])
+    }
+
+    fn find_or_add(&self, from: ControllerId, to: ControllerId) -> &Moved {
+        let key = Self::key(from, to);
+        let has_or_takes = |&place: &usize| match self.keys[place].load(Relaxed) {
+            0 => match self.keys[place].compare_exchange(0, key, Relaxed, Relaxed) {
+                Ok(_) => true,
+                Err(other) => other == key,
+            },
+            taken => taken == key,
+        };
+        Self::places(from, to).find(has_or_takes).map_or(&self.others, |place| &self.moved[place])
+    }
+
+    /// Adds up the pairs that `is_wanted`.
+    fn sum(&self, is_wanted: impl Fn(ControllerId, ControllerId) -> bool) -> PairTotals {
+        let ids = |key: u16| {
+            let pair = key.checked_sub(1 << 6)?;
+            Some((ControllerId::try_new((pair >> 6) as u8)?, ControllerId::try_new((pair & 0x3f) as u8)?))
+        };
+        let is_pair = |key: u16| ids(key).is_some_and(|(from, to)| is_wanted(from, to));
+        let wanted = self.keys.iter().zip(&self.moved).filter(|(key, _)| is_pair(key.load(Relaxed)));
+        wanted.map(|(_, moved)| moved.totals()).fold(PairTotals::default(), PairTotals::plus)
+    }
+}
+
 /// All that is counted: by guest, and by pair of controllers.
 pub struct Statistics {
     guests: [Counters; MAX_GUESTS],
-    pairs: [[Moved; MAX_CONTROLLERS]; MAX_CONTROLLERS],
+    pairs: Pairs,
 }
 
 impl Statistics {
     /// All zero.
     pub const fn new() -> Self {
-        Self {
-            guests: [const { Counters::new() }; MAX_GUESTS],
-            pairs: [const { [const { Moved::new() }; MAX_CONTROLLERS] }; MAX_CONTROLLERS],
-        }
+        Self { guests: [const { Counters::new() }; MAX_GUESTS], pairs: Pairs::new() }
     }
 
     /// What was done in `guest`, in all its lives.
@@ -328,25 +389,19 @@ impl Statistics {
         &self.guests[guest.index() % MAX_GUESTS]
     }
 
-    /// What was moved from one controller to another.
+    /// Returns the units moved from one controller to another.
     pub fn pair(&self, from: ControllerId, to: ControllerId) -> PairTotals {
-        self.moved(from, to).totals()
+        self.pairs.find(from, to).map_or_else(PairTotals::default, Moved::totals)
     }
 
-    /// What was moved to `controller`.
+    /// Returns the units moved to `controller`.
     pub fn incoming(&self, controller: ControllerId) -> PairTotals {
-        let column = self.pairs.iter().map(|row| row[controller.index() % MAX_CONTROLLERS].totals());
-        column.fold(PairTotals::default(), PairTotals::plus)
+        self.pairs.sum(|_, to| to == controller)
     }
 
-    /// What was moved away from `controller`.
+    /// Returns the units moved away from `controller`.
     pub fn outgoing(&self, controller: ControllerId) -> PairTotals {
-        let row = self.pairs[controller.index() % MAX_CONTROLLERS].iter().map(Moved::totals);
-        row.fold(PairTotals::default(), PairTotals::plus)
-    }
-
-    fn moved(&self, from: ControllerId, to: ControllerId) -> &Moved {
-        &self.pairs[from.index() % MAX_CONTROLLERS][to.index() % MAX_CONTROLLERS]
+        self.pairs.sum(|from, _| from == controller)
     }
 
     pub(super) fn count_moved(
@@ -358,7 +413,7 @@ impl Statistics {
     ) {
         self.guest(guest).count_moved(level, count);
         if let Some((from, to)) = pair {
-            self.moved(from, to).add(level, count);
+            self.pairs.find_or_add(from, to).add(level, count);
         }
     }
 }
@@ -372,6 +427,7 @@ impl Default for Statistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::MAX_CONTROLLERS;
 
     #[test]
     fn buckets_meet_without_a_gap() {
@@ -398,6 +454,30 @@ mod tests {
         let octaves: Vec<_> = histogram.octaves().collect();
         assert_eq!(octaves.last(), Some(&(1024, 489)));
         assert_eq!(octaves.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+    }
+
+    #[test]
+    fn each_pair_of_many_controllers_counts_for_itself_until_there_are_too_many() {
+        let controllers =
+            |count: usize| (0..count.min(MAX_CONTROLLERS) as u8).filter_map(ControllerId::try_new);
+        let pairs = Pairs::new();
+        for (from, to) in controllers(16).flat_map(|from| controllers(16).map(move |to| (from, to))) {
+            pairs.find_or_add(from, to).add(Level::L2, 1 + (from.index() * 16 + to.index()) as u64);
+        }
+        for (from, to) in controllers(16).flat_map(|from| controllers(16).map(move |to| (from, to))) {
+            let blocks = pairs.find(from, to).unwrap().totals().blocks;
+            assert_eq!(blocks, 1 + (from.index() * 16 + to.index()) as u64, "{from} {to}");
+        }
+        // Of 64 controllers not all pairs have a place, but nothing is lost and none counts for another.
+        let pairs = Pairs::new();
+        for (from, to) in controllers(64).flat_map(|from| controllers(64).map(move |to| (from, to))) {
+            pairs.find_or_add(from, to).add(Level::L2, 1);
+        }
+        let all = pairs.sum(|_, _| true).blocks;
+        let count = controllers(64).count() as u64;
+        assert_eq!(all + pairs.others.totals().blocks, count * count);
+        let known = controllers(64).flat_map(|from| controllers(64).map(move |to| (from, to)));
+        assert!(known.filter_map(|(from, to)| pairs.find(from, to)).all(|moved| moved.totals().blocks == 1));
     }
 
     #[test]

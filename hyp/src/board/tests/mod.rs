@@ -217,6 +217,28 @@ fn qemu_guest_loader_modules_are_read() {
 }
 
 #[test]
+fn sixty_four_controllers_are_taken_and_no_more() {
+    let list = |count: u64| {
+        let size = ((2u64 << 30) / 65) & !0xfff;
+        let part = |at: u64| {
+            let bytes = if at + 1 == count { (2 << 30) - at * size } else { size };
+            format!("{bytes:#x}@{:#x}", 0x4000_0000 + at * size)
+        };
+        let list: Vec<String> = (0..count).map(part).collect();
+        changed("bootargs = \"hello\"", &format!("bootargs = \"controllers={}\"", list.join(",")))
+    };
+    let blob = compile(&list(64));
+    let board = Board::read(&Tree::new(blob.as_slice()).unwrap()).unwrap();
+    let names: Vec<_> = board.ram.controllers.iter().map(|controller| controller.name()).collect();
+    assert_eq!((names.len(), names[0], names[9], names[10], names[63]), (64, "mc0", "mc9", "mc10", "mc63"));
+    assert_eq!(Controller { id: 255 }.name(), "mc255");
+    let blob = compile(&list(65));
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let error = Board::read(&tree).unwrap_err().to_string();
+    assert!(error.contains("64 controllers"), "{error}");
+}
+
+#[test]
 fn controllers_are_cut_anew_by_the_command_line() {
     let source = |list: &str| changed("bootargs = \"hello\"", &format!("bootargs = \"controllers={list}\""));
     let ranges = |list: &str| {

@@ -1,5 +1,7 @@
 //! `heat`: which memory is used.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use stage2::controller::{ControllerId, MAX_CONTROLLERS};
 
 use super::super::grammar::{Arguments, Failure};
@@ -14,13 +16,20 @@ use super::migrate::{controller_name, migration};
 const INTERRUPT: u8 = 3;
 
 /// What a look at all guests saw.
-#[derive(Default)]
 pub(super) struct Sample {
-    resident: [[u64; MAX_CONTROLLERS]; GUESTS],
-    touched: [[u64; MAX_CONTROLLERS]; GUESTS],
+    resident: Vec<[u64; MAX_CONTROLLERS]>,
+    touched: Vec<[u64; MAX_CONTROLLERS]>,
     life: [u32; GUESTS],
     unit_count: u64,
     cost_ticks: u64,
+}
+
+impl Default for Sample {
+    /// Nothing seen yet. The counters lie on the heap: they are large for the monitor's stack.
+    fn default() -> Self {
+        let counters = || vec![[0; MAX_CONTROLLERS]; GUESTS];
+        Self { resident: counters(), touched: counters(), life: [0; GUESTS], unit_count: 0, cost_ticks: 0 }
+    }
 }
 
 impl Sample {
