@@ -391,6 +391,9 @@ fn a_second_client_is_told_that_the_line_is_in_use() {
     let commands =
         [&["top", &line][..], &["console", &line], &["report", &line], &["log", &line, "--elf", &elf]];
     let until = std::time::Instant::now() + system_tests::patience();
+    // Without a terminal, top says so once it has the line.
+    let output = Command::new(tool()).args(["top", &line]).stdin(Stdio::null()).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("top needs a terminal"), "{output:?}");
     let mut exporter = Exporter::start(&[&line]);
     assert_eq!(exporter.scrape().value("ballast_up", &[]), 1.0);
     for command in commands {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut screen = Screen::default();
     screen.take(options.look(&mut monitor)?, Instant::now(), monitor.losses());
     let answers = ask_on(monitor, options.clone());
-    let mut terminal = ratatui::init();
+    let mut terminal = ratatui::try_init().context("top needs a terminal")?;
     let result = (|| {
         loop {
             terminal.draw(|frame| screen.draw(frame))?;
