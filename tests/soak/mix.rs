@@ -9,6 +9,8 @@ use crate::actions::Soak;
 use crate::books::{self, Books};
 use crate::fleet::{self, wait_for_state};
 
+/// Steps between two looks at what earlier ones began.
+const FOLLOW: u64 = 3;
 /// Steps between two looks at a guest.
 const LOOK: u64 = 4;
 /// Steps between two walks of all books.
@@ -35,7 +37,9 @@ pub(crate) fn run(progress: &mut Progress, place: &mut Option<System>, seed: u64
     let until = Instant::now() + time;
     while Instant::now() < until {
         soak.step();
-        soak.follow();
+        if soak.progress.step.is_multiple_of(FOLLOW) {
+            soak.follow();
+        }
         if soak.progress.step.is_multiple_of(LOOK) {
             let index = soak.random.below(soak.members.len());
             soak.look(index);
