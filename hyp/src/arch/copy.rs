@@ -14,7 +14,7 @@
 //!   that could hide what is written past them (B2.8).
 
 use super::sysreg::{instruction, read};
-use super::window::close_all;
+use super::window::{close_pair, show_pair};
 use super::{cache, cpu, errata, features};
 use core::mem::MaybeUninit;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
@@ -86,8 +86,8 @@ fn run(
     let inside =
         |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
     debug_assert!(inside(source) && inside(target));
-    let from = from_window.show(source.pa()).addr().get();
-    let to = to_window.show(target.pa()).addr().get();
+    let [from, to] =
+        show_pair([from_window, to_window], [source.pa(), target.pa()]).map(|address| address.addr().get());
     let has_small_lines = cache::line_size() < 64;
     let mut room = Room::uninit();
     let kept = Kept::keep(&mut room);
@@ -113,12 +113,12 @@ fn run(
         }
     }
     drop(kept);
-    close_all([from_window, to_window]);
+    close_pair([from_window, to_window]);
     if caching == Caching::MaybeOff {
         let bytes = next * FRAME_SIZE as usize;
         cache::clean_invalidate(from_window.show_uncached(source.pa()).addr().get(), bytes);
         cache::clean_invalidate(to_window.show_uncached(target.pa()).addr().get(), bytes);
-        close_all([from_window, to_window]);
+        close_pair([from_window, to_window]);
     }
     next
 }

@@ -16,7 +16,6 @@
 
 use super::sysreg::instruction;
 use super::{errata, mmu};
-use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::addr::{PAGEBLOCK_SIZE, Pa};
@@ -24,9 +23,8 @@ use stage2::addr::{PAGEBLOCK_SIZE, Pa};
 /// One window of the CPU that it belongs to.
 pub(crate) struct Window {
     base: NonNull<u8>,
+    /// Level 2 descriptor: 0 while the window is closed.
     entry: &'static AtomicU64,
-    /// Its entry: 0 while it is closed.
-    open: Cell<u64>,
 }
 
 // SAFETY: used by its own CPU only.
@@ -38,7 +36,7 @@ impl Window {
     /// Window `slot` of CPU `cpu`.
     pub(super) fn new(cpu: usize, slot: usize) -> Result<Self, mmu::MapError> {
         let (base, entry) = mmu::window(cpu, slot)?;
-        Ok(Self { base, entry, open: Cell::new(0) })
+        Ok(Self { base, entry })
     }
 
     /// Shows the pageblock that `pa` lies in; returns the address of `pa` in the window. Good until the next call.
@@ -53,41 +51,71 @@ impl Window {
 
     #[inline(always)]
     fn show_as(&self, pa: Pa, attributes: u64) -> NonNull<u8> {
-        let entry = pa.get() & !(PAGEBLOCK_SIZE - 1) | attributes;
-        if self.open.get() != entry {
+        let address = self.set(pa, attributes);
+        complete_opening();
+        address
+    }
+
+    /// Writes the descriptor, after a break if the window was left open; returns the address of `pa` in the window.
+    #[inline(always)]
+    fn set(&self, pa: Pa, attributes: u64) -> NonNull<u8> {
+        if self.entry.load(Ordering::Relaxed) != 0 {
             self.close();
-            self.entry.store(entry, Ordering::Relaxed);
-            instruction!("dsb ishst");
-            instruction!("isb");
-            self.open.set(entry);
         }
+        self.entry.store(pa.get() & !(PAGEBLOCK_SIZE - 1) | attributes, Ordering::Relaxed);
         // SAFETY: the offset stays within the window's 2 MiB.
         unsafe { self.base.add((pa.get() % PAGEBLOCK_SIZE) as usize) }
     }
 
-    /// Shows nothing.
+    /// Shows nothing. Accesses and cache maintenance through the window are complete when it returns (DSB ISH).
     pub(crate) fn close(&self) {
-        close_all([self]);
+        self.clear();
+        instruction!("dsb ishst");
+        self.invalidate();
+        complete_closing();
+    }
+
+    #[inline(always)]
+    fn clear(&self) {
+        self.entry.store(0, Ordering::Relaxed);
+    }
+
+    /// Drops cached translations of the window.
+    #[inline(always)]
+    fn invalidate(&self) {
+        let page = self.base.addr().get() as u64 >> 12;
+        // SAFETY: nobody uses the window now.
+        unsafe { core::arch::asm!("tlbi vae2is, {}", in(reg) page, options(nostack, preserves_flags)) };
     }
 }
 
-/// Lets `windows` show nothing, with one completion for all. Accesses and cache maintenance through them are complete when
-/// it returns (DSB ISH).
+/// Shows a pageblock in each of two windows, as [`Window::show`] does, with one completion.
 #[inline(always)]
-pub(crate) fn close_all<const COUNT: usize>(windows: [&Window; COUNT]) {
-    if windows.iter().all(|window| window.open.get() == 0) {
-        return;
-    }
-    for window in windows {
-        window.open.set(0);
-        window.entry.store(0, Ordering::Relaxed);
-    }
+pub(super) fn show_pair([first, second]: [&Window; 2], [one, other]: [Pa; 2]) -> [NonNull<u8>; 2] {
+    let addresses = [first.set(one, mmu::WINDOW_BLOCK), second.set(other, mmu::WINDOW_BLOCK)];
+    complete_opening();
+    addresses
+}
+
+/// Closes two windows, as [`Window::close`] does, with one completion.
+#[inline(always)]
+pub(super) fn close_pair([first, second]: [&Window; 2]) {
+    first.clear();
+    second.clear();
     instruction!("dsb ishst");
-    for window in windows {
-        let page = window.base.addr().get() as u64 >> 12;
-        // SAFETY: drops cached translations of the window, which nobody uses now.
-        unsafe { core::arch::asm!("tlbi vae2is, {}", in(reg) page, options(nostack, preserves_flags)) };
-    }
+    first.invalidate();
+    second.invalidate();
+    complete_closing();
+}
+
+#[inline(always)]
+fn complete_opening() {
+    instruction!("dsb ishst");
+    instruction!("isb");
+}
+
+#[inline(always)]
+fn complete_closing() {
     errata::complete_invalidations();
     instruction!("isb");
 }
