@@ -87,7 +87,9 @@ pub fn with_vmid(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalid
     if before >> 48 == vttbr >> 48 {
         return invalidate();
     }
-    let opened = if machine.has(Workarounds::CLOSE_STAGE_1) { close(cpu) } else { None };
+    // VMID 0 is that of a CPU without a vCPU, whose stage 1 is closed.
+    let is_open = before >> 48 != 0;
+    let opened = (is_open && machine.has(Workarounds::CLOSE_STAGE_1)).then(|| close(cpu));
     cpu.set_vttbr(vttbr);
     cpu.synchronise_context();
     invalidate();
@@ -143,17 +145,14 @@ fn set_stage2(cpu: &impl Processor, stage2: Stage2) {
     cpu.synchronise_context();
 }
 
-/// Closes stage 1; returns its registers if it was open.
-fn close(cpu: &impl Processor) -> Option<Stage1> {
+/// Closes stage 1; returns its registers as they were.
+fn close(cpu: &impl Processor) -> Stage1 {
     let stage1 = cpu.stage1();
-    if stage1.tcr & NO_WALKS == NO_WALKS && stage1.sctlr & MMU_ON != 0 {
-        return None;
-    }
     cpu.set_tcr(stage1.tcr | NO_WALKS);
     cpu.synchronise_context();
     cpu.set_sctlr(stage1.sctlr | MMU_ON);
     cpu.synchronise_context();
-    Some(stage1)
+    stage1
 }
 
 fn open(cpu: &impl Processor, stage1: Stage1) {
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_1_that_is_closed_already_is_left_alone() {
+    fn stage_1_of_a_cpu_without_a_vcpu_is_closed_already() {
         let cpu = Fake::new(Stage1::CLOSED, 0);
         with_vmid(&cpu, AFFECTED, OTHER, || cpu.step(Invalidate));
         assert_eq!(cpu.steps(), [Vttbr(OTHER), Isb, Invalidate, Dsb, Vttbr(0), Isb]);
