@@ -12,6 +12,7 @@
 
 use bare::gic::{self, register};
 use bare::platform::Platform;
+use bare::sync::Barrier;
 use bare::{boot, exception, mmio, msr, say, smp, timer};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -21,6 +22,8 @@ static TARGET: AtomicUsize = AtomicUsize::new(0);
 static IS_KICK: AtomicBool = AtomicBool::new(false);
 /// SGIs that a hypervisor may pass on by itself.
 const SGIS: u32 = 7;
+const CPUS: usize = 4;
+static BARRIER: Barrier = Barrier::new();
 /// How far in the future the timer is due, in ticks.
 const NEAR: u64 = 64;
 
@@ -29,11 +32,10 @@ fn main(platform: &'static Platform) {
     TARGET.store(target, Ordering::Relaxed);
     IS_KICK.store(platform.argument("flood") == Some("kick"), Ordering::Relaxed);
     prepare();
-    if smp::start_all(flood) != 4 {
+    if smp::start_all(flood) != CPUS {
         say!("flood FAIL it takes four CPUs");
         return;
     }
-    say!("flood ready");
     loop {
         bare::instruction!("nop");
     }
@@ -56,6 +58,11 @@ fn flood(index: usize) {
     let affinity = boot::platform().map_or(0, |platform| platform.cpus()[target]);
     let enable = gic::redistributor(target) + register::GICR_SGI + register::ISENABLER;
     let mut sgi = 0;
+    // CPU 0 starts the others, which it cannot any more once it is flooded.
+    BARRIER.wait(CPUS - 1);
+    if index == 3 {
+        say!("flood ready");
+    }
     while target != 0 && index == target {
         bare::instruction!("nop");
     }

@@ -151,16 +151,16 @@ fn run(target: u64, way: Way, sgi: u32) -> Option<(u64, u64)> {
         say!("wakeup FAIL CPU_ON says {}", result);
         return None;
     }
-    take_turns();
+    interrupt_soon();
     match way {
         Way::Affinity => {
             while psci::affinity_info(target) != 0 {
-                take_turns();
+                sync::relax();
             }
         }
         Way::Memory => {
             while load(&SHARED.awake) == 0 {
-                take_turns();
+                sync::relax();
             }
         }
         Way::None => {}
@@ -181,11 +181,11 @@ fn run(target: u64, way: Way, sgi: u32) -> Option<(u64, u64)> {
 }
 
 /// Arms the timer, whose interrupt is disabled, for a time that is near and not always the same: an emulator that runs one
-/// CPU at a time changes between them by then, here or there in what they do.
-fn take_turns() {
+/// CPU at a time goes over to CPU 0 then, wherever CPU 1 has come on its way into the guest.
+fn interrupt_soon() {
     static TURNS: AtomicU64 = AtomicU64::new(0);
     let turn = TURNS.fetch_add(1, Ordering::Relaxed);
-    timer::arm_virtual(timer::now() + 1 + bare::random::mix(turn) % 64);
+    timer::arm_virtual(timer::now() + 1 + bare::random::mix(turn) % 400);
 }
 
 fn wait_until_off(target: u64) {
