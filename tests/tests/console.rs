@@ -99,3 +99,8 @@ fn answers_in_time(kind: &str) {
 fn the_console_answers_while_a_guest_floods_its_cpu_with_sgis() {
     answers_in_time("sgi");
 }
+
+#[test]
+fn the_console_answers_while_a_guest_makes_ballast_kick_its_cpu() {
+    answers_in_time("kick");
+}
