@@ -53,17 +53,12 @@ fn show(session: &mut Session<'_>, seconds: u64) -> Result<(), Failure> {
             earlier_ns = now_ns;
         }
         let deadline = now_ns.saturating_add(seconds * 1_000_000_000);
-        loop {
-            match session.io().read(Some(deadline)) {
-                None => break,
-                Some(REDRAW) => {
-                    session.write_str(CLEAR)?;
-                    break;
-                }
-                Some(_) => {
-                    session.write_str("\n")?;
-                    return Ok(());
-                }
+        match session.io().read(Some(deadline)) {
+            None => {}
+            Some(REDRAW) => session.write_str(CLEAR)?,
+            Some(_) => {
+                session.write_str("\n")?;
+                return Ok(());
             }
         }
     }
