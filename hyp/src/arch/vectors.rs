@@ -325,10 +325,10 @@ guest_sync:
     save_all
     mov     x0, sp
     lsr     x2, x1, #26
+    cmp     x2, #{system_register}      // SGIs first
+    b.eq    2f
     cmp     x2, #{data_abort}
     b.eq    1f
-    cmp     x2, #{system_register}
-    b.eq    2f
     bl      {sync}
     .global resume_guest
 resume_guest:

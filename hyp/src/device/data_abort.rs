@@ -23,9 +23,20 @@ impl Syndrome {
     }
 
     /// Returns true if stage 2 did not translate the address of a load or store that the syndrome describes.
-    #[inline(always)]
     pub const fn is_access(self) -> bool {
-        self.0 & (IS_VALID | MAINTENANCE | ON_WALK | STATUS) == IS_VALID | TRANSLATION
+        self.is_untranslated() && self.is_described()
+    }
+
+    /// Returns true if stage 2 did not translate the address of a load or store, [described](Self::is_described) or not.
+    #[inline(always)]
+    pub const fn is_untranslated(self) -> bool {
+        self.0 & (MAINTENANCE | ON_WALK | STATUS) == TRANSLATION
+    }
+
+    /// Returns true if the syndrome describes the access.
+    #[inline(always)]
+    pub const fn is_described(self) -> bool {
+        self.0 & IS_VALID != 0
     }
 
     /// Returns true if stage 2 did not translate the address of a cache maintenance instruction. Where there is no
@@ -141,7 +152,8 @@ mod tests {
             let maintenance = abort | MAINTENANCE | 1 << 6 | TRANSLATION | level;
             assert!(Syndrome(maintenance).is_maintenance() && !Syndrome(maintenance).is_access());
             assert!(!Syndrome(maintenance | ON_WALK).is_maintenance(), "AT whose walk faults");
-            assert!(!Syndrome(abort | TRANSLATION | level).is_access(), "no syndrome");
+            let bare = Syndrome(abort | TRANSLATION | level);
+            assert!(bare.is_untranslated() && !bare.is_access(), "no syndrome");
             // An access flag fault and a permission fault.
             for status in [0x08, 0x0c] {
                 assert!(!Syndrome(abort | MAINTENANCE | status | level).is_maintenance());

@@ -39,6 +39,13 @@ pub const fn is_plain(spsr: u64) -> bool {
     spsr & UNUSUAL == 0
 }
 
+/// Returns true if the state `spsr` of AArch64 [is plain](is_plain): with one test, since SPSR_EL2.IL, bit 20, which meets
+/// BTYPE's lower bit as SS does the upper one, is clear for an instruction that was executed.
+#[inline(always)]
+pub const fn is_plain_aarch64(spsr: u64) -> bool {
+    (spsr | spsr >> 10) & BTYPE == 0
+}
+
 /// Returns true if no data access of a guest in AArch64 is big-endian, EL0's neither, with `sctlr` in SCTLR_EL1.
 #[inline(always)]
 pub const fn is_always_little_endian(sctlr: u64) -> bool {
@@ -156,10 +163,12 @@ mod tests {
     fn a_single_step_and_a_branch_end_with_the_instruction() {
         let flags = 0xf << 28 | 1 << 22 | 1 << 24;
         for unusual in [SINGLE_STEP, BTYPE, 1 << 10, 2 << 10, SINGLE_STEP | BTYPE] {
-            assert!(!is_plain(EL1H | unusual));
+            assert!(!is_plain(EL1H | unusual) && !is_plain_aarch64(EL1H | unusual));
             assert_eq!(completed(0, EL1H | flags | unusual, ABORT), (4, EL1H | flags));
         }
-        assert!(is_plain(EL1H | flags) && is_plain(EL0 | flags | 1 << 12 | 1 << 23 | 1 << 25));
+        for spsr in [EL1H | flags, EL0 | flags | 1 << 12 | 1 << 23 | 1 << 25] {
+            assert!(is_plain(spsr) && is_plain_aarch64(spsr));
+        }
         assert!(!is_plain(ARM));
         assert_eq!(completed(0, ARM | SINGLE_STEP, ABORT | INSTRUCTION_LENGTH), (4, ARM));
     }

@@ -17,8 +17,12 @@ use stage2::addr::Ipa;
 /// functions that are called last, so that nothing has to be saved for them.
 pub(in crate::arch) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Reload {
     let syndrome = Syndrome::new(esr);
-    if syndrome.is_access() {
+    // In two steps, which take fewer instructions here than one.
+    if syndrome.is_untranslated() {
         let (page, offset) = (HPFAR_EL2.get(), FAR_EL2.get() & 0xfff);
+        if !syndrome.is_described() {
+            return other(frame, esr);
+        }
         if page == platform::GICD_BASE >> 8 && is_plain() {
             if syndrome.is_write() {
                 // Zero is zero in either byte order.

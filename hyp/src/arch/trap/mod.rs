@@ -39,6 +39,12 @@ fn is_plain() -> bool {
     instruction::is_plain(SPSR_EL2.get())
 }
 
+/// Returns true if [`skip_plain_instruction`] can complete the instruction of AArch64 that trapped.
+#[inline(always)]
+fn is_plain_aarch64() -> bool {
+    instruction::is_plain_aarch64(SPSR_EL2.get())
+}
+
 /// Completes the instruction that trapped, in a [plain](is_plain) state.
 #[inline(always)]
 fn skip_plain_instruction() {

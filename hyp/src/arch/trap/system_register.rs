@@ -1,6 +1,6 @@
 //! System registers that EL2 traps: SGI generation, identification, and what a guest shall not have.
 
-use super::{counted, inject, interrupt, is_plain, skip_instruction, skip_plain_instruction};
+use super::{counted, inject, interrupt, is_plain_aarch64, skip_instruction, skip_plain_instruction};
 use crate::arch::cpu::{self, PerCpu};
 use crate::arch::features;
 use crate::arch::gic::{Lists, cpu_interface};
@@ -21,6 +21,8 @@ const fn register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
 const REGISTER_MASK: u64 = 0x3f_fc1f & !1;
 
 const ICC_SGI1R: u64 = register(3, 0, 12, 11, 5);
+/// ESR_EL2 of a write to it, without the register that is moved: EC, IL, and the direction, bit 0, which is 0.
+const SGI1R_WRITE: u64 = super::EC_SYSTEM_REGISTER << 26 | 1 << 25 | ICC_SGI1R;
 const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
 const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
 const ICC_DIR: u64 = register(3, 0, 12, 11, 1);
@@ -76,8 +78,8 @@ pub(super) const fn reason(esr: u64) -> Exit {
 /// (ICC_SGI1R_EL1, IHI 0069H, 12.2.19).
 pub(in crate::arch) extern "C" fn system_register(frame: &mut Frame, esr: u64) -> Reload {
     let moved = (esr >> 5 & 0x1f) as usize;
-    // The direction is bit 0: 0 writes.
-    if esr & (REGISTER_MASK | 1) != ICC_SGI1R || !is_plain() {
+    // Only instructions of AArch64 come here.
+    if esr & !(0x1f << 5) != SGI1R_WRITE || !is_plain_aarch64() {
         return others(frame, esr, moved);
     }
     skip_plain_instruction();
