@@ -44,7 +44,10 @@ fn seed(usual: u64) -> u64 {
 /// Boots the guest, which owns a pool, with more boot arguments, beside a witness that counts interrupts for ever.
 fn beside_a_witness(cpu: &str, arguments: &str) -> System {
     let hostile = Guest::payload("hostile", "hostile").bootargs(arguments).ram_mib(8).vcpus(4);
-    let witness = Guest::payload("witness", "irqload").bootargs("forever=1 rounds=200").ram_mib(16).vcpus(2);
+    let witness = Guest::payload("witness", "irqload")
+        .bootargs("forever=1 rounds=200 patience=200")
+        .ram_mib(16)
+        .vcpus(2);
     let pool = "pools { prey { compatible = \"shared-dmb-pool\"; reusable; size = <0 0x1000000>; controllers = <1>; \
                 owner = <&{/guests/hostile}>; }; };";
     Setup::new()
@@ -87,11 +90,13 @@ fn wait_until(system: &mut System, mut is_it: impl FnMut(&mut System, &Value) ->
 /// What the operator does to end it, whatever it does.
 #[track_caller]
 fn stop(system: &mut System) {
-    if system.json("guests")["guests"][0]["state"] != "off" {
-        // It may end by itself at this moment.
+    // It may have ended, or end at this moment, by itself; or Ballast has ended it, and says why.
+    let is_over = |guest: &Value| guest["state"] == "off" || guest["state"] == "failed";
+    if !is_over(&system.json("guests")["guests"][0]) {
         system.monitor("stop hostile");
     }
-    wait_until(system, |_, guest| guest["state"] == "off");
+    let guest = wait_until(system, |_, guest| is_over(guest));
+    assert!(guest["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{guest}");
 }
 
 /// A quarter of all operations, of which the guest lives to tell.

@@ -5,7 +5,8 @@
 //! SGIs and SPIs let the timer in. One outstanding interrupt per pair of CPUs, so that none can merge with the one before.
 //!
 //! Prints `irqload cpu N …` for each CPU and `irqload done cpus N rounds N ipis N self N spis N timers N lost N`, and
-//! switches the machine off. Boot arguments: `rounds=N` (default 2000), `forever=1` (a line every so many rounds, no end).
+//! switches the machine off. Boot arguments: `rounds=N` (default 2000), `forever=1` (a line every so many rounds, no end),
+//! `patience=S` (how long a CPU waits for an answer before it calls it lost, in seconds; default 20).
 
 #![no_std]
 #![no_main]
@@ -26,8 +27,8 @@ const SGI_ANSWER: u32 = 7;
 const SGI_SELF: u32 = 15;
 /// The SPIs from here on have no device behind them, on no platform.
 const FIRST_SPI: u32 = 40;
-/// How long a CPU waits for an answer before it calls it lost, in microseconds.
-const PATIENCE: u64 = 20_000_000;
+/// How long a CPU waits for an answer before it calls it lost, in seconds, if the boot arguments do not say.
+const PATIENCE: u64 = 20;
 /// The timer's period in microseconds.
 const PERIOD: u64 = 500;
 
@@ -64,11 +65,14 @@ static COUNTS: [Counts; CPUS] = [const {
 static BARRIER: Barrier = Barrier::new();
 static CPU_COUNT: AtomicUsize = AtomicUsize::new(1);
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
+static PATIENCE_US: AtomicU64 = AtomicU64::new(0);
 
 fn main(platform: &'static Platform) {
     let count = platform.cpu_count.min(CPUS);
     let rounds = platform.number("rounds").unwrap_or(2000);
     CPU_COUNT.store(count, Ordering::Relaxed);
+    let patience = platform.number("patience").unwrap_or(PATIENCE);
+    PATIENCE_US.store(patience * 1_000_000, Ordering::Relaxed);
     ROUNDS.store(rounds, Ordering::Release);
     say!("irqload start cpus {} rounds {}", count, rounds);
     for index in 1..count {
@@ -148,6 +152,7 @@ fn run(index: usize, before: u64, rounds: u64) {
         }
         gic::send_sgi(SGI_SELF, affinity(index));
         gic::set_bit(register::ISPENDR, FIRST_SPI + index as u32);
+        let timers = next.timers.load(Ordering::Relaxed);
         let answered = || {
             others().all(|other| own.answers[other].load(Ordering::Acquire) >= round)
                 && own.own.load(Ordering::Acquire) >= round
@@ -155,7 +160,7 @@ fn run(index: usize, before: u64, rounds: u64) {
         };
         if !sleep_until(answered) {
             own.lost.fetch_add(1, Ordering::Relaxed);
-            say!("irqload LOST cpu {} round {}: {}", index, round, Missing { index, round });
+            say!("irqload LOST cpu {} round {}: {}", index, round, Missing { index, round, timers });
             return;
         }
         if random.below(16) == 0 {
@@ -181,7 +186,7 @@ fn sleep_until(done: impl Fn() -> bool) -> bool {
         if ended {
             return true;
         }
-        if timer::now() - start > timer::ticks(PATIENCE) {
+        if timer::now() - start > timer::ticks(PATIENCE_US.load(Ordering::Relaxed)) {
             return done();
         }
     }
@@ -284,6 +289,8 @@ fn report(count: usize, rounds: u64) {
 struct Missing {
     index: usize,
     round: u64,
+    /// Timer interrupts that the next CPU had taken when the round began.
+    timers: u64,
 }
 
 impl core::fmt::Display for Missing {
@@ -297,7 +304,10 @@ impl core::fmt::Display for Missing {
                 write!(formatter, "CPU {other} got {requests} requests, {answers} answers came; ")?;
             }
         }
-        let spis = COUNTS[(self.index + 1) % count].spis.load(Ordering::Relaxed);
-        write!(formatter, "self {}, SPIs {} taken", own.own.load(Ordering::Relaxed), spis)
+        let next = &COUNTS[(self.index + 1) % count];
+        let (spis, timers) = (next.spis.load(Ordering::Relaxed), next.timers.load(Ordering::Relaxed));
+        write!(formatter, "self {}, SPIs {} taken, ", own.own.load(Ordering::Relaxed), spis)?;
+        // Many: the interrupt is stuck. Few: the CPU hardly ran.
+        write!(formatter, "{} timer interrupts there meanwhile", timers - self.timers)
     }
 }

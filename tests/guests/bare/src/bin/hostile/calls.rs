@@ -36,6 +36,9 @@ const KNOWN: [u64; 24] = [
 pub(crate) fn choose(attacker: &mut Attacker) -> (Kind, usize, Operands) {
     let mut operands: Operands = core::array::from_fn(|_| argument(attacker));
     operands[0] = function(attacker);
+    if attacker.random.below(2) == 0 {
+        ask_for_memory(attacker, &mut operands);
+    }
     // What ends everything at once ends other experiments, too: rare even where it is allowed.
     if is_final(operands[0]) && (!attacker.is_wild || attacker.random.below(64) != 0) {
         operands[0] ^= 1 << 20;
@@ -67,6 +70,19 @@ fn function(attacker: &mut Attacker) -> u64 {
             4 => 0x8000_0000 | random.below(64) << 24 | random.below(0x1_0000),
             _ => 0x8600_0000 | random.below(2) << 30 | (random.below(2) * 0xff00) | random.below(0x100),
         }
+}
+
+/// Makes the arguments of a call about the pool such as may be granted.
+fn ask_for_memory(attacker: &mut Attacker, operands: &mut Operands) {
+    let (window, size) = place::pool();
+    let random = &mut attacker.random;
+    let (offset, bytes) = (random.below(size.max(1)) & !0xfff, 4096 << random.below(11));
+    match operands[0] {
+        pools::CLAIM => operands[1..4].copy_from_slice(&[0, bytes, 0]),
+        pools::CLAIM_AT => operands[1..4].copy_from_slice(&[0, offset, bytes]),
+        pools::RELEASE => operands[1..3].copy_from_slice(&[window + offset, bytes]),
+        _ => {}
+    }
 }
 
 fn argument(attacker: &mut Attacker) -> u64 {
