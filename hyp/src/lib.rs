@@ -11,6 +11,8 @@ pub mod device;
 pub mod errata;
 #[cfg(target_os = "none")]
 pub mod guest;
+#[cfg(all(test, loom))]
+mod interleavings;
 pub mod log;
 pub mod mitigation;
 pub mod monitor;

@@ -1,7 +1,7 @@
 //! What CPUs ask of each other: a word of bits for each, and the kick that announces a new one.
 //!
 //! Who asks sets the bit, executes a DSB and sends the kick. Who is kicked acknowledges it, executes a DSB and looks at
-//! the word. So a bit that was set before the kick is seen after it (`hyp/tests/loom.rs`); one that is set later brings a
+//! the word. So a bit that was set before the kick is seen after it (`interleavings`); one that is set later brings a
 //! kick of its own.
 
 use stage2::sync::{Counter, Ordering};

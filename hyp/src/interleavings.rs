@@ -2,15 +2,14 @@
 //!
 //! A kick is a word that is stored and swapped without any order of its own, as an SGI has none: DSBs on both sides, here
 //! fences, order everything else by it (`arch::gic::cpu_interface`, `send_sgi` and `synchronize`).
-#![cfg(loom)]
 
 use std::cell::RefCell;
 
-use hyp::device::shared_uart::SharedUart;
-use hyp::device::vgic::list_register::{ListRegister, ListRegisters};
-use hyp::device::vgic::{HardwareLink, Kick, Local, Vgic};
-use hyp::device::vpl011::Line;
-use hyp::requests::{Request, Requests};
+use crate::device::shared_uart::SharedUart;
+use crate::device::vgic::list_register::{ListRegister, ListRegisters};
+use crate::device::vgic::{HardwareLink, Kick, Local, Vgic};
+use crate::device::vpl011::Line;
+use crate::requests::{Request, Requests};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use loom::thread;
