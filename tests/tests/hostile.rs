@@ -99,12 +99,23 @@ fn stop(system: &mut System) {
     assert!(guest["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{guest}");
 }
 
+/// Waits until the witness has its memory: the books that are compared hold it.
+#[track_caller]
+fn wait_for_witness(system: &mut System) {
+    let until = Instant::now() + patience();
+    while system.json("guests")["guests"][1]["state"] != "running" {
+        assert!(Instant::now() < until, "the witness does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A quarter of all operations, of which the guest lives to tell.
 fn survives(cpu: &str, usual_seed: u64) {
     let share = OPERATIONS.div_ceil(BOOTS);
     let seed = seed(usual_seed);
     let mut system = beside_a_witness(cpu, &format!("seed={seed} ops={share}"));
     system.wait_for_monitor();
+    wait_for_witness(&mut system);
     let before = system.json("controllers");
     system.monitor("start hostile");
     let guest = wait_until(&mut system, |_, guest| guest["state"] == "running" || guest["state"] == "off");
@@ -166,6 +177,7 @@ fn dies_alone(cpu: &str, usual_seed: u64) {
     let mut random = Random::new(seed(usual_seed));
     let mut system = beside_a_witness(cpu, "mode=wild");
     system.wait_for_monitor();
+    wait_for_witness(&mut system);
     let before = system.json("controllers");
     for _ in 0..10 {
         let seed = random.draw() >> 1;
