@@ -76,11 +76,14 @@ impl fmt::Display for Placed<'_> {
     }
 }
 
-/// Why a job was cancelled.
-fn why_cancelled(job: &JobReport) -> &'static str {
+/// Returns why a job was cancelled, or does not begin.
+fn why_in_state(job: &JobReport) -> &'static str {
     match (job.state, job.is_abandoned) {
         (JobState::Cancelled, true) => "its guest stopped or was reset",
         (JobState::Cancelled, false) => "by the operator",
+        (JobState::Queued, _) if job.waits_for.is_some() => {
+            "waits for a guest that starts, is reset or stops"
+        }
         _ => "",
     }
 }
@@ -150,7 +153,7 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), F
         report.table("jobs", columns, "There are no jobs.", &mut |table| {
             for job in reports(migration) {
                 let time_ns = migration.nanoseconds(ticks(&job, now));
-                let why = why_cancelled(&job);
+                let why = why_in_state(&job);
                 let what = fmt::from_fn(|f| {
                     let why = if job.is_abandoned { why } else { "" };
                     let colon = if why.is_empty() { "" } else { ": " };
@@ -208,7 +211,7 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resu
     };
     let time_ns = migration.nanoseconds(ticks(&job, migration.now()));
     let (shortage, is_json) = (migration.shortage(&job), session.style.is_json);
-    let why = why_cancelled(&job);
+    let why = why_in_state(&job);
     let state = fmt::from_fn(|f| write!(f, "{}{}{why}", job.state, if why.is_empty() { "" } else { ": " }));
     session.report("job", |report, machine| {
         report.fields(
