@@ -31,7 +31,8 @@ pub(super) struct Arena {
 
 /// The free blocks of each zone behind each controller that has some of it.
 pub(super) fn arenas(session: &mut Session<'_>, memory: &Memory<'_>) -> Result<Vec<Arena>, Failure> {
-    let mut arenas = Vec::new();
+    // Taken first: the heap may grow for it, out of the frames that are counted.
+    let mut arenas = Vec::with_capacity(Zone::ALL.len() * memory.controllers().iter().count());
     for zone in Zone::ALL {
         for controller in memory.controllers().iter() {
             if memory.arena_totals(zone, controller).present == 0 {
