@@ -218,6 +218,9 @@ fn kind_of(host: &impl Host, occupant: &Occupant, number: u64) -> (ControllerSet
 mod tests {
     use super::*;
 
+    /// Tenants: the controllers that each may move to, and its frames.
+    type Kinds<'a> = &'a [(&'a [u8], u64)];
+
     fn set(numbers: &[u8]) -> ControllerSet {
         numbers.iter().filter_map(|number| ControllerId::try_new(*number)).collect()
     }
@@ -236,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_that_of_the_kinds_with_the_least_room() {
-        let cases: [(&[(&[u8], u64)], &[u64], u64); 6] = [
+        let cases: [(Kinds<'_>, &[u64], u64); 6] = [
             (&[(&[0], 10), (&[0, 1], 10)], &[10, 10], 0),
             (&[(&[0], 11), (&[0, 1], 9)], &[10, 10], 1),
             (&[(&[0, 1], 21)], &[10, 10], 1),
@@ -251,7 +254,7 @@ mod tests {
 
     #[test]
     fn moves_leave_room_for_the_rest() {
-        let cases: [(&[(&[u8], u64)], &[u64]); 4] = [
+        let cases: [(Kinds<'_>, &[u64]); 4] = [
             (&[(&[0, 1], 10), (&[0], 10)], &[10, 10]),
             (&[(&[0, 1], 10), (&[1, 2], 10), (&[0, 2], 10)], &[10, 10, 10]),
             (&[(&[0, 1, 2], 12), (&[1, 2], 7), (&[2], 3), (&[1], 8)], &[10, 10, 10]),

@@ -63,8 +63,10 @@ fn flood(index: usize) {
     if index == 3 {
         say!("flood ready");
     }
-    while target != 0 && index == target {
-        bare::instruction!("nop");
+    if target != 0 && index == target {
+        loop {
+            bare::instruction!("nop");
+        }
     }
     loop {
         if index == 3 {
