@@ -22,6 +22,8 @@ enum Barrier {
 }
 
 /// The kick of one CPU.
+///
+/// Every change is a read-modify-write, since loom may put a plain store in front of a swap that did not read it.
 struct Sgi(AtomicBool);
 
 impl Sgi {
@@ -31,12 +33,13 @@ impl Sgi {
 
     fn send(&self) {
         fence(Ordering::SeqCst);
-        self.0.store(true, Ordering::Relaxed);
+        self.0.swap(true, Ordering::Relaxed);
     }
 
     /// Acknowledges it. Returns false if it is not pending.
     fn acknowledge(&self, barrier: Barrier) -> bool {
-        let is_pending = self.0.swap(false, Ordering::Relaxed);
+        let taken = self.0.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed);
+        let is_pending = taken.is_ok();
         if is_pending && barrier == Barrier::Executed {
             fence(Ordering::SeqCst);
         }

@@ -106,4 +106,10 @@ impl<T> Lock<T> {
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock()
     }
+
+    /// Takes the lock if it is free.
+    #[cfg(loom)]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock().ok()
+    }
 }

@@ -15,6 +15,9 @@ use crate::splitter::{Piece, Splitter};
 const PATIENCE: [u64; 6] = [2, 4, 8, 8, 8, 8];
 /// The same for the first question: nobody may be there.
 const FIRST_PATIENCE: [u64; 3] = [2, 4, 8];
+/// Damaged answers to one question after which it is given up. On a line that damages one byte of 2,500, two of three long
+/// reports are.
+const MOST_DAMAGED: u32 = 40;
 /// How long a command that is given once may take.
 const LONGEST_COMMAND: Duration = Duration::from_secs(30);
 /// Brings the monitor to front, and gives up the line that it has.
@@ -90,35 +93,54 @@ impl Monitor {
             _ => command.split(' ').next().unwrap_or(""),
         };
         let patience: &[u64] = if self.has_answered { &PATIENCE } else { &FIRST_PATIENCE };
-        for (at, &patience) in patience.iter().enumerate() {
-            if at > 0 && !self.has_answered && self.deadline.is_none() {
+        let (mut silent_count, mut damaged_count) = (0, 0);
+        while let Some(&patience) = patience.get(silent_count)
+            && damaged_count < MOST_DAMAGED
+            && self.deadline.is_none_or(|last| Instant::now() < last)
+        {
+            if silent_count > 0 && !self.has_answered && self.deadline.is_none() {
                 eprintln!("Ballast does not answer yet; Ctrl-C gives up");
             }
-            if self.deadline.is_some_and(|last| Instant::now() >= last) {
-                break;
-            }
-            if at > 0 {
-                // Ctrl-C: whatever runs, its answer would only be in the way.
+            if silent_count > 0 || damaged_count > 0 {
+                // Ctrl-C: the answer of a command that still runs would be in the way.
                 self.link.send(b"\x03")?;
             }
             self.send(command)?;
-            // What watches for a second takes longer than what only looks.
+            // A command that watches for a second takes longer than others.
             let patience = if name == "heat" { patience.max(10) } else { patience };
             let deadline = Instant::now() + Duration::from_secs(patience);
             let deadline = self.deadline.map_or(deadline, |last| last.min(deadline));
-            // What is damaged was perhaps the answer, too: asked again.
-            while let Answer::Report(report) = self.next_report(deadline)? {
-                self.has_answered = true;
-                match report.get("report").and_then(Value::as_str) {
-                    Some("error") if is_about(&report, command) => bail!("{command}: {}", reason(&report)),
-                    Some("error") => {
-                        self.bad_report_count += 1;
+            loop {
+                match self.next_report(deadline)? {
+                    Answer::Report(report) => {
+                        self.has_answered = true;
+                        match report.get("report").and_then(Value::as_str) {
+                            Some("error") if is_about(&report, command) => {
+                                bail!("{command}: {}", reason(&report))
+                            }
+                            Some("error") => {
+                                self.bad_report_count += 1;
+                                damaged_count += 1;
+                                break;
+                            }
+                            Some(found) if found == name => return Ok(report),
+                            _ => {}
+                        }
+                    }
+                    // It may have been the answer.
+                    Answer::Damaged => {
+                        damaged_count += 1;
                         break;
                     }
-                    Some(found) if found == name => return Ok(report),
-                    _ => {}
+                    Answer::None => {
+                        silent_count += 1;
+                        break;
+                    }
                 }
             }
+        }
+        if damaged_count >= MOST_DAMAGED {
+            bail!("{command:?}: {damaged_count} answers in a row came damaged over the line");
         }
         match self.has_answered {
             true => bail!("Ballast does not answer to {command:?}"),
@@ -442,6 +464,26 @@ pub(crate) mod tests {
         .unwrap();
         assert_eq!(monitor.ask("guests").unwrap()["guests"].as_array().unwrap().len(), 2);
         assert_eq!(monitor.losses().bad_report_count, 1);
+    }
+
+    #[test]
+    fn a_question_survives_many_damaged_answers_but_not_endless_ones() {
+        let ask = |damaged_count| {
+            let count = std::cell::Cell::new(0);
+            let mut monitor = Monitor::attach(fake(move |command| {
+                count.set(count.get() + 1);
+                let answer = small_machine(command);
+                if count.get() <= damaged_count {
+                    answer.replacen("536870912", "53687091", 1)
+                } else {
+                    answer
+                }
+            }))
+            .unwrap();
+            monitor.ask("guests")
+        };
+        assert!(ask(MOST_DAMAGED - 1).is_ok());
+        assert!(ask(MOST_DAMAGED).unwrap_err().to_string().contains("40 answers in a row came damaged"));
     }
 
     #[test]
