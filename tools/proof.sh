@@ -39,12 +39,12 @@ miri)
     $test --quiet --no-run
     logs=$(mktemp -d)
     trap 'rm -r "$logs"' EXIT
-    quick="memory::tests::single_frames memory::tests::blocks frame:: pageblock:: owner::"
+    quick="phys::alloc::tests::single_frames phys::alloc::tests::blocks phys::frame:: phys::pageblock:: owner::"
     # shellcheck disable=SC2086 # a list of words
     slice "$logs/1" $quick
     export MIRIFLAGS="$MIRIFLAGS -Zmiri-disable-stacked-borrows"
-    slice "$logs/2" claim:: table:: dmb:: &
-    slice "$logs/3" --skip claim:: --skip table:: --skip dmb:: &
+    slice "$logs/2" claim:: table:: phys::dmb:: &
+    slice "$logs/3" --skip claim:: --skip table:: --skip phys::dmb:: &
     wait
     count() { cat "$logs"/? | grep -c "$1" || true; }
     all=$(sed -n 's/^running \([0-9]*\) tests*$/\1/p' "$logs"/? | awk '{ sum += $1 } END { print sum + 0 }')

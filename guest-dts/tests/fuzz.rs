@@ -67,7 +67,7 @@ fn read_configuration(bytes: &[u8]) -> String {
         let _ = write!(answer, "{}", Choice::of(guest));
         match input.build_with_host(Some(&tree)) {
             Ok(built) => {
-                // The heap that it is made on is small (hyp's arch/heap).
+                // The heap that it is made on is small (hyp's hyp_mem/heap).
                 assert!(built.len() < 48 << 10, "{} bytes", built.len());
                 let built = AlignedBlob::new(&built);
                 Tree::new(built.as_slice()).unwrap();

@@ -105,7 +105,7 @@ fn vgic_with(local: &Local, lists: &Lists) -> Arc<Vgic> {
     Arc::new(vgic)
 }
 
-/// Does what a CPU does about a kick (`arch::trap::interrupt`).
+/// Does what a CPU does about a kick (`exit::interrupt`).
 fn take_kick(sgi: &Sgi, barrier: Barrier, vgic: &Vgic, local: &Local, lists: &Lists) {
     if sgi.acknowledge(barrier) && vgic.is_dirty(1) {
         let _ = vgic.refill(1, local, lists);
@@ -212,7 +212,7 @@ fn a_request_shows_what_was_written_before_it_whoever_kicked() {
         });
         let mut seen = 0;
         let mut look = || {
-            // As `arch::monitor::resume` does: the request first.
+            // As `operator::scheduler::resume` does: the request first.
             if sgi.acknowledge(Barrier::Executed) {
                 requests.take(Request::Monitor);
                 seen |= written.swap(0, Ordering::AcqRel);

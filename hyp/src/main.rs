@@ -1,4 +1,4 @@
-//! The EL2 image. All code is in the library; `arch::boot` has the entry.
+//! The EL2 image. All code is in the library; `boot::entry` has the entry.
 #![no_std]
 #![no_main]
 

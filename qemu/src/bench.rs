@@ -17,13 +17,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::boot::{Boot, Module};
-use crate::configuration;
 use crate::error::{AtPath, Error, Result};
 use crate::image::{Image, build_payloads};
 use crate::machine::Machine;
 use crate::session::Session;
 use crate::size::{GIB, MIB};
-use crate::{place, ramdisk, store};
+use crate::{configuration, place, ramdisk, store};
 
 /// Only to end a hang.
 const PATIENCE: Duration = Duration::from_secs(900);

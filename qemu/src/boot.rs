@@ -7,10 +7,9 @@ use std::process::Command;
 
 use crate::error::{AtPath, Error, Result};
 use crate::machine::{Filling, Machine, RAM_BASE};
-use crate::process;
 use crate::size::MIB;
-use crate::tree;
 use crate::workdir::WorkDir;
+use crate::{process, tree};
 
 /// QEMU's program.
 pub const QEMU: &str = "qemu-system-aarch64";

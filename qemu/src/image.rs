@@ -9,9 +9,8 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::error::{AtPath, Error, Result};
-use crate::process;
 use crate::toolchain::{TARGET, build_for_target};
-use crate::{errata, formats, place, size, toolchain};
+use crate::{errata, formats, place, process, size, toolchain};
 
 /// Target for the size of the image, in bytes.
 pub const TARGET_SIZE: usize = 448 << 10;

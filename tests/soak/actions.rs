@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use system_tests::{Random, System, patience};
 
-use crate::Progress;
 use crate::fleet::{self, CONTROLLER_NAMES, Member, POOLS};
 use crate::tally::Tally;
-use crate::{books, noise};
+use crate::{Progress, books, noise};
 
 /// Frames that are retired in an hour: what is retired never comes back, and a machine without memory tests nothing.
 const RETIRED_PER_HOUR: f64 = 24.0;

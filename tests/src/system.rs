@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn log_lines_are_left_out() {
-        let shown = "a\n    0.024375 info  arch::start: Ballast\n1.5 GiB free\nb";
+        let shown = "a\n    0.024375 info  boot::start: Ballast\n1.5 GiB free\nb";
         assert_eq!(without_log(shown), "a\n1.5 GiB free\nb");
     }
 }

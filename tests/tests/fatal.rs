@@ -33,7 +33,7 @@ fn a_fatal_error_tells_its_end_and_leaves_record_and_log() {
     let image = LoadedImage::find(&system);
     let code = provoke(&mut system, &image);
     let said = system.expect(r"(?s).*p: started, entry[^\n]*\n");
-    assert!(said.contains("arch::start: 4 CPUs"), "{said}");
+    assert!(said.contains("boot::start: 4 CPUs"), "{said}");
 
     let record = image.read(&system, "FATAL_RECORD");
     let word = |at: usize| u64::from_le_bytes(record[at * 8..at * 8 + 8].try_into().unwrap());
@@ -44,7 +44,7 @@ fn a_fatal_error_tells_its_end_and_leaves_record_and_log() {
     // Not only the lines that were printed: the whole ring is there.
     let ring = image.read(&system, "BALLAST_LOG");
     assert!(ring.starts_with(b"BALLASTL") && ring.len() >= 64 << 10);
-    for part in ["arch::start: Ballast", "arch::start: 4 CPUs", "p: started, entry"] {
+    for part in ["boot::start: Ballast", "boot::start: 4 CPUs", "p: started, entry"] {
         assert!(ring.windows(part.len()).any(|text| text == part.as_bytes()), "no `{part}` in the ring");
     }
 }

@@ -17,7 +17,7 @@ fn wait_until_running(system: &mut System) {
 /// What every boot logs.
 #[track_caller]
 fn has_boot(lines: &[String]) {
-    for part in ["arch::start: Ballast", "arch::start: 4 CPUs", "guest::life: p: started, entry"] {
+    for part in ["boot::start: Ballast", "boot::start: 4 CPUs", "guest::life: p: started, entry"] {
         assert!(lines.iter().any(|line| line.contains(part)), "no `{part}` in {lines:#?}");
     }
 }
@@ -98,7 +98,7 @@ fn stock_decoders_read_the_elf_file() {
     std::fs::remove_file(&file).unwrap();
     let (number, text) = frames.iter().find(|(_, text)| text.contains("4 CPUs")).unwrap();
     assert!(text.contains("INFO"), "{text}");
-    assert!(locations[number].file.ends_with("hyp/src/arch/start.rs"), "{:?}", locations[number]);
+    assert!(locations[number].file.ends_with("hyp/src/boot/start.rs"), "{:?}", locations[number]);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn the_log_lies_in_memory_for_a_debugger() {
     let mut system = setup().append("log=off").boot();
     system.wait_for_monitor();
     system.monitor("guests");
-    assert!(system.json("log").to_string().contains("arch::start: 4 CPUs"));
+    assert!(system.json("log").to_string().contains("boot::start: 4 CPUs"));
     let places: Vec<(usize, u64)> = (0..2)
         .flat_map(|index| {
             system.find_in_controller(index, b"BALLASTL", 8).into_iter().map(move |at| (index, at))
@@ -170,7 +170,7 @@ fn the_log_lies_in_memory_for_a_debugger() {
     let is_ring = |&&(index, at): &&(usize, u64)| {
         let mut ring = vec![0; 64 << 10];
         system.read_controller(index, at, &mut ring);
-        ring.windows(19).any(|text| text == b"arch::start: 4 CPUs")
+        ring.windows(19).any(|text| text == b"boot::start: 4 CPUs")
     };
     assert_eq!(places.iter().filter(is_ring).count(), 1, "{places:?}");
 }

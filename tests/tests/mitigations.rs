@@ -119,7 +119,7 @@ fn every_platform_check_holds_behind_a_firmware_call() {
 
 /// RAM of machine `two`: two controllers of 1 GiB from here on.
 const RAM: u64 = 0x4000_0000;
-/// Where EL2's windows onto guests' memory are (hyp/src/arch/mmu.rs), and how many pageblocks of 2 MiB they take for four
+/// Where EL2's windows onto guests' memory are (hyp/src/hyp_mem/mmu.rs), and how many pageblocks of 2 MiB they take for four
 /// CPUs.
 const WINDOWS: u64 = 0x8000_0800_0000;
 const WINDOW_COUNT: u64 = 8;

@@ -178,7 +178,7 @@ fn reports_come_from_a_live_machine_and_from_a_recording() {
     let look = format!("{line}stats migration --json\r");
     let keys = format!("\x1dm\x03\x15{look}{look}{look}log\r");
     let shown = live.console(&[&options[..], &["--elf", &elf_text]].concat(), &keys);
-    assert!(shown.contains("arch::start: 4 CPUs"), "the log is put together: {shown}");
+    assert!(shown.contains("boot::start: 4 CPUs"), "the log is put together: {shown}");
     assert!(std::fs::read_to_string(split.join("log")).unwrap().contains("4 CPUs"));
     assert!(std::fs::read_to_string(split.join("monitor")).unwrap().contains("\"report\":\"stats\""));
     let out = live.path("recorded.html");

@@ -1,9 +1,8 @@
 //! `ballast check` and `ballast image`: configuration blobs.
 
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, anyhow, bail};
 pub use guest_dts::config::UnknownNames;

@@ -7,9 +7,9 @@ use guest_dts::config::{Configuration, Severity};
 use guest_dts::tree::Tree;
 use hyp::board::Board;
 use hyp::physical::{self, Loaded, MAX_CPUS, NORMAL_FLOOR_FRAMES, Tell};
-use stage2::frame::Footprint;
-use stage2::map::BootMap;
-use stage2::memory::Memory;
+use stage2::phys::alloc::Memory;
+use stage2::phys::frame::Footprint;
+use stage2::phys::map::BootMap;
 
 /// Leaves in `configuration` what the host of `tree` can run, and tells why not of the rest. `command_line` is
 /// Ballast's, where it is not the tree's.

@@ -1,6 +1,5 @@
 //! Where the serial line is: a socket of QEMU's, or a serial device.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -9,8 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::Duration;
+use std::{fmt, thread};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};

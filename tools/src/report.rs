@@ -2,10 +2,9 @@
 //! network: pictures are SVG, everything is in the file.
 
 use std::fmt::{self, Write as _};
-use std::fs;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
 

@@ -1,9 +1,8 @@
 //! Headers and placements.
 
-use std::format;
 use std::string::String;
-use std::vec;
 use std::vec::Vec;
+use std::{format, vec};
 
 use proptest::prelude::*;
 

@@ -5,12 +5,11 @@
 //! the same inputs; `BALLAST_FUZZ_SECONDS` in the environment makes a run longer, `BALLAST_FUZZ_SEED` another.
 
 use std::collections::HashSet;
-use std::format;
-use std::fs;
 use std::path::Path;
 use std::string::String;
 use std::time::{Duration, Instant};
 use std::vec::Vec;
+use std::{format, fs};
 
 /// How long one input may take; generous, since tests run side by side.
 const LONGEST: Duration = Duration::from_secs(5);

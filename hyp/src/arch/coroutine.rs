@@ -45,7 +45,7 @@ unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
 }
 
 /// A coroutine and whoever resumed it.
-pub(super) struct Coroutine {
+pub(crate) struct Coroutine {
     inside: UnsafeCell<Context>,
     outside: UnsafeCell<Context>,
     is_running: AtomicBool,
@@ -56,7 +56,7 @@ pub(super) struct Coroutine {
 unsafe impl Sync for Coroutine {}
 
 impl Coroutine {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             inside: UnsafeCell::new(Context::new()),
             outside: UnsafeCell::new(Context::new()),
@@ -70,7 +70,7 @@ impl Coroutine {
     /// # Safety
     ///
     /// The stack is mapped, used by nobody else, 16-byte aligned; called once, on the CPU that will resume it.
-    pub(super) unsafe fn start(&self, stack_top: u64, function: extern "C" fn() -> !) {
+    pub(crate) unsafe fn start(&self, stack_top: u64, function: extern "C" fn() -> !) {
         // SAFETY: nothing runs in it yet.
         let inside = unsafe { &mut *self.inside.get() };
         inside.sp = stack_top;
@@ -79,7 +79,7 @@ impl Coroutine {
     }
 
     /// Lets it run until it suspends itself. Nothing happens from within.
-    pub(super) fn resume(&self) {
+    pub(crate) fn resume(&self) {
         if self.exists.get() && !self.is_running.swap(true, Ordering::Relaxed) {
             // SAFETY: `inside` holds a context that `start` or `suspend` left; this CPU alone is here.
             unsafe { switch(self.outside.get(), self.inside.get()) };
@@ -88,12 +88,12 @@ impl Coroutine {
     }
 
     /// Whether it runs now: on its own CPU, whether the caller is in it.
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.is_running.load(Ordering::Relaxed)
     }
 
     /// From within: back to whoever resumed it.
-    pub(super) fn suspend(&self) {
+    pub(crate) fn suspend(&self) {
         if self.is_running() {
             // SAFETY: the caller runs on the coroutine's stack and `outside` holds who resumed it.
             unsafe { switch(self.inside.get(), self.outside.get()) };

@@ -5,11 +5,11 @@
 
 use super::gic::{Redistributor, cpu_interface};
 use super::mitigation::Hardening;
-use super::window::Window;
 use crate::device::vgic::{Local, MAX_VCPUS};
 use crate::guest::{Guest, Vcpu};
-use crate::monitor::statistics::Counters;
-use crate::monitor::trace;
+use crate::hyp_mem::window::Window;
+use crate::observe::counters::Counters;
+use crate::observe::trace;
 pub use crate::physical::MAX_CPUS;
 pub use crate::requests::Request;
 use crate::requests::Requests;
@@ -27,7 +27,7 @@ pub struct PerCpu {
     midr: AtomicU64,
     stack_top: Cell<u64>,
     redistributor: Once<Redistributor>,
-    windows: Once<[Window; super::mmu::WINDOWS_PER_CPU]>,
+    windows: Once<[Window; crate::hyp_mem::mmu::WINDOWS_PER_CPU]>,
     /// The vCPU that owns this CPU.
     assigned: Once<&'static Vcpu>,
     /// The vCPU that runs here now.
@@ -46,11 +46,11 @@ pub struct PerCpu {
     trace: AtomicPtr<trace::Ring>,
     /// The line of the log that it is writing, as a frame.
     #[cfg(feature = "defmt")]
-    pub(crate) frame: crate::log::frames::Buffer,
+    pub(crate) frame: crate::observe::log::frames::Buffer,
     /// Its mitigations of speculative execution.
     pub(crate) hardening: Hardening,
     /// By purpose: when EL2's own timer is to fire; 0: never.
-    pub(super) deadlines: [Cell<u64>; super::timer::PURPOSES],
+    pub(crate) deadlines: [Cell<u64>; super::timer::PURPOSES],
     /// Whether it looks for migration's work by itself.
     pub(crate) engaged: Engaged,
     requests: Requests,
@@ -68,10 +68,10 @@ static COUNT: AtomicUsize = AtomicUsize::new(1);
 
 impl PerCpu {
     /// Where the vectors count hypercalls.
-    pub(super) const HYPERCALLS: usize = offset_of!(Self, counters) + Counters::HYPERCALLS;
+    pub(crate) const HYPERCALLS: usize = offset_of!(Self, counters) + Counters::HYPERCALLS;
 
     /// Where the vectors find its mitigations.
-    pub(super) const HARDENING: usize = offset_of!(Self, hardening);
+    pub(crate) const HARDENING: usize = offset_of!(Self, hardening);
 
     const fn new() -> Self {
         Self {
@@ -90,7 +90,7 @@ impl PerCpu {
             counters: Counters::new(),
             trace: AtomicPtr::new(core::ptr::null_mut()),
             #[cfg(feature = "defmt")]
-            frame: crate::log::frames::Buffer::new(),
+            frame: crate::observe::log::frames::Buffer::new(),
             hardening: Hardening::new(),
             deadlines: [const { Cell::new(0) }; super::timer::PURPOSES],
             engaged: Engaged::new(),
@@ -139,24 +139,24 @@ impl PerCpu {
         self.vcpu.set(vcpu);
     }
 
-    pub(super) fn stack_top(&self) -> u64 {
+    pub(crate) fn stack_top(&self) -> u64 {
         self.stack_top.get()
     }
 
-    pub(super) fn redistributor(&self) -> Option<&Redistributor> {
+    pub(crate) fn redistributor(&self) -> Option<&Redistributor> {
         self.redistributor.get()
     }
 
-    pub(super) fn set_redistributor(&self, redistributor: Redistributor) {
+    pub(crate) fn set_redistributor(&self, redistributor: Redistributor) {
         self.redistributor.call_once(|| redistributor);
     }
 
-    pub(super) fn set_windows(&self, windows: [Window; super::mmu::WINDOWS_PER_CPU]) {
+    pub(crate) fn set_windows(&self, windows: [Window; crate::hyp_mem::mmu::WINDOWS_PER_CPU]) {
         self.windows.call_once(|| windows);
     }
 
     /// The windows through which this CPU reaches guest memory.
-    pub(crate) fn windows(&self) -> Option<&[Window; super::mmu::WINDOWS_PER_CPU]> {
+    pub(crate) fn windows(&self) -> Option<&[Window; crate::hyp_mem::mmu::WINDOWS_PER_CPU]> {
         self.windows.get()
     }
 
@@ -166,7 +166,7 @@ impl PerCpu {
         unsafe { self.trace.load(Ordering::Acquire).as_ref() }
     }
 
-    pub(super) fn set_trace(&self, ring: &'static trace::Ring) {
+    pub(crate) fn set_trace(&self, ring: &'static trace::Ring) {
         self.trace.store(core::ptr::from_ref(ring).cast_mut(), Ordering::Release);
     }
 
@@ -180,7 +180,7 @@ impl PerCpu {
         self.midr.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_online(&self) {
+    pub(crate) fn set_online(&self) {
         self.midr.store(MIDR_EL1.get(), Ordering::Relaxed);
         self.online.store(1, Ordering::Release);
     }
@@ -192,7 +192,7 @@ impl PerCpu {
     }
 
     /// Asks this CPU for something and kicks it, unless that was asked before and not taken yet ([`Requests::add`]).
-    pub(super) fn request_once(&self, request: Request) {
+    pub(crate) fn request_once(&self, request: Request) {
         if self.requests.add(request) {
             self.kick();
         }
@@ -209,12 +209,12 @@ impl PerCpu {
     }
 
     /// Gives it another stack.
-    pub(super) fn set_stack_top(&self, stack_top: u64) {
+    pub(crate) fn set_stack_top(&self, stack_top: u64) {
         self.stack_top.set(stack_top);
     }
 
     /// Describes CPU `index` before it starts.
-    pub(super) fn describe(&self, index: usize, mpidr: u64, stack_top: u64) {
+    pub(crate) fn describe(&self, index: usize, mpidr: u64, stack_top: u64) {
         self.index.set(index);
         self.mpidr.set(mpidr);
         self.stack_top.set(stack_top);
@@ -231,7 +231,7 @@ pub fn count() -> usize {
     COUNT.load(Ordering::Acquire).min(MAX_CPUS)
 }
 
-pub(super) fn set_count(count: usize) {
+pub(crate) fn set_count(count: usize) {
     COUNT.store(count.min(MAX_CPUS), Ordering::Release);
 }
 
@@ -241,12 +241,12 @@ pub fn all() -> impl Iterator<Item = &'static PerCpu> + Clone {
 }
 
 /// Where the data of the first `count` CPUs ends.
-pub(super) fn end_of(count: usize) -> usize {
+pub(crate) fn end_of(count: usize) -> usize {
     CPUS[..count.min(MAX_CPUS)].as_ptr_range().end.addr()
 }
 
 /// Makes `index` the number of the CPU that this runs on.
-pub(super) fn install(index: usize) {
+pub(crate) fn install(index: usize) {
     let cpu: &'static PerCpu = &CPUS[index];
     TPIDR_EL2.set(core::ptr::from_ref(cpu).addr() as u64);
 }

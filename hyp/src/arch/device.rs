@@ -21,7 +21,7 @@ macro_rules! load {
 /// # Safety
 ///
 /// `address` is that of a mapped, aligned register.
-pub(super) unsafe fn read32(address: *const u32) -> u32 {
+pub(crate) unsafe fn read32(address: *const u32) -> u32 {
     load!(u32, "ldar {0:w}, [{1}]", address)
 }
 
@@ -30,7 +30,7 @@ pub(super) unsafe fn read32(address: *const u32) -> u32 {
 /// # Safety
 ///
 /// `address` is that of a mapped, aligned register.
-pub(super) unsafe fn read64(address: *const u64) -> u64 {
+pub(crate) unsafe fn read64(address: *const u64) -> u64 {
     load!(u64, "ldar {0:x}, [{1}]", address)
 }
 

@@ -3,7 +3,7 @@
 use super::cpu;
 use super::sysreg::instruction;
 use crate::errata::{self, Numbers, Workarounds};
-use crate::log;
+use crate::observe::log;
 use crate::translation::{Processor, Stage1, complete};
 use aarch64_cpu::registers::*;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -12,25 +12,25 @@ use core::sync::atomic::{AtomicU8, Ordering};
 static MACHINE: AtomicU8 = AtomicU8::new(Workarounds::NONE.bits());
 
 /// Adds what this CPU needs. Each CPU does so before it is online, so before others invalidate translations that it uses.
-pub(super) fn init_cpu() {
+pub(crate) fn init_cpu() {
     MACHINE.fetch_or(errata::needed(MIDR_EL1.get()).bits(), Ordering::Relaxed);
 }
 
 /// Returns the workarounds that this machine needs.
 #[inline(always)]
-pub(super) fn machine() -> Workarounds {
+pub(crate) fn machine() -> Workarounds {
     Workarounds::from_bits(MACHINE.load(Ordering::Relaxed))
 }
 
 /// Completes the broadcast TLB invalidations before it on all CPUs.
 #[inline(always)]
-pub(super) fn complete_invalidations() {
+pub(crate) fn complete_invalidations() {
     complete(&This, machine());
 }
 
 /// Logs which errata are worked around, and how. Once all CPUs are up.
 #[inline(never)]
-pub(super) fn report() {
+pub(crate) fn report() {
     let midrs = cpu::all().map(|cpu| cpu.midr());
     for workaround in Workarounds::ALL.into_iter().filter(|&one| machine().has(one)) {
         let numbers = Numbers { workaround, midrs: midrs.clone() };
@@ -43,7 +43,7 @@ pub(super) fn report() {
 }
 
 /// The CPU that this runs on.
-pub(super) struct This;
+pub(crate) struct This;
 
 impl Processor for This {
     #[inline(always)]

@@ -10,38 +10,38 @@ fn field(value: u64, shift: u32) -> u64 {
 }
 
 /// Whether this CPU has SVE (ID_AA64PFR0_EL1.SVE).
-pub(super) fn has_sve() -> bool {
+pub(crate) fn has_sve() -> bool {
     field(read!("id_aa64pfr0_el1"), 32) != 0
 }
 
 /// Whether this CPU has RAS (ID_AA64PFR0_EL1.RAS).
-pub(super) fn has_ras() -> bool {
+pub(crate) fn has_ras() -> bool {
     field(read!("id_aa64pfr0_el1"), 28) != 0
 }
 
 /// Whether this CPU has SME (ID_AA64PFR1_EL1.SME).
-pub(super) fn has_sme() -> bool {
+pub(crate) fn has_sme() -> bool {
     field(read!("id_aa64pfr1_el1"), 24) != 0
 }
 
 /// Returns true if reads of identification registers that do not exist have the syndrome of a trapped read, for guests too
 /// (FEAT_IDST, ID_AA64MMFR2_EL1.IDS).
-pub(super) fn has_identification_syndrome() -> bool {
+pub(crate) fn has_identification_syndrome() -> bool {
     field(read!("id_aa64mmfr2_el1"), 36) != 0
 }
 
 /// Returns true if this CPU has MTE with allocation tags (ID_AA64PFR1_EL1.MTE).
-pub(super) fn has_mte() -> bool {
+pub(crate) fn has_mte() -> bool {
     field(read!("id_aa64pfr1_el1"), 8) >= 2
 }
 
 /// Whether this CPU has PAN (ID_AA64MMFR1_EL1.PAN).
-pub(super) fn has_pan() -> bool {
+pub(crate) fn has_pan() -> bool {
     field(read!("id_aa64mmfr1_el1"), 20) != 0
 }
 
 /// Returns whether this CPU has FEAT_WFxT (ID_AA64ISAR2_EL1.WFxT).
-pub(super) fn has_wfxt() -> bool {
+pub(crate) fn has_wfxt() -> bool {
     field(read!("S3_0_C0_C6_2"), 0) != 0
 }
 
@@ -78,7 +78,7 @@ macro_rules! identification_registers {
 }
 
 /// The identification register CRm `crm`, Op2 `op2` as a guest reads it.
-pub(super) fn identification(crm: u64, op2: u64) -> u64 {
+pub(crate) fn identification(crm: u64, op2: u64) -> u64 {
     let host = identification_registers!(crm, op2;
         1 0 "S3_0_C0_C1_0", 1 1 "S3_0_C0_C1_1", 1 2 "S3_0_C0_C1_2", 1 4 "S3_0_C0_C1_4", 1 5 "S3_0_C0_C1_5",
         1 6 "S3_0_C0_C1_6", 1 7 "S3_0_C0_C1_7", 2 0 "S3_0_C0_C2_0", 2 1 "S3_0_C0_C2_1", 2 2 "S3_0_C0_C2_2",
@@ -166,7 +166,7 @@ const MDCR_TTRF: u64 = 1 << 19;
 
 /// Sets this CPU's traps and enables for guests. Once a CPU, before any guest runs there, and after `vcpu::quiet`:
 /// HCR_EL2.VM makes the stage 2 in VTTBR_EL2 and VTCR_EL2, which are UNKNOWN after a reset, one that is walked.
-pub(super) fn configure() {
+pub(crate) fn configure() {
     let (pfr0, pfr1) = (read!("id_aa64pfr0_el1"), read!("id_aa64pfr1_el1"));
     let (isar1, isar2) = (read!("id_aa64isar1_el1"), read!("S3_0_C0_C6_2"));
     let (mmfr0, mmfr1) = (read!("id_aa64mmfr0_el1"), read!("id_aa64mmfr1_el1"));

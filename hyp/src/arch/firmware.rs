@@ -14,7 +14,7 @@ static BY_HVC: AtomicBool = AtomicBool::new(false);
 static CPU_ON_ID: AtomicU32 = AtomicU32::new(CPU_ON);
 
 /// Takes the conduit and what PSCI before 0.2 needs from the host's tree.
-pub(super) fn init(host: &Psci) {
+pub(crate) fn init(host: &Psci) {
     BY_HVC.store(host.conduit == Conduit::Hvc, Ordering::Relaxed);
     if let PsciVersion::V0_1 { cpu_on, .. } = host.version {
         CPU_ON_ID.store(cpu_on, Ordering::Relaxed);
@@ -22,7 +22,7 @@ pub(super) fn init(host: &Psci) {
 }
 
 /// Returns whether firmware is called by HVC instead of SMC.
-pub(super) fn is_hvc() -> bool {
+pub(crate) fn is_hvc() -> bool {
     BY_HVC.load(Ordering::Relaxed)
 }
 
@@ -51,7 +51,7 @@ pub fn version() -> (u16, u16) {
 
 /// What PSCI answers where it refuses (DEN0022, 5.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal(i32);
+pub(crate) struct Refusal(i32);
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,7 +70,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Starts the CPU with MPIDR `mpidr` at physical address `entry` with `x0` = `context` (PSCI CPU_ON).
-pub(super) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), Refusal> {
+pub(crate) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), Refusal> {
     match call(CPU_ON_ID.load(Ordering::Relaxed), [mpidr, entry, context]) {
         0 => Ok(()),
         status => Err(Refusal(status)),
@@ -78,7 +78,7 @@ pub(super) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), Refusal
 }
 
 /// The host's firmware.
-pub(super) struct Host;
+pub(crate) struct Host;
 
 impl Firmware for Host {
     fn call(&self, id: FunctionId, argument: u32) -> i32 {

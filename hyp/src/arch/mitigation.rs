@@ -3,11 +3,10 @@
 use super::cpu::{self, PerCpu};
 use super::firmware::{self, Host};
 use super::sysreg::{instruction, read};
-use super::vectors;
 use crate::device::smccc::{Firmware as _, Workaround};
-use crate::log;
+use crate::exit::vectors;
 use crate::mitigation::{Answers, Branches, Choice, Policy, Registers, StoreBypass, Stores};
-use crate::monitor::trace;
+use crate::observe::{log, trace};
 use aarch64_cpu::registers::{Readable, SCTLR_EL2, Writeable};
 use core::cell::Cell;
 use core::mem::offset_of;
@@ -25,7 +24,7 @@ static POLICY: Once<Policy> = Once::new();
 pub(crate) struct Hardening {
     /// Iterations of the loop that overwrites the branch history, or 0.
     loop_count: Cell<u8>,
-    /// Not 0: after the mitigation, the vectors go by way of `trap::hardened`.
+    /// Not 0: after the mitigation, the vectors go by way of `exit::hardened`.
     is_slow: Cell<u8>,
     /// Not 0: firmware is called by HVC.
     is_hvc: Cell<u8>,
@@ -36,12 +35,12 @@ pub(crate) struct Hardening {
 }
 
 impl Hardening {
-    pub(super) const LOOP_COUNT: usize = offset_of!(Self, loop_count);
-    pub(super) const IS_SLOW: usize = offset_of!(Self, is_slow);
-    pub(super) const IS_HVC: usize = offset_of!(Self, is_hvc);
-    pub(super) const CALL: usize = offset_of!(Self, call);
+    pub(crate) const LOOP_COUNT: usize = offset_of!(Self, loop_count);
+    pub(crate) const IS_SLOW: usize = offset_of!(Self, is_slow);
+    pub(crate) const IS_HVC: usize = offset_of!(Self, is_hvc);
+    pub(crate) const CALL: usize = offset_of!(Self, call);
 
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             loop_count: Cell::new(0),
             is_slow: Cell::new(0),
@@ -63,7 +62,7 @@ impl Hardening {
     }
 
     /// Whether an exception from a guest has to come by the hardened vectors, and sets what these read beside the choice.
-    pub(super) fn prepare(&self) -> bool {
+    pub(crate) fn prepare(&self) -> bool {
         let is_toggled = self.toggles_store_bypass();
         self.is_slow.set(u8::from(is_toggled || trace::is_recording()));
         let is_chosen = self.choice().is_some_and(|choice| {
@@ -73,7 +72,7 @@ impl Hardening {
     }
 
     /// Turns store bypassing off again after the vCPU ran with it allowed.
-    pub(super) fn enter(&self) {
+    pub(crate) fn enter(&self) {
         if self.toggles_store_bypass() {
             self.store_bypass.enter(&Host);
         }
@@ -81,23 +80,23 @@ impl Hardening {
 
     /// Makes the vCPU's choice about store bypassing true, before it runs again.
     #[inline(always)]
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.store_bypass.leave(&Host);
     }
 
     /// Forgets the choice of a vCPU that ran here: one is about to start.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.store_bypass.reset(&Host);
         vectors::install();
     }
 
     /// Answers a guest's SMCCC_ARCH_FEATURES for `workaround`.
-    pub(super) fn feature(&self, workaround: Workaround) -> i32 {
+    pub(crate) fn feature(&self, workaround: Workaround) -> i32 {
         self.choice().map_or(Answers::NONE.of(workaround), |choice| choice.feature(workaround))
     }
 
     /// Does what a guest asks for by `workaround`. Returns the status for X0.
-    pub(super) fn apply(&self, workaround: Workaround) -> i32 {
+    pub(crate) fn apply(&self, workaround: Workaround) -> i32 {
         let choice = self.choice();
         let status = choice.map_or(crate::device::smccc::NOT_SUPPORTED, |choice| {
             choice.apply(workaround, &self.store_bypass, &Host)
@@ -109,7 +108,7 @@ impl Hardening {
 }
 
 /// Takes the operator's choice from Ballast's command line.
-pub(super) fn init(command_line: &str) {
+pub(crate) fn init(command_line: &str) {
     let policy = match argument::value(command_line, "mitigations") {
         None => Policy::Auto,
         Some(value) => Policy::parse(value).unwrap_or_else(|| {
@@ -126,7 +125,7 @@ pub(super) fn init(command_line: &str) {
 }
 
 /// Chooses for this CPU, asking its firmware, and makes it so.
-pub(super) fn init_cpu(this: &PerCpu) {
+pub(crate) fn init_cpu(this: &PerCpu) {
     let registers = Registers {
         midr: read!("midr_el1"),
         pfr0: read!("id_aa64pfr0_el1"),
@@ -164,7 +163,7 @@ fn set_ssbs(is_allowed: bool) {
 }
 
 /// Warns of cores that stay unprotected, one line for each kind of core.
-pub(super) fn report_gaps() {
+pub(crate) fn report_gaps() {
     let gap = |cpu: &PerCpu| cpu.hardening.choice().and_then(|choice| choice.branches.gap());
     let is_first = |cpu: &PerCpu| {
         cpu::all().take(cpu.index()).all(|before| (before.midr(), gap(before)) != (cpu.midr(), gap(cpu)))

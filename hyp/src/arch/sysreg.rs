@@ -32,4 +32,6 @@ macro_rules! instruction {
     };
 }
 
-pub(crate) use {instruction, read, write};
+pub(crate) use instruction;
+pub(crate) use read;
+pub(crate) use write;

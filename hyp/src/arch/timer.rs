@@ -20,7 +20,7 @@ static MAINTENANCE: AtomicU32 = AtomicU32::new(u32::MAX);
 /// Takes INTIDs and frequency from the host's tree. Returns false if the frequency is not known: neither the tree nor
 /// CNTFRQ_EL0 says it.
 #[must_use]
-pub(super) fn init(timer: &Timer, gic: &Gic) -> bool {
+pub(crate) fn init(timer: &Timer, gic: &Gic) -> bool {
     let Some(frequency) = timer.frequency(CNTFRQ_EL0.get()) else { return false };
     FREQUENCY.store(frequency, Ordering::Relaxed);
     FACTOR.store(((1_000_000_000 << 32) + frequency / 2) / frequency, Ordering::Relaxed);
@@ -32,7 +32,7 @@ pub(super) fn init(timer: &Timer, gic: &Gic) -> bool {
 }
 
 /// Enables EL2's own private interrupts on this CPU.
-pub(super) fn init_cpu() {
+pub(crate) fn init_cpu() {
     CNTHP_CTL_EL2.set(0);
     if let Some(redistributor) = cpu::current().redistributor() {
         redistributor.enable_own(OWN.load(Ordering::Relaxed), Priority::Host);
@@ -49,15 +49,15 @@ pub fn links() -> [HardwareLink; 2] {
 }
 
 /// Whether `intid` is a timer that guests use directly.
-pub(super) fn is_guest_timer(intid: u32) -> bool {
+pub(crate) fn is_guest_timer(intid: u32) -> bool {
     intid == VIRTUAL.load(Ordering::Relaxed) || intid == PHYSICAL.load(Ordering::Relaxed)
 }
 
-pub(super) fn is_maintenance(intid: u32) -> bool {
+pub(crate) fn is_maintenance(intid: u32) -> bool {
     intid == MAINTENANCE.load(Ordering::Relaxed)
 }
 
-pub(super) fn is_own_timer(intid: u32) -> bool {
+pub(crate) fn is_own_timer(intid: u32) -> bool {
     intid == OWN.load(Ordering::Relaxed)
 }
 
@@ -72,14 +72,14 @@ pub(crate) const NEVER: u64 = u64::MAX;
 
 /// Returns the physical count at which the virtual count of the vCPU on this CPU reaches `virtual_count`; [`NEVER`] if it
 /// does not.
-pub(super) fn physical(virtual_count: u64) -> u64 {
+pub(crate) fn physical(virtual_count: u64) -> u64 {
     // CNTVOFF_EL2 is a count of the past, so the virtual count has not wrapped (Arm ARM D12.2).
     virtual_count.saturating_add(CNTVOFF_EL2.get())
 }
 
 /// The physical count, perhaps a little too early: it is not ordered with what stands before. For statistics.
 #[inline(always)]
-pub(super) fn now_early() -> u64 {
+pub(crate) fn now_early() -> u64 {
     CNTPCT_EL0.get()
 }
 
@@ -125,7 +125,7 @@ pub(crate) enum Purpose {
 }
 
 /// How many purposes there are.
-pub(super) const PURPOSES: usize = 2;
+pub(crate) const PURPOSES: usize = 2;
 
 /// Raises EL2's own interrupt on this CPU when the count reaches `deadline`; 0: not for that purpose.
 pub(crate) fn arm(purpose: Purpose, deadline: u64) {
@@ -140,7 +140,7 @@ pub(crate) fn is_armed(purpose: Purpose) -> bool {
 }
 
 /// EL2's own timer has fired: quiet until the next deadline. Whoever armed it looks at the clock.
-pub(super) fn expired() {
+pub(crate) fn expired() {
     let (cpu, now) = (cpu::current(), now());
     cpu.deadlines.iter().filter(|deadline| deadline.get() <= now).for_each(|deadline| deadline.set(0));
     program(cpu);
@@ -157,6 +157,6 @@ fn program(cpu: &cpu::PerCpu) {
 }
 
 /// The guests' timers, a bit each.
-pub(super) fn guest_mask() -> u32 {
+pub(crate) fn guest_mask() -> u32 {
     1 << (VIRTUAL.load(Ordering::Relaxed) & 31) | 1 << (PHYSICAL.load(Ordering::Relaxed) & 31)
 }

@@ -4,10 +4,13 @@
 //! The paths that no lock and no slow work is on are traced by those vectors alone; all others ask [`record`].
 
 use super::cpu::{self, PerCpu, Request};
-use super::own::{self, OwnError};
-use super::{timer, vectors};
+use super::timer;
+use crate::exit::vectors;
 use crate::guest::Vcpu;
-use crate::monitor::trace::{self, Kind, Ring, What};
+use crate::hyp_mem::pages;
+use crate::hyp_mem::pages::OwnError;
+use crate::observe::trace;
+use crate::observe::trace::{Kind, Ring, What};
 use stage2::owner::Owner;
 
 /// log2 of the frames of a ring.
@@ -35,15 +38,15 @@ pub(crate) fn set_recording(is_on: bool) -> Result<(), OwnError> {
 /// There is no memory for them.
 pub(crate) fn prepare() -> Result<(), OwnError> {
     for cpu in cpu::all().filter(|cpu| cpu.trace().is_none()) {
-        let frame = own::allocate(RING_ORDER, Owner::Hypervisor)?;
+        let frame = pages::allocate(RING_ORDER, Owner::Hypervisor)?;
         // SAFETY: frames of our own for ever, zeroed and mapped; a ring of zeroes is an empty one.
-        cpu.set_trace(unsafe { own::address(frame).cast::<Ring>().as_ref() });
+        cpu.set_trace(unsafe { pages::address(frame).cast::<Ring>().as_ref() });
     }
     Ok(())
 }
 
 /// Recording was turned on or off: takes the vectors that belong to that.
-pub(super) fn follow(cpu: &PerCpu) {
+pub(crate) fn follow(cpu: &PerCpu) {
     if cpu.take(Request::Trace) {
         vectors::install();
     }

@@ -6,8 +6,9 @@
 
 use super::cpu::{self, PerCpu};
 use super::sysreg::{instruction, read, write};
-use super::vectors::{self, Frame};
 use super::{errata, features};
+use crate::exit::vectors;
+use crate::exit::vectors::Frame;
 use crate::translation::{self, SCTLR_RES1, Stage1, Stage2};
 use aarch64_cpu::registers::*;
 use stage2::addr::Ipa;
@@ -289,5 +290,5 @@ pub(crate) fn clear_pending_sgis(cpu: &PerCpu, mask: u32) {
 pub(crate) fn quiet() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
-    translation::leave(&errata::This, super::mmu::empty_stage2());
+    translation::leave(&errata::This, crate::hyp_mem::mmu::empty_stage2());
 }

@@ -4,13 +4,15 @@
 
 use super::migration::{self, Host};
 use super::{Guest, Phase, get};
-use crate::arch::{copy, cpu, own, timer, trace, trap};
+use crate::arch::{cpu, timer, trace};
 use crate::device::pool_call::{self, Owned};
-use crate::log;
+use crate::exit;
+use crate::hyp_mem::{copy, pages};
 use crate::monitor::claiming::Claiming;
 use crate::monitor::machine::{Reason, reason};
-use crate::monitor::trace::{Kind, Step};
 use crate::monitor::units::Size;
+use crate::observe::log;
+use crate::observe::trace::{Kind, Step};
 use alloc::format;
 use alloc::string::{String, ToString};
 use guest_dts::config::{Bank, Pool, Unit};
@@ -18,12 +20,12 @@ use guest_dts::guest_tree::platform::{self, POOL_SPI};
 use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windows, Wish};
-use stage2::frame::Mapping;
-use stage2::memory::Memory;
 use stage2::migrate::Region;
 use stage2::owner::{GuestId, MAX_POOLS, PoolId};
-use stage2::placement::Placement;
-use stage2::pool::Pools;
+use stage2::phys::alloc::Memory;
+use stage2::phys::frame::Mapping;
+use stage2::phys::placement::Placement;
+use stage2::phys::pool::Pools;
 use stage2::range::FrameRange;
 use stage2::table::Attributes;
 
@@ -42,7 +44,7 @@ pub(crate) fn designated(pools: Pools) {
 }
 
 /// Says whose the pools are, once the guests are defined.
-pub(super) fn set_owners(configured: &[Pool<'_>]) {
+pub(crate) fn set_owners(configured: &[Pool<'_>]) {
     let Some(mut pools) = DESIGNATED.lock().take() else { return };
     for pool in configured {
         let Some(id) = pools.find(pool.node.name()) else { continue };
@@ -80,7 +82,7 @@ fn refuse_without_window(pools: &mut Pools) {
 }
 
 /// Works on claims for at most about `ticks`.
-pub(super) fn step(ticks: u64) -> claim::Step {
+pub(crate) fn step(ticks: u64) -> claim::Step {
     if CLAIMS.pools().is_none_or(|pools| pools.iter().next().is_none()) {
         return claim::Step::Idle;
     }
@@ -89,7 +91,7 @@ pub(super) fn step(ticks: u64) -> claim::Step {
 
 /// `guest` stops or starts afresh: what it claimed is given back. No vCPU of it runs and its space is closed. Yields whether
 /// nothing of it appears in the guest any more: else none may run before the space is released.
-pub(super) fn abandon(guest: &'static Guest) -> bool {
+pub(crate) fn abandon(guest: &'static Guest) -> bool {
     let Some(pools) = CLAIMS.pools() else { return true };
     if !pools.iter().any(|(_, pool)| pool.bound == Some(guest.id)) {
         return true;
@@ -99,7 +101,7 @@ pub(super) fn abandon(guest: &'static Guest) -> bool {
     for (id, pool) in pools.iter().filter(|(_, pool)| pool.bound == Some(guest.id)) {
         let mut left = pool.range;
         while !left.is_empty() {
-            trap::poll(cpu::current());
+            exit::poll(cpu::current());
             let slice = Host.slice_to_hide(guest.id, id, left);
             is_hidden &= Host.hide(guest.id, id, slice);
             left = FrameRange::from_numbers(slice.end(), left.end()).unwrap_or_default();
@@ -112,7 +114,7 @@ pub(super) fn abandon(guest: &'static Guest) -> bool {
 /// A block of `order` for `guest`, which starts, at `ipa`, out of a pool that keeps such units: tenants are moved away.
 /// On failure says what was in the way, if there is such a pool. Takes as long as it takes to move them, at most
 /// as long as the pool says, or until the operator stops the guest.
-pub(super) fn win_back(
+pub(crate) fn win_back(
     guest: &Guest,
     order: u8,
     placement: &Placement,
@@ -147,7 +149,7 @@ pub(super) fn win_back(
             }
         };
         let end = end.map_err(|why| why.unwrap_or_else(|| format!("no unit after {wait_ms} ms")));
-        let adopted = end.and_then(|claim| match CLAIMS.adopt(&Host, &own::MEMORY, claim, mapping) {
+        let adopted = end.and_then(|claim| match CLAIMS.adopt(&Host, &pages::MEMORY, claim, mapping) {
             Some(adopted) => adopted.map_err(|error| error.to_string()),
             None => Err(CLAIMS
                 .report(Claimant::Units, claim)
@@ -162,7 +164,7 @@ pub(super) fn win_back(
 }
 
 /// Says how the claim stands that `guest`, which starts, waits for; nothing if it waits for none.
-pub(super) fn waited_for(guest: &Guest) -> Option<Reason> {
+pub(crate) fn waited_for(guest: &Guest) -> Option<Reason> {
     let claim = (*guest.start_claim.lock())?;
     let report = CLAIMS.report(Claimant::Units, claim).filter(|report| !report.state.is_over())?;
     let pool = CLAIMS.pools()?.get(report.pool)?.name;
@@ -177,7 +179,7 @@ fn is_patient(guest: &Guest, deadline: u64) -> bool {
 }
 
 fn work_along() {
-    trap::poll(cpu::current());
+    exit::poll(cpu::current());
     migration::work_along();
 }
 
@@ -277,7 +279,7 @@ impl claim::Host for Host {
     type Ground = Memory<'static>;
 
     fn ground(&self) -> &Memory<'static> {
-        &own::MEMORY
+        &pages::MEMORY
     }
 
     fn region_at(&self, guest: GuestId, ipa: Ipa) -> Option<Region> {
@@ -347,7 +349,7 @@ impl pool_call::Owner for Caller {
     fn pool(&self, index: usize) -> Option<Owned> {
         let mut owned = CLAIMS.pools()?.iter().filter(|(_, pool)| pool.bound == Some(self.0.id));
         let (id, pool) = owned.nth(index)?;
-        let claimed = claim::Ground::claimed_frames(&own::MEMORY, id);
+        let claimed = claim::Ground::claimed_frames(&pages::MEMORY, id);
         let window = window(self.0, id);
         Some(Owned { id, range: pool.range, window, claimed, is_in_place: pool.is_in_place })
     }

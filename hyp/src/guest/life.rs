@@ -3,10 +3,11 @@
 use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note, set_uart_line};
 use crate::arch::cpu::{self, PerCpu, Request};
 use crate::arch::gic::Lists;
-use crate::arch::{idle, timer, trace, vcpu};
+use crate::arch::{timer, trace, vcpu};
 use crate::device::psci::Start;
-use crate::log;
-use crate::monitor::trace::Kind;
+use crate::exit::idle;
+use crate::observe::log;
+use crate::observe::trace::Kind;
 use alloc::string::ToString;
 use core::sync::atomic::Ordering;
 

@@ -2,8 +2,8 @@
 
 use super::seed;
 use super::space::{Piece, Space};
-use crate::arch::{self, own};
-use crate::log;
+use crate::hyp_mem::pages;
+use crate::observe::log;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -13,8 +13,8 @@ use guest_dts::image::{BootPlan, Image};
 use guest_dts::tree::Tree;
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::controller::{ControllerId, ControllerSet};
-use stage2::memory::Kind;
-use stage2::placement::{ControllerList, Placement, Strictness};
+use stage2::phys::alloc::Kind;
+use stage2::phys::placement::{ControllerList, Placement, Strictness};
 
 /// What a guest is made from: its configuration, checked, and what follows from it.
 pub struct Plan {
@@ -28,11 +28,11 @@ pub struct Plan {
 
 /// Where a loaded guest begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The first instruction.
-    pub(super) kernel: Ipa,
+    pub(crate) kernel: Ipa,
     /// The device tree.
-    pub(super) tree: Ipa,
+    pub(crate) tree: Ipa,
 }
 
 impl Plan {
@@ -77,13 +77,14 @@ impl Plan {
         let kaslr_seed = needs("kaslr-seed").then_some(0);
         let rng_seed = needs("rng-seed").then_some([0; 32]);
         let tree = GuestTree { guest: &guest, layout: &layout, plan: &boot, kaslr_seed, rng_seed };
-        let tree = tree.build_with_host(arch::host_tree()).map_err(|error| error.to_string())?;
-        let tree = own::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
+        let tree =
+            tree.build_with_host(crate::boot::start::host_tree()).map_err(|error| error.to_string())?;
+        let tree = pages::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
         Ok(Self { guest, layout, boot, pieces, tree })
     }
 
     /// Says what was decided for it.
-    pub(super) fn note(&self) {
+    pub(crate) fn note(&self) {
         let choice = Choice::of(&self.guest);
         let mode = choice.mode.name();
         log::debug!("{}: movable memory: {} ({})", self.guest.name, mode, choice.reason);
@@ -109,8 +110,8 @@ impl Plan {
     /// # Errors
     ///
     /// Says how much is missing where, and where it would fit.
-    pub(super) fn fit(&self) -> Result<(), String> {
-        let Some(board) = arch::board() else { return Ok(()) };
+    pub(crate) fn fit(&self) -> Result<(), String> {
+        let Some(board) = crate::boot::start::board() else { return Ok(()) };
         self.guest.fit(&super::setup::room(board)).map_err(|finding| finding.to_string())
     }
 
@@ -130,17 +131,17 @@ impl Plan {
     }
 
     /// How its memory is migrated.
-    pub(super) fn migration(&self) -> &config::GuestMigration {
+    pub(crate) fn migration(&self) -> &config::GuestMigration {
         &self.guest.migration
     }
 
     /// Its RAM, piece by piece, by ascending IPA.
-    pub(super) fn pieces(&self) -> &[Piece] {
+    pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
     /// Which region or block of the configuration the RAM at `ipa` is.
-    pub(super) fn kind_at(&self, ipa: Ipa) -> Option<BankKind> {
+    pub(crate) fn kind_at(&self, ipa: Ipa) -> Option<BankKind> {
         self.layout.bank_at(ipa.get()).map(|bank| bank.kind)
     }
 
@@ -191,7 +192,7 @@ impl Space {
     /// # Errors
     ///
     /// Says what does not fit.
-    pub(super) fn load(&self, plan: &Plan) -> Result<Entry, String> {
+    pub(crate) fn load(&self, plan: &Plan) -> Result<Entry, String> {
         self.scrub(&plan.pieces);
         let boot = &plan.boot;
         if !self.write(boot.kernel.base(), plan.guest.kernel) {

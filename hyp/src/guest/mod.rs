@@ -17,29 +17,27 @@
 //! changes the phase looks at the bits afterwards: one of the two sees the other (`SeqCst`).
 //!
 //! Lock order: those of migration (`stage2::migrate`), of which a guest's space is one, then the locks of
-//! `stage2::memory`. `uart`, then the console's multiplexer; `uart`, then the vGIC's. The vGIC's, `placements` and
+//! `stage2::phys::alloc`. `uart`, then the console's multiplexer; `uart`, then the vGIC's. The vGIC's, `placements` and
 //! `reason` are leaves; the phase changes to Stopping under `reason`. None is held when a CPU leaves the guest.
 
 pub(crate) mod claims;
-pub mod console;
-mod life;
-mod load;
+pub(crate) mod life;
+pub(crate) mod load;
 pub(crate) mod migration;
-mod refused;
-mod seed;
-mod setup;
-mod space;
+pub(crate) mod refused;
+pub(crate) mod seed;
+pub(crate) mod setup;
+pub(crate) mod space;
 
 pub use life::{leave, reset_current, serve, stop_current, turn_off};
 
 use crate::arch::cpu::{self, PerCpu, Request};
-use crate::arch::trap;
-use crate::arch::uart;
 use crate::device::psci::{Platform, Power};
 use crate::device::shared_uart::SharedUart;
 use crate::device::vgic::{Kick, MAX_VCPUS, Vgic};
 use crate::device::vpl011::Vpl011;
 use crate::monitor::mux::Console;
+use crate::{exit, serial};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -50,10 +48,10 @@ use space::Space;
 use spin::{Mutex, Once};
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::claim::ClaimId;
-use stage2::memory::Kind;
 use stage2::migrate::{Mobility, Region};
 use stage2::owner::GuestId;
-use stage2::placement::Placement;
+use stage2::phys::alloc::Kind;
+use stage2::phys::placement::Placement;
 use stage2::table::Level;
 
 pub use load::Plan;
@@ -183,9 +181,9 @@ pub struct Guest {
     vgic: Vgic,
     power: Power<MAX_VCPUS>,
     uart: SharedUart,
-    space: Space,
+    pub(crate) space: Space,
     /// By piece of its RAM: where it shall lie.
-    placements: Mutex<Vec<Placement>>,
+    pub(crate) placements: Mutex<Vec<Placement>>,
     /// The vCPUs whose caches are known to be on, a bit each (`migration`).
     caches_on: AtomicU32,
     phase: AtomicU8,
@@ -194,7 +192,7 @@ pub struct Guest {
     /// The last claim that it waited for since it began to start.
     start_claim: Mutex<Option<ClaimId>>,
     /// What the vCPUs' CNTVOFF_EL2 holds; set when the guest starts.
-    counter_offset: AtomicU64,
+    pub(crate) counter_offset: AtomicU64,
     start_count: AtomicU32,
 }
 
@@ -246,7 +244,7 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Result<&
         vcpu.guest.call_once(|| guest);
         vcpu.cpu().assign(vcpu);
     }
-    uart::add_guest(index, guest.name());
+    serial::add_guest(index, guest.name());
     Ok(*slot.call_once(|| guest))
 }
 
@@ -255,7 +253,7 @@ pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Result<&
 #[inline(never)]
 pub(crate) fn note(vcpu: &Vcpu, [(what, value), (more, other)]: [(&str, u64); 2]) {
     let (name, index) = (vcpu.guest().name(), vcpu.index());
-    crate::log::debug!("{}: vCPU {}: {} {:#x}, {} {:#x}", name, index, what, value, more, other);
+    crate::observe::log::debug!("{}: vCPU {}: {} {:#x}, {} {:#x}", name, index, what, value, more, other);
 }
 
 impl Guest {
@@ -351,7 +349,7 @@ impl Guest {
     }
 
     /// Where piece `index` of its RAM shall lie.
-    fn placement(&self, index: usize) -> Option<Placement> {
+    pub(crate) fn placement(&self, index: usize) -> Option<Placement> {
         self.placements.lock().get(index).copied()
     }
 
@@ -416,11 +414,11 @@ pub fn drain_output(index: usize) {
     }
 }
 
-type Line<'m> = crate::monitor::mux::ConsoleLine<'m, 'static, uart::Wire>;
+type Line<'m> = crate::monitor::mux::ConsoleLine<'m, 'static, serial::Wire>;
 
 fn with_line<T>(guest: &Guest, f: impl FnOnce(&mut Line<'_>) -> T) -> Option<T> {
     let console = Console::guest(guest.id.index())?;
-    Some(f(&mut uart::lock().as_mut()?.line(console)))
+    Some(f(&mut serial::lock().as_mut()?.line(console)))
 }
 
 /// Calls `f` with the guest's vPL011 and its end of the console, sets the interrupt line as it is then, and kicks the CPU
@@ -454,7 +452,7 @@ fn pulse(guest: &'static Guest, spi: u32) {
 fn deliver(guest: &'static Guest, kick: Kick) {
     let cpu = cpu::current();
     match cpu.vcpu() {
-        Some(vcpu) if core::ptr::eq(vcpu.guest(), guest) => trap::kick(cpu, vcpu, kick),
+        Some(vcpu) if core::ptr::eq(vcpu.guest(), guest) => exit::kick(cpu, vcpu, kick),
         _ => {
             for vcpu in guest.vcpus.iter().filter(|vcpu| kick.0 >> vcpu.index & 1 != 0) {
                 vcpu.cpu().kick();

@@ -6,7 +6,7 @@ use spin::Mutex;
 
 /// A guest that is left out.
 #[derive(Clone, Debug)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     /// Its name.
     pub name: &'static str,
     /// What is wrong.
@@ -17,16 +17,16 @@ pub(super) struct Refused {
 static REFUSED: Mutex<heapless::Vec<Refused, MAX_GUESTS>> = Mutex::new(heapless::Vec::new());
 
 /// Adds one. As many are kept as there can be guests; the log has the others.
-pub(super) fn add(name: &'static str, why: String) {
+pub(crate) fn add(name: &'static str, why: String) {
     let _ = REFUSED.lock().push(Refused { name, why });
 }
 
 /// How many there are.
-pub(super) fn count() -> usize {
+pub(crate) fn count() -> usize {
     REFUSED.lock().len()
 }
 
 /// Calls `f` with the one with number `index`.
-pub(super) fn with<T>(index: usize, f: impl FnOnce(&Refused) -> T) -> Option<T> {
+pub(crate) fn with<T>(index: usize, f: impl FnOnce(&Refused) -> T) -> Option<T> {
     REFUSED.lock().get(index).map(f)
 }

@@ -14,17 +14,17 @@ use spin::Mutex;
 const KEY_SIZE: usize = 32;
 
 /// What a guest gets for one life.
-pub(super) struct Seeds {
+pub(crate) struct Seeds {
     /// `kaslr-seed`.
-    pub(super) kaslr: [u8; 8],
+    pub(crate) kaslr: [u8; 8],
     /// `rng-seed`.
-    pub(super) rng: [u8; KEY_SIZE],
+    pub(crate) rng: [u8; KEY_SIZE],
 }
 
 static KEY: Mutex<Option<[u8; KEY_SIZE]>> = Mutex::new(None);
 
 /// Takes the host's seed, where it is long enough to be one.
-pub(super) fn init(host: &[u8]) {
+pub(crate) fn init(host: &[u8]) {
     if host.len() < KEY_SIZE {
         return;
     }
@@ -36,12 +36,12 @@ pub(super) fn init(host: &[u8]) {
 }
 
 /// Whether there are seeds to be had.
-pub(super) fn is_available() -> bool {
+pub(crate) fn is_available() -> bool {
     KEY.lock().is_some()
 }
 
 /// Seeds that nobody else gets.
-pub(super) fn draw() -> Option<Seeds> {
+pub(crate) fn draw() -> Option<Seeds> {
     let mut stream = [0; KEY_SIZE + KEY_SIZE + 8];
     {
         let mut key = KEY.lock();

@@ -1,10 +1,12 @@
 //! From what was loaded beside Ballast to guests: a configuration blob, or one kernel as a boot module.
 
 use super::{MAX_GUESTS, Plan, migration, refused, seed};
-use crate::arch::{cpu, map_loaded, own};
+use crate::arch::cpu;
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
-use crate::log;
+use crate::hyp_mem::mmu::map_loaded;
+use crate::hyp_mem::pages;
+use crate::observe::log;
 use crate::physical::{self, tell_finding};
 use alloc::string::ToString;
 use core::fmt;
@@ -44,7 +46,7 @@ pub fn read<'c>(
 pub fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configuration<'static>>) {
     let Some(configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
-    physical::fit(board, &own::MEMORY, cpu::count(), configuration, &mut tell);
+    physical::fit(board, &pages::MEMORY, cpu::count(), configuration, &mut tell);
     migration::configure(&configuration.migration);
     define_all(board, configuration);
     super::claims::set_owners(&configuration.pools);
@@ -81,8 +83,8 @@ fn read_loaded(board: &'static Board<'static>) -> Result<Option<Configuration<'s
 }
 
 /// What the host has for guests now.
-pub(super) fn room(board: &Board<'_>) -> Host {
-    physical::room(board, &own::MEMORY, cpu::count())
+pub(crate) fn room(board: &Board<'_>) -> Host {
+    physical::room(board, &pages::MEMORY, cpu::count())
 }
 
 fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
@@ -104,7 +106,7 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
             Ok(_) => index += 1,
             Err(why) => {
                 log::error!("{}: {}", guest.name, why);
-                physical::give_back(&own::MEMORY, guest.pinned_ranges(), &mut tell);
+                physical::give_back(&pages::MEMORY, guest.pinned_ranges(), &mut tell);
                 refused::add(guest.name, why);
             }
         }

@@ -2,18 +2,21 @@
 
 use super::migration::{ENGINE, Host};
 use super::{Guest, Phase, claims};
-use crate::arch::{cache, cpu, features, own, tlb::Tlb, trap};
-use crate::{log, translation};
+use crate::arch::tlb::Tlb;
+use crate::arch::{cache, cpu, features};
+use crate::hyp_mem::pages;
+use crate::observe::log;
+use crate::{exit, translation};
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
-use stage2::frame::{Contents, Mapping};
-use stage2::memory::check::Translation;
-use stage2::memory::{Kind, Request};
 use stage2::migrate;
 use stage2::owner::{GuestId, Owner};
-use stage2::placement::Placement;
+use stage2::phys::alloc::check::Translation;
+use stage2::phys::alloc::{Kind, Request};
+use stage2::phys::frame::{Contents, Mapping};
+use stage2::phys::placement::Placement;
 use stage2::table::{Attributes, Leaf, Mark, Stage2, TableMemory};
 
 /// Orders of the blocks that back RAM, largest first: one for each size of leaf.
@@ -27,19 +30,19 @@ pub(crate) struct Tables {
 
 impl TableMemory for Tables {
     fn allocate(&mut self, order: u8) -> Option<Frame> {
-        let allocated = own::allocate(order, Owner::Tables(self.id));
+        let allocated = pages::allocate(order, Owner::Tables(self.id));
         // What the caller is told is only that there are none.
-        allocated.inspect_err(|error| crate::log::warn!("tables of {}: {}", self.id, error)).ok()
+        allocated.inspect_err(|error| crate::observe::log::warn!("tables of {}: {}", self.id, error)).ok()
     }
 
     fn free(&mut self, frame: Frame, order: u8) {
-        own::free(frame, order, Owner::Tables(self.id), Contents::Zeroed);
+        pages::free(frame, order, Owner::Tables(self.id), Contents::Zeroed);
     }
 
     #[inline]
     fn table(&self, frame: Frame) -> &[AtomicU64; 512] {
         // SAFETY: `frame` came from `allocate`: mapped at its linear address, 4 KiB, used as a table only.
-        unsafe { own::address(frame).cast().as_ref() }
+        unsafe { pages::address(frame).cast().as_ref() }
     }
 }
 
@@ -63,7 +66,7 @@ pub(crate) struct Piece {
 }
 
 /// A guest's memory. The space is there for as long as the guest is defined, and empty while it is off.
-pub(super) struct Space {
+pub(crate) struct Space {
     id: GuestId,
     inner: migrate::Space<Tables, Tlb>,
     stage2: translation::Stage2,
@@ -81,7 +84,7 @@ fn vmid(id: GuestId) -> u8 {
 
 impl Space {
     /// An empty space.
-    pub(super) fn new(id: GuestId) -> Result<Self, String> {
+    pub(crate) fn new(id: GuestId) -> Result<Self, String> {
         let geometry = features::guest_geometry().map_err(|error| error.to_string())?;
         let vmid = vmid(id);
         let stage2 =
@@ -101,7 +104,7 @@ impl Space {
     }
 
     /// Gets frames for all of the guest's RAM and maps them. On failure [`Self::release`] frees what was mapped.
-    pub(super) fn build(&self, guest: &'static Guest) -> Result<(), String> {
+    pub(crate) fn build(&self, guest: &'static Guest) -> Result<(), String> {
         self.life.fetch_add(1, Ordering::Relaxed);
         for (index, piece) in guest.plan().pieces().iter().enumerate() {
             let placement = guest.placement(index).unwrap_or(piece.placement);
@@ -114,7 +117,7 @@ impl Space {
     fn back(&self, guest: &Guest, piece: &Piece) -> Result<(), String> {
         let (mut ipa, mut left) = (piece.ipa, piece.size);
         while left > 0 {
-            trap::poll(cpu::current());
+            exit::poll(cpu::current());
             if guest.phase() != Phase::Starting {
                 return Err(String::from("stopped while it starts"));
             }
@@ -149,9 +152,9 @@ impl Space {
         let owner = Owner::Guest(self.id);
         let mapping = Some(Mapping { guest: self.id, ipa });
         let request = Request { order, kind: piece.kind, owner, placement: piece.placement, mapping };
-        let allocation = own::MEMORY.allocate(&request).map_err(|error| error.to_string())?;
+        let allocation = pages::MEMORY.allocate(&request).map_err(|error| error.to_string())?;
         self.map(ipa, allocation.frame.pa(), size)
-            .inspect_err(|_| own::free(allocation.frame, order, owner, allocation.contents))
+            .inspect_err(|_| pages::free(allocation.frame, order, owner, allocation.contents))
     }
 
     /// Backs one unit out of a pool that keeps such units, whose tenants have to leave.
@@ -163,7 +166,7 @@ impl Space {
         });
         let frame = frame.map_err(Option::unwrap_or_default)?;
         self.map(ipa, frame.pa(), FRAME_SIZE << order)
-            .inspect_err(|_| own::free(frame, order, Owner::Guest(self.id), Contents::Zeroed))
+            .inspect_err(|_| pages::free(frame, order, Owner::Guest(self.id), Contents::Zeroed))
     }
 
     fn map(&self, ipa: Ipa, pa: Pa, size: u64) -> Result<(), String> {
@@ -175,53 +178,53 @@ impl Space {
     }
 
     /// How often it got RAM: the RAM that is there is that of the last time.
-    pub(super) fn life(&self) -> u32 {
+    pub(crate) fn life(&self) -> u32 {
         self.life.load(Ordering::Relaxed)
     }
 
     /// Lets migration work in it.
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
     /// Brings everything to rest: migration has no more business here. No vCPU runs.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.is_open.store(false, Ordering::SeqCst);
         ENGINE.abandon(&Host, &self.inner);
     }
 
     /// The space, for migration; `None` while it is closed.
-    pub(super) fn if_open(&self) -> Option<&migrate::Space<Tables, Tlb>> {
+    pub(crate) fn if_open(&self) -> Option<&migrate::Space<Tables, Tlb>> {
         self.is_open.load(Ordering::SeqCst).then_some(&self.inner)
     }
 
     /// The space, open or not.
-    pub(super) fn any(&self) -> &migrate::Space<Tables, Tlb> {
+    pub(crate) fn any(&self) -> &migrate::Space<Tables, Tlb> {
         &self.inner
     }
 
     /// One past the last address that a guest can have.
-    pub(super) fn ipa_limit(&self) -> u64 {
+    pub(crate) fn ipa_limit(&self) -> u64 {
         self.inner.with(&Host, |stage2| stage2.geometry().ipa_limit())
     }
 
     /// Returns the stage 2 that the guest runs with.
-    pub(super) fn stage2(&self) -> translation::Stage2 {
+    pub(crate) fn stage2(&self) -> translation::Stage2 {
         self.stage2
     }
 
     /// Frames in use as tables.
-    pub(super) fn table_count(&self) -> usize {
+    pub(crate) fn table_count(&self) -> usize {
         self.inner.with(&Host, |stage2| stage2.table_count() as usize)
     }
 
     /// The unit behind `ipa`: its physical address and its size in bytes.
-    pub(super) fn unit(&self, ipa: Ipa) -> Option<(Pa, u64)> {
+    pub(crate) fn unit(&self, ipa: Ipa) -> Option<(Pa, u64)> {
         self.inner.with(&Host, |stage2| stage2.leaf(ipa)).map(|leaf| (leaf.pa(), leaf.size()))
     }
 
     /// What there is at `ipa`, for the check of the reverse map.
-    pub(super) fn translate(&self, ipa: Ipa) -> Translation {
+    pub(crate) fn translate(&self, ipa: Ipa) -> Translation {
         match self.inner.with(&Host, |stage2| stage2.leaf(ipa)) {
             None => Translation::Nowhere,
             Some(leaf) if leaf.mark() != Mark::NONE => Translation::Unknown,
@@ -232,19 +235,19 @@ impl Space {
     }
 
     /// Bytes of RAM.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 
     /// Makes all of the guest's RAM zero, to the point of coherency: nothing of what was there before can be
     /// read, with caches on or off.
-    pub(super) fn scrub(&self, pieces: &[Piece]) {
+    pub(crate) fn scrub(&self, pieces: &[Piece]) {
         for piece in pieces {
             let mut at = piece.ipa.get();
             let end = at + piece.size;
             while at < end {
                 let next = ((at | (PAGEBLOCK_SIZE - 1)) + 1).min(end);
-                trap::poll(cpu::current());
+                exit::poll(cpu::current());
                 self.each_run(at, next - at, |address, size| {
                     // SAFETY: the frames are the guest's, which does not run; shown by this CPU's own window.
                     unsafe { cache::zero(address, size) };
@@ -255,10 +258,10 @@ impl Space {
     }
 
     /// Copies `bytes` to `ipa` on, to the point of coherency. False: not all of it is RAM.
-    pub(super) fn write(&self, ipa: Ipa, bytes: &[u8]) -> bool {
+    pub(crate) fn write(&self, ipa: Ipa, bytes: &[u8]) -> bool {
         let mut done = 0;
         while done < bytes.len() {
-            trap::poll(cpu::current());
+            exit::poll(cpu::current());
             let at = ipa.get() + done as u64;
             let size = (((at | (PAGEBLOCK_SIZE - 1)) + 1 - at) as usize).min(bytes.len() - done);
             let mut copied = 0;
@@ -292,7 +295,7 @@ impl Space {
             let run = (leaf.size() - offset).min(end - at).min(PAGEBLOCK_SIZE - pa % PAGEBLOCK_SIZE);
             let pa = Pa::new_truncate(pa);
             f(window.show(pa).addr().get(), run as usize);
-            // The guest's caches are off: no line may be left, and none may come by a cacheable window (`arch::window`).
+            // The guest's caches are off: no line may be left, and none may come by a cacheable window (`hyp_mem::window`).
             cache::clean_invalidate(window.show_uncached(pa).addr().get(), run as usize);
             window.close();
             at += run;
@@ -300,11 +303,11 @@ impl Space {
     }
 
     /// Frees every frame, and every table but the first. No vCPU runs and the space is closed.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         let owner = Owner::Guest(self.id);
         let mut next = Some(Ipa::default());
         while let Some(from) = next {
-            trap::poll(cpu::current());
+            exit::poll(cpu::current());
             next = self.inner.with(&Host, |stage2| {
                 let rest = stage2.geometry().ipa_limit() - from.get();
                 let leaf = stage2.leaves(from, rest).next()?;
@@ -313,8 +316,8 @@ impl Space {
                 let free = |leaf: Leaf| {
                     let frame = Frame::containing(leaf.pa());
                     // What lies in place was not allocated, and what was claimed is the pool's.
-                    if own::MEMORY.frame_info(frame).is_some_and(|info| info.owner == Some(owner)) {
-                        own::free(frame, leaf.level().order(), owner, Contents::Dirty);
+                    if pages::MEMORY.frame_info(frame).is_some_and(|info| info.owner == Some(owner)) {
+                        pages::free(frame, leaf.level().order(), owner, Contents::Dirty);
                     }
                 };
                 if let Err(error) = stage2.unmap(base, size, free) {

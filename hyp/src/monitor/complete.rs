@@ -2,12 +2,11 @@
 
 use core::fmt::{self, Write};
 
-use super::command;
 use super::editor::{Editor, LINE_SIZE};
 use super::grammar::{Kind, Need, each_choice, find_guest};
 use super::machine::Machine;
-use super::region;
 use super::report::SCREEN_WIDTH;
+use super::{command, region};
 
 /// Options of every command.
 const OPTIONS: Kind = Kind::Word(&["--json", "--exact", "--help"]);

@@ -10,13 +10,13 @@ use guest_dts::guest_tree::{Choice, Reason as Cause};
 use guest_dts::tree::AlignedBlob;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::ControllerId;
-use stage2::dmb::{Core, CoreOption, Wishes, default_floor, designate};
-use stage2::frame::{Footprint, Mapping};
-use stage2::map::{BootMap, ReservationKind};
-use stage2::memory::check::Translation;
-use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::{GuestId, Owner};
-use stage2::placement::Placement;
+use stage2::phys::alloc::check::Translation;
+use stage2::phys::alloc::{Kind, Memory, Request};
+use stage2::phys::dmb::{Core, CoreOption, Wishes, default_floor, designate};
+use stage2::phys::frame::{Footprint, Mapping};
+use stage2::phys::map::{BootMap, ReservationKind};
+use stage2::phys::placement::Placement;
 
 use super::fake_migration::FakeMigration;
 use super::fake_pools::FakePools;
@@ -25,10 +25,11 @@ use super::machine::{
 };
 use super::mux::{Console, Status, View};
 use super::session::MonitorIo;
-use super::statistics::{Counters, Exit};
-use super::trace::{self, Event};
-use crate::log::{Level, Ring, Stamp};
 use crate::mitigation;
+use crate::observe::counters::{Counters, Exit};
+use crate::observe::log::{Level, Ring, Stamp};
+use crate::observe::trace;
+use crate::observe::trace::Event;
 
 /// Two controllers, four CPUs, three guests: one runs, one is off, one has failed.
 pub(super) struct Fake {

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use stage2::addr::{FRAME_SIZE, Frame, Ipa};
 use stage2::controller::ControllerId;
-use stage2::frame::{Contents, Footprint};
-use stage2::map::BootMap;
-use stage2::memory::{Memory, Retired, Tenant};
 use stage2::migrate::{
     Copier, Engine, Fault, Frames, Guests, JobId, JobReport, Mobility, Payer, Region, Request, RequestError,
     Shortage, Space, Span, Step, Time, Verdict,
 };
 use stage2::owner::{GuestId, Owner};
-use stage2::placement::Placement;
+use stage2::phys::alloc::{Memory, Retired, Tenant};
+use stage2::phys::frame::{Contents, Footprint};
+use stage2::phys::map::BootMap;
+use stage2::phys::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::{Attributes, Cached, ENTRIES, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
 

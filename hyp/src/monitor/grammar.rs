@@ -13,7 +13,7 @@ use super::region::Region;
 use super::report::Style;
 use super::session::Session;
 use super::units;
-use crate::log::Level;
+use crate::observe::log::Level;
 
 /// Most words of a command line, its name included.
 pub const WORDS: usize = 16;

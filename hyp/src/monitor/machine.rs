@@ -5,16 +5,16 @@ use core::fmt::{self, Write};
 
 use guest_dts::guest_tree::Choice;
 use stage2::addr::Ipa;
-use stage2::memory::Memory;
-use stage2::memory::check::Translation;
 use stage2::owner::GuestId;
+use stage2::phys::alloc::Memory;
+use stage2::phys::alloc::check::Translation;
 
 use super::claiming::Claiming;
 use super::migration::Migration;
 use super::mux::{Console, Status, View};
-use super::statistics::Counters;
-use super::trace;
-use crate::{log, mitigation};
+use crate::mitigation;
+use crate::observe::counters::Counters;
+use crate::observe::{log, trace};
 
 /// Text put together for an answer; what does not fit is cut.
 pub type Reason = heapless::String<240>;

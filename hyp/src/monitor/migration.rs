@@ -3,10 +3,10 @@
 use core::fmt;
 
 use stage2::controller::{ControllerId, MAX_CONTROLLERS};
-use stage2::memory::Retired;
 use stage2::migrate::{Engine, JobId, JobReport, Mobility, Request, RequestError, Shortage};
 use stage2::owner::GuestId;
-use stage2::placement::Placement;
+use stage2::phys::alloc::Retired;
+use stage2::phys::placement::Placement;
 use stage2::range::FrameRange;
 
 /// What becomes of a job.

@@ -20,8 +20,6 @@ pub mod report;
 pub mod ring;
 pub mod session;
 pub mod shell;
-pub mod statistics;
-pub mod trace;
 pub mod units;
 
 pub use machine::Machine;

@@ -34,7 +34,7 @@ use self::filter::Filter;
 pub use self::frame::{Base64, Sequence};
 use super::ring::Ring;
 use crate::device::vpl011::Line;
-use crate::log::Entry;
+use crate::observe::log::Entry;
 
 /// How many guests have a console.
 pub const GUESTS: usize = 8;

@@ -12,8 +12,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use guest_dts::config::{self, Configuration, ControllerRoom, Host, Severity};
 use stage2::controller::ControllerId;
-use stage2::dmb::{self, Core, CoreOption, DesignationError, Node, NodeKind, NodePlace, Source, Wishes};
-use stage2::map::BootMap;
+use stage2::phys::dmb;
+use stage2::phys::dmb::{Core, CoreOption, DesignationError, Node, NodeKind, NodePlace, Source, Wishes};
+use stage2::phys::map::BootMap;
 use stage2::range::FrameRange;
 
 /// What a reservation designates, if it does.

@@ -13,9 +13,9 @@ use guest_dts::tree::Tree;
 pub use pinned::give_back;
 use stage2::addr::{FRAME_SHIFT, FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::controller::ControllerId;
-use stage2::frame::Footprint;
-use stage2::map::{BootMap, MapError, Reservation, ReservationKind};
-use stage2::memory::Memory;
+use stage2::phys::alloc::Memory;
+use stage2::phys::frame::Footprint;
+use stage2::phys::map::{BootMap, MapError, Reservation, ReservationKind};
 use stage2::range::FrameRange;
 
 /// Most CPUs that Ballast uses; others are left alone.

@@ -7,9 +7,9 @@ use crate::board::{Board, Extent};
 use guest_dts::config::{self, Configuration, Guest, Region, Severity};
 use guest_dts::finding::{Finding, Rule, Value};
 use guest_dts::range::IpaRange;
-use stage2::map::{BootMap, MapError, ReservationKind};
-use stage2::memory::Memory;
 use stage2::name::Name;
+use stage2::phys::alloc::Memory;
+use stage2::phys::map::{BootMap, MapError, ReservationKind};
 use stage2::range::FrameRange;
 
 /// Keeps the pinned RAM of each guest. A guest whose RAM cannot lie there is refused.

@@ -8,8 +8,8 @@ use core::sync::atomic::AtomicU32;
 use guest_dts::config::{Configuration, Severity};
 use guest_dts::testing::{compile, compile_with_images};
 use guest_dts::tree::Tree;
-use stage2::map::BootMap;
-use stage2::zone::Zone;
+use stage2::phys::map::BootMap;
+use stage2::phys::zone::Zone;
 
 use super::*;
 

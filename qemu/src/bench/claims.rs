@@ -1,20 +1,18 @@
 //! What claims cost: the claim's own work beside what it costs to migrate the tenants that have to move.
 
-use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::Value;
 
 use super::{PATIENCE, with_transcript};
 use crate::boot::Boot;
-use crate::configuration;
 use crate::error::{AtPath, Error, Result};
 use crate::image::{Image, build_payloads};
 use crate::machine::Machine;
-use crate::place;
 use crate::session::Session;
 use crate::size::{GIB, MIB};
+use crate::{configuration, place};
 
 /// What a claim may take, as a multiple of what migrating its tenants takes and of a constant: the same claim where
 /// nothing is lent.

@@ -8,13 +8,12 @@ use super::claims::{ask, wait};
 use super::mbind::{self, Mbind};
 use super::{LINUX, PATIENCE, with_transcript};
 use crate::boot::Boot;
-use crate::configuration;
 use crate::error::{AtPath, Error, Result};
 use crate::image::{Image, build_payloads};
 use crate::machine::Machine;
-use crate::place;
 use crate::session::Session;
 use crate::size::{GIB, MIB};
+use crate::{configuration, place};
 
 /// What is moved, there and back.
 const MOVED: u64 = 64 * MIB;

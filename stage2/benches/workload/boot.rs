@@ -1,11 +1,12 @@
 //! Taking over the RAM of a machine.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use stage2::controller::ControllerId;
-use stage2::frame::Footprint;
-use stage2::map::{BootMap, ReservationKind};
-use stage2::memory::Memory;
+use stage2::phys::alloc::Memory;
+use stage2::phys::frame::Footprint;
+use stage2::phys::map::{BootMap, ReservationKind};
 
 use crate::workload::{BASE, words};
 

@@ -4,11 +4,11 @@ use std::sync::atomic::AtomicU32;
 
 use stage2::addr::Frame;
 use stage2::controller::ControllerId;
-use stage2::frame::{Contents, Footprint};
-use stage2::map::BootMap;
-use stage2::memory::{Kind, Memory, Request};
 use stage2::owner::Owner;
-use stage2::placement::Placement;
+use stage2::phys::alloc::{Kind, Memory, Request};
+use stage2::phys::frame::{Contents, Footprint};
+use stage2::phys::map::BootMap;
+use stage2::phys::placement::Placement;
 
 /// The first address of RAM.
 pub(crate) const BASE: u64 = 0x4000_0000;

@@ -3,10 +3,10 @@
 use core::fmt;
 
 use crate::addr::{FRAME_SIZE, Frame};
-use crate::frame::State;
-use crate::memory::{IsolateReason, Occupant};
 use crate::migrate::Reason;
 use crate::owner::Owner;
+use crate::phys::alloc::{IsolateReason, Occupant};
+use crate::phys::frame::State;
 use crate::size::Size;
 
 /// What stood in the way. The first is all zero bytes, so that a table of records costs no room in the image.

@@ -5,17 +5,17 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Once;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::ground::{Ground, Host};
+use super::host::{Ground, Host};
 use super::operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Wish};
 use super::records::{Place, Records};
 use super::statistics::Statistics;
 use super::worker::{Turn, Worker};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
-use crate::frame::{Contents, Mapping};
-use crate::memory::{BlockError, Memory};
 use crate::migrate::{self, Engine, Time};
 use crate::owner::{GuestId, Owner, PoolId};
-use crate::pool::Pools;
+use crate::phys::alloc::{BlockError, Memory};
+use crate::phys::frame::{Contents, Mapping};
+use crate::phys::pool::Pools;
 use crate::range::FrameRange;
 use crate::sync::{Aside, aside};
 

@@ -7,7 +7,7 @@
 //! This takes a few hundred instructions for each block of the pool, and about as much for each window. So it is done only
 //! after the first range that was chosen has turned out not to do.
 
-use super::ground::{Ground, Host};
+use super::host::{Ground, Host};
 use super::room::{Piece, Room, Tenants};
 use super::search::{Progress, pageblock_at};
 use crate::addr::Frame;

@@ -50,7 +50,7 @@
 mod cause;
 mod engine;
 mod exhaustive;
-mod ground;
+mod host;
 mod operation;
 mod records;
 mod room;
@@ -62,7 +62,7 @@ mod worker;
 
 pub use cause::{Bar, Blocker, Cause};
 pub use engine::{Claims, Step};
-pub use ground::{Ground, Host, Windows, slice_of};
+pub use host::{Ground, Host, Windows, slice_of};
 pub use operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Try, Wish};
 pub use records::RECORDS;
 pub use statistics::{FULLNESS_CLASSES, SIZE_CLASSES, Statistics, Totals};

@@ -4,7 +4,7 @@ use super::cause::Blocker;
 use super::operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Wish};
 use crate::migrate::Time;
 use crate::owner::{MAX_POOLS, PoolId};
-use crate::pool::Pools;
+use crate::phys::pool::Pools;
 use crate::range::FrameRange;
 
 /// How many operations of the operator's are kept, and may be open.

@@ -10,11 +10,11 @@ use heapless::Vec;
 
 use crate::addr::FRAME_SIZE;
 use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
-use crate::memory::Occupant;
 use crate::migrate::Mobility;
+use crate::phys::alloc::Occupant;
 
 use super::cause::Cause;
-use super::ground::{Ground, Host};
+use super::host::{Ground, Host};
 use super::search::is_fixed;
 
 /// Most kinds that are told apart: all choices of them are gone through.

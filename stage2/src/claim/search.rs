@@ -10,11 +10,11 @@
 //! What is in use may change while the search goes on: it finds a good range, and the steps that follow it verify.
 
 use super::cause::Bar;
-use super::ground::Ground;
+use super::host::Ground;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
-use crate::frame::State;
-use crate::memory::{Glance, Occupant};
 use crate::owner::Owner;
+use crate::phys::alloc::{Glance, Occupant};
+use crate::phys::frame::State;
 use crate::range::FrameRange;
 
 /// Pageblocks that are looked at under one lock.
@@ -278,7 +278,7 @@ pub(super) fn is_fixed(occupant: &Occupant) -> bool {
     occupant.state != State::Used
         || occupant.is_doomed
         || !matches!(occupant.owner, Some(Owner::Guest(_)))
-        || occupant.mobility == crate::frame::Mobility::Pinned
+        || occupant.mobility == crate::phys::frame::Mobility::Pinned
 }
 
 /// The cheapest place for `frames` frames, aligned to `align`, inside the pageblock `part`: its start, and how many of

@@ -1,6 +1,7 @@
 //! What came of claims since boot.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::cause::Cause;
 use super::operation::{Kind, Report, State};

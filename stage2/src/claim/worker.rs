@@ -3,16 +3,16 @@
 use super::cause::{Blocker, Cause};
 use super::engine::Claims;
 use super::exhaustive::Exhaustive;
-use super::ground::{Ground, Host, after, slice_of};
+use super::host::{Ground, Host, after, slice_of};
 use super::operation::{Claimant, Kind, Report, State, Try, Wish};
 use super::records::Place;
 use super::room::{Move, Piece, Room, Tenants};
 use super::search::{Progress, Search, first_frame, is_fixed, pageblock_at};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
-use crate::frame::Contents;
-use crate::memory::{Glance, Isolated};
 use crate::migrate::{Engine, JobId, JobReport, JobState, Reason, Request};
 use crate::owner::{GuestId, Owner, PoolId};
+use crate::phys::alloc::{Glance, Isolated};
+use crate::phys::frame::Contents;
 use crate::range::FrameRange;
 
 /// Pageblocks that are looked at in a turn, fewer where some are split.
@@ -708,7 +708,7 @@ impl Active {
             }
             let left = FrameRange::from_numbers(number, number + 1).unwrap_or_default();
             let occupant = host.ground().occupant(left);
-            let is_owned = |occupant: &crate::memory::Occupant| {
+            let is_owned = |occupant: &crate::phys::alloc::Occupant| {
                 occupant.owner == Some(Owner::Pool(self.pool)) && occupant.frame.number() <= number
             };
             let Some(occupant) = occupant.filter(is_owned) else {

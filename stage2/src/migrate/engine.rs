@@ -17,7 +17,7 @@ use super::worker::{Turn, Worker};
 use crate::addr::{FRAME_SIZE, Ipa, Pa};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
-use crate::placement::Placement;
+use crate::phys::placement::Placement;
 use crate::scale::scaled;
 use crate::sync::{Aside, aside};
 

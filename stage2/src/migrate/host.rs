@@ -4,10 +4,10 @@ use super::job::{JobId, JobState};
 use super::space::Space;
 use crate::addr::{Frame, Ipa};
 use crate::controller::{ControllerId, ControllerSet};
-use crate::frame::Contents;
-use crate::memory::Tenant;
 use crate::owner::GuestId;
-use crate::placement::{Placement, Strictness};
+use crate::phys::alloc::Tenant;
+use crate::phys::frame::Contents;
+use crate::phys::placement::{Placement, Strictness};
 use crate::range::FrameRange;
 use crate::table::{Level, Maintenance, TableMemory};
 

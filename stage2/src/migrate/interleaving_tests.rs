@@ -271,7 +271,7 @@ fn two_writers_and_an_area_that_is_coalesced() {
             let spare = host.allocate(guest, 0, &only(0), at(0)).unwrap();
             host.engine.submit(&host, Request::migrate(scope, controller(0))).unwrap();
             host.run_jobs();
-            host.release(guest, spare, 0, crate::frame::Contents::Dirty);
+            host.release(guest, spare, 0, crate::phys::frame::Contents::Dirty);
             assert_eq!(host.leaf_counts(guest), [0, 0, 512]);
             for page in [3, 40] {
                 let pa = host.any_space(guest).with(&host, |s| s.translate(at(page))).unwrap();

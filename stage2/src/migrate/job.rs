@@ -9,7 +9,7 @@ use super::statistics::PairTotals;
 use crate::addr::{FRAME_SIZE, Ipa, PAGEBLOCK_SIZE};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::GuestId;
-use crate::placement::{Placement, Strictness, Turns};
+use crate::phys::placement::{Placement, Strictness, Turns};
 use crate::range::FrameRange;
 use crate::size::Compact;
 use crate::table::Level;

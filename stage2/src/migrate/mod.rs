@@ -78,7 +78,7 @@
 //! # Locks
 //! In this order: the worker's lock ([`Engine::step`], tried, never waited for but by
 //! [`Engine::abandon`]), the lock of the jobs, the lock of one [`Space`], an arena lock of
-//! [`memory`](crate::memory). Whether a guest is there is asked under the lock of the jobs, and takes no lock. No copy of more than what the stall bound allows, no scrubbing and no output under
+//! [`memory`](crate::phys::alloc). Whether a guest is there is asked under the lock of the jobs, and takes no lock. No copy of more than what the stall bound allows, no scrubbing and no output under
 //! the lock of a space.
 //!
 //! # What has to hold for a guest's RAM
@@ -87,6 +87,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+mod doorbell;
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -94,7 +95,6 @@ mod host;
 #[cfg(test)]
 mod interleaving_tests;
 mod job;
-mod news;
 mod pacer;
 mod plan;
 pub mod policy;
@@ -106,10 +106,10 @@ mod tests;
 mod unit;
 mod worker;
 
+pub use doorbell::{Engaged, Mark, News};
 pub use engine::{Engine, Payer, Shortage, Step};
 pub use host::{Absence, Copier, Frames, Guests, Host, Mobility, Region, SOME, Span, Time};
 pub use job::{JobId, JobReport, JobState, MAX_JOBS, Request, RequestError, Scope, Select};
-pub use news::{Engaged, Mark, News};
 pub use pacer::Pacer;
 pub use reason::{Reason, Unmoved};
 pub use space::{BATCH, Fault, Space, Verdict};

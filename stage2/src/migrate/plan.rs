@@ -7,7 +7,7 @@ use super::space::Space;
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE, Pa};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
-use crate::placement::{Placement, Strictness};
+use crate::phys::placement::{Placement, Strictness};
 use crate::range::FrameRange;
 use crate::table::{Leaf, Level, Maintenance, TableMemory};
 
@@ -358,7 +358,7 @@ pub(super) fn allocate(
     if is_of_use {
         return Some(frame);
     }
-    host.release(guest, frame, order, crate::frame::Contents::Dirty);
+    host.release(guest, frame, order, crate::phys::frame::Contents::Dirty);
     None
 }
 
@@ -378,7 +378,7 @@ pub(super) fn allocate_run(
     if is_of_use {
         return Some(frame);
     }
-    host.release_run(guest, frame, 1 << order, crate::frame::Contents::Dirty);
+    host.release_run(guest, frame, 1 << order, crate::phys::frame::Contents::Dirty);
     None
 }
 

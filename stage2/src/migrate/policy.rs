@@ -1,6 +1,7 @@
 //! What the operator can set, while jobs run.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// How migration behaves. Every setting may change at any time.
 ///

@@ -1,6 +1,7 @@
 //! Counters since boot, and how long guests were stalled. Readable at any time, by any CPU.
 
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use crate::controller::ControllerId;
 use crate::owner::{GuestId, MAX_GUESTS};

@@ -7,9 +7,9 @@ use super::*;
 use crate::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES, Pa};
 use crate::cases::some;
 use crate::controller::{ControllerId, ControllerSet};
-use crate::frame::Contents;
 use crate::owner::GuestId;
-use crate::placement::{ControllerList, Placement, Strictness, Turns};
+use crate::phys::frame::Contents;
+use crate::phys::placement::{ControllerList, Placement, Strictness, Turns};
 use crate::range::FrameRange;
 use crate::table::{Attributes, Level, TableError};
 

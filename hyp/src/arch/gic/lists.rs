@@ -5,7 +5,7 @@ use crate::arch::sysreg::{read, write};
 use crate::arch::{cpu, trace};
 use crate::device::vgic::common_registers;
 use crate::device::vgic::list_register::{ListRegister, ListRegisters};
-use crate::monitor::trace::Kind;
+use crate::observe::trace::Kind;
 
 /// ICH_HCR_EL2: En, UIE, LRENPIE, and where EOIcount begins.
 const HCR_ENABLE: u64 = 1;

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 /// A device's registers, mapped for as long as Ballast runs.
 #[derive(Clone, Copy)]
-pub(super) struct Registers {
+pub(crate) struct Registers {
     base: NonNull<u8>,
     size: usize,
 }
@@ -19,18 +19,18 @@ impl Registers {
     /// # Safety
     ///
     /// `size` bytes at `base` are mapped as device memory and hold registers for ever.
-    pub(super) const unsafe fn new(base: NonNull<u8>, size: usize) -> Self {
+    pub(crate) const unsafe fn new(base: NonNull<u8>, size: usize) -> Self {
         Self { base, size }
     }
 
     /// The `size` bytes from `offset` on, a part of these.
-    pub(super) fn part(self, offset: usize, size: usize) -> Option<Self> {
+    pub(crate) fn part(self, offset: usize, size: usize) -> Option<Self> {
         let fits = offset.checked_add(size).is_some_and(|end| end <= self.size);
         // SAFETY: within the mapping.
         fits.then(|| Self { base: unsafe { self.base.add(offset) }, size })
     }
 
-    pub(super) fn size(self) -> usize {
+    pub(crate) fn size(self) -> usize {
         self.size
     }
 
@@ -40,27 +40,27 @@ impl Registers {
         unsafe { self.base.as_ptr().add(offset).cast() }
     }
 
-    pub(super) fn read32(self, offset: usize) -> u32 {
+    pub(crate) fn read32(self, offset: usize) -> u32 {
         // SAFETY: a mapped, aligned register.
         unsafe { read32(self.pointer(offset)) }
     }
 
-    pub(super) fn write32(self, offset: usize, value: u32) {
+    pub(crate) fn write32(self, offset: usize, value: u32) {
         // SAFETY: a mapped, aligned register.
         unsafe { self.pointer::<u32>(offset).write_volatile(value) }
     }
 
-    pub(super) fn read64(self, offset: usize) -> u64 {
+    pub(crate) fn read64(self, offset: usize) -> u64 {
         // SAFETY: a mapped, aligned register.
         unsafe { read64(self.pointer(offset)) }
     }
 
-    pub(super) fn write64(self, offset: usize, value: u64) {
+    pub(crate) fn write64(self, offset: usize, value: u64) {
         // SAFETY: a mapped, aligned register.
         unsafe { self.pointer::<u64>(offset).write_volatile(value) }
     }
 
-    pub(super) fn write8(self, offset: usize, value: u8) {
+    pub(crate) fn write8(self, offset: usize, value: u8) {
         // SAFETY: a mapped register of bytes.
         unsafe { self.pointer::<u8>(offset).write_volatile(value) }
     }

@@ -5,20 +5,20 @@
 //! priority drop at once; the deactivation at once too, except for interrupts that are handed to a guest with a
 //! hardware-linked list register, where the guest's own deactivation does it.
 
-pub(super) mod cpu_interface;
+pub(crate) mod cpu_interface;
 mod distributor;
-pub(super) mod its;
+pub(crate) mod its;
 mod lists;
 mod mmio;
 mod redistributor;
 
-pub(super) use distributor::Distributor;
+pub(crate) use distributor::Distributor;
 pub(crate) use lists::Lists;
-pub(super) use redistributor::{Redistributor, Region};
+pub(crate) use redistributor::{Redistributor, Region};
 
 /// The SGI with which CPUs call each other into EL2. SGIs below it are the guests' own
 /// ([`crate::device::vgic::DIRECT_SGIS`]).
-pub(super) const KICK_SGI: u32 = 7;
+pub(crate) const KICK_SGI: u32 = 7;
 const _: () = assert!(KICK_SGI >= crate::device::vgic::DIRECT_SGIS);
 
 /// Waits until `condition` holds, as long as hardware may need. Returns false if it does not come to hold.
@@ -36,7 +36,7 @@ fn wait_for(condition: impl Fn() -> bool) -> bool {
 /// of 0x20 stay distinct in a non-secure view with 16 levels.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Priority {
+pub(crate) enum Priority {
     /// The host's devices and EL2's own timer, whose rate no guest controls.
     Host = 0x60,
     /// The kick and the maintenance interrupt, which a guest can cause at will.

@@ -1,19 +1,20 @@
 //! The machine, as the engine sees it.
 
-use crate::arch::copy::{self, Caching};
 use crate::arch::features::is_interrupt_pending;
 use crate::arch::tlb::Tlb;
-use crate::arch::{cpu, own, timer, trace};
+use crate::arch::{cpu, timer, trace};
 use crate::guest::space::Tables;
 use crate::guest::{Guest, Phase, get};
-use crate::log;
-use crate::monitor::trace::Kind;
+use crate::hyp_mem::copy::Caching;
+use crate::hyp_mem::{copy, pages};
+use crate::observe::log;
+use crate::observe::trace::Kind;
 use stage2::addr::{Frame, Ipa};
-use stage2::frame::Contents;
-use stage2::memory::Tenant;
 use stage2::migrate::{Absence, Copier, Frames, Guests, JobId, JobState, Region, Space, Span, Time};
 use stage2::owner::GuestId;
-use stage2::placement::Placement;
+use stage2::phys::alloc::Tenant;
+use stage2::phys::frame::Contents;
+use stage2::phys::placement::Placement;
 use stage2::range::FrameRange;
 
 /// The machine, as the engine sees it.
@@ -77,39 +78,39 @@ impl Copier for Host {
 
 impl Frames for Host {
     fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
-        own::MEMORY.tenant(frames)
+        pages::MEMORY.tenant(frames)
     }
 
     fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
-        Frames::allocate(&own::MEMORY, guest, order, placement, ipa)
+        Frames::allocate(&pages::MEMORY, guest, order, placement, ipa)
     }
 
     fn allocate_run(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
-        own::MEMORY.allocate_run(guest, order, placement, ipa)
+        pages::MEMORY.allocate_run(guest, order, placement, ipa)
     }
 
     fn release_run(&self, guest: GuestId, first: Frame, count: u64, contents: Contents) {
-        own::MEMORY.release_run(guest, first, count, contents);
+        pages::MEMORY.release_run(guest, first, count, contents);
     }
 
     fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
-        own::MEMORY.release(guest, frame, order, contents);
+        pages::MEMORY.release(guest, frame, order, contents);
     }
 
     fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool {
-        Frames::divide(&own::MEMORY, guest, frame, order)
+        Frames::divide(&pages::MEMORY, guest, frame, order)
     }
 
     fn unite(&self, guest: GuestId, frame: Frame, order: u8, ipa: Ipa) -> bool {
-        Frames::unite(&own::MEMORY, guest, frame, order, ipa)
+        Frames::unite(&pages::MEMORY, guest, frame, order, ipa)
     }
 
     fn span_of(&self, frame: Frame) -> Option<Span> {
-        own::MEMORY.span_of(frame)
+        pages::MEMORY.span_of(frame)
     }
 
     fn free_frames(&self, placement: &Placement) -> u64 {
-        own::MEMORY.free_frames(placement)
+        pages::MEMORY.free_frames(placement)
     }
 }
 

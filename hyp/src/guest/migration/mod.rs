@@ -9,13 +9,10 @@
 //! the way of a guest then.
 
 mod host;
-mod operator;
 mod time;
 
 pub(crate) use host::Host;
-pub(crate) use operator::Operator;
-pub(super) use time::{begin, work_along};
-pub(crate) use time::{engage, leave_wait, note_control, slice, tick, use_idle, use_wait};
+pub(crate) use time::{begin, engage, leave_wait, note_control, slice, tick, use_idle, use_wait, work_along};
 
 use super::Guest;
 use crate::arch::cpu::{self, Request};
@@ -30,7 +27,7 @@ pub(crate) static ENGINE: Engine = Engine::new();
 static NEWS: News = News::new();
 
 /// Takes what the configuration says of migration.
-pub(super) fn configure(settings: &config::Migration) {
+pub(crate) fn configure(settings: &config::Migration) {
     let policy = ENGINE.policy();
     policy.set_slice_ns(u64::from(settings.slice_us) * 1000);
     policy.set_share_per_cent(settings.share_percent);
@@ -51,7 +48,7 @@ pub(crate) fn wake() {
 }
 
 /// Looks again for free blocks for areas that are split: memory was freed.
-pub(super) fn note_freed() {
+pub(crate) fn note_freed() {
     ENGINE.note_freed();
     if ENGINE.has_spare_work() {
         wake();

@@ -35,7 +35,7 @@ fn has_work() -> bool {
 }
 
 /// Runs one slice of migration while the caller waits for other CPUs, or for this one's own work.
-pub(in crate::guest) fn work_along() {
+pub(crate) fn work_along() {
     if !is_more(step_idle(slice())) {
         Host.relax();
     }
@@ -124,7 +124,7 @@ pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
 }
 
 /// A vCPU is about to start on this CPU, with its caches off.
-pub(in crate::guest) fn begin(vcpu: &Vcpu) {
+pub(crate) fn begin(vcpu: &Vcpu) {
     vcpu.guest().note_caches(vcpu.index(), false);
     let is_busy = cpu::current().engaged.look(&NEWS);
     MigrationTraps { waits: is_busy || ENGINE.has_spare_work(), caches: is_busy }.set();
@@ -188,13 +188,13 @@ pub(crate) fn note_control(cpu: &PerCpu, has_caches_on: bool) {
 impl Guest {
     /// Whether some vCPU runs, and all that do are known to have their caches on and to trap when they turn them off. The
     /// next one to start has them off.
-    pub(super) fn has_caches_on(&self) -> bool {
+    pub(crate) fn has_caches_on(&self) -> bool {
         let running = self.running.load(Ordering::SeqCst);
         running != 0 && running & !self.caches_on.load(Ordering::SeqCst) == 0
     }
 
     /// A vCPU's caches are known to be on, or not.
-    pub(in crate::guest) fn note_caches(&self, vcpu: usize, are_on: bool) {
+    pub(crate) fn note_caches(&self, vcpu: usize, are_on: bool) {
         if are_on {
             self.caches_on.fetch_or(1 << vcpu, Ordering::SeqCst);
         } else {

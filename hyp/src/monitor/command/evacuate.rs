@@ -5,9 +5,9 @@ use core::fmt::{self, Write};
 use alloc::vec::Vec;
 use stage2::addr::{Frame, Pa};
 use stage2::controller::{ControllerId, ControllerSet};
-use stage2::frame::State;
 use stage2::migrate::{Mobility, Reason, Request};
-use stage2::placement::Strictness;
+use stage2::phys::frame::State;
+use stage2::phys::placement::Strictness;
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::GuestState;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use guest_dts::tree::{Tree, TreeSource};
 use stage2::controller::MAX_CONTROLLERS;
 use stage2::migrate::Mobility;
-use stage2::placement::{Placement, Strictness};
+use stage2::phys::placement::{Placement, Strictness};
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{Machine, Region};

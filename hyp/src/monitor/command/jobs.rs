@@ -6,7 +6,7 @@ use stage2::addr::FRAME_SIZE;
 use stage2::controller::{ControllerId, ControllerSet};
 use stage2::migrate::{JobId, JobReport, JobState, MAX_JOBS, Reason, Request, Scope, Select};
 use stage2::owner::GuestId;
-use stage2::placement::{Placement, Strictness};
+use stage2::phys::placement::{Placement, Strictness};
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::Machine;

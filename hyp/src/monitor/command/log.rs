@@ -6,7 +6,7 @@ use super::super::grammar::{Argument, Arguments, Failure};
 use super::super::mux::{Base64, Sequence};
 use super::super::report::Value;
 use super::super::session::Session;
-use crate::log::{Entry, Level};
+use crate::observe::log::{Entry, Level};
 
 /// Shows the log.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {

@@ -4,10 +4,10 @@ use core::fmt::{self, Write};
 
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
 use stage2::controller::ControllerId;
-use stage2::frame::{Contents, State};
-use stage2::memory::{FrameInfo, Memory, ORDERS, ZoneTotals};
 use stage2::owner::Owner;
-use stage2::zone::Zone;
+use stage2::phys::alloc::{FrameInfo, Memory, ORDERS, ZoneTotals};
+use stage2::phys::frame::{Contents, State};
+use stage2::phys::zone::Zone;
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{Machine, Reason, reason};

@@ -6,7 +6,7 @@ use stage2::addr::Ipa;
 use stage2::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
 use stage2::migrate::{JobId, Mobility, Request, Scope};
 use stage2::owner::GuestId;
-use stage2::placement::{ControllerList, Placement, Strictness, Turns};
+use stage2::phys::placement::{ControllerList, Placement, Strictness, Turns};
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{GuestState, Machine};

@@ -5,12 +5,12 @@ use core::fmt;
 
 use stage2::addr::{Frame, PAGEBLOCK_FRAMES};
 use stage2::controller::ControllerId;
-use stage2::dmb::Source;
-use stage2::memory::check::{Check, Problem};
-use stage2::memory::{FreeBlocks, Glance, Memory, ORDERS};
-use stage2::pageblock::MigrateType;
+use stage2::phys::alloc::check::{Check, Problem};
+use stage2::phys::alloc::{FreeBlocks, Glance, Memory, ORDERS};
+use stage2::phys::dmb::Source;
+use stage2::phys::pageblock::MigrateType;
+use stage2::phys::zone::Zone;
 use stage2::range::FrameRange;
-use stage2::zone::Zone;
 
 use super::super::grammar::{Arguments, Failure};
 use super::super::report::Value;

@@ -6,9 +6,9 @@ use core::fmt::{self, Write};
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE};
 use stage2::claim::Claimant;
 use stage2::controller::ControllerId;
-use stage2::memory::Memory;
 use stage2::owner::{Owner, PoolId};
-use stage2::pool::{BlockUse, Pool, Survey, Usage};
+use stage2::phys::alloc::Memory;
+use stage2::phys::pool::{BlockUse, Pool, Survey, Usage};
 
 use super::super::claiming::Claiming;
 use super::super::grammar::{Arguments, Failure};

@@ -5,10 +5,10 @@ use core::fmt;
 use alloc::vec::Vec;
 use stage2::addr::FRAME_SIZE;
 use stage2::claim::{ClaimId, Kind, State as ClaimState};
-use stage2::frame::State;
-use stage2::memory::{Memory, Occupant, Retired};
 use stage2::migrate::{Mobility, Request};
 use stage2::owner::{GuestId, Owner, PoolId};
+use stage2::phys::alloc::{Memory, Occupant, Retired};
+use stage2::phys::frame::State;
 use stage2::range::FrameRange;
 
 use super::super::grammar::{Arguments, Failure};

@@ -3,7 +3,7 @@
 use super::super::grammar::{Argument, Arguments, Failure};
 use super::super::report::Value;
 use super::super::session::Session;
-use super::super::statistics::{EXITS, Exit, Totals};
+use crate::observe::counters::{EXITS, Exit, Totals};
 use stage2::scale::scaled;
 
 /// Shows or resets the counters.

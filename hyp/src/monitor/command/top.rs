@@ -6,8 +6,8 @@ use super::super::grammar::{Arguments, Failure};
 use super::super::machine::{ControllerState, Machine, reason};
 use super::super::mux::{Console, GUESTS, REDRAW};
 use super::super::session::Session;
-use super::super::statistics::Totals;
 use super::super::units::{Size, Time};
+use crate::observe::counters::Totals;
 use stage2::controller::ControllerId;
 use stage2::scale::scaled;
 

@@ -5,8 +5,9 @@ use core::fmt;
 use super::super::grammar::{Argument, Arguments, Failure};
 use super::super::report::Value;
 use super::super::session::Session;
-use super::super::trace::{self, Event};
 use crate::monitor::machine::Machine;
+use crate::observe::trace;
+use crate::observe::trace::Event;
 
 /// How many events are shown unless told.
 const SHOWN: u64 = 40;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::Ring;
+use crate::observe::log::Ring;
 
 const ALPHA: Console = Console(1);
 const BETA: Console = Console(2);

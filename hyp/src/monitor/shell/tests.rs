@@ -2,9 +2,9 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use stage2::controller::ControllerId;
-use stage2::memory::{Kind, Request};
 use stage2::owner::{GuestId, Owner};
-use stage2::placement::Placement;
+use stage2::phys::alloc::{Kind, Request};
+use stage2::phys::placement::Placement;
 
 use super::super::fake::{Fake, Script};
 use super::super::fake_migration::FakeMigration;
@@ -12,9 +12,9 @@ use super::super::fake_pools::FakePools;
 use super::super::machine::GuestState;
 use super::super::mux::{Console, View};
 use super::super::report::is_intact;
-use super::super::statistics::Exit;
-use super::super::trace;
 use super::*;
+use crate::observe::counters::Exit;
+use crate::observe::trace;
 
 /// What `line` prints.
 fn output_of(machine: &Fake, line: &str) -> String {

@@ -6,10 +6,10 @@ use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller, guest_id};
 use super::*;
 use crate::addr::FRAME_SIZE;
 use crate::controller::{ControllerId, ControllerSet};
-use crate::frame::State as FrameState;
 use crate::migrate::{Frames, Mobility};
 use crate::owner::Owner;
-use crate::placement::{ControllerList, Strictness};
+use crate::phys::frame::State as FrameState;
+use crate::phys::placement::{ControllerList, Strictness};
 
 /// Controller 0 with 24 MiB, of which 16 MiB are a pool, and others.
 fn with_pool(others: &[u64]) -> Machine {

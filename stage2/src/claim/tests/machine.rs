@@ -9,19 +9,20 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, Pa};
 use crate::claim::{Claimant, Claims, Ground, Host, Report, State, Step, Windows, Wish};
 use crate::controller::{ControllerId, ControllerSet};
-use crate::dmb::{self, Node, NodeKind, NodePlace, Source, Wishes};
-use crate::frame::{Contents, Footprint};
-use crate::map::BootMap;
-use crate::memory::{Glance, IsolateError, Isolated, Memory, Occupant, TakeError, Tenant};
 use crate::migrate::{
     Absence, Copier, Engine, Fault, Frames, Guests, Mobility, Payer, Region, Space, Span, Time, Verdict,
 };
 use crate::owner::{GuestId, Owner, PoolId};
-use crate::placement::Placement;
-use crate::pool::Pools;
+use crate::phys::alloc::{Glance, IsolateError, Isolated, Memory, Occupant, TakeError, Tenant};
+use crate::phys::dmb;
+use crate::phys::dmb::{Node, NodeKind, NodePlace, Source, Wishes};
+use crate::phys::frame::{Contents, Footprint};
+use crate::phys::map::BootMap;
+use crate::phys::placement::Placement;
+use crate::phys::pool::Pools;
+use crate::phys::zone::Zone;
 use crate::range::FrameRange;
 use crate::table::{Attributes, Cached, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
-use crate::zone::Zone;
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
@@ -132,14 +133,14 @@ impl Ground for Soil {
     }
     fn isolate(&self, range: FrameRange, pool: PoolId) -> Result<Isolated, IsolateError> {
         if self.fails(Step2Fail::Isolate) {
-            let (frame, reason) = (range.first(), crate::memory::IsolateReason::Isolated);
+            let (frame, reason) = (range.first(), crate::phys::alloc::IsolateReason::Isolated);
             return Err(IsolateError { range, frame, reason });
         }
         Ground::isolate(self.memory, range, pool)
     }
     fn isolate_on(&self, isolated: &mut Isolated, end: u64, pool: PoolId) -> Result<(), IsolateError> {
         if self.fails(Step2Fail::Isolate) {
-            let (range, reason) = (isolated.range(), crate::memory::IsolateReason::Isolated);
+            let (range, reason) = (isolated.range(), crate::phys::alloc::IsolateReason::Isolated);
             return Err(IsolateError { range, frame: range.first(), reason });
         }
         Ground::isolate_on(self.memory, isolated, end, pool)

@@ -14,10 +14,10 @@ use self::machine::{BASE, MIB, Machine, PoolAt, range_at};
 use super::*;
 use crate::addr::PAGEBLOCK_FRAMES;
 use crate::cases::some;
-use crate::dmb::NodeKind;
 use crate::owner::PoolId;
-use crate::placement::Placement;
-use crate::pool::{BlockUse, Usage};
+use crate::phys::dmb::NodeKind;
+use crate::phys::placement::Placement;
+use crate::phys::pool::{BlockUse, Usage};
 use crate::range::FrameRange;
 
 const OPERATOR: Claimant = Claimant::Operator;

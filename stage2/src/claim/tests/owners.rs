@@ -168,7 +168,8 @@ fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
         let report = machine.claim(Claimant::Units, pool, wish);
         assert_eq!(report.state, State::Granted, "{}", report.blocker);
         let big = crate::owner::GuestId::try_new(1).unwrap();
-        let mapping = crate::frame::Mapping { guest: big, ipa: crate::addr::Ipa::try_new(1 << 30).unwrap() };
+        let mapping =
+            crate::phys::frame::Mapping { guest: big, ipa: crate::addr::Ipa::try_new(1 << 30).unwrap() };
         let adopt = || machine.claims.adopt(&machine, machine.memory(), report.id, mapping);
         assert_eq!(adopt(), Some(Ok(report.range.first())));
         assert_eq!(machine.claims.owner(pool), None);
@@ -178,7 +179,10 @@ fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
         // Migration treats it as what it is; a free gives it back to be lent.
         assert!(machine.memory().tenant_in(report.range).is_some_and(|tenant| tenant.guest == big));
         let owner = crate::owner::Owner::Guest(big);
-        machine.memory().free(report.range.first(), order, owner, crate::frame::Contents::Zeroed).unwrap();
+        machine
+            .memory()
+            .free(report.range.first(), order, owner, crate::phys::frame::Contents::Zeroed)
+            .unwrap();
         assert_eq!(machine.picture(), before);
     }
 }

@@ -4,9 +4,9 @@ use super::machine::{MIB, Machine};
 use super::*;
 use crate::addr::Ipa;
 use crate::cases::some;
-use crate::frame::{Mapping, State};
 use crate::migrate::{Frames, JobState, Request};
 use crate::owner::{GuestId, Owner};
+use crate::phys::frame::{Mapping, State};
 
 const UNITS: Claimant = Claimant::Units;
 

@@ -18,10 +18,10 @@ use super::job::JobId;
 use super::space::{Fault, Space, Verdict};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::controller::{ControllerId, ControllerSet};
-use crate::frame::Contents;
-use crate::memory::Tenant;
 use crate::owner::GuestId;
-use crate::placement::Placement;
+use crate::phys::alloc::Tenant;
+use crate::phys::frame::Contents;
+use crate::phys::placement::Placement;
 use crate::range::FrameRange;
 use crate::table::{Attributes, Cached, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
 

@@ -21,7 +21,7 @@ use crate::migrate::host::{Host, Mobility, Region};
 use crate::migrate::plan::{Found, Portion};
 use crate::migrate::unit::{Work, area_of};
 use crate::owner::{GuestId, MAX_GUESTS};
-use crate::placement::Placement;
+use crate::phys::placement::Placement;
 use crate::table::{Leaf, Level, TableError};
 
 /// How far the guest that is gone through was looked at.

@@ -2,12 +2,12 @@
 
 use super::{Active, Hands, Place, is_before};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
-use crate::frame::Contents;
 use crate::migrate::engine::Engine;
 use crate::migrate::host::{Frames, Host, SOME};
 use crate::migrate::plan::{self, Portion};
 use crate::migrate::unit::frame_at;
 use crate::owner::GuestId;
+use crate::phys::frame::Contents;
 use crate::table::Level;
 
 /// Unused blocks of a reserve that are released in a turn.

@@ -4,10 +4,10 @@
 //! unit and begins with it. Nothing is kept on a stack between turns.
 
 mod coalesce;
+mod huge_page;
 mod leftover;
 mod pages;
 mod size;
-mod whole;
 
 use heapless::Vec;
 

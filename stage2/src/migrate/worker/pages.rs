@@ -2,11 +2,11 @@
 
 use super::{Active, Hands, Place};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
-use crate::frame::Contents;
 use crate::migrate::host::Host;
 use crate::migrate::plan::{self, Portion, Survey};
 use crate::migrate::reason::{Reason, Unmoved};
 use crate::migrate::unit::{BATCH, Batch, Block, area_of, frame_at};
+use crate::phys::frame::Contents;
 use crate::table::{Leaf, Level};
 
 /// Units of an area that must be on the move for all of them to move into one block.

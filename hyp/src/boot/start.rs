@@ -1,0 +1,505 @@
+//! From the first Rust instruction to running guests.
+//!
+//! Order: EL2's own translation; the host's device tree; the console; memory; interrupts; the other CPUs; the
+//! configuration; guests. What is missing or wrong stops the start with a message that names it.
+
+use super::entry;
+use crate::arch::cpu::MAX_CPUS;
+use crate::arch::gic::{Distributor, Redistributor, Region, cpu_interface, its};
+use crate::arch::{cache, cpu, errata, features, firmware, mitigation, timer};
+use crate::board::{Board, Console, Extent, Gic, REDISTRIBUTOR_REGION_LIMIT};
+use crate::exit::{fatal, idle, vectors};
+use crate::hyp_mem::window::Window;
+use crate::hyp_mem::{heap, mmu, pages};
+use crate::observe::log;
+use crate::operator::scheduler;
+use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
+use crate::serial;
+use alloc::boxed::Box;
+use core::cell::UnsafeCell;
+use core::fmt::{self, Write};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use guest_dts::argument;
+use guest_dts::config::Configuration;
+use guest_dts::tree::Tree;
+use spin::Once;
+use stage2::addr::{FRAME_SIZE, Pa};
+use stage2::owner::Owner;
+use stage2::phys::alloc::Arena;
+use stage2::phys::frame::Footprint;
+use stage2::phys::map::BootMap;
+use stage2::phys::pool::Pools;
+use stage2::range::FrameRange;
+
+/// log2 of the frames of the monitor's stack.
+const MONITOR_STACK_ORDER: u8 = (mmu::MONITOR_STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
+/// log2 of the frames of a CPU's stack.
+const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
+/// Largest device tree that is read, in bytes.
+const TREE_LIMIT: u64 = 2 << 20;
+
+/// The host, once read.
+static BOARD: Once<Board<'static>> = Once::new();
+static HOST_NAME: Once<&'static str> = Once::new();
+/// The host's device tree.
+static HOST_TREE: Once<Tree<'static>> = Once::new();
+/// Bytes of the frame table.
+static FRAME_TABLE_SIZE: AtomicU64 = AtomicU64::new(0);
+/// Bytes of the image that were given back.
+static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
+/// Whether what the start alone needs can be given back.
+static IS_START_OURS: AtomicBool = AtomicBool::new(false);
+
+/// The redistributors, for CPUs that come up.
+static REDISTRIBUTORS: Once<heapless::Vec<Region, REDISTRIBUTOR_REGION_LIMIT>> = Once::new();
+
+// SAFETY: regions are only read after they have been made.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+/// What Ballast takes for itself, in bytes, guests' tables apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taken {
+    /// The image as it is loaded.
+    pub(crate) image: u64,
+    /// Zeroed data, heap and stacks beside it.
+    pub(crate) own: u64,
+    /// The frame table.
+    pub(crate) frame_table: u64,
+}
+
+/// The host.
+pub(crate) fn board() -> Option<&'static Board<'static>> {
+    BOARD.get()
+}
+
+/// The host's device tree.
+pub(crate) fn host_tree() -> Option<&'static Tree<'static>> {
+    HOST_TREE.get()
+}
+
+/// What Ballast takes for itself.
+pub(crate) fn taken() -> Taken {
+    let (image, whole) = (mmu::image_file_size(), mmu::image_size());
+    let frames = pages::MEMORY.resident_everywhere(Owner::Hypervisor);
+    Taken {
+        image,
+        own: whole - image - GIVEN_BACK.load(Ordering::Relaxed) + frames * FRAME_SIZE,
+        frame_table: FRAME_TABLE_SIZE.load(Ordering::Relaxed),
+    }
+}
+
+/// What the host's device tree calls the host.
+pub(crate) fn host_name() -> &'static str {
+    HOST_NAME.get().copied().unwrap_or_default()
+}
+
+/// What the operator calls the controller with number `index`, by the number that the host's tree gives it.
+pub(crate) fn controller_name(index: usize) -> &'static str {
+    let controller = board().and_then(|board| board.ram.controllers.get(index));
+    controller.map_or("mc?", |controller| controller.name())
+}
+
+struct MapCell(UnsafeCell<BootMap>);
+
+// SAFETY: used by the primary CPU before others start.
+unsafe impl Sync for MapCell {}
+
+struct ConfigurationCell(UnsafeCell<MaybeUninit<Configuration<'static>>>);
+
+// SAFETY: used by the primary CPU, at the start.
+unsafe impl Sync for ConfigurationCell {}
+
+/// What was configured: guests keep copies of what concerns them.
+#[unsafe(link_section = ".bss.zstart")]
+static CONFIGURATION: ConfigurationCell = ConfigurationCell(UnsafeCell::new(MaybeUninit::uninit()));
+
+#[unsafe(link_section = ".bss.zstart")]
+static BOOT_MAP: MapCell = MapCell(UnsafeCell::new(BootMap::new()));
+
+/// Ends the start with a message.
+fn refuse(text: fmt::Arguments<'_>) -> ! {
+    let _ = write!(serial::Polled, "\r\nBallast cannot start: {text}\r\n");
+    fatal::halt()
+}
+
+/// The primary CPU, from `boot`: MMU on with the early tables. `tree_pa` and `image` are physical addresses.
+pub(crate) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
+    cpu::install(0);
+    vectors::install();
+    heap::init();
+    // SAFETY: the early tables are in use, and `image` is where `boot` found the image.
+    if unsafe { mmu::init(image) }.is_err() {
+        fatal::halt();
+    }
+    cpu::current().describe(0, own_mpidr(), mmu::boot_stack_top());
+
+    let tree_blob = map_tree(tree_pa);
+    let tree = Tree::new(tree_blob).unwrap_or_else(|_| fatal::halt());
+    // Before anything is judged, a way to say so.
+    if let Some(registers) = Console::any(&tree) {
+        let _ = serial::init_early(registers);
+    }
+    let board = read_board(&tree);
+    HOST_TREE.call_once(|| tree);
+    let name = tree.root().property("model").or_else(|| tree.root().property("compatible"));
+    HOST_NAME.call_once(|| name.and_then(|name| name.strings().next()).unwrap_or_default());
+    firmware::init(&board.psci);
+    if !timer::init(&board.timer, &board.gic) {
+        refuse(format_args!(
+            "the counter's frequency is not known: CNTFRQ_EL0 is 0, and the timer's node has no clock-frequency"
+        ));
+    }
+    log::set_clock(|| log::Stamp { time_ns: timer::nanoseconds(), cpu: cpu::current().index() as u16 });
+    if let Some(option) = argument::value(board.chosen.bootargs, "log")
+        && let Err(error) = log::configure(option)
+    {
+        log::warn!("log={}: {}", option, error);
+    }
+    serial::init(&board.console);
+    if log::line() == log::Line::Second {
+        init_second_uart(board);
+    }
+    log::info!("Ballast {} at {:#x}, {} KiB", env!("CARGO_PKG_VERSION"), image, mmu::image_size() >> 10);
+    mitigation::init(board.chosen.bootargs);
+    for warning in board.warnings.iter() {
+        log::warn!("{}", warning);
+    }
+
+    // SAFETY: this CPU alone runs, and this function once.
+    let mut configuration = crate::guest::read(board, unsafe { &mut *CONFIGURATION.0.get() });
+    // Before RAM is handed out: the GIC may be writing to it.
+    let distributor = init_interrupts(&board.gic);
+    boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
+    match features::guest_geometry() {
+        Ok(geometry) => {
+            mmu::set_empty_stage2(own_block(geometry.root_order(), "an empty stage 2"), geometry);
+        }
+        Err(error) => refuse(format_args!("guests' addresses: {error}")),
+    }
+    init_cpu(0);
+    start_secondaries(board);
+    mitigation::report_gaps();
+    errata::report();
+    serial::enable_interrupts(&distributor);
+    crate::guest::set_up(board, configuration);
+    start_monitor();
+    leave_boot_stack()
+}
+
+/// Goes over to a stack like the other CPUs' and gives back what the start alone needed.
+fn leave_boot_stack() -> ! {
+    let top = map_stack(0);
+    cpu::current().set_stack_top(top);
+    // SAFETY: just mapped, for this CPU; nothing is alive on the stack that is left.
+    unsafe { vectors::restart(top, give_back, 0) }
+}
+
+extern "C" fn give_back(_: u64) -> ! {
+    let limit = cpu_limit();
+    let (kept, whole) = (mmu::kept_size(limit), mmu::image_size());
+    // Unmapped in any case: nobody uses it.
+    let unmapped = mmu::unmap_start(limit);
+    let mut released = Ok(());
+    if unmapped.is_ok()
+        && IS_START_OURS.load(Ordering::Relaxed)
+        && let Some(range) = FrameRange::inside(mmu::image() + kept, whole - kept)
+    {
+        released = pages::MEMORY.release_reserved(range);
+        if released.is_ok() {
+            GIVEN_BACK.store(whole - kept, Ordering::Relaxed);
+        }
+    }
+    let error: &dyn fmt::Display = match (&unmapped, &released) {
+        (Err(error), _) => error,
+        (_, Err(error)) => error,
+        _ => idle::enter(),
+    };
+    log::error!("what the start needed stays reserved: {}", error);
+    idle::enter()
+}
+
+/// As many CPUs as this one may start, and itself.
+#[inline(never)]
+fn cpu_limit() -> usize {
+    let mpidr = cpu::current().mpidr();
+    board().map_or(MAX_CPUS, |board| board.cpus.iter().filter(|host| host.mpidr != mpidr).count() + 1)
+}
+
+#[inline(never)]
+fn init_second_uart(board: &Board<'_>) {
+    match &board.second_uart {
+        None => log::warn!("log=second: the host's tree has no second PL011; the log shares the console"),
+        Some(console) => {
+            if let Err(error) = serial::init_second(console) {
+                log::warn!("log=second: {}", error);
+            }
+        }
+    }
+}
+
+/// A function of its own, since a board takes much of the stack on its way to its place.
+#[inline(never)]
+fn read_board(tree: &Tree<'static>) -> &'static Board<'static> {
+    match BOARD.try_call_once(|| Board::read(tree)) {
+        Ok(board) => board,
+        Err(error) => refuse(format_args!("{error}")),
+    }
+}
+
+/// MPIDR_EL1's affinity fields.
+fn own_mpidr() -> u64 {
+    crate::arch::sysreg::read!("mpidr_el1") & 0xff_00ff_ffff
+}
+
+/// Maps the host's device tree.
+fn map_tree(pa: u64) -> &'static [u8] {
+    // Nothing can be said yet: where the console is, is in the tree.
+    let header = mmu::map_boot_data(pa, FRAME_SIZE).unwrap_or_else(|_| fatal::halt());
+    // SAFETY: mapped read-only for this size.
+    let bytes = unsafe { core::slice::from_raw_parts(header.as_ptr(), 64) };
+    let size = match Tree::total_size(bytes) {
+        Ok(size) if u64::from(size) <= TREE_LIMIT => u64::from(size),
+        _ => fatal::halt(),
+    };
+    let _ = mmu::unmap_boot_data(header, FRAME_SIZE as usize);
+    let blob = mmu::map_boot_data(pa, size).unwrap_or_else(|_| fatal::halt());
+    // SAFETY: mapped read-only for this size, reserved in the memory map, never unmapped.
+    unsafe { core::slice::from_raw_parts(blob.as_ptr(), size as usize) }
+}
+
+/// Says which RAM there is and what is taken, and hands it to the allocator.
+fn boot_memory(
+    board: &Board<'static>,
+    tree_size: usize,
+    tree_pa: u64,
+    configuration: Option<&mut Configuration<'static>>,
+) {
+    // SAFETY: this CPU alone runs, and this function once.
+    let map = unsafe { &mut *BOOT_MAP.0.get() };
+    let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
+    let Some(tree) = HOST_TREE.get() else { return };
+    let (image, kept) = (mmu::image(), mmu::kept_size(cpu_limit()));
+    let loaded = Loaded {
+        image: Some((image, kept)),
+        start: Some((image + kept, mmu::image_size() - kept)),
+        tree: Some((tree_pa, tree_size as u64)),
+    };
+    let table = match physical::lay_out(map, tree, board, &loaded, configuration, &mut crate::guest::tell) {
+        Ok(range) => range,
+        Err(error) => refuse(format_args!("{error}")),
+    };
+    if let Some(other) = physical::other_in_start(map, &loaded) {
+        log::info!("what the start needs stays reserved: it lies in {}", other);
+    } else {
+        IS_START_OURS.store(true, Ordering::Relaxed);
+    }
+    for ram in &board.ram.ranges {
+        log::debug!("RAM of {}, controller {}", ram.range, ram.controller);
+    }
+    for reserved in &board.reservations {
+        let name = reserved.node.map_or("the reservation block", |node| node.name());
+        if let Extent::Static(range) = reserved.extent {
+            log::debug!("{} reserves {}", name, range);
+        }
+    }
+    crate::guest::claims::designated(Pools::of(map));
+    let footprint = Footprint::of(map);
+    let address = match mmu::map_frame_table(table.base(), table.bytes()) {
+        Ok(address) => address,
+        Err(error) => fail("frame table", &error),
+    };
+    // SAFETY: carved for this, mapped for ever, used by nobody else; atomic words may hold anything.
+    let words = unsafe {
+        core::slice::from_raw_parts(address.cast::<AtomicU32>().as_ptr(), footprint.words() as usize)
+    };
+    if footprint.arenas > 0 {
+        // SAFETY: carved with the table, behind its words and aligned for this; mapped for ever, used by nobody else, and
+        // written before the slice is made of it.
+        let arenas = unsafe {
+            let first = address.byte_add(footprint.arena_offset() as usize).cast::<Arena>();
+            (0..footprint.arenas).for_each(|index| first.add(index).write(Arena::new()));
+            core::slice::from_raw_parts(first.as_ptr(), footprint.arenas)
+        };
+        pages::MEMORY.extend(arenas);
+    }
+    if let Err(error) = pages::MEMORY.boot(map, words, NORMAL_FLOOR_FRAMES) {
+        fail("memory", &error);
+    }
+    FRAME_TABLE_SIZE.store(table.bytes(), Ordering::Relaxed);
+    log::info!(
+        "{} MiB of RAM behind {} controllers, frame table {} KiB",
+        board.ram.size() >> 20,
+        board.ram.controllers.len(),
+        table.bytes() >> 10
+    );
+}
+
+/// Stops what a loader has left running that writes to RAM: translation of message-signaled interrupts, and LPIs.
+#[inline(never)]
+fn stop_lpis(gic: &Gic) {
+    for range in &gic.translators {
+        let base = range.base();
+        let registers = match mmu::map_device(base, its::ITS_SIZE) {
+            Ok(registers) => registers,
+            Err(error) => refuse(format_args!("GIC ITS at {:#x}: {error}", base.get())),
+        };
+        // SAFETY: the host's tree says that this is an ITS; mapped for ever.
+        match unsafe { its::stop(registers) } {
+            Some(false) => {}
+            Some(true) => log::warn!("GIC ITS at {:#x}: left enabled by the loader, disabled", base.get()),
+            None => {
+                refuse(format_args!("GIC ITS at {:#x}: enabled by the loader, does not stop", base.get()))
+            }
+        }
+    }
+    for region in REDISTRIBUTORS.get().into_iter().flatten() {
+        match region.disable_lpis() {
+            Ok(0) => {}
+            Ok(count) => log::warn!("LPIs of {} CPUs: left enabled by the loader, disabled", count),
+            Err(affinity) => refuse(format_args!(
+                "LPIs of the CPU with affinity {affinity:#x}: left enabled by the loader, cannot be disabled"
+            )),
+        }
+    }
+}
+
+fn init_interrupts(gic: &Gic) -> Distributor {
+    let range = gic.distributor;
+    let base = match mmu::map_device(range.base(), range.size()) {
+        Ok(base) => base,
+        Err(error) => refuse(format_args!("GIC distributor at {:#x}: {error}", range.base().get())),
+    };
+    let mut regions = heapless::Vec::new();
+    for range in &gic.redistributors {
+        match mmu::map_device(range.base(), range.size()) {
+            Ok(base) => {
+                let stride = gic.redistributor_stride.map(|stride| stride as usize);
+                // SAFETY: the host's tree says that these are redistributors; mapped for ever.
+                let region = unsafe { Region::new(base, range.size() as usize, stride) };
+                // The board keeps no more regions than fit here.
+                let _ = regions.push(region);
+            }
+            Err(error) => refuse(format_args!("GIC redistributors at {:#x}: {error}", range.base().get())),
+        }
+    }
+    REDISTRIBUTORS.call_once(|| regions);
+    stop_lpis(gic);
+    // SAFETY: the host's tree says that this is the distributor; mapped for ever.
+    match unsafe { Distributor::new(base) } {
+        Ok(distributor) => distributor,
+        Err(architecture) => refuse(format_args!(
+            "GIC distributor at {:#x}: architecture version {architecture}, must be 3 or 4",
+            range.base().get()
+        )),
+    }
+}
+
+/// What each CPU does for itself, once memory and the distributor are there.
+fn init_cpu(index: usize) {
+    let this = cpu::current();
+    errata::init_cpu();
+    let redistributor: Option<Redistributor> =
+        REDISTRIBUTORS.get().and_then(|regions| regions.iter().find_map(|region| region.find(this.mpidr())));
+    let Some(redistributor) = redistributor else {
+        refuse(format_args!("CPU {index} (MPIDR {:#x}): no GIC redistributor names it", this.mpidr()))
+    };
+    redistributor.init();
+    this.set_redistributor(redistributor);
+    cpu_interface::init();
+    timer::init_cpu();
+    crate::arch::vcpu::quiet();
+    features::configure();
+    mitigation::init_cpu(this);
+    match (Window::new(index, 0), Window::new(index, 1)) {
+        (Ok(first), Ok(second)) => this.set_windows([first, second]),
+        (Err(error), _) | (_, Err(error)) => refuse(format_args!("CPU {index}: {error}")),
+    }
+    this.set_online();
+}
+
+/// Takes one block of Ballast's own and adds it to what Ballast takes.
+fn own_block(order: u8, what: &str) -> Pa {
+    match pages::allocate(order, Owner::Hypervisor) {
+        Ok(frame) => frame.pa(),
+        Err(error) => refuse(format_args!("{what}: {error}")),
+    }
+}
+
+/// Makes the stack of CPU `index`; returns its top.
+fn map_stack(index: usize) -> u64 {
+    let stack = own_block(STACK_ORDER, "a CPU's stack");
+    match mmu::map_stack(index, stack) {
+        Ok(top) => top,
+        Err(error) => refuse(format_args!("a CPU's stack: {error}")),
+    }
+}
+
+/// Starts the other CPUs, one after the other. One that does not come up is left out, with a warning.
+fn start_secondaries(board: &Board<'_>) {
+    let boot_mpidr = cpu::current().mpidr();
+    let mut count = 1;
+    let mut unused_stack = None;
+    for host in board.cpus.iter().filter(|host| host.mpidr != boot_mpidr) {
+        if count == MAX_CPUS {
+            log::warn!("only {} of {} CPUs are used", MAX_CPUS, board.cpus.len());
+            break;
+        }
+        cpu::set_count(count + 1);
+        let Some(this) = cpu::get(count) else { break };
+        // That of a CPU that did not start serves the next, which gets its number.
+        let top = match unused_stack.take() {
+            Some(top) => top,
+            None => map_stack(count),
+        };
+        this.describe(count, host.mpidr, top);
+        let start = Box::leak(Box::new(entry::SecondaryStart {
+            root: mmu::root(),
+            stack: top,
+            argument: count as u64,
+        }));
+        let start: *const entry::SecondaryStart = start;
+        // It is read with the MMU off.
+        cache::clean_invalidate(start.addr(), size_of::<entry::SecondaryStart>());
+        crate::arch::sysreg::instruction!("dsb sy");
+        let entry = entry::secondary_entry_address(mmu::image());
+        if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
+            log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {}", host.mpidr, error);
+            cpu::set_count(count);
+            unused_stack = Some(top);
+            continue;
+        }
+        // Five seconds are enough for any CPU, and end the wait for one that is lost.
+        let deadline = timer::now() + 5 * timer::frequency();
+        while !this.is_online() {
+            if timer::now() > deadline {
+                refuse(format_args!("CPU with MPIDR {:#x} was started but does not come up", host.mpidr));
+            }
+            // A hint that another CPU is waited for, which emulators that run one CPU at a time act on.
+            crate::arch::sysreg::instruction!("yield");
+        }
+        count += 1;
+    }
+    log::info!("{} CPUs", count);
+}
+
+/// A secondary CPU, from `boot`.
+pub(crate) extern "C" fn secondary_main(index: u64) -> ! {
+    cpu::install(index as usize);
+    vectors::install();
+    init_cpu(index as usize);
+    idle::enter()
+}
+
+fn start_monitor() {
+    let stack = own_block(MONITOR_STACK_ORDER, "the monitor's stack");
+    let top = match mmu::map_monitor_stack(stack) {
+        Ok(top) => top,
+        Err(error) => refuse(format_args!("the monitor's stack: {error}")),
+    };
+    // SAFETY: just mapped, for this.
+    unsafe { scheduler::init(top, crate::operator::machine::run) };
+    log::set_listener(scheduler::wake);
+}

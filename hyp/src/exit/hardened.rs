@@ -1,0 +1,23 @@
+//! Exceptions of a vCPU that runs with store bypassing allowed, and traced ones on CPUs with hardened vectors.
+//!
+//! Bypassing is turned off before anything else and on after everything else. Events are recorded if tracing is on.
+
+use super::traced;
+use crate::arch::cpu;
+use crate::exit::vectors::Frame;
+
+/// Handles a synchronous exception, FIQ or SError from a guest.
+pub(crate) extern "C" fn hardened_sync(frame: &mut Frame, esr: u64) {
+    let hardening = &cpu::current().hardening;
+    hardening.enter();
+    traced::traced_sync(frame, esr);
+    hardening.leave();
+}
+
+/// Handles an interrupt while a guest ran.
+pub(crate) extern "C" fn hardened_irq() {
+    let hardening = &cpu::current().hardening;
+    hardening.enter();
+    traced::traced_irq();
+    hardening.leave();
+}

@@ -1,0 +1,162 @@
+//! Physical interrupts: most are a guest's own timer or SGI and go on to it at once.
+
+use crate::arch::cpu::{self, PerCpu, Request};
+use crate::arch::gic::{KICK_SGI, Lists, cpu_interface};
+use crate::arch::sysreg::instruction;
+use crate::arch::{timer, trace, vcpu};
+use crate::device::vgic::list_register::ListRegister;
+use crate::device::vgic::{DIRECT_SGIS, Kick};
+use crate::exit::fatal;
+use crate::guest::{self, migration};
+use crate::observe::counters::Exit;
+use crate::operator::scheduler;
+use crate::serial;
+
+/// An interrupt while a guest ran; called by the vectors with the volatile registers saved.
+pub(crate) extern "C" fn irq() {
+    let intid = cpu_interface::acknowledge();
+    let cpu = cpu::current();
+    if intid < 32
+        && let Some(value) = cpu.local.inject(intid, &Lists)
+    {
+        cpu.counters.count_direct();
+        hand_over(intid, value);
+        return;
+    }
+    from_guest(cpu, intid);
+}
+
+/// The physical interrupt `intid` is the guest's now, in a list register.
+#[inline(always)]
+pub(crate) fn hand_over(intid: u32, value: ListRegister) {
+    cpu_interface::drop_priority(intid);
+    if !value.hardware() {
+        cpu_interface::deactivate(intid);
+    }
+}
+
+/// An interrupt while a guest ran that did not go straight on to it.
+#[inline(never)]
+pub(crate) fn from_guest(cpu: &'static PerCpu, intid: u32) {
+    crate::exit::counted(cpu, Exit::Interrupt, || slow(cpu, intid));
+}
+
+/// Handles an acknowledged interrupt that does not go straight on to the guest.
+#[inline(never)]
+fn slow(cpu: &'static PerCpu, intid: u32) {
+    if cpu_interface::is_special(intid) {
+        return;
+    }
+    cpu_interface::synchronize();
+    cpu_interface::drop_priority(intid);
+    if timer::is_guest_timer(intid) {
+        // Stays active until the guest deactivates it.
+        match cpu.vcpu() {
+            Some(vcpu) => {
+                let vgic = vcpu.guest().vgic();
+                let others = vgic.arrive(vcpu.index(), intid, &cpu.local, &Lists);
+                kick_others(cpu, others);
+            }
+            None => cpu_interface::deactivate(intid),
+        }
+        return;
+    }
+    cpu_interface::deactivate(intid);
+    match intid {
+        KICK_SGI => requests(cpu),
+        sgi if sgi < DIRECT_SGIS => match cpu.vcpu() {
+            Some(vcpu) => {
+                let others = vcpu.guest().vgic().arrive(vcpu.index(), sgi, &cpu.local, &Lists);
+                kick_others(cpu, others);
+            }
+            // It is disabled here while the vCPU is off, so it came just before that: it stays pending, as it would have.
+            None => vcpu::pend_sgi(cpu, sgi),
+        },
+        intid if timer::is_maintenance(intid) => {
+            if let Some(vcpu) = cpu.vcpu() {
+                refill(cpu, vcpu);
+            }
+        }
+        intid if timer::is_own_timer(intid) => {
+            timer::expired();
+            migration::tick(cpu);
+        }
+        intid if serial::is_interrupt(intid) => serial::interrupt(),
+        _ => {}
+    }
+    scheduler::resume(cpu);
+}
+
+/// What other CPUs ask of this one.
+fn requests(cpu: &'static PerCpu) {
+    if cpu.take(Request::Halt) {
+        fatal::halt();
+    }
+    trace::follow(cpu);
+    if let Some(vcpu) = cpu.vcpu() {
+        if vcpu.guest().vgic().is_dirty(vcpu.index()) {
+            refill(cpu, vcpu);
+        }
+        if vcpu.guest().is_leaving() {
+            guest::leave(vcpu);
+        }
+        migration::engage(cpu);
+    }
+}
+
+/// Refills the list registers of the vCPU that runs here.
+pub(crate) fn refill(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu) {
+    let others = vcpu.guest().vgic().refill(vcpu.index(), &cpu.local, &Lists);
+    kick_others(cpu, others);
+}
+
+/// Kicks the vCPUs of `kick` other than the one that runs here.
+fn kick_others(cpu: &PerCpu, kick: Kick) {
+    let mut mask = kick.0;
+    while mask != 0 {
+        let index = mask.trailing_zeros() as usize;
+        mask &= mask - 1;
+        let target = cpu.sgi_targets[index].get();
+        if target != 0 && target != cpu.self_target.get() {
+            cpu_interface::send_sgi(target, KICK_SGI);
+        }
+    }
+}
+
+/// Makes the vCPUs of `kick`, of the guest that runs here, refill their list registers.
+pub(crate) fn kick(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu, kick: Kick) {
+    if kick.0 >> vcpu.index() & 1 != 0 {
+        refill(cpu, vcpu);
+    }
+    kick_others(cpu, Kick(kick.0 & !(1 << vcpu.index())));
+}
+
+/// Waits until the vCPUs of `mask`, of the guest that runs here, have refilled, serving whoever waits for this
+/// one. Bounded: a CPU that is busy at EL2 for longer is not waited for.
+pub(crate) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu, mask: u32) {
+    const LIMIT: u32 = 1 << 20;
+    let vgic = vcpu.guest().vgic();
+    for _ in 0..LIMIT {
+        if vgic.dirty() & mask == 0 {
+            return;
+        }
+        if vgic.is_dirty(vcpu.index()) {
+            refill(cpu, vcpu);
+        }
+        instruction!("yield");
+    }
+}
+
+/// Handles interrupts that are pending while this CPU works at EL2 without a guest, as an idle CPU or in long
+/// work does. With a guest on this CPU, its interrupts wait for it to run again. Those that come faster than they are
+/// handled are left for the next call: they are still pending, so that a WFI ends at once.
+pub(crate) fn poll(cpu: &'static PerCpu) {
+    const LIMIT: usize = 32;
+    for _ in 0..LIMIT {
+        let intid = cpu_interface::acknowledge();
+        if cpu_interface::is_special(intid) {
+            return;
+        }
+        slow(cpu, intid);
+    }
+}

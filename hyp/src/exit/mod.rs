@@ -1,0 +1,138 @@
+//! What guests trap on. The vectors read the syndrome, once, and call the functions here with it.
+
+pub(crate) mod abort;
+pub(crate) mod fatal;
+pub(crate) mod hardened;
+pub(crate) mod hypercall;
+pub(crate) mod idle;
+pub(crate) mod inject;
+pub(crate) mod interrupt;
+pub(crate) mod stage2_fault;
+pub(crate) mod system_register;
+pub(crate) mod traced;
+pub(crate) mod vectors;
+pub(crate) mod wfi;
+
+use crate::arch::cpu::PerCpu;
+use crate::arch::{cpu, timer};
+use crate::device::instruction::{self, State};
+use crate::exit::vectors::{Frame, MARK_FIQ, MARK_SERROR};
+use crate::guest::StopReason;
+use crate::observe::counters::Exit;
+use aarch64_cpu::registers::{ELR_EL2, Readable, SCTLR_EL1, SPSR_EL2, Writeable};
+
+pub(crate) use abort::data_abort;
+pub(crate) use hardened::{hardened_irq, hardened_sync};
+pub(crate) use interrupt::{irq, kick, poll};
+pub(crate) use system_register::system_register;
+pub(crate) use traced::{traced_irq, traced_sync};
+
+/// ESR_ELx.EC (Arm ARM D24.2.40).
+const EC_WAIT: u64 = 0x01;
+const EC_HVC64: u64 = 0x16;
+const EC_SMC64: u64 = 0x17;
+const EC_INSTRUCTION_ABORT: u64 = 0x20;
+const EC_DATA_ABORT: u64 = 0x24;
+const EC_SYSTEM_REGISTER: u64 = 0x18;
+
+/// Returns true if [`skip_plain_instruction`] can complete the instruction that trapped.
+#[inline(always)]
+fn is_plain() -> bool {
+    instruction::is_plain(SPSR_EL2.get())
+}
+
+/// Returns true if [`skip_plain_instruction`] can complete the instruction of AArch64 that trapped.
+#[inline(always)]
+fn is_plain_aarch64() -> bool {
+    instruction::is_plain_aarch64(SPSR_EL2.get())
+}
+
+/// Completes the instruction that trapped, in a [plain](is_plain) state.
+#[inline(always)]
+fn skip_plain_instruction() {
+    ELR_EL2.set(ELR_EL2.get() + 4);
+}
+
+/// Completes the instruction that trapped with the syndrome `esr`: the guest goes on behind it.
+fn skip_instruction(esr: u64) {
+    let next = state().completed(esr);
+    ELR_EL2.set(next.elr);
+    SPSR_EL2.set(next.spsr);
+}
+
+/// The state that the guest was in when it trapped.
+fn state() -> State {
+    State { elr: ELR_EL2.get(), spsr: SPSR_EL2.get() }
+}
+
+/// Returns true if the guest's data accesses were big-endian when it trapped.
+fn is_big_endian() -> bool {
+    instruction::is_big_endian(SPSR_EL2.get(), SCTLR_EL1.get())
+}
+
+/// Does what a guest came for that is not answered at once: counts it and the time that it takes. Work that does not
+/// return to the guest is counted, but not its time.
+#[inline(always)]
+fn counted<T>(cpu: &PerCpu, exit: Exit, work: impl FnOnce() -> T) -> T {
+    cpu.counters.count_exit(exit);
+    let start = timer::now_early();
+    let result = work();
+    cpu.counters.add_el2(timer::now_early().wrapping_sub(start));
+    result
+}
+
+/// Why a guest came here with a synchronous exception, as far as the syndrome says it.
+const fn reason(esr: u64) -> Exit {
+    match esr >> 26 {
+        EC_HVC64 | EC_SMC64 => Exit::Hypercall,
+        EC_SYSTEM_REGISTER => system_register::reason(esr),
+        EC_WAIT => Exit::Wait,
+        EC_INSTRUCTION_ABORT => Exit::Abort,
+        _ => Exit::Other,
+    }
+}
+
+/// A synchronous exception from a guest other than those with functions of their own, an SError or an FIQ.
+pub(crate) extern "C" fn sync(frame: &mut Frame, esr: u64) {
+    let cpu = cpu::current();
+    match reason(esr) {
+        exit if !state().passes_condition(esr) => counted(cpu, exit, || skip_instruction(esr)),
+        // The guest has no use for that time.
+        Exit::Wait => {
+            cpu.counters.count_exit(Exit::Wait);
+            wfi::wait(frame, esr);
+        }
+        Exit::Abort => {
+            let exit = abort::reason(cpu.vcpu(), abort::faulting_ipa());
+            counted(cpu, exit, || handle(frame, esr));
+        }
+        exit => {
+            counted(cpu, exit, || handle(frame, esr));
+            // By a call it may have chosen whether loads may bypass stores.
+            cpu.hardening.leave();
+        }
+    }
+}
+
+fn handle(frame: &mut Frame, esr: u64) {
+    match esr >> 26 {
+        EC_HVC64 => hypercall::hvc(frame, esr),
+        EC_SMC64 => hypercall::smc(frame, esr),
+        EC_INSTRUCTION_ABORT => abort::instruction(esr),
+        _ if esr == MARK_SERROR => serror(),
+        // Group 0 is not used at EL2: an FIQ is nothing that Ballast asked for.
+        _ if esr == MARK_FIQ => {}
+        // WFE runs untrapped; floating point, SVE and pointer authentication too where the guest has them. Whatever else
+        // traps is something that its identification registers do not show.
+        _ => inject::undefined(),
+    }
+}
+
+/// An SError while a guest ran: hardware reports an error that nobody here can attribute or mend. The guest that
+/// ran ends.
+#[cold]
+fn serror() {
+    if let Some(vcpu) = cpu::current().vcpu() {
+        crate::guest::stop_current(vcpu, StopReason::SystemError);
+    }
+}

@@ -1,0 +1,95 @@
+//! Stage 2 aborts on RAM: a unit of it is being moved, or its access flag is wanted.
+
+use crate::arch::cpu;
+use crate::arch::sysreg::{instruction, read, write};
+use crate::guest::{self, StopReason, migration};
+use aarch64_cpu::registers::{HPFAR_EL2, Readable, SPSR_EL2};
+use guest_dts::guest_tree::platform;
+use stage2::addr::Ipa;
+use stage2::migrate::{Fault, Verdict};
+
+/// Who made the access.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Data,
+    Fetch,
+}
+
+/// The fault status less its level (Arm ARM D24.2.40).
+const STATUS: u64 = 0x3c;
+const TRANSLATION: u64 = 0x04;
+const ACCESS_FLAG: u64 = 0x08;
+const PERMISSION: u64 = 0x0c;
+/// The fault came on a stage 1 walk.
+const S1PTW: u64 = 1 << 7;
+
+/// HPFAR_EL2.FIPA: bits 51:12 of the address from bit 4 on.
+#[inline(always)]
+pub(crate) fn faulting_page() -> u64 {
+    (HPFAR_EL2.get() & 0xfff_ffff_fff0) << 8
+}
+
+/// Answers an abort with syndrome `esr` at virtual address `far`. False: it is no business of migration's.
+pub(crate) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
+    let is_walk = esr & S1PTW != 0;
+    let page = match esr & STATUS {
+        TRANSLATION | ACCESS_FLAG => faulting_page(),
+        PERMISSION if is_walk => faulting_page(),
+        // HPFAR_EL2 holds nothing then (Arm ARM D24.2.66).
+        PERMISSION => match translate(far) {
+            Some(page) => page,
+            // The guest's own translation has changed meanwhile, or lies in a unit in flight: it will see.
+            None => return true,
+        },
+        _ => return false,
+    };
+    // A permission fault proves that a leaf was there. Where the guest's own translation, looked up only now, leads to
+    // something else, it has changed meanwhile: the access is for the guest to make again.
+    let is_looked_up = esr & STATUS == PERMISSION && !is_walk;
+    if page < platform::RAM_BASE {
+        return is_looked_up;
+    }
+    let (Some(vcpu), Some(ipa)) = (cpu::current().vcpu(), Ipa::try_new(page)) else { return false };
+    let fault = match esr & STATUS {
+        PERMISSION if is_walk || access == Access::Data => Fault::Write,
+        PERMISSION => Fault::Fetch,
+        ACCESS_FLAG if migration::mark_accessed(vcpu.guest(), ipa) => return true,
+        _ => Fault::Translation,
+    };
+    match migration::fault(vcpu.guest(), ipa, fault) {
+        Verdict::Retry => true,
+        // Nothing is there at all: the access that comes again meets that itself, with a syndrome of its own.
+        Verdict::NotOurs => is_looked_up && !migration::is_mapped(vcpu.guest(), ipa),
+        Verdict::Stuck => guest::stop_current(vcpu, StopReason::UnitStuck { ipa: page }),
+    }
+}
+
+/// Returns true if the load that aborted at `address` may be read by the guest's own tables, at its exception level.
+#[cold]
+pub(crate) fn is_readable(address: u64) -> bool {
+    let is_el0 = SPSR_EL2.get() & 0b1100 == 0;
+    let look_up = || {
+        // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
+        unsafe { core::arch::asm!("at s1e0r, {}", in(reg) address, options(nostack, preserves_flags)) }
+    };
+    if is_el0 { translate_by(look_up).is_some() } else { translate(address).is_some() }
+}
+
+/// Returns the page of IPA behind `address` by the guest's own tables: AT S1E1R.
+fn translate(address: u64) -> Option<u64> {
+    translate_by(|| {
+        // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
+        unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) }
+    })
+}
+
+/// Returns the page that the address translation `look_up` leaves in PAR_EL1 (Arm ARM D24.2.120).
+#[inline(always)]
+fn translate_by(look_up: impl FnOnce()) -> Option<u64> {
+    let before = read!("par_el1");
+    look_up();
+    instruction!("isb");
+    let result = read!("par_el1");
+    write!("par_el1", before);
+    (result & 1 == 0).then_some(result & 0xf_ffff_ffff_f000)
+}

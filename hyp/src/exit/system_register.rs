@@ -1,0 +1,246 @@
+//! System registers that EL2 traps: SGI generation, identification, and what a guest shall not have.
+
+use super::{counted, inject, interrupt, is_plain_aarch64, skip_instruction, skip_plain_instruction};
+use crate::arch::cpu::{self, PerCpu};
+use crate::arch::features;
+use crate::arch::gic::{Lists, cpu_interface};
+use crate::arch::sysreg::{read, write};
+use crate::device::vgic::{DIRECT_SGIS, Kick};
+use crate::exit::vectors::{Frame, KEEP, Reload};
+use crate::guest::{self, migration};
+use crate::observe::counters::Exit;
+use aarch64_cpu::registers::{ELR_EL2, Readable};
+
+/// Op0, Op2, Op1, CRn, CRm as they lie in the syndrome's bits 21:10 and 4:1 (Arm ARM D24.2.40, "ISS encoding for
+/// an exception from MSR, MRS"), the direction in bit 0: 1 reads.
+const fn register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+    op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | crm << 1
+}
+
+/// All of that, without the register that is moved.
+const REGISTER_MASK: u64 = 0x3f_fc1f & !1;
+
+const ICC_SGI1R: u64 = register(3, 0, 12, 11, 5);
+/// ESR_EL2 of a write to it, without the register that is moved: EC, IL, and the direction, bit 0, which is 0.
+const SGI1R_WRITE: u64 = crate::exit::EC_SYSTEM_REGISTER << 26 | 1 << 25 | ICC_SGI1R;
+const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
+const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
+const ICC_DIR: u64 = register(3, 0, 12, 11, 1);
+/// Registers that trap with ICC_DIR_EL1 on a CPU that cannot trap it alone ([`vgic::common_registers`]).
+///
+/// [`vgic::common_registers`]: crate::device::vgic::common_registers
+const ICC_CTLR: u64 = register(3, 0, 12, 12, 4);
+const ICC_PMR: u64 = register(3, 0, 4, 6, 0);
+const ICC_RPR: u64 = register(3, 0, 12, 11, 3);
+
+/// ERRIDR_EL1, ERRSELR_EL1, and of the selected record ERXFR_EL1, ERXCTLR_EL1, ERXSTATUS_EL1, ERXADDR_EL1, ERXMISC0_EL1,
+/// ERXMISC1_EL1.
+const RAS_RECORDS: [u64; 8] = [
+    register(3, 0, 5, 3, 0),
+    register(3, 0, 5, 3, 1),
+    register(3, 0, 5, 4, 0),
+    register(3, 0, 5, 4, 1),
+    register(3, 0, 5, 4, 2),
+    register(3, 0, 5, 4, 3),
+    register(3, 0, 5, 5, 0),
+    register(3, 0, 5, 5, 1),
+];
+
+/// ACTLR_EL1: reads as zero, ignores writes (HCR_EL2.TACR).
+const ACTLR: u64 = register(3, 0, 1, 0, 1);
+
+/// Registers that trap along with SMIDR_EL1 (HCR_EL2.TID1), and are the CPU's own.
+const REVIDR: u64 = register(3, 0, 0, 0, 6);
+const AIDR: u64 = register(3, 1, 0, 0, 7);
+
+/// The identification space: Op0 3, Op1 0, CRn 0, CRm 1 to 15.
+const ID_SPACE_MASK: u64 = register(3, 7, 15, 0, 0);
+const ID_SPACE: u64 = register(3, 0, 0, 0, 0);
+
+/// Returns true if `register` lies where FEAT_IDST expects identification registers: Op0 3, Op1 0, 1 or 3, CRn 0, CRm 0
+/// to 7.
+const fn is_identification(register: u64) -> bool {
+    register >> 20 & 3 == 3
+        && matches!(register >> 14 & 7, 0 | 1 | 3)
+        && register >> 10 & 15 == 0
+        && register >> 1 & 8 == 0
+}
+
+/// Why a guest came here.
+pub(crate) const fn reason(esr: u64) -> Exit {
+    match esr & (REGISTER_MASK | 1) {
+        ICC_SGI1R | ICC_SGI0R | ICC_ASGI1R => Exit::Sgi,
+        _ => Exit::SystemRegister,
+    }
+}
+
+/// A trapped MSR, MRS or system instruction; called by the vectors. An SGI to vCPUs of the guest ends here
+/// (ICC_SGI1R_EL1, IHI 0069H, 12.2.19).
+pub(crate) extern "C" fn system_register(frame: &mut Frame, esr: u64) -> Reload {
+    let moved = (esr >> 5 & 0x1f) as usize;
+    // Only instructions of AArch64 come here.
+    if esr & !(0x1f << 5) != SGI1R_WRITE || !is_plain_aarch64() {
+        return others(frame, esr, moved);
+    }
+    skip_plain_instruction();
+    let value = frame.get(moved);
+    let intid = (value >> 24 & 0xf) as u32;
+    let cpu = cpu::current();
+    // One target list, affinities 1 to 3 and range selector 0: the list's bits are vCPUs.
+    if value & !0xf00_ffff != 0 || intid >= DIRECT_SGIS {
+        return pend_sgi(cpu, value);
+    }
+    cpu.counters.count_exit(Exit::Sgi);
+    let mut list = value & 0xffff;
+    while list != 0 {
+        let target = cpu.sgi_targets[list.trailing_zeros() as usize].get();
+        list &= list - 1;
+        if target == cpu.self_target.get() {
+            if cpu.local.inject(intid, &Lists).is_none() {
+                // The rest of the list takes the same way, which is a longer one.
+                return pend_rest(cpu, value & !0xffff | list | cpu.self_bit.get());
+            }
+            cpu.counters.count_injected();
+        } else if target != 0 {
+            cpu_interface::send_sgi(target, intid);
+        }
+    }
+    KEEP
+}
+
+/// Handles a trapped MSR, MRS or system instruction on the path that sees each interrupt given to a guest.
+pub(crate) fn traced(frame: &mut Frame, esr: u64) {
+    others(frame, esr, (esr >> 5 & 0x1f) as usize);
+}
+
+/// The general case of an SGI of group 1.
+#[inline(never)]
+fn pend_sgi(cpu: &'static PerCpu, value: u64) -> Reload {
+    counted(cpu, Exit::Sgi, || pend(cpu, value, true));
+    KEEP
+}
+
+/// The same for targets that are left over: the exit is counted already.
+#[inline(never)]
+fn pend_rest(cpu: &'static PerCpu, value: u64) -> Reload {
+    pend(cpu, value, true);
+    KEEP
+}
+
+/// Latches the SGI for each target and kicks it.
+#[inline(never)]
+fn pend(cpu: &'static PerCpu, value: u64, is_group1: bool) {
+    let Some(vcpu) = cpu.vcpu() else { return };
+    let guest = vcpu.guest();
+    let intid = (value >> 24 & 0xf) as u32;
+    let everybody = value >> 40 & 1 != 0;
+    // The vCPUs' affinities 1 to 3 are 0, and affinity 0 is below 16.
+    let names_nobody = value & (0xff << 48 | 0xf << 44 | 0xff << 32 | 0xff << 16) != 0;
+    let list = match (everybody, names_nobody) {
+        (true, _) => 0xffff & !(1 << vcpu.index()),
+        (false, true) => 0,
+        (false, false) => value as u32 & 0xffff,
+    };
+    let mut kick = Kick(0);
+    for target in (0..guest.vcpu_count()).filter(|target| list >> target & 1 != 0) {
+        kick.0 |= guest.vgic().send_sgi(target, intid, is_group1).0;
+    }
+    interrupt::kick(cpu, vcpu, kick);
+}
+
+/// SCTLR_EL1.M, C: MMU and data cache.
+const SCTLR_CACHES: u64 = 0b101;
+
+/// A write to a register of stage 1 translation, all of which trap while memory is migrated (HCR_EL2.TVM), so that it is
+/// known when a vCPU turns its caches off. False: it is none of them.
+fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> bool {
+    const SCTLR: u64 = register(3, 0, 1, 0, 0);
+    const TTBR0: u64 = register(3, 0, 2, 0, 0);
+    const TTBR1: u64 = register(3, 0, 2, 0, 1);
+    const TCR: u64 = register(3, 0, 2, 0, 2);
+    const AFSR0: u64 = register(3, 0, 5, 1, 0);
+    const AFSR1: u64 = register(3, 0, 5, 1, 1);
+    const ESR: u64 = register(3, 0, 5, 2, 0);
+    const FAR: u64 = register(3, 0, 6, 0, 0);
+    const MAIR: u64 = register(3, 0, 10, 2, 0);
+    const AMAIR: u64 = register(3, 0, 10, 3, 0);
+    const CONTEXTIDR: u64 = register(3, 0, 13, 0, 1);
+    match written {
+        // A unit that is copied by then, the caches believed on, is out of the guest's reach until it has arrived.
+        SCTLR => {
+            migration::note_control(cpu, value & SCTLR_CACHES == SCTLR_CACHES);
+            write!("sctlr_el1", value);
+        }
+        TTBR0 => write!("ttbr0_el1", value),
+        TTBR1 => write!("ttbr1_el1", value),
+        TCR => write!("tcr_el1", value),
+        AFSR0 => write!("afsr0_el1", value),
+        AFSR1 => write!("afsr1_el1", value),
+        ESR => write!("esr_el1", value),
+        FAR => write!("far_el1", value),
+        MAIR => write!("mair_el1", value),
+        AMAIR => write!("amair_el1", value),
+        CONTEXTIDR => write!("contextidr_el1", value),
+        _ => return false,
+    }
+    true
+}
+
+/// What is rare.
+#[inline(never)]
+fn others(frame: &mut Frame, esr: u64, moved: usize) -> Reload {
+    let cpu = cpu::current();
+    counted(cpu, reason(esr), || other(cpu, frame, esr, moved))
+}
+
+fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Reload {
+    let value = frame.get(moved);
+    let Some(vcpu) = cpu.vcpu() else { return KEEP };
+    let mut reload = KEEP;
+    match (esr & REGISTER_MASK, esr & 1 != 0) {
+        (ICC_SGI1R, false) => pend(cpu, value, true),
+        // Group 0 SGIs; with one security state, ASGI1R reaches the other group 1, which does not exist.
+        (ICC_SGI0R, false) => pend(cpu, value, false),
+        (ICC_ASGI1R, false) => {}
+        (ICC_DIR, false) => {
+            let vgic = vcpu.guest().vgic();
+            let others = vgic.deactivate(vcpu.index(), value as u32 & 0xff_ffff, &cpu.local, &Lists);
+            interrupt::kick(cpu, vcpu, others);
+        }
+        (ICC_CTLR, true) => reload = frame.set(moved, Lists.control()),
+        (ICC_CTLR, false) => Lists.set_control(value),
+        (ICC_PMR, true) => reload = frame.set(moved, Lists.priority_mask()),
+        (ICC_PMR, false) => Lists.set_priority_mask(value),
+        (ICC_RPR, true) => reload = frame.set(moved, Lists.running_priority()),
+        (control, false) if write_translation_control(cpu, control, value) => {}
+        (ACTLR, true) => reload = frame.set(moved, 0),
+        (ACTLR, false) => {}
+        (REVIDR, true) => reload = frame.set(moved, read!("revidr_el1")),
+        (AIDR, true) => reload = frame.set(moved, read!("aidr_el1")),
+        // RAS has no error records for guests: ERRIDR_EL1.NUM is 0, and there is nothing to select.
+        (ras, is_read) if RAS_RECORDS.contains(&ras) => {
+            if is_read {
+                reload = frame.set(moved, 0);
+            }
+        }
+        (id, true) if id & ID_SPACE_MASK == ID_SPACE && id & register(0, 0, 0, 15, 0) != 0 => {
+            let (crm, op2) = (id >> 1 & 0xf, id >> 17 & 7);
+            reload = frame.set(moved, features::identification(crm, op2));
+        }
+        (unknown, is_read) => {
+            // Op0, Op1, CRn, CRm and Op2, a digit each.
+            let digits = [(20, 3), (14, 7), (10, 15), (1, 15), (17, 7)];
+            let name = digits.iter().fold(0, |name, (at, mask)| name << 4 | unknown >> at & mask);
+            let what = if is_read { "undefined: MRS of" } else { "undefined: MSR to" };
+            guest::note(vcpu, [(what, name), ("at", ELR_EL2.get())]);
+            if is_read && is_identification(unknown) {
+                inject::undefined_identification(esr);
+            } else {
+                inject::undefined();
+            }
+            return KEEP;
+        }
+    }
+    skip_instruction(esr);
+    reload
+}

@@ -1,0 +1,29 @@
+//! WFI of a vCPU, trapped while memory is migrated: its time is used.
+
+use super::skip_instruction;
+use crate::arch::{cpu, features, timer};
+use crate::device::wait::Wait;
+use crate::exit::vectors::Frame;
+use crate::guest::migration;
+
+/// Returns the physical count at which a wait without a deadline ends in any case. An architecture that has FEAT_WFxT tells
+/// WFIT from WFI in the syndrome, but QEMU (10.0, and later ones so far) reports both as WFI: there a wait takes a slice at
+/// most. A WFI may end without an interrupt (Arm ARM D1.6.2), and the guest looks at the clock by itself.
+fn latest_end() -> u64 {
+    if features::has_wfxt() { timer::now() + migration::slice() } else { timer::NEVER }
+}
+
+/// Answers a trapped WFI or WFIT. If migration has no use for the time, it does not trap again for a while, and the guest
+/// executes it.
+pub(crate) fn wait(frame: &Frame, esr: u64) {
+    let wait = Wait::decode(esr, |register| frame.get(register));
+    let is_over = match wait {
+        Wait::Event => true,
+        Wait::Interrupt => migration::use_wait(cpu::current(), latest_end()),
+        Wait::InterruptUntil(count) => migration::use_wait(cpu::current(), timer::physical(count)),
+        Wait::Unknown => migration::leave_wait(cpu::current()),
+    };
+    if is_over {
+        skip_instruction(esr);
+    }
+}

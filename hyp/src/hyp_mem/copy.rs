@@ -1,0 +1,313 @@
+//! Copying frames for migration, by way of this CPU's windows.
+//!
+//! The loop drops a cache line of 64 bytes of the source, moves it by four 16-byte registers and cleans it at once: five
+//! instructions. The registers are a guest's, so they are kept aside meanwhile.
+//!
+//! # Why both sides are cleaned and invalidated
+//! HCR_EL2.FWB stays 0, with FEAT_S2FWB or without: stage 2 says Write-Back and stage 1 may say less (Arm ARM D8.5), so a
+//! guest may map its RAM Non-cacheable while its caches are on, as Linux does for DMA. What it writes that way is in memory,
+//! and a line of that memory may be in a cache all the same, clean and stale: fetched speculatively through a window, or
+//! through a cacheable alias of the guest's own. A cacheable copy would read the line. So:
+//! - DC CIVAC on each line of the source before it is read: what the guest wrote through the cache reaches memory, what is
+//!   stale goes. Maintenance by address is in program order with loads of the same line (D7.5.9).
+//! - DC CIVAC on each line of the target after it is written: who reads past the caches finds it, and no line of it stays
+//!   that could hide what is written past them (B2.8).
+
+use super::window::{close_pair, show_pair};
+use crate::arch::sysreg::{instruction, read};
+use crate::arch::{cache, cpu, errata, features};
+use core::mem::MaybeUninit;
+use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
+use stage2::migrate::SOME;
+
+/// Bytes of the largest vector register (Arm ARM B1.2.1).
+const VECTOR_BYTES: usize = 256;
+/// Vector registers that the loop uses.
+const REGISTERS: usize = 8;
+/// Bytes that an iteration of the loops fills: a frame.
+const ITERATION: usize = FRAME_SIZE as usize;
+/// Frames that an iteration copies.
+const FRAMES: usize = 4;
+
+/// Whether the guest's vCPUs all run with their caches on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Caching {
+    /// They do, but for what they map Non-cacheable.
+    On,
+    /// Some may read and write all memory past the caches.
+    MaybeOff,
+}
+
+/// Copies `count` frames of one pageblock to as many of another, and cleans and invalidates both to the point of coherency
+/// (see the module's head), since a fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7,
+/// D7.2). It ends with DSB ISH: the completion of cache maintenance is for the CPU that does it to wait for (D7.5.9), and
+/// another may map the target. It copies [`SOME`] at a time for as long as `goes_on`, and yields how many it copied.
+///
+/// With [`Caching::MaybeOff`] a vCPU may read memory past a line that was fetched by speculation after it was cleaned. So
+/// both are cleaned and invalidated once more when no cacheable window shows them (`window`). A guest with its caches on
+/// has cacheable aliases of all of its memory, by which such lines come at any time, and has to cope with them.
+pub(crate) fn frames(
+    source: Frame,
+    target: Frame,
+    count: u64,
+    caching: Caching,
+    mut goes_on: impl FnMut() -> bool,
+) -> u64 {
+    run(source, target, (count as usize, SOME as usize), caching, |_| true, |_| goes_on()) as u64
+}
+
+/// The same frame by frame: number `index` if `claim(index)`, and then calls `done(index)`.
+pub(crate) fn each_frame(
+    source: Frame,
+    target: Frame,
+    count: usize,
+    caching: Caching,
+    claim: impl FnMut(usize) -> bool,
+    mut done: impl FnMut(usize),
+) {
+    let done = |index| {
+        done(index);
+        true
+    };
+    run(source, target, (count, 1), caching, claim, done);
+}
+
+/// Copies `count` frames, `step` at a time, for as long as `done` says so. Yields how many were looked at.
+#[inline(always)]
+fn run(
+    source: Frame,
+    target: Frame,
+    (count, step): (usize, usize),
+    caching: Caching,
+    mut claim: impl FnMut(usize) -> bool,
+    mut done: impl FnMut(usize) -> bool,
+) -> usize {
+    let Some([from_window, to_window]) = cpu::current().windows() else { return 0 };
+    let inside =
+        |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
+    debug_assert!(inside(source) && inside(target));
+    let [from, to] =
+        show_pair([from_window, to_window], [source.pa(), target.pa()]).map(|address| address.addr().get());
+    let has_small_lines = cache::line_size() < 64;
+    let mut room = Room::uninit();
+    let kept = Kept::keep(&mut room);
+    let mut next = 0;
+    while next < count {
+        let (index, some) = (next, step.min(count - next));
+        next += some;
+        if claim(index) {
+            let offset = index * FRAME_SIZE as usize;
+            let (from, to) = (from + offset, to + offset);
+            // SAFETY: the windows show the frames, whole pages of this guest's memory that no reference leads to; nobody
+            // writes to the source meanwhile, nor knows the target. `kept` has the vector registers.
+            unsafe {
+                if has_small_lines {
+                    copy_small_lines(from, to, some);
+                } else {
+                    copy_frames(from, to, some);
+                }
+            }
+            if !done(index) {
+                break;
+            }
+        }
+    }
+    drop(kept);
+    close_pair([from_window, to_window]);
+    if caching == Caching::MaybeOff {
+        let bytes = next * FRAME_SIZE as usize;
+        cache::clean_invalidate(from_window.show_uncached(source.pa()).addr().get(), bytes);
+        cache::clean_invalidate(to_window.show_uncached(target.pa()).addr().get(), bytes);
+        close_pair([from_window, to_window]);
+    }
+    next
+}
+
+/// Fills `count` frames of one pageblock with zeroes.
+pub(crate) fn zero(frame: Frame, count: u64) {
+    let Some([window, _]) = cpu::current().windows() else { return };
+    debug_assert!(frame.number() % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES);
+    let address = window.show(frame.pa()).addr().get();
+    let mut room = Room::uninit();
+    let kept = Kept::keep(&mut room);
+    // SAFETY: the window shows the frames, which are no one's memory any more; `kept` has the vector registers. A store of
+    // four of them fills a cache line, as DC ZVA does, but moves on by itself.
+    unsafe {
+        core::arch::asm!(
+            ".arch_extension simd",
+            "movi v0.2d, #0",
+            "movi v1.2d, #0",
+            "movi v2.2d, #0",
+            "movi v3.2d, #0",
+            "2:",
+            ".rept 64",
+            "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{to}], #64",
+            ".endr",
+            "subs {count}, {count}, #1",
+            "b.ne 2b",
+            to = inout(reg) address => _,
+            count = inout(reg) (count * FRAME_SIZE) as usize / ITERATION => _,
+            options(nostack)
+        );
+    }
+    drop(kept);
+    window.close();
+}
+
+/// Cleans and invalidates `count` frames of one pageblock, which no cacheable mapping leads to, to the point of coherency
+/// (Arm ARM D7.5.6).
+pub(crate) fn clean(frame: Frame, count: u64) {
+    let Some([window, _]) = cpu::current().windows() else { return };
+    cache::clean_invalidate(window.show_uncached(frame.pa()).addr().get(), (count * FRAME_SIZE) as usize);
+    window.close();
+}
+
+/// Makes copied instructions what every CPU fetches: DSB ISH; IC IALLUIS, unless instruction caches look at data
+/// (CTR_EL0.DIC); DSB ISH; ISB (Arm ARM D7.5.9). With DIC, Neoverse N1 may fetch stale instructions (erratum 1542419), unless
+/// a TLBI of anything and a DSB follow, which it needs for other errata too.
+pub(crate) fn synchronise_fetches() {
+    if read!("ctr_el0") >> 29 & 1 != 0 {
+        errata::complete_invalidations();
+        instruction!("isb");
+    } else {
+        cache::complete();
+    }
+}
+
+/// Room for the vector registers that serve here. It stays where it is: moving it would take longer than filling it.
+type Room = MaybeUninit<[u8; REGISTERS * VECTOR_BYTES]>;
+
+/// The vector registers that serve here, as they were: a guest's.
+struct Kept<'a> {
+    room: &'a mut Room,
+}
+
+impl<'a> Kept<'a> {
+    /// Keeps what is in the registers. All of their bits: a write to the lower 128 clears the rest (Arm ARM B1.2.1).
+    #[inline(always)]
+    fn keep(room: &'a mut Room) -> Self {
+        let place = room.as_mut_ptr();
+        // SAFETY: CPTR_EL2 lets EL2 use the registers; `place` has room for eight of the largest.
+        unsafe {
+            if features::has_sve() {
+                core::arch::asm!(
+                    ".arch_extension sve",
+                    "str z0, [{0}]",
+                    "str z1, [{0}, #1, mul vl]",
+                    "str z2, [{0}, #2, mul vl]",
+                    "str z3, [{0}, #3, mul vl]",
+                    "str z4, [{0}, #4, mul vl]",
+                    "str z5, [{0}, #5, mul vl]",
+                    "str z6, [{0}, #6, mul vl]",
+                    "str z7, [{0}, #7, mul vl]",
+                    in(reg) place,
+                    options(nostack, preserves_flags)
+                );
+            } else {
+                core::arch::asm!(
+                    ".arch_extension simd",
+                    "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{0}], #64",
+                    "st1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{0}]",
+                    inout(reg) place => _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        Self { room }
+    }
+}
+
+impl Drop for Kept<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let place = self.room.as_ptr();
+        // SAFETY: `keep` has written it, on a CPU with the same registers.
+        unsafe {
+            if features::has_sve() {
+                core::arch::asm!(
+                    ".arch_extension sve",
+                    "ldr z0, [{0}]",
+                    "ldr z1, [{0}, #1, mul vl]",
+                    "ldr z2, [{0}, #2, mul vl]",
+                    "ldr z3, [{0}, #3, mul vl]",
+                    "ldr z4, [{0}, #4, mul vl]",
+                    "ldr z5, [{0}, #5, mul vl]",
+                    "ldr z6, [{0}, #6, mul vl]",
+                    "ldr z7, [{0}, #7, mul vl]",
+                    in(reg) place,
+                    options(nostack, preserves_flags)
+                );
+            } else {
+                core::arch::asm!(
+                    ".arch_extension simd",
+                    "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{0}], #64",
+                    "ld1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{0}]",
+                    inout(reg) place => _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+    }
+}
+
+/// Copies `count` frames, not 0, by lines of 64 bytes: cleans and invalidates each before it reads it, and after it has
+/// written it; completes that by DSB ISH. An iteration copies [`FRAMES`] frames; the first begins in the middle, with as many
+/// as are left over of whole ones.
+///
+/// # Safety
+///
+/// Both ranges are mapped, Normal memory, aligned to 64 bytes, and apart from each other; no reference leads into them.
+/// The vector registers 0 to 7 are kept.
+#[inline(never)]
+unsafe fn copy_frames(from: usize, to: usize, count: usize) {
+    // SAFETY: as the caller says; EL2 is compiled without vector registers. What is jumped to is 1 to FRAMES times the code
+    // of a frame before the end of the loop's body. (GP is 0 in EL2's descriptors: what is jumped to needs no BTI.)
+    unsafe {
+        core::arch::asm!(
+            ".arch_extension simd",
+            "adr {at}, 3f",
+            "sub {at}, {at}, {first}",
+            "br {at}",
+            "2:",
+            ".rept {twice}",
+            "dc civac, {from}",
+            "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{from}], #64",
+            "dc civac, {from}",
+            "ld1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{from}], #64",
+            "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{to}]",
+            "dc civac, {to}",
+            "add {to}, {to}, #64",
+            "st1 {{v4.16b, v5.16b, v6.16b, v7.16b}}, [{to}]",
+            "dc civac, {to}",
+            "add {to}, {to}, #64",
+            ".endr",
+            "3:",
+            "subs {rounds}, {rounds}, #1",
+            "b.ne 2b",
+            "dsb ish",
+            at = out(reg) _,
+            first = in(reg) ((count - 1) % FRAMES + 1) * (ITERATION / 128 * 10 * 4),
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            rounds = inout(reg) count.div_ceil(FRAMES) => _,
+            twice = const FRAMES * ITERATION / 128,
+            options(nostack)
+        );
+    }
+}
+
+/// [`copy_frames`] where cache lines are smaller than 64 bytes: all of them are cleaned and invalidated.
+///
+/// # Safety
+///
+/// As there.
+#[cold]
+unsafe fn copy_small_lines(from: usize, to: usize, count: usize) {
+    let bytes = count * FRAME_SIZE as usize;
+    cache::clean_invalidate(from, bytes);
+    instruction!("dsb ish");
+    // SAFETY: as the caller says.
+    unsafe { copy_frames(from, to, count) };
+    cache::clean_invalidate(to, bytes);
+    instruction!("dsb ish");
+}

@@ -1,0 +1,515 @@
+//! EL2's own translation: stage 1 of the EL2 regime, 48-bit addresses, 4 KiB granule.
+//!
+//! | what | where | how |
+//! |---|---|---|
+//! | the image | `IMAGE_BASE` | text read-execute, constants read-only, data read-write |
+//! | the boot page | its physical address | read-execute, for secondary CPUs and the change of tables |
+//! | stacks | `STACKS` | read-write, unmapped pages below each |
+//! | windows | `WINDOWS` | two 2 MiB slots a CPU, through which it reaches guest memory (`window`) |
+//! | devices | `SMALL`, `LARGE` | Device-nGnRE |
+//! | boot data (device tree, configuration blob) | `SMALL`, `LARGE` | read-only |
+//! | frame table | `LARGE` | read-write |
+//! | NORMAL memory in use by Ballast | `LINEAR` + physical address | read-write, by pageblock |
+//!
+//! No address is writable and executable (SCTLR_EL2.WXN holds beside), nothing else is mapped. That holds by virtual
+//! address: the linear map is by pageblock and shows what lies beside Ballast's frames too, the image's text perhaps, as
+//! read-write. What the start alone needs, the end of the image, is unmapped when CPUs have stacks of their own
+//! ([`unmap_start`]).
+//!
+//! Tables come from a static pool, and once that runs out, from blocks of frames of Ballast's own (`tables`). They are
+//! 4 KiB each, so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
+
+use super::pages;
+use crate::arch::cpu::MAX_CPUS;
+use crate::arch::{cpu, errata};
+use crate::hyp_mem::table_pool;
+use crate::hyp_mem::table_pool::{Need, Place, Stock, is_physical, tables_for};
+use crate::physical::LINEAR_LIMIT;
+use crate::translation::Stage2;
+use aarch64_paging::Mapping;
+use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
+use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, Translation};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use spin::{Mutex, Once};
+use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
+use stage2::table::Geometry;
+
+/// Where the image is linked (link.ld).
+pub(crate) const IMAGE_BASE: usize = 0x8000_0000_0000;
+const STACKS: usize = IMAGE_BASE + (2 << 20);
+/// What is smaller than a pageblock, one after another, a page unmapped between.
+const SMALL: usize = STACKS + MONITOR_STRIDE + MAX_CPUS * STACK_STRIDE + FRAME_SIZE as usize;
+const WINDOWS: usize = IMAGE_BASE + (128 << 20);
+/// What may lie in blocks of 2 MiB and more, one after another, a pageblock unmapped between.
+const LARGE: usize = WINDOWS + (MAX_CPUS * WINDOWS_PER_CPU + 1) * PAGEBLOCK_SIZE as usize;
+const LINEAR: usize = 0xc000_0000_0000;
+const _: () = assert!(LINEAR as u64 + LINEAR_LIMIT <= 1 << 48);
+
+/// Bytes of a CPU's stack.
+pub(crate) const STACK_SIZE: usize = 16 * 1024;
+/// Bytes of the monitor's stack.
+pub(crate) const MONITOR_STACK_SIZE: usize = 32 * 1024;
+/// Room of a CPU's stack with the unmapped pages below it.
+const STACK_STRIDE: usize = 2 * STACK_SIZE;
+/// Room of the monitor's stack with the unmapped pages below it: the first of all.
+const MONITOR_STRIDE: usize = 2 * MONITOR_STACK_SIZE;
+/// Whether the boot stack is mapped.
+static BOOT_STACK: AtomicBool = AtomicBool::new(false);
+/// Whether the monitor's stack is mapped.
+static MONITOR_STACK: AtomicBool = AtomicBool::new(false);
+/// Slots of 2 MiB that each CPU has in `WINDOWS`.
+pub(crate) const WINDOWS_PER_CPU: usize = 2;
+
+/// Bit 0 of a descriptor.
+const VALID: u64 = 1;
+const NORMAL: El23Attributes = El23Attributes::VALID
+    .union(El23Attributes::ATTRIBUTE_INDEX_0)
+    .union(El23Attributes::USER_RES1)
+    .union(El23Attributes::INNER_SHAREABLE)
+    .union(El23Attributes::ACCESSED);
+const READ_EXECUTE: El23Attributes = NORMAL.union(El23Attributes::READ_ONLY);
+const READ_ONLY: El23Attributes = READ_EXECUTE.union(El23Attributes::XN);
+const READ_WRITE: El23Attributes = NORMAL.union(El23Attributes::XN);
+const DEVICE: El23Attributes = El23Attributes::VALID
+    .union(El23Attributes::ATTRIBUTE_INDEX_1)
+    .union(El23Attributes::USER_RES1)
+    .union(El23Attributes::ACCESSED)
+    .union(El23Attributes::XN);
+
+/// Contents of a window's level 2 entry besides the output address while it is in use: [`READ_WRITE`], a block.
+pub(crate) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
+/// What it holds for cache maintenance: Normal Non-cacheable memory.
+pub(crate) const WINDOW_BLOCK_UNCACHED: u64 =
+    READ_WRITE.difference(El23Attributes::ATTRIBUTE_INDEX_0).union(El23Attributes::ATTRIBUTE_INDEX_2).bits()
+        as u64;
+
+/// Tables in the static pool: what a machine of a few GiB needs. There is one for each GiB that Ballast has frames in,
+/// and about 13 for the rest.
+const POOL_TABLES: usize = 24;
+/// log2 of the frames of a block of tables that is added.
+pub(crate) const MORE_ORDER: u8 = table_pool::BLOCK.trailing_zeros() as u8;
+
+#[repr(C, align(4096))]
+struct Pool([[AtomicU64; 512]; POOL_TABLES]);
+
+#[unsafe(link_section = ".bss.ztables")]
+static POOL: Pool = Pool([const { [const { AtomicU64::new(0) }; 512] }; POOL_TABLES]);
+
+/// Hands out tables; one given back is handed out again.
+struct PoolTranslation {
+    image: u64,
+    stock: Stock,
+}
+
+impl PoolTranslation {
+    /// The table with the first address `pa`.
+    fn table(&self, pa: usize) -> &'static [AtomicU64; 512] {
+        let offset = pa.wrapping_sub(self.image as usize).wrapping_sub((&raw const POOL).addr() - IMAGE_BASE);
+        match POOL.0.get(offset / FRAME_SIZE as usize) {
+            Some(table) => table,
+            // SAFETY: a frame of a block that `add_tables` was given: mapped for ever, used as tables only.
+            None => unsafe { linear(Pa::new_truncate(pa as u64)).cast().as_ref() },
+        }
+    }
+}
+
+impl Translation<El23Attributes> for PoolTranslation {
+    fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
+        let pa = match self.stock.take() {
+            Some(Place::Pool(index)) => image_pa(&raw const POOL.0[index]) as usize,
+            Some(Place::Added(pa)) => pa as usize,
+            // `Tables::map` saw as many free as the mapping takes.
+            None => unreachable!(),
+        };
+        let table = self.table(pa);
+        for entry in table {
+            entry.store(0, Ordering::Relaxed);
+        }
+        (NonNull::from(table).cast(), PhysicalAddress(pa))
+    }
+
+    unsafe fn deallocate_table(&mut self, table: NonNull<PageTable<El23Attributes>>) {
+        let index = table.addr().get().wrapping_sub((&raw const POOL).addr()) / FRAME_SIZE as usize;
+        let added = table.addr().get().wrapping_sub(LINEAR) as u64;
+        self.stock.give(if index < POOL_TABLES { Place::Pool(index) } else { Place::Added(added) });
+    }
+
+    fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
+        NonNull::from(self.table(pa.0)).cast()
+    }
+}
+
+struct Tables {
+    mapping: Mapping<PoolTranslation, El2>,
+    next_small: usize,
+    next_large: usize,
+}
+
+static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
+/// Where the image lies.
+static IMAGE: AtomicU64 = AtomicU64::new(0);
+static ROOT: AtomicUsize = AtomicUsize::new(0);
+
+/// The stage 2 of CPUs that run no vCPU.
+static EMPTY_STAGE2: Once<Stage2> = Once::new();
+
+/// Why something could not be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapError {
+    /// Fewer tables are free than it may take.
+    OutOfTables(Need),
+    /// The address has no place in EL2's map.
+    AddressTooHigh(u64),
+    /// The library refused: a range backwards, past the end, or mapped already in another way.
+    Refused,
+}
+
+impl core::fmt::Display for MapError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::OutOfTables(_) => f.write_str("all of EL2's translation tables are in use"),
+            Self::AddressTooHigh(address) => write!(f, "{address:#x} is above what EL2's map can hold"),
+            Self::Refused => f.write_str("EL2's map already holds something else there"),
+        }
+    }
+}
+
+impl Tables {
+    fn map(&mut self, va: usize, pa: u64, size: usize, flags: El23Attributes) -> Result<(), MapError> {
+        let need = Need::tables(tables_for(va as u64, pa, size as u64));
+        self.map_with(need, va, pa, size, flags)
+    }
+
+    /// The same, with what `need` says of the tables.
+    fn map_with(
+        &mut self,
+        need: Need,
+        va: usize,
+        pa: u64,
+        size: usize,
+        flags: El23Attributes,
+    ) -> Result<(), MapError> {
+        if !self.mapping.translation().stock.has(need) {
+            return Err(MapError::OutOfTables(need));
+        }
+        let region = MemoryRegion::new(va, va + size);
+        self.mapping
+            .map_range(&region, PhysicalAddress(pa as usize), flags, Constraints::NO_CONTIGUOUS_HINT)
+            .map_err(|_| MapError::Refused)
+    }
+
+    /// Maps the frames that `size` bytes at `pa` touch where there is room. Returns the address of `pa`.
+    fn map_anywhere(&mut self, pa: u64, size: u64, flags: El23Attributes) -> Result<NonNull<u8>, MapError> {
+        if !is_physical(pa, size, crate::arch::sysreg::read!("id_aa64mmfr0_el1") & 0xf) {
+            return Err(MapError::AddressTooHigh(pa));
+        }
+        const BLOCK: usize = PAGEBLOCK_SIZE as usize;
+        let start = pa & !(FRAME_SIZE - 1);
+        let bytes = ((pa + size).next_multiple_of(FRAME_SIZE) - start) as usize;
+        let is_small = bytes < BLOCK && self.next_small + bytes < WINDOWS;
+        // The same offset within 2 MiB as the physical address, so that blocks can serve.
+        let va = if is_small { self.next_small } else { self.next_large + start as usize % BLOCK };
+        self.map(va, start, bytes, flags)?;
+        if is_small {
+            self.next_small = va + bytes + FRAME_SIZE as usize;
+        } else {
+            self.next_large = (va + bytes).next_multiple_of(BLOCK) + BLOCK;
+        }
+        NonNull::new((va + (pa - start) as usize) as *mut u8).ok_or(MapError::Refused)
+    }
+
+    /// The level 2 entry of the pageblock at `va`, where the tables reach down to it.
+    fn entry(&self, va: usize) -> Result<Option<&'static AtomicU64>, MapError> {
+        let mut entry = None;
+        let region = MemoryRegion::new(va, va + PAGEBLOCK_SIZE as usize);
+        self.mapping
+            .walk_range(&region, &mut |_, descriptor, level| {
+                if level == 2 {
+                    // SAFETY: a descriptor is one atomic word in a table. Those that lead to pageblocks of the linear
+                    // map and to windows are never freed, since neither is mapped anew.
+                    entry = Some(unsafe { &*core::ptr::from_ref(descriptor).cast::<AtomicU64>() });
+                }
+                Ok(())
+            })
+            .map_err(|_| MapError::Refused)?;
+        Ok(entry)
+    }
+
+    /// Maps the pageblock that `pa` lies in at its linear address, unless it is.
+    fn map_linear(&mut self, pa: Pa, need: Need) -> Result<(), MapError> {
+        if pa.get() >= LINEAR_LIMIT {
+            return Err(MapError::AddressTooHigh(pa.get()));
+        }
+        let start = pa.get() & !(PAGEBLOCK_SIZE - 1);
+        let va = LINEAR + start as usize;
+        if self.entry(va)?.is_some_and(|entry| entry.load(Ordering::Relaxed) & VALID != 0) {
+            return Ok(());
+        }
+        self.map_with(need, va, start, PAGEBLOCK_SIZE as usize, READ_WRITE)
+    }
+
+    /// Unmaps whole pages.
+    fn unmap(&mut self, start: usize, end: usize) -> Result<(), MapError> {
+        let (region, flags) = (MemoryRegion::new(start, end), El23Attributes::empty());
+        self.mapping
+            .map_range(&region, PhysicalAddress(0), flags, Constraints::NO_CONTIGUOUS_HINT)
+            .map_err(|_| MapError::Refused)?;
+        // The library has invalidated the pages one by one (TLBI VAE2IS).
+        errata::complete_invalidations();
+        Ok(())
+    }
+}
+
+unsafe extern "C" {
+    static __boot_text_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __image_file_end: u8;
+}
+
+/// The address of a symbol of the linker's that may be further away than the code model reaches.
+macro_rules! far_symbol {
+    ($name:literal) => {{
+        let address: usize;
+        // SAFETY: loads a constant.
+        unsafe { core::arch::asm!(concat!("ldr {}, =", $name), out(reg) address, options(nostack, pure, readonly)) };
+        address
+    }};
+}
+
+fn image_end() -> usize {
+    far_symbol!("__image_end")
+}
+
+fn boot_stack_bottom() -> usize {
+    far_symbol!("__boot_stack_bottom")
+}
+
+/// Makes the final tables and goes over to them. Once, on the primary CPU.
+///
+/// # Safety
+///
+/// The early tables are in use and `image` is the physical address of the image.
+pub(crate) unsafe fn init(image: u64) -> Result<(), MapError> {
+    IMAGE.store(image, Ordering::Relaxed);
+    let translation = PoolTranslation { image, stock: Stock::new(POOL_TABLES) };
+    let mut tables =
+        Tables { mapping: Mapping::new(translation, 0, El2), next_small: SMALL, next_large: LARGE };
+    let pieces = [
+        (IMAGE_BASE, (&raw const __text_end).addr(), READ_EXECUTE),
+        ((&raw const __text_end).addr(), (&raw const __rodata_end).addr(), READ_ONLY),
+        ((&raw const __rodata_end).addr(), far_symbol!("__boot_stack_guard"), READ_WRITE),
+        (boot_stack_bottom(), image_end(), READ_WRITE),
+    ];
+    for (start, end, flags) in pieces {
+        tables.map(start, (start - IMAGE_BASE) as u64 + image, end - start, flags)?;
+    }
+    tables.map(image as usize, image, FRAME_SIZE as usize, READ_EXECUTE)?;
+
+    let root = tables.mapping.root_address().0;
+    // From here on every change is checked for break-before-make and followed by TLB maintenance.
+    tables.mapping.mark_active();
+    *TABLES.lock() = Some(tables);
+    ROOT.store(root, Ordering::Release);
+    BOOT_STACK.store(true, Ordering::Relaxed);
+    // SAFETY: the tables map the image, the boot stack in use (part of the image) and the boot page.
+    unsafe { crate::boot::entry::change_root(root as u64, image) };
+    Ok(())
+}
+
+/// Unmaps what the start alone needs: the end of the image, which nobody may use any more, from after `cpu_count` CPUs'
+/// own data on.
+pub(crate) fn unmap_start(cpu_count: usize) -> Result<(), MapError> {
+    BOOT_STACK.store(false, Ordering::Relaxed);
+    try_with_tables(|tables| {
+        tables.unmap(start_of_start(cpu_count), far_symbol!("__boot_stack_guard"))?;
+        tables.unmap(boot_stack_bottom(), image_end())
+    })
+}
+
+/// The address from which on the start alone needs the image, where there are at most `cpu_count` CPUs.
+fn start_of_start(cpu_count: usize) -> usize {
+    cpu::end_of(cpu_count).next_multiple_of(FRAME_SIZE as usize)
+}
+
+/// Bytes of the image that stay in use where there are at most `cpu_count` CPUs.
+pub(crate) fn kept_size(cpu_count: usize) -> u64 {
+    (start_of_start(cpu_count) - IMAGE_BASE) as u64
+}
+
+/// Physical address of the root table.
+pub(crate) fn root() -> u64 {
+    ROOT.load(Ordering::Acquire) as u64
+}
+
+/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs that run no vCPU, for ever.
+pub(crate) fn set_empty_stage2(pa: Pa, geometry: Geometry) {
+    // VMID 0 is nobody's.
+    EMPTY_STAGE2.call_once(|| Stage2 { vtcr: geometry.vtcr(), vttbr: pa.get() });
+}
+
+/// Returns the stage 2 of a CPU that runs no vCPU: tables that hold nothing.
+pub(crate) fn empty_stage2() -> Stage2 {
+    EMPTY_STAGE2.get().copied().unwrap_or(Stage2 { vtcr: 1 << 31, vttbr: 0 })
+}
+
+/// Physical address of the image.
+pub(crate) fn image() -> u64 {
+    IMAGE.load(Ordering::Relaxed)
+}
+
+/// Bytes from the image's first to its last, zeroed data and boot stack included.
+pub(crate) fn image_size() -> u64 {
+    (image_end() - (&raw const __boot_text_start).addr()) as u64
+}
+
+/// Bytes of the image as it is loaded.
+pub(crate) fn image_file_size() -> u64 {
+    ((&raw const __image_file_end).addr() - IMAGE_BASE) as u64
+}
+
+/// Physical address of something in the image.
+pub(crate) fn image_pa<T>(object: *const T) -> u64 {
+    (object.addr() - IMAGE_BASE) as u64 + image()
+}
+
+/// Lets `f` change the tables: again, where it found too few of them and there are more now.
+fn with_tables<T>(f: impl Fn(&mut Tables) -> Result<T, MapError>) -> Result<T, MapError> {
+    loop {
+        let result = try_with_tables(&f);
+        match result {
+            Err(MapError::OutOfTables(need)) if pages::add_tables(need) => {}
+            _ => return result,
+        }
+    }
+}
+
+fn try_with_tables<T>(f: impl FnOnce(&mut Tables) -> Result<T, MapError>) -> Result<T, MapError> {
+    TABLES.lock().as_mut().map_or(Err(MapError::Refused), f)
+}
+
+#[inline(never)]
+fn map_anywhere(pa: u64, size: u64, flags: El23Attributes) -> Result<NonNull<u8>, MapError> {
+    with_tables(|tables| tables.map_anywhere(pa, size, flags))
+}
+
+/// Maps `size` bytes of a device's registers.
+pub(crate) fn map_device(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError> {
+    map_anywhere(pa.get(), size, DEVICE)
+}
+
+/// Maps `size` bytes that the loader left (device tree, configuration blob, boot modules), read-only.
+pub(crate) fn map_boot_data(pa: u64, size: u64) -> Result<NonNull<u8>, MapError> {
+    map_anywhere(pa, size, READ_ONLY)
+}
+
+/// Unmaps the boot data that was mapped last, less than a pageblock, again.
+pub(crate) fn unmap_boot_data(va: NonNull<u8>, size: usize) -> Result<(), MapError> {
+    try_with_tables(|tables| {
+        let start = va.addr().get() & !(FRAME_SIZE as usize - 1);
+        tables.unmap(start, (va.addr().get() + size).next_multiple_of(FRAME_SIZE as usize))?;
+        // Not where there was no room left among what is small.
+        if start < WINDOWS {
+            tables.next_small = start;
+        }
+        Ok(())
+    })
+}
+
+/// Maps the frame table.
+pub(crate) fn map_frame_table(pa: Pa, size: u64) -> Result<NonNull<u8>, MapError> {
+    map_anywhere(pa.get(), size, READ_WRITE)
+}
+
+/// Maps the stack of CPU `index` onto [`STACK_SIZE`] bytes at `pa`; returns its top.
+pub(crate) fn map_stack(index: usize, pa: Pa) -> Result<u64, MapError> {
+    map_stack_below(stack_top(index), STACK_SIZE, pa)
+}
+
+/// The top of the stack of CPU `index`.
+const fn stack_top(index: usize) -> usize {
+    STACKS + MONITOR_STRIDE + (index + 1) * STACK_STRIDE
+}
+
+/// Maps the monitor's stack onto [`MONITOR_STACK_SIZE`] bytes at `pa`; returns its top.
+pub(crate) fn map_monitor_stack(pa: Pa) -> Result<u64, MapError> {
+    let top = map_stack_below(STACKS + MONITOR_STRIDE, MONITOR_STACK_SIZE, pa)?;
+    MONITOR_STACK.store(true, Ordering::Release);
+    Ok(top)
+}
+
+#[inline(never)]
+fn map_stack_below(top: usize, size: usize, pa: Pa) -> Result<u64, MapError> {
+    with_tables(|tables| tables.map(top - size, pa.get(), size, READ_WRITE))?;
+    Ok(top as u64)
+}
+
+/// Maps the pageblock that `pa` lies in at its linear address, once it is in use by Ballast.
+pub(crate) fn map_linear(pa: Pa) -> Result<(), MapError> {
+    with_tables(|tables| tables.map_linear(pa, Need::tables(table_pool::RESERVE)))
+}
+
+/// Whether as many tables are free as `need` says; `None` where they are not and none may be added.
+pub(crate) fn has_tables(need: Need) -> Option<bool> {
+    let tables = TABLES.lock();
+    let stock = &tables.as_ref()?.mapping.translation().stock;
+    let has = stock.has(need);
+    (has || stock.has_room()).then_some(has)
+}
+
+/// Maps the block of [`MORE_ORDER`] at `pa` and adds it to the tables, for ever, where there is room.
+pub(crate) fn add_tables(pa: Pa) -> Result<(), MapError> {
+    try_with_tables(|tables| {
+        tables.map_linear(pa, Need::BLOCK)?;
+        tables.mapping.translation().stock.add(pa.get());
+        Ok(())
+    })
+}
+
+/// The linear address of `pa`; meaningful after [`map_linear`].
+pub(crate) fn linear(pa: Pa) -> NonNull<u8> {
+    // SAFETY: LINEAR is not zero and the sum stays below 2^48: physical addresses are below LINEAR_LIMIT.
+    unsafe { NonNull::new_unchecked((LINEAR + pa.get() as usize) as *mut u8) }
+}
+
+/// The address of window `slot` of CPU `cpu`, and the level 2 entry that opens it, which is made invalid.
+pub(crate) fn window(cpu: usize, slot: usize) -> Result<(NonNull<u8>, &'static AtomicU64), MapError> {
+    let va = WINDOWS + (cpu * WINDOWS_PER_CPU + slot) * PAGEBLOCK_SIZE as usize;
+    with_tables(|tables| {
+        // Writing an invalid block makes the tables down to level 2. The address is not kept; it only must not
+        // look like the one that an empty entry holds, or the library sees nothing to do.
+        tables.map(va, 1 << 40, PAGEBLOCK_SIZE as usize, El23Attributes::empty())?;
+        let entry = tables.entry(va)?.ok_or(MapError::Refused)?;
+        Ok((NonNull::new(va as *mut u8).ok_or(MapError::Refused)?, entry))
+    })
+}
+
+/// Whether `address` lies in a mapped stack.
+pub(crate) fn is_stack(address: u64) -> bool {
+    let address = address as usize;
+    let is_below = |top: usize, size: usize| (top - size..top).contains(&address);
+    // Only the boot CPU's own may be there or not yet.
+    let first = if cpu::get(0).is_some_and(|cpu| cpu.stack_top() == boot_stack_top()) { 1 } else { 0 };
+    (BOOT_STACK.load(Ordering::Relaxed)
+        && (boot_stack_bottom()..boot_stack_top() as usize).contains(&address))
+        || (first..cpu::count()).any(|index| is_below(stack_top(index), STACK_SIZE))
+        || (MONITOR_STACK.load(Ordering::Acquire) && is_below(STACKS + MONITOR_STRIDE, MONITOR_STACK_SIZE))
+}
+
+/// Top of the stack that the start runs on.
+pub(crate) fn boot_stack_top() -> u64 {
+    far_symbol!("__boot_stack_top") as u64
+}
+
+/// What was loaded at `pa`, mapped read-only for ever; `None`, and a line in the log, where it cannot be mapped.
+pub(crate) fn map_loaded(pa: stage2::addr::Pa, size: u64) -> Option<&'static [u8]> {
+    match map_boot_data(pa.get(), size) {
+        // SAFETY: mapped read-only for this size and never unmapped; reserved in the memory map, so nobody writes.
+        Ok(address) => Some(unsafe { core::slice::from_raw_parts(address.as_ptr(), size as usize) }),
+        Err(error) => {
+            crate::observe::log::error!("what was loaded at {}: {}", pa, error);
+            None
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! EL2's own memory: its translation tables, pages, heap, and the windows through which it copies guests' memory.
+
+#[cfg(target_os = "none")]
+pub(crate) mod copy;
+#[cfg(target_os = "none")]
+pub(crate) mod heap;
+#[cfg(target_os = "none")]
+pub(crate) mod mmu;
+#[cfg(target_os = "none")]
+pub(crate) mod pages;
+pub mod table_pool;
+#[cfg(target_os = "none")]
+pub(crate) mod window;

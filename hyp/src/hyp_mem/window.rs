@@ -1,0 +1,122 @@
+//! Windows: 2 MiB of address space through which a CPU reaches guest memory, which EL2 otherwise does not map.
+//!
+//! Each CPU has two and uses them alone. A window is opened on one pageblock at a time, with a level 2 block
+//! entry; moving it is a break-before-make (Arm ARM D8.16.1): invalid entry, invalidation, new entry. The
+//! invalidation is broadcast, since any CPU may have walked the shared tables speculatively.
+//!
+//! Whoever opens a window closes it before it returns: the memory of a guest is mapped at EL2 only while EL2 works on it,
+//! so that what EL2 does for one guest cannot be led by speculation to what is left of another's. An open and a close take
+//! some 25 instructions and one broadcast invalidation; migration pays them once for a batch of pages or a run of a unit
+//! of 2 MiB, which takes thousands.
+//!
+//! A window is cacheable or, for cache maintenance, Non-cacheable. As long as a cacheable one is open, a line may be
+//! fetched through it by speculation, even one that has just been cleaned and invalidated (Arm ARM B2.8). So memory that
+//! somebody may access past the caches is cleaned and invalidated through a Non-cacheable window, after the other is
+//! closed; maintenance by address acts on the physical address in either case (D7.5.9).
+
+use super::mmu;
+use crate::arch::errata;
+use crate::arch::sysreg::instruction;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use stage2::addr::{PAGEBLOCK_SIZE, Pa};
+
+/// One window of the CPU that it belongs to.
+pub(crate) struct Window {
+    base: NonNull<u8>,
+    /// Level 2 descriptor: 0 while the window is closed.
+    entry: &'static AtomicU64,
+}
+
+// SAFETY: used by its own CPU only.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// Window `slot` of CPU `cpu`.
+    pub(crate) fn new(cpu: usize, slot: usize) -> Result<Self, mmu::MapError> {
+        let (base, entry) = mmu::window(cpu, slot)?;
+        Ok(Self { base, entry })
+    }
+
+    /// Shows the pageblock that `pa` lies in; returns the address of `pa` in the window. Good until the next call.
+    pub(crate) fn show(&self, pa: Pa) -> NonNull<u8> {
+        self.show_as(pa, mmu::WINDOW_BLOCK)
+    }
+
+    /// Shows the pageblock that `pa` lies in as Non-cacheable memory, for cache maintenance. Good until the next call.
+    pub(crate) fn show_uncached(&self, pa: Pa) -> NonNull<u8> {
+        self.show_as(pa, mmu::WINDOW_BLOCK_UNCACHED)
+    }
+
+    #[inline(always)]
+    fn show_as(&self, pa: Pa, attributes: u64) -> NonNull<u8> {
+        let address = self.set(pa, attributes);
+        complete_opening();
+        address
+    }
+
+    /// Writes the descriptor, after a break if the window was left open; returns the address of `pa` in the window.
+    #[inline(always)]
+    fn set(&self, pa: Pa, attributes: u64) -> NonNull<u8> {
+        if self.entry.load(Ordering::Relaxed) != 0 {
+            self.close();
+        }
+        self.entry.store(pa.get() & !(PAGEBLOCK_SIZE - 1) | attributes, Ordering::Relaxed);
+        // SAFETY: the offset stays within the window's 2 MiB.
+        unsafe { self.base.add((pa.get() % PAGEBLOCK_SIZE) as usize) }
+    }
+
+    /// Shows nothing. Accesses and cache maintenance through the window are complete when it returns (DSB ISH).
+    pub(crate) fn close(&self) {
+        self.clear();
+        instruction!("dsb ishst");
+        self.invalidate();
+        complete_closing();
+    }
+
+    #[inline(always)]
+    fn clear(&self) {
+        self.entry.store(0, Ordering::Relaxed);
+    }
+
+    /// Drops cached translations of the window.
+    #[inline(always)]
+    fn invalidate(&self) {
+        let page = self.base.addr().get() as u64 >> 12;
+        // SAFETY: nobody uses the window now.
+        unsafe { core::arch::asm!("tlbi vae2is, {}", in(reg) page, options(nostack, preserves_flags)) };
+    }
+}
+
+/// Shows a pageblock in each of two windows, as [`Window::show`] does, with one completion.
+#[inline(always)]
+pub(crate) fn show_pair([first, second]: [&Window; 2], [one, other]: [Pa; 2]) -> [NonNull<u8>; 2] {
+    let addresses = [first.set(one, mmu::WINDOW_BLOCK), second.set(other, mmu::WINDOW_BLOCK)];
+    complete_opening();
+    addresses
+}
+
+/// Closes two windows, as [`Window::close`] does, with one completion.
+#[inline(always)]
+pub(crate) fn close_pair([first, second]: [&Window; 2]) {
+    first.clear();
+    second.clear();
+    instruction!("dsb ishst");
+    first.invalidate();
+    second.invalidate();
+    complete_closing();
+}
+
+#[inline(always)]
+fn complete_opening() {
+    instruction!("dsb ishst");
+    instruction!("isb");
+}
+
+#[inline(always)]
+fn complete_closing() {
+    errata::complete_invalidations();
+    instruction!("isb");
+}

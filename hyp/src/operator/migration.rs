@@ -1,0 +1,146 @@
+//! Migration, as the console sees it.
+
+use crate::arch::timer;
+use crate::guest::Guest;
+use crate::guest::migration::{ENGINE, Host, submit, wake};
+use crate::hyp_mem::pages;
+use crate::monitor::migration::{Heat, Look, Migration, Order, Piece};
+use guest_dts::config::BankKind;
+use stage2::addr::{FRAME_SIZE, Frame, Ipa};
+use stage2::controller::ControllerId;
+use stage2::migrate::{Engine, Frames, Guests, JobId, JobReport, Request, RequestError, Shortage};
+use stage2::owner::{GuestId, Owner};
+use stage2::phys::alloc::Retired;
+use stage2::phys::placement::Placement;
+use stage2::range::FrameRange;
+use stage2::table::Leaf;
+
+/// Bytes of 4 KiB units that are looked at under one holding of a guest's lock.
+const LOOK: u64 = 64 * FRAME_SIZE;
+
+/// The operator's hand on migration.
+pub(crate) struct Operator;
+
+fn guest(index: usize) -> Option<&'static Guest> {
+    crate::guest::all().nth(index)
+}
+
+impl Migration for Operator {
+    fn engine(&self) -> &Engine {
+        &ENGINE
+    }
+
+    fn submit(&self, request: Request) -> Result<JobId, RequestError> {
+        submit(request)
+    }
+
+    fn control(&self, job: JobId, order: Order) -> Result<(), RequestError> {
+        match order {
+            Order::Pause => ENGINE.pause(&Host, job),
+            Order::Resume => ENGINE.resume(&Host, job),
+            Order::Cancel => ENGINE.cancel(&Host, job),
+        }?;
+        wake();
+        Ok(())
+    }
+
+    fn job(&self, job: JobId) -> Option<JobReport> {
+        ENGINE.job(&Host, job)
+    }
+
+    fn job_after(&self, job: JobId) -> Option<JobReport> {
+        ENGINE.job_after(&Host, job)
+    }
+
+    fn shortage(&self, report: &JobReport) -> Shortage {
+        ENGINE.shortage(&Host, report)
+    }
+
+    fn frames_for(&self, guest: GuestId, controller: ControllerId) -> u64 {
+        let free = pages::MEMORY.free_frames(&Placement::only(controller));
+        // What is closed is not gone back to.
+        if free == 0 && pages::MEMORY.is_closed(controller) {
+            0
+        } else {
+            free + pages::MEMORY.resident(Owner::Guest(guest), controller)
+        }
+    }
+
+    fn piece(&self, index: usize, piece: usize) -> Option<Piece> {
+        let guest = guest(index)?;
+        let planned = guest.plan().pieces().get(piece)?;
+        let (is_dmb, number) = match guest.plan().kind_at(planned.ipa)? {
+            BankKind::Region(number) => (false, number),
+            BankKind::Dmb(number) => (true, number),
+        };
+        let placement = guest.placement(piece).unwrap_or(planned.placement);
+        Some(Piece {
+            is_dmb,
+            number,
+            ipa: planned.ipa.get(),
+            size: planned.size,
+            placement,
+            is_pinned: placement != planned.placement,
+            mobility: Host.region(guest.id(), planned.ipa)?.mobility,
+        })
+    }
+
+    fn place(&self, index: usize, piece: usize, placement: Option<Placement>) {
+        let Some(guest) = guest(index) else { return };
+        let Some(planned) = guest.plan().pieces().get(piece) else { return };
+        if let Some(place) = guest.placements.lock().get_mut(piece) {
+            *place = placement.unwrap_or(planned.placement);
+        }
+    }
+
+    fn sample(&self, index: usize, ipa: u64, heat: &mut Heat) -> Option<u64> {
+        let guest = guest(index)?;
+        let space = guest.space.if_open()?;
+        heat.life = guest.space.life();
+        let from = Ipa::try_new(ipa)?;
+        space.with(&Host, |stage2| {
+            let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(ipa)?).next()?;
+            // No longer than what a guest that faults may wait for.
+            let size = leaf.size().max(LOOK);
+            let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
+            let visit = |leaf: Leaf| {
+                heat.unit_count += 1;
+                let Some(span) = pages::MEMORY.span_of(Frame::containing(leaf.pa())) else { return };
+                let at = span.controller.index();
+                heat.resident[at] += leaf.size();
+                if leaf.descriptor().is_accessed() {
+                    heat.touched[at] += leaf.size();
+                }
+            };
+            match heat.look {
+                Look::Begin => {
+                    stage2.harvest_accessed(base, size, visit);
+                    stage2.synchronise();
+                }
+                Look::Count => stage2.leaves(base, size).filter(|leaf| !leaf.is_broken()).for_each(visit),
+                Look::End => stage2.mark_all_accessed(base, size, visit),
+            }
+            Some(base.get() + size)
+        })
+    }
+
+    fn close(&self, controller: ControllerId, is_closed: bool) {
+        if is_closed {
+            pages::MEMORY.close(controller);
+        } else {
+            pages::MEMORY.open(controller);
+        }
+    }
+
+    fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange {
+        pages::MEMORY.retire_some(frames, done)
+    }
+
+    fn nanoseconds(&self, ticks: u64) -> u64 {
+        timer::to_nanoseconds(ticks)
+    }
+
+    fn now(&self) -> u64 {
+        timer::now()
+    }
+}

@@ -1,0 +1,226 @@
+//! The host's PL011, as the wire under the console's multiplexer.
+//!
+//! Lock order: a guest's vPL011, then `CONSOLE`. `CONSOLE` is a leaf otherwise; it is held for a few hundred
+//! bytes of output at most.
+
+use crate::arch::cpu;
+use crate::arch::device::read32;
+use crate::hyp_mem::mmu;
+use crate::monitor::mux::{self, Console, Effect, Mux, QUEUE_SIZE, RING_SIZE, Storage};
+use crate::operator::scheduler;
+use crate::{board, guest};
+use alloc::boxed::Box;
+use alloc::vec;
+use arm_pl011_uart::{
+    DataBits, FifoLevel, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart, UniqueMmioPointer,
+};
+use core::fmt;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use guest_dts::range::PaRange;
+use spin::Mutex;
+
+/// Bytes of a PL011's registers.
+const SIZE: u64 = 0x1000;
+/// UARTDR, UARTFR and its TXFF, for messages before there is a multiplexer and after it is of use.
+const DR: usize = 0x00;
+const FR: usize = 0x18;
+const FR_TXFF: u32 = 1 << 5;
+
+static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+static INTID: AtomicU32 = AtomicU32::new(u32::MAX);
+/// The second UART's registers, where the log goes there.
+static SECOND: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+/// The console's multiplexer.
+static CONSOLE: Mutex<Option<Mux<'static, Wire>>> = Mutex::new(None);
+
+/// The wire.
+pub(crate) struct Wire {
+    uart: Uart<'static>,
+    wants_room: bool,
+}
+
+// SAFETY: the registers are reached under the multiplexer's lock only, from any CPU.
+unsafe impl Send for Wire {}
+
+impl Wire {
+    fn masks(&self) -> Interrupts {
+        let receive = Interrupts::RXI | Interrupts::RTI;
+        if self.wants_room { receive | Interrupts::TXI } else { receive }
+    }
+}
+
+impl mux::Uart for Wire {
+    #[inline]
+    fn try_write(&mut self, byte: u8) -> bool {
+        if self.uart.is_tx_fifo_full() {
+            return false;
+        }
+        self.uart.write_word(byte);
+        true
+    }
+
+    fn notify_room(&mut self, is_wanted: bool) {
+        if self.wants_room != is_wanted {
+            self.wants_room = is_wanted;
+            self.uart.set_interrupt_masks(self.masks());
+        }
+    }
+}
+
+/// Writes by polling, without any lock.
+pub(crate) struct Polled;
+
+impl fmt::Write for Polled {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let registers = REGISTERS.load(Ordering::Acquire);
+        if registers.is_null() {
+            return Ok(());
+        }
+        for byte in text.bytes() {
+            // SAFETY: the PL011's registers, mapped for ever; single aligned accesses.
+            unsafe {
+                while read32(registers.add(FR).cast()) & FR_TXFF != 0 {
+                    core::hint::spin_loop();
+                }
+                registers.add(DR).cast::<u32>().write_volatile(u32::from(byte));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Maps the UART, so that messages come out.
+pub(crate) fn init_early(registers: PaRange) -> Result<(), mmu::MapError> {
+    let base = mmu::map_device(registers.base(), SIZE)?;
+    REGISTERS.store(base.as_ptr(), Ordering::Release);
+    Ok(())
+}
+
+/// Sets the UART up and puts the multiplexer on it.
+pub(crate) fn init(console: &board::Console) {
+    let Some(base) = NonNull::new(REGISTERS.load(Ordering::Acquire)) else { return };
+    // SAFETY: the PL011's registers, mapped for ever; `Polled` apart, which is for fatal errors, nobody else uses
+    // them.
+    let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(base.cast::<PL011Registers>()) });
+    if let Some(clock) = console.clock_hz {
+        let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
+        // A rate that the clock cannot give leaves the line as the firmware set it.
+        let _ = uart.enable(line, console.baud.unwrap_or(115_200), clock);
+    }
+    uart.set_interrupt_fifo_levels(FifoLevel::Bytes4, FifoLevel::Bytes4);
+    uart.clear_interrupts(Interrupts::all());
+    let wire = Wire { uart, wants_room: false };
+    let leak = |size: usize| -> &'static mut [u8] { Box::leak(vec![0; size].into_boxed_slice()) };
+    let storage = Storage { out: leak(QUEUE_SIZE), messages: leak(QUEUE_SIZE) };
+    *CONSOLE.lock() = Some(Mux::new(wire, storage, leak(RING_SIZE), leak(RING_SIZE)));
+    INTID.store(console.interrupt.intid, Ordering::Release);
+}
+
+/// Sets the second UART up, for the log. It is polled; the monitor's coroutine alone writes to it.
+pub(crate) fn init_second(console: &board::Console) -> Result<(), mmu::MapError> {
+    let base = mmu::map_device(console.registers.base(), SIZE)?;
+    // SAFETY: the PL011's registers, mapped for ever and used by nobody else.
+    let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(base.cast::<PL011Registers>()) });
+    if let Some(clock) = console.clock_hz {
+        let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
+        let _ = uart.enable(line, 115_200, clock);
+    }
+    SECOND.store(base.as_ptr(), Ordering::Release);
+    Ok(())
+}
+
+/// Whether there is a second UART for the log.
+pub(crate) fn has_second() -> bool {
+    !SECOND.load(Ordering::Relaxed).is_null()
+}
+
+/// Sends `byte` by the second UART; refuses it where its FIFO is full.
+pub(crate) fn try_write_second(byte: u8) -> bool {
+    let registers = SECOND.load(Ordering::Acquire);
+    if registers.is_null() {
+        return true;
+    }
+    // SAFETY: the PL011's registers, mapped for ever; single aligned accesses.
+    unsafe {
+        if read32(registers.add(FR).cast()) & FR_TXFF != 0 {
+            return false;
+        }
+        registers.add(DR).cast::<u32>().write_volatile(u32::from(byte));
+    }
+    true
+}
+
+/// Lets the UART's interrupts through, on this CPU.
+pub(crate) fn enable_interrupts(distributor: &crate::arch::gic::Distributor) {
+    with_console(|mux| {
+        let masks = mux.uart().masks();
+        mux.uart().uart.set_interrupt_masks(masks);
+    });
+    distributor.enable(INTID.load(Ordering::Acquire), cpu::current().mpidr());
+}
+
+/// Gives guest `index` a console.
+pub(crate) fn add_guest(index: usize, name: &'static str) {
+    let leak = |size: usize| -> &'static mut [u8] { Box::leak(vec![0; size].into_boxed_slice()) };
+    if let Some(console) = Console::guest(index) {
+        let (input, output) = (leak(RING_SIZE), leak(RING_SIZE));
+        with_console(|mux| mux.add(console, name, input, output));
+    }
+}
+
+/// Calls `f` with the multiplexer, if there is one yet.
+pub(crate) fn with_console<T>(f: impl FnOnce(&mut Mux<'static, Wire>) -> T) -> Option<T> {
+    CONSOLE.lock().as_mut().map(f)
+}
+
+/// Calls `f` with the multiplexer; used by the vPL011 path, where there is one.
+pub(crate) fn lock() -> spin::MutexGuard<'static, Option<Mux<'static, Wire>>> {
+    CONSOLE.lock()
+}
+
+pub(crate) fn is_interrupt(intid: u32) -> bool {
+    intid == INTID.load(Ordering::Relaxed)
+}
+
+/// Bytes taken from the UART at a time: its FIFO's depth.
+const RECEIVE_BURST: usize = 32;
+
+/// The UART's interrupt.
+pub(crate) fn interrupt() {
+    let (mut received, mut breaks, mut wakes) = (0u32, 0u32, false);
+    let writable = with_console(|mux| {
+        for _ in 0..RECEIVE_BURST {
+            // A framing or parity error costs the byte; an overrun is what the FIFO lost already.
+            let byte = match mux.uart().uart.read_word() {
+                Ok(Some(byte)) => byte,
+                Ok(None) => break,
+                Err(_) => continue,
+            };
+            match mux.input(byte) {
+                Effect::None => {}
+                Effect::Received(console) => match console.guest_index() {
+                    Some(index) => received |= 1 << index,
+                    None => wakes = true,
+                },
+                Effect::Break(index) => breaks |= 1 << index,
+                Effect::Front(console) => match console.guest_index() {
+                    Some(index) => received |= 1 << index,
+                    None => wakes = true,
+                },
+            }
+        }
+        mux.pump();
+        mux.take_writable()
+    });
+    let bits = |mask: u32| (0..mux::GUESTS).filter(move |index| mask >> index & 1 != 0);
+    bits(received).for_each(guest::receive_input);
+    bits(breaks).for_each(guest::receive_break);
+    if let Some(writable) = writable {
+        writable.guests().for_each(guest::drain_output);
+        wakes |= writable.has_monitor();
+    }
+    if wakes {
+        scheduler::wake();
+    }
+}

@@ -1,0 +1,34 @@
+//! From the owner of a pool to a guest: huge units that a claim has won back.
+
+use super::{BlockError, BlockReason, Memory};
+use crate::addr::{Frame, PAGEBLOCK_ORDER};
+use crate::owner::{Owner, PoolId};
+use crate::phys::arena::Standing;
+use crate::phys::frame::{Mapping, Meta, Mobility};
+
+impl Memory<'_> {
+    /// Makes the frames from `frame` on, which the owner of `pool` has claimed, one movable block of `order` (9 or 18) of
+    /// the guest's that `mapping` names.
+    ///
+    /// # Errors
+    /// Where they are not claimed, in whole pageblocks; nothing is changed then.
+    pub fn adopt(&self, frame: Frame, order: u8, pool: PoolId, mapping: Mapping) -> Result<(), BlockError> {
+        let (from, to) = (Owner::Pool(pool), Owner::Guest(mapping.guest));
+        let error = |reason| BlockError { frame, order, owner: from, reason };
+        if order > PAGEBLOCK_ORDER {
+            self.unite(frame, order, from, None)?;
+        }
+        let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
+        let locked = place.lock_to_change();
+        let words = place.table().words;
+        let entry = words.entry(place.slot);
+        let is_whole = order >= PAGEBLOCK_ORDER && place.can_head(order);
+        let is_claimed = is_whole && entry.meta().is_plainly_used_as(order, from.index());
+        if !is_claimed {
+            return Err(error(Self::why_not_freed(place.layout, place.region, frame.number(), from)));
+        }
+        entry.set_used(Meta::used(order, to.index(), Mobility::Movable), Some(mapping));
+        locked.count_moved(Standing::Used(from), Standing::Used(to), 1 << order);
+        Ok(())
+    }
+}

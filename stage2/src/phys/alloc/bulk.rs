@@ -1,0 +1,117 @@
+//! Single frames many at a time: what a migration of 4 KiB units takes and gives back.
+
+use super::reshape::cut_used;
+use super::{Kind, Memory, Request, boot};
+use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::owner::Owner;
+use crate::phys::frame::{Contents, Meta};
+use crate::range::FrameRange;
+
+impl Memory<'_> {
+    /// Allocates `1 << order` movable frames side by side, each a block of its own, the first of which appears at
+    /// `mapping` and the others behind it. `order` is less than a pageblock's.
+    pub(super) fn allocate_pages(&self, request: &Request) -> Option<Frame> {
+        if request.order >= PAGEBLOCK_ORDER || request.kind != Kind::Movable {
+            return None;
+        }
+        let first = self.allocate(request).ok()?.frame;
+        let place = self.place(first)?;
+        let (words, number, count) = (place.table().words, first.number(), 1 << request.order);
+        let _locked = place.arena.lock_to_change();
+        let meta = words.entry(place.slot).meta();
+        if meta.holds_doomed() {
+            let head = place.table().head(place.region, number)?;
+            cut_used(
+                place.table(),
+                place.region,
+                head,
+                &mut (number..number + count).map(|number| (number, 0)),
+            );
+            return Some(first);
+        }
+        for index in 0..count {
+            let mapping = request.mapping.and_then(|mapping| mapping.offset(index));
+            words.entry(place.slot.add(index)).set_used(meta.as_piece(0), mapping);
+        }
+        Some(first)
+    }
+
+    /// Frees `count` blocks of one frame each of `owner` that lie side by side from `first` on, within a pageblock.
+    pub(super) fn free_pages(&self, first: Frame, count: u64, owner: Owner, contents: Contents) {
+        if !self.free_plain_pages(first, count, owner, contents) {
+            for frame in (0..count).filter_map(|index| first.checked_add(index)) {
+                self.free_or_count(frame, 0, owner, contents);
+            }
+        }
+    }
+
+    /// The same where nothing about them is unusual; else nothing is changed.
+    fn free_plain_pages(&self, first: Frame, count: u64, owner: Owner, contents: Contents) -> bool {
+        let (number, index) = (first.number(), owner.index());
+        let Some(place) = self.place(first) else { return false };
+        let fits = number % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES && count > 0;
+        if !fits || !place.region.has(number + count - 1) {
+            return false;
+        }
+        let words = place.table().words;
+        let mut locked = place.lock_to_change();
+        let entries = || (0..count).map(|index| words.entry(place.slot.add(index)));
+        let is_plain = words.word(place.slot).is_split_and_open()
+            && entries().all(|entry| entry.meta().is_plainly_used_as(0, index));
+        let Some(range) = FrameRange::from_numbers(number, number + count).filter(|_| is_plain) else {
+            return false;
+        };
+        entries().for_each(|entry| entry.set_meta(Meta::NONE));
+        locked.count_given(index, count);
+        for (number, order) in boot::blocks(range) {
+            locked.lists.give(place.table(), place.region, number, order, contents);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Ipa;
+    use crate::controller::ControllerId;
+    use crate::owner::GuestId;
+    use crate::phys::alloc::tests::{BASE, guest, words};
+    use crate::phys::frame::Mapping;
+    use crate::phys::map::BootMap;
+    use crate::phys::placement::Placement;
+
+    #[test]
+    fn pages_come_and_go_many_at_a_time() {
+        let mut map = BootMap::new();
+        map.add_ram(ControllerId::default(), BASE, 4 << 20).unwrap();
+        let words = words(&map);
+        let memory = Memory::new();
+        memory.boot(&map, &words, 0).unwrap();
+        let before = memory.controller_totals(ControllerId::default());
+        let mapping = Mapping { guest: GuestId::default(), ipa: Ipa::new_truncate(0x4000_0000) };
+        let request = Request {
+            order: 5,
+            kind: Kind::Movable,
+            owner: guest(0),
+            placement: Placement::Any,
+            mapping: Some(mapping),
+        };
+        let first = memory.allocate_pages(&request).unwrap();
+        for index in 0..32 {
+            let info = memory.frame_info(first.checked_add(index).unwrap()).unwrap();
+            assert_eq!((info.order, info.owner), (0, Some(guest(0))));
+            assert_eq!(info.mapping, mapping.offset(index));
+        }
+        // One of them goes alone: the others are given back singly, and that one is not freed twice.
+        memory.free(first.checked_add(7).unwrap(), 0, guest(0), Contents::Dirty).unwrap();
+        memory.free_pages(first, 32, guest(0), Contents::Zeroed);
+        assert_eq!(memory.refused_count(), 1);
+        assert_eq!(memory.controller_totals(ControllerId::default()), before);
+        let again = memory.allocate_pages(&request).unwrap();
+        memory.free_pages(again, 32, guest(0), Contents::Zeroed);
+        assert_eq!(memory.refused_count(), 1);
+        assert_eq!(memory.controller_totals(ControllerId::default()), before);
+        assert!(memory.allocate_pages(&Request { order: 9, ..request }).is_none());
+    }
+}

@@ -1,0 +1,101 @@
+//! The free blocks of a stretch of memory, by type and order.
+
+use super::Memory;
+use crate::addr::{Frame, MAX_ORDER};
+use crate::controller::ControllerId;
+use crate::phys::dmb::{Block, Intersection};
+use crate::phys::frame::State;
+use crate::phys::pageblock::MigrateType;
+use crate::phys::zone::Zone;
+use crate::range::FrameRange;
+
+use super::reshape::pageblocks;
+
+/// How many orders there are.
+pub const ORDERS: usize = MAX_ORDER as usize + 1;
+const TYPES: usize = MigrateType::ALL.len();
+
+/// What has been counted, by [`MigrateType`] in the order of [`MigrateType::ALL`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FreeBlocks {
+    /// Free blocks by order, those of isolated pageblocks apart.
+    pub free: [[u32; ORDERS]; TYPES],
+    /// Pageblocks.
+    pub pageblocks: [u32; TYPES],
+    /// Isolated pageblocks, counted above too.
+    pub isolated_pageblocks: u32,
+    /// Pageblocks that belong to pools, counted above too.
+    pub pool_pageblocks: u32,
+}
+
+impl FreeBlocks {
+    /// Nothing counted yet.
+    pub const NONE: Self = Self {
+        free: [[0; ORDERS]; TYPES],
+        pageblocks: [0; TYPES],
+        isolated_pageblocks: 0,
+        pool_pageblocks: 0,
+    };
+
+    /// Free blocks of `order`, of all types.
+    pub fn of_order(&self, order: u8) -> u32 {
+        self.free.iter().filter_map(|by_order| by_order.get(order as usize)).sum()
+    }
+}
+
+impl Memory<'_> {
+    /// Counts the free blocks of `zone` that begin in `range`, each as large as it can be taken. Holds a lock for one
+    /// pageblock at a time.
+    pub fn count_free_blocks(&self, zone: Zone, range: FrameRange, into: &mut FreeBlocks) {
+        for part in pageblocks(range) {
+            let Some(place) = self.place(part.first()) else { continue };
+            let _locked = place.lock();
+            let word = place.table().words.word(place.slot);
+            if word.zone() != zone {
+                continue;
+            }
+            let at = word.list();
+            into.pageblocks[at] += 1;
+            into.pool_pageblocks += u32::from(word.pool().is_some());
+            if word.is_isolated() {
+                into.isolated_pageblocks += 1;
+                continue;
+            }
+            let mut number = part.start();
+            while number < part.end() {
+                let Some(head) = place.table().head(place.region, number) else { break };
+                if head.state == State::Free && head.number == number {
+                    into.free[at][head.order as usize] += 1;
+                }
+                number = head.end();
+            }
+        }
+    }
+
+    /// The ranges of RAM with their controllers, ascending.
+    pub fn ram(&self) -> impl Iterator<Item = (FrameRange, ControllerId)> {
+        let regions = self.layout.get().map_or(&[][..], |layout| layout.table.regions());
+        regions.iter().map(|region| (region.range, region.controller))
+    }
+
+    /// The designated movable blocks, in the order in which they were designated.
+    pub fn blocks(&self) -> &[Block] {
+        self.layout.get().map_or(&[], |layout| &layout.blocks)
+    }
+
+    /// How `range` lies to the designated blocks.
+    pub fn intersection(&self, range: FrameRange) -> Intersection {
+        Intersection::of(range, self.blocks())
+    }
+
+    /// Frames in pools outside all designated blocks.
+    pub fn pool_frames(&self) -> u64 {
+        self.layout.get().map_or(0, |layout| layout.pool_frames)
+    }
+
+    /// The designated block that `frame` lies in, by its place in [`Self::blocks`].
+    pub fn block_of(&self, frame: Frame) -> Option<u8> {
+        let place = self.place(frame)?;
+        place.table().words.word(place.slot).block()
+    }
+}

@@ -1,0 +1,225 @@
+//! Giving memory back: whole blocks, parts of them, and what was reserved at boot. Doomed frames are retired on the way, and
+//! what lies in isolated pageblocks stays there.
+
+use super::reshape::{cut_used, pageblocks};
+use super::{BlockError, BlockReason, Layout, Memory, boot};
+use crate::addr::{Frame, PAGEBLOCK_ORDER};
+use crate::owner::Owner;
+use crate::phys::arena::{Locked, Standing};
+use crate::phys::frame::{Contents, FrameTable, Head, Meta, Region, State};
+use crate::range::FrameRange;
+
+impl Memory<'_> {
+    /// Gives a block back. `contents` says what the caller left in it.
+    ///
+    /// # Errors
+    /// Fails if the block is not in use with just this order and owner; nothing is changed then.
+    pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
+        let error = |reason| BlockError { frame, order, owner, reason };
+        let place = self.place(frame).ok_or(error(BlockReason::NotRam))?;
+        let mut locked = place.lock_to_change();
+        let words = place.table().words;
+        if !place.can_head(order) || !words.entry(place.slot).meta().is_used_as(order, owner.index()) {
+            return Err(error(Memory::why_not_freed(place.layout, place.region, frame.number(), owner)));
+        }
+        give_used(place.table(), place.region, &mut locked, frame.number(), order, owner, contents);
+        Ok(())
+    }
+
+    /// What is wrong with a block that is not in use as the caller says.
+    #[cold]
+    pub(super) fn why_not_freed(
+        layout: &Layout<'_>,
+        region: &Region,
+        number: u64,
+        owner: Owner,
+    ) -> BlockReason {
+        let Some(head) = layout.table.head(region, number) else { return BlockReason::NotRam };
+        let meta = layout.table.words.entry(region.slot(head.number)).meta();
+        match head.state {
+            State::Free => BlockReason::AlreadyFree,
+            State::Reserved => BlockReason::Reserved,
+            State::Retired => BlockReason::Retired,
+            State::Used => match (meta.owner(), Frame::try_new(head.number)) {
+                (_, Some(first)) if head.number != number => {
+                    BlockReason::InsideBlock { head: first, order: head.order }
+                }
+                (Some(other), _) if other != owner => BlockReason::OtherOwner { owner: other },
+                _ => BlockReason::OtherOrder { order: head.order },
+            },
+        }
+    }
+
+    /// Frees `range`, which blocks of `owner` cover; a block that reaches over an end of it is cut there. `contents` says
+    /// what the caller left in the frames.
+    ///
+    /// # Errors
+    /// Where some of it is no memory of `owner`; nothing is changed then.
+    pub fn release_range(
+        &self,
+        range: FrameRange,
+        owner: Owner,
+        contents: Contents,
+    ) -> Result<(), BlockError> {
+        for part in pageblocks(range) {
+            let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
+            let _locked = place.lock();
+            let mut number = part.start();
+            while number < part.end() {
+                number = owned_head(place.layout, place.region, number, owner)?.end();
+            }
+        }
+        for part in pageblocks(range) {
+            let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
+            let mut locked = place.lock_to_change();
+            let mut number = part.start();
+            while number < part.end() {
+                let head = owned_head(place.layout, place.region, number, owner)?;
+                let head = cut_at_edges(place.table(), place.region, head, part, number);
+                give_used(place.table(), place.region, &mut locked, head.number, head.order, owner, contents);
+                number = head.end();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Memory<'_> {
+    /// Hands what was reserved at boot to the allocator: what a boot module lay in, once it is used up. `range` is made of
+    /// whole reserved blocks, as a reservation is.
+    ///
+    /// # Errors
+    /// Where some of it is not reserved, or only a part of a block; nothing is changed then.
+    pub fn release_reserved(&self, range: FrameRange) -> Result<(), BlockError> {
+        let error = |frame, reason| BlockError { frame, order: 0, owner: Owner::Hypervisor, reason };
+        for is_final in [false, true] {
+            let mut number = range.start();
+            while number < range.end() {
+                let frame = Frame::try_new(number).unwrap_or_default();
+                let place = self.place(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
+                let mut locked = place.lock_to_change();
+                let head = place.table().head(place.region, number);
+                let head = head.ok_or_else(|| error(frame, BlockReason::NotRam))?;
+                if head.state != State::Reserved {
+                    let owner = Owner::Hypervisor;
+                    return Err(error(frame, Self::why_not_freed(place.layout, place.region, number, owner)));
+                }
+                if head.number != number || head.end() > range.end() {
+                    let first = Frame::try_new(head.number).unwrap_or_default();
+                    return Err(error(frame, BlockReason::InsideBlock { head: first, order: head.order }));
+                }
+                if is_final {
+                    boot::release_block(place.table(), &mut locked, place.region, number, head.order);
+                }
+                number = head.end();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_ram(frame: Frame, owner: Owner) -> BlockError {
+    BlockError { frame, order: 0, owner, reason: BlockReason::NotRam }
+}
+
+/// The block of `owner` that frame `number` of `region` lies in.
+fn owned_head(layout: &Layout<'_>, region: &Region, number: u64, owner: Owner) -> Result<Head, BlockError> {
+    let frame = Frame::try_new(number).unwrap_or_default();
+    let error = |reason| BlockError { frame, order: 0, owner, reason };
+    if !region.has(number) {
+        return Err(error(BlockReason::NotRam));
+    }
+    let head = layout.table.head(region, number).ok_or_else(|| error(BlockReason::NotRam))?;
+    let meta = layout.table.words.entry(region.slot(head.number)).meta();
+    if head.state == State::Used && meta.is_used_as(head.order, owner.index()) {
+        return Ok(head);
+    }
+    Err(error(Memory::why_not_freed(layout, region, head.number, owner)))
+}
+
+/// Cuts the block `head` where it reaches over the ends of `part`, and returns the piece that begins at `number`.
+fn cut_at_edges(table: &FrameTable<'_>, region: &Region, head: Head, part: FrameRange, number: u64) -> Head {
+    let whole = FrameRange::from_numbers(head.number, head.end()).unwrap_or_default();
+    if part.contains_range(whole) {
+        return head;
+    }
+    let between =
+        |start: u64, end: u64| boot::blocks(FrameRange::from_numbers(start, end).unwrap_or_default());
+    let (start, end) = (head.number.max(part.start()), head.end().min(part.end()));
+    let mut pieces = between(head.number, start).chain(between(start, end)).chain(between(end, head.end()));
+    cut_used(table, region, head, &mut pieces);
+    table.head(region, number).unwrap_or(head)
+}
+
+/// Frees the block in use at frame `number`, whose owner and order have been checked.
+pub(super) fn give_used(
+    table: &FrameTable<'_>,
+    region: &Region,
+    locked: &mut Locked<'_>,
+    number: u64,
+    order: u8,
+    owner: Owner,
+    contents: Contents,
+) {
+    let entry = table.words.entry(region.slot(number));
+    let meta = entry.meta();
+    entry.set_meta(meta.without_block());
+    if !meta.holds_doomed() {
+        return give_plain(table, region, locked, number, order, owner, contents);
+    }
+    let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
+    for part in pageblocks(whole) {
+        let slot = region.slot(part.start());
+        let is_doomed = |number: u64| table.words.entry(region.slot(number)).meta().is_doomed();
+        let numbers = part.start()..part.end();
+        if order >= PAGEBLOCK_ORDER {
+            if !table.words.word(slot).is_touched() || !numbers.clone().any(is_doomed) {
+                give_plain(table, region, locked, part.start(), PAGEBLOCK_ORDER, owner, contents);
+                continue;
+            }
+            table.words.make_split(slot);
+            table.words.free_map(slot.pageblock()).clear();
+        }
+        for number in numbers {
+            if is_doomed(number) {
+                table.words.entry(region.slot(number)).set_meta(Meta::retired(0));
+                locked.count_moved(Standing::Used(owner), Standing::Retired, 1);
+            } else {
+                give_plain(table, region, locked, number, 0, owner, contents);
+            }
+        }
+    }
+}
+
+/// Frees a block without doomed frames; what lies in isolated pageblocks stays there.
+fn give_plain(
+    table: &FrameTable<'_>,
+    region: &Region,
+    locked: &mut Locked<'_>,
+    number: u64,
+    order: u8,
+    owner: Owner,
+    contents: Contents,
+) {
+    count_freed(table, region, locked, number, order, Standing::Used(owner));
+    locked.lists.give(table, region, number, order, contents);
+}
+
+/// Counts the frames of a block that were `from` as free: what lies in isolated pageblocks for itself.
+pub(super) fn count_freed(
+    table: &FrameTable<'_>,
+    region: &Region,
+    locked: &Locked<'_>,
+    number: u64,
+    order: u8,
+    from: Standing,
+) {
+    if !locked.lists.has_isolated() {
+        return locked.count_moved(from, Standing::Free, 1 << order);
+    }
+    let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
+    for part in pageblocks(whole) {
+        let isolation = table.words.word(region.slot(part.start())).isolation();
+        locked.count_moved(from, Standing::free_in(isolation), part.frames());
+    }
+}

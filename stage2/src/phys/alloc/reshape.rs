@@ -1,0 +1,155 @@
+//! One block into many, and many into one, while they are in use.
+
+use super::{BlockError, BlockReason, Memory};
+use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::owner::Owner;
+use crate::phys::frame::{FrameTable, Head, Mapping, Region};
+use crate::phys::pageblock::Shape;
+use crate::range::FrameRange;
+
+/// log2 of the parts that a block is divided into, or united from: a table's worth.
+const PARTS_ORDER: u8 = PAGEBLOCK_ORDER;
+
+impl Memory<'_> {
+    /// Makes 512 blocks of order `order` − 9 of the block in use at `frame`: same owner and mobility, each with its own
+    /// part of the reverse map. `order` is 9 (2 MiB into 4 KiB) to 18 (1 GiB into 2 MiB).
+    ///
+    /// # Errors
+    /// Where the block is not in use with just this order and owner; nothing is changed then.
+    pub fn divide(&self, frame: Frame, order: u8, owner: Owner) -> Result<(), BlockError> {
+        let error = |reason| BlockError { frame, order, owner, reason };
+        let parts = order.checked_sub(PARTS_ORDER).filter(|_| order <= MAX_ORDER);
+        let part = parts.ok_or_else(|| error(BlockReason::Shape))?;
+        let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
+        let (table, number) = (place.table(), frame.number());
+        let _locked = place.lock_to_change();
+        let meta = table.words.entry(place.slot).meta();
+        if !place.can_head(order) || !meta.is_used_as(order, owner.index()) {
+            return Err(error(Self::why_not_freed(place.layout, place.region, number, owner)));
+        }
+        let Some(head) = table.head(place.region, number) else { return Err(error(BlockReason::NotRam)) };
+        cut_used(table, place.region, head, &mut parts_of(number, part));
+        Ok(())
+    }
+
+    /// Makes one block of `order` of the 512 blocks in use of order `order` − 9 that begin at `frame`, all of `owner`,
+    /// which will appear at `mapping`. `order` is 9 (4 KiB into 2 MiB) to 18 (2 MiB into 1 GiB).
+    ///
+    /// # Errors
+    /// Where a part is no such block, or they are of different mobility, or lie in pageblocks of different zone, type or
+    /// pool; the error names the part, and nothing is changed then.
+    pub fn unite(
+        &self,
+        frame: Frame,
+        order: u8,
+        owner: Owner,
+        mapping: Option<Mapping>,
+    ) -> Result<(), BlockError> {
+        let error = |frame, reason| BlockError { frame, order, owner, reason };
+        let number = frame.number();
+        let part = order.checked_sub(PARTS_ORDER).filter(|_| order <= MAX_ORDER);
+        let part = part.filter(|_| number.trailing_zeros() >= order.into());
+        let part = part.ok_or_else(|| error(frame, BlockReason::Shape))?;
+        let place = self.place(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
+        let (table, region, words) = (place.table(), place.region, place.table().words);
+        if !region.has(number + (1 << order) - 1) {
+            return Err(error(frame, BlockReason::Shape));
+        }
+        let _locked = place.lock_to_change();
+        let (first, mut meta) = (words.word(place.slot), words.entry(place.slot).meta());
+        for (number, part) in parts_of(number, part) {
+            let slot = region.slot(number);
+            let (word, other) = (words.word(slot), words.entry(slot).meta());
+            let is_head = if part < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(part) };
+            let refused = |reason| error(Frame::try_new(number).unwrap_or(frame), reason);
+            // In another zone, the part is under another lock: its word says so, and no more is read.
+            if !word.is_like(first) {
+                return Err(refused(BlockReason::Unlike));
+            }
+            if !is_head || !other.is_used_as(part, owner.index()) {
+                return Err(refused(Self::why_not_freed(place.layout, region, number, owner)));
+            }
+            if other.mobility() != meta.mobility() {
+                return Err(refused(BlockReason::Unlike));
+            }
+            if other.holds_doomed() {
+                meta = meta.with_holding_doomed();
+            }
+        }
+        for (number, _) in parts_of(number, part) {
+            let entry = words.entry(region.slot(number));
+            entry.set_meta(entry.meta().without_block());
+        }
+        let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
+        for part in pageblocks(whole) {
+            let slot = region.slot(part.start());
+            words.set_word(slot, words.word(slot).with_shape(Shape::Part));
+        }
+        words.set_word(place.slot, first.with_head(Shape::Used, order));
+        words.entry(place.slot).set_used(meta.with_order(order), mapping);
+        debug_assert!(table.head(region, number).is_some_and(|head| head.order == order));
+        Ok(())
+    }
+}
+
+/// The 512 blocks of `order` from frame `number` on.
+fn parts_of(number: u64, order: u8) -> impl Iterator<Item = (u64, u8)> {
+    (0..1 << PARTS_ORDER).map(move |part: u64| (number + (part << order), order))
+}
+
+/// `range` cut at the edges of pageblocks.
+pub(super) fn pageblocks(range: FrameRange) -> impl Iterator<Item = FrameRange> {
+    let mut start = range.start();
+    core::iter::from_fn(move || {
+        let end = range.end().min((start | (PAGEBLOCK_FRAMES - 1)) + 1);
+        let part = FrameRange::from_numbers(start, end).filter(|part| !part.is_empty());
+        start = end;
+        part
+    })
+}
+
+/// Replaces the block in use `head` by `pieces` (number and order each), which cover it exactly.
+pub(super) fn cut_used(
+    table: &FrameTable<'_>,
+    region: &Region,
+    head: Head,
+    pieces: &mut dyn Iterator<Item = (u64, u8)>,
+) {
+    let words = table.words;
+    let first = words.entry(region.slot(head.number));
+    let (meta, mapping) = (first.meta(), first.mapping());
+    let holds_doomed = meta.holds_doomed();
+    first.set_meta(meta.without_block());
+    for (number, order) in pieces {
+        let slot = region.slot(number);
+        let word = words.word(slot);
+        if order >= PAGEBLOCK_ORDER {
+            words.set_word(slot, word.with_head(Shape::Used, order));
+        } else if !word.is_split() {
+            words.make_split(slot);
+            words.free_map(slot.pageblock()).clear();
+        }
+        let mut piece = meta.as_piece(order);
+        if holds_doomed {
+            if is_touched(table, region, number) && words.entry(slot).meta().is_doomed() {
+                piece = piece.with_doomed();
+            }
+            if has_doomed(table, region, number, order) {
+                piece = piece.with_holding_doomed();
+            }
+        }
+        words.entry(slot).set_used(piece, mapping.and_then(|mapping| mapping.offset(number - head.number)));
+    }
+}
+
+fn is_touched(table: &FrameTable<'_>, region: &Region, number: u64) -> bool {
+    table.words.word(region.slot(number)).is_touched()
+}
+
+/// Whether a frame of the block of `order` at `number` is doomed.
+fn has_doomed(table: &FrameTable<'_>, region: &Region, number: u64, order: u8) -> bool {
+    let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
+    pageblocks(whole).filter(|part| is_touched(table, region, part.start())).any(|part| {
+        (part.start()..part.end()).any(|number| table.words.entry(region.slot(number)).meta().is_doomed())
+    })
+}

@@ -1,0 +1,107 @@
+//! Taking frames out of use for good: what is free goes at once, what is in use when it is freed.
+//!
+//! A frame in use is *doomed*: a mark in its own entry, and another in the head of its block, so that the block, or
+//! whatever pieces it is divided into by then, is freed with care. A retired frame is a block of its own; nothing ever
+//! merges with it, and nobody is ever given it again.
+
+use super::reshape::pageblocks;
+use super::{Memory, Place};
+use crate::phys::arena::Standing;
+use crate::phys::frame::{Head, Meta, State};
+use crate::range::FrameRange;
+
+/// What became of the frames that were to be retired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Retired {
+    /// Frames that were free and are retired now.
+    pub now: u64,
+    /// Frames in use, which are retired when they are freed; [`Memory::occupants`] says whose they are.
+    pub doomed: u64,
+    /// Frames that were retired before.
+    pub before: u64,
+    /// Frames reserved since boot, or no RAM: these stay as they are.
+    pub untouched: u64,
+}
+
+impl Memory<'_> {
+    /// Takes `range` out of use for good.
+    pub fn retire(&self, mut range: FrameRange) -> Retired {
+        let mut done = Retired::default();
+        while !range.is_empty() {
+            range = self.retire_some(range, &mut done);
+        }
+        done
+    }
+
+    /// Takes the first of `range` out of use for good, a pageblock at most and what is no RAM before it, and counts it in
+    /// `done`. Returns what is left, for who does it in slices.
+    pub fn retire_some(&self, range: FrameRange, done: &mut Retired) -> FrameRange {
+        let regions = self.layout.get().map_or(&[][..], |layout| layout.table.regions());
+        let inside = regions.iter().map(|region| range.intersection(region.range));
+        let first = inside.filter(|inside| !inside.is_empty()).min_by_key(|inside| inside.start());
+        let Some(part) = first.and_then(|inside| pageblocks(inside).next()) else {
+            done.untouched += range.frames();
+            return FrameRange::EMPTY;
+        };
+        done.untouched += part.start() - range.start();
+        let mut number = part.start();
+        while number < part.end() {
+            number = self.retire_from(number, part, done);
+        }
+        FrameRange::from_numbers(part.end(), range.end()).unwrap_or_default()
+    }
+
+    /// Retires what of `part`, within one pageblock, has the same state as frame `number`, from there on. Returns the
+    /// number of the frame after.
+    fn retire_from(&self, number: u64, part: FrameRange, done: &mut Retired) -> u64 {
+        let frame = FrameRange::from_numbers(number, number + 1).unwrap_or_default().first();
+        let Some(place) = self.place(frame) else {
+            done.untouched += 1;
+            return number + 1;
+        };
+        let mut locked = place.lock_to_change();
+        let Some(head) = place.table().head(place.region, number) else {
+            done.untouched += 1;
+            return number + 1;
+        };
+        let end = head.end().min(part.end());
+        let frames = end - number;
+        match head.state {
+            State::Reserved => done.untouched += frames,
+            State::Retired => done.before += frames,
+            State::Used => {
+                done.doomed += frames;
+                doom(&place, head, number, end);
+            }
+            State::Free => {
+                done.now += frames;
+                for number in number..end {
+                    let slot = place.region.slot(number);
+                    locked.lists.withdraw(place.table(), slot, 0);
+                    place.table().words.entry(slot).set_meta(Meta::retired(0));
+                }
+                let isolation = place.table().words.word(place.slot).isolation();
+                locked.count_moved(Standing::free_in(isolation), Standing::Retired, frames);
+            }
+        }
+        end
+    }
+
+    /// Whether a frame in use is to be retired when it is freed.
+    pub(super) fn is_doomed(place: &Place<'_, '_>) -> bool {
+        let words = place.table().words;
+        words.word(place.slot).is_touched() && words.entry(place.slot).meta().is_doomed()
+    }
+}
+
+/// Marks the frames `start` to before `end`, in one pageblock, of the block in use `head`.
+fn doom(place: &Place<'_, '_>, head: Head, start: u64, end: u64) {
+    let words = place.table().words;
+    words.touch_used(place.slot);
+    for number in start..end {
+        let entry = words.entry(place.region.slot(number));
+        entry.set_meta(entry.meta().with_doomed());
+    }
+    let first = words.entry(place.region.slot(head.number));
+    first.set_meta(first.meta().with_holding_doomed());
+}

@@ -1,0 +1,157 @@
+//! Who has what stands on a range of frames: the reverse map, read in the order of the frames.
+
+use super::{Layout, Memory};
+use crate::addr::{Frame, Ipa, PAGEBLOCK_FRAMES};
+use crate::owner::{GuestId, Owner};
+use crate::phys::frame::{Head, Mapping, Region, State};
+use crate::range::FrameRange;
+
+/// Blocks of one guest's RAM that lie side by side in frames and in IPA.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tenant {
+    /// The guest.
+    pub guest: GuestId,
+    /// Where the first frame appears.
+    pub ipa: Ipa,
+    /// The blocks' frames: whole blocks, also where only a part of them was asked about.
+    pub frames: FrameRange,
+}
+
+impl<'a> Memory<'a> {
+    /// The first of a guest's RAM that touches `range`, with what follows it in frames and IPA alike up to the end
+    /// of its pageblock. Looks at each block once, under the lock of one arena for each pageblock.
+    pub fn tenant_in(&self, range: FrameRange) -> Option<Tenant> {
+        let layout = self.layout.get()?;
+        let mut number = range.start();
+        while number < range.end() {
+            let region = layout.table.regions().iter().find(|region| region.range.end() > number)?;
+            number = number.max(region.range.start());
+            let end = range.end().min(region.range.end());
+            while number < end {
+                match self.tenant_in_pageblock(layout, region, number, end) {
+                    Ok(tenant) => return Some(tenant),
+                    Err(next) => number = next,
+                }
+            }
+        }
+        None
+    }
+
+    /// The first tenant from frame `number` to the end of its pageblock or to `end`, or else where to look next.
+    fn tenant_in_pageblock(
+        &self,
+        layout: &Layout<'a>,
+        region: &Region,
+        number: u64,
+        end: u64,
+    ) -> Result<Tenant, u64> {
+        let table = &layout.table;
+        let zone = table.words.word(region.slot(number)).zone();
+        let _locked = self.arena(zone.arena(region.controller)).lock();
+        let end = end.min((number | (PAGEBLOCK_FRAMES - 1)) + 1);
+        let mut found: Option<Tenant> = None;
+        let mut next = number;
+        while next < end {
+            let Some(head) = table.head(region, next) else { break };
+            next = head.end();
+            let Some(mapping) = guest_mapping(layout, region, head) else {
+                if found.is_some() {
+                    break;
+                }
+                continue;
+            };
+            let Some(frames) = FrameRange::from_numbers(head.number, head.end()) else { break };
+            match &mut found {
+                None => found = Some(Tenant { guest: mapping.guest, ipa: mapping.ipa, frames }),
+                Some(tenant)
+                    if tenant.guest == mapping.guest
+                        && tenant.ipa.checked_add(tenant.frames.bytes()) == Some(mapping.ipa) =>
+                {
+                    tenant.frames =
+                        FrameRange::from_numbers(tenant.frames.start(), head.end()).unwrap_or(tenant.frames);
+                }
+                Some(_) => break,
+            }
+        }
+        found.ok_or(next.max(end))
+    }
+}
+
+/// Where the block with this head appears, if it is RAM of a guest's.
+fn guest_mapping(layout: &Layout<'_>, region: &Region, head: Head) -> Option<Mapping> {
+    if head.state != State::Used {
+        return None;
+    }
+    Frame::try_new(head.number)?;
+    let entry = layout.table.words.entry(region.slot(head.number));
+    match entry.meta().owner()? {
+        Owner::Guest(_) => entry.mapping(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Pa;
+    use crate::controller::ControllerId;
+    use crate::phys::alloc::tests::{BASE, guest, words};
+    use crate::phys::alloc::{Kind, Request};
+    use crate::phys::frame::Contents;
+    use crate::phys::map::BootMap;
+    use crate::phys::placement::Placement;
+
+    const MIB: u64 = 1 << 20;
+
+    fn range(pa: u64, bytes: u64) -> FrameRange {
+        FrameRange::covering(pa, bytes).unwrap()
+    }
+
+    fn mapping(ipa: u64) -> Option<Mapping> {
+        Some(Mapping { guest: GuestId::try_new(0).unwrap(), ipa: Ipa::new_truncate(ipa) })
+    }
+
+    #[test]
+    fn tenants_are_found_in_the_order_of_frames_and_joined() {
+        let mut map = BootMap::new();
+        map.add_ram(ControllerId::default(), BASE, 8 * MIB).unwrap();
+        let words = words(&map);
+        let memory = Memory::new();
+        memory.boot(&map, &words, 0).unwrap();
+        let whole = range(BASE, 8 * MIB);
+        assert_eq!(memory.tenant_in(whole), None);
+
+        let request = |order, mapping| Request {
+            order,
+            kind: Kind::Movable,
+            owner: guest(0),
+            placement: Placement::Any,
+            mapping,
+        };
+        let block = memory.allocate(&request(9, mapping(0x8000_0000))).unwrap();
+        let found = memory.tenant_in(whole).unwrap();
+        assert_eq!(found.frames, FrameRange::try_new(block.frame, 512).unwrap());
+        // A part of it is enough.
+        let last = FrameRange::from_numbers(found.frames.end() - 1, whole.end()).unwrap();
+        assert_eq!(memory.tenant_in(last), Some(found));
+        memory.free(block.frame, 9, guest(0), Contents::Zeroed).unwrap();
+
+        // Three frames that follow each other in IPA, and one that does not; Ballast's own are nobody's.
+        let own = Request { owner: Owner::Hypervisor, kind: Kind::Unmovable, ..request(0, None) };
+        let own = memory.allocate(&own).unwrap();
+        let pages: Vec<_> = (0..4).map(|_| memory.allocate(&request(0, None)).unwrap().frame).collect();
+        for (index, frame) in pages.iter().enumerate() {
+            let ipa = if index < 3 { 0x4000_0000 + index as u64 * 0x1000 } else { 0x9000_0000 };
+            memory.set_mapping(*frame, guest(0), mapping(ipa)).unwrap();
+        }
+        assert!(pages.windows(2).all(|pair| pair[0].number() + 1 == pair[1].number()), "{pages:?} {own:?}");
+        let found = memory.tenant_in(whole).unwrap();
+        assert_eq!((found.ipa.get(), found.frames), (0x4000_0000, FrameRange::try_new(pages[0], 3).unwrap()));
+        let rest = FrameRange::from_numbers(found.frames.end(), whole.end()).unwrap();
+        let found = memory.tenant_in(rest).unwrap();
+        assert_eq!((found.ipa.get(), found.frames), (0x9000_0000, FrameRange::try_new(pages[3], 1).unwrap()));
+        assert_eq!(memory.tenant_in(range(found.frames.end() << 12, 2 * MIB)), None);
+        // Beyond all RAM.
+        assert_eq!(memory.tenant_in(range(Pa::new_truncate(0).get(), 0x1000)), None);
+    }
+}

@@ -1,0 +1,403 @@
+//! The buddy allocator of one arena: free blocks of 4 KiB (order 0) to 1 GiB (order 18).
+//!
+//! **Above a pageblock** (orders 9 to 18) free blocks are on doubly linked lists, one for each order and migratetype.
+//! A block merges with its buddy when that is free, of the same order, in the same region and of the same zone, type,
+//! isolation, designated block and pool. So free blocks never reach over the edge of any of these.
+//!
+//! **Inside a pageblock** (orders 0 to 8) there are no blocks to link and merge: a *split* pageblock has a bit for each
+//! free frame, and is itself on a list, by its *class*: an upper bound for the order of what can be taken from it. Small
+//! requests go to the pageblock of the lowest class that will do, so that those with the most room stay whole. Freeing a
+//! frame sets a bit and looks at its neighbours' bits. A pageblock that has become wholly free merges upward, but for
+//! one of each type, which is *kept* split until memory is short or another one comes free: whoever frees and allocates
+//! single frames by turns does not pay for merging and splitting each time.
+//!
+//! So the cost of a request does not depend on the size of the map.
+//!
+//! **Isolated** pageblocks are on no list. Frames freed there set their bits, and nobody finds them until isolation ends.
+//!
+//! **Fallback** is for NORMAL arenas only; pageblocks of MOVABLE never change type. A request that finds its own lists
+//! empty takes the smallest free block of at least a pageblock of another type and makes whole pageblocks of it its own.
+//! Where there is none, it takes from the split pageblock of another type with the most room; if at least half of that
+//! is free, the pageblock changes type, otherwise the frames are borrowed. Unmovable requests fall back to movable
+//! pageblocks, movable ones to pools, which keep their type, then to unmovable pageblocks.
+
+use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::phys::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, Table};
+use crate::phys::pageblock::{LIST_SLOTS, LISTS, MigrateType, Shape};
+use crate::phys::zone::Zone;
+
+mod isolation;
+mod large;
+
+/// How many lists of each type there are: one an order.
+const STRIDE: usize = MAX_ORDER as usize + 1;
+/// How many pageblocks of a class that turns out too high are put right for one request before a whole pageblock is
+/// split for it.
+const TRIES: u32 = 8;
+
+/// A list of pageblocks. All zero is the empty list.
+#[derive(Clone, Copy)]
+struct List {
+    /// The complement of the first pageblock's number; zero for none.
+    first: u32,
+    count: u32,
+}
+
+/// The free blocks of an arena.
+pub(crate) struct FreeLists {
+    /// By type and order: split pageblocks by class, then free blocks.
+    lists: [List; LIST_SLOTS * STRIDE],
+    /// For each type a bit for each list that is not empty.
+    orders: [u32; LIST_SLOTS],
+    /// For each type the complement of the pageblock that was last left split although wholly free; zero for none.
+    kept: [u32; LIST_SLOTS],
+    /// How many pageblocks are isolated.
+    isolated: u32,
+    /// How often something in the arena was changed, modulo 2^32.
+    changes: u32,
+}
+
+/// A block just taken; the table does not yet say whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Taken {
+    pub(crate) slot: Slot,
+    pub(crate) contents: Contents,
+}
+
+#[inline]
+const fn key(list: usize, order: u8) -> usize {
+    let key = list * STRIDE + order as usize;
+    // No more than there are, whatever the compiler knows of list and order.
+    if key < LIST_SLOTS * STRIDE { key } else { 0 }
+}
+
+impl FreeLists {
+    /// No free blocks.
+    pub(crate) const fn new() -> Self {
+        Self {
+            lists: [List { first: 0, count: 0 }; LIST_SLOTS * STRIDE],
+            orders: [0; LIST_SLOTS],
+            kept: [0; LIST_SLOTS],
+            isolated: 0,
+            changes: 0,
+        }
+    }
+
+    /// Counts a change.
+    #[inline]
+    pub(crate) fn count_change(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
+    }
+
+    /// A number that differs after every change.
+    pub(crate) fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// How many pageblocks are isolated.
+    pub(crate) fn isolated(&self) -> u32 {
+        self.isolated
+    }
+
+    /// Whether the pageblock `index`, on the list of `order`, is linked in both directions.
+    pub(crate) fn is_linked(&self, table: &Table<'_>, index: u32, list: usize, order: u8) -> bool {
+        let map = table.free_map(index);
+        let (previous, next) = (map.previous(), map.next());
+        let before = match previous {
+            NONE => !self.lists[key(list, order)].first == index,
+            _ => table.has_pageblock(previous) && table.free_map(previous).next() == index,
+        };
+        before && (next == NONE || table.has_pageblock(next) && table.free_map(next).previous() == index)
+    }
+
+    /// How many free blocks of `order`, or split pageblocks of that class, list `list` has.
+    pub(crate) fn count(&self, list: usize, order: u8) -> u32 {
+        self.lists[key(list, order)].count
+    }
+
+    /// The first pageblock on a list that is not empty.
+    #[inline]
+    fn first(&self, list: usize, order: u8) -> u32 {
+        !self.lists[key(list, order)].first
+    }
+
+    /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`: from the lists of that type, then from
+    /// other types, then out of wholly free pageblocks that were kept split.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        table: &FrameTable<'_>,
+        zone: Zone,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        match self.take_from(&table.words, wanted as usize, order) {
+            Some(taken) => Some(taken),
+            None => self.take_elsewhere(table, zone, wanted, order),
+        }
+    }
+
+    /// Takes a block from other types, or out of wholly free pageblocks that were kept split.
+    #[cold]
+    #[inline(never)]
+    fn take_elsewhere(
+        &mut self,
+        table: &FrameTable<'_>,
+        zone: Zone,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        let taken = self.fall_back(&table.words, zone, wanted, order);
+        if taken.is_none() && self.release_kept(table) {
+            return self.take_own_or_fall_back(table, zone, wanted, order);
+        }
+        taken
+    }
+
+    fn take_own_or_fall_back(
+        &mut self,
+        table: &FrameTable<'_>,
+        zone: Zone,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        match self.take_from(&table.words, wanted as usize, order) {
+            Some(taken) => Some(taken),
+            None => self.fall_back(&table.words, zone, wanted, order),
+        }
+    }
+
+    /// Takes a block of `order` from the lists of one type.
+    #[inline]
+    fn take_from(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        match order {
+            0..PAGEBLOCK_ORDER => self.take_part(table, list, order),
+            _ => self.take_whole(table, list, order),
+        }
+    }
+
+    /// Takes a block of `order`, less than a pageblock, from the lists of one type.
+    #[inline]
+    fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        if let Some(taken) = self.take_small(table, list, order, TRIES) {
+            return Some(taken);
+        }
+        self.take_from_whole(table, list, order)
+    }
+
+    /// Takes a block of `order`, less than a pageblock, from a pageblock that is split for it.
+    #[inline(never)]
+    fn take_from_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        match self.take_whole(table, list, PAGEBLOCK_ORDER) {
+            Some(whole) => Some(self.take_split(table, whole, list, order)),
+            None => self.take_small(table, list, order, u32::MAX),
+        }
+    }
+
+    /// Takes a block of `order` from a split pageblock. Puts the class of at most `tries` pageblocks right on the way.
+    fn take_small(&mut self, table: &Table<'_>, list: usize, order: u8, tries: u32) -> Option<Taken> {
+        for _ in 0..tries {
+            let classes = (self.orders[list] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
+            if classes == 0 {
+                return None;
+            }
+            let class = classes.trailing_zeros() as u8;
+            let index = self.first(list, class);
+            let map = table.free_map(index);
+            let contents = map.info().contents();
+            if let Some((offset, left)) = map.take(order) {
+                if left == 0 {
+                    self.unlink(table, index, list, class);
+                }
+                return Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents });
+            }
+            self.unlink(table, index, list, class);
+            if let Some(class) = map.largest() {
+                self.push_split(table, index, list, class);
+            }
+        }
+        None
+    }
+
+    /// Splits a pageblock just taken and takes a block of `order` from it.
+    fn take_split(&mut self, table: &Table<'_>, whole: Taken, list: usize, order: u8) -> Taken {
+        self.split_whole(table, whole, list);
+        table.free_map(whole.slot.pageblock()).take_at(order, 0);
+        whole
+    }
+
+    /// Splits a pageblock just taken.
+    fn split_whole(&mut self, table: &Table<'_>, whole: Taken, list: usize) {
+        let index = whole.slot.pageblock();
+        table.make_split(whole.slot);
+        table.free_map(index).fill(whole.contents);
+        self.push_split(table, index, list, SMALL_ORDERS - 1);
+    }
+
+    /// Takes a block of `order` from pageblocks of another type.
+    fn fall_back(&mut self, table: &Table<'_>, zone: Zone, wanted: MigrateType, order: u8) -> Option<Taken> {
+        if zone == Zone::Movable {
+            return None;
+        }
+        match wanted {
+            MigrateType::Unmovable => self.steal(table, MigrateType::Movable, wanted, order),
+            // Lent, not given: a pool's pageblocks keep their type.
+            MigrateType::Movable => self
+                .take_from(table, MigrateType::Pool as usize, order)
+                .or_else(|| self.steal(table, MigrateType::Unmovable, wanted, order)),
+            MigrateType::Pool => None,
+        }
+    }
+
+    /// Takes a block of `order` from pageblocks of type `from` for `wanted`.
+    fn steal(
+        &mut self,
+        table: &Table<'_>,
+        from: MigrateType,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        let taken = self.steal_whole(table, from, wanted, order);
+        if taken.is_some() {
+            return taken;
+        }
+        if order >= PAGEBLOCK_ORDER {
+            return None;
+        }
+        let classes = (self.orders[from as usize] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
+        let class = classes.checked_ilog2()? as u8;
+        let index = self.first(from as usize, class);
+        if table.free_map(index).info().count() >= PAGEBLOCK_FRAMES as u32 / 2 {
+            self.unlink(table, index, from as usize, class);
+            let slot = Slot::of_pageblock(index);
+            table.set_word(slot, table.word(slot).with_migrate_type(wanted));
+            self.push_split(table, index, wanted as usize, class);
+            if let Some(taken) = self.take_small(table, wanted as usize, order, u32::MAX) {
+                return Some(taken);
+            }
+        }
+        self.take_small(table, from as usize, order, u32::MAX)
+    }
+
+    /// Gives the block of `order` at frame `number` of `region` back, merging it as far as it goes. Its entry must say
+    /// already that it is in use no more.
+    pub(crate) fn give(
+        &mut self,
+        table: &FrameTable<'_>,
+        region: &Region,
+        number: u64,
+        order: u8,
+        contents: Contents,
+    ) {
+        match order {
+            0..PAGEBLOCK_ORDER => self.give_small(table, region.slot(number), order, contents),
+            _ if self.isolated == 0 => self.merge(&table.words, region, number, order, contents),
+            _ => self.give_whole(table, region, number, order, contents),
+        }
+    }
+
+    /// Gives a block of less than a pageblock back.
+    fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
+        let map = table.words.free_map(slot.pageblock());
+        let before = map.give(order, slot.offset(), contents);
+        let was_nearly_whole = before.count() == PAGEBLOCK_FRAMES as u32 - (1 << order);
+        // Without its buddy the block is part of no larger one.
+        let is_as_before = before.count() != 0
+            && !was_nearly_whole
+            && (before.class() == SMALL_ORDERS - 1
+                || before.class() >= order && !map.is_free(slot.offset() ^ 1 << order)
+                || !map.is_block_free(before.class() + 1, slot.offset()));
+        if !is_as_before {
+            self.relist(table, slot, map.order_around(order, slot.offset()), before);
+        }
+    }
+
+    /// Puts the split pageblock at `slot` where it belongs after frames became free, the largest block of them now of order
+    /// `class`; its list was that of `before`.
+    #[inline(never)]
+    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, class: u8, before: Info) {
+        let word = table.words.word(slot);
+        if word.is_isolated() {
+            return;
+        }
+        let index = slot.pageblock();
+        let list = word.list();
+        let map = table.words.free_map(index);
+        if before.count() == 0 {
+            self.push_split(&table.words, index, list, class);
+        } else if class > before.class() {
+            self.unlink(&table.words, index, list, before.class());
+            self.push_split(&table.words, index, list, class);
+        }
+        if map.info().count() == PAGEBLOCK_FRAMES as u32 {
+            let kept = !self.kept[list];
+            self.kept[list] = !index;
+            if kept != index {
+                self.merge_if_whole(table, kept, list);
+            }
+        }
+    }
+
+    /// Merges the split pageblocks that were kept though wholly free. Returns whether there were any.
+    fn release_kept(&mut self, table: &FrameTable<'_>) -> bool {
+        (0..LISTS).fold(false, |any, list| {
+            let kept = !core::mem::take(&mut self.kept[list]);
+            self.merge_if_whole(table, kept, list) || any
+        })
+    }
+
+    /// Makes pageblock `index` a free block again if it is split, wholly free and on lists of type `list`.
+    fn merge_if_whole(&mut self, table: &FrameTable<'_>, index: u32, list: usize) -> bool {
+        if index == NONE {
+            return false;
+        }
+        let slot = Slot::of_pageblock(index);
+        let word = table.words.word(slot);
+        let info = table.words.free_map(index).info();
+        let is_whole = word.is_split() && info.count() == PAGEBLOCK_FRAMES as u32;
+        if !is_whole || word.is_isolated() || word.list() != list {
+            return false;
+        }
+        self.unlink(&table.words, index, list, info.class());
+        let region = table.region_in(word);
+        self.merge(&table.words, region, region.number(slot), PAGEBLOCK_ORDER, info.contents());
+        true
+    }
+
+    /// Gives a block of at least a pageblock back. Isolated pageblocks of it become free for themselves.
+    fn give_whole(
+        &mut self,
+        table: &FrameTable<'_>,
+        region: &Region,
+        number: u64,
+        order: u8,
+        contents: Contents,
+    ) {
+        let words = &table.words;
+        let heads = || (number..number + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize);
+        if !heads().any(|number| words.word(region.slot(number)).is_isolated()) {
+            return self.merge(words, region, number, order, contents);
+        }
+        for number in heads() {
+            let slot = region.slot(number);
+            if words.word(slot).is_isolated() {
+                Self::set_free_alone(words, slot, contents);
+            } else {
+                self.merge(words, region, number, PAGEBLOCK_ORDER, contents);
+            }
+        }
+    }
+
+    /// Makes the pageblock at `slot` a free block that is on no list.
+    fn set_free_alone(words: &Table<'_>, slot: Slot, contents: Contents) {
+        words.set_word(slot, words.word(slot).with_head(Shape::Free, PAGEBLOCK_ORDER));
+        words.free_map(slot.pageblock()).set_whole(contents);
+    }
+
+    /// Puts a split pageblock on the list of `class`.
+    fn push_split(&mut self, words: &Table<'_>, index: u32, list: usize, class: u8) {
+        let map = words.free_map(index);
+        map.set_info(map.info().with_class(class));
+        self.link(words, index, list, class);
+    }
+}

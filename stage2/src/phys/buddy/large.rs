@@ -1,0 +1,149 @@
+//! Free blocks of at least a pageblock: lists, cutting and merging.
+//!
+//! Pageblocks are named by their number in the table here. Within a region that runs in step with the frames' numbers, and
+//! every pageblock's word says of which region it is: so a buddy outside the region is told by its word, like one of
+//! another type or zone.
+
+use super::{FreeLists, Taken, key};
+use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use crate::phys::frame::{Contents, FreeMap, NONE, Region, Slot, Table};
+use crate::phys::pageblock::{MigrateType, Shape};
+
+impl FreeLists {
+    /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
+    /// Its pageblocks' words are left for the caller to write.
+    pub(super) fn take_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        let candidates = self.orders[list] >> order;
+        if candidates == 0 {
+            return None;
+        }
+        let mut larger = order + candidates.trailing_zeros() as u8;
+        let index = self.first(list, larger);
+        let map = table.free_map(index);
+        let contents = map.info().contents();
+        self.unlink_from(table, map, list, larger);
+        while larger > order {
+            larger -= 1;
+            let upper = index + (1 << (larger - PAGEBLOCK_ORDER));
+            self.push_whole(table, Slot::of_pageblock(upper), larger, contents);
+        }
+        Some(Taken { slot: Slot::of_pageblock(index), contents })
+    }
+
+    /// Takes a block of `order` from free blocks of at least a pageblock of type `from` for `wanted`, whose they are then.
+    pub(super) fn steal_whole(
+        &mut self,
+        table: &Table<'_>,
+        from: MigrateType,
+        wanted: MigrateType,
+        order: u8,
+    ) -> Option<Taken> {
+        let whole = order.max(PAGEBLOCK_ORDER);
+        let taken = self.take_whole(table, from as usize, whole)?;
+        set_type(table, taken.slot, whole, wanted);
+        Some(match order {
+            0..PAGEBLOCK_ORDER => self.take_split(table, taken, wanted as usize, order),
+            _ => taken,
+        })
+    }
+
+    /// Puts a block of at least a pageblock on its list, merged as far as it goes.
+    pub(super) fn merge(
+        &mut self,
+        words: &Table<'_>,
+        region: &Region,
+        number: u64,
+        mut order: u8,
+        mut contents: Contents,
+    ) {
+        let mut index = region.slot(number).pageblock();
+        let Some(mut cell) = words.cell(index) else { return };
+        cell.set(cell.get().with_head(Shape::Free, order));
+        let mut head = cell.get();
+        let list = head.list();
+        // By frame number, so that buddies are told.
+        let block = (number >> PAGEBLOCK_ORDER) as u32;
+        let mut size = 1 << (u32::from(order - PAGEBLOCK_ORDER) % u32::BITS);
+        while order < MAX_ORDER {
+            let is_lower = block & size == 0;
+            let buddy = if is_lower { index.wrapping_add(size) } else { index.wrapping_sub(size) };
+            let Some(other) = words.cell(buddy).filter(|other| head.is_buddy(other.get())) else { break };
+            let map = words.free_map(buddy);
+            self.unlink_from(words, map, list, order);
+            contents = contents.and(map.info().contents());
+            let upper = if is_lower { other } else { cell };
+            upper.set(upper.get().with_shape(Shape::Part));
+            if !is_lower {
+                (cell, index) = (other, buddy);
+            }
+            order += 1;
+            size <<= 1;
+            head = head.doubled();
+        }
+        cell.set(head.with_touched_as(cell.get()));
+        let map = words.free_map(index);
+        map.set_whole(contents);
+        self.link_to(words, map, index, list, order);
+    }
+
+    /// Puts a free block of at least a pageblock on its list and writes its head.
+    pub(super) fn push_whole(&mut self, words: &Table<'_>, slot: Slot, order: u8, contents: Contents) {
+        let word = words.word(slot).with_head(Shape::Free, order);
+        words.set_word(slot, word);
+        let map = words.free_map(slot.pageblock());
+        map.set_whole(contents);
+        self.link_to(words, map, slot.pageblock(), word.list(), order);
+    }
+
+    /// Puts pageblock `index` on a list.
+    #[inline]
+    pub(super) fn link(&mut self, words: &Table<'_>, index: u32, list: usize, order: u8) {
+        self.link_to(words, words.free_map(index), index, list, order);
+    }
+
+    #[inline(always)]
+    fn link_to(&mut self, words: &Table<'_>, map: FreeMap<'_>, index: u32, list: usize, order: u8) {
+        let head = &mut self.lists[key(list, order)];
+        let next = !head.first;
+        head.first = !index;
+        head.count += 1;
+        self.orders[list] |= 1 << order;
+        map.set_previous(NONE);
+        map.set_next(next);
+        if next != NONE {
+            words.free_map(next).set_previous(index);
+        }
+    }
+
+    /// Takes pageblock `index` off a list.
+    #[inline]
+    pub(super) fn unlink(&mut self, words: &Table<'_>, index: u32, list: usize, order: u8) {
+        self.unlink_from(words, words.free_map(index), list, order);
+    }
+
+    #[inline(always)]
+    fn unlink_from(&mut self, words: &Table<'_>, map: FreeMap<'_>, list: usize, order: u8) {
+        let (previous, next) = (map.previous(), map.next());
+        if next != NONE {
+            words.free_map(next).set_previous(previous);
+        }
+        let head = &mut self.lists[key(list, order)];
+        head.count -= 1;
+        if previous != NONE {
+            words.free_map(previous).set_next(next);
+        } else {
+            head.first = !next;
+            if next == NONE {
+                self.orders[list] &= !(1 << order);
+            }
+        }
+    }
+}
+
+/// Makes the pageblocks of the block of `order` at `slot` be of type `wanted`.
+fn set_type(table: &Table<'_>, slot: Slot, order: u8, wanted: MigrateType) {
+    for pageblock in 0..1 << (order - PAGEBLOCK_ORDER) {
+        let slot = slot.add(pageblock * PAGEBLOCK_FRAMES);
+        table.set_word(slot, table.word(slot).with_migrate_type(wanted));
+    }
+}

@@ -1,0 +1,129 @@
+//! Designated movable blocks: which memory is movable, decided once at boot.
+//!
+//! A *designated movable block* (DMB) is a stretch of RAM, aligned to pageblocks, that is absent from NORMAL and present
+//! in MOVABLE. It lies in one RAM range behind one controller. Blocks come from `movablecore=size@base` on Ballast's
+//! command line, from nodes of the host tree's `/reserved-memory` and of the configuration; beside them `movablecore=` and `kernelcore=` may
+//! ask for a general amount, which is taken from the top of memory.
+//!
+//! [`designate`] checks everything against everything (RAM, reservations, the other blocks and pools) before anything
+//! takes effect: it changes the map whole or not at all. It must run after the last reservation is known and before the
+//! first [`carve`](crate::phys::map::BootMap::carve).
+//!
+//! Where it refuses a node, the caller keeps the nodes' memory out of use with [`withhold`], so that what was meant for
+//! an owner does not end up in the general pool.
+
+use crate::controller::ControllerId;
+use crate::name::Name;
+use crate::owner::MAX_POOLS;
+use crate::phys::map::{BootMap, MapError, ReservationKind};
+use crate::range::FrameRange;
+
+mod error;
+mod general;
+mod grammar;
+mod intersection;
+mod node;
+mod number;
+mod place;
+#[cfg(test)]
+mod tests;
+
+pub use error::{Designation, DesignationError, Edge, Item, Rule, Warning};
+pub use general::default_floor;
+pub use grammar::{Amount, Core, CoreOption, option_values};
+pub use intersection::Intersection;
+pub use node::{Node, NodeKind, NodePlace};
+
+/// How many designated movable blocks there may be.
+pub const MAX_BLOCKS: usize = 19;
+
+/// Where a block or pool was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// `movablecore=` on Ballast's command line.
+    CommandLine,
+    /// A node of the host tree's `/reserved-memory`.
+    Tree,
+    /// A node of the configuration.
+    Configuration,
+}
+
+/// A designated movable block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// Its frames.
+    pub range: FrameRange,
+    /// The controller that they lie behind.
+    pub controller: ControllerId,
+    /// Where it was asked for.
+    pub source: Source,
+    /// The node's name, or the item of the command line.
+    pub name: Name,
+}
+
+/// A pool: a contiguous allocator over a stretch of RAM, inside one block or outside all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pool {
+    /// Its frames.
+    pub range: FrameRange,
+    /// The controller that they lie behind.
+    pub controller: ControllerId,
+    /// The block that it lies in.
+    pub block: Option<u8>,
+    /// Where it was asked for.
+    pub source: Source,
+    /// The node's name.
+    pub name: Name,
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes<'a> {
+    /// `movablecore=`, parsed by [`Core::parse`].
+    pub movablecore: Option<&'a Core>,
+    /// `kernelcore=`, likewise.
+    pub kernelcore: Option<&'a Core>,
+    /// The nodes that designate blocks or pools: the host tree's, then the configuration's.
+    pub nodes: &'a [Node<'a>],
+    /// Frames of NORMAL that must stay free for Ballast and its tables: see [`default_floor`].
+    pub floor: u64,
+}
+
+/// What [`designate`] has decided so far.
+struct Plan {
+    blocks: heapless::Vec<Block, MAX_BLOCKS>,
+    pools: heapless::Vec<Pool, MAX_POOLS>,
+}
+
+/// Designates blocks, pools and the general amount in `map`.
+///
+/// # Errors
+/// The first item that breaks a rule; the map is then unchanged.
+pub fn designate(map: &mut BootMap, wishes: &Wishes<'_>) -> Result<Designation, DesignationError> {
+    let mut plan = Plan { blocks: heapless::Vec::new(), pools: heapless::Vec::new() };
+    if let Some(core) = wishes.movablecore {
+        for item in core.blocks() {
+            let source = Source::CommandLine;
+            let refused = |rule| DesignationError { item: item.item, rule };
+            place::add_static_block(map, &mut plan, item.size, item.base, source, item.name)
+                .map_err(refused)?;
+        }
+    }
+    node::add_all(map, &mut plan, wishes.nodes)?;
+    general::finish(map, plan, wishes)
+}
+
+/// Keeps every range that `nodes` name out of use: for nodes that [`designate`] refused.
+///
+/// # Errors
+/// Where the map is full.
+pub fn withhold(map: &mut BootMap, nodes: &[Node<'_>]) -> Result<(), MapError> {
+    for node in nodes {
+        if let NodePlace::Static { base, size } = node.place
+            && let Some(range) = FrameRange::covering(base, size)
+        {
+            map.reserve_range(range, ReservationKind::Withheld, Name::new(node.name))?;
+        }
+    }
+    Ok(())
+}
