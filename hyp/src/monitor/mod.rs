@@ -1,6 +1,7 @@
 //! The serial console: multiplexer, shell, commands, reports.
 #![allow(clippy::result_large_err, reason = "what went wrong is told in text, on the stack, and seldom")]
 
+pub mod baseline;
 pub mod claiming;
 pub mod command;
 mod complete;

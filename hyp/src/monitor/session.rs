@@ -6,7 +6,7 @@ use super::grammar::Failure;
 use super::machine::{Machine, Reason, set_reason};
 use super::mux::INTERRUPT;
 use super::report::{Report, Style, Value};
-use crate::observe::counters::Baseline;
+use crate::monitor::baseline::Baseline;
 
 /// The console as the monitor uses it. What waits lets others run meanwhile.
 pub trait MonitorIo {

@@ -1,8 +1,7 @@
 //! What is counted of guests: exits by reason, interrupts, time at EL2.
 //!
 //! Each vCPU has [`Counters`] that its own CPU alone writes, without locks or read-modify-write; they only
-//! grow. `stats reset` remembers what they were ([`Baseline`]) and text shows what was added since; JSON
-//! always has what the counters are.
+//! grow.
 //!
 //! A counter costs the paths of traps a load, an addition and a store. Reading the clock would cost them more than
 //! the frequent ones take as a whole, so time at EL2 leaves those out that are answered at once (version queries,
@@ -10,9 +9,6 @@
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
-
-use crate::monitor::machine::Machine;
-use crate::monitor::mux::GUESTS;
 
 /// Why a vCPU came to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,91 +122,37 @@ impl Counters {
     pub fn add_el2(&self, ticks: u64) {
         add(&self.el2_ticks, ticks);
     }
+
+    /// Reads the counters, from any CPU. An interrupt that went straight on to the guest is an exit and an injection.
+    pub fn read(&self) -> Reading {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let direct = get(&self.direct);
+        let mut exits = self.exits.each_ref().map(get);
+        let interrupts = &mut exits[Exit::Interrupt as usize];
+        *interrupts = interrupts.wrapping_add(direct);
+        Reading {
+            exits,
+            injected_count: get(&self.injected).wrapping_add(direct),
+            el2_ticks: get(&self.el2_ticks),
+        }
+    }
+}
+
+/// A reading of one vCPU's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Exits, by [`Exit`].
+    pub exits: [u64; EXITS],
+    /// Interrupts given to the guest.
+    pub injected_count: u64,
+    /// Time at EL2, in ticks of the machine's counter.
+    pub el2_ticks: u64,
 }
 
 /// One writer: no read-modify-write is needed.
 #[inline(always)]
 fn add(counter: &AtomicU64, value: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
-}
-
-/// What counters say, of a vCPU or of a whole guest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Exits, by [`Exit`].
-    pub exits: [u64; EXITS],
-    /// Interrupts given to the guest.
-    pub injected_count: u64,
-    /// Time at EL2.
-    pub el2_ns: u64,
-}
-
-impl Totals {
-    /// All that is counted of a guest.
-    pub fn of(machine: &dyn Machine, guest: usize) -> Self {
-        let mut totals = Self::default();
-        let vcpus = machine.guest(guest).map_or(0, |guest| guest.vcpu_count);
-        for counters in (0..vcpus).filter_map(|vcpu| machine.counters(guest, vcpu)) {
-            for (total, exit) in totals.exits.iter_mut().zip(&counters.exits) {
-                *total = total.wrapping_add(exit.load(Ordering::Relaxed));
-            }
-            let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-            let direct = get(&counters.direct);
-            let interrupts = &mut totals.exits[Exit::Interrupt as usize];
-            *interrupts = interrupts.wrapping_add(direct);
-            totals.injected_count =
-                totals.injected_count.wrapping_add(get(&counters.injected)).wrapping_add(direct);
-            let el2_ns = machine.nanoseconds(get(&counters.el2_ticks));
-            totals.el2_ns = totals.el2_ns.wrapping_add(el2_ns);
-        }
-        totals
-    }
-
-    /// What was added since `earlier`. A guest that was defined anew may count from zero.
-    #[must_use]
-    pub fn since(mut self, earlier: &Self) -> Self {
-        for (exit, earlier) in self.exits.iter_mut().zip(&earlier.exits) {
-            *exit = exit.saturating_sub(*earlier);
-        }
-        self.injected_count = self.injected_count.saturating_sub(earlier.injected_count);
-        self.el2_ns = self.el2_ns.saturating_sub(earlier.el2_ns);
-        self
-    }
-
-    /// All exits.
-    pub fn exit_count(&self) -> u64 {
-        self.exits.iter().fold(0, |sum, exit| sum.wrapping_add(*exit))
-    }
-}
-
-/// What the counters were at the last `stats reset`.
-#[derive(Clone, Debug, Default)]
-pub struct Baseline {
-    /// When that was; 0: never, the counters are shown since boot.
-    pub time_ns: u64,
-    /// By guest.
-    pub guests: [Totals; GUESTS],
-}
-
-impl Baseline {
-    /// Counters since boot.
-    pub const fn new() -> Self {
-        Self { time_ns: 0, guests: [Totals { exits: [0; EXITS], injected_count: 0, el2_ns: 0 }; GUESTS] }
-    }
-
-    /// Remembers what the counters are now.
-    pub fn take(&mut self, machine: &dyn Machine, now_ns: u64) {
-        self.time_ns = now_ns;
-        for (guest, totals) in self.guests.iter_mut().enumerate() {
-            *totals = Totals::of(machine, guest);
-        }
-    }
-
-    /// What was counted of a guest since then.
-    pub fn since(&self, machine: &dyn Machine, guest: usize) -> Totals {
-        let totals = Totals::of(machine, guest);
-        self.guests.get(guest).map_or(totals, |earlier| totals.since(earlier))
-    }
 }
 
 #[cfg(test)]
@@ -223,12 +165,5 @@ mod tests {
             assert_eq!(exit as usize, at);
             assert!(!exit.name().is_empty());
         }
-    }
-
-    #[test]
-    fn totals_never_go_below_zero() {
-        let earlier = Totals { exits: [5; EXITS], injected_count: 9, el2_ns: 9 };
-        assert_eq!(Totals::default().since(&earlier), Totals::default());
-        assert_eq!(earlier.since(&Totals::default()).exit_count(), 55);
     }
 }

@@ -3,7 +3,8 @@
 use super::super::grammar::{Argument, Arguments, Failure};
 use super::super::report::Value;
 use super::super::session::Session;
-use crate::observe::counters::{EXITS, Exit, Totals};
+use crate::monitor::baseline::Totals;
+use crate::observe::counters::{EXITS, Exit};
 use stage2::scale::scaled;
 
 /// Shows or resets the counters.

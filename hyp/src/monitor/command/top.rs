@@ -7,7 +7,7 @@ use super::super::machine::{ControllerState, Machine, reason};
 use super::super::mux::{Console, GUESTS, REDRAW};
 use super::super::session::Session;
 use super::super::units::{Size, Time};
-use crate::observe::counters::Totals;
+use crate::monitor::baseline::Totals;
 use stage2::controller::ControllerId;
 use stage2::scale::scaled;
 
