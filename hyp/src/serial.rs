@@ -5,10 +5,9 @@
 
 use crate::arch::cpu;
 use crate::arch::device::read32;
+use crate::board;
 use crate::hyp_mem::mmu;
-use crate::monitor::mux::{self, Console, Effect, Mux, QUEUE_SIZE, RING_SIZE, Storage};
-use crate::operator::scheduler;
-use crate::{board, guest};
+use crate::monitor::mux::{self, Console, Consoles, Effect, Mux, QUEUE_SIZE, RING_SIZE, Storage};
 use alloc::boxed::Box;
 use alloc::vec;
 use arm_pl011_uart::{
@@ -186,9 +185,38 @@ pub(crate) fn is_interrupt(intid: u32) -> bool {
 /// Bytes taken from the UART at a time: its FIFO's depth.
 const RECEIVE_BURST: usize = 32;
 
-/// The UART's interrupt.
-pub(crate) fn interrupt() {
-    let (mut received, mut breaks, mut wakes) = (0u32, 0u32, false);
+/// What an interrupt of the UART means to the consoles' users.
+#[must_use]
+pub(crate) struct Effects {
+    /// Guests that have input, a bit each.
+    received: u32,
+    /// Guests that get a break, a bit each.
+    breaks: u32,
+    /// Consoles that have room for output again.
+    pub(crate) writable: Consoles,
+    /// True if the monitor has input.
+    pub(crate) wakes_monitor: bool,
+}
+
+impl Effects {
+    /// Returns the guests that have input.
+    pub(crate) fn received(&self) -> impl Iterator<Item = usize> {
+        guests(self.received)
+    }
+
+    /// Returns the guests that get a break.
+    pub(crate) fn breaks(&self) -> impl Iterator<Item = usize> {
+        guests(self.breaks)
+    }
+}
+
+fn guests(mask: u32) -> impl Iterator<Item = usize> {
+    (0..mux::GUESTS).filter(move |index| mask >> index & 1 != 0)
+}
+
+/// Handles the UART's interrupt: takes what was received and sends what is queued.
+pub(crate) fn interrupt() -> Effects {
+    let (mut received, mut breaks, mut wakes_monitor) = (0u32, 0u32, false);
     let writable = with_console(|mux| {
         for _ in 0..RECEIVE_BURST {
             // A framing or parity error costs the byte; an overrun is what the FIFO lost already.
@@ -201,26 +229,17 @@ pub(crate) fn interrupt() {
                 Effect::None => {}
                 Effect::Received(console) => match console.guest_index() {
                     Some(index) => received |= 1 << index,
-                    None => wakes = true,
+                    None => wakes_monitor = true,
                 },
                 Effect::Break(index) => breaks |= 1 << index,
                 Effect::Front(console) => match console.guest_index() {
                     Some(index) => received |= 1 << index,
-                    None => wakes = true,
+                    None => wakes_monitor = true,
                 },
             }
         }
         mux.pump();
         mux.take_writable()
     });
-    let bits = |mask: u32| (0..mux::GUESTS).filter(move |index| mask >> index & 1 != 0);
-    bits(received).for_each(guest::receive_input);
-    bits(breaks).for_each(guest::receive_break);
-    if let Some(writable) = writable {
-        writable.guests().for_each(guest::drain_output);
-        wakes |= writable.has_monitor();
-    }
-    if wakes {
-        scheduler::wake();
-    }
+    Effects { received, breaks, writable: writable.unwrap_or_default(), wakes_monitor }
 }

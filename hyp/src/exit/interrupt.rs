@@ -81,10 +81,20 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
             timer::expired();
             migration::tick(cpu);
         }
-        intid if serial::is_interrupt(intid) => serial::interrupt(),
+        intid if serial::is_interrupt(intid) => serve_consoles(&serial::interrupt()),
         _ => {}
     }
     scheduler::resume(cpu);
+}
+
+/// Hands input, breaks and room for output to guests and the monitor.
+fn serve_consoles(effects: &serial::Effects) {
+    effects.received().for_each(guest::receive_input);
+    effects.breaks().for_each(guest::receive_break);
+    effects.writable.guests().for_each(guest::drain_output);
+    if effects.wakes_monitor || effects.writable.has_monitor() {
+        scheduler::wake();
+    }
 }
 
 /// What other CPUs ask of this one.
