@@ -15,6 +15,8 @@ pub mod errata;
 mod exit;
 #[cfg(target_os = "none")]
 pub mod guest;
+#[cfg(target_os = "none")]
+mod host;
 pub mod hyp_mem;
 #[cfg(all(test, loom))]
 mod interleavings;

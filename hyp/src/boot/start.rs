@@ -9,8 +9,9 @@ use crate::arch::gic::{Distributor, Redistributor, Region, cpu_interface, its};
 use crate::arch::{cache, cpu, errata, features, firmware, mitigation, timer};
 use crate::board::{Board, Console, Extent, Gic, REDISTRIBUTOR_REGION_LIMIT};
 use crate::exit::{fatal, idle, vectors};
+use crate::host;
 use crate::hyp_mem::window::Window;
-use crate::hyp_mem::{heap, mmu, pages};
+use crate::hyp_mem::{heap, mmu, pages, usage};
 use crate::observe::log;
 use crate::operator::scheduler;
 use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
@@ -19,7 +20,7 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use guest_dts::argument;
 use guest_dts::config::Configuration;
 use guest_dts::tree::Tree;
@@ -39,15 +40,6 @@ const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() a
 /// Largest device tree that is read, in bytes.
 const TREE_LIMIT: u64 = 2 << 20;
 
-/// The host, once read.
-static BOARD: Once<Board<'static>> = Once::new();
-static HOST_NAME: Once<&'static str> = Once::new();
-/// The host's device tree.
-static HOST_TREE: Once<Tree<'static>> = Once::new();
-/// Bytes of the frame table.
-static FRAME_TABLE_SIZE: AtomicU64 = AtomicU64::new(0);
-/// Bytes of the image that were given back.
-static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
 /// Whether what the start alone needs can be given back.
 static IS_START_OURS: AtomicBool = AtomicBool::new(false);
 
@@ -58,49 +50,6 @@ static REDISTRIBUTORS: Once<heapless::Vec<Region, REDISTRIBUTOR_REGION_LIMIT>> =
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
-
-/// What Ballast takes for itself, in bytes, guests' tables apart.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Taken {
-    /// The image as it is loaded.
-    pub(crate) image: u64,
-    /// Zeroed data, heap and stacks beside it.
-    pub(crate) own: u64,
-    /// The frame table.
-    pub(crate) frame_table: u64,
-}
-
-/// The host.
-pub(crate) fn board() -> Option<&'static Board<'static>> {
-    BOARD.get()
-}
-
-/// The host's device tree.
-pub(crate) fn host_tree() -> Option<&'static Tree<'static>> {
-    HOST_TREE.get()
-}
-
-/// What Ballast takes for itself.
-pub(crate) fn taken() -> Taken {
-    let (image, whole) = (mmu::image_file_size(), mmu::image_size());
-    let frames = pages::MEMORY.resident_everywhere(Owner::Hypervisor);
-    Taken {
-        image,
-        own: whole - image - GIVEN_BACK.load(Ordering::Relaxed) + frames * FRAME_SIZE,
-        frame_table: FRAME_TABLE_SIZE.load(Ordering::Relaxed),
-    }
-}
-
-/// What the host's device tree calls the host.
-pub(crate) fn host_name() -> &'static str {
-    HOST_NAME.get().copied().unwrap_or_default()
-}
-
-/// What the operator calls the controller with number `index`, by the number that the host's tree gives it.
-pub(crate) fn controller_name(index: usize) -> &'static str {
-    let controller = board().and_then(|board| board.ram.controllers.get(index));
-    controller.map_or("mc?", |controller| controller.name())
-}
 
 struct MapCell(UnsafeCell<BootMap>);
 
@@ -143,9 +92,7 @@ pub(crate) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
         let _ = serial::init_early(registers);
     }
     let board = read_board(&tree);
-    HOST_TREE.call_once(|| tree);
-    let name = tree.root().property("model").or_else(|| tree.root().property("compatible"));
-    HOST_NAME.call_once(|| name.and_then(|name| name.strings().next()).unwrap_or_default());
+    host::keep(tree);
     firmware::init(&board.psci);
     if !timer::init(&board.timer, &board.gic) {
         refuse(format_args!(
@@ -209,7 +156,7 @@ extern "C" fn give_back(_: u64) -> ! {
     {
         released = pages::MEMORY.release_reserved(range);
         if released.is_ok() {
-            GIVEN_BACK.store(whole - kept, Ordering::Relaxed);
+            usage::set_released(whole - kept);
         }
     }
     let error: &dyn fmt::Display = match (&unmapped, &released) {
@@ -225,7 +172,7 @@ extern "C" fn give_back(_: u64) -> ! {
 #[inline(never)]
 fn cpu_limit() -> usize {
     let mpidr = cpu::current().mpidr();
-    board().map_or(MAX_CPUS, |board| board.cpus.iter().filter(|host| host.mpidr != mpidr).count() + 1)
+    host::board().map_or(MAX_CPUS, |board| board.cpus.iter().filter(|host| host.mpidr != mpidr).count() + 1)
 }
 
 #[inline(never)]
@@ -240,10 +187,8 @@ fn init_second_uart(board: &Board<'_>) {
     }
 }
 
-/// A function of its own, since a board takes much of the stack on its way to its place.
-#[inline(never)]
 fn read_board(tree: &Tree<'static>) -> &'static Board<'static> {
-    match BOARD.try_call_once(|| Board::read(tree)) {
+    match host::read(tree) {
         Ok(board) => board,
         Err(error) => refuse(format_args!("{error}")),
     }
@@ -280,7 +225,7 @@ fn boot_memory(
     // SAFETY: this CPU alone runs, and this function once.
     let map = unsafe { &mut *BOOT_MAP.0.get() };
     let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
-    let Some(tree) = HOST_TREE.get() else { return };
+    let Some(tree) = host::tree() else { return };
     let (image, kept) = (mmu::image(), mmu::kept_size(cpu_limit()));
     let loaded = Loaded {
         image: Some((image, kept)),
@@ -328,7 +273,7 @@ fn boot_memory(
     if let Err(error) = pages::MEMORY.boot(map, words, NORMAL_FLOOR_FRAMES) {
         fail("memory", &error);
     }
-    FRAME_TABLE_SIZE.store(table.bytes(), Ordering::Relaxed);
+    usage::set_frame_table(table.bytes());
     log::info!(
         "{} MiB of RAM behind {} controllers, frame table {} KiB",
         board.ram.size() >> 20,

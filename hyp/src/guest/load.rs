@@ -77,8 +77,7 @@ impl Plan {
         let kaslr_seed = needs("kaslr-seed").then_some(0);
         let rng_seed = needs("rng-seed").then_some([0; 32]);
         let tree = GuestTree { guest: &guest, layout: &layout, plan: &boot, kaslr_seed, rng_seed };
-        let tree =
-            tree.build_with_host(crate::boot::start::host_tree()).map_err(|error| error.to_string())?;
+        let tree = tree.build_with_host(crate::host::tree()).map_err(|error| error.to_string())?;
         let tree = pages::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
         Ok(Self { guest, layout, boot, pieces, tree })
     }
@@ -111,7 +110,7 @@ impl Plan {
     ///
     /// Says how much is missing where, and where it would fit.
     pub(crate) fn fit(&self) -> Result<(), String> {
-        let Some(board) = crate::boot::start::board() else { return Ok(()) };
+        let Some(board) = crate::host::board() else { return Ok(()) };
         self.guest.fit(&super::setup::room(board)).map_err(|finding| finding.to_string())
     }
 

@@ -10,4 +10,6 @@ pub(crate) mod mmu;
 pub(crate) mod pages;
 pub mod table_pool;
 #[cfg(target_os = "none")]
+pub(crate) mod usage;
+#[cfg(target_os = "none")]
 pub(crate) mod window;

@@ -204,12 +204,12 @@ fn why_starting(guest: &crate::guest::Guest) -> Reason {
 
 impl Machine for Host {
     fn version(&self) -> Version<'_> {
-        let taken = crate::boot::start::taken();
+        let taken = crate::hyp_mem::usage::usage();
         Version {
             version: env!("CARGO_PKG_VERSION"),
             commit: option_env!("BALLAST_COMMIT").unwrap_or("unknown"),
             compiler: option_env!("BALLAST_COMPILER").unwrap_or("unknown"),
-            host: crate::boot::start::host_name(),
+            host: crate::host::name(),
             psci: arch::psci_version(),
             image_bytes: taken.image,
             own_bytes: taken.own,
@@ -321,11 +321,11 @@ impl Machine for Host {
     }
 
     fn controller_count(&self) -> usize {
-        crate::boot::start::board().map_or(0, |board| board.ram.controllers.len())
+        crate::host::board().map_or(0, |board| board.ram.controllers.len())
     }
 
     fn controller(&self, index: usize) -> Option<Controller<'_>> {
-        let board = crate::boot::start::board()?;
+        let board = crate::host::board()?;
         let place = u8::try_from(index).ok()?;
         board.ram.controllers.get(index)?;
         let id = ControllerId::try_new(place)?;
@@ -337,7 +337,7 @@ impl Machine for Host {
         let ranges = board.ram.ranges.iter().filter(|ram| ram.controller == place);
         let managed = totals.normal.managed + totals.movable.managed;
         Some(Controller {
-            name: crate::boot::start::controller_name(index),
+            name: crate::host::controller_name(index),
             ranges: ranges
                 .map(|ram| (ram.range.base().get(), ram.range.size()))
                 .take(machine::CONTROLLER_RANGES)
