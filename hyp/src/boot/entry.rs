@@ -14,6 +14,7 @@
 //! The boot protocol promises EL2 (or EL1), the MMU off and `x0`. Nothing else of EL2's state is taken for granted:
 //! `begin` sets what it works by, `features::configure` the rest.
 
+use crate::hyp_mem::mmu;
 use core::arch::global_asm;
 
 /// Level 0; levels 1 to 3 of the image's address; levels 1 to 3 of the identity map.
@@ -278,33 +279,10 @@ pub(crate) struct SecondaryStart {
 }
 
 unsafe extern "C" {
-    static image_header: u8;
     fn secondary_entry();
-    fn switch_root(root: u64);
 }
 
-/// Physical address of a symbol of the boot page, given where the image lies.
-fn boot_page_address(symbol: usize, image: u64) -> u64 {
-    (symbol - (&raw const image_header).addr()) as u64 + image
-}
-
-/// Physical address at which a secondary CPU enters, for PSCI CPU_ON. `image` is where the image lies.
-pub(crate) fn secondary_entry_address(image: u64) -> u64 {
-    boot_page_address(secondary_entry as *const () as usize, image)
-}
-
-/// Makes `root` (a physical address) the root of EL2's tables on this CPU.
-///
-/// # Safety
-///
-/// The tables below `root` map the image as the present ones do, the stack in use, and the boot page at its own
-/// physical address.
-pub(crate) unsafe fn change_root(root: u64, image: u64) {
-    let address = boot_page_address(switch_root as *const () as usize, image);
-    // SAFETY: the boot page is identity-mapped before and after, as the caller says; `switch_root` takes one
-    // register, touches no memory and keeps all but x0 to x2.
-    unsafe {
-        let function: unsafe extern "C" fn(u64) = core::mem::transmute(address as usize);
-        function(root);
-    }
+/// Returns the physical address at which a secondary CPU enters, for PSCI CPU_ON.
+pub(crate) fn secondary_entry_address() -> u64 {
+    mmu::image_pa(secondary_entry as *const ())
 }

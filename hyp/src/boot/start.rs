@@ -409,7 +409,7 @@ fn start_secondaries(board: &Board<'_>) {
         // It is read with the MMU off.
         cache::clean_invalidate(start.addr(), size_of::<entry::SecondaryStart>());
         crate::arch::sysreg::instruction!("dsb sy");
-        let entry = entry::secondary_entry_address(mmu::image());
+        let entry = entry::secondary_entry_address();
         if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
             log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {}", host.mpidr, error);
             cpu::set_count(count);

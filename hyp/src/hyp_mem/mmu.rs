@@ -266,6 +266,24 @@ unsafe extern "C" {
     static __text_end: u8;
     static __rodata_end: u8;
     static __image_file_end: u8;
+    /// Of the boot page (`boot::entry`).
+    fn switch_root(root: u64);
+}
+
+/// Makes `root` (a physical address) the root of EL2's tables on this CPU.
+///
+/// # Safety
+///
+/// The tables below `root` map the image as the present ones do, the stack in use, and the boot page at its own
+/// physical address.
+unsafe fn change_root(root: u64) {
+    let address = image_pa(switch_root as *const ());
+    // SAFETY: the boot page is identity-mapped before and after, as the caller says; `switch_root` takes one
+    // register, touches no memory and keeps all but x0 to x2.
+    unsafe {
+        let function: unsafe extern "C" fn(u64) = core::mem::transmute(address as usize);
+        function(root);
+    }
 }
 
 /// The address of a symbol of the linker's that may be further away than the code model reaches.
@@ -314,7 +332,7 @@ pub(crate) unsafe fn init(image: u64) -> Result<(), MapError> {
     ROOT.store(root, Ordering::Release);
     BOOT_STACK.store(true, Ordering::Relaxed);
     // SAFETY: the tables map the image, the boot stack in use (part of the image) and the boot page.
-    unsafe { crate::boot::entry::change_root(root as u64, image) };
+    unsafe { change_root(root as u64) };
     Ok(())
 }
 
