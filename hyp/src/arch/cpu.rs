@@ -256,6 +256,14 @@ pub(crate) fn relax() {
     super::sysreg::instruction!("yield");
 }
 
+/// Returns this CPU's buffer for a line of the log, to `observe::log::frames`, which names the function by symbol.
+// SAFETY: nothing else has this name, and the declaration there has the same type.
+#[cfg(feature = "defmt")]
+#[unsafe(no_mangle)]
+fn log_buffer() -> &'static crate::observe::log::frames::Buffer {
+    &current().frame
+}
+
 /// The CPU that this runs on.
 #[inline(always)]
 pub fn current() -> &'static PerCpu {

@@ -14,7 +14,6 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use defmt::{Debug2Format, Display2Format, Format};
 
 use super::{Level, Stamp, Words};
-use crate::arch::{cpu, timer};
 
 /// [`Buffer::state`] between frames.
 const IDLE: u8 = 0;
@@ -46,7 +45,7 @@ impl Buffer {
 
     #[inline(always)]
     fn own() -> &'static Self {
-        &cpu::current().frame
+        log_buffer()
     }
 
     #[inline(always)]
@@ -55,8 +54,9 @@ impl Buffer {
             self.state.store(SPOILT, Ordering::Relaxed);
             return;
         }
-        self.cpu.store(cpu::current().index() as u16, Ordering::Relaxed);
-        self.time_ns.store(timer::nanoseconds(), Ordering::Relaxed);
+        let stamp = super::stamp();
+        self.cpu.store(stamp.cpu, Ordering::Relaxed);
+        self.time_ns.store(stamp.time_ns, Ordering::Relaxed);
         self.words.clear();
         self.state.store(OPEN, Ordering::Relaxed);
     }
@@ -74,6 +74,12 @@ impl Buffer {
             crate::observe::log::tell();
         }
     }
+}
+
+unsafe extern "Rust" {
+    /// Returns this CPU's buffer. `arch::cpu` defines the function: the log knows no CPUs, and a pointer to it would cost
+    /// each part of a line an indirect call.
+    safe fn log_buffer() -> &'static Buffer;
 }
 
 /// Sets the level of this CPU's next frame. For the macros.
