@@ -1,13 +1,14 @@
-//! A physical CPU: what EL2 keeps for it, how CPUs call each other, what a CPU does without a guest.
+//! A physical CPU: what EL2 keeps for it, and how CPUs call each other.
 //!
-//! Each vCPU owns a CPU, so a CPU either runs that vCPU or idles at EL2. `current` is reached through TPIDR_EL2.
-//! Only a CPU itself touches the cells of its `PerCpu`; others leave bits in `requests` and send a kick.
+//! [`Core`] is the part that needs no guests. It comes first in `guest::cpu::PerCpu`, which TPIDR_EL2 points at, so
+//! [`current`] takes one instruction for either. Only a CPU itself touches the cells of its `Core`; others leave bits in
+//! `requests` and send a kick.
+//!
+//! Two entries of the room that handles exceptions serve the rooms below it: [`idle`] and [`serve_interrupts`].
 
-use super::gic::{Redistributor, cpu_interface};
+use super::gic::cpu_interface;
+use super::gic::redistributor::Redistributor;
 use super::mitigation::Hardening;
-use crate::device::vgic::{Local, MAX_VCPUS};
-use crate::guest::{Guest, Vcpu};
-use crate::hyp_mem::window::Window;
 use crate::observe::counters::Counters;
 use crate::observe::trace;
 pub use crate::physical::MAX_CPUS;
@@ -18,131 +19,120 @@ use core::cell::Cell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
-use stage2::migrate::Engaged;
 
-/// One CPU.
-pub struct PerCpu {
+/// The part of a CPU's data that needs no guests.
+pub struct Core {
     index: Cell<usize>,
     mpidr: Cell<u64>,
     midr: AtomicU64,
     stack_top: Cell<u64>,
     redistributor: Once<Redistributor>,
-    windows: Once<[Window; crate::hyp_mem::mmu::WINDOWS_PER_CPU]>,
-    /// The vCPU that owns this CPU.
-    assigned: Once<&'static Vcpu>,
-    /// The vCPU that runs here now.
-    vcpu: Cell<Option<&'static Vcpu>>,
-    /// Its interrupts' fast path.
-    pub(crate) local: Local,
-    /// By vCPU of the same guest: what to write to ICC_SGI1R_EL1 to reach it; 0 where there is none.
-    pub(crate) sgi_targets: [Cell<u64>; MAX_VCPUS],
-    /// The one of these that is this CPU's.
-    pub(crate) self_target: Cell<u64>,
-    /// The vCPU's own bit in a target list.
-    pub(crate) self_bit: Cell<u64>,
-    /// What is counted of its vCPU.
+    /// Numbers of the guest and the vCPU that run here, for the trace.
+    vcpu: Cell<Option<(usize, usize)>>,
+    /// Counters of the vCPU that owns the CPU.
     pub(crate) counters: Counters,
-    /// Its last events, once they have been asked for.
+    /// The last events, once they have been asked for.
     trace: AtomicPtr<trace::Ring>,
-    /// The line of the log that it is writing, as a frame.
+    /// The line of the log that is being written, as a frame.
     #[cfg(feature = "defmt")]
-    pub(crate) frame: crate::observe::log::frames::Buffer,
-    /// Its mitigations of speculative execution.
+    frame: crate::observe::log::frames::Buffer,
+    /// Mitigations of speculative execution.
     pub(crate) hardening: Hardening,
-    /// By purpose: when EL2's own timer is to fire; 0: never.
-    pub(crate) deadlines: [Cell<u64>; super::timer::PURPOSES],
-    /// Whether it looks for migration's work by itself.
-    pub(crate) engaged: Engaged,
+    /// By purpose: the count at which EL2's own timer fires; 0: never.
+    pub(crate) deadlines: [Cell<u64>; PURPOSES],
     requests: Requests,
     online: AtomicU32,
 }
 
-// SAFETY: the cells are touched by the CPU itself only, but for `init`'s, which run before it starts.
-unsafe impl Sync for PerCpu {}
+// SAFETY: the cells are touched by the CPU itself only, but for `describe`'s, which is called before it starts.
+unsafe impl Sync for Core {}
 
-/// The last of what stays of the image: where there are fewer CPUs, the rest is given back with what the start alone
-/// needs, which follows.
-#[unsafe(link_section = ".bss.zcpus")]
-static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
+/// Uses of EL2's own timer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The monitor's slices.
+    Monitor = 0,
+    /// Migration's slices.
+    Migration = 1,
+}
+
+/// Number of uses of EL2's own timer.
+const PURPOSES: usize = 2;
+
+/// The CPUs that have been described, by index.
+static CORES: [Once<&Core>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 
-impl PerCpu {
-    /// Where the vectors count hypercalls.
+/// Entries of the room that handles exceptions, for the rooms below it.
+struct Entries {
+    idle: fn() -> !,
+    serve_interrupts: fn(),
+}
+
+static ENTRIES: Once<Entries> = Once::new();
+
+impl Core {
+    /// Offset at which the vectors count hypercalls.
     pub(crate) const HYPERCALLS: usize = offset_of!(Self, counters) + Counters::HYPERCALLS;
 
-    /// Where the vectors find its mitigations.
+    /// Offset at which the vectors find the mitigations.
     pub(crate) const HARDENING: usize = offset_of!(Self, hardening);
 
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             index: Cell::new(0),
             mpidr: Cell::new(0),
             midr: AtomicU64::new(0),
             stack_top: Cell::new(0),
             redistributor: Once::new(),
-            windows: Once::new(),
-            assigned: Once::new(),
             vcpu: Cell::new(None),
-            local: Local::new(),
-            sgi_targets: [const { Cell::new(0) }; MAX_VCPUS],
-            self_target: Cell::new(0),
-            self_bit: Cell::new(0),
             counters: Counters::new(),
             trace: AtomicPtr::new(core::ptr::null_mut()),
             #[cfg(feature = "defmt")]
             frame: crate::observe::log::frames::Buffer::new(),
             hardening: Hardening::new(),
-            deadlines: [const { Cell::new(0) }; super::timer::PURPOSES],
-            engaged: Engaged::new(),
+            deadlines: [const { Cell::new(0) }; PURPOSES],
             requests: Requests::new(),
             online: AtomicU32::new(0),
         }
     }
 
-    /// The CPU's number, from 0 in the order of the host's device tree, the boot CPU first.
+    /// Returns the CPU's number, from 0 in the order of the host's device tree, the boot CPU first.
     pub fn index(&self) -> usize {
         self.index.get()
     }
 
-    /// MPIDR_EL1 without its flags.
+    /// Returns MPIDR_EL1 without its flags.
     pub fn mpidr(&self) -> u64 {
         self.mpidr.get()
     }
 
-    /// The vCPU that runs here.
-    #[inline(always)]
-    pub fn vcpu(&self) -> Option<&'static Vcpu> {
+    /// Returns the numbers of the guest and the vCPU that run here.
+    pub(crate) fn vcpu_numbers(&self) -> Option<(usize, usize)> {
         self.vcpu.get()
     }
 
-    /// The guest that runs here.
-    pub fn guest(&self) -> Option<&'static Guest> {
-        self.vcpu.get().map(|vcpu| vcpu.guest())
+    /// Notes the numbers of the guest and the vCPU that run here.
+    pub(crate) fn set_vcpu_numbers(&self, numbers: Option<(usize, usize)>) {
+        self.vcpu.set(numbers);
     }
 
-    /// The vCPU that owns this CPU, running or not.
-    pub fn assigned(&self) -> Option<&'static Vcpu> {
-        self.assigned.get().copied()
-    }
-
-    /// Gives the CPU to `vcpu`, for good; where it is another's already, nothing changes.
-    pub fn assign(&self, vcpu: &'static Vcpu) {
-        self.assigned.call_once(|| vcpu);
-    }
-
-    /// What to write to ICC_SGI1R_EL1, less the INTID, to reach this CPU.
+    /// Returns the value of ICC_SGI1R_EL1, without the INTID, that reaches this CPU.
     pub(crate) fn sgi_target(&self) -> u64 {
         cpu_interface::sgi_target(self.mpidr())
     }
 
-    pub(crate) fn set_vcpu(&self, vcpu: Option<&'static Vcpu>) {
-        self.vcpu.set(vcpu);
-    }
-
+    /// Returns the top of the CPU's stack.
     pub(crate) fn stack_top(&self) -> u64 {
         self.stack_top.get()
     }
 
+    /// Replaces the stack.
+    pub(crate) fn set_stack_top(&self, stack_top: u64) {
+        self.stack_top.set(stack_top);
+    }
+
+    /// Returns the CPU's redistributor, once it is known.
     pub(crate) fn redistributor(&self) -> Option<&Redistributor> {
         self.redistributor.get()
     }
@@ -151,16 +141,7 @@ impl PerCpu {
         self.redistributor.call_once(|| redistributor);
     }
 
-    pub(crate) fn set_windows(&self, windows: [Window; crate::hyp_mem::mmu::WINDOWS_PER_CPU]) {
-        self.windows.call_once(|| windows);
-    }
-
-    /// The windows through which this CPU reaches guest memory.
-    pub(crate) fn windows(&self) -> Option<&[Window; crate::hyp_mem::mmu::WINDOWS_PER_CPU]> {
-        self.windows.get()
-    }
-
-    /// Its last events, once they have been asked for.
+    /// Returns the CPU's last events, once they have been asked for.
     pub(crate) fn trace(&self) -> Option<&'static trace::Ring> {
         // SAFETY: null, or what `set_trace` stored, which lives for ever; its contents came before it.
         unsafe { self.trace.load(Ordering::Acquire).as_ref() }
@@ -170,12 +151,12 @@ impl PerCpu {
         self.trace.store(core::ptr::from_ref(ring).cast_mut(), Ordering::Release);
     }
 
-    /// Whether the CPU has come up.
+    /// Returns true if the CPU has come up.
     pub fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire) != 0
     }
 
-    /// MIDR_EL1; 0 until the CPU has come up.
+    /// Returns MIDR_EL1; 0 until the CPU has come up.
     pub fn midr(&self) -> u64 {
         self.midr.load(Ordering::Relaxed)
     }
@@ -185,13 +166,13 @@ impl PerCpu {
         self.online.store(1, Ordering::Release);
     }
 
-    /// Asks this CPU for something and kicks it.
+    /// Adds a request to this CPU and kicks it.
     pub fn request(&self, request: Request) {
         self.requests.add(request);
         self.kick();
     }
 
-    /// Asks this CPU for something and kicks it, unless that was asked before and not taken yet ([`Requests::add`]).
+    /// Adds a request to this CPU and kicks it, unless the request was already pending ([`Requests::add`]).
     pub(crate) fn request_once(&self, request: Request) {
         if self.requests.add(request) {
             self.kick();
@@ -200,33 +181,29 @@ impl PerCpu {
 
     /// Brings this CPU into EL2.
     pub fn kick(&self) {
-        cpu_interface::send_sgi(cpu_interface::sgi_target(self.mpidr()), super::gic::KICK_SGI);
+        cpu_interface::send_sgi(cpu_interface::sgi_target(self.mpidr()), cpu_interface::KICK_SGI);
     }
 
-    /// Takes one kind of request. Returns whether it was there.
+    /// Takes one kind of request. Returns true if it was pending.
     pub(crate) fn take(&self, request: Request) -> bool {
         self.requests.take(request)
     }
 
-    /// Gives it another stack.
-    pub(crate) fn set_stack_top(&self, stack_top: u64) {
-        self.stack_top.set(stack_top);
-    }
-
     /// Describes CPU `index` before it starts.
-    pub(crate) fn describe(&self, index: usize, mpidr: u64, stack_top: u64) {
+    pub(crate) fn describe(&'static self, index: usize, mpidr: u64, stack_top: u64) {
         self.index.set(index);
         self.mpidr.set(mpidr);
         self.stack_top.set(stack_top);
+        CORES[index].call_once(|| self);
     }
 }
 
-/// CPU `index`, one of [`count`].
-pub fn get(index: usize) -> Option<&'static PerCpu> {
-    CPUS[..count()].get(index)
+/// Returns CPU `index`, one of [`count`].
+pub fn get(index: usize) -> Option<&'static Core> {
+    CORES[..count()].get(index)?.get().copied()
 }
 
-/// How many CPUs there are.
+/// Returns the number of CPUs.
 pub fn count() -> usize {
     COUNT.load(Ordering::Acquire).min(MAX_CPUS)
 }
@@ -235,20 +212,30 @@ pub(crate) fn set_count(count: usize) {
     COUNT.store(count.min(MAX_CPUS), Ordering::Release);
 }
 
-/// Returns all of them.
-pub fn all() -> impl Iterator<Item = &'static PerCpu> + Clone {
-    CPUS[..count()].iter()
+/// Returns all CPUs.
+pub fn all() -> impl Iterator<Item = &'static Core> + Clone {
+    (0..count()).filter_map(get)
 }
 
-/// Where the data of the first `count` CPUs ends.
-pub(crate) fn end_of(count: usize) -> usize {
-    CPUS[..count.min(MAX_CPUS)].as_ptr_range().end.addr()
+/// Names the entries of the room that handles exceptions, before any CPU needs them.
+pub(crate) fn set_entries(idle: fn() -> !, serve_interrupts: fn()) {
+    ENTRIES.call_once(|| Entries { idle, serve_interrupts });
 }
 
-/// Makes `index` the number of the CPU that this runs on.
-pub(crate) fn install(index: usize) {
-    let cpu: &'static PerCpu = &CPUS[index];
-    TPIDR_EL2.set(core::ptr::from_ref(cpu).addr() as u64);
+/// Leaves whatever this CPU does and idles. The caller holds nothing that would have to be dropped, such as a lock.
+pub(crate) fn idle() -> ! {
+    match ENTRIES.get() {
+        Some(entries) => (entries.idle)(),
+        // Boot sets them first.
+        None => unreachable!(),
+    }
+}
+
+/// Handles the interrupts that are pending for this CPU, while it works at EL2 for long without a guest.
+pub(crate) fn serve_interrupts() {
+    if let Some(entries) = ENTRIES.get() {
+        (entries.serve_interrupts)();
+    }
 }
 
 /// Passes a moment of a wait for another CPU: a hint that emulators which run one CPU at a time act on.
@@ -264,9 +251,18 @@ fn log_buffer() -> &'static crate::observe::log::frames::Buffer {
     &current().frame
 }
 
-/// The CPU that this runs on.
+/// Makes `core` the data of the CPU that this runs on.
+///
+/// # Safety
+///
+/// `core` is the first field of a `guest::cpu::PerCpu` that lives for ever and is no other CPU's.
+pub(crate) unsafe fn install(core: *const Core) {
+    TPIDR_EL2.set(core.expose_provenance() as u64);
+}
+
+/// Returns the CPU that this runs on.
 #[inline(always)]
-pub fn current() -> &'static PerCpu {
-    // SAFETY: TPIDR_EL2 holds the address of an element of CPUS, set by `install` before anything else.
-    unsafe { &*(TPIDR_EL2.get() as usize as *const PerCpu) }
+pub fn current() -> &'static Core {
+    // SAFETY: TPIDR_EL2 holds what `install` set before anything else.
+    unsafe { &*(TPIDR_EL2.get() as usize as *const Core) }
 }

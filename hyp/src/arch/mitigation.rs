@@ -1,10 +1,9 @@
 //! Mitigations of speculative execution on this CPU: chosen when it comes up, kept for its vectors and its guest.
 
-use super::cpu::{self, PerCpu};
+use super::cpu::{self, Core};
 use super::firmware::{self, Host};
 use super::sysreg::{instruction, read};
 use crate::device::smccc::{Firmware as _, Workaround};
-use crate::exit::vectors;
 use crate::mitigation::{Answers, Branches, Choice, Policy, Registers, StoreBypass, Stores};
 use crate::observe::{log, trace};
 use aarch64_cpu::registers::{Readable, SCTLR_EL2, Writeable};
@@ -84,10 +83,9 @@ impl Hardening {
         self.store_bypass.leave(&Host);
     }
 
-    /// Forgets the choice of a vCPU that ran here: one is about to start.
+    /// Forgets the choice of the vCPU that ran here, before one starts. The CPU's vectors have to be chosen anew.
     pub(crate) fn reset(&self) {
         self.store_bypass.reset(&Host);
-        vectors::install();
     }
 
     /// Answers a guest's SMCCC_ARCH_FEATURES for `workaround`.
@@ -95,15 +93,12 @@ impl Hardening {
         self.choice().map_or(Answers::NONE.of(workaround), |choice| choice.feature(workaround))
     }
 
-    /// Does what a guest asks for by `workaround`. Returns the status for X0.
+    /// Does what a guest asks for by `workaround`, and returns the status for X0. The CPU's vectors have to be chosen anew.
     pub(crate) fn apply(&self, workaround: Workaround) -> i32 {
         let choice = self.choice();
-        let status = choice.map_or(crate::device::smccc::NOT_SUPPORTED, |choice| {
+        choice.map_or(crate::device::smccc::NOT_SUPPORTED, |choice| {
             choice.apply(workaround, &self.store_bypass, &Host)
-        });
-        // Its vCPU may need other vectors from now on.
-        vectors::install();
-        status
+        })
     }
 }
 
@@ -124,8 +119,8 @@ pub(crate) fn init(command_line: &str) {
     POLICY.call_once(|| policy);
 }
 
-/// Chooses for this CPU, asking its firmware, and makes it so.
-pub(crate) fn init_cpu(this: &PerCpu) {
+/// Chooses for this CPU, asking its firmware, and makes it so. Its vectors have to be chosen anew.
+pub(crate) fn init_cpu(this: &Core) {
     let registers = Registers {
         midr: read!("midr_el1"),
         pfr0: read!("id_aa64pfr0_el1"),
@@ -151,7 +146,6 @@ pub(crate) fn init_cpu(this: &PerCpu) {
         Stores::NotNeeded | Stores::Vulnerable => {}
     }
     hardening.choice.call_once(|| choice);
-    vectors::install();
 }
 
 /// Lets EL2's loads bypass stores, or not, from this CPU's first exception on: no guest has run here before. PSTATE.SSBS
@@ -164,8 +158,8 @@ fn set_ssbs(is_allowed: bool) {
 
 /// Warns of cores that stay unprotected, one line for each kind of core.
 pub(crate) fn report_gaps() {
-    let gap = |cpu: &PerCpu| cpu.hardening.choice().and_then(|choice| choice.branches.gap());
-    let is_first = |cpu: &PerCpu| {
+    let gap = |cpu: &Core| cpu.hardening.choice().and_then(|choice| choice.branches.gap());
+    let is_first = |cpu: &Core| {
         cpu::all().take(cpu.index()).all(|before| (before.midr(), gap(before)) != (cpu.midr(), gap(cpu)))
     };
     for cpu in cpu::all().filter(|&cpu| is_first(cpu)) {

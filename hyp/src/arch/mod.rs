@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod errata;
 pub(crate) mod features;
 pub(crate) mod firmware;
+pub(crate) mod frame;
 pub(crate) mod gic;
 pub(crate) mod mem;
 pub(crate) mod mitigation;

@@ -1,6 +1,7 @@
 //! The architected timer: whose interrupt is whose, EL2's own deadline, and time.
 
 use super::cpu;
+pub(crate) use super::cpu::Purpose;
 use super::gic::Priority;
 use crate::board::{Gic, Timer};
 use crate::device::vgic::HardwareLink;
@@ -115,18 +116,6 @@ pub fn ticks(microseconds: u64) -> u64 {
     scaled(microseconds, frequency(), 1_000_000)
 }
 
-/// Who may want EL2's own interrupt on a CPU; each has a deadline of its own.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// The monitor.
-    Monitor = 0,
-    /// Migration.
-    Migration = 1,
-}
-
-/// How many purposes there are.
-pub(crate) const PURPOSES: usize = 2;
-
 /// Raises EL2's own interrupt on this CPU when the count reaches `deadline`; 0: not for that purpose.
 pub(crate) fn arm(purpose: Purpose, deadline: u64) {
     let cpu = cpu::current();
@@ -146,7 +135,7 @@ pub(crate) fn expired() {
     program(cpu);
 }
 
-fn program(cpu: &cpu::PerCpu) {
+fn program(cpu: &cpu::Core) {
     match cpu.deadlines.iter().map(core::cell::Cell::get).filter(|deadline| *deadline != 0).min() {
         Some(deadline) => {
             super::sysreg::write!("cnthp_cval_el2", deadline);

@@ -1,20 +1,23 @@
-//! A vCPU's registers: as after a reset, and the way into the guest.
+//! A vCPU's registers and interrupts on its CPU: as after a reset, and when it leaves.
 //!
 //! A vCPU owns its CPU, so the state of EL1 and EL0 lives in the CPU's own registers while it runs and is set
 //! afresh when it starts. What one guest left there must not reach the next: every register that EL1 or EL0 can
 //! write is set, floating point included.
 
-use super::cpu::{self, PerCpu};
+use super::cpu::{self, Core};
 use super::sysreg::{instruction, read, write};
 use super::{errata, features};
-use crate::exit::vectors;
-use crate::exit::vectors::Frame;
 use crate::translation::{self, SCTLR_RES1, Stage1, Stage2};
 use aarch64_cpu::registers::*;
-use stage2::addr::Ipa;
+use spin::Once;
+use stage2::addr::{Ipa, Pa};
+use stage2::table::Geometry;
 
 /// SPSR_EL2 of a vCPU that starts: EL1h, all exceptions masked.
 const SPSR: u64 = 0x3c5;
+
+/// The stage 2 of CPUs that run no vCPU.
+static EMPTY_STAGE2: Once<Stage2> = Once::new();
 
 /// How a vCPU starts.
 pub(crate) struct Start {
@@ -30,15 +33,8 @@ pub(crate) struct Start {
     pub(crate) counter_offset: u64,
 }
 
-/// Sets every register of EL1 and EL0 and enters the guest.
-///
-/// # Safety
-///
-/// On a CPU without a guest, whose stack holds nothing that has to be dropped; `start` names the tables of the
-/// guest's stage 2, which outlive its running here.
-pub(crate) unsafe fn start(start: &Start) -> ! {
-    let cpu = cpu::current();
-    cpu.hardening.reset();
+/// Sets every register of EL1 and EL0 as `start` says.
+pub(crate) fn reset(start: &Start) {
     let stage1 = Stage1 { sctlr: SCTLR_RES1, tcr: 0 };
     translation::enter(&errata::This, start.stage2, stage1, forget_guest, reset_el1);
     reset_floating_point();
@@ -47,8 +43,6 @@ pub(crate) unsafe fn start(start: &Start) -> ! {
     CNTVOFF_EL2.set(start.counter_offset);
     ELR_EL2.set(start.entry.get());
     SPSR_EL2.set(SPSR);
-    // SAFETY: as the caller says.
-    unsafe { vectors::enter_guest(cpu.stack_top(), &Frame::new(start.context)) }
 }
 
 /// Drops what this CPU has cached of the guest whose stage 2 it has: guests before this one had the same VMID.
@@ -212,15 +206,6 @@ fn reset_floating_point() {
     }
 }
 
-/// Waits as the guest's WFI would: until an interrupt is pending for this CPU or in its list registers.
-pub(crate) fn standby() {
-    // ICC_HPPIR1_EL1 at EL2 shows the physical interface only; virtual interrupts do not wake a WFI at EL2
-    // (Arm ARM D1.6.2), so with any in a list register there is no waiting.
-    if !has_virtual_interrupt() && !crate::guest::migration::use_wait(cpu::current(), super::timer::NEVER) {
-        aarch64_cpu::asm::wfi();
-    }
-}
-
 /// Whether there is an interrupt in this CPU's list registers, pending or active.
 pub(crate) fn has_virtual_interrupt() -> bool {
     use crate::device::vgic::list_register::ListRegisters;
@@ -256,14 +241,14 @@ pub(crate) fn hold_sgis() {
 }
 
 /// Makes SGI `sgi` pending for the vCPU that owns `cpu`.
-pub(crate) fn pend_sgi(cpu: &PerCpu, sgi: u32) {
+pub(crate) fn pend_sgi(cpu: &Core, sgi: u32) {
     if let Some(redistributor) = cpu.redistributor() {
         redistributor.set_pending(1 << sgi & DIRECT_SGI_MASK);
     }
 }
 
 /// Drops the SGIs that are pending for a vCPU that is off, whose guest starts afresh, on the CPU that it owns.
-pub(crate) fn forget_sgis(cpu: &PerCpu) {
+pub(crate) fn forget_sgis(cpu: &Core) {
     if let Some(redistributor) = cpu.redistributor() {
         redistributor.clear_pending(DIRECT_SGI_MASK);
     }
@@ -271,13 +256,13 @@ pub(crate) fn forget_sgis(cpu: &PerCpu) {
 
 /// Returns the guest's SGIs that are pending in the redistributor of the CPU that a vCPU owns, and lines of its timers
 /// that are high, a bit for each physical INTID.
-pub(crate) fn pending_interrupts(cpu: &PerCpu) -> u32 {
+pub(crate) fn pending_interrupts(cpu: &Core) -> u32 {
     let mask = DIRECT_SGI_MASK | super::timer::guest_mask();
     cpu.redistributor().map_or(0, |redistributor| redistributor.pending() & mask)
 }
 
 /// Makes the SGIs of `mask` that are pending in the redistributor of the CPU that a vCPU owns not pending.
-pub(crate) fn clear_pending_sgis(cpu: &PerCpu, mask: u32) {
+pub(crate) fn clear_pending_sgis(cpu: &Core, mask: u32) {
     if let Some(redistributor) = cpu.redistributor()
         && mask & DIRECT_SGI_MASK != 0
     {
@@ -290,5 +275,16 @@ pub(crate) fn clear_pending_sgis(cpu: &PerCpu, mask: u32) {
 pub(crate) fn quiet() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
-    translation::leave(&errata::This, crate::hyp_mem::mmu::empty_stage2());
+    translation::leave(&errata::This, empty_stage2());
+}
+
+/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs that run no vCPU, for ever.
+pub(crate) fn set_empty_stage2(pa: Pa, geometry: Geometry) {
+    // VMID 0 is nobody's.
+    EMPTY_STAGE2.call_once(|| Stage2 { vtcr: geometry.vtcr(), vttbr: pa.get() });
+}
+
+/// Returns the stage 2 of a CPU that runs no vCPU: tables that hold nothing.
+pub(crate) fn empty_stage2() -> Stage2 {
+    EMPTY_STAGE2.get().copied().unwrap_or(Stage2 { vtcr: 1 << 31, vttbr: 0 })
 }

@@ -6,12 +6,12 @@
 use super::entry;
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::gic::{Distributor, Redistributor, Region, cpu_interface, its};
-use crate::arch::{cache, cpu, errata, features, firmware, mitigation, timer};
+use crate::arch::{cache, cpu, errata, features, firmware, mitigation, timer, vcpu};
 use crate::board::{Board, Console, Extent, Gic, REDISTRIBUTOR_REGION_LIMIT};
-use crate::exit::{fatal, idle, vectors};
+use crate::exit::{self, fatal, idle, vectors};
+use crate::guest;
 use crate::host;
-use crate::hyp_mem::window::Window;
-use crate::hyp_mem::{heap, mmu, pages, usage};
+use crate::hyp_mem::{heap, mmu, pages, usage, window};
 use crate::observe::log;
 use crate::operator::scheduler;
 use crate::physical::{self, Loaded, NORMAL_FLOOR_FRAMES};
@@ -76,7 +76,8 @@ fn refuse(text: fmt::Arguments<'_>) -> ! {
 
 /// The primary CPU, from `boot`: MMU on with the early tables. `tree_pa` and `image` are physical addresses.
 pub(crate) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
-    cpu::install(0);
+    guest::cpu::install(0);
+    exit::init();
     vectors::install();
     heap::init();
     // SAFETY: the early tables are in use, and `image` is where `boot` found the image.
@@ -116,13 +117,13 @@ pub(crate) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     }
 
     // SAFETY: this CPU alone runs, and this function once.
-    let mut configuration = crate::guest::read(board, unsafe { &mut *CONFIGURATION.0.get() });
+    let mut configuration = guest::read(board, unsafe { &mut *CONFIGURATION.0.get() });
     // Before RAM is handed out: the GIC may be writing to it.
     let distributor = init_interrupts(&board.gic);
     boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
     match features::guest_geometry() {
         Ok(geometry) => {
-            mmu::set_empty_stage2(own_block(geometry.root_order(), "an empty stage 2"), geometry);
+            vcpu::set_empty_stage2(own_block(geometry.root_order(), "an empty stage 2"), geometry);
         }
         Err(error) => refuse(format_args!("guests' addresses: {error}")),
     }
@@ -131,7 +132,7 @@ pub(crate) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     mitigation::report_gaps();
     errata::report();
     serial::enable_interrupts(&distributor);
-    crate::guest::set_up(board, configuration);
+    guest::set_up(board, configuration);
     start_monitor();
     leave_boot_stack()
 }
@@ -145,10 +146,10 @@ fn leave_boot_stack() -> ! {
 }
 
 extern "C" fn give_back(_: u64) -> ! {
-    let limit = cpu_limit();
-    let (kept, whole) = (mmu::kept_size(limit), mmu::image_size());
+    let end = guest::cpu::end_of(cpu_limit());
+    let (kept, whole) = (mmu::kept_size(end), mmu::image_size());
     // Unmapped in any case: nobody uses it.
-    let unmapped = mmu::unmap_start(limit);
+    let unmapped = mmu::unmap_start(end);
     let mut released = Ok(());
     if unmapped.is_ok()
         && IS_START_OURS.load(Ordering::Relaxed)
@@ -226,13 +227,13 @@ fn boot_memory(
     let map = unsafe { &mut *BOOT_MAP.0.get() };
     let fail = |what: &str, error: &dyn fmt::Display| -> ! { refuse(format_args!("{what}: {error}")) };
     let Some(tree) = host::tree() else { return };
-    let (image, kept) = (mmu::image(), mmu::kept_size(cpu_limit()));
+    let (image, kept) = (mmu::image(), mmu::kept_size(guest::cpu::end_of(cpu_limit())));
     let loaded = Loaded {
         image: Some((image, kept)),
         start: Some((image + kept, mmu::image_size() - kept)),
         tree: Some((tree_pa, tree_size as u64)),
     };
-    let table = match physical::lay_out(map, tree, board, &loaded, configuration, &mut crate::guest::tell) {
+    let table = match physical::lay_out(map, tree, board, &loaded, configuration, &mut guest::tell) {
         Ok(range) => range,
         Err(error) => refuse(format_args!("{error}")),
     };
@@ -250,7 +251,7 @@ fn boot_memory(
             log::debug!("{} reserves {}", name, range);
         }
     }
-    crate::guest::claims::designated(Pools::of(map));
+    guest::claims::designated(Pools::of(map));
     let footprint = Footprint::of(map);
     let address = match mmu::map_frame_table(table.base(), table.bytes()) {
         Ok(address) => address,
@@ -355,12 +356,12 @@ fn init_cpu(index: usize) {
     this.set_redistributor(redistributor);
     cpu_interface::init();
     timer::init_cpu();
-    crate::arch::vcpu::quiet();
+    vcpu::quiet();
     features::configure();
     mitigation::init_cpu(this);
-    match (Window::new(index, 0), Window::new(index, 1)) {
-        (Ok(first), Ok(second)) => this.set_windows([first, second]),
-        (Err(error), _) | (_, Err(error)) => refuse(format_args!("CPU {index}: {error}")),
+    vectors::install();
+    if let Err(error) = window::init_cpu() {
+        refuse(format_args!("CPU {index}: {error}"));
     }
     this.set_online();
 }
@@ -393,7 +394,7 @@ fn start_secondaries(board: &Board<'_>) {
             break;
         }
         cpu::set_count(count + 1);
-        let Some(this) = cpu::get(count) else { break };
+        let Some(this) = guest::cpu::get(count) else { break };
         // That of a CPU that did not start serves the next, which gets its number.
         let top = match unused_stack.take() {
             Some(top) => top,
@@ -432,7 +433,7 @@ fn start_secondaries(board: &Board<'_>) {
 
 /// A secondary CPU, from `boot`.
 pub(crate) extern "C" fn secondary_main(index: u64) -> ! {
-    cpu::install(index as usize);
+    guest::cpu::install(index as usize);
     vectors::install();
     init_cpu(index as usize);
     idle::enter()

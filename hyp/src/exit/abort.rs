@@ -2,15 +2,14 @@
 
 use super::stage2_fault::Access;
 use super::{
-    counted, inject, interrupt, is_big_endian, is_plain, skip_instruction, skip_plain_instruction,
-    stage2_fault,
+    counted, inject, is_big_endian, is_plain, skip_instruction, skip_plain_instruction, stage2_fault,
 };
-use crate::arch::{cpu, errata, vcpu};
+use crate::arch::frame::{Frame, KEEP, Reload};
+use crate::arch::{errata, vcpu};
 use crate::device::data_abort::Syndrome;
 use crate::device::instruction;
 use crate::device::vgic::{MAX_VCPUS, REDISTRIBUTOR_SIZE, Vgic};
-use crate::exit::vectors::{Frame, KEEP, Reload};
-use crate::guest::{self, Vcpu};
+use crate::guest::{Vcpu, cpu, interrupts, uart as guest_uart};
 use crate::observe::counters::Exit;
 use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1};
 use guest_dts::guest_tree::platform;
@@ -62,10 +61,10 @@ fn uart(frame: &mut Frame, esr: u64, offset: u64) -> Reload {
         skip_instruction(esr);
         if syndrome.is_write() {
             let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian);
-            guest::write_uart(vcpu, offset as u16, value as u32);
+            guest_uart::write(vcpu, offset as u16, value as u32);
             return KEEP;
         }
-        let value = guest::read_uart(vcpu, offset as u16);
+        let value = guest_uart::read(vcpu, offset as u16);
         frame.set(syndrome.register(), syndrome.loaded(u64::from(value), is_big_endian))
     })
 }
@@ -161,12 +160,12 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
         if Vgic::clears_pending(offset, syndrome.size()) {
             vcpu::clear_pending_sgis(guest.vcpus()[index].cpu(), value as u32);
         }
-        interrupt::kick(cpu, vcpu, kick);
+        interrupts::kick(cpu, vcpu, kick);
         return Some(KEEP);
     }
     let readers = vgic.redistributor_readers(index, offset);
-    interrupt::kick(cpu, vcpu, readers);
-    interrupt::wait_clean(cpu, vcpu, readers.0);
+    interrupts::kick(cpu, vcpu, readers);
+    interrupts::wait_clean(cpu, vcpu, readers.0);
     let mut value = vgic.read_redistributor(index, offset, syndrome.size());
     if Vgic::is_pending_word(offset) && syndrome.size() == 4 {
         value |= u64::from(vgic.from_physical(vcpu::pending_interrupts(guest.vcpus()[index].cpu())));
@@ -176,13 +175,13 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
 
 fn write_distributor(vcpu: &'static Vcpu, offset: u64, size: u64, value: u64) {
     let kick = vcpu.guest().vgic().write_distributor(vcpu.index(), offset, size, value);
-    interrupt::kick(cpu::current(), vcpu, kick);
+    interrupts::kick(cpu::current(), vcpu, kick);
 }
 
 fn read_distributor(vcpu: &'static Vcpu, offset: u64, size: u64) -> u64 {
     let (cpu, vgic) = (cpu::current(), vcpu.guest().vgic());
     let readers = vgic.distributor_readers(offset);
-    interrupt::kick(cpu, vcpu, readers);
-    interrupt::wait_clean(cpu, vcpu, readers.0);
+    interrupts::kick(cpu, vcpu, readers);
+    interrupts::wait_clean(cpu, vcpu, readers.0);
     vgic.read_distributor(vcpu.index(), offset, size)
 }

@@ -3,9 +3,9 @@
 //! The record stays in memory under the symbol `FATAL_RECORD`, where a debugger finds it, and is printed on the
 //! console by polling. The other CPUs are halted; guests do not run on under a broken hypervisor.
 
-use super::vectors::Frame;
 use crate::arch::cpu;
 use crate::arch::cpu::Request;
+use crate::arch::frame::Frame;
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2, TPIDR_EL2};
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};

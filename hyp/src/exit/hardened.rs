@@ -4,7 +4,7 @@
 
 use super::traced;
 use crate::arch::cpu;
-use crate::exit::vectors::Frame;
+use crate::arch::frame::Frame;
 
 /// Handles a synchronous exception, FIQ or SError from a guest.
 pub(crate) extern "C" fn hardened_sync(frame: &mut Frame, esr: u64) {

@@ -1,12 +1,11 @@
 //! HVC and SMC from guests: both are conduits for PSCI and SMCCC.
 
-use super::skip_instruction;
-use crate::arch::cpu;
+use super::{skip_instruction, vectors, wfi};
+use crate::arch::frame::Frame;
 use crate::device::pool_call;
 use crate::device::psci::{self, Action};
 use crate::device::smccc::{self, Call, NOT_SUPPORTED};
-use crate::exit::vectors::Frame;
-use crate::guest::{self, StopReason};
+use crate::guest::{self, StopReason, cpu};
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
 /// HVC: returns to the instruction after it.
@@ -34,7 +33,11 @@ fn call(frame: &mut Frame, esr: u64) {
             frame.x[0] =
                 smccc::status(smccc::arch_features(id, |workaround| cpu.hardening.feature(workaround)))
         }
-        Call::Workaround(workaround) => frame.x[0] = smccc::status(cpu.hardening.apply(workaround)),
+        Call::Workaround(workaround) => {
+            frame.x[0] = smccc::status(cpu.hardening.apply(workaround));
+            // The vCPU may need other vectors from now on.
+            vectors::install();
+        }
         Call::Psci(call) => psci(frame, vcpu, call),
         Call::Vendor(id) => {
             let arguments = [frame.x[1], frame.x[2], frame.x[3]].map(|argument| id.argument(argument));
@@ -60,7 +63,7 @@ fn psci(frame: &mut Frame, vcpu: &'static guest::Vcpu, call: psci::Call) {
             frame.x[0] = smccc::status(psci::SUCCESS);
         }
         Action::Suspend => {
-            crate::arch::vcpu::standby();
+            wfi::standby();
             frame.x[0] = smccc::status(psci::SUCCESS);
         }
         Action::TurnOff { is_last: false } => guest::turn_off(vcpu),

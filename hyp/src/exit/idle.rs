@@ -1,9 +1,8 @@
-//! What a CPU does without a guest: serve its vCPU's life, the monitor, interrupts; else sleep.
+//! The idle loop of a CPU without a guest: it serves interrupts, its vCPU's life, the monitor and migration; else it sleeps.
 
-use super::vectors;
-use crate::arch::cpu;
-use crate::exit;
-use crate::guest::migration;
+use super::{interrupt, vectors};
+use crate::arch::cpu::Request;
+use crate::guest::{self, cpu, migration};
 use crate::operator::scheduler;
 
 /// Leaves whatever this CPU did and idles.
@@ -15,11 +14,12 @@ pub(crate) fn enter() -> ! {
 extern "C" fn idle(_: u64) -> ! {
     let cpu = cpu::current();
     loop {
-        exit::poll(cpu);
+        interrupt::poll();
         // A request that comes after this is pending again as a kick, which ends the sleep.
-        cpu.take(cpu::Request::Look);
-        if let Some(vcpu) = cpu.assigned() {
-            crate::guest::serve(vcpu);
+        cpu.take(Request::Look);
+        if let Some(start) = cpu.assigned().and_then(guest::serve) {
+            // SAFETY: this loop holds nothing; the tables live until every vCPU has left.
+            unsafe { super::enter::enter(&start) }
         }
         scheduler::resume(cpu);
         if !migration::use_idle(cpu) {

@@ -1,7 +1,6 @@
 //! Exceptions that EL2 gives to EL1 (Arm ARM D1.3.1, "entering an exception level").
 
-use crate::arch::cpu;
-use crate::guest::{self, StopReason, stop_current};
+use crate::guest::{self, StopReason, cpu, stop_current};
 use aarch64_cpu::registers::{
     ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, VBAR_EL1, Writeable,
 };

@@ -1,13 +1,14 @@
 //! Physical interrupts: most are a guest's own timer or SGI and go on to it at once.
 
-use crate::arch::cpu::{self, PerCpu, Request};
+use super::{fatal, vectors};
+use crate::arch::cpu::Request;
 use crate::arch::gic::{KICK_SGI, Lists, cpu_interface};
-use crate::arch::sysreg::instruction;
-use crate::arch::{timer, trace, vcpu};
+use crate::arch::{timer, vcpu};
+use crate::device::vgic::DIRECT_SGIS;
 use crate::device::vgic::list_register::ListRegister;
-use crate::device::vgic::{DIRECT_SGIS, Kick};
-use crate::exit::fatal;
-use crate::guest::{self, migration};
+use crate::guest::cpu::{self, PerCpu};
+use crate::guest::interrupts::{kick_others, refill};
+use crate::guest::{self, migration, uart};
 use crate::observe::counters::Exit;
 use crate::operator::scheduler;
 use crate::serial;
@@ -89,9 +90,9 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
 
 /// Hands input, breaks and room for output to guests and the monitor.
 fn serve_consoles(effects: &serial::Effects) {
-    effects.received().for_each(guest::receive_input);
-    effects.breaks().for_each(guest::receive_break);
-    effects.writable.guests().for_each(guest::drain_output);
+    effects.received().for_each(uart::receive_input);
+    effects.breaks().for_each(uart::receive_break);
+    effects.writable.guests().for_each(uart::drain_output);
     if effects.wakes_monitor || effects.writable.has_monitor() {
         scheduler::wake();
     }
@@ -102,7 +103,9 @@ fn requests(cpu: &'static PerCpu) {
     if cpu.take(Request::Halt) {
         fatal::halt();
     }
-    trace::follow(cpu);
+    if cpu.take(Request::Trace) {
+        vectors::install();
+    }
     if let Some(vcpu) = cpu.vcpu() {
         if vcpu.guest().vgic().is_dirty(vcpu.index()) {
             refill(cpu, vcpu);
@@ -114,53 +117,11 @@ fn requests(cpu: &'static PerCpu) {
     }
 }
 
-/// Refills the list registers of the vCPU that runs here.
-pub(crate) fn refill(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu) {
-    let others = vcpu.guest().vgic().refill(vcpu.index(), &cpu.local, &Lists);
-    kick_others(cpu, others);
-}
-
-/// Kicks the vCPUs of `kick` other than the one that runs here.
-fn kick_others(cpu: &PerCpu, kick: Kick) {
-    let mut mask = kick.0;
-    while mask != 0 {
-        let index = mask.trailing_zeros() as usize;
-        mask &= mask - 1;
-        let target = cpu.sgi_targets[index].get();
-        if target != 0 && target != cpu.self_target.get() {
-            cpu_interface::send_sgi(target, KICK_SGI);
-        }
-    }
-}
-
-/// Makes the vCPUs of `kick`, of the guest that runs here, refill their list registers.
-pub(crate) fn kick(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu, kick: Kick) {
-    if kick.0 >> vcpu.index() & 1 != 0 {
-        refill(cpu, vcpu);
-    }
-    kick_others(cpu, Kick(kick.0 & !(1 << vcpu.index())));
-}
-
-/// Waits until the vCPUs of `mask`, of the guest that runs here, have refilled, serving whoever waits for this
-/// one. Bounded: a CPU that is busy at EL2 for longer is not waited for.
-pub(crate) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static guest::Vcpu, mask: u32) {
-    const LIMIT: u32 = 1 << 20;
-    let vgic = vcpu.guest().vgic();
-    for _ in 0..LIMIT {
-        if vgic.dirty() & mask == 0 {
-            return;
-        }
-        if vgic.is_dirty(vcpu.index()) {
-            refill(cpu, vcpu);
-        }
-        instruction!("yield");
-    }
-}
-
-/// Handles interrupts that are pending while this CPU works at EL2 without a guest, as an idle CPU or in long
-/// work does. With a guest on this CPU, its interrupts wait for it to run again. Those that come faster than they are
+/// Handles interrupts that are pending for this CPU while it works at EL2 without a guest, as an idle CPU or in long
+/// work does ([`crate::arch::cpu::serve_interrupts`]). With a guest on this CPU, its interrupts wait for it to run again. Those that come faster than they are
 /// handled are left for the next call: they are still pending, so that a WFI ends at once.
-pub(crate) fn poll(cpu: &'static PerCpu) {
+pub(crate) fn poll() {
+    let cpu = cpu::current();
     const LIMIT: usize = 32;
     for _ in 0..LIMIT {
         let intid = cpu_interface::acknowledge();

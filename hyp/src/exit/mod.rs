@@ -1,6 +1,7 @@
 //! What guests trap on. The vectors read the syndrome, once, and call the functions here with it.
 
 pub(crate) mod abort;
+pub(crate) mod enter;
 pub(crate) mod fatal;
 pub(crate) mod hardened;
 pub(crate) mod hypercall;
@@ -13,19 +14,24 @@ pub(crate) mod traced;
 pub(crate) mod vectors;
 pub(crate) mod wfi;
 
-use crate::arch::cpu::PerCpu;
-use crate::arch::{cpu, timer};
+use crate::arch::frame::{Frame, MARK_FIQ, MARK_SERROR};
+use crate::arch::{self, timer};
 use crate::device::instruction::{self, State};
-use crate::exit::vectors::{Frame, MARK_FIQ, MARK_SERROR};
 use crate::guest::StopReason;
+use crate::guest::cpu::{self, PerCpu};
 use crate::observe::counters::Exit;
 use aarch64_cpu::registers::{ELR_EL2, Readable, SCTLR_EL1, SPSR_EL2, Writeable};
 
 pub(crate) use abort::data_abort;
 pub(crate) use hardened::{hardened_irq, hardened_sync};
-pub(crate) use interrupt::{irq, kick, poll};
+pub(crate) use interrupt::irq;
 pub(crate) use system_register::system_register;
 pub(crate) use traced::{traced_irq, traced_sync};
+
+/// Names this room's entries to the rooms below. Before any CPU idles.
+pub(crate) fn init() {
+    arch::cpu::set_entries(idle::enter, interrupt::poll);
+}
 
 /// ESR_ELx.EC (Arm ARM D24.2.40).
 const EC_WAIT: u64 = 0x01;

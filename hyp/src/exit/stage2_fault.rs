@@ -1,8 +1,7 @@
 //! Stage 2 aborts on RAM: a unit of it is being moved, or its access flag is wanted.
 
-use crate::arch::cpu;
 use crate::arch::sysreg::{instruction, read, write};
-use crate::guest::{self, StopReason, migration};
+use crate::guest::{self, StopReason, cpu, migration};
 use aarch64_cpu::registers::{HPFAR_EL2, Readable, SPSR_EL2};
 use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;

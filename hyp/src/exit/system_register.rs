@@ -1,13 +1,13 @@
 //! System registers that EL2 traps: SGI generation, identification, and what a guest shall not have.
 
-use super::{counted, inject, interrupt, is_plain_aarch64, skip_instruction, skip_plain_instruction};
-use crate::arch::cpu::{self, PerCpu};
+use super::{counted, inject, is_plain_aarch64, skip_instruction, skip_plain_instruction};
 use crate::arch::features;
+use crate::arch::frame::{Frame, KEEP, Reload};
 use crate::arch::gic::{Lists, cpu_interface};
 use crate::arch::sysreg::{read, write};
 use crate::device::vgic::{DIRECT_SGIS, Kick};
-use crate::exit::vectors::{Frame, KEEP, Reload};
-use crate::guest::{self, migration};
+use crate::guest::cpu::{self, PerCpu};
+use crate::guest::{self, interrupts, migration};
 use crate::observe::counters::Exit;
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
@@ -145,7 +145,7 @@ fn pend(cpu: &'static PerCpu, value: u64, is_group1: bool) {
     for target in (0..guest.vcpu_count()).filter(|target| list >> target & 1 != 0) {
         kick.0 |= guest.vgic().send_sgi(target, intid, is_group1).0;
     }
-    interrupt::kick(cpu, vcpu, kick);
+    interrupts::kick(cpu, vcpu, kick);
 }
 
 /// SCTLR_EL1.M, C: MMU and data cache.
@@ -205,7 +205,7 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
         (ICC_DIR, false) => {
             let vgic = vcpu.guest().vgic();
             let others = vgic.deactivate(vcpu.index(), value as u32 & 0xff_ffff, &cpu.local, &Lists);
-            interrupt::kick(cpu, vcpu, others);
+            interrupts::kick(cpu, vcpu, others);
         }
         (ICC_CTLR, true) => reload = frame.set(moved, Lists.control()),
         (ICC_CTLR, false) => Lists.set_control(value),

@@ -3,10 +3,11 @@
 use super::{
     EC_DATA_ABORT, EC_INSTRUCTION_ABORT, EC_SYSTEM_REGISTER, abort, interrupt, reason, system_register,
 };
+use crate::arch::frame::Frame;
 use crate::arch::gic::{Lists, cpu_interface};
-use crate::arch::{cpu, trace};
+use crate::arch::trace;
 use crate::device::vgic::list_register::ListRegisters;
-use crate::exit::vectors::Frame;
+use crate::guest::cpu;
 use crate::observe::counters::Exit;
 use crate::observe::trace::Kind;
 use aarch64_cpu::registers::{ELR_EL2, Readable};

@@ -1,6 +1,6 @@
 //! The exception vectors of EL2 and the one switch between a guest and Ballast.
 //!
-//! While a guest runs, SP_EL2 is the top of its CPU's stack and TPIDR_EL2 its [`crate::arch::cpu::PerCpu`]. EL2 itself
+//! While a guest runs, SP_EL2 is the top of its CPU's stack and TPIDR_EL2 points at its `guest::cpu::PerCpu`. EL2 itself
 //! runs with all exceptions masked, so ELR_EL2, SPSR_EL2, ESR_EL2, FAR_EL2 and HPFAR_EL2 stay in their registers
 //! from entry to ERET; only general-purpose registers are saved. Floating point is the guest's own: EL2 is
 //! compiled without it.
@@ -21,60 +21,14 @@
 //! return comes before the barrier at the mitigation's end. The conditional branches before it may be predicted wrong, but
 //! each of their ways ends at that barrier, past which nothing is executed speculatively.
 
-use crate::arch::cpu;
-use crate::arch::cpu::PerCpu;
+use crate::arch::cpu::{self, Core};
+use crate::arch::frame::Frame;
 use crate::arch::mitigation::Hardening;
 use crate::observe::trace;
 use core::arch::global_asm;
-use core::mem::offset_of;
-
-/// A guest's general-purpose registers, on EL2's stack while a trap is handled.
-#[repr(C, align(16))]
-pub(crate) struct Frame {
-    /// x0 to x30.
-    pub(crate) x: [u64; 31],
-    /// The interrupted stack pointer, of an exception from EL2 itself.
-    sp: u64,
-}
-
-/// What a handler returns to the vectors: not 0 where one of x19 to x29 was changed in the frame.
-pub(crate) type Reload = u64;
-
-/// The frame is as it was, but for registers that are read back in any case.
-pub(crate) const KEEP: Reload = 0;
-
-impl Frame {
-    /// Registers all zero but x0.
-    pub(crate) const fn new(x0: u64) -> Self {
-        let mut x = [0; 31];
-        x[0] = x0;
-        Self { x, sp: 0 }
-    }
-
-    /// EL2's interrupted stack pointer.
-    pub(crate) const fn sp(&self) -> u64 {
-        self.sp
-    }
-
-    /// Register `index` as instructions name it: 31 reads as zero.
-    #[inline(always)]
-    pub(crate) fn get(&self, index: usize) -> u64 {
-        if index < 31 { self.x[index] } else { 0 }
-    }
-
-    /// Sets register `index`; 31 ignores it. Returns whether the vectors have to read it back though a Rust function
-    /// preserves it.
-    #[inline(always)]
-    pub(crate) fn set(&mut self, index: usize, value: u64) -> Reload {
-        if index < 31 {
-            self.x[index] = value;
-        }
-        index as u64 / 19
-    }
-}
 
 const FRAME_SIZE: usize = size_of::<Frame>();
-const _: () = assert!(FRAME_SIZE == 256 && offset_of!(Frame, sp) == 248);
+const _: () = assert!(FRAME_SIZE == 256 && Frame::SP == 248);
 
 /// ESR_EL2 of `HVC #0` from AArch64: EC 0x16, IL, and the immediate (Arm ARM D24.2.40). Other immediates are not calls
 /// under the SMC Calling Convention (DEN0028, 2.9).
@@ -403,25 +357,20 @@ abandon:
     on_system_register = sym crate::exit::system_register,
     irq = sym crate::exit::irq,
     sync = sym crate::exit::sync,
-    loop_count = const PerCpu::HARDENING + Hardening::LOOP_COUNT,
-    call = const PerCpu::HARDENING + Hardening::CALL,
-    is_hvc = const PerCpu::HARDENING + Hardening::IS_HVC,
-    is_slow = const PerCpu::HARDENING + Hardening::IS_SLOW,
+    loop_count = const Core::HARDENING + Hardening::LOOP_COUNT,
+    call = const Core::HARDENING + Hardening::CALL,
+    is_hvc = const Core::HARDENING + Hardening::IS_HVC,
+    is_slow = const Core::HARDENING + Hardening::IS_SLOW,
     hardened_sync = sym crate::exit::hardened_sync,
     hardened_irq = sym crate::exit::hardened_irq,
     traced_sync = sym crate::exit::traced_sync,
     traced_irq = sym crate::exit::traced_irq,
-    hypercalls = const PerCpu::HYPERCALLS,
+    hypercalls = const Core::HYPERCALLS,
     fatal = sym crate::exit::fatal::exception,
     owner = sym crate::exit::fatal::OWNER,
     stack = sym crate::exit::fatal::STACK,
     stack_size = const crate::exit::fatal::STACK_SIZE,
 );
-
-/// What the assembly passes in place of ESR_EL2 for an FIQ from a guest.
-pub(crate) const MARK_FIQ: u64 = u64::MAX;
-/// What the assembly passes in place of ESR_EL2 for an SError from a guest.
-pub(crate) const MARK_SERROR: u64 = u64::MAX - 1;
 
 unsafe extern "C" {
     static vectors: u8;
@@ -467,7 +416,7 @@ pub(crate) unsafe fn enter_guest(stack_top: u64, frame: &Frame) -> ! {
     // SAFETY: the top of the stack is this CPU's; the caller's own stack frame may lie there, which is why the
     // registers are copied first and the stack pointer moved in the same block that leaves for good.
     unsafe {
-        let copy = Frame { x: frame.x, sp: 0 };
+        let copy = frame.clone();
         core::arch::asm!(
             "mov x9, #{bytes}",
             // `source` lies below `destination` or apart from it, so copy from the end.

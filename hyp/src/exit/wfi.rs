@@ -1,10 +1,10 @@
 //! WFI of a vCPU, trapped while memory is migrated: its time is used.
 
 use super::skip_instruction;
-use crate::arch::{cpu, features, timer};
+use crate::arch::frame::Frame;
+use crate::arch::{features, timer, vcpu};
 use crate::device::wait::Wait;
-use crate::exit::vectors::Frame;
-use crate::guest::migration;
+use crate::guest::{cpu, migration};
 
 /// Returns the physical count at which a wait without a deadline ends in any case. An architecture that has FEAT_WFxT tells
 /// WFIT from WFI in the syndrome, but QEMU (10.0, and later ones so far) reports both as WFI: there a wait takes a slice at
@@ -25,5 +25,14 @@ pub(crate) fn wait(frame: &Frame, esr: u64) {
     };
     if is_over {
         skip_instruction(esr);
+    }
+}
+
+/// Waits as the guest's WFI would: until an interrupt is pending for this CPU or in its list registers.
+pub(crate) fn standby() {
+    // ICC_HPPIR1_EL1 at EL2 shows the physical interface only; virtual interrupts do not wake a WFI at EL2
+    // (Arm ARM D1.6.2), so with any in a list register there is no waiting.
+    if !vcpu::has_virtual_interrupt() && !migration::use_wait(cpu::current(), timer::NEVER) {
+        aarch64_cpu::asm::wfi();
     }
 }

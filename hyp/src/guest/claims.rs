@@ -3,10 +3,9 @@
 //! The work of claims is done in the same time as migration's ([`super::migration`]).
 
 use super::migration::{self, Host};
-use super::{Guest, Phase, get};
+use super::{Guest, Phase, get, interrupts};
 use crate::arch::{cpu, timer, trace};
 use crate::device::pool_call::{self, Owned};
-use crate::exit;
 use crate::hyp_mem::{copy, pages};
 use crate::monitor::claiming::Claiming;
 use crate::monitor::machine::{Reason, reason};
@@ -101,7 +100,7 @@ pub(crate) fn abandon(guest: &'static Guest) -> bool {
     for (id, pool) in pools.iter().filter(|(_, pool)| pool.bound == Some(guest.id)) {
         let mut left = pool.range;
         while !left.is_empty() {
-            exit::poll(cpu::current());
+            cpu::serve_interrupts();
             let slice = Host.slice_to_hide(guest.id, id, left);
             is_hidden &= Host.hide(guest.id, id, slice);
             left = FrameRange::from_numbers(slice.end(), left.end()).unwrap_or_default();
@@ -179,7 +178,7 @@ fn is_patient(guest: &Guest, deadline: u64) -> bool {
 }
 
 fn work_along() {
-    exit::poll(cpu::current());
+    cpu::serve_interrupts();
     migration::work_along();
 }
 
@@ -300,7 +299,7 @@ impl claim::Host for Host {
                 // What an earlier life began is nothing to this one.
                 let is_told = report.state.is_over() && !report.is_orphan();
                 if let Some(guest) = get(id.index()).filter(|_| is_told) {
-                    super::pulse(guest, POOL_SPI);
+                    interrupts::pulse(guest, POOL_SPI);
                 }
                 id.index()
             }

@@ -1,11 +1,11 @@
 //! A guest's life: starting, leaving, resetting, stopping.
 
-use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note, set_uart_line};
-use crate::arch::cpu::{self, PerCpu, Request};
+use super::cpu::{self, PerCpu};
+use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note, uart};
+use crate::arch::cpu::{Request, idle};
 use crate::arch::gic::Lists;
 use crate::arch::{timer, trace, vcpu};
 use crate::device::psci::Start;
-use crate::exit::idle;
 use crate::observe::log;
 use crate::observe::trace::Kind;
 use alloc::string::ToString;
@@ -113,21 +113,20 @@ pub fn leave(vcpu: &'static Vcpu) -> ! {
     {
         guest.home().request(Request::Look);
     }
-    idle::enter()
+    idle()
 }
 
-/// What the idle loop does for the vCPU that owns this CPU: the work between phases at home, and turning the
-/// vCPU on. Returns when there is nothing (more) to do.
-pub fn serve(vcpu: &'static Vcpu) {
+/// Does the idle loop's work for the vCPU that owns this CPU: the work between phases, on the home CPU. Returns how the
+/// vCPU starts if it has been turned on and is on this CPU now; the caller enters the guest.
+pub(crate) fn serve(vcpu: &'static Vcpu) -> Option<vcpu::Start> {
     let guest = vcpu.guest();
     if vcpu.index() == 0 {
         between_phases(guest);
     }
-    if guest.phase() == Phase::Running
-        && let Some(start) = guest.power.take_start(vcpu.index())
-    {
-        enter(vcpu, start);
+    if guest.phase() != Phase::Running {
+        return None;
     }
+    enter(vcpu, guest.power.take_start(vcpu.index())?)
 }
 
 /// The home CPU's part.
@@ -171,7 +170,7 @@ fn load_and_run(guest: &'static Guest) {
     guest.vcpus.iter().for_each(|vcpu| vcpu::forget_sgis(vcpu.cpu()));
     guest.vgic.reset();
     // All vCPUs are off: nobody has to take what its line was.
-    let _ = guest.uart.reset(|level| set_uart_line(guest, level));
+    let _ = guest.uart.reset(|level| uart::set_line(guest, level));
     let entry = match guest.space.load(&guest.plan) {
         Ok(entry) => entry,
         Err(error) => return fail(guest, &error),
@@ -201,15 +200,15 @@ fn fail(guest: &'static Guest, why: &str) {
     guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
 }
 
-/// Puts a vCPU on this CPU, if its guest still runs.
-fn enter(vcpu: &'static Vcpu, start: Start) {
+/// Puts a vCPU on this CPU, if its guest still runs. Returns how it starts.
+fn enter(vcpu: &'static Vcpu, start: Start) -> Option<vcpu::Start> {
     let (cpu, guest) = (cpu::current(), vcpu.guest());
     guest.running.fetch_or(1 << vcpu.index(), Ordering::SeqCst);
     if guest.is_leaving() {
         if guest.running.fetch_and(!(1 << vcpu.index()), Ordering::SeqCst) == 1 << vcpu.index() {
             guest.home().request(Request::Look);
         }
-        return;
+        return None;
     }
     for (index, target) in cpu.sgi_targets.iter().enumerate() {
         target.set(guest.vcpus.get(index).map_or(0, |other| other.cpu().sgi_target()));
@@ -220,14 +219,12 @@ fn enter(vcpu: &'static Vcpu, start: Start) {
     cpu.set_vcpu(Some(vcpu));
     migration::begin(vcpu);
     guest.vgic.bring_online(vcpu.index(), &cpu.local, &Lists);
-    let start = vcpu::Start {
+    note(vcpu, [("on, entry", start.entry.get()), ("x0", start.context)]);
+    Some(vcpu::Start {
         entry: start.entry,
         context: start.context,
         mpidr: vcpu.index() as u64,
         stage2: guest.space.stage2(),
         counter_offset: guest.counter_offset.load(Ordering::Relaxed),
-    };
-    note(vcpu, [("on, entry", start.entry.get()), ("x0", start.context)]);
-    // SAFETY: this CPU is in its idle loop, which holds nothing; the tables live until every vCPU has left.
-    unsafe { vcpu::start(&start) }
+    })
 }

@@ -21,6 +21,8 @@
 //! `reason` are leaves; the phase changes to Stopping under `reason`. None is held when a CPU leaves the guest.
 
 pub(crate) mod claims;
+pub mod cpu;
+pub(crate) mod interrupts;
 pub(crate) mod life;
 pub(crate) mod load;
 pub(crate) mod migration;
@@ -28,22 +30,22 @@ pub(crate) mod refused;
 pub(crate) mod seed;
 pub(crate) mod setup;
 pub(crate) mod space;
+pub mod uart;
 
-pub use life::{leave, reset_current, serve, stop_current, turn_off};
+pub(crate) use life::serve;
+pub use life::{leave, reset_current, stop_current, turn_off};
 
-use crate::arch::cpu::{self, PerCpu, Request};
+use crate::arch::cpu::Request;
 use crate::device::psci::{Platform, Power};
 use crate::device::shared_uart::SharedUart;
-use crate::device::vgic::{Kick, MAX_VCPUS, Vgic};
-use crate::device::vpl011::Vpl011;
-use crate::monitor::mux::Console;
-use crate::{exit, serial};
+use crate::device::vgic::{MAX_VCPUS, Vgic};
+use crate::serial;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use guest_dts::guest_tree::platform;
+use cpu::PerCpu;
 use space::Space;
 use spin::{Mutex, Once};
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
@@ -372,91 +374,5 @@ impl Platform for &'static Guest {
 
     fn is_ram(&self, ipa: Ipa) -> bool {
         self.plan.is_ram(ipa)
-    }
-}
-
-/// A guest's read of its PL011 at `offset`.
-#[inline]
-pub fn read_uart(vcpu: &'static Vcpu, offset: u16) -> u32 {
-    let guest = vcpu.guest();
-    let read = |uart: &mut Vpl011| with_line(guest, |line| uart.read(offset, line)).unwrap_or(0);
-    let (value, kick) = guest.uart.read(offset, read, |level| set_uart_line(guest, level));
-    if let Some(kick) = kick {
-        deliver(guest, kick);
-    }
-    value
-}
-
-/// A guest's write to its PL011 at `offset`.
-#[inline]
-pub fn write_uart(vcpu: &'static Vcpu, offset: u16, value: u32) {
-    with_uart(vcpu.guest(), |uart, line| uart.write(offset, value, line));
-}
-
-/// The operator has typed something for guest `index`.
-pub fn receive_input(index: usize) {
-    if let Some(guest) = get(index) {
-        with_uart(guest, |uart, line| uart.receive(line));
-    }
-}
-
-/// The operator sends a break to guest `index`.
-pub fn receive_break(index: usize) {
-    if let Some(guest) = get(index) {
-        with_uart(guest, |uart, _| uart.receive_break());
-    }
-}
-
-/// The console has room for the output of guest `index` again.
-pub fn drain_output(index: usize) {
-    if let Some(guest) = get(index) {
-        with_uart(guest, |uart, line| uart.drain(line));
-    }
-}
-
-type Line<'m> = crate::monitor::mux::ConsoleLine<'m, 'static, serial::Wire>;
-
-fn with_line<T>(guest: &Guest, f: impl FnOnce(&mut Line<'_>) -> T) -> Option<T> {
-    let console = Console::guest(guest.id.index())?;
-    Some(f(&mut serial::lock().as_mut()?.line(console)))
-}
-
-/// Calls `f` with the guest's vPL011 and its end of the console, sets the interrupt line as it is then, and kicks the CPU
-/// that has to take the interrupt.
-#[inline]
-fn with_uart(guest: &'static Guest, f: impl FnOnce(&mut Vpl011, &mut Line<'_>)) {
-    let use_line = |uart: &mut Vpl011| {
-        with_line(guest, |line| f(uart, line));
-    };
-    if let Some(kick) = guest.uart.with(use_line, |level| set_uart_line(guest, level)) {
-        deliver(guest, kick);
-    }
-}
-
-/// Sets the vPL011's interrupt line.
-#[inline(never)]
-fn set_uart_line(guest: &Guest, level: bool) -> Kick {
-    guest.vgic.set_level(32 + platform::UART_SPI, level)
-}
-
-/// An edge on the line of the guest's shared interrupt `spi`.
-fn pulse(guest: &'static Guest, spi: u32) {
-    let kick = guest.vgic.set_level(32 + spi, true);
-    // Nobody has to take that.
-    let _ = guest.vgic.set_level(32 + spi, false);
-    deliver(guest, kick);
-}
-
-/// Kicks the CPUs that have to take an interrupt.
-#[inline(never)]
-fn deliver(guest: &'static Guest, kick: Kick) {
-    let cpu = cpu::current();
-    match cpu.vcpu() {
-        Some(vcpu) if core::ptr::eq(vcpu.guest(), guest) => exit::kick(cpu, vcpu, kick),
-        _ => {
-            for vcpu in guest.vcpus.iter().filter(|vcpu| kick.0 >> vcpu.index & 1 != 0) {
-                vcpu.cpu().kick();
-            }
-        }
     }
 }

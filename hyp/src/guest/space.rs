@@ -4,9 +4,9 @@ use super::migration::{ENGINE, Host};
 use super::{Guest, Phase, claims};
 use crate::arch::tlb::Tlb;
 use crate::arch::{cache, cpu, features};
-use crate::hyp_mem::pages;
+use crate::hyp_mem::{pages, window};
 use crate::observe::log;
-use crate::{exit, translation};
+use crate::translation;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -117,7 +117,7 @@ impl Space {
     fn back(&self, guest: &Guest, piece: &Piece) -> Result<(), String> {
         let (mut ipa, mut left) = (piece.ipa, piece.size);
         while left > 0 {
-            exit::poll(cpu::current());
+            cpu::serve_interrupts();
             if guest.phase() != Phase::Starting {
                 return Err(String::from("stopped while it starts"));
             }
@@ -247,7 +247,7 @@ impl Space {
             let end = at + piece.size;
             while at < end {
                 let next = ((at | (PAGEBLOCK_SIZE - 1)) + 1).min(end);
-                exit::poll(cpu::current());
+                cpu::serve_interrupts();
                 self.each_run(at, next - at, |address, size| {
                     // SAFETY: the frames are the guest's, which does not run; shown by this CPU's own window.
                     unsafe { cache::zero(address, size) };
@@ -261,7 +261,7 @@ impl Space {
     pub(crate) fn write(&self, ipa: Ipa, bytes: &[u8]) -> bool {
         let mut done = 0;
         while done < bytes.len() {
-            exit::poll(cpu::current());
+            cpu::serve_interrupts();
             let at = ipa.get() + done as u64;
             let size = (((at | (PAGEBLOCK_SIZE - 1)) + 1 - at) as usize).min(bytes.len() - done);
             let mut copied = 0;
@@ -285,7 +285,7 @@ impl Space {
     /// RAM.
     fn each_run(&self, ipa: u64, size: u64, mut f: impl FnMut(usize, usize)) {
         let (mut at, end) = (ipa, ipa + size);
-        let Some([window, _]) = cpu::current().windows() else { return };
+        let [window, _] = window::own();
         while at < end {
             let Some(leaf) = self.inner.with(&Host, |stage2| stage2.leaf(Ipa::new_truncate(at))) else {
                 return;
@@ -307,7 +307,7 @@ impl Space {
         let owner = Owner::Guest(self.id);
         let mut next = Some(Ipa::default());
         while let Some(from) = next {
-            exit::poll(cpu::current());
+            cpu::serve_interrupts();
             next = self.inner.with(&Host, |stage2| {
                 let rest = stage2.geometry().ipa_limit() - from.get();
                 let leaf = stage2.leaves(from, rest).next()?;

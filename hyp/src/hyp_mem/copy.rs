@@ -13,9 +13,9 @@
 //! - DC CIVAC on each line of the target after it is written: who reads past the caches finds it, and no line of it stays
 //!   that could hide what is written past them (B2.8).
 
-use super::window::{close_pair, show_pair};
+use super::window::{self, close_pair, show_pair};
 use crate::arch::sysreg::{instruction, read};
-use crate::arch::{cache, cpu, errata, features};
+use crate::arch::{cache, errata, features};
 use core::mem::MaybeUninit;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
 use stage2::migrate::SOME;
@@ -82,7 +82,7 @@ fn run(
     mut claim: impl FnMut(usize) -> bool,
     mut done: impl FnMut(usize) -> bool,
 ) -> usize {
-    let Some([from_window, to_window]) = cpu::current().windows() else { return 0 };
+    let [from_window, to_window] = window::own();
     let inside =
         |frame: Frame| (frame.number() % PAGEBLOCK_FRAMES) as usize + count <= PAGEBLOCK_FRAMES as usize;
     debug_assert!(inside(source) && inside(target));
@@ -125,7 +125,7 @@ fn run(
 
 /// Fills `count` frames of one pageblock with zeroes.
 pub(crate) fn zero(frame: Frame, count: u64) {
-    let Some([window, _]) = cpu::current().windows() else { return };
+    let [window, _] = window::own();
     debug_assert!(frame.number() % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES);
     let address = window.show(frame.pa()).addr().get();
     let mut room = Room::uninit();
@@ -157,7 +157,7 @@ pub(crate) fn zero(frame: Frame, count: u64) {
 /// Cleans and invalidates `count` frames of one pageblock, which no cacheable mapping leads to, to the point of coherency
 /// (Arm ARM D7.5.6).
 pub(crate) fn clean(frame: Frame, count: u64) {
-    let Some([window, _]) = cpu::current().windows() else { return };
+    let [window, _] = window::own();
     cache::clean_invalidate(window.show_uncached(frame.pa()).addr().get(), (count * FRAME_SIZE) as usize);
     window.close();
 }

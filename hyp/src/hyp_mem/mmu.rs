@@ -25,15 +25,13 @@ use crate::arch::{cpu, errata};
 use crate::hyp_mem::table_pool;
 use crate::hyp_mem::table_pool::{Need, Place, Stock, is_physical, tables_for};
 use crate::physical::LINEAR_LIMIT;
-use crate::translation::Stage2;
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, Translation};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use spin::{Mutex, Once};
+use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
-use stage2::table::Geometry;
 
 /// Where the image is linked (link.ld).
 pub(crate) const IMAGE_BASE: usize = 0x8000_0000_0000;
@@ -150,9 +148,6 @@ static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
 /// Where the image lies.
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
-
-/// The stage 2 of CPUs that run no vCPU.
-static EMPTY_STAGE2: Once<Stage2> = Once::new();
 
 /// Why something could not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,40 +331,24 @@ pub(crate) unsafe fn init(image: u64) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Unmaps what the start alone needs: the end of the image, which nobody may use any more, from after `cpu_count` CPUs'
-/// own data on.
-pub(crate) fn unmap_start(cpu_count: usize) -> Result<(), MapError> {
+/// Unmaps the end of the image, which only boot needs and nobody uses any more. `kept_end` is the address at which the
+/// data of the CPUs that there are ends, the last that stays.
+pub(crate) fn unmap_start(kept_end: usize) -> Result<(), MapError> {
     BOOT_STACK.store(false, Ordering::Relaxed);
     try_with_tables(|tables| {
-        tables.unmap(start_of_start(cpu_count), far_symbol!("__boot_stack_guard"))?;
+        tables.unmap(kept_end.next_multiple_of(FRAME_SIZE as usize), far_symbol!("__boot_stack_guard"))?;
         tables.unmap(boot_stack_bottom(), image_end())
     })
 }
 
-/// The address from which on the start alone needs the image, where there are at most `cpu_count` CPUs.
-fn start_of_start(cpu_count: usize) -> usize {
-    cpu::end_of(cpu_count).next_multiple_of(FRAME_SIZE as usize)
-}
-
-/// Bytes of the image that stay in use where there are at most `cpu_count` CPUs.
-pub(crate) fn kept_size(cpu_count: usize) -> u64 {
-    (start_of_start(cpu_count) - IMAGE_BASE) as u64
+/// Returns the bytes of the image that stay in use if the data of the CPUs that there are ends at `kept_end`.
+pub(crate) fn kept_size(kept_end: usize) -> u64 {
+    (kept_end.next_multiple_of(FRAME_SIZE as usize) - IMAGE_BASE) as u64
 }
 
 /// Physical address of the root table.
 pub(crate) fn root() -> u64 {
     ROOT.load(Ordering::Acquire) as u64
-}
-
-/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs that run no vCPU, for ever.
-pub(crate) fn set_empty_stage2(pa: Pa, geometry: Geometry) {
-    // VMID 0 is nobody's.
-    EMPTY_STAGE2.call_once(|| Stage2 { vtcr: geometry.vtcr(), vttbr: pa.get() });
-}
-
-/// Returns the stage 2 of a CPU that runs no vCPU: tables that hold nothing.
-pub(crate) fn empty_stage2() -> Stage2 {
-    EMPTY_STAGE2.get().copied().unwrap_or(Stage2 { vtcr: 1 << 31, vttbr: 0 })
 }
 
 /// Physical address of the image.
@@ -508,7 +487,7 @@ pub(crate) fn is_stack(address: u64) -> bool {
     let address = address as usize;
     let is_below = |top: usize, size: usize| (top - size..top).contains(&address);
     // Only the boot CPU's own may be there or not yet.
-    let first = if cpu::get(0).is_some_and(|cpu| cpu.stack_top() == boot_stack_top()) { 1 } else { 0 };
+    let first = usize::from(cpu::get(0).is_some_and(|cpu| cpu.stack_top() == boot_stack_top()));
     (BOOT_STACK.load(Ordering::Relaxed)
         && (boot_stack_bottom()..boot_stack_top() as usize).contains(&address))
         || (first..cpu::count()).any(|index| is_below(stack_top(index), STACK_SIZE))

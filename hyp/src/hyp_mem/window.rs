@@ -15,10 +15,12 @@
 //! closed; maintenance by address acts on the physical address in either case (D7.5.9).
 
 use super::mmu;
+use crate::arch::cpu::{self, MAX_CPUS};
 use crate::arch::errata;
 use crate::arch::sysreg::instruction;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Once;
 use stage2::addr::{PAGEBLOCK_SIZE, Pa};
 
 /// One window of the CPU that it belongs to.
@@ -33,9 +35,37 @@ unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
 
+/// The windows of each CPU, by its index.
+static WINDOWS: [Once<[Window; mmu::WINDOWS_PER_CPU]>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+
+/// Makes the windows of this CPU. Once, before it comes online.
+///
+/// # Errors
+///
+/// EL2's tables have no room for them.
+pub(crate) fn init_cpu() -> Result<(), mmu::MapError> {
+    let cpu = cpu::current().index();
+    let windows = [Window::new(cpu, 0)?, Window::new(cpu, 1)?];
+    WINDOWS[cpu].call_once(|| windows);
+    Ok(())
+}
+
+/// Returns the windows of this CPU.
+///
+/// # Panics
+///
+/// There are none: boot makes them before a CPU comes online.
+pub(crate) fn own() -> &'static [Window; mmu::WINDOWS_PER_CPU] {
+    let cpu = cpu::current().index();
+    match WINDOWS[cpu].get() {
+        Some(windows) => windows,
+        None => panic!("CPU {cpu} has no window to guests' memory"),
+    }
+}
+
 impl Window {
-    /// Window `slot` of CPU `cpu`.
-    pub(crate) fn new(cpu: usize, slot: usize) -> Result<Self, mmu::MapError> {
+    /// Makes window `slot` of CPU `cpu`.
+    fn new(cpu: usize, slot: usize) -> Result<Self, mmu::MapError> {
         let (base, entry) = mmu::window(cpu, slot)?;
         Ok(Self { base, entry })
     }

@@ -1,8 +1,8 @@
 //! The monitor, with the real machine behind it.
 
-use crate::arch::{cpu, timer, trace};
+use crate::arch::timer;
 use crate::device::psci;
-use crate::guest::{Guest, Phase, refused};
+use crate::guest::{Guest, Phase, cpu, refused};
 use crate::hyp_mem::pages;
 use crate::monitor::machine::{
     self, Backing, Controller, Cost, Cpu, GuestState, Machine, Making, Reason, Region, Version, reason,
@@ -303,7 +303,7 @@ impl Machine for Host {
     }
 
     fn cpu_count(&self) -> usize {
-        cpu::count()
+        arch::cpu::count()
     }
 
     fn cpu(&self, index: usize) -> Option<Cpu<'_>> {
@@ -370,7 +370,7 @@ impl Machine for Host {
     }
 
     fn costs(&self) -> Result<heapless::Vec<Cost, 4>, Reason> {
-        trace::prepare().map_err(|error| reason(format_args!("no memory for the rings: {error}")))?;
+        super::trace::prepare().map_err(|error| reason(format_args!("no memory for the rings: {error}")))?;
         Ok(crate::operator::cost::measure())
     }
 
@@ -387,7 +387,8 @@ impl Machine for Host {
     }
 
     fn set_tracing(&self, is_on: bool) -> Result<(), Reason> {
-        trace::set_recording(is_on).map_err(|error| reason(format_args!("no memory for the rings: {error}")))
+        super::trace::set_recording(is_on)
+            .map_err(|error| reason(format_args!("no memory for the rings: {error}")))
     }
 
     fn migration(&self) -> Option<&dyn crate::monitor::migration::Migration> {
@@ -405,7 +406,7 @@ impl Machine for Host {
     fn show_console(&self, console: Console) {
         serial::with_console(|mux| mux.set_front(console));
         if let Some(index) = console.guest_index() {
-            crate::guest::receive_input(index);
+            crate::guest::uart::receive_input(index);
         }
     }
 

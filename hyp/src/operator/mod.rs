@@ -4,3 +4,4 @@ pub(crate) mod cost;
 pub(crate) mod machine;
 pub(crate) mod migration;
 pub(crate) mod scheduler;
+pub(crate) mod trace;

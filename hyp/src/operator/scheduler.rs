@@ -1,7 +1,7 @@
 //! The monitor's place on a CPU: a coroutine that runs between the guest's instructions, in slices.
 
 use crate::arch::coroutine::Coroutine;
-use crate::arch::cpu::{PerCpu, Request};
+use crate::arch::cpu::{Core, Request};
 use crate::arch::{cpu, timer};
 use crate::serial;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -48,7 +48,7 @@ pub(crate) fn wake() {
 }
 
 /// Lets the monitor run if it is this CPU's and has something to do.
-pub(crate) fn resume(cpu: &PerCpu) {
+pub(crate) fn resume(cpu: &Core) {
     if cpu.index() != HOME.load(Ordering::Relaxed) || COROUTINE.is_running() {
         return;
     }
@@ -67,7 +67,7 @@ pub(crate) fn resume(cpu: &PerCpu) {
         (mux.wants_poll(), mux.take_writable())
     })
     .unwrap_or_default();
-    writable.guests().for_each(crate::guest::drain_output);
+    writable.guests().for_each(crate::guest::uart::drain_output);
     if writable.has_monitor() {
         AWAKE.store(true, Ordering::Release);
     }

@@ -3,6 +3,11 @@
 
 use crate::arch::sysreg::{instruction, read, write};
 
+/// The SGI with which CPUs call each other into EL2. SGIs below it are the guests' own
+/// ([`crate::device::vgic::DIRECT_SGIS`]).
+pub(crate) const KICK_SGI: u32 = 7;
+const _: () = assert!(KICK_SGI >= crate::device::vgic::DIRECT_SGIS);
+
 /// Returns whether `intid` stands for no interrupt (IHI 0069H, "Special INTIDs").
 pub(crate) const fn is_special(intid: u32) -> bool {
     matches!(intid, 1020..=1023)

@@ -10,16 +10,12 @@ mod distributor;
 pub(crate) mod its;
 mod lists;
 mod mmio;
-mod redistributor;
+pub(crate) mod redistributor;
 
+pub(crate) use cpu_interface::KICK_SGI;
 pub(crate) use distributor::Distributor;
 pub(crate) use lists::Lists;
 pub(crate) use redistributor::{Redistributor, Region};
-
-/// The SGI with which CPUs call each other into EL2. SGIs below it are the guests' own
-/// ([`crate::device::vgic::DIRECT_SGIS`]).
-pub(crate) const KICK_SGI: u32 = 7;
-const _: () = assert!(KICK_SGI >= crate::device::vgic::DIRECT_SGIS);
 
 /// Waits until `condition` holds, as long as hardware may need. Returns false if it does not come to hold.
 fn wait_for(condition: impl Fn() -> bool) -> bool {

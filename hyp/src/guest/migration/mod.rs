@@ -14,8 +14,8 @@ mod time;
 pub(crate) use host::Host;
 pub(crate) use time::{begin, engage, leave_wait, note_control, slice, tick, use_idle, use_wait, work_along};
 
-use super::Guest;
-use crate::arch::cpu::{self, Request};
+use super::{Guest, cpu};
+use crate::arch::cpu::Request;
 use guest_dts::config;
 use stage2::addr::Ipa;
 use stage2::migrate::{Engine, Fault, JobId, News, Request as Job, RequestError, Verdict};

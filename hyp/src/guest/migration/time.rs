@@ -1,9 +1,9 @@
 //! Whose time migration takes.
 
 use super::{ENGINE, Host, NEWS};
-use crate::arch::cpu::{self, PerCpu};
 use crate::arch::features::{MigrationTraps, has_caches_on, is_interrupt_pending};
 use crate::arch::{timer, vcpu};
+use crate::guest::cpu::{self, PerCpu};
 use crate::guest::{Guest, Vcpu, claims};
 use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::claim;

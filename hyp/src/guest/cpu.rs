@@ -1,0 +1,118 @@
+//! A physical CPU as guests see it: the vCPU that owns it, and what the fast paths of its interrupts need.
+//!
+//! Each vCPU owns a CPU, so a CPU either runs that vCPU or idles at EL2.
+
+use super::Vcpu;
+use crate::arch::cpu::{self as arch, Core, MAX_CPUS};
+use crate::device::vgic::{Local, MAX_VCPUS};
+use aarch64_cpu::registers::{Readable, TPIDR_EL2};
+use core::cell::Cell;
+use core::mem::offset_of;
+use core::ops::Deref;
+use spin::Once;
+use stage2::migrate::Engaged;
+
+/// One CPU. Only the CPU itself touches the cells.
+#[repr(C)]
+pub struct PerCpu {
+    core: Core,
+    /// The vCPU that runs here now.
+    vcpu: Cell<Option<&'static Vcpu>>,
+    /// By vCPU of the same guest: the value of ICC_SGI1R_EL1 that reaches it; 0: there is none.
+    pub(crate) sgi_targets: [Cell<u64>; MAX_VCPUS],
+    /// The element of `sgi_targets` that is this CPU's.
+    pub(crate) self_target: Cell<u64>,
+    /// The vCPU's own bit in a target list.
+    pub(crate) self_bit: Cell<u64>,
+    /// The fast path of interrupts.
+    pub(crate) local: Local,
+    /// The vCPU that owns this CPU.
+    assigned: Once<&'static Vcpu>,
+    /// True while the CPU looks for migration's work by itself.
+    pub(crate) engaged: Engaged,
+}
+
+const _: () = assert!(offset_of!(PerCpu, core) == 0);
+
+// SAFETY: the cells are touched by the CPU itself only.
+unsafe impl Sync for PerCpu {}
+
+/// The last of what stays of the image: where there are fewer CPUs, the rest is given back with what the start alone
+/// needs, which follows.
+#[unsafe(link_section = ".bss.zcpus")]
+static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
+
+impl Deref for PerCpu {
+    type Target = Core;
+
+    #[inline(always)]
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl PerCpu {
+    const fn new() -> Self {
+        Self {
+            core: Core::new(),
+            vcpu: Cell::new(None),
+            sgi_targets: [const { Cell::new(0) }; MAX_VCPUS],
+            self_target: Cell::new(0),
+            self_bit: Cell::new(0),
+            local: Local::new(),
+            assigned: Once::new(),
+            engaged: Engaged::new(),
+        }
+    }
+
+    /// Returns the vCPU that runs here.
+    #[inline(always)]
+    pub fn vcpu(&self) -> Option<&'static Vcpu> {
+        self.vcpu.get()
+    }
+
+    /// Returns the vCPU that owns this CPU, running or not.
+    pub fn assigned(&self) -> Option<&'static Vcpu> {
+        self.assigned.get().copied()
+    }
+
+    /// Gives the CPU to `vcpu`, for good; if it has an owner already, nothing changes.
+    pub fn assign(&self, vcpu: &'static Vcpu) {
+        self.assigned.call_once(|| vcpu);
+    }
+
+    /// Notes which vCPU runs here.
+    pub(crate) fn set_vcpu(&self, vcpu: Option<&'static Vcpu>) {
+        self.vcpu.set(vcpu);
+        self.set_vcpu_numbers(vcpu.map(|vcpu| (vcpu.guest().id().index(), vcpu.index())));
+    }
+}
+
+/// Returns CPU `index`, one of [`arch::count`].
+pub fn get(index: usize) -> Option<&'static PerCpu> {
+    CPUS[..arch::count()].get(index)
+}
+
+/// Returns all CPUs.
+pub fn all() -> impl Iterator<Item = &'static PerCpu> + Clone {
+    CPUS[..arch::count()].iter()
+}
+
+/// Returns the address at which the data of the first `count` CPUs ends.
+pub(crate) fn end_of(count: usize) -> usize {
+    CPUS[..count.min(MAX_CPUS)].as_ptr_range().end.addr()
+}
+
+/// Makes `index` the number of the CPU that this runs on.
+pub(crate) fn install(index: usize) {
+    let cpu: *const PerCpu = &raw const CPUS[index];
+    // SAFETY: its first field, for ever; a CPU that starts is given a number of its own.
+    unsafe { arch::install(cpu.cast()) };
+}
+
+/// Returns the CPU that this runs on.
+#[inline(always)]
+pub fn current() -> &'static PerCpu {
+    // SAFETY: TPIDR_EL2 holds the address of an element of CPUS, set by `install` before anything else.
+    unsafe { &*(TPIDR_EL2.get() as usize as *const PerCpu) }
+}

@@ -1,0 +1,73 @@
+//! A guest's PL011: its accesses, the operator's input, and the interrupt line.
+
+use super::interrupts::deliver;
+use super::{Guest, Vcpu, get};
+use crate::device::vgic::Kick;
+use crate::device::vpl011::Vpl011;
+use crate::monitor::mux::{Console, ConsoleLine};
+use crate::serial;
+use guest_dts::guest_tree::platform;
+
+/// A guest's read of its PL011 at `offset`.
+#[inline]
+pub fn read(vcpu: &'static Vcpu, offset: u16) -> u32 {
+    let guest = vcpu.guest();
+    let read = |uart: &mut Vpl011| with_line(guest, |line| uart.read(offset, line)).unwrap_or(0);
+    let (value, kick) = guest.uart.read(offset, read, |level| set_line(guest, level));
+    if let Some(kick) = kick {
+        deliver(guest, kick);
+    }
+    value
+}
+
+/// A guest's write to its PL011 at `offset`.
+#[inline]
+pub fn write(vcpu: &'static Vcpu, offset: u16, value: u32) {
+    with_uart(vcpu.guest(), |uart, line| uart.write(offset, value, line));
+}
+
+/// The operator has typed something for guest `index`.
+pub fn receive_input(index: usize) {
+    if let Some(guest) = get(index) {
+        with_uart(guest, |uart, line| uart.receive(line));
+    }
+}
+
+/// The operator sends a break to guest `index`.
+pub fn receive_break(index: usize) {
+    if let Some(guest) = get(index) {
+        with_uart(guest, |uart, _| uart.receive_break());
+    }
+}
+
+/// The console has room for the output of guest `index` again.
+pub fn drain_output(index: usize) {
+    if let Some(guest) = get(index) {
+        with_uart(guest, |uart, line| uart.drain(line));
+    }
+}
+
+type Line<'m> = ConsoleLine<'m, 'static, serial::Wire>;
+
+fn with_line<T>(guest: &Guest, f: impl FnOnce(&mut Line<'_>) -> T) -> Option<T> {
+    let console = Console::guest(guest.id.index())?;
+    Some(f(&mut serial::lock().as_mut()?.line(console)))
+}
+
+/// Calls `f` with the guest's vPL011 and its end of the console, sets the interrupt line as it is then, and kicks the CPU
+/// that has to take the interrupt.
+#[inline]
+fn with_uart(guest: &'static Guest, f: impl FnOnce(&mut Vpl011, &mut Line<'_>)) {
+    let use_line = |uart: &mut Vpl011| {
+        with_line(guest, |line| f(uart, line));
+    };
+    if let Some(kick) = guest.uart.with(use_line, |level| set_line(guest, level)) {
+        deliver(guest, kick);
+    }
+}
+
+/// Sets the vPL011's interrupt line.
+#[inline(never)]
+pub(crate) fn set_line(guest: &Guest, level: bool) -> Kick {
+    guest.vgic.set_level(32 + platform::UART_SPI, level)
+}
