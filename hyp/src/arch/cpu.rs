@@ -8,10 +8,10 @@
 
 use super::gic::cpu_interface;
 use super::gic::redistributor::Redistributor;
-use super::mitigation::Hardening;
+use super::hardening::Hardening;
+pub use crate::board::MAX_CPUS;
 use crate::observe::counters::Counters;
 use crate::observe::trace;
-pub use crate::physical::MAX_CPUS;
 pub use crate::requests::Request;
 use crate::requests::Requests;
 use aarch64_cpu::registers::{MIDR_EL1, Readable, TPIDR_EL2, Writeable};

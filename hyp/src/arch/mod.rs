@@ -11,6 +11,7 @@ pub(crate) mod features;
 pub(crate) mod firmware;
 pub(crate) mod frame;
 pub(crate) mod gic;
+pub(crate) mod hardening;
 pub(crate) mod mem;
 pub(crate) mod mitigation;
 pub(crate) mod sysreg;

@@ -2,7 +2,7 @@
 
 use super::cpu;
 pub(crate) use super::cpu::Purpose;
-use super::gic::Priority;
+use super::gic::redistributor::Priority;
 use crate::board::{Gic, Timer};
 use crate::device::vgic::HardwareLink;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, CNTPCT_EL0, CNTVOFF_EL2, Readable, Writeable};

@@ -19,7 +19,7 @@ mod timer;
 
 pub use chosen::{Chosen, MODULE_LIMIT, Module, ModuleKind};
 pub use console::Console;
-pub use cpu::{CPU_LIMIT, Cpu};
+pub use cpu::{CPU_LIMIT, Cpu, MAX_CPUS};
 pub use gic::{Gic, REDISTRIBUTOR_REGION_LIMIT};
 pub use guest_dts::range::PaRange;
 pub use interrupt::{Interrupt, Trigger};

@@ -217,7 +217,7 @@ primary_entry:
     mov     x30, xzr
     mov     x0, x20
     mov     x1, x21
-    ldr     x2, ={primary_main}
+    ldr     x2, =primary_main
     br      x2
 
 // A secondary CPU: PSCI CPU_ON enters here with x0 = physical address of its `SecondaryStart`.
@@ -232,7 +232,7 @@ secondary_entry:
     mov     x0, x22
     mov     x29, xzr
     mov     x30, xzr
-    ldr     x2, ={secondary_main}
+    ldr     x2, =secondary_main
     br      x2
 
 // Changes the root table to x0 (physical), called at this page's identity-mapped address. The MMU is off in
@@ -263,8 +263,6 @@ switch_root:
     text_page = const TEXT_PAGE,
     data_page = const DATA_PAGE,
     tables = sym EARLY_TABLES,
-    primary_main = sym crate::boot::start::primary_main,
-    secondary_main = sym crate::boot::start::secondary_main,
 );
 
 /// What a secondary CPU reads first, with its MMU off: it must be cleaned to the point of coherency.

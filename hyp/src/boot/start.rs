@@ -74,8 +74,11 @@ fn refuse(text: fmt::Arguments<'_>) -> ! {
     fatal::halt()
 }
 
-/// The primary CPU, from `boot`: MMU on with the early tables. `tree_pa` and `image` are physical addresses.
-pub(crate) extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
+/// Entry of the primary CPU from `entry`, which names it by symbol: MMU on with the early tables. `tree_pa` and `image` are
+/// physical addresses.
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     guest::cpu::install(0);
     exit::init();
     vectors::install();
@@ -431,8 +434,10 @@ fn start_secondaries(board: &Board<'_>) {
     log::info!("{} CPUs", count);
 }
 
-/// A secondary CPU, from `boot`.
-pub(crate) extern "C" fn secondary_main(index: u64) -> ! {
+/// Entry of a secondary CPU from `entry`, which names it by symbol.
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+extern "C" fn secondary_main(index: u64) -> ! {
     guest::cpu::install(index as usize);
     vectors::install();
     init_cpu(index as usize);

@@ -72,7 +72,7 @@ fn uart(frame: &mut Frame, esr: u64, offset: u64) -> Reload {
 /// Any other data abort.
 #[inline(never)]
 fn other(frame: &mut Frame, esr: u64) -> Reload {
-    let (far, ipa, syndrome) = (FAR_EL2.get(), faulting_ipa(), Syndrome::new(esr));
+    let (far, ipa, syndrome) = (FAR_EL2.get(), stage2_fault::faulting_ipa(), Syndrome::new(esr));
     let cpu = cpu::current();
     counted(cpu, reason(cpu.vcpu(), ipa), || {
         if is_stage1_fault(esr) {
@@ -100,11 +100,6 @@ fn other(frame: &mut Frame, esr: u64) -> Reload {
 /// and takes that one. Such loads begin in the page before, so none of those that end in [`data_abort`] is one.
 fn is_stage1_fault(esr: u64) -> bool {
     errata::machine().doubt_abort(esr) && !stage2_fault::is_readable(FAR_EL2.get())
-}
-
-/// The address that stage 2 did not translate.
-pub(crate) fn faulting_ipa() -> u64 {
-    stage2_fault::faulting_page() | FAR_EL2.get() & 0xfff
 }
 
 /// What an access of `vcpu` to `ipa` counts as.

@@ -41,7 +41,7 @@ fn is_from_el0() -> bool {
 /// Says that nothing answers a guest's access.
 fn note(what: &str) {
     if let Some(vcpu) = cpu::current().vcpu() {
-        guest::note(vcpu, [(what, crate::exit::abort::faulting_ipa()), ("at", ELR_EL2.get())]);
+        guest::note(vcpu, [(what, super::stage2_fault::faulting_ipa()), ("at", ELR_EL2.get())]);
     }
 }
 

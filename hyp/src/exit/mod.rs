@@ -109,7 +109,7 @@ pub(crate) extern "C" fn sync(frame: &mut Frame, esr: u64) {
             wfi::wait(frame, esr);
         }
         Exit::Abort => {
-            let exit = abort::reason(cpu.vcpu(), abort::faulting_ipa());
+            let exit = abort::reason(cpu.vcpu(), stage2_fault::faulting_ipa());
             counted(cpu, exit, || handle(frame, esr));
         }
         exit => {

@@ -2,7 +2,7 @@
 
 use crate::arch::sysreg::{instruction, read, write};
 use crate::guest::{self, StopReason, cpu, migration};
-use aarch64_cpu::registers::{HPFAR_EL2, Readable, SPSR_EL2};
+use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2};
 use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
 use stage2::migrate::{Fault, Verdict};
@@ -24,8 +24,13 @@ const S1PTW: u64 = 1 << 7;
 
 /// HPFAR_EL2.FIPA: bits 51:12 of the address from bit 4 on.
 #[inline(always)]
-pub(crate) fn faulting_page() -> u64 {
+fn faulting_page() -> u64 {
     (HPFAR_EL2.get() & 0xfff_ffff_fff0) << 8
+}
+
+/// Returns the address that stage 2 did not translate.
+pub(crate) fn faulting_ipa() -> u64 {
+    faulting_page() | FAR_EL2.get() & 0xfff
 }
 
 /// Answers an abort with syndrome `esr` at virtual address `far`. False: it is no business of migration's.

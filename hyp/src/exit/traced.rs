@@ -1,7 +1,8 @@
 //! What the vectors call while events are traced: the same as otherwise, on the ways that record what happens.
 
 use super::{
-    EC_DATA_ABORT, EC_INSTRUCTION_ABORT, EC_SYSTEM_REGISTER, abort, interrupt, reason, system_register,
+    EC_DATA_ABORT, EC_INSTRUCTION_ABORT, EC_SYSTEM_REGISTER, abort, interrupt, reason, stage2_fault,
+    system_register,
 };
 use crate::arch::frame::Frame;
 use crate::arch::gic::{Lists, cpu_interface};
@@ -17,12 +18,12 @@ pub(crate) extern "C" fn traced_sync(frame: &mut Frame, esr: u64) {
     let place = ELR_EL2.get();
     match esr >> 26 {
         EC_DATA_ABORT => {
-            let ipa = abort::faulting_ipa();
+            let ipa = stage2_fault::faulting_ipa();
             trace::record_here(Kind::Exit(abort::reason(cpu::current().vcpu(), ipa)), ipa, place);
             abort::data_abort(frame, esr);
         }
         EC_INSTRUCTION_ABORT => {
-            trace::record_here(Kind::Exit(Exit::Abort), abort::faulting_ipa(), place);
+            trace::record_here(Kind::Exit(Exit::Abort), stage2_fault::faulting_ipa(), place);
             crate::exit::sync(frame, esr);
         }
         EC_SYSTEM_REGISTER => {

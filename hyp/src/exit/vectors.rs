@@ -23,7 +23,7 @@
 
 use crate::arch::cpu::{self, Core};
 use crate::arch::frame::Frame;
-use crate::arch::mitigation::Hardening;
+use crate::arch::hardening::Hardening;
 use crate::observe::trace;
 use core::arch::global_asm;
 

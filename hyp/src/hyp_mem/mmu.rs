@@ -19,7 +19,7 @@
 //! Tables come from a static pool, and once that runs out, from blocks of frames of Ballast's own (`tables`). They are
 //! 4 KiB each, so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
 
-use super::pages;
+use super::memory;
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{cpu, errata};
 use crate::hyp_mem::table_pool;
@@ -32,6 +32,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
+use stage2::owner::Owner;
 
 /// Where the image is linked (link.ld).
 pub(crate) const IMAGE_BASE: usize = 0x8000_0000_0000;
@@ -86,7 +87,7 @@ pub(crate) const WINDOW_BLOCK_UNCACHED: u64 =
 /// and about 13 for the rest.
 const POOL_TABLES: usize = 24;
 /// log2 of the frames of a block of tables that is added.
-pub(crate) const MORE_ORDER: u8 = table_pool::BLOCK.trailing_zeros() as u8;
+const MORE_ORDER: u8 = table_pool::BLOCK.trailing_zeros() as u8;
 
 #[repr(C, align(4096))]
 struct Pool([[AtomicU64; 512]; POOL_TABLES]);
@@ -376,7 +377,7 @@ fn with_tables<T>(f: impl Fn(&mut Tables) -> Result<T, MapError>) -> Result<T, M
     loop {
         let result = try_with_tables(&f);
         match result {
-            Err(MapError::OutOfTables(need)) if pages::add_tables(need) => {}
+            Err(MapError::OutOfTables(need)) if grow(need) => {}
             _ => return result,
         }
     }
@@ -447,16 +448,37 @@ pub(crate) fn map_linear(pa: Pa) -> Result<(), MapError> {
     with_tables(|tables| tables.map_linear(pa, Need::tables(table_pool::RESERVE)))
 }
 
-/// Whether as many tables are free as `need` says; `None` where they are not and none may be added.
-pub(crate) fn has_tables(need: Need) -> Option<bool> {
+/// Adds blocks of tables until as many are free as `need` says. Returns true if they are.
+///
+/// Lock: one CPU at a time does so, since there is a reserve for one block; memory's and EL2's tables' come after it.
+fn grow(need: Need) -> bool {
+    static GROWING: Mutex<()> = Mutex::new(());
+    let _alone = GROWING.lock();
+    loop {
+        match has_tables(need) {
+            // Another CPU added some meanwhile, perhaps.
+            Some(true) => return true,
+            Some(false) => {}
+            None => return false,
+        }
+        let Ok((frame, contents)) = memory::take(MORE_ORDER, Owner::Hypervisor) else { return false };
+        if add_tables(frame.pa()).is_err() {
+            memory::free(frame, MORE_ORDER, Owner::Hypervisor, contents);
+            return false;
+        }
+    }
+}
+
+/// Returns true if as many tables are free as `need` says; `None` if they are not and none may be added.
+fn has_tables(need: Need) -> Option<bool> {
     let tables = TABLES.lock();
     let stock = &tables.as_ref()?.mapping.translation().stock;
     let has = stock.has(need);
     (has || stock.has_room()).then_some(has)
 }
 
-/// Maps the block of [`MORE_ORDER`] at `pa` and adds it to the tables, for ever, where there is room.
-pub(crate) fn add_tables(pa: Pa) -> Result<(), MapError> {
+/// Maps the block of [`MORE_ORDER`] at `pa` and adds it to the tables, for ever, if there is room.
+fn add_tables(pa: Pa) -> Result<(), MapError> {
     try_with_tables(|tables| {
         tables.map_linear(pa, Need::BLOCK)?;
         tables.mapping.translation().stock.add(pa.get());

@@ -5,6 +5,8 @@ pub(crate) mod copy;
 #[cfg(target_os = "none")]
 pub(crate) mod heap;
 #[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
 pub(crate) mod mmu;
 #[cfg(target_os = "none")]
 pub(crate) mod pages;

@@ -1,18 +1,13 @@
 //! Frames of Ballast's own, from NORMAL, mapped at their linear address; and the memory that all frames come from.
 
-use super::mmu;
+pub(crate) use super::memory::{MEMORY, free};
+use super::{memory, mmu};
 use crate::arch::cache;
-use crate::hyp_mem::table_pool::Need;
 use core::ptr::NonNull;
-use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_SIZE, Pa};
 use stage2::owner::Owner;
-use stage2::phys::alloc::{AllocError, Kind, Memory, Request};
+use stage2::phys::alloc::AllocError;
 use stage2::phys::frame::Contents;
-use stage2::phys::placement::Placement;
-
-/// All of the host's memory.
-pub(crate) static MEMORY: Memory<'static> = Memory::new();
 
 /// Why Ballast got no frames for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +29,7 @@ impl core::fmt::Display for OwnError {
 
 /// Takes `1 << order` contiguous frames for `owner`, zeroed and mapped.
 pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
-    let (frame, contents) = take(order, owner)?;
+    let (frame, contents) = memory::take(order, owner).map_err(OwnError::Memory)?;
     let size = FRAME_SIZE << order;
     let mut at = frame.pa().get() & !(PAGEBLOCK_SIZE - 1);
     while at < frame.pa().get() + size {
@@ -51,34 +46,6 @@ pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
     Ok(frame)
 }
 
-/// Takes `1 << order` contiguous frames for `owner`, as they are.
-fn take(order: u8, owner: Owner) -> Result<(Frame, Contents), OwnError> {
-    let request = Request { order, kind: Kind::Unmovable, owner, placement: Placement::Any, mapping: None };
-    let allocation = MEMORY.allocate(&request).map_err(OwnError::Memory)?;
-    Ok((allocation.frame, allocation.contents))
-}
-
-/// Adds blocks of translation tables until as many are free as `need` says. Whether they are.
-///
-/// Lock: one CPU at a time does so, since there is a reserve for one block; memory's and EL2's tables' come after it.
-pub(crate) fn add_tables(need: Need) -> bool {
-    static ADDING: Mutex<()> = Mutex::new(());
-    let _alone = ADDING.lock();
-    loop {
-        match mmu::has_tables(need) {
-            // Another CPU added some meanwhile, perhaps.
-            Some(true) => return true,
-            Some(false) => {}
-            None => return false,
-        }
-        let Ok((frame, contents)) = take(mmu::MORE_ORDER, Owner::Hypervisor) else { return false };
-        if mmu::add_tables(frame.pa()).is_err() {
-            free(frame, mmu::MORE_ORDER, Owner::Hypervisor, contents);
-            return false;
-        }
-    }
-}
-
 /// Copies `bytes`, at most 1 MiB, into frames of Ballast's own, for ever.
 pub(crate) fn keep(bytes: &[u8]) -> Result<&'static [u8], OwnError> {
     let frames = (bytes.len() as u64).div_ceil(FRAME_SIZE).max(1).next_power_of_two();
@@ -88,14 +55,6 @@ pub(crate) fn keep(bytes: &[u8]) -> Result<&'static [u8], OwnError> {
     unsafe {
         core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
         Ok(core::slice::from_raw_parts(target, bytes.len()))
-    }
-}
-
-/// Gives frames back.
-pub(crate) fn free(frame: Frame, order: u8, owner: Owner, contents: Contents) {
-    if let Err(error) = MEMORY.free(frame, order, owner, contents) {
-        // A bookkeeping error of Ballast's own: the frame stays out of use.
-        crate::observe::log::error!("{}: {}", frame.pa(), error);
     }
 }
 

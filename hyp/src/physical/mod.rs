@@ -4,6 +4,7 @@
 mod designate;
 mod pinned;
 
+pub use crate::board::MAX_CPUS;
 use crate::board::{Board, Extent};
 use core::fmt;
 use designate::kind;
@@ -17,9 +18,6 @@ use stage2::phys::alloc::Memory;
 use stage2::phys::frame::Footprint;
 use stage2::phys::map::{BootMap, MapError, Reservation, ReservationKind};
 use stage2::range::FrameRange;
-
-/// Most CPUs that Ballast uses; others are left alone.
-pub const MAX_CPUS: usize = 32;
 
 /// NORMAL memory that guests leave for Ballast and its tables, in frames: 8 MiB.
 pub const NORMAL_FLOOR_FRAMES: u64 = 2048;

@@ -15,7 +15,7 @@ pub(crate) mod redistributor;
 pub(crate) use cpu_interface::KICK_SGI;
 pub(crate) use distributor::Distributor;
 pub(crate) use lists::Lists;
-pub(crate) use redistributor::{Redistributor, Region};
+pub(crate) use redistributor::{Priority, Redistributor, Region};
 
 /// Waits until `condition` holds, as long as hardware may need. Returns false if it does not come to hold.
 fn wait_for(condition: impl Fn() -> bool) -> bool {
@@ -25,18 +25,4 @@ fn wait_for(condition: impl Fn() -> bool) -> bool {
         core::hint::spin_loop();
         condition()
     })
-}
-
-/// Priorities of physical interrupts, most urgent first (IHI 0069H, 4.8). EL2 runs with interrupts masked, so they decide
-/// only which pending interrupt ICC_IAR1_EL1 returns: no flood that a guest causes delays what stands above it. Distances
-/// of 0x20 stay distinct in a non-secure view with 16 levels.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Priority {
-    /// The host's devices and EL2's own timer, whose rate no guest controls.
-    Host = 0x60,
-    /// The kick and the maintenance interrupt, which a guest can cause at will.
-    Service = 0x80,
-    /// Interrupts that are passed on to a guest: its SGIs and timers.
-    Guest = 0xa0,
 }

@@ -1,0 +1,25 @@
+//! The memory that all frames come from, before anything is mapped.
+
+use stage2::addr::Frame;
+use stage2::owner::Owner;
+use stage2::phys::alloc::{AllocError, Kind, Memory, Request};
+use stage2::phys::frame::Contents;
+use stage2::phys::placement::Placement;
+
+/// All of the host's memory.
+pub(crate) static MEMORY: Memory<'static> = Memory::new();
+
+/// Takes `1 << order` contiguous frames for `owner`, as they are.
+pub(super) fn take(order: u8, owner: Owner) -> Result<(Frame, Contents), AllocError> {
+    let request = Request { order, kind: Kind::Unmovable, owner, placement: Placement::Any, mapping: None };
+    let allocation = MEMORY.allocate(&request)?;
+    Ok((allocation.frame, allocation.contents))
+}
+
+/// Gives frames back.
+pub(crate) fn free(frame: Frame, order: u8, owner: Owner, contents: Contents) {
+    if let Err(error) = MEMORY.free(frame, order, owner, contents) {
+        // A bookkeeping error of Ballast's own: the frame stays out of use.
+        crate::observe::log::error!("{}: {}", frame.pa(), error);
+    }
+}
