@@ -19,6 +19,18 @@ const SETS: [(&str, &str); 5] = [
     ("pool-owner", include_str!("../../pool-owner.dts")),
 ];
 
+/// Two guests, 2 vCPUs and 512 MiB each, wherever there is room.
+const TWO_GUESTS: &str = r#"/dts-v1/;
+/ {
+    compatible = "ballast,configuration";
+    images { kernel: kernel { data = /incbin/("kernel"); }; };
+    guests {
+        alpha { vcpus = <2>; kernel = <&kernel>; memory { size = <0x0 0x20000000>; }; };
+        beta { vcpus = <2>; kernel = <&kernel>; memory { size = <0x0 0x20000000>; }; };
+    };
+};
+"#;
+
 /// A host with two controllers and four CPUs, as `make run` has it.
 fn host() -> Host {
     let room = |id| ControllerRoom { id, free: 1000 << 20, unmovable: 300 << 20 };
@@ -511,7 +523,7 @@ fn a_long_text_is_cut() {
 #[test]
 fn two_guests_of_one_name_are_one_too_many() {
     // dtc refuses them, so they are made of two that differ.
-    let source = SETS[0].1.replace("beta {", "alphb {");
+    let source = TWO_GUESTS.replace("beta {", "alphb {");
     let blob = compile(&source);
     let mut bytes = blob.as_slice().to_vec();
     let at = bytes.windows(6).position(|bytes| bytes == b"alphb\0").unwrap();
@@ -528,7 +540,7 @@ fn two_guests_of_one_name_are_one_too_many() {
 
 #[test]
 fn a_guest_for_later_needs_its_memory_later() {
-    let text = SETS[0].1.replace("0x20000000", "0x38000000").replace("vcpus = <2>", "vcpus = <1>");
+    let text = TWO_GUESTS.replace("0x20000000", "0x38000000").replace("vcpus = <2>", "vcpus = <1>");
     let text = text.replace("alpha {", "alpha { start-manually;");
     let text = text.replace("size = <0x0", "controllers = <0>; size = <0x0");
     let said = findings(&text);
@@ -550,7 +562,7 @@ fn a_guest_for_later_needs_its_memory_later() {
 
 #[test]
 fn one_bad_guest_does_not_keep_the_others_from_starting() {
-    let text = SETS[0].1.replacen("vcpus = <2>", "vcpus = <0>", 1);
+    let text = TWO_GUESTS.replacen("vcpus = <2>", "vcpus = <0>", 1);
     let blob = compile(&text);
     let tree = Tree::new(blob.as_slice()).unwrap();
     let mut configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
@@ -563,12 +575,11 @@ fn one_bad_guest_does_not_keep_the_others_from_starting() {
 #[test]
 fn guests_share_neither_cpus_nor_pinned_memory() {
     let text = SETS[2].1.replace("host-cpus = <2 3>", "host-cpus = <1 2>");
-    let pinned = SETS[0]
-        .1
+    let pinned = TWO_GUESTS
         .replace("size = <0x0 0x20000000>;", "reg = <0x0 0x60000000 0x0 0x10000000>; pinned-in-place;");
     let pinned = pinned.replace("vcpus = <2>;", "#address-cells = <2>; #size-cells = <2>; vcpus = <2>;");
     let hungry =
-        SETS[0].1.replace("0x20000000", "0x40000000").replace("size = ", "controllers = <1>; size = ");
+        TWO_GUESTS.replace("0x20000000", "0x40000000").replace("size = ", "controllers = <1>; size = ");
     let many = SETS[3].1.replace("vcpus = <1>", "vcpus = <2>");
     insta::assert_snapshot!(report(&[text, pinned, hungry, many]));
 }
