@@ -1,8 +1,8 @@
-//! Writes the tree that a guest of a configuration gets, for QEMU's `-dtb` or for `dtc`:
+//! Writes the device tree of a guest of a configuration, for QEMU's `-dtb` or for `dtc`:
 //! `cargo run -p guest-dts --example guest-tree -- CONFIGURATION.dtb GUEST > guest.dtb`.
 //!
-//! QEMU's `virt` with `gic-version=3` has the same platform, so that a kernel can be started with the tree
-//! without Ballast. Where the images lie is printed to the standard error.
+//! QEMU's `virt` with `gic-version=3` has the same platform and can start a kernel with the tree without Ballast. The
+//! placement of the images is printed to standard error.
 
 use std::error::Error;
 use std::io::Write;
@@ -16,7 +16,7 @@ use guest_dts::tree::{AlignedBlob, Tree};
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(file), Some(name)) = (arguments.next(), arguments.next()) else {
-        return Err("guest-tree CONFIGURATION.dtb GUEST".into());
+        return Err("usage: guest-tree CONFIGURATION.dtb GUEST".into());
     };
     let blob = AlignedBlob::new(&std::fs::read(file)?);
     let tree = Tree::new(blob.as_slice()).map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
-//! Command lines: arguments separated by blanks, and the numbers in them as Linux writes them.
+//! Command lines: arguments separated by blanks, and numbers in Linux's notation.
 
-/// The arguments in `line`: name and, after the first `=`, value. Double quotes keep blanks together and are
-/// taken off where they enclose a whole value.
+/// Iterates over the arguments in `line`, each a name and, after the first `=`, a value. Double quotes protect
+/// blanks; quotes around a whole value are removed.
 pub fn arguments(line: &str) -> impl Iterator<Item = Argument<'_>> {
     let mut rest = line;
     core::iter::from_fn(move || {
@@ -21,7 +21,7 @@ pub fn arguments(line: &str) -> impl Iterator<Item = Argument<'_>> {
     })
 }
 
-/// The value of the last argument `name` in `line`; an argument without a value has an empty one.
+/// Returns the value of the last argument `name` in `line`; an argument without `=` has the value "".
 #[inline(never)]
 pub fn value<'t>(line: &'t str, name: &str) -> Option<&'t str> {
     arguments(line)
@@ -30,7 +30,7 @@ pub fn value<'t>(line: &'t str, name: &str) -> Option<&'t str> {
         .map(|argument| argument.value.unwrap_or(""))
 }
 
-/// `line` before and from ` --` on, after which arguments are those of init (Linux, `parse_args`).
+/// Splits `line` before ` --`: the arguments after it are for init (Linux, `parse_args`).
 #[inline(never)]
 pub fn split_at_init(line: &str) -> (&str, &str) {
     let mut is_quoted = false;
@@ -57,14 +57,14 @@ fn unquoted(value: &str) -> &str {
 /// One argument of a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argument<'t> {
-    /// What stands before the `=`, or all of it.
+    /// The text before the first `=`, or the whole argument.
     pub name: &'t str,
-    /// What stands after the first `=`.
+    /// The text after the first `=`.
     pub value: Option<&'t str>,
 }
 
-/// A number: decimal, `0x` hexadecimal or `0` octal, and one of the suffixes K, M, G, T, P, E (powers of 1024),
-/// in either case. `None` for anything else, and where it passes 64 bits.
+/// Parses a size: a number as [`number`] takes it and, optionally, a suffix K, M, G, T, P or E (powers of 1024) in
+/// either case. Returns `None` for anything else and for sizes of more than 64 bits.
 #[inline(never)]
 pub fn size(text: &str) -> Option<u64> {
     let suffixes = ["kK", "mM", "gG", "tT", "pP", "eE"];
@@ -80,7 +80,7 @@ pub fn size(text: &str) -> Option<u64> {
     }
 }
 
-/// A number: decimal, `0x` hexadecimal or `0` octal.
+/// Parses a number: decimal, hexadecimal after `0x`, or octal after `0`.
 #[inline(never)]
 pub fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -94,7 +94,7 @@ pub fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// `size@base`, both as [`size`] has them.
+/// Parses `size@base`, both in the notation of [`size`].
 pub fn size_at_base(text: &str) -> Option<(u64, u64)> {
     let (length, base) = text.split_once('@')?;
     Some((size(length)?, size(base)?))

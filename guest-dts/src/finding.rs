@@ -1,6 +1,7 @@
-//! What is wrong in a tree, as data: where, which property, what value, and the rule that it breaks.
+//! Findings: errors, warnings and notes about a device tree or a command line, as data.
 //!
-//! A finding borrows from the tree, and it is put into words by `Display`: the same words on the console and on a PC.
+//! A finding has a location, a property, a value and the rule that the value breaks. It borrows from the tree. Its
+//! `Display` is the message that the console and the PC tool print.
 
 use alloc::boxed::Box;
 use core::fmt::{self, Write};
@@ -8,39 +9,39 @@ use core::fmt::{self, Write};
 use crate::guest_tree::Choice;
 use crate::tree::{Node, NodeId, Property, SourceValue};
 
-/// Something wrong at one place. One word, since it is what most functions here may return.
+/// One finding. It is one word long, since most functions here can return one as their error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding<'t>(Box<Details<'t>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Details<'t> {
-    place: Place<'t>,
+    location: Location<'t>,
     property: Option<&'t str>,
     value: Value<'t>,
     rule: Rule,
 }
 
-/// Where a finding was made.
+/// The location of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'t> {
-    /// At a node.
+enum Location<'t> {
+    /// A node.
     Node(Node<'t>),
-    /// Where a node should be, by its path or by what it is.
+    /// A missing node: its path or a description.
     Expected(&'static str),
-    /// On Ballast's own command line.
+    /// Ballast's own command line.
     CommandLine,
-    /// In the memory reservation block.
+    /// The memory reservation block.
     Reservations,
 }
 
-/// The value that a finding is about.
+/// The value in a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'t> {
-    /// None: the finding is about the node.
+    /// No value: the finding concerns the node, or the property whatever its value.
     None,
     /// The property is missing.
     Missing,
-    /// The property's bytes, shown in the form of the source.
+    /// The property's bytes, displayed as source.
     Bytes(&'t [u8]),
     /// A number.
     Number(u64),
@@ -48,7 +49,7 @@ pub enum Value<'t> {
     Address(u64),
     /// A size in bytes.
     Size(u64),
-    /// Addresses.
+    /// A range of addresses.
     Range {
         /// First address.
         base: u64,
@@ -59,91 +60,93 @@ pub enum Value<'t> {
     Text(&'t str),
 }
 
-/// How many characters of a text are shown: it may be as long as the blob.
+/// Most characters of a text that are displayed, since it may be as long as the blob.
 const TEXT_LIMIT: usize = 64;
 
 /// The rule that a finding breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// It has to be there: what it gives.
+    /// The node or property is required for this.
     Required(&'static str),
-    /// "must …".
+    /// The operator must add this to the configuration.
+    Add(&'static str),
+    /// Any other rule: the text after "must".
     Must(&'static str),
-    /// Entries of addresses and sizes with this many cells.
+    /// Entries must consist of this many cells.
     Cells {
         /// Cells of an address.
         address: u32,
         /// Cells of a size.
         size: u32,
     },
-    /// There is room for fewer.
+    /// There are more items than the limit.
     TooMany {
-        /// Which one is too many, from 0.
+        /// Index of the first item beyond the limit.
         index: usize,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
-        /// Of what.
+        /// Plural noun for the items.
         what: &'static str,
     },
-    /// A number has to lie between two, both included.
+    /// A number must lie between two numbers, both included.
     Between(u64, u64),
-    /// It has to be a multiple of a size in bytes.
+    /// A base or size must be a multiple of this size in bytes.
     MultipleOf(u64),
-    /// It overlaps with what another node of the same tree says.
+    /// A range must not overlap with the range of another node of the same tree.
     Overlaps(NodeId),
-    /// It overlaps with something that is no node.
+    /// A range must not overlap with this.
     OverlapsWith(&'static str),
-    /// Another node of the same tree says the same.
+    /// The value must differ from the one in another node of the same tree.
     SameAs(NodeId),
-    /// It has to be a multiple of a size in bytes, because of the size of the guest's pages.
+    /// A base or size must be a multiple of this size because of the guest's page size.
     MultipleOfForPages {
-        /// What it has to be a multiple of.
+        /// The alignment in bytes.
         size: u64,
-        /// The guest's pages.
+        /// The guest's page size in bytes.
         page: u64,
     },
-    /// The host has fewer CPUs, or fewer that no other guest owns.
+    /// There are not enough CPUs on the host, or not enough free ones.
     OnlyCpus {
-        /// CPUs of the host.
+        /// Number of CPUs of the host.
         total: u32,
-        /// Those that are free.
+        /// Number of CPUs that no guest owns.
         free: u32,
     },
-    /// The host has no such controller, only so many.
+    /// The host does not have this controller.
     NoController {
-        /// How many it has.
+        /// Number of controllers of the host.
         count: usize,
     },
-    /// There is not enough memory.
+    /// There is not enough free memory.
     Shortage(Shortage),
-    /// Kernel, ramdisk and tree have no room in any region of RAM that is no movable block.
+    /// Kernel, ramdisk and tree do not fit into any region of RAM. Movable blocks do not count.
     ImagesDoNotFit {
         /// Bytes that they need.
         needed: u64,
         /// Bytes of the largest region.
         largest: u64,
     },
-    /// No rule is broken: this is what becomes of it.
+    /// No rule is broken; the finding is a note.
     Note(Note),
-    /// Ballast knows no property or child of this name here.
+    /// Ballast does not know a property or child of this name here.
     Unknown {
-        /// The known name nearest to it, if one is near.
+        /// The closest known name, if one is close.
         nearest: Option<&'static str>,
     },
 }
 
-/// What becomes of a node that is to pass into a guest's tree.
+/// A note on how Ballast treats part of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// It is left out, since its `status` says so.
+    /// The node does not go into the guest's tree, because `status` disables it.
     Disabled,
-    /// It is left out, since the guest's kernel would not know it and lose the memory.
+    /// The node does not go into the guest's tree, because a kernel without support for it would lose the memory.
     WouldBeLost,
-    /// It is written as a `shared-dma-pool`, which every kernel knows.
+    /// The node becomes a `shared-dma-pool`, which every kernel supports.
     BecomesDmaPool,
-    /// How the guest is told of its movable memory.
+    /// The method by which the guest learns of its movable memory.
     MovableMemory(Choice),
-    /// There are more findings than are told of.
+    /// Further findings are not reported.
     More,
 }
 
@@ -151,26 +154,26 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::MovableMemory(choice) => return write!(f, "{choice}"),
-            Self::More => "there is more to be said, which is not told",
-            Self::Disabled => "left out: its status says so",
-            Self::WouldBeLost => "left out: a guest that does not know it would lose the memory",
-            Self::BecomesDmaPool => "becomes a \"shared-dma-pool\", which every kernel knows",
+            Self::More => "too many messages; the rest are not shown",
+            Self::Disabled => "left out: `status` disables it",
+            Self::WouldBeLost => "left out: a kernel without support for it would lose the memory",
+            Self::BecomesDmaPool => "becomes a \"shared-dma-pool\", which every kernel supports",
         })
     }
 }
 
-/// How much memory is missing, and where it would fit.
+/// An amount of missing memory, and a controller that has room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
-    /// Bytes free where the memory may come from.
+    /// Free bytes on the allowed controllers.
     pub free: u64,
-    /// Bytes that are missing there.
+    /// Missing bytes on the allowed controllers.
     pub missing: u64,
-    /// The controller that it may come from, where that is one.
+    /// The allowed controller, if there is exactly one.
     pub controller: Option<u8>,
-    /// A controller that has room for all of it.
+    /// A controller that has room for all of the memory.
     pub fits_on: Option<u8>,
-    /// Bytes free on all controllers together.
+    /// Free bytes on all controllers together.
     pub free_in_all: u64,
 }
 
@@ -178,13 +181,17 @@ impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.controller {
             Some(id) => write!(f, "controller {id} has {} free", Size(self.free))?,
-            None => write!(f, "{} free there", Size(self.free))?,
+            None => write!(f, "the allowed controllers have {} free", Size(self.free))?,
         }
         write!(f, ", {} missing; ", Size(self.missing))?;
         match self.fits_on {
             Some(id) => write!(f, "it would fit on controller {id}"),
             None => {
-                write!(f, "it fits on no controller alone ({} free on all together)", Size(self.free_in_all))
+                write!(
+                    f,
+                    "no single controller has room ({} free on all of them together)",
+                    Size(self.free_in_all)
+                )
             }
         }
     }
@@ -192,78 +199,73 @@ impl fmt::Display for Shortage {
 
 impl<'t> Finding<'t> {
     #[inline(never)]
-    fn at(place: Place<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule) -> Self {
-        Self(Box::new(Details { place, property, value, rule }))
+    fn at(location: Location<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule) -> Self {
+        Self(Box::new(Details { location, property, value, rule }))
     }
 
-    /// A finding at `node`.
+    /// Creates a finding at `node`.
     #[cold]
     #[inline(never)]
     pub fn new(node: Node<'t>, property: Option<&'t str>, value: Value<'t>, rule: Rule) -> Self {
-        Self::at(Place::Node(node), property, value, rule)
+        Self::at(Location::Node(node), property, value, rule)
     }
 
-    /// A finding about the value of `property`.
+    /// Creates a finding about the value of `property`.
     #[cold]
     #[inline(never)]
     pub fn property(node: Node<'t>, property: Property<'t>, rule: Rule) -> Self {
         Self::new(node, Some(property.name()), Value::Bytes(property.bytes()), rule)
     }
 
-    /// A finding about a property that is not there.
+    /// Creates a finding about a missing property.
     #[cold]
     #[inline(never)]
     pub fn missing(node: Node<'t>, property: &'static str, rule: Rule) -> Self {
         Self::new(node, Some(property), Value::Missing, rule)
     }
 
-    /// A finding about a property without regard to its value.
+    /// Creates a finding about a property whatever its value.
     #[cold]
     #[inline(never)]
     pub fn named(node: Node<'t>, property: &'static str, rule: Rule) -> Self {
         Self::new(node, Some(property), Value::None, rule)
     }
 
-    /// A finding about a node.
+    /// Creates a finding about a node.
     #[cold]
     #[inline(never)]
     pub fn node(node: Node<'t>, rule: Rule) -> Self {
         Self::new(node, None, Value::None, rule)
     }
 
-    /// A finding about a node that is not there: `what` is its path or what it is.
+    /// Creates a finding about a missing node; `what` is its path or a description.
     #[cold]
     #[inline(never)]
     pub fn no_node(what: &'static str, rule: Rule) -> Self {
-        Self::at(Place::Expected(what), None, Value::Missing, rule)
+        Self::at(Location::Expected(what), None, Value::Missing, rule)
     }
 
-    /// A finding about the argument `name` on Ballast's own command line.
+    /// Creates a finding about the argument `name` on Ballast's own command line.
     #[cold]
     #[inline(never)]
     pub fn argument(name: &'static str, value: Value<'t>, rule: Rule) -> Self {
-        Self::at(Place::CommandLine, Some(name), value, rule)
+        Self::at(Location::CommandLine, Some(name), value, rule)
     }
 
-    /// A finding in the memory reservation block.
+    /// Creates a finding about the memory reservation block.
     #[cold]
     #[inline(never)]
     pub fn reservation(value: Value<'t>, rule: Rule) -> Self {
-        Self::at(Place::Reservations, None, value, rule)
+        Self::at(Location::Reservations, None, value, rule)
     }
 
-    /// The same finding about `value`.
+    /// Replaces the value.
     pub fn with_value(mut self, value: Value<'t>) -> Self {
         self.0.value = value;
         self
     }
 
-    /// Where it is.
-    pub fn place(&self) -> Place<'t> {
-        self.0.place
-    }
-
-    /// The rule that is broken.
+    /// Returns the rule that is broken.
     pub fn rule(&self) -> Rule {
         self.0.rule
     }
@@ -273,7 +275,7 @@ impl core::error::Error for Finding<'_> {}
 
 impl fmt::Display for Finding<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.0.place)?;
+        write!(f, "{}: ", self.0.location)?;
         if let Some(property) = self.0.property {
             f.write_str(property)?;
         }
@@ -286,15 +288,15 @@ impl fmt::Display for Finding<'_> {
             (value, Some(_)) => write!(f, " = {value}: ")?,
             (value, None) => write!(f, "{value}: ")?,
         }
-        match (self.0.rule, self.0.place) {
-            (Rule::Overlaps(id), Place::Node(node)) => write_other(f, "overlaps with", node, id),
-            (Rule::SameAs(id), Place::Node(node)) => write_other(f, "the same as in", node, id),
+        match (self.0.rule, self.0.location) {
+            (Rule::Overlaps(id), Location::Node(node)) => write_other(f, "overlaps with", node, id),
+            (Rule::SameAs(id), Location::Node(node)) => write_other(f, "already used by", node, id),
             (rule, _) => write!(f, "{rule}"),
         }
     }
 }
 
-/// Writes `what` and the path of the node `id` of the tree of `node`.
+/// Writes `what` and the path of node `id` in the tree of `node`.
 fn write_other(f: &mut fmt::Formatter<'_>, what: &str, node: Node<'_>, id: NodeId) -> fmt::Result {
     match node.same_tree(id) {
         Some(other) => write!(f, "{what} {}", other.path()),
@@ -302,7 +304,7 @@ fn write_other(f: &mut fmt::Formatter<'_>, what: &str, node: Node<'_>, id: NodeI
     }
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Location<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(node) => write!(f, "{}", node.path()),
@@ -333,8 +335,8 @@ impl fmt::Display for Value<'_> {
     }
 }
 
-/// Displays text in quotes, with what a terminal would act on or not show as numbers. What core has for this knows all
-/// of Unicode, which takes much room in an image.
+/// Displays text in quotes, with escapes for characters that a terminal would act on or hide. core's `escape_debug`
+/// covers all of Unicode, and its tables would enlarge the image.
 struct Quoted<'t>(&'t str);
 
 impl fmt::Display for Quoted<'_> {
@@ -346,7 +348,7 @@ impl fmt::Display for Quoted<'_> {
                 '\n' => f.write_str("\\n")?,
                 '\r' => f.write_str("\\r")?,
                 '\t' => f.write_str("\\t")?,
-                // Controls; blanks that have no width, and what turns the direction of writing; marks of order.
+                // Control characters, zero-width characters, directional formatting, byte order marks.
                 '\0'..' '
                 | '\x7f'..='\u{9f}'
                 | '\u{200b}'..='\u{200f}'
@@ -364,12 +366,13 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Required(purpose) => write!(f, "required ({purpose})"),
+            Self::Add(what) => write!(f, "add {what}"),
             Self::Must(what) => write!(f, "must {what}"),
             Self::Cells { address, size } => {
                 write!(f, "must have entries of {address} address and {size} size cells")
             }
             Self::TooMany { index, limit, what } => {
-                write!(f, "number {} where at most {limit} {what} are taken", index + 1)
+                write!(f, "number {} of at most {limit} {what}", index + 1)
             }
             Self::Between(low, high) => write!(f, "must lie between {low} and {high}"),
             Self::MultipleOf(size) => write!(f, "must be a multiple of {}", Size(size)),
@@ -377,23 +380,24 @@ impl fmt::Display for Rule {
                 write!(f, "must be a multiple of {} for a guest with pages of {}", Size(size), Size(page))
             }
             Self::OnlyCpus { total, free } => {
-                write!(
-                    f,
-                    "the host has {total} CPUs, {free} of them not owned by a guest; each vCPU owns one"
-                )
+                write!(f, "the host has {total} CPUs, of which {free} are free; each vCPU owns one")
             }
             Self::NoController { count } => {
-                write!(f, "the host has no such controller: it has {count}, numbered from 0")
+                write!(f, "no such controller: the host has {count}, numbered from 0")
             }
             Self::ImagesDoNotFit { needed, largest } => {
-                write!(f, "must have a region of {} for kernel, ramdisk and device tree;", Size(needed))?;
+                write!(
+                    f,
+                    "must have a region of {} or more for kernel, ramdisk and device tree;",
+                    Size(needed)
+                )?;
                 write!(f, " the largest has {}", Size(largest))
             }
             Self::Note(note) => write!(f, "{note}"),
             Self::Shortage(shortage) => write!(f, "{shortage}"),
             Self::Overlaps(_) => f.write_str("overlaps with another node"),
             Self::OverlapsWith(what) => write!(f, "overlaps with {what}"),
-            Self::SameAs(_) => f.write_str("the same as in another node"),
+            Self::SameAs(_) => f.write_str("already used by another node"),
             Self::Unknown { nearest: Some(name) } => {
                 write!(f, "unknown name; did you mean {}?", Quoted(name))
             }

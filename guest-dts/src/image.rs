@@ -1,11 +1,11 @@
-//! The arm64 Image header, and where kernel, ramdisk and tree go in a guest's RAM.
+//! The arm64 Image header, and the placement of kernel, ramdisk and tree in a guest's RAM.
 //!
-//! By the arm64 Linux boot protocol (Documentation/arch/arm64/booting.rst): the kernel lies `text_offset` above
-//! a multiple of 2 MiB, `image_size` bytes from there are its own; the ramdisk lies within the same 32 GiB,
-//! which begin at a multiple of 1 GiB; the tree is at most 2 MiB long and lies at a multiple of 8 bytes.
+//! The placement follows the arm64 Linux boot protocol (Documentation/arch/arm64/booting.rst). The kernel lies
+//! `text_offset` above a multiple of 2 MiB and owns `image_size` bytes from there. The ramdisk lies in the same
+//! window of 32 GiB, which begins at a multiple of 1 GiB. The tree is at most 2 MiB long and aligned to 8 bytes.
 //!
-//! An image without that header is loaded 0x8_0000 above the start of RAM and entered at its first byte. In
-//! both cases the tree lies above the image and its BSS: in the last 2 MiB of the bank, the ramdisk under it.
+//! An image without the header is loaded 0x8_0000 above the start of RAM and entered at its first byte. In both cases
+//! the tree takes the last 2 MiB of the region, above the image and its BSS, with the ramdisk right below it.
 
 use core::fmt;
 
@@ -16,55 +16,55 @@ use crate::finding::Size;
 use crate::guest_tree::platform::{RAW_TEXT_OFFSET, TREE_SLOT_SIZE};
 use crate::range::IpaRange;
 
-/// Bytes of the header.
+/// Size of the header in bytes.
 const HEADER_SIZE: usize = 64;
-/// "ARM\x64", at offset 56.
+/// Magic number at offset 56: "ARM\x64".
 const MAGIC: u32 = 0x644d_5241;
-/// Where a kernel lies above a multiple of 2 MiB if its header does not tell how large it is (before 3.17).
+/// Offset of a kernel above a multiple of 2 MiB if its header states no size (before Linux 3.17).
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
 /// Alignment of the base that `text_offset` counts from.
 const BASE_ALIGNMENT: u64 = 2 << 20;
 /// Alignment of the ramdisk: the largest page of a guest.
 const RAMDISK_ALIGNMENT: u64 = 64 << 10;
-/// Kernel and ramdisk lie within so many bytes from a multiple of 1 GiB.
+/// Size of the window that must contain kernel and ramdisk. It begins at a multiple of 1 GiB.
 const WINDOW_SIZE: u64 = 32 << 30;
 
-/// A kernel, or a program without header.
+/// A kernel with the arm64 header, or a program without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image {
     text_offset: u64,
-    /// What it needs from its first byte on, BSS included.
+    /// Bytes of memory needed from the first byte, BSS included.
     size: u64,
     has_header: bool,
     page_size: Option<PageSize>,
 }
 
-/// Why bytes are no kernel.
+/// An error that makes an image unusable as a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageError {
-    /// There are none.
+    /// The image is empty.
     Empty,
-    /// They are something else: what.
+    /// The image is a file of another kind; the text after "must" says which.
     Format(&'static str),
-    /// They do not begin with an instruction.
+    /// The image begins neither with the header nor with an instruction.
     NoInstruction,
-    /// A big-endian kernel.
+    /// The kernel is big-endian.
     BigEndian,
-    /// The header's size or offset makes no sense.
+    /// The header's image_size or text_offset is out of range.
     Header,
-    /// The file ends before the last of its sections.
+    /// The file ends before the end of its last section.
     Truncated,
 }
 
-/// Beginnings of files that are no kernels that could be entered, and what is to be done.
+/// First bytes of other kinds of files, each with the text after "must" of its error.
 const FORMATS: [(&[u8], &str); 13] = [
-    (b"\x1f\x8b", "be unpacked: this is gzip (zcat)"),
-    (b"\x28\xb5\x2f\xfd", "be unpacked: this is zstd (zstdcat)"),
-    (b"\xfd7zXZ\0", "be unpacked: this is xz (xzcat)"),
-    (b"\x04\x22\x4d\x18", "be unpacked: this is lz4 (lz4cat)"),
-    (b"\x02\x21\x4c\x18", "be unpacked: this is lz4 (lz4cat)"),
-    (b"BZh", "be unpacked: this is bzip2 (bzcat)"),
-    (b"MZ\0\0zimg", "be unpacked: this is an EFI zboot image, with the kernel compressed inside"),
+    (b"\x1f\x8b", "be decompressed: this is gzip (zcat)"),
+    (b"\x28\xb5\x2f\xfd", "be decompressed: this is zstd (zstdcat)"),
+    (b"\xfd7zXZ\0", "be decompressed: this is xz (xzcat)"),
+    (b"\x04\x22\x4d\x18", "be decompressed: this is lz4 (lz4cat)"),
+    (b"\x02\x21\x4c\x18", "be decompressed: this is lz4 (lz4cat)"),
+    (b"BZh", "be decompressed: this is bzip2 (bzcat)"),
+    (b"MZ\0\0zimg", "be decompressed: this is an EFI zboot image with a compressed kernel inside"),
     (b"\x7fELF", "be a flat image: this is ELF (objcopy -O binary)"),
     (b"\x27\x05\x19\x56", "be a flat image: this is a U-Boot image with its own header"),
     (b"\xd0\x0d\xfe\xed", "be a kernel: this is a device tree"),
@@ -74,10 +74,10 @@ const FORMATS: [(&[u8], &str); 13] = [
 ];
 
 impl Image {
-    /// Reads the header of `bytes`; without one, they are a program to be entered at its first byte.
+    /// Reads the header of `bytes`. An image without header is taken as a program to enter at its first byte.
     ///
     /// # Errors
-    /// Where they are known to be something else, or the header makes no sense.
+    /// The bytes are another kind of file, or the header is invalid.
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         if bytes.is_empty() {
             return Err(ImageError::Empty);
@@ -86,7 +86,7 @@ impl Image {
             Some(header) if little(header, 56, 4) == u64::from(MAGIC) => Self::parse_header(bytes, header),
             _ => match FORMATS.iter().find(|(start, _)| bytes.starts_with(start)) {
                 Some((_, what)) => Err(ImageError::Format(what)),
-                None if !could_be_entered(bytes) => Err(ImageError::NoInstruction),
+                None if !begins_with_instruction(bytes) => Err(ImageError::NoInstruction),
                 None => Ok(Self {
                     text_offset: RAW_TEXT_OFFSET,
                     size: bytes.len() as u64,
@@ -114,7 +114,7 @@ impl Image {
             0 => (OLD_TEXT_OFFSET, length),
             size => (text_offset, size.max(length)),
         };
-        // The offset is below 2 MiB in all kernels that have one; sizes are far below a TiB.
+        // All kernels with an offset have one below 2 MiB, and sizes are far below 1 TiB.
         if text_offset >= BASE_ALIGNMENT || size >= 1 << 40 {
             return Err(ImageError::Header);
         }
@@ -124,30 +124,30 @@ impl Image {
         Ok(Self { text_offset, size, has_header: true, page_size })
     }
 
-    /// Whether it has the arm64 header.
+    /// Tests whether the image has the arm64 header.
     pub fn has_header(&self) -> bool {
         self.has_header
     }
 
-    /// The size of the kernel's pages, where the header says it.
+    /// Returns the kernel's page size, if the header states it.
     pub fn page_size(&self) -> Option<PageSize> {
         self.page_size
     }
 
-    /// Bytes that it needs from its first byte on.
+    /// Returns the bytes of memory needed from the first byte, BSS included.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Where the image lies in RAM that begins at `base`.
+    /// Returns the load address in RAM that begins at `base`.
     fn load_address(&self, base: u64) -> Option<u64> {
         let base = if self.has_header { base.checked_next_multiple_of(BASE_ALIGNMENT)? } else { base };
         base.checked_add(self.text_offset)
     }
 }
 
-/// Where the file of a kernel that is an EFI program as well ends at least, by its section table (PE format, 3
-/// and 4); 0 where it is none. The arm64 header says how much memory the kernel needs, not how long its file is.
+/// Returns the least length of the file of a kernel that is also an EFI program, from its section table (PE format, 3
+/// and 4); 0 for other files. The arm64 header states how much memory the kernel needs, not how long its file is.
 fn sections_end(bytes: &[u8]) -> u64 {
     if !bytes.starts_with(b"MZ") {
         return 0;
@@ -158,18 +158,18 @@ fn sections_end(bytes: &[u8]) -> u64 {
     };
     let header = number(0x3c, 4);
     if number(header, 4) != u64::from(u32::from_le_bytes(*b"PE\0\0")) {
-        return header; // Cut before it.
+        return header; // The file is cut before its PE header.
     }
     let (count, optional_size) = (number(header + 6, 2), number(header + 20, 2));
     let table = header + 24 + optional_size;
-    // Linux has two.
+    // Linux has two sections.
     let sections = (0..count.min(16)).map(|index| table + index * 40);
     sections.map(|section| number(section + 16, 4) + number(section + 20, 4)).max().unwrap_or(0)
 }
 
-/// Whether `bytes` could begin with an instruction: neither with a word of zeroes or ones, which are undefined
-/// (Arm ARM, C4.1), nor with text.
-fn could_be_entered(bytes: &[u8]) -> bool {
+/// Tests whether `bytes` may begin with an instruction: not with a word of zeroes or ones, which are undefined (Arm
+/// ARM, C4.1), and not with text.
+fn begins_with_instruction(bytes: &[u8]) -> bool {
     let Some(first) = bytes.get(..4) else { return false };
     let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
     let start = bytes.get(..bytes.len().min(16)).unwrap_or_default();
@@ -177,24 +177,24 @@ fn could_be_entered(bytes: &[u8]) -> bool {
     first != [0; 4] && first != [0xff; 4] && !(text.len() >= 7 && text.iter().all(is_text))
 }
 
-/// The little-endian number of `length` bytes at `offset`.
+/// Reads the little-endian number of `length` bytes at `offset`.
 fn little(bytes: &[u8], offset: usize, length: usize) -> u64 {
     let field = bytes.get(offset..offset.saturating_add(length)).unwrap_or_default();
     field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 impl ImageError {
-    /// What the image must do or be instead, after the word "must".
+    /// Returns the rule that the image breaks: the text after "must".
     pub fn must(&self) -> &'static str {
         match self {
             Self::Empty => "not be empty",
             Self::Format(what) => what,
             Self::NoInstruction => {
-                "be a kernel: this begins neither with the arm64 Image header nor with an instruction"
+                "be a kernel: this begins with neither the arm64 Image header nor an instruction"
             }
-            Self::BigEndian => "be a little-endian kernel (flag 0 of its header)",
+            Self::BigEndian => "be a little-endian kernel: flag 0 of its header says big-endian",
             Self::Header => "have a text_offset below 2 MiB and an image_size below 1 TiB in its header",
-            Self::Truncated => "not be cut short: a section of it ends after the end of the file",
+            Self::Truncated => "be complete: a section extends past the end of the file",
         }
     }
 }
@@ -207,41 +207,41 @@ impl fmt::Display for ImageError {
 
 impl core::error::Error for ImageError {}
 
-/// Where a guest's images lie, and where it begins.
+/// The placement of a guest's images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootPlan {
-    /// The kernel with its BSS. Its first byte is the entry.
+    /// The kernel with its BSS. Its first byte is the entry point.
     pub kernel: IpaRange,
     /// The ramdisk.
     pub ramdisk: Option<IpaRange>,
-    /// Room for the tree: its first byte is what x0 holds.
+    /// Room for the tree. The guest starts with the first address in x0.
     pub tree: IpaRange,
 }
 
-/// There is no bank with room for kernel, ramdisk and tree.
+/// An error: no region of RAM has room for kernel, ramdisk and tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom {
-    /// Bytes that the three need, with what alignment costs.
+    /// Bytes that the three need, alignment included.
     pub needed: u64,
-    /// Bytes of the largest bank that may hold them.
+    /// Bytes of the largest region.
     pub largest: u64,
 }
 
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kernel, ramdisk and tree need {} in one region of RAM", Size(self.needed))?;
-        write!(f, " that is no movable block; the largest has {}", Size(self.largest))
+        write!(f, "kernel, ramdisk and device tree need {} in one region of RAM", Size(self.needed))?;
+        write!(f, " (movable blocks do not count); the largest has {}", Size(self.largest))
     }
 }
 
 impl core::error::Error for NoRoom {}
 
 impl BootPlan {
-    /// Finds the lowest bank of `layout` that takes the three. Designated movable blocks are left free: a kernel
-    /// that knows them does not check what lies in them.
+    /// Places the three in the lowest region of `layout` that has room. Designated movable blocks stay free: kernels
+    /// that support them do not check what they contain.
     ///
     /// # Errors
-    /// Where no bank does.
+    /// No region has room.
     pub fn new(image: &Image, ramdisk_size: Option<u64>, layout: &Layout) -> Result<Self, NoRoom> {
         let is_plain = |bank: &&Bank| matches!(bank.kind, BankKind::Region(_));
         let mut banks = layout.banks.iter().filter(is_plain);
@@ -274,7 +274,7 @@ impl BootPlan {
         Some(Self { kernel, ramdisk, tree: IpaRange::from_numbers(tree, TREE_SLOT_SIZE)? })
     }
 
-    /// The address at which the guest begins.
+    /// Returns the entry point.
     pub fn entry(&self) -> Ipa {
         self.kernel.base()
     }

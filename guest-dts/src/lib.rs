@@ -1,11 +1,11 @@
-//! Device trees: read, configured from, written.
+//! Device trees: the host's, the configuration and those of guests.
 //!
-//! * [`tree`]: a flattened device tree, validated whole before anything else reads it.
-//! * [`finding`]: what is wrong in a tree, as data: node, property, value and rule.
-//! * [`argument`]: command lines, and the numbers and sizes in them.
-//! * [`config`]: the configuration blob, from which guests are started.
-//! * [`image`]: the arm64 Image header, and where kernel, ramdisk and tree go in a guest's RAM.
-//! * [`guest_tree`]: the tree that a guest gets.
+//! * [`tree`]: a reader for flattened device trees; it validates the whole blob first.
+//! * [`finding`]: errors, warnings and notes about a tree, with node, property, value and rule.
+//! * [`argument`]: command lines and the numbers and sizes in them.
+//! * [`config`]: the configuration blob, which defines guests, blocks and pools.
+//! * [`image`]: the arm64 Image header, and the placement of kernel, ramdisk and tree in a guest's RAM.
+//! * [`guest_tree`]: the writer of a guest's device tree.
 #![no_std]
 #![deny(unsafe_code)]
 

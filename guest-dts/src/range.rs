@@ -1,4 +1,4 @@
-//! Ranges of addresses, physical and intermediate, that do not pass the end of the address space.
+//! Ranges of physical and intermediate physical addresses that end within the address space.
 
 use core::fmt;
 
@@ -16,12 +16,12 @@ macro_rules! range {
         }
 
         impl $name {
-            /// `size` bytes from `base`; `None` where the last byte passes [`ADDRESS_LIMIT`].
+            /// Creates a range of `size` bytes from `base`, or returns `None` if it ends after [`ADDRESS_LIMIT`].
             pub const fn new(base: $address, size: u64) -> Option<Self> {
                 if size <= ADDRESS_LIMIT - base.get() { Some(Self { base, size }) } else { None }
             }
 
-            /// `size` bytes from the address with number `base`, as [`Self::new`].
+            /// Creates a range like [`Self::new`], from a plain number as `base`.
             pub const fn from_numbers(base: u64, size: u64) -> Option<Self> {
                 match $address::try_new(base) {
                     Some(base) => Self::new(base, size),
@@ -29,7 +29,7 @@ macro_rules! range {
                 }
             }
 
-            /// From `base` up to `end`, which is left out; `None` where `end` lies before `base`.
+            /// Creates the range from `base` to `end`, exclusive, or returns `None` if `end` is below `base`.
             pub const fn between(base: u64, end: u64) -> Option<Self> {
                 match end.checked_sub(base) {
                     Some(size) => Self::from_numbers(base, size),
@@ -37,32 +37,32 @@ macro_rules! range {
                 }
             }
 
-            /// The first address.
+            /// Returns the first address.
             pub const fn base(&self) -> $address {
                 self.base
             }
 
-            /// The size in bytes.
+            /// Returns the size in bytes.
             pub const fn size(&self) -> u64 {
                 self.size
             }
 
-            /// The number of the first address after it.
+            /// Returns the first address after the range, as a number.
             pub const fn end(&self) -> u64 {
                 self.base.get() + self.size
             }
 
-            /// Whether it holds no address.
+            /// Tests whether the range contains no address.
             pub const fn is_empty(&self) -> bool {
                 self.size == 0
             }
 
-            /// Whether all of `other` lies in it.
+            /// Tests whether all of `other` lies in the range.
             pub const fn contains(&self, other: &Self) -> bool {
                 self.base.get() <= other.base.get() && other.end() <= self.end()
             }
 
-            /// Whether the two have an address in common.
+            /// Tests whether the two ranges have an address in common.
             pub const fn overlaps(&self, other: &Self) -> bool {
                 self.base.get() < other.end()
                     && other.base.get() < self.end()
@@ -70,7 +70,7 @@ macro_rules! range {
                     && other.size != 0
             }
 
-            /// Whether base and size are multiples of `size`, a power of two.
+            /// Tests whether base and size are multiples of `size`, a power of two.
             pub const fn is_aligned(&self, size: u64) -> bool {
                 (self.base.get() | self.size) & (size - 1) == 0
             }
@@ -91,12 +91,12 @@ macro_rules! range {
 }
 
 range!(
-    /// Physical addresses.
+    /// A range of physical addresses.
     PaRange,
     Pa
 );
 range!(
-    /// A guest's physical addresses.
+    /// A range of a guest's physical addresses (IPAs).
     IpaRange,
     Ipa
 );

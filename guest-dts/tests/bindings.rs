@@ -1,5 +1,5 @@
-//! The bindings, by dt-schema: they are sound, what ships and what guests get obeys them, and what is broken
-//! does not.
+//! Tests of the bindings with dt-schema: the bindings are valid, shipped configurations and guests' trees conform to
+//! them, and broken ones do not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use guest_dts::image::{BootPlan, Image};
 use guest_dts::testing::{compile, compile_with_images, schema};
 use guest_dts::tree::{AlignedBlob, Tree};
 
-/// The sets that ship: names and sources.
+/// Returns the names and sources of the shipped sets.
 fn sets() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = folder.read_dir().unwrap().flatten().map(|entry| entry.path());
@@ -40,7 +40,7 @@ fn validate(files: &[PathBuf]) -> String {
     schema::validate(&files)
 }
 
-/// The trees that the guests of the configuration `source` get, by the guests' names.
+/// Builds the trees of all guests of the configuration `source`, with the guests' names.
 fn guest_trees(source: &str) -> Vec<(String, Vec<u8>)> {
     let blob = compile_with_images(source);
     let tree = Tree::new(blob.as_slice()).unwrap();
@@ -57,7 +57,7 @@ fn guest_trees(source: &str) -> Vec<(String, Vec<u8>)> {
     configuration.guests.iter().map(build).collect()
 }
 
-/// Asserts that something is said about every one of `changes` to `good`, each made for itself.
+/// Applies each of `changes` to `good` alone, and asserts that dt-schema reports each of them.
 fn assert_all_found(test: &str, good: &str, changes: &[(&str, &str)], compile: impl Fn(&str) -> AlignedBlob) {
     let name = |index: usize| format!("change-{index}-");
     let files: Vec<_> = changes
@@ -70,7 +70,7 @@ fn assert_all_found(test: &str, good: &str, changes: &[(&str, &str)], compile: i
         .collect();
     let said = validate(&files);
     for (index, (from, to)) in changes.iter().enumerate() {
-        assert!(said.contains(&name(index)), "nothing is said about {to:?} instead of {from:?}");
+        assert!(said.contains(&name(index)), "no error about {to:?} instead of {from:?}");
     }
 }
 
@@ -143,7 +143,7 @@ fn what_is_broken_is_found() {
     assert_all_found("broken", &good, &changes, compile_with_images);
 }
 
-/// A configuration with a pool of these properties.
+/// Returns a configuration with a pool of these properties.
 fn with_pool(pool: &str) -> String {
     let (_, good) = sets().into_iter().find(|(name, _)| name == "pool-owner").unwrap();
     let (head, rest) = good.split_once("pools {").unwrap();
@@ -215,7 +215,7 @@ fn broken_pools_are_found_by_schema_and_by_reader() {
         let mut said = 0;
         let mut sink = |severity: Severity, _: Finding<'_>| said += u8::from(is_complaint(severity));
         Configuration::read(&Tree::new(blob.as_slice()).unwrap(), &mut sink).unwrap();
-        assert!(said > 0, "the reader says nothing about {to:?} instead of {from:?}");
+        assert!(said > 0, "the reader reports no error about {to:?} instead of {from:?}");
         files.push(file("broken-pools", &format!("change-{index}-"), blob.as_slice()));
     }
     let said = validate(&files);

@@ -1,5 +1,5 @@
-//! Trees and configurations that nobody should have written: reading them ends, with an answer and without a
-//! panic. See `guest_dts::testing::fuzz`; the corpus is in corpus/.
+//! Fuzzing of trees and configurations: every input must get an answer, without a panic. See
+//! `guest_dts::testing::fuzz`; the corpus is in corpus/.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn corpus(kind: &str) -> Vec<Vec<u8>> {
     fuzz::corpus(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(kind))
 }
 
-/// Reads everything that is in a tree.
+/// Reads everything in a tree.
 fn read_tree(bytes: &[u8]) -> String {
     let blob = AlignedBlob::new(bytes);
     let tree = match Tree::new(blob.as_slice()) {
@@ -54,12 +54,12 @@ fn read_configuration(bytes: &[u8]) -> String {
     let controllers = [0, 1, 7].map(|id| ControllerRoom { id, free: 1 << 30, unmovable: 1 << 29 });
     let host = Host { cpu_count: 4, controllers: controllers.into_iter().collect() };
     configuration.fit_blocks(&host, &mut sink);
-    // For want of another, the host's tree is the configuration itself.
+    // The configuration itself serves as the host's tree.
     configuration.fit_nodes(&tree, &mut sink);
     configuration.fit(&host, &mut sink);
     assert!(configuration.guests.iter().all(|guest| guest.fit(&host).is_ok()));
     for guest in &configuration.guests {
-        // What was accepted can be built.
+        // An accepted guest can be built.
         let layout = Layout::of(guest).unwrap();
         let ramdisk = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
         let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), ramdisk, &layout).unwrap();
@@ -67,7 +67,7 @@ fn read_configuration(bytes: &[u8]) -> String {
         let _ = write!(answer, "{}", Choice::of(guest));
         match input.build_with_host(Some(&tree)) {
             Ok(built) => {
-                // The heap that it is made on is small (hyp's hyp_mem/heap).
+                // Ballast builds the tree on a small heap (hyp_mem/heap in hyp).
                 assert!(built.len() < 48 << 10, "{} bytes", built.len());
                 let built = AlignedBlob::new(&built);
                 Tree::new(built.as_slice()).unwrap();

@@ -101,18 +101,18 @@ fn bad_guests_are_refused_in_the_words_of_the_check_and_others_start() {
     for (name, why) in [
         (
             "hungry",
-            r"/guests/hungry/memory: size = 1536 MiB: controller 1 has .* missing; it fits on no controller alone",
+            r"/guests/hungry/memory: size = 1536 MiB: controller 1 has .* missing; no single controller has room",
         ),
-        ("many", r"/guests/many: vcpus = 9: the host has 4 CPUs, . of them not owned"),
+        ("many", r"/guests/many: vcpus = 9: the host has 4 CPUs, of which . are free"),
         ("askew", r"/guests/askew/memory: size = 64 MiB: must be a multiple of 1 GiB"),
         (
             "twice",
             r"/guests/twice/memory@50200000: reg = 4 MiB at 0x50200000: overlaps with /guests/twice/memory@50000000",
         ),
-        ("cells", r"/guests/cells: vcpus = <0x1 0x2>: must be one cell"),
+        ("cells", r"/guests/cells: vcpus = <0x1 0x2>: must be a number \(one cell\)"),
         (
             "text",
-            r"/guests/text: kernel = .*: must be a kernel: this begins neither with the arm64 Image header",
+            r"/guests/text: kernel = .*: must be a kernel: this begins with neither the arm64 Image header",
         ),
         ("typist", r#"/guests/typist: no-migraton: unknown name; did you mean "no-migration"\?"#),
     ] {
@@ -293,11 +293,12 @@ fn nodes_of_the_host_are_rewritten_for_the_guest() {
     assert!(
         system
             .transcript()
-            .contains("/reserved-memory/block@90000000: left out: a guest that does not know it")
+            .contains("/reserved-memory/block@90000000: left out: a kernel without support for it")
     );
-    for (name, why) in
-        [("bad", "must be in the host's tree"), ("greedy", "must not name a node that Ballast writes")]
-    {
+    for (name, why) in [
+        ("bad", "must exist in the host's tree"),
+        ("greedy", "must be another node: Ballast writes this one"),
+    ] {
         let row = row(&mut system, name);
         let reason = row["reason"].as_str().unwrap_or_default();
         assert!(row["state"] == "refused" && reason.contains(why), "{name}: {reason}");

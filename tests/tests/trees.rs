@@ -145,7 +145,7 @@ fn seven_blocks_are_seven_cma_areas_in_every_kernel() {
 fn a_kernel_that_does_not_know_blocks_loses_them() {
     let mut system = Setup::new().machine("four").set(&[guest("dmb")], "").boot();
     system.wait_for_shell("dmb");
-    assert!(system.transcript().contains("must name a kernel that knows \"designated-movable-block\""));
+    assert!(system.transcript().contains("must be one that supports \"designated-movable-block\""));
     let (blob, source) = received(&mut system, "dmb");
     assert_eq!(source.matches("compatible = \"designated-movable-block\";").count(), 2);
     assert_eq!(schema::validate(&[&file("dmb", blob.as_slice())]), "");

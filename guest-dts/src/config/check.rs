@@ -1,4 +1,4 @@
-//! What has to hold between the parts of a configuration.
+//! Rules between the parts of a configuration.
 
 use super::layout::Layout;
 use super::reader::Reader;
@@ -10,7 +10,7 @@ use crate::range::PaRange;
 use crate::tree::Node;
 use stage2::name::Name;
 
-/// Checks all of it; guests that break a rule are refused.
+/// Checks the whole configuration and refuses guests that break a rule.
 #[inline(never)]
 pub(super) fn check<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
     let mut index = 0;
@@ -27,13 +27,13 @@ pub(super) fn check<'t>(configuration: &mut Configuration<'t>, reader: &mut Read
     for pool in &configuration.pools {
         let is_known = |owner| configuration.guests.iter().any(|guest| guest.name == owner);
         if pool.owner.is_some_and(|owner| !is_known(owner)) {
-            let rule = Rule::Must("be a guest that can start: nobody owns the pool now");
+            let rule = Rule::Must("be a guest that can start: the pool has no owner now");
             reader.warning(Finding::named(pool.node, "owner", rule));
         }
     }
 }
 
-/// Checks `guest` against itself and against those `before` it, which count.
+/// Checks `guest` by itself and against the accepted guests `before` it.
 #[inline(never)]
 fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<'_, 't>) {
     let Some(node) = guest.node else { return };
@@ -76,19 +76,21 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
     }
 }
 
-/// The last NUMA node of Debian's 6.1 (CONFIG_NODES_SHIFT is 4).
+/// Highest NUMA node of Debian's Linux 6.1 (CONFIG_NODES_SHIFT is 4).
 const LAST_NUMA_NODE: u8 = 15;
 
-/// The NUMA node of a region is its controller, so that it must have just one.
+/// Checks that each region names exactly one controller, which becomes the region's NUMA node.
 fn check_numa<'t>(guest: &Guest<'t>, reader: &mut Reader<'_, 't>) {
     for region in guest.regions.iter().chain(&guest.dmbs) {
         let last = region.placement.controllers.iter().find(|&&id| id > LAST_NUMA_NODE);
         if let (Some(node), Some(&id)) = (region.node, last) {
-            let rule = Rule::Must("be at most 15 for a guest with NUMA nodes: kernels have no more of them");
+            let rule = Rule::Must(
+                "be at most 15 with `movable-memory = \"numa\"`: kernels support NUMA nodes 0 to 15",
+            );
             reader.error(Finding::new(node, Some("controllers"), Value::Number(id.into()), rule));
         }
         if let (Some(node), false) = (region.node, region.placement.controllers.len() == 1) {
-            let rule = Rule::Must("name one controller, which is the region's NUMA node in the guest");
+            let rule = Rule::Must("name one controller: it becomes the region's NUMA node in the guest");
             reader.error(match node.property("controllers") {
                 Some(property) => Finding::property(node, property, rule),
                 None => Finding::missing(node, "controllers", rule),
@@ -97,11 +99,11 @@ fn check_numa<'t>(guest: &Guest<'t>, reader: &mut Reader<'_, 't>) {
     }
 }
 
-/// Checks what the guest's tree and images will be.
+/// Checks the guest's layout, images and tree.
 #[inline(never)]
 fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>) {
     let Some(layout) = reader.ok(Layout::of(guest)) else { return };
-    let Ok(image) = Image::parse(guest.kernel) else { return }; // Told of before.
+    let Ok(image) = Image::parse(guest.kernel) else { return }; // Already reported.
     let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
     let plan = match BootPlan::new(&image, ramdisk_size, &layout) {
         Ok(plan) => plan,
@@ -114,7 +116,8 @@ fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>
         return reader.error(finding);
     }
     if let Err(BuildError::Bootargs(length)) = tree.bootargs() {
-        let rule = Rule::Must("be shorter than 2048 bytes with what `movable-memory` adds to it");
+        let rule =
+            Rule::Must("be shorter than 2048 bytes, including the argument that `movable-memory` adds");
         reader.error(Finding::new(node, Some("bootargs"), Value::Number(length as u64), rule));
     }
     if !guest.dmbs.is_empty() || guest.movable_memory != MovableMemory::Auto {
@@ -122,25 +125,25 @@ fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>
     }
     if tree.mode() == MovableMemory::Movablecore && movable_argument(guest).is_some() {
         let rule = Rule::Must(
-            "leave out movablecore=, kernelcore= and movable_node: `movable-memory` adds a movablecore= to them",
+            "not have movablecore=, kernelcore= or movable_node: `movable-memory` adds its own movablecore=",
         );
         reader.warning(Finding::new(node, Some("bootargs"), Value::Text(guest.bootargs), rule));
     }
     tree.notes(None, &mut |finding| reader.note(finding));
-    if tree.mode() == MovableMemory::Dmb && !knows_movable_blocks(guest.kernel) {
+    if tree.mode() == MovableMemory::Dmb && !has_movable_block_support(guest.kernel) {
         let rule = Rule::Must(
-            "name a kernel that knows \"designated-movable-block\": this one would lose the memory",
+            "be one that supports \"designated-movable-block\": this one would leave the memory unused",
         );
         reader.warning(Finding::named(node, "kernel", rule));
     }
 }
 
-/// Whether the kernel has the name of the binding in it, as one that has a driver for it must.
-fn knows_movable_blocks(kernel: &[u8]) -> bool {
+/// Tests whether the kernel contains the binding's name, as any kernel that supports the binding does.
+fn has_movable_block_support(kernel: &[u8]) -> bool {
     contains(kernel, b"designated-movable-block")
 }
 
-/// Whether `bytes` has `wanted` in it: Horspool's search, since kernels are large and EL2 waits.
+/// Searches `bytes` for `wanted` by Horspool's algorithm: kernels are large, and boot waits for this.
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     let Some((_, rest)) = wanted.split_last() else { return true };
     let mut at = 0;
@@ -148,15 +151,15 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
         if window == wanted {
             return true;
         }
-        // On to the next place where the window's last byte stands in `wanted`.
+        // Moves `wanted` so that its last occurrence of the window's last byte lies over that byte.
         let last = window.last();
         at += 1 + rest.iter().rev().position(|byte| Some(byte) == last).unwrap_or(rest.len());
     }
     false
 }
 
-/// Static blocks must not overlap each other, nor static pools each other; a pool lies in one block, or outside
-/// all. Those that break a rule are left out.
+/// Checks that static blocks do not overlap each other, nor static pools each other, and that each pool lies in one
+/// block or outside all. Refuses those that break a rule.
 #[inline(never)]
 fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_, 't>) {
     let mut index = 0;
@@ -192,18 +195,19 @@ fn check_pools<'t>(configuration: &mut Configuration<'t>, reader: &mut Reader<'_
     }
 }
 
-/// Pools are known by the first characters of their names.
+/// Checks that the name of `pool` differs from the others in the characters that Ballast keeps.
 fn same_name<'a, 't: 'a>(
     pool: &Pool<'t>,
     mut before: impl Iterator<Item = &'a Pool<'t>>,
 ) -> Option<Finding<'t>> {
     let name = Name::new(pool.node.name());
     let is_taken = before.any(|other| Name::new(other.node.name()) == name);
-    let rule = Rule::Must("differ from the other pools' names in the first 31 characters");
+    let rule = Rule::Must("have a name whose first 31 characters differ from the other pools' names");
     is_taken.then(|| Finding::node(pool.node, rule))
 }
 
-/// What is claimed of a pool that is pinned in place appears at its own address, where its owner must have nothing else.
+/// Checks that a pool that is pinned in place does not overlap its owner's RAM: claimed ranges appear at their own
+/// address.
 #[inline(never)]
 fn over_owner<'t>(configuration: &Configuration<'t>, pool: &Pool<'t>, range: PaRange) -> Option<Finding<'t>> {
     let owner = pool.owner.filter(|_| pool.is_pinned_in_place)?;
@@ -217,7 +221,7 @@ fn over_owner<'t>(configuration: &Configuration<'t>, pool: &Pool<'t>, range: PaR
             pool.node,
             Some("reg"),
             value,
-            Rule::OverlapsWith("the owner's RAM: it is `pinned-in-place`"),
+            Rule::OverlapsWith("the owner's RAM: a `pinned-in-place` pool appears at its physical address"),
         )
     })
 }
@@ -235,8 +239,8 @@ fn overlap<'a, 't: 'a>(
     Some(Finding::new(node, Some("reg"), value, Rule::Overlaps(other.id())))
 }
 
-/// A pool that lies neither wholly in one of the blocks that the configuration designates, nor wholly outside
-/// all. Blocks that the host's tree or command line designates are not known here.
+/// Checks that a pool lies wholly in one of the configuration's blocks or wholly outside all. Blocks of the host's
+/// tree and of the command line are unknown here.
 #[inline(never)]
 fn mixed<'t>(
     configuration: &Configuration<'t>,
@@ -268,7 +272,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_search_finds_what_is_there(bytes in "[ab]{0,40}", wanted in "[abc]{0,5}") {
+        fn a_search_agrees_with_the_standard_library(bytes in "[ab]{0,40}", wanted in "[abc]{0,5}") {
             prop_assert_eq!(contains(bytes.as_bytes(), wanted.as_bytes()), bytes.contains(&wanted));
         }
     }

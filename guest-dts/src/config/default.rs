@@ -1,4 +1,4 @@
-//! The guest of a boot without a configuration: one kernel and at most one ramdisk, loaded as modules.
+//! The default guest of a boot without a configuration: one kernel and at most one ramdisk, loaded as boot modules.
 
 use heapless::Vec;
 
@@ -9,13 +9,14 @@ use crate::argument;
 use crate::finding::{Finding, Rule, Value};
 use crate::image::Image;
 
-/// The name of the guest.
+/// Name of the default guest.
 const DEFAULT_NAME: &str = "guest";
-/// Its RAM in bytes where `memory=` does not say otherwise.
+/// RAM in bytes without `memory=`.
 const DEFAULT_MEMORY: u64 = 512 << 20;
 
 impl<'t> Configuration<'t> {
-    /// One guest, sized by `memory=` (512M) and `cpus=` (1) on Ballast's own `command_line`.
+    /// Returns a configuration of one guest with the RAM of `memory=` (default 512M) and the vCPUs of `cpus=`
+    /// (default 1) on Ballast's own `command_line`.
     ///
     /// # Errors
     /// Where one of the two arguments is malformed, or the kernel is none.

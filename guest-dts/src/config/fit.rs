@@ -1,4 +1,4 @@
-//! Whether a configuration fits the host: CPUs, controllers, and the memory that they have.
+//! Checks of a configuration against the host: CPUs, controllers and free memory.
 
 use heapless::Vec;
 use stage2::name::Name;
@@ -14,51 +14,52 @@ use crate::image::{BootPlan, Image};
 use crate::range::IpaRange;
 use crate::tree::{Node, Tree};
 
-/// What the host has for guests.
+/// The host's resources for guests.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// How many CPUs.
+    /// Number of CPUs.
     pub cpu_count: u32,
     /// The controllers.
     pub controllers: Vec<ControllerRoom, CONTROLLER_LIMIT>,
 }
 
-/// A controller and what is free on it.
+/// A controller and its free memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControllerRoom {
-    /// Its number.
+    /// The controller's number.
     pub id: u8,
-    /// Bytes that guests can have.
+    /// Free bytes for guests.
     pub free: u64,
-    /// How many of them memory that never moves can have: those of NORMAL, less what Ballast keeps.
+    /// The part of `free` that can hold memory that never moves: free bytes of NORMAL, less Ballast's reserve.
     pub unmovable: u64,
 }
 
 impl ControllerRoom {
-    /// Bytes for memory that never moves, or for other memory.
+    /// Returns the free bytes for memory that never moves or for memory that can move.
     fn bytes(&self, is_unmovable: bool) -> u64 {
         if is_unmovable { self.unmovable } else { self.free }
     }
 
-    /// Takes at most `size` bytes, and returns how many.
+    /// Subtracts at most `size` bytes and returns the number subtracted.
     fn take(&mut self, size: u64, is_unmovable: bool) -> u64 {
         let taken = size.min(self.bytes(is_unmovable));
         self.free -= taken;
-        // What can move goes into MOVABLE first.
+        // Memory that can move goes into MOVABLE first.
         self.unmovable = if is_unmovable { self.unmovable - taken } else { self.unmovable.min(self.free) };
         taken
     }
 }
 
 impl<'t> Configuration<'t> {
-    /// Refuses the guests that `host` has no CPUs or no memory for, in the order of the configuration: an
-    /// earlier guest keeps what it needs, unless it is started by the operator only and so has no memory yet.
+    /// Refuses guests that do not fit `host`'s CPUs and memory, in the order of the configuration. CPUs count for all
+    /// guests; memory counts only for guests that start at boot.
     pub fn fit(&mut self, host: &Host, sink: &mut dyn Sink<'t>) {
         while self.fit_some(host, sink).is_some() {}
     }
 
-    /// The same, but it stops where it refuses a guest with RAM pinned in place, and yields where that lies: once it is
-    /// given back, `host` has more, and this is called again. `None` when it has come to the end.
+    /// Refuses guests like [`Configuration::fit`], but returns after refusing a guest with RAM pinned in place, with
+    /// the ranges of that RAM. The caller releases them, which makes more room on `host`, and calls this again until
+    /// it returns `None`.
     #[must_use]
     pub fn fit_some(&mut self, host: &Host, sink: &mut dyn Sink<'t>) -> Option<Vec<IpaRange, REGION_LIMIT>> {
         let mut reader = Reader::new(sink);
@@ -90,7 +91,7 @@ impl<'t> Configuration<'t> {
         None
     }
 
-    /// Refuses the guests that a host with `cpu_count` CPUs could not run alone: before anything is kept for them.
+    /// Refuses guests that a host with `cpu_count` CPUs could not even run alone, before memory is reserved for them.
     pub fn fit_cpus(&mut self, cpu_count: u32, sink: &mut dyn Sink<'t>) {
         let mut reader = Reader::new(sink);
         let host = Host { cpu_count, ..Host::default() };
@@ -105,8 +106,8 @@ impl<'t> Configuration<'t> {
         }
     }
 
-    /// Refuses the blocks and pools without a place of their own that `host` has no room for. Guests use it
-    /// meanwhile, so what they have is not taken from it.
+    /// Refuses blocks and pools without `reg` that are larger than the free memory of every controller of `host`.
+    /// Does not subtract them from `host`, since guests use their memory.
     pub fn fit_blocks(&mut self, host: &Host, sink: &mut dyn Sink<'t>) {
         let mut reader = Reader::new(sink);
         let before = self.blocks.len() + self.pools.len();
@@ -115,8 +116,8 @@ impl<'t> Configuration<'t> {
         self.has_refused_blocks |= self.blocks.len() + self.pools.len() < before;
     }
 
-    /// Refuses the pools that have the name of a pool of the host's, by which the console would not tell them apart; it cuts
-    /// names.
+    /// Refuses pools whose name, cut to the length that the console keeps, equals one of `names`: those of the host's
+    /// pools.
     pub fn differ_from<'n>(&mut self, names: impl Iterator<Item = &'n str> + Clone, sink: &mut dyn Sink<'t>) {
         let mut reader = Reader::new(sink);
         let mut refused = alloc::vec::Vec::new();
@@ -125,7 +126,7 @@ impl<'t> Configuration<'t> {
             let is_good = !names.clone().any(|other| Name::new(other) == name);
             if !is_good {
                 let rule = Rule::Must(
-                    "differ from the names of the pools in the host's tree in the first 31 characters",
+                    "have a name whose first 31 characters differ from the names of the pools in the host's tree",
                 );
                 reader.error(Finding::node(pool.node, rule));
                 refused.push(pool.extent.range());
@@ -135,8 +136,8 @@ impl<'t> Configuration<'t> {
         refused.into_iter().for_each(|range| self.withhold(range));
     }
 
-    /// Refuses the guests for which a node of the host's tree breaks a rule, and tells what becomes of the
-    /// others' nodes.
+    /// Refuses guests whose `host-nodes` break a rule, and notes which of the other guests' nodes are left out or
+    /// changed.
     pub fn fit_nodes(&mut self, host: &Tree<'t>, sink: &mut dyn Sink<'t>) {
         let mut reader = Reader::new(sink);
         let mut index = 0;
@@ -154,15 +155,15 @@ impl<'t> Configuration<'t> {
 }
 
 impl<'t> Guest<'t> {
-    /// Where its RAM lies that is pinned in place.
+    /// Iterates over the ranges of the RAM that is pinned in place.
     pub fn pinned_ranges(&self) -> impl Iterator<Item = IpaRange> {
         self.regions.iter().filter(|region| region.is_pinned_in_place).filter_map(|region| region.ipa)
     }
 
-    /// Whether its memory is there, of what `host` has free now.
+    /// Checks that the guest's memory fits into the free memory of `host`.
     ///
     /// # Errors
-    /// The first region that it is not there for: how much is missing, and where it would fit.
+    /// The first region that does not fit, with the number of missing bytes and the controllers that have room.
     pub fn fit(&self, host: &Host) -> Result<(), Finding<'t>> {
         let mut first = None;
         let mut sink = |_: Severity, finding: Finding<'t>| {
@@ -174,7 +175,7 @@ impl<'t> Guest<'t> {
 }
 
 fn fit_guest_nodes<'t>(guest: &Guest<'t>, host: &Tree<'t>, reader: &mut Reader<'_, 't>) {
-    // That these can be made was checked before.
+    // These were checked before and do not fail.
     let (Ok(layout), Ok(image)) = (Layout::of(guest), Image::parse(guest.kernel)) else { return };
     let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
     let Ok(plan) = BootPlan::new(&image, ramdisk_size, &layout) else { return };
@@ -185,7 +186,7 @@ fn fit_guest_nodes<'t>(guest: &Guest<'t>, host: &Tree<'t>, reader: &mut Reader<'
     }
 }
 
-/// Whether the host has a controller with as much RAM as a block or pool that may lie anywhere needs.
+/// Tests whether one of the allowed controllers has enough RAM for a block or pool; always true for one with `reg`.
 fn has_room<'t>(node: Node<'t>, extent: &Extent, host: &Host, reader: &mut Reader<'_, 't>) -> bool {
     let Extent::Dynamic { size, controllers, .. } = extent else { return true };
     if let Some(id) = host.unknown(controllers) {
@@ -204,7 +205,7 @@ fn has_room<'t>(node: Node<'t>, extent: &Extent, host: &Host, reader: &mut Reade
     false
 }
 
-/// Takes the CPUs of `guest` from `left`.
+/// Subtracts the CPUs of `guest` from `left`, or reports that they are missing.
 fn fit_cpus<'t>(guest: &Guest<'t>, host: &Host, left: &mut Host, reader: &mut Reader<'_, 't>) {
     let finding = |name, value, rule| match guest.node {
         Some(node) => Finding::new(node, Some(name), value, rule),
@@ -221,11 +222,11 @@ fn fit_cpus<'t>(guest: &Guest<'t>, host: &Host, left: &mut Host, reader: &mut Re
     left.cpu_count = left.cpu_count.saturating_sub(guest.vcpu_count);
 }
 
-/// Takes the memory of `guest` from `room`.
+/// Subtracts the memory of `guest` from `room`, or reports what is missing.
 fn fit_memory<'t>(guest: &Guest<'t>, room: &mut Host, reader: &mut Reader<'_, 't>) {
     for region in guest.regions.iter().chain(&guest.dmbs) {
         if region.is_pinned_in_place {
-            continue; // The address decides, not the amount: the memory map says whether it is free.
+            continue; // The memory map decides whether this address is free.
         }
         if let Err(finding) = take(guest, region, room) {
             reader.error(finding);
@@ -233,7 +234,7 @@ fn fit_memory<'t>(guest: &Guest<'t>, room: &mut Host, reader: &mut Reader<'_, 't
     }
 }
 
-/// Takes the memory for `region` from `room`.
+/// Subtracts the memory for `region` from `room`.
 fn take<'t>(guest: &Guest<'t>, region: &Region<'t>, room: &mut Host) -> Result<(), Finding<'t>> {
     let placement = &region.placement;
     let finding = |name, value, rule| match region.node.or(guest.node) {
@@ -257,12 +258,12 @@ fn take<'t>(guest: &Guest<'t>, region: &Region<'t>, room: &mut Host) -> Result<(
 }
 
 impl Host {
-    /// The first of `controllers` that the host does not have.
+    /// Returns the first of `controllers` that the host does not have.
     fn unknown(&self, controllers: &[u8]) -> Option<u8> {
         controllers.iter().copied().find(|id| !self.controllers.iter().any(|room| room.id == *id))
     }
 
-    /// What is missing of `size` where `free` bytes are free, and where it would fit.
+    /// Describes how much of `size` is missing if `free` bytes are free, and which controller has room for all of it.
     fn shortage(&self, size: u64, free: u64, controller: Option<u8>, is_unmovable: bool) -> Shortage {
         let bytes = |other: &ControllerRoom| other.bytes(is_unmovable);
         Shortage {
@@ -274,7 +275,7 @@ impl Host {
         }
     }
 
-    /// Bytes free on the controllers that `placement` allows.
+    /// Returns the free bytes on the controllers that `placement` allows.
     fn free_on(&self, placement: &Placement, is_unmovable: bool) -> u64 {
         let allowed = self.controllers.iter().filter(|controller| {
             placement.controllers.is_empty()
@@ -284,7 +285,7 @@ impl Host {
         allowed.fold(0, |sum, controller| sum.saturating_add(controller.bytes(is_unmovable)))
     }
 
-    /// Takes `size` bytes as `placement` would: it fits.
+    /// Subtracts `size` bytes, which are free, as an allocation by `placement` would.
     fn subtract(&mut self, placement: &Placement, mut size: u64, is_unmovable: bool) {
         if placement.spread == Spread::Interleaved {
             let share = size.checked_div(placement.controllers.len() as u64).unwrap_or(0);

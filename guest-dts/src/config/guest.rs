@@ -1,4 +1,4 @@
-//! Guests: the children of `/guests`.
+//! Reader for guests: the children of `/guests`.
 
 use heapless::Vec;
 
@@ -31,9 +31,9 @@ const GUEST_CHILDREN: [&str; 3] = ["memory", "dmb", "device-tree"];
 const IMAGE_PROPERTIES: [&str; 1] = ["data"];
 const MIGRATION_PROPERTIES: [&str; 3] = ["limit-kBps", "slice-us", "share-percent"];
 
-/// Names that the console takes for other things.
+/// Names that mean something else on the console.
 const TAKEN_NAMES: [&str; 3] = ["ballast", "all", "monitor"];
-/// Characters in a guest's name.
+/// Most characters in a guest's name.
 const GUEST_NAME_LIMIT: usize = 31;
 
 /// Reads all guests.
@@ -57,7 +57,7 @@ pub(super) fn read_all<'t>(guests: Node<'t>, into: &mut Configuration<'t>, reade
             reader.error(Finding::node(node, Rule::TooMany { index, limit: GUEST_LIMIT, what: "guests" }));
             return;
         }
-        // Not more than GUEST_LIMIT in all: neither can be full.
+        // At most GUEST_LIMIT in all, so neither can be full.
         match (reader.take_error(), guest) {
             (None, Some(guest)) => {
                 let _ = into.guests.push(guest);
@@ -70,7 +70,7 @@ pub(super) fn read_all<'t>(guests: Node<'t>, into: &mut Configuration<'t>, reade
     }
     reader.begin();
     if into.guests.is_empty() && into.refused.is_empty() {
-        reader.error(Finding::node(guests, Rule::Required("at least one guest")));
+        reader.error(Finding::node(guests, Rule::Add("at least one guest")));
     }
 }
 
@@ -80,10 +80,10 @@ fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Guest<'t>> {
     check_name(node, reader);
     let vcpu_count = reader.number(node, "vcpus", 1, VCPU_LIMIT as u32);
     if !node.has("vcpus") {
-        reader.error(Finding::missing(node, "vcpus", Rule::Required("how many vCPUs")));
+        reader.error(Finding::missing(node, "vcpus", Rule::Add("the number of vCPUs")));
     }
     let kernel = read_kernel(node, reader);
-    // A finding where it is named in vain.
+    // Reports a phandle that leads nowhere.
     let ramdisk = if node.has("ramdisk") { image_data(node, "ramdisk", reader) } else { None };
     let mut guest = Guest {
         node: Some(node),
@@ -119,12 +119,14 @@ fn check_name<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) {
     let begins_well = name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric());
     if name.len() > GUEST_NAME_LIMIT || !begins_well || !name.bytes().all(is_plain) {
         let rule = Rule::Must(
-            "be named by at most 31 letters, digits, `-`, `_` and `.`, the first a letter or digit, without unit address",
+            "have a name of at most 31 letters, digits, `-`, `_` and `.` that begins with a letter or digit, and no unit address",
         );
         reader.error(Finding::node(node, rule));
     }
     if TAKEN_NAMES.contains(&name) || name.bytes().all(|character| character.is_ascii_digit()) {
-        let rule = Rule::Must("have a name that the console does not use otherwise, nor a number");
+        let rule = Rule::Must(
+            "have another name: not a number, nor ballast, all or monitor, which the console uses",
+        );
         reader.error(Finding::node(node, rule));
     }
 }
@@ -138,13 +140,13 @@ fn read_cpus<'t>(
     let mut cpus = Vec::new();
     let Some(property) = node.property("host-cpus") else { return cpus };
     let Some(cells) = property.cells() else {
-        reader.broken(node, property, Rule::Must("be numbers of the host's CPUs, one cell each"));
+        reader.broken(node, property, Rule::Must("be a list of CPU numbers of the host, one cell each"));
         return cpus;
     };
     if vcpu_count.is_some_and(|count| count as usize != property.bytes().len() / 4) {
-        reader.broken(node, property, Rule::Must("name one CPU for each of `vcpus`"));
+        reader.broken(node, property, Rule::Must("list as many CPUs as `vcpus` says"));
     }
-    // No more than `vcpus` may be: too many were reported.
+    // `vcpus` is at most VCPU_LIMIT; a longer list was reported.
     for number in cells.take(VCPU_LIMIT) {
         match u16::try_from(number).ok().filter(|cpu| !cpus.contains(cpu)) {
             Some(cpu) => {
@@ -152,7 +154,7 @@ fn read_cpus<'t>(
             }
             None => {
                 let value = Value::Number(number.into());
-                let rule = Rule::Must("name each CPU once, by a number below 65536");
+                let rule = Rule::Must("be listed once and below 65536");
                 reader.error(Finding::new(node, Some("host-cpus"), value, rule));
             }
         }
@@ -171,19 +173,24 @@ fn read_bootargs<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> &'t str {
 
 #[inline(never)]
 fn read_page_size<'t>(node: Node<'t>, kernel: &[u8], reader: &mut Reader<'_, 't>) -> PageSize {
-    let said = Image::parse(kernel).ok().and_then(|image| image.page_size());
-    let Some(property) = node.property("page-size") else { return said.unwrap_or_default() };
+    let in_header = Image::parse(kernel).ok().and_then(|image| image.page_size());
+    let Some(property) = node.property("page-size") else { return in_header.unwrap_or_default() };
     let size = match property.u32() {
         Some(0x1000) => PageSize::Size4K,
         Some(0x4000) => PageSize::Size16K,
         Some(0x1_0000) => PageSize::Size64K,
         _ => {
-            reader.broken(node, property, Rule::Must("be <0x1000>, <0x4000> or <0x10000>"));
-            return said.unwrap_or_default();
+            let rule = Rule::Must("be 4, 16 or 64 KiB: <0x1000>, <0x4000> or <0x10000>");
+            reader.broken(node, property, rule);
+            return in_header.unwrap_or_default();
         }
     };
-    if said.is_some_and(|said| said != size) {
-        reader.broken(node, property, Rule::Must("be what the kernel's header says, or be left out"));
+    if in_header.is_some_and(|in_header| in_header != size) {
+        reader.broken(
+            node,
+            property,
+            Rule::Must("equal the page size in the kernel's header, or be removed"),
+        );
     }
     size
 }
@@ -208,12 +215,12 @@ fn read_host_nodes<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Vec<&'t s
     let mut paths = Vec::new();
     let Some(property) = node.property("host-nodes") else { return paths };
     if !property.is_strings() {
-        reader.broken(node, property, Rule::Must("be paths of nodes of the host's tree, as strings"));
+        reader.broken(node, property, Rule::Must("be a list of strings: paths of nodes of the host's tree"));
         return paths;
     }
     for (index, path) in property.strings().enumerate() {
         let rule = if !path.starts_with('/') || path.len() < 2 {
-            Rule::Must("be absolute paths of nodes of the host's tree, not its root")
+            Rule::Must("be the absolute path of a node of the host's tree other than its root")
         } else if paths.push(path).is_err() {
             Rule::TooMany { index, limit: HOST_NODE_LIMIT, what: "nodes of the host's tree" }
         } else {
@@ -229,7 +236,7 @@ fn read_host_nodes<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Vec<&'t s
 fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_, 't>) {
     let page = guest.page_size;
     let mut has_memory = false;
-    // What is disabled is not there (specification, 2.3.4).
+    // Disabled nodes are ignored (specification, 2.3.4).
     for child in node.enabled_children() {
         let is_dmb = match kind(child) {
             "memory" => false,
@@ -251,7 +258,7 @@ fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_
         }
     }
     if !has_memory {
-        let rule = Rule::Required("a child `memory`: the guest's RAM besides its movable blocks");
+        let rule = Rule::Add("a node `memory`: a guest needs RAM besides its movable blocks");
         reader.error(Finding::node(node, rule));
     }
 }
@@ -259,7 +266,7 @@ fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_
 #[inline(never)]
 fn read_kernel<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<&'t [u8]> {
     if !node.has("kernel") {
-        reader.error(Finding::missing(node, "kernel", Rule::Required("the phandle of an image")));
+        reader.error(Finding::missing(node, "kernel", Rule::Add("the phandle of a child of /images")));
         return None;
     }
     let data = image_data(node, "kernel", reader)?;
@@ -271,7 +278,7 @@ fn read_kernel<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<&'t [u
     Some(data)
 }
 
-/// The data of the image that property `name` leads to.
+/// Returns the data of the image whose phandle is in property `name`.
 fn image_data<'t>(node: Node<'t>, name: &'static str, reader: &mut Reader<'_, 't>) -> Option<&'t [u8]> {
     let rule = Rule::Must("be the phandle of a child of /images");
     let image = reader.target(node, name, rule)?;
@@ -286,7 +293,7 @@ fn image_data<'t>(node: Node<'t>, name: &'static str, reader: &mut Reader<'_, 't
             None
         }
         None => {
-            reader.error(Finding::missing(image, "data", Rule::Required("the image: /incbin/(\"FILE\")")));
+            reader.error(Finding::missing(image, "data", Rule::Add("`data = /incbin/(\"FILE\");`")));
             None
         }
     }
@@ -306,7 +313,7 @@ pub(super) fn read_migration<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) ->
 }
 
 impl ImageError {
-    /// The error as a rule of the configuration.
+    /// Returns the error as a rule of the configuration.
     pub(crate) fn rule(&self) -> Rule {
         Rule::Must(self.must())
     }

@@ -1,9 +1,9 @@
-//! Where a guest's RAM lies in its own address space.
+//! The layout of a guest's RAM in its address space.
 //!
-//! Regions with an address of their own lie there. The others follow each other from 0x4000_0000 on, in the
-//! order of the configuration, in the first gaps that they fit in. Designated movable blocks come last, above
-//! all of it, so that the top of the guest's RAM is exactly those blocks: an unmodified Linux makes them
-//! ZONE_MOVABLE by `movablecore=` (measured, Linux 6.1, 6.12 and 7.3).
+//! Regions with `reg` lie at that address. The others are placed in the order of the configuration, each in the first
+//! gap at or above 0x4000_0000 that it fits into. Designated movable blocks follow above all regions, so that the top
+//! of the guest's RAM is exactly those blocks: `movablecore=` makes an unmodified Linux use them as ZONE_MOVABLE
+//! (measured with Linux 6.1, 6.12 and 7.3).
 
 use heapless::Vec;
 
@@ -14,35 +14,35 @@ use crate::finding::{Finding, Rule, Value};
 use crate::guest_tree::platform;
 use crate::range::IpaRange;
 
-/// Where arm64 Linux's ZONE_DMA ends. Only its highest zone with RAM in it has a part that is ZONE_MOVABLE
-/// (measured, Linux 6.1, 6.12 and 7.3).
+/// End of ZONE_DMA in arm64 Linux. Linux takes ZONE_MOVABLE only from the highest zone that has RAM (measured with
+/// Linux 6.1, 6.12 and 7.3).
 const ZONE_BOUNDARY: u64 = 1 << 32;
 
-/// How many banks a guest's RAM may have.
+/// Most banks of a guest's RAM.
 pub const BANK_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
 
 /// A guest's RAM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// By rising address.
+    /// The banks, by ascending address.
     pub banks: Vec<Bank, BANK_LIMIT>,
 }
 
-/// A range of a guest's RAM that stems from one region or block.
+/// A region or block of a guest's RAM with its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bank {
-    /// Where the guest sees it.
+    /// The guest addresses.
     pub range: IpaRange,
-    /// What it stems from.
+    /// The region or block.
     pub kind: BankKind,
 }
 
-/// What a bank stems from: its place in the guest's lists.
+/// The region or block behind a bank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BankKind {
-    /// `Guest::regions`.
+    /// Index in `Guest::regions`.
     Region(u8),
-    /// `Guest::dmbs`.
+    /// Index in `Guest::dmbs`.
     Dmb(u8),
 }
 
@@ -50,7 +50,7 @@ impl Layout {
     /// Lays out the RAM of `guest`.
     ///
     /// # Errors
-    /// Where it does not fit under 2^40, or a block is misaligned for the guest's pages.
+    /// The RAM does not fit below 2^40, or a region or block is misaligned for the guest's pages.
     pub fn of<'t>(guest: &Guest<'t>) -> Result<Self, Finding<'t>> {
         let mut layout = Self::default();
         let page = guest.page_size.bytes();
@@ -73,7 +73,7 @@ impl Layout {
         }
         let block_alignment = guest.page_size.block_alignment();
         let alignment_of = |dmb: &Region<'t>| alignment(dmb.unit).max(block_alignment);
-        // Blocks below the boundary with RAM above it would not be in ZONE_MOVABLE, and no CMA area crosses it.
+        // Blocks below the boundary are not in ZONE_MOVABLE if there is RAM above it, and no CMA area may cross it.
         let top = guest.dmbs.iter().try_fold(layout.end(), |end, dmb| {
             end.checked_next_multiple_of(alignment_of(dmb))?.checked_add(dmb.size)
         });
@@ -90,17 +90,17 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The first address after all RAM.
+    /// Returns the first address after all RAM.
     pub fn end(&self) -> u64 {
         self.banks.last().map_or(platform::RAM_BASE, |bank| bank.range.end())
     }
 
-    /// The bank that holds `address`.
+    /// Returns the bank that contains `address`.
     pub fn bank_at(&self, address: u64) -> Option<&Bank> {
         self.banks.iter().find(|bank| bank.range.base().get() <= address && address < bank.range.end())
     }
 
-    /// The designated movable blocks, by rising address.
+    /// Iterates over the designated movable blocks by ascending address.
     pub fn dmbs(&self) -> impl Iterator<Item = &Bank> {
         self.banks.iter().filter(|bank| matches!(bank.kind, BankKind::Dmb(_)))
     }
@@ -125,7 +125,7 @@ impl Layout {
         }
     }
 
-    /// The lowest base at which `size` bytes are free.
+    /// Returns the lowest aligned base at which `size` bytes are free.
     fn first_gap(&self, size: u64, alignment: u64) -> Option<u64> {
         let mut base = platform::RAM_BASE.checked_next_multiple_of(alignment)?;
         for bank in &self.banks {
@@ -141,17 +141,17 @@ impl Layout {
 
     fn insert(&mut self, range: IpaRange, kind: BankKind) {
         let place = self.banks.iter().position(|bank| bank.range.base() > range.base());
-        // Room for every region and block that a guest can have.
+        // There is room for the most regions and blocks that a guest can have.
         let _ = self.banks.insert(place.unwrap_or(self.banks.len()), Bank { range, kind });
     }
 }
 
-/// Whether size and address of `region` are multiples of `page`.
+/// Tests whether size and address of `region` are multiples of `page`.
 fn is_whole_pages(region: &Region<'_>, page: u64) -> bool {
     region.size.is_multiple_of(page) && region.ipa.is_none_or(|ipa| ipa.is_aligned(page))
 }
 
-/// RAM begins at whole pageblocks where nobody says otherwise, so that large units fit.
+/// Returns the alignment of a region whose address Ballast chooses: at least a pageblock, so that large leaves fit.
 fn alignment(unit: Unit) -> u64 {
     unit.alignment().max(PAGEBLOCK_SIZE)
 }

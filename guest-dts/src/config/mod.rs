@@ -1,12 +1,13 @@
-//! The configuration: the guests that run, their RAM, and the blocks and pools of the host.
+//! The configuration: guests, their RAM, and the host's designated movable blocks and pools.
 //!
-//! It is one device tree, compiled by plain `dtc`, with the root `compatible = "ballast,configuration"`. Its
-//! binding is guest-dts/bindings/ballast,configuration.yaml, and guest-dts/*.dts are examples. All of it is
-//! checked before any guest starts: [`Configuration::read`] checks what the blob alone can tell,
-//! [`Configuration::fit`] what depends on the host. A guest in which something is wrong is *refused*: it is
-//! left out with the first thing found, and the others start.
+//! A configuration is a device tree with the root `compatible = "ballast,configuration"`, compiled by plain `dtc`.
+//! guest-dts/bindings/ballast,configuration.yaml is its binding, and guest-dts/*.dts are examples. All of it is
+//! checked before any guest starts: [`Configuration::read`] checks the blob by itself, [`Configuration::fit`] checks
+//! it against the host. A guest with an error is *refused*: it does not start, the first error is kept as the reason,
+//! and the other guests start.
 //!
-//! Everything that is wrong or odd is given to a [`Sink`] as a [`Finding`], on the console and on a PC alike.
+//! Each error, warning and note goes to a [`Sink`] as a [`Finding`], whether Ballast or the PC tool reads the
+//! configuration.
 
 mod check;
 mod default;
@@ -31,139 +32,139 @@ use reader::Reader;
 
 /// `compatible` of the root.
 pub const COMPATIBLE: &str = "ballast,configuration";
-/// How many nodes a configuration may have, so that no search in it takes long.
+/// Most nodes of a configuration. Bounds the time of every search in it.
 pub const NODE_LIMIT: usize = 1024;
-/// How many findings are told of in one reading.
+/// Most findings that one pass reports.
 pub const FINDING_LIMIT: usize = 100;
-/// How many guests are taken.
+/// Most guests.
 pub const GUEST_LIMIT: usize = 8;
-/// How many vCPUs a guest may have: what the target list of one SGI names.
+/// Most vCPUs of a guest: the target list of one SGI names no more.
 pub const VCPU_LIMIT: usize = 16;
-/// How many regions of RAM a guest may have.
+/// Most regions of RAM of a guest.
 pub const REGION_LIMIT: usize = 8;
-/// How many designated movable blocks a guest may have: what a kernel that knows them takes.
+/// Most designated movable blocks of a guest: kernels that support them take no more.
 pub const DMB_LIMIT: usize = 7;
-/// How many controllers may be listed in one place.
+/// Most controllers in one `controllers` property.
 pub const CONTROLLER_LIMIT: usize = stage2::controller::MAX_CONTROLLERS;
-/// How many pools, and how many blocks of the host, are taken.
+/// Most pools, and most designated movable blocks of the host.
 pub const POOL_LIMIT: usize = 8;
-/// How many nodes of the host's tree may be passed to a guest.
+/// Most nodes of the host's tree that one guest's tree may include.
 pub const HOST_NODE_LIMIT: usize = 8;
-/// How many bytes the boot arguments of a guest may have (COMMAND_LINE_SIZE of arm64 Linux, with the NUL).
+/// Size limit of a guest's boot arguments in bytes, NUL included (COMMAND_LINE_SIZE of arm64 Linux).
 pub const BOOTARGS_LIMIT: usize = 2048;
 
-/// What is to run.
+/// A configuration that was read and checked.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration<'t> {
     /// The guests that can start, in the blob's order.
     pub guests: Vec<Guest<'t>, GUEST_LIMIT>,
-    /// The guests that cannot.
+    /// The guests that cannot start.
     pub refused: Vec<Refused<'t>, GUEST_LIMIT>,
-    /// Blocks of the host to be designated movable.
+    /// Blocks of the host's RAM to designate movable.
     pub blocks: Vec<Block<'t>, POOL_LIMIT>,
     /// Pools of the host.
     pub pools: Vec<Pool<'t>, POOL_LIMIT>,
-    /// Whether a block or a pool was refused. Then none of them is to take effect.
+    /// True if a block or a pool was refused. The caller must then designate none of them.
     pub has_refused_blocks: bool,
-    /// Where refused blocks and pools lie: memory that is to stay out of use, since its owner relies on it.
+    /// The ranges of refused blocks and pools. They must stay unused, since their owners rely on them.
     pub withheld: alloc::vec::Vec<PaRange>,
-    /// How migration behaves.
+    /// Limits of migration.
     pub migration: Migration,
 }
 
-/// A guest that is left out.
+/// A guest that cannot start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused<'t> {
-    /// Its name.
+    /// The guest's name.
     pub name: &'t str,
-    /// The first thing that is wrong.
+    /// The first error.
     pub finding: Finding<'t>,
 }
 
 /// A guest.
 #[derive(Clone, Debug)]
 pub struct Guest<'t> {
-    /// Its node; `None` for the default guest of a boot by modules.
+    /// The guest's node; `None` for the default guest of a boot by modules.
     pub node: Option<Node<'t>>,
-    /// Its name.
+    /// The guest's name.
     pub name: &'t str,
-    /// How many vCPUs it has.
+    /// Number of vCPUs.
     pub vcpu_count: u32,
-    /// The numbers of the host's CPUs that its vCPUs own, in the order of the vCPUs; empty: any.
+    /// Numbers of the host CPUs that the vCPUs own, by vCPU; empty: any CPUs.
     pub cpus: Vec<u16, VCPU_LIMIT>,
-    /// Boot arguments, as the operator wrote them.
+    /// Boot arguments from the configuration, without Ballast's additions.
     pub bootargs: &'t str,
     /// The kernel.
     pub kernel: &'t [u8],
     /// The ramdisk.
     pub ramdisk: Option<&'t [u8]>,
-    /// Whether it starts with Ballast, or when the operator says so.
+    /// True if Ballast starts the guest at boot, false if the operator starts it.
     pub starts_at_boot: bool,
-    /// The size of the kernel's pages, as far as it is known: from the configuration, or from the image.
+    /// Page size of the kernel, from the configuration or else from the image's header; 4 KiB if neither states it.
     pub page_size: PageSize,
-    /// How it is told of its movable memory.
+    /// Method by which the guest learns of its movable memory.
     pub movable_memory: MovableMemory,
     /// RAM, in the blob's order.
     pub regions: Vec<Region<'t>, REGION_LIMIT>,
-    /// Its designated movable blocks, in the blob's order: RAM too, at the top.
+    /// Designated movable blocks, in the blob's order. They are RAM too, above all regions.
     pub dmbs: Vec<Region<'t>, DMB_LIMIT>,
-    /// How it is migrated.
+    /// The guest's limits of migration.
     pub migration: GuestMigration,
-    /// Nodes and properties of the operator's that its tree gets as well: the node `device-tree`.
+    /// The node `device-tree`: nodes and properties that the operator adds to the guest's tree.
     pub template: Option<Node<'t>>,
-    /// Paths of nodes of the host's tree that are copied into its tree.
+    /// Paths of nodes of the host's tree to copy into the guest's tree.
     pub host_nodes: Vec<&'t str, HOST_NODE_LIMIT>,
 }
 
 /// A part of a guest's RAM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region<'t> {
-    /// Its node; `None` for the default guest's.
+    /// The region's node; `None` for the default guest's.
     pub node: Option<Node<'t>>,
     /// Size in bytes.
     pub size: u64,
-    /// Where the guest sees it; `None`: where there is room.
+    /// Guest addresses; `None`: Ballast chooses them.
     pub ipa: Option<IpaRange>,
-    /// Whether physical and guest addresses are the same (1:1). It never migrates then.
+    /// True if guest and physical addresses are equal (1:1). Such a region never migrates.
     pub is_pinned_in_place: bool,
-    /// The controllers behind it.
+    /// The controllers that the memory comes from.
     pub placement: Placement,
-    /// The unit wanted.
+    /// The largest stage 2 leaf to use.
     pub unit: Unit,
 }
 
-/// Which controllers memory comes from.
+/// The controllers that memory comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// Numbers of controllers, best first; empty: any.
+    /// Numbers of the controllers, most preferred first; empty: any.
     pub controllers: Vec<u8, CONTROLLER_LIMIT>,
-    /// How it is spread over them.
+    /// Distribution over these controllers.
     pub spread: Spread,
-    /// What happens when they are full.
+    /// Behaviour when these controllers are full.
     pub strictness: Strictness,
 }
 
-/// How memory is spread over several controllers.
+/// Distribution of memory over several controllers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spread {
-    /// The first as long as it has room, then the next.
+    /// Fills the first controller, then the next.
     #[default]
     InOrder,
-    /// In turns of 2 MiB.
+    /// Takes 2 MiB from each controller in turn.
     Interleaved,
 }
 
-/// What happens when the controllers named are full.
+/// Behaviour when the listed controllers are full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strictness {
     /// The guest does not start.
     #[default]
     Strict,
-    /// Another controller helps out.
+    /// The memory comes from other controllers.
     Preferred,
 }
 
-/// The largest stage-2 leaf that is wanted.
+/// The largest stage 2 leaf to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
     /// 4 KiB.
@@ -178,7 +179,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// The unit's size in bytes; that of a pageblock for [`Unit::Any`].
+    /// Returns the unit's size in bytes; for [`Unit::Any`], the size of a pageblock.
     pub const fn alignment(self) -> u64 {
         match self {
             Self::Small => 1 << 12,
@@ -188,7 +189,7 @@ impl Unit {
     }
 }
 
-/// The size of a kernel's pages.
+/// Page size of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PageSize {
     /// 4 KiB.
@@ -201,7 +202,7 @@ pub enum PageSize {
 }
 
 impl PageSize {
-    /// The page's size in bytes.
+    /// Returns the size in bytes.
     pub const fn bytes(self) -> u64 {
         match self {
             Self::Size4K => 4 << 10,
@@ -210,8 +211,8 @@ impl PageSize {
         }
     }
 
-    /// What base and size of a movable block have to be multiples of: the largest block of the kernel's
-    /// allocator, or its pageblock, whichever is larger.
+    /// Returns the alignment of base and size of a movable block in bytes: the kernel's pageblock or the largest
+    /// block of its allocator, whichever is larger.
     pub const fn block_alignment(self) -> u64 {
         match self {
             Self::Size4K => 4 << 20,
@@ -221,26 +222,26 @@ impl PageSize {
     }
 }
 
-/// How a guest is told of its designated movable blocks.
+/// Method by which a guest learns of its designated movable blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MovableMemory {
-    /// [`MovableMemory::Movablecore`], unless boot arguments or the template say otherwise.
+    /// [`MovableMemory::Movablecore`], unless the boot arguments or the template choose another method.
     #[default]
     Auto,
     /// `movablecore=` on its command line.
     Movablecore,
-    /// Nodes `designated-movable-block`, for kernels that know them.
+    /// Nodes `designated-movable-block`, for kernels that support them.
     Dmb,
     /// Nodes `"designated-movable-block", "shared-dma-pool"`: CMA areas.
     Cma,
     /// A NUMA node for each controller.
     Numa,
-    /// Not at all: plain RAM.
+    /// None: the blocks are plain RAM to the guest.
     None,
 }
 
 impl MovableMemory {
-    /// Its name in the configuration.
+    /// Returns the name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -253,23 +254,23 @@ impl MovableMemory {
     }
 }
 
-/// How a guest is migrated.
+/// A guest's limits of migration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestMigration {
-    /// At most so many bytes a second; `None`: as [`Migration::limit_bytes_per_s`].
+    /// Most bytes a second; `None`: [`Migration::limit_bytes_per_s`] applies.
     pub limit_bytes_per_s: Option<u64>,
-    /// Whether it is never migrated.
+    /// True if the guest must never be migrated.
     pub is_opted_out: bool,
 }
 
-/// How migration behaves, whichever guest it moves.
+/// Limits of migration that hold for all guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// At most so many bytes a second; `None`: no limit.
+    /// Most bytes a second; `None`: no limit.
     pub limit_bytes_per_s: Option<u64>,
-    /// How long a CPU is held, in microseconds.
+    /// Longest time that migration holds a CPU without a break, in microseconds.
     pub slice_us: u32,
-    /// The part of a guest's time that migration may take, in percent.
+    /// Share of a guest's CPU time that migration may take, in percent.
     pub share_percent: u32,
 }
 
@@ -279,52 +280,53 @@ impl Default for Migration {
     }
 }
 
-/// A block of the host's RAM that is to be designated movable.
+/// A block of the host's RAM to designate movable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block<'t> {
-    /// Its node.
+    /// The block's node.
     pub node: Node<'t>,
-    /// Where it lies.
+    /// The block's range, or the rules for choosing one.
     pub extent: Extent,
 }
 
 /// A pool of the contiguous allocator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool<'t> {
-    /// Its node; the node's name is the pool's.
+    /// The pool's node. The pool has the node's name.
     pub node: Node<'t>,
-    /// Where it lies.
+    /// The pool's range, or the rules for choosing one.
     pub extent: Extent,
-    /// Whether it lies in a designated movable block (`shared-dmb-pool`), or outside all (`shared-dma-pool`).
+    /// True if the pool lies in a designated movable block (`shared-dmb-pool`) or outside all of them
+    /// (`shared-dma-pool`).
     pub is_in_dmb: bool,
-    /// The name of the guest that owns it; `None`: the operator.
+    /// Name of the guest that owns the pool; `None`: the operator owns it.
     pub owner: Option<&'t str>,
-    /// Whether what the owner claims appears at its physical address (1:1).
+    /// True if the owner sees claimed ranges at their physical addresses (1:1).
     pub is_pinned_in_place: bool,
-    /// The huge units that it keeps for guests that ask for such; [`Unit::Any`]: none.
+    /// Size of the huge units that the pool reserves for guests with this `unit-size`; [`Unit::Any`]: none.
     pub unit: Unit,
-    /// How long a guest that starts waits until such a unit is won back, in milliseconds.
+    /// Longest time that a starting guest waits for such a unit to be emptied, in milliseconds.
     pub unit_wait_ms: u32,
 }
 
-/// Where a block or a pool lies in the host's RAM, or where it may be put.
+/// The range of a block or a pool in the host's RAM, or the rules for choosing one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// There.
+    /// This range.
     Static(PaRange),
-    /// Wherever there is room.
+    /// A range that Ballast chooses.
     Dynamic {
         /// Size in bytes.
         size: u64,
-        /// Its base is to be a multiple of so many bytes.
+        /// Alignment of the base in bytes.
         alignment: u64,
-        /// On these controllers, best first; empty: any.
+        /// Allowed controllers, most preferred first; empty: any.
         controllers: Vec<u8, CONTROLLER_LIMIT>,
     },
 }
 
 impl Extent {
-    /// Its range, where that is said.
+    /// Returns the range, if the configuration gives one.
     pub fn range(&self) -> Option<PaRange> {
         match self {
             Self::Static(range) => Some(*range),
@@ -332,7 +334,7 @@ impl Extent {
         }
     }
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         match self {
             Self::Static(range) => range.size(),
@@ -342,8 +344,8 @@ impl Extent {
 }
 
 impl<'t> Configuration<'t> {
-    /// Reads and checks a configuration. Every finding is given to `sink`; a guest with an error is refused. Unknown names
-    /// are errors unless the root says `lenient`.
+    /// Reads and checks a configuration, and reports findings to `sink`. A guest with an error is refused. Unknown
+    /// names are errors unless the root has the property `lenient`.
     ///
     /// # Errors
     /// The tree is not a configuration.
@@ -351,7 +353,7 @@ impl<'t> Configuration<'t> {
         Self::read_with(tree, UnknownNames::Refused, sink)
     }
 
-    /// Reads and checks a configuration as [`Configuration::read`] does, with the severity of unknown names given.
+    /// Reads and checks a configuration like [`Configuration::read`], with an explicit rule for unknown names.
     ///
     /// # Errors
     /// The tree is not a configuration.
@@ -383,48 +385,48 @@ impl<'t> Configuration<'t> {
         }
         match root.child("guests") {
             Some(guests) => guest::read_all(guests, &mut configuration, &mut reader),
-            None => reader.error(Finding::no_node("/guests", Rule::Required("the guests"))),
+            None => reader.error(Finding::no_node("/guests", Rule::Add("it, with at least one guest"))),
         }
         pool::read_all(root, &mut configuration, &mut reader);
         check::check(&mut configuration, &mut reader);
         Ok(configuration)
     }
 
-    /// Refuses a block or a pool: its range, where it has one, is withheld.
+    /// Records that a block or a pool was refused, and withholds its range, if it has one.
     fn withhold(&mut self, range: Option<PaRange>) {
         self.has_refused_blocks = true;
-        // No more than there are nodes.
+        // Bounded by the number of nodes.
         self.withheld.extend(range);
     }
 
-    /// The number of the guest called `name` among those that can start.
+    /// Returns the index in `guests` of the guest called `name`.
     pub fn guest_index(&self, name: &str) -> Option<usize> {
         self.guests.iter().position(|guest| guest.name == name)
     }
 
-    /// Moves the guest at `index` to the refused ones.
+    /// Moves the guest at `index` from `guests` to `refused`.
     pub fn refuse(&mut self, index: usize, finding: Finding<'t>) {
         if index < self.guests.len() {
             let guest = self.guests.remove(index);
-            // As many as there are guests.
+            // As many places as for guests.
             let _ = self.refused.push(Refused { name: guest.name, finding });
         }
     }
 }
 
 impl Guest<'_> {
-    /// Bytes of RAM in all, movable blocks included.
+    /// Returns the size of all RAM in bytes, movable blocks included.
     pub fn ram_size(&self) -> u64 {
         self.regions.iter().chain(&self.dmbs).fold(0, |sum, region| sum.saturating_add(region.size))
     }
 
-    /// Bytes in designated movable blocks.
+    /// Returns the size of all designated movable blocks in bytes.
     pub fn dmb_size(&self) -> u64 {
         self.dmbs.iter().fold(0, |sum, dmb| sum.saturating_add(dmb.size))
     }
 }
 
-/// Property of the root that makes unknown names warnings.
+/// Property of the root that turns errors about unknown names into warnings.
 const LENIENT: &str = "lenient";
 const ROOT_PROPERTIES: [&str; 5] = ["compatible", "model", "#address-cells", "#size-cells", LENIENT];
 const ROOT_CHILDREN: [&str; 6] =

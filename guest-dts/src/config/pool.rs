@@ -1,4 +1,4 @@
-//! Blocks of the host (`/designated-movable-blocks`) and pools (`/pools`).
+//! Readers for blocks of the host (`/designated-movable-blocks`) and pools (`/pools`).
 
 use stage2::addr::PAGEBLOCK_SIZE;
 
@@ -25,7 +25,7 @@ const POOL_PROPERTIES: [&str; 11] = [
     "unit-wait-ms",
 ];
 
-/// How long a guest that starts waits for a unit, in milliseconds, unless the pool says otherwise; and at most.
+/// Time in milliseconds that a starting guest waits for a unit: the default, and the most that a pool may set.
 const DEFAULT_UNIT_WAIT_MS: u32 = 60_000;
 const MAX_UNIT_WAIT_MS: u32 = 3_600_000;
 const GIGABYTE: u64 = 1 << 30;
@@ -66,7 +66,7 @@ pub(super) fn read_all<'t>(root: Node<'t>, into: &mut Configuration<'t>, reader:
     reader.begin();
 }
 
-/// The first range that `reg` of `node` names, whatever else is wrong with the node.
+/// Returns the first range in `reg` of `node`, whatever else is wrong with the node.
 fn named_range(node: Node<'_>) -> Option<PaRange> {
     let reg = node.pairs("reg", node.own_cells().ok()?).ok()?.next()?;
     PaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty())
@@ -77,26 +77,30 @@ fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>
     reader.check_names(node, &POOL_PROPERTIES, &[]);
     let compatible = check_compatible(node, &["shared-dmb-pool", "shared-dma-pool"], reader);
     let extent = read_extent(node, reader);
-    // A finding where it is named in vain.
+    // Reports a phandle that leads nowhere.
     let owner = if node.has("owner") { read_owner(node, reader) } else { None };
     let is_pinned_in_place = reader.flag(node, "pinned-in-place");
     if is_pinned_in_place && !node.has("owner") {
-        reader.error(Finding::missing(node, "owner", Rule::Required("in whom `pinned-in-place` shows it")));
+        reader.error(Finding::missing(
+            node,
+            "owner",
+            Rule::Add("the guest that sees the pool `pinned-in-place`"),
+        ));
     }
     let unit = read_unit(node, reader);
     if let (Some(Unit::Small), Some(property)) = (unit, node.property("unit-size")) {
-        reader.broken(node, property, Rule::Must("be 2 MiB or 1 GiB: a pool keeps huge units"));
+        reader.broken(node, property, Rule::Must("be 2 MiB or 1 GiB: pools reserve huge units only"));
     }
     if unit != Some(Unit::Any) && owner.is_some() {
         reader.error(Finding::named(
             node,
             "owner",
-            Rule::Must("not stand beside `unit-size`: huge units are any guest's"),
+            Rule::Must("be removed: a pool with `unit-size` serves every guest"),
         ));
     }
     let wait = reader.number(node, "unit-wait-ms", 1, MAX_UNIT_WAIT_MS);
     if unit == Some(Unit::Any) && node.has("unit-wait-ms") {
-        let rule = Rule::Required("beside `unit-wait-ms`: what is waited for");
+        let rule = Rule::Add("the size of the units that `unit-wait-ms` limits the wait for");
         reader.error(Finding::missing(node, "unit-size", rule));
     }
     let unit = unit?;
@@ -112,7 +116,7 @@ fn read_pool<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Pool<'t>
     })
 }
 
-/// A pool that keeps units is made of whole ones.
+/// Checks that a pool that reserves units consists of whole ones, and aligns it for them.
 fn whole_units<'t>(
     node: Node<'t>,
     extent: Extent,
@@ -142,28 +146,35 @@ fn whole_units<'t>(
     })
 }
 
-/// The one of `allowed` that `compatible` is, and the rules that hold for `reusable` and its opposites.
+/// Checks `compatible`, `reusable` and the properties that exclude it. Returns the one of `allowed` that `compatible`
+/// is.
 fn check_compatible<'t>(
     node: Node<'t>,
     allowed: &[&'static str],
     reader: &mut Reader<'_, 't>,
 ) -> Option<&'static str> {
+    let (rule, reusable) = match allowed {
+        ["designated-movable-block"] => (
+            Rule::Must("be \"designated-movable-block\""),
+            Rule::Add("`reusable;` (the block is memory for guests)"),
+        ),
+        _ => (
+            Rule::Must("be \"shared-dmb-pool\" or \"shared-dma-pool\""),
+            Rule::Add("`reusable;` (guests may borrow the pool)"),
+        ),
+    };
     if !node.has("reusable") {
-        reader.error(Finding::missing(
-            node,
-            "reusable",
-            Rule::Required("guests use what its owner does not"),
-        ));
+        reader.error(Finding::missing(node, "reusable", reusable));
     }
     for name in ["no-map", "linux,cma-default"] {
         if node.has(name) {
-            reader.error(Finding::named(node, name, Rule::Must("not stand here")));
+            reader.error(Finding::named(
+                node,
+                name,
+                Rule::Must("be removed: the memory is `reusable` by guests"),
+            ));
         }
     }
-    let rule = match allowed {
-        ["designated-movable-block"] => Rule::Must("be \"designated-movable-block\""),
-        _ => Rule::Must("be \"shared-dmb-pool\" or \"shared-dma-pool\""),
-    };
     let Some(property) = node.property("compatible") else {
         reader.error(Finding::missing(node, "compatible", rule));
         return None;
@@ -192,7 +203,7 @@ fn read_extent<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Extent
         return read_static(node, reader).map(Extent::Static);
     }
     if !node.has("size") {
-        reader.error(Finding::missing(node, "size", Rule::Required("or `reg`: how large it is")));
+        reader.error(Finding::missing(node, "size", Rule::Add("a size in bytes, or `reg`")));
         return None;
     }
     let size = reader.size(node, "size");
@@ -211,7 +222,7 @@ fn read_extent<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Extent
         None => Some(PAGEBLOCK_SIZE),
     };
     let controllers = reader.controllers(node);
-    // Raised, not refused, as for reserved memory that has a size only.
+    // A smaller alignment is raised, not refused, as for reserved memory without `reg`.
     Some(Extent::Dynamic { size: size?, alignment: alignment?.max(PAGEBLOCK_SIZE), controllers })
 }
 
@@ -221,11 +232,7 @@ fn read_static<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<PaRang
     let property = node.property("reg")?;
     for name in ["size", "alignment", "controllers"] {
         if node.has(name) {
-            reader.error(Finding::named(
-                node,
-                name,
-                Rule::Must("not stand beside `reg`, which says where it is"),
-            ));
+            reader.error(Finding::named(node, name, Rule::Must("be removed: `reg` already gives the range")));
         }
     }
     let (Some(reg), None) = (entries.next(), entries.next()) else {

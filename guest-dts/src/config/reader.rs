@@ -1,4 +1,4 @@
-//! Reads properties under the rules that hold for them, and tells of everything that breaks one.
+//! Reads properties, checks their rules and reports each property that breaks one.
 
 use heapless::Vec;
 
@@ -6,20 +6,20 @@ use super::{CONTROLLER_LIMIT, FINDING_LIMIT};
 use crate::finding::{Finding, Note, Rule, Value};
 use crate::tree::{Node, Property, RegIter};
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// What it is about is left out.
+    /// The guest, block or pool is refused.
     Error,
-    /// It is odd; nothing comes of it.
+    /// Suspicious, but accepted.
     Warning,
-    /// A choice that was made for the operator.
+    /// A choice that Ballast made for the operator.
     Note,
 }
 
-/// Takes findings.
+/// A receiver of findings.
 pub trait Sink<'t> {
-    /// Takes one.
+    /// Takes one finding.
     fn take(&mut self, severity: Severity, finding: Finding<'t>);
 }
 
@@ -29,43 +29,43 @@ impl<'t, F: FnMut(Severity, Finding<'t>)> Sink<'t> for F {
     }
 }
 
-/// Severity of names that Ballast does not know in its own nodes.
+/// Rule for unknown names in Ballast's own nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownNames {
-    /// Errors: a mistyped `no-migration` must not pass for a guest that may be migrated.
+    /// Unknown names are errors: a guest with a mistyped `no-migration` must not start and migrate.
     #[default]
     Refused,
-    /// Warnings, for a configuration that a later Ballast understands in full.
+    /// Unknown names are warnings, for a configuration that was written for a later Ballast.
     Allowed,
 }
 
-/// Names that `check_compatible` refuses with a message of their own.
+/// Names for which `check_compatible` has a message of its own.
 const REFUSED_NAMES: [&str; 2] = ["no-map", "linux,cma-default"];
 
-/// Reads, and remembers the first error since [`Reader::begin`].
+/// A reader that reports to a sink and keeps the first error since [`Reader::begin`].
 pub(super) struct Reader<'s, 't> {
     sink: &'s mut dyn Sink<'t>,
     unknown_names: UnknownNames,
     first_error: Option<Finding<'t>>,
-    told_count: usize,
+    reported_count: usize,
 }
 
 impl<'s, 't> Reader<'s, 't> {
     pub(super) fn new(sink: &'s mut dyn Sink<'t>) -> Self {
-        Self { sink, unknown_names: UnknownNames::Refused, first_error: None, told_count: 0 }
+        Self { sink, unknown_names: UnknownNames::Refused, first_error: None, reported_count: 0 }
     }
 
-    /// Makes unknown names warnings from now on.
+    /// Turns errors about unknown names into warnings from now on.
     pub(super) fn allow_unknown_names(&mut self) {
         self.unknown_names = UnknownNames::Allowed;
     }
 
-    /// Forgets the errors so far.
+    /// Forgets earlier errors.
     pub(super) fn begin(&mut self) {
         self.first_error = None;
     }
 
-    /// Whether there was an error since [`Reader::begin`].
+    /// Tests whether there was an error since [`Reader::begin`].
     pub(super) fn has_error(&self) -> bool {
         self.first_error.is_some()
     }
@@ -78,35 +78,35 @@ impl<'s, 't> Reader<'s, 't> {
     #[inline(never)]
     pub(super) fn error(&mut self, finding: Finding<'t>) {
         self.first_error.get_or_insert_with(|| finding.clone());
-        self.tell(Severity::Error, finding);
+        self.report(Severity::Error, finding);
     }
 
     pub(super) fn warning(&mut self, finding: Finding<'t>) {
-        self.tell(Severity::Warning, finding);
+        self.report(Severity::Warning, finding);
     }
 
     pub(super) fn note(&mut self, finding: Finding<'t>) {
-        self.tell(Severity::Note, finding);
+        self.report(Severity::Note, finding);
     }
 
-    /// Gives `finding` to the sink, up to a limit.
+    /// Gives `finding` to the sink, up to [`FINDING_LIMIT`] findings.
     #[inline(never)]
-    fn tell(&mut self, severity: Severity, finding: Finding<'t>) {
-        self.told_count += 1;
-        if self.told_count <= FINDING_LIMIT {
+    fn report(&mut self, severity: Severity, finding: Finding<'t>) {
+        self.reported_count += 1;
+        if self.reported_count <= FINDING_LIMIT {
             self.sink.take(severity, finding);
-        } else if self.told_count == FINDING_LIMIT + 1 {
+        } else if self.reported_count == FINDING_LIMIT + 1 {
             self.sink.take(Severity::Warning, Finding::no_node("configuration", Rule::Note(Note::More)));
         }
     }
 
-    /// Tells of a property that breaks a rule.
+    /// Reports a property that breaks a rule.
     #[inline(never)]
     pub(super) fn broken(&mut self, node: Node<'t>, property: Property<'t>, rule: Rule) {
         self.error(Finding::property(node, property, rule));
     }
 
-    /// What `result` holds, its error told of.
+    /// Returns the value in `result`, or reports its error.
     pub(super) fn ok<T>(&mut self, result: Result<T, Finding<'t>>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -117,8 +117,8 @@ impl<'s, 't> Reader<'s, 't> {
         }
     }
 
-    /// Refuses properties and children of `node` that are not known, or warns of them if unknown names are allowed. A
-    /// child's name is compared without its unit address and without a number at its end.
+    /// Reports properties and children of `node` with unknown names. The name of a child counts without its unit
+    /// address and without a number at its end.
     pub(super) fn check_names(
         &mut self,
         node: Node<'t>,
@@ -151,7 +151,7 @@ impl<'s, 't> Reader<'s, 't> {
         }
     }
 
-    /// The entries of `reg` of `node`, whose parent has to say one or two cells of each.
+    /// Returns the entries of `reg` of `node`. The parent must set one or two cells for addresses and for sizes.
     pub(super) fn reg(&mut self, node: Node<'t>) -> Option<RegIter<'t>> {
         let cells = self.ok(node.own_cells())?;
         for (name, count) in [("#address-cells", cells.address), ("#size-cells", cells.size)] {
@@ -163,13 +163,13 @@ impl<'s, 't> Reader<'s, 't> {
         self.ok(node.pairs("reg", cells))
     }
 
-    /// A number of one cell that lies between `low` and `high`.
+    /// Reads a number of one cell from `low` to `high`.
     pub(super) fn number(&mut self, node: Node<'t>, name: &str, low: u32, high: u32) -> Option<u32> {
         let property = node.property(name)?;
         match property.u32() {
             Some(number) if (low..=high).contains(&number) => Some(number),
             Some(1..) if property.is_strings() => {
-                self.broken(node, property, Rule::Must("be one cell, not text"));
+                self.broken(node, property, Rule::Must("be a number (one cell), not a string"));
                 None
             }
             Some(number) => {
@@ -178,25 +178,25 @@ impl<'s, 't> Reader<'s, 't> {
                 None
             }
             None => {
-                self.broken(node, property, Rule::Must("be one cell"));
+                self.broken(node, property, Rule::Must("be a number (one cell)"));
                 None
             }
         }
     }
 
-    /// A size in bytes of one or two cells, more than 0.
+    /// Reads a size in bytes of one or two cells, more than 0.
     #[inline(never)]
     pub(super) fn size(&mut self, node: Node<'t>, name: &str) -> Option<u64> {
         let property = node.property(name)?;
         match property.number() {
             Some(0) => self.broken(node, property, Rule::Must("be more than 0")),
             Some(size) => return Some(size),
-            None => self.broken(node, property, Rule::Must("be a size in bytes of one or two cells")),
+            None => self.broken(node, property, Rule::Must("be a size in bytes (one or two cells)")),
         }
         None
     }
 
-    /// One string.
+    /// Reads one string.
     #[inline(never)]
     pub(super) fn string(&mut self, node: Node<'t>, name: &str) -> Option<&'t str> {
         let property = node.property(name)?;
@@ -207,26 +207,26 @@ impl<'s, 't> Reader<'s, 't> {
         text
     }
 
-    /// Whether the property is there; it must have no value.
+    /// Tests whether the property is present. Reports a value as an error.
     #[inline(never)]
     pub(super) fn flag(&mut self, node: Node<'t>, name: &str) -> bool {
         let Some(property) = node.property(name) else { return false };
         if !property.bytes().is_empty() {
-            self.broken(node, property, Rule::Must("have no value: it is there or not"));
+            self.broken(node, property, Rule::Must("have no value: it counts as set when present"));
         }
         true
     }
 
-    /// The numbers of controllers in `controllers`.
+    /// Reads the controller numbers in `controllers`.
     pub(super) fn controllers(&mut self, node: Node<'t>) -> Vec<u8, CONTROLLER_LIMIT> {
         let mut found = Vec::new();
         let Some(property) = node.property("controllers") else { return found };
         let cells = property.cells().filter(|_| !property.bytes().is_empty());
         let Some(cells) = cells else {
-            self.broken(node, property, Rule::Must("be numbers of controllers, one cell each"));
+            self.broken(node, property, Rule::Must("be a list of controller numbers, one cell each"));
             return found;
         };
-        // One more than there may be, so that too many are reported; no more, however long the property is.
+        // One more than the limit, to report that there are too many; no more, since the property may be long.
         for (index, number) in cells.take(CONTROLLER_LIMIT + 1).enumerate() {
             let value = Value::Number(number.into());
             let rule = match u8::try_from(number) {
@@ -234,9 +234,9 @@ impl<'s, 't> Reader<'s, 't> {
                     Rule::TooMany { index, limit: CONTROLLER_LIMIT, what: "controllers" }
                 }
                 Err(_) => Rule::Between(0, 255),
-                Ok(number) if found.contains(&number) => Rule::Must("name each controller once"),
+                Ok(number) if found.contains(&number) => Rule::Must("be listed once"),
                 Ok(number) => {
-                    // As many as there are turns.
+                    // At most CONTROLLER_LIMIT turns come here.
                     let _ = found.push(number);
                     continue;
                 }
@@ -246,7 +246,7 @@ impl<'s, 't> Reader<'s, 't> {
         found
     }
 
-    /// The node that the phandle in `name` leads to.
+    /// Returns the node whose phandle is in property `name`.
     #[inline(never)]
     pub(super) fn target(&mut self, node: Node<'t>, name: &str, rule: Rule) -> Option<Node<'t>> {
         let property = node.property(name)?;
@@ -260,7 +260,7 @@ impl<'s, 't> Reader<'s, 't> {
     }
 }
 
-/// The name of `node` without unit address and without a number at its end (`memory-1`).
+/// Returns the name of `node` without unit address and without a number at its end (`memory` for `memory-1`).
 pub(super) fn kind<'t>(node: Node<'t>) -> &'t str {
     let name = node.base_name();
     match name.rsplit_once('-') {
@@ -271,7 +271,7 @@ pub(super) fn kind<'t>(node: Node<'t>) -> &'t str {
     }
 }
 
-/// Returns the one of `names` that `name` most likely stands for: at most a third of its characters differ.
+/// Returns the closest of `names`, if at most a third of the characters of `name` differ.
 fn nearest(name: &str, names: &'static [&'static str]) -> Option<&'static str> {
     let edits = |known: &str| match has_neighbours_swapped(name.as_bytes(), known.as_bytes()) {
         true => 1,
@@ -282,7 +282,7 @@ fn nearest(name: &str, names: &'static [&'static str]) -> Option<&'static str> {
     (distance <= name.len().div_ceil(3)).then_some(known)
 }
 
-/// Tests whether two characters that stand side by side are all that differs: `dbm` for `dmb`.
+/// Tests whether `one` and `other` differ only in the order of two adjacent characters, like `dbm` and `dmb`.
 fn has_neighbours_swapped(one: &[u8], other: &[u8]) -> bool {
     let Some(at) = one.iter().zip(other).position(|(first, second)| first != second) else { return false };
     match (one.get(at..), other.get(at..)) {
@@ -291,8 +291,7 @@ fn has_neighbours_swapped(one: &[u8], other: &[u8]) -> bool {
     }
 }
 
-/// Counts the characters that have to be added, removed or changed to turn `one` into `other` (Levenshtein); a large
-/// number if one is longer than any name here.
+/// Returns the Levenshtein distance of `one` and `other`, or a large number if one is longer than any known name.
 fn distance(one: &[u8], other: &[u8]) -> usize {
     const LONGEST: usize = 40;
     if one.len() > LONGEST || other.len() > LONGEST {

@@ -1,4 +1,4 @@
-//! A guest's RAM: regions (`memory`) and designated movable blocks (`dmb`).
+//! Readers for a guest's RAM: regions (`memory`) and designated movable blocks (`dmb`).
 
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
@@ -22,7 +22,7 @@ const REGION_PROPERTIES: [&str; 9] = [
 ];
 const DMB_PROPERTIES: [&str; 6] = ["size", "controllers", "interleave", "preferred", "unit-size", "status"];
 
-/// Reads a `memory` node of a guest with pages of `page_size`. Looks at every property, whatever is wrong with another.
+/// Reads a `memory` node of a guest with pages of `page_size`. Checks every property, even after an error in another.
 #[inline(never)]
 pub(super) fn read<'t>(
     node: Node<'t>,
@@ -35,7 +35,7 @@ pub(super) fn read<'t>(
     let size = if has_reg { ipa.map(|ipa| ipa.size()) } else { read_size(node, reader) };
     let is_pinned_in_place = reader.flag(node, "pinned-in-place");
     if is_pinned_in_place && !has_reg {
-        reader.error(Finding::missing(node, "reg", Rule::Required("where `pinned-in-place` pins it")));
+        reader.error(Finding::missing(node, "reg", Rule::Add("the address range that is `pinned-in-place`")));
     }
     let unit = read_unit(node, reader);
     let placement = read_placement(node, reader);
@@ -46,7 +46,7 @@ pub(super) fn read<'t>(
     Some(Region { node: Some(node), size: size?, ipa, is_pinned_in_place, placement, unit: unit? })
 }
 
-/// Reads a `dmb` node of a guest with pages of `page_size`. Looks at every property, whatever is wrong with another.
+/// Reads a `dmb` node of a guest with pages of `page_size`. Checks every property, even after an error in another.
 #[inline(never)]
 pub(super) fn read_dmb<'t>(
     node: Node<'t>,
@@ -72,7 +72,7 @@ pub(super) fn read_dmb<'t>(
 
 fn read_size<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<u64> {
     if !node.has("size") {
-        reader.error(Finding::missing(node, "size", Rule::Required("how much RAM")));
+        reader.error(Finding::missing(node, "size", Rule::Add("the size of the RAM in bytes")));
     }
     reader.size(node, "size")
 }
@@ -86,7 +86,7 @@ fn read_reg<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<IpaRange>
         return None;
     };
     if node.has("size") {
-        reader.error(Finding::named(node, "size", Rule::Must("not stand beside `reg`, which has the size")));
+        reader.error(Finding::named(node, "size", Rule::Must("be removed: `reg` already gives the size")));
     }
     let range = IpaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty());
     let is_inside =
@@ -102,7 +102,8 @@ fn read_reg<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<IpaRange>
     }
 }
 
-/// Reports each alignment that a region's range breaks: its `own`, by its units, and the one `for_pages` of the guest.
+/// Reports each alignment that a region's range breaks: `own`, required by its units, and `for_pages`, by the guest's
+/// pages.
 #[inline(never)]
 fn check_alignment<'t>(
     node: Node<'t>,
@@ -125,7 +126,7 @@ fn check_alignment<'t>(
             Some(ipa) => ipa.is_aligned(alignment),
             None => size.is_multiple_of(alignment),
         };
-        // One message where the pages ask for no more than the units do.
+        // One message is enough if the pages require no more than the units.
         if !is_aligned && (at == 0 || for_pages > own) {
             reader.error(Finding::new(node, Some(name), value, rule));
         }
@@ -159,17 +160,21 @@ fn read_placement<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Placement 
         false => Strictness::Strict,
     };
     if strictness == Strictness::Preferred && controllers.is_empty() {
-        reader.error(Finding::missing(node, "controllers", Rule::Required("which are `preferred`")));
+        reader.error(Finding::missing(
+            node,
+            "controllers",
+            Rule::Add("the controllers that are `preferred`"),
+        ));
     }
     if spread == Spread::Interleaved && controllers.is_empty() {
-        let rule = Rule::Required("between which it is `interleave`d");
+        let rule = Rule::Add("the controllers to `interleave`");
         reader.error(Finding::missing(node, "controllers", rule));
     }
     if spread == Spread::Interleaved && controllers.len() == 1 {
         reader.warning(Finding::named(
             node,
             "interleave",
-            Rule::Must("have more than one controller to be of use"),
+            Rule::Must("have at least two controllers to have an effect"),
         ));
     }
     Placement { controllers, spread, strictness }

@@ -1,4 +1,4 @@
-//! Configurations: those that ship, and broken ones.
+//! Tests with the shipped configurations and broken ones.
 
 use std::format;
 use std::string::String;
@@ -10,7 +10,7 @@ use crate::image::{BootPlan, Image};
 use crate::testing::compile_with_images as compile;
 use crate::tree::AlignedBlob;
 
-/// The sets that ship.
+/// The shipped sets.
 const SETS: [(&str, &str); 5] = [
     ("alpha-beta", include_str!("../../alpha-beta.dts")),
     ("two-controllers", include_str!("../../two-controllers.dts")),
@@ -19,7 +19,7 @@ const SETS: [(&str, &str); 5] = [
     ("pool-owner", include_str!("../../pool-owner.dts")),
 ];
 
-/// Two guests, 2 vCPUs and 512 MiB each, wherever there is room.
+/// A configuration with two guests of 2 vCPUs and 512 MiB each, without placement.
 const TWO_GUESTS: &str = r#"/dts-v1/;
 / {
     compatible = "ballast,configuration";
@@ -31,13 +31,13 @@ const TWO_GUESTS: &str = r#"/dts-v1/;
 };
 "#;
 
-/// A host with two controllers and four CPUs, as `make run` has it.
+/// Returns a host with two controllers and four CPUs, like the machine of `make run`.
 fn host() -> Host {
     let room = |id| ControllerRoom { id, free: 1000 << 20, unmovable: 300 << 20 };
     Host { cpu_count: 4, controllers: [room(0), room(1)].into_iter().collect() }
 }
 
-/// Everything that is said about `source`.
+/// Returns all findings about `source`.
 fn findings(source: &str) -> Vec<String> {
     let blob = compile(source);
     let tree = Tree::new(blob.as_slice()).unwrap();
@@ -81,7 +81,8 @@ fn guests_of_the_sets_get_trees() {
     }
 }
 
-/// One guest; `guest` stands among its properties, `region` among those of its RAM, `root` beside `/guests`.
+/// Returns a configuration of one guest with the properties `guest`, a region with `region`, and `root` beside
+/// `/guests`.
 fn one_guest(guest: &str, region: &str, root: &str) -> String {
     let defaults = ["vcpus = <1>;", "kernel = <&kernel>;"];
     let defaults: Vec<_> =
@@ -100,12 +101,12 @@ fn one_guest(guest: &str, region: &str, root: &str) -> String {
     )
 }
 
-/// What is said about each of `sources`, one after the other.
+/// Returns all findings about `sources`.
 fn report(sources: &[String]) -> String {
     let mut report = String::new();
     for source in sources {
         let found = findings(source);
-        assert!(!found.is_empty(), "nothing is said about {}", source.lines().nth(4).unwrap_or(""));
+        assert!(!found.is_empty(), "no findings about {}", source.lines().nth(4).unwrap_or(""));
         report += &format!("{}\n", found.join("\n"));
     }
     report
@@ -188,7 +189,7 @@ fn wrong_regions_get_their_messages() {
     ];
     let sources: Vec<_> = cases.iter().map(|case| one_guest("", case, "")).collect();
     insta::assert_snapshot!(report(&sources[..16]));
-    // Here another controller helps out: nothing is said.
+    // With `preferred`, the memory comes from another controller.
     assert_eq!(findings(&sources[16]), Vec::<String>::new());
     insta::assert_snapshot!("wrong_regions_of_several_controllers", report(&sources[17..]));
 }
@@ -259,7 +260,7 @@ fn a_wrong_root_gets_its_message() {
     insta::assert_snapshot!(report(&cases));
 }
 
-/// A configuration with a mistyped name in each of Ballast's own nodes, and the findings about them.
+/// Returns a configuration with a mistyped name in each of Ballast's own nodes, and the expected findings.
 fn with_typos() -> (String, [&'static str; 9]) {
     let pools = "pools { #address-cells = <2>; #size-cells = <2>; \
                  video { compatible = \"shared-dmb-pool\"; reusable; size = <0x400000>; contollers = <0>; }; }; \
@@ -315,16 +316,16 @@ fn unknown_names_are_warnings_where_the_root_or_the_caller_allows_them() {
     let configuration = Configuration::read_with(&tree, UnknownNames::Allowed, &mut sink).unwrap();
     assert_eq!((configuration.guests.len(), configuration.pools.len()), (1, 1));
     assert_eq!(found, said);
-    // A guest's own tree is the operator's: Ballast knows no names there.
+    // The template is the operator's: names in it are not checked.
     assert_eq!(findings(&one_guest("device-tree { no-migraton; };", "", "")), Vec::<String>::new());
-    // What is refused in any case stays refused.
+    // Names that are always refused stay refused.
     let pool = "pools { video { compatible = \"shared-dmb-pool\"; reusable; size = <0x400000>; no-map; }; };";
     let said = findings(&one_guest("", "", pool).replace("/ {", "/ { lenient;"));
-    assert_eq!(said, ["Error: /pools/video: no-map: must not stand here"]);
+    assert_eq!(said, ["Error: /pools/video: no-map: must be removed: the memory is `reusable` by guests"]);
 }
 
 #[test]
-fn all_that_is_wrong_with_a_node_is_said_at_once() {
+fn all_errors_of_a_node_are_reported_at_once() {
     let block = "dmb { size = <0x300000>; controllers = <0 300 0 301>; unit-size = <1>; };";
     assert_eq!(
         findings(&one_guest(
@@ -334,15 +335,15 @@ fn all_that_is_wrong_with_a_node_is_said_at_once() {
         )),
         [
             "/guests/alpha: ramdisk = \"file\": must be the phandle of a child of /images",
-            "/guests/alpha: host-cpus = <0x1 0x1>: must name one CPU for each of `vcpus`",
-            "/guests/alpha: host-cpus = 1: must name each CPU once, by a number below 65536",
+            "/guests/alpha: host-cpus = <0x1 0x1>: must list as many CPUs as `vcpus` says",
+            "/guests/alpha: host-cpus = 1: must be listed once and below 65536",
             "/guests/alpha/dmb: unit-size = <0x1>: must be 4 KiB, 2 MiB or 1 GiB: <0x1000>, <0x200000> or <0x40000000>",
             "/guests/alpha/dmb: controllers = 300: must lie between 0 and 255",
-            "/guests/alpha/dmb: controllers = 0: must name each controller once",
+            "/guests/alpha/dmb: controllers = 0: must be listed once",
             "/guests/alpha/dmb: controllers = 301: must lie between 0 and 255",
             "/guests/alpha/dmb: size = 3 MiB: must be a multiple of 2 MiB",
             "/guests/alpha/dmb: size = 3 MiB: must be a multiple of 4 MiB for a guest with pages of 4 KiB",
-            "/guests/alpha/memory: controllers is missing: required (between which it is `interleave`d)",
+            "/guests/alpha/memory: controllers is missing: add the controllers to `interleave`",
             "/guests/alpha/memory: size = 6 KiB: must be a multiple of 1 GiB",
         ]
         .map(|line| format!("Error: {line}"))
@@ -353,7 +354,7 @@ fn all_that_is_wrong_with_a_node_is_said_at_once() {
     assert_eq!(
         findings(&one_guest("", "", pool)),
         [
-            "/pools/a: reusable is missing: required (guests use what its owner does not)",
+            "/pools/a: reusable is missing: add `reusable;` (guests may borrow the pool)",
             "/pools/a: size = 3 MiB: must be a multiple of 2 MiB",
             "/pools/a: alignment = <0x300000>: must be a power of two",
             "/pools/a: size = 3 MiB: must be a multiple of 1 GiB",
@@ -365,14 +366,14 @@ fn all_that_is_wrong_with_a_node_is_said_at_once() {
 }
 
 #[test]
-fn too_much_is_cut_short() {
+fn counts_are_limited() {
     let flags: String = (0..200).map(|index| format!("flag-{index};")).collect();
     let said = findings(&one_guest(&flags, "", ""));
     assert_eq!(said.len(), FINDING_LIMIT + 1);
-    assert_eq!(said.last().unwrap(), "Warning: configuration: there is more to be said, which is not told");
+    assert_eq!(said.last().unwrap(), "Warning: configuration: too many messages; the rest are not shown");
     let nodes: String = (0..1100).map(|index| format!("node-{index} {{ }};")).collect();
     let said = findings(&one_guest("", "", &format!("pools {{ {nodes} }};")));
-    assert_eq!(said, ["Refused: /pools/node-1016: number 1025 where at most 1024 nodes are taken"]);
+    assert_eq!(said, ["Refused: /pools/node-1016: number 1025 of at most 1024 nodes"]);
     let reserved: String = (0..65)
         .map(|index| format!("r{index}@{0:x} {{ reg = <0x{0:x} 0x1000>; }};", 0x4800_0000 + index * 0x1000))
         .collect();
@@ -380,11 +381,11 @@ fn too_much_is_cut_short() {
         "device-tree {{ reserved-memory {{ #address-cells = <1>; #size-cells = <1>; ranges; {reserved} }}; }};"
     );
     let said = findings(&one_guest(&template, "", ""));
-    assert!(said[0].ends_with("number 65 where at most 64 nodes of reserved memory are taken"), "{said:?}");
+    assert!(said[0].ends_with("number 65 of at most 64 nodes of reserved memory"), "{said:?}");
 }
 
 #[test]
-fn what_is_disabled_is_not_there() {
+fn disabled_nodes_are_ignored() {
     let more = "memory-1 { status = \"disabled\"; size = <1 0>; }; dmb-9 { status = \"disabled\"; size = <0x1000>; };";
     let text = one_guest(more, "", "");
     assert_eq!(findings(&text), findings(&one_guest("", "", "")));
@@ -393,7 +394,7 @@ fn what_is_disabled_is_not_there() {
     let configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
     let guest = &configuration.guests[0];
     assert_eq!((guest.regions.len(), guest.dmbs.len()), (1, 0));
-    // And what is not disabled still counts.
+    // Enabled nodes count.
     assert!(!findings(&text.replace("disabled", "okay")).is_empty());
 }
 
@@ -413,10 +414,10 @@ fn boot_arguments_that_divide_memory_beside_movablecore_are_warned_of() {
         let said = text("movablecore", arguments);
         assert_eq!(warned(&said), 1, "{said:?}");
         assert!(
-            said.iter().any(|line| line.contains("bootargs") && line.contains("leave out movablecore=")),
+            said.iter().any(|line| line.contains("bootargs") && line.contains("must not have movablecore=")),
             "{said:?}"
         );
-        // Then nothing is added, and the argument is the operator's choice.
+        // In this mode Ballast adds nothing, so the argument is the operator's choice.
         assert_eq!(warned(&text("auto", arguments)), 0, "{:?}", text("auto", arguments));
     }
     assert_eq!(warned(&text("movablecore", "quiet")), 0);
@@ -443,7 +444,7 @@ fn refused_blocks_are_withheld() {
     assert_eq!(read(&misaligned), (true, 0, [(0x5000_1000, 0x40_0000)].into()));
     let twice = format!("{good} {}", good.replace("a {", "b {"));
     assert_eq!(read(&twice), (true, 1, [(0x5000_0000, 0x40_0000)].into()));
-    // However many there are.
+    // The number of withheld ranges is not limited.
     let many: String = (0..40)
         .map(|index| {
             misaligned
@@ -467,7 +468,7 @@ fn a_pool_of_units_is_aligned_for_them() {
 }
 
 #[test]
-fn memory_that_never_moves_has_to_fit_what_never_moves() {
+fn memory_that_never_moves_must_fit_into_normal() {
     let said = findings(&one_guest("no-migration;", "size = <0x14000000>; controllers = <0>;", ""));
     assert!(said[0].contains("controller 0 has 300 MiB free, 20 MiB missing"), "{said:?}");
     assert!(findings(&one_guest("", "size = <0x14000000>; controllers = <0>;", "")).is_empty());
@@ -501,11 +502,11 @@ fn pools_with_names_that_are_cut_alike_are_refused() {
         ),
     ));
     assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("right: must differ from the other pools' names in the first 31"), "{said:?}");
+    assert!(said[0].contains("right: must have a name whose first 31 characters differ"), "{said:?}");
 }
 
 #[test]
-fn guests_beyond_any_host_are_refused_before_anything_is_kept() {
+fn guests_that_cannot_run_alone_are_refused_before_memory_is_reserved() {
     let blob = compile(&one_guest("host-cpus = <4>;", "", ""));
     let tree = Tree::new(blob.as_slice()).unwrap();
     let mut configuration = Configuration::read(&tree, &mut |_: Severity, _: Finding<'_>| {}).unwrap();
@@ -521,8 +522,8 @@ fn a_long_text_is_cut() {
 }
 
 #[test]
-fn two_guests_of_one_name_are_one_too_many() {
-    // dtc refuses them, so they are made of two that differ.
+fn a_second_guest_of_the_same_name_is_refused() {
+    // dtc refuses equal names, so the test patches one of two different names.
     let source = TWO_GUESTS.replace("beta {", "alphb {");
     let blob = compile(&source);
     let mut bytes = blob.as_slice().to_vec();
@@ -534,12 +535,12 @@ fn two_guests_of_one_name_are_one_too_many() {
     assert_eq!(configuration.guests.len(), 1);
     assert_eq!(
         format!("{}", configuration.refused[0].finding),
-        "/guests/alpha: the same as in /guests/alpha"
+        "/guests/alpha: already used by /guests/alpha"
     );
 }
 
 #[test]
-fn a_guest_for_later_needs_its_memory_later() {
+fn a_guest_that_starts_manually_needs_its_memory_only_then() {
     let text = TWO_GUESTS.replace("0x20000000", "0x38000000").replace("vcpus = <2>", "vcpus = <1>");
     let text = text.replace("alpha {", "alpha { start-manually;");
     let text = text.replace("size = <0x0", "controllers = <0>; size = <0x0");
@@ -659,5 +660,5 @@ fn a_pool_is_shown_in_place_only_to_an_owner() {
     let mut said = String::new();
     let _ =
         Configuration::read(&tree, &mut |_: Severity, finding: Finding<'_>| said += &format!("{finding}\n"));
-    assert!(said.contains("/pools/video") && said.contains("`pinned-in-place` shows it"), "{said}");
+    assert!(said.contains("/pools/video") && said.contains("add the guest that sees the pool"), "{said}");
 }

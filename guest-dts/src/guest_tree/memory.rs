@@ -1,4 +1,4 @@
-//! RAM in a guest's tree, and how it is told of its designated movable blocks.
+//! RAM and designated movable blocks in a guest's tree.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -7,31 +7,31 @@ use super::writer::{Writer, reg};
 use crate::argument;
 use crate::config::{Bank, BankKind, Guest, Layout, MovableMemory};
 
-/// How a guest is told of its movable memory, and why so.
+/// The method by which a guest learns of its movable memory, and the reason for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// How; never [`MovableMemory::Auto`].
+    /// The method; never [`MovableMemory::Auto`].
     pub mode: MovableMemory,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
-/// Why a guest is told of its movable memory as it is.
+/// The reason for a [`Choice`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The configuration says so.
+    /// The configuration sets `movable-memory`.
     Configured,
-    /// It has no movable blocks.
+    /// The guest has no movable blocks.
     NoBlocks,
-    /// Its boot arguments say something about movable memory already: which.
+    /// The boot arguments already have this argument about movable memory.
     BootArgument(&'static str),
-    /// A node of reserved memory in its template is a movable block.
+    /// The template has a movable block in its reserved memory.
     Template,
-    /// What every Linux understands.
+    /// Default: the method that every Linux supports.
     Default,
 }
 
-/// Distance between two NUMA nodes: the least that the binding allows, since all RAM is equally near.
+/// Distance between two NUMA nodes: the least that the binding allows, since all RAM is equally fast.
 const REMOTE_DISTANCE: u32 = 11;
 /// Distance of a NUMA node to itself.
 const LOCAL_DISTANCE: u32 = 10;
@@ -39,7 +39,7 @@ const LOCAL_DISTANCE: u32 = 10;
 const MOVABLE_ARGUMENTS: [&str; 3] = ["movablecore", "kernelcore", "movable_node"];
 
 impl Choice {
-    /// How `guest` is told.
+    /// Chooses the method for `guest`.
     pub fn of(guest: &Guest<'_>) -> Self {
         let (mode, reason) = match guest.movable_memory {
             MovableMemory::Auto if guest.dmbs.is_empty() => match template_mode(guest) {
@@ -73,19 +73,19 @@ impl fmt::Display for Reason {
             Self::Configured => f.write_str("as configured"),
             Self::NoBlocks => f.write_str("no movable blocks"),
             Self::BootArgument(name) => write!(f, "boot arguments have {name}"),
-            Self::Template => f.write_str("its template has a movable block"),
-            Self::Default => f.write_str("by default"),
+            Self::Template => f.write_str("device-tree has a movable block"),
+            Self::Default => f.write_str("default"),
         }
     }
 }
 
-/// The argument by which the operator divides the memory of `guest`, if there is one.
+/// Returns the boot argument that divides the memory of `guest`, if there is one.
 pub(crate) fn movable_argument(guest: &Guest<'_>) -> Option<&'static str> {
     let named = |name: &&str| argument::value(guest.bootargs, name).is_some();
     MOVABLE_ARGUMENTS.into_iter().find(named)
 }
 
-/// How the guest's template tells it of movable blocks of its own, if it does: what its kernel knows.
+/// Returns the method that the template uses for its own movable blocks, if it has any.
 fn template_mode(guest: &Guest<'_>) -> Option<MovableMemory> {
     let reserved = guest.template?.child("reserved-memory")?;
     let mut blocks = reserved.children().filter(|node| node.is_enabled());
@@ -123,7 +123,8 @@ pub(super) fn write_blocks(writer: &mut Writer, layout: &Layout, compatible: &[&
     }
 }
 
-/// `/hypervisor`: tells whoever asks which RAM is movable, and by which interrupt operations on pools end. Linux reads nothing of it, and loses nothing by it.
+/// Writes `/hypervisor`: the movable RAM, and the interrupt that signals the end of an operation on a pool. Linux
+/// ignores it.
 #[inline(never)]
 fn hypervisor(writer: &mut Writer, layout: &Layout) {
     writer.begin("hypervisor");
@@ -141,7 +142,7 @@ fn hypervisor(writer: &mut Writer, layout: &Layout) {
     writer.end();
 }
 
-/// The NUMA node of a bank: the number of the first controller behind it.
+/// Returns the NUMA node of a bank: the number of its first controller.
 fn numa_node(guest: &Guest<'_>, bank: &Bank) -> u32 {
     let region = match bank.kind {
         BankKind::Region(index) => guest.regions.get(usize::from(index)),
@@ -151,14 +152,14 @@ fn numa_node(guest: &Guest<'_>, bank: &Bank) -> u32 {
     controller.copied().unwrap_or(0).into()
 }
 
-/// The NUMA node that the vCPUs belong to: that of the first bank.
+/// Returns the NUMA node of the vCPUs: the one of the first bank.
 pub(super) fn first_numa_node(guest: &Guest<'_>, layout: &Layout) -> Option<u32> {
     layout.banks.first().map(|bank| numa_node(guest, bank))
 }
 
 #[inline(never)]
 fn distance_map(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout) {
-    // By rising number: numbers of controllers have 8 bits.
+    // By ascending number; controller numbers have 8 bits.
     let is_there = |node: &u32| layout.banks.iter().any(|bank| numa_node(guest, bank) == *node);
     let nodes: Vec<u32> = (0..256).filter(is_there).collect();
     let mut matrix = Vec::new();

@@ -1,4 +1,4 @@
-//! The tree that a guest gets: the fixed platform, and what its configuration says.
+//! The device tree of a guest: the fixed platform and the contents of its configuration.
 
 mod extra;
 mod memory;
@@ -24,7 +24,7 @@ pub(crate) use memory::movable_argument;
 pub use memory::{Choice, Reason};
 use writer::{Writer, reg};
 
-/// Phandles of Ballast's own nodes, far from those that `dtc` gives out from 1 on.
+/// Phandles of Ballast's own nodes, far above those of `dtc`, which counts from 1.
 const GIC_PHANDLE: u32 = 0xba11_0001;
 const CLOCK_PHANDLE: u32 = 0xba11_0002;
 
@@ -34,31 +34,31 @@ const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
 const EDGE_RISING: u32 = 1;
 
-/// What a guest's tree is made of.
+/// The input of a guest's tree.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestTree<'a, 't> {
     /// The guest.
     pub guest: &'a Guest<'t>,
-    /// Its RAM.
+    /// The guest's RAM.
     pub layout: &'a Layout,
-    /// Where its images lie.
+    /// The placement of the guest's images.
     pub plan: &'a BootPlan,
-    /// Seed for its kernel's address space layout, if there is one.
+    /// Seed for the kernel's address space layout.
     pub kaslr_seed: Option<u64>,
-    /// Seed for its random numbers, if there is one.
+    /// Seed for the kernel's random numbers.
     pub rng_seed: Option<[u8; 32]>,
 }
 
-/// Why a tree cannot be built.
+/// An error while building a tree.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BuildError<'t> {
-    /// The boot arguments, with what is added to them, are too long: their length.
+    /// The boot arguments, Ballast's additions included, are too long; the value is their length.
     Bootargs(usize),
-    /// The tree is larger than its room: its size.
+    /// The tree does not fit into its slot; the value is its size in bytes.
     TooLarge(usize),
-    /// What the operator adds to the tree is wrong.
+    /// The operator's additions to the tree break a rule.
     Finding(Finding<'t>),
-    /// The writer refused something.
+    /// vm-fdt refused a node or property.
     Writer(vm_fdt::Error),
 }
 
@@ -68,12 +68,14 @@ impl fmt::Display for BuildError<'_> {
             Self::Bootargs(length) => {
                 write!(
                     f,
-                    "bootargs: {length} bytes with what is added to them; must be shorter than {BOOTARGS_LIMIT}"
+                    "bootargs: {length} bytes, Ballast's additions included; must be shorter than {BOOTARGS_LIMIT}"
                 )
             }
-            Self::TooLarge(size) => write!(f, "the guest's tree has {size} bytes; must be at most 2 MiB"),
+            Self::TooLarge(size) => {
+                write!(f, "the guest's device tree has {size} bytes; must have at most 2 MiB")
+            }
             Self::Finding(finding) => write!(f, "{finding}"),
-            Self::Writer(error) => write!(f, "the guest's tree: {error}"),
+            Self::Writer(error) => write!(f, "the guest's device tree: {error}"),
         }
     }
 }
@@ -92,21 +94,21 @@ impl From<vm_fdt::Error> for BuildError<'_> {
     }
 }
 
-/// Returns the node of the architected timer in a host's tree (binding `arm,armv8-timer`).
+/// Returns the node of the generic timer in a host's tree (binding `arm,armv8-timer`).
 pub fn timer_node<'t>(host: &Tree<'t>) -> Option<Node<'t>> {
     host.nodes().find(|node| {
         node.is_enabled() && (node.is_compatible("arm,armv8-timer") || node.is_compatible("arm,armv7-timer"))
     })
 }
 
-/// Returns the frequency of the host's counter in Hz if its tree gives one, which it does if firmware leaves CNTFRQ_EL0
-/// wrong or zero.
+/// Returns the frequency of the host's counter in Hz, if the host's tree states one because firmware leaves
+/// CNTFRQ_EL0 wrong or zero.
 fn counter_frequency(host: &Tree<'_>) -> Option<u32> {
     timer_node(host)?.property("clock-frequency")?.u32().filter(|&frequency| frequency != 0)
 }
 
 impl<'t> GuestTree<'_, 't> {
-    /// Writes the tree, without nodes of the host's.
+    /// Builds the tree without nodes of the host's tree.
     ///
     /// # Errors
     /// As [`GuestTree::build_with_host`].
@@ -114,25 +116,25 @@ impl<'t> GuestTree<'_, 't> {
         self.build_with_host(None)
     }
 
-    /// Checks what the operator adds to the tree, without writing it. Nodes of the host's are checked where its
-    /// tree is given.
+    /// Checks the operator's additions to the tree without building it. Checks nodes of the host's tree if `host` is
+    /// given.
     ///
     /// # Errors
-    /// The first rule that is broken.
+    /// The first broken rule.
     pub fn check(&self, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
         extra::check(self, host)?;
         reserved::check(self, host)
     }
 
-    /// Tells what becomes of reserved memory that does not pass into the tree as it is.
+    /// Reports reserved memory that is changed or left out of the tree.
     pub fn notes(&self, host: Option<&Tree<'t>>, note: &mut dyn FnMut(Finding<'t>)) {
         reserved::notes(self, host, note);
     }
 
-    /// Writes the tree, with the nodes of the tree `host` that the configuration names.
+    /// Builds the tree, with the nodes of the tree `host` that the configuration lists.
     ///
     /// # Errors
-    /// Where it would be too large, or what the operator adds to it breaks a rule.
+    /// The tree is too large, or the operator's additions break a rule.
     pub fn build_with_host(&self, host: Option<&Tree<'t>>) -> Result<Vec<u8>, BuildError<'t>> {
         self.check(host)?;
         let bootargs = self.bootargs()?;
@@ -164,33 +166,33 @@ impl<'t> GuestTree<'_, 't> {
         }
     }
 
-    /// The boot arguments that the guest gets.
+    /// Returns the guest's boot arguments, with Ballast's additions.
     ///
     /// # Errors
-    /// Where they are too long.
+    /// They are too long.
     #[inline(never)]
     pub fn bootargs(&self) -> Result<String, BuildError<'t>> {
-        // What follows `--` is not for the kernel, but for init.
-        let (kernels, inits) = argument::split_at_init(self.guest.bootargs);
-        let mut bootargs = String::from(kernels);
+        // Arguments after `--` are for init, not for the kernel.
+        let (for_kernel, for_init) = argument::split_at_init(self.guest.bootargs);
+        let mut bootargs = String::from(for_kernel);
         if Choice::of(self.guest).mode == MovableMemory::Movablecore {
             let separator = if bootargs.is_empty() { "" } else { " " };
             // Sizes of blocks are multiples of 2 MiB.
             let _ = write!(bootargs, "{separator}movablecore={}M", self.guest.dmb_size() >> 20);
         }
-        bootargs.push_str(inits);
+        bootargs.push_str(for_init);
         match bootargs.len() < BOOTARGS_LIMIT {
             true => Ok(bootargs),
             false => Err(BuildError::Bootargs(bootargs.len())),
         }
     }
 
-    /// How the guest is told of its movable memory.
+    /// Returns the method by which the guest learns of its movable memory.
     pub(crate) fn mode(&self) -> MovableMemory {
         Choice::of(self.guest).mode
     }
 
-    /// The region or block that `bank` stems from.
+    /// Returns the region or block behind `bank`.
     pub(crate) fn region_of(&self, bank: &Bank) -> Option<&Region<'t>> {
         match bank.kind {
             BankKind::Region(index) => self.guest.regions.get(usize::from(index)),
@@ -198,8 +200,8 @@ impl<'t> GuestTree<'_, 't> {
         }
     }
 
-    /// `/reserved-memory`, where there is anything in it: the root's cells and an empty `ranges`, without which
-    /// Linux ignores all of it without a word.
+    /// Writes `/reserved-memory`, unless it would be empty. Linux silently ignores the node unless it has the root's
+    /// cells and an empty `ranges`.
     #[inline(never)]
     fn reserved_memory(&self, writer: &mut Writer, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
         let blocks: &[&str] = match self.mode() {
@@ -256,7 +258,7 @@ impl<'t> GuestTree<'_, 't> {
         let numa_node =
             memory::first_numa_node(self.guest, self.layout).filter(|_| mode == MovableMemory::Numa);
         for index in 0..self.guest.vcpu_count {
-            // Aff3 is 0, so one cell holds it.
+            // One cell is enough, since Aff3 is 0.
             let mpidr = platform::mpidr(index) as u32;
             writer.begin_at("cpu", mpidr.into());
             writer.string("device_type", "cpu");
@@ -287,7 +289,7 @@ impl<'t> GuestTree<'_, 't> {
         let ppi = |number| [PPI, number, LEVEL_HIGH];
         let interrupts = [ppi(secure), ppi(physical), ppi(virtual_timer), ppi(hypervisor)];
         writer.cells("interrupts", interrupts.as_flattened());
-        // Guests read the same CNTFRQ_EL0 as the host, which is wrong then.
+        // Guests read the host's CNTFRQ_EL0, which is wrong in this case.
         if let Some(frequency) = frequency_hz {
             writer.cells("clock-frequency", &[frequency]);
         }

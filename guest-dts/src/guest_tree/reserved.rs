@@ -1,19 +1,19 @@
-//! Reserved memory that the operator's template or the host's tree brings into a guest's tree.
+//! Reserved memory from the operator's template or the host's tree in a guest's tree.
 //!
-//! What a node does to a guest depends on whether its kernel knows it (measured; Linux 5.10 of Broadcom's, 6.1,
-//! 6.12, 7.3): an unknown `compatible` keeps the memory from the kernel for ever, and a kernel that knows
-//! designated movable blocks checks nothing but alignment before it hands them out. Hence:
+//! The effect of a node depends on the guest's kernel (measured with Broadcom's Linux 5.10, and with 6.1, 6.12 and
+//! 7.3). A kernel never uses reserved memory whose `compatible` it does not support. A kernel that supports
+//! designated movable blocks checks nothing but their alignment before it allocates from them. Hence:
 //!
-//! | node | a guest that knows movable blocks (`movable-memory = "dmb"`) | any other guest |
+//! | node | guest with support for movable blocks (`movable-memory = "dmb"`) | any other guest |
 //! |---|---|---|
-//! | `designated-movable-block` alone | as it is | left out: plain RAM |
-//! | `designated-movable-block` with `shared-dma-pool` | as it is: a CMA area | as it is: a CMA area |
-//! | `shared-dmb-pool` | as it is | `shared-dma-pool` where a `memory-region` names it, else left out |
-//! | `shared-dma-pool`, `restricted-dma-pool`, anything else | as it is | as it is |
+//! | `designated-movable-block` alone | unchanged | left out: plain RAM |
+//! | `designated-movable-block` with `shared-dma-pool` | unchanged: a CMA area | unchanged: a CMA area |
+//! | `shared-dmb-pool` | unchanged | `shared-dma-pool` if a `memory-region` refers to it, else left out |
+//! | `shared-dma-pool`, `restricted-dma-pool`, anything else | unchanged | unchanged |
 //!
-//! All of it is written anew: a container with the root's cells and an empty `ranges`, and one `reg` entry for
-//! each node that is `reusable`. What lies over the kernel, the ramdisk, the tree, a movable block or another
-//! node, or is misaligned for the guest's pages, is refused.
+//! The nodes are written into a container with the root's cells and an empty `ranges`. A `reusable` node with several
+//! `reg` entries becomes one node for each entry. Memory that overlaps the kernel, the ramdisk, the tree, a movable
+//! block or another node, or that is misaligned for the guest's pages, is refused.
 
 use super::GuestTree;
 use super::writer::{Writer, reg};
@@ -22,37 +22,37 @@ use crate::finding::{Finding, Note, Rule, Value};
 use crate::range::IpaRange;
 use crate::tree::{Cells, Node, Reg, Tree};
 
-/// How many nodes of reserved memory a kernel takes.
+/// Most nodes of reserved memory that a kernel takes.
 const RESERVED_LIMIT: usize = 64;
 
-/// Where a node of reserved memory comes from.
+/// The tree that a node of reserved memory comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Template,
     Host,
 }
 
-/// What becomes of a node.
+/// The treatment of a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    AsItIs,
-    /// `compatible = "shared-dma-pool"`.
+enum Treatment {
+    Unchanged,
+    /// Written with `compatible = "shared-dma-pool"`.
     AsDmaPool,
     LeftOut(Note),
 }
 
-/// Properties whose cells depend on the container, and those that have a meaning in the host's tree alone.
+/// Properties that are not copied: their cells depend on the container, or Ballast writes them.
 const REWRITTEN: [&str; 7] =
     ["reg", "size", "alignment", "alloc-ranges", "compatible", "phandle", "linux,phandle"];
 
-/// A node of reserved memory, and its container.
+/// A node of reserved memory with its container.
 struct Child<'t> {
     container: Node<'t>,
     node: Node<'t>,
     source: Source,
 }
 
-/// All nodes of reserved memory that are brought in.
+/// Iterates over all nodes of reserved memory from the template and the host's tree.
 fn children<'a, 't>(
     input: &'a GuestTree<'_, 't>,
     host: Option<&'a Tree<'t>>,
@@ -69,25 +69,25 @@ fn children<'a, 't>(
     own.chain(hosts)
 }
 
-/// Whether there is anything to be written.
+/// Tests whether any node is written.
 pub(super) fn is_any(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>) -> bool {
-    children(input, host).any(|child| !matches!(fate(input, host, &child), Fate::LeftOut(_)))
+    children(input, host).any(|child| !is_left_out(input, host, &child))
 }
 
-/// Tells of every node that is left out or rewritten.
+/// Reports every node that is left out or changed.
 #[inline(never)]
 pub(super) fn notes<'t>(
     input: &GuestTree<'_, 't>,
     host: Option<&Tree<'t>>,
     note: &mut dyn FnMut(Finding<'t>),
 ) {
-    // With a host's tree, of its nodes: of the template's, without.
+    // Nodes of the template were reported when there was no host's tree yet.
     let source = if host.is_some() { Source::Host } else { Source::Template };
     for child in children(input, host).filter(|child| child.source == source) {
-        match fate(input, host, &child) {
-            Fate::LeftOut(why) => note(Finding::node(child.node, Rule::Note(why))),
-            Fate::AsDmaPool => note(Finding::node(child.node, Rule::Note(Note::BecomesDmaPool))),
-            Fate::AsItIs => {}
+        match treatment(input, host, &child) {
+            Treatment::LeftOut(why) => note(Finding::node(child.node, Rule::Note(why))),
+            Treatment::AsDmaPool => note(Finding::node(child.node, Rule::Note(Note::BecomesDmaPool))),
+            Treatment::Unchanged => {}
         }
     }
 }
@@ -102,21 +102,21 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
             let rule = Rule::TooMany { index, limit: RESERVED_LIMIT, what: "nodes of reserved memory" };
             return Err(Finding::node(child.node, rule));
         }
-        let fate = fate(input, host, &child);
-        if matches!(fate, Fate::LeftOut(_)) {
+        let treatment = treatment(input, host, &child);
+        if matches!(treatment, Treatment::LeftOut(_)) {
             continue;
         }
         let node = child.node;
         super::extra::check_name(node)?;
         let mut before = children(input, host).take(index).filter(|other| !is_left_out(input, host, other));
         if before.any(|other| other.node.name() == node.name()) {
-            let rule = Rule::Must("differ in name from all other reserved memory of the guest's");
+            let rule = Rule::Must("have another name: other reserved memory of the guest has the same one");
             return Err(Finding::node(node, rule));
         }
         if node.has("reusable") && node.has("no-map") {
-            return Err(Finding::named(node, "no-map", Rule::Must("not stand beside `reusable`")));
+            return Err(Finding::named(node, "no-map", Rule::Must("be removed: `reusable` excludes it")));
         }
-        let (count, what) = match slot(node, fate) {
+        let (count, what) = match slot(node, treatment) {
             Some(Slot::Area) => (&mut areas, "CMA areas"),
             Some(Slot::Block) if input.mode() == MovableMemory::Dmb => {
                 (&mut blocks, "movable blocks and pools")
@@ -124,7 +124,7 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
             _ => (&mut 0, ""),
         };
         if !what.is_empty() {
-            *count += if node.has("reg") { entries_of(&child) } else { 1 };
+            *count += if node.has("reg") { entry_count(&child) } else { 1 };
             if *count > DMB_LIMIT {
                 return Err(Finding::node(node, Rule::TooMany { index: *count - 1, limit: DMB_LIMIT, what }));
             }
@@ -132,7 +132,7 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
         let cells = child.container.child_cells()?;
         if !node.has("reg") {
             if !node.has("size") {
-                return Err(Finding::missing(node, "reg", Rule::Required("or `size`")));
+                return Err(Finding::missing(node, "reg", Rule::Add("it, or `size`")));
             }
             check_dynamic(input, node, cells)?;
             continue;
@@ -162,23 +162,23 @@ pub(super) fn write<'t>(
     host: Option<&Tree<'t>>,
 ) -> Result<(), Finding<'t>> {
     for child in children(input, host) {
-        let fate = fate(input, host, &child);
-        if matches!(fate, Fate::LeftOut(_)) {
+        let treatment = treatment(input, host, &child);
+        if matches!(treatment, Treatment::LeftOut(_)) {
             continue;
         }
         let cells = child.container.child_cells()?;
         let node = child.node;
         if !node.has("reg") {
-            write_dynamic(writer, input, node, cells, fate)?;
+            write_dynamic(writer, input, node, cells, treatment)?;
         } else if node.has("reusable") {
-            // The kernel looks at the first entry of a node only.
+            // The kernel reads only the first entry of a node.
             for (index, range) in node.pairs("reg", cells)?.enumerate() {
                 match index {
                     0 => writer.begin(node.name()),
                     _ => writer.begin_at(node.base_name(), range.base),
                 }
                 writer.cells("reg", &reg(range.base, range.size));
-                write_common(writer, node, fate, index == 0);
+                write_common(writer, node, treatment, index == 0);
                 writer.end();
             }
         } else {
@@ -188,39 +188,39 @@ pub(super) fn write<'t>(
                 entries.extend(reg(range.base, range.size));
             }
             writer.cells("reg", &entries);
-            write_common(writer, node, fate, true);
+            write_common(writer, node, treatment, true);
             writer.end();
         }
     }
     Ok(())
 }
 
-fn fate(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, child: &Child<'_>) -> Fate {
+fn treatment(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, child: &Child<'_>) -> Treatment {
     let node = child.node;
     let is_aware = input.mode() == MovableMemory::Dmb;
     if !node.is_enabled() {
-        return Fate::LeftOut(Note::Disabled);
+        return Treatment::LeftOut(Note::Disabled);
     }
     if is_aware || node.is_compatible("shared-dma-pool") {
-        return Fate::AsItIs;
+        return Treatment::Unchanged;
     }
     if node.is_compatible("shared-dmb-pool") {
         return match is_referenced(input, host, node) {
-            true => Fate::AsDmaPool,
-            false => Fate::LeftOut(Note::WouldBeLost),
+            true => Treatment::AsDmaPool,
+            false => Treatment::LeftOut(Note::WouldBeLost),
         };
     }
     match node.is_compatible("designated-movable-block") {
-        true => Fate::LeftOut(Note::WouldBeLost),
-        false => Fate::AsItIs,
+        true => Treatment::LeftOut(Note::WouldBeLost),
+        false => Treatment::Unchanged,
     }
 }
 
 fn is_left_out(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, child: &Child<'_>) -> bool {
-    matches!(fate(input, host, child), Fate::LeftOut(_))
+    matches!(treatment(input, host, child), Treatment::LeftOut(_))
 }
 
-/// What a node takes one of: kernels have few.
+/// A kernel resource, of which there are few, that a node takes up.
 enum Slot {
     /// A movable block, or a pool in one.
     Block,
@@ -228,8 +228,8 @@ enum Slot {
     Area,
 }
 
-fn slot(node: Node<'_>, fate: Fate) -> Option<Slot> {
-    let is_pool = node.is_compatible("shared-dma-pool") || matches!(fate, Fate::AsDmaPool);
+fn slot(node: Node<'_>, treatment: Treatment) -> Option<Slot> {
+    let is_pool = node.is_compatible("shared-dma-pool") || matches!(treatment, Treatment::AsDmaPool);
     if is_pool && node.has("reusable") {
         return Some(Slot::Area);
     }
@@ -237,21 +237,21 @@ fn slot(node: Node<'_>, fate: Fate) -> Option<Slot> {
     is_block.then_some(Slot::Block)
 }
 
-/// How many entries the `reg` of a node has.
-fn entries_of(child: &Child<'_>) -> usize {
+/// Returns the number of entries in the `reg` of a node.
+fn entry_count(child: &Child<'_>) -> usize {
     let cells = child.container.child_cells().ok();
     cells.and_then(|cells| child.node.pairs("reg", cells).ok()).map_or(0, Iterator::count)
 }
 
-/// Bytes that are written more than once: what stands beside several `reg` entries that become a node each.
+/// Returns the bytes of properties that are written repeatedly, because several `reg` entries become a node each.
 pub(super) fn repeated_weight<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> usize {
     children(input, host)
         .filter(|child| child.node.has("reusable"))
-        .map(|child| super::extra::weight(child.node).saturating_mul(entries_of(&child).saturating_sub(1)))
+        .map(|child| super::extra::weight(child.node).saturating_mul(entry_count(&child).saturating_sub(1)))
         .fold(0, usize::saturating_add)
 }
 
-/// Whether a node that the guest gets names `node` in its `memory-region`.
+/// Tests whether a node of the guest's tree refers to `node` in its `memory-region`.
 #[inline(never)]
 fn is_referenced(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, node: Node<'_>) -> bool {
     let Some(phandle) = node.phandle() else { return false };
@@ -288,7 +288,7 @@ fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Re
             return broken(Rule::MultipleOfForPages { size, page: input.guest.page_size.bytes() });
         }
         if !banks().any(|bank| bank.range.contains(&range)) {
-            return broken(Rule::Must("lie in one region of the guest's RAM: it is `reusable`"));
+            return broken(Rule::Must("lie in one region of the guest's RAM, since it is `reusable`"));
         }
     }
     if child.source == Source::Host {
@@ -309,12 +309,12 @@ fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Re
     }
     let is_described = matches!(input.mode(), MovableMemory::Dmb | MovableMemory::Cma);
     if is_described && input.layout.dmbs().any(|bank| bank.range.overlaps(&range)) {
-        return broken(Rule::OverlapsWith("a movable block of the guest's"));
+        return broken(Rule::OverlapsWith("a movable block of the guest"));
     }
     Ok(())
 }
 
-/// Checks a node whose place the kernel chooses.
+/// Checks a node whose address the kernel chooses.
 #[inline(never)]
 fn check_dynamic<'t>(input: &GuestTree<'_, 't>, node: Node<'t>, cells: Cells) -> Result<(), Finding<'t>> {
     if let Some(size) = number(node, "size", cells)? {
@@ -339,14 +339,14 @@ fn check_dynamic<'t>(input: &GuestTree<'_, 't>, node: Node<'t>, cells: Cells) ->
     Ok(())
 }
 
-/// A number of the container's size cells.
+/// Reads a size of the container's `#size-cells`.
 #[inline(never)]
 fn number<'t>(node: Node<'t>, name: &str, cells: Cells) -> Result<Option<u64>, Finding<'t>> {
     let Some(property) = node.property(name) else { return Ok(None) };
     match property.number().filter(|_| property.bytes().len() == cells.size as usize * 4) {
         Some(number) => Ok(Some(number)),
         None => {
-            Err(Finding::property(node, property, Rule::Must("be one size of the container's size cells")))
+            Err(Finding::property(node, property, Rule::Must("be one size of the container's #size-cells")))
         }
     }
 }
@@ -357,14 +357,14 @@ fn write_dynamic<'t>(
     input: &GuestTree<'_, 't>,
     node: Node<'t>,
     cells: Cells,
-    fate: Fate,
+    treatment: Treatment,
 ) -> Result<(), Finding<'t>> {
     writer.begin(node.name());
     if let Some(size) = number(node, "size", cells)? {
         writer.number("size", size);
     }
     let wanted = number(node, "alignment", cells)?;
-    // Linux raises it for what it knows; what it does not know is aligned all the same.
+    // Linux raises the alignment of the nodes that it supports; this aligns the others as well.
     let least = if node.has("reusable") { input.guest.page_size.block_alignment() } else { 0 };
     if let Some(alignment) = wanted.into_iter().chain([least]).max().filter(|&alignment| alignment != 0) {
         writer.number("alignment", alignment);
@@ -376,15 +376,15 @@ fn write_dynamic<'t>(
         }
         writer.cells("alloc-ranges", &entries);
     }
-    write_common(writer, node, fate, true);
+    write_common(writer, node, treatment, true);
     writer.end();
     Ok(())
 }
 
-/// What does not depend on cells; the phandle for one of the nodes that a node becomes.
-fn write_common(writer: &mut Writer, node: Node<'_>, fate: Fate, has_phandle: bool) {
-    match (fate, node.property("compatible")) {
-        (Fate::AsDmaPool, _) => writer.string("compatible", "shared-dma-pool"),
+/// Writes the properties that do not depend on cells. Only one of several nodes made from `node` gets its phandle.
+fn write_common(writer: &mut Writer, node: Node<'_>, treatment: Treatment, has_phandle: bool) {
+    match (treatment, node.property("compatible")) {
+        (Treatment::AsDmaPool, _) => writer.string("compatible", "shared-dma-pool"),
         (_, Some(compatible)) => writer.bytes("compatible", compatible.bytes()),
         (_, None) => {}
     }

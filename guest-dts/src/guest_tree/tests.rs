@@ -1,4 +1,4 @@
-//! The trees that guests get, as source.
+//! Tests of guests' trees, displayed as source.
 
 use std::format;
 use std::string::{String, ToString};
@@ -10,7 +10,7 @@ use crate::image::Image;
 use crate::testing::{compile, compile_with_images};
 use crate::tree::{AlignedBlob, TreeSource};
 
-/// A guest with a region and blocks on two controllers, and `extra` lines.
+/// Returns the source of a guest with a region and blocks on two controllers, and `extra` lines.
 fn source(extra: &str) -> String {
     format!(
         r#"/dts-v1/;
@@ -39,7 +39,7 @@ fn source(extra: &str) -> String {
     )
 }
 
-/// The tree of the guest of `source`, and everything that is said on the way.
+/// Builds the tree of the guest of `source`. Returns it with all findings.
 fn build(source: &str, host: Option<&str>) -> (String, Vec<String>) {
     let blob = compile_with_images(source);
     let host = host.map(compile);
@@ -67,7 +67,7 @@ fn build(source: &str, host: Option<&str>) -> (String, Vec<String>) {
             let blob = AlignedBlob::new(&built);
             let tree = Tree::new(blob.as_slice()).unwrap();
             let source = TreeSource(tree).to_string();
-            // What Ballast prints, `dtc` takes, and comes to the same tree.
+            // `dtc` compiles the displayed source to the same tree.
             let again = compile(&source);
             assert_eq!(TreeSource(Tree::new(again.as_slice()).unwrap()).to_string(), source);
             (source, said)
@@ -79,7 +79,7 @@ fn build(source: &str, host: Option<&str>) -> (String, Vec<String>) {
     }
 }
 
-/// Only the nodes of `source` that are named, and what was said.
+/// Returns the findings and the named nodes of a built tree.
 fn parts(built: &(String, Vec<String>), names: &[&str]) -> String {
     let mut out = built.1.join("\n") + "\n";
     if built.0.is_empty() {
@@ -152,7 +152,7 @@ fn a_template_is_added_by_the_rules() {
 }
 
 #[test]
-fn areas_are_as_many_as_a_kernel_takes() {
+fn cma_areas_are_limited_as_in_a_kernel() {
     let with = |count: u32| {
         let pools: String = (0..count)
             .map(|at| 0x4400_0000 + at * 0x40_0000)
@@ -169,11 +169,11 @@ fn areas_are_as_many_as_a_kernel_takes() {
     };
     // Two blocks are areas already.
     assert!(!with(5).contains("Error"));
-    assert!(with(6).contains("number 8 where at most 7 CMA areas are taken"), "{}", with(6));
+    assert!(with(6).contains("number 8 of at most 7 CMA areas"), "{}", with(6));
 }
 
 #[test]
-fn what_is_added_is_bounded_by_the_heap() {
+fn additions_are_limited_by_the_heap() {
     let said = |template: &str| {
         let (tree, said) = build(&source(&format!("device-tree {{ {template} }};")), None);
         assert!(tree.is_empty() || tree.len() < 100 << 10);
@@ -183,7 +183,7 @@ fn what_is_added_is_bounded_by_the_heap() {
     assert!(!said(&format!("blob {{ data = [{}]; }};", bytes(15 << 10))).contains("Error"));
     let large = said(&format!("blob {{ data = [{}]; }};", bytes(17 << 10)));
     assert!(large.contains("16 KiB"), "{large}");
-    // A property beside many entries of `reg`, each of which becomes a node with a copy.
+    // Each of many `reg` entries becomes a node with a copy of the property.
     let entries: String =
         (0..64).map(|at| format!("0x{:x} 0x400000 ", 0x4000_0000 + at * 0x40_0000)).collect();
     let many = said(&format!(
@@ -229,7 +229,7 @@ fn a_template_that_breaks_a_rule_is_refused() {
     insta::assert_snapshot!(report);
 }
 
-/// A host with reserved memory of every kind.
+/// Host with reserved memory of every kind.
 const HOST: &str = r#"/dts-v1/;
 / {
     #address-cells = <1>;
@@ -274,7 +274,7 @@ fn nodes_of_the_host_are_rewritten() {
 
 #[test]
 fn addresses_of_the_hosts_nodes_get_the_cells_of_a_guests_root() {
-    // Cells of the host's root, what its UART, its bus and its PCI bridge say, and a length that does not fit.
+    // Cells of the host's root, values of its UART, bus and PCI bridge, and a length that does not match.
     let hosts = [
         (
             "<1>",
@@ -351,7 +351,7 @@ fn clusters_have_sixteen_vcpus() {
 fn long_boot_arguments_are_refused() {
     let text = source("").replace("console=ttyAMA0", &"x".repeat(2040));
     let said = build(&text, None).1;
-    assert!(said[0].contains("must be shorter than 2048 bytes with what `movable-memory` adds"), "{said:?}");
+    assert!(said[0].contains("must be shorter than 2048 bytes, including the argument"), "{said:?}");
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn no_block_lies_below_4_gib_while_another_lies_above() {
 }
 
 #[test]
-fn what_is_for_init_stays_last() {
+fn arguments_of_init_stay_last() {
     let (tree, _) = build(&source("").replace("ttyAMA0", "ttyAMA0 -- single"), None);
     assert!(tree.contains("bootargs = \"console=ttyAMA0 movablecore=256M -- single\";"), "{tree}");
 }

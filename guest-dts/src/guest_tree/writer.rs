@@ -1,5 +1,5 @@
-//! vm-fdt behind names that say what is written, with the first error kept until the end: a tree is written by
-//! many small steps, none of which has anything to do about an error but stop.
+//! A wrapper around vm-fdt that keeps the first error until the end, since the many small steps that write a tree
+//! cannot handle it.
 
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -10,12 +10,12 @@ use crate::tree::DEPTH_LIMIT;
 
 /// Writes a tree from its root down.
 pub(super) struct Writer {
-    /// The first error, after one.
+    /// The writer, or the first error.
     writer: Result<FdtWriter, Error>,
     open: heapless::Vec<FdtWriterNode, DEPTH_LIMIT>,
 }
 
-/// An address of two cells and a size of two.
+/// Returns a `reg` entry: an address and a size of two cells each.
 pub(super) fn reg(base: u64, size: u64) -> [u32; 4] {
     [(base >> 32) as u32, base as u32, (size >> 32) as u32, size as u32]
 }
@@ -79,7 +79,7 @@ impl Writer {
         self.bytes(name, &bytes);
     }
 
-    /// A number of two cells.
+    /// Writes a number of two cells.
     #[inline(never)]
     pub(super) fn number(&mut self, name: &str, number: u64) {
         self.bytes(name, &number.to_be_bytes());
@@ -90,7 +90,7 @@ impl Writer {
         run(&mut self.writer, |writer| writer.property(name, bytes));
     }
 
-    /// A property without a value.
+    /// Writes a property without a value.
     #[inline(never)]
     pub(super) fn flag(&mut self, name: &str) {
         self.bytes(name, &[]);
@@ -101,17 +101,17 @@ impl Writer {
         run(&mut self.writer, |writer| writer.property_phandle(phandle));
     }
 
-    /// The tree.
+    /// Returns the tree.
     ///
     /// # Errors
-    /// The first error there was.
+    /// The first error of any step.
     #[inline(never)]
     pub(super) fn finish(self) -> Result<Vec<u8>, Error> {
         self.writer?.finish()
     }
 }
 
-/// Does `step`, unless there was an error before, and keeps its error.
+/// Runs `step` unless there was an error before, and keeps its error.
 fn run(writer: &mut Result<FdtWriter, Error>, step: impl FnOnce(&mut FdtWriter) -> Result<(), Error>) {
     if let Ok(good) = writer
         && let Err(error) = step(good)

@@ -1,4 +1,4 @@
-//! Headers and placements.
+//! Tests of headers and placements.
 
 use std::string::String;
 use std::vec::Vec;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Bank, BankKind};
 
-/// An image of `length` bytes with a header.
+/// Makes an image of `length` bytes with a header.
 fn image(text_offset: u64, image_size: u64, flags: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     bytes[8..16].copy_from_slice(&text_offset.to_le_bytes());
@@ -19,7 +19,7 @@ fn image(text_offset: u64, image_size: u64, flags: u64, length: usize) -> Vec<u8
     bytes
 }
 
-/// A kernel with a PE header of one section that ends at `end`, cut to `length` bytes.
+/// Makes a kernel with a PE header of one section that ends at `end`, cut to `length` bytes.
 fn efi_image(end: u32, length: usize) -> Vec<u8> {
     let mut bytes = image(0, 1 << 20, 0xa, 0x1000);
     bytes[0..2].copy_from_slice(b"MZ");

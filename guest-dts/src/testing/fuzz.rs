@@ -1,8 +1,8 @@
-//! A fuzzer for trees: changes known blobs and keeps what is answered in a new way.
+//! A fuzzer for trees. It mutates known blobs and keeps inputs with new answers.
 //!
-//! What a program says of an input, numbers and names taken out, stands for the way that the input took through
-//! it. An input that gets an answer that was not seen before is kept, and changed further. The same seed gives
-//! the same inputs; `BALLAST_FUZZ_SECONDS` in the environment makes a run longer, `BALLAST_FUZZ_SEED` another.
+//! The answer of the tested program, without numbers and names, serves as the measure of coverage: an input whose
+//! answer is new is kept and mutated further. Runs with the same seed try the same inputs. The environment variables
+//! `BALLAST_FUZZ_SECONDS` and `BALLAST_FUZZ_SEED` set the length of a run and its seed.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,26 +11,26 @@ use std::time::{Duration, Instant};
 use std::vec::Vec;
 use std::{format, fs};
 
-/// How long one input may take; generous, since tests run side by side.
+/// Time limit for one input. It is generous, since tests run in parallel.
 const LONGEST: Duration = Duration::from_secs(5);
-/// Kept inputs are no longer than this.
+/// Size limit of kept inputs.
 const LARGEST: usize = 16 << 10;
 
-/// What a run came to.
+/// The results of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Inputs that were tried.
+    /// Number of inputs that were tried.
     pub tried_count: u64,
-    /// Different answers.
+    /// Number of different answers.
     pub answer_count: usize,
-    /// Inputs that got a new answer, with it.
+    /// Inputs with a new answer, each with its answer.
     pub kept: Vec<(Vec<u8>, String)>,
 }
 
-/// The blobs in `folder`, by name.
+/// Reads the blobs in `folder`, in the order of their names.
 ///
 /// # Panics
-/// Where the folder cannot be read or is empty.
+/// The folder cannot be read or is empty.
 pub fn corpus(folder: &Path) -> Vec<Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -39,12 +39,11 @@ pub fn corpus(folder: &Path) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).expect("a file of the corpus can be read")).collect()
 }
 
-/// Runs `target` on the inputs of `corpus` and on at least `least_count` others made of them. It returns what
-/// the program says of the input.
+/// Runs `target` on the inputs of `corpus` and on at least `least_count` mutations. `target` returns its answer to an
+/// input.
 ///
 /// # Panics
-/// Where an input takes too long, or `target` panics: that input is left in `BALLAST_FUZZ_SAVE`, where that is
-/// set to a folder.
+/// An input takes too long, or `target` panics. If `BALLAST_FUZZ_SAVE` names a folder, the input is left there.
 pub fn run(corpus: &[Vec<u8>], least_count: u64, mut target: impl FnMut(&[u8]) -> String) -> Run {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let mut random = Random(number("BALLAST_FUZZ_SEED").unwrap_or(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -73,7 +72,8 @@ pub fn run(corpus: &[Vec<u8>], least_count: u64, mut target: impl FnMut(&[u8]) -
     run
 }
 
-/// `answer` without what depends on the input rather than on the way: digits and quoted text.
+/// Returns `answer` without digits and quoted text, which depend on the input rather than on the path through the
+/// code.
 fn gist(answer: &str) -> String {
     let mut gist = String::new();
     for (index, part) in answer.split('"').enumerate() {
@@ -84,7 +84,7 @@ fn gist(answer: &str) -> String {
     gist
 }
 
-/// Marsaglia's xorshift with a multiplication: good enough to choose what to change.
+/// Marsaglia's xorshift with a multiplication, good enough to choose mutations.
 struct Random(u64);
 
 impl Random {
@@ -95,12 +95,12 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A number below `limit`, which is not 0.
+    /// Returns a number below `limit`, which is not 0.
     fn below(&mut self, limit: usize) -> usize {
         (self.next() >> 16) as usize % limit
     }
 
-    /// A word that is likely to be handled in a way of its own.
+    /// Returns a word that is likely to be a special case.
     fn word(&mut self) -> u32 {
         let words = [0, 1, 2, 3, 4, 9, 0x10, 0xff, 0x1000, 0x20_0000, 0x4000_0000, 0x8000_0000, u32::MAX];
         match self.below(3) {
@@ -110,7 +110,7 @@ impl Random {
         }
     }
 
-    /// One of `pool`, changed in one to four ways.
+    /// Returns one of `pool` with one to four mutations.
     fn change(&mut self, pool: &[Vec<u8>]) -> Vec<u8> {
         let mut input = pool[self.below(pool.len())].clone();
         for _ in 0..=self.below(4) {
@@ -147,7 +147,7 @@ impl Random {
         input
     }
 
-    /// Copies a few words of `other` over as many of `input`.
+    /// Overwrites a few words of `input` with words of `other`.
     fn replace_words(&mut self, input: &mut [u8], other: &[u8]) {
         let words = 1 + self.below(8);
         let from = self.below(other.len().max(4) / 4) * 4;
@@ -157,7 +157,7 @@ impl Random {
         }
     }
 
-    /// Takes words out of the structure block, or doubles them, and sets the header right.
+    /// Removes or duplicates words of the structure block, and corrects the header.
     fn change_structure(&mut self, input: &mut Vec<u8>) {
         let (total, structure, strings, size) =
             (word(input, 4), word(input, 8), word(input, 12), word(input, 36));
@@ -193,7 +193,7 @@ fn put(bytes: &mut [u8], at: usize, word: u32) {
     }
 }
 
-/// Writes what `run` kept into the folder that `BALLAST_FUZZ_SAVE` names: candidates for the corpus.
+/// Writes the kept inputs, which are candidates for the corpus, into the folder that `BALLAST_FUZZ_SAVE` names.
 pub fn save(run: &Run) {
     let Ok(folder) = std::env::var("BALLAST_FUZZ_SAVE") else { return };
     for (index, (input, answer)) in run.kept.iter().enumerate() {

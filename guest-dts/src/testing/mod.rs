@@ -1,4 +1,4 @@
-//! For tests: sources compiled by `dtc`, trees checked by dt-schema.
+//! Support for tests: sources compiled by `dtc`, trees checked by dt-schema, a fuzzer.
 
 pub mod fuzz;
 pub mod schema;
@@ -11,10 +11,10 @@ use std::string::String;
 
 use crate::tree::AlignedBlob;
 
-/// Compiles `source` with `dtc`; files that it includes are looked for in `directories`.
+/// Compiles `source` with `dtc`, which searches `directories` for included files.
 ///
 /// # Panics
-/// Where `dtc` is missing or refuses the source.
+/// `dtc` is missing or refuses the source.
 pub fn compile_in(source: &str, directories: &[&Path]) -> AlignedBlob {
     let mut command = Command::new("dtc");
     command.args(["-q", "-q", "-I", "dts", "-O", "dtb"]);

@@ -1,4 +1,4 @@
-//! dt-schema: trees checked against the bindings.
+//! Checks of trees and bindings by dt-schema.
 
 use std::format;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,23 @@ use std::string::String;
 use std::sync::OnceLock;
 use std::vec::Vec;
 
-/// Where the bindings lie.
+/// Returns the folder of the bindings.
 fn bindings() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("bindings")
 }
 
-/// What `dt-validate` says of the blobs in `files`, by the bindings that come with dt-schema and Ballast's own;
-/// nothing where all is well. A `compatible` without a binding is an error as well.
+/// Returns the messages of `dt-validate` about the blobs in `files`, checked against the bindings of dt-schema and
+/// Ballast's own; empty if there are none. A `compatible` without a binding is an error too.
 ///
 /// # Panics
-/// Where `dt-validate` can neither be found nor installed.
+/// `dt-validate` is neither installed nor installable.
 pub fn validate(files: &[&Path]) -> String {
     let mut command = Command::new(tool("dt-validate"));
     command.arg("-m").arg("-s").arg(bindings()).args(files);
     said_by(command)
 }
 
-/// What `dt-doc-validate` says of the bindings themselves.
+/// Returns the messages of `dt-doc-validate` about the bindings themselves.
 ///
 /// # Panics
 /// As [`validate`].
@@ -47,7 +47,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Everything that `command` prints, but what it says of a schema of ours that stands for one of its own.
+/// Returns the output of `command`, except warnings that a schema of Ballast replaces one of dt-schema.
 fn said_by(mut command: Command) -> String {
     let output = command.output().expect("the program starts");
     let said = [output.stdout, output.stderr].concat();
@@ -60,7 +60,7 @@ fn said_by(mut command: Command) -> String {
     text
 }
 
-/// The program `name` of dt-schema: the one on the path, or the one in target/dtschema, put there if need be.
+/// Returns the program `name` of dt-schema: on the path, or else in target/dtschema, installed on first use.
 fn tool(name: &str) -> PathBuf {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -77,7 +77,7 @@ fn tool(name: &str) -> PathBuf {
     }
 }
 
-/// Installs dt-schema into target/dtschema, where it is not there yet, and gives the folder of its programs.
+/// Installs dt-schema into target/dtschema unless it is there, and returns the folder of its programs.
 fn install() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
     let home = workspace.join("target/dtschema");

@@ -1,8 +1,8 @@
-//! A blob brought to an address that it can be read at.
+//! Blobs at an aligned address.
 
 use alloc::vec::Vec;
 
-/// A copy of a blob at a multiple of 8 bytes, for files and buffers that lie anywhere.
+/// A copy of a blob, aligned to 8 bytes, for files and buffers at any address.
 pub struct AlignedBlob {
     bytes: Vec<u8>,
     start: usize,
@@ -14,13 +14,13 @@ impl AlignedBlob {
         let mut bytes: Vec<u8> = Vec::with_capacity(blob.len() + 7);
         let address = bytes.as_ptr();
         let start = address.addr().next_multiple_of(8) - address.addr();
-        // Within the capacity, so the vector does not move.
+        // The vector does not move, since it does not grow beyond its capacity.
         bytes.resize(start, 0);
         bytes.extend_from_slice(blob);
         Self { bytes, start }
     }
 
-    /// The blob.
+    /// Returns the blob.
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }

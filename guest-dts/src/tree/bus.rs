@@ -1,10 +1,10 @@
-//! Addresses: how many cells they have, `reg`, and the way up through `ranges`.
+//! Addresses: their numbers of cells, `reg`, and translation through `ranges`.
 
 use super::node::Node;
 use super::property::Property;
 use crate::finding::{Finding, Rule, Value};
 
-/// How many cells the addresses and sizes of a node's children have: 0, 1 or 2 of each.
+/// Numbers of cells in addresses and sizes of a node's children: 0, 1 or 2 each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cells {
     /// `#address-cells`.
@@ -14,26 +14,26 @@ pub struct Cells {
 }
 
 impl Cells {
-    /// What holds where a node says nothing (specification, 2.3.5).
+    /// Defaults for a node without these properties (specification, 2.3.5).
     pub const DEFAULT: Self = Self { address: 2, size: 1 };
 
-    /// Bytes of an address and a size together.
+    /// Returns the bytes of an address and a size together.
     fn stride(self) -> usize {
         (self.address + self.size) as usize * 4
     }
 }
 
-/// An entry of `reg`, in the address space of the node's parent. Nothing is known of its end.
+/// An entry of `reg`, in the address space of the node's parent. Its end may overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reg {
     /// First address.
     pub base: u64,
-    /// Size in bytes; 0 where the parent's `#size-cells` is 0.
+    /// Size in bytes; 0 if the parent's `#size-cells` is 0.
     pub size: u64,
 }
 
 impl Reg {
-    /// The first address after it, unless that overflows.
+    /// Returns the first address after the entry, or `None` if that overflows.
     pub fn end(&self) -> Option<u64> {
         self.base.checked_add(self.size)
     }
@@ -47,7 +47,7 @@ pub struct RegIter<'t> {
 }
 
 impl RegIter<'_> {
-    /// How many entries are left.
+    /// Returns the number of remaining entries.
     pub fn count_left(&self) -> usize {
         self.bytes.len().checked_div(self.cells.stride()).unwrap_or(0)
     }
@@ -66,27 +66,27 @@ impl Iterator for RegIter<'_> {
     }
 }
 
-/// A number of `cells` cells from the front of `bytes`.
+/// Removes a number of `cells` cells from the front of `bytes` and returns it.
 fn take_number(bytes: &mut &[u8], cells: u32) -> Option<u64> {
     let (number, rest) = bytes.split_at_checked(cells as usize * 4)?;
     *bytes = rest;
     Some(number.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
-/// What came of translating an address towards the root.
+/// The result of translating an address to the address space of the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Translation {
     /// The address as CPUs see it.
     Address(u64),
-    /// A bus on the way has no `ranges` (or none that holds it): CPUs do not reach the address.
+    /// The CPUs cannot reach the address: a bus on the path has no `ranges`, or no range that contains it.
     Unreachable,
 }
 
 impl<'t> Node<'t> {
-    /// The cells of the node's children.
+    /// Returns the numbers of cells for the node's children.
     ///
     /// # Errors
-    /// Where one of the properties is not one cell of 0, 1 or 2.
+    /// A property is not one cell of 0, 1 or 2.
     #[inline(never)]
     pub fn child_cells(self) -> Result<Cells, Finding<'t>> {
         let cells = |name: &'static str, default| match self.property(name) {
@@ -102,7 +102,7 @@ impl<'t> Node<'t> {
         })
     }
 
-    /// The cells of the node's own `reg`: those that its parent states.
+    /// Returns the numbers of cells for the node's own `reg`, which its parent states.
     ///
     /// # Errors
     /// See [`Node::child_cells`].
@@ -114,18 +114,18 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// The entries of `reg`, in the address space of the parent.
+    /// Returns the entries of `reg`, in the address space of the parent.
     ///
     /// # Errors
-    /// Where `reg` is missing, or its length does not fit the parent's cells.
+    /// `reg` is missing, or its length does not match the parent's cells.
     pub fn reg(self) -> Result<RegIter<'t>, Finding<'t>> {
         self.pairs("reg", self.own_cells()?)
     }
 
-    /// The entries of property `name`, read as addresses and sizes of `cells`.
+    /// Returns the entries of property `name`, read as addresses and sizes of `cells`.
     ///
     /// # Errors
-    /// Where it is missing, empty, or its length does not fit the cells.
+    /// The property is missing or empty, or its length does not match the cells.
     #[inline(never)]
     pub fn pairs(self, name: &'static str, cells: Cells) -> Result<RegIter<'t>, Finding<'t>> {
         let Some(property) = self.property(name) else {
@@ -143,18 +143,19 @@ impl<'t> Node<'t> {
         Ok(RegIter { bytes, cells })
     }
 
-    /// The entries of `reg` as CPUs see them, translated through the `ranges` of every bus above.
+    /// Returns the entries of `reg` in the address space of the CPUs, translated through the `ranges` of every bus
+    /// above.
     ///
     /// # Errors
-    /// Where `reg` or a `ranges` on the way is malformed or does not let CPUs through, or an entry is empty or
-    /// passes the end of the address space.
+    /// `reg` or a `ranges` on the path is malformed, the CPUs cannot reach an entry, or an entry is empty or extends
+    /// past the end of the address space.
     pub fn cpu_reg<const N: usize>(self) -> Result<heapless::Vec<Reg, N>, Finding<'t>> {
         let mut found = heapless::Vec::new();
         for (index, reg) in self.reg()?.enumerate() {
             let finding =
                 |rule| Finding::new(self, Some("reg"), Value::Range { base: reg.base, size: reg.size }, rule);
             if reg.size == 0 || reg.end().is_none() {
-                return Err(finding(Rule::Must("not be empty, nor pass the end of the address space")));
+                return Err(finding(Rule::Must("not be empty or extend past the end of the address space")));
             }
             let base = match self.translate(reg)? {
                 Translation::Address(base) if base.checked_add(reg.size).is_some() => base,
@@ -167,11 +168,11 @@ impl<'t> Node<'t> {
         Ok(found)
     }
 
-    /// The address of `reg`, in the parent's address space, as CPUs see it. It has to lie in one entry of each
+    /// Translates `reg` from the parent's address space to the one of the CPUs. It must lie in a single entry of each
     /// `ranges`.
     ///
     /// # Errors
-    /// Where a `ranges` is malformed.
+    /// A `ranges` is malformed.
     #[inline(never)]
     pub fn translate(self, reg: Reg) -> Result<Translation, Finding<'t>> {
         let mut base = reg.base;
@@ -180,7 +181,7 @@ impl<'t> Node<'t> {
                 break;
             }
             let Some(ranges) = bus.property("ranges") else { return Ok(Translation::Unreachable) };
-            // Empty: the bus's addresses are its parent's (specification, 2.3.8).
+            // An empty `ranges` maps addresses to the same addresses (specification, 2.3.8).
             if ranges.bytes().is_empty() {
                 continue;
             }
@@ -193,15 +194,14 @@ impl<'t> Node<'t> {
     }
 }
 
-/// `reg` in the address space of `bus`'s parent.
+/// Translates `reg` to the address space of `bus`'s parent.
 fn translate_once<'t>(bus: Node<'t>, ranges: Property<'t>, reg: Reg) -> Result<Option<u64>, Finding<'t>> {
     let child = bus.child_cells()?;
     let parent = bus.own_cells()?;
     let mut bytes = ranges.bytes();
     let stride = (child.address + parent.address + child.size) as usize * 4;
     if child.address == 0 || parent.address == 0 || child.size == 0 || !bytes.len().is_multiple_of(stride) {
-        let rule =
-            Rule::Must("have entries of this node's address, its parent's address and this node's size");
+        let rule = Rule::Must("have entries of three parts: child address, parent address, size");
         return Err(Finding::property(bus, ranges, rule));
     }
     while !bytes.is_empty() {

@@ -1,14 +1,14 @@
-//! Tokens of a validated blob: the one place where fdt-rs is called, and where the crate's `unsafe` blocks are.
+//! Tokens of a validated blob. This is the only module that calls fdt-rs and the only one with `unsafe` blocks.
 //!
-//! Of fdt-rs 0.4.5 the tokenizer is used (`base::parse::next_devtree_token`). Its source was read; what is
-//! avoided, and why:
+//! The module uses only the tokenizer of fdt-rs 0.4.5 (`base::parse::next_devtree_token`). Reading its source showed
+//! what to avoid:
 //!
-//! * Names of nodes over 29 bytes are refused by it, though the specification allows 31 and a unit address
-//!   (`designated-movable-block@40000000` has 33): the start of a node is decoded here.
-//! * It asserts, in debug builds, that bytes follow the token that it reads: FDT_END, which may be the last
-//!   word of a blob, is never shown to it.
-//! * `base::iters` swallows the ends of nodes, so that children cannot be told from siblings; the entries of
-//!   the reservation block cannot be read through it; `DevTreeProp::node` unwraps unchecked.
+//! * The tokenizer refuses names of nodes of more than 29 bytes, although the specification allows 31 and a unit
+//!   address (`designated-movable-block@40000000` has 33). This module decodes the start of a node itself.
+//! * In debug builds, the tokenizer asserts that bytes follow the token that it reads. It must not see FDT_END, which
+//!   may be the last word of a blob.
+//! * `base::iters` skips the ends of nodes, so that children look like siblings. It gives no access to the entries of
+//!   the reservation block. `DevTreeProp::node` unwraps unchecked.
 //! * `index` links nodes by raw pointers that alias its mutable buffer.
 
 use core::marker::PhantomData;
@@ -18,22 +18,22 @@ use fdt_rs::base::parse::{ParsedTok, next_devtree_token};
 
 use super::validate::{self, BEGIN_NODE, END};
 
-/// Where tokens are read from: the first byte of a validated blob, whose header says the rest. One word, since
-/// every node and every property has one, and all of them travel in registers.
+/// A pointer to a validated blob, whose header has its size. It is one word long, since every node and property
+/// contains one and is passed in registers.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'t> {
     header: NonNull<u32>,
     blob: PhantomData<&'t [u8]>,
 }
 
-// SAFETY: it stands for a shared slice of bytes, which can be sent.
+// SAFETY: a cursor is a shared slice of bytes, which is `Send`.
 #[allow(unsafe_code)]
 unsafe impl Send for Cursor<'_> {}
-// SAFETY: as above.
+// SAFETY: a cursor is a shared slice of bytes, which is `Sync`.
 #[allow(unsafe_code)]
 unsafe impl Sync for Cursor<'_> {}
 
-/// A token that means something, and the offset of the one after it.
+/// A token other than a no-operation, with the offset of the next token.
 pub(super) enum Token<'t> {
     Begin { name: &'t str, next: u32 },
     Property { name: &'t str, value: &'t [u8], next: u32 },
@@ -41,12 +41,12 @@ pub(super) enum Token<'t> {
 }
 
 impl<'t> Cursor<'t> {
-    /// A cursor over the blob that `validate` returned.
+    /// Creates a cursor over the blob that `validate` returned.
     pub(super) fn new(validated: &'t [u8]) -> Self {
         Self { header: NonNull::from(validated).cast(), blob: PhantomData }
     }
 
-    /// The blob.
+    /// Returns the blob.
     #[allow(unsafe_code)]
     pub(super) fn blob(self) -> &'t [u8] {
         // SAFETY: `validate` checked that the slice begins at a multiple of 8 bytes, holds a header, and has as many
@@ -57,28 +57,28 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// The word of the header with number `index`, all of which were validated.
+    /// Returns word `index` of the header, which was validated.
     fn field(self, index: usize) -> u32 {
         validate::word(self.blob(), index * 4).unwrap_or(u32::MAX)
     }
 
-    /// Offset of the root's first token.
+    /// Returns the offset of the root's first token.
     pub(super) fn start(self) -> u32 {
         self.field(2)
     }
 
-    /// The bytes from the reservation block on.
+    /// Returns the bytes from the reservation block to the end of the blob.
     pub(super) fn reservations(self) -> &'t [u8] {
         self.blob().get(self.field(4) as usize..).unwrap_or_default()
     }
 
-    /// The name at `offset` in the strings block.
+    /// Returns the name at `offset` in the strings block.
     fn string(self, offset: usize) -> Option<&'t str> {
         let start = (self.field(3) as usize).checked_add(offset)?;
         validate::name(self.blob().get(start..)?)
     }
 
-    /// The token at `at`, the offset of a token of this blob; no-operations are skipped. `None` at the end.
+    /// Returns the first token other than a no-operation at or after `at`, the offset of a token; `None` at the end.
     #[inline(never)]
     #[allow(unsafe_code)]
     pub(super) fn token(self, at: u32) -> Option<Token<'t>> {
@@ -110,7 +110,7 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// Whether both read the same bytes.
+    /// Tests whether both cursors point to the same blob.
     pub(super) fn is_same(self, other: Self) -> bool {
         self.header == other.header
     }

@@ -1,12 +1,12 @@
-//! A flattened device tree, read where it lies.
+//! A reader for flattened device trees that copies nothing.
 //!
-//! A *blob* is the bytes of a flattened device tree (Devicetree Specification, chapter 5). Whoever wrote it
-//! is not trusted: [`Tree::new`] walks all of it once and checks every offset, length, name and token order,
-//! and only then does anything else look at it. What it holds is read in place, so that a blob with kernels of
-//! 100 MiB inside costs no more than its tokens.
+//! A *blob* is the bytes of a flattened device tree (Devicetree Specification, chapter 5). Its author is not trusted:
+//! [`Tree::new`] walks the whole blob once and checks every offset, length, name and the order of tokens, before
+//! anything else reads it. Values are read in place, so that a blob with kernels of 100 MiB costs no more time than
+//! its tokens.
 //!
-//! A *node* is named by the offset of its first token, a *property* is a name and bytes of the blob. Cells are
-//! 32-bit big-endian numbers; how many of them make an address or a size is said by the parent of the node
+//! A *node* is identified by the offset of its first token. A *property* is a name and bytes of the blob. A *cell* is
+//! a 32-bit big-endian number; the parent of a node states how many cells make up an address and a size
 //! (`#address-cells`, `#size-cells`).
 
 mod aligned;
@@ -28,56 +28,54 @@ pub use validate::TreeError;
 
 use cursor::Cursor;
 
-/// Levels of nodes in a tree, the root included (as in Linux and in vm-fdt).
+/// Most levels of nodes in a tree, the root included (as in Linux and in vm-fdt).
 pub const DEPTH_LIMIT: usize = 64;
-/// Bytes in the name of a node or of a property. The specification allows 31 and a unit address.
+/// Most bytes in the name of a node or property. The specification allows 31 and a unit address.
 pub const NAME_LIMIT: usize = 127;
 
-/// A device tree whose structure is known to be sound.
-///
-/// It is one word: copy it freely.
+/// A device tree whose structure was validated. It is one word long and cheap to copy.
 #[derive(Clone, Copy)]
 pub struct Tree<'t> {
     cursor: Cursor<'t>,
 }
 
 impl<'t> Tree<'t> {
-    /// Checks `blob` from end to end and gives access to it. Bytes after the header's total size are ignored.
+    /// Validates all of `blob`, except bytes after the total size in its header, which are ignored.
     ///
-    /// The time it takes grows with the number of tokens, not with the length of the values.
+    /// The time grows with the number of tokens, not with the length of values.
     ///
     /// # Errors
-    /// The first defect found, with the offset where it lies.
+    /// The first defect, with its offset.
     pub fn new(blob: &'t [u8]) -> Result<Self, TreeError> {
         Ok(Self { cursor: Cursor::new(validate::validate(blob)?) })
     }
 
-    /// The length that a blob beginning with `header` says it has, in bytes: to be known before all of it is
-    /// mapped.
+    /// Returns the total size in `header`, in bytes, for callers that have yet to map the rest of the blob.
     ///
     /// # Errors
-    /// [`TreeError::Truncated`] where `header` is shorter than a header, [`TreeError::Magic`] where it is none.
+    /// [`TreeError::Truncated`] if `header` is shorter than a header, [`TreeError::Magic`] if it does not begin like
+    /// one.
     pub fn total_size(header: &[u8]) -> Result<u32, TreeError> {
         validate::total_size(header)
     }
 
-    /// The bytes of the blob, up to its total size.
+    /// Returns the bytes of the blob, up to its total size.
     pub fn blob(self) -> &'t [u8] {
         self.cursor.blob()
     }
 
-    /// The root.
+    /// Returns the root.
     pub fn root(self) -> Node<'t> {
         Node::root(self.cursor)
     }
 
-    /// All nodes, the root first, each before its children.
+    /// Iterates over all nodes, the root first, each before its children.
     pub fn nodes(self) -> Nodes<'t> {
         self.root().subtree()
     }
 
-    /// The node at `path`: absolute (`/soc/serial@9000000`), or beginning with a name from `/aliases`. A
-    /// component without a unit address finds the first node of that name.
+    /// Returns the node at `path`, which is absolute (`/soc/serial@9000000`) or begins with a name from `/aliases`. A
+    /// component without a unit address matches the first node of that name.
     #[inline(never)]
     pub fn find(self, path: &str) -> Option<Node<'t>> {
         let (first, rest) = match path.strip_prefix('/') {
@@ -85,7 +83,7 @@ impl<'t> Tree<'t> {
             None => {
                 let (alias, rest) = path.split_once('/').unwrap_or((path, ""));
                 let target = self.find("/aliases")?.property(alias)?.str()?;
-                // An alias is an absolute path (specification, 3.3): no alias of an alias, so no loop.
+                // An alias must be an absolute path (specification, 3.3), so aliases cannot form a loop.
                 let node = if target.starts_with('/') { self.find(target)? } else { return None };
                 (node, rest)
             }
@@ -97,17 +95,17 @@ impl<'t> Tree<'t> {
         Some(node)
     }
 
-    /// The first node whose `compatible` lists `compatible`.
+    /// Returns the first node whose `compatible` lists `compatible`.
     pub fn find_compatible(self, compatible: &str) -> Option<Node<'t>> {
         self.nodes().find(|node| node.is_compatible(compatible))
     }
 
-    /// The node with the phandle `phandle`.
+    /// Returns the node with the phandle `phandle`.
     pub fn find_phandle(self, phandle: u32) -> Option<Node<'t>> {
         self.nodes().find(|node| node.phandle() == Some(phandle))
     }
 
-    /// The entries of the memory reservation block (specification, 5.3).
+    /// Iterates over the memory reservation block (specification, 5.3).
     pub fn reservations(self) -> Reservations<'t> {
         Reservations::new(self.cursor.reservations())
     }

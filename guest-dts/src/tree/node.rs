@@ -1,4 +1,4 @@
-//! Nodes, and the ways from one to another.
+//! Nodes and navigation between them.
 
 use core::fmt;
 
@@ -6,7 +6,7 @@ use super::DEPTH_LIMIT;
 use super::cursor::{Cursor, Token};
 use super::property::{Properties, Property};
 
-/// A node of a tree: two words, to be passed by value.
+/// A node of a tree. It is two words long and passed by value.
 #[derive(Clone, Copy)]
 pub struct Node<'t> {
     cursor: Cursor<'t>,
@@ -14,7 +14,7 @@ pub struct Node<'t> {
     offset: u32,
 }
 
-/// A node without its tree: for what is stored beside another node of the same tree.
+/// A node without its tree, to be stored beside another node of the same tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeId(u32);
 
@@ -23,17 +23,17 @@ impl<'t> Node<'t> {
         Self { cursor, offset: cursor.start() }
     }
 
-    /// The node, to be found again by [`Node::same_tree`] of any node of the same tree.
+    /// Returns the node's identifier for [`Node::same_tree`].
     pub fn id(self) -> NodeId {
         NodeId(self.offset)
     }
 
-    /// The node with `id` in the tree that this one is part of; `None` where there is none.
+    /// Returns the node with `id` in this node's tree, or `None` if there is none.
     pub fn same_tree(self, id: NodeId) -> Option<Node<'t>> {
         Nodes::below(self.tree_root()).find(|node| node.id() == id)
     }
 
-    /// The node's name with its unit address; empty for the root.
+    /// Returns the node's name with its unit address; empty for the root.
     #[inline(never)]
     pub fn name(self) -> &'t str {
         match self.cursor.token(self.offset) {
@@ -42,66 +42,66 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// The node's name up to the `@`.
+    /// Returns the node's name up to the `@`.
     pub fn base_name(self) -> &'t str {
         let name = self.name();
         name.split_once('@').map_or(name, |(base, _)| base)
     }
 
-    /// What follows the `@` in the node's name.
+    /// Returns the part of the node's name after the `@`.
     pub fn unit_address(self) -> Option<&'t str> {
         self.name().split_once('@').map(|(_, address)| address)
     }
 
-    /// Whether the node is the root.
+    /// Tests whether the node is the root.
     pub fn is_root(self) -> bool {
         self.offset == self.cursor.start()
     }
 
-    /// The root of the tree that the node is part of.
+    /// Returns the root of the node's tree.
     pub fn tree_root(self) -> Node<'t> {
         Node::root(self.cursor)
     }
 
-    /// The node's properties, in the order of the blob.
+    /// Iterates over the node's properties in the order of the blob.
     pub fn properties(self) -> Properties<'t> {
         Properties::new(self.cursor, self.body())
     }
 
-    /// The property `name`.
+    /// Returns the property `name`.
     #[inline(never)]
     pub fn property(self, name: &str) -> Option<Property<'t>> {
         self.properties().find(|property| property.name() == name)
     }
 
-    /// Whether there is a property `name`, whatever its value.
+    /// Tests whether the node has a property `name`.
     pub fn has(self, name: &str) -> bool {
         self.property(name).is_some()
     }
 
-    /// The node's children, in the order of the blob.
+    /// Iterates over the node's children in the order of the blob.
     pub fn children(self) -> Children<'t> {
         Children { cursor: self.cursor, at: self.body() }
     }
 
-    /// The node's children that `status` does not disable.
+    /// Iterates over the children that `status` does not disable.
     pub fn enabled_children(self) -> impl Iterator<Item = Node<'t>> {
         self.children().filter(|child| child.is_enabled())
     }
 
-    /// The first child named `name`, or, where `name` has no unit address, whose name begins with it and `@`.
+    /// Returns the first child named `name`. Without a unit address, `name` also matches names with one.
     #[inline(never)]
     pub fn child(self, name: &str) -> Option<Node<'t>> {
         let is_full = name.contains('@');
         self.children().find(|child| child.name() == name || (!is_full && child.base_name() == name))
     }
 
-    /// The node and all nodes below it, each before its children.
+    /// Iterates over the node and its descendants, each before its children.
     pub fn subtree(self) -> Nodes<'t> {
         Nodes::below(self)
     }
 
-    /// All nodes below this one, each before its children; the node itself is left out.
+    /// Iterates over the node's descendants, each before its children.
     #[inline(never)]
     pub fn descendants(self) -> Nodes<'t> {
         let mut nodes = self.subtree();
@@ -109,7 +109,7 @@ impl<'t> Node<'t> {
         nodes
     }
 
-    /// The parent, `None` for the root. Takes one walk over the tree: a blob does not say it.
+    /// Returns the parent, or `None` for the root. Walks the tree, since a blob has no links to parents.
     #[inline(never)]
     pub fn parent(self) -> Option<Node<'t>> {
         let mut nodes = Nodes::below(Node::root(self.cursor));
@@ -119,29 +119,29 @@ impl<'t> Node<'t> {
             if node.offset == self.offset {
                 return open.pop().map(|offset| Node { cursor: self.cursor, offset });
             }
-            // Validated: never deeper than the limit.
+            // Validation limits the depth.
             open.push(node.offset).ok()?;
         }
         None
     }
 
-    /// The nodes above this one, the parent first, the root last. Takes a walk over the tree for each.
+    /// Iterates over the node's ancestors, from the parent to the root. Walks the tree for each of them.
     pub fn ancestors(self) -> impl Iterator<Item = Node<'t>> {
         core::iter::successors(self.parent(), |node| node.parent())
     }
 
-    /// The node's path, for display.
+    /// Returns the node's path for display.
     pub fn path(self) -> NodePath<'t> {
         NodePath(self)
     }
 
-    /// Whether `compatible` lists `compatible`.
+    /// Tests whether the property `compatible` lists `compatible`.
     #[inline(never)]
     pub fn is_compatible(self, compatible: &str) -> bool {
         self.property("compatible").is_some_and(|list| list.strings().any(|string| string == compatible))
     }
 
-    /// Whether `status` does not say otherwise (specification, 2.3.4).
+    /// Tests whether the node is enabled: `status` is missing, `okay` or `ok` (specification, 2.3.4).
     #[inline(never)]
     pub fn is_enabled(self) -> bool {
         match self.property("status") {
@@ -150,18 +150,18 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// The node's phandle.
+    /// Returns the node's phandle.
     #[inline(never)]
     pub fn phandle(self) -> Option<u32> {
         let property = self.property("phandle").or_else(|| self.property("linux,phandle"))?;
         property.u32().filter(|&phandle| phandle != 0 && phandle != u32::MAX)
     }
 
-    /// Offset of the first token inside the node.
+    /// Returns the offset of the first token inside the node.
     fn body(self) -> u32 {
         match self.cursor.token(self.offset) {
             Some(Token::Begin { next, .. }) => next,
-            // Not a node of this tree: nothing inside.
+            // Not a node of this tree: it has no contents.
             _ => u32::MAX,
         }
     }
@@ -194,7 +194,7 @@ impl fmt::Display for NodePath<'_> {
     }
 }
 
-/// Writes the path of `node`, which lies below `parent`. No deeper than a tree may be.
+/// Writes the path of `node`, a child of `parent`. Recurses at most [`DEPTH_LIMIT`] times.
 fn write_below(f: &mut fmt::Formatter<'_>, parent: Node<'_>, node: Node<'_>) -> fmt::Result {
     if let Some(above) = parent.parent() {
         write_below(f, above, parent)?;
@@ -207,7 +207,7 @@ fn write_below(f: &mut fmt::Formatter<'_>, parent: Node<'_>, node: Node<'_>) -> 
 #[derive(Clone)]
 pub struct Children<'t> {
     cursor: Cursor<'t>,
-    /// Inside the parent, before a token at its own level.
+    /// Offset of a token at the level of the children.
     at: u32,
 }
 
@@ -240,12 +240,12 @@ impl<'t> Iterator for Children<'t> {
     }
 }
 
-/// Iterates over a node and all below it, each before its children.
+/// Iterates over a node and its descendants, each before its children.
 #[derive(Clone)]
 pub struct Nodes<'t> {
     cursor: Cursor<'t>,
     at: u32,
-    /// How many nodes were begun and not yet ended.
+    /// Number of nodes that have begun and not yet ended.
     open: u32,
 }
 
@@ -254,7 +254,7 @@ impl<'t> Nodes<'t> {
         Self { cursor: first.cursor, at: first.offset, open: 0 }
     }
 
-    /// How deep the node that was returned last lies below the first, which lies at 0.
+    /// Returns the depth of the node that was returned last; the first node has depth 0.
     pub fn depth(&self) -> usize {
         self.open.saturating_sub(1) as usize
     }

@@ -1,11 +1,11 @@
-//! A tree as source, as `dtc` would take it.
+//! Display of a tree as source for `dtc`.
 
 use core::fmt;
 
 use super::Tree;
 use super::node::Node;
 
-/// Displays a tree as source: reservations, and all nodes.
+/// Displays a tree as source: reservations and all nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeSource<'t>(pub Tree<'t>);
 
@@ -19,12 +19,12 @@ impl fmt::Display for TreeSource<'_> {
     }
 }
 
-/// Displays a node and all below it as source.
+/// Displays a node and its descendants as source.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeSource<'t> {
     /// The node.
     pub node: Node<'t>,
-    /// How many bytes of a value are shown; `usize::MAX` for source that `dtc` takes.
+    /// Most bytes of a value that are displayed; `usize::MAX` for source that `dtc` accepts.
     pub limit: usize,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for NodeSource<'_> {
     }
 }
 
-/// Ends the nodes from level `open` down to level `depth`.
+/// Writes the ends of the nodes from level `open` to level `depth`.
 fn close(f: &mut fmt::Formatter<'_>, open: usize, depth: usize) -> fmt::Result {
     for level in (depth..open).rev() {
         indent(f, level)?;
@@ -70,12 +70,12 @@ fn indent(f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
     Ok(())
 }
 
-/// Displays a property's value as the source would have it: strings, cells or bytes, cut after `limit` bytes.
+/// Displays a property's value as source: strings, cells or bytes, cut after `limit` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceValue<'t> {
     /// The value.
     pub bytes: &'t [u8],
-    /// How many bytes of it are shown.
+    /// Most bytes that are displayed.
     pub limit: usize,
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for SourceValue<'_> {
     }
 }
 
-/// Whether `bytes` are printable strings, each of at least one character.
+/// Tests whether `bytes` are printable strings of at least one character each.
 fn is_text(bytes: &[u8], is_cut: bool) -> bool {
     let Some((&last, _)) = bytes.split_last() else { return true };
     if last != 0 && !is_cut {

@@ -1,10 +1,10 @@
-//! Properties: a name and bytes, and what the bytes can be read as.
+//! Properties and the types of their values.
 
 use core::fmt;
 
 use super::cursor::{Cursor, Token};
 
-/// A property of a node: two words, to be passed by value.
+/// A property of a node. It is two words long and passed by value.
 #[derive(Clone, Copy)]
 pub struct Property<'t> {
     cursor: Cursor<'t>,
@@ -13,7 +13,7 @@ pub struct Property<'t> {
 }
 
 impl<'t> Property<'t> {
-    /// The property's name.
+    /// Returns the property's name.
     #[inline(never)]
     pub fn name(self) -> &'t str {
         match self.cursor.token(self.offset) {
@@ -22,7 +22,7 @@ impl<'t> Property<'t> {
         }
     }
 
-    /// The value's bytes.
+    /// Returns the value's bytes.
     #[inline(never)]
     pub fn bytes(self) -> &'t [u8] {
         match self.cursor.token(self.offset) {
@@ -31,25 +31,25 @@ impl<'t> Property<'t> {
         }
     }
 
-    /// The value as one cell.
+    /// Returns the value as one cell.
     #[inline(never)]
     pub fn u32(self) -> Option<u32> {
         Some(u32::from_be_bytes(self.bytes().try_into().ok()?))
     }
 
-    /// The value as one number of 64 bits (two cells).
+    /// Returns the value as one number of 64 bits (two cells).
     #[inline(never)]
     pub fn u64(self) -> Option<u64> {
         Some(u64::from_be_bytes(self.bytes().try_into().ok()?))
     }
 
-    /// The value as a number of one or two cells.
+    /// Returns the value as a number of one or two cells.
     #[inline(never)]
     pub fn number(self) -> Option<u64> {
         self.u32().map(u64::from).or_else(|| self.u64())
     }
 
-    /// The value as cells, `None` where its length is no multiple of 4.
+    /// Returns the value as cells, or `None` if its length is not a multiple of 4.
     pub fn cells(self) -> Option<impl Iterator<Item = u32> + Clone + use<'t>> {
         let bytes = self.bytes();
         bytes.len().is_multiple_of(4).then(|| {
@@ -57,7 +57,7 @@ impl<'t> Property<'t> {
         })
     }
 
-    /// The value as one string: UTF-8 with one NUL, at its end.
+    /// Returns the value as one string: UTF-8 with a single NUL, at its end.
     #[inline(never)]
     pub fn str(self) -> Option<&'t str> {
         let (&last, text) = self.bytes().split_last()?;
@@ -67,12 +67,12 @@ impl<'t> Property<'t> {
         core::str::from_utf8(text).ok()
     }
 
-    /// The value as a list of strings; ends at the first that is not terminated or not UTF-8.
+    /// Returns the value as a list of strings. The list ends at the first that is not terminated or not UTF-8.
     pub fn strings(self) -> Strings<'t> {
         Strings(self.bytes())
     }
 
-    /// Whether the value is a list of at least one string, each terminated and UTF-8.
+    /// Tests whether the value is a list of at least one string, each terminated and UTF-8.
     pub fn is_strings(self) -> bool {
         let mut strings = self.strings();
         strings.by_ref().count() > 0 && strings.0.is_empty()
@@ -127,7 +127,7 @@ impl<'t> Iterator for Properties<'t> {
     type Item = Property<'t>;
 
     fn next(&mut self) -> Option<Property<'t>> {
-        // Validated: all of a node's properties stand before its first child.
+        // Validation guarantees that all properties precede the first child.
         match self.cursor.token(self.at)? {
             Token::Property { next, .. } => {
                 let property = Property { cursor: self.cursor, offset: self.at };

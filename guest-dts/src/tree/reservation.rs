@@ -1,8 +1,8 @@
-//! The memory reservation block (specification, 5.3). fdt-rs finds its entries but gives no way to read them.
+//! The memory reservation block (specification, 5.3). fdt-rs gives no access to its entries.
 
 use core::slice::ChunksExact;
 
-/// An entry of the reservation block; its end does not overflow.
+/// An entry of the reservation block. Its end does not overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// First address.
@@ -16,7 +16,7 @@ pub struct Reservation {
 pub struct Reservations<'t>(ChunksExact<'t, u8>);
 
 impl<'t> Reservations<'t> {
-    /// The entries from the start of `bytes` up to the terminating one.
+    /// Creates an iterator over the entries in `bytes` up to the terminating one.
     pub(super) fn new(bytes: &'t [u8]) -> Self {
         Self(bytes.chunks_exact(16))
     }
@@ -26,7 +26,7 @@ impl Iterator for Reservations<'_> {
     type Item = Reservation;
 
     fn next(&mut self) -> Option<Reservation> {
-        // The terminating one stays the next.
+        // Does not advance past the terminating entry.
         let (base, size) = decode(self.0.clone().next()?);
         if base == 0 && size == 0 {
             return None;
@@ -36,7 +36,7 @@ impl Iterator for Reservations<'_> {
     }
 }
 
-/// Base and size in the 16 bytes of `entry`.
+/// Returns base and size in the 16 bytes of `entry`.
 pub(super) fn decode(entry: &[u8]) -> (u64, u64) {
     let number = |bytes: &[u8]| bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte));
     let (base, size) = entry.split_at(entry.len().min(8));

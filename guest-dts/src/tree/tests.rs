@@ -1,4 +1,4 @@
-//! Trees that `dtc` wrote, trees that nobody should have written, and random ones.
+//! Tests with trees of `dtc`, broken trees and random ones.
 
 use std::format;
 use std::string::{String, ToString};
@@ -80,7 +80,7 @@ fn nodes_are_found() {
     assert_eq!(tree.find("/bus").unwrap().children().count(), 3);
 }
 
-/// For Miri too, which runs no `dtc`: the one `unsafe` block, and all that fdt-rs does behind it.
+/// Covers the `unsafe` block and fdt-rs behind it under Miri, which cannot run `dtc`.
 #[test]
 fn trees_of_the_corpus_are_read() {
     let blobs: [&[u8]; 2] = [
@@ -142,12 +142,12 @@ fn a_tree_is_printed_as_its_source() {
     assert_eq!(TreeSource(tree).to_string(), SAMPLE);
 }
 
-/// Words that a structure block is made of.
+/// Makes a structure block of `words`.
 fn structure(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 
-/// A blob of `structure`, `strings` and `reservations`.
+/// Makes a blob of `structure`, `strings` and `reservations`.
 fn assemble(structure: &[u8], strings: &[u8], reservations: &[u8]) -> Vec<u8> {
     let off_structure = 40 + reservations.len() as u32;
     let off_strings = off_structure + structure.len() as u32;
@@ -243,7 +243,7 @@ fn broken_headers_are_refused() {
     assert_eq!(Tree::new(&aligned.as_slice()[4..]).unwrap_err(), TreeError::Unaligned);
 }
 
-/// Looks at everything that a tree gives access to; what is found does not matter, only that it comes back.
+/// Reads everything in a tree, to check that reading terminates without a panic.
 fn read_everything(tree: &Tree<'_>) -> usize {
     let mut seen = tree.reservations().count();
     for node in tree.nodes() {
@@ -261,7 +261,7 @@ fn read_everything(tree: &Tree<'_>) -> usize {
     seen + TreeSource(*tree).to_string().len()
 }
 
-/// Structure blocks that are nearly right: tokens and names in an order that is often allowed.
+/// Generates nearly valid structure blocks: tokens and names in an order that is often allowed.
 fn words() -> impl Strategy<Value = Vec<u8>> {
     let token = prop_oneof![
         4 => Just(structure(&[1, u32::from_be_bytes(*b"ab\0\0")])),
@@ -314,7 +314,7 @@ proptest! {
     }
 }
 
-/// The sample, compiled once.
+/// Returns the sample, compiled once.
 fn sample() -> &'static [u8] {
     static SAMPLE_BLOB: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     SAMPLE_BLOB.get_or_init(|| compile(SAMPLE).as_slice().to_vec())

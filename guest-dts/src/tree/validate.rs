@@ -1,15 +1,15 @@
-//! The walk over a blob that nothing is known of. What it lets through holds what `cursor` relies on.
+//! Validation of an untrusted blob. It establishes the invariants that `cursor` relies on.
 
 use core::fmt;
 use core::ops::Range;
 
 use super::{DEPTH_LIMIT, NAME_LIMIT};
 
-/// First word of every blob.
+/// Magic number: the first word of every blob.
 const MAGIC: u32 = 0xd00d_feed;
-/// Bytes of a version 17 header.
+/// Size of a version 17 header in bytes.
 const HEADER_SIZE: usize = 40;
-/// The version of the format that is read, and that the specification describes.
+/// Supported version of the format: the one that the specification describes.
 const VERSION: u32 = 17;
 
 pub(super) const BEGIN_NODE: u32 = 1;
@@ -18,49 +18,49 @@ pub(super) const PROP: u32 = 3;
 pub(super) const NOP: u32 = 4;
 pub(super) const END: u32 = 9;
 
-/// Why a blob is not a sound device tree. Offsets count bytes from its start.
+/// A defect of a blob. Offsets count bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TreeError {
     /// The blob ends before its header, or before the total size that its header states.
     Truncated {
-        /// Bytes that there are.
+        /// Length of the blob in bytes.
         length: usize,
-        /// Bytes that there have to be.
+        /// Required length in bytes.
         needed: usize,
     },
-    /// The first word is not the magic number.
+    /// The first word is this instead of the magic number.
     Magic(u32),
-    /// The blob does not begin at a multiple of 8 bytes; it has to be moved before it is read.
+    /// The blob is not aligned to 8 bytes. It must be moved before it is read.
     Unaligned,
-    /// The format's version is not one that can be read: the version, and the oldest it is compatible with.
+    /// The format's version is not supported: the version, and the oldest version that it is compatible with.
     Version(u32, u32),
-    /// A block (structure, strings, reservations) is misaligned or reaches past its bounds.
+    /// A block (structure, strings, reservations) is misaligned or extends past the end of the blob.
     Block {
-        /// Which.
+        /// Name of the block.
         name: &'static str,
-        /// Where it begins.
+        /// Offset of the block.
         offset: u32,
-        /// Its size in bytes.
+        /// Size of the block in bytes.
         size: u32,
     },
     /// Two blocks overlap.
     BlocksOverlap(&'static str, &'static str),
     /// The memory reservation block has no terminating entry.
     ReservationsUnterminated,
-    /// A memory reservation that passes the end of the address space: its base and size.
+    /// A memory reservation extends past the end of the address space: its base and size.
     Reservation(u64, u64),
-    /// A token at this offset reaches past the structure block.
+    /// The token at this offset extends past the structure block.
     TokenCut(usize),
-    /// The word at this offset is no token.
+    /// The word at this offset is not a token.
     Token(usize, u32),
-    /// The token at this offset may not stand where it stands.
+    /// The token at this offset is out of order.
     TokenOrder(usize, &'static str),
     /// The node at this offset is nested deeper than [`DEPTH_LIMIT`].
     Depth(usize),
-    /// The name of the node or property at this offset is not terminated within [`NAME_LIMIT`] bytes, is empty,
-    /// or holds something else than printable ASCII.
+    /// The name of the node or property at this offset is empty, not terminated within [`NAME_LIMIT`] bytes, or not
+    /// printable ASCII.
     Name(usize),
-    /// The property at this offset has its name outside the strings block.
+    /// The name of the property at this offset lies outside the strings block, at this offset in it.
     NameOffset(usize, u32),
 }
 
@@ -68,34 +68,40 @@ impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("device tree: ")?;
         match *self {
-            Self::Truncated { length, needed } => write!(f, "cut short: {length} of {needed} bytes"),
+            Self::Truncated { length, needed } => write!(f, "truncated: {length} of {needed} bytes"),
             Self::Magic(word) => {
                 write!(f, "begins with {word:#010x} instead of {MAGIC:#010x}: not a device tree")
             }
-            Self::Unaligned => write!(f, "does not lie at a multiple of 8 bytes"),
+            Self::Unaligned => write!(f, "not aligned to 8 bytes"),
             Self::Version(version, compatible) => {
                 write!(f, "format version {version} (compatible with {compatible}); must be {VERSION}")
             }
             Self::Block { name, offset, size } => {
-                write!(f, "{name} block at {offset:#x}, {size:#x} bytes: misaligned or out of bounds")
+                write!(f, "{name} block at {offset:#x} of {size:#x} bytes: misaligned or out of bounds")
             }
             Self::BlocksOverlap(one, other) => write!(f, "{one} and {other} blocks overlap"),
-            Self::ReservationsUnterminated => write!(f, "reservation block does not end"),
+            Self::ReservationsUnterminated => write!(f, "reservation block has no terminating entry"),
             Self::Reservation(base, size) => {
-                write!(f, "reservation of {size:#x} bytes at {base:#x} passes the end of the address space")
+                write!(
+                    f,
+                    "reservation of {size:#x} bytes at {base:#x} extends past the end of the address space"
+                )
             }
-            Self::TokenCut(at) => write!(f, "token at {at:#x} reaches past the structure block"),
-            Self::Token(at, word) => write!(f, "{word:#x} at {at:#x} is no token"),
+            Self::TokenCut(at) => write!(f, "token at {at:#x} extends past the end of the structure block"),
+            Self::Token(at, word) => write!(f, "{word:#x} at {at:#x} is not a token"),
             Self::TokenOrder(at, what) => write!(f, "at {at:#x}: {what}"),
             Self::Depth(at) => write!(f, "node at {at:#x} is nested deeper than {DEPTH_LIMIT} levels"),
             Self::Name(at) => {
                 write!(
                     f,
-                    "name at {at:#x}: must be 1 to {NAME_LIMIT} printable characters and a NUL, for the root alone none"
+                    "name at {at:#x}: must be 1 to {NAME_LIMIT} printable characters and a NUL; empty for the root only"
                 )
             }
             Self::NameOffset(at, offset) => {
-                write!(f, "property at {at:#x} has its name at {offset:#x}, outside the strings block")
+                write!(
+                    f,
+                    "name of the property at {at:#x}: offset {offset:#x} lies outside the strings block"
+                )
             }
         }
     }
@@ -103,13 +109,13 @@ impl fmt::Display for TreeError {
 
 impl core::error::Error for TreeError {}
 
-/// The big-endian word at `offset`.
+/// Returns the big-endian word at `offset`.
 pub(super) fn word(blob: &[u8], offset: usize) -> Option<u32> {
     let bytes = blob.get(offset..offset.checked_add(4)?)?;
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// The name at the start of `bytes`, without its NUL.
+/// Returns the name at the start of `bytes`, without its NUL.
 pub(super) fn name(bytes: &[u8]) -> Option<&str> {
     let window = bytes.get(..bytes.len().min(NAME_LIMIT + 1))?;
     let length = window.iter().position(|&byte| byte == 0)?;
@@ -120,7 +126,7 @@ pub(super) fn name(bytes: &[u8]) -> Option<&str> {
     core::str::from_utf8(name).ok()
 }
 
-/// See [`super::Tree::total_size`].
+/// Returns the total size in `header` (see [`super::Tree::total_size`]).
 pub(super) fn total_size(header: &[u8]) -> Result<u32, TreeError> {
     let truncated = TreeError::Truncated { length: header.len(), needed: HEADER_SIZE };
     if header.len() < HEADER_SIZE {
@@ -132,9 +138,9 @@ pub(super) fn total_size(header: &[u8]) -> Result<u32, TreeError> {
     }
 }
 
-/// Checks all of `blob`, and cuts it to the size that its header says. Then all offsets in the header are in
-/// bounds, all names terminated, every token from the structure block's first to FDT_END is complete and in order,
-/// and the reservation block has a terminating entry.
+/// Validates `blob` and returns it cut to the total size in its header. Afterwards, all offsets in the header are in
+/// bounds, all names are terminated, all tokens from the first to FDT_END are complete and in order, and the
+/// reservation block has a terminating entry.
 pub(super) fn validate(blob: &[u8]) -> Result<&[u8], TreeError> {
     let total = total_size(blob)? as usize;
     let truncated = TreeError::Truncated { length: blob.len(), needed: total };
@@ -183,7 +189,7 @@ fn block(
     }
 }
 
-/// The range of the reservation block, its terminating entry left out.
+/// Returns the range of the reservation block without its terminating entry.
 fn reservations(blob: &[u8], offset: u32) -> Result<Range<usize>, TreeError> {
     let start = block(blob, "reservation", 8, offset, 16)?.start;
     let entries = blob.get(start..).unwrap_or_default().chunks_exact(16);
@@ -221,7 +227,7 @@ fn walk(blob: &[u8], range: Range<usize>, strings: &[u8]) -> Result<(), TreeErro
                     return Err(TreeError::Depth(at));
                 }
                 let name = name(structure.get(body..).unwrap_or_default()).ok_or(TreeError::Name(body))?;
-                // The root has no name; a `/` would make two paths of one.
+                // The root has no name. A `/` in a name would make paths ambiguous.
                 if name.is_empty() != (depth == 0) || name.contains('/') {
                     return Err(TreeError::Name(body));
                 }
@@ -235,7 +241,7 @@ fn walk(blob: &[u8], range: Range<usize>, strings: &[u8]) -> Result<(), TreeErro
                 depth -= 1;
                 body
             }
-            END_NODE => return Err(TreeError::TokenOrder(at, "the end of a node that was not begun")),
+            END_NODE => return Err(TreeError::TokenOrder(at, "the end of a node that has not begun")),
             PROP if takes_properties => property(structure, at, strings)?,
             PROP => return Err(TreeError::TokenOrder(at, "a property outside a node or after a child")),
             NOP => body,
@@ -243,12 +249,12 @@ fn walk(blob: &[u8], range: Range<usize>, strings: &[u8]) -> Result<(), TreeErro
             END => return Err(TreeError::TokenOrder(at, "the end inside a node, or without a root")),
             other => return Err(TreeError::Token(at, other)),
         };
-        // No overflow: `next` is at most the structure's end, a 32-bit number, and a NUL.
+        // Does not overflow: `next` is at most the 32-bit end of the structure block, plus a NUL.
         at = next.next_multiple_of(4);
     }
 }
 
-/// Checks the property token at `at` and returns the offset of its value's end.
+/// Checks the property token at `at` and returns the offset after its value.
 fn property(structure: &[u8], at: usize, strings: &[u8]) -> Result<usize, TreeError> {
     let length = word(structure, at + 4).ok_or(TreeError::TokenCut(at))? as usize;
     let name_offset = word(structure, at + 8).ok_or(TreeError::TokenCut(at))?;

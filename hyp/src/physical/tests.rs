@@ -101,8 +101,8 @@ fn a_pool_with_the_name_of_one_of_the_hosts_is_refused() {
     assert_eq!(
         told,
         [
-            "Error: configuration: /pools/video: must differ from the names of the pools in the host's tree in the first \
-             31 characters",
+            "Error: configuration: /pools/video: must have a name whose first 31 characters differ from the names of the \
+             pools in the host's tree",
             "Error: designated movable blocks: the configuration's are wrong; nothing is designated"
         ]
     );
