@@ -10,6 +10,7 @@ use super::gic::cpu_interface;
 use super::gic::redistributor::Redistributor;
 use super::hardening::Hardening;
 pub use crate::board::MAX_CPUS;
+use crate::device::vgic::MAX_VCPUS;
 use crate::observe::counters::Counters;
 use crate::observe::trace;
 pub use crate::requests::Request;
@@ -21,7 +22,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use spin::Once;
 
 /// The part of a CPU's data that needs no guests.
+#[repr(C)]
 pub struct Core {
+    /// By vCPU of the guest that runs here: the value of ICC_SGI1R_EL1 that reaches it; 0: there is none. The first
+    /// field, so that the path of SGIs indexes TPIDR_EL2 itself.
+    pub(crate) sgi_targets: [Cell<u64>; MAX_VCPUS],
     index: Cell<usize>,
     mpidr: Cell<u64>,
     midr: AtomicU64,
@@ -80,6 +85,7 @@ impl Core {
 
     pub(crate) const fn new() -> Self {
         Self {
+            sgi_targets: [const { Cell::new(0) }; MAX_VCPUS],
             index: Cell::new(0),
             mpidr: Cell::new(0),
             midr: AtomicU64::new(0),

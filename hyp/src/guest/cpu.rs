@@ -4,7 +4,7 @@
 
 use super::Vcpu;
 use crate::arch::cpu::{self as arch, Core, MAX_CPUS};
-use crate::device::vgic::{Local, MAX_VCPUS};
+use crate::device::vgic::Local;
 use aarch64_cpu::registers::{Readable, TPIDR_EL2};
 use core::cell::Cell;
 use core::mem::offset_of;
@@ -18,9 +18,7 @@ pub struct PerCpu {
     core: Core,
     /// The vCPU that runs here now.
     vcpu: Cell<Option<&'static Vcpu>>,
-    /// By vCPU of the same guest: the value of ICC_SGI1R_EL1 that reaches it; 0: there is none.
-    pub(crate) sgi_targets: [Cell<u64>; MAX_VCPUS],
-    /// The element of `sgi_targets` that is this CPU's.
+    /// The element of [`Core::sgi_targets`] that is this CPU's.
     pub(crate) self_target: Cell<u64>,
     /// The vCPU's own bit in a target list.
     pub(crate) self_bit: Cell<u64>,
@@ -56,7 +54,6 @@ impl PerCpu {
         Self {
             core: Core::new(),
             vcpu: Cell::new(None),
-            sgi_targets: [const { Cell::new(0) }; MAX_VCPUS],
             self_target: Cell::new(0),
             self_bit: Cell::new(0),
             local: Local::new(),
