@@ -27,6 +27,8 @@ pub mod observe;
 mod operator;
 pub mod physical;
 pub mod requests;
+#[cfg(test)]
+mod rooms;
 #[cfg(target_os = "none")]
 mod serial;
 pub mod translation;
