@@ -109,10 +109,6 @@ impl Maintenance for Tlb {
         });
     }
 
-    fn invalidate_all(&self) {
-        self.with_vmid(|| instruction!("tlbi vmalls12e1is"));
-    }
-
     fn synchronise(&self) {
         translation::synchronise(
             &errata::This,

@@ -240,7 +240,10 @@ impl Windows for Host {
     fn part(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool {
         let (Some(ipa), Some(guest)) = (place(guest, pool, range), get(guest.index())) else { return true };
         let end = ipa.checked_add(range.bytes()).unwrap_or(ipa);
-        guest.space.any().with(self, |stage2| [ipa, end].into_iter().all(|edge| stage2.part(edge).is_ok()))
+        guest
+            .space
+            .any()
+            .with(self, |stage2| [ipa, end].into_iter().all(|edge| stage2.split_at(edge).is_ok()))
     }
 
     fn slice_to_hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> FrameRange {

@@ -69,7 +69,6 @@ pub(super) struct Tlb;
 impl Maintenance for Tlb {
     fn publish(&self) {}
     fn invalidate(&self, _: Ipa, _: u64, _: Level, _: Cached) {}
-    fn invalidate_all(&self) {}
     fn synchronise(&self) {}
 }
 

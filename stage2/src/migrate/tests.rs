@@ -650,8 +650,10 @@ fn faults_that_are_the_guests_own_are_told_apart() {
     assert_eq!(fault(BASE, Fault::Translation), Verdict::Retry, "a late fault: it is mapped by now");
     assert_eq!(fault(BASE, Fault::Write), Verdict::Retry);
     host.any_space(guest).with(&host, |s| {
-        s.set_attributes(ipa(BASE), Attributes { execute: crate::table::Execute::Never, ..Attributes::ROM })
-            .unwrap();
+        let pa = s.leaf(ipa(BASE)).unwrap().pa();
+        let attributes = Attributes { execute: crate::table::Execute::Never, ..Attributes::ROM };
+        s.unmap(ipa(BASE), M2, |_| ()).unwrap();
+        s.map(ipa(BASE), pa, M2, attributes).unwrap();
     });
     assert_eq!(fault(BASE, Fault::Write), Verdict::NotOurs);
     assert_eq!(fault(BASE, Fault::Fetch), Verdict::NotOurs);

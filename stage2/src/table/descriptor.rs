@@ -1,6 +1,6 @@
-//! A stage-2 descriptor of VMSAv8-64 as a typed view of its 64 bits.
+//! Typed view of a stage-2 descriptor of VMSAv8-64.
 //!
-//! | bits | field | source (DDI 0487J.a) |
+//! | bits | field | section |
 //! |---|---|---|
 //! | 0 | valid | D8.3.1, VMSAv8-64 descriptor formats |
 //! | 1 | 1: table, or page at level 3; 0: block | D8.3.1 |
@@ -9,60 +9,59 @@
 //! | 9:8 | SH | D8.5, shareability |
 //! | 10 | AF | D8.4, the access flag |
 //! | 47:12 | output address | D8.3.1 |
-//! | 51 | DBM: hardware may set S2AP[1] | D8.4, hardware management of the dirty state |
+//! | 51 | DBM, always 0: hardware does not manage the dirty state | D8.4 |
 //! | 54:53 | XN: 0b10 forbids execution at EL1 and EL0, with and without FEAT_XNX | D8.4 |
-//! | 58:55 | for software | D8.3.1 |
+//! | 58:55 | reserved for software | D8.3.1 |
 //!
-//! The four software bits are two fields of Ballast's own:
-//! - 56:55 the [`Mark`], which belongs to whoever moves the leaf (`migrate`);
-//! - 58:57 what a write-protected leaf lets the guest do once the protection ends.
+//! Ballast uses three of the four software bits:
+//! - 56:55: the [`Mark`], which belongs to migration;
+//! - 57: the leaf is write-protected, and becomes writable when the protection ends.
 //!
-//! An invalid descriptor is ignored by hardware but for bit 0, so a leaf or a table that is *broken*
-//! (the first half of break-before-make) keeps all its other bits: clearing bit 0 loses nothing, and
-//! whoever finds it sees what it was.
+//! Hardware ignores bits 63:1 of an invalid descriptor. Breaking a leaf or a table clears bit 0 only, so the
+//! descriptor still says what it was.
 
 use crate::addr::{FRAME_SHIFT, Frame, Pa};
 use core::fmt;
 
-/// Entries in a table.
+/// Number of entries in a table.
 pub const ENTRIES: usize = 512;
-/// log2 of [`ENTRIES`].
+/// Binary logarithm of [`ENTRIES`].
 pub(super) const ENTRIES_SHIFT: u32 = 9;
 
-/// A level of lookup: 0 to 3.
+/// Level of lookup.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Level {
-    /// 512 GiB an entry; tables only.
+    /// 512 GiB per entry; tables only.
     L0 = 0,
-    /// 1 GiB an entry.
+    /// 1 GiB per entry.
     L1 = 1,
-    /// 2 MiB an entry.
+    /// 2 MiB per entry.
     L2 = 2,
-    /// 4 KiB an entry; pages only.
+    /// 4 KiB per entry; pages only.
     L3 = 3,
 }
 
 impl Level {
-    /// The levels that a leaf can be at, largest first.
-    pub const LEAVES: [Self; 3] = [Self::L1, Self::L2, Self::L3];
+    /// Levels that can hold a leaf, largest first.
+    pub(super) const LEAVES: [Self; 3] = [Self::L1, Self::L2, Self::L3];
 
-    /// log2 of the bytes that an entry of this level spans.
+    /// Returns the binary logarithm of the bytes that an entry of this level spans.
     pub const fn shift(self) -> u32 {
         FRAME_SHIFT + ENTRIES_SHIFT * (3 - self as u32)
     }
 
-    /// The bytes that an entry of this level spans.
+    /// Returns the number of bytes that an entry of this level spans.
     pub const fn size(self) -> u64 {
         1 << self.shift()
     }
 
-    /// log2 of the frames that an entry of this level spans (0, 9, 18 for leaves).
+    /// Returns the binary logarithm of the frames that an entry of this level spans: 18, 9 or 0 for leaves.
     pub const fn order(self) -> u8 {
         (self.shift() - FRAME_SHIFT) as u8
     }
 
-    /// The level that a table of this level's entries is looked up at.
+    /// Returns the level of the tables that entries of this level lead to.
     pub const fn below(self) -> Option<Self> {
         match self {
             Self::L0 => Some(Self::L1),
@@ -72,8 +71,8 @@ impl Level {
         }
     }
 
-    /// The level of the table that holds this level's table.
-    pub const fn above(self) -> Option<Self> {
+    /// Returns the level of the entries that lead to tables of this level.
+    pub(super) const fn above(self) -> Option<Self> {
         match self {
             Self::L0 => None,
             Self::L1 => Some(Self::L0),
@@ -82,44 +81,40 @@ impl Level {
         }
     }
 
-    /// Whether an entry of this level can be a leaf (4 KiB granule without FEAT_LPA2).
-    pub const fn has_leaves(self) -> bool {
+    /// Tests whether an entry of this level can be a leaf (4 KiB granule without FEAT_LPA2).
+    pub(super) const fn has_leaves(self) -> bool {
         !matches!(self, Self::L0)
     }
 }
 
-/// What memory a leaf maps.
+/// Memory type of a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Memory {
-    /// Normal memory, Inner and Outer Write-Back, Inner Shareable: RAM.
+    /// RAM: Normal, Inner and Outer Write-Back, Inner Shareable.
     Normal,
     /// Device-nGnRE.
     Device,
 }
 
-/// What a guest may do to the data of a leaf.
+/// Data access that a leaf grants to the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Access {
-    /// Read only.
+    /// Reads only.
     ReadOnly,
-    /// Read and write; writes are not tracked.
+    /// Reads and writes.
     ReadWrite,
-    /// Read and write; hardware marks the first write (needs VTCR_EL2.HD), which has not come yet.
-    Clean,
-    /// Read and write; a write was marked.
-    Dirty,
 }
 
-/// Whether a guest may fetch instructions from a leaf.
+/// Permission to fetch instructions from a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Execute {
-    /// It may.
+    /// Instruction fetches are allowed.
     Allowed,
-    /// It may not.
+    /// Instruction fetches fault.
     Never,
 }
 
-/// The attributes of a leaf.
+/// Attributes of a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Attributes {
     /// Memory type, cacheability and shareability.
@@ -128,35 +123,35 @@ pub struct Attributes {
     pub access: Access,
     /// Instruction fetch.
     pub execute: Execute,
-    /// The access flag. Without hardware management a first access to a leaf where it is clear faults.
+    /// The access flag. If it is clear and hardware does not manage it, the next access faults.
     pub accessed: bool,
 }
 
 impl Attributes {
-    /// A guest's RAM.
+    /// Attributes of a guest's RAM.
     pub const RAM: Self =
         Self { memory: Memory::Normal, access: Access::ReadWrite, execute: Execute::Allowed, accessed: true };
-    /// A guest's RAM that it may only read.
+    /// Attributes of RAM that a guest may only read.
     pub const ROM: Self = Self { access: Access::ReadOnly, ..Self::RAM };
-    /// A device that a guest reaches directly.
+    /// Attributes of a device that a guest accesses directly.
     pub const DEVICE: Self =
         Self { memory: Memory::Device, access: Access::ReadWrite, execute: Execute::Never, accessed: true };
 }
 
-/// Two bits in a leaf for whoever moves it; 0 outside of a move.
+/// Two bits in a leaf that record the state of its migration; 0 if the leaf is not being moved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Mark(u8);
 
 impl Mark {
-    /// No move touches the leaf.
+    /// Mark of a leaf that is not being moved.
     pub const NONE: Self = Self(0);
 
-    /// The mark `value`, cut to two bits.
+    /// Returns the mark with the two low bits of `value`.
     pub const fn new_truncate(value: u8) -> Self {
         Self(value & 3)
     }
 
-    /// The mark as a number from 0 to 3.
+    /// Returns the mark as a number from 0 to 3.
     pub const fn get(self) -> u8 {
         self.0
     }
@@ -173,58 +168,52 @@ const WRITE: u64 = 1 << 7;
 const INNER_SHAREABLE: u64 = 0b11 << 8;
 const ACCESSED: u64 = 1 << 10;
 const OUTPUT_MASK: u64 = ((1 << 48) - 1) & !0xfff;
-const DIRTY_MODIFIER: u64 = 1 << 51;
 const EXECUTE_NEVER: u64 = 1 << 54;
 const MARK_SHIFT: u32 = 55;
 const MARK_MASK: u64 = 0b11 << MARK_SHIFT;
-const HELD_SHIFT: u32 = 57;
-const HELD_MASK: u64 = 0b11 << HELD_SHIFT;
-const HELD_WRITE: u64 = 0b01 << HELD_SHIFT;
-const HELD_CLEAN: u64 = 0b10 << HELD_SHIFT;
-const HELD_DIRTY: u64 = 0b11 << HELD_SHIFT;
+const PROTECTED: u64 = 1 << 57;
 
-/// The bits in which a valid leaf may be replaced by another valid leaf. Every other change (memory type,
-/// shareability, output address, block size) needs break-before-make (DDI 0487J.a, D8.14.1, R_WHZWS).
-const LIVE_CHANGES: u64 =
-    READ | WRITE | ACCESSED | DIRTY_MODIFIER | EXECUTE_NEVER | 1 << 53 | MARK_MASK | HELD_MASK;
+/// Bits in which a valid leaf may be replaced by another valid leaf. Every other change (memory type,
+/// shareability, output address, block size) needs break-before-make (D8.14.1, R_WHZWS).
+const LIVE_CHANGES: u64 = READ | WRITE | ACCESSED | EXECUTE_NEVER | 1 << 53 | MARK_MASK | PROTECTED;
 
-/// What a descriptor is.
+/// Kind of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Nothing is mapped.
+pub(crate) enum Kind {
+    /// An entry that maps nothing.
     Empty,
     /// A block or a page.
     Leaf,
-    /// A leaf between break and make: hardware faults on it.
+    /// A leaf between break and make: accesses fault.
     BrokenLeaf,
-    /// The next level's table.
+    /// A pointer to the next level's table.
     Table,
-    /// A table between break and make.
+    /// A pointer to a table, between break and make.
     BrokenTable,
 }
 
-/// One entry of a table.
+/// An entry of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct Descriptor(u64);
 
 impl Descriptor {
     /// The entry that maps nothing.
-    pub const EMPTY: Self = Self(0);
+    pub(crate) const EMPTY: Self = Self(0);
 
-    /// The descriptor with these bits.
+    /// Returns the descriptor with these bits.
     #[inline(always)]
     pub(super) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// All 64 bits.
+    /// Returns all 64 bits.
     #[inline(always)]
-    pub const fn bits(self) -> u64 {
+    pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 
-    /// A leaf at `level` to `pa`, of which the bits below the leaf's size are cut.
+    /// Returns a leaf of `level` that leads to `pa`, rounded down to the size of the leaf.
     pub(super) const fn leaf(level: Level, pa: Pa, attributes: Attributes) -> Self {
         let mut bits = VALID | READ | INNER_SHAREABLE;
         if matches!(level, Level::L3) {
@@ -234,12 +223,9 @@ impl Descriptor {
             Memory::Normal => MEMORY_NORMAL,
             Memory::Device => MEMORY_DEVICE_NGNRE,
         };
-        bits |= match attributes.access {
-            Access::ReadOnly => 0,
-            Access::ReadWrite => WRITE,
-            Access::Clean => DIRTY_MODIFIER,
-            Access::Dirty => DIRTY_MODIFIER | WRITE,
-        };
+        if matches!(attributes.access, Access::ReadWrite) {
+            bits |= WRITE;
+        }
         if matches!(attributes.execute, Execute::Never) {
             bits |= EXECUTE_NEVER;
         }
@@ -249,21 +235,21 @@ impl Descriptor {
         Self(bits | (pa.get() & !(level.size() - 1)))
     }
 
-    /// The descriptor of the next level's table at `frame`. The attribute bits of a stage-2 table
-    /// descriptor are ignored or RES0 (D8.3.1).
+    /// Returns the descriptor of a table at `frame`. The attribute bits of a stage-2 table descriptor are ignored
+    /// or RES0 (D8.3.1).
     pub(super) const fn table(frame: Frame) -> Self {
         Self(VALID | TABLE_OR_PAGE | frame.pa().get())
     }
 
-    /// Whether hardware follows it.
+    /// Tests whether hardware follows the descriptor.
     #[inline(always)]
-    pub const fn is_valid(self) -> bool {
+    pub(crate) const fn is_valid(self) -> bool {
         self.0 & VALID != 0
     }
 
-    /// What it is, in a table of `level`.
+    /// Returns the kind of the descriptor in a table of `level`.
     #[inline(always)]
-    pub const fn kind(self, level: Level) -> Kind {
+    pub(crate) const fn kind(self, level: Level) -> Kind {
         if self.0 == 0 {
             return Kind::Empty;
         }
@@ -276,139 +262,116 @@ impl Descriptor {
         }
     }
 
-    /// The output address of a leaf.
+    /// Returns the output address of a leaf.
     #[inline(always)]
-    pub const fn output(self) -> Pa {
+    pub(crate) const fn output(self) -> Pa {
         Pa::new_truncate(self.0 & OUTPUT_MASK)
     }
 
-    /// The frame of the table that a table descriptor leads to.
+    /// Returns the frame of the table that a table descriptor leads to.
     pub(super) const fn table_frame(self) -> Frame {
         Frame::containing(self.output())
     }
 
-    /// The same leaf with another output address.
+    /// Returns this leaf with another output address.
     #[inline(always)]
     pub(super) const fn with_output(self, pa: Pa) -> Self {
         Self(self.0 & !OUTPUT_MASK | pa.get() & OUTPUT_MASK)
     }
 
-    /// The same with bit 0 clear.
+    /// Returns this descriptor with the valid bit clear.
     #[inline(always)]
     pub(super) const fn broken(self) -> Self {
         Self(self.0 & !VALID)
     }
 
-    /// The same with bit 0 set.
+    /// Returns this descriptor with the valid bit set.
     #[inline(always)]
     pub(super) const fn made(self) -> Self {
         Self(self.0 | VALID)
     }
 
-    /// The attributes of a leaf: what the guest is entitled to, whether protected at present or not.
+    /// Returns the attributes of a leaf, as if it were not protected.
     pub const fn attributes(self) -> Attributes {
-        let whole = self.unprotected();
+        let full = self.unprotected();
         Attributes {
-            memory: if whole.0 & MEMORY_MASK == MEMORY_NORMAL { Memory::Normal } else { Memory::Device },
-            access: match (whole.0 & WRITE != 0, whole.0 & DIRTY_MODIFIER != 0) {
-                (false, false) => Access::ReadOnly,
-                (true, false) => Access::ReadWrite,
-                (false, true) => Access::Clean,
-                (true, true) => Access::Dirty,
-            },
-            execute: if whole.0 & EXECUTE_NEVER == 0 { Execute::Allowed } else { Execute::Never },
-            accessed: whole.is_accessed(),
+            memory: if full.0 & MEMORY_MASK == MEMORY_NORMAL { Memory::Normal } else { Memory::Device },
+            access: if full.0 & WRITE != 0 { Access::ReadWrite } else { Access::ReadOnly },
+            execute: if full.0 & EXECUTE_NEVER == 0 { Execute::Allowed } else { Execute::Never },
+            accessed: full.is_accessed(),
         }
     }
 
-    /// The access flag.
+    /// Tests the access flag.
     #[inline(always)]
     pub const fn is_accessed(self) -> bool {
         self.0 & ACCESSED != 0
     }
 
-    /// The same with the access flag set.
+    /// Returns this leaf with the access flag set.
     pub(super) const fn with_accessed(self) -> Self {
         Self(self.0 | ACCESSED)
     }
 
-    /// The same with the access flag clear.
+    /// Returns this leaf with the access flag clear.
     pub(super) const fn without_accessed(self) -> Self {
         Self(self.0 & !ACCESSED)
     }
 
-    /// The mark.
+    /// Returns the mark.
     #[inline(always)]
-    pub const fn mark(self) -> Mark {
+    pub(crate) const fn mark(self) -> Mark {
         Mark::new_truncate((self.0 >> MARK_SHIFT) as u8)
     }
 
-    /// The same with another mark.
+    /// Returns this leaf with another mark.
     #[inline(always)]
     pub(super) const fn with_mark(self, mark: Mark) -> Self {
         Self(self.0 & !MARK_MASK | (mark.0 as u64) << MARK_SHIFT)
     }
 
-    /// Whether a write permission that the guest is entitled to is withheld.
+    /// Tests whether write permission is withheld.
     #[inline(always)]
-    pub const fn is_protected(self) -> bool {
-        self.0 & HELD_MASK != 0
+    pub(crate) const fn is_protected(self) -> bool {
+        self.0 & PROTECTED != 0
     }
 
-    /// The same with writes withheld. DBM goes too: with it hardware would grant the write itself.
+    /// Returns this leaf without write permission. A read-only leaf stays as it is.
     pub(super) const fn protected(self) -> Self {
-        if self.is_protected() {
-            return self;
-        }
-        let held = match (self.0 & WRITE != 0, self.0 & DIRTY_MODIFIER != 0) {
-            (false, false) => 0,
-            (true, false) => HELD_WRITE,
-            (false, true) => HELD_CLEAN,
-            (true, true) => HELD_DIRTY,
-        };
-        Self(self.0 & !(WRITE | DIRTY_MODIFIER) | held)
+        if self.0 & WRITE == 0 { self } else { Self(self.0 & !WRITE | PROTECTED) }
     }
 
-    /// The same with what was withheld given back.
+    /// Returns this leaf with the write permission that [`Self::protected`] withheld.
     #[inline(always)]
     pub(super) const fn unprotected(self) -> Self {
-        let given = match self.0 & HELD_MASK {
-            HELD_WRITE => WRITE,
-            HELD_CLEAN => DIRTY_MODIFIER,
-            HELD_DIRTY => DIRTY_MODIFIER | WRITE,
-            _ => 0,
-        };
-        Self(self.0 & !HELD_MASK | given)
+        if self.is_protected() { Self(self.0 & !PROTECTED | WRITE) } else { self }
     }
 
-    /// The entry number `index` of the table that a leaf at `level` becomes on demotion: the same
-    /// attributes, access flag, dirty state, mark and protection. `None` at level 3.
+    /// Returns entry `index` of the table that a leaf of `level` becomes on demotion, with the same attributes,
+    /// mark and protection. `None` at level 3.
     pub(super) const fn part(self, level: Level, index: usize) -> Option<Self> {
         let Some(below) = level.below() else { return None };
         let bits = self.0 + ((index as u64) << below.shift());
         Some(Self(if matches!(below, Level::L3) { bits | TABLE_OR_PAGE } else { bits }))
     }
 
-    /// Whether two leaves of one level may become one block, but for their addresses: equal in all that
-    /// is not gathered by [`Self::gathered`].
+    /// Tests whether two leaves of one level differ in nothing but output address and access flag, so that they
+    /// may become parts of one block.
     pub(super) const fn is_alike(self, other: Self) -> bool {
-        let ignored = OUTPUT_MASK | ACCESSED;
-        let (a, b) = (self.0 & !ignored, other.0 & !ignored);
-        let tracked = self.0 & other.0 & DIRTY_MODIFIER != 0;
-        a == b || tracked && a & !WRITE == b & !WRITE
+        (self.0 ^ other.0) & !(OUTPUT_MASK | ACCESSED) == 0
     }
 
-    /// This leaf, accessed or dirty if `other`, a leaf alike, is so.
+    /// Returns this leaf, with the access flag set if it is set in this leaf or in `other`.
     pub(super) const fn gathered(self, other: Self) -> Self {
-        Self(self.0 | other.0 & (ACCESSED | WRITE))
+        Self(self.0 | other.0 & ACCESSED)
     }
 
-    /// This leaf of the level below `level` as a block of `level`.
+    /// Returns a page, or a block, as a block of the level above.
     pub(super) const fn as_block(self) -> Self {
         Self(self.0 & !TABLE_OR_PAGE)
     }
 
-    /// Whether an entry that holds `self` may be set to `next` at once; otherwise break-before-make.
+    /// Tests whether an entry may change from `self` to `next` without break-before-make.
     #[inline(always)]
     pub(super) const fn is_legal_change(self, next: Self) -> bool {
         if !self.is_valid() || !next.is_valid() {
@@ -433,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_are_where_the_architecture_has_them() {
+    fn descriptors_have_the_bits_of_the_architecture() {
         // Normal write-back, read-write, inner shareable, accessed: block 0x7fd, page 0x7ff.
         assert_eq!(Descriptor::leaf(Level::L2, pa(0x4020_0000), Attributes::RAM).bits(), 0x4020_07fd);
         assert_eq!(Descriptor::leaf(Level::L3, pa(0x4020_1000), Attributes::RAM).bits(), 0x4020_17ff);
@@ -447,7 +410,7 @@ mod tests {
     #[test]
     fn attributes_survive_the_descriptor() {
         for memory in [Memory::Normal, Memory::Device] {
-            for access in [Access::ReadOnly, Access::ReadWrite, Access::Clean, Access::Dirty] {
+            for access in [Access::ReadOnly, Access::ReadWrite] {
                 for execute in [Execute::Allowed, Execute::Never] {
                     for accessed in [false, true] {
                         let attributes = Attributes { memory, access, execute, accessed };
@@ -455,7 +418,7 @@ mod tests {
                         assert_eq!(leaf.attributes(), attributes);
                         assert_eq!(leaf.protected().attributes(), attributes);
                         assert_eq!(leaf.protected().unprotected(), leaf);
-                        assert_eq!(leaf.protected().bits() & (WRITE | DIRTY_MODIFIER), 0);
+                        assert_eq!(leaf.protected().bits() & WRITE, 0);
                         assert_eq!(leaf.broken().made(), leaf);
                     }
                 }
@@ -464,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_apart_when_broken() {
+    fn a_broken_descriptor_keeps_its_kind() {
         let leaf = Descriptor::leaf(Level::L2, pa(0x20_0000), Attributes::RAM);
         let page = Descriptor::leaf(Level::L3, pa(0x1000), Attributes::RAM);
         let table = Descriptor::table(Frame::try_new(7).unwrap());
@@ -478,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn only_permissions_flags_and_software_bits_change_live() {
+    fn a_valid_leaf_may_change_permissions_flags_and_software_bits_only() {
         let leaf = Descriptor::leaf(Level::L3, pa(0x1000), Attributes::RAM);
         assert!(leaf.is_legal_change(leaf.protected()));
         assert!(leaf.is_legal_change(leaf.without_accessed().with_mark(Mark::new_truncate(3))));
@@ -491,8 +454,8 @@ mod tests {
     }
 
     #[test]
-    fn parts_keep_everything_but_the_address() {
-        let attributes = Attributes { access: Access::Dirty, accessed: false, ..Attributes::RAM };
+    fn parts_differ_from_the_block_in_their_address_only() {
+        let attributes = Attributes { access: Access::ReadOnly, accessed: false, ..Attributes::RAM };
         let block = Descriptor::leaf(Level::L2, pa(0x4020_0000), attributes).with_mark(Mark::new_truncate(2));
         let part = block.part(Level::L2, 511).unwrap();
         assert_eq!(part.output(), pa(0x403f_f000));

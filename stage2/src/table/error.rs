@@ -1,77 +1,77 @@
-//! Why a translation table was not changed.
+//! Errors of operations on translation tables.
 
 use super::descriptor::{Descriptor, Level};
 use crate::addr::{Ipa, Pa};
 use core::fmt;
 
-/// Why an operation was refused. The tables are as they were before it.
+/// Reason for which an operation was refused. The tables are unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TableError {
-    /// No such address size: `ipa_bits` must be 32 to 48 and at most `pa_bits`.
+    /// Unsupported address size: `ipa_bits` must be 32 to 48 and at most `pa_bits`.
     AddressSize {
-        /// The bits of an IPA that were asked for.
+        /// Requested bits of an IPA.
         ipa_bits: u8,
-        /// The bits of the machine's physical addresses.
+        /// Bits of the machine's physical addresses.
         pa_bits: u8,
     },
-    /// The range is empty or not made of whole frames.
+    /// The range is empty or does not consist of whole frames.
     Misaligned {
-        /// Where it starts.
+        /// Start of the range.
         ipa: Ipa,
-        /// Its bytes.
+        /// Size in bytes.
         size: u64,
     },
-    /// The range does not lie in the guest's address space.
+    /// The range is not inside the guest's address space.
     IpaOutside {
-        /// Where it starts.
+        /// Start of the range.
         ipa: Ipa,
-        /// Its bytes.
+        /// Size in bytes.
         size: u64,
-        /// The bits of an IPA.
+        /// Bits of an IPA.
         ipa_bits: u8,
     },
-    /// The frames are beyond the machine's physical addresses, or misaligned for the leaf.
+    /// The frames lie beyond the machine's physical addresses, or are misaligned for the leaf.
     PaOutside {
-        /// Where they start.
+        /// Start of the frames.
         pa: Pa,
-        /// Their bytes.
+        /// Size in bytes.
         size: u64,
-        /// The bits of a physical address.
+        /// Bits of a physical address.
         pa_bits: u8,
     },
-    /// Something is mapped there already.
+    /// The address is already mapped.
     AlreadyMapped(Ipa),
-    /// Nothing is mapped there.
+    /// The address is not mapped.
     NotMapped(Ipa),
-    /// The range ends inside a leaf: demote it first.
+    /// The range starts or ends inside a leaf, which has to be demoted first.
     SplitsLeaf {
-        /// Where the leaf starts.
+        /// Start of the leaf.
         ipa: Ipa,
-        /// Its level.
+        /// Level of the leaf.
         level: Level,
     },
-    /// There is no memory for table frames.
+    /// There are not enough free frames for tables.
     OutOfTables {
-        /// The frames that the operation needs.
+        /// Number of frames that the operation needs.
         needed: u64,
-        /// The frames that could be had before memory ran out.
+        /// Number of frames that could be allocated.
         available: u64,
     },
-    /// A leaf of 4 KiB has no parts.
+    /// The leaf is a page of 4 KiB, which cannot be demoted.
     NotDivisible(Ipa),
-    /// The 512 leaves below are not one block: see which is the first that stands in the way.
+    /// The 512 leaves do not form one block. The address is that of the first leaf that does not fit.
     NotOneBlock(Ipa),
-    /// The leaf is between break and make, or marked by a move.
+    /// The leaf is broken, protected or marked: migration is moving it.
     InMotion(Ipa),
-    /// The leaf is not between break and make, or the invalidation for it has not been completed.
+    /// The leaf is not broken, or its invalidation is not complete.
     NotBroken(Ipa),
-    /// A live entry may not be changed like this at once (DDI 0487J.a, D8.14.1).
+    /// This change of a valid entry needs break-before-make (D8.14.1).
     BreakBeforeMake {
-        /// What the entry translates.
+        /// First address that the entry translates.
         ipa: Ipa,
-        /// What it holds.
+        /// Present contents.
         old: Descriptor,
-        /// What it was to hold.
+        /// Requested contents.
         new: Descriptor,
     },
 }
@@ -81,10 +81,10 @@ impl fmt::Display for TableError {
         match *self {
             Self::AddressSize { ipa_bits, pa_bits } => write!(
                 f,
-                "no guest address space of {ipa_bits} bits where physical addresses have {pa_bits} bits"
+                "guest address space of {ipa_bits} bits: must be 32 to 48, and at most the {pa_bits} of a PA"
             ),
             Self::Misaligned { ipa, size } => {
-                write!(f, "IPA {ipa} size {size:#x}: not a range of whole 4 KiB frames")
+                write!(f, "IPA {ipa} size {size:#x}: not a multiple of 4 KiB, or empty")
             }
             Self::IpaOutside { ipa, size, ipa_bits } => {
                 write!(f, "IPA {ipa} size {size:#x}: outside the guest's {ipa_bits}-bit address space")
@@ -92,20 +92,25 @@ impl fmt::Display for TableError {
             Self::PaOutside { pa, size, pa_bits } => {
                 write!(f, "PA {pa} size {size:#x}: misaligned or outside {pa_bits}-bit physical addresses")
             }
-            Self::AlreadyMapped(ipa) => write!(f, "IPA {ipa}: mapped already"),
+            Self::AlreadyMapped(ipa) => write!(f, "IPA {ipa}: already mapped"),
             Self::NotMapped(ipa) => write!(f, "IPA {ipa}: not mapped"),
             Self::SplitsLeaf { ipa, level } => {
-                write!(f, "IPA {ipa}: the range ends inside a leaf of {:#x} bytes", level.size())
+                write!(f, "IPA {ipa}: the range splits a leaf of {:#x} bytes", level.size())
             }
             Self::OutOfTables { needed, available } => {
-                write!(f, "{needed} frames are needed for translation tables, {available} could be had")
+                write!(
+                    f,
+                    "out of memory for translation tables: {needed} frames needed, {available} available"
+                )
             }
             Self::NotDivisible(ipa) => write!(f, "IPA {ipa}: a leaf of 4 KiB cannot be demoted"),
-            Self::NotOneBlock(ipa) => write!(f, "IPA {ipa}: not contiguous with, or not like, the others"),
-            Self::InMotion(ipa) => write!(f, "IPA {ipa}: the leaf is being moved"),
-            Self::NotBroken(ipa) => write!(f, "IPA {ipa}: the leaf was not broken and invalidated before"),
+            Self::NotOneBlock(ipa) => {
+                write!(f, "IPA {ipa}: cannot be merged: not contiguous, or other attributes")
+            }
+            Self::InMotion(ipa) => write!(f, "IPA {ipa}: being migrated"),
+            Self::NotBroken(ipa) => write!(f, "IPA {ipa}: not broken and invalidated"),
             Self::BreakBeforeMake { ipa, old, new } => {
-                write!(f, "IPA {ipa}: {old:?} may not become {new:?} without break-before-make")
+                write!(f, "IPA {ipa}: {old:?} to {new:?} needs break-before-make")
             }
         }
     }

@@ -1,12 +1,16 @@
-//! Table memory and a TLB in plain memory, which catch what hardware would punish.
+//! Fake table memory and TLB, which record violations of the architecture's rules.
 //!
-//! The TLB caches as much as the architecture lets it: at every barrier and invalidation it walks a set
-//! of addresses, from the root or from a cached table, and keeps leaves and tables until they are
-//! invalidated *and* the invalidation is completed. It notes as violations: a valid leaf that contradicts a
-//! cached one (break-before-make), an invalidation before the table writes were published, a table freed
-//! while a cached walk leads to it, table memory not zero where it has to be.
+//! The TLB holds as much as the architecture allows. At every barrier and invalidation it walks a set of addresses,
+//! from the root or from a cached table, and keeps leaves and tables until they are invalidated and the
+//! invalidation is complete.
 //!
-//! With `hardware_flags` its walks also set access flags, and mark writes, as FEAT_HAFDBS does.
+//! Violations are:
+//! - a valid leaf that contradicts a cached one (break-before-make);
+//! - an invalidation before the table writes were published;
+//! - a table that is freed while a cached walk leads to it;
+//! - a table that is not zero when it is freed.
+//!
+//! With `hardware_flags`, walks set the access flag, as FEAT_HAFDBS does with VTCR_EL2.HA.
 
 use super::descriptor::{Access, Descriptor, Kind};
 use super::{Cached, Geometry, Leaf, Level, Maintenance, Stage2, Table, TableMemory, load};
@@ -16,7 +20,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// What the architecture may cache of the tables.
+/// A leaf in the TLB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct CachedLeaf {
     ipa: u64,
@@ -25,20 +29,22 @@ struct CachedLeaf {
     is_dying: bool,
 }
 
+/// A pointer to a table in the TLB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct CachedTable {
     ipa: u64,
-    /// The level of the entry that leads to the table.
+    /// Level of the entry that leads to the table.
     level: Level,
     frame: Frame,
     is_dying: bool,
 }
 
+/// Table memory, TLB and the guest that uses them.
 pub(crate) struct Machine {
     base: Frame,
     arena: Vec<Box<Table>>,
     taken: RefCell<Vec<bool>>,
-    /// Allocations that may still succeed.
+    /// Number of allocations that may still succeed.
     pub(crate) allowance: Cell<u64>,
     root: Cell<Option<(Geometry, Frame)>>,
     published: RefCell<Vec<u64>>,
@@ -46,27 +52,26 @@ pub(crate) struct Machine {
     fresh: RefCell<BTreeSet<u64>>,
     leaves: RefCell<Vec<CachedLeaf>>,
     tables: RefCell<Vec<CachedTable>>,
-    /// The addresses that the guest touches at every step; odd ones are written to.
+    /// Addresses that the guest accesses at every step, and whether it writes to them.
     touched: RefCell<Vec<(Ipa, bool)>>,
     hardware_flags: Cell<bool>,
-    dirtied: RefCell<BTreeSet<u64>>,
     violations: RefCell<Vec<String>>,
     pub(crate) publish_count: Cell<u64>,
     pub(crate) invalidate_count: Cell<u64>,
     pub(crate) synchronise_count: Cell<u64>,
 }
 
-/// The guest's side of a [`Machine`]: table memory.
+/// Table memory of a [`Machine`].
 #[derive(Clone)]
 pub(crate) struct FakeTables(pub(crate) Rc<Machine>);
 
-/// The guest's side of a [`Machine`]: TLB maintenance.
+/// TLB of a [`Machine`].
 #[derive(Clone)]
 pub(crate) struct FakeTlb(pub(crate) Rc<Machine>);
 
 pub(crate) type FakeStage2 = Stage2<FakeTables, FakeTlb>;
 
-/// What a guest's access comes to.
+/// Result of an access by the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Outcome {
     Reaches(Pa),
@@ -89,7 +94,6 @@ impl Machine {
             tables: RefCell::default(),
             touched: RefCell::default(),
             hardware_flags: Cell::new(false),
-            dirtied: RefCell::default(),
             violations: RefCell::default(),
             publish_count: Cell::new(0),
             invalidate_count: Cell::new(0),
@@ -104,7 +108,7 @@ impl Machine {
         stage2
     }
 
-    /// Lets the guest touch these addresses from now on, and write to those that say so.
+    /// Lets the guest access these addresses at every step from now on; `true` means a write.
     pub(crate) fn touch(&self, addresses: impl IntoIterator<Item = (Ipa, bool)>) {
         self.touched.replace(addresses.into_iter().collect());
     }
@@ -125,15 +129,15 @@ impl Machine {
         self.violations.borrow_mut().push(text);
     }
 
-    /// What was found wrong so far.
+    /// Returns the violations so far.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.violations.borrow().clone()
     }
 
-    /// One guest access: through the TLB if it has the leaf, else by a walk that fills it.
+    /// Accesses `ipa` as the guest does: through the TLB if it has the leaf, otherwise by a walk that fills it.
     pub(crate) fn access(&self, ipa: Ipa, is_write: bool) -> Outcome {
         let cached = self.cached_leaf(ipa);
-        // A hit does not make an entry younger: one that is being invalidated stays so.
+        // A hit does not renew an entry that is being invalidated.
         let is_dying = cached.is_some_and(|cached| cached.is_dying);
         let found = match cached {
             Some(cached) => (cached.ipa, cached.level, cached.descriptor),
@@ -146,25 +150,15 @@ impl Machine {
         if !descriptor.is_accessed() && !self.hardware_flags.get() {
             return Outcome::AccessFlagFault;
         }
-        let access = descriptor.attributes().access;
-        let may_write = !descriptor.is_protected()
-            && match access {
-                Access::ReadOnly => false,
-                Access::ReadWrite | Access::Dirty => true,
-                Access::Clean => self.hardware_flags.get(),
-            };
+        let may_write = !descriptor.is_protected() && descriptor.attributes().access == Access::ReadWrite;
         if is_write && !may_write {
             return Outcome::PermissionFault;
         }
         if self.hardware_flags.get() {
-            let Some(updated) = self.update_flags(ipa, descriptor, is_write && access == Access::Clean)
-            else {
+            let Some(updated) = self.set_access_flag(ipa, descriptor) else {
                 return Outcome::TranslationFault;
             };
             descriptor = updated;
-        }
-        if is_write && access == Access::Clean {
-            self.dirtied.borrow_mut().insert(ipa.get());
         }
         let mut leaves = self.leaves.borrow_mut();
         leaves.retain(|leaf| leaf.ipa != base || leaf.level != level);
@@ -177,25 +171,15 @@ impl Machine {
         self.leaves.borrow().iter().find(holds).copied()
     }
 
-    /// Sets the access flag and marks a write in the entry in memory, if it is still what was cached.
-    fn update_flags(&self, ipa: Ipa, cached: Descriptor, is_write: bool) -> Option<Descriptor> {
+    /// Sets the access flag of the entry in memory, if it still leads where the cached entry does.
+    fn set_access_flag(&self, ipa: Ipa, cached: Descriptor) -> Option<Descriptor> {
         let (entry, _) = self.leaf_entry(ipa)?;
         let mut found = load(entry);
         loop {
             if !found.is_valid() || found.output() != cached.output() {
                 return None;
             }
-            let mut new = found.with_accessed();
-            if is_write {
-                match found.attributes().access {
-                    Access::Clean if !found.is_protected() => {
-                        new = Descriptor::from_bits(new.bits() | 1 << 7)
-                    }
-                    Access::ReadWrite | Access::Dirty if !found.is_protected() => {}
-                    // The permission has gone: hardware finds that out when it updates the entry.
-                    _ => return None,
-                }
-            }
+            let new = found.with_accessed();
             match entry.compare_exchange(found.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(new),
                 Err(now) => found = Descriptor::from_bits(now),
@@ -203,7 +187,7 @@ impl Machine {
         }
     }
 
-    /// A walk in memory, which may start at a cached table.
+    /// Walks the tables in memory, from the root or from a cached table.
     fn walk(&self, ipa: Ipa) -> Option<Leaf> {
         let (entry, level) = self.leaf_entry(ipa)?;
         let descriptor = load(entry);
@@ -242,7 +226,7 @@ impl Machine {
         }
     }
 
-    /// The guest runs for a moment, and hardware walks as it likes.
+    /// Runs the guest for one step.
     fn run(&self) {
         let touched = self.touched.borrow().clone();
         for (ipa, is_write) in touched {
@@ -251,7 +235,7 @@ impl Machine {
         }
     }
 
-    /// Notes a valid leaf in memory that contradicts what is cached for `ipa`.
+    /// Records a violation if the valid leaf for `ipa` in memory contradicts a cached one.
     fn check_conflict(&self, ipa: Ipa) {
         let Some((entry, level)) = self.leaf_entry(ipa) else { return };
         let now = load(entry);
@@ -267,7 +251,7 @@ impl Machine {
         }
     }
 
-    /// What the TLB may hold agrees with the tables: call when an operation is complete.
+    /// Records a violation if the TLB disagrees with the tables, after an operation is complete.
     pub(crate) fn check_coherent(&self) {
         self.run();
         for cached in self.leaves.borrow().iter() {
@@ -282,29 +266,17 @@ impl Machine {
                 self.violation(format!("stale: {cached:x?}, now {leaf:x?}"));
             }
         }
-        let dirtied = core::mem::take(&mut *self.dirtied.borrow_mut());
-        for ipa in dirtied {
-            let Some(leaf) = self.walk(Ipa::try_new(ipa).unwrap()) else { continue };
-            match leaf.attributes().access {
-                Access::Clean => self.violation(format!("dirty state lost at {ipa:#x}: {leaf:x?}")),
-                Access::Dirty => _ = self.dirtied.borrow_mut().insert(ipa),
-                Access::ReadOnly | Access::ReadWrite => {}
-            }
-        }
     }
 
-    /// Forgets what was written: the test is about to set a clean state on purpose.
-    pub(crate) fn forget_dirtied(&self) {
-        self.dirtied.borrow_mut().clear();
-    }
-
-    /// The entries of the tables in use, without what hardware writes itself.
+    /// Returns the entries of the tables in use, without access flags: hardware's own writes need no publication.
     fn contents(&self) -> Vec<u64> {
-        // The access flag, S2AP[1] of tracked leaves: hardware's own writes need no publishing.
-        let own = |bits: u64| bits & !(1 << 10) & !(if bits & 1 << 51 != 0 { 1 << 7 } else { 0 });
+        let without_flag = |bits| Descriptor::from_bits(bits).without_accessed().bits();
         let taken = self.taken.borrow();
         let tables = self.arena.iter().zip(taken.iter()).filter(|(_, taken)| **taken);
-        tables.flat_map(|(table, _)| table.iter()).map(|entry| own(entry.load(Ordering::Relaxed))).collect()
+        tables
+            .flat_map(|(table, _)| table.iter())
+            .map(|entry| without_flag(entry.load(Ordering::Relaxed)))
+            .collect()
     }
 }
 
@@ -361,7 +333,7 @@ impl Maintenance for FakeTlb {
             machine.violation(format!("invalidation of {ipa} before the tables were published"));
         }
         let end = ipa.get() + size;
-        // Whether one TLBI for each `leaf.size()` bytes hits what spans `[base, base + span)`.
+        // Tests whether one TLBI per `leaf.size()` bytes reaches an entry for `[base, base + span)`.
         let hits = |base: u64, span: u64| {
             let first = base.max(ipa.get()).next_multiple_of(leaf.size());
             let before = ipa.get() & !(leaf.size() - 1);
@@ -376,13 +348,6 @@ impl Maintenance for FakeTlb {
             }
         }
         machine.run();
-    }
-
-    fn invalidate_all(&self) {
-        self.0.run();
-        self.0.leaves.borrow_mut().iter_mut().for_each(|leaf| leaf.is_dying = true);
-        self.0.tables.borrow_mut().iter_mut().for_each(|table| table.is_dying = true);
-        self.0.run();
     }
 
     fn synchronise(&self) {

@@ -1,14 +1,14 @@
-//! How wide a guest's address space is, and the VTCR_EL2 fields that say so.
+//! Size of a guest's address space, and the VTCR_EL2 fields that describe it.
 
 use super::descriptor::{ENTRIES_SHIFT, Level};
 use super::error::TableError;
 use crate::addr::{FRAME_SHIFT, Ipa, Pa};
 
-/// The most tables that the first level of lookup may consist of, as a power of two: 16
-/// (DDI 0487J.a, D8.2, concatenated translation tables).
+/// Binary logarithm of the maximum number of concatenated tables at the start level: 16 (D8.2, concatenated
+/// translation tables).
 const CONCATENATION_SHIFT: u32 = 4;
 
-/// The size of a guest's address space, and where its lookup starts.
+/// Size of a guest's address space and level at which its lookup starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
     ipa_bits: u8,
@@ -17,21 +17,21 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// An address space of `ipa_bits` bits on a machine whose physical addresses have `pa_bits` bits
+    /// Returns an address space of `ipa_bits` bits on a machine whose physical addresses have `pa_bits` bits
     /// (ID_AA64MMFR0_EL1.PARange: 32, 36, 40, 42, 44, 48 or 52, of which 48 are used).
     ///
-    /// The lookup starts as low as up to 16 concatenated tables allow: 32 to 34 bits at level 2, 35 to
-    /// 43 at level 1, 44 to 48 at level 0.
+    /// The lookup starts at the lowest level that up to 16 concatenated tables allow: level 2 for 32 to 34 bits,
+    /// level 1 for 35 to 43 bits, level 0 for 44 to 48 bits.
     ///
     /// # Errors
-    /// [`TableError::AddressSize`] where the architecture (D8.2) has no such combination: fewer than
-    /// 32 bits, more than 48, or more than the machine's physical addresses have.
+    /// [`TableError::AddressSize`] if `ipa_bits` is below 32, above 48 or above `pa_bits`, or if `pa_bits` is not a
+    /// size that the architecture defines (D8.2).
     pub const fn new(ipa_bits: u8, pa_bits: u8) -> Result<Self, TableError> {
         let known = matches!(pa_bits, 32 | 36 | 40 | 42 | 44 | 48 | 52);
         if !known || ipa_bits < 32 || ipa_bits > 48 || ipa_bits > pa_bits {
             return Err(TableError::AddressSize { ipa_bits, pa_bits });
         }
-        // Each level below the first resolves 9 bits; the first up to 13, four of them by concatenation.
+        // The start level resolves up to 13 bits, four of them by concatenation; each level below it 9 bits.
         let resolved = ipa_bits as u32 - FRAME_SHIFT - CONCATENATION_SHIFT;
         let start = match resolved.div_ceil(ENTRIES_SHIFT) {
             0..=2 => Level::L2,
@@ -42,49 +42,49 @@ impl Geometry {
         Ok(Self { ipa_bits, pa_bits, start })
     }
 
-    /// Bits of an IPA.
+    /// Returns the bits of an IPA.
     pub const fn ipa_bits(self) -> u8 {
         self.ipa_bits
     }
 
-    /// Bits of a physical address that a leaf may lead to.
-    pub const fn pa_bits(self) -> u8 {
+    /// Returns the bits of a physical address that a leaf can lead to.
+    pub(super) const fn pa_bits(self) -> u8 {
         self.pa_bits
     }
 
-    /// The level at which the lookup starts.
-    pub const fn start(self) -> Level {
+    /// Returns the level at which the lookup starts.
+    pub(super) const fn start(self) -> Level {
         self.start
     }
 
-    /// log2 of the tables that lie side by side at the start level.
-    pub const fn root_order(self) -> u8 {
+    /// Returns the binary logarithm of the number of concatenated tables at the start level.
+    pub(super) const fn root_order(self) -> u8 {
         let entries = self.ipa_bits as u32 - self.start.shift();
         if entries > ENTRIES_SHIFT { (entries - ENTRIES_SHIFT) as u8 } else { 0 }
     }
 
-    /// Tables that lie side by side at the start level.
-    pub const fn root_tables(self) -> u64 {
+    /// Returns the number of concatenated tables at the start level.
+    pub(super) const fn root_tables(self) -> u64 {
         1 << self.root_order()
     }
 
-    /// The first address past the guest's address space, in bytes.
+    /// Returns the size of the address space in bytes.
     pub const fn ipa_limit(self) -> u64 {
         1 << self.ipa_bits
     }
 
-    /// VTCR_EL2.T0SZ, bits 5:0.
-    pub const fn t0sz(self) -> u64 {
+    /// Returns VTCR_EL2.T0SZ, bits 5:0.
+    const fn t0sz(self) -> u64 {
         64 - self.ipa_bits as u64
     }
 
-    /// VTCR_EL2.SL0, bits 7:6 (4 KiB granule: 0 starts at level 2, 1 at level 1, 2 at level 0).
-    pub const fn sl0(self) -> u64 {
+    /// Returns VTCR_EL2.SL0, bits 7:6 (4 KiB granule: 0 starts at level 2, 1 at level 1, 2 at level 0).
+    const fn sl0(self) -> u64 {
         2 - self.start as u64
     }
 
-    /// VTCR_EL2.PS, bits 18:16, encoded as ID_AA64MMFR0_EL1.PARange.
-    pub const fn ps(self) -> u64 {
+    /// Returns VTCR_EL2.PS, bits 18:16, encoded as ID_AA64MMFR0_EL1.PARange.
+    const fn ps(self) -> u64 {
         match self.pa_bits {
             32 => 0,
             36 => 1,
@@ -95,8 +95,8 @@ impl Geometry {
         }
     }
 
-    /// VTCR_EL2 with T0SZ, SL0, PS, Write-Back Write-Allocate Inner Shareable walks, the 4 KiB granule
-    /// (TG0 = 0) and bit 31, which is RES1. VS, HA and HD are the caller's.
+    /// Returns VTCR_EL2 with T0SZ, SL0, PS, Write-Back Write-Allocate Inner Shareable walks, the 4 KiB granule
+    /// (TG0 = 0) and bit 31, which is RES1. The caller adds VS and HA; HD stays 0.
     pub const fn vtcr(self) -> u64 {
         const IRGN0_WRITE_BACK: u64 = 0b01 << 8;
         const ORGN0_WRITE_BACK: u64 = 0b01 << 10;
@@ -111,7 +111,7 @@ impl Geometry {
             | RES1
     }
 
-    /// Checks that `[ipa, ipa + size)` lies inside the address space, in whole frames, not empty.
+    /// Checks that `[ipa, ipa + size)` is a non-empty range of whole frames inside the address space.
     pub(super) const fn check_ipa(self, ipa: Ipa, size: u64) -> Result<(), TableError> {
         if size == 0 || (size | ipa.get()) & ((1 << FRAME_SHIFT) - 1) != 0 {
             return Err(TableError::Misaligned { ipa, size });
@@ -122,7 +122,7 @@ impl Geometry {
         Ok(())
     }
 
-    /// Checks that `[pa, pa + size)` is within reach of a leaf, in whole frames.
+    /// Checks that `[pa, pa + size)` starts at a frame and that leaves can lead to all of it.
     pub(super) const fn check_pa(self, pa: Pa, size: u64) -> Result<(), TableError> {
         let limit = 1 << self.pa_bits;
         if size > limit || pa.get() > limit - size || pa.get() & ((1 << FRAME_SHIFT) - 1) != 0 {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_sizes_are_named() {
+    fn unsupported_sizes_are_refused() {
         for (ipa_bits, pa_bits) in [(31, 40), (49, 52), (40, 36), (40, 41)] {
             assert_eq!(Geometry::new(ipa_bits, pa_bits), Err(TableError::AddressSize { ipa_bits, pa_bits }));
         }

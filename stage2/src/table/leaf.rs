@@ -1,31 +1,30 @@
-//! Changes of single leaves, on live tables.
+//! Changes of single leaves while the guest runs.
 
-use super::descriptor::{Attributes, Descriptor, ENTRIES, Kind, Level, Mark};
+use super::descriptor::{Descriptor, ENTRIES, Kind, Level, Mark};
 use super::error::TableError;
-use super::unmap::is_in_motion;
 use super::walk::{End, Leaf, Slot};
 use super::{Cached, Maintenance, Stage2, TableMemory, break_entry, exchange, load};
 use crate::addr::{Ipa, Pa};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Stands for an invalidation that was started. It is complete once [`Stage2::is_synchronised`] says so.
+/// An invalidation that was started. It is complete after the next [`Stage2::synchronise`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 impl Ticket {
     pub(super) const fn new(begun: u64) -> Self {
         Self(begun)
     }
 
-    /// Whether the synchronisation number `completed` began after the invalidation.
+    /// Tests whether synchronisation number `completed` began after the invalidation.
     pub(super) const fn is_before(self, completed: u64) -> bool {
         completed > self.0
     }
 }
 
-/// Leaves side by side in one table that were broken together.
+/// Consecutive leaves of one table that were broken together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BrokenRun {
+pub(crate) struct BrokenRun {
     ipa: Ipa,
     level: Level,
     leaf_count: u16,
@@ -33,42 +32,47 @@ pub struct BrokenRun {
 }
 
 impl BrokenRun {
-    /// The run of no leaf.
+    /// The empty run.
     pub(crate) const EMPTY: Self =
         Self { ipa: Ipa::new_truncate(0), level: Level::L3, leaf_count: 0, ticket: Ticket(0) };
 
-    /// Where the first leaf starts.
-    pub const fn ipa(self) -> Ipa {
+    /// Returns the start of the first leaf.
+    pub(crate) const fn ipa(self) -> Ipa {
         self.ipa
     }
 
-    /// The level of every leaf.
-    pub const fn level(self) -> Level {
-        self.level
-    }
-
-    /// How many there are, at most 512.
-    pub const fn leaf_count(self) -> usize {
+    /// Returns the number of leaves, at most 512.
+    pub(crate) const fn leaf_count(self) -> usize {
         self.leaf_count as usize
-    }
-
-    /// Stands for the invalidation of all.
-    pub const fn ticket(self) -> Ticket {
-        self.ticket
     }
 }
 
+/// Consecutive leaves of one level, to be invalidated together.
+#[derive(Clone, Copy)]
+pub(super) struct StaleRun {
+    ipa: Ipa,
+    size: u64,
+    level: Level,
+}
+
+impl StaleRun {
+    /// The empty run.
+    pub(super) const EMPTY: Self = Self { ipa: Ipa::new_truncate(0), size: 0, level: Level::L3 };
+}
+
 impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
-    /// Breaks the leaf at `ipa` and up to `most - 1` after it of the same table, sets their marks from
-    /// `from` to `to`, and starts their invalidation. The run ends before the first entry that is no valid
-    /// leaf with the mark `from`; with [`Mark::NONE`], before one that is protected too.
-    /// Each descriptor keeps its output address, attributes and last access and dirty state: `visit` gets
-    /// it as it was at the last.
+    /// Breaks up to `most` leaves from `ipa` on in one table, changes their marks from `from` to `to`, and starts
+    /// their invalidation. The run ends before the first entry that is not a valid leaf with the mark `from`. If
+    /// `from` is [`Mark::NONE`], it also ends before a protected leaf.
+    ///
+    /// A broken leaf keeps its output address, attributes and access flag. `visit` is called with the last valid
+    /// state of each leaf.
     ///
     /// # Errors
-    /// [`TableError::NotMapped`]; [`TableError::InMotion`] where the run would be empty;
-    /// [`TableError::SplitsLeaf`] where `ipa` is not the first address of a leaf.
-    pub fn break_leaves(
+    /// - [`TableError::NotMapped`];
+    /// - [`TableError::InMotion`] if the run would be empty;
+    /// - [`TableError::SplitsLeaf`] if `ipa` is not the start of a leaf.
+    pub(crate) fn break_leaves(
         &self,
         ipa: Ipa,
         most: usize,
@@ -84,7 +88,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
             if found.kind(slot.level) != Kind::Leaf || !free {
                 break;
             }
-            // Until it is broken hardware may still write; what this yields is final.
+            // Hardware may set the access flag until here.
             let last = break_entry(entry);
             entry.store(last.broken().with_mark(to).bits(), Ordering::Release);
             let at = ipa.get() + (u64::from(leaf_count) << slot.level.shift());
@@ -99,13 +103,18 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok(BrokenRun { ipa, level: slot.level, leaf_count, ticket })
     }
 
-    /// Makes leaf number `index` of `run`: at `pa`, or with `None` where it was. Mark and protection go,
-    /// all other attributes stay. Follow with [`Self::publish`], one for any number of leaves.
+    /// Makes leaf number `index` of `run`, with output address `pa` or, if that is `None`, with its old one. Clears
+    /// mark and protection; the attributes stay. The caller publishes, once for any number of leaves.
     ///
     /// # Errors
-    /// [`TableError::NotBroken`] where the invalidation is not complete or the leaf was made already;
-    /// [`TableError::PaOutside`] where `pa` is misaligned for the leaf or out of reach.
-    pub fn make_leaf(&self, run: &BrokenRun, index: usize, pa: Option<Pa>) -> Result<Leaf, TableError> {
+    /// - [`TableError::NotBroken`] if the invalidation is not complete, or the leaf has already been made;
+    /// - [`TableError::PaOutside`] if `pa` is misaligned for the leaf or beyond physical addresses.
+    pub(crate) fn make_leaf(
+        &self,
+        run: &BrokenRun,
+        index: usize,
+        pa: Option<Pa>,
+    ) -> Result<Leaf, TableError> {
         let ipa = Ipa::new_truncate(run.ipa.get() + ((index as u64) << run.level.shift()));
         if index >= run.leaf_count() || !self.is_synchronised(run.ticket) {
             return Err(TableError::NotBroken(ipa));
@@ -120,12 +129,12 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         make(slot.entry, ipa, broken, pa).map(|made| Leaf::new(ipa, slot.level, made))
     }
 
-    /// Makes every leaf of `run` that is still broken, number `index` at `target(index)`, as
-    /// [`Self::make_leaf`] does. Yields how many that were. Follow with [`Self::publish`].
+    /// Makes every leaf of `run` that is still broken, as [`Self::make_leaf`] does; number `index` leads to
+    /// `target(index)`. Returns the number of leaves made. The caller publishes.
     ///
     /// # Errors
-    /// As [`Self::make_leaf`]; then the leaves before the one that failed are made.
-    pub fn make_leaves(
+    /// As [`Self::make_leaf`]. The leaves before the one that failed have been made.
+    pub(crate) fn make_leaves(
         &self,
         run: &BrokenRun,
         mut target: impl FnMut(usize) -> Pa,
@@ -147,62 +156,33 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok(made_count)
     }
 
-    /// Moves the leaf at `ipa` to `pa` at once, by break-before-make, and yields it as it was at the last.
-    /// The contents are the caller's: nobody may write to them meanwhile.
+    /// Withholds the write permission of the leaf at `ipa`, sets its mark, and starts its invalidation. Once the
+    /// ticket is complete, no CPU of the guest writes to it. Returns the new state of the leaf.
     ///
     /// # Errors
-    /// As [`Self::break_leaves`] and [`Self::make_leaf`]; then the leaf is as it was.
-    pub fn replace(&self, ipa: Ipa, pa: Pa) -> Result<Leaf, TableError> {
-        let level = self.run(ipa)?.0.level;
-        self.check_leaf_pa(pa, level)?;
-        let mut old = Leaf::new(ipa, level, Descriptor::EMPTY);
-        let run = self.break_leaves(ipa, 1, Mark::NONE, Mark::NONE, |leaf| old = leaf)?;
-        self.synchronise();
-        self.make_leaf(&run, 0, Some(pa))?;
-        self.publish();
-        Ok(old)
-    }
-
-    /// Withholds the guest's writes to the leaf at `ipa`, gives it `mark`, and starts its invalidation:
-    /// once the ticket is complete no CPU writes there. Yields the leaf as it is now.
-    ///
-    /// # Errors
-    /// [`TableError::NotMapped`], [`TableError::SplitsLeaf`], or [`TableError::InMotion`] where the leaf
-    /// is broken, marked or protected.
-    pub fn protect(&self, ipa: Ipa, mark: Mark) -> Result<(Leaf, Ticket), TableError> {
+    /// [`TableError::NotMapped`], [`TableError::SplitsLeaf`], or [`TableError::InMotion`] if the leaf is broken,
+    /// marked or protected.
+    pub(crate) fn protect(&self, ipa: Ipa, mark: Mark) -> Result<(Leaf, Ticket), TableError> {
         let (slot, _) = self.run(ipa)?;
-        if is_in_motion(slot.leaf()) {
+        if slot.leaf().is_in_motion() {
             return Err(TableError::InMotion(ipa));
         }
         self.update(&slot, |leaf| leaf.protected().with_mark(mark))
     }
 
-    /// Gives back what [`Self::protect`] withheld, and clears the mark. A CPU that still has the
-    /// protected leaf cached faults once more until the ticket is complete.
+    /// Restores the write permission that [`Self::protect`] withheld, and clears the mark. Until the ticket is
+    /// complete, writes of a CPU that still has the protected leaf in its TLB fault.
     ///
     /// # Errors
-    /// [`TableError::NotMapped`], [`TableError::SplitsLeaf`], or [`TableError::InMotion`] where the leaf is broken.
-    pub fn unprotect(&self, ipa: Ipa) -> Result<(Leaf, Ticket), TableError> {
+    /// [`TableError::NotMapped`], [`TableError::SplitsLeaf`], or [`TableError::InMotion`] if the leaf is broken.
+    pub(crate) fn unprotect(&self, ipa: Ipa) -> Result<(Leaf, Ticket), TableError> {
         let (slot, _) = self.run(ipa)?;
         self.update(&slot, |leaf| leaf.unprotected().with_mark(Mark::NONE))
     }
 
-    /// Changes the permissions and flags of the leaf at `ipa` on the live entry, and starts its invalidation.
-    ///
-    /// # Errors
-    /// [`TableError::BreakBeforeMake`] where the memory type differs; [`TableError::InMotion`] where the
-    /// leaf is marked, protected or broken; [`TableError::NotMapped`], [`TableError::SplitsLeaf`].
-    pub fn set_attributes(&self, ipa: Ipa, attributes: Attributes) -> Result<(Leaf, Ticket), TableError> {
-        let (slot, _) = self.run(ipa)?;
-        if is_in_motion(slot.leaf()) {
-            return Err(TableError::InMotion(ipa));
-        }
-        self.update(&slot, |leaf| Descriptor::leaf(slot.level, leaf.output(), attributes))
-    }
-
-    /// Sets the access flag of the leaf that holds `ipa`: the answer to an access flag fault where
-    /// hardware does not manage it. Yields whether it was clear. No invalidation: a leaf with the flag
-    /// clear is not cached (DDI 0487J.a, D8.4, the access flag).
+    /// Sets the access flag of the leaf that holds `ipa`, to resolve an access flag fault on a CPU that does not
+    /// manage the flag. Returns whether it was clear. Nothing is invalidated, because a leaf whose access flag is
+    /// clear is not held in a TLB (D8.4, the access flag).
     pub fn mark_accessed(&self, ipa: Ipa) -> bool {
         let Some(slot) = self.slot(ipa) else { return false };
         let mut found = load(slot.entry);
@@ -219,13 +199,13 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         false
     }
 
-    /// Clears the access flags of `[ipa, ipa + size)`. `visit` gets every leaf that is not broken, with
-    /// the access flag as it was found; the invalidation is started, once for each run of cleared leaves.
-    /// Yields its ticket: until it is complete, accesses by cached entries go unseen.
+    /// Clears the access flags of `[ipa, ipa + size)`, and starts the invalidation of the leaves whose flag it
+    /// cleared. `visit` is called with every leaf that is not broken, in its state before. Accesses through stale
+    /// TLB entries go unnoticed until the next [`Self::synchronise`].
     ///
-    /// Its time grows with the leaves of the range: harvest much in several calls.
-    pub fn harvest_accessed(&self, ipa: Ipa, size: u64, mut visit: impl FnMut(Leaf)) -> Ticket {
-        let mut run: Option<(Ipa, u64, Level)> = None;
+    /// The time grows with the number of leaves: split a large range over several calls.
+    pub fn harvest_accessed(&self, ipa: Ipa, size: u64, mut visit: impl FnMut(Leaf)) {
+        let mut run = StaleRun::EMPTY;
         for slot in self.slots(ipa, size) {
             let leaf = slot.leaf();
             if leaf.is_broken() {
@@ -235,26 +215,13 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
             if !leaf.descriptor().is_accessed() || !clear_accessed(slot.entry) {
                 continue;
             }
-            run = match run {
-                Some((from, bytes, level)) if level == slot.level && from.get() + bytes == slot.ipa.get() => {
-                    Some((from, bytes + level.size(), level))
-                }
-                earlier => {
-                    if let Some((from, bytes, level)) = earlier {
-                        self.invalidate(from, bytes, level);
-                    }
-                    Some((slot.ipa, slot.level.size(), slot.level))
-                }
-            };
+            self.extend_run(&mut run, &slot);
         }
-        match run {
-            Some((from, bytes, level)) => self.invalidate(from, bytes, level),
-            None => self.ticket(),
-        }
+        self.invalidate_run(run);
     }
 
-    /// Sets the access flags of `[ipa, ipa + size)`. `visit` gets every leaf that is not broken, with the access flag as
-    /// it was found. No invalidation, as for [`Self::mark_accessed`].
+    /// Sets the access flags of `[ipa, ipa + size)`. `visit` is called with every leaf that is not broken, in its
+    /// state before. Nothing is invalidated, as in [`Self::mark_accessed`].
     pub fn mark_all_accessed(&self, ipa: Ipa, size: u64, mut visit: impl FnMut(Leaf)) {
         for slot in self.slots(ipa, size) {
             let leaf = slot.leaf();
@@ -268,9 +235,9 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         }
     }
 
-    /// How many of the leaves from `ipa` on, up to `most` and to the end of their table, are pages at rest of which
-    /// `is_wanted` holds for the physical address: those before the first that is not.
-    pub fn leading(&self, ipa: Ipa, most: usize, mut is_wanted: impl FnMut(Pa) -> bool) -> usize {
+    /// Counts the consecutive pages from `ipa` on that are not in motion and whose physical address satisfies
+    /// `is_wanted`, up to `most` pages and the end of their table.
+    pub(crate) fn leading(&self, ipa: Ipa, most: usize, mut is_wanted: impl FnMut(Pa) -> bool) -> usize {
         let Ok((slot, entries)) = self.run(ipa) else { return 0 };
         let mut is_next = |entry: &AtomicU64| {
             let found = load(entry);
@@ -283,7 +250,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         entries.iter().take(most).take_while(|entry| is_next(entry)).count()
     }
 
-    /// The slot of the leaf that starts at `ipa`, and its table's entries from there on.
+    /// Returns the slot of the leaf that starts at `ipa`, and the entries of its table from there on.
     fn run(&self, ipa: Ipa) -> Result<(Slot<'_>, &[AtomicU64]), TableError> {
         if ipa.get() >= self.geometry.ipa_limit() {
             return Err(TableError::NotMapped(ipa));
@@ -298,7 +265,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok((slot, &table[index..]))
     }
 
-    /// Changes a live leaf; hardware's updates of it meanwhile are taken along.
+    /// Changes a valid leaf without losing a concurrent update by hardware, and starts its invalidation.
     fn update(
         &self,
         slot: &Slot<'_>,
@@ -327,6 +294,25 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         self.ticket()
     }
 
+    /// Adds a leaf to `run`. If it does not continue the run, starts the invalidation of the run and begins the
+    /// next.
+    pub(super) fn extend_run(&self, run: &mut StaleRun, slot: &Slot<'_>) {
+        let end = run.ipa.get() + run.size;
+        if run.size == 0 || slot.level != run.level || slot.ipa.get() != end {
+            self.invalidate_run(*run);
+            *run = StaleRun { ipa: slot.ipa, size: 0, level: slot.level };
+        }
+        run.size += slot.level.size();
+    }
+
+    /// Starts the invalidation of the leaves of `run`.
+    pub(super) fn invalidate_run(&self, run: StaleRun) {
+        if run.size > 0 {
+            self.invalidate(run.ipa, run.size, run.level);
+        }
+    }
+
+    /// Checks that a leaf of `level` can lead to `pa`.
     #[inline(always)]
     fn check_leaf_pa(&self, pa: Pa, level: Level) -> Result<(), TableError> {
         let size = level.size();
@@ -345,7 +331,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     }
 }
 
-/// Makes a broken leaf at `pa`, without mark and protection.
+/// Makes a broken leaf with output address `pa`, without mark and protection.
 #[inline(always)]
 fn make(entry: &AtomicU64, ipa: Ipa, broken: Descriptor, pa: Pa) -> Result<Descriptor, TableError> {
     let made = broken.made().unprotected().with_mark(Mark::NONE).with_output(pa);
@@ -355,7 +341,7 @@ fn make(entry: &AtomicU64, ipa: Ipa, broken: Descriptor, pa: Pa) -> Result<Descr
     }
 }
 
-/// Clears the access flag of a leaf unless it has just been broken.
+/// Clears the access flag of a leaf. Returns false if the leaf has been broken meanwhile.
 fn clear_accessed(entry: &AtomicU64) -> bool {
     let clear = |bits| {
         let found = Descriptor::from_bits(bits);

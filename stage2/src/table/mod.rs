@@ -1,32 +1,40 @@
-//! The stage-2 translation tables of one guest (VMSAv8-64, 4 KiB granule, up to 48-bit IPA).
+//! Stage-2 translation tables of one guest: VMSAv8-64, 4 KiB granule, IPAs of up to 48 bits.
 //!
-//! Words:
-//! - a *leaf* is a descriptor that ends a walk: 1 GiB at level 1, 2 MiB at level 2, 4 KiB at level 3;
-//! - *break* clears a descriptor's valid bit and keeps the rest; *make* sets a valid one where there is none;
-//! - a leaf is *protected* while a write permission of the guest's is withheld;
-//! - to *demote* is to put a table of 512 smaller leaves in a leaf's place, to *promote* is the reverse.
+//! Sections (D8.…) are those of the Arm ARM, DDI 0487J.a.
 //!
-//! # Who may do what
-//! Hardware walks the tables at any time, and with VTCR_EL2.HA and HD it also sets the access flag and
-//! S2AP\[1\] of *valid* leaves, atomically (DDI 0487J.a, D8.4, hardware updates). So every change here of
-//! an entry that may be valid is a compare-exchange or an atomic AND that carries such updates along.
+//! # Words
+//! - A *leaf* is a block or page descriptor: 1 GiB at level 1, 2 MiB at level 2, 4 KiB at level 3.
+//! - To *break* an entry is to clear its valid bit and to keep its other bits; to *make* it is to set the valid
+//!   bit again.
+//! - A leaf is *protected* while its write permission is withheld, so that its contents can be copied.
+//! - A leaf is *in motion* while it is broken, protected or marked: migration owns it then.
+//! - To *demote* a leaf is to replace it by a table of 512 smaller leaves; to *promote* is the reverse.
 //!
-//! Among CPUs at EL2: operations that add or remove tables take `&mut self`; those that change leaves, or
-//! read, take `&self` and may run on several CPUs at once, as long as two of them do not *move* the same
-//! leaf (see `migrate`). `hyp` keeps each guest's `Stage2` behind one lock, which no copy is made under.
+//! # Concurrency
+//! The guest's CPUs walk the tables at any time, and with VTCR_EL2.HA they set the access flag of valid leaves
+//! atomically (D8.4, hardware management of the access flag). VTCR_EL2.HD is 0, so hardware never changes
+//! permissions. Every change of an entry that may be valid is a compare-exchange or an atomic AND, so that no
+//! access flag is lost.
 //!
-//! # Break-before-make (DDI 0487J.a, D8.14.1)
-//! A change of output address, size or memory type of a live entry goes in this order:
-//! 1. break: the valid bit is cleared by an atomic operation, which yields the last access and dirty state;
-//! 2. [`Maintenance::publish`] (DSB ISHST): no walk after it finds the old entry;
-//! 3. [`Maintenance::invalidate`] (TLBI IPAS2E1IS and kin) for what the entry translated;
-//! 4. [`Maintenance::synchronise`] (DSB ISH; TLBI VMALLE1IS; DSB ISH; ISB): the invalidations are complete
-//!    on every CPU, those of combined stage 1 and 2 entries too;
-//! 5. make, and publish again.
+//! CPUs at EL2 call in under the lock of the guest's [`Space`](crate::migrate::Space), which is not held while
+//! contents are copied. Methods that add or remove tables take `&mut self`. Methods that read or change leaves
+//! take `&self`, and change a leaf in such a way that a concurrent walk or access flag update is harmless.
 //!
-//! Steps 1 to 3 are one call, step 4 serves any number of them, and step 5 demands the [`Ticket`] of step
-//! 3 and refuses it while step 4 is outstanding. Any other change of a live entry is checked against the
-//! bits that the architecture lets change, and refused by name ([`TableError::BreakBeforeMake`]).
+//! # Break-before-make (D8.14.1)
+//! The output address, the size or the memory type of a valid leaf changes in five steps:
+//! 1. Break the leaf atomically. The operation returns the leaf with its final access flag.
+//! 2. [`Maintenance::publish`] (DSB ISHST): no walk after it finds the old entry.
+//! 3. [`Maintenance::invalidate`] (TLBI IPAS2E1IS or a variant) for all that the leaf translated.
+//! 4. [`Maintenance::synchronise`] (DSB ISH; TLBI VMALLE1IS; DSB ISH; ISB): the invalidation is complete on every
+//!    CPU, also for TLB entries that combine stage 1 and stage 2.
+//! 5. Make the leaf, then publish it.
+//!
+//! [`Stage2::break_leaves`] does steps 1 to 3 for a run of leaves and returns a [`Ticket`] with it. One
+//! [`Stage2::synchronise`] completes the tickets of any number of runs. [`Stage2::make_leaf`] does step 5, and
+//! refuses a run whose ticket is not complete.
+//!
+//! Other changes of a valid leaf (permissions, access flag, mark) need no break. [`exchange`] checks each against
+//! the bits that the architecture lets change, and refuses others with [`TableError::BreakBeforeMake`].
 #![forbid(unsafe_code)]
 
 mod descriptor;
@@ -45,37 +53,38 @@ mod race_tests;
 #[cfg(test)]
 mod tests;
 
-pub use descriptor::{Access, Attributes, Descriptor, ENTRIES, Execute, Kind, Level, Mark, Memory};
+#[cfg(test)]
+pub(crate) use descriptor::Kind;
+pub use descriptor::{Access, Attributes, Descriptor, ENTRIES, Execute, Level, Mark, Memory};
 pub use error::TableError;
 pub use geometry::Geometry;
-pub use leaf::{BrokenRun, Ticket};
-pub use map::TableCount;
-pub use walk::{Extent, Extents, Leaf, Leaves};
+pub(crate) use leaf::{BrokenRun, Ticket};
+pub use walk::{Leaf, Leaves};
 
 use crate::addr::{Frame, Ipa, Pa};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A table as it lies in memory.
+/// A translation table in memory.
 #[cfg(not(all(miri, test)))]
 pub type Table = [AtomicU64; ENTRIES];
-/// A table: behind one reference more, for the reason given at [`crate::sync::Part`].
+/// A translation table, boxed for the reason given at [`crate::sync::Part`].
 #[cfg(all(miri, test))]
 pub type Table = Box<[AtomicU64; ENTRIES]>;
 
-/// Where table frames come from.
+/// Allocator of table frames, and access to them.
 pub trait TableMemory {
-    /// `1 << order` contiguous frames, aligned to their size, every byte zero. `order` is at most 4, and
-    /// 0 but for the tables that the lookup starts at.
+    /// Allocates `1 << order` contiguous frames, aligned to their size and zeroed. `order` is at most 4, and
+    /// above 0 only for the tables of the start level.
     fn allocate(&mut self, order: u8) -> Option<Frame>;
 
-    /// Takes back what [`Self::allocate`] gave, every byte zero again. No CPU can reach it any more.
+    /// Frees what [`Self::allocate`] returned. Every byte is zero again, and no CPU can reach the frames.
     fn free(&mut self, frame: Frame, order: u8);
 
-    /// The table in `frame`, which [`Self::allocate`] gave, alone or as one of several.
+    /// Returns the table in `frame`, which is part of an allocation.
     fn table(&self, frame: Frame) -> &Table;
 }
 
-/// What an invalidation has to reach.
+/// Kinds of TLB entries that an invalidation has to reach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cached {
     /// Copies of leaves only (TLBI IPAS2LE1IS, or RIPAS2LE1IS for a range).
@@ -84,46 +93,43 @@ pub enum Cached {
     LeavesAndTables,
 }
 
-/// Barriers and TLB invalidation for the guest's VMID, on all CPUs (DDI 0487J.a, D8.14).
+/// Barriers, and TLB invalidation for the guest's VMID on all CPUs (D8.14).
 pub trait Maintenance {
-    /// Makes table writes before it visible to the walks of every CPU: DSB ISHST.
+    /// Makes earlier table writes visible to the walks of every CPU: DSB ISHST.
     fn publish(&self);
 
-    /// Starts the invalidation of what is cached for `[ipa, ipa + size)`, where no leaf was smaller than
-    /// an entry of `leaf`: one TLBI for each `leaf.size()` bytes, or by range. It may invalidate more, up
-    /// to the whole VMID, where that is cheaper. It is complete after [`Self::synchronise`].
+    /// Starts the invalidation of the TLB entries for `[ipa, ipa + size)`. No leaf in the range was smaller than
+    /// an entry of level `leaf`, so one TLBI per `leaf.size()` bytes will do. The implementation may invalidate
+    /// more, up to the whole VMID. The invalidation is complete after [`Self::synchronise`].
     fn invalidate(&self, ipa: Ipa, size: u64, leaf: Level, cached: Cached);
 
-    /// Starts the invalidation of all that is cached for the VMID: TLBI VMALLS12E1IS.
-    fn invalidate_all(&self);
-
-    /// Completes the invalidations before it: DSB ISH, then TLBI VMALLE1IS for the entries that combine
-    /// both stages and that invalidation by IPA need not reach, DSB ISH, ISB.
+    /// Completes earlier invalidations: DSB ISH, then TLBI VMALLE1IS for TLB entries that combine both stages,
+    /// which an invalidation by IPA need not reach, then DSB ISH, ISB.
     fn synchronise(&self);
 }
 
 /// The stage-2 tables of one guest.
 ///
-/// Dropping it gives nothing back: [`Stage2::tear_down`] does.
+/// Dropping it frees nothing. [`Stage2::unmap`] frees the tables of a range; those of the start level stay.
 #[derive(Debug)]
 pub struct Stage2<T, M> {
     geometry: Geometry,
-    /// The first of the tables that the lookup starts at.
+    /// First of the concatenated tables of the start level.
     root: Frame,
     tables: T,
     maintenance: M,
     table_count: u64,
-    /// Synchronisations begun; a ticket holds the number at its invalidation.
+    /// Number of synchronisations that began. A ticket holds the number at its invalidation.
     begun: AtomicU64,
-    /// The highest number of a synchronisation that is complete.
+    /// Highest number of a complete synchronisation.
     completed: AtomicU64,
 }
 
 impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
-    /// Tables for an empty address space.
+    /// Creates the tables of an empty address space.
     ///
     /// # Errors
-    /// [`TableError::OutOfTables`] where the contiguous tables of the start level cannot be had.
+    /// [`TableError::OutOfTables`] if the contiguous tables of the start level cannot be allocated.
     pub fn new(geometry: Geometry, mut tables: T, maintenance: M) -> Result<Self, TableError> {
         let needed = geometry.root_tables();
         let Some(root) = tables.allocate(geometry.root_order()) else {
@@ -141,75 +147,76 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         })
     }
 
-    /// The size of the address space.
+    /// Returns the size of the address space.
     pub const fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// The address of the first table, for VTTBR_EL2.BADDR.
+    /// Returns the address of the first table, for VTTBR_EL2.BADDR.
     pub const fn root(&self) -> Pa {
         self.root.pa()
     }
 
-    /// Table frames in use, the start level's included.
+    /// Returns the number of table frames in use, including those of the start level.
     pub const fn table_count(&self) -> u64 {
         self.table_count
     }
 
-    /// What barriers and invalidations go through.
+    /// Returns the implementation of barriers and invalidations.
     pub const fn maintenance(&self) -> &M {
         &self.maintenance
     }
 
-    /// Makes leaves that were made before visible to the walks of every CPU.
-    pub fn publish(&self) {
+    /// Makes earlier table writes visible to the walks of every CPU.
+    pub(crate) fn publish(&self) {
         self.maintenance.publish();
     }
 
-    /// Completes all invalidations that this CPU started before, and with them their tickets. A DSB waits
-    /// for the TLBI instructions of its own CPU only (DDI 0487J.a, D8.14): whoever starts an invalidation
-    /// synchronises it, before it lets go of the lock that guards the guest's tables.
+    /// Completes all invalidations that this CPU started, and with them their tickets.
+    ///
+    /// A DSB waits for the TLBI instructions of its own CPU only (D8.14). So the CPU that starts an invalidation
+    /// calls this before it releases the lock that guards the guest's tables.
     pub fn synchronise(&self) {
         let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
         self.maintenance.synchronise();
         self.completed.fetch_max(number, Ordering::AcqRel);
     }
 
-    /// Whether the invalidation that `ticket` stands for is complete on every CPU.
-    pub fn is_synchronised(&self, ticket: Ticket) -> bool {
+    /// Tests whether the invalidation of `ticket` is complete on every CPU.
+    fn is_synchronised(&self, ticket: Ticket) -> bool {
         ticket.is_before(self.completed.load(Ordering::Acquire))
     }
 
-    /// A ticket for invalidations that were started just now.
+    /// Returns the ticket of the invalidations that have just been started.
     fn ticket(&self) -> Ticket {
         Ticket::new(self.begun.load(Ordering::Acquire))
     }
 
-    /// The table of the start level that holds the entry for `ipa`.
+    /// Returns the table of the start level that holds the entry for `ipa`.
     #[inline(always)]
     fn root_table(&self, ipa: u64) -> &Table {
         let index = (ipa >> self.geometry.start().shift()) / ENTRIES as u64;
-        // `ipa` was checked against the address space, so this is one of the concatenated tables.
+        // The caller has checked `ipa` against the address space, so `index` is that of a concatenated table.
         let frame = self.root.checked_add(index).unwrap_or(self.root);
         self.tables.table(frame)
     }
 
-    /// The entry for `ipa` in `table`, a table of `level`.
+    /// Returns the entry for `ipa` in `table`, a table of `level`.
     fn entry_in(table: &Table, level: Level, ipa: u64) -> &AtomicU64 {
         &table[(ipa >> level.shift()) as usize % ENTRIES]
     }
 }
 
-/// Reads an entry. Acquire: what a table holds is read after the entry that leads to it.
+/// Reads an entry. Acquire, so that the contents of a table are read after the entry that leads to it.
 #[inline(always)]
 pub(crate) fn load(entry: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(entry.load(Ordering::Acquire))
 }
 
-/// Sets an entry from `old` to `new` if it still holds `old`, and else yields what it holds.
+/// Replaces `old` by `new` in an entry. Returns the present contents in the inner `Err` if they are not `old`.
 ///
 /// # Errors
-/// [`TableError::BreakBeforeMake`] where the architecture does not allow that change at once.
+/// [`TableError::BreakBeforeMake`] if the change needs break-before-make.
 #[inline(always)]
 fn exchange(
     entry: &AtomicU64,
@@ -226,7 +233,7 @@ fn exchange(
         .map_err(Descriptor::from_bits))
 }
 
-/// Breaks an entry and yields what it held at the last moment, as made.
+/// Breaks a valid entry, and returns its last valid contents.
 #[inline(always)]
 fn break_entry(entry: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(entry.fetch_and(!1, Ordering::AcqRel))

@@ -1,53 +1,52 @@
-//! Demotion and promotion: the same frames by smaller or larger leaves.
+//! Demotion and promotion of leaves.
 
 use super::descriptor::{Descriptor, ENTRIES, Kind, Level, Mark};
 use super::error::TableError;
-use super::unmap::is_in_motion;
 use super::walk::Leaf;
 use super::{Cached, Maintenance, Stage2, Table, TableMemory, break_entry, load};
 use crate::addr::{Frame, Ipa, Pa};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
-    /// Puts a table of 512 smaller leaves in the place of the leaf that holds `ipa`: same frames, same
-    /// attributes, same access and dirty state. The guest may run; it faults on the leaf between break
-    /// and make, for a few hundred instructions. Yields the leaf as it was at the last.
+    /// Replaces the leaf that holds `ipa` by a table of 512 smaller leaves with the same frames, attributes and
+    /// access flag. Returns the last state of the leaf.
+    ///
+    /// The guest may run. Its accesses fault between break and make, for a few hundred instructions.
     ///
     /// # Errors
-    /// [`TableError::NotMapped`]; [`TableError::NotDivisible`] for 4 KiB; [`TableError::InMotion`] where the
-    /// leaf is marked, protected or broken; [`TableError::OutOfTables`]. Then nothing has changed.
-    pub fn demote(&mut self, ipa: Ipa) -> Result<Leaf, TableError> {
+    /// [`TableError::NotMapped`]; [`TableError::NotDivisible`] for a page; [`TableError::InMotion`] if the leaf is
+    /// broken, protected or marked; [`TableError::OutOfTables`]. After an error nothing has changed.
+    pub(crate) fn demote(&mut self, ipa: Ipa) -> Result<Leaf, TableError> {
         let leaf = self.leaf(ipa).ok_or(TableError::NotMapped(ipa))?;
-        if is_in_motion(leaf) {
+        if leaf.is_in_motion() {
             return Err(TableError::InMotion(leaf.ipa()));
         }
         self.divide(leaf, 0, None)
     }
 
-    /// Demotes leaves until none reaches over `ipa`: what is mapped on both sides of it can be unmapped each for itself.
+    /// Demotes leaves until none crosses `ipa`, so that the two sides can be unmapped separately.
     ///
     /// # Errors
-    /// As [`Self::demote`]; the leaf is then as large as it was, or one level smaller.
-    pub fn part(&mut self, ipa: Ipa) -> Result<(), TableError> {
+    /// As [`Self::demote`]. The leaf may have been demoted by one level.
+    pub fn split_at(&mut self, ipa: Ipa) -> Result<(), TableError> {
         while self.leaf(ipa).is_some_and(|leaf| leaf.ipa() != ipa) {
             self.demote(ipa)?;
         }
         Ok(())
     }
 
-    /// Demotes a protected leaf of which a move has copied the first `moved` parts to `target` on: these
-    /// parts now lead there, the others to where they were. Protection and mark are gone from all.
+    /// Demotes a protected leaf that migration has copied in part: the first `moved` parts lead to `target` and the
+    /// following addresses, the other parts to their old frames. Clears protection and mark of all.
     ///
     /// # Errors
-    /// As [`Self::demote`], but [`TableError::InMotion`] where the leaf is broken, [`TableError::NotBroken`]
-    /// where it is not protected, and [`TableError::PaOutside`] for a target misaligned for a part.
-    pub fn split(&mut self, ipa: Ipa, moved: usize, target: Pa) -> Result<Leaf, TableError> {
+    /// As [`Self::demote`], except: [`TableError::InMotion`] only if the leaf is broken; [`TableError::NotBroken`] if
+    /// it is neither protected nor marked; [`TableError::PaOutside`] if `target` is misaligned for a part.
+    pub(crate) fn split(&mut self, ipa: Ipa, moved: usize, target: Pa) -> Result<Leaf, TableError> {
         let leaf = self.leaf(ipa).ok_or(TableError::NotMapped(ipa))?;
         if leaf.is_broken() {
             return Err(TableError::InMotion(leaf.ipa()));
         }
-        let writable = leaf.descriptor().unprotected() != leaf.descriptor();
-        if !writable && leaf.mark() == Mark::NONE {
+        if !leaf.is_in_motion() {
             return Err(TableError::NotBroken(leaf.ipa()));
         }
         let part = leaf.level().below().ok_or(TableError::NotDivisible(leaf.ipa()))?;
@@ -59,6 +58,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         self.divide(leaf, moved, Some(target))
     }
 
+    /// Replaces `leaf` by a table. With `target`, the first `moved` parts lead there, and protection and mark go.
     fn divide(&mut self, leaf: Leaf, moved: usize, target: Option<Pa>) -> Result<Leaf, TableError> {
         let level = leaf.level();
         if level.below().is_none() {
@@ -73,12 +73,12 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         };
         let table = self.tables.table(frame);
         let divide = |whole: Descriptor| fill_parts(table, whole, level, moved, target);
-        // Filled before the break, so that the guest faults for as short as can be.
+        // The table is filled before the break, to keep the time short in which the guest faults.
         let found = load(slot.entry);
         divide(found);
         let last = break_entry(slot.entry);
         if last != found {
-            // Hardware set the access flag or the dirty state in between.
+            // Hardware has set the access flag meanwhile.
             divide(last);
         }
         self.maintenance.publish();
@@ -90,14 +90,16 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok(Leaf::new(leaf.ipa(), level, last))
     }
 
-    /// Puts one leaf of `level` in the place of the table that holds `ipa` at that level, if its 512
-    /// leaves are contiguous, aligned together and alike. The new leaf is accessed or dirty if any of them
-    /// was. The guest may run; it faults on the range between break and make.
+    /// Replaces the table below the entry of `level` for `ipa` by one leaf, if its 512 leaves are contiguous, have
+    /// equal attributes, and start at a multiple of the new size. The new leaf has the access flag set if any of
+    /// them had. Returns the new leaf.
+    ///
+    /// The guest may run. Its accesses to the range fault between break and make.
     ///
     /// # Errors
-    /// [`TableError::NotMapped`] where no table is there; [`TableError::NotOneBlock`] or
-    /// [`TableError::InMotion`] with the first leaf that stands in the way. Then nothing has changed.
-    pub fn promote(&mut self, ipa: Ipa, level: Level) -> Result<Leaf, TableError> {
+    /// [`TableError::NotMapped`] if there is no table; [`TableError::NotOneBlock`] or [`TableError::InMotion`] with
+    /// the first leaf that does not fit. After an error nothing has changed.
+    pub(crate) fn promote(&mut self, ipa: Ipa, level: Level) -> Result<Leaf, TableError> {
         let (entry, frame) = self.check_promotion(ipa, level)?;
         let base = Ipa::new_truncate(ipa.get() & !(level.size() - 1));
         let below = level.below().ok_or(TableError::NotDivisible(base))?;
@@ -105,7 +107,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         self.maintenance.publish();
         self.maintenance.invalidate(base, level.size(), below, Cached::LeavesAndTables);
         self.synchronise();
-        // No CPU reaches the old leaves any more: what hardware has set in them is final.
+        // No CPU reaches the old leaves any more, so their access flags are final.
         let block = self.tables.table(frame).iter().map(load).reduce(Descriptor::gathered);
         let block = block.unwrap_or(Descriptor::EMPTY).as_block();
         entry.store(block.bits(), Ordering::Release);
@@ -116,14 +118,15 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok(Leaf::new(base, level, block))
     }
 
-    /// Whether [`Self::promote`] would succeed, and if not why.
+    /// Tests whether [`Self::promote`] would succeed.
     ///
     /// # Errors
     /// As [`Self::promote`].
-    pub fn can_promote(&self, ipa: Ipa, level: Level) -> Result<(), TableError> {
+    pub(crate) fn can_promote(&self, ipa: Ipa, level: Level) -> Result<(), TableError> {
         self.check_promotion(ipa, level).map(|_| ())
     }
 
+    /// Returns the entry that [`Self::promote`] replaces, and the frame of its table.
     fn check_promotion(&self, ipa: Ipa, level: Level) -> Result<(&AtomicU64, Frame), TableError> {
         let base = Ipa::new_truncate(ipa.get() & !(level.size() - 1));
         let below = level.below().filter(|_| level.has_leaves()).ok_or(TableError::NotDivisible(base))?;
@@ -136,7 +139,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
             let offset = (index as u64) << below.shift();
             let at = Ipa::new_truncate(base.get() + offset);
             match found.kind(below) {
-                Kind::Leaf if is_in_motion(Leaf::new(at, below, found)) => {
+                Kind::Leaf if Leaf::new(at, below, found).is_in_motion() => {
                     return Err(TableError::InMotion(at));
                 }
                 Kind::BrokenLeaf | Kind::BrokenTable => return Err(TableError::InMotion(at)),
@@ -152,7 +155,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok((entry, frame))
     }
 
-    /// The entry of `level` for `ipa`, if it leads to a table.
+    /// Returns the entry of `level` for `ipa`, if it leads to a table.
     fn table_entry(&self, ipa: Ipa, level: Level) -> Option<&AtomicU64> {
         if ipa.get() >= self.geometry.ipa_limit() || level < self.geometry.start() {
             return None;
@@ -174,7 +177,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     }
 }
 
-/// Fills a table that no CPU reaches yet with the parts of `whole`, a leaf of `level`. Short, since a guest may wait.
+/// Fills a table that no CPU reaches yet with the parts of `whole`, a leaf of `level`.
 fn fill_parts(table: &Table, whole: Descriptor, level: Level, moved: usize, target: Option<Pa>) {
     let mut whole = whole;
     if target.is_some() {

@@ -1,7 +1,8 @@
-//! Unmapping a range, and the end of an address space.
+//! Unmapping of ranges, and release of the tables that it empties.
 
-use super::descriptor::{Descriptor, ENTRIES, Kind, Level, Mark};
+use super::descriptor::{Descriptor, ENTRIES, Kind, Level};
 use super::error::TableError;
+use super::leaf::StaleRun;
 use super::map::Spare;
 use super::walk::Leaf;
 use super::{Cached, Maintenance, Stage2, Table, TableMemory, break_entry, load};
@@ -9,16 +10,18 @@ use crate::addr::{Frame, Ipa};
 use core::sync::atomic::Ordering;
 
 impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
-    /// Unmaps what is mapped in `[ipa, ipa + size)`, holes or not, and gives back the tables that this
-    /// leaves empty. `visit` gets each leaf as it was at the last, by ascending IPA, when no CPU can reach
-    /// its frames by this guest's tables any more. Yields the bytes unmapped.
+    /// Unmaps all leaves in `[ipa, ipa + size)`, which may have holes, and frees the tables that become empty.
+    /// Returns the number of bytes unmapped.
     ///
-    /// Its time grows with the leaves in the range: unmap much in several calls.
+    /// `visit` is called with the last valid state of each leaf, by ascending IPA, once no CPU of the guest can
+    /// reach its frames any more.
+    ///
+    /// The time grows with the number of leaves: split a large range over several calls.
     ///
     /// # Errors
     /// - [`TableError::Misaligned`], [`TableError::IpaOutside`];
-    /// - [`TableError::SplitsLeaf`] where the range starts or ends inside a leaf;
-    /// - [`TableError::InMotion`] with the first leaf that is marked, protected or broken by a move.
+    /// - [`TableError::SplitsLeaf`] if the range starts or ends inside a leaf;
+    /// - [`TableError::InMotion`] with the first leaf that is broken, protected or marked.
     ///
     /// After an error nothing has changed.
     pub fn unmap(&mut self, ipa: Ipa, size: u64, mut visit: impl FnMut(Leaf)) -> Result<u64, TableError> {
@@ -28,7 +31,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
             if leaf.ipa() < ipa || leaf.ipa().get() + leaf.size() > end {
                 return Err(TableError::SplitsLeaf { ipa: leaf.ipa(), level: leaf.level() });
             }
-            if is_in_motion(leaf) {
+            if leaf.is_in_motion() {
                 return Err(TableError::InMotion(leaf.ipa()));
             }
         }
@@ -43,55 +46,21 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok(bytes)
     }
 
-    /// Ends the address space: invalidates everything, shows each leaf to `visit`, in motion or not, by
-    /// ascending IPA, and gives every table back. No vCPU of the guest may run, now or later.
-    pub fn tear_down(mut self, mut visit: impl FnMut(Leaf)) -> T {
-        let size = self.geometry.ipa_limit();
-        for slot in self.slots(Ipa::default(), size) {
-            break_entry(slot.entry);
-        }
-        self.maintenance.publish();
-        self.maintenance.invalidate_all();
-        self.synchronise();
-        for slot in self.slots(Ipa::default(), size) {
-            let broken = Descriptor::from_bits(slot.entry.swap(0, Ordering::AcqRel));
-            visit(Leaf::new(slot.ipa, slot.level, broken.made()));
-        }
-        self.prune(Ipa::default(), size);
-        self.tables.free(self.root, self.geometry.root_order());
-        self.tables
-    }
-
-    /// Breaks every leaf of the range and completes the invalidation.
+    /// Breaks every leaf of the range, and completes the invalidation.
     fn break_range(&self, ipa: Ipa, size: u64) {
-        let mut run: Option<(Ipa, u64, Level)> = None;
+        let mut run = StaleRun::EMPTY;
         for slot in self.slots(ipa, size) {
             break_entry(slot.entry);
-            run = match run {
-                Some((from, bytes, level)) if level == slot.level && from.get() + bytes == slot.ipa.get() => {
-                    Some((from, bytes + level.size(), level))
-                }
-                earlier => {
-                    self.invalidate_run(earlier);
-                    Some((slot.ipa, slot.level.size(), slot.level))
-                }
-            };
+            self.extend_run(&mut run, &slot);
         }
         self.invalidate_run(run);
         self.synchronise();
     }
 
-    fn invalidate_run(&self, run: Option<(Ipa, u64, Level)>) {
-        if let Some((ipa, bytes, level)) = run {
-            self.maintenance.publish();
-            self.maintenance.invalidate(ipa, bytes, level, Cached::Leaves);
-        }
-    }
-
-    /// Gives back the tables of the range that are empty.
+    /// Frees the empty tables of the range.
     ///
-    /// A walk may have cached the way to a table that holds nothing, so the frames go only after an
-    /// invalidation that reaches tables; until then their entries stay invalid.
+    /// A CPU may hold the pointer to an empty table in its TLB. So the frames are freed after an invalidation that
+    /// reaches tables, and all their entries are invalid until then.
     fn prune(&mut self, ipa: Ipa, size: u64) {
         let mut unlinked = Spare::empty();
         let start = self.geometry.start();
@@ -112,8 +81,8 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         self.table_count -= unlinked.free(&mut self.tables);
     }
 
-    /// Unlinks the empty tables below the table of `level` in `frame`, which translates from `base` on.
-    /// The depth of the recursion is that of the tables.
+    /// Unlinks the empty tables below the table of `level` in `frame`, which translates addresses from `base` on.
+    /// Recurses at most once per level.
     fn prune_table(&self, frame: Frame, level: Level, base: u64, range: (u64, u64), unlinked: &mut Spare) {
         let Some(below) = level.below() else { return };
         let table = self.tables.table(frame);
@@ -136,9 +105,4 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
 
 fn is_empty(table: &Table) -> bool {
     table.iter().all(|entry| entry.load(Ordering::Relaxed) == 0)
-}
-
-/// Whether a move has a hand on the leaf.
-pub(super) fn is_in_motion(leaf: Leaf) -> bool {
-    leaf.is_broken() || leaf.is_protected() || leaf.mark() != Mark::NONE
 }

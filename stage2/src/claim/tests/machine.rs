@@ -80,7 +80,6 @@ impl TableMemory for Tables {
 impl Maintenance for Tlb {
     fn publish(&self) {}
     fn invalidate(&self, _: Ipa, _: u64, _: Level, _: Cached) {}
-    fn invalidate_all(&self) {}
     fn synchronise(&self) {}
 }
 
@@ -722,7 +721,7 @@ impl Windows for Machine {
     fn part(&self, guest: GuestId, _: PoolId, range: FrameRange) -> bool {
         let Some(space) = Guests::space(self, guest) else { return true };
         space.with(self, |stage2| {
-            [range.start(), range.end()].into_iter().all(|edge| stage2.part(window_ipa(edge)).is_ok())
+            [range.start(), range.end()].into_iter().all(|edge| stage2.split_at(window_ipa(edge)).is_ok())
         })
     }
     fn hide(&self, guest: GuestId, _: PoolId, range: FrameRange) -> bool {

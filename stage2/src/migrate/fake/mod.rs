@@ -79,10 +79,6 @@ impl Maintenance for Tlb {
         self.0.pause_if_hot();
     }
 
-    fn invalidate_all(&self) {
-        self.0.invalidate(Ipa::default(), 1 << 40);
-    }
-
     fn synchronise(&self) {
         self.0.pause_if_hot();
         self.0.synchronise();
