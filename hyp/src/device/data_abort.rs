@@ -84,6 +84,32 @@ impl Syndrome {
         value.swap_bytes() >> (64 - 8 * self.size())
     }
 
+    /// Answers the abort, in the order that the architecture and CPU errata ask for. Returns what
+    /// [`Steps::access_device`] returned.
+    ///
+    /// An abort of stage 1 has priority over one of stage 2. A device is not cached, so maintenance of its address
+    /// completes without effect. Nothing else that neither a device nor memory answers may.
+    #[inline(always)]
+    pub fn answer<R>(self, steps: &mut impl Steps<R>) -> Option<R> {
+        if steps.is_stage1_fault() {
+            return None;
+        }
+        if self.is_access()
+            && let Some(result) = steps.access_device()
+        {
+            steps.complete();
+            return Some(result);
+        }
+        if !steps.resolve() {
+            if self.is_maintenance() {
+                steps.complete();
+            } else {
+                steps.inject();
+            }
+        }
+        None
+    }
+
     const fn extended(self, value: u64) -> u64 {
         let shift = 64 - 8 * self.size();
         let is_signed = self.0 & 1 << 21 != 0;
@@ -94,9 +120,104 @@ impl Syndrome {
     }
 }
 
+/// The steps of which the answer to a data abort consists, for [`Syndrome::answer`].
+pub trait Steps<R> {
+    /// Returns true if the access faults at stage 1: the guest makes it again, and takes that fault.
+    fn is_stage1_fault(&self) -> bool;
+    /// Performs the access if a device is at its address.
+    fn access_device(&mut self) -> Option<R>;
+    /// Returns true if memory is there, so that the guest can make the access again.
+    fn resolve(&mut self) -> bool;
+    /// Completes the instruction.
+    fn complete(&mut self);
+    /// Injects an external abort.
+    fn inject(&mut self);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An address, and what was done about an abort of it.
+    #[derive(Default)]
+    struct Fake {
+        is_stage1_fault: bool,
+        is_device: bool,
+        is_memory: bool,
+        steps: Vec<&'static str>,
+    }
+
+    impl Steps<u64> for Fake {
+        fn is_stage1_fault(&self) -> bool {
+            self.is_stage1_fault
+        }
+        fn access_device(&mut self) -> Option<u64> {
+            self.steps.push("access");
+            self.is_device.then_some(7)
+        }
+        fn resolve(&mut self) -> bool {
+            self.steps.push("resolve");
+            self.is_memory
+        }
+        fn complete(&mut self) {
+            self.steps.push("complete");
+        }
+        fn inject(&mut self) {
+            self.steps.push("inject");
+        }
+    }
+
+    #[track_caller]
+    fn answers(syndrome: Syndrome, mut address: Fake, result: Option<u64>, steps: &[&str]) {
+        assert_eq!(syndrome.answer(&mut address), result);
+        assert_eq!(address.steps, steps);
+    }
+
+    /// A load; one without a syndrome; maintenance; a walk of stage 1 tables: each not translated by stage 2.
+    const LOAD: Syndrome = access(2, false, false).untranslated();
+    const BARE: Syndrome = Syndrome(LOAD.0 & !IS_VALID);
+    const CLEAN: Syndrome = Syndrome(0x24 << 26 | MAINTENANCE | 1 << 6 | TRANSLATION | 3);
+    const WALK: Syndrome = Syndrome(0x24 << 26 | ON_WALK | TRANSLATION | 3);
+
+    impl Syndrome {
+        const fn untranslated(self) -> Self {
+            Self(self.0 | TRANSLATION | 3)
+        }
+    }
+
+    #[test]
+    fn maintenance_of_a_device_completes_without_effect() {
+        // Whether a device is there or not: its registers are not touched.
+        for is_device in [false, true] {
+            answers(CLEAN, Fake { is_device, ..Fake::default() }, None, &["resolve", "complete"]);
+        }
+        // Memory that is being moved: the guest executes the instruction again.
+        answers(CLEAN, Fake { is_memory: true, ..Fake::default() }, None, &["resolve"]);
+    }
+
+    #[test]
+    fn a_device_answers_what_the_syndrome_describes() {
+        let device = || Fake { is_device: true, ..Fake::default() };
+        answers(LOAD, device(), Some(7), &["access", "complete"]);
+        for syndrome in [BARE, WALK] {
+            answers(syndrome, device(), None, &["resolve", "inject"]);
+        }
+    }
+
+    #[test]
+    fn memory_is_accessed_again_and_the_rest_aborts() {
+        answers(LOAD, Fake { is_memory: true, ..Fake::default() }, None, &["access", "resolve"]);
+        answers(LOAD, Fake::default(), None, &["access", "resolve", "inject"]);
+        answers(WALK, Fake { is_memory: true, ..Fake::default() }, None, &["resolve"]);
+    }
+
+    #[test]
+    fn a_stage_1_fault_comes_before_all_else() {
+        for syndrome in [LOAD, BARE, CLEAN] {
+            let address = Fake { is_stage1_fault: true, is_device: true, is_memory: true, ..Fake::default() };
+            answers(syndrome, address, None, &[]);
+        }
+    }
 
     const VALUE: u64 = 0xf1e2_d3c4_b5a6_9788;
 

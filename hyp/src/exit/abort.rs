@@ -6,7 +6,7 @@ use super::{
 };
 use crate::arch::frame::{Frame, KEEP, Reload};
 use crate::arch::{errata, vcpu};
-use crate::device::data_abort::Syndrome;
+use crate::device::data_abort::{Steps, Syndrome};
 use crate::device::instruction;
 use crate::device::vgic::{MAX_VCPUS, REDISTRIBUTOR_SIZE, Vgic};
 use crate::guest::{Vcpu, cpu, interrupts, uart as guest_uart};
@@ -41,65 +41,56 @@ pub(crate) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Reload {
                 skip_plain_instruction();
                 return frame.set(syndrome.register(), u64::from(Vgic::typer()));
             }
-        } else if page == platform::UART_BASE >> 8 {
-            return uart(frame, esr, offset);
         }
     }
     other(frame, esr)
 }
 
-/// An access to the PL011.
-#[inline(never)]
-fn uart(frame: &mut Frame, esr: u64, offset: u64) -> Reload {
-    let (cpu, syndrome) = (cpu::current(), Syndrome::new(esr));
-    let Some(vcpu) = cpu.vcpu() else { return KEEP };
-    counted(cpu, Exit::Uart, || {
-        let is_big_endian = is_big_endian();
-        if is_stage1_fault(esr) {
-            return KEEP;
-        }
-        skip_instruction(esr);
-        if syndrome.is_write() {
-            let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian);
-            guest_uart::write(vcpu, offset as u16, value as u32);
-            return KEEP;
-        }
-        let value = guest_uart::read(vcpu, offset as u16);
-        frame.set(syndrome.register(), syndrome.loaded(u64::from(value), is_big_endian))
-    })
-}
-
-/// Any other data abort.
+/// Answers any other data abort.
 #[inline(never)]
 fn other(frame: &mut Frame, esr: u64) -> Reload {
-    let (far, ipa, syndrome) = (FAR_EL2.get(), stage2_fault::faulting_ipa(), Syndrome::new(esr));
-    let cpu = cpu::current();
+    let (cpu, ipa) = (cpu::current(), stage2_fault::faulting_ipa());
     counted(cpu, reason(cpu.vcpu(), ipa), || {
-        if is_stage1_fault(esr) {
-            return KEEP;
-        }
-        if syndrome.is_access()
-            && let Some(vcpu) = cpu.vcpu()
-            && let Some(reload) = device(frame, syndrome, vcpu, ipa)
-        {
-            skip_instruction(esr);
-            return reload;
-        }
-        if !stage2_fault::is_answered(esr, far, Access::Data) {
-            if syndrome.is_maintenance() {
-                skip_instruction(esr);
-            } else {
-                inject::data_abort(esr, far);
-            }
-        }
-        KEEP
+        let mut abort = Abort { frame, esr, vcpu: cpu.vcpu(), ipa };
+        Syndrome::new(esr).answer(&mut abort).unwrap_or(KEEP)
     })
 }
 
-/// Returns true if the abort is one of stage 1 in truth (erratum 834220 of Cortex-A57): the guest makes the access again,
-/// and takes that one. Such loads begin in the page before, so none of those that end in [`data_abort`] is one.
-fn is_stage1_fault(esr: u64) -> bool {
-    errata::machine().doubt_abort(esr) && !stage2_fault::is_readable(FAR_EL2.get())
+/// A data abort from a guest.
+struct Abort<'a> {
+    frame: &'a mut Frame,
+    esr: u64,
+    vcpu: Option<&'static Vcpu>,
+    ipa: u64,
+}
+
+impl Steps<Reload> for Abort<'_> {
+    /// Checks aborts on CPUs with erratum 834220 (Cortex-A57). Its loads begin in the page before the one that is
+    /// reported, so none of those that [`data_abort`] completes is affected.
+    #[inline(always)]
+    fn is_stage1_fault(&self) -> bool {
+        errata::machine().doubt_abort(self.esr) && !stage2_fault::is_readable(FAR_EL2.get())
+    }
+
+    #[inline(always)]
+    fn access_device(&mut self) -> Option<Reload> {
+        device(self.frame, Syndrome::new(self.esr), self.vcpu?, self.ipa)
+    }
+
+    #[inline(always)]
+    fn resolve(&mut self) -> bool {
+        stage2_fault::is_answered(self.esr, FAR_EL2.get(), Access::Data)
+    }
+
+    #[inline(always)]
+    fn complete(&mut self) {
+        skip_instruction(self.esr);
+    }
+
+    #[inline(always)]
+    fn inject(&mut self) {
+        inject::data_abort(self.esr, FAR_EL2.get());
+    }
 }
 
 /// What an access of `vcpu` to `ipa` counts as.
@@ -126,7 +117,7 @@ pub(crate) fn instruction(esr: u64) {
     }
 }
 
-/// Performs an access to the interrupt controller. `None`: that is not at `ipa`.
+/// Performs an access to a device of the guest. Returns `None` if there is none at `ipa`.
 fn device(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> Option<Reload> {
     let distributor = ipa.wrapping_sub(platform::GICD_BASE);
     if distributor < platform::GICD_SIZE {
@@ -146,7 +137,7 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
     let index = usize::try_from(offset / REDISTRIBUTOR_SIZE).ok()?;
     let guest = vcpu.guest();
     if index >= guest.vcpu_count() {
-        return None;
+        return uart(frame, syndrome, vcpu, ipa);
     }
     let (cpu, vgic, offset) = (cpu::current(), guest.vgic(), offset % REDISTRIBUTOR_SIZE);
     if syndrome.is_write() {
@@ -166,6 +157,21 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
         value |= u64::from(vgic.from_physical(vcpu::pending_interrupts(guest.vcpus()[index].cpu())));
     }
     Some(frame.set(syndrome.register(), syndrome.loaded(value, is_big_endian())))
+}
+
+/// Performs an access to the PL011.
+fn uart(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> Option<Reload> {
+    let offset = ipa.wrapping_sub(platform::UART_BASE);
+    if offset >= platform::UART_SIZE {
+        return None;
+    }
+    if syndrome.is_write() {
+        let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian());
+        guest_uart::write(vcpu, offset as u16, value as u32);
+        return Some(KEEP);
+    }
+    let value = guest_uart::read(vcpu, offset as u16);
+    Some(frame.set(syndrome.register(), syndrome.loaded(u64::from(value), is_big_endian())))
 }
 
 fn write_distributor(vcpu: &'static Vcpu, offset: u64, size: u64, value: u64) {
