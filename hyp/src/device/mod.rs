@@ -1,6 +1,7 @@
 //! What a guest sees: device models as plain state machines that also run on a PC.
 
 pub mod data_abort;
+pub mod exception;
 pub mod identification;
 pub mod instruction;
 pub mod pool_call;

@@ -130,7 +130,7 @@ fn handle(frame: &mut Frame, esr: u64) {
         _ if esr == MARK_FIQ => {}
         // WFE runs untrapped; floating point, SVE and pointer authentication too where the guest has them. Whatever else
         // traps is something that its identification registers do not show.
-        _ => inject::undefined(),
+        _ => inject::undefined(esr),
     }
 }
 

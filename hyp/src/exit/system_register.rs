@@ -57,15 +57,6 @@ const AIDR: u64 = register(3, 1, 0, 0, 7);
 const ID_SPACE_MASK: u64 = register(3, 7, 15, 0, 0);
 const ID_SPACE: u64 = register(3, 0, 0, 0, 0);
 
-/// Returns true if `register` lies where FEAT_IDST expects identification registers: Op0 3, Op1 0, 1 or 3, CRn 0, CRm 0
-/// to 7.
-const fn is_identification(register: u64) -> bool {
-    register >> 20 & 3 == 3
-        && matches!(register >> 14 & 7, 0 | 1 | 3)
-        && register >> 10 & 15 == 0
-        && register >> 1 & 8 == 0
-}
-
 /// Why a guest came here.
 pub(crate) const fn reason(esr: u64) -> Exit {
     match esr & (REGISTER_MASK | 1) {
@@ -233,11 +224,7 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             let name = digits.iter().fold(0, |name, (at, mask)| name << 4 | unknown >> at & mask);
             let what = if is_read { "undefined: MRS of" } else { "undefined: MSR to" };
             guest::note(vcpu, [(what, name), ("at", ELR_EL2.get())]);
-            if is_read && is_identification(unknown) {
-                inject::undefined_identification(esr);
-            } else {
-                inject::undefined();
-            }
+            inject::undefined(esr);
             return KEEP;
         }
     }

@@ -58,7 +58,7 @@ impl Geometry {
     }
 
     /// Returns the binary logarithm of the number of concatenated tables at the start level.
-    pub(super) const fn root_order(self) -> u8 {
+    pub const fn root_order(self) -> u8 {
         let entries = self.ipa_bits as u32 - self.start.shift();
         if entries > ENTRIES_SHIFT { (entries - ENTRIES_SHIFT) as u8 } else { 0 }
     }
