@@ -5,7 +5,7 @@ use crate::arch::features;
 use crate::arch::frame::{Frame, KEEP, Reload};
 use crate::arch::gic::{Lists, cpu_interface};
 use crate::arch::sysreg::{read, write};
-use crate::device::vgic::{DIRECT_SGIS, Kick};
+use crate::device::vgic::{DIRECT_SGIS, Kick, common_registers};
 use crate::guest::cpu::{self, PerCpu};
 use crate::guest::{self, interrupts, migration};
 use crate::observe::counters::Exit;
@@ -26,12 +26,6 @@ const SGI1R_WRITE: u64 = crate::exit::EC_SYSTEM_REGISTER << 26 | 1 << 25 | ICC_S
 const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
 const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
 const ICC_DIR: u64 = register(3, 0, 12, 11, 1);
-/// Registers that trap with ICC_DIR_EL1 on a CPU that cannot trap it alone ([`vgic::common_registers`]).
-///
-/// [`vgic::common_registers`]: crate::device::vgic::common_registers
-const ICC_CTLR: u64 = register(3, 0, 12, 12, 4);
-const ICC_PMR: u64 = register(3, 0, 4, 6, 0);
-const ICC_RPR: u64 = register(3, 0, 12, 11, 3);
 
 /// ERRIDR_EL1, ERRSELR_EL1, and of the selected record ERXFR_EL1, ERXCTLR_EL1, ERXSTATUS_EL1, ERXADDR_EL1, ERXMISC0_EL1,
 /// ERXMISC1_EL1.
@@ -198,11 +192,11 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
             let others = vgic.deactivate(vcpu.index(), value as u32 & 0xff_ffff, &cpu.local, &Lists);
             interrupts::kick(cpu, vcpu, others);
         }
-        (ICC_CTLR, true) => reload = frame.set(moved, Lists.control()),
-        (ICC_CTLR, false) => Lists.set_control(value),
-        (ICC_PMR, true) => reload = frame.set(moved, Lists.priority_mask()),
-        (ICC_PMR, false) => Lists.set_priority_mask(value),
-        (ICC_RPR, true) => reload = frame.set(moved, Lists.running_priority()),
+        (common_registers::CTLR | common_registers::PMR, _) | (common_registers::RPR, true) => {
+            if let Some(read) = common_registers::access(&Lists, esr, value) {
+                reload = frame.set(moved, read);
+            }
+        }
         (control, false) if write_translation_control(cpu, control, value) => {}
         (ACTLR, true) => reload = frame.set(moved, 0),
         (ACTLR, false) => {}

@@ -120,47 +120,34 @@ fn preemption_bits() -> u64 {
     (vtr() >> 26 & 7) + 1
 }
 
-/// Reads ICH_AP0R<n>_EL2 | ICH_AP1R<n>_EL2, of which those beyond the first exist with more than five bits of preemption
-/// only.
-fn active_priorities() -> [u64; 4] {
-    let mut active = [read!("S3_4_C12_C8_0") | read!("S3_4_C12_C9_0"), 0, 0, 0];
-    if preemption_bits() >= 6 {
-        active[1] = read!("S3_4_C12_C8_1") | read!("S3_4_C12_C9_1");
+impl common_registers::Interface for Lists {
+    fn vtr(&self) -> u64 {
+        vtr()
     }
-    if preemption_bits() >= 7 {
-        active[2] = read!("S3_4_C12_C8_2") | read!("S3_4_C12_C9_2");
-        active[3] = read!("S3_4_C12_C8_3") | read!("S3_4_C12_C9_3");
+
+    fn vmcr(&self) -> u64 {
+        read!("S3_4_C12_C11_7")
     }
-    active
+
+    fn set_vmcr(&self, value: u64) {
+        write!("S3_4_C12_C11_7", value);
+    }
+
+    /// Words beyond the first exist only with more than five bits of preemption.
+    fn active_priorities(&self) -> [u64; 4] {
+        let mut active = [read!("S3_4_C12_C8_0") | read!("S3_4_C12_C9_0"), 0, 0, 0];
+        if preemption_bits() >= 6 {
+            active[1] = read!("S3_4_C12_C8_1") | read!("S3_4_C12_C9_1");
+        }
+        if preemption_bits() >= 7 {
+            active[2] = read!("S3_4_C12_C8_2") | read!("S3_4_C12_C9_2");
+            active[3] = read!("S3_4_C12_C8_3") | read!("S3_4_C12_C9_3");
+        }
+        active
+    }
 }
 
 impl Lists {
-    /// Reads ICC_CTLR_EL1 for the guest.
-    pub(crate) fn control(&self) -> u64 {
-        common_registers::control(read!("S3_4_C12_C11_7"), vtr())
-    }
-
-    /// Writes ICC_CTLR_EL1 for the guest.
-    pub(crate) fn set_control(&self, value: u64) {
-        write!("S3_4_C12_C11_7", common_registers::with_control(read!("S3_4_C12_C11_7"), value));
-    }
-
-    /// Reads ICC_PMR_EL1 for the guest.
-    pub(crate) fn priority_mask(&self) -> u64 {
-        common_registers::priority_mask(read!("S3_4_C12_C11_7"))
-    }
-
-    /// Writes ICC_PMR_EL1 for the guest.
-    pub(crate) fn set_priority_mask(&self, value: u64) {
-        let vmcr = common_registers::with_priority_mask(read!("S3_4_C12_C11_7"), vtr(), value);
-        write!("S3_4_C12_C11_7", vmcr);
-    }
-
-    /// Reads ICC_RPR_EL1 for the guest.
-    pub(crate) fn running_priority(&self) -> u64 {
-        common_registers::running_priority(active_priorities(), vtr())
-    }
-
     /// As after power-on: no interrupt, no active priority, groups disabled, all masked (ICH_VMCR_EL2 = 0).
     pub(crate) fn reset(&self) {
         write!("S3_4_C12_C11_0", 0);

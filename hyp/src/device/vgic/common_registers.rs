@@ -21,13 +21,55 @@ const CTLR_EOI_MODE: u64 = 1 << 1;
 /// ICV_RPR_EL1 when nothing is active.
 const IDLE_PRIORITY: u64 = 0xff;
 
+/// A register by its place in the syndrome of a trapped MSR or MRS (Arm ARM D24.2.40): op0 3, op1 0.
+const fn register(crn: u64, crm: u64, op2: u64) -> u64 {
+    3 << 20 | op2 << 17 | crn << 10 | crm << 1
+}
+
+/// ICC_CTLR_EL1.
+pub const CTLR: u64 = register(12, 12, 4);
+/// ICC_PMR_EL1.
+pub const PMR: u64 = register(4, 6, 0);
+/// ICC_RPR_EL1, read-only.
+pub const RPR: u64 = register(12, 11, 3);
+/// The bits that [`register`] sets.
+const REGISTER: u64 = 3 << 20 | 7 << 17 | 7 << 14 | 15 << 10 | 15 << 1;
+
+/// The virtual CPU interface that the registers show.
+pub trait Interface {
+    /// Reads ICH_VTR_EL2.
+    fn vtr(&self) -> u64;
+    /// Reads ICH_VMCR_EL2.
+    fn vmcr(&self) -> u64;
+    /// Writes ICH_VMCR_EL2.
+    fn set_vmcr(&self, value: u64);
+    /// Reads ICH_AP0R<n>_EL2 | ICH_AP1R<n>_EL2.
+    fn active_priorities(&self) -> [u64; 4];
+}
+
+/// Performs a trapped access with syndrome `esr` to [`CTLR`], [`PMR`] or [`RPR`]; `value` is what a write writes. Returns
+/// what a read reads.
+pub fn access(interface: &impl Interface, esr: u64, value: u64) -> Option<u64> {
+    let (vtr, vmcr) = (interface.vtr(), interface.vmcr());
+    let is_read = esr & 1 != 0;
+    match (esr & REGISTER, is_read) {
+        (CTLR, true) => return Some(control(vmcr, vtr)),
+        (CTLR, false) => interface.set_vmcr(with_control(vmcr, value)),
+        (PMR, true) => return Some(priority_mask(vmcr)),
+        (PMR, false) => interface.set_vmcr(with_priority_mask(vmcr, vtr, value)),
+        (RPR, true) => return Some(running_priority(interface.active_priorities(), vtr)),
+        _ => {}
+    }
+    None
+}
+
 /// Returns the bit of ICH_HCR_EL2 that traps ICC_DIR_EL1 on a CPU with this ICH_VTR_EL2.
 pub const fn deactivation_trap(vtr: u64) -> u64 {
     if vtr & VTR_TDS != 0 { HCR_TRAP_DIR } else { HCR_TRAP_COMMON }
 }
 
 /// Returns ICC_CTLR_EL1 as the guest reads it.
-pub const fn control(vmcr: u64, vtr: u64) -> u64 {
+const fn control(vmcr: u64, vtr: u64) -> u64 {
     let flags = if vmcr & VMCR_CBPR != 0 { CTLR_CBPR } else { 0 }
         | if vmcr & VMCR_EOI_MODE != 0 { CTLR_EOI_MODE } else { 0 };
     // PRIbits, IDbits, SEIS, A3V.
@@ -35,20 +77,20 @@ pub const fn control(vmcr: u64, vtr: u64) -> u64 {
 }
 
 /// Returns ICH_VMCR_EL2 after the guest has written `value` to ICC_CTLR_EL1.
-pub const fn with_control(vmcr: u64, value: u64) -> u64 {
+const fn with_control(vmcr: u64, value: u64) -> u64 {
     vmcr & !(VMCR_CBPR | VMCR_EOI_MODE)
         | if value & CTLR_CBPR != 0 { VMCR_CBPR } else { 0 }
         | if value & CTLR_EOI_MODE != 0 { VMCR_EOI_MODE } else { 0 }
 }
 
 /// Returns ICC_PMR_EL1 as the guest reads it.
-pub const fn priority_mask(vmcr: u64) -> u64 {
+const fn priority_mask(vmcr: u64) -> u64 {
     vmcr >> VMCR_PMR_SHIFT & 0xff
 }
 
 /// Returns ICH_VMCR_EL2 after the guest has written `value` to ICC_PMR_EL1; bits of priority that are not implemented
 /// (ICH_VTR_EL2.PRIbits) stay zero.
-pub const fn with_priority_mask(vmcr: u64, vtr: u64, value: u64) -> u64 {
+const fn with_priority_mask(vmcr: u64, vtr: u64, value: u64) -> u64 {
     let bits = (vtr >> 29 & 7) + 1;
     let implemented = 0xff << (8 - bits) & 0xff;
     vmcr & !(0xff << VMCR_PMR_SHIFT) | (value & implemented) << VMCR_PMR_SHIFT
@@ -56,7 +98,7 @@ pub const fn with_priority_mask(vmcr: u64, vtr: u64, value: u64) -> u64 {
 
 /// Returns ICC_RPR_EL1 as the guest reads it: the group priority of the most urgent active interrupt. `active` holds
 /// ICH_AP0R<n>_EL2 | ICH_AP1R<n>_EL2, a bit for each preemption level (ICH_VTR_EL2.PREbits), the most urgent first.
-pub fn running_priority(active: [u64; 4], vtr: u64) -> u64 {
+fn running_priority(active: [u64; 4], vtr: u64) -> u64 {
     let bits = (vtr >> 26 & 7) + 1;
     let levels = active.iter().zip((0..).step_by(32));
     let mut set = levels.filter(|(word, _)| **word != 0);
@@ -67,6 +109,7 @@ pub fn running_priority(active: [u64; 4], vtr: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::cell::Cell;
 
     /// As Cortex-A72 has it: five bits of priority and preemption, 16 bits of INTID, four list registers, no TDS.
     const VTR_A72: u64 = 4 << 29 | 4 << 26 | 3;
@@ -75,6 +118,44 @@ mod tests {
     fn deactivation_traps_alone_if_it_can() {
         assert_eq!(deactivation_trap(VTR_A72), 1 << 10);
         assert_eq!(deactivation_trap(VTR_A72 | 1 << 19), 1 << 14);
+    }
+
+    /// The interface of a Cortex-A72.
+    struct Fake {
+        vmcr: Cell<u64>,
+        active: u64,
+    }
+
+    impl Interface for Fake {
+        fn vtr(&self) -> u64 {
+            VTR_A72
+        }
+        fn vmcr(&self) -> u64 {
+            self.vmcr.get()
+        }
+        fn set_vmcr(&self, value: u64) {
+            self.vmcr.set(value);
+        }
+        fn active_priorities(&self) -> [u64; 4] {
+            [self.active, 0, 0, 0]
+        }
+    }
+
+    #[test]
+    fn a_cpu_without_tds_answers_what_traps_beside_deactivation() {
+        // Syndromes as a CPU reports them: MRS x3 and MSR x3 of each register.
+        const CTLR: (u64, u64) = (0x6238_3079, 0x6238_3078);
+        const PMR: (u64, u64) = (0x6230_106d, 0x6230_106c);
+        const RPR_READ: u64 = 0x6236_3077;
+        let cpu = Fake { vmcr: Cell::new(0xf0 << 24 | 3), active: 1 << 20 };
+        assert_eq!(access(&cpu, CTLR.0, 0), Some(4 << 8));
+        assert_eq!(access(&cpu, CTLR.1, CTLR_EOI_MODE), None);
+        assert_eq!(access(&cpu, CTLR.0, 0), Some(4 << 8 | CTLR_EOI_MODE));
+        assert_eq!(access(&cpu, PMR.0, 0), Some(0xf0));
+        assert_eq!(access(&cpu, PMR.1, 0xa7), None);
+        assert_eq!(access(&cpu, PMR.0, 0), Some(0xa0));
+        assert_eq!(cpu.vmcr.get(), 0xa0 << 24 | VMCR_EOI_MODE | 3);
+        assert_eq!(access(&cpu, RPR_READ, 0), Some(0xa0));
     }
 
     #[test]
