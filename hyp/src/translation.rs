@@ -15,6 +15,9 @@ use crate::errata::Workarounds;
 
 /// TCR_EL1.EPD0, EPD1.
 const NO_WALKS: u64 = 1 << 7 | 1 << 23;
+/// PAR_EL1.F, and the address of the page where it is clear.
+const PAR_FAULT: u64 = 1;
+const PAR_PAGE: u64 = 0xf_ffff_ffff_f000;
 /// SCTLR_EL1.M.
 const MMU_ON: u64 = 1;
 
@@ -59,6 +62,10 @@ pub trait Processor {
     fn set_vttbr(&self, value: u64);
     /// Writes VTCR_EL2.
     fn set_vtcr(&self, value: u64);
+    /// Reads PAR_EL1.
+    fn par(&self) -> u64;
+    /// Writes PAR_EL1.
+    fn set_par(&self, value: u64);
     /// ISB.
     fn synchronise_context(&self);
     /// DSB ISH.
@@ -129,14 +136,31 @@ pub fn enter(
     open(cpu, stage1);
 }
 
+/// Proof that a CPU has stage 1 closed and a stage 2 that holds nothing: [`leave`] alone makes one.
+pub struct Closed(());
+
 /// Goes over to no vCPU: stage 1 closed, and the stage 2 that holds `nothing`.
 #[inline(always)]
-pub fn leave(cpu: &impl Processor, nothing: Stage2) {
+pub fn leave(cpu: &impl Processor, nothing: Stage2) -> Closed {
     cpu.set_tcr(Stage1::CLOSED.tcr);
     cpu.synchronise_context();
     cpu.set_sctlr(Stage1::CLOSED.sctlr);
     cpu.synchronise_context();
     set_stage2(cpu, nothing);
+    Closed(())
+}
+
+/// Returns the page of the guest that `translate`, an AT of stage 1, finds; `None` if the guest's tables fault.
+///
+/// PAR_EL1 has the result after an ISB (Arm ARM D24.2.120). It belongs to the guest, and keeps its value.
+#[inline(always)]
+pub fn look_up(cpu: &impl Processor, translate: impl FnOnce()) -> Option<u64> {
+    let before = cpu.par();
+    translate();
+    cpu.synchronise_context();
+    let result = cpu.par();
+    cpu.set_par(before);
+    (result & PAR_FAULT == 0).then_some(result & PAR_PAGE)
 }
 
 fn set_stage2(cpu: &impl Processor, stage2: Stage2) {
@@ -188,6 +212,9 @@ mod tests {
         steps: RefCell<Vec<Step>>,
         stage1: Cell<Stage1>,
         vttbr: Cell<u64>,
+        /// PAR_EL1, and the result of an AT until the next ISB.
+        par: Cell<u64>,
+        translated: Cell<Option<u64>>,
         /// Registers written since the last ISB: stage 1's (whether some mixture of values would allow an AT to succeed), and
         /// stage 2's.
         is_stage1_open: Cell<bool>,
@@ -206,6 +233,8 @@ mod tests {
                 steps: RefCell::default(),
                 stage1: Cell::new(stage1),
                 vttbr: Cell::new(vttbr),
+                par: Cell::new(GUESTS_PAR),
+                translated: Cell::new(None),
                 is_stage1_open: Cell::new(is_open(stage1)),
                 is_stage2_moving: Cell::new(false),
                 mixture_count: Cell::new(0),
@@ -256,7 +285,16 @@ mod tests {
         fn set_vtcr(&self, value: u64) {
             self.set_stage2(Vtcr(value));
         }
+        fn par(&self) -> u64 {
+            self.par.get()
+        }
+        fn set_par(&self, value: u64) {
+            self.par.set(value);
+        }
         fn synchronise_context(&self) {
+            if let Some(result) = self.translated.take() {
+                self.par.set(result);
+            }
             self.steps.borrow_mut().push(Isb);
             self.is_stage1_open.set(is_open(self.stage1.get()));
             self.is_stage2_moving.set(false);
@@ -269,12 +307,29 @@ mod tests {
         }
     }
 
+    /// A result that the guest has not read yet.
+    const GUESTS_PAR: u64 = 0x1234_5b80;
     /// A guest's stage 1 in use: MMU and caches on, walks allowed; and before it has turned its MMU on.
     const IN_USE: Stage1 = Stage1 { sctlr: SCTLR_RES1 | 0x1005, tcr: 0x0032_b550_3510 };
     const OFF: Stage1 = Stage1 { sctlr: SCTLR_RES1, tcr: 0 };
     const OWN: u64 = 1 << 48 | 0x4000_0000;
     const OTHER: u64 = 2 << 48 | 0x8000_0000;
     const AFFECTED: Workarounds = Workarounds::CLOSE_STAGE_1;
+
+    #[test]
+    fn a_lookup_waits_for_its_result_and_keeps_the_guests() {
+        for (result, page) in [
+            (0xff00_0000_8765_4f80, Some(0x8765_4000)),
+            (0xff00_0000_8765_4f80 | 0xf << 48, Some(0xf_0000_8765_4000)),
+            // A translation fault of stage 1, and one of stage 2 on the walk.
+            (0x80d, None),
+            (0xb0f, None),
+        ] {
+            let cpu = Fake::new(IN_USE, OWN);
+            assert_eq!(look_up(&cpu, || cpu.translated.set(Some(result))), page, "{result:#x}");
+            assert_eq!((cpu.par(), cpu.steps()), (GUESTS_PAR, vec![Isb]));
+        }
+    }
 
     #[test]
     fn an_affected_machine_completes_invalidations_twice() {
@@ -363,7 +418,7 @@ mod tests {
         let guest = Stage2 { vtcr: 0x8020_3558, vttbr: OTHER };
         // After a reset, the registers hold anything.
         let cpu = Fake::new(Stage1 { sctlr: u64::MAX, tcr: 0xdead_beef }, u64::MAX);
-        leave(&cpu, nothing);
+        let _ = leave(&cpu, nothing);
         assert_eq!(cpu.stage1(), Stage1::CLOSED);
         assert_eq!(cpu.vttbr(), nothing.vttbr);
         cpu.steps.borrow_mut().clear();
@@ -383,7 +438,7 @@ mod tests {
         // It runs with its MMU on, and leaves.
         cpu.stage1.set(IN_USE);
         cpu.synchronise_context();
-        leave(&cpu, nothing);
+        let _ = leave(&cpu, nothing);
         assert_eq!(cpu.mixture_count.get(), 0);
         assert!(!is_open(cpu.stage1()));
     }

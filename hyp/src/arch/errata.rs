@@ -77,6 +77,16 @@ impl Processor for This {
     }
 
     #[inline(always)]
+    fn par(&self) -> u64 {
+        PAR_EL1.get()
+    }
+
+    #[inline(always)]
+    fn set_par(&self, value: u64) {
+        PAR_EL1.set(value);
+    }
+
+    #[inline(always)]
     fn synchronise_context(&self) {
         instruction!("isb");
     }

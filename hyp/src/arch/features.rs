@@ -2,6 +2,7 @@
 
 use super::sysreg::{instruction, read, write};
 use crate::device::identification;
+use crate::translation::Closed;
 use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, Readable, Writeable};
 use stage2::table::{Geometry, TableError};
 
@@ -164,9 +165,9 @@ const MDCR: u64 = 1 << 6 | 1 << 5;
 const MDCR_TPMS: u64 = 1 << 14;
 const MDCR_TTRF: u64 = 1 << 19;
 
-/// Sets this CPU's traps and enables for guests. Once a CPU, before any guest runs there, and after `vcpu::quiet`:
-/// HCR_EL2.VM makes the stage 2 in VTTBR_EL2 and VTCR_EL2, which are UNKNOWN after a reset, one that is walked.
-pub(crate) fn configure() {
+/// Sets this CPU's traps and enables for guests. Once a CPU, before any guest runs there. Translation is closed:
+/// HCR_EL2.VM makes the CPU walk the stage 2 in VTTBR_EL2 and VTCR_EL2, which are UNKNOWN after a reset.
+pub(crate) fn configure(_: Closed) {
     let (pfr0, pfr1) = (read!("id_aa64pfr0_el1"), read!("id_aa64pfr1_el1"));
     let (isar1, isar2) = (read!("id_aa64isar1_el1"), read!("S3_0_C0_C6_2"));
     let (mmfr0, mmfr1) = (read!("id_aa64mmfr0_el1"), read!("id_aa64mmfr1_el1"));

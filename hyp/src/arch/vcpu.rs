@@ -7,7 +7,7 @@
 use super::cpu::{self, Core};
 use super::sysreg::{instruction, read, write};
 use super::{errata, features};
-use crate::translation::{self, SCTLR_RES1, Stage1, Stage2};
+use crate::translation::{self, Closed, SCTLR_RES1, Stage1, Stage2};
 use aarch64_cpu::registers::*;
 use spin::Once;
 use stage2::addr::{Ipa, Pa};
@@ -272,10 +272,10 @@ pub(crate) fn clear_pending_sgis(cpu: &Core, mask: u32) {
 
 /// The vCPU leaves this CPU: its timers stop, and its stage 2 tables, which may be freed now, are not walked any
 /// more, speculatively either.
-pub(crate) fn quiet() {
+pub(crate) fn quiet() -> Closed {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
-    translation::leave(&errata::This, empty_stage2());
+    translation::leave(&errata::This, empty_stage2())
 }
 
 /// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs that run no vCPU, for ever.

@@ -359,8 +359,7 @@ fn init_cpu(index: usize) {
     this.set_redistributor(redistributor);
     cpu_interface::init();
     timer::init_cpu();
-    vcpu::quiet();
-    features::configure();
+    features::configure(vcpu::quiet());
     mitigation::init_cpu(this);
     vectors::install();
     if let Err(error) = window::init_cpu() {

@@ -1,7 +1,9 @@
 //! Stage 2 aborts on RAM: a unit of it is being moved, or its access flag is wanted.
 
-use crate::arch::sysreg::{instruction, read, write};
+use crate::arch::errata;
+use crate::device::exception;
 use crate::guest::{self, StopReason, cpu, migration};
+use crate::translation;
 use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2};
 use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
@@ -71,29 +73,20 @@ pub(crate) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
 /// Returns true if the load that aborted at `address` may be read by the guest's own tables, at its exception level.
 #[cold]
 pub(crate) fn is_readable(address: u64) -> bool {
-    let is_el0 = SPSR_EL2.get() & 0b1100 == 0;
-    let look_up = || {
-        // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
+    if !exception::is_from_el0(SPSR_EL2.get()) {
+        return translate(address).is_some();
+    }
+    let page = translation::look_up(&errata::This, || {
+        // SAFETY: an address translation changes PAR_EL1 alone, which `look_up` restores.
         unsafe { core::arch::asm!("at s1e0r, {}", in(reg) address, options(nostack, preserves_flags)) }
-    };
-    if is_el0 { translate_by(look_up).is_some() } else { translate(address).is_some() }
+    });
+    page.is_some()
 }
 
 /// Returns the page of IPA behind `address` by the guest's own tables: AT S1E1R.
 fn translate(address: u64) -> Option<u64> {
-    translate_by(|| {
-        // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
+    translation::look_up(&errata::This, || {
+        // SAFETY: an address translation changes PAR_EL1 alone, which `look_up` restores.
         unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) }
     })
-}
-
-/// Returns the page that the address translation `look_up` leaves in PAR_EL1 (Arm ARM D24.2.120).
-#[inline(always)]
-fn translate_by(look_up: impl FnOnce()) -> Option<u64> {
-    let before = read!("par_el1");
-    look_up();
-    instruction!("isb");
-    let result = read!("par_el1");
-    write!("par_el1", before);
-    (result & 1 == 0).then_some(result & 0xf_ffff_ffff_f000)
 }
