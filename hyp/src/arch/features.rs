@@ -160,8 +160,11 @@ const CPTR_TZ: u64 = 1 << 8;
 const CPTR_TAM: u64 = 1 << 30;
 
 /// MDCR_EL2: the PMU traps (TPM, TPMCR); the statistical profiler and trace buffer belong to EL2 and trap (E2PB,
-/// E2TB 0; TPMS, TTRF). The debug registers are the guest's own.
+/// E2TB 0; TPMS, TTRF). The debug registers are the guest's own, except DBGPRCR_EL1.
 const MDCR: u64 = 1 << 6 | 1 << 5;
+/// MDCR_EL2.TDOSA: DBGPRCR_EL1, with the registers of the OS lock. What a guest writes to DBGPRCR_EL1 must not stay for the
+/// next guest, and QEMU lacks the register, so that EL2 cannot reset it.
+const MDCR_TDOSA: u64 = 1 << 10;
 const MDCR_TPMS: u64 = 1 << 14;
 const MDCR_TTRF: u64 = 1 << 19;
 
@@ -209,7 +212,7 @@ pub(crate) fn configure(_: Closed) {
     // HPMN stays as large as the number of counters, else it is CONSTRAINED UNPREDICTABLE (D24.3.22).
     let pmu = field(dfr0, 8);
     let counters = if (1..15).contains(&pmu) { read!("pmcr_el0") >> 11 & 0x1f } else { 0 };
-    let mut mdcr = counters;
+    let mut mdcr = counters | MDCR_TDOSA;
     if (1..15).contains(&pmu) {
         mdcr |= MDCR;
     }

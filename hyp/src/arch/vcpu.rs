@@ -99,8 +99,8 @@ fn reset_el1() {
     reset_pointer_keys();
 }
 
-/// The locks of debug, the channel to an external debugger, and the claim tags. DBGPRCR_EL1, whose one bit asks for power
-/// while an external debugger is at work, is left alone: QEMU does not have it.
+/// Resets the locks of debug, the channel to an external debugger, and the claim tags. A guest does not reach DBGPRCR_EL1
+/// ([`features::configure`]).
 fn reset_debug_channel() {
     write!("osdlr_el1", 0);
     // The OS lock is set after a reset. While it is, OSDTRRX_EL1, OSDTRTX_EL1 and OSECCR_EL1 are what they stand for.

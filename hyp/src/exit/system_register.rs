@@ -43,6 +43,12 @@ const RAS_RECORDS: [u64; 8] = [
 /// ACTLR_EL1: reads as zero, ignores writes (HCR_EL2.TACR).
 const ACTLR: u64 = register(3, 0, 1, 0, 1);
 
+/// The OS lock's registers, and DBGPRCR_EL1, which traps with them (MDCR_EL2.TDOSA).
+const OSLAR: u64 = register(2, 0, 1, 0, 4);
+const OSLSR: u64 = register(2, 0, 1, 1, 4);
+const OSDLR: u64 = register(2, 0, 1, 3, 4);
+const DBGPRCR: u64 = register(2, 0, 1, 4, 4);
+
 /// Registers that trap along with SMIDR_EL1 (HCR_EL2.TID1), and are the CPU's own.
 const REVIDR: u64 = register(3, 0, 0, 0, 6);
 const AIDR: u64 = register(3, 1, 0, 0, 7);
@@ -200,6 +206,14 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
         (control, false) if write_translation_control(cpu, control, value) => {}
         (ACTLR, true) => reload = frame.set(moved, 0),
         (ACTLR, false) => {}
+        // Trapped for the sake of DBGPRCR_EL1 (`features::MDCR_TDOSA`).
+        (OSLAR, false) => write!("oslar_el1", value),
+        (OSLSR, true) => reload = frame.set(moved, read!("oslsr_el1")),
+        (OSDLR, true) => reload = frame.set(moved, read!("osdlr_el1")),
+        (OSDLR, false) => write!("osdlr_el1", value),
+        // It asks a power controller that guests do not have to keep the CPU's power on.
+        (DBGPRCR, true) => reload = frame.set(moved, 0),
+        (DBGPRCR, false) => {}
         (REVIDR, true) => reload = frame.set(moved, read!("revidr_el1")),
         (AIDR, true) => reload = frame.set(moved, read!("aidr_el1")),
         // RAS has no error records for guests: ERRIDR_EL1.NUM is 0, and there is nothing to select.

@@ -30,6 +30,7 @@ pub(crate) fn run(platform: &'static Platform) {
     write32(priorities, 0x4030_2010);
     maintenance(platform, priorities);
     steps(platform);
+    os_lock();
     branches();
     big_endian_el1(platform, priorities);
     if platform.ram().iter().any(|range| range.end > USER_RAM * GIBIBYTE) {
@@ -92,6 +93,21 @@ fn steps(platform: &Platform) {
         let result = step(instruction, x0 as u64);
         check!(name, result.is_ok_and(|(_, executed)| executed == 1), "{:x?}", result);
     }
+}
+
+/// The registers of the OS lock trap, and work.
+fn os_lock() {
+    let is_locked = || mrs!("oslsr_el1") & 1 << 1 != 0;
+    let before = is_locked();
+    let seen = [1, 0].map(|value| {
+        msr!("oslar_el1", value);
+        is_locked()
+    });
+    equal!("os_lock", seen, [true, false]);
+    let double_lock = mrs!("osdlr_el1");
+    msr!("osdlr_el1", double_lock);
+    equal!("os_double_lock", mrs!("osdlr_el1"), double_lock);
+    msr!("oslar_el1", u64::from(before));
 }
 
 #[repr(C, align(4096))]
