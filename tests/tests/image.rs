@@ -1,18 +1,41 @@
-//! Barriers that the emulator forgives the absence of, in the image itself.
+//! Instructions of the image whose absence the emulator forgives.
 
 use object::{Object, ObjectSection, ObjectSymbol};
 
-/// The instructions of the one function whose mangled name contains `name`.
-fn instructions(name: &str) -> Vec<u32> {
-    let path = system_tests::elf();
-    let data = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let file = object::File::parse(&*data).unwrap();
-    let found: Vec<_> =
-        file.symbols().filter(|symbol| symbol.name().is_ok_and(|n| n.contains(name))).collect();
-    let [symbol] = &found[..] else { panic!("{} symbols contain `{name}`", found.len()) };
-    let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
-    let bytes = section.data_range(symbol.address(), symbol.size()).unwrap().unwrap();
-    bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+/// A function of the image.
+struct Function {
+    address: u64,
+    instructions: Vec<u32>,
+}
+
+impl Function {
+    /// Finds the one function whose mangled name contains each of `parts`.
+    #[track_caller]
+    fn find(parts: &[&str]) -> Self {
+        let path = system_tests::elf();
+        let data = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let file = object::File::parse(&*data).unwrap();
+        let is_it = |symbol: &object::Symbol<'_, '_>| {
+            symbol.name().is_ok_and(|name| parts.iter().all(|part| name.contains(part)))
+        };
+        let found: Vec<_> = file.symbols().filter(is_it).collect();
+        let [symbol] = &found[..] else { panic!("{} symbols contain {parts:?}", found.len()) };
+        let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
+        // What is written in assembly has no size: it ends where the next symbol or the section does.
+        let ends = file.symbols().map(|other| other.address()).filter(|&at| at > symbol.address());
+        let end = ends.min().unwrap_or(section.address() + section.size());
+        let size = if symbol.size() == 0 { end - symbol.address() } else { symbol.size() };
+        let bytes = section.data_range(symbol.address(), size).unwrap().unwrap();
+        let words = bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+        Self { address: symbol.address(), instructions: words.collect() }
+    }
+
+    /// Returns the index of the first `instruction`, at or after index `start`.
+    #[track_caller]
+    fn position(&self, instruction: u32, start: usize) -> usize {
+        let found = self.instructions[start..].iter().position(|&word| word == instruction);
+        start + found.unwrap_or_else(|| panic!("no {instruction:#010x} in {:#x?}", self.instructions))
+    }
 }
 
 /// `dsb sy` and `isb`.
@@ -31,12 +54,39 @@ fn leaves(instruction: u32) -> bool {
 
 #[test]
 fn what_an_interrupt_announces_is_read_after_it_is_acknowledged() {
-    let slow = instructions("interrupt4slow");
-    let find = |wanted: u32| slow.iter().position(|&word| word == wanted).expect("a barrier");
-    let (dsb, isb) = (find(DSB_SY), find(ISB));
+    let slow = Function::find(&["interrupt4slow"]);
+    let (dsb, isb) = (slow.position(DSB_SY, 0), slow.position(ISB, 0));
     assert!(dsb < isb);
     // In front of them there is nothing but the test for special INTIDs: no load, and no call.
-    let before = &slow[..isb];
+    let before = &slow.instructions[..isb];
     assert!(!before.iter().any(|&word| is_load(word)), "a load in front: {before:#010x?}");
     assert!(!before.iter().any(|&word| leaves(word)), "a call in front: {before:#010x?}");
+}
+
+/// QEMU has no CPU whose HCR_EL2.E2H is RES1 (without FEAT_E2H0).
+#[test]
+fn a_cpu_that_cannot_clear_e2h_is_refused_before_anything_depends_on_it() {
+    const WRITE_HCR: u32 = 0xd51c_1101; // msr hcr_el2, x1
+    const READ_HCR: u32 = 0xd53c_1101; // mrs x1, hcr_el2
+    const TEST_E2H: u32 = 0xb710_0001; // tbnz x1, #34, offset in bits 18:5
+    const OFFSET: u32 = 0x3fff;
+    let refusal = Function::find(&["only_vhe"]);
+    for name in ["primary_entry", "secondary_entry"] {
+        let entry = Function::find(&[name]);
+        let write = entry.position(WRITE_HCR, 0);
+        let check = &entry.instructions[write + 1..write + 4];
+        assert_eq!((check[0], check[1], check[2] & !(OFFSET << 5)), (ISB, READ_HCR, TEST_E2H), "{name}");
+        let offset = i64::from((check[2] >> 5 & OFFSET) << 18) << 32 >> 50 << 2;
+        let at = entry.address + 4 * (write as u64 + 3);
+        assert_eq!(at.wrapping_add_signed(offset), refusal.address, "{name}");
+    }
+}
+
+/// Erratum 832075 of Cortex-A57. A PC test of hyp::errata sees that all accesses go through the same functions.
+#[test]
+fn device_registers_are_read_by_load_acquire() {
+    // LDAR of a word (C6.2, "LDAR": size 10, all register fields free). UARTFR is read there, until there is room.
+    let is_load_acquire = |word: &u32| word & 0xffe0_8000 == 0x88c0_8000;
+    let polled = Function::find(&["6serial", "Polled", "write_str"]);
+    assert!(polled.instructions.iter().any(is_load_acquire), "{:#010x?}", polled.instructions);
 }
