@@ -1,4 +1,4 @@
-//! The syndrome of a data abort from a guest, and the value that the aborted access carries.
+//! Data aborts from a guest: their syndrome, the value that the access carries, and the order in which EL2 answers them.
 
 /// A data abort's syndrome (Arm ARM, ESR_EL2, "ISS encoding for an exception from a Data Abort").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ const STATUS: u64 = 0x3c;
 const TRANSLATION: u64 = 0x04;
 
 impl Syndrome {
-    /// The syndrome in ESR_EL2 = `esr`.
+    /// Wraps the syndrome in ESR_EL2 = `esr`.
     #[inline(always)]
     pub const fn new(esr: u64) -> Self {
         Self(esr)
@@ -39,8 +39,7 @@ impl Syndrome {
         self.0 & IS_VALID != 0
     }
 
-    /// Returns true if stage 2 did not translate the address of a cache maintenance instruction. Where there is no
-    /// memory, nothing is cached, and the instruction does nothing.
+    /// Returns true if stage 2 did not translate the address of a cache maintenance instruction.
     pub const fn is_maintenance(self) -> bool {
         self.0 & (MAINTENANCE | ON_WALK | STATUS) == MAINTENANCE | TRANSLATION
     }
@@ -51,13 +50,13 @@ impl Syndrome {
         self.0 & 1 << 6 != 0
     }
 
-    /// Bytes accessed: 1, 2, 4 or 8.
+    /// Size of the access in bytes: 1, 2, 4 or 8.
     #[inline(always)]
     pub const fn size(self) -> u64 {
         1 << (self.0 >> 22 & 3)
     }
 
-    /// The register that is loaded or stored: 31 is the zero register.
+    /// Number of the register that is loaded or stored; 31 is the zero register.
     #[inline(always)]
     pub const fn register(self) -> usize {
         (self.0 >> 16 & 0x1f) as usize
@@ -69,12 +68,12 @@ impl Syndrome {
         self.0 & (3 << 22 | 1 << 21) == 2 << 22
     }
 
-    /// Returns what the device sees of a store of `register`: devices are little-endian.
+    /// Returns the value that the device receives from a store of `register`. Devices are little-endian.
     pub const fn stored(self, register: u64, is_big_endian: bool) -> u64 {
         if is_big_endian { self.swapped(register) } else { register }
     }
 
-    /// Returns what a load of the device's `value` puts into its register.
+    /// Returns the register value that a load of the device's `value` produces.
     pub const fn loaded(self, value: u64, is_big_endian: bool) -> u64 {
         self.extended(if is_big_endian { self.swapped(value) } else { value })
     }

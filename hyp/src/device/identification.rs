@@ -1,28 +1,28 @@
-//! Identification registers as a guest reads them: what it can really use, whole, or nothing of it.
+//! Identification registers as a guest reads them. A guest gets a feature completely or not at all.
 //!
-//! A field that is not listed reads as zero, so a feature that is newer than this table is hidden; EL2 leaves its
-//! enables off (HCRX_EL2, fine-grained traps, MDCR_EL2), and using it is undefined. Registers and fields: Arm ARM
+//! A field that is not listed reads as zero, which hides features that are newer than this table. EL2 leaves their enables
+//! off (HCRX_EL2, fine-grained traps, MDCR_EL2), so that using them is UNDEFINED. Registers and fields: Arm ARM
 //! D24.2, ID_AA64*_EL1; all of them trap by HCR_EL2.TID3.
 
-/// The widest intermediate physical address of a guest as ID_AA64MMFR0_EL1.PARange has it: 40 bits.
+/// ID_AA64MMFR0_EL1.PARange for the largest intermediate physical address of a guest: 40 bits.
 const PA_RANGE_40_BITS: u64 = 2;
 
-/// A four-bit field: where it begins and the greatest value that a guest sees.
+/// A four-bit field: its lowest bit, and the largest value that a guest sees.
 type Field = (u32, u64);
 
-/// Fields whose value is shown as it is, among them signed ones, where 15 means absent.
+/// No limit: the guest sees the value of the CPU. Also for signed fields, in which 15 means absent.
 const ANY: u64 = 15;
 
 /// EL0, EL1, FP, AdvSIMD, GIC, RAS, SVE, DIT, CSV2, CSV3. Hidden: EL2, EL3, SEL2, MPAM, AMU, RME. RAS comes without
-/// error records: these trap, but DISR_EL1 cannot.
+/// error records, which trap; DISR_EL1 cannot trap.
 const PFR0: &[Field] =
     &[(0, 2), (4, 1), (16, ANY), (20, ANY), (24, 1), (28, 1), (32, 1), (48, 1), (56, 1), (60, 1)];
-/// BT, SSBS, MTE. Hidden: SME, NMI, GCS and others. Of MTE a guest gets the instructions of EL0, which cannot trap
-/// (FEAT_MTE); allocation tags and their registers are hidden and trap (HCR_EL2.ATA).
+/// BT, SSBS, MTE. Hidden: SME, NMI, GCS and others. MTE is limited to the instructions of EL0, which cannot
+/// trap (FEAT_MTE); allocation tags and their registers are hidden and trap (HCR_EL2.ATA).
 const PFR1: &[Field] = &[(0, 1), (4, 2), (8, 1)];
 /// DebugVer, BRPs, WRPs, CTX_CMPs, DoubleLock. Hidden: trace, PMU, SPE, TRBE, BRBE.
 const DFR0: &[Field] = &[(0, 8), (12, ANY), (20, ANY), (28, ANY), (36, ANY)];
-/// All but TME.
+/// All fields except TME.
 const ISAR0: &[Field] = &[
     (4, ANY),
     (8, ANY),
@@ -39,7 +39,7 @@ const ISAR0: &[Field] = &[
     (56, ANY),
     (60, ANY),
 ];
-/// All but XS and LS64, which HCRX_EL2 would have to enable.
+/// All fields except XS and LS64, which HCRX_EL2 would have to enable.
 const ISAR1: &[Field] = &[
     (0, ANY),
     (4, ANY),
@@ -90,7 +90,7 @@ const MMFR2: &[Field] = &[
     (60, ANY),
 ];
 
-/// Where ID_AA64MMFR0_EL1.TGran4 begins; 1 would mean 52-bit addresses, which guests do not get, 15 absent.
+/// Lowest bit of ID_AA64MMFR0_EL1.TGran4. The value 1 means 52-bit addresses, which guests do not get; 15 means absent.
 const TGRAN4: u32 = 28;
 
 fn field(value: u64, shift: u32) -> u64 {
@@ -101,8 +101,8 @@ fn keep(value: u64, fields: &[Field]) -> u64 {
     fields.iter().fold(0, |kept, &(shift, most)| kept | field(value, shift).min(most) << shift)
 }
 
-/// What a guest reads from the identification register Op0 3, Op1 0, CRn 0, CRm `crm`, Op2 `op2`, where the CPU
-/// has `host`. `has_sve`: the CPU has SVE, which a guest gets whole.
+/// Returns the guest's value of the identification register with op0 3, op1 0, CRn 0, CRm `crm` and op2 `op2`. `host` is the
+/// value of the CPU. `has_sve`: the CPU has SVE, which a guest gets completely.
 pub fn guest_value(crm: u64, op2: u64, host: u64, has_sve: bool) -> u64 {
     match (crm, op2) {
         // AArch32, for programs at EL0. ID_PFR0: no RAS, no AMU.
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_el2_to_enable_it_is_hidden() {
+    fn features_that_el2_must_enable_are_hidden() {
         let all = u64::MAX / 15 * 2;
         for (crm, op2, shift, what) in [
             (4, 1, 24, "SME"),
@@ -183,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn sve_detail_is_there_with_sve_only() {
+    fn sve_details_are_shown_only_with_sve() {
         assert_eq!(guest_value(4, 4, 0x123, false), 0);
         assert_eq!(guest_value(4, 4, 0x123, true), 0x123);
     }
 
     #[test]
-    fn addresses_have_40_bits_at_most_and_no_52_bit_granule() {
+    fn addresses_have_at_most_40_bits_and_no_52_bit_granule() {
         let guest = guest_value(7, 0, 0x1000_0005 | 2 << 20, false);
         assert_eq!(field(guest, 0), 2);
         assert_eq!(field(guest, 28), 0);

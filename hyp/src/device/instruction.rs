@@ -1,8 +1,8 @@
 //! Completing a trapped instruction in the guest's place.
 //!
-//! An exception that EL2 takes from a guest leaves the address of the trapped instruction in ELR_EL2 and the processor
-//! state in SPSR_EL2. When EL2 has done what the instruction asks for, the guest goes on behind it, and its state has to
-//! be that after the instruction: everything that the architecture derives from having executed one.
+//! When EL2 takes an exception from a guest, ELR_EL2 holds the address of the trapped instruction and SPSR_EL2 the processor
+//! state. After EL2 has emulated the instruction, the guest resumes at the next one. Its state must then be as if the CPU had
+//! executed the instruction.
 
 /// SPSR_EL2.M\[4\]: the exception came from AArch32.
 const AARCH32: u64 = 1 << 4;
@@ -16,7 +16,7 @@ const AARCH32_BIG_ENDIAN: u64 = 1 << 9;
 const BTYPE: u64 = 3 << 10;
 /// SPSR_EL2.SS: the instruction that is being single-stepped has not been executed.
 const SINGLE_STEP: u64 = 1 << 21;
-/// Bits of SPSR_EL2 that completing an instruction of AArch64 may clear, and the one that tells AArch32.
+/// Bits of SPSR_EL2 that completing an AArch64 instruction may clear, and the bit that indicates AArch32.
 const UNUSUAL: u64 = AARCH32 | BTYPE | SINGLE_STEP;
 /// ESR_EL2.IL: the instruction is 32 bits long.
 const INSTRUCTION_LENGTH: u64 = 1 << 25;
@@ -24,7 +24,7 @@ const INSTRUCTION_LENGTH: u64 = 1 << 25;
 const E0E: u64 = 1 << 24;
 const EE: u64 = 1 << 25;
 
-/// The state that an exception from a guest left: where the guest is, and its processor state.
+/// The state of a guest after an exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
     /// ELR_EL2.
@@ -33,20 +33,22 @@ pub struct State {
     pub spsr: u64,
 }
 
-/// Returns true if completing an instruction in state `spsr` takes no more than adding 4 to ELR_EL2.
+/// Returns true if adding 4 to ELR_EL2 is enough to complete an instruction in state `spsr`.
 #[inline(always)]
 pub const fn is_plain(spsr: u64) -> bool {
     spsr & UNUSUAL == 0
 }
 
-/// Returns true if the state `spsr` of AArch64 [is plain](is_plain): with one test, since SPSR_EL2.IL, bit 20, which meets
-/// BTYPE's lower bit as SS does the upper one, is clear for an instruction that was executed.
+/// Returns true if the AArch64 state `spsr` [is plain](is_plain).
+///
+/// One test is enough: the shift aligns SS (bit 21) with the upper bit of BTYPE. The lower one meets SPSR_EL2.IL (bit 20),
+/// which is clear for an instruction that was executed.
 #[inline(always)]
 pub const fn is_plain_aarch64(spsr: u64) -> bool {
     (spsr | spsr >> 10) & BTYPE == 0
 }
 
-/// Returns true if no data access of a guest in AArch64 is big-endian, EL0's neither, with `sctlr` in SCTLR_EL1.
+/// Returns true if AArch64 data accesses are little-endian at both EL0 and EL1, with `sctlr` in SCTLR_EL1.
 #[inline(always)]
 pub const fn is_always_little_endian(sctlr: u64) -> bool {
     sctlr & (E0E | EE) == 0
@@ -64,11 +66,10 @@ pub const fn is_big_endian(spsr: u64, sctlr: u64) -> bool {
 }
 
 impl State {
-    /// Returns the state behind the instruction, whose exception had the syndrome `esr`.
+    /// Returns the state after the instruction. `esr` is the syndrome of its exception.
     ///
-    /// A completed instruction ends its single step (SPSR.SS, Arm ARM chapter "AArch64 Self-hosted Debug": the step is
-    /// active-pending afterwards), is no branch (SPSR.BTYPE), and in a Thumb IT block moves to the block's next
-    /// condition (`AArch32.ITAdvance()`).
+    /// Completing an instruction ends its single step (SPSR.SS, Arm ARM chapter "AArch64 Self-hosted Debug": the step becomes
+    /// active-pending), clears the branch type (SPSR.BTYPE), and advances a Thumb IT block (`AArch32.ITAdvance()`).
     pub const fn completed(self, esr: u64) -> Self {
         let length = if esr & INSTRUCTION_LENGTH == 0 { 2 } else { 4 };
         let spsr = self.spsr & !SINGLE_STEP;
@@ -79,15 +80,15 @@ impl State {
         Self { elr: self.elr.wrapping_add(4), spsr: spsr & !BTYPE }
     }
 
-    /// Returns true if the instruction passes its condition. One that fails may trap nevertheless (Arm ARM, ESR_ELx,
-    /// "Conditionality of ... trapped"), and does nothing then.
+    /// Returns true if the instruction passes its condition. An instruction that fails its condition may trap too (Arm ARM,
+    /// ESR_ELx, "Conditionality of ... trapped"), and must then have no effect.
     pub const fn passes_condition(self, esr: u64) -> bool {
-        // Exception classes with a condition in the syndrome are those below 0x10, Unknown aside.
+        // Only exception classes below 0x10, except Unknown, have a condition in the syndrome.
         let class = esr >> 26;
         if self.spsr & AARCH32 == 0 || class == 0 || class >= 0x10 {
             return true;
         }
-        // Without ISS.CV, which only a Thumb instruction may lack, the IT block has the condition.
+        // If ISS.CV is clear, which only a Thumb instruction allows, the condition comes from the IT block.
         let condition = if esr & 1 << 24 != 0 {
             esr >> 20 & 0xf
         } else if it_state(self.spsr) != 0 {
@@ -99,7 +100,7 @@ impl State {
     }
 }
 
-/// Returns ITSTATE, which SPSR_EL2 holds in two parts.
+/// Returns ITSTATE, which is split into two fields of SPSR_EL2.
 const fn it_state(spsr: u64) -> u64 {
     if spsr & THUMB == 0 { 0 } else { spsr >> 8 & 0xfc | spsr >> 25 & 3 }
 }
@@ -112,12 +113,12 @@ const fn with_it_state(spsr: u64, state: u64) -> u64 {
     spsr & !(0xfc << 8 | 3 << 25) | (state & 0xfc) << 8 | (state & 3) << 25
 }
 
-/// Returns ITSTATE behind an instruction.
+/// Returns ITSTATE after an instruction.
 const fn advanced(state: u64) -> u64 {
     if state & 7 == 0 { 0 } else { state & 0xe0 | state << 1 & 0x1f }
 }
 
-/// Returns true if the flags in `spsr` meet `condition` (Arm ARM, `ConditionHolds()`).
+/// Returns true if the flags in `spsr` satisfy `condition` (Arm ARM, `ConditionHolds()`).
 const fn holds(condition: u64, spsr: u64) -> bool {
     let (n, z, c, v) = (spsr >> 31 & 1, spsr >> 30 & 1, spsr >> 29 & 1, spsr >> 28 & 1);
     let result = match condition >> 1 {
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_of_aarch64_is_four_bytes_whatever_the_syndrome_says() {
+    fn an_aarch64_instruction_has_four_bytes_regardless_of_the_syndrome() {
         for esr in [ABORT, ABORT | INSTRUCTION_LENGTH] {
             assert_eq!(completed(0xffff_8000_0000_1000, EL1H, esr), (0xffff_8000_0000_1004, EL1H));
         }
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_an_instruction_of_aarch32_is_in_the_syndrome() {
+    fn the_syndrome_has_the_length_of_an_aarch32_instruction() {
         assert_eq!(completed(0x1000, THUMB_USER, ABORT), (0x1002, THUMB_USER));
         assert_eq!(completed(0x1002, THUMB_USER, ABORT | INSTRUCTION_LENGTH), (0x1006, THUMB_USER));
         assert_eq!(completed(0x1000, ARM, ABORT | INSTRUCTION_LENGTH), (0x1004, ARM));
@@ -194,8 +195,8 @@ mod tests {
             assert_eq!((elr, after & !(0xfc << 8 | 3 << 25)), (2, THUMB_USER & !(0xfc << 8)));
             state = it_state(after);
         }
-        assert_eq!(state, 0, "behind its last instruction the block is over");
-        // Bits 15:10 and 26:25 of an ARM instruction's state are no IT block.
+        assert_eq!(state, 0, "the block ends after its last instruction");
+        // In ARM state, bits 15:10 and 26:25 are not an IT block.
         let other = ARM | 0xfc00 | 3 << 25;
         assert_eq!(completed(0, other, ABORT | INSTRUCTION_LENGTH), (4, other));
     }

@@ -1,4 +1,4 @@
-//! What a guest sees: device models as plain state machines that also run on a PC.
+//! The platform that a guest sees: device models as plain state machines, which also run on a PC.
 
 pub mod data_abort;
 pub mod exception;

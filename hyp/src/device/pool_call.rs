@@ -1,7 +1,7 @@
-//! Hypercalls by which a guest claims memory out of the pools that it owns.
+//! Hypercalls with which a guest claims memory from the pools that it owns.
 //!
-//! They are fast calls in the vendor-specific hypervisor range of the SMC Calling Convention (Arm DEN 0028, 64-bit), by
-//! HVC or SMC. A guest first checks Ballast's UID (0x8600_FF01) and asks which functions there are.
+//! They are fast 64-bit calls in the vendor-specific hypervisor range of the SMC Calling Convention (Arm DEN 0028), by HVC or
+//! SMC. A guest first checks Ballast's UID (0x8600_FF01) and asks which functions are available.
 //!
 //! | function | identifier | X1 | X2 | X3 |
 //! |---|---|---|---|---|
@@ -13,23 +13,25 @@
 //! | STATUS | 0xC600_0014 | ticket | | |
 //! | CANCEL | 0xC600_0015 | ticket | | |
 //!
-//! Pools are counted from 0 among those that the guest owns. X0 is a [`Status`]:
+//! `pool` numbers the pools that the guest owns, from 0. X0 returns a [`Status`]:
 //!
 //! | function | X1 | X2 | X3 |
 //! |---|---|---|---|
-//! | FEATURES (X0 is not a status: bit 0) | bit n: function 0x10 + n is there | INTID of the interrupt below | |
+//! | FEATURES (X0 is not a status: bit 0) | bit n: function 0x10 + n is available | INTID of the interrupt below | |
 //! | POOL_INFO | bytes | IPA of the pool's window | bytes claimed |
 //! | CLAIM, CLAIM_AT, RELEASE | ticket | | |
-//! | STATUS, of what is under way ([`Status::Pending`]) | per cent done | | |
-//! | STATUS, of what succeeded | IPA | PA, where the window is 1:1, else all ones | bytes |
+//! | STATUS, operation in progress ([`Status::Pending`]) | per cent done | | |
+//! | STATUS, operation succeeded | IPA | PA if the window is 1:1, else all ones | bytes |
 //!
-//! CLAIM and RELEASE return at once; STATUS says how they get on. When one is over, an edge comes on the line of a shared
-//! interrupt, whose INTID FEATURES says, and `/hypervisor` in the guest's tree (`interrupts`): so a guest may sleep until
-//! then, and looks with STATUS before each sleep, since one edge may stand for several. What was claimed appears in the pool's window at the
-//! IPA that STATUS gives, contiguous in IPA and PA, all zero. What is released is out of the window before it is scrubbed
-//! and lent again; any part of what was claimed can be released, in units of 4 KiB. A guest has at most two operations
-//! open at a time, and its last two tickets are remembered; a claim that was cancelled counts as open until 10 ms after it
-//! was asked for. A guest that stops or resets gives back all that it claimed.
+//! CLAIM and RELEASE return immediately; STATUS reports their progress. When an operation ends, an edge arrives on a shared
+//! interrupt. FEATURES returns its INTID, as does `interrupts` of `/hypervisor` in the guest's tree. A guest may sleep until
+//! then. It calls STATUS before each sleep, since one edge may stand for several operations.
+//!
+//! A claimed range appears in the pool's window at the IPA that STATUS returns, contiguous in IPA and PA, and zeroed. Any part
+//! of it can be released, in units of 4 KiB. Released memory leaves the window before it is scrubbed and lent again.
+//!
+//! A guest can have two operations open at a time, and its last two tickets are remembered. A cancelled claim counts as open
+//! until 10 ms after it was requested. A guest that stops or resets releases everything that it claimed.
 
 use super::smccc::{FunctionId, INVALID_PARAMETER, NOT_SUPPORTED, status};
 use guest_dts::guest_tree::platform::POOL_SPI;
@@ -42,86 +44,86 @@ const FEATURES: u32 = 0x8600_0000;
 /// The first of the 64-bit functions.
 #[cfg(test)]
 const FIRST: u32 = 0xc600_0010;
-/// How many there are.
+/// Number of the 64-bit functions.
 const COUNT: u32 = 6;
 
-/// How a call, or what a ticket stands for, came out.
+/// The result of a call or of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Status {
-    /// It is done.
+    /// The operation succeeded.
     Success = 0,
-    /// It is under way.
+    /// The operation is in progress.
     Pending = 1,
-    /// An argument is none: a size, alignment or offset of no whole frames, a range outside.
+    /// Invalid argument: a size, an alignment or an offset that is not a multiple of 4 KiB, or a range outside the pool.
     InvalidParameter = INVALID_PARAMETER,
     /// The guest has no such pool.
     NoPool = -16,
-    /// More than the pool has.
+    /// The size exceeds that of the pool.
     TooLarge = -17,
-    /// Too many operations are open, or were cancelled just now.
+    /// Too many operations are open or were cancelled a moment ago.
     Busy = -18,
-    /// The guest has no such ticket, or has it no more.
+    /// The guest has no such ticket, or the ticket was forgotten.
     NoTicket = -19,
-    /// Too late: it is over, or cannot be cancelled.
+    /// The operation has ended, or cannot be cancelled.
     TooLate = -20,
-    /// No range of that size and alignment is left, or the range asked for is claimed.
+    /// No range of that size and alignment is unclaimed, or the requested range is claimed.
     NoRange = -32,
-    /// There are too few free frames elsewhere for those who have the range now.
+    /// Too few free frames elsewhere for the memory that occupies the range.
     NoMemory = -33,
-    /// Something in the range cannot be moved.
+    /// Something in the range cannot be migrated.
     Blocked = -34,
-    /// Not all of the range was claimed.
+    /// Part of the range is not claimed.
     NotClaimed = -35,
-    /// It was cancelled.
+    /// The operation was cancelled.
     Cancelled = -36,
-    /// The window has no room.
+    /// The pool has no window in the guest's address space.
     NoWindow = -37,
 }
 
-/// A call, with arguments that are not checked yet.
+/// A call with unchecked arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Which functions there are.
+    /// FEATURES.
     Features,
-    /// What a pool is.
+    /// POOL_INFO.
     Info {
-        /// Its number among the guest's.
+        /// The pool's number among the guest's pools.
         pool: u64,
     },
-    /// Claims any range.
+    /// CLAIM: any range.
     Claim {
         /// The pool's number.
         pool: u64,
-        /// Bytes.
+        /// Size in bytes.
         bytes: u64,
-        /// Alignment in bytes; 0: natural.
+        /// Alignment in bytes; 0 means natural.
         align: u64,
     },
-    /// Claims one range.
+    /// CLAIM_AT: one range.
     ClaimAt {
         /// The pool's number.
         pool: u64,
-        /// Bytes from the pool's start.
+        /// Offset in the pool in bytes.
         offset: u64,
-        /// Bytes.
+        /// Size in bytes.
         bytes: u64,
     },
-    /// Gives back.
+    /// RELEASE.
     Release {
-        /// Where it appears.
+        /// Address in the pool's window.
         ipa: u64,
-        /// Bytes.
+        /// Size in bytes.
         bytes: u64,
     },
-    /// How an operation stands.
+    /// STATUS.
     Status {
-        /// Its ticket.
+        /// Ticket of the operation.
         ticket: u64,
     },
-    /// Ends a claim.
+    /// CANCEL.
     Cancel {
-        /// Its ticket.
+        /// Ticket of the claim.
         ticket: u64,
     },
 }
@@ -129,42 +131,42 @@ pub enum Call {
 /// A pool that the calling guest owns.
 #[derive(Clone, Copy, Debug)]
 pub struct Owned {
-    /// Its number on the machine.
+    /// Identifier of the pool on this machine.
     pub id: PoolId,
-    /// Its frames.
+    /// Frames of the pool.
     pub range: FrameRange,
-    /// Where the first appears, if there is room.
+    /// Start of the pool's window, if it has one.
     pub window: Option<Ipa>,
-    /// Frames claimed.
+    /// Number of claimed frames.
     pub claimed: u64,
-    /// Whether it appears at its physical address.
+    /// True if the window maps the pool at its physical address.
     pub is_in_place: bool,
 }
 
 /// The calling guest.
 pub trait Owner {
-    /// A pool of its own.
+    /// Returns the guest's pool number `index`.
     fn pool(&self, index: usize) -> Option<Owned>;
     /// Queues a claim.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// The reason why the claim is refused.
     fn claim(&self, pool: PoolId, wish: Wish) -> Result<ClaimId, RequestError>;
     /// Queues a release.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// The reason why the release is refused.
     fn release(&self, pool: PoolId, range: FrameRange) -> Result<ClaimId, RequestError>;
     /// Cancels a claim.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// The reason why the claim cannot be cancelled.
     fn cancel(&self, id: ClaimId) -> Result<(), RequestError>;
-    /// How an operation stands.
+    /// Returns the state of an operation.
     fn report(&self, id: ClaimId) -> Option<Report>;
 }
 
-/// The call `id` with what the guest had in X1 to X3; `None`: there is no such function.
+/// Decodes the call `id` with the guest's X1 to X3. Returns `None` for an unknown function.
 pub fn decode(id: FunctionId, [first, second, third]: [u64; 3]) -> Option<Call> {
     Some(match id.get() {
         FEATURES => Call::Features,
@@ -178,7 +180,7 @@ pub fn decode(id: FunctionId, [first, second, third]: [u64; 3]) -> Option<Call> 
     })
 }
 
-/// What goes to X0 to X3.
+/// Performs the call. Returns X0 to X3.
 pub fn answer(call: Call, owner: &impl Owner) -> [u64; 4] {
     match try_answer(call, owner) {
         Ok(values) => values,
@@ -186,7 +188,7 @@ pub fn answer(call: Call, owner: &impl Owner) -> [u64; 4] {
     }
 }
 
-/// The answer to a call that is none.
+/// The answer to an unknown function.
 pub const UNKNOWN: [u64; 4] = [status(NOT_SUPPORTED), 0, 0, 0];
 
 fn try_answer(call: Call, owner: &impl Owner) -> Result<[u64; 4], Status> {
@@ -234,7 +236,7 @@ fn try_answer(call: Call, owner: &impl Owner) -> Result<[u64; 4], Status> {
     })
 }
 
-/// The frames of `bytes` bytes, which have to be whole ones and at least one.
+/// Converts `bytes` to frames; it must be a multiple of 4 KiB and not 0.
 fn whole_frames(bytes: u64) -> Result<u64, Status> {
     match bytes {
         0 => Err(Status::InvalidParameter),
@@ -243,7 +245,7 @@ fn whole_frames(bytes: u64) -> Result<u64, Status> {
     }
 }
 
-/// `bytes` bytes of `pool` from `offset` on.
+/// Returns `bytes` bytes of `pool` from `offset`.
 fn part(pool: FrameRange, offset: u64, bytes: u64) -> Result<FrameRange, Status> {
     let frames = whole_frames(bytes)?;
     if !offset.is_multiple_of(FRAME_SIZE) {

@@ -1,20 +1,18 @@
 //! PSCI 1.1 for guests (Arm DEN 0022).
 //!
-//! Three steps. [`decode`] names the call; its arguments stay [`Untrusted`]. [`answer`] checks them
-//! against the guest ([`Platform`]) and its vCPUs' power states ([`Power`]) and returns an [`Action`]:
-//! a status to hand back, or something for hyp to do. [`Power`] is shared by the guest's vCPUs without a
-//! lock:
+//! A call takes three steps. [`decode`] finds the call; its arguments stay [`Untrusted`]. [`answer`] checks them against the
+//! guest ([`Platform`]) and the power states of its vCPUs ([`Power`]), and returns an [`Action`]: a status for the guest, or
+//! work for EL2. The guest's vCPUs share [`Power`] without a lock:
 //!
 //! ```text
 //! Off ──claim (CPU_ON, one caller wins)──▶ Claimed ──publish──▶ Pending ──take_start──▶ On ──turn_off──▶ Off
 //! ```
 //!
-//! The winner of a claim alone writes the vCPU's entry point and context, and publishes them; the vCPU's
-//! own CPU takes them. Claimed and Pending are both ON_PENDING to the guest.
+//! Only the caller that wins the claim writes the vCPU's entry point and context, and publishes them; the vCPU's own CPU takes
+//! them. The guest sees both Claimed and Pending as ON_PENDING.
 //!
-//! CPU_SUSPEND is a wait for an interrupt, for power-down states too: DEN 0022 allows a less deep state
-//! than the one asked for. Calls that would need more (SYSTEM_SUSPEND, STAT_*, MEM_PROTECT…) are
-//! NOT_SUPPORTED, and PSCI_FEATURES says so.
+//! CPU_SUSPEND waits for an interrupt, for power-down states too: DEN 0022 allows a shallower state than the requested one.
+//! PSCI_FEATURES reports calls that would need more (SYSTEM_SUSPEND, STAT_*, MEM_PROTECT…) as NOT_SUPPORTED.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -22,33 +20,33 @@ use stage2::addr::Ipa;
 
 use super::smccc::{self, FunctionId};
 
-/// What PSCI_VERSION returns: 1.1.
+/// Result of PSCI_VERSION: 1.1.
 pub const VERSION: u32 = 0x1_0001;
-/// The identifier of PSCI_VERSION, for a fast path.
+/// Identifier of PSCI_VERSION.
 pub const PSCI_VERSION: u32 = 0x8400_0000;
 
 /// SUCCESS (DEN 0022, 5.2.2).
 pub const SUCCESS: i32 = 0;
 /// The call is not implemented.
 pub const NOT_SUPPORTED: i32 = smccc::NOT_SUPPORTED;
-/// An argument is none that the call can take.
+/// Invalid argument.
 pub const INVALID_PARAMETERS: i32 = -2;
-/// The call may not be made now.
+/// The call is not allowed in this state.
 pub const DENIED: i32 = -3;
 /// CPU_ON of a vCPU that is on.
 pub const ALREADY_ON: i32 = -4;
 /// CPU_ON of a vCPU that is being turned on.
 pub const ON_PENDING: i32 = -5;
-/// The machine failed to do what was asked.
+/// The call failed for an internal reason.
 pub const INTERNAL_FAILURE: i32 = -6;
-/// An entry point is no place in the guest's RAM.
+/// The entry point is not in the guest's RAM.
 pub const INVALID_ADDRESS: i32 = -9;
 
 /// AFFINITY_INFO: on, off, being turned on (DEN 0022, 5.7.4).
 const AFFINITY_ON: i32 = 0;
 const AFFINITY_OFF: i32 = 1;
 const AFFINITY_ON_PENDING: i32 = 2;
-/// MIGRATE_INFO_TYPE: there is no trusted OS that would have to migrate (DEN 0022, 5.9.2).
+/// MIGRATE_INFO_TYPE: no trusted OS that would have to migrate (DEN 0022, 5.9.2).
 const MIGRATION_NOT_REQUIRED: i32 = 2;
 /// The affinity fields of an MPIDR: Aff3 in bits 39 to 32, Aff2 to Aff0 in 23 to 0.
 const AFFINITY_MASK: u64 = 0xff_00ff_ffff;
@@ -57,12 +55,12 @@ const POWER_STATE_MASK: u32 = 0x0301_ffff;
 /// power_state.StateType: power-down.
 const POWER_DOWN: u32 = 1 << 16;
 
-/// A value that a guest gave and that nobody has checked.
+/// An unchecked value from a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Untrusted(u64);
 
 impl Untrusted {
-    /// The vCPU whose MPIDR this is, if the guest has one.
+    /// Returns the vCPU with this MPIDR, if the guest has one.
     fn vcpu(self, platform: &impl Platform) -> Option<usize> {
         if self.0 & !AFFINITY_MASK != 0 {
             return None;
@@ -70,14 +68,14 @@ impl Untrusted {
         (0..platform.vcpu_count()).find(|&vcpu| platform.mpidr(vcpu) & AFFINITY_MASK == self.0)
     }
 
-    /// The entry point this is, if it is one: a word of the guest's RAM.
+    /// Returns the value as an entry point if it is the address of a word in the guest's RAM.
     fn entry(self, platform: &impl Platform) -> Option<Ipa> {
         let entry = Ipa::try_new(self.0)?;
         (entry.is_aligned(4) && platform.is_ram(entry)).then_some(entry)
     }
 }
 
-/// A call to PSCI. 32-bit calls have their arguments cut to 32 bits already.
+/// A PSCI call. The arguments of 32-bit calls are truncated to 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// PSCI_VERSION.
@@ -88,9 +86,9 @@ pub enum Call {
     CpuOn {
         /// MPIDR of the vCPU to turn on.
         target: Untrusted,
-        /// Where it starts.
+        /// Entry point.
         entry: Untrusted,
-        /// What it finds in X0.
+        /// Value of X0 at the entry point.
         context: u64,
     },
     /// CPU_OFF of the caller.
@@ -99,14 +97,14 @@ pub enum Call {
     CpuSuspend {
         /// The power state, in the original format.
         state: u32,
-        /// Where the caller would resume from power-down.
+        /// Entry point after power-down.
         entry: Untrusted,
     },
     /// AFFINITY_INFO.
     AffinityInfo {
-        /// MPIDR, its fields below `level` ignored.
+        /// MPIDR; fields below `level` are ignored.
         target: Untrusted,
-        /// The lowest affinity level that counts.
+        /// Lowest affinity level that is compared.
         level: Untrusted,
     },
     /// MIGRATE_INFO_TYPE.
@@ -117,13 +115,12 @@ pub enum Call {
     SystemReset,
     /// SYSTEM_RESET2.
     SystemReset2 {
-        /// The kind of reset: 0 is SYSTEM_WARM_RESET.
+        /// Kind of reset; 0 is SYSTEM_WARM_RESET.
         kind: u32,
     },
 }
 
-/// The call that `id` names, with `arguments` as [`FunctionId::argument`] cuts them; `None` where PSCI
-/// here has no such call.
+/// Decodes the call `id`. [`FunctionId::argument`] has truncated `arguments`. Returns `None` if Ballast's PSCI lacks the call.
 pub fn decode(id: FunctionId, arguments: [u64; 3]) -> Option<Call> {
     let [first, second, third] = arguments;
     Some(match (id.function(), id.is_wide()) {
@@ -142,46 +139,45 @@ pub fn decode(id: FunctionId, arguments: [u64; 3]) -> Option<Call> {
     })
 }
 
-/// Whether `id` lies in PSCI's range: 0x8400_0000 to 0x8400_001f and the same as 64-bit calls.
+/// Returns true if `id` is in PSCI's range: 0x8400_0000 to 0x8400_001f, or their 64-bit forms.
 fn is_psci(id: FunctionId) -> bool {
     id.get() & !(1 << 30) & !0x1f == PSCI_VERSION
 }
 
-/// What PSCI asks of a guest. Both answers are fixed while the guest runs.
+/// The properties of a guest on which PSCI depends. They do not change while the guest runs.
 pub trait Platform {
-    /// How many vCPUs the guest has.
+    /// Returns the number of the guest's vCPUs.
     fn vcpu_count(&self) -> usize;
-    /// MPIDR_EL1 of a vCPU as the guest reads it.
+    /// Returns the MPIDR_EL1 of a vCPU as the guest reads it.
     fn mpidr(&self, vcpu: usize) -> u64;
-    /// Whether `ipa` lies in the guest's RAM.
+    /// Returns true if `ipa` is in the guest's RAM.
     fn is_ram(&self, ipa: Ipa) -> bool;
 }
 
-/// What is to be done after a call.
+/// The work that a call leaves to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Hand this status back in X0 ([`smccc::status`]).
+    /// Return this status in X0 ([`smccc::status`]).
     Return(i32),
-    /// Wake vCPU `vcpu`'s CPU, which then calls [`Power::take_start`]; hand back SUCCESS.
+    /// Wake the CPU of `vcpu`, which then calls [`Power::take_start`]; return SUCCESS.
     TurnOn {
         /// Index of the vCPU.
         vcpu: usize,
     },
-    /// The caller is off ([`Power`] says so already): never return to it. With `is_last`, the guest has
-    /// no vCPU left that could wake another.
+    /// Do not return to the caller, which is off (in [`Power`] too).
     TurnOff {
-        /// Whether no vCPU is on or being turned on any more.
+        /// True if no vCPU is on or being turned on, so that none can wake another.
         is_last: bool,
     },
-    /// Wait for an interrupt as WFI does, then hand back SUCCESS.
+    /// Wait for an interrupt as WFI does, then return SUCCESS.
     Suspend,
-    /// Stop the guest and free what it has.
+    /// Stop the guest and free its resources.
     PowerOff,
-    /// Start the guest afresh.
+    /// Reset the guest.
     Reset,
 }
 
-/// Performs as much of `call` by vCPU `caller` as is a matter of rules, and says what is left to do.
+/// Checks `call` by vCPU `caller` and updates `power`. Returns the work that is left to EL2.
 pub fn answer<const N: usize>(
     call: Call,
     caller: usize,
@@ -202,8 +198,8 @@ pub fn answer<const N: usize>(
     }
 }
 
-/// PSCI_FEATURES (DEN 0022, 5.15): 0 for what is there, SMCCC_VERSION included; CPU_SUSPEND's flags are
-/// 0 too (original format, platform-coordinated).
+/// Answers PSCI_FEATURES (DEN 0022, 5.15): 0 for available calls, including SMCCC_VERSION. The flags of CPU_SUSPEND are 0 too
+/// (original format, platform-coordinated).
 fn features(id: FunctionId) -> i32 {
     if id == smccc::SMCCC_VERSION || decode(id, [0; 3]).is_some() { SUCCESS } else { NOT_SUPPORTED }
 }
@@ -260,27 +256,27 @@ fn affinity_info<const N: usize>(
             State::Pending | State::Claimed => AFFINITY_ON_PENDING,
             State::Off => AFFINITY_OFF,
         };
-        // One that is being turned on counts more than any that is off.
+        // A vCPU that is being turned on takes precedence over those that are off.
         found = found.max(Some(state));
     }
     found.unwrap_or(INVALID_PARAMETERS)
 }
 
-/// Whether a vCPU runs.
+/// Power state of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// Off.
     Off = 0,
-    /// One caller of CPU_ON has it and writes its start.
+    /// A caller of CPU_ON has won the vCPU and writes its start.
     Claimed = 1,
-    /// Its start is written; its CPU has not taken it yet.
+    /// The start is published; the vCPU's CPU has not taken it yet.
     Pending = 2,
     /// On.
     On = 3,
 }
 
-/// Where and with what a vCPU starts. The entry point is checked.
+/// The start of a vCPU, with a checked entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     /// The first instruction, a word of the guest's RAM.
@@ -309,7 +305,7 @@ impl<const N: usize> Default for Power<N> {
 }
 
 impl<const N: usize> Power<N> {
-    /// All vCPUs off.
+    /// Creates the states with all vCPUs off.
     pub const fn new() -> Self {
         Self {
             slots: [const {
@@ -322,7 +318,7 @@ impl<const N: usize> Power<N> {
         }
     }
 
-    /// The state of a vCPU; one that there is not is off.
+    /// Returns the state of a vCPU. A vCPU that does not exist is off.
     pub fn state(&self, vcpu: usize) -> State {
         match self.slots.get(vcpu).map(|slot| slot.state.load(Ordering::Acquire)) {
             Some(1) => State::Claimed,
@@ -332,10 +328,10 @@ impl<const N: usize> Power<N> {
         }
     }
 
-    /// Makes `vcpu` start at `start`: for CPU_ON, and for the first vCPU of a guest. Then wake its CPU.
+    /// Publishes the start of `vcpu`, for CPU_ON and for the first vCPU of a guest. The caller then wakes the vCPU's CPU.
     ///
     /// # Errors
-    /// [`ALREADY_ON`], [`ON_PENDING`], and [`INVALID_PARAMETERS`] for a vCPU that there is not.
+    /// [`ALREADY_ON`], [`ON_PENDING`], and [`INVALID_PARAMETERS`] for a vCPU that does not exist.
     pub fn turn_on(&self, vcpu: usize, start: Start) -> Result<(), i32> {
         let slot = self.slots.get(vcpu).ok_or(INVALID_PARAMETERS)?;
         let (off, claimed) = (State::Off as u8, State::Claimed as u8);
@@ -350,7 +346,7 @@ impl<const N: usize> Power<N> {
         Ok(())
     }
 
-    /// Takes the start of `vcpu`, if one waits; the vCPU is on from here. For the CPU that owns it.
+    /// Takes the pending start of `vcpu`, if any, and turns the vCPU on. Called on the vCPU's own CPU.
     pub fn take_start(&self, vcpu: usize) -> Option<Start> {
         let slot = self.slots.get(vcpu)?;
         if slot.state.load(Ordering::Acquire) != State::Pending as u8 {
@@ -364,16 +360,16 @@ impl<const N: usize> Power<N> {
         Some(start)
     }
 
-    /// Turns `vcpu` off, from its own CPU; `true` if no vCPU is left that is on or being turned on.
+    /// Turns `vcpu` off, on its own CPU. Returns true if no vCPU is on or being turned on.
     pub fn turn_off(&self, vcpu: usize) -> bool {
         if let Some(slot) = self.slots.get(vcpu) {
-            // Sequentially consistent: of two that go off at once, at least one sees the other off.
+            // Sequentially consistent: if two vCPUs turn off at once, at least one of them sees the other one off.
             slot.state.store(State::Off as u8, Ordering::SeqCst);
         }
         self.slots.iter().all(|slot| slot.state.load(Ordering::SeqCst) == State::Off as u8)
     }
 
-    /// Turns all off. Only while none of the guest's vCPUs runs.
+    /// Turns all vCPUs off. Only called while none of them runs.
     pub fn reset(&self) {
         for slot in &self.slots {
             slot.state.store(State::Off as u8, Ordering::Release);

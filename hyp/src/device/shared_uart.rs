@@ -1,9 +1,9 @@
-//! A guest's vPL011 and its interrupt line, as the CPUs of its vCPUs and the console share them.
+//! A guest's vPL011 and its interrupt line, shared by the CPUs of its vCPUs and the console.
 //!
-//! The line is published under the UART's lock: were it published after that is released, a CPU that has seen the line low
-//! could publish that after another one has raised it, and the guest would never be told of what its FIFO holds.
+//! The level of the line is published under the UART's lock. Otherwise a CPU that saw the line low could publish that after
+//! another CPU has raised it, and the guest would miss the interrupt for the characters in its FIFO.
 //!
-//! Lock order: this, then the console's multiplexer, then the guest's vGIC.
+//! Lock order: this lock, then the console's multiplexer, then the guest's vGIC.
 
 use super::vpl011::Vpl011;
 use stage2::sync::Lock;
@@ -13,12 +13,12 @@ pub struct SharedUart(Lock<Inner>);
 
 struct Inner {
     uart: Vpl011,
-    /// The level of the interrupt line as it was published.
+    /// Last published level of the interrupt line.
     line: bool,
 }
 
 impl Inner {
-    /// Publishes the line if it has changed.
+    /// Publishes the level of the line if it has changed.
     #[inline]
     fn publish<K>(&mut self, set_line: impl FnOnce(bool) -> K) -> Option<K> {
         let level = self.uart.interrupt_level();
@@ -37,18 +37,18 @@ impl Default for SharedUart {
 }
 
 impl SharedUart {
-    /// Makes a UART after a reset, whose line is low.
+    /// Creates a UART in its reset state, with the line low.
     pub fn new() -> Self {
         Self(Lock::new(Inner { uart: Vpl011::new(), line: false }))
     }
 
-    /// Resets the UART; `set_line` publishes its line as for [`Self::with`].
+    /// Resets the UART. `set_line` is as for [`Self::with`].
     pub fn reset<K>(&self, set_line: impl FnOnce(bool) -> K) -> Option<K> {
         self.with(|uart| *uart = Vpl011::new(), set_line)
     }
 
-    /// Calls `f` with the UART, then `set_line` with the level of the interrupt line if that has changed. Both run under the
-    /// lock. Returns what `set_line` returns.
+    /// Calls `f` with the UART, then `set_line` with the new level of the interrupt line if it has changed, both under the
+    /// lock. Returns the result of `set_line`.
     #[inline]
     pub fn with<K>(&self, f: impl FnOnce(&mut Vpl011), set_line: impl FnOnce(bool) -> K) -> Option<K> {
         let mut inner = self.0.lock();
@@ -56,8 +56,7 @@ impl SharedUart {
         inner.publish(set_line)
     }
 
-    /// Reads the register at `offset`: at once if that needs no line, else by `read`, with the line published as for
-    /// [`Self::with`].
+    /// Reads the register at `offset`, by calling `read` unless its value is at hand. `set_line` is as for [`Self::with`].
     #[inline]
     pub fn read<K>(
         &self,
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_publish_what_they_change() {
+    fn reads_publish_a_change_of_the_line() {
         let shared = SharedUart::new();
         let mut line = OneByte(Some(b'x'));
         let _ = shared.with(|uart| uart.write(IMSC, RT, &mut line), |_| ());

@@ -1,25 +1,24 @@
 //! Calls by HVC and SMC from a guest: the SMC Calling Convention 1.2 (Arm DEN 0028).
 //!
-//! [`decode`] takes what the guest had in its registers to a [`Call`]; nothing is believed before it is
-//! checked. [`FunctionId`] says how wide a call's arguments are: those of a 32-bit call are cut to 32
-//! bits, and its results are sign-extended to all of X0 ([`status`]), so that callers which look at W0
-//! and callers which look at X0 both see -1 as -1.
+//! [`decode`] converts the guest's registers to a [`Call`]. [`FunctionId`] has the width of a call's arguments: those of a
+//! 32-bit call are truncated to 32 bits, and its status is sign-extended to X0 ([`status`]), so that a caller sees -1 in both
+//! W0 and X0.
 //!
-//! What is offered: SMCCC_VERSION, SMCCC_ARCH_FEATURES and the firmware's mitigations for speculative
-//! execution, if the host's firmware has them (`crate::mitigation`), PSCI ([`super::psci`]),
-//! and the vendor-specific hypervisor range with Ballast's UID. Everything else is NOT_SUPPORTED.
+//! Available are SMCCC_VERSION, SMCCC_ARCH_FEATURES, the firmware's mitigations of speculative execution if the host's firmware
+//! has them (`crate::mitigation`), PSCI ([`super::psci`]), and the vendor-specific hypervisor range with Ballast's UID.
+//! Everything else is NOT_SUPPORTED.
 
 use super::psci;
 
-/// What SMCCC_VERSION returns: 1.2.
+/// Result of SMCCC_VERSION: 1.2.
 pub const VERSION: u32 = 0x1_0002;
-/// The first version that has SMCCC_ARCH_FEATURES and the mitigations: 1.1.
+/// First version with SMCCC_ARCH_FEATURES and the mitigations: 1.1.
 pub const VERSION_1_1: i32 = 0x1_0001;
-/// NOT_SUPPORTED, which is also the answer to an unknown function identifier (DEN 0028, 5.2 and 7.1).
+/// NOT_SUPPORTED, also for an unknown function identifier (DEN 0028, 5.2 and 7.1).
 pub const NOT_SUPPORTED: i32 = -1;
 /// INVALID_PARAMETER (DEN 0028, 7.1).
 pub const INVALID_PARAMETER: i32 = -3;
-/// Ballast's UID for the vendor-specific hypervisor range: 63bc9d3a-0e5b-4c2e-9d57-0a86d1f4b17e.
+/// Ballast's UID in the vendor-specific hypervisor range: 63bc9d3a-0e5b-4c2e-9d57-0a86d1f4b17e.
 pub const UID: [u8; 16] =
     [0x63, 0xbc, 0x9d, 0x3a, 0x0e, 0x5b, 0x4c, 0x2e, 0x9d, 0x57, 0x0a, 0x86, 0xd1, 0xf4, 0xb1, 0x7e];
 /// Revision of the calls in the vendor-specific hypervisor range.
@@ -35,47 +34,47 @@ const SMCCC_ARCH_WORKAROUND_3: FunctionId = FunctionId(0x8000_3fff);
 const VENDOR_HYPERVISOR_UID: FunctionId = FunctionId(0x8600_ff01);
 const VENDOR_HYPERVISOR_REVISION: FunctionId = FunctionId(0x8600_ff03);
 
-/// A function identifier as a guest gave it: W0 of the call (DEN 0028, table 2-1).
+/// A function identifier from a guest: W0 of the call (DEN 0028, table 2-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct FunctionId(u32);
 
-/// The range that a function belongs to (DEN 0028, table 6-2).
+/// The owner of a function (DEN 0028, table 6-2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Arm architecture calls.
+    /// Arm architecture.
     Arch,
-    /// Standard secure services, PSCI among them.
+    /// Standard secure services, including PSCI.
     StandardSecure,
-    /// Calls that belong to the hypervisor's maker.
+    /// Vendor of the hypervisor.
     VendorHypervisor,
-    /// Any other.
+    /// Any other owner.
     Other,
 }
 
 impl FunctionId {
-    /// The identifier `value`.
+    /// Wraps the identifier `value`.
     #[inline]
     pub const fn new(value: u32) -> Self {
         Self(value)
     }
 
-    /// The identifier as a number.
+    /// Returns the identifier as a number.
     pub const fn get(self) -> u32 {
         self.0
     }
 
-    /// Whether it is a fast call, one that no interrupt breaks up. Ballast offers no others.
+    /// Returns true for a fast call, which interrupts do not preempt. Ballast has no others.
     pub const fn is_fast(self) -> bool {
         self.0 >> 31 != 0
     }
 
-    /// Whether arguments and results are 64 bits wide (SMC64, HVC64).
+    /// Returns true if arguments and results have 64 bits (SMC64, HVC64).
     pub const fn is_wide(self) -> bool {
         self.0 & 1 << 30 != 0
     }
 
-    /// The range it belongs to.
+    /// Returns the owner of the function.
     pub const fn owner(self) -> Owner {
         match self.0 >> 24 & 0x3f {
             0 => Owner::Arch,
@@ -85,12 +84,12 @@ impl FunctionId {
         }
     }
 
-    /// The number of the function within its range.
+    /// Returns the number of the function within its owner's range.
     pub const fn function(self) -> u16 {
         self.0 as u16
     }
 
-    /// `argument` as the call passes it: all of it, or its low 32 bits.
+    /// Returns `argument` as the call passes it: 64 bits, or the low 32 bits.
     pub const fn argument(self, argument: u64) -> u64 {
         if self.is_wide() { argument } else { argument & 0xffff_ffff }
     }
@@ -101,9 +100,9 @@ impl FunctionId {
 pub enum Workaround {
     /// SMCCC_ARCH_WORKAROUND_1: branch predictor, CVE-2017-5715.
     BranchPredictor,
-    /// SMCCC_ARCH_WORKAROUND_2: speculative store bypass, CVE-2018-3639; `enable` as the caller gave it.
+    /// SMCCC_ARCH_WORKAROUND_2: speculative store bypass, CVE-2018-3639.
     StoreBypass {
-        /// Non-zero turns the mitigation on.
+        /// The caller's argument: any value except 0 turns the mitigation on.
         enable: u32,
     },
     /// SMCCC_ARCH_WORKAROUND_3: branch history, CVE-2017-5715 and CVE-2022-23960.
@@ -111,7 +110,7 @@ pub enum Workaround {
 }
 
 impl Workaround {
-    /// The identifier to forward the call by.
+    /// Returns the function identifier of the call.
     pub const fn id(self) -> FunctionId {
         match self {
             Self::BranchPredictor => SMCCC_ARCH_WORKAROUND_1,
@@ -121,35 +120,35 @@ impl Workaround {
     }
 }
 
-/// What a guest asks for.
+/// A decoded call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Answer at once: these go to X0 to X3.
+    /// Return these values in X0 to X3.
     Answer([u64; 4]),
-    /// SMCCC_ARCH_FEATURES of a mitigation: ask [`arch_features`].
+    /// SMCCC_ARCH_FEATURES: answered by [`arch_features`].
     ArchFeatures(FunctionId),
-    /// A mitigation: apply it (`mitigation::Choice::apply`).
+    /// A mitigation: applied by `mitigation::Choice::apply`.
     Workaround(Workaround),
-    /// A call to PSCI.
+    /// A PSCI call.
     Psci(psci::Call),
-    /// A call in the vendor-specific hypervisor range, other than UID and revision.
+    /// A call in the vendor-specific hypervisor range, except UID and revision.
     Vendor(FunctionId),
-    /// Nothing that is known: NOT_SUPPORTED.
+    /// An unknown call: NOT_SUPPORTED.
     Unknown,
 }
 
-/// The host's firmware, on the CPU that calls it.
+/// The host's firmware on the calling CPU.
 pub trait Firmware {
     /// Calls the 32-bit function `id` with `argument` in W1. Returns W0.
     fn call(&self, id: FunctionId, argument: u32) -> i32;
 }
 
-/// A status for X0, sign-extended (DEN 0028, 3.1 and 5.2).
+/// Sign-extends a status for X0 (DEN 0028, 3.1 and 5.2).
 pub const fn status(value: i32) -> u64 {
     value as i64 as u64
 }
 
-/// The [`Call`] in a guest's X0 to X3. The caller has refused an HVC or SMC whose immediate is not zero.
+/// Decodes the call in a guest's X0 to X3. The immediate of the HVC or SMC is 0.
 pub fn decode(registers: [u64; 4]) -> Call {
     // Bits 63 to 32 of X0 are not part of the identifier.
     let id = FunctionId::new(registers[0] as u32);
@@ -197,7 +196,7 @@ fn workaround(id: FunctionId, enable: u32) -> Option<Workaround> {
     }
 }
 
-/// Answers SMCCC_ARCH_FEATURES for `id` (DEN 0028, 7.3); `answer` says what firmware answers for a mitigation.
+/// Answers SMCCC_ARCH_FEATURES for `id` (DEN 0028, 7.3). `answer` returns the firmware's answer for a mitigation.
 pub fn arch_features(id: FunctionId, answer: impl FnOnce(Workaround) -> i32) -> i32 {
     match id {
         SMCCC_VERSION | SMCCC_ARCH_FEATURES => 0,
@@ -205,8 +204,7 @@ pub fn arch_features(id: FunctionId, answer: impl FnOnce(Workaround) -> i32) -> 
     }
 }
 
-/// The UID as the four words of a UID call: bytes 0 to 3 in W0, the first in its low bits (DEN 0028,
-/// 6.2.2).
+/// Returns the UID as W0 to W3 of a UID call: bytes 0 to 3 in W0, the first one in its low bits (DEN 0028, 6.2.2).
 const fn uid_registers() -> [u64; 4] {
     let mut words = [0; 4];
     let mut at = 0;
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_the_conventions() {
+    fn the_version_is_that_of_the_convention() {
         assert_eq!(decode([0x8000_0000, 0, 0, 0]), Call::Answer([0x1_0002, 0, 0, 0]));
         assert_eq!(decode([0xdead_beef_8000_0000, 0, 0, 0]), Call::Answer([0x1_0002, 0, 0, 0]));
     }
@@ -269,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn mitigations_are_told_apart() {
+    fn mitigations_are_decoded() {
         assert_eq!(decode([0x8000_8000, 0, 0, 0]), Call::Workaround(Workaround::BranchPredictor));
         assert_eq!(
             decode([0x8000_7fff, 0x1_0000_0001, 0, 0]),
@@ -282,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hypervisor_names_itself() {
+    fn the_hypervisor_identifies_itself() {
         let Call::Answer(words) = decode([0x8600_ff01, 0, 0, 0]) else { panic!() };
         assert_eq!(words, [0x3a9d_bc63, 0x2e4c_5b0e, 0x860a_579d, 0x7eb1_f4d1]);
         assert_eq!(decode([0x8600_ff03, 0, 0, 0]), Call::Answer([1, 0, 0, 0]));

@@ -1,20 +1,18 @@
 //! vPL011: the UART that a guest sees, a PL011 of revision r1p5 (Arm DDI 0183G).
 //!
-//! A state machine without a clock. What the guest writes goes to a [`Line`] at once; where the line
-//! refuses, bytes wait in the transmit FIFO, the flags show it (TXFF, BUSY) and nothing is lost. What
-//! the operator types is taken from the line whenever the receive FIFO has room, so it cannot overrun.
+//! A state machine without a clock. Bytes that the guest writes go to a [`Line`] immediately. If the line refuses them, they
+//! wait in the transmit FIFO, the flags show it (TXFF, BUSY), and none is lost. Input is taken from the line whenever the
+//! receive FIFO has room, so that it cannot overrun.
 //!
-//! There is no serial line behind it: baud rate, parity and word length are kept and read back, without
-//! effect. The reset state is what firmware leaves: enabled, 8N1, FIFOs on (so `earlycon` and programs
-//! that only write UARTDR work).
+//! Baud rate, parity and word length can be written and read back, without effect. The reset state is the one in which firmware
+//! leaves a UART: enabled, 8N1, FIFOs on. So `earlycon` works, and programs that only write UARTDR do.
 //!
-//! Cost: a booting Linux reads UARTFR and writes UARTDR once or more for each character. These two are
-//! inlined and short; everything else is out of line.
+//! A booting Linux reads UARTFR and writes UARTDR at least once for each character. These two are short and inlined.
 
 /// Depth of both FIFOs from revision r1p5 on (DDI 0183G, 2.1).
 const FIFO_DEPTH: usize = 32;
 
-/// Offsets of the registers that have one (DDI 0183G, table 3-1).
+/// Offsets of the registers (DDI 0183G, table 3-1).
 mod offset {
     pub(super) const DR: u16 = 0x000;
     pub(super) const RSR: u16 = 0x004;
@@ -74,26 +72,26 @@ mod control {
     pub(super) const RTS: u16 = 1 << 11;
     pub(super) const OUT1: u16 = 1 << 12;
     pub(super) const OUT2: u16 = 1 << 13;
-    /// SIREN, SIRLP (bits 1 and 2) are kept; bits 3 to 6 are reserved.
+    /// The bits that can be written, with SIREN and SIRLP (bits 1 and 2); bits 3 to 6 are reserved.
     pub(super) const WRITABLE: u16 = 0xff87;
 }
 
 /// UARTLCR_H.FEN: FIFOs on (DDI 0183G, 3.3.7).
 const FEN: u8 = 1 << 4;
-/// UARTLCR_H as firmware leaves it: eight bits, no parity, one stop bit, FIFOs on.
+/// Reset value of UARTLCR_H: eight bits, no parity, one stop bit, FIFOs on.
 const LCR_H_8N1_FIFO: u8 = 0x70;
-/// UARTIFLS at reset: both interrupts at half full.
+/// Reset value of UARTIFLS: both interrupts at half full.
 const IFLS_RESET: u8 = 0x12;
 /// A received break in an entry of the receive FIFO: UARTDR.BE with framing error, data 0.
 const BREAK: u16 = 1 << 10 | 1 << 8;
 /// UARTRSR.OE, overrun.
 const OVERRUN: u8 = 1 << 3;
 
-/// Where a guest's characters go to and come from.
+/// The other end of a guest's UART.
 pub trait Line {
-    /// Takes one byte from the guest, or refuses it (`false`): then it stays in the guest's FIFO.
+    /// Takes one byte from the guest. Returns false to refuse it; it then stays in the guest's FIFO.
     fn transmit(&mut self, byte: u8) -> bool;
-    /// The next byte for the guest, where there is one.
+    /// Returns the next byte for the guest, if any.
     fn receive(&mut self) -> Option<u8>;
 }
 
@@ -110,7 +108,7 @@ impl<T: Copy> Fifo<T> {
         Self { entries: [fill; FIFO_DEPTH], head: 0, len: 0 }
     }
 
-    /// Adds an entry; the caller knows that there is room.
+    /// Adds an entry. The ring is not full.
     fn push(&mut self, entry: T) {
         let at = (usize::from(self.head) + usize::from(self.len)) % FIFO_DEPTH;
         self.entries[at] = entry;
@@ -132,13 +130,13 @@ impl<T: Copy> Fifo<T> {
 /// One guest's UART.
 #[derive(Clone, Debug)]
 pub struct Vpl011 {
-    /// UARTFR, kept up to date.
+    /// UARTFR, always up to date.
     flags: u32,
     /// UARTRIS.
     raw: u16,
     /// UARTIMSC.
     mask: u16,
-    /// Whether a byte may go straight to the line: transmitter on, no loopback, nothing waiting.
+    /// True if a byte may go directly to the line: transmitter on, no loopback, transmit FIFO empty.
     is_direct: bool,
     /// UARTLCR_H.
     line_control: u8,
@@ -154,7 +152,7 @@ pub struct Vpl011 {
     fractional_divisor: u8,
     /// UARTILPR.
     low_power: u8,
-    /// UARTDMACR: kept, there is no DMA.
+    /// UARTDMACR, without effect.
     dma: u8,
     rx: Fifo<u16>,
     tx: Fifo<u8>,
@@ -167,7 +165,7 @@ impl Default for Vpl011 {
 }
 
 impl Vpl011 {
-    /// The UART as firmware leaves it: enabled, 8N1, FIFOs on and empty, all interrupts masked.
+    /// Creates a UART in its reset state: enabled, 8N1, FIFOs on and empty, all interrupts masked.
     pub const fn new() -> Self {
         Self {
             flags: flag::TXFE | flag::RXFE | flag::CTS | flag::DSR | flag::DCD,
@@ -187,22 +185,22 @@ impl Vpl011 {
         }
     }
 
-    /// Whether the combined interrupt (UARTINTR) is asserted.
+    /// Returns true if the combined interrupt (UARTINTR) is asserted.
     #[inline]
     pub const fn interrupt_level(&self) -> bool {
         self.raw & self.mask != 0
     }
 
-    /// Whether bytes of the guest wait for the line: [`Vpl011::drain`] when it can take more.
+    /// Returns true if bytes of the guest wait for the line; [`Vpl011::drain`] sends them.
     #[inline]
     pub const fn has_backlog(&self) -> bool {
         self.tx.len != 0
     }
 
-    /// The register at `offset` bytes from the UART's base; the caller cuts it to the width of the
-    /// access. What is no register, or not its first byte, reads as zero.
+    /// Reads the register at `offset`; the caller truncates the value to the size of the access. Reads as zero unless a
+    /// register starts at `offset`.
     ///
-    /// Reading UARTDR may lower [`Vpl011::interrupt_level`], and takes what the line has for the guest.
+    /// Reading UARTDR may lower [`Vpl011::interrupt_level`], and takes input from the line.
     #[inline]
     pub fn read(&mut self, offset: u16, line: &mut impl Line) -> u32 {
         if offset == offset::FR && self.tx.len == 0 {
@@ -211,15 +209,15 @@ impl Vpl011 {
         self.read_register(offset, line)
     }
 
-    /// What a read at `offset` gives where that needs no line: UARTFR while nothing waits to be sent.
+    /// Returns the register at `offset` if reading it does not need the line: UARTFR while the transmit FIFO is empty.
     #[inline]
     pub fn peek(&self, offset: u16) -> Option<u32> {
         (offset == offset::FR && self.tx.len == 0).then_some(self.flags)
     }
 
-    /// Writes `value` to the register at `offset`; what cannot be written is ignored.
+    /// Writes `value` to the register at `offset`. Writes to anything else are ignored.
     ///
-    /// [`Vpl011::interrupt_level`] may differ afterwards.
+    /// May change [`Vpl011::interrupt_level`].
     #[inline]
     pub fn write(&mut self, offset: u16, value: u32, line: &mut impl Line) {
         if offset == offset::DR && self.is_direct && line.transmit(value as u8) {
@@ -229,7 +227,7 @@ impl Vpl011 {
         self.write_register(offset, value, line);
     }
 
-    /// Sends what waits, as far as the line takes it.
+    /// Sends the waiting bytes until the line refuses one.
     #[cold]
     pub fn drain(&mut self, line: &mut impl Line) {
         let before = self.tx.len;
@@ -250,9 +248,9 @@ impl Vpl011 {
         self.refresh();
     }
 
-    /// Takes what the line has for the guest, as far as there is room and the receiver is on.
+    /// Takes input from the line while the receive FIFO has room and the receiver is on.
     ///
-    /// Call it when input arrives for a guest; [`Vpl011::interrupt_level`] may rise.
+    /// Called when input arrives for a guest. May raise [`Vpl011::interrupt_level`].
     pub fn receive(&mut self, line: &mut impl Line) {
         let on = control::UARTEN | control::RXE;
         if self.control & (on | control::LBE) != on {
@@ -268,8 +266,8 @@ impl Vpl011 {
         }
     }
 
-    /// Puts a break condition on the guest's receiver: Linux takes the next key as SysRq. Lost where
-    /// the FIFO is full or the receiver off.
+    /// Puts a break condition into the receive FIFO: Linux takes the next key as SysRq. The break is lost if the FIFO is full
+    /// or the receiver is off.
     pub fn receive_break(&mut self) {
         if self.control & control::UARTEN == 0 || usize::from(self.rx.len) >= self.depth() {
             return;
@@ -318,7 +316,7 @@ impl Vpl011 {
             offset::FBRD => self.fractional_divisor = value as u8 & 0x3f,
             offset::LCR_H => {
                 self.line_control = value as u8;
-                // A smaller depth keeps what is in the FIFOs: nothing is lost at a driver's hand-over.
+                // A smaller depth keeps the contents of the FIFOs, so that nothing is lost when another driver takes over.
                 self.refresh();
             }
             offset::CR => self.write_control(value as u16, line),
@@ -330,7 +328,7 @@ impl Vpl011 {
         }
     }
 
-    /// UARTDR read: the next character with its error bits; UARTRSR follows it (DDI 0183G, 3.3.1).
+    /// Reads UARTDR: the next character with its error bits, which UARTRSR then has too (DDI 0183G, 3.3.1).
     fn read_data(&mut self, line: &mut impl Line) -> u32 {
         let entry = self.rx.pop().unwrap_or(0);
         self.status = self.status & OVERRUN | (entry >> 8) as u8 & 7;
@@ -345,8 +343,7 @@ impl Vpl011 {
         entry.into()
     }
 
-    /// UARTDR write that does not go straight through. A byte written with TXFF set is lost, as in
-    /// hardware.
+    /// Writes UARTDR if the byte cannot go directly to the line. A byte written while TXFF is set is lost, as in hardware.
     fn write_data(&mut self, byte: u8, line: &mut impl Line) {
         if self.tx.len != 0 {
             self.drain(line);
@@ -383,7 +380,7 @@ impl Vpl011 {
         self.refresh();
     }
 
-    /// The modem inputs: always connected, or the outputs in loopback (DDI 0183G, 2.4.6).
+    /// Returns the modem inputs: connected, or in loopback the outputs (DDI 0183G, 2.4.6).
     fn modem_flags(&self) -> u32 {
         if self.control & control::LBE == 0 {
             return flag::CTS | flag::DSR | flag::DCD;
@@ -395,7 +392,7 @@ impl Vpl011 {
             | input(control::OUT2, flag::RI)
     }
 
-    /// A byte sent in loopback arrives at the receiver; a full FIFO is an overrun.
+    /// Receives a byte that was sent in loopback. A full FIFO is an overrun.
     fn loop_back(&mut self, byte: u8) {
         if self.control & control::RXE == 0 {
             return;
@@ -410,8 +407,8 @@ impl Vpl011 {
         self.received(before);
     }
 
-    /// Raises what new characters raise. There is no clock: the line is quiet as soon as it has given
-    /// what it had, so the receive timeout comes at once (DDI 0183G, 2.8.4).
+    /// Raises the interrupts for received characters. Without a clock, the line counts as idle after the last character, so the
+    /// receive timeout is raised at once (DDI 0183G, 2.8.4).
     fn received(&mut self, before: u8) {
         self.raw |= interrupt::RT;
         let level = self.receive_level();
@@ -426,7 +423,7 @@ impl Vpl011 {
         self.control & on != on
     }
 
-    /// Recomputes what the hot paths read.
+    /// Recomputes the state that the fast paths read.
     fn refresh(&mut self) {
         let full = self.depth();
         let mut flags = self.flags & flag::MODEM;
@@ -449,12 +446,12 @@ impl Vpl011 {
         self.is_direct = self.tx.len == 0 && !self.is_transmitter_off() && self.control & control::LBE == 0;
     }
 
-    /// How many characters each FIFO holds: one without UARTLCR_H.FEN.
+    /// Returns the number of characters that each FIFO holds: one without UARTLCR_H.FEN.
     fn depth(&self) -> usize {
         if self.line_control & FEN != 0 { FIFO_DEPTH } else { 1 }
     }
 
-    /// The receive interrupt comes at this many characters or more (UARTIFLS.RXIFLSEL).
+    /// Returns the number of characters that raises the receive interrupt (UARTIFLS.RXIFLSEL).
     fn receive_level(&self) -> usize {
         if self.line_control & FEN == 0 {
             return 1;
@@ -462,7 +459,7 @@ impl Vpl011 {
         level(self.levels >> 3)
     }
 
-    /// The transmit interrupt comes at this many characters or fewer (UARTIFLS.TXIFLSEL).
+    /// Returns the number of characters at or below which the transmit interrupt is raised (UARTIFLS.TXIFLSEL).
     fn transmit_level(&self) -> usize {
         if self.line_control & FEN == 0 {
             return 0;
@@ -471,8 +468,8 @@ impl Vpl011 {
     }
 }
 
-/// The level that three bits of UARTIFLS select: 1/8, 1/4, 1/2, 3/4, 7/8 (DDI 0183G, 3.3.9); the
-/// reserved values count as the last.
+/// Returns the level that three bits of UARTIFLS select: 1/8, 1/4, 1/2, 3/4, 7/8 (DDI 0183G, 3.3.9). Reserved values select
+/// the last.
 fn level(select: u8) -> usize {
     match select & 7 {
         0 => FIFO_DEPTH / 8,

@@ -1,20 +1,20 @@
-//! What a vCPU waits for with a trapped WFI, WFE, WFIT or WFET.
+//! Trapped WFI, WFE, WFIT and WFET instructions.
 
-/// A wait, as the syndrome tells it (Arm ARM D24.2.40, "ISS encoding for an exception from a WF* instruction").
+/// A wait, decoded from the syndrome (Arm ARM D24.2.40, "ISS encoding for an exception from a WF* instruction").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// WFE or WFET: for an event. It may end at any time.
+    /// WFE or WFET: until an event. The wait may end at any time.
     Event,
-    /// WFI: for an interrupt.
+    /// WFI: until an interrupt.
     Interrupt,
-    /// WFIT: for an interrupt, or until the virtual count has reached this value.
+    /// WFIT: until an interrupt, or until the virtual count reaches this value.
     InterruptUntil(u64),
-    /// WFIT whose register the syndrome does not name.
+    /// WFIT with a deadline that the syndrome does not provide.
     Unknown,
 }
 
 impl Wait {
-    /// Decodes syndrome `esr`; `read` reads one of the vCPU's registers, of which number 31 is zero.
+    /// Decodes syndrome `esr`. `read` returns a register of the vCPU; register 31 is zero.
     pub fn decode(esr: u64, read: impl FnOnce(usize) -> u64) -> Self {
         // ISS.TI, RV, RN.
         let (kind, is_register_valid, register) = (esr & 3, esr & 1 << 2 != 0, esr >> 5 & 0x1f);
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_syndrome_tells_what_is_waited_for() {
+    fn the_syndrome_distinguishes_the_waits() {
         const EC: u64 = 1 << 26 | 1 << 25;
         let read = |register: usize| 100 + register as u64;
         for (iss, wait) in [

@@ -1,40 +1,40 @@
-//! Thirty-two interrupts: one word of each of the distributor's or redistributor's bit registers.
+//! A bank of 32 interrupts: one word of each bit register of the distributor or a redistributor.
 
 /// No vCPU.
 pub(super) const NOBODY: u8 = u8::MAX;
 
-/// The state of 32 interrupts, a bit each, but for what list registers hold at the moment.
+/// The state of 32 interrupts, a bit each, except what list registers hold.
 pub(super) struct Bank {
     /// GICD_ISENABLER / ICENABLER.
     pub(super) enabled: u32,
-    /// Latched: an edge, an SGI, or a write to ISPENDR.
+    /// Pending because of an edge, an SGI, or a write to ISPENDR.
     pub(super) pending: u32,
     /// The input line of a level-sensitive interrupt.
     pub(super) level: u32,
     /// Active.
     pub(super) active: u32,
-    /// GICD_IGROUPR: group 1 where set.
+    /// GICD_IGROUPR: set for group 1.
     pub(super) group: u32,
-    /// GICD_ICFGR: edge-triggered where set.
+    /// GICD_ICFGR: set for edge-triggered.
     pub(super) edge: u32,
-    /// Linked to a physical interrupt, which holds the line itself.
+    /// Linked to a physical interrupt, which has the state of the line.
     pub(super) hardware: u32,
-    /// Of `hardware`, pending since software has written ISPENDR, whatever the line says. While such an interrupt is in a
-    /// list register the physical one is active, as if it had arrived, so that the guest's deactivation finds it so.
+    /// Hardware interrupts that are pending because software wrote ISPENDR, regardless of the line. While such an interrupt is
+    /// in a list register, the physical one is active, as if it had arrived, for the guest to deactivate.
     pub(super) latched: u32,
-    /// Pending in a list register, as of when it was filled: for reads.
+    /// Pending in a list register when it was filled; for reads.
     pub(super) listed_pending: u32,
-    /// Of these, pending because it was latched, not because its line was high.
+    /// Those that were pending because of `pending`, not because their line was high.
     pub(super) listed_latch: u32,
-    /// Active in a list register, as of when it was filled: for reads.
+    /// Active in a list register when it was filled; for reads.
     pub(super) listed_active: u32,
-    /// In a list register, where a write to ICPENDR has yet to be applied.
+    /// In a list register that a write to ICPENDR has not reached yet.
     pub(super) cancel_pending: u32,
-    /// In a list register, where a write to ICACTIVER has yet to be applied.
+    /// In a list register that a write to ICACTIVER has not reached yet.
     pub(super) cancel_active: u32,
     /// GICD_IPRIORITYR.
     pub(super) priority: [u8; 32],
-    /// Whose list registers hold it or whose guest has it active; [`NOBODY`] else. Shared interrupts only.
+    /// The vCPU whose list registers hold the interrupt, or that has it active; else [`NOBODY`]. For shared interrupts only.
     pub(super) holder: [u8; 32],
 }
 
@@ -59,35 +59,35 @@ impl Bank {
         }
     }
 
-    /// Forgets everything but what the platform fixes: lines and links.
+    /// Resets everything except lines and links, which the platform determines.
     pub(super) fn reset(&mut self, edge: u32) {
         let (level, hardware) = (self.level, self.hardware);
         *self = Self { level, hardware, edge, ..Self::new() };
     }
 
-    /// Pending, whatever the reason.
+    /// Returns the pending interrupts.
     pub(super) const fn pending_now(&self) -> u32 {
         self.pending | (self.level & !self.edge)
     }
 
-    /// Pending, enabled and in an enabled group. `groups` is bits 1:0 of GICD_CTLR.
+    /// Returns the interrupts that are pending, enabled and in an enabled group. `groups` is bits 1:0 of GICD_CTLR.
     pub(super) const fn deliverable(&self, groups: u32) -> u32 {
         self.pending_now() & self.forwarded(groups)
     }
 
-    /// Enabled and in an enabled group.
+    /// Returns the interrupts that are enabled and in an enabled group.
     pub(super) const fn forwarded(&self, groups: u32) -> u32 {
         let group0 = if groups & 1 != 0 { !self.group } else { 0 };
         let group1 = if groups & 2 != 0 { self.group } else { 0 };
         self.enabled & (group0 | group1)
     }
 
-    /// The two configuration bits of 16 interrupts from `first` (0 or 16), as in GICD_ICFGR.
+    /// Returns the configuration bits of 16 interrupts from `first` (0 or 16), as in GICD_ICFGR.
     pub(super) fn configuration(&self, first: u32) -> u32 {
         (0..16).filter(|i| self.edge >> (first + i) & 1 != 0).fold(0, |word, i| word | 2 << (2 * i))
     }
 
-    /// Takes the configuration bits of 16 interrupts from `first`, for those in `writable`.
+    /// Sets the configuration bits of those of 16 interrupts from `first` that are in `writable`.
     pub(super) fn set_configuration(&mut self, first: u32, word: u32, writable: u32) {
         for i in 0..16 {
             let bit = 1 << (first + i);
@@ -101,7 +101,7 @@ impl Bank {
         }
     }
 
-    /// Four priorities from interrupt `first`, as in GICD_IPRIORITYR.
+    /// Returns four priorities from interrupt `first`, as in GICD_IPRIORITYR.
     pub(super) fn priorities(&self, first: usize) -> u32 {
         self.priority[first..first + 4].iter().rev().fold(0, |word, &p| word << 8 | u32::from(p))
     }

@@ -1,9 +1,9 @@
-//! The virtual CPU interface's registers that both groups share, for CPUs that cannot trap ICC_DIR_EL1 alone.
+//! Registers of the virtual CPU interface that both groups share, for CPUs that cannot trap ICC_DIR_EL1 alone.
 //!
-//! While active interrupts do not fit the list registers, ICC_DIR_EL1 has to trap. A CPU with ICH_VTR_EL2.TDS traps it
-//! alone (ICH_HCR_EL2.TDIR); others, Cortex-A57 and A72 among them, trap it together with ICC_CTLR_EL1, ICC_PMR_EL1 and
-//! ICC_RPR_EL1 (ICH_HCR_EL2.TC). These are answered here from what ICH_VMCR_EL2, ICH_VTR_EL2 and the active priorities say
-//! (IHI 0069H, 12.4 and 12.5, the descriptions of these registers and of ICV_CTLR_EL1, ICV_PMR_EL1, ICV_RPR_EL1).
+//! While active interrupts do not fit the list registers, ICC_DIR_EL1 must trap. A CPU with ICH_VTR_EL2.TDS traps it alone
+//! (ICH_HCR_EL2.TDIR). Others, such as Cortex-A57 and A72, trap it together with ICC_CTLR_EL1, ICC_PMR_EL1 and ICC_RPR_EL1
+//! (ICH_HCR_EL2.TC). This module emulates these three from ICH_VMCR_EL2, ICH_VTR_EL2 and the active priorities (IHI 0069H, 12.4
+//! and 12.5, the descriptions of these registers and of ICV_CTLR_EL1, ICV_PMR_EL1, ICV_RPR_EL1).
 
 /// ICH_HCR_EL2.TC and TDIR.
 const HCR_TRAP_COMMON: u64 = 1 << 10;
@@ -11,14 +11,14 @@ const HCR_TRAP_DIR: u64 = 1 << 14;
 /// ICH_VTR_EL2.TDS.
 const VTR_TDS: u64 = 1 << 19;
 
-/// ICH_VMCR_EL2.VCBPR, VEOIM, and where VPMR begins.
+/// ICH_VMCR_EL2.VCBPR, VEOIM, and the lowest bit of VPMR.
 const VMCR_CBPR: u64 = 1 << 4;
 const VMCR_EOI_MODE: u64 = 1 << 9;
 const VMCR_PMR_SHIFT: u32 = 24;
-/// ICV_CTLR_EL1.CBPR and EOImode, the two that can be written.
+/// ICV_CTLR_EL1.CBPR and EOImode, the two fields that can be written.
 const CTLR_CBPR: u64 = 1 << 0;
 const CTLR_EOI_MODE: u64 = 1 << 1;
-/// ICV_RPR_EL1 when nothing is active.
+/// ICV_RPR_EL1 while no interrupt is active.
 const IDLE_PRIORITY: u64 = 0xff;
 
 /// A register by its place in the syndrome of a trapped MSR or MRS (Arm ARM D24.2.40): op0 3, op1 0.
@@ -68,7 +68,7 @@ pub const fn deactivation_trap(vtr: u64) -> u64 {
     if vtr & VTR_TDS != 0 { HCR_TRAP_DIR } else { HCR_TRAP_COMMON }
 }
 
-/// Returns ICC_CTLR_EL1 as the guest reads it.
+/// Returns the guest's ICC_CTLR_EL1.
 const fn control(vmcr: u64, vtr: u64) -> u64 {
     let flags = if vmcr & VMCR_CBPR != 0 { CTLR_CBPR } else { 0 }
         | if vmcr & VMCR_EOI_MODE != 0 { CTLR_EOI_MODE } else { 0 };
@@ -83,12 +83,12 @@ const fn with_control(vmcr: u64, value: u64) -> u64 {
         | if value & CTLR_EOI_MODE != 0 { VMCR_EOI_MODE } else { 0 }
 }
 
-/// Returns ICC_PMR_EL1 as the guest reads it.
+/// Returns the guest's ICC_PMR_EL1.
 const fn priority_mask(vmcr: u64) -> u64 {
     vmcr >> VMCR_PMR_SHIFT & 0xff
 }
 
-/// Returns ICH_VMCR_EL2 after the guest has written `value` to ICC_PMR_EL1; bits of priority that are not implemented
+/// Returns ICH_VMCR_EL2 after the guest has written `value` to ICC_PMR_EL1. Unimplemented bits of priority
 /// (ICH_VTR_EL2.PRIbits) stay zero.
 const fn with_priority_mask(vmcr: u64, vtr: u64, value: u64) -> u64 {
     let bits = (vtr >> 29 & 7) + 1;
@@ -96,7 +96,7 @@ const fn with_priority_mask(vmcr: u64, vtr: u64, value: u64) -> u64 {
     vmcr & !(0xff << VMCR_PMR_SHIFT) | (value & implemented) << VMCR_PMR_SHIFT
 }
 
-/// Returns ICC_RPR_EL1 as the guest reads it: the group priority of the most urgent active interrupt. `active` holds
+/// Returns the guest's ICC_RPR_EL1: the group priority of the most urgent active interrupt. `active` holds
 /// ICH_AP0R<n>_EL2 | ICH_AP1R<n>_EL2, a bit for each preemption level (ICH_VTR_EL2.PREbits), the most urgent first.
 fn running_priority(active: [u64; 4], vtr: u64) -> u64 {
     let bits = (vtr >> 26 & 7) + 1;
@@ -111,11 +111,11 @@ mod tests {
     use super::*;
     use core::cell::Cell;
 
-    /// As Cortex-A72 has it: five bits of priority and preemption, 16 bits of INTID, four list registers, no TDS.
+    /// ICH_VTR_EL2 of a Cortex-A72: five bits of priority and preemption, 16 bits of INTID, four list registers, no TDS.
     const VTR_A72: u64 = 4 << 29 | 4 << 26 | 3;
 
     #[test]
-    fn deactivation_traps_alone_if_it_can() {
+    fn deactivation_traps_alone_if_possible() {
         assert_eq!(deactivation_trap(VTR_A72), 1 << 10);
         assert_eq!(deactivation_trap(VTR_A72 | 1 << 19), 1 << 14);
     }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn control_reads_what_was_written_and_what_there_is() {
+    fn control_reads_back_written_fields_and_shows_the_implementation() {
         let vmcr = 0xf0 << 24 | 3;
         assert_eq!(control(vmcr, VTR_A72), 4 << 8);
         assert_eq!(
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_priority_mask_has_the_bits_that_are_implemented() {
+    fn the_priority_mask_has_only_implemented_bits() {
         let vmcr = with_priority_mask(3, VTR_A72, u64::MAX);
         assert_eq!((priority_mask(vmcr), vmcr & 0xff_ffff), (0xf8, 3));
         assert_eq!(priority_mask(with_priority_mask(vmcr, VTR_A72, 0xa7)), 0xa0);

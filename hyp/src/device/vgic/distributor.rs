@@ -11,15 +11,15 @@ const CTLR_RWP: u32 = 1 << 31;
 
 /// GICD_TYPER: ITLinesNumber; 10 bits of INTID; affinity 3 may be non-zero; no LPIs, no message-based SPIs.
 const TYPER: u32 = (INTID_LIMIT / 32 - 1) | 9 << 19 | 1 << 24;
-/// GICD_IIDR and GICR_IIDR: no implementer's code is registered for us, so the product number alone.
+/// GICD_IIDR and GICR_IIDR: a product number, without an implementer's code.
 pub(super) const IIDR: u32 = 0xba << 24;
 /// GICD_PIDR2 and GICR_PIDR2: GICv3.
 pub(super) const PIDR2: u32 = 0x3b;
 
-/// Priorities have five bits, as every CPU interface has at least (IHI 0069H, 4.8).
+/// The five bits of priority that every CPU interface implements (IHI 0069H, 4.8).
 const PRIORITY_MASK: u8 = 0xf8;
 
-/// A register of one bit an interrupt.
+/// A register with one bit for each interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BitRegister {
     Group,
@@ -32,7 +32,7 @@ pub(super) enum BitRegister {
 }
 
 impl BitRegister {
-    /// The register at `offset`, 0x80 to 0x3ff, of the distributor or an SGI frame, and its word's number.
+    /// Returns the register at `offset` (0x80 to 0x3ff) of the distributor or an SGI frame, and the number of its word.
     pub(super) const fn at(offset: u64) -> Option<(Self, usize)> {
         let register = match offset >> 7 {
             1 => Self::Group,
@@ -59,7 +59,7 @@ impl State {
         }
     }
 
-    /// Writes a bit register of a word; returns the interrupts that changed.
+    /// Writes a word of a bit register. Returns the interrupts that changed.
     fn write_bits(&mut self, vcpu: usize, register: BitRegister, word: usize, value: u32) -> u32 {
         let bank = self.bank(vcpu, word);
         match register {
@@ -84,7 +84,7 @@ impl State {
                 bank.active |= value;
                 bank.cancel_active &= !value;
                 if word != 0 {
-                    // Active without having been taken: it belongs to where it would have gone.
+                    // Active without having been taken: it belongs to the vCPU that it would have gone to.
                     for bit in bits(value) {
                         let target = self.target(32 * word as u32 + bit).unwrap_or(vcpu);
                         let holder = &mut self.shared[word - 1].holder[bit as usize];
@@ -102,8 +102,8 @@ impl State {
         value
     }
 
-    /// Writes a bit register and says who is affected. Interrupts that no list register holds must not keep a
-    /// cancellation for later.
+    /// Writes a word of a bit register. Returns the affected vCPUs. Only interrupts in list registers (`held`) keep a
+    /// cancellation.
     pub(super) fn write_bits_affecting(
         &mut self,
         vcpu: usize,
@@ -136,20 +136,20 @@ impl State {
 }
 
 impl Vgic {
-    /// GICD_TYPER: the same at all times, so it is read without the lock.
+    /// Returns GICD_TYPER, a constant.
     #[inline(always)]
     pub const fn typer() -> u32 {
         TYPER
     }
 
-    /// Whether a write to the distributor does nothing whatever the state: zero to a register that sets or
-    /// clears what is 1.
+    /// Returns true if a write to the distributor has no effect in any state: zero, to a register that sets or clears bits
+    /// which are 1.
     #[inline(always)]
     pub const fn is_no_write(offset: u64, value: u64) -> bool {
         value == 0 && matches!(offset, 0x100..0x400)
     }
 
-    /// Which shared interrupts of `word` list registers hold or guests have active, of any vCPU.
+    /// Returns the shared interrupts of `word` that list registers of any vCPU hold.
     fn held_mask(state: &State, word: usize) -> u32 {
         let bank = &state.shared[word - 1];
         (0..32)
@@ -157,7 +157,7 @@ impl Vgic {
             .fold(0, |m, bit| m | 1 << bit)
     }
 
-    /// vCPUs whose list registers hold interrupts that a read at `offset` asks about: these must refill first.
+    /// Returns the vCPUs whose list registers hold interrupts that a read at `offset` shows. They must refill first.
     pub fn distributor_readers(&self, offset: u64) -> Kick {
         let Some((
             BitRegister::SetPending
@@ -178,9 +178,10 @@ impl Vgic {
         self.mark(&state, mask)
     }
 
-    /// Reads `size` bytes (1, 2, 4 or 8) at `offset` of the distributor. What does not exist reads as zero.
-    /// Pending and active bits of what list registers hold are as of the last refill, so let the vCPUs of
-    /// `distributor_readers` refill first.
+    /// Reads `size` bytes (1, 2, 4 or 8) at `offset` of the distributor. Registers that do not exist read as zero.
+    ///
+    /// For interrupts in list registers, pending and active bits are those of the last refill: the vCPUs of
+    /// [`Self::distributor_readers`] must refill first.
     pub fn read_distributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
         if size == 8 {
             return if offset & 7 == 0 { self.read_route(offset) } else { 0 };
@@ -223,8 +224,8 @@ impl Vgic {
         u64::from(value)
     }
 
-    /// Writes `size` bytes at `offset` of the distributor. What does not exist ignores it. Returns whom to
-    /// kick, the writer included.
+    /// Writes `size` bytes at `offset` of the distributor. Registers that do not exist ignore writes. Returns the vCPUs to
+    /// kick, which may include the writer.
     pub fn write_distributor(&self, vcpu: usize, offset: u64, size: u64, value: u64) -> Kick {
         let mut state = self.state.lock();
         let word = value as u32;

@@ -1,9 +1,8 @@
-//! What a vCPU's own CPU knows of its interrupts without any lock: the fast path of interrupt delivery.
+//! The fast path of interrupt delivery: the state that a vCPU's own CPU uses without a lock.
 //!
-//! Invariant: an INTID stands in at most one entry of `held`, and an entry that names an INTID is the last thing
-//! that was written to that list register. So where `slot` names a list register and that register is empty,
-//! the interrupt is in no list register at all and may be put there again. Two of one INTID at once are
-//! UNPREDICTABLE (IHI 0069H, 12.4.4).
+//! Invariant: an INTID is in at most one entry of `held`, and the entry of a list register is the INTID that was last written
+//! to it. So if the list register in `slot` is empty, the interrupt is in no list register, and may be written to this one
+//! again. Two list registers with the same INTID are UNPREDICTABLE (IHI 0069H, 12.4.4).
 
 use super::list_register::{ListRegister, ListRegisters};
 use core::cell::Cell;
@@ -12,24 +11,24 @@ use core::cell::Cell;
 const NO_SLOT: u8 = 63;
 /// No interrupt.
 pub(super) const NO_INTID: u16 = u16::MAX;
-/// Most list registers that an implementation can have.
+/// Maximum number of list registers of an implementation.
 pub(super) const MAX_LIST_REGISTERS: usize = 16;
 
-/// The lock-free part, one a vCPU, touched on its own CPU only.
+/// The lock-free part of a vCPU's state, used on its own CPU only.
 pub struct Local {
-    /// By physical INTID: what to write to a list register when it arrives; 0 where the slow path must look.
+    /// By physical INTID: the value for a list register when the interrupt arrives; 0 for the slow path.
     direct: [Cell<u64>; 32],
     /// By physical INTID: the list register that last held it.
     slot: [Cell<u8>; 32],
-    /// By list register: the virtual INTID last written to it.
+    /// By list register: the virtual INTID that was last written to it.
     pub(super) held: [Cell<u16>; MAX_LIST_REGISTERS],
-    /// Physical private interrupts that are enabled for the guest's sake.
+    /// Physical private interrupts that are enabled for the guest.
     pub(super) physical_enabled: Cell<u32>,
 }
 
 impl Local {
-    /// Before a vCPU runs: everything goes the slow way, and `forget` comes first. All zero, so that it takes no room
-    /// in an image.
+    /// Creates the state before a vCPU runs: all interrupts take the slow path. All zero, to be in the image's zeroed data;
+    /// [`Self::forget`] must come before the first use.
     pub const fn new() -> Self {
         Self {
             direct: [const { Cell::new(0) }; 32],
@@ -39,8 +38,7 @@ impl Local {
         }
     }
 
-    /// Injects the private interrupt that belongs to physical INTID `physical_intid` where that needs no
-    /// thought. False: the slow path must.
+    /// Injects the private interrupt of physical INTID `physical_intid`. Returns `None` if the slow path must do it.
     #[inline(always)]
     pub fn inject(&self, physical_intid: u32, lrs: &impl ListRegisters) -> Option<ListRegister> {
         let index = physical_intid as usize & 31;
@@ -54,12 +52,12 @@ impl Local {
         Some(value)
     }
 
-    /// Sets what `inject` writes for a physical INTID; `None` sends it the slow way.
+    /// Sets the value that [`Self::inject`] writes for a physical INTID; `None` selects the slow path.
     pub(super) fn set_direct(&self, physical_intid: u32, value: Option<ListRegister>) {
         self.direct[physical_intid as usize].set(value.map_or(0, ListRegister::into_bits));
     }
 
-    /// Notes that list register `slot` holds `intid`, which physical INTID `physical_intid` stands for, if any.
+    /// Records that list register `slot` holds `intid`, and its physical INTID, if it has one.
     pub(super) fn set_held(&self, slot: usize, intid: u32, physical_intid: Option<u32>) {
         self.held[slot].set(intid as u16);
         if let Some(physical) = physical_intid {
@@ -67,13 +65,13 @@ impl Local {
         }
     }
 
-    /// Forgets what the list registers hold.
+    /// Forgets the contents of the list registers.
     pub(super) fn forget(&self) {
         self.held.iter().for_each(|held| held.set(NO_INTID));
         self.slot.iter().for_each(|slot| slot.set(NO_SLOT));
     }
 
-    /// Sends every interrupt the slow way.
+    /// Selects the slow path for every interrupt.
     pub(super) fn clear_direct(&self) {
         self.direct.iter().for_each(|direct| direct.set(0));
     }

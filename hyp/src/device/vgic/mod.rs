@@ -1,20 +1,19 @@
 //! The guest's interrupt controller: a GICv3 with one security state (GICD_CTLR.DS), affinity routing, no LPIs
 //! (IHI 0069H).
 //!
-//! Words: a *bank* is the state of 32 interrupts (`bank`); bank 0 is private, one a vCPU (SGIs 0 to 15, PPIs 16 to
-//! 31), the others are shared (SPIs). A pending interrupt reaches a vCPU through a *list register*; while it is
-//! there the list register is the truth and the bank's pending and active bits are clear. *Synchronising* reads
-//! the list registers back into the banks, *refilling* puts the most urgent interrupts there again. Both happen
-//! on the vCPU's own CPU only; other CPUs mark it *dirty* and kick it. GICD_CTLR.RWP reads 1 while anybody is
-//! dirty, so a guest that waits for its write to take effect waits for exactly that.
+//! A *bank* is the state of 32 interrupts (`bank`). Each vCPU has a private bank 0 (SGIs 0 to 15, PPIs 16 to 31); the other
+//! banks are shared (SPIs). A pending interrupt reaches a vCPU through a *list register*. While it is there, the list register
+//! holds its state, and the bank's pending and active bits are clear. *Synchronising* reads the list registers back into the
+//! banks; *refilling* puts the most urgent interrupts there again. Both happen only on the vCPU's own CPU; other CPUs mark the
+//! vCPU *dirty* and kick it. GICD_CTLR.RWP reads 1 while any vCPU is dirty, so a guest can wait until its write takes effect.
 //!
-//! Most interrupts never come here: `local` injects private interrupts that arrive physically (timers, SGIs of
-//! other vCPUs) with one register write, as long as nothing waits outside the list registers.
+//! Most interrupts take the fast path (`local`): one register write injects a private interrupt that arrives physically (a
+//! timer, an SGI of another vCPU), as long as no interrupt waits outside the list registers.
 //!
-//! A *hardware* interrupt is a PPI that is linked to a physical one: the guest's deactivation deactivates that.
+//! A *hardware* interrupt is a PPI that is linked to a physical one, which is deactivated together with it.
 //!
-//! Lock: one per guest, around everything but `local`. It is a leaf, taken with interrupts masked, never while
-//! another vGIC's is held.
+//! Lock: one for each guest, around everything except `local`. It is a leaf, taken with interrupts masked, never while
+//! another vGIC's lock is held.
 
 mod bank;
 pub mod common_registers;
@@ -32,22 +31,22 @@ pub use local::Local;
 use local::{MAX_LIST_REGISTERS, NO_INTID};
 use stage2::sync::{Counter, Lock, Ordering};
 
-/// vCPUs that one guest can have: what one SGI target list can name (IHI 0069H, 12.2.19).
+/// Maximum number of vCPUs of a guest: those of one SGI target list (IHI 0069H, 12.2.19).
 pub const MAX_VCPUS: usize = 16;
-/// Banks of shared interrupts.
+/// Number of shared banks.
 const SHARED_BANKS: usize = 3;
-/// INTIDs below this exist.
+/// One past the largest INTID.
 pub const INTID_LIMIT: u32 = 32 * (1 + SHARED_BANKS as u32);
-/// Physical SGIs that stand for the guest's SGI of the same number. The others go through [`Vgic::send_sgi`]:
-/// software cannot rely on more than eight non-secure SGIs, and Ballast needs one (IHI 0069H, 4.1 "SGIs 0-7").
+/// Number of the guest's SGIs that are sent as physical SGIs with the same INTID. The others go through [`Vgic::send_sgi`]:
+/// software can rely on eight non-secure SGIs only, and Ballast needs one (IHI 0069H, 4.1 "SGIs 0-7").
 pub const DIRECT_SGIS: u32 = 7;
 
-/// Virtual and physical INTID of a PPI that hardware raises.
+/// A hardware interrupt: a PPI of the guest that is linked to a physical one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HardwareLink {
-    /// What the guest sees, 16 to 31.
+    /// The guest's INTID, 16 to 31.
     pub virtual_intid: u32,
-    /// What the host's device tree says, 16 to 31.
+    /// The INTID in the host's device tree, 16 to 31.
     pub physical_intid: u32,
 }
 
@@ -59,8 +58,8 @@ pub struct Kick(pub u32);
 /// A guest's interrupt controller.
 pub struct Vgic {
     state: Lock<State>,
-    /// vCPUs that have yet to refill, a bit each. Written under the lock; read without it by a CPU that was kicked, after
-    /// [`synchronize`](crate::arch) has ordered that after the kick.
+    /// vCPUs that must still refill, a bit each. Written under the lock. A CPU that was kicked reads it without the lock, after
+    /// `arch::gic::cpu_interface::synchronize` has ordered the read after the kick.
     dirty: Counter,
     vcpu_count: usize,
     links: [HardwareLink; 2],
@@ -75,11 +74,11 @@ struct State {
     route: [u64; 32 * SHARED_BANKS],
     /// vCPUs that run, a bit each.
     online: u32,
-    /// GICR_WAKER.ProcessorSleep, a bit a vCPU.
+    /// GICR_WAKER.ProcessorSleep, a bit for each vCPU.
     asleep: u32,
 }
 
-/// SGIs are edge-triggered, always.
+/// SGIs, which are always edge-triggered.
 const SGI_MASK: u32 = 0xffff;
 /// GICD_IROUTER.Interrupt_Routing_Mode: any vCPU.
 const ROUTE_ANY: u64 = 1 << 31;
@@ -89,7 +88,7 @@ impl State {
         if word == 0 { &mut self.private[vcpu] } else { &mut self.shared[word - 1] }
     }
 
-    /// The vCPU that shared interrupt `intid` goes to.
+    /// Returns the vCPU to which shared interrupt `intid` is routed.
     fn target(&self, intid: u32) -> Option<usize> {
         let route = self.route[intid as usize - 32];
         if route & ROUTE_ANY != 0 {
@@ -100,7 +99,7 @@ impl State {
         (route & !0xff == 0 && index < MAX_VCPUS && self.online >> index & 1 != 0).then_some(index)
     }
 
-    /// Who has to look again after a change to `mask` of word `word` by or for `vcpu`.
+    /// Returns the vCPUs that must refill after a change to the interrupts `mask` of bank `word` by or for `vcpu`.
     fn affected(&self, vcpu: usize, word: usize, mask: u32) -> u32 {
         if word == 0 {
             return 1 << vcpu;
@@ -119,7 +118,7 @@ impl State {
     }
 }
 
-/// The numbers of the bits set in `mask`.
+/// Returns the numbers of the bits that are set in `mask`.
 fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
         let bit = mask.trailing_zeros();
@@ -128,7 +127,7 @@ fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// An interrupt that wants a list register.
+/// An interrupt that needs a list register.
 #[derive(Clone, Copy)]
 struct Candidate {
     intid: u32,
@@ -137,12 +136,12 @@ struct Candidate {
     active: bool,
 }
 
-/// The list registers before they are filled.
+/// The list registers before a refill.
 #[derive(Clone, Copy)]
 struct Before {
-    /// By list register: the INTID that it held.
+    /// By list register: its INTID.
     held: [u16; MAX_LIST_REGISTERS],
-    /// Those that were pending, a bit each.
+    /// List registers with a pending interrupt, a bit each.
     given: u16,
 }
 
@@ -154,7 +153,7 @@ impl Before {
 }
 
 impl Vgic {
-    /// Of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) whose timers are `links`.
+    /// Creates the interrupt controller of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) and the timers `links`.
     pub fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
         let vgic = Self {
             state: Lock::new(State {
@@ -173,7 +172,7 @@ impl Vgic {
         vgic
     }
 
-    /// As after power-on. No vCPU runs.
+    /// Resets everything, as at power-on. No vCPU runs.
     pub fn reset(&self) {
         let mut state = self.state.lock();
         let hardware = self.links.iter().fold(0, |mask, link| mask | 1 << link.virtual_intid);
@@ -193,24 +192,24 @@ impl Vgic {
         self.dirty.store(0, Ordering::Release);
     }
 
-    /// Whether `vcpu` must synchronise and refill.
+    /// Returns true if `vcpu` must synchronise and refill.
     pub fn is_dirty(&self, vcpu: usize) -> bool {
         self.dirty.load(Ordering::Acquire) >> vcpu & 1 != 0
     }
 
-    /// vCPUs that have yet to refill, a bit each.
+    /// Returns the vCPUs that must still refill, a bit each.
     pub fn dirty(&self) -> u32 {
         self.dirty.load(Ordering::Acquire)
     }
 
-    /// Marks the vCPUs of `mask` that run and says whom to kick.
+    /// Marks the vCPUs of `mask` that run as dirty. Returns those to kick.
     fn mark(&self, state: &State, mask: u32) -> Kick {
         let mask = mask & state.online;
         self.dirty.fetch_or(mask, Ordering::AcqRel);
         Kick(mask)
     }
 
-    /// `vcpu` begins to run on this CPU. Its list registers are empty.
+    /// Brings `vcpu` online on this CPU, with empty list registers.
     pub fn bring_online(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) {
         {
             let mut state = self.state.lock();
@@ -222,12 +221,12 @@ impl Vgic {
                 lrs.set_physical_enable(link.physical_intid, false);
             }
         }
-        // Nothing was in list registers, so nobody else gains anything.
+        // The list registers were empty, so no other vCPU is affected.
         let _ = self.refill(vcpu, local, lrs);
     }
 
-    /// `vcpu` stops running on this CPU: what its list registers hold goes back to the banks, the physical
-    /// interrupts linked to it are disabled and deactivated. Others may have to take over shared interrupts.
+    /// Takes `vcpu` offline on this CPU: moves the interrupts in its list registers back to the banks, and disables and
+    /// deactivates the physical interrupts that are linked to it. Returns the vCPUs that may have to take over shared interrupts.
     pub fn take_offline(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
         let mut state = self.state.lock();
         let _ = self.synchronise(&mut state, vcpu, local, lrs);
@@ -244,7 +243,7 @@ impl Vgic {
         local.physical_enabled.set(0);
         let bank = &mut state.private[vcpu];
         bank.active &= !bank.hardware;
-        // The line says it anew when the vCPU runs again.
+        // The line determines this when the vCPU runs again.
         bank.pending &= !bank.hardware | bank.latched;
         state.online &= !(1 << vcpu);
         self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
@@ -252,8 +251,8 @@ impl Vgic {
         self.mark(&state, online)
     }
 
-    /// Makes SGI `intid` of group 1 or 0 pending for vCPU `target` if it is configured for that group there
-    /// (IHI 0069H, 12.2.18 and 12.2.19).
+    /// Makes SGI `intid` of group 1 or 0 pending for vCPU `target` if the target has it in that group (IHI 0069H, 12.2.18 and
+    /// 12.2.19).
     pub fn send_sgi(&self, target: usize, intid: u32, is_group1: bool) -> Kick {
         if target >= self.vcpu_count || intid >= 16 {
             return Kick(0);
@@ -286,12 +285,12 @@ impl Vgic {
         self.mark(&state, kick)
     }
 
-    /// The PPIs that hardware raises: what the guest sees and what the CPU has.
+    /// Returns the guest's hardware interrupts.
     pub fn links(&self) -> &[HardwareLink] {
         &self.links
     }
 
-    /// Returns the guest's private interrupts that the physical ones of `mask` stand for, a bit each.
+    /// Converts a mask of physical private interrupts to the guest's.
     pub fn from_physical(&self, mask: u32) -> u32 {
         let sgis = mask & ((1 << DIRECT_SGIS) - 1);
         self.links
@@ -299,7 +298,7 @@ impl Vgic {
             .fold(sgis, |all, link| all | (mask >> (link.physical_intid & 31) & 1) << link.virtual_intid)
     }
 
-    /// A physical interrupt that `local` could not inject.
+    /// Handles a physical interrupt that `local` could not inject.
     pub fn arrive(&self, vcpu: usize, physical_intid: u32, local: &Local, lrs: &impl ListRegisters) -> Kick {
         {
             let mut state = self.state.lock();
@@ -314,11 +313,11 @@ impl Vgic {
         self.refill(vcpu, local, lrs)
     }
 
-    /// Synchronises and refills the list registers of `vcpu`, on its own CPU. Shared interrupts that were here and
-    /// now belong to others are theirs to fetch: kick them.
+    /// Synchronises and refills the list registers of `vcpu`, on its own CPU. Returns the vCPUs to kick because shared
+    /// interrupts go to them now.
     pub fn refill(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
         let mut state = self.state.lock();
-        // Cleared before the banks are read: a change made after that marks it anew.
+        // Cleared before the banks are read: a later change marks the vCPU again.
         self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
         let before = core::array::from_fn(|slot| local.held[slot].get());
         let (leaving, given) = self.synchronise(&mut state, vcpu, local, lrs);
@@ -326,8 +325,8 @@ impl Vgic {
         self.mark(&state, leaving)
     }
 
-    /// Reads the list registers back into the banks. They must be rewritten by `fill` before the guest runs.
-    /// Returns the other vCPUs that shared interrupts may go to now, and the list registers that were pending.
+    /// Reads the list registers back into the banks. `fill` must rewrite them before the guest runs. Returns the other vCPUs
+    /// to which shared interrupts may go now, and the list registers that were pending.
     fn synchronise(
         &self,
         state: &mut State,
@@ -352,15 +351,15 @@ impl Vgic {
                 let is_latched = bank.latched & bit != 0;
                 let is_wanted = bank.forwarded(groups) & bit != 0 && bank.cancel_pending & bit == 0;
                 if pending && !active && !(is_wanted && (is_latched || lrs.is_line_high(physical))) {
-                    // Nobody is to take it now. Deactivated, the physical interrupt comes again when it is due; what
-                    // software has made pending stays so.
+                    // The guest must not take it now. After deactivation, the physical interrupt fires again when it is
+                    // due. An interrupt that software made pending stays pending.
                     lrs.deactivate(physical);
                     pending = is_latched;
                 } else if active && bank.cancel_active & bit != 0 {
                     lrs.deactivate(physical);
                 }
             } else if bank.edge & bit == 0 && bank.listed_latch & bit == 0 {
-                // The line says it.
+                // The line determines whether it is pending.
                 pending = false;
             }
             pending &= bank.cancel_pending & bit == 0;
@@ -391,15 +390,15 @@ impl Vgic {
                 }
             }
         }
-        // Nothing else of the private bank can be in a list register.
+        // No other interrupt of the private bank can be in a list register.
         state.private[vcpu].cancel_pending = 0;
         state.private[vcpu].cancel_active = 0;
         local.forget();
         (leaving & !(1 << vcpu), given)
     }
 
-    /// The guest ended interrupts that were in no list register: the most urgent active ones
-    /// (IHI 0069H, 12.4.2, EOIcount).
+    /// Ends the interrupts outside the list registers that the guest has ended: the most urgent active ones (IHI 0069H, 12.4.2,
+    /// EOIcount).
     fn end_absent(&self, state: &mut State, vcpu: usize, lrs: &impl ListRegisters) {
         for _ in 0..lrs.take_eoi_count() {
             let mut urgent: Option<(u8, u32)> = None;
@@ -419,7 +418,7 @@ impl Vgic {
         }
     }
 
-    /// An active interrupt that is in no list register becomes inactive.
+    /// Ends an active interrupt that is in no list register.
     fn end(&self, state: &mut State, vcpu: usize, intid: u32, lrs: &impl ListRegisters) {
         let bank = state.bank(vcpu, intid as usize / 32);
         let bit = 1 << (intid % 32);
@@ -434,7 +433,7 @@ impl Vgic {
         }
     }
 
-    /// A trapped write to ICC_DIR_EL1 by `vcpu`.
+    /// Handles a trapped write to ICC_DIR_EL1 by `vcpu`. Returns the other vCPUs to kick.
     pub fn deactivate(&self, vcpu: usize, intid: u32, local: &Local, lrs: &impl ListRegisters) -> Kick {
         if intid >= INTID_LIMIT {
             return Kick(0);
@@ -488,7 +487,7 @@ impl Vgic {
                 }
             }
         }
-        // A hardware interrupt that is pending beside active waits until it is not active any more.
+        // A hardware interrupt that is both pending and active waits until it is inactive.
         let waits = |candidate: &Candidate| {
             candidate.pending && Self::is_latched_behind_active(state, vcpu, candidate)
         };
@@ -501,8 +500,8 @@ impl Vgic {
         self.prepare_direct(state, vcpu, local, lrs, left_pending);
     }
 
-    /// Writes `chosen` to the list registers, each to the one that held it `before` where that can be, so that
-    /// `local` finds it there next time.
+    /// Writes `chosen` to the list registers, each to the one that held it `before` if possible, so that `local` finds it there
+    /// next time.
     fn place(
         &self,
         state: &mut State,
@@ -525,7 +524,7 @@ impl Vgic {
         for index in homeless {
             let unused = |slot: &usize| slots[*slot].is_none();
             let fresh = (0..before.len()).filter(unused).find(|&slot| before[slot] == NO_INTID);
-            // As many list registers as candidates at least.
+            // There are at least as many list registers as candidates.
             if let Some(slot) = fresh.or_else(|| (0..before.len()).find(unused)) {
                 slots[slot] = Some(index);
             }
@@ -570,17 +569,17 @@ impl Vgic {
         }
     }
 
-    /// Returns whether hardware interrupt `intid` of `vcpu` is pending since software has made it so.
+    /// Returns true if software made hardware interrupt `intid` of `vcpu` pending.
     fn is_latched(state: &State, vcpu: usize, intid: u32) -> bool {
         intid < 32 && state.private[vcpu].latched >> intid & 1 != 0
     }
 
-    /// Returns whether `candidate` is such an interrupt and active: its list register can only say that it is active.
+    /// Returns true if `candidate` is such an interrupt and also active. Its list register can only hold the active state.
     fn is_latched_behind_active(state: &State, vcpu: usize, candidate: &Candidate) -> bool {
         candidate.active && Self::is_latched(state, vcpu, candidate.intid)
     }
 
-    /// The list register for `candidate`.
+    /// Returns the list register for `candidate`.
     fn list_register(&self, state: &mut State, vcpu: usize, candidate: Candidate) -> ListRegister {
         let bank = state.bank(vcpu, candidate.intid as usize / 32);
         let bit = 1 << (candidate.intid % 32);
@@ -591,7 +590,7 @@ impl Vgic {
         if bank.hardware & bit != 0
             && let Some(physical) = self.physical(candidate.intid)
         {
-            // Pending and active at once does not exist with HW (IHI 0069H, 12.4.4).
+            // A hardware interrupt cannot be both pending and active (IHI 0069H, 12.4.4).
             return lr
                 .with_hardware(true)
                 .with_physical_intid(physical as u16)
@@ -603,7 +602,7 @@ impl Vgic {
             .with_eoi_maintenance(bank.edge & bit == 0)
     }
 
-    /// The physical INTID whose arrival means virtual `intid`.
+    /// Returns the physical INTID of virtual `intid`, if it has one.
     fn physical(&self, intid: u32) -> Option<u32> {
         if intid < DIRECT_SGIS {
             return Some(intid);
@@ -611,8 +610,7 @@ impl Vgic {
         self.links.iter().find(|link| link.virtual_intid == intid).map(|link| link.physical_intid)
     }
 
-    /// Says for each physical private interrupt whether, and how, `local` may inject it, and enables those that
-    /// the guest would take.
+    /// Prepares `local` to inject physical private interrupts without the lock, and enables those that the guest would take.
     fn prepare_direct(
         &self,
         state: &mut State,
@@ -628,7 +626,7 @@ impl Vgic {
             let is_forwarded = forwarded >> intid & 1 != 0;
             let priority = state.private[vcpu].priority[intid as usize];
             let candidate = Candidate { intid, priority, pending: true, active: false };
-            // With more waiting than there are list registers, order by priority needs the slow path.
+            // If interrupts wait outside the list registers, only the slow path keeps the order of priorities.
             let is_group1 = state.private[vcpu].group >> intid & 1 != 0;
             let is_latched = Self::is_latched(state, vcpu, intid);
             let is_direct = is_forwarded && !is_overflowing && !is_latched && (is_group1 || intid >= 16);

@@ -1,11 +1,11 @@
-//! The redistributors' registers, one pair of 64 KiB frames a vCPU (IHI 0069H, 12.11).
+//! The redistributors' registers: a pair of 64 KiB frames for each vCPU (IHI 0069H, 12.11).
 
 use super::distributor::{BitRegister, IIDR, PIDR2};
 use super::{Kick, Vgic};
 
 /// Size of one vCPU's frames.
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
-/// Where the SGI frame begins.
+/// Offset of the SGI frame.
 const SGI_FRAME: u64 = 0x1_0000;
 
 /// GICR_CTLR.RWP: a write has not taken effect yet.
@@ -15,13 +15,13 @@ const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
 
 impl Vgic {
-    /// GICR_TYPER of `vcpu`: affinity, processor number, whether it is the last.
+    /// Returns GICR_TYPER of `vcpu`: affinity, processor number, and Last.
     fn redistributor_typer(&self, vcpu: usize) -> u64 {
         let last = u64::from(vcpu + 1 == self.vcpu_count) << 4;
         (vcpu as u64) << 32 | (vcpu as u64) << 8 | last
     }
 
-    /// Which vCPU's list registers a read at `offset` of `vcpu`'s frames asks about.
+    /// Returns the vCPU whose list registers hold interrupts that a read at `offset` of `vcpu`'s frames shows.
     pub fn redistributor_readers(&self, vcpu: usize, offset: u64) -> Kick {
         match BitRegister::at(offset.wrapping_sub(SGI_FRAME)) {
             Some((
@@ -35,18 +35,18 @@ impl Vgic {
         }
     }
 
-    /// Whether the word at `offset` shows pending interrupts, those of hardware lines among them, which the physical
-    /// redistributor knows (GICR_ISPENDR0, GICR_ICPENDR0).
+    /// Returns true if the word at `offset` shows pending interrupts (GICR_ISPENDR0, GICR_ICPENDR0). Those of hardware lines
+    /// come from the physical redistributor.
     pub fn is_pending_word(offset: u64) -> bool {
         matches!(offset.wrapping_sub(SGI_FRAME), 0x200 | 0x280)
     }
 
-    /// Returns whether a write of `size` bytes at `offset` makes private interrupts not pending (GICR_ICPENDR0).
+    /// Returns true if a write of `size` bytes at `offset` clears pending private interrupts (GICR_ICPENDR0).
     pub fn clears_pending(offset: u64, size: u64) -> bool {
         (offset, size) == (SGI_FRAME + 0x280, 4)
     }
 
-    /// Reads `size` bytes at `offset` of the frames of `vcpu`. What does not exist reads as zero.
+    /// Reads `size` bytes at `offset` of the frames of `vcpu`. Registers that do not exist read as zero.
     pub fn read_redistributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
         if offset & !7 == 0x0008 && (size == 8 || size == 4) && offset & (size - 1) == 0 {
             let typer = self.redistributor_typer(vcpu);
@@ -83,7 +83,7 @@ impl Vgic {
         u64::from(value)
     }
 
-    /// Writes `size` bytes at `offset` of the frames of `vcpu`. What does not exist ignores it. Returns whom to
+    /// Writes `size` bytes at `offset` of the frames of `vcpu`. Registers that do not exist ignore writes. Returns the vCPUs to
     /// kick.
     pub fn write_redistributor(&self, vcpu: usize, offset: u64, size: u64, value: u64) -> Kick {
         let mut state = self.state.lock();
@@ -99,7 +99,7 @@ impl Vgic {
         let Some(offset) = offset.checked_sub(SGI_FRAME) else { return Kick(0) };
         let affected = match (size, offset) {
             (4, 0x0080..0x0400) if offset & 3 == 0 => match BitRegister::at(offset) {
-                // Which of them list registers hold, their own CPU knows: it drops what does not apply.
+                // Only the vCPU's own CPU knows which of them list registers hold; it drops the other cancellations.
                 Some((register, 0)) => state.write_bits_affecting(vcpu, register, 0, word, u32::MAX),
                 _ => 0,
             },

@@ -17,7 +17,7 @@ const ICPENDR: u64 = 0x280;
 const ISACTIVER: u64 = 0x300;
 const IPRIORITYR: u64 = 0x400;
 const IROUTER: u64 = 0x6000;
-/// Where a redistributor's SGI frame begins.
+/// Offset of a redistributor's SGI frame.
 const SGI_FRAME: u64 = 0x1_0000;
 
 /// Four list registers, a physical redistributor's lines, and what was asked of them.
