@@ -1,8 +1,8 @@
-//! What the host's device tree says and does not say: Ballast goes by it alone, and names what it lacks.
+//! The host's device tree: Ballast relies on it alone, and reports what is missing.
 
 use system_tests::{Guest, Setup};
 
-/// Ballast stops with `message` on a host with `overlay` in its tree and `arguments` on the command line.
+/// Checks that Ballast stops with `message` on a host with `overlay` in its tree and `arguments` on the command line.
 #[track_caller]
 fn stops_with(overlay: &str, arguments: &str, message: &str) {
     let mut system = Setup::new().no_guests().tree(overlay).append(arguments).boot();
@@ -42,7 +42,7 @@ fn controllers_that_do_not_fit_the_ram_are_refused_by_name() {
     for (argument, message) in [
         (
             "controllers=1G@1G",
-            "command line: controllers = 1 GiB at 0x80000000: must be given to a controller: it is RAM",
+            "command line: controllers = 1 GiB at 0x80000000: must belong to a controller: it is RAM",
         ),
         (
             "controllers=1G@1G,2G@1G",
@@ -50,14 +50,14 @@ fn controllers_that_do_not_fit_the_ram_are_refused_by_name() {
         ),
         (
             "controllers=1G@1G,1G@2G,1G@16G",
-            "command line: controllers = \"1G@16G\": must be RAM by the `memory` nodes, all of it",
+            "command line: controllers = \"1G@16G\": must lie completely in RAM of the `memory` nodes",
         ),
     ] {
         stops_with("", argument, message);
     }
 }
 
-/// The sizes of the controllers, in MiB, of a host that runs.
+/// Boots a host. Returns the sizes of its controllers in MiB.
 fn sizes(setup: Setup) -> Vec<u64> {
     let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
     let mut system = setup.set(&[guest], "").boot();
@@ -117,7 +117,7 @@ fn what_the_tree_reserves_of_what_the_start_needs_is_not_given_back() {
 
 #[test]
 fn a_cpu_that_does_not_start_is_left_out() {
-    // No CPU has this affinity: PSCI refuses to start it. Others come after it.
+    // No CPU has this affinity, so PSCI refuses to start it. Other CPUs follow.
     let overlay = "&{/cpus/cpu@1} { reg = <0x77>; };";
     let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
     let mut system = Setup::new().tree(overlay).set(&[guest], "").boot();
@@ -131,7 +131,7 @@ fn what_a_loader_leaves_running_is_stopped() {
     let device = format!("loader,file={},addr=0xb0000000,cpu-num=0,force-raw=on", loader.display());
     let guest = Guest::payload("pair", "irqload").bootargs("rounds=100").ram_mib(32).vcpus(2);
     let mut system = Setup::new().set(&[guest], "").option("-device").option(&device).boot();
-    // The ITS, and LPIs of all four CPUs. And interrupts come at all, though one was never ended.
+    // The ITS and the LPIs of all four CPUs are off. Interrupts arrive, although one was never ended.
     system.expect("GIC ITS at 0x8080000: left enabled by the loader, disabled");
     system.expect("LPIs of 4 CPUs: left enabled by the loader, disabled");
     system.to_guest("pair");

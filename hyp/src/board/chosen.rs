@@ -1,40 +1,40 @@
-//! `/chosen`: Ballast's command line, and what was loaded beside it.
+//! `/chosen`: Ballast's command line, and the files that were loaded with it.
 
 use guest_dts::finding::{Finding, Rule, Value};
 use guest_dts::range::PaRange;
 use guest_dts::tree::{Cells, Node, Tree};
 use heapless::Vec;
 
-/// How many boot modules are taken.
+/// Maximum number of boot modules.
 pub const MODULE_LIMIT: usize = 8;
 
-/// What `/chosen` says.
+/// The contents of `/chosen`.
 #[derive(Clone, Debug, Default)]
 pub struct Chosen<'t> {
-    /// Ballast's own command line.
+    /// Ballast's command line.
     pub bootargs: &'t str,
     /// The initrd: the configuration blob.
     pub initrd: Option<PaRange>,
-    /// Random bytes of the boot loader's.
+    /// Random bytes from the boot loader.
     pub rng_seed: &'t [u8],
     /// Boot modules, in the tree's order.
     pub modules: Vec<Module<'t>, MODULE_LIMIT>,
 }
 
-/// Something that was loaded into memory for a guest.
+/// A file that was loaded into memory for a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Module<'t> {
-    /// What it is.
+    /// Kind of the module.
     pub kind: ModuleKind,
-    /// Where it lies.
+    /// Addresses of the module.
     pub range: PaRange,
-    /// The guest's boot arguments, where a kernel's node has them.
+    /// The guest's boot arguments, if the node of a kernel has them.
     pub bootargs: Option<&'t str>,
-    /// The module's node.
+    /// Node of the module.
     pub node: Node<'t>,
 }
 
-/// What a boot module is.
+/// The kind of a boot module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleKind {
     /// `multiboot,kernel`.
@@ -61,7 +61,7 @@ impl<'t> Chosen<'t> {
 fn string<'t>(node: Node<'t>, name: &str) -> Result<Option<&'t str>, Finding<'t>> {
     match node.property(name) {
         None => Ok(None),
-        // QEMU and U-Boot write an empty value where there is no command line.
+        // QEMU and U-Boot write an empty value if there is no command line.
         Some(property) if property.bytes().is_empty() => Ok(Some("")),
         Some(property) => match property.str() {
             Some(text) => Ok(Some(text)),
@@ -123,8 +123,8 @@ fn modules<'t>(chosen: Node<'t>) -> Result<Vec<Module<'t>, MODULE_LIMIT>, Findin
     Ok(modules)
 }
 
-/// `reg` of a module. QEMU's guest-loader always writes two and two cells and leaves `/chosen` without a word
-/// about them; U-Boot's scripts set both.
+/// Reads `reg` of a module. QEMU's guest-loader always writes two address and two size cells, without `#address-cells` and
+/// `#size-cells` in `/chosen`. U-Boot's scripts set both.
 #[inline(never)]
 fn module_range<'t>(chosen: Node<'t>, node: Node<'t>) -> Result<PaRange, Finding<'t>> {
     let length = node.property("reg").map_or(0, |reg| reg.bytes().len());

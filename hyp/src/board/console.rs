@@ -9,23 +9,23 @@ use super::interrupt::{self, Interrupt};
 /// A PL011.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Console {
-    /// Its registers.
+    /// The UART's registers.
     pub registers: PaRange,
-    /// Its interrupt; its receive and its combined interrupt are one.
+    /// The combined interrupt, which includes the receive interrupt.
     pub interrupt: Interrupt,
-    /// The clock of the baud rate generator, in Hz, where the tree says it.
+    /// Clock of the baud rate generator in Hz, if the tree has it.
     pub clock_hz: Option<u32>,
-    /// The speed that the options after the path ask for.
+    /// Baud rate in the options of `stdout-path`.
     pub baud: Option<u32>,
 }
 
 const WHAT: Rule = Rule::Required("path or alias of the console's PL011");
 
 impl Console {
-    /// The UART that `stdout-path` in `/chosen` names.
+    /// Reads the UART that `stdout-path` in `/chosen` names.
     ///
     /// # Errors
-    /// Where it names none, or none that can be used.
+    /// `stdout-path` is missing, or does not name a PL011 that can be used.
     #[inline(never)]
     pub fn read<'t>(tree: &Tree<'t>) -> Result<Self, Finding<'t>> {
         let (node, options) = named(tree)?;
@@ -46,7 +46,7 @@ impl Console {
         Ok(Self { registers, interrupt, clock_hz: clock_hz(node), baud: baud(options) })
     }
 
-    /// Another PL011 than the console's, for the log.
+    /// Returns a PL011 other than the console's, for the log.
     #[inline(never)]
     pub fn second(&self, tree: &Tree<'_>) -> Option<Self> {
         let others = tree.nodes().filter_map(|node| Some((node, registers(node).ok()?)));
@@ -54,15 +54,15 @@ impl Console {
         Some(Self { registers, interrupt: self.interrupt, clock_hz: clock_hz(node), baud: None })
     }
 
-    /// Registers by which something can be said before anything else of the tree is judged: those of the UART that
-    /// `stdout-path` names or, for the message that it names none, those of the first PL011.
+    /// Returns the registers of a UART for early messages: of the one that `stdout-path` names, else of the first PL011 (to
+    /// report a missing `stdout-path`).
     pub fn any(tree: &Tree<'_>) -> Option<PaRange> {
         let named = named(tree).and_then(|(node, _)| registers(node));
         named.ok().or_else(|| tree.nodes().find_map(|node| registers(node).ok()))
     }
 }
 
-/// The node that `stdout-path` names, and the options behind the name.
+/// Returns the node that `stdout-path` names, and the options after the name.
 fn named<'t>(tree: &Tree<'t>) -> Result<(Node<'t>, &'t str), Finding<'t>> {
     let Some(chosen) = tree.find("/chosen") else { return Err(Finding::no_node("/chosen", WHAT)) };
     let path = chosen.property("stdout-path").or_else(|| chosen.property("linux,stdout-path"));
@@ -74,10 +74,10 @@ fn named<'t>(tree: &Tree<'t>) -> Result<(Node<'t>, &'t str), Finding<'t>> {
     Ok((node, options))
 }
 
-/// The registers of a PL011.
+/// Returns the registers of a PL011.
 #[inline(never)]
 fn registers<'t>(node: Node<'t>) -> Result<PaRange, Finding<'t>> {
-    // An SBSA UART is a PL011 without the registers that set its speed, which is not set then.
+    // An SBSA UART is a PL011 without baud rate registers; its rate is then not set.
     if !node.is_compatible("arm,pl011") && !node.is_compatible("arm,sbsa-uart") {
         let rule = Rule::Must("list \"arm,pl011\" or \"arm,sbsa-uart\": the console's UART");
         return Err(match node.property("compatible") {
@@ -105,13 +105,13 @@ fn registers<'t>(node: Node<'t>) -> Result<PaRange, Finding<'t>> {
     })
 }
 
-/// The speed in options such as `115200n8`.
+/// Returns the baud rate in options such as `115200n8`.
 fn baud(options: &str) -> Option<u32> {
     let end = options.find(|character: char| !character.is_ascii_digit()).unwrap_or(options.len());
     options.get(..end)?.parse().ok()
 }
 
-/// The frequency of the first clock, where it is a fixed one.
+/// Returns the frequency of the first clock if that is a fixed clock.
 #[inline(never)]
 fn clock_hz(node: Node<'_>) -> Option<u32> {
     if let Some(frequency) = node.property("clock-frequency") {

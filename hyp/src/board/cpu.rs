@@ -6,7 +6,7 @@ use heapless::Vec;
 
 use super::Warnings;
 
-/// How many CPUs are taken.
+/// Maximum number of CPUs that are read.
 pub const CPU_LIMIT: usize = 128;
 
 /// Most CPUs that Ballast uses; others are left alone.
@@ -18,13 +18,13 @@ const AFFINITY_MASK: u64 = 0xff_00ff_ffff;
 /// A CPU of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
-    /// The affinity fields of its MPIDR_EL1.
+    /// Affinity fields of MPIDR_EL1.
     pub mpidr: u64,
-    /// The NUMA node that it is nearest to, where the tree says so.
+    /// `numa-node-id`, if the tree has it.
     pub numa_node: Option<u32>,
 }
 
-/// Reads `/cpus`. CPUs past the limit are left alone, with a warning.
+/// Reads `/cpus`. CPUs beyond the limit are not used, with a warning.
 #[inline(never)]
 pub(super) fn read<'t>(
     tree: &Tree<'t>,
@@ -37,10 +37,10 @@ pub(super) fn read<'t>(
     let nodes = parent.children().filter(|node| {
         node.base_name() == "cpu" || node.property("device_type").and_then(|kind| kind.str()) == Some("cpu")
     });
-    // The CPU that runs needs no method to be started by; where it is the only one, QEMU names none.
+    // The boot CPU needs no `enable-method`. If it is the only CPU, QEMU does not write one.
     let mut unstartable = None;
     for (index, node) in nodes.enumerate() {
-        // "disabled" is a CPU that waits to be started; "fail" one that must not be (specification, 3.8.1).
+        // A "disabled" CPU waits to be started; one that says "fail" must not be started (specification, 3.8.1).
         if node
             .property("status")
             .and_then(|status| status.str())

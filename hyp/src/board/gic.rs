@@ -7,25 +7,25 @@ use heapless::Vec;
 
 use super::interrupt::{self, Interrupt};
 
-/// How many redistributor regions are taken.
+/// Maximum number of redistributor regions.
 pub const REDISTRIBUTOR_REGION_LIMIT: usize = 16;
 
-/// How many interrupt translation services are taken.
+/// Maximum number of interrupt translation services.
 const TRANSLATOR_LIMIT: usize = 16;
 
 /// A GICv3 or GICv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gic {
-    /// The distributor's registers.
+    /// Registers of the distributor.
     pub distributor: PaRange,
-    /// The regions that redistributors lie in, one after the other within each.
+    /// Regions of contiguous redistributors.
     pub redistributors: Vec<PaRange, REDISTRIBUTOR_REGION_LIMIT>,
-    /// Bytes from one redistributor to the next, where that is not what GICR_TYPER says (2 frames of 64 KiB,
-    /// 4 with virtual LPIs).
+    /// Bytes from one redistributor to the next, if they differ from what GICR_TYPER implies: 2 frames of 64 KiB, 4 with
+    /// virtual LPIs.
     pub redistributor_stride: Option<u64>,
-    /// The control registers of the interrupt translation services.
+    /// Control registers of the interrupt translation services.
     pub translators: Vec<PaRange, TRANSLATOR_LIMIT>,
-    /// The maintenance interrupt.
+    /// Maintenance interrupt.
     pub maintenance: Interrupt,
 }
 
@@ -53,7 +53,7 @@ impl Gic {
         };
         let mut ranges: Vec<PaRange, REDISTRIBUTOR_REGION_LIMIT> = Vec::new();
         let mut distributor = None;
-        // Then follow, in a GICv3 with GICv2 compatibility, GICC, GICH and GICV, which are not used.
+        // With GICv2 compatibility, GICC, GICH and GICV follow, which are not used.
         for reg in node.cpu_reg::<{ REDISTRIBUTOR_REGION_LIMIT + 4 }>()?.iter().take(1 + regions) {
             let value = Value::Range { base: reg.base, size: reg.size };
             let range = PaRange::from_numbers(reg.base, reg.size).filter(|range| range.is_aligned(0x1_0000));
@@ -95,7 +95,7 @@ impl Gic {
         Ok(Self { distributor, redistributors: ranges, redistributor_stride, translators, maintenance })
     }
 
-    /// Reads the ITS nodes below the GIC's (binding `arm,gic-v3-its`).
+    /// Reads the ITS nodes below the GIC's node (binding `arm,gic-v3-its`).
     #[inline(never)]
     fn read_translators<'t>(node: Node<'t>) -> Result<Vec<PaRange, TRANSLATOR_LIMIT>, Finding<'t>> {
         let mut translators = Vec::new();

@@ -1,4 +1,4 @@
-//! Interrupt specifiers of a GICv3 (binding `arm,gic-v3`), and which controller a node's interrupts go to.
+//! Interrupt specifiers of a GICv3 (binding `arm,gic-v3`), and the interrupt parent of a node.
 
 use guest_dts::finding::{Finding, Rule};
 use guest_dts::tree::{Node, Property};
@@ -7,32 +7,32 @@ use heapless::Vec;
 /// An interrupt of the GIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupt {
-    /// The GIC's number for it: 16 to 31 private to a CPU (PPI), from 32 on shared (SPI).
+    /// INTID: 16 to 31 for private interrupts (PPI), from 32 for shared ones (SPI).
     pub intid: u32,
-    /// What raises it.
+    /// Trigger of the interrupt.
     pub trigger: Trigger,
 }
 
 impl Interrupt {
-    /// Whether it is a shared one, not extended (GICv3 architecture, 2.2).
+    /// Returns true for an SPI that is not extended (GICv3 architecture, 2.2).
     pub fn is_spi(self) -> bool {
         (32..1020).contains(&self.intid)
     }
 }
 
-/// What raises an interrupt.
+/// The trigger of an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// An edge.
+    /// Edge-triggered.
     Edge,
-    /// A level.
+    /// Level-sensitive.
     Level,
 }
 
-/// How many interrupts of one node are read.
+/// Maximum number of interrupts of a node that are read.
 pub(super) const INTERRUPT_LIMIT: usize = 8;
 
-/// The interrupts of `node`, from `interrupts-extended` or `interrupts`. All have to go to a GICv3.
+/// Reads the interrupts of `node` from `interrupts-extended` or `interrupts`. All must go to a GICv3.
 #[inline(never)]
 pub(super) fn read<'t>(node: Node<'t>) -> Result<Vec<Interrupt, INTERRUPT_LIMIT>, Finding<'t>> {
     match (node.property("interrupts-extended"), node.property("interrupts")) {
@@ -45,7 +45,7 @@ pub(super) fn read<'t>(node: Node<'t>) -> Result<Vec<Interrupt, INTERRUPT_LIMIT>
                 return Err(Finding::property(node, interrupts, rule));
             }
             let mut found = Vec::new();
-            // What lies past the limit is not asked for by any reader of these lists.
+            // No caller needs the interrupts beyond the limit.
             for specifier in bytes.chunks_exact(cells * 4).take(INTERRUPT_LIMIT) {
                 let _ = found.push(decode(node, interrupts, specifier)?);
             }
@@ -75,8 +75,8 @@ fn read_extended<'t>(
     if found.is_empty() { Err(malformed()) } else { Ok(found) }
 }
 
-/// The GIC that `interrupts` of `node` go to: `interrupt-parent` of the node or of the nearest node above that
-/// has one (specification, 2.4).
+/// Returns the interrupt parent of `node`: `interrupt-parent` of the node itself or of its nearest ancestor that has one
+/// (specification, 2.4).
 #[inline(never)]
 fn parent<'t>(node: Node<'t>) -> Result<Node<'t>, Finding<'t>> {
     for holder in core::iter::once(node).chain(node.ancestors()) {
@@ -86,7 +86,7 @@ fn parent<'t>(node: Node<'t>) -> Result<Node<'t>, Finding<'t>> {
                 phandle.ok_or_else(|| Finding::property(holder, property, Rule::Must("be one phandle")))?;
             return by_phandle(holder, property, phandle);
         }
-        // A node below the interrupt controller that says nothing belongs to it.
+        // Without the property, a node below the interrupt controller belongs to it.
         if holder != node && holder.is_compatible("arm,gic-v3") {
             return Ok(holder);
         }
@@ -105,7 +105,7 @@ fn by_phandle<'t>(node: Node<'t>, property: Property<'t>, phandle: u32) -> Resul
     }
 }
 
-/// `#interrupt-cells` of `gic`: type, number, flags, and, with 4, a partition that is not read.
+/// Returns `#interrupt-cells` of `gic`: type, number, flags and, as a fourth cell, a partition that is not read.
 fn specifier_cells<'t>(gic: Node<'t>) -> Result<usize, Finding<'t>> {
     let name = "#interrupt-cells";
     let Some(property) = gic.property(name) else {

@@ -1,11 +1,10 @@
-//! What the host's device tree says, as plain data.
+//! The host, as its device tree describes it, in plain data.
 //!
-//! Everything that Ballast knows of the host comes from here: RAM and the *controller* that each range hangs
-//! on, what is reserved, the CPUs and how they are started (PSCI), the GICv3, the timer's interrupts, the
-//! console's UART, Ballast's own command line, and what was loaded beside it. A tree that lacks something
-//! needed is refused by a [`Finding`] that names node, property, value and rule.
+//! All knowledge about the host comes from here: RAM and the *controller* of each range, reservations, the CPUs and how they
+//! are started (PSCI), the GICv3, the timer's interrupts, the console's UART, Ballast's command line, and what was loaded with
+//! it. If a tree lacks something that Ballast needs, a [`Finding`] names node, property, value and rule.
 //!
-//! All vectors are bounded; a host that has more than a limit is refused by name of the limit.
+//! All vectors are bounded. The finding for a host that exceeds a limit names the limit.
 
 mod chosen;
 mod console;
@@ -32,13 +31,13 @@ use guest_dts::finding::Finding;
 use guest_dts::tree::Tree;
 use heapless::Vec;
 
-/// Why a host's tree is refused.
+/// The reason why a host's tree is refused.
 pub type BoardError<'t> = Finding<'t>;
 
-/// How many warnings about a tree are kept.
+/// Maximum number of warnings that are kept.
 pub const WARNING_LIMIT: usize = 16;
 
-/// Warnings about a tree; what does not fit is counted.
+/// Warnings about a tree. Those beyond the limit are only counted.
 #[derive(Clone, Debug, Default)]
 pub struct Warnings<'t> {
     kept: Vec<Finding<'t>, WARNING_LIMIT>,
@@ -53,12 +52,12 @@ impl<'t> Warnings<'t> {
         }
     }
 
-    /// Those that were kept.
+    /// Returns the warnings that were kept.
     pub fn iter(&self) -> impl Iterator<Item = &Finding<'t>> {
         self.kept.iter()
     }
 
-    /// How many more there were.
+    /// Returns the number of warnings beyond the limit.
     pub fn dropped_count(&self) -> u32 {
         self.dropped_count
     }
@@ -69,11 +68,11 @@ impl<'t> Warnings<'t> {
 pub struct Board<'t> {
     /// RAM and controllers.
     pub ram: Ram,
-    /// What is reserved: the reservation block and all of `/reserved-memory`.
+    /// Reservations: the reservation block and `/reserved-memory`.
     pub reservations: Vec<Reservation<'t>, RESERVATION_LIMIT>,
-    /// The CPUs, in the tree's order. A CPU's number in Ballast is its place here.
+    /// CPUs in the tree's order. The index of a CPU is its number in Ballast.
     pub cpus: Vec<Cpu, CPU_LIMIT>,
-    /// How firmware is called.
+    /// PSCI: version and conduit.
     pub psci: Psci,
     /// The interrupt controller.
     pub gic: Gic,
@@ -81,11 +80,11 @@ pub struct Board<'t> {
     pub timer: Timer,
     /// The console's UART.
     pub console: Console,
-    /// Another PL011; its interrupt is not used.
+    /// Second PL011, whose interrupt is not used.
     pub second_uart: Option<Console>,
-    /// Command line, initrd, boot modules.
+    /// Command line, initrd and boot modules.
     pub chosen: Chosen<'t>,
-    /// What was odd but could be read.
+    /// Oddities that do not prevent a start.
     pub warnings: Warnings<'t>,
 }
 
@@ -93,18 +92,18 @@ impl<'t> Board<'t> {
     /// Reads the host's tree.
     ///
     /// # Errors
-    /// The first thing that is missing or wrong.
+    /// The first property that is missing or wrong.
     pub fn read(tree: &Tree<'t>) -> Result<Self, BoardError<'t>> {
         Self::read_with(tree, None)
     }
 
-    /// Reads the host's tree, with `command_line`, if there is one, for the one that the tree has.
+    /// Reads the host's tree. `command_line`, if given, replaces that of the tree.
     ///
     /// # Errors
-    /// As those of [`read`](Self::read).
+    /// As [`read`](Self::read).
     pub fn read_with(tree: &Tree<'t>, command_line: Option<&'t str>) -> Result<Self, BoardError<'t>> {
         let mut warnings = Warnings::default();
-        // First what a message needs to come out, then the rest in the order in which it is used.
+        // The console comes first, since messages need it.
         let console = Console::read(tree)?;
         let mut chosen = Chosen::read(tree)?;
         chosen.bootargs = command_line.unwrap_or(chosen.bootargs);

@@ -1,4 +1,4 @@
-//! How firmware is called (binding `arm,psci`).
+//! PSCI of the host's firmware (binding `arm,psci`).
 
 use guest_dts::finding::{Finding, Rule};
 use guest_dts::tree::{Node, Tree};
@@ -6,9 +6,9 @@ use guest_dts::tree::{Node, Tree};
 /// The host's PSCI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Psci {
-    /// The instruction that calls it.
+    /// Instruction that calls firmware.
     pub conduit: Conduit,
-    /// What the tree says of its version.
+    /// Version according to the tree.
     pub version: PsciVersion,
 }
 
@@ -17,14 +17,14 @@ pub struct Psci {
 pub enum Conduit {
     /// SMC: firmware at EL3.
     Smc,
-    /// HVC: another hypervisor below.
+    /// HVC: Ballast runs under another hypervisor.
     Hvc,
 }
 
-/// The oldest version that the node is compatible with; from 0.2 on, PSCI_VERSION tells more.
+/// The version in `compatible`. From 0.2, PSCI_VERSION has the exact one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PsciVersion {
-    /// Before 0.2: function numbers as the tree has them, and nothing but them.
+    /// Before 0.2: only functions whose numbers are in the tree.
     V0_1 {
         /// CPU_ON.
         cpu_on: u32,
@@ -74,5 +74,9 @@ impl Psci {
 }
 
 fn cpu_on_missing(node: Node<'_>) -> Finding<'_> {
-    Finding::missing(node, "cpu_on", Rule::Required("the function's number, with \"arm,psci\" alone"))
+    Finding::missing(
+        node,
+        "cpu_on",
+        Rule::Required("the number of CPU_ON, since the node is only \"arm,psci\""),
+    )
 }

@@ -1,11 +1,11 @@
-//! RAM, and the controller that each range hangs on.
+//! RAM, and the controller of each range.
 //!
-//! Which controller that is, is said, in this order of weight, by
+//! The controller is determined by the first of these that is present:
 //!
-//! 1. `controllers=` on Ballast's command line: `size@base` for each controller, separated by commas; a
-//!    controller of several ranges has them joined by `+`. Controllers are numbered in the order given.
-//! 2. `numa-node-id` of the `memory` node: the controller's number.
-//! 3. nothing: each range of each `memory` node is a controller; they are numbered by address.
+//! 1. `controllers=` on Ballast's command line: `size@base` for each controller, separated by commas. Several ranges of one
+//!    controller are joined by `+`. Controllers are numbered in the given order.
+//! 2. `numa-node-id` of the `memory` node: the number of the controller.
+//! 3. Otherwise, each range of each `memory` node is a controller. They are numbered by address.
 
 use guest_dts::argument;
 use guest_dts::finding::{Finding, Rule, Value};
@@ -16,40 +16,40 @@ use stage2::addr::FRAME_SIZE;
 
 use super::Warnings;
 
-/// How many controllers are taken.
+/// Maximum number of controllers.
 pub const CONTROLLER_LIMIT: usize = stage2::controller::MAX_CONTROLLERS;
-/// How many ranges of RAM are taken.
+/// Maximum number of ranges of RAM.
 pub const RAM_LIMIT: usize = 64;
 
 /// The host's RAM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ram {
-    /// Whole frames, by rising address, without overlap.
+    /// Ranges of whole frames, by rising address, without overlap.
     pub ranges: Vec<RamRange, RAM_LIMIT>,
-    /// The controllers, by rising number.
+    /// Controllers, by rising number.
     pub controllers: Vec<Controller, CONTROLLER_LIMIT>,
 }
 
 /// A range of RAM of one controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamRange {
-    /// Its addresses.
+    /// Addresses.
     pub range: PaRange,
-    /// The place of its controller in [`Ram::controllers`].
+    /// Index of the controller in [`Ram::controllers`].
     pub controller: u8,
 }
 
 /// A memory controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Controller {
-    /// Its number, as the operator names it.
+    /// Number, as operators use it.
     pub id: u32,
 }
 
 /// One past the largest number of a controller.
 const NUMBERS: usize = 256;
 
-/// The names of controllers by number, and how long each is: `mc0` to `mc255`.
+/// Names of controllers by number, with their lengths: `mc0` to `mc255`.
 static NAMES: [([u8; 5], u8); NUMBERS] = {
     let mut names = [(*b"mc000", 3); NUMBERS];
     let mut number = 0;
@@ -98,22 +98,22 @@ impl Ram {
         Ok(ram)
     }
 
-    /// Bytes of RAM in all.
+    /// Returns the total size in bytes.
     pub fn size(&self) -> u64 {
         self.ranges.iter().map(|ram| ram.range.size()).sum()
     }
 
-    /// Bytes of RAM of the controller at `place` in [`Ram::controllers`].
+    /// Returns the size in bytes of the controller at index `place` of [`Ram::controllers`].
     pub fn controller_size(&self, place: u8) -> u64 {
         self.ranges.iter().filter(|ram| ram.controller == place).map(|ram| ram.range.size()).sum()
     }
 
-    /// The place of the controller with number `id`.
+    /// Returns the index of the controller with number `id`.
     pub fn controller(&self, id: u32) -> Option<u8> {
         self.controllers.iter().position(|controller| controller.id == id).map(|place| place as u8)
     }
 
-    /// Adds `range` and keeps the order.
+    /// Inserts `range` in the order of addresses.
     #[inline(never)]
     fn insert(&mut self, range: PaRange, controller: u8) -> Result<(), Insert> {
         let place = self.ranges.iter().position(|ram| ram.range.base() > range.base());
@@ -124,7 +124,7 @@ impl Ram {
         self.ranges.insert(place.unwrap_or(self.ranges.len()), ram).map_err(|_| Insert::Full)
     }
 
-    /// The place of the controller with number `id`, added where there is none.
+    /// Returns the index of the controller with number `id`, which it adds if necessary. `None` if there are too many.
     fn controller_or_new(&mut self, id: u32) -> Option<u8> {
         if let Some(place) = self.controller(id) {
             return Some(place);
@@ -133,10 +133,10 @@ impl Ram {
         Some((self.controllers.len() - 1) as u8)
     }
 
-    /// Puts the controllers into the order of their numbers.
+    /// Sorts the controllers by number.
     #[inline(never)]
     fn sort_controllers(&mut self) {
-        // By rising number: they have 8 bits.
+        // Numbers have 8 bits.
         let numbered = |id| self.controllers.iter().copied().find(|controller| controller.id == id);
         let order: Vec<Controller, CONTROLLER_LIMIT> = (0..=255).filter_map(numbered).collect();
         for ram in &mut self.ranges {
@@ -147,7 +147,7 @@ impl Ram {
         self.controllers = order;
     }
 
-    /// Cuts all RAM anew, as `list` says.
+    /// Assigns all RAM to the controllers of `list`.
     #[inline(never)]
     fn reassign<'t>(&mut self, list: &'t str) -> Result<(), Finding<'t>> {
         let finding = |value, rule| Finding::argument("controllers", value, rule);
@@ -168,7 +168,7 @@ impl Ram {
                 if !self.is_ram(range) {
                     return Err(finding(
                         Value::Text(part),
-                        Rule::Must("be RAM by the `memory` nodes, all of it"),
+                        Rule::Must("lie completely in RAM of the `memory` nodes"),
                     ));
                 }
                 new.insert(range, place).map_err(|error| match error {
@@ -183,26 +183,26 @@ impl Ram {
         for old in &self.ranges {
             if let Some(lost) = first_gap(old.range, &new.ranges) {
                 let value = Value::Range { base: lost.base().get(), size: lost.size() };
-                return Err(finding(value, Rule::Must("be given to a controller: it is RAM")));
+                return Err(finding(value, Rule::Must("belong to a controller: it is RAM")));
             }
         }
         *self = new;
         Ok(())
     }
 
-    /// Whether all of `range` is RAM, of one or several adjoining ranges.
+    /// Returns true if all of `range` is RAM, of one or several adjacent ranges.
     fn is_ram(&self, range: PaRange) -> bool {
         first_gap(range, &self.ranges).is_none()
     }
 }
 
-/// Why a range cannot be added.
+/// The reason why a range cannot be inserted.
 enum Insert {
     Overlap,
     Full,
 }
 
-/// The first part of `range` that none of `ranges`, by rising address, covers.
+/// Returns the first part of `range` that `ranges`, sorted by address, do not cover.
 fn first_gap(range: PaRange, ranges: &[RamRange]) -> Option<PaRange> {
     let mut at = range.base().get();
     for ram in ranges {
@@ -234,7 +234,7 @@ fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, F
             },
         };
         for (index, reg) in node.pairs("reg", cells)?.enumerate() {
-            // U-Boot fills the banks that it does not have with zeroes.
+            // U-Boot fills unused banks with zeros.
             if reg.size == 0 {
                 continue;
             }
@@ -247,7 +247,7 @@ fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, F
                 warnings.push(finding(Rule::Must("be whole frames of 4 KiB; the odd ends are left unused")));
             }
             let full = Rule::TooMany { index, limit: RAM_LIMIT, what: "ranges of RAM" };
-            // Of the ranges without a number, the controller is known when all are.
+            // Ranges without a number get their controllers at the end (`number_the_rest`).
             let place = match id {
                 Some(id) => ram.controller_or_new(id).ok_or_else(|| {
                     finding(Rule::TooMany { index, limit: CONTROLLER_LIMIT, what: "controllers" })
@@ -271,7 +271,7 @@ fn from_nodes<'t>(tree: &Tree<'t>, warnings: &mut Warnings<'t>) -> Result<Ram, F
     Ok(ram)
 }
 
-/// Gives a controller of its own to each range that has none, by rising address.
+/// Adds a controller for each range that has none, by rising address.
 #[inline(never)]
 fn number_the_rest<'t>(ram: &mut Ram) -> Result<(), Finding<'t>> {
     for index in 0..ram.ranges.len() {
@@ -294,7 +294,7 @@ fn number_the_rest<'t>(ram: &mut Ram) -> Result<(), Finding<'t>> {
     Ok(())
 }
 
-/// The whole frames in a range, where there are any.
+/// Returns the whole frames in a range, if any.
 fn whole_frames(base: u64, size: u64) -> Option<PaRange> {
     let end = base.checked_add(size)? & !(FRAME_SIZE - 1);
     let start = base.checked_next_multiple_of(FRAME_SIZE)?;

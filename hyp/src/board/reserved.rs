@@ -1,5 +1,5 @@
-//! What firmware and the host's tree keep from being used: the reservation block, and `/reserved-memory` with
-//! its designated movable blocks and pools, as plain data. What becomes of each is for the memory map to say.
+//! Reservations of firmware and the host's tree: the reservation block, and `/reserved-memory` with its designated movable
+//! blocks and pools, as plain data. The memory map decides how each is used.
 
 use guest_dts::finding::{Finding, Rule, Value};
 use guest_dts::range::PaRange;
@@ -8,56 +8,56 @@ use heapless::Vec;
 
 use super::Warnings;
 
-/// How many reservations are taken (entries of `reg` count each).
+/// Maximum number of reservations; each entry of `reg` counts.
 pub const RESERVATION_LIMIT: usize = 64;
-/// How many entries of `alloc-ranges` are taken.
+/// Maximum number of entries of `alloc-ranges`.
 pub const ALLOC_RANGE_LIMIT: usize = 4;
 
 /// A reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation<'t> {
-    /// Its node, `None` for an entry of the reservation block.
+    /// Node; `None` for an entry of the reservation block.
     pub node: Option<Node<'t>>,
-    /// Which entry of the node's `reg` it is, from 0. Linux gives only the first a handler.
+    /// Index in the node's `reg`. Linux has a handler only for the first entry.
     pub entry: usize,
-    /// Where it lies, or where it may be put.
+    /// Place of the reservation.
     pub extent: Extent,
-    /// What its `compatible` makes of it.
+    /// Kind, from `compatible`.
     pub kind: ReservationKind,
-    /// `no-map`: not to be mapped, not even for speculative access.
+    /// `no-map`: must not be mapped, not even for speculative access.
     pub is_no_map: bool,
-    /// `reusable`: to be used for what can be moved away, while its owner does not need it.
+    /// `reusable`: may hold movable memory while its owner does not need it.
     pub is_reusable: bool,
     /// `linux,cma-default`.
     pub is_cma_default: bool,
 }
 
-/// Where a reservation lies, or where it may be put.
+/// The place of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// `reg`.
+    /// Fixed addresses: `reg`.
     Static(PaRange),
-    /// `size`, and where Ballast may put it.
+    /// Addresses of Ballast's choice.
     Dynamic {
-        /// Its size in bytes.
+        /// `size` in bytes.
         size: u64,
         /// `alignment` in bytes.
         alignment: Option<u64>,
-        /// `alloc-ranges`; anywhere where empty.
+        /// `alloc-ranges`; empty for anywhere.
         within: Vec<PaRange, ALLOC_RANGE_LIMIT>,
     },
 }
 
-/// What the `compatible` of a reservation makes of it.
+/// The kind of a reservation, from `compatible`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservationKind {
-    /// Nothing that is known: kept out of use.
+    /// An unknown kind: not used.
     Plain,
-    /// `designated-movable-block` alone.
+    /// `designated-movable-block`.
     DesignatedMovableBlock,
-    /// `shared-dmb-pool` first: a pool inside a designated movable block.
+    /// `shared-dmb-pool`: a pool in a designated movable block.
     SharedDmbPool,
-    /// `shared-dma-pool`: with `reusable` a pool of the contiguous allocator, without it a device's own memory.
+    /// `shared-dma-pool`: with `reusable` a pool of the contiguous allocator, else memory of a device.
     SharedDmaPool,
     /// `restricted-dma-pool`.
     RestrictedDmaPool,
@@ -98,8 +98,8 @@ fn too_many(index: usize) -> Rule {
     Rule::TooMany { index, limit: RESERVATION_LIMIT, what: "reservations" }
 }
 
-/// The cells of the container's children. Linux ignores a container whose cells are not the root's or that has
-/// no `ranges`; to believe it costs some RAM at most, to ignore it could cost firmware its memory.
+/// Returns the cells of the container's children. Linux ignores a container without `ranges`, or with cells other than the
+/// root's. Ballast does not: that costs some RAM at most, while ignoring it could overwrite memory of firmware.
 #[inline(never)]
 fn container_cells<'t>(
     tree: &Tree<'t>,
@@ -146,7 +146,7 @@ fn read_child<'t>(
         };
         found.push(reservation).map_err(|_| Finding::node(node, too_many(index)))
     };
-    // Where there are both, `reg` counts (binding reserved-memory).
+    // `reg` takes precedence over `size` (binding reserved-memory).
     if node.has("reg") {
         for (entry, reg) in node.pairs("reg", cells)?.enumerate() {
             if reg.size != 0 {
@@ -185,7 +185,7 @@ fn below_limit<'t>(node: Node<'t>, property: &'static str, reg: Reg) -> Result<P
     })
 }
 
-/// A size of as many cells as the container says.
+/// Reads a size with the container's number of size cells.
 #[inline(never)]
 fn sized<'t>(node: Node<'t>, name: &str, cells: Cells) -> Result<Option<u64>, Finding<'t>> {
     let Some(property) = node.property(name) else { return Ok(None) };
@@ -197,8 +197,8 @@ fn sized<'t>(node: Node<'t>, name: &str, cells: Cells) -> Result<Option<u64>, Fi
     }
 }
 
-/// What a kernel that knows designated movable blocks makes of `compatible`: a pool where one of the pools is
-/// listed, a block only where nothing else is.
+/// Returns the kind of a reservation, as a kernel with designated movable blocks would see it: a pool if `compatible` lists
+/// one, and a block only if it lists nothing else.
 fn kind(node: Node<'_>) -> ReservationKind {
     if node.is_compatible("shared-dmb-pool") {
         ReservationKind::SharedDmbPool

@@ -6,10 +6,10 @@ use guest_dts::tree::Tree;
 
 use super::interrupt::{self, Interrupt};
 
-/// Private interrupts of the timers of each CPU.
+/// The private interrupts of each CPU's timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timer {
-    /// Secure physical timer; a guest is told of it for the sake of the order.
+    /// Secure physical timer; it is in guests' trees because the order of the interrupts is fixed.
     pub secure_physical: Option<Interrupt>,
     /// EL1 physical timer.
     pub physical: Interrupt,
@@ -19,11 +19,11 @@ pub struct Timer {
     pub hypervisor: Interrupt,
     /// EL2 virtual timer (FEAT_VHE).
     pub hypervisor_virtual: Option<Interrupt>,
-    /// The counter's frequency in Hz, for firmware that leaves CNTFRQ_EL0 wrong.
+    /// `clock-frequency` in Hz, for firmware that sets CNTFRQ_EL0 wrong.
     frequency_hz: Option<u32>,
 }
 
-/// Names in `interrupt-names`, in the order that holds where there are none.
+/// Names in `interrupt-names`, in the order of the interrupts if there are no names.
 const NAMES: [&str; 5] = ["sec-phys", "phys", "virt", "hyp-phys", "hyp-virt"];
 
 impl Timer {
@@ -60,8 +60,9 @@ impl Timer {
             frequency_hz: node.property("clock-frequency").and_then(|frequency| frequency.u32()),
         })
     }
-    /// Returns the counter's frequency in Hz: `clock-frequency`, or else CNTFRQ_EL0, which is `register`. The binding has
-    /// the property for firmware that does not set the register right on all CPUs. `None`: neither says it.
+
+    /// Returns the counter's frequency in Hz: `clock-frequency`, else `register`, the value of CNTFRQ_EL0; `None` if both are
+    /// unknown. The binding has the property for firmware that does not set the register correctly on all CPUs.
     pub fn frequency(&self, register: u64) -> Option<u64> {
         let frequency = self.frequency_hz.filter(|&frequency| frequency != 0).map(u64::from);
         frequency.or(Some(register).filter(|&frequency| frequency != 0))

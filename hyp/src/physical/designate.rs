@@ -1,10 +1,9 @@
-//! What the operator and the host's tree designate as movable, put into the boot memory map: `movablecore=` and
-//! `kernelcore=` on Ballast's command line, `designated-movable-block`, `shared-dmb-pool` and reusable
-//! `shared-dma-pool` nodes of `/reserved-memory`, and the configuration's `/designated-movable-blocks` and `/pools`.
+//! Designated movable blocks and pools in the boot memory map. They come from `movablecore=` and `kernelcore=` on Ballast's
+//! command line, from `designated-movable-block`, `shared-dmb-pool` and reusable `shared-dma-pool` nodes of
+//! `/reserved-memory`, and from the configuration's `/designated-movable-blocks` and `/pools`.
 //!
-//! All of it is checked before any of it holds. Where something is wrong, in the tree, on the command line or in the
-//! configuration, nothing is designated, the nodes' memory stays out of use, and the start goes on: what is missing is
-//! flexibility, not memory that somebody relies on.
+//! All of them are checked before any takes effect. If one of them is wrong, none is designated, the nodes' memory is left
+//! unused, and the boot continues: only flexibility is lost, not memory that a guest relies on.
 
 use super::{Tell, tell_finding};
 use crate::board::{Board, Extent, Reservation, ReservationKind};
@@ -17,7 +16,7 @@ use stage2::phys::dmb::{Core, CoreOption, DesignationError, Node, NodeKind, Node
 use stage2::phys::map::BootMap;
 use stage2::range::FrameRange;
 
-/// What a reservation designates, if it does.
+/// Returns what a reservation designates, if anything.
 pub(super) fn kind(reservation: &Reservation<'_>) -> Option<NodeKind> {
     match reservation.kind {
         ReservationKind::DesignatedMovableBlock => Some(NodeKind::Block),
@@ -27,7 +26,7 @@ pub(super) fn kind(reservation: &Reservation<'_>) -> Option<NodeKind> {
     }
 }
 
-/// Designates what is asked for, once every reservation is in `map` and before anything is carved out of it.
+/// Designates all blocks and pools. Called when all reservations are in `map`, before anything is carved out of it.
 #[inline(never)]
 pub(super) fn designate(
     map: &mut BootMap,
@@ -61,7 +60,7 @@ pub(super) fn designate(
     let Err(why) = result else { return };
     let why: &dyn fmt::Display = match &why {
         Some(error) => error,
-        None => &"the configuration's are wrong",
+        None => &"errors in the configuration",
     };
     tell(Severity::Error, format_args!("designated movable blocks: {why}; nothing is designated"));
     let withheld = configuration.into_iter().flat_map(|configuration| &configuration.withheld);
@@ -75,7 +74,7 @@ pub(super) fn designate(
     }
 }
 
-/// What each controller has that nothing is reserved of.
+/// Returns the unreserved memory of each controller.
 fn room(map: &BootMap, board: &Board<'_>) -> Host {
     let controllers = board.ram.controllers.iter().enumerate().filter_map(|(place, controller)| {
         let here = map
@@ -87,7 +86,7 @@ fn room(map: &BootMap, board: &Board<'_>) -> Host {
     Host { cpu_count: 0, controllers: controllers.collect() }
 }
 
-/// Blocks and pools of the configuration: blocks first, since pools may lie in them.
+/// Returns the configuration's blocks and pools; blocks come first, since pools may lie in them.
 fn configured<'a, 't>(
     configuration: Option<&'a Configuration<'t>>,
 ) -> impl Iterator<Item = (&'t str, NodeKind, &'a config::Extent)> {
@@ -102,7 +101,7 @@ fn configured<'a, 't>(
     })
 }
 
-/// The controllers that `extent` names, of which it was checked that they are there.
+/// Returns the controllers that `extent` names. Their existence was checked before.
 fn controllers(board: &Board<'_>, extent: &config::Extent) -> Vec<ControllerId> {
     match extent {
         config::Extent::Static(_) => Vec::new(),
@@ -123,7 +122,7 @@ fn configured_node<'a>(
         config::Extent::Static(range) => NodePlace::Static { base: range.base().get(), size: range.size() },
         config::Extent::Dynamic { size, alignment, .. } => NodePlace::Behind { size, alignment, controllers },
     };
-    // What else there could be was checked when the configuration was read.
+    // The other attributes were checked when the configuration was read.
     Node {
         name,
         source: Source::Configuration,
@@ -165,7 +164,7 @@ fn try_designate(
     Ok(())
 }
 
-/// `alloc-ranges` in frames: whole ones inside.
+/// Returns the whole frames in each range of `alloc-ranges`.
 fn allowed(reservation: &Reservation<'_>) -> Vec<FrameRange> {
     match &reservation.extent {
         Extent::Static(_) => Vec::new(),

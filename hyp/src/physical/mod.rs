@@ -1,5 +1,5 @@
-//! The physical map before anything runs: from what the host's tree, the loader and the configuration say to the boot
-//! memory map, and what is left of it for guests. Pure, so that a PC can tell an operator what a host would say.
+//! The layout of physical memory at boot: from the host's tree, the loader and the configuration to the boot memory map, and
+//! the memory that is left for guests. Pure, so that `ballast check --host` on a PC reports what a host would report.
 
 mod designate;
 mod pinned;
@@ -19,37 +19,37 @@ use stage2::phys::frame::Footprint;
 use stage2::phys::map::{BootMap, MapError, Reservation, ReservationKind};
 use stage2::range::FrameRange;
 
-/// NORMAL memory that guests leave for Ballast and its tables, in frames: 8 MiB.
+/// NORMAL memory that is kept for Ballast and its tables, in frames: 8 MiB.
 pub const NORMAL_FLOOR_FRAMES: u64 = 2048;
 
-/// First physical address without a place in EL2's linear map (64 TiB): Ballast keeps nothing of its own from there on.
+/// End of EL2's linear map: 64 TiB. Ballast puts none of its own data above.
 pub const LINEAR_LIMIT: u64 = 1 << 46;
 
-/// Takes what is found on the way: a line of text, and how much it matters.
+/// A receiver of messages: a severity and a line of text.
 pub type Tell<'a> = dyn FnMut(Severity, fmt::Arguments<'_>) + 'a;
 
-/// Tells of findings in a configuration, as such.
+/// Returns a receiver of findings in the configuration, which passes them on to `tell`.
 pub fn tell_finding<'t>(tell: &mut Tell<'_>) -> impl FnMut(Severity, Finding<'t>) {
     move |severity, finding| tell(severity, format_args!("configuration: {finding}"))
 }
 
-/// What lies in RAM besides what the host's tree says, in bytes.
+/// Memory in use that the host's tree does not list: addresses and sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// The image with its zeroed data: address and size.
+    /// Ballast's image with its zeroed data: address and size.
     pub image: Option<(u64, u64)>,
-    /// What of it the start alone needs: address and size.
+    /// The part of the image that is needed only during boot: address and size.
     pub start: Option<(u64, u64)>,
     /// The host's device tree: address and size.
     pub tree: Option<(u64, u64)>,
 }
 
-/// Why there is no map.
+/// The reason why no map can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayoutError<'t> {
-    /// What could not be put there.
+    /// The memory that could not be added.
     pub what: &'t str,
-    /// Why.
+    /// The reason.
     pub error: MapError,
 }
 
@@ -59,12 +59,13 @@ impl fmt::Display for LayoutError<'_> {
     }
 }
 
-/// Lays out `map`, which is empty: RAM, what is taken of it, guests' pinned RAM, designated blocks and pools, and the
-/// frame table, whose frames are returned. `tree` is the board's.
+/// Fills the empty `map`: RAM, reservations, guests' pinned RAM, designated blocks and pools, and the frame table, whose frames
+/// it returns. `tree` is that of `board`.
+///
+/// Errors in the configuration or in designations are passed to `tell`, and the layout continues without them.
 ///
 /// # Errors
-/// Memory that cannot be described: ranges that overlap, more of them than the map holds, no room for the frame table.
-/// What is wrong with the configuration or with what is designated is told, and the rest goes on without it.
+/// Ranges that overlap, more ranges than the map holds, or no room for the frame table.
 pub fn lay_out<'t>(
     map: &mut BootMap,
     tree: &Tree<'t>,
@@ -84,7 +85,7 @@ pub fn lay_out<'t>(
         reserve(base, size, ReservationKind::Image, "Ballast")?;
     }
     if let Some((base, size)) = loaded.start {
-        // A reservation of its own, so that it can be given back as a whole.
+        // A separate reservation, so that it can be released as a whole.
         reserve(base, size, ReservationKind::Image, "start")?;
     }
     if let Some((base, size)) = loaded.tree {
@@ -96,12 +97,12 @@ pub fn lay_out<'t>(
     for module in &board.chosen.modules {
         reserve(module.range.base().get(), module.range.size(), ReservationKind::Module, "boot module")?;
     }
-    // What is designated lies in the map as such, not as reserved.
+    // Designated memory is not a reservation in the map.
     for reservation in board.reservations.iter().filter(|reservation| kind(reservation).is_none()) {
         if let Extent::Static(range) = &reservation.extent {
             let kind = if reservation.is_no_map { ReservationKind::NoMap } else { ReservationKind::Firmware };
             let name = reservation.node.as_ref().map_or("reserved", |node| node.name());
-            // EL2 maps what it and guests have by pageblock, which must not reach what is not to be mapped.
+            // EL2 maps its own memory and that of guests by pageblock, and must not map any part of a `no-map` range.
             let below = if kind.is_no_map() { PAGEBLOCK_SIZE - 1 } else { 0 };
             let base = range.base().get() & !below;
             let size = ((range.base().get() + range.size() + below) & !below) - base;
@@ -109,7 +110,7 @@ pub fn lay_out<'t>(
         }
     }
     if let Some(configuration) = configuration.as_deref_mut() {
-        // What cannot run here keeps nothing.
+        // Guests that cannot run on this host reserve nothing.
         configuration.fit_nodes(tree, &mut tell_finding(tell));
         configuration.fit_cpus(board.cpus.len().min(MAX_CPUS) as u32, &mut tell_finding(tell));
         pinned::reserve(map, board, configuration, tell).map_err(failed("pinned memory"))?;
@@ -121,15 +122,15 @@ pub fn lay_out<'t>(
         tell(
             Severity::Note,
             format_args!(
-                "RAM above {LINEAR_LIMIT:#x} (64 TiB) is for guests' movable memory: EL2 does not map it for itself"
+                "RAM above {LINEAR_LIMIT:#x} (64 TiB) is used only for movable memory of guests: EL2 does not map it"
             ),
         );
     }
     map.carve(Footprint::of(map).bytes(), PAGEBLOCK_SIZE, "frame table").map_err(failed("frame table"))
 }
 
-/// What some of that which the start alone needs lies in besides, so that it cannot be given back: a reservation of the
-/// host's tree's, or no RAM at all.
+/// Returns the name of a reservation that overlaps the boot-only part of the image, or "no RAM" if that is not in RAM. It cannot
+/// be released then.
 pub fn other_in_start<'m>(map: &'m BootMap, loaded: &Loaded) -> Option<&'m str> {
     let range = loaded.start.and_then(|(base, size)| FrameRange::covering(base, size))?;
     let is_others =
@@ -141,8 +142,8 @@ pub fn other_in_start<'m>(map: &'m BootMap, loaded: &Loaded) -> Option<&'m str> 
     (!is_ram).then_some("no RAM")
 }
 
-/// Refuses the guests of `configuration` that this host, with `cpu_count` CPUs, has no CPUs or no memory for, and gives
-/// back what was kept for them.
+/// Refuses the guests of `configuration` for which this host, with `cpu_count` CPUs, lacks CPUs or memory, and releases the
+/// memory that was reserved for them.
 pub fn fit<'t>(
     board: &Board<'_>,
     memory: &Memory<'_>,
@@ -158,9 +159,9 @@ pub fn fit<'t>(
     }
 }
 
-/// What `memory` has for guests on this host now.
+/// Returns the memory that is free for guests on this host.
 pub fn room(board: &Board<'_>, memory: &Memory<'_>, cpu_count: usize) -> Host {
-    // The controller with most of NORMAL is the one that keeps the floor.
+    // The controller with the most free NORMAL memory keeps the reserve.
     let normal_free = |id: &ControllerId| memory.controller_totals(*id).normal.free;
     let keeper = memory.controllers().iter().max_by_key(normal_free);
     let controllers = board.ram.controllers.iter().enumerate().filter_map(|(place, controller)| {

@@ -1,6 +1,5 @@
-//! Guests' RAM that is to lie at its own physical address (`pinned-in-place`): kept for its guest in the boot memory map
-//! before anything else is put there. It is never anybody else's, whether the guest runs or not; a guest that is refused
-//! later gives it back.
+//! Guests' RAM at its own physical address (`pinned-in-place`). It is reserved in the boot memory map before blocks, pools and
+//! the frame table, and only its guest uses it, even while the guest is off. It is released if the guest is refused later.
 
 use super::{Tell, tell_finding};
 use crate::board::{Board, Extent};
@@ -12,7 +11,7 @@ use stage2::phys::alloc::Memory;
 use stage2::phys::map::{BootMap, MapError, ReservationKind};
 use stage2::range::FrameRange;
 
-/// Keeps the pinned RAM of each guest. A guest whose RAM cannot lie there is refused.
+/// Reserves the pinned RAM of each guest. Refuses guests whose RAM cannot lie there.
 ///
 /// # Errors
 /// The map is full.
@@ -40,18 +39,18 @@ pub(super) fn reserve(
     Ok(())
 }
 
-/// Gives back what was kept for a guest that is none, for others to have.
+/// Releases the pinned RAM of a guest that was refused.
 pub fn give_back(memory: &Memory<'_>, ranges: impl Iterator<Item = IpaRange>, tell: &mut Tell<'_>) {
     for range in ranges {
         let frames = FrameRange::covering(range.base().get(), range.size());
-        // It was kept as a whole, so this does not fail.
+        // It was reserved as a whole, so this does not fail.
         if let Some(Err(error)) = frames.map(|frames| memory.release_reserved(frames)) {
             tell(Severity::Warning, format_args!("pinned memory stays reserved: {error}"));
         }
     }
 }
 
-/// The pinned regions of `guest`.
+/// Returns the pinned regions of `guest`.
 fn pinned<'a, 't>(guest: &'a Guest<'t>) -> impl Iterator<Item = (IpaRange, &'a Region<'t>)> {
     let regions = guest.regions.iter().filter(|region| region.is_pinned_in_place);
     regions.filter_map(|region| Some((region.ipa?, region)))
@@ -70,7 +69,7 @@ fn first_conflict<'t>(
     })
 }
 
-/// Why `range` cannot be a guest's.
+/// Returns the rule that `range` breaks as pinned RAM, if any.
 fn conflict(
     map: &BootMap,
     board: &Board<'_>,
@@ -84,7 +83,7 @@ fn conflict(
     if let Some(reservation) = map.reservation_in(frames) {
         return Some(Rule::OverlapsWith(match reservation.kind {
             ReservationKind::Image => "Ballast's image",
-            ReservationKind::Module => "what was loaded beside Ballast",
+            ReservationKind::Module => "a file that was loaded with Ballast",
             ReservationKind::DeviceTree => "the host's device tree",
             ReservationKind::Pinned => "a pinned region of another guest",
             _ => "memory that the host's tree reserves",
@@ -92,7 +91,7 @@ fn conflict(
     }
     let overlaps =
         |base: u64, size| FrameRange::covering(base, size).is_some_and(|other| other.overlaps(frames));
-    // Blocks and pools of the host are no reservations in the map.
+    // The map does not list the host's blocks and pools as reservations.
     let is_reserved = board.reservations.iter().any(|reservation| match &reservation.extent {
         Extent::Static(other) => overlaps(other.base().get(), other.size()),
         Extent::Dynamic { .. } => false,

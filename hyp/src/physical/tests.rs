@@ -1,4 +1,4 @@
-//! Maps laid out from trees, as a PC and EL2 do.
+//! Boot memory maps that are laid out from device trees.
 
 use std::format;
 use std::string::String;
@@ -16,12 +16,12 @@ use super::*;
 /// QEMU's `virt` with 4 CPUs and two controllers of 1 GiB.
 const HOST: &str = include_str!("../board/tests/qemu_virt.dts");
 
-/// Lays out the map of `HOST` with `command_line` and a configuration of `blocks`; returns it with what was told.
+/// Lays out the map of `HOST` with `command_line` and a configuration of `blocks`. Returns the map and the messages.
 fn laid_out(command_line: &str, blocks: &str) -> (BootMap, Vec<String>) {
     laid_out_on(HOST, command_line, blocks)
 }
 
-/// The same on the host of the tree `host`.
+/// Lays out the map of the host with the tree `host`.
 fn laid_out_on(host: &str, command_line: &str, blocks: &str) -> (BootMap, Vec<String>) {
     let (host, blob) = (
         compile(host),
@@ -103,7 +103,7 @@ fn a_pool_with_the_name_of_one_of_the_hosts_is_refused() {
         [
             "Error: configuration: /pools/video: must have a name whose first 31 characters differ from the names of the \
              pools in the host's tree",
-            "Error: designated movable blocks: the configuration's are wrong; nothing is designated"
+            "Error: designated movable blocks: errors in the configuration; nothing is designated"
         ]
     );
     let range = FrameRange::inside(0x6000_0000, 0x40_0000).unwrap();
@@ -162,7 +162,7 @@ fn what_was_pinned_for_a_guest_that_is_refused_for_memory_is_given_back_to_the_n
             guest("next", "memory-1 { size = <0 0x30000000>; controllers = <0>; };")
         )
     };
-    // Yields what was told, the guests that are left, and bytes that are reserved in NORMAL.
+    // Returns the messages, the guests that are left, and the reserved bytes of NORMAL.
     let fitted = |hungry: &str| {
         let (host, blob) = (compile(HOST), compile_with_images(&source(hungry)));
         let (host, tree) = (Tree::new(host.as_slice()).unwrap(), Tree::new(blob.as_slice()).unwrap());
@@ -184,7 +184,7 @@ fn what_was_pinned_for_a_guest_that_is_refused_for_memory_is_given_back_to_the_n
     assert_eq!((told.len(), names), (1, ["hungry".into()].to_vec()), "{told:?}");
     assert!(told[0].starts_with("Error: configuration: /guests/next/memory-1: size "), "{told:?}");
     assert!(reserved >= 256 << 20);
-    // The first wants 4 GiB beside, which are not there: the second has what was kept for it.
+    // The first guest needs 4 GiB more than there are: the second gets what was reserved for it.
     let more = format!("{pinned} memory-2 {{ size = <1 0>; }};");
     let (told, names, after) = fitted(&guest("hungry", &more));
     assert_eq!((told.len(), names), (1, ["next".into()].to_vec()), "{told:?}");
@@ -201,7 +201,7 @@ fn what_the_start_needs_stays_where_the_tree_reserves_some_of_it() {
     };
     for (reserved, other) in [
         ("", None),
-        // Beside it, and over the part of the image that stays.
+        // Next to it, and over the part of the image that stays.
         ("/memreserve/ 0x40300000 0x1000; /memreserve/ 0x40200000 0xc0000;", None),
         ("/memreserve/ 0x402ff000 0x100000;", Some("reserved")),
         ("/memreserve/ 0x40000000 0x10000000;", Some("reserved")),
@@ -214,7 +214,7 @@ fn what_the_start_needs_stays_where_the_tree_reserves_some_of_it() {
         lay_out(&mut map, &host, &board, &loaded, None, &mut |_, _| {}).unwrap();
         assert_eq!(other_in_start(&map, &loaded), other, "{reserved}");
     }
-    // An image that a loader put where the tree says nothing of RAM, or at the end of it.
+    // A loader has put the image outside the RAM of the tree, or at its end.
     for (base, other) in [(0xbff0_0000, None), (0xbfff_0000, Some("no RAM")), (0x3000_0000, Some("no RAM"))] {
         let mut map = BootMap::new();
         map.add_ram(ControllerId::try_new(0).unwrap(), 0x4000_0000, 2 << 30).unwrap();

@@ -1,4 +1,4 @@
-//! Boards read from trees that QEMU wrote, from others like those of real hosts, and from broken ones.
+//! Boards from trees that QEMU wrote, from trees like those of real hosts, and from broken trees.
 
 use std::format;
 use std::string::String;
@@ -14,14 +14,14 @@ use super::*;
 /// QEMU's `virt` with virtualization, GICv3, 4 CPUs and two controllers of 1 GiB.
 const QEMU_VIRT: &str = include_str!("qemu_virt.dts");
 
-/// What `read` makes of the board of `source`.
+/// Calls `read` with the board of `source`.
 fn with_board<T>(source: &str, read: impl FnOnce(&Board<'_>) -> T) -> T {
     let blob = compile(source);
     let tree = Tree::new(blob.as_slice()).unwrap();
     read(&Board::read(&tree).unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// The message that `source` is refused with, or what it is warned of.
+/// Returns the error for `source`, or its warnings.
 fn message(source: &str) -> String {
     let blob = compile(source);
     let tree = Tree::new(blob.as_slice()).unwrap();
@@ -31,7 +31,7 @@ fn message(source: &str) -> String {
     }
 }
 
-/// `QEMU_VIRT` with `from` replaced by `to`, which has to change it.
+/// Returns `QEMU_VIRT` with `from`, which must be there, replaced by `to`.
 fn changed(from: &str, to: &str) -> String {
     assert!(QEMU_VIRT.contains(from), "{from}");
     QEMU_VIRT.replace(from, to)
@@ -68,11 +68,11 @@ fn qemu_virt_is_read() {
     });
 }
 
-/// A host of another make: UART behind two buses and an alias, interrupts by phandle, names for the timer's,
+/// A host of another vendor: UART behind two buses and an alias, interrupts by phandle, names for the timer's,
 /// redistributors in two regions with a stride, CPUs of two clusters.
 const OTHER: &str = include_str!("other.dts");
 
-/// `QEMU_VIRT` with `address` and `size` cells at its root, and a reserved range.
+/// Returns `QEMU_VIRT` with `address` and `size` cells at its root, and a reserved range.
 fn with_root_cells(address: usize, size: usize) -> String {
     let narrow = |line: &str| {
         let cells = line.strip_prefix("\t\treg = <").and_then(|rest| rest.strip_suffix(">;"));
@@ -159,7 +159,7 @@ fn another_host_is_read() {
             [0x1_0000_0000, 0x1_0000_0100]
         );
         assert_eq!(board.psci, Psci { conduit: Conduit::Hvc, version: PsciVersion::V0_2 });
-        // No numa-node-id: each range is a controller, by rising address.
+        // Without numa-node-id, each range is a controller, by rising address.
         let expected = [(range(0x8000_0000, 0x4000_0000), 0), (range(0x8_8000_0000, 0x8000_0000), 1)];
         let ranges: Vec<_> = board.ram.ranges.iter().map(|ram| (ram.range, ram.controller)).collect();
         assert_eq!(ranges, expected);
@@ -259,7 +259,7 @@ fn controllers_are_cut_anew_by_the_command_line() {
     insta::assert_snapshot!(messages);
 }
 
-/// `source` with `line` put at the beginning of the node that begins with `node`.
+/// Returns `source` with `line` inserted at the beginning of the node that begins with `node`.
 fn inside(node: &str, line: &str) -> String {
     changed(node, &format!("{node} {line}"))
 }
@@ -347,7 +347,7 @@ fn odd_reserved_memory_is_read_and_told_of() {
     ];
     let messages: String = cases.iter().map(|container| message(&reserved(container))).collect();
     insta::assert_snapshot!(messages);
-    // What is disabled is RAM like any other.
+    // A disabled reservation is ordinary RAM.
     let disabled = format!(
         "reserved-memory {{ {cells} a@1000 {{ status = \"disabled\"; reg = <0 0x1000 0 0x1000>; }}; }};"
     );
@@ -382,7 +382,7 @@ fn qemu_virt() -> &'static [u8] {
 }
 
 proptest! {
-    /// Whatever a tree says, reading it ends, with a board or with a message.
+    /// Reading any tree ends with a board or an error.
     #[test]
     fn changed_boards_do_no_harm(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
         let mut bytes = qemu_virt().to_vec();
@@ -410,7 +410,7 @@ proptest! {
     }
 }
 
-/// The tree fuzzer of guest-dts, with its corpus, over boards.
+/// Runs the tree fuzzer of guest-dts, with its corpus, over boards.
 #[test]
 fn hostile_boards_do_no_harm() {
     use guest_dts::testing::fuzz;
