@@ -1,7 +1,8 @@
-//! Errata of CPUs that EL2 works around while it runs, by MIDR_EL1. Pure, so that a PC tries them; `arch::errata` keeps what
-//! this machine needs. `hyp/ERRATA.md` lists all that Linux, Xen and TF-A know of these cores, and why the others are not here.
+//! CPU errata that EL2 works around at run time, by MIDR_EL1. Pure, so that a PC can test the table; `arch::errata` has the
+//! workarounds of this machine. `hyp/ERRATA.md` lists all errata of these cores that Linux, Xen and TF-A know, with the reasons
+//! why the others need nothing here.
 //!
-//! Ranges of revisions are those of Arm's Software Developers Errata Notices, as Linux and TF-A have them.
+//! The ranges of revisions are from Arm's Software Developers Errata Notices, as in Linux and TF-A.
 
 use core::fmt;
 
@@ -10,25 +11,25 @@ use core::fmt;
 pub struct Workarounds(u8);
 
 impl Workarounds {
-    /// None of them.
+    /// No workarounds.
     pub const NONE: Self = Self(0);
-    /// A broadcast TLBI and its DSB may complete before accesses by the invalidated translation do: another TLBI and DSB
-    /// follow ([`crate::translation::complete`]). One such CPU is enough for all CPUs to need it.
+    /// A broadcast TLBI and its DSB may complete before accesses by the invalidated translation do. Another TLBI and DSB follow
+    /// ([`crate::translation::complete`]), on all CPUs if one of them is affected.
     pub const REPEAT_TLBI: Self = Self(1 << 0);
-    /// An AT that is executed speculatively at EL2 may put translations into the TLB that mix one guest's stage 1 with
-    /// another's stage 2: stage 1 is closed while stage 2 is exchanged ([`crate::translation`]).
+    /// A speculative AT at EL2 may fill the TLB with translations that mix one guest's stage 1 with another's stage 2. Stage 1
+    /// is closed while stage 2 changes ([`crate::translation`]).
     pub const CLOSE_STAGE_1: Self = Self(1 << 1);
-    /// A load across pages may report a stage 2 fault although it faults at stage 1, which comes first.
+    /// A load across pages may report a stage 2 fault although it faults at stage 1, which has priority.
     pub const CHECK_STAGE_1: Self = Self(1 << 2);
-    /// Exclusive accesses beside loads of device memory may deadlock. EL2's own loads are acquiring ones, which do not; a
-    /// guest's are its own affair, and nothing at EL2 can keep it from trying.
+    /// Exclusive accesses may deadlock with loads of Device memory. EL2 uses load-acquire, which does not deadlock. It cannot
+    /// prevent a guest from using other loads.
     pub const GUEST_DEADLOCK: Self = Self(1 << 3);
 
-    /// All of them.
+    /// All workarounds.
     pub const ALL: [Self; 4] =
         [Self::REPEAT_TLBI, Self::CLOSE_STAGE_1, Self::CHECK_STAGE_1, Self::GUEST_DEADLOCK];
 
-    /// Returns the set that [`Self::bits`] gave.
+    /// Converts the number that [`Self::bits`] returned to the set.
     pub const fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
@@ -38,36 +39,36 @@ impl Workarounds {
         self.0
     }
 
-    /// Returns true if a data abort from a guest that reports a fault of stage 2 may be one of stage 1 instead: with
-    /// [`Self::CHECK_STAGE_1`], any load's (ESR_EL2.ISS.WnR, bit 6) that is not of a stage 1 walk (S1PTW, bit 7).
+    /// Returns true if a stage 2 fault in a data abort from a guest may be a stage 1 fault instead: with
+    /// [`Self::CHECK_STAGE_1`], a load (ESR_EL2.ISS.WnR, bit 6) that was not a stage 1 walk (S1PTW, bit 7).
     #[inline(always)]
     pub const fn doubt_abort(self, esr: u64) -> bool {
         self.has(Self::CHECK_STAGE_1) && esr & (1 << 6 | 1 << 7) == 0
     }
 
-    /// Returns true if all of `other` are in the set.
+    /// Returns true if the set contains all workarounds of `other`.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// Text for the log: what one workaround does.
+/// Describes one workaround, for the log.
 impl fmt::Display for Workarounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match *self {
             Self::REPEAT_TLBI => "each TLB invalidation is completed twice",
-            Self::CLOSE_STAGE_1 => "no stage 1 walks while stage 2 is exchanged",
-            Self::CHECK_STAGE_1 => "stage 1 is checked before a stage 2 fault is believed",
+            Self::CLOSE_STAGE_1 => "no stage 1 walks while stage 2 changes",
+            Self::CHECK_STAGE_1 => "stage 1 is checked before a stage 2 fault is handled",
             Self::GUEST_DEADLOCK => {
-                "a guest without the workaround can deadlock the CPU: run only guests that are trusted"
+                "a guest without the workaround can deadlock the CPU: run only trusted guests"
             }
             _ => "",
         })
     }
 }
 
-/// Implementer and part number, where MIDR_EL1 has them.
+/// Mask of the implementer and the part number in MIDR_EL1.
 const MODEL: u64 = 0xff00_fff0;
 const CORTEX_A53: u64 = 0x4100_d030;
 const CORTEX_A55: u64 = 0x4100_d050;
@@ -77,15 +78,15 @@ const CORTEX_A76: u64 = 0x4100_d0b0;
 const NEOVERSE_N1: u64 = 0x4100_d0c0;
 const NEOVERSE_N2: u64 = 0x4100_d490;
 const BRAHMA_B53: u64 = 0x4200_1000;
-/// The last revision of a core in which an erratum is open: any.
+/// No revision of the core has a fix.
 const ANY: u8 = 0xff;
 
-/// An erratum of a core, present from r0p0 on.
+/// An erratum of a core, present since r0p0.
 #[derive(Clone, Copy, Debug)]
 struct Erratum {
     number: u32,
     model: u32,
-    /// The last revision that has it, as variant and revision, four bits each.
+    /// Last affected revision: variant and revision, four bits each.
     last: u8,
     workaround: Workarounds,
 }
@@ -97,7 +98,7 @@ const fn erratum(number: u32, model: u64, last: u8, workaround: Workarounds) -> 
 /// Sorted by workaround, then by number.
 const ERRATA: [Erratum; 15] = [
     erratum(1_286_807, CORTEX_A76, 0x30, Workarounds::REPEAT_TLBI),
-    // The same instructions serve.
+    // The instructions of this workaround also fix this one.
     erratum(1_542_419, NEOVERSE_N1, 0x40, Workarounds::REPEAT_TLBI),
     erratum(2_441_007, CORTEX_A55, ANY, Workarounds::REPEAT_TLBI),
     erratum(4_193_789, NEOVERSE_N2, ANY, Workarounds::REPEAT_TLBI),
@@ -109,7 +110,7 @@ const ERRATA: [Erratum; 15] = [
     erratum(1_319_537, CORTEX_A57, ANY, Workarounds::CLOSE_STAGE_1),
     erratum(1_530_923, CORTEX_A55, 0x20, Workarounds::CLOSE_STAGE_1),
     erratum(1_530_924, CORTEX_A53, ANY, Workarounds::CLOSE_STAGE_1),
-    // Broadcom publishes no list; its core derives from Cortex-A53.
+    // Broadcom publishes no errata; its core derives from Cortex-A53.
     erratum(1_530_924, BRAHMA_B53, ANY, Workarounds::CLOSE_STAGE_1),
     erratum(834_220, CORTEX_A57, 0x12, Workarounds::CHECK_STAGE_1),
     erratum(832_075, CORTEX_A57, 0x12, Workarounds::GUEST_DEADLOCK),
@@ -128,10 +129,10 @@ pub fn needed(midr: u64) -> Workarounds {
     Workarounds(bits.fold(0, |all, bits| all | bits))
 }
 
-/// The numbers of the errata for which some of the CPUs with these MIDR_EL1 need one workaround, for the log.
+/// The numbers of the errata because of which some of these CPUs need a workaround, for the log.
 #[derive(Clone, Debug)]
 pub struct Numbers<I> {
-    /// The workaround.
+    /// Workaround.
     pub workaround: Workarounds,
     /// MIDR_EL1 of all CPUs.
     pub midrs: I,
@@ -156,7 +157,7 @@ mod tests {
     use Workarounds as W;
     use std::path::Path;
 
-    /// MIDR_EL1 of r`variant`p`revision`, with the architecture field that all these cores have.
+    /// Returns MIDR_EL1 of r`variant`p`revision`, with the architecture field of all these cores.
     fn midr(model: u64, variant: u64, revision: u64) -> u64 {
         model | variant << 20 | 0xf << 16 | revision
     }
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn each_core_needs_what_its_errata_notice_says() {
+    fn each_core_gets_the_workarounds_of_its_errata_notice() {
         let at = |model, revision: (u64, u64)| needed(midr(model, revision.0, revision.1));
         for revision in [(0, 0), (0, 2), (0, 4)] {
             assert_eq!(at(CORTEX_A53, revision), W::CLOSE_STAGE_1);
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn other_cores_and_makers_need_nothing() {
+    fn other_cores_and_implementers_need_nothing() {
         // Cortex-A35, Neoverse V1, QEMU's `max`; Cortex-A57's and Brahma-B53's part numbers by another implementer.
         for model in [0x4100_d040, 0x4100_d400, 0x0000_0510, 0x5100_d070, 0x4100_1000, 0] {
             assert_eq!(needed(midr(model, 0, 0)), W::NONE, "{model:#x}");
@@ -201,9 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn only_loads_on_affected_machines_are_doubted() {
+    fn only_loads_on_affected_machines_are_checked() {
         let affected = set(&[W::CHECK_STAGE_1, W::CLOSE_STAGE_1]);
-        // Translation faults at level 3: of a load with its register, of one without; of a store, of stage 1 walks.
+        // Translation faults at level 3: a load with and without a syndrome, a store, a stage 1 walk.
         for (esr, is_doubted) in
             [(0x93c0_0007, true), (0x9200_0007, true), (0x93c0_0047, false), (0x9200_0087, false)]
         {
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_named_once_for_all_cpus() {
+    fn each_number_is_listed_once_for_all_cpus() {
         let cpus = [midr(CORTEX_A55, 1, 0), midr(CORTEX_A76, 1, 0), midr(NEOVERSE_N1, 3, 1)];
         let text =
             |workaround, midrs: &[u64]| Numbers { workaround, midrs: midrs.iter().copied() }.to_string();
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_sorted_and_says_what_is_done() {
+    fn the_table_is_sorted_and_each_workaround_has_a_description() {
         let place = |erratum: &Erratum| {
             let index = W::ALL.iter().position(|&one| one == erratum.workaround).unwrap();
             (index, erratum.number)
@@ -246,7 +247,7 @@ mod tests {
         }
     }
 
-    /// Erratum 832075: nothing on a PC executes these loads, and an emulator does not tell them from others.
+    /// Erratum 832075. The loads do not run on a PC, and an emulator treats all loads alike.
     #[test]
     fn device_registers_are_read_by_load_acquire_alone() {
         let accesses = include_str!("arch/device.rs");
@@ -254,14 +255,14 @@ mod tests {
             accesses.split("load!(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
         assert_eq!(loads.len(), 4);
         assert!(loads.iter().all(|text| text.starts_with("ldar")), "{loads:?}");
-        // Devices are read there and nowhere else.
+        // No other file reads devices.
         each_source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut |path, source| {
             let is_this = path.ends_with("errata.rs") && !path.ends_with("arch/errata.rs");
             assert!(is_this || !source.contains("read_volatile"), "{}", path.display());
         });
     }
 
-    /// The page that tells of all errata and the table here name the same.
+    /// hyp/ERRATA.md describes all errata of the table.
     #[test]
     fn the_page_names_every_erratum_of_the_table() {
         let page = include_str!("../ERRATA.md");

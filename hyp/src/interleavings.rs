@@ -1,7 +1,7 @@
-//! What CPUs share in the ways of interrupts, in every order that loom finds: `tools/proof.sh loom`.
+//! Loom models of the state that CPUs share on the interrupt paths: `tools/proof.sh loom`.
 //!
-//! A kick is a word that is stored and swapped without any order of its own, as an SGI has none: DSBs on both sides, here
-//! fences, order everything else by it (`arch::gic::cpu_interface`, `send_sgi` and `synchronize`).
+//! A kick is a word that is swapped with relaxed ordering, since an SGI orders nothing. DSBs on both sides, here fences, order
+//! other accesses against it (`arch::gic::cpu_interface`, `send_sgi` and `synchronize`).
 
 use std::cell::RefCell;
 
@@ -14,7 +14,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use loom::thread;
 
-/// Whether the CPU that is kicked executes the DSB between the acknowledgement and what it then reads.
+/// The DSB between the acknowledgement of a kick and the reads that follow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Barrier {
     Executed,
@@ -23,7 +23,7 @@ enum Barrier {
 
 /// The kick of one CPU.
 ///
-/// Every change is a read-modify-write, since loom may put a plain store in front of a swap that did not read it.
+/// Every change is a read-modify-write, since loom may order a plain store before a swap that did not read it.
 struct Sgi(AtomicBool);
 
 impl Sgi {
@@ -36,7 +36,7 @@ impl Sgi {
         self.0.swap(true, Ordering::Relaxed);
     }
 
-    /// Acknowledges it. Returns false if it is not pending.
+    /// Acknowledges the kick. Returns false if it is not pending.
     fn acknowledge(&self, barrier: Barrier) -> bool {
         let taken = self.0.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed);
         let is_pending = taken.is_ok();
@@ -78,7 +78,7 @@ impl ListRegisters for Lists {
 }
 
 impl Lists {
-    /// Returns how many list registers hold `intid`, pending.
+    /// Returns the number of list registers in which `intid` is pending.
     fn pending(&self, intid: u32) -> usize {
         self.0.borrow().iter().filter(|lr| lr.pending() && lr.virtual_intid() == intid).count()
     }
@@ -94,7 +94,7 @@ const IGROUPR0: u64 = 0x1_0080;
 const ISENABLER0: u64 = 0x1_0100;
 const ISPENDR0: u64 = 0x1_0200;
 
-/// A vGIC whose group 1 is on, and vCPU 1 on this CPU, for which all SGIs are enabled.
+/// Returns a vGIC with group 1 enabled, and vCPU 1 on this CPU with all SGIs enabled.
 fn vgic_with(local: &Local, lists: &Lists) -> Arc<Vgic> {
     let vgic = Vgic::new(2, LINKS);
     vgic.bring_online(1, local, lists);
@@ -105,14 +105,14 @@ fn vgic_with(local: &Local, lists: &Lists) -> Arc<Vgic> {
     Arc::new(vgic)
 }
 
-/// Does what a CPU does about a kick (`exit::interrupt`).
+/// Handles a kick as `exit::interrupt` does.
 fn take_kick(sgi: &Sgi, barrier: Barrier, vgic: &Vgic, local: &Local, lists: &Lists) {
     if sgi.acknowledge(barrier) && vgic.is_dirty(1) {
         let _ = vgic.refill(1, local, lists);
     }
 }
 
-/// Another CPU makes two SGIs pending for the vCPU on this one.
+/// Models another CPU that makes two SGIs pending for the vCPU on this one.
 fn sgis_arrive(barrier: Barrier) {
     loom::model(move || {
         let (local, lists) = (Local::new(), Lists::default());

@@ -1,15 +1,15 @@
-//! Orders in which translations are changed: the architecture's, and where a CPU has errata, theirs. Pure, so that a PC sees
-//! them; `arch` has the instructions ([`Processor`]).
+//! The order in which registers and TLBs change when EL2 changes a translation, as the architecture and CPU errata require it.
+//! Pure, so that a PC can check the order; `arch` has the instructions ([`Processor`]).
 //!
-//! # Stage 2 is exchanged while stage 1 is closed
-//! EL2 writes VTTBR_EL2 and VTCR_EL2 while the registers of EL1's stage 1 hold some guest's values. On the CPUs of
-//! [`Workarounds::CLOSE_STAGE_1`], an AT that EL2 executes speculatively may use any mixture of old and new values and keep
-//! the result in the TLB, under the VMID that VTTBR_EL2 then has. So stage 1 is closed around such writes: TCR_EL1.EPD0 and
-//! EPD1 forbid walks, and SCTLR_EL1.M makes them necessary. First EPD, then M, then stage 2; back in the opposite order; an
-//! ISB after each.
+//! # Stage 1 is closed while stage 2 changes
+//! EL2 writes VTTBR_EL2 and VTCR_EL2 while the registers of EL1's stage 1 hold a guest's values. On the CPUs of
+//! [`Workarounds::CLOSE_STAGE_1`], a speculative AT at EL2 may use any mixture of old and new values, and cache the result in
+//! the TLB under the VMID that VTTBR_EL2 has by then. So EL2 closes stage 1 around such writes: TCR_EL1.EPD0 and EPD1 disable
+//! walks, and SCTLR_EL1.M makes walks necessary. The order is EPD, M, then stage 2, and the reverse to open it, with an ISB
+//! after each.
 //!
-//! A CPU that runs no vCPU has stage 1 closed, and a stage 2 with nothing in it, all the time ([`leave`]), from before its
-//! HCR_EL2.VM is first set: both registers are UNKNOWN after a reset.
+//! A CPU without a vCPU always has stage 1 closed, and an empty stage 2 ([`leave`]), even before its HCR_EL2.VM is first set:
+//! both registers are UNKNOWN after a reset.
 
 use crate::errata::Workarounds;
 
@@ -21,7 +21,7 @@ const PAR_PAGE: u64 = 0xf_ffff_ffff_f000;
 /// SCTLR_EL1.M.
 const MMU_ON: u64 = 1;
 
-/// What a guest's stage 2 is, as its registers have it.
+/// The registers of a guest's stage 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2 {
     /// VTCR_EL2.
@@ -44,11 +44,11 @@ impl Stage1 {
     const CLOSED: Self = Self { sctlr: SCTLR_RES1 | MMU_ON, tcr: NO_WALKS | 16 | 16 << 16 | 0b10 << 30 };
 }
 
-/// SCTLR_EL1 with MMU and caches off: the RES1 bits of Armv8.0, which are the values after a reset of whatever took
-/// their places since: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM D24.2.145).
+/// SCTLR_EL1 with MMU and caches off: the RES1 bits of Armv8.0. They are also the reset values of the fields that replaced
+/// them: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM D24.2.145).
 pub const SCTLR_RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
 
-/// The registers and instructions of the CPU that this runs on.
+/// The registers and instructions of this CPU.
 pub trait Processor {
     /// Reads SCTLR_EL1 and TCR_EL1.
     fn stage1(&self) -> Stage1;
@@ -66,17 +66,17 @@ pub trait Processor {
     fn par(&self) -> u64;
     /// Writes PAR_EL1.
     fn set_par(&self, value: u64);
-    /// ISB.
+    /// Executes an ISB.
     fn synchronise_context(&self);
-    /// DSB ISH.
+    /// Executes a DSB ISH.
     fn wait(&self);
-    /// TLBI VALE2IS of address 0, where EL2 maps nothing.
+    /// Executes a TLBI VALE2IS of address 0, which EL2 does not map.
     fn invalidate_nothing(&self);
 }
 
-/// Completes the broadcast TLB invalidations before it (Arm ARM D8.17): DSB ISH.
+/// Waits for preceding broadcast TLB invalidations with a DSB ISH (Arm ARM D8.17).
 ///
-/// With [`Workarounds::REPEAT_TLBI`] another invalidation, of anything, and its DSB wait for accesses by the translations
+/// With [`Workarounds::REPEAT_TLBI`], another invalidation of any address and its DSB wait for accesses by the translations
 /// that the first ones dropped.
 #[inline(always)]
 pub fn complete(cpu: &impl Processor, machine: Workarounds) {
@@ -87,20 +87,20 @@ pub fn complete(cpu: &impl Processor, machine: Workarounds) {
     }
 }
 
-/// Calls `invalidate`, which issues TLB invalidations for the VMID of `vttbr`, with that VMID in VTTBR_EL2.
+/// Calls `invalidate`, which issues TLB invalidations by VMID, with the VMID of `vttbr` in VTTBR_EL2.
 #[inline(always)]
 pub fn with_vmid(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
     let before = cpu.vttbr();
     if before >> 48 == vttbr >> 48 {
         return invalidate();
     }
-    // VMID 0 is that of a CPU without a vCPU, whose stage 1 is closed.
+    // A CPU without a vCPU has VMID 0, and stage 1 closed.
     let is_open = before >> 48 != 0;
     let opened = (is_open && machine.has(Workarounds::CLOSE_STAGE_1)).then(|| close(cpu));
     cpu.set_vttbr(vttbr);
     cpu.synchronise_context();
     invalidate();
-    // The invalidations have been issued under this VMID before the other one is back.
+    // The invalidations complete under this VMID before the other one is restored.
     cpu.wait();
     cpu.set_vttbr(before);
     cpu.synchronise_context();
@@ -109,8 +109,8 @@ pub fn with_vmid(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalid
     }
 }
 
-/// Completes the invalidations of a guest's stage 2 before it, on all CPUs, then those of entries that combine both stages,
-/// which `invalidate` issues. `machine` are the workarounds of all CPUs.
+/// Waits on all CPUs for preceding invalidations of a guest's stage 2, then for those of combined entries, which `invalidate`
+/// issues. `machine` is the set of workarounds of all CPUs.
 #[inline(always)]
 pub fn synchronise(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
     cpu.wait();
@@ -119,8 +119,8 @@ pub fn synchronise(cpu: &impl Processor, machine: Workarounds, vttbr: u64, inval
     cpu.synchronise_context();
 }
 
-/// Goes over from no vCPU to one whose guest has `stage2`: calls `invalidate`, which drops what this CPU has cached of the
-/// VMID, and `reset`, which sets EL1's other registers. `stage1` are the vCPU's first values.
+/// Switches from no vCPU to one whose guest has `stage2`. `invalidate` drops the VMID's entries from this CPU's TLB, and `reset`
+/// sets the other registers of EL1. `stage1` has the vCPU's initial values.
 #[inline(always)]
 pub fn enter(
     cpu: &impl Processor,
@@ -129,17 +129,17 @@ pub fn enter(
     invalidate: impl FnOnce(),
     reset: impl FnOnce(),
 ) {
-    // Closed by `leave`.
+    // `leave` has closed stage 1.
     set_stage2(cpu, stage2);
     invalidate();
     reset();
     open(cpu, stage1);
 }
 
-/// Proof that a CPU has stage 1 closed and a stage 2 that holds nothing: [`leave`] alone makes one.
+/// Proof that a CPU has stage 1 closed and an empty stage 2. Only [`leave`] returns one.
 pub struct Closed(());
 
-/// Goes over to no vCPU: stage 1 closed, and the stage 2 that holds `nothing`.
+/// Switches to no vCPU: closes stage 1, and sets the empty stage 2 `nothing`.
 #[inline(always)]
 pub fn leave(cpu: &impl Processor, nothing: Stage2) -> Closed {
     cpu.set_tcr(Stage1::CLOSED.tcr);
@@ -150,9 +150,9 @@ pub fn leave(cpu: &impl Processor, nothing: Stage2) -> Closed {
     Closed(())
 }
 
-/// Returns the page of the guest that `translate`, an AT of stage 1, finds; `None` if the guest's tables fault.
+/// Returns the page that `translate`, an AT of stage 1, finds, or `None` if the guest's tables fault.
 ///
-/// PAR_EL1 has the result after an ISB (Arm ARM D24.2.120). It belongs to the guest, and keeps its value.
+/// PAR_EL1 holds the result after an ISB (Arm ARM D24.2.120). The guest's value of PAR_EL1 is restored.
 #[inline(always)]
 pub fn look_up(cpu: &impl Processor, translate: impl FnOnce()) -> Option<u64> {
     let before = cpu.par();
@@ -169,7 +169,7 @@ fn set_stage2(cpu: &impl Processor, stage2: Stage2) {
     cpu.synchronise_context();
 }
 
-/// Closes stage 1; returns its registers as they were.
+/// Closes stage 1. Returns the previous values of its registers.
 fn close(cpu: &impl Processor) -> Stage1 {
     let stage1 = cpu.stage1();
     cpu.set_tcr(stage1.tcr | NO_WALKS);
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use core::cell::{Cell, RefCell};
 
-    /// What a CPU did.
+    /// A step of a CPU.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Step {
         Sctlr(u64),
@@ -207,7 +207,7 @@ mod tests {
 
     use Step::{Dsb, Invalidate, Isb, Nothing, Reset, Sctlr, Tcr, Vtcr, Vttbr};
 
-    /// A CPU on which a speculative AT may use the old or the new value of each register that was written since the last ISB.
+    /// A CPU whose speculative AT may use the old or the new value of each register that was written since the last ISB.
     struct Fake {
         steps: RefCell<Vec<Step>>,
         stage1: Cell<Stage1>,
@@ -215,11 +215,11 @@ mod tests {
         /// PAR_EL1, and the result of an AT until the next ISB.
         par: Cell<u64>,
         translated: Cell<Option<u64>>,
-        /// Registers written since the last ISB: stage 1's (whether some mixture of values would allow an AT to succeed), and
-        /// stage 2's.
+        /// True if an AT could succeed with some mixture of the stage 1 registers, and if stage 2 was written since the last
+        /// ISB.
         is_stage1_open: Cell<bool>,
         is_stage2_moving: Cell<bool>,
-        /// Times at which an AT could have mixed two translations.
+        /// Number of steps at which an AT could have mixed two translations.
         mixture_count: Cell<u32>,
     }
 
@@ -250,7 +250,7 @@ mod tests {
 
         fn set_stage1(&self, stage1: Stage1, step: Step) {
             self.stage1.set(stage1);
-            // What was open may be used until the next ISB, and what opens at once.
+            // Closing takes effect at the next ISB, opening possibly at once.
             self.is_stage1_open.set(self.is_stage1_open.get() || is_open(stage1));
             self.step(step);
         }
@@ -309,7 +309,7 @@ mod tests {
 
     /// A result that the guest has not read yet.
     const GUESTS_PAR: u64 = 0x1234_5b80;
-    /// A guest's stage 1 in use: MMU and caches on, walks allowed; and before it has turned its MMU on.
+    /// A guest's stage 1 with MMU and caches on and walks allowed, and before it has turned its MMU on.
     const IN_USE: Stage1 = Stage1 { sctlr: SCTLR_RES1 | 0x1005, tcr: 0x0032_b550_3510 };
     const OFF: Stage1 = Stage1 { sctlr: SCTLR_RES1, tcr: 0 };
     const OWN: u64 = 1 << 48 | 0x4000_0000;
@@ -317,7 +317,7 @@ mod tests {
     const AFFECTED: Workarounds = Workarounds::CLOSE_STAGE_1;
 
     #[test]
-    fn a_lookup_waits_for_its_result_and_keeps_the_guests() {
+    fn a_lookup_waits_for_its_result_and_restores_the_guests_par() {
         for (result, page) in [
             (0xff00_0000_8765_4f80, Some(0x8765_4000)),
             (0xff00_0000_8765_4f80 | 0xf << 48, Some(0xf_0000_8765_4000)),
@@ -332,21 +332,21 @@ mod tests {
     }
 
     #[test]
-    fn an_affected_machine_completes_invalidations_twice() {
+    fn an_affected_machine_repeats_invalidations() {
         let cpu = Fake::new(IN_USE, OWN);
         complete(&cpu, Workarounds::REPEAT_TLBI);
         assert_eq!(cpu.steps(), [Dsb, Nothing, Dsb]);
     }
 
     #[test]
-    fn another_machine_completes_invalidations_once() {
+    fn an_unaffected_machine_does_not_repeat_invalidations() {
         let cpu = Fake::new(IN_USE, OWN);
         complete(&cpu, Workarounds::CLOSE_STAGE_1);
         assert_eq!(cpu.steps(), [Dsb]);
     }
 
     #[test]
-    fn both_stages_are_invalidated_and_waited_for() {
+    fn entries_of_both_stages_are_invalidated_in_order() {
         let sequence = |workarounds, vttbr| {
             let cpu = Fake::new(IN_USE, OWN);
             synchronise(&cpu, workarounds, vttbr, || cpu.step(Invalidate));
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_vmid_needs_no_exchange() {
+    fn the_current_vmid_is_not_exchanged() {
         for workarounds in [Workarounds::NONE, AFFECTED] {
             let cpu = Fake::new(IN_USE, OWN);
             with_vmid(&cpu, workarounds, OWN, || cpu.step(Invalidate));
@@ -373,7 +373,7 @@ mod tests {
         let cpu = Fake::new(IN_USE, OWN);
         with_vmid(&cpu, Workarounds::REPEAT_TLBI, OTHER, || cpu.step(Invalidate));
         assert_eq!(cpu.steps(), [Vttbr(OTHER), Isb, Invalidate, Dsb, Vttbr(OWN), Isb]);
-        // The fake sees what the erratum needs.
+        // The fake detects the mixture that the erratum needs.
         assert_ne!(cpu.mixture_count.get(), 0);
     }
 
@@ -416,7 +416,7 @@ mod tests {
     fn a_vcpu_comes_and_goes_with_stage_1_closed() {
         let nothing = Stage2 { vtcr: 0x8000_3558, vttbr: 0x4010_0000 };
         let guest = Stage2 { vtcr: 0x8020_3558, vttbr: OTHER };
-        // After a reset, the registers hold anything.
+        // The registers are UNKNOWN after a reset.
         let cpu = Fake::new(Stage1 { sctlr: u64::MAX, tcr: 0xdead_beef }, u64::MAX);
         let _ = leave(&cpu, nothing);
         assert_eq!(cpu.stage1(), Stage1::CLOSED);
@@ -435,7 +435,7 @@ mod tests {
             Isb,
         ];
         assert_eq!(cpu.steps(), steps);
-        // It runs with its MMU on, and leaves.
+        // The vCPU turns its MMU on, and leaves.
         cpu.stage1.set(IN_USE);
         cpu.synchronise_context();
         let _ = leave(&cpu, nothing);

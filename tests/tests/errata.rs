@@ -1,14 +1,14 @@
-//! Errata of CPUs (hyp/ERRATA.md).
+//! CPU errata (hyp/ERRATA.md).
 
 use system_tests::{Guest, Setup};
 
-/// The log names the errata that are worked around on this machine's CPUs.
+/// The log lists the errata of this machine's CPUs that have workarounds.
 #[test]
 fn the_log_names_the_errata_of_the_cpus() {
-    let close = "no stage 1 walks while stage 2 is exchanged";
+    let close = "no stage 1 walks while stage 2 changes";
     let repeat = "each TLB invalidation is completed twice";
-    let check = "stage 1 is checked before a stage 2 fault is believed";
-    // Revisions as QEMU has them: A53 r0p4, A55 r2p0, A57 r1p0, A72 r0p3, A76 and N1 r4p1, N2 r0p3.
+    let check = "stage 1 is checked before a stage 2 fault is handled";
+    // Revisions in QEMU: A53 r0p4, A55 r2p0, A57 r1p0, A72 r0p3, A76 and N1 r4p1, N2 r0p3.
     for (cpu, expected) in [
         ("cortex-a53", vec![("1530924", close)]),
         ("cortex-a55", vec![("2441007", repeat), ("1530923", close)]),

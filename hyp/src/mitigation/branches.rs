@@ -1,4 +1,4 @@
-//! Branch prediction: what the vectors do on entry to EL2 from a guest.
+//! Branch prediction: the mitigation in the vectors, on entry to EL2 from a guest.
 
 use core::fmt;
 
@@ -8,24 +8,24 @@ use crate::device::smccc::Workaround;
 /// The mitigation of branch-target and branch history injection on entry to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Branches {
-    /// None is needed: the core is not affected, or its hardware keeps contexts apart.
+    /// None needed: the core is not affected, or its hardware separates contexts.
     NotNeeded,
-    /// A loop of so many iterations, which overwrites the branch history.
+    /// A loop with this number of iterations, which overwrites the branch history.
     Loop(u8),
     /// CLRBHB, which clears the branch history (FEAT_CLRBHB).
     ClearInstruction,
     /// SMCCC_ARCH_WORKAROUND_1 or SMCCC_ARCH_WORKAROUND_3: firmware invalidates the predictor.
     Firmware(Workaround),
-    /// None, though the core is affected: its firmware offers no call.
+    /// None, although the core is affected: its firmware has no call.
     NoFirmware,
-    /// None, though the core may be affected: no list says what it needs.
+    /// None, although the core may be affected: it is not listed.
     Unlisted,
-    /// None: the operator turned it off.
+    /// None: turned off by the operator.
     Off,
 }
 
 impl Branches {
-    /// Chooses for a CPU.
+    /// Chooses the mitigation of a CPU.
     pub(super) fn choose(registers: &Registers, answers: &Answers, policy: Policy) -> Self {
         match (policy, Self::needed(registers, answers)) {
             (Policy::Forced(forced), _) => forced,
@@ -34,11 +34,11 @@ impl Branches {
         }
     }
 
-    /// Chooses for a CPU, whatever the operator says.
+    /// Returns the mitigation that a CPU needs, regardless of the policy.
     ///
-    /// A core that lacks CSV2 takes branch targets from a guest's training; only firmware can invalidate them. It drops
-    /// the branch history too: on every core that needs it, both calls invalidate the whole predictor. With CSV2, history
-    /// alone is left, unless hardware keeps it apart (FEAT_CSV2_3) or clears it on exceptions to EL2 (FEAT_ECBHB).
+    /// Without CSV2, a guest can train branch targets of EL2, and only firmware can invalidate them. On every core that needs
+    /// this, both calls invalidate the whole predictor, including the branch history. With CSV2, only the history is exposed,
+    /// unless hardware separates it (FEAT_CSV2_3) or clears it on exceptions to EL2 (FEAT_ECBHB).
     fn needed(registers: &Registers, answers: &Answers) -> Self {
         let core = registers.core();
         let csv2 = field(registers.pfr0, 56);
@@ -49,7 +49,7 @@ impl Branches {
             match (answers.of(Workaround::BranchHistory), answers.of(Workaround::BranchPredictor)) {
                 (0, _) => return Self::Firmware(Workaround::BranchHistory),
                 (_, 0) => return Self::Firmware(Workaround::BranchPredictor),
-                // Firmware knows that this core is not affected by the injection of targets.
+                // According to firmware, target injection does not affect this core.
                 (_, 1..) => {}
                 _ => return Self::NoFirmware,
             }
@@ -63,12 +63,12 @@ impl Branches {
         match (cores::loop_count(core), answers.of(Workaround::BranchHistory)) {
             (Some(count), _) => Self::Loop(count),
             (None, 0) => Self::Firmware(Workaround::BranchHistory),
-            // That this CPU needs no call (1) does not say that it needs no loop.
+            // A CPU that needs no call (answer 1) may still need a loop.
             (None, _) => Self::Unlisted,
         }
     }
 
-    /// A word for reports.
+    /// Returns a name for reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotNeeded => "not needed",
@@ -80,7 +80,7 @@ impl Branches {
         }
     }
 
-    /// The iterations of the loop, if that is what it is.
+    /// Returns the number of iterations if the mitigation is a loop.
     pub const fn loop_count(self) -> Option<u8> {
         match self {
             Self::Loop(count) => Some(count),
@@ -88,12 +88,12 @@ impl Branches {
         }
     }
 
-    /// The reason why an affected core stays without a mitigation that the operator would want.
+    /// Returns the reason why an affected core has no mitigation; `None` if it has one or the operator turned it off.
     pub const fn gap(self) -> Option<&'static str> {
         match self {
-            Self::NoFirmware => Some("its firmware offers neither SMCCC_ARCH_WORKAROUND_1 nor 3"),
+            Self::NoFirmware => Some("its firmware has neither SMCCC_ARCH_WORKAROUND_1 nor 3"),
             Self::Unlisted => {
-                Some("it is not on Arm's lists, and its firmware offers no SMCCC_ARCH_WORKAROUND_3")
+                Some("it is not on Arm's lists, and its firmware has no SMCCC_ARCH_WORKAROUND_3")
             }
             _ => None,
         }

@@ -1,13 +1,13 @@
-//! Cores by what Arm says of them. Those that are listed nowhere, and say nothing by their registers, count as affected.
+//! Properties of cores, according to Arm. A core counts as affected unless a list or its registers say otherwise.
 
-/// Cores that do not predict across what they execute in order, so that neither attack on branches works, and that never
-/// bypass a store: Cortex-A35, A53, A55, Brahma-B53.
+/// In-order cores that are affected neither by attacks on branch prediction nor by store bypass: Cortex-A35, A53, A55,
+/// Brahma-B53.
 pub(super) const NOT_AFFECTED: [u32; 4] = [0x41_d04, 0x41_d03, 0x41_d05, 0x42_100];
 
-/// Cores that are not affected by branch history injection beside these: Cortex-A510, A520.
+/// Further cores that branch history injection does not affect: Cortex-A510, A520.
 pub(super) const HISTORY_NOT_AFFECTED: [u32; 2] = [0x41_d46, 0x41_d80];
 
-/// Iterations of the loop, of two taken branches each, that overwrite the branch history.
+/// Numbers of iterations, of two taken branches each, that overwrite the branch history.
 const LOOPS: [(u8, &[u32]); 6] = [
     // Cortex-A57, A72.
     (8, &[0x41_d07, 0x41_d08]),
@@ -23,7 +23,7 @@ const LOOPS: [(u8, &[u32]); 6] = [
     (132, &[0x41_d4e, 0x41_d4f]),
 ];
 
-/// Iterations of the loop that `core` needs, if it is one that a loop helps.
+/// Returns the number of iterations that `core` needs, if a loop protects it.
 pub(super) fn loop_count(core: u32) -> Option<u8> {
     LOOPS.iter().find(|(_, cores)| cores.contains(&core)).map(|&(count, _)| count)
 }

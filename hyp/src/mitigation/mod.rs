@@ -1,14 +1,14 @@
 //! Mitigations of speculative execution: the choice for one CPU, from its registers and its firmware.
 //!
-//! A guest shares its CPU's predictors with EL2. Two attacks on EL2 follow, each with a mitigation of its own:
-//! - *branch-target injection* (Spectre-v2, CVE-2017-5715) and *branch history injection* (Spectre-BHB,
-//!   CVE-2022-23960): a guest trains the predictor, and EL2 speculates where the guest likes. The vectors that a guest's
-//!   exceptions come by make the predictor forget ([`Branches`]);
+//! A guest shares the predictors of its CPU with EL2, which allows two kinds of attack on EL2:
+//! - *branch target injection* (Spectre-v2, CVE-2017-5715) and *branch history injection* (Spectre-BHB, CVE-2022-23960): a
+//!   guest trains the branch predictor to steer speculation at EL2. The vectors for exceptions from guests clear the
+//!   predictor ([`Branches`]).
 //! - *speculative store bypass* (CVE-2018-3639): a load speculates past an older store to its address ([`Stores`]).
 //!
-//! Facts about cores are Arm's ("Speculative Processor Vulnerability", and the whitepaper "Spectre-BHB: Speculative
-//! Target Reuse Attacks", whose counts of iterations are in [`cores`]). Calls to firmware are those of the SMC Calling
-//! Convention (DEN 0028, 7.5 to 7.7). What firmware answers is about the CPU that asks, so each asks for itself, once.
+//! The properties of cores are from Arm: "Speculative Processor Vulnerability", and the whitepaper "Spectre-BHB: Speculative
+//! Target Reuse Attacks", which has the iteration counts in [`cores`]. Firmware calls are those of the SMC Calling Convention
+//! (DEN 0028, 7.5 to 7.7). Firmware answers for the CPU that asks, so each CPU asks once.
 
 mod branches;
 mod cores;
@@ -27,17 +27,17 @@ const PSCI_FEATURES: crate::device::smccc::FunctionId = crate::device::smccc::Fu
 /// The operator's choice: `mitigations=` on Ballast's command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// `auto`: each core gets what it needs.
+    /// `auto`: the mitigation that each core needs.
     #[default]
     Auto,
-    /// `off`: EL2 protects itself from nothing.
+    /// `off`: no mitigations.
     Off,
-    /// `loop:N` or `clrbhb`: this one on entry to EL2, whatever the core; for cores that [`cores`] does not list.
+    /// `loop:N` or `clrbhb`: this mitigation on entry to EL2, on every core; for cores that [`cores`] does not list.
     Forced(Branches),
 }
 
 impl Policy {
-    /// Reads the value of `mitigations=`; `None` for anything that is not one.
+    /// Parses the value of `mitigations=`. Returns `None` for an invalid one.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "auto" => Some(Self::Auto),
@@ -51,7 +51,7 @@ impl Policy {
     }
 }
 
-/// The registers of a CPU that say what it needs.
+/// The registers of a CPU on which the choice depends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
     /// MIDR_EL1.
@@ -67,34 +67,34 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// The core: implementer and part number of MIDR_EL1, as `0xII_PPP`.
+    /// Returns the core: implementer and part number of MIDR_EL1, as `0xII_PPP`.
     const fn core(&self) -> u32 {
         (self.midr >> 24 << 12 & 0xff000 | self.midr >> 4 & 0xfff) as u32
     }
 }
 
-/// The field of four bits of an identification register that begins at bit `shift`.
+/// Returns the four-bit field at bit `shift` of an identification register.
 const fn field(value: u64, shift: u32) -> u64 {
     value >> shift & 15
 }
 
-/// What firmware answers to SMCCC_ARCH_FEATURES on one CPU, for each mitigation.
+/// The answers of firmware to SMCCC_ARCH_FEATURES on one CPU, for each mitigation.
 ///
-/// The values (DEN 0028, 7.5 to 7.7): negative, the call must not be made, on any CPU; 0, it may be, and this CPU needs
-/// it; 1, it may be, and this CPU does not need it.
+/// Values (DEN 0028, 7.5 to 7.7): negative if no CPU may make the call, 0 if this CPU needs it, 1 if calls are allowed but this
+/// CPU does not need them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answers {
     workarounds: [i32; 3],
 }
 
 impl Answers {
-    /// Firmware before version 1.1 of the convention, or none: no mitigation is there.
+    /// No mitigations: no firmware, or firmware before version 1.1 of the convention.
     pub const NONE: Self = Self { workarounds: [NOT_SUPPORTED; 3] };
 
-    /// Asks the firmware of the CPU that this runs on. `psci` is the version of its PSCI.
+    /// Asks firmware on this CPU. `psci` is the version of its PSCI.
     ///
-    /// Nothing but PSCI is called before it is known to be there: SMCCC_VERSION is discovered by PSCI_FEATURES, which PSCI
-    /// has from 1.0 on, and SMCCC_ARCH_FEATURES exists from version 1.1 of the convention on (DEN 0028, 7.2 and 7.3).
+    /// Before SMCCC_VERSION may be called, PSCI_FEATURES must report it, which exists from PSCI 1.0. SMCCC_ARCH_FEATURES exists
+    /// from version 1.1 of the convention (DEN 0028, 7.2 and 7.3).
     pub fn ask(psci: (u16, u16), firmware: &impl Firmware) -> Self {
         if psci.0 < 1
             || firmware.call(PSCI_FEATURES, SMCCC_VERSION.get()) < 0
@@ -107,7 +107,7 @@ impl Answers {
         Self { workarounds: all.map(|workaround| firmware.call(SMCCC_ARCH_FEATURES, workaround.id().get())) }
     }
 
-    /// The answer for `workaround`.
+    /// Returns the answer for `workaround`.
     pub const fn of(&self, workaround: Workaround) -> i32 {
         match workaround {
             Workaround::BranchPredictor => self.workarounds[0],
@@ -120,16 +120,16 @@ impl Answers {
 /// The mitigations of one CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// What the vectors do about branch prediction.
+    /// Mitigation of attacks on branch prediction, in the vectors.
     pub branches: Branches,
-    /// What there is against speculative store bypass.
+    /// Mitigation of speculative store bypass.
     pub stores: Stores,
     answers: Answers,
     policy: Policy,
 }
 
 impl Choice {
-    /// Chooses for a CPU with `registers` whose firmware gives `answers`.
+    /// Chooses the mitigations of a CPU with `registers` whose firmware gives `answers`.
     pub fn new(registers: &Registers, answers: Answers, policy: Policy) -> Self {
         Self {
             branches: Branches::choose(registers, &answers, policy),
@@ -139,13 +139,13 @@ impl Choice {
         }
     }
 
-    /// Whether EL2 itself runs with store bypassing allowed, because the operator turned mitigations off. A guest's own
-    /// choice stands.
+    /// Returns true if EL2 itself runs with store bypassing allowed, because the operator turned mitigations off. The guest's
+    /// choice still applies to the guest.
     pub const fn allows_store_bypass(&self) -> bool {
         matches!(self.policy, Policy::Off)
     }
 
-    /// A word for reports on store bypass.
+    /// Returns a name for reports.
     pub fn stores_name(&self) -> &'static str {
         match self.stores {
             Stores::Ssbs | Stores::Firmware if self.allows_store_bypass() => "off",
@@ -153,12 +153,12 @@ impl Choice {
         }
     }
 
-    /// Answers a guest's SMCCC_ARCH_FEATURES for `workaround`, on this CPU.
+    /// Answers SMCCC_ARCH_FEATURES for `workaround` from a guest on this CPU.
     pub const fn feature(&self, workaround: Workaround) -> i32 {
         self.answers.of(workaround)
     }
 
-    /// Does what a guest asks for by `workaround`, as [`StoreBypass::leave`] completes. Returns the status for X0.
+    /// Performs a guest's call of `workaround`. Returns the status for X0. [`StoreBypass::leave`] applies a change of `stores`.
     pub fn apply(&self, workaround: Workaround, stores: &StoreBypass, firmware: &impl Firmware) -> i32 {
         if self.feature(workaround) < 0 {
             return NOT_SUPPORTED;
@@ -167,9 +167,9 @@ impl Choice {
             Workaround::StoreBypass { enable } if self.stores == Stores::Firmware => {
                 stores.choose(enable != 0)
             }
-            // Without an effect on a CPU that does not need it (DEN 0028, 7.6).
+            // No effect on a CPU that does not need the call (DEN 0028, 7.6).
             Workaround::StoreBypass { .. } => {}
-            // The vectors have just made the call, or one that does no less.
+            // The vectors have just made this call, or one that includes it.
             Workaround::BranchPredictor | Workaround::BranchHistory
                 if matches!(self.branches, Branches::Firmware(made)
                     if made == workaround || made == Workaround::BranchHistory) => {}

@@ -1,31 +1,30 @@
 //! Speculative store bypass.
 //!
-//! Where the core has PSTATE.SSBS, hardware does everything: the bit is part of a guest's state, and an exception to EL2
-//! sets it from SCTLR_EL2.DSSBS, which is 0. Other cores turn bypassing off by firmware (SMCCC_ARCH_WORKAROUND_2), and a
-//! guest may ask for it to be on while its vCPU runs. The CPU is the vCPU's own, so its choice is kept there
-//! ([`StoreBypass`]): EL2 turns bypassing off when it is entered and on again before it leaves. A CPU whose vCPU does not
-//! ask makes no call.
+//! On cores with PSTATE.SSBS, hardware does everything: the bit is part of the guest's state, and an exception to EL2 sets it
+//! from SCTLR_EL2.DSSBS, which is 0. On other cores, firmware turns bypassing off (SMCCC_ARCH_WORKAROUND_2), and a guest may
+//! allow it while its vCPU runs. The vCPU owns its CPU, which keeps the vCPU's choice ([`StoreBypass`]): if bypassing is
+//! allowed, EL2 turns it off when it is entered, and on before it returns. Otherwise it makes no calls.
 
 use core::cell::Cell;
 
 use super::{Answers, Registers, cores, field};
 use crate::device::smccc::{Firmware, Workaround};
 
-/// What there is on a CPU against speculative store bypass.
+/// The mitigation of speculative store bypass on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stores {
-    /// Nothing is needed: the core is not affected, or firmware has turned bypassing off for good.
+    /// None needed: the core is not affected, or firmware has turned bypassing off permanently.
     NotNeeded,
     /// PSTATE.SSBS (FEAT_SSBS).
     Ssbs,
     /// SMCCC_ARCH_WORKAROUND_2.
     Firmware,
-    /// The core may be affected, and nothing helps.
+    /// None, although the core may be affected.
     Vulnerable,
 }
 
 impl Stores {
-    /// Chooses for a CPU.
+    /// Chooses the mitigation of a CPU.
     pub(super) fn choose(registers: &Registers, answers: &Answers) -> Self {
         if cores::NOT_AFFECTED.contains(&registers.core()) {
             return Self::NotNeeded;
@@ -35,13 +34,13 @@ impl Stores {
         }
         match answers.of(Workaround::StoreBypass { enable: 0 }) {
             0 => Self::Firmware,
-            // NOT_REQUIRED; or this CPU does not need it (DEN 0028, 7.6).
+            // NOT_REQUIRED, or not needed on this CPU (DEN 0028, 7.6).
             -2 | 1.. => Self::NotNeeded,
             _ => Self::Vulnerable,
         }
     }
 
-    /// A word for reports.
+    /// Returns a name for reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotNeeded => "not needed",
@@ -52,38 +51,38 @@ impl Stores {
     }
 }
 
-/// The state of SMCCC_ARCH_WORKAROUND_2 on one CPU, and the choice of the vCPU that owns it. Used by that CPU alone.
+/// The state of SMCCC_ARCH_WORKAROUND_2 on one CPU, and the choice of the vCPU that owns the CPU. Used only on that CPU.
 #[derive(Debug, Default)]
 pub struct StoreBypass {
-    /// The vCPU asked for bypassing to be allowed while it runs.
+    /// True if the vCPU has chosen to allow bypassing while it runs.
     is_wanted: Cell<bool>,
-    /// Firmware allows it now.
+    /// True if bypassing is allowed at the moment.
     is_allowed: Cell<bool>,
 }
 
 impl StoreBypass {
-    /// State after a CPU has come up: bypassing is off, as firmware leaves it (DEN 0028, 7.6).
+    /// Creates the state of a CPU that has come up: firmware leaves bypassing off (DEN 0028, 7.6).
     pub const fn new() -> Self {
         Self { is_wanted: Cell::new(false), is_allowed: Cell::new(false) }
     }
 
-    /// Keeps the vCPU's choice, which [`leave`](Self::leave) makes true.
+    /// Sets the vCPU's choice, which [`leave`](Self::leave) applies.
     pub fn choose(&self, is_mitigated: bool) {
         self.is_wanted.set(!is_mitigated);
     }
 
-    /// Whether the vCPU runs with bypassing allowed, so that each entry to EL2 has to turn it off.
+    /// Returns true if the vCPU runs with bypassing allowed, which each entry to EL2 must then turn off.
     #[inline(always)]
     pub fn is_wanted(&self) -> bool {
         self.is_wanted.get()
     }
 
-    /// Turns bypassing off, first of all on entry to EL2.
+    /// Turns bypassing off. Called first on entry to EL2.
     pub fn enter(&self, firmware: &impl Firmware) {
         self.set(false, firmware);
     }
 
-    /// Turns bypassing on if the vCPU wants it, last of all before it runs again.
+    /// Applies the vCPU's choice. Called last before the vCPU runs again.
     #[inline(always)]
     pub fn leave(&self, firmware: &impl Firmware) {
         if self.is_wanted.get() != self.is_allowed.get() {
@@ -91,13 +90,13 @@ impl StoreBypass {
         }
     }
 
-    /// Forgets the choice: a vCPU starts, as after a reset of its CPU, with the mitigation on.
+    /// Resets the choice: a vCPU starts with the mitigation on, as after a reset of its CPU.
     pub fn reset(&self, firmware: &impl Firmware) {
         self.is_wanted.set(false);
         self.set(false, firmware);
     }
 
-    /// Calls firmware if its state is another.
+    /// Calls firmware if the state changes.
     fn set(&self, is_allowed: bool, firmware: &impl Firmware) {
         if self.is_allowed.replace(is_allowed) != is_allowed {
             let workaround = Workaround::StoreBypass { enable: u32::from(!is_allowed) };

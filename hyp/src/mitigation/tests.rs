@@ -8,8 +8,8 @@ const WORKAROUND_1: u32 = 0x8000_8000;
 const WORKAROUND_2: u32 = 0x8000_7fff;
 const WORKAROUND_3: u32 = 0x8000_3fff;
 
-/// Firmware that records its calls and answers as it was told: the version of the convention, and what it says to
-/// SMCCC_ARCH_FEATURES for the workarounds 1, 2 and 3.
+/// Firmware that records its calls. It has the version of the convention, and the answers to SMCCC_ARCH_FEATURES for the
+/// workarounds 1, 2 and 3.
 struct Recorder {
     version: i32,
     features: [i32; 3],
@@ -21,7 +21,7 @@ impl Recorder {
         Self { version: 0x1_0002, features, calls: RefCell::default() }
     }
 
-    /// The calls since the last time.
+    /// Returns the calls since the last time.
     fn take(&self) -> Vec<(u32, u32)> {
         self.calls.take()
     }
@@ -46,7 +46,7 @@ fn answers(features: [i32; 3]) -> Answers {
     Answers::ask((1, 1), &Recorder::new(features))
 }
 
-/// MIDR_EL1 of an Arm core: part, variant, revision.
+/// Returns the MIDR_EL1 of an Arm core: part, variant, revision.
 const fn arm(part: u64, variant: u64, revision: u64) -> u64 {
     0x41 << 24 | variant << 20 | 0xf << 16 | part << 4 | revision
 }
@@ -108,7 +108,7 @@ fn hardware_that_clears_or_keeps_apart_history_spares_the_loop() {
     assert_eq!(choose(Registers { isar2: 1 << 28, ..n2 }), Branches::ClearInstruction);
     assert_eq!(choose(Registers { isar2: 1 << 28, mmfr1: 1 << 60, ..n2 }), Branches::NotNeeded);
     assert_eq!(choose(Registers { pfr0: 3 << 56, ..n2 }), Branches::NotNeeded);
-    // Neither helps a core that takes branch targets from a guest.
+    // Neither protects a core whose branch targets a guest can train.
     let a57 = Registers { midr: arm(0xd07, 1, 0), isar2: 1 << 28, mmfr1: 1 << 60, ..Registers::default() };
     assert_eq!(choose(a57), Branches::NoFirmware);
 }
@@ -164,7 +164,7 @@ fn firmware_is_asked_only_what_it_is_known_to_have() {
     assert_eq!(found.of(Workaround::BranchHistory), -1);
 }
 
-/// A CPU and its firmware, without the registers: a guest calls by what it has in X0 and X1.
+/// A CPU and its firmware. A guest calls with X0 and X1.
 struct Cpu {
     choice: Choice,
     stores: StoreBypass,
@@ -179,7 +179,7 @@ impl Cpu {
         Self { choice, stores: StoreBypass::new(), firmware }
     }
 
-    /// A trap of the guest, and what firmware was called with on its way.
+    /// Traps once. Returns the calls of firmware.
     fn trap(&self, x: Option<[u64; 2]>) -> (Option<i32>, Vec<(u32, u32)>) {
         if self.stores.is_wanted() && !self.choice.allows_store_bypass() {
             self.stores.enter(&self.firmware);
@@ -210,16 +210,16 @@ fn a_guest_switches_store_bypass_for_itself_and_el2_runs_mitigated() {
     let call = |enable: u64| Some([u64::from(WORKAROUND_2), enable]);
     assert_eq!(cpu.start(), []);
     assert_eq!(cpu.trap(None), (None, std::vec![]));
-    // The mitigation is on already.
+    // The mitigation is already on.
     assert_eq!(cpu.trap(call(1)), (Some(0), std::vec![]));
     assert_eq!(cpu.trap(call(0)), (Some(0), std::vec![OFF]));
     assert_eq!(cpu.trap(None), (None, std::vec![ON, OFF]));
     assert_eq!(cpu.trap(call(0)), (Some(0), std::vec![ON, OFF]));
-    // Any number but zero enables it; the upper half of X1 is not looked at.
+    // Any number except zero enables it; the upper half of X1 is ignored.
     assert_eq!(cpu.trap(call(0x8000_0000)), (Some(0), std::vec![ON]));
     assert_eq!(cpu.trap(None), (None, std::vec![]));
     assert_eq!(cpu.trap(call(1 << 32)), (Some(0), std::vec![OFF]));
-    // The guest starts again: after it has left, and even if it did not leave by a trap.
+    // The guest is reset, with and without a trap before.
     assert_eq!(cpu.start(), [ON]);
     assert_eq!(cpu.trap(None), (None, std::vec![]));
 }
