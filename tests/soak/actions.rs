@@ -1,4 +1,4 @@
-//! What an operator does, one step at a time.
+//! The actions of an operator, one step at a time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,36 +10,36 @@ use crate::fleet::{self, CONTROLLER_NAMES, Member, POOLS};
 use crate::tally::Tally;
 use crate::{Progress, books, noise};
 
-/// Frames that are retired in an hour: what is retired never comes back, and a machine without memory tests nothing.
+/// Maximum number of frames to retire in an hour. Retired frames never come back, and the test needs memory.
 const RETIRED_PER_HOUR: f64 = 24.0;
-/// Frames that are retired at most.
+/// Maximum number of frames to retire.
 const RETIRED_MOST: u64 = 200;
 
-/// States of a job that has come to no end.
+/// States of an open job.
 const OPEN_JOB: [&str; 5] = ["queued", "running", "pausing", "paused", "cancelling"];
-/// States of a claim that has come to its end.
+/// States of a claim that has ended.
 const CLAIM_OVER: [&str; 4] = ["granted", "released", "failed", "cancelled"];
 
-/// A soak under way.
+/// A running soak test.
 pub(crate) struct Soak<'a> {
     pub(crate) system: &'a mut System,
     pub(crate) progress: &'a mut Progress,
     pub(crate) random: Random,
     pub(crate) members: Vec<Member>,
     pub(crate) tally: Tally,
-    /// Jobs that have come to no end yet.
+    /// Open jobs.
     open_jobs: BTreeSet<u64>,
-    /// Claims of the operator's that were made.
+    /// Granted claims of the operator.
     claims: Vec<u64>,
     closed: BTreeSet<&'static str>,
-    /// Some region is tied to controllers strictly.
+    /// True if a region is placed strictly.
     is_pinned: bool,
     may_retire: u64,
 }
 
 type Action = fn(&mut Soak<'_>);
 
-/// What there is to do, and how often each.
+/// The actions, with their relative frequencies.
 const ACTIONS: [(usize, Action); 18] = [
     (18, |soak| soak.migrate()),
     (6, |soak| soak.pin()),
@@ -62,7 +62,7 @@ const ACTIONS: [(usize, Action); 18] = [
 ];
 
 impl<'a> Soak<'a> {
-    /// A soak that has done nothing yet, and is to last for `time`.
+    /// Creates a soak test that will last for `time`.
     pub(crate) fn new(
         system: &'a mut System,
         progress: &'a mut Progress,
@@ -84,7 +84,7 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Does one thing.
+    /// Performs one random action.
     pub(crate) fn step(&mut self) {
         self.progress.step += 1;
         let total: usize = ACTIONS.iter().map(|(weight, _)| weight).sum();
@@ -97,7 +97,7 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Follows what earlier steps began: jobs that end, and guests, none of which may stop or start by itself.
+    /// Follows the effects of earlier steps: jobs that end, and guests, none of which may stop or start by itself.
     pub(crate) fn follow(&mut self) {
         fleet::compare(self.system, &self.members);
         let report = self.system.json("jobs");
@@ -113,7 +113,7 @@ impl<'a> Soak<'a> {
                 self.tally.unmoved_bytes += job["unmoved_bytes"].as_u64().unwrap_or(0);
             }
         }
-        // Ballast remembers the last few that ended.
+        // Ballast remembers the last few jobs that ended.
         let forgotten: Vec<u64> = self.open_jobs.difference(&remembered).copied().collect();
         for number in forgotten {
             self.open_jobs.remove(&number);
@@ -121,7 +121,7 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Lets a guest show that it is well, if it is on.
+    /// Checks a guest, if it is on.
     pub(crate) fn look(&mut self, index: usize) {
         let member = &mut self.members[index];
         if member.is_on {
@@ -132,14 +132,14 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Lets Ballast check its books.
+    /// Runs `check`.
     pub(crate) fn check(&mut self) {
         self.progress.note("check".into());
         books::check(self.system);
         self.tally.check_count += 1;
     }
 
-    /// Gives a command that may be refused. Returns its report if it was not.
+    /// Runs a command that may be refused. Returns its report if it was accepted.
     fn give(&mut self, action: &'static str, command: &str) -> Option<Value> {
         let report = self.system.json(command);
         let is_refused = report["report"] == "error";
@@ -163,7 +163,7 @@ impl<'a> Soak<'a> {
         (index, self.members[index].name, self.members[index].region)
     }
 
-    /// One that is on, mostly: the others refuse.
+    /// Returns a guest, usually one that is on: commands for the others are refused.
     fn any_that_is_on(&mut self) -> (usize, &'static str, &'static str) {
         let (mut index, mut tries) = (self.random.below(self.members.len()), 8);
         while !self.members[index].is_on && tries > 0 {
@@ -209,7 +209,7 @@ impl<'a> Soak<'a> {
 
     fn evacuate(&mut self) {
         let controller = *self.random.pick(&CONTROLLER_NAMES);
-        // Half of them stay open: guests have to be somewhere.
+        // Half of the controllers stay open, for the guests.
         if self.closed.len() < 2 && self.give("evacuate", &format!("evacuate {controller}")).is_some() {
             self.closed.insert(controller);
         }
@@ -229,7 +229,7 @@ impl<'a> Soak<'a> {
         }
         self.may_retire -= 1;
         let report = self.system.json("controllers");
-        // Ballast itself lies behind the first.
+        // Ballast itself is behind the first controller.
         let controller = &report["controllers"][1 + self.random.below(CONTROLLER_NAMES.len() - 1)];
         let range = &controller["ranges"][0];
         let base = range["base"].as_str().unwrap_or_default();
@@ -307,7 +307,7 @@ impl<'a> Soak<'a> {
 
     fn start_or_stop(&mut self) {
         let off: Vec<usize> = (0..self.members.len()).filter(|&at| !self.members[at].is_on).collect();
-        // About two are off at a time.
+        // About two guests are off at a time.
         if self.random.below(4) < off.len() {
             let index = *self.random.pick(&off);
             return self.start(index);
@@ -316,7 +316,7 @@ impl<'a> Soak<'a> {
         self.stop(index);
     }
 
-    /// Resets one of the guests that are up again at once.
+    /// Resets one of the guests that start quickly.
     fn reset_small(&mut self) {
         let small = ["tiny", "tiny", "irq", "stress", "writer"];
         let name = *self.random.pick(&small);
@@ -336,7 +336,7 @@ impl<'a> Soak<'a> {
         self.tally.did("noise");
     }
 
-    /// Reads a report, which must be whole.
+    /// Runs a command that reports, and checks that the report is complete.
     fn report(&mut self) {
         let (_, name, _) = self.any_member();
         let pool = self.random.pick(&POOLS).0;
@@ -362,7 +362,7 @@ impl<'a> Soak<'a> {
         ];
         let command = self.random.pick(&commands).clone();
         if command == "top" {
-            // A screen, which any key ends.
+            // A full-screen command, which any key ends.
             self.progress.note("top".into());
             self.system.bring_to_front(system_tests::Console::Monitor);
             self.system.send("top 1\r");
@@ -375,7 +375,7 @@ impl<'a> Soak<'a> {
         self.give("report", &command);
     }
 
-    /// Starts a guest that is off. If what the operator did is in its way, it may stay off.
+    /// Starts a guest that is off. It may stay off because of earlier actions.
     pub(crate) fn start(&mut self, index: usize) {
         let name = self.members[index].name;
         if self.give("start", &format!("start {name}")).is_some() {
@@ -388,7 +388,7 @@ impl<'a> Soak<'a> {
         if !is_on {
             return;
         }
-        // It says once more that it was well.
+        // It reports once more that it is well.
         if self.random.below(4) == 0 {
             self.look(index);
         }
@@ -425,10 +425,10 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Undoes what is in force: rates, jobs, claims, pins, closed controllers.
+    /// Undoes rates, jobs, claims, pins, and closed controllers.
     ///
     /// # Panics
-    /// A job or a claim does not come to its end.
+    /// A job or a claim does not end.
     pub(crate) fn settle(&mut self) {
         for command in ["rate limit off", "rate share 90", "trace off"] {
             self.give("settle", command);
@@ -468,7 +468,7 @@ impl<'a> Soak<'a> {
         self.is_pinned = false;
     }
 
-    /// Waits until no claim and no release of the operator's is under way.
+    /// Waits until no claim and no release of the operator is pending.
     fn await_claims(&mut self, until: Instant) {
         loop {
             let report = self.system.json("claims");

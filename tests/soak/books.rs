@@ -1,17 +1,16 @@
-//! What Ballast has, when no guest runs: it has to be the same before and after.
+//! The accounts of Ballast's memory while no guest runs, which must be equal before and after.
 
 use std::collections::BTreeMap;
 
 use system_tests::System;
 
-/// Bytes by what they are.
+/// Bytes by category.
 pub(crate) type Books = BTreeMap<String, u64>;
 
-/// Reads the books: frames that are free or retired by zone and controller, and what Ballast itself has. What is retired
-/// was free, or would be.
+/// Reads the accounts: free or retired memory by zone and controller, and Ballast's own memory. Retired memory counts as free.
 ///
 /// # Panics
-/// A report lacks something.
+/// A report lacks a field.
 pub(crate) fn read(system: &mut System) -> Books {
     let mut books = Books::new();
     let zones = system.json("zones");
@@ -31,7 +30,7 @@ pub(crate) fn read(system: &mut System) -> Books {
 /// Compares two readings.
 ///
 /// # Panics
-/// They differ.
+/// The readings differ.
 pub(crate) fn compare(before: &Books, after: &Books) {
     let differs = |(name, bytes): &(&String, &u64)| after.get(*name) != Some(*bytes);
     let differences: Vec<String> = before
@@ -42,10 +41,10 @@ pub(crate) fn compare(before: &Books, after: &Books) {
     assert!(differences.is_empty(), "frames are leaked or lost: {differences:#?}");
 }
 
-/// Lets Ballast walk its whole frame table and all guests' tables.
+/// Runs `check`, which walks the whole frame table and all guests' tables.
 ///
 /// # Panics
-/// Something is wrong.
+/// The check finds a problem.
 pub(crate) fn check(system: &mut System) {
     let check = system.json("check");
     assert_eq!((&check["problem_count"], &check["refused_count"]), (&0.into(), &0.into()), "{check}");

@@ -1,50 +1,50 @@
-//! The guests of a soak: what they run, whether they are on, and how each shows that it lost nothing.
+//! The guests of a soak test: their programs, their states, and the checks that they have lost nothing.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use system_tests::{Guest, Setup, System, patience};
 
-/// CPUs of the machine: one for each vCPU.
+/// Number of CPUs: one for each vCPU.
 const CPUS: u32 = 11;
 /// Sizes of the controllers.
 const CONTROLLERS: [u64; 4] = [768 << 20, 384 << 20, 384 << 20, 256 << 20];
 /// Names of the controllers.
 pub(crate) const CONTROLLER_NAMES: [&str; 4] = ["mc0", "mc1", "mc2", "mc3"];
-/// The operator's pools, and the size of each in MiB.
+/// The operator's pools, with their sizes in MiB.
 pub(crate) const POOLS: [(&str, u64); 2] = [("video", 64), ("edge", 32)];
 
-/// What a guest runs.
+/// The program of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Linux with loads on files in memory: copies that are compared, and checksums by processes that come and go.
+    /// Linux with loads on files in memory: compared copies, and checksums by short-lived processes.
     Linux,
-    /// `stress`: all of its memory in every way, every bit checked.
+    /// `stress`: uses all of its memory in every way, and checks every bit.
     Stress,
-    /// `irqload`: interrupts between its vCPUs, counted.
+    /// `irqload`: counts interrupts between its vCPUs.
     Interrupts,
-    /// `pattern`: memory that is checked when a byte is typed.
+    /// `pattern`: checks its memory when a byte is typed.
     Pattern,
-    /// `tenant`: memory that is there, or written to.
+    /// `tenant`: has memory, and may write to it.
     Tenant,
-    /// `owner`: claims and releases by hypercall what it has a pool of, and checks what it gets.
+    /// `owner`: claims and releases memory of its pool by hypercall, and checks it.
     Owner,
 }
 
-/// A guest, and what is expected of it.
+/// A guest, and its expected state.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
-    /// A region that `migrate` and `pin` may name, beside `all`.
+    /// Region for `migrate` and `pin`, besides `all`.
     pub(crate) region: &'static str,
-    /// The operator has started it and not stopped it.
+    /// True if the operator has started it and not stopped it.
     pub(crate) is_on: bool,
-    /// Starts and resets that it has behind it.
+    /// Number of its starts and resets.
     pub(crate) start_count: u64,
-    /// Its load runs.
+    /// True if its load runs.
     pub(crate) is_ready: bool,
-    /// Its last start.
+    /// Time of its last start.
     pub(crate) since: Instant,
 }
 
@@ -53,7 +53,7 @@ impl Member {
         Self { name, kind, region, is_on: false, start_count: 0, is_ready: false, since: Instant::now() }
     }
 
-    /// Notes a start or a reset by the operator that has come to its end.
+    /// Records a completed start or reset by the operator.
     pub(crate) fn has_started(&mut self) {
         self.is_on = true;
         self.start_count += 1;
@@ -62,7 +62,7 @@ impl Member {
     }
 }
 
-/// Returns the guests, all of them off.
+/// Returns the guests, which are off.
 pub(crate) fn members() -> Vec<Member> {
     vec![
         Member::new("alpha", Kind::Linux, "dmb0"),
@@ -110,21 +110,21 @@ pub(crate) fn setup() -> Setup {
     Setup::new().controllers(CPUS, &CONTROLLERS).set(&guests, &pools)
 }
 
-/// A load that notes every error in a file: copies that are compared, and checksums by processes that come and go.
+/// A load that records errors in a file: compared copies, and checksums by short-lived processes.
 const LINUX_LOAD: &str = "head -c 12M /dev/urandom > /tmp/data; sha256sum /tmp/data > /tmp/sum; \
      (while :; do cp /tmp/data /tmp/copy; cmp /tmp/data /tmp/copy || echo bad >> /tmp/bad; echo >> /tmp/count; done) \
      > /dev/null 2>&1 & \
      (want=$(head -c 300000 /tmp/data | md5sum); while :; do got=$(head -c 300000 /tmp/data | md5sum); \
      [ \"$got\" = \"$want\" ] || echo bad >> /tmp/bad; echo >> /tmp/count; done) > /dev/null 2>&1 & true";
 
-/// Nothing that the load or the kernel noted may be an error, and the file that it reads is what it was.
+/// Checks that load and kernel have recorded no error, and that the file that the load reads is unchanged.
 const LINUX_CHECK: &str = "test ! -e /tmp/bad && sha256sum -c -s /tmp/sum && \
      ! dmesg | grep -E 'Oops|BUG:|Bad page|segfault|unhandled' && wc -l < /tmp/count";
 
-/// Lets `member`, which is on, show that it is well. `false`: it is still on its way there.
+/// Checks `member`, which is on. Returns false if it is not ready yet.
 ///
 /// # Panics
-/// It has lost something, or does not come to where it can show it.
+/// It has lost something, or does not become ready.
 pub(crate) fn is_well(system: &mut System, member: &mut Member) -> bool {
     let name = member.name;
     let line = |system: &mut System, pattern: &str| {
@@ -156,7 +156,7 @@ pub(crate) fn is_well(system: &mut System, member: &mut Member) -> bool {
         Kind::Pattern => {
             system.to_guest(name);
             if !member.is_ready {
-                // A key is a check; noise may have skipped the line that says that the guest is ready for keys.
+                // A key starts a check. Noise may have hidden the line which says that the guest is ready for keys.
                 system.send("c");
                 let ready = r"pattern (ready|checked \d+ errors 0\D)";
                 if system.expect_within(ready, Duration::from_secs(2)).is_none() {
@@ -169,7 +169,7 @@ pub(crate) fn is_well(system: &mut System, member: &mut Member) -> bool {
             let said = system.expect(r"pattern checked \d+ errors \d+");
             assert!(said.ends_with("errors 0"), "{name}: {said}");
         }
-        // That it runs is all there is to it.
+        // It only needs to run.
         Kind::Tenant => {}
         Kind::Owner => {
             let said = line(system, r"owner round \d+ granted \d+ released \d+|owner failed[^\n]*");
@@ -180,7 +180,7 @@ pub(crate) fn is_well(system: &mut System, member: &mut Member) -> bool {
     true
 }
 
-/// Whether a shell answers now.
+/// Returns true if a shell answers.
 fn has_shell(system: &mut System, name: &str) -> bool {
     system.to_guest(name);
     system.send("\r");
@@ -191,10 +191,10 @@ fn has_shell(system: &mut System, name: &str) -> bool {
     system.expect_within(&format!("shell of {name}"), Duration::from_secs(20)).is_some()
 }
 
-/// Compares what Ballast says of its guests with what is expected: none stopped or started by itself.
+/// Compares the states of all guests with the expected ones: none may stop or start by itself.
 ///
 /// # Panics
-/// One did.
+/// A guest is in an unexpected state.
 pub(crate) fn compare(system: &mut System, members: &[Member]) {
     let report = system.json("guests");
     for member in members {
@@ -206,19 +206,19 @@ pub(crate) fn compare(system: &mut System, members: &[Member]) {
     }
 }
 
-/// Returns what the report `guests` says of the guest `name`.
+/// Returns the entry of guest `name` in the report `guests`.
 ///
 /// # Panics
-/// There is none of that name.
+/// There is no guest of that name.
 pub(crate) fn find<'a>(report: &'a Value, name: &str) -> &'a Value {
     let guests = report["guests"].as_array().into_iter().flatten();
     guests.into_iter().find(|guest| guest["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}"))
 }
 
-/// Waits until a guest that was told to is in one of `states`, and returns what it is said of it.
+/// Waits until a guest is in one of `states`. Returns its entry in `guests`.
 ///
 /// # Panics
-/// It does not come there.
+/// The guest does not reach one of the states.
 pub(crate) fn wait_for_state(system: &mut System, name: &str, states: &[&str]) -> Value {
     let until = Instant::now() + patience();
     loop {

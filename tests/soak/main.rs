@@ -1,13 +1,13 @@
-//! `make soak`: for as long as it is told to, everything that an operator can do, at random, to guests that are busy and
-//! check themselves; then whether anything was lost.
+//! `make soak`: performs all actions of an operator at random, for a given time, on busy guests that check themselves, then
+//! checks that nothing was lost.
 //!
 //! Part `mix` boots eight guests on a machine with four controllers and migrates, pins, evacuates, restores, retires,
-//! balances, claims, releases, starts, stops, resets and makes noise on the console. All the while guests check their
-//! memory and count their interrupts, and Ballast its books. At the end everything is undone and stopped, and as many
-//! frames are free as before. Part `resets` resets small guests 10,000 times, and compares the same.
+//! balances, claims, releases, starts, stops, resets and makes noise on the console. Meanwhile, the guests check their memory
+//! and count their interrupts, and Ballast checks its accounts. At the end everything is undone and stopped, and the same
+//! number of frames must be free as before. Part `resets` resets small guests 10,000 times, with the same check.
 //!
-//! The seed decides what is done; how it falls in with what guests do at the moment is up to the machine.
-//! `BALLAST_TEST_PATIENCE` is how long anything may take, as for tests.
+//! The seed determines the actions, but not their timing relative to the guests. `BALLAST_TEST_PATIENCE` is the time after
+//! which silence counts as a hang, as for tests.
 
 mod actions;
 mod books;
@@ -25,50 +25,50 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::{Parser, ValueEnum};
 use system_tests::System;
 
-/// Does everything that an operator can do, at random, to busy guests, and sees whether anything is lost.
+/// Performs all actions of an operator at random on busy guests, and checks that nothing is lost.
 #[derive(Parser)]
 #[command(name = "soak", max_term_width = 100)]
 struct Options {
-    /// How long
+    /// Duration in hours
     #[arg(long, default_value = "1")]
     hours: f64,
-    /// Only one part; without it, the mix for so long, and then as many resets as belong to it
+    /// Part to run; by default the mix, then the number of resets that belongs to its duration
     #[arg(long)]
     part: Option<Part>,
-    /// What random numbers start from; without it, the time of day
+    /// Seed of the random numbers; by default the time of day
     #[arg(long)]
     seed: Option<u64>,
     /// Print every step
     #[arg(long)]
     verbose: bool,
-    /// How many resets; without it, 10,000 for an hour or more
+    /// Number of resets; by default 10,000 for an hour or more
     #[arg(long)]
     resets: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Everything, at random.
+    /// All actions at random.
     Mix,
     /// Resets of small guests.
     Resets,
 }
 
-/// Resets that belong to an hour, or to more.
+/// Number of resets that belongs to an hour or more.
 const RESETS: u64 = 10_000;
 
-/// What a part of the soak is doing, for when it fails, and when it last told.
+/// The progress of a part: its last steps, for a failure, and the time of its last message.
 pub(crate) struct Progress {
     started: Instant,
     told: Instant,
-    /// Steps so far.
+    /// Number of steps.
     pub(crate) step: u64,
     is_verbose: bool,
     recent: std::collections::VecDeque<String>,
 }
 
 impl Progress {
-    /// How many steps are told when something fails.
+    /// Number of last steps to print after a failure.
     const RECENT: usize = 40;
 
     fn new(is_verbose: bool) -> Self {
@@ -76,7 +76,7 @@ impl Progress {
         Self { started: now, told: now, step: 0, is_verbose, recent: std::collections::VecDeque::new() }
     }
 
-    /// Notes what is done next.
+    /// Records the next step.
     pub(crate) fn note(&mut self, what: String) {
         if self.recent.len() == Self::RECENT {
             self.recent.pop_front();
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
     let by_time = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
     let seed = options.seed.unwrap_or_else(by_time);
     println!("soak: seed {seed}, {} h", options.hours);
-    // Built before any time counts.
+    // Build everything before the time starts.
     system_tests::image();
     let time = Duration::from_secs_f64((options.hours * 3600.0).clamp(0.0, 1e9));
     let resets = options.resets.unwrap_or((RESETS as f64 * options.hours.clamp(0.0, 1.0)) as u64);
@@ -122,8 +122,8 @@ fn main() -> ExitCode {
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs a part, and tells how it ended. The part puts the system that it boots into the place that it is given, so that
-/// what its line carried is there when it fails.
+/// Runs a part, and prints the result. The part stores its system in the place that it is given, so that the transcript can be
+/// printed after a failure.
 fn run(
     options: &Options,
     seed: u64,

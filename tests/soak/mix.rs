@@ -1,4 +1,4 @@
-//! Everything at random, for a while, and then the reckoning.
+//! All actions at random for a while, then the final check.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +9,21 @@ use crate::actions::Soak;
 use crate::books::{self, Books};
 use crate::fleet::{self, wait_for_state};
 
-/// Steps between two looks at what earlier ones began.
+/// Number of steps between two checks of the effects of earlier ones.
 const FOLLOW: u64 = 3;
-/// Steps between two looks at a guest.
+/// Number of steps between two checks of a guest.
 const LOOK: u64 = 4;
-/// Steps between two walks of all books.
+/// Number of steps between two runs of `check`.
 const CHECK: u64 = 25;
 
 /// Runs the mix for `time`, which begins when all guests are busy.
 ///
 /// # Panics
-/// Something was lost, or does not come to its end.
+/// Something was lost, or an operation does not end.
 pub(crate) fn run(progress: &mut Progress, place: &mut Option<System>, seed: u64, time: Duration) {
     let system = place.insert(fleet::setup().boot());
     system.wait_for_monitor();
-    // The first recording of all takes the memory for it, which is kept.
+    // The first trace allocates its memory permanently.
     for command in ["trace on", "trace off"] {
         system.json(command);
     }
@@ -55,7 +55,7 @@ pub(crate) fn run(progress: &mut Progress, place: &mut Option<System>, seed: u64
     reckon(&mut soak, &before);
 }
 
-/// Undoes what can be undone, lets every guest show that it is well, stops all, and compares the books.
+/// Undoes all actions, checks and stops all guests, and compares the accounts.
 fn reckon(soak: &mut Soak<'_>, before: &Books) {
     soak.settle();
     for index in 0..soak.members.len() {

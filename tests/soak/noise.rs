@@ -1,4 +1,4 @@
-//! What nobody means to type: random bytes, completions, the prefix key, at the monitor and at guests.
+//! Accidental input: random bytes, completions and the prefix key, at the monitor and at guests.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::fleet::{Kind, Member};
 
 /// The prefix key.
 const PREFIX: u8 = 0x1d;
-/// Gives up whatever stands in the monitor's line or runs, and shows only the console in front.
+/// Discards the monitor's line, ends a running command, and shows only the console in front.
 const QUIET: &[u8] = b"\x1dm\x03\x03q\r\x1dm\x15\rconsole front\r";
-/// Beginnings of lines that Tab has something to add to; none is ever entered.
+/// Beginnings of lines that Tab can complete. They are never entered.
 const BEGINNINGS: [&str; 12] = [
     "\t",
     "m\t",
@@ -26,7 +26,7 @@ const BEGINNINGS: [&str; 12] = [
     "watch 1 gu\t",
 ];
 
-/// Types noise at a console, and brings the monitor back. Returns how many bytes it was.
+/// Types noise at a console, then brings the monitor to the front. Returns the number of bytes.
 ///
 /// # Panics
 /// The monitor does not come back.
@@ -44,10 +44,10 @@ pub(crate) fn make(system: &mut System, random: &mut Random, members: &[Member])
     }
     send(system, &bytes);
     send(system, QUIET);
-    // What was typed is worked off before the line is used in earnest.
+    // Wait until the noise has been processed.
     std::thread::sleep(Duration::from_millis(200));
     system.session().skip_to_now();
-    // Whatever a key has brought to front meanwhile: the monitor answers.
+    // A key may have brought another console to the front: wait for the monitor.
     system.monitor("console front");
     bytes.len() as u64
 }
@@ -58,7 +58,7 @@ fn send(system: &mut System, bytes: &[u8]) {
     }
 }
 
-/// Random bytes and line ends. No Tab, no history: what is entered then is no command.
+/// Returns random bytes and line ends without Tab and history keys, which could enter a valid command.
 fn at_monitor(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..random.below(800) {
         let byte = match random.below(10) {
@@ -77,7 +77,7 @@ fn at_monitor(bytes: &mut Vec<u8>, random: &mut Random) {
 fn completions(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..=random.below(6) {
         bytes.extend(random.pick(&BEGINNINGS).bytes());
-        // Back and forth in the line, and earlier lines.
+        // Keys that move in the line, and to earlier lines.
         for _ in 0..random.below(6) {
             bytes.extend(*random.pick(&[b"\x1b[A", b"\x1b[B", b"\x1b[C", b"\x1b[D"]));
         }
@@ -85,31 +85,31 @@ fn completions(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// The prefix key and what may follow it: no break, which Linux takes for the start of a SysRq.
+/// Returns the prefix key and a key that may follow it, except the one for a break, which Linux takes for SysRq.
 fn prefixes(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..random.below(20) {
         bytes.extend([PREFIX, *random.pick(b"mna?012345678xZ\x1d")]);
     }
 }
 
-/// Bytes for a guest that they do no harm.
+/// Returns harmless bytes for a guest.
 fn at_guest(bytes: &mut Vec<u8>, random: &mut Random, members: &[Member]) {
     let index = random.below(members.len());
     let member = &members[index];
-    // What is typed while Linux boots may go anywhere.
+    // Keys that are typed while Linux boots can have any effect.
     if member.kind == Kind::Linux && !member.is_ready {
         return;
     }
     bytes.extend([PREFIX, b'1' + index as u8]);
     match member.kind {
-        // A line that is never entered.
+        // A line without a line end.
         Kind::Linux => {
             for _ in 0..random.below(60) {
                 bytes.push(if random.below(8) == 0 { b'\t' } else { b' ' + random.below(95) as u8 });
             }
             bytes.extend(b"\x03");
         }
-        // Each byte is a check of all of its memory.
+        // Each byte starts a check of all memory.
         Kind::Pattern => bytes.extend((0..random.below(3)).map(|_| b'a' + random.below(26) as u8)),
         _ => {
             let noise = (0..random.below(1000)).map(|_| random.draw() as u8).filter(|&byte| byte != PREFIX);

@@ -7,13 +7,13 @@ use system_tests::{Guest, Setup, System};
 use crate::fleet::{find, wait_for_state};
 use crate::{Progress, books};
 
-/// Of so many resets, the operator does one; the guest that resets itself does the others in about that time.
+/// Number of resets for each one by the operator. The guest that resets itself does the others in about the same time.
 const OPERATORS: u64 = 10;
 
-/// Lets two guests be reset `resets` times between them.
+/// Resets two guests `resets` times in total.
 ///
 /// # Panics
-/// A guest does not come back, or frames are gone.
+/// A guest does not start again, or frames are lost.
 pub(crate) fn run(progress: &mut Progress, place: &mut Option<System>, resets: u64) {
     let guests = [
         Guest::payload("itself", "rogue").bootargs("rogue=reset").ram_mib(4).with("start-manually;"),
@@ -43,7 +43,7 @@ pub(crate) fn run(progress: &mut Progress, place: &mut Option<System>, resets: u
         progress.tell(|| format!("{told} resets by the operator, {itself} by the guest itself"));
     }
     for name in ["itself", "told"] {
-        // One that is being reset at the moment can be stopped, too.
+        // A guest that is being reset can be stopped, too.
         let said = system.monitor(&format!("stop {name}"));
         assert!(said.contains("is stopping"), "{said}");
         wait_for_state(system, name, &["off"]);

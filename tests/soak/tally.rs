@@ -1,25 +1,25 @@
-//! What a soak did.
+//! Statistics of a soak test.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Counts of everything that was tried.
+/// Counts of all actions.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     done: BTreeMap<&'static str, u64>,
     refused: BTreeMap<&'static str, u64>,
     reasons: BTreeMap<String, u64>,
-    /// Jobs by how they ended.
+    /// Jobs by outcome.
     pub(crate) jobs: BTreeMap<String, u64>,
-    /// Bytes that jobs moved.
+    /// Bytes moved by jobs.
     pub(crate) moved_bytes: u64,
-    /// Bytes that jobs left where they were.
+    /// Bytes that jobs could not move.
     pub(crate) unmoved_bytes: u64,
     /// Bytes of noise.
     pub(crate) noise_bytes: u64,
-    /// How often guests showed that they were well.
+    /// Number of successful checks of guests.
     pub(crate) well_count: u64,
-    /// How often `check` found everything right.
+    /// Number of runs of `check` without problems.
     pub(crate) check_count: u64,
 }
 
@@ -32,7 +32,7 @@ impl Tally {
     /// Counts an action that was refused.
     pub(crate) fn was_refused(&mut self, action: &'static str, reason: &str) {
         *self.refused.entry(action).or_default() += 1;
-        // Numbers and addresses do not make another reason.
+        // Reasons that differ only in numbers count as the same.
         let words = reason
             .split(' ')
             .map(|word| if word.contains(|c: char| c.is_ascii_digit()) { "…" } else { word });
@@ -40,12 +40,12 @@ impl Tally {
         *self.reasons.entry(format!("{action}: {reason}")).or_default() += 1;
     }
 
-    /// Returns how often `action` was done.
+    /// Returns the number of times that `action` was done.
     pub(crate) fn count(&self, action: &str) -> u64 {
         self.done.get(action).copied().unwrap_or(0)
     }
 
-    /// Returns one line of it.
+    /// Returns the statistics as one line.
     pub(crate) fn summary(&self) -> String {
         let actions: u64 = self.done.values().sum();
         let refused: u64 = self.refused.values().sum();

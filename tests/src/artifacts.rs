@@ -1,4 +1,4 @@
-//! What the tests boot, built once.
+//! The images that the tests boot, built once.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use ballast_qemu::image::{Image, build_payloads};
 use ballast_qemu::{place, process, toolchain};
 
-/// Ballast's image. `make test` has built it, and names it in `BALLAST_IMAGE`; alone, a test builds it.
+/// Returns the path of Ballast's image. `make test` builds it and passes it in `BALLAST_IMAGE`; otherwise the test builds it.
 pub fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| match std::env::var_os("BALLAST_IMAGE") {
@@ -15,12 +15,12 @@ pub fn image() -> &'static Path {
     })
 }
 
-/// The same with symbols.
+/// Returns the path of the image with symbols.
 pub fn elf() -> PathBuf {
     image().with_extension("elf")
 }
 
-/// The tool on the PC.
+/// Returns the path of the tool `ballast` for the PC.
 pub fn tool() -> &'static Path {
     static TOOL: OnceLock<PathBuf> = OnceLock::new();
     TOOL.get_or_init(|| {
@@ -31,17 +31,18 @@ pub fn tool() -> &'static Path {
     })
 }
 
-/// The bare-metal guest `name` of tests/guests, with the arm64 Image header.
+/// Returns the path of the bare-metal guest `name` of tests/guests, with the arm64 Image header.
 pub fn payload(name: &str) -> PathBuf {
     payloads().join(format!("{name}.img"))
 }
 
-/// The same without the header: raw code, entered at its first byte.
+/// Returns the path of the bare-metal guest `name` without the header: raw code, entered at its first byte.
 pub fn raw_payload(name: &str) -> PathBuf {
     payloads().join(format!("{name}.bin"))
 }
 
-/// `make test` has built them, and names their folder in `BALLAST_PAYLOADS`; alone, a test builds them.
+/// Returns the folder of the bare-metal guests. `make test` builds them and passes it in `BALLAST_PAYLOADS`; otherwise the test
+/// builds them.
 fn payloads() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os("BALLAST_PAYLOADS") {

@@ -1,19 +1,19 @@
-//! Sets of guests, written by a test.
+//! Sets of guests that a test describes.
 
 use std::fmt::Write;
 
-/// What a guest runs.
+/// The program of a guest.
 #[derive(Clone, Debug)]
 enum Program {
-    /// The Linux of the [`Setup`](crate::Setup), with the ramdisk.
+    /// The kernel of the [`Setup`](crate::Setup), with the ramdisk.
     Linux,
-    /// Another Linux than the set's.
+    /// Another kernel, with the ramdisk.
     OtherLinux(String),
-    /// A bare-metal guest: a file that `/incbin/` finds.
+    /// A bare-metal guest: a file for `/incbin/`.
     Payload(String),
 }
 
-/// One guest of a set: by default one vCPU, 256 MiB and the set's Linux.
+/// One guest of a set; by default it has one vCPU, 256 MiB and the kernel of the set.
 #[derive(Clone, Debug)]
 pub struct Guest {
     name: String,
@@ -26,7 +26,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A Linux guest.
+    /// Describes a Linux guest.
     pub fn linux(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -39,51 +39,51 @@ impl Guest {
         }
     }
 
-    /// A Linux guest with a kernel of its own.
+    /// Describes a Linux guest with its own kernel.
     pub fn linux_of(name: &str, kernel: &str) -> Self {
         Self { program: Program::OtherLinux(kernel.into()), ..Self::linux(name) }
     }
 
-    /// A bare-metal guest of tests/guests with the arm64 Image header.
+    /// Describes a bare-metal guest of tests/guests with the arm64 Image header.
     pub fn payload(name: &str, program: &str) -> Self {
         crate::payload(program);
         let program = Program::Payload(format!("guests/{program}.img"));
         Self { program, bootargs: String::new(), ..Self::linux(name) }
     }
 
-    /// The same without the header: raw code.
+    /// Describes a bare-metal guest of tests/guests without the header: raw code.
     pub fn raw_payload(name: &str, program: &str) -> Self {
         crate::raw_payload(program);
         let program = Program::Payload(format!("guests/{program}.bin"));
         Self { program, bootargs: String::new(), ..Self::linux(name) }
     }
 
-    /// With so many vCPUs.
+    /// Sets the number of vCPUs.
     pub fn vcpus(mut self, count: u32) -> Self {
         self.vcpus = count;
         self
     }
 
-    /// With so much RAM, in MiB.
+    /// Sets the size of RAM in MiB.
     pub fn ram_mib(mut self, mib: u64) -> Self {
         self.ram = mib << 20;
         self
     }
 
-    /// With more boot arguments.
+    /// Adds boot arguments.
     pub fn bootargs(mut self, more: &str) -> Self {
         let separator = if self.bootargs.is_empty() { "" } else { " " };
         let _ = write!(self.bootargs, "{separator}{more}");
         self
     }
 
-    /// With more in its node: properties first, then nodes.
+    /// Adds source to the guest's node: properties first, then nodes.
     pub fn with(mut self, source: &str) -> Self {
         self.lines.push_str(source);
         self
     }
 
-    /// With more in its region of RAM.
+    /// Adds source to the guest's region of RAM.
     pub fn memory(mut self, source: &str) -> Self {
         self.memory.push_str(source);
         self
@@ -102,7 +102,7 @@ impl Guest {
     }
 }
 
-/// The source of a configuration of `guests`, with `more` at its root.
+/// Returns the source of a configuration with `guests`, and with `more` at its root.
 pub(crate) fn source(guests: &[Guest], more: &str) -> String {
     let mut files: Vec<String> = Vec::new();
     let mut nodes = String::new();
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_there_once() {
+    fn each_image_is_included_once() {
         let guests =
             [Guest::linux("a"), Guest::linux("b").vcpus(2), Guest::linux_of("c", "6.1").with("cpus = <3>;")];
         let source = source(&guests, "");

@@ -1,9 +1,9 @@
-//! System tests: Ballast booted in QEMU, a fresh boot for every test.
+//! System tests: each test boots Ballast in QEMU.
 //!
-//! A test describes what it boots with a [`Setup`], boots it, and talks to the [`System`]: to Ballast's monitor by
-//! [`System::monitor`] and [`System::json`], to guests by [`System::run`] and [`System::expect`], all over the one
-//! serial line that an operator has; and it reads the controllers' files. Whatever goes wrong panics with what was
-//! waited for, and the whole transcript is printed.
+//! A test describes a [`Setup`], boots it, and controls the [`System`]: Ballast's monitor with [`System::monitor`] and
+//! [`System::json`], guests with [`System::run`] and [`System::expect`], all over the one serial line that an operator has. It
+//! can also read the memory behind each controller. Any failure panics with what the test waited for, and prints the
+//! transcript.
 //!
 //! ```no_run
 //! use system_tests::Setup;
@@ -32,7 +32,7 @@ pub use screen::text;
 pub use setup::Setup;
 pub use system::{Console, System};
 
-/// How long anything may take: only to end a hang. `BALLAST_TEST_PATIENCE` (seconds) replaces it.
+/// Returns the time after which a test treats silence as a hang: 300 s, or `BALLAST_TEST_PATIENCE` seconds.
 pub fn patience() -> std::time::Duration {
     let seconds = std::env::var("BALLAST_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
     std::time::Duration::from_secs(seconds.unwrap_or(300))

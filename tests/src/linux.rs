@@ -1,25 +1,25 @@
-//! What a Linux guest says of itself.
+//! Information from inside Linux guests.
 
 use crate::system::System;
 
 /// A zone of a guest's memory, from /proc/zoneinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Zone {
-    /// The NUMA node.
+    /// NUMA node.
     pub node: u32,
-    /// Its name: `DMA`, `Movable`, ….
+    /// Name: `DMA`, `Movable`, ….
     pub name: String,
-    /// How many pages it has.
+    /// Number of pages.
     pub present: u64,
-    /// The number of its first page.
+    /// Number of the first page.
     pub start_pfn: u64,
 }
 
 impl System {
-    /// The guest's zones, the empty ones included.
+    /// Returns the guest's zones, including empty ones.
     ///
     /// # Panics
-    /// /proc/zoneinfo is not as it should be.
+    /// /proc/zoneinfo has an unexpected format.
     #[track_caller]
     pub fn zones(&mut self, guest: &str) -> Vec<Zone> {
         let text = self.run(guest, "grep -E '^Node|present|start_pfn' /proc/zoneinfo");
@@ -41,20 +41,20 @@ impl System {
         zones
     }
 
-    /// A line of the guest's /proc/meminfo, in KiB.
+    /// Returns a line of the guest's /proc/meminfo, in KiB.
     ///
     /// # Panics
-    /// There is no such line.
+    /// /proc/meminfo has no such line.
     #[track_caller]
     pub fn meminfo(&mut self, guest: &str, name: &str) -> u64 {
         let text = self.run(guest, &format!("awk '/^{name}:/ {{ print $2 }}' /proc/meminfo"));
         text.parse().unwrap_or_else(|error| panic!("{name} of {guest} is `{text}`: {error}"))
     }
 
-    /// The device tree that the guest's kernel got.
+    /// Returns the device tree of the guest's kernel.
     ///
     /// # Panics
-    /// It cannot be read.
+    /// The tree cannot be read.
     #[track_caller]
     pub fn device_tree(&mut self, guest: &str) -> Vec<u8> {
         let text = self.run(guest, "od -An -v -tx1 /sys/firmware/fdt | tr -d ' \\n'");
@@ -63,10 +63,10 @@ impl System {
         digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit) as u8).collect()
     }
 
-    /// Lets the guest fill `pages` pages of a file in memory that begin with a mark of its own, which it returns.
+    /// Makes the guest fill `pages` pages of a file in memory. Returns the unique mark at the beginning of each page.
     ///
     /// # Panics
-    /// The guest cannot.
+    /// The command fails.
     #[track_caller]
     pub fn write_pages(&mut self, guest: &str, pages: u32) -> Vec<u8> {
         // Typed in two parts, so that the mark as a whole is nowhere but in the file and in the shell that writes it.
@@ -75,7 +75,7 @@ impl System {
         format!("pages-written-by-{guest}.").into_bytes()
     }
 
-    /// How many pages behind each controller begin with `mark`.
+    /// Returns the number of pages behind each controller that begin with `mark`.
     pub fn pages_behind(&self, mark: &[u8], controllers: usize) -> Vec<usize> {
         (0..controllers).map(|controller| self.find_in_controller(controller, mark, 4096).len()).collect()
     }

@@ -1,14 +1,14 @@
-//! Ballast's image as it lies in the memory of a running machine.
+//! Ballast's image in the memory of a running machine.
 
 use object::{Object, ObjectSection, ObjectSymbol};
 
 use crate::{System, elf};
 
-/// The address that the image is linked at (hyp/link.ld).
+/// Link address of the image (hyp/link.ld).
 const IMAGE_BASE: u64 = 0x8000_0000_0000;
 const PAGE: u64 = 4096;
 
-/// The image's symbols, and its place behind controller 0.
+/// The symbols of the image, and its place behind controller 0.
 #[derive(Debug)]
 pub struct LoadedImage {
     elf: Vec<u8>,
@@ -16,10 +16,10 @@ pub struct LoadedImage {
 }
 
 impl LoadedImage {
-    /// Finds it by the first page of its code.
+    /// Finds the image by the first page of its code.
     ///
     /// # Panics
-    /// It is not there once.
+    /// The image is not there, or there more than once.
     #[must_use]
     #[track_caller]
     pub fn find(system: &System) -> Self {
@@ -33,10 +33,10 @@ impl LoadedImage {
         Self { base: place - PAGE, elf }
     }
 
-    /// Returns address, size and offset in controller 0 of the first symbol whose name contains `part`.
+    /// Returns the address, the size, and the offset behind controller 0 of the first symbol whose name contains `part`.
     ///
     /// # Panics
-    /// There is none.
+    /// There is no such symbol.
     #[track_caller]
     pub fn symbol(&self, part: &str) -> (u64, u64, u64) {
         let file = object::File::parse(&*self.elf).unwrap_or_else(|error| panic!("{error}"));

@@ -1,7 +1,7 @@
-//! What a terminal shows of what came over the serial line.
+//! The output of the serial line as a terminal shows it.
 
-/// The lines that a terminal would show after `bytes`: carriage returns, backspaces and erasures obeyed, colours and
-/// other control sequences left out.
+/// Returns the lines that a terminal shows after `bytes`. It follows carriage returns, backspaces and erasures, and drops
+/// colours and other control sequences.
 pub fn text(bytes: &str) -> String {
     let mut screen = Screen::default();
     let mut characters = bytes.chars();
@@ -47,7 +47,7 @@ impl Screen {
         self.column = 0;
     }
 
-    /// A control sequence: `ESC [`, parameters, a letter; of all of them only those that a line editor needs.
+    /// Handles a control sequence: `ESC [`, parameters, a letter. Supports those that a line editor needs.
     fn control(&mut self, characters: &mut std::str::Chars<'_>) {
         let mut rest = characters.clone();
         if rest.next() != Some('[') {

@@ -1,4 +1,4 @@
-//! What a test boots.
+//! The setup that a test boots.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::artifacts;
 use crate::guest::{self, Guest};
 use crate::system::System;
 
-/// What a test boots: by default machine `two` with the guests `alpha-beta` on Linux 6.12.
+/// The setup that a test boots; by default machine `two` with the guests `alpha-beta` on Linux 6.12.
 #[derive(Clone, Debug)]
 pub struct Setup {
     machine: Machine,
@@ -21,16 +21,16 @@ pub struct Setup {
     boot: Boot,
 }
 
-/// Where the guests come from.
+/// The source of the guests.
 #[derive(Clone, Debug)]
 enum Guests {
-    /// A set of guest-dts/.
+    /// A set of guest-dts.
     Set(String),
-    /// Source of a set.
+    /// Source of a configuration.
     Source(String),
-    /// A configuration as it is.
+    /// A compiled configuration.
     Blob(PathBuf),
-    /// Boot modules, or none at all.
+    /// Boot modules, or no guests.
     None,
 }
 
@@ -41,12 +41,12 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// Ballast with two guests.
+    /// Describes Ballast with two guests.
     pub fn new() -> Self {
         Self::of(artifacts::image())
     }
 
-    /// Something else than Ballast, bare: a kernel, or another hypervisor.
+    /// Describes `image` without Ballast: a kernel, or another hypervisor.
     pub fn of(image: &Path) -> Self {
         let machine = Machine::load("two").unwrap_or_else(|error| panic!("{error}"));
         Self {
@@ -58,7 +58,7 @@ impl Setup {
         }
     }
 
-    /// Linux without anything below it; its name is `bare`.
+    /// Describes Linux without a hypervisor; its name is `bare`.
     pub fn bare_linux(kernel: &str) -> Self {
         let image = store::get(kernel).unwrap_or_else(|error| panic!("{error}")).file;
         let ramdisk = ballast_qemu::ramdisk::get().unwrap_or_else(|error| panic!("{error}"));
@@ -67,50 +67,50 @@ impl Setup {
         setup
     }
 
-    /// On a machine of qemu/machines.
+    /// Selects a machine of qemu/machines.
     pub fn machine(mut self, name: &str) -> Self {
         self.machine = Machine::load(name).unwrap_or_else(|error| panic!("{error}"));
         self
     }
 
-    /// On a machine of its own: `cpus` CPUs, and controllers of these sizes in bytes.
+    /// Sets the number of CPUs, and controllers with these sizes in bytes.
     pub fn controllers(mut self, cpus: u32, sizes: &[u64]) -> Self {
         self.machine = Machine::with_controllers(cpus, sizes);
         self
     }
 
-    /// With a set of guest-dts; `names` are its guests in their order.
+    /// Selects a set of guest-dts; `names` are its guests in their order.
     pub fn guests(mut self, set: &str, names: &[&str]) -> Self {
         self.guests = Guests::Set(set.into());
         self.names(names)
     }
 
-    /// With guests given as source, in which `/incbin/` finds `kernel`, `ramdisk`, `6.1/kernel`, and the
-    /// bare-metal guests as `guests/NAME.img` and `guests/NAME.bin`, once [`payload`](crate::payload) has built them.
+    /// Sets the source of the configuration. In it, `/incbin/` finds `kernel`, `ramdisk`, `6.1/kernel`, and bare-metal guests as
+    /// `guests/NAME.img` and `guests/NAME.bin`, once [`payload`](crate::payload) has built them.
     pub fn source(mut self, source: &str, names: &[&str]) -> Self {
         self.guests = Guests::Source(source.into());
         self.names(names)
     }
 
-    /// With guests that the test describes, and `more` at the root of the configuration.
+    /// Sets the guests, and `more` at the root of the configuration.
     pub fn set(self, guests: &[Guest], more: &str) -> Self {
         let names: Vec<&str> = guests.iter().map(Guest::name).collect();
         self.source(&guest::source(guests, more), &names)
     }
 
-    /// With a configuration as it is, however broken.
+    /// Sets a compiled configuration, which may be invalid.
     pub fn blob(mut self, path: &Path, names: &[&str]) -> Self {
         self.guests = Guests::Blob(path.into());
         self.names(names)
     }
 
-    /// Without a configuration.
+    /// Removes the configuration.
     pub fn no_guests(mut self) -> Self {
         self.guests = Guests::None;
         self.names(&[])
     }
 
-    /// With one kernel, and a ramdisk, as boot modules, as QEMU's guest-loader gives them: no configuration.
+    /// Replaces the configuration by boot modules, as QEMU's guest-loader provides them: a kernel and a ramdisk.
     pub fn modules(mut self, kernel: &Path, arguments: &str, ramdisk: Option<&Path>, name: &str) -> Self {
         self.boot.modules = vec![Module::Kernel(kernel.into(), arguments.into())];
         self.boot.modules.extend(ramdisk.map(|path| Module::Ramdisk(path.into())));
@@ -118,31 +118,31 @@ impl Setup {
         self.names(&[name])
     }
 
-    /// The guests' names, in their order on the console.
+    /// Sets the guests' names, in their order on the console.
     pub fn names(mut self, names: &[&str]) -> Self {
         self.names = names.iter().map(|&name| name.into()).collect();
         self
     }
 
-    /// With another kernel than 6.12 in the guests.
+    /// Sets the guests' kernel.
     pub fn kernel(mut self, name: &str) -> Self {
         self.kernel = name.into();
         self
     }
 
-    /// On another CPU, in QEMU's words.
+    /// Sets the CPU, in QEMU's syntax.
     pub fn cpu(mut self, name: &str) -> Self {
         self.boot.cpu = Some(name.into());
         self
     }
 
-    /// On another board, in QEMU's words.
+    /// Sets the options of the board, in QEMU's syntax.
     pub fn board(mut self, options: &str) -> Self {
         self.boot.board = options.into();
         self
     }
 
-    /// With more on Ballast's command line.
+    /// Adds arguments to Ballast's command line.
     pub fn append(mut self, arguments: &str) -> Self {
         if !self.boot.append.is_empty() {
             self.boot.append.push(' ');
@@ -151,58 +151,58 @@ impl Setup {
         self
     }
 
-    /// With source laid over the host's device tree.
+    /// Adds an overlay to the host's device tree, as source.
     pub fn tree(mut self, overlay: &str) -> Self {
         self.boot.tree_overlay.push_str(overlay);
         self
     }
 
-    /// With time counted in instructions.
+    /// Makes QEMU count time in instructions.
     pub fn counting_instructions(mut self) -> Self {
         self.boot.counts_instructions = true;
         self
     }
 
-    /// With more options for QEMU.
+    /// Adds an option for QEMU.
     pub fn option(mut self, option: &str) -> Self {
         self.boot.options.push(option.into());
         self
     }
 
-    /// The configuration that it boots, compiled.
+    /// Builds the configuration. Returns its path.
     ///
     /// # Panics
-    /// There is none, or it cannot be built.
+    /// There is no configuration, or it cannot be built.
     pub fn configuration(&self) -> PathBuf {
         let boot = self.clone().complete().unwrap_or_else(|error| panic!("{error}"));
         boot.ramdisk.unwrap_or_else(|| panic!("no configuration"))
     }
 
-    /// The device tree of its host.
+    /// Returns the device tree of the host.
     ///
     /// # Panics
-    /// Something cannot be built, or QEMU does not write it.
+    /// A file cannot be built, or QEMU does not write the tree.
     pub fn host_tree(&self) -> Vec<u8> {
         let boot = self.clone().complete().unwrap_or_else(|error| panic!("{error}"));
         boot.host_tree().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// With a second serial line, whose bytes go to a file.
+    /// Adds a second serial line, which writes to a file.
     pub fn second_serial(mut self, file: &Path) -> Self {
         self.boot.second_serial = Some(format!("file:{}", file.display()).into());
         self
     }
 
-    /// With firmware at EL3 that says on the second serial line, which goes to `log`, which mitigations are called.
+    /// Adds firmware at EL3. It reports calls of mitigations on the second serial line, which writes to `log`.
     pub fn firmware(mut self, log: &Path) -> Self {
         self.boot.use_firmware(artifacts::raw_payload("firmware"));
         self.second_serial(log)
     }
 
-    /// Boots it.
+    /// Boots the setup.
     ///
     /// # Panics
-    /// Something cannot be built, fetched or started.
+    /// A file cannot be built or downloaded, or QEMU does not start.
     pub fn boot(self) -> System {
         let names = self.names.clone();
         let boot = self.complete().unwrap_or_else(|error| panic!("{error}"));
@@ -221,7 +221,7 @@ impl Setup {
     }
 }
 
-/// Compiles `source`, under a name that only this source has: the next run finds it.
+/// Compiles `source`. The file name is a hash of the source, so that the next run can reuse it.
 fn compile(source: &str, kernel: &str) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     (source, kernel).hash(&mut hasher);

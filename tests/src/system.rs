@@ -1,4 +1,4 @@
-//! A running system, and how a test talks to it.
+//! A running system, and the means by which a test controls it.
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -13,32 +13,32 @@ use serde_json::Value;
 use crate::patience;
 use crate::screen::text;
 
-/// Who is at the other end of the serial line.
+/// A console on the serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
     /// Ballast's monitor.
     Monitor,
-    /// The guest of this index.
+    /// The guest with this index.
     Guest(usize),
 }
 
-/// Ballast's key for its own commands: Ctrl-].
+/// Ballast's prefix key: Ctrl-].
 const PREFIX: char = '\x1d';
 
-/// A running system. Dropping it ends QEMU; if a test fails meanwhile, the transcript is printed.
+/// A running system. Dropping it ends QEMU, and prints the transcript if the test fails.
 #[derive(Debug)]
 pub struct System {
     session: Session,
     names: Vec<String>,
     front: Console,
-    /// The monitor has shown its prompt: from then on it takes keys.
+    /// True once the monitor has shown its prompt and takes keys.
     is_ready: bool,
     mark_count: u32,
     started: Instant,
 }
 
 impl System {
-    /// Starts `boot`, whose guests are `names`.
+    /// Starts `boot` with the guests `names`.
     pub(crate) fn start(boot: &Boot, names: Vec<String>) -> Self {
         let session = Session::start(boot).unwrap_or_else(|error| panic!("{error}"));
         Self {
@@ -51,20 +51,20 @@ impl System {
         }
     }
 
-    /// The session underneath: raw bytes, QEMU's complaints, its end.
+    /// Returns the session, for raw bytes, QEMU's error output, and its end.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    /// Everything that the serial line carried, as a terminal would show it.
+    /// Returns the whole output of the serial line, as a terminal would show it.
     pub fn transcript(&self) -> String {
         text(&self.session.transcript())
     }
 
-    /// Waits for `pattern` in what comes over the line, whoever says it, and returns what was said up to it.
+    /// Waits for `pattern` in the output of any console. Returns the output up to it.
     ///
     /// # Panics
-    /// It does not come.
+    /// The pattern does not appear.
     #[track_caller]
     pub fn expect(&mut self, pattern: &str) -> String {
         match self.session.expect(pattern, patience()) {
@@ -73,12 +73,12 @@ impl System {
         }
     }
 
-    /// The same; `None` if `pattern` does not come within `time`.
+    /// Waits for `pattern` as [`Self::expect`] does. Returns `None` if it does not appear within `time`.
     pub fn expect_within(&mut self, pattern: &str, time: Duration) -> Option<String> {
         self.session.expect(pattern, time).ok().map(|said| text(&said))
     }
 
-    /// Types `keys` to whoever is in front.
+    /// Types `keys` at the console in front.
     ///
     /// # Panics
     /// QEMU has ended.
@@ -92,7 +92,7 @@ impl System {
     /// Waits until Ballast's monitor takes keys.
     ///
     /// # Panics
-    /// It does not come.
+    /// The prompt does not appear.
     #[track_caller]
     pub fn wait_for_monitor(&mut self) {
         if !self.is_ready {
@@ -101,7 +101,7 @@ impl System {
         }
     }
 
-    /// Brings a console to front.
+    /// Brings a console to the front.
     #[track_caller]
     pub fn bring_to_front(&mut self, console: Console) {
         self.wait_for_monitor();
@@ -123,14 +123,14 @@ impl System {
         assert!(!said.ends_with("There is no guest"), "no guest `{name}`");
     }
 
-    /// Lets the monitor carry out `command` and returns what it prints, log lines left out.
+    /// Runs `command` in the monitor. Returns its output without log lines.
     ///
     /// # Panics
-    /// It does not come to its end.
+    /// The command does not end.
     #[track_caller]
     pub fn monitor(&mut self, command: &str) -> String {
         self.bring_to_front(Console::Monitor);
-        // An unknown command, whose name then stands on a line without a prompt, tells where the answer ends.
+        // The error for an unknown command, which names it on a line without a prompt, marks the end of the output.
         self.mark_count += 1;
         let mark = format!("mark{}", self.mark_count);
         self.send(&format!("{command}\r{mark}\r"));
@@ -139,7 +139,7 @@ impl System {
             said.push_str(&self.expect(&mark));
             let shown = without_log(&said);
             let is_answer = |line: &&str| line.contains(&mark) && !line.starts_with("ballast>");
-            // The mark on a line of its own is the terminal's echo of what was typed ahead.
+            // A line with only the mark is the terminal's echo of keys that were typed ahead.
             if shown.lines().any(|line| is_answer(&line) && line.trim() != mark) {
                 break shown;
             }
@@ -152,10 +152,10 @@ impl System {
         lines.get(first..last.max(first)).unwrap_or_default().join("\n")
     }
 
-    /// The report of `command` as data.
+    /// Runs `command` with `--json`. Returns its report.
     ///
     /// # Panics
-    /// It is no JSON, or not as its checksum says.
+    /// The report is not valid JSON, or its checksum is wrong.
     #[track_caller]
     pub fn json(&mut self, command: &str) -> Value {
         let said = self.monitor(&format!("{command} --json"));
@@ -165,15 +165,15 @@ impl System {
             .unwrap_or_else(|| panic!("`{command} --json` said `{said}`, which is no whole report"))
     }
 
-    /// Waits until the Linux guest `name` has its shell.
+    /// Waits for the shell of the Linux guest `name`.
     ///
     /// # Panics
-    /// It does not come.
+    /// The shell does not answer.
     #[track_caller]
     pub fn wait_for_shell(&mut self, name: &str) {
         self.to_guest(name);
         let until = Instant::now() + patience();
-        // What is typed before the shell is there is lost: ask again until it answers.
+        // Keys that are typed before the shell starts are lost: ask again until it answers.
         while Instant::now() < until {
             self.send("\r");
             let asked = format!("echo shell of \"\"{name}\r");
@@ -187,10 +187,10 @@ impl System {
         panic!("{name} has no shell after {} s", patience().as_secs());
     }
 
-    /// Lets the shell of guest `name` carry out `command`, and returns what it prints.
+    /// Runs `command` in the shell of guest `name`. Returns its output.
     ///
     /// # Panics
-    /// It does not come to its end.
+    /// The command fails or does not end.
     #[track_caller]
     pub fn run(&mut self, name: &str, command: &str) -> String {
         let (said, status) = self.run_with_status(name, command);
@@ -198,16 +198,16 @@ impl System {
         said
     }
 
-    /// The same, with the command's exit status, whatever it is.
+    /// Runs `command` in the shell of guest `name`. Returns its output and exit status.
     ///
     /// # Panics
-    /// It does not come to its end.
+    /// The command does not end.
     #[track_caller]
     pub fn run_with_status(&mut self, name: &str, command: &str) -> (String, i32) {
         self.to_guest(name);
         self.mark_count += 1;
         let count = self.mark_count;
-        // The echo of what is typed has quotes where the output has none.
+        // The echo of the typed line has quotes, the output does not.
         self.send(&format!("echo \"<\"{count}\"<\"; {command}; echo \">\"{count}\">\"$?\"|\"\r"));
         self.expect(&format!("<{count}<"));
         let said = self.expect(&format!(r">{count}>\d+\|"));
@@ -219,7 +219,7 @@ impl System {
         (parts[1].trim_matches('\n').to_owned(), status)
     }
 
-    /// Brings guest `name` to front. A system of one bare guest has no monitor, and nothing to switch.
+    /// Brings guest `name` to the front. Bare Linux has no monitor, and needs no switch.
     ///
     /// # Panics
     /// There is no such guest.
@@ -236,7 +236,7 @@ impl System {
     /// Waits until QEMU ends.
     ///
     /// # Panics
-    /// It does not.
+    /// QEMU does not end.
     #[track_caller]
     pub fn wait_for_end(&mut self) {
         if let Err(error) = self.session.wait_for_end(patience()) {
@@ -244,10 +244,10 @@ impl System {
         }
     }
 
-    /// Reads what lies behind controller `index`, from `offset` on.
+    /// Reads the memory behind controller `index`, from `offset`.
     ///
     /// # Panics
-    /// It ends before.
+    /// The range is beyond the end of the memory.
     #[track_caller]
     pub fn read_controller(&self, index: usize, offset: u64, bytes: &mut [u8]) {
         let path = self.session.controller_file(index);
@@ -257,7 +257,7 @@ impl System {
         }
     }
 
-    /// Changes what lies behind controller `index` at `offset`, unknown to whoever runs there.
+    /// Writes to the memory behind controller `index` at `offset`, without the knowledge of any software.
     ///
     /// # Panics
     /// The file cannot be written.
@@ -269,7 +269,7 @@ impl System {
         }
     }
 
-    /// Where `pattern` lies behind controller `index`: the offsets, at multiples of `alignment`.
+    /// Finds `pattern` in the memory behind controller `index`. Returns its offsets that are multiples of `alignment`.
     ///
     /// # Panics
     /// The file cannot be read.
@@ -305,7 +305,7 @@ impl Drop for System {
     }
 }
 
-/// `shown` without the lines of Ballast's log, which come between whatever else is said.
+/// Returns `shown` without the lines of Ballast's log, which can come between any others.
 fn without_log(shown: &str) -> String {
     let is_log = |line: &str| {
         let mut words = line.split_whitespace();

@@ -1,4 +1,4 @@
-//! What boots: machines, and the ways in which a guest comes. Kernels and CPUs are in `matrix`.
+//! Machines, and the ways to provide a guest. Kernels and CPUs are in `matrix`.
 
 use system_tests::{Guest, Setup, payload, raw_payload};
 
@@ -21,7 +21,7 @@ fn one_guest_with_four_vcpus() {
     let mut system = Setup::new().set(&[Guest::linux("quad").vcpus(4).ram_mib(1024)], "").boot();
     system.wait_for_shell("quad");
     assert_eq!(system.run("quad", "nproc"), "4");
-    // Each CPU does work of its own.
+    // Each CPU works on its own.
     let counted =
         system.run("quad", "for c in 0 1 2 3; do taskset -c $c sh -c 'echo $((21 * 2))' & done; wait");
     assert_eq!(counted, "42\n42\n42\n42");
@@ -104,7 +104,7 @@ fn a_raw_program_by_guest_loader_runs() {
     system.expect(r"probe done \d+ ok 0 failed");
 }
 
-/// What its start alone needs is given back.
+/// Ballast releases the memory that it needs only during boot.
 #[test]
 fn ballast_takes_little_for_itself() {
     let guests = ["p", "q"].map(|name| Guest::payload(name, "probe").bootargs("probe=echo").ram_mib(32));

@@ -1,4 +1,4 @@
-//! Contiguous memory out of lent blocks, while those who have it run.
+//! Claims of contiguous memory from lent blocks, while the guests that use it run.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use system_tests::{Guest, Setup, System};
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// A pool of 256 MiB on controller 1, with more in its node.
+/// Returns the source of a pool of 256 MiB on controller 1, with more source in its node.
 fn pool(more: &str) -> String {
     format!(
         "pools {{ video {{ compatible = \"shared-dmb-pool\"; reusable; size = <0 0x10000000>; \
@@ -16,7 +16,7 @@ fn pool(more: &str) -> String {
     )
 }
 
-/// A Linux guest with 128 MiB in designated blocks on controller 1, which the pool has room for.
+/// Returns a Linux guest with 128 MiB in designated blocks on controller 1, which fit into the pool.
 fn tenant(name: &str) -> Guest {
     Guest::linux(name)
         .ram_mib(192)
@@ -24,7 +24,7 @@ fn tenant(name: &str) -> Guest {
         .with("dmb-0 { size = <0 0x8000000>; controllers = <1>; };")
 }
 
-/// Waits until claim `number` is over, and yields its report.
+/// Waits for the end of claim `number`. Returns its report.
 #[track_caller]
 fn wait_for_claim(system: &mut System, number: u64) -> Value {
     let until = Instant::now() + system_tests::patience();
@@ -40,14 +40,14 @@ fn wait_for_claim(system: &mut System, number: u64) -> Value {
     }
 }
 
-/// Gives a command that begins an operation, and waits for its end.
+/// Runs a command that starts an operation, and waits for its end.
 #[track_caller]
 fn operation(system: &mut System, command: &str) -> Value {
     let number = system.json(command)["claim"].as_u64().unwrap_or_else(|| panic!("no claim of `{command}`"));
     wait_for_claim(system, number)
 }
 
-/// Starts a load in a Linux guest that notes every error.
+/// Starts a load in a Linux guest which records errors.
 fn start_load(system: &mut System, name: &str) {
     system.run(
         name,
@@ -57,14 +57,14 @@ fn start_load(system: &mut System, name: &str) {
     );
 }
 
-/// The books of the whole machine are right, down to each guest's tables.
+/// Checks the accounts of the whole machine, including each guest's tables.
 #[track_caller]
 fn check_books(system: &mut System) {
     let check = system.json("check");
     assert_eq!((&check["problem_count"], &check["refused_count"]), (&0.into(), &0.into()), "{check}");
 }
 
-/// Nothing was lost, and the load ran all the while.
+/// Checks that nothing was lost and that the load has always run.
 fn check_load(system: &mut System, name: &str) {
     system.run(name, "test ! -e /tmp/bad; test $(cat /tmp/count) -gt 0; sha256sum -c /tmp/sum");
 }
@@ -85,7 +85,7 @@ fn the_operator_claims_what_guests_have_and_gives_it_back() {
         let claim = operation(&mut system, &format!("claim video {size}{align}"));
         assert_eq!(claim["state"], "granted", "{claim}");
         let (moved, size) = (claim["moved_bytes"].as_u64(), claim["size_bytes"].as_u64());
-        // What was copied of a unit by the time that a guest wrote to it is not counted as moved.
+        // The part of a unit that was copied before the guest wrote to it does not count as moved.
         assert!(moved > size.map(|size| size / 2), "{claim}");
     }
     let number = system.json("claims")["claims"][3]["claim"].as_u64().unwrap_or(0);
@@ -94,7 +94,7 @@ fn the_operator_claims_what_guests_have_and_gives_it_back() {
     assert!(shown.contains("operator") && shown.contains("claimed already"), "{shown}");
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
     system.monitor("release video");
-    // All of it, in one piece, and back.
+    // Claim the whole pool in one piece, and release it.
     let until = Instant::now() + system_tests::patience();
     while system.json("pools")["pools"][0]["claimed_bytes"] != 0 {
         assert!(Instant::now() < until);
@@ -160,7 +160,7 @@ fn a_claim_overtakes_a_job_that_is_under_way() {
     while progress(&mut system).1 == 0 {
         assert!(Instant::now() < until, "{:?}", progress(&mut system));
     }
-    // The pool is lent whole: its tenants have to move, while hundreds of MiB are moved for the operator.
+    // The whole pool is lent: its tenants must move, while the operator moves hundreds of MiB.
     let claim = operation(&mut system, "claim video 8M");
     assert_eq!(claim["state"], "granted", "{claim}");
     assert!(claim["moved_bytes"].as_u64() >= Some(4 * MIB), "{claim}");
@@ -169,7 +169,7 @@ fn a_claim_overtakes_a_job_that_is_under_way() {
         ["running", "queued"].contains(&state.as_str()) && moved < 384 * MIB,
         "{state} after {moved} bytes"
     );
-    // What was overtaken goes on, and to the end.
+    // The job that was overtaken continues until its end.
     while progress(&mut system).0 != "finished" {
         assert!(Instant::now() < until, "{:?}", progress(&mut system));
         std::thread::sleep(Duration::from_millis(100));
@@ -238,7 +238,7 @@ fn a_flood_of_hypercalls_harms_nobody() {
     check_load(&mut system, "alpha");
 }
 
-/// A guest that writes to a GiB in units of 2 MiB, and others that ask for one unit of a GiB; all behind controller 1.
+/// Returns a guest that writes to 1 GiB in units of 2 MiB, and others that request one unit of 1 GiB; all behind controller 1.
 fn huge_guests(others: &[&str]) -> Vec<Guest> {
     let block =
         |unit: &str| format!("dmb-0 {{ size = <0 0x40000000>; controllers = <1>; unit-size = <{unit}>; }};");
@@ -249,7 +249,7 @@ fn huge_guests(others: &[&str]) -> Vec<Guest> {
     std::iter::once(small).chain(others).collect()
 }
 
-/// A pool of one unit of a GiB behind controller 1, with more in its node.
+/// Returns the source of a pool of one unit of 1 GiB behind controller 1, with more source in its node.
 fn huge_pool(more: &str) -> String {
     format!(
         "pools {{ huge {{ compatible = \"shared-dmb-pool\"; reusable; size = <0 0x40000000>; controllers = <1>; \
@@ -257,7 +257,7 @@ fn huge_pool(more: &str) -> String {
     )
 }
 
-/// Asks until the report of `command` is as wanted, and yields it.
+/// Repeats `command` until its report is as expected. Returns the report.
 #[track_caller]
 fn wait_until(system: &mut System, command: &str, is_done: impl Fn(&Value) -> bool) -> Value {
     let until = Instant::now() + system_tests::patience();
@@ -273,7 +273,7 @@ fn wait_until(system: &mut System, command: &str, is_done: impl Fn(&Value) -> bo
 
 #[test]
 fn a_unit_of_a_gigabyte_is_won_back_for_a_guest_that_asks_for_one() {
-    // Behind mc1 there are two whole gigabytes: the pool's, and one that `first` gets. The rest lies around them.
+    // Behind mc1 there are two aligned gigabytes: the pool's, and one for `first`. The other memory lies around them.
     let mut system = Setup::new()
         .controllers(4, &[3 * GIB / 2, 13 * GIB / 4])
         .set(&huge_guests(&["first", "big"]), &huge_pool(""))
@@ -297,7 +297,7 @@ fn a_unit_of_a_gigabyte_is_won_back_for_a_guest_that_asks_for_one() {
     assert!(frame.contains("big"), "{frame}");
     check_books(&mut system);
 
-    // The unit is in the way of another claim: it is demoted, and only what has to move does.
+    // The unit blocks another claim: it is split, and only the necessary part moves.
     let claim = operation(&mut system, &format!("claim huge 4M@{base}"));
     assert_eq!((&claim["state"], &claim["moved_bytes"]), (&"granted".into(), &(4 * MIB).into()), "{claim}");
     let pool = system.json("pool huge");
@@ -306,7 +306,7 @@ fn a_unit_of_a_gigabyte_is_won_back_for_a_guest_that_asks_for_one() {
     system.monitor("release huge");
     wait_until(&mut system, "pools", |report| report["pools"][0]["claimed_bytes"] == 0);
 
-    // A frame that fails is in the way for good: the log names it, and the guest gets smaller units.
+    // A failing frame prevents it permanently: the log names the frame, and the guest gets smaller units.
     system.monitor("stop big");
     wait_until(&mut system, "guests", |report| report["guests"][2]["state"] == "off");
     system.monitor(&format!("retire {base}"));
@@ -320,7 +320,7 @@ fn a_unit_of_a_gigabyte_is_won_back_for_a_guest_that_asks_for_one() {
 
 #[test]
 fn a_guest_that_waits_for_its_unit_can_be_stopped_and_gets_smaller_ones_after_a_while() {
-    // Behind mc1 the pool's is the only whole gigabyte; migration is so slow that it is never emptied.
+    // The pool's gigabyte is the only aligned one behind mc1. Migration is too slow to empty it.
     let more = huge_pool("unit-wait-ms = <8000>;") + " migration { limit-kBps = <1000>; };";
     let mut system =
         Setup::new().controllers(4, &[3 * GIB / 2, 9 * GIB / 4]).set(&huge_guests(&["big"]), &more).boot();
@@ -359,7 +359,7 @@ fn a_guest_that_waits_for_its_unit_can_be_stopped_and_gets_smaller_ones_after_a_
 fn claims_and_what_they_move_are_traced() {
     let mut system = Setup::new().set(&[tenant("alpha")], &pool("")).boot();
     system.wait_for_shell("alpha");
-    // Little room in a ring, and a guest makes many events: it stops as soon as the claim is over.
+    // The ring is small and the guest causes many events, so stop it as soon as the claim ends.
     assert_eq!(system.monitor("trace on"), "Recording.");
     let claim = operation(&mut system, "claim video 256M");
     assert_eq!(claim["state"], "granted", "{claim}");
@@ -369,7 +369,7 @@ fn claims_and_what_they_move_are_traced() {
     let said: Vec<&str> =
         report["events"].as_array().unwrap().iter().map(|event| event["event"].as_str().unwrap()).collect();
     let granted = format!("claim 1 granted, {}", claim["base"].as_str().unwrap());
-    // What came first may have been overwritten by the guest's exits.
+    // The guest's exits may have overwritten the first events.
     assert!(said.contains(&&*granted) && said.contains(&"claim 2 failed"), "{report}");
     assert!(report["events"].as_array().unwrap().iter().all(|event| event["guest"].is_null()), "{report}");
     let report = system.json("trace migrate 4096");

@@ -1,5 +1,5 @@
-//! Configurations: what is wrong with them is told on the console in the words of `ballast check`, the guests that are
-//! right start, and what the configuration says of the host's memory holds.
+//! Configurations: errors are reported on the console with the same text as by `ballast check`, valid guests start, and the
+//! settings for the host's memory take effect.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use ballast_tools::configuration::{Findings, Place, UnknownNames, check_blob};
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
 
-/// A guest that is right, to see it start.
+/// Returns a valid guest, which must start.
 fn witness() -> Guest {
     Guest::payload("witness", "probe").bootargs("probe=echo").ram_mib(64).memory("controllers = <0>;")
 }
@@ -16,7 +16,7 @@ fn probe(name: &str) -> Guest {
     Guest::payload(name, "probe").bootargs("probe=echo").ram_mib(64)
 }
 
-/// The row of `guests` for `name`.
+/// Returns the entry of guest `name` in `guests`.
 #[track_caller]
 fn row(system: &mut System, name: &str) -> Value {
     let report = system.json("guests");
@@ -36,21 +36,21 @@ fn wait_until(system: &mut System, name: &str, wanted: &str) -> Value {
     }
 }
 
-/// `text` with every number, and its unit, written as `N`, and white space as one space: the tool on the PC does not
-/// know what the image takes.
+/// Returns `text` with each number and its unit replaced by `N`, and white space by one space: the tool on the PC does not know
+/// the size of the image.
 fn without_numbers(text: &str) -> String {
     let numbers = regex::Regex::new(r"\d+( (bytes|.iB))?").unwrap();
     let spaces = regex::Regex::new(r"\s+").unwrap();
     spaces.replace_all(&numbers.replace_all(text, "N"), " ").into_owned()
 }
 
-/// What `ballast check --host` says of what `setup` boots.
+/// Runs `ballast check --host` on the configuration of `setup`. Returns its output.
 fn checked(setup: &Setup) -> Findings {
     let blob = std::fs::read(setup.configuration()).unwrap();
     check_blob(&blob, Place::Described(&setup.host_tree(), None), UnknownNames::Refused)
 }
 
-/// Everything that `ballast check --host` said stands in the log, too.
+/// Checks that the log contains all messages of `ballast check --host`.
 #[track_caller]
 fn assert_same_words(system: &mut System, findings: &Findings) {
     assert!(!findings.lines.is_empty());
@@ -123,7 +123,7 @@ fn bad_guests_are_refused_in_the_words_of_the_check_and_others_start() {
         assert!(system.monitor(&format!("start {name}")).starts_with("error: it was refused: /guests/"));
         assert!(system.monitor(&format!("guest {name}")).contains("refused"));
     }
-    // Nothing but the witness has memory.
+    // Only the witness has memory.
     let report = system.json("controllers");
     let of_guests =
         report["controllers"].as_array().unwrap().iter().map(|row| row["guest_bytes"].as_u64().unwrap());
@@ -163,7 +163,7 @@ fn damaged(file: &Path, name: &str, damage: impl FnOnce(&mut Vec<u8>)) -> PathBu
 #[test]
 fn truncated_and_corrupted_blobs_are_told_of() {
     let file = Setup::new().set(&[witness()], "").configuration();
-    // Where the structure block begins (header, third word).
+    // Offset of the structure block (third word of the header).
     let blob = std::fs::read(&file).unwrap();
     let structure = u32::from_be_bytes(blob[8..12].try_into().unwrap()) as usize;
     let half = blob.len() / 2;
@@ -214,7 +214,7 @@ fn blocks_and_pools_are_designated_or_kept_out_of_use() {
     assert!(system.transcript().contains("pool video of 16 MiB at 0x61000000"), "{}", system.transcript());
     drop(system);
 
-    // A pool at a wrong place: no block holds, and nobody gets what was named.
+    // A pool at a wrong place: no block takes effect, and the named memory is not used.
     let setup = Setup::new().set(&[witness()], &more("0x67800800"));
     let findings = checked(&setup);
     let mut system = setup.boot();
@@ -253,7 +253,7 @@ fn pinned_ram_lies_in_place_and_nowhere_else() {
         let reason = row(&mut system, name)["reason"].as_str().unwrap_or_default().to_owned();
         assert!(reason.contains(why), "{name}: {reason}");
     }
-    // A guest that cannot run here keeps nothing.
+    // A guest that cannot run on this host reserves nothing.
     assert_eq!(row(&mut system, "crowd")["state"], "refused");
     assert_eq!(system.json("frame 0x78000000")["state"], "free");
     assert_eq!(row(&mut system, "hungry")["state"], "refused");
@@ -264,7 +264,7 @@ fn pinned_ram_lies_in_place_and_nowhere_else() {
         system.monitor("start right");
         wait_until(&mut system, "right", "running");
     }
-    // Nothing went wrong but for the two.
+    // There are no other errors.
     system.monitor("log error");
     let is_error = |line: &&str| line.contains(" error ") && !line.contains("configuration: /guests/");
     let errors: Vec<String> = system.transcript().lines().filter(is_error).map(str::to_owned).collect();

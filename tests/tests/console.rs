@@ -1,4 +1,4 @@
-//! The one serial line: keys that switch it, and what is typed or printed fast.
+//! The serial line: keys that switch consoles, and fast input and output.
 
 use system_tests::{Console, Guest, Setup};
 
@@ -42,7 +42,7 @@ fn the_switching_key_can_be_sent_itself() {
     system.wait_for_shell("g");
     system.send("stty raw -echo; dd bs=1 count=3 2>/dev/null | hexdump -C; stty sane\r");
     std::thread::sleep(std::time::Duration::from_secs(2));
-    // Ctrl-] twice is one; any other byte goes through as it is, QEMU's Ctrl-A among them.
+    // Ctrl-] twice sends one. All other bytes pass unchanged, including QEMU's Ctrl-A.
     system.send("\x1d\x1d\x01\x03");
     system.expect("00000000  1d 01 03");
 }
@@ -62,8 +62,8 @@ fn what_is_printed_behind_is_kept_and_told_apart() {
     system.expect("from alpha");
 }
 
-/// The virtual time that the monitor takes for some commands, from answer to answer, while three CPUs flood `target` with
-/// interrupts of this `kind`, in nanoseconds. Counted in instructions: the same on every PC.
+/// Measures the virtual time, in nanoseconds, that the monitor takes for some commands while three CPUs flood `target` with
+/// interrupts of this `kind`. Time counts instructions, so it is the same on every PC.
 fn response(kind: &str, target: usize) -> u64 {
     const COMMANDS: usize = 10;
     let arguments = format!("flood={kind} target={target}");
@@ -77,7 +77,7 @@ fn response(kind: &str, target: usize) -> u64 {
     system.expect("flood ready");
     system.bring_to_front(Console::Monitor);
     system.session().skip_to_now();
-    // More than the UART's FIFO holds, so that its interrupt is needed again and again.
+    // More than fits the UART's FIFO, so that its interrupt is needed repeatedly.
     system.send(&"guests --json\r".repeat(COMMANDS));
     let stamps: Vec<u64> = (0..COMMANDS)
         .map(|_| {
@@ -88,7 +88,7 @@ fn response(kind: &str, target: usize) -> u64 {
     stamps[COMMANDS - 1] - stamps[0]
 }
 
-/// A flood of this `kind` of the CPU that runs the monitor does not more than double its time to answer.
+/// Checks that a flood of this `kind` on the CPU that runs the monitor at most doubles its response time.
 fn answers_in_time(kind: &str) {
     let (quiet, flooded) = (response(kind, 1), response(kind, 0));
     eprintln!("{kind}: {quiet} ns while another CPU is flooded, {flooded} ns while this one is");

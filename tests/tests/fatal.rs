@@ -1,11 +1,11 @@
-//! A fatal error at EL2: what it says, and what it leaves in memory.
+//! A fatal error at EL2: its message, and its record in memory.
 
 use ballast_tools::frames::Decoder;
 use ballast_tools::splitter::{Piece, Splitter};
 use system_tests::{Guest, LoadedImage, Setup, System, elf};
 
-/// Lets EL2 run into undefined instructions: those of a command that has not run yet, changed behind its back. Returns
-/// where they are.
+/// Overwrites the code of a command that has not run yet with undefined instructions, and runs the command. Returns their
+/// address.
 fn provoke(system: &mut System, image: &LoadedImage) -> std::ops::Range<u64> {
     while system.json("guests")["guests"][0]["state"] != "running" {
         std::thread::sleep(std::time::Duration::from_millis(100));
@@ -41,7 +41,7 @@ fn a_fatal_error_tells_its_end_and_leaves_record_and_log() {
     assert_eq!(word(2), 0x200_0000, "ESR_EL2");
     assert!(code.contains(&word(3)), "ELR_EL2 {:#x}", word(3));
     assert!(record.windows(28).any(|text| text == b"synchronous exception at EL2"));
-    // Not only the lines that were printed: the whole ring is there.
+    // The whole ring is there, not only the lines that were printed.
     let ring = image.read(&system, "BALLAST_LOG");
     assert!(ring.starts_with(b"BALLASTL") && ring.len() >= 64 << 10);
     for part in ["boot::start: Ballast", "boot::start: 4 CPUs", "p: started, entry"] {

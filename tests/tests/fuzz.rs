@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use system_tests::{Guest, Random, Setup, System};
 
-/// How long each storm lasts: it is the number of lines that counts, not how fast they are.
+/// Duration of each storm. The number of lines matters, not their speed.
 const STORM: Duration = Duration::from_secs(30);
 
 /// Guests that interrupt, print and sleep.
@@ -16,7 +16,7 @@ fn busy() -> System {
     system
 }
 
-/// Every word that commands know, from the system itself.
+/// Returns every word of the commands, from the system itself.
 fn words(system: &mut System) -> Vec<String> {
     let commands = system.json("help");
     let mut words = Vec::new();
@@ -31,10 +31,10 @@ fn words(system: &mut System) -> Vec<String> {
     words
 }
 
-/// What must hold after whatever was typed.
+/// Checks the system after random input.
 #[track_caller]
 fn is_well(system: &mut System) {
-    // Whatever stands in the line or runs is given up.
+    // Discard the line, and end a running command.
     system.session().send(b"\x1dm\x03\x03q\r\x1dm\x15\r").unwrap();
     std::thread::sleep(Duration::from_secs(1));
     system.session().skip_to_now();
@@ -55,7 +55,7 @@ fn is_well(system: &mut System) {
             assert!(Instant::now() < until, "{name} does not run: {report}");
         }
     }
-    // And the guest does what it did: interrupts arrive, none is lost.
+    // The guest still works: interrupts arrive, and none is lost.
     system.to_guest("load");
     system.session().skip_to_now();
     for _ in 0..2 {
@@ -75,7 +75,7 @@ fn random_command_lines_at_a_busy_system_do_no_harm() {
         let mut lines = String::new();
         for _ in 0..20 {
             let length = random.below(5);
-            // The first word is mostly a command; what needs a key to end gets one.
+            // The first word is usually a command. Commands that need a key to end get one.
             let line: Vec<&str> = (0..=length).map(|_| random.pick(&words).as_str()).collect();
             lines.push_str(&line.join(" "));
             lines.push_str("\rq\x15");
@@ -83,7 +83,7 @@ fn random_command_lines_at_a_busy_system_do_no_harm() {
         }
         lines.push_str(&format!("mark-{count}\r"));
         system.send(&lines);
-        // Some bring a guest to front: what the monitor says is kept until it is there again.
+        // Some bring a guest to the front: the monitor's output is kept until it is in front again.
         let until = Instant::now() + system_tests::patience();
         let mark = format!("'mark-{count}' is no command");
         while system.expect_within(&mark, Duration::from_secs(1)).is_none() {
@@ -113,7 +113,7 @@ fn random_bytes_at_a_busy_system_do_no_harm() {
         }
         system.session().send(&bytes).unwrap();
         count += bytes.len();
-        // The line takes what it can: more would be lost in QEMU's own buffer, not in Ballast.
+        // Send no more than the line takes: the rest would be lost in QEMU's buffer, not in Ballast.
         std::thread::sleep(Duration::from_millis(50));
     }
     println!("{count} bytes");

@@ -1,6 +1,6 @@
-//! A guest that does everything at random, from four vCPUs, beside one that must not notice.
+//! A guest that performs random operations on four vCPUs, beside one that must not be affected.
 //!
-//! `BALLAST_TEST_SEED` (a number) replaces the seeds.
+//! `BALLAST_TEST_SEED`, a number, replaces the seeds.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use system_tests::{Guest, Random, Setup, System, patience};
 
-/// Operations of all tests here that the guest survives.
+/// Total number of operations in the tests that the guest survives.
 const OPERATIONS: u64 = 1_000_000;
-/// Boots that they are spread over.
+/// Number of boots for these operations.
 const BOOTS: u64 = 4;
-/// Every kind that the guest counts.
+/// Kinds of operations that the guest counts.
 const KINDS: [&str; 14] = [
     "mrs",
     "msr",
@@ -30,18 +30,18 @@ const KINDS: [&str; 14] = [
     "maintenance",
 ];
 
-/// Returns the seed of the run, or `usual`, and says which.
+/// Returns the seed from the environment, or `usual`, and prints it.
 fn seed(usual: u64) -> u64 {
     let given = std::env::var("BALLAST_TEST_SEED").ok();
     let seed = given.map_or(usual, |text| text.parse().unwrap_or_else(|error| panic!("{text}: {error}")));
-    // Shown for tests that pass, too.
+    // Printed for tests that pass, too.
     let thread = std::thread::current();
     let line = format!("seed {seed} of {}\n", thread.name().unwrap_or("?"));
     let _ = std::io::stderr().write_all(line.as_bytes());
     seed
 }
 
-/// Boots the guest, which owns a pool, with more boot arguments, beside a witness that counts interrupts for ever.
+/// Boots the guest, which owns a pool, with more boot arguments, and a witness that counts interrupts without end.
 fn beside_a_witness(cpu: &str, arguments: &str) -> System {
     let hostile = Guest::payload("hostile", "hostile").bootargs(arguments).ram_mib(8).vcpus(4);
     let witness = Guest::payload("witness", "irqload")
@@ -57,7 +57,7 @@ fn beside_a_witness(cpu: &str, arguments: &str) -> System {
         .boot()
 }
 
-/// The witness goes on and has lost nothing, and Ballast's books are right.
+/// Checks that the witness runs and has lost nothing, and that `check` finds no problem.
 #[track_caller]
 fn all_is_well(system: &mut System) {
     system.to_guest("witness");
@@ -73,7 +73,7 @@ fn all_is_well(system: &mut System) {
     assert_eq!((&check["problem_count"], &check["refused_count"]), (&0.into(), &0.into()), "{check}");
 }
 
-/// Waits until the report on the guest is as wanted, and returns it.
+/// Waits until the guest's entry in `guests` is as expected. Returns it.
 #[track_caller]
 fn wait_until(system: &mut System, mut is_it: impl FnMut(&mut System, &Value) -> bool) -> Value {
     let until = Instant::now() + patience();
@@ -87,10 +87,10 @@ fn wait_until(system: &mut System, mut is_it: impl FnMut(&mut System, &Value) ->
     }
 }
 
-/// What the operator does to end it, whatever it does.
+/// Stops the guest, as an operator can at any time.
 #[track_caller]
 fn stop(system: &mut System) {
-    // It may have ended, or end at this moment, by itself; or Ballast has ended it, and says why.
+    // It may end by itself, or Ballast may have ended it with a reason.
     let is_over = |guest: &Value| guest["state"] == "off" || guest["state"] == "failed";
     if !is_over(&system.json("guests")["guests"][0]) {
         system.monitor("stop hostile");
@@ -99,7 +99,7 @@ fn stop(system: &mut System) {
     assert!(guest["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{guest}");
 }
 
-/// Waits until the witness has its memory: the books that are compared hold it.
+/// Waits until the witness has its memory, which is part of the compared accounts.
 #[track_caller]
 fn wait_for_witness(system: &mut System) {
     let until = Instant::now() + patience();
@@ -109,7 +109,7 @@ fn wait_for_witness(system: &mut System) {
     }
 }
 
-/// A quarter of all operations, of which the guest lives to tell.
+/// Performs a quarter of all operations, which the guest survives.
 fn survives(cpu: &str, usual_seed: u64) {
     let share = OPERATIONS.div_ceil(BOOTS);
     let seed = seed(usual_seed);
@@ -120,12 +120,12 @@ fn survives(cpu: &str, usual_seed: u64) {
     system.monitor("start hostile");
     let guest = wait_until(&mut system, |_, guest| guest["state"] == "running" || guest["state"] == "off");
     assert_eq!(guest["start_count"], 1, "{guest}");
-    // Meanwhile, too, and while its memory moves there and back.
+    // Check during the operations, too, while its memory moves back and forth.
     all_is_well(&mut system);
     let mut turn = 0;
     let guest = wait_until(&mut system, |system, guest| {
         turn += 1;
-        // Refused once it is off.
+        // Refused when the guest is off.
         system.monitor(["migrate hostile mc1", "migrate hostile mc0"][turn % 2]);
         guest["state"] == "off"
     });
@@ -146,7 +146,7 @@ fn survives(cpu: &str, usual_seed: u64) {
     assert_eq!(before, system.json("controllers"), "all of its memory comes back");
     let moved = system.json("stats migration")["guests"][0]["moved_bytes"].clone();
     assert!(moved.as_u64() > Some(0), "{moved}");
-    // By chance some calls about its pool were right.
+    // Some random calls about its pool were valid.
     let claims = system.json("claims stats");
     assert!(claims["granted_count"].as_u64() > Some(0), "{claims}");
 }
@@ -171,8 +171,8 @@ fn other_random_operations_on_every_extension_harm_nobody() {
     survives("max", 0x5eed_0004);
 }
 
-/// Nothing is left out: it changes its own translation and vectors, writes over itself, ends or resets itself; however it
-/// dies, it dies alone.
+/// Performs all operations: the guest also changes its own translation and vectors, overwrites, ends or resets itself. No
+/// other guest is affected.
 fn dies_alone(cpu: &str, usual_seed: u64) {
     let mut random = Random::new(seed(usual_seed));
     let mut system = beside_a_witness(cpu, "mode=wild");

@@ -6,7 +6,7 @@ fn two() -> System {
     Setup::new().set(&[Guest::linux("alpha").vcpus(2), Guest::linux("beta").vcpus(2)], "").boot()
 }
 
-/// Free bytes on all controllers.
+/// Returns the free bytes on all controllers.
 fn free_bytes(system: &mut System) -> u64 {
     let report = system.json("controllers");
     report["controllers"].as_array().unwrap().iter().map(|c| c["free_bytes"].as_u64().unwrap()).sum()
@@ -18,7 +18,7 @@ fn state(system: &mut System, name: &str) -> String {
     guest["state"].as_str().unwrap().to_owned()
 }
 
-/// Waits until a guest is in the state that it was told to come to.
+/// Waits until a guest is in a state.
 #[track_caller]
 fn wait_until(system: &mut System, name: &str, wanted: &str) {
     let until = std::time::Instant::now() + system_tests::patience();
@@ -103,7 +103,7 @@ fn stop_and_start_over_the_console() {
     system.wait_for_shell("beta");
 }
 
-/// The registers that a guest finds, as it prints them.
+/// Returns the registers that a guest finds, as it prints them.
 fn registers_found(system: &mut System) -> Vec<String> {
     system.to_guest("r");
     let said = system.expect(r"residue vectors (?s).*residue found \d+\r\n");

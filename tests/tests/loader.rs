@@ -1,19 +1,19 @@
-//! What a boot loader leaves, and what Ballast makes of it before it runs on tables of its own.
+//! The state that a boot loader leaves, and Ballast's early tables.
 
 use std::path::PathBuf;
 
 use object::{Object, ObjectSection, ObjectSymbol};
 use system_tests::{Guest, Setup, elf, image, payload};
 
-/// Where QEMU loads an image that asks for 2 MiB boundaries.
+/// Address at which QEMU loads an image with an alignment of 2 MiB.
 const LOADED: u64 = 0x4020_0000;
-/// Where controller 0 begins.
+/// Start of controller 0.
 const RAM: u64 = 0x4000_0000;
-/// Where the image is linked.
+/// Link address of the image.
 const LINKED: u64 = 0x8000_0000_0000;
 const PAGE: u64 = 4096;
 
-/// The loader of tests/guests with Ballast 2 MiB behind it.
+/// Returns the path of the loader of tests/guests, with Ballast 2 MiB after it.
 fn loader(name: &str) -> PathBuf {
     let mut file = std::fs::read(payload("loader")).unwrap();
     file.resize(2 << 20, 0);
@@ -23,7 +23,7 @@ fn loader(name: &str) -> PathBuf {
     path
 }
 
-/// CNTFRQ_EL0 is 0 too: the host's tree says `frequency`.
+/// Boots behind the loader, which also sets CNTFRQ_EL0 to 0; the host's tree has `frequency`.
 fn boots_behind_the_loader(cpu: &str, frequency: u64) {
     let file = loader(cpu);
     let guests = [
@@ -34,7 +34,7 @@ fn boots_behind_the_loader(cpu: &str, frequency: u64) {
     let mut system = Setup::of(&file).cpu(cpu).tree(&overlay).set(&guests, "").boot();
     system.to_guest("p");
     let said = system.expect(r"probe done \d+ ok \d+ failed\r\n");
-    // The vCPU may be the one whose CPU the loader ran on, with CNTFRQ_EL0 0: which a guest cannot be kept from seeing.
+    // On the CPU that the loader ran on, CNTFRQ_EL0 is 0, and EL2 cannot hide that from a guest.
     let failed: Vec<&str> =
         said.lines().filter(|line| line.contains(" FAIL ") && !line.contains("counter_frequency")).collect();
     assert_eq!(failed, [""; 0]);
@@ -69,7 +69,10 @@ fn a_counter_without_a_frequency_is_refused() {
 /// A page that tables map: virtual and physical address, and its descriptor's attributes.
 type Mapping = (u64, u64, u64);
 
-/// The pages that the tables below the one at `table` map. Blocks are none.
+/// Finds the pages that the table at `table` and the tables below it map.
+///
+/// # Panics
+/// A table maps a block.
 fn walk(read: &dyn Fn(u64) -> Vec<u64>, table: u64, level: u32, base: u64, found: &mut Vec<Mapping>) {
     const ADDRESS: u64 = 0xffff_ffff_f000;
     for (index, descriptor) in (0..).zip(read(table)) {
@@ -85,7 +88,7 @@ fn walk(read: &dyn Fn(u64) -> Vec<u64>, table: u64, level: u32, base: u64, found
 
 #[test]
 fn the_early_tables_map_the_image_and_nothing_else() {
-    // It stops before it needs what the tables were in.
+    // It stops before the memory of the tables is used for anything else.
     let mut system = Setup::new().no_guests().tree("/delete-node/ &{/timer};").boot();
     system.expect("Ballast cannot start: ");
     let file = std::fs::read(elf()).unwrap();
@@ -132,7 +135,7 @@ fn the_image_may_lie_between_regions_that_are_not_to_be_mapped() {
 
 #[test]
 fn the_image_sets_every_register_that_controls_traps() {
-    // op0, op1, CRn, CRm, op2 of what reset leaves unknown. QEMU has not all of them.
+    // op0, op1, CRn, CRm and op2 of registers that are UNKNOWN after a reset. QEMU lacks some of them.
     let registers = [
         ("HCR_EL2", [3, 4, 1, 1, 0]),
         ("HCRX_EL2", [3, 4, 1, 2, 2]),
@@ -170,7 +173,7 @@ fn the_image_sets_every_register_that_controls_traps() {
     let words: Vec<u32> =
         text.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
     for (name, [op0, op1, n, m, op2]) in registers {
-        // MSR, whatever is written.
+        // MSR of any general-purpose register.
         let instruction: u32 = 0xd500_0000 | op0 << 19 | op1 << 16 | n << 12 | m << 8 | op2 << 5;
         assert!(words.iter().any(|word| word & !0x1f == instruction), "{name} is never written");
     }

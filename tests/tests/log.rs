@@ -1,4 +1,4 @@
-//! The log: as frames between the console's text, on a line of its own, and in memory.
+//! The log: as frames in the console's text, on its own serial line, and in memory.
 
 use ballast_tools::frames::Decoder;
 use ballast_tools::splitter::{Piece, Splitter};
@@ -14,7 +14,7 @@ fn wait_until_running(system: &mut System) {
     }
 }
 
-/// What every boot logs.
+/// Messages of every boot.
 #[track_caller]
 fn has_boot(lines: &[String]) {
     for part in ["boot::start: Ballast", "boot::start: 4 CPUs", "guest::life: p: started, entry"] {
@@ -28,7 +28,7 @@ fn frames_share_the_line_with_text() {
     wait_until_running(&mut system);
     let shown = system.monitor("log");
     assert!(shown.contains("lines are frames"), "{shown}");
-    // A terminal swallows the frames: of the log, nothing is seen.
+    // A terminal ignores the frames: nothing of the log is visible.
     assert!(!system.transcript().contains("CPUs\n"), "{}", system.transcript());
     let decoder = Decoder::load(&elf()).unwrap();
     let mut splitter = Splitter::default();
@@ -40,7 +40,7 @@ fn frames_share_the_line_with_text() {
     }
     assert_eq!(splitter.bad_frame_count, 0);
     has_boot(&lines);
-    // Each came twice: as it was written, and by the command.
+    // Each message appears twice: when it was written, and by the command.
     assert_eq!(lines.iter().filter(|line| line.contains("4 CPUs")).count(), 2);
 }
 
@@ -68,8 +68,8 @@ fn frames_take_a_line_of_their_own() {
     assert!(!system.session().transcript().contains("\x1b]7700"), "nothing of it on the console");
 }
 
-/// `ballast.elf` is all that defmt's own programs need: its numbers are where they look for them, and each line's place
-/// in the source is known by the same number.
+/// defmt's own programs need only `ballast.elf`: it has the indices of the messages where they expect them, and the source
+/// location for each index.
 #[test]
 fn stock_decoders_read_the_elf_file() {
     let file = std::env::temp_dir().join(format!("ballast-stock-{}", std::process::id()));

@@ -1,12 +1,12 @@
-//! Debian's kernels on every kind of CPU: one guest and two at once, with 1, 2 and 4 vCPUs.
+//! Debian's kernels on every kind of CPU: one guest and two guests, with 1, 2 and 4 vCPUs.
 
 use system_tests::{Guest, Setup, System};
 
 const KERNELS: [&str; 3] = ["6.1", "6.12", "7.3"];
-/// Turned by CPU and kernel, so that each meets each number.
+/// Numbers of vCPUs; rotated by CPU and kernel, so that each of these runs with each number.
 const VCPUS: [u32; 3] = [1, 2, 4];
 
-/// The guest answers, has what it was given, and its programs run with every feature that the kernel shows them.
+/// Checks that the guest answers, has its memory and vCPUs, and that its programs work with all features that the kernel shows.
 #[track_caller]
 fn answers(system: &mut System, name: &str, kernel: &str, vcpus: u32) {
     system.wait_for_shell(name);
@@ -16,7 +16,7 @@ fn answers(system: &mut System, name: &str, kernel: &str, vcpus: u32) {
     // busybox's string routines and checksums.
     let sum = system.run(name, "dd if=/dev/zero bs=1M count=4 2>/dev/null | sha256sum");
     assert_eq!(sum, "bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8  -");
-    // Floating point in several programs at once, where each must keep its own.
+    // Floating point in several programs at once, each with its own registers.
     let add = "awk 'BEGIN { for (i = 0; i < 20000; i++) s += 1 / 2; print s }'";
     assert_eq!(system.run(name, &format!("{add} & {add} & {add}; wait")), "10000\n10000\n10000");
     let trouble =

@@ -1,11 +1,11 @@
-//! Memory that moves while its guest runs.
+//! Migration of memory while its guest runs.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
 
-/// Waits until job `number` is over, and yields its report.
+/// Waits for the end of job `number`. Returns its report.
 #[track_caller]
 fn wait_for_job(system: &mut System, number: u64) -> Value {
     let until = Instant::now() + system_tests::patience();
@@ -19,21 +19,21 @@ fn wait_for_job(system: &mut System, number: u64) -> Value {
     }
 }
 
-/// Gives a command that starts a job, and waits for its end.
+/// Runs a command that starts a job, and waits for its end.
 #[track_caller]
 fn job(system: &mut System, command: &str) -> Value {
     let number = system.json(command)["job"].as_u64().unwrap_or_else(|| panic!("no job of `{command}`"));
     wait_for_job(system, number)
 }
 
-/// The books of the whole machine are right, down to each guest's tables.
+/// Checks the accounts of the whole machine, including each guest's tables.
 #[track_caller]
 fn check_books(system: &mut System) {
     let check = system.json("check");
     assert_eq!((&check["problem_count"], &check["refused_count"]), (&0.into(), &0.into()), "{check}");
 }
 
-/// Linux with a checksum load on tmpfs and one that forks and writes moves there and back.
+/// Moves Linux back and forth under a checksum load on tmpfs and a load that forks and writes.
 fn linux_moves(kernel: &str) {
     let mut system = Setup::new().kernel(kernel).set(&[Guest::linux("alpha").vcpus(2)], "").boot();
     system.wait_for_shell("alpha");
@@ -72,8 +72,8 @@ fn linux_7_3_moves() {
     linux_moves("7.3");
 }
 
-/// A guest that uses all of its memory in every way, on several CPUs, with every bit checked, while that memory moves
-/// there and back `times` times: `mib` MiB that move as units of 2 MiB, and 4 MiB as units of 4 KiB.
+/// Runs a guest that uses all of its memory in every way on several CPUs and checks every bit, while that memory moves back and
+/// forth `times` times: `mib` MiB as units of 2 MiB, and 4 MiB as units of 4 KiB.
 fn stress(setup: Setup, vcpus: u32, mib: u64, times: usize) {
     let memory = "memory@60000000 { reg = <0x0 0x60000000 0x400000>; unit-size = <0x1000>; };";
     let guest =
@@ -81,9 +81,9 @@ fn stress(setup: Setup, vcpus: u32, mib: u64, times: usize) {
     let mut system = setup.set(&[guest], "").boot();
     system.to_guest("stress");
     system.expect(r"stress filled");
-    // Where no CPU is idle, the default share would take its time.
+    // Without an idle CPU, the default share of time would be slow.
     system.monitor("rate share 90");
-    // Some wait while one runs: as many as it takes to be asked how they stand.
+    // Several jobs wait while one runs, until their states have been read.
     let mut waiting = std::collections::VecDeque::new();
     let mut count = 0;
     while count < 2 * times || !waiting.is_empty() {
@@ -97,7 +97,7 @@ fn stress(setup: Setup, vcpus: u32, mib: u64, times: usize) {
         let (number, job) = waiting.pop_front().unwrap();
         let report = wait_for_job(&mut system, job);
         assert_eq!(report["unmoved_bytes"], 0, "{report}");
-        // At first, some of it is where it is to go.
+        // At first, some of it is already at the target.
         if number > 1 {
             assert_eq!(report["moved_bytes"], (mib + 4) << 20, "{report}");
         }
@@ -132,13 +132,13 @@ fn stress_on_cpus_whose_errata_concern_stage_2() {
     }
 }
 
-/// What the guest `pattern` hides the addresses by that its words hold.
+/// The mask with which the guest `pattern` combines addresses in its words.
 const KEY: u64 = 0x5ca1_ab1e_0000_0000;
 
-/// Bytes behind each controller where they are all looked at.
+/// Bytes behind each controller in tests that read all memory.
 const CONTROLLER: u64 = 256 << 20;
 
-/// The guest pages of which some word lies behind controller `index`, and whether all of them lie there whole.
+/// Finds the guest pages with words behind controller `index`. Returns them, and true if all of them are completely there.
 fn pattern_behind(system: &System, index: usize) -> (std::collections::BTreeSet<u64>, bool) {
     let (mut pages, mut are_whole) = (std::collections::BTreeSet::new(), true);
     let (mut chunk, empty) = (vec![0; 4 << 20], [0; 4096]);
@@ -169,7 +169,7 @@ fn every_byte_moves_and_none_stays() {
     system.to_guest("pattern");
     system.expect("pattern ready");
     let (before, are_whole) = pattern_behind(&system, 0);
-    // All but the image, the tree and what they share a page with.
+    // All pages except those of the image and the tree.
     assert!(before.len() > (46 << 20) / 4096 && are_whole, "{} pages", before.len());
     assert_eq!(pattern_behind(&system, 1).0.len(), 0);
 
@@ -190,7 +190,7 @@ fn every_byte_moves_and_none_stays() {
     assert!(said.ends_with("errors 0"), "{said}");
 }
 
-/// Free and taken bytes by controller, to the byte.
+/// Returns the free and used bytes of each controller.
 fn totals(system: &mut System) -> Value {
     system.json("controllers")
 }
@@ -218,7 +218,7 @@ fn stops_and_resets_in_the_middle_of_a_move_leak_nothing() {
     system.monitor("stop stress");
     wait_for_state(&mut system, "stress", "off");
     let off = totals(&mut system);
-    // So slow that the end comes in the middle.
+    // So slow that the job is interrupted in the middle.
     system.monitor("rate limit 40M");
     for round in 0..12 {
         system.monitor("start stress");
@@ -261,7 +261,7 @@ fn a_guest_that_ends_by_itself_in_the_middle_of_a_move_leaks_nothing() {
         let controller = ["mc1", "mc0"][round % 2];
         let number = system.json(&format!("migrate rogue {controller}"))["job"].as_u64().unwrap();
         std::thread::sleep(Duration::from_millis(100 + 130 * round as u64));
-        // All of its vCPUs go off: nobody can start them again.
+        // All of its vCPUs turn off, so that none can start another.
         system.to_guest("rogue");
         system.send("z");
         wait_for_state(&mut system, "rogue", "off");
@@ -321,7 +321,7 @@ fn an_evacuation_reaches_guests_that_start_and_that_are_reset() {
         system.monitor(begin);
         let report = job(&mut system, "evacuate mc0");
         assert_eq!((&report["state"], &report["unmoved_bytes"]), (&"finished".into(), &0.into()), "{report}");
-        // What began before the controller was closed has come along, and what begins later does not lie there.
+        // Guests that started before the controller was closed have moved, and later ones are not placed there.
         let controllers = system.json("controllers");
         assert_eq!(controllers["controllers"][0]["guest_bytes"], 0, "{controllers}");
         check_books(&mut system);
@@ -335,7 +335,7 @@ fn an_evacuation_reaches_guests_that_start_and_that_are_reset() {
     }
 }
 
-/// The address of a frame behind controller `index` that the guest with this number has, by its symbol on the map.
+/// Returns the address of a frame behind controller `index` that the guest with this number has, by its symbol on the map.
 fn frame_of_guest(system: &mut System, controller: &str, symbol: char) -> u64 {
     let map = system.json(&format!("map {controller}"));
     let range = &map["ranges"][0];
@@ -345,7 +345,7 @@ fn frame_of_guest(system: &mut System, controller: &str, symbol: char) -> u64 {
     base + cell * range["unit_bytes"].as_u64().unwrap()
 }
 
-/// Units of 4 KiB that a guest's RAM is made of.
+/// Returns the number of 4 KiB units in a guest's RAM.
 fn small_units(system: &mut System, guest: &str) -> u64 {
     let map = system.json(&format!("guest {guest} map"));
     map["regions"].as_array().unwrap().iter().map(|region| region["small_count"].as_u64().unwrap()).sum()
@@ -374,7 +374,7 @@ fn frames_of_a_guest_that_is_reset_or_starts_are_retired() {
     assert!(said.ends_with("errors 0"), "{said}");
 }
 
-/// A unit of which a frame was retired is one of 2 MiB again after a while.
+/// A unit that was split because a frame was retired is merged to 2 MiB after a while.
 fn split_units_are_coalesced(
     setup: Setup,
     guest: Guest,
@@ -422,7 +422,7 @@ fn split_units_are_coalesced_by_a_cpu_without_a_guest() {
 
 #[test]
 fn split_units_are_coalesced_while_vcpus_wait() {
-    // Every CPU has a vCPU: there is no other time than that of their WFI.
+    // Every CPU has a vCPU, so migration runs only during their WFIs.
     let guest = Guest::linux("a").vcpus(4).memory("unit-size = <0x200000>; controllers = <0>; preferred;");
     let begin = |system: &mut System| {
         system.wait_for_shell("a");
@@ -444,7 +444,7 @@ fn an_evacuated_controller_is_empty_until_it_is_restored() {
     system.to_guest("a");
     system.expect("pattern ready");
     let report = job(&mut system, "evacuate mc1");
-    // b is tied to it.
+    // b is placed there strictly.
     assert_eq!(report["unmoved"][0]["reason"], "its placement allows no other controller", "{report}");
     assert_eq!((&report["unmoved_bytes"], &report["state"]), (&(64 << 20).into(), &"incomplete".into()));
     let guest_bytes =
@@ -457,7 +457,7 @@ fn an_evacuated_controller_is_empty_until_it_is_restored() {
     assert!(system.monitor("restore mc1").contains("takes allocations again"));
     let report = job(&mut system, "migrate a mc1");
     assert_eq!(report["moved_bytes"], 64 << 20, "{report}");
-    // A frame that fails is left by who stands on it, and nobody gets it again.
+    // A failing frame is vacated, and never allocated again.
     let base = system.json("controllers")["controllers"][1]["ranges"][0]["base"].as_str().unwrap().to_owned();
     let base = u64::from_str_radix(base.trim_start_matches("0x"), 16).unwrap();
     let free_before = system.json("mem")["retired_bytes"].as_u64().unwrap();
@@ -473,7 +473,7 @@ fn an_evacuated_controller_is_empty_until_it_is_restored() {
     assert!(said.ends_with("errors 0"), "{said}");
 }
 
-/// What is touched is seen, on CPUs that keep access flags and on those that do not, and evened out once.
+/// Heat shows the accessed memory, on CPUs with and without hardware access flags, and is balanced once.
 fn heat_is_measured_and_evened_out(setup: Setup) {
     let memory = "controllers = <0>; preferred; unit-size = <0x200000>;";
     let guests = [
@@ -491,7 +491,7 @@ fn heat_is_measured_and_evened_out(setup: Setup) {
         rows.map(|row| row[key].as_u64().unwrap()).sum::<u64>()
     };
     assert_eq!(of(&report, "hot", "resident_bytes"), 64 << 20, "{report}");
-    // The image, the stack and the page tables lie in the half that is written to.
+    // The image, the stack and the page tables are in the half that is written to.
     let touched = of(&report, "hot", "touched_bytes");
     assert!((30 << 20..=36 << 20).contains(&touched), "{report}");
     assert!(of(&report, "cold", "touched_bytes") <= 4 << 20, "{report}");
@@ -505,7 +505,7 @@ fn heat_is_measured_and_evened_out(setup: Setup) {
     for shift in shifts {
         wait_for_job(&mut system, shift["job"].as_u64().unwrap());
     }
-    // What has moved was used: about half of it. And there it stays.
+    // About half of the used memory has moved, and stays there.
     let moved = system.json("stats migration")["guests"][0]["moved_bytes"].as_u64().unwrap();
     assert!((8 << 20..=24 << 20).contains(&moved), "{moved}");
     for _ in 0..10 {
@@ -513,7 +513,7 @@ fn heat_is_measured_and_evened_out(setup: Setup) {
         assert_eq!(report["shifts"].as_array().unwrap().len(), 0, "{report}");
         assert_eq!(report["why"], "they count as even", "{report}");
     }
-    // What is pinned stays.
+    // Pinned memory stays.
     job(&mut system, "pin cold all mc0");
     job(&mut system, "pin hot all mc0");
     let report = system.json("balance bytes");
@@ -523,7 +523,7 @@ fn heat_is_measured_and_evened_out(setup: Setup) {
     let report = system.json("balance bytes");
     let shifts = report["shifts"].as_array().unwrap().clone();
     assert!(!shifts.is_empty() && shifts.iter().all(|shift| shift["guest"] == "hot"), "{report}");
-    // Another one right after it waits for its jobs to be over, and then finds nothing to do.
+    // A second command right after it waits for its jobs, and then has nothing to do.
     if system.json(&format!("job {}", shifts[0]["job"]))["state"] != "finished" {
         assert!(system.monitor("balance bytes").contains("is not over"));
     }
@@ -545,12 +545,12 @@ fn heat_is_measured_by_hardware() {
     heat_is_measured_and_evened_out(Setup::new().cpu("max"));
 }
 
-/// What a guest that waits says of its waits now: how many there were, by how much the latest ended late, and how long each
-/// is, in ticks.
+/// Returns the statistics that a waiting guest prints: the number of waits, the largest delay of an end, and the duration of each,
+/// in ticks.
 fn waits(system: &mut System) -> [u64; 3] {
     system.to_guest("waiter");
     system.session().skip_to_now();
-    // The first may have been cut.
+    // The first line may be incomplete.
     system.expect(r"tenant waits \d+ late \d+ of \d+\r\n");
     let said = system.expect(r"tenant waits \d+ late \d+ of \d+\r\n");
     let numbers: Vec<u64> =
@@ -561,7 +561,7 @@ fn waits(system: &mut System) -> [u64; 3] {
 #[test]
 fn waits_with_a_deadline_keep_it_while_memory_moves() {
     let guest = Guest::payload("waiter", "tenant").bootargs("wait=1000").vcpus(4).ram_mib(64);
-    // EL2's timer, which ends a wait too, comes every 10 ms.
+    // EL2's timer, which also ends a wait, fires every 10 ms.
     let rarely = "migration { share-percent = <1>; };";
     let mut system = Setup::new().cpu("max").counting_instructions().set(&[guest], rarely).boot();
     system.to_guest("waiter");
@@ -577,6 +577,6 @@ fn waits_with_a_deadline_keep_it_while_memory_moves() {
         count - before[0],
         before[1]
     );
-    // All CPUs wait: they did the work between the beginning and the end of waits. A slice is a tenth of a wait.
+    // All CPUs wait, and did the work during their waits. A slice is a tenth of a wait.
     assert!(late < length, "a wait of {length} ticks ended {late} ticks after its deadline");
 }

@@ -1,4 +1,4 @@
-//! Mitigations of speculative execution: the choice by core and firmware, and what firmware is really called for.
+//! Mitigations of speculative execution: the choice by core and firmware, and the calls of firmware.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ fn guest(arguments: &str) -> Guest {
     Guest::payload("p", "probe").bootargs(arguments).ram_mib(32)
 }
 
-/// What `cpus` says of branches and of store bypass, the same for all CPUs.
+/// Returns the mitigations in `cpus`, which must be the same for all CPUs.
 #[track_caller]
 fn choice(system: &mut System) -> [Value; 3] {
     let report = system.json("cpus");
@@ -25,7 +25,7 @@ fn choice(system: &mut System) -> [Value; 3] {
     of(&cpus[0])
 }
 
-/// The values of E that firmware was called with by CPU `cpu`, by its lines `cpu N stores E`.
+/// Returns the arguments of SMCCC_ARCH_WORKAROUND_2 calls by CPU `cpu`, from firmware's lines `cpu N stores E`.
 fn stores(log: &Path, cpu: u64) -> Vec<bool> {
     let said = std::fs::read_to_string(log).unwrap();
     let values = said.lines().filter_map(|line| line.strip_prefix(&format!("cpu {cpu} stores ")));
@@ -56,7 +56,7 @@ fn each_core_gets_its_mitigation_and_the_console_says_which() {
     }
 }
 
-// On Neoverse-N1, all of `platform` runs behind the loop.
+// On Neoverse-N1, all tests of `platform` use the loop.
 #[test]
 fn every_platform_check_holds_behind_clrbhb() {
     let setup = Setup::new().cpu("cortex-a53").append("mitigations=clrbhb");
@@ -77,7 +77,7 @@ fn firmware_hears_what_a_guest_chooses_and_el2_runs_mitigated() {
         if life == 1 {
             let expected = ["firmware".into(), Value::Null, "firmware".into()];
             assert_eq!(choice(&mut system), expected);
-            // Tracing goes the same way.
+            // Tracing takes the same path.
             system.monitor("trace on");
             system.monitor("reset p");
             system.to_guest("p");
@@ -87,19 +87,19 @@ fn firmware_hears_what_a_guest_chooses_and_el2_runs_mitigated() {
     system.expect("p: stopped by the operator");
     let cpu = system.json("guests")["guests"][0]["cpus"][0].as_u64().unwrap();
     let calls = stores(&log, cpu);
-    // On when the CPU came up; then off for the guest and on for EL2 in turns, and on in the end.
+    // On when the CPU came up, then alternately off for the guest and on for EL2, and on at the end.
     assert!(
         calls[0] && calls[1..].iter().enumerate().all(|(at, &is_on)| is_on == (at % 2 == 1)),
         "{calls:?}"
     );
     assert_eq!(calls.last(), Some(&true), "{calls:?}");
-    // Twice in each life for at least 10 traps, but not for the 1000 others.
+    // At least 10 traps, twice in each run of the guest, but not the 1000 others.
     let offs = calls.iter().filter(|&&is_on| !is_on).count();
     assert!((44..600).contains(&offs), "{offs}");
     for other in (0..4).filter(|&other| other != cpu) {
         assert_eq!(stores(&log, other), [true]);
     }
-    // And all entries of that CPU went by firmware, which is asked for no more than the newest call.
+    // All entries of that CPU call firmware, which needs only the newest call.
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.contains(&format!("cpu {cpu} history\n")), "{said}");
     assert!(!said.contains("targets") && !said.contains("lost"), "{said}");
@@ -118,7 +118,7 @@ fn every_platform_check_holds_behind_a_firmware_call() {
     let _ = std::fs::remove_file(&log);
 }
 
-/// Ballast's image with HVC and SMC in each other's places.
+/// Returns the path of a copy of Ballast's image with HVC and SMC exchanged.
 fn image_with_conduits_exchanged() -> PathBuf {
     const HVC: [u8; 4] = 0xd400_0002_u32.to_le_bytes();
     const SMC: [u8; 4] = 0xd400_0003_u32.to_le_bytes();
@@ -138,8 +138,8 @@ fn image_with_conduits_exchanged() -> PathBuf {
     path
 }
 
-/// An HVC from EL2 reaches firmware only below another hypervisor, which QEMU cannot emulate. So the test puts SMC where
-/// Ballast has HVC; what it does by SMC then is an HVC to itself, which is fatal.
+/// An HVC from EL2 reaches firmware only if another hypervisor runs below, which the test does not have. So it replaces HVC by
+/// SMC, and SMC by HVC, which is then a fatal exception.
 #[test]
 fn firmware_is_called_by_hvc_if_the_tree_says_so() {
     let (log, image) = (file("hvc"), image_with_conduits_exchanged());
@@ -149,7 +149,7 @@ fn firmware_is_called_by_hvc_if_the_tree_says_so() {
     system.to_guest("p");
     let said = system.expect(r"probe done \d+ ok \d+ failed\r\n");
     assert!(said.trim_end().ends_with(" 0 failed"), "{said}");
-    // The vectors call it too, on each CPU that a vCPU ran on.
+    // The vectors also call it, on each CPU with a vCPU.
     let said = std::fs::read_to_string(&log).unwrap();
     assert!((0..4).all(|cpu| said.contains(&format!("cpu {cpu} history\n"))), "{said}");
     assert!(!said.contains("lost"), "{said}");
@@ -157,14 +157,13 @@ fn firmware_is_called_by_hvc_if_the_tree_says_so() {
     let _ = std::fs::remove_file(&log);
 }
 
-/// RAM of machine `two`: two controllers of 1 GiB from here on.
+/// Start of RAM of machine `two`: two controllers of 1 GiB.
 const RAM: u64 = 0x4000_0000;
-/// Where EL2's windows onto guests' memory are (hyp/src/hyp_mem/mmu.rs), and how many pageblocks of 2 MiB they take for four
-/// CPUs.
+/// Address of EL2's windows onto guests' memory (hyp/src/hyp_mem/mmu.rs), and their number, of 2 MiB each, for four CPUs.
 const WINDOWS: u64 = 0x8000_0800_0000;
 const WINDOW_COUNT: u64 = 8;
 
-/// The descriptor at `index` of the table at `pa`.
+/// Returns the descriptor at `index` of the table at `pa`.
 fn descriptor(system: &System, pa: u64, index: u64) -> u64 {
     let mut bytes = [0; 8];
     let offset = pa - RAM + 8 * index;
@@ -172,7 +171,7 @@ fn descriptor(system: &System, pa: u64, index: u64) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// The level 2 descriptors of all windows, as EL2's tables in memory have them.
+/// Returns the level 2 descriptors of all windows in EL2's tables.
 fn windows(system: &System, image: &LoadedImage) -> Vec<u64> {
     let root = u64::from_le_bytes(image.read(system, "arch3mmu4ROOT").try_into().unwrap());
     let address = |descriptor: u64| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
 
-/// A guest whose vCPUs interrupt each other for ever, beside a Linux.
+/// Boots a guest whose vCPUs interrupt each other without end, and a Linux guest.
 fn busy() -> System {
     let load = Guest::payload("load", "irqload").bootargs("forever=1 rounds=200").ram_mib(32).vcpus(2);
     let mut system = Setup::new().set(&[Guest::linux("linux"), load], "").boot();
@@ -13,7 +13,7 @@ fn busy() -> System {
     system
 }
 
-/// The number at `key` of the entry called `name` in list `list` of a report.
+/// Returns the number at `key` of the entry `name` in list `list` of a report.
 #[track_caller]
 fn number(report: &Value, list: &str, name: &str, key: &str) -> u64 {
     let entry = report[list].as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap();
@@ -37,7 +37,7 @@ fn what_guests_do_is_counted() {
         }
     }
     for guest in ["linux", "load"] {
-        // The boot took hypercalls and the distributor; nothing was aborted.
+        // The boot used hypercalls and the distributor, and caused no aborts.
         assert!(number(&after, "guests", guest, "exit_gicd_count") > 0);
         assert_eq!(number(&after, "guests", guest, "exit_other_count"), 0);
         let exits = after["guests"].as_array().unwrap().iter().find(|entry| entry["name"] == guest).unwrap();
@@ -72,7 +72,7 @@ fn what_happens_is_traced() {
     let report = system.json("trace exit 5");
     assert!(report["events"].as_array().unwrap().iter().all(|event| event["kind"] == "exit"));
     assert_eq!(system.monitor("trace off"), "Not recording.");
-    // The load still counts right: nothing was lost on the ways that are traced.
+    // The load still counts correctly: nothing was lost on the traced paths.
     system.to_guest("load");
     system.session().skip_to_now();
     let said = system.expect(r"irqload done [^\n]* lost \d+");
@@ -84,14 +84,14 @@ fn what_happens_is_traced() {
     assert_eq!(one, other, "events after it was turned off");
 }
 
-/// Validates by hyp/schema/reports.json.
+/// Returns a validator for hyp/schema/reports.json.
 fn schema() -> jsonschema::Validator {
     let path = ballast_qemu::place::root().join("hyp/schema/reports.json");
     let schema = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     jsonschema::validator_for(&schema).unwrap()
 }
 
-/// Command lines that report something: every command without an argument that it needs, and these.
+/// Command lines with reports, in addition to all commands without a required argument.
 fn reports(system: &mut System) -> Vec<String> {
     let mut lines: Vec<String> = [
         "help start",
@@ -130,7 +130,7 @@ fn every_report_is_as_the_schema_says_and_fits_the_screen() {
     let mut system = busy();
     let schema = schema();
     system.monitor("trace on");
-    // Something has moved, or moves, and is traced.
+    // Memory has moved, with tracing on.
     let moved = system.json("migrate linux mc1");
     assert!(schema.is_valid(&moved), "{moved}");
     for line in ["pause 1", "resume 1", "rate limit 1G", "restore mc0", "evacuate mc9", "job 1", "cancel 1"] {
@@ -153,7 +153,7 @@ fn every_report_is_as_the_schema_says_and_fits_the_screen() {
         let report = system.json(line);
         assert!(schema.is_valid(&report) && report["report"] != "error", "{line}: {report}");
     }
-    // A frame at the end of RAM, and one that the first guest has.
+    // A frame at the end of RAM, and one of the first guest.
     let map = system.json("map mc0");
     let range = &map["ranges"][0];
     let base = u64::from_str_radix(&range["base"].as_str().unwrap()[2..], 16).unwrap();
@@ -173,13 +173,13 @@ fn every_report_is_as_the_schema_says_and_fits_the_screen() {
         let refuses = ["frame 0x1000", "start linux", "stop nobody", "nothing"].contains(&line.as_str());
         assert_eq!(report["report"] == "error", refuses, "{line}: {report}");
 
-        // What `balance` began is over before it is asked again.
+        // Wait for the jobs of `balance` before it is called again.
         let is_open = |job: &Value| job["state"] == "queued" || job["state"] == "running";
         while line == "balance" && system.json("jobs")["jobs"].as_array().unwrap().iter().any(is_open) {
             std::thread::sleep(Duration::from_millis(100));
         }
         let text = system.monitor(&line);
-        // The log's own lines are left out of answers.
+        // Lines of the log are removed from output.
         assert!(!text.is_empty() || line.starts_with("log"), "{line} says nothing");
         assert_eq!(text.starts_with("error: "), refuses, "{line}: {text}");
         let is_free =

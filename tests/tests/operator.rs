@@ -1,4 +1,4 @@
-//! What an operator is told: behind which controllers guests shall lie, what they have, why jobs ended.
+//! Information for the operator: the controllers that guests may use, the memory that they have, and the reasons why jobs ended.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use system_tests::{Guest, Setup, System};
 
 const MIB: u64 = 1 << 20;
 
-/// A pool of 256 MiB in a designated block on controller 1.
+/// Source of a pool of 256 MiB in a designated block on controller 1.
 const POOL: &str = "pools { video { compatible = \"shared-dmb-pool\"; reusable; size = <0 0x10000000>; \
                     controllers = <1>; }; };";
 
-/// Asks `command` until what it reports is such that `is_it`.
+/// Repeats `command` until `is_it` returns true for its report.
 #[track_caller]
 fn wait_for(system: &mut System, command: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     let until = Instant::now() + system_tests::patience();
@@ -48,7 +48,7 @@ fn turns_spread_what_lies_behind_one_controller_and_pins_are_shown() {
     );
     let number = system.json("pin echo all mc0,mc1 interleave")["job"].clone();
     let job = wait_for(&mut system, &format!("job {number}"), |job| job["state"] == "finished");
-    // In proportion to what is free: near one half.
+    // In proportion to free memory: near one half.
     let moved = job["moved_bytes"].as_u64().unwrap() / MIB;
     assert!((16..=48).contains(&moved) && job["unmoved_bytes"] == 0, "{job}");
     let map = system.json("guest echo map");
@@ -65,14 +65,14 @@ fn turns_spread_what_lies_behind_one_controller_and_pins_are_shown() {
     );
     let shown = system.monitor("guest echo");
     assert!(shown.contains("mc0,mc1 in turns  pin"), "{shown}");
-    // The guest has noticed nothing.
+    // The guest is unaffected.
     system.to_guest("echo");
     system.send("still here\x04");
     system.expect("probe echo 10 bytes");
     assert_eq!(system.json("check")["problem_count"], 0);
 }
 
-/// The state of controller `at`, and the bytes behind it that guests have and that are in use.
+/// Returns the state of controller `at`, with the bytes behind it that guests use and that are in use.
 fn controller(system: &mut System, at: usize) -> (String, u64, u64) {
     let row = system.json("controllers")["controllers"][at].clone();
     let bytes = |key: &str| row[key].as_u64().unwrap();
@@ -102,7 +102,7 @@ fn a_controller_with_memory_in_use_is_closed_and_not_evacuated() {
     let shown = system.monitor("jobs");
     assert!(shown.contains("incomplete") && !shown.contains("100.0 %"), "{shown}");
 
-    // With the guest gone, only what Ballast itself has there may be left.
+    // Without the guest, only Ballast's own memory may be left.
     let number = system.json("pin echo all mc0")["job"].clone();
     wait_for(&mut system, &format!("job {number}"), |job| job["state"] == "finished");
     let (state, of_guests, used) = controller(&mut system, 1);
@@ -188,7 +188,7 @@ fn retirement_of_claimed_frames_waits_and_of_ballasts_own_is_refused() {
     system.monitor("release 1");
     wait_for(&mut system, &format!("frame {base}"), |frame| frame["state"] == "retired");
 
-    // Frames that Ballast and the guest's tables have: B and T on the map.
+    // Frames of Ballast and of the guest's tables: B and T on the map.
     let cells = |system: &mut System, wanted: &str| -> Option<u64> {
         let map = system.json("map");
         let ranges = map["ranges"].as_array().unwrap().clone();
@@ -212,7 +212,7 @@ fn what_guests_and_pools_have_and_why_jobs_end_is_told() {
     let pools = ["pool_bytes", "pool_in_dmb_bytes"].map(|key| mem[key].as_u64().unwrap() / MIB);
     assert_eq!(pools, [256, 256], "{mem}");
 
-    // The second job has not begun when the guest stops.
+    // The second job has not started when the guest stops.
     system.monitor("rate limit 1M");
     let jobs = ["mc1", "mc0"].map(|to| system.json(&format!("migrate echo {to} --force"))["job"].clone());
     system.monitor("trace on");
@@ -233,7 +233,7 @@ fn what_guests_and_pools_have_and_why_jobs_end_is_told() {
     assert!(!said.contains("trace on records"), "it records already: {said}");
     for view in ["all", "front"] {
         let said = system.monitor(&format!("console {view}"));
-        // What the guest has printed meanwhile may come before.
+        // Output of the guest may come before.
         assert_eq!(
             (said.matches("Showing").count(), said.lines().last()),
             (1, Some(&*format!("Showing: {view}.")))

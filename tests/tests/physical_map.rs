@@ -1,4 +1,4 @@
-//! The physical map: four controllers, movable blocks on three of them, and what the reports say of it.
+//! The physical map in reports: four controllers, with movable blocks on three of them.
 
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
@@ -15,7 +15,7 @@ fn number(row: &Value, key: &str) -> u64 {
     row[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {row}"))
 }
 
-/// The books are in order, and every frame is found.
+/// Checks that `check` finds no problem, and every frame is accounted for.
 #[track_caller]
 fn assert_in_order(system: &mut System, ram: u64) {
     let check = system.json("check");
@@ -41,7 +41,7 @@ fn four_controllers_with_blocks_on_three_of_them() {
     system.wait_for_shell("alpha");
     system.wait_for_shell("beta");
 
-    // Blocks: as they were asked for, where they were asked for; guests' RAM is in them first.
+    // Blocks have the requested sizes and places; guests' RAM is allocated from them first.
     let report = system.json("dmb");
     let found = rows(&report, "blocks");
     assert_eq!(found.len(), blocks.len(), "{report}");
@@ -56,7 +56,7 @@ fn four_controllers_with_blocks_on_three_of_them() {
     }
     assert_eq!(lent, 768 * MIB, "{report}");
 
-    // Zones: every frame in one, spans that overlap, none with a span and no frame.
+    // Zones: every frame is in one, spans may overlap, and no zone has a span without frames.
     let report = system.json("zones");
     let mut present = 0;
     for row in rows(&report, "zones") {
@@ -88,7 +88,7 @@ fn four_controllers_with_blocks_on_three_of_them() {
         assert_eq!(row["type"], "Movable", "{report}");
     }
 
-    // The books hold while guests run, after one has stopped, and after it has started again.
+    // The accounts are correct while guests run, after one has stopped, and after it has started again.
     assert_in_order(&mut system, 4 * GIB);
     let check = system.json("check");
     assert!(number(&check, "mapped_count") > 0, "guests' blocks are looked up in stage 2: {check}");
@@ -131,7 +131,7 @@ fn a_map_of_64_gib_with_holes_boots() {
     system.wait_for_monitor();
     let ram = number(&system.json("mem"), "ram_bytes");
     assert_eq!(ram, 64 * GIB);
-    // 12.2 bytes a frame; what need not be touched at boot is not.
+    // 12.2 bytes for each frame. Only the necessary part is initialised at boot.
     let table = number(&system.json("version"), "frame_table_bytes");
     assert!(table <= 64 * GIB / FRAME * 16, "{table}");
     assert_in_order(&mut system, ram);

@@ -1,9 +1,9 @@
-//! What a guest's platform does and must not do, seen by a bare-metal guest, on every CPU and with every number of
-//! vCPUs; and interrupts under load, counted.
+//! Behaviour of a guest's platform, checked by a bare-metal guest on every CPU and with every number of vCPUs, and counted
+//! interrupts under load.
 
 use system_tests::{Guest, Setup};
 
-/// The probe checks the platform from inside: `arguments` choose what. Every check that it makes must hold.
+/// Runs `probe`, which checks the platform from inside. No check may fail.
 fn probe_passes(setup: Setup, vcpus: u32, least_checks: u32) {
     let mut system = setup.set(&[Guest::payload("probe", "probe").ram_mib(32).vcpus(vcpus)], "").boot();
     system.to_guest("probe");
@@ -14,7 +14,7 @@ fn probe_passes(setup: Setup, vcpus: u32, least_checks: u32) {
         said.lines().last().unwrap().split(' ').filter_map(|word| word.parse().ok()).collect();
     assert!(sums[0] >= least_checks, "only {} checks", sums[0]);
     assert_eq!(sums[1], 0);
-    // It has switched itself off, and Ballast goes on.
+    // The guest has powered itself off, and Ballast still runs.
     system.expect("probe: powered off");
     assert_eq!(system.json("guests")["guests"][0]["state"], "off");
 }
@@ -44,7 +44,7 @@ fn all_checks_hold_on_max_without_pointer_authentication_and_sve() {
     probe_passes(Setup::new().cpu("max,pauth=off,sve=off,sme=off,lpa2=off"), 2, 400);
 }
 
-/// Counts interrupts under load until they are enough: none is lost and none comes twice.
+/// Counts interrupts under load. None may be lost or arrive twice.
 fn no_interrupt_is_lost(setup: Setup, rounds: u32, guests: &[(&str, u32)]) {
     let arguments = format!("rounds={rounds}");
     let guest = |&(name, vcpus): &(_, _)| {
@@ -83,8 +83,8 @@ fn no_interrupt_is_lost_in_two_guests_at_once() {
     no_interrupt_is_lost(Setup::new().cpu("cortex-a53"), 2000, &[("one", 2), ("other", 2)]);
 }
 
-/// Rounds of the test of SGIs to a vCPU that is being turned on, for each way of waiting: seconds. 100,000 take minutes
-/// (`BALLAST_TEST_WAKEUPS=100000`).
+/// Returns the number of rounds, for each way of waiting, of the test of SGIs to a vCPU that is being turned on. The default takes
+/// seconds, 100,000 rounds (`BALLAST_TEST_WAKEUPS=100000`) take minutes.
 fn wakeups() -> u32 {
     std::env::var("BALLAST_TEST_WAKEUPS").ok().and_then(|text| text.parse().ok()).unwrap_or(3_000)
 }

@@ -1,18 +1,18 @@
-//! Guests that misbehave, each beside one that must not notice.
+//! Guests that misbehave, each beside one that must not be affected.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
 
-/// A guest that misbehaves by `mode`, and beside it a witness that counts interrupts between its vCPUs for ever.
+/// Boots a guest that misbehaves as `mode` says, and a witness that counts interrupts between its vCPUs without end.
 fn beside_a_witness(mode: &str) -> System {
     let rogue = Guest::payload("rogue", "rogue").bootargs(&format!("rogue={mode}")).ram_mib(32).vcpus(2);
     let witness = Guest::payload("witness", "irqload").bootargs("forever=1 rounds=200").ram_mib(32).vcpus(2);
     Setup::new().set(&[rogue, witness], "").boot()
 }
 
-/// The witness goes on, and has lost nothing.
+/// Checks that the witness runs, and has lost nothing.
 fn witness_is_well(system: &mut System) {
     system.to_guest("witness");
     system.session().skip_to_now();
@@ -23,7 +23,7 @@ fn witness_is_well(system: &mut System) {
     }
 }
 
-/// One that comes back from all that it tries.
+/// Runs a guest that survives all its attempts.
 fn comes_back(mode: &str) {
     let mut system = beside_a_witness(mode);
     system.to_guest("rogue");
@@ -33,12 +33,12 @@ fn comes_back(mode: &str) {
     assert_eq!(system.json("guests")["guests"][0]["state"], "off");
 }
 
-/// One that never comes back: it goes on until the operator stops it, or Ballast does, which says why.
+/// Runs a guest that never ends by itself: the operator stops it, or Ballast does and reports the reason.
 fn goes_on(mode: &str) {
     let mut system = beside_a_witness(mode);
     misbehaves_until_stopped(&mut system, mode);
     let left = system.json("controllers");
-    // Started afresh, it does the same again.
+    // After another start, it does the same.
     system.monitor("start rogue");
     misbehaves_until_stopped(&mut system, mode);
     assert_eq!(left, system.json("controllers"), "all of its memory comes back");
@@ -64,7 +64,7 @@ fn is_stopped(system: &mut System) -> bool {
     ["off", "failed"].contains(&rogue(system)["state"].as_str().unwrap())
 }
 
-/// What the monitor says of it.
+/// Returns the guest's entry in `guests`.
 fn rogue(system: &mut System) -> Value {
     system.json("guests")["guests"][0].clone()
 }

@@ -1,4 +1,4 @@
-//! The sets of guests that ship: each boots, and its guests' RAM lies where the set says.
+//! The sets of guests in guest-dts: each boots, with its guests' RAM on the right controllers.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ fn boot(set: &str, names: &[&str]) -> System {
     system
 }
 
-/// What lies behind each controller of a region of a guest's, in MiB: `("dmb-0", "mc1", 256)`.
+/// Returns the size in MiB of each of a guest's regions behind each controller: `("dmb-0", "mc1", 256)`.
 fn parts(system: &mut System, guest: &str) -> Vec<(String, String, u64)> {
     let report = system.json(&format!("guest {guest} map"));
     let rows = report["regions"].as_array().unwrap();
@@ -29,7 +29,7 @@ fn part(region: &str, controller: &str, mib: u64) -> (String, String, u64) {
     (region.into(), controller.into(), mib)
 }
 
-/// Bytes in movable blocks behind each controller, in MiB.
+/// Returns the size in MiB of the movable blocks behind each controller.
 fn movable(system: &mut System) -> Vec<u64> {
     let report = system.json("controllers");
     let rows = report["controllers"].as_array().unwrap();
@@ -64,7 +64,7 @@ fn four_guests_in_turns_on_two_controllers() {
     let names = ["alpha", "beta", "gamma", "delta"];
     let mut system = boot("interleaved", &names);
     for name in names {
-        // In turns, weighed by what the controllers have free: the image and the configuration lie behind mc0.
+        // Interleaved by free memory: the image and the configuration are behind mc0.
         let parts = parts(&mut system, name);
         let [(_, first, low), (_, second, high)] = parts.as_slice() else { panic!("{parts:?}") };
         assert_eq!((first.as_str(), second.as_str(), low + high), ("mc0", "mc1", 256));
@@ -83,12 +83,12 @@ fn a_hungry_guest_beside_the_owner_of_a_pool() {
     assert!(system.transcript().contains("pool video of 256 MiB at"));
     let total: u64 = parts(&mut system, "hungry").iter().map(|(_, _, mib)| mib).sum();
     assert_eq!(total, 896);
-    // Until its owner claims it, the pool is lent: the guest has frames in it.
+    // The pool is lent until its owner claims it: the guest has frames in it.
     let zones = system.json("zones");
     let rows = zones["zones"].as_array().unwrap();
     let row = rows.iter().find(|row| row["zone"] == "MOVABLE" && row["controller"] == "mc1").unwrap();
     assert!(row["free_bytes"].as_u64().unwrap() < row["managed_bytes"].as_u64().unwrap(), "{zones}");
-    // The operator owns the other pool, and gets all of it.
+    // The operator owns the other pool, and can claim all of it.
     assert!(system.monitor("claim video 4K").contains("the pool belongs to owner"));
     system.monitor("claim camera 64M");
     let until = Instant::now() + system_tests::patience();

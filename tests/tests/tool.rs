@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use system_tests::{Guest, Setup, System, elf, tool};
 
-/// A machine whose console is a socket, and the folder that this lies in.
+/// A machine whose console is a socket, and the folder of the socket.
 struct Live {
     _system: System,
     folder: PathBuf,
 }
 
 impl Live {
-    /// Two guests, one of which interrupts and prints for ever.
+    /// Boots two guests, one of which interrupts and prints without end.
     fn boot(name: &str) -> Self {
         let load = Guest::payload("load", "irqload").bootargs("forever=1 rounds=200").ram_mib(32).vcpus(2);
         let echo = Guest::payload("echo", "probe").bootargs("probe=echo").ram_mib(64);
         Self::boot_set(name, &[load, echo], "")
     }
 
-    /// A pool that is lent to a guest which writes to its memory for ever.
+    /// Boots a guest that writes to its memory without end, and a pool that is lent to it.
     fn boot_pool(name: &str) -> Self {
         let tenant = Guest::payload("tenant", "pattern")
             .bootargs("mode=write")
@@ -39,7 +39,7 @@ impl Live {
         let folder = std::env::temp_dir().join(format!("ballast-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("serial");
-        // The first line is the socket; the one that the test has comes second, and stays silent.
+        // The first serial line is the socket. The test's own line is the second, and stays silent.
         let system = Setup::new()
             .set(guests, more)
             .append("log=frames")
@@ -58,8 +58,8 @@ impl Live {
         self.folder.join(name)
     }
 
-    /// The line, damaged between the machine and who attaches at the address that this returns: of so many bytes, one
-    /// is lost, and behind another comes one that nobody sent.
+    /// Damages the line: one byte in this number is lost, and a wrong one is inserted after another. Returns the address of the
+    /// damaged line.
     fn damaged_line(&self, one_of: u64) -> String {
         let (serial, path) = (self.path("serial"), self.path(&format!("damaged-{one_of}")));
         let listener = UnixListener::bind(&path).unwrap();
@@ -102,7 +102,7 @@ impl Live {
         format!("unix:{}", self.path("serial").display())
     }
 
-    /// What passes over the line after `command`, by `ballast console`.
+    /// Runs `command` through `ballast console`. Returns the output of the line.
     fn ask(&self, command: &str) -> String {
         self.console(&[], &format!("\x1dm\x03\x15{command} --json\r"))
     }
@@ -112,7 +112,7 @@ impl Live {
         let mut child = spawn(&[&["console", &self.line()], options].concat());
         let mut input = child.stdin.take().unwrap();
         for part in keys.split_inclusive('\r') {
-            // QEMU's socket listens as soon as QEMU has started; what is typed before that is not lost.
+            // QEMU's socket listens as soon as QEMU has started, and keeps earlier keys.
             if input.write_all(part.as_bytes()).is_err() {
                 break;
             }
@@ -146,7 +146,7 @@ fn run(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Whether a page is whole, alone and about this machine.
+/// Returns true if a page of metrics is complete and from this machine.
 #[track_caller]
 fn check_page(path: &Path) {
     let page = std::fs::read_to_string(path).unwrap();
@@ -186,7 +186,7 @@ fn reports_come_from_a_live_machine_and_from_a_recording() {
     check_page(&out);
 }
 
-/// `ballast exporter`, serving.
+/// A running `ballast exporter`.
 struct Exporter {
     child: Child,
     place: String,
@@ -205,7 +205,7 @@ impl Exporter {
 
     fn page(&self) -> String {
         let mut client = TcpStream::connect(&self.place).unwrap();
-        // The machine may be slow, and the line damaged: what a scrape may take is for each test to say.
+        // The machine may be slow and the line damaged, so each test sets the timeout of a scrape.
         let seconds = self.timeout.as_secs_f64();
         let head = format!(
             "GET /metrics HTTP/1.1\r\nHost: here\r\nX-Prometheus-Scrape-Timeout-Seconds: {seconds}\r\n\r\n"
@@ -233,7 +233,7 @@ impl Drop for Exporter {
 struct Scrape(prometheus_parse::Scrape);
 
 impl Scrape {
-    /// The metric with these labels.
+    /// Returns the metric with these labels.
     #[track_caller]
     fn value(&self, metric: &str, labels: &[(&str, &str)]) -> f64 {
         let found = self.0.samples.iter().find(|sample| {
@@ -292,7 +292,7 @@ fn claims_migration_and_heat_of_a_live_machine_are_shown() {
     assert!(scrape.value("ballast_migration_moved_bytes_total", &[("guest", "tenant")]) > 0.0);
     let touched = [("guest", "tenant"), ("controller", "mc0")];
     assert!(scrape.value("ballast_guest_touched_bytes", &touched) > 0.0);
-    // Prometheus's own checker, where there is one.
+    // Prometheus's own checker, if it is installed.
     if let Ok(mut checker) = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -307,7 +307,7 @@ fn claims_migration_and_heat_of_a_live_machine_are_shown() {
     }
 }
 
-/// One of some hundred bytes is lost or came from nowhere: what is damaged is asked again, left out and counted.
+/// One byte in some hundreds is lost or wrong: damaged reports are requested again, dropped and counted.
 #[test]
 fn loss_and_garbage_on_the_line_are_survived_and_counted() {
     let live = Live::boot("damage");
@@ -325,7 +325,7 @@ fn loss_and_garbage_on_the_line_are_survived_and_counted() {
         let scrape = exporter.scrape();
         assert_eq!(scrape.value("ballast_up", &[]), 1.0);
         damaged_count = scrape.value("ballast_line_damaged_total", &[("what", "report")]);
-        // Where a digit is lost, a report is still one; its checksum tells.
+        // A report that lost a digit is still valid JSON; its checksum is wrong.
         let echo = scrape.0.samples.iter().find(|sample| {
             sample.metric == "ballast_guest_memory_bytes" && sample.labels.get("guest") == Some("echo")
         });
@@ -336,7 +336,7 @@ fn loss_and_garbage_on_the_line_are_survived_and_counted() {
     assert!(damaged_count > 0.0 && right_count >= 3, "{damaged_count} damaged, {right_count} right");
     drop(exporter);
 
-    // Frames, one in two of which is hit.
+    // Frames, every second of which is damaged.
     let elf = elf();
     let mut child = spawn(&["console", &live.damaged_line(100), "--elf", &elf.to_string_lossy()]);
     let mut input = child.stdin.take().unwrap();
@@ -354,7 +354,7 @@ fn loss_and_garbage_on_the_line_are_survived_and_counted() {
 #[test]
 fn top_draws_a_live_machine_amid_garbage() {
     let live = Live::boot("top");
-    // Lines of guests come between the reports' lines; what they tear is asked for again.
+    // Output of guests interrupts reports, which are then requested again.
     live.console(&[], "\x1dm\x03\x15console all\r");
     let shell =
         format!("stty rows 40 cols 100 2>/dev/null; {} top {} --interval 1", tool().display(), live.line());
@@ -371,7 +371,7 @@ fn top_draws_a_live_machine_amid_garbage() {
     }
 }
 
-/// What a client says that cannot have the line.
+/// Returns the output of a client that cannot get the line.
 #[track_caller]
 fn refusal(arguments: &[&str]) -> String {
     let output = Command::new(tool()).args(arguments).stdin(Stdio::null()).output().unwrap();
@@ -391,7 +391,7 @@ fn a_second_client_is_told_that_the_line_is_in_use() {
     let commands =
         [&["top", &line][..], &["console", &line], &["report", &line], &["log", &line, "--elf", &elf]];
     let until = std::time::Instant::now() + system_tests::patience();
-    // Without a terminal, top says so once it has the line.
+    // Without a terminal, top reports that when it has the line.
     let output = Command::new(tool()).args(["top", &line]).stdin(Stdio::null()).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("top needs a terminal"), "{output:?}");
     let mut exporter = Exporter::start(&[&line]);
@@ -402,7 +402,7 @@ fn a_second_client_is_told_that_the_line_is_in_use() {
     }
     drop(exporter);
 
-    // The other way round: the exporter is the second.
+    // In the opposite order: the exporter comes second.
     let mut first = spawn(&["console", &line]);
     while !live.path("serial.lock").exists() {
         assert!(std::time::Instant::now() < until && first.try_wait().unwrap().is_none());
@@ -413,7 +413,7 @@ fn a_second_client_is_told_that_the_line_is_in_use() {
     first.stdin.as_mut().unwrap().write_all(b"\x1dq").unwrap();
     first.wait().unwrap();
 
-    // And behind a program that knows no locks.
+    // After a program that does not use locks.
     let foreign = UnixStream::connect(live.path("serial")).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     for command in commands {

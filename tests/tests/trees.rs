@@ -1,4 +1,4 @@
-//! Guests' device trees: how Linux is told of its movable memory and of its controllers, and what it makes of it.
+//! Guests' device trees: the ways to describe movable memory and controllers to Linux, and their effects.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use guest_dts::testing::{compile, schema};
 use guest_dts::tree::{AlignedBlob, Tree, TreeSource};
 use system_tests::{Guest, Setup, System};
 
-/// RAM of each guest, in MiB: what stays, on controller 0, and a block each on controllers 1 and 2.
+/// RAM of each guest in MiB: unmovable memory on controller 0, and a block each on controllers 1 and 2.
 const STAYS: u64 = 192;
 const BLOCKS: [u64; 2] = [64, 128];
-/// How far MemTotal may differ from that of a guest with plain RAM, in KiB: a zone's or a node's own data.
+/// Maximum difference of MemTotal from that of a guest with plain RAM, in KiB: the data of a zone or a node.
 const SLACK_KIB: u64 = 1536;
 
 fn pages(mib: u64) -> u64 {
@@ -25,13 +25,13 @@ fn guest(mode: &str) -> Guest {
     Guest::linux(mode).ram_mib(STAYS).with(&blocks).memory("controllers = <0>;")
 }
 
-/// The tree that `guest` received, as source; it is what the monitor says that it is.
+/// Returns the tree of `guest` as source, and checks it against the monitor's.
 #[track_caller]
 fn received(system: &mut System, guest: &str) -> (AlignedBlob, String) {
     let blob = AlignedBlob::new(&system.device_tree(guest));
     let source = TreeSource(Tree::new(blob.as_slice()).unwrap()).to_string();
     let told = system.monitor(&format!("guest {guest} tree"));
-    // Linux strikes its seeds out of the tree once it has taken them; the monitor does not tell them.
+    // Linux removes the seeds from its tree when it has used them; the monitor does not show them.
     let lines = |text: &str| -> Vec<String> {
         text.trim().lines().filter(|line| !line.contains("-seed = ")).map(str::to_owned).collect()
     };
@@ -46,7 +46,7 @@ fn file(name: &str, blob: &[u8]) -> PathBuf {
     path
 }
 
-/// Four guests that differ in how they are told of their movable memory.
+/// Boots four guests with different descriptions of their movable memory.
 #[track_caller]
 fn four_ways(kernel: &str) -> System {
     let modes = ["auto", "cma", "numa", "none"];
@@ -58,7 +58,7 @@ fn four_ways(kernel: &str) -> System {
     let plain = system.meminfo("none", "MemTotal");
     let plain_cma = system.meminfo("none", "CmaTotal");
 
-    // ZONE_MOVABLE is the blocks, to the frame, and nothing else.
+    // ZONE_MOVABLE consists of exactly the blocks.
     let zones = system.zones("auto");
     let zone = zones.iter().find(|zone| zone.name == "Movable").unwrap();
     assert_eq!((zone.present, zone.start_pfn), (pages(movable), 0x40000 + pages(STAYS)));
@@ -91,7 +91,7 @@ fn four_ways(kernel: &str) -> System {
         received(&mut system, mode);
     }
 
-    // What a program writes lies in the blocks, and where these are: behind controllers 1 and 2.
+    // The memory of a program is in the blocks, behind controllers 1 and 2.
     let mark = system.write_pages("auto", 512);
     let behind = system.pages_behind(&mark, 4);
     assert_eq!((behind[0], behind[1] + behind[2], behind[3]), (0, 512, 0), "{behind:?}");
@@ -149,7 +149,7 @@ fn a_kernel_that_does_not_know_blocks_loses_them() {
     let (blob, source) = received(&mut system, "dmb");
     assert_eq!(source.matches("compatible = \"designated-movable-block\";").count(), 2);
     assert_eq!(schema::validate(&[&file("dmb", blob.as_slice())]), "");
-    // Nothing is left but what is no block.
+    // Only memory outside the blocks is left.
     let left = system.meminfo("dmb", "MemTotal");
     assert!(left < STAYS << 10, "{left} KiB");
 }
