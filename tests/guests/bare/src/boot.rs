@@ -5,7 +5,7 @@ use crate::{console, gic, mmu, psci, say, smp};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// Bytes of stack of each CPU.
+/// Size of each CPU's stack in bytes.
 pub const STACK_SIZE: usize = 64 << 10;
 
 core::arch::global_asm!(
@@ -15,7 +15,7 @@ core::arch::global_asm!(
     stack_size = const STACK_SIZE,
 );
 
-/// Stacks of all CPUs; only the assembly above and `smp` hand them out.
+/// Stacks of all CPUs, used only by the assembly above and `smp`.
 #[repr(C, align(4096))]
 pub(crate) struct Stacks(UnsafeCell<[[u8; STACK_SIZE]; crate::platform::MAX_CPUS]>);
 
@@ -34,7 +34,7 @@ unsafe impl Sync for Place {}
 
 static PLACE: Place = Place(UnsafeCell::new(core::mem::MaybeUninit::uninit()));
 
-/// Names the function that a guest starts with: `fn(&'static Platform)`. When it returns, the machine is switched off.
+/// Sets the main function of a guest: `fn(&'static Platform)`. When it returns, the machine powers off.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -50,14 +50,14 @@ unsafe extern "Rust" {
     fn guest_main(platform: &'static Platform);
 }
 
-/// The machine. Before `main` there is none.
+/// Returns the machine, which is known from `main` on.
 #[must_use]
 pub fn platform() -> Option<&'static Platform> {
     // SAFETY: null, or `PLACE` once it was written, which then never changes.
     unsafe { PLATFORM.load(Ordering::Acquire).as_ref() }
 }
 
-/// Where this image lies, with its BSS and stacks.
+/// Returns the addresses of this image, with its BSS and stacks.
 #[must_use]
 pub fn image() -> Range {
     let (start, end): (usize, usize);
@@ -72,7 +72,7 @@ pub fn image() -> Range {
     Range { start, end }
 }
 
-/// One past the top of the stack of CPU `index`.
+/// Returns the end of the stack of CPU `index`.
 pub(crate) fn stack_top(index: usize) -> usize {
     BOOT_STACKS.0.get() as usize + (index + 1) * STACK_SIZE
 }

@@ -1,4 +1,4 @@
-//! Lines of text to whoever watches: by PL011, or by Xen's console call.
+//! Output of text lines, by a PL011 or Xen's console call.
 
 use crate::mmio;
 use crate::sync::Lock;
@@ -50,23 +50,23 @@ pub mod pl011 {
     pub const RT: u32 = 1 << 6;
 }
 
-/// Where lines go.
+/// The destination of lines.
 #[derive(Clone, Copy, Debug)]
 pub enum Console {
-    /// A PL011 at this address.
+    /// PL011 at this address.
     Pl011(usize),
     /// Xen's console call.
     Xen,
-    /// Nowhere.
+    /// No output.
     None,
 }
 
 static CONSOLE: Lock<Console> = Lock::new(Console::None);
 
-/// Chooses where lines go.
+/// Sets the destination of lines.
 pub fn open(console: Console) {
     if let Console::Pl011(base) = console {
-        // Sender, receiver and device on, 8 bits, FIFOs: firmware may have left any state.
+        // Enable transmitter, receiver and device, 8 bits, FIFOs: firmware may have left any state.
         mmio::write32(base + pl011::IMSC, 0);
         mmio::write32(base + pl011::LCR, 0x70);
         mmio::write32(base + pl011::CR, 0x301);
@@ -74,7 +74,7 @@ pub fn open(console: Console) {
     *CONSOLE.lock() = console;
 }
 
-/// Writes text whole, not mixed with that of other CPUs. Used through [`crate::say!`].
+/// Writes text that other CPUs' text cannot interrupt. Used through [`crate::say!`].
 pub fn write(text: fmt::Arguments<'_>) {
     crate::register::with_interrupts_masked(|| {
         let console = CONSOLE.lock();
@@ -85,7 +85,7 @@ pub fn write(text: fmt::Arguments<'_>) {
     });
 }
 
-/// A byte that was typed, if there is one. Xen's console has none.
+/// Returns a byte of input, if there is one. Xen's console has no input.
 #[must_use]
 pub fn typed() -> Option<u8> {
     match *CONSOLE.lock() {

@@ -1,10 +1,10 @@
-//! Exceptions that a guest takes: interrupts go to hooks, faults that are expected are caught, all others end the guest.
+//! Exceptions of a guest: interrupts call hooks, expected faults are caught, all others end the guest.
 
 use crate::smp::{self, Record};
 use crate::{lower, mrs, msr, psci, say};
 use core::sync::atomic::Ordering;
 
-/// Bytes that the vectors save.
+/// Size of the state that the vectors save, in bytes.
 const FRAME_SIZE: usize = 288;
 
 core::arch::global_asm!(
@@ -13,37 +13,37 @@ core::arch::global_asm!(
     exception = sym exception,
 );
 
-/// The saved state of what was interrupted.
+/// The saved state of the interrupted code.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Frame {
     /// x0 to x30.
     pub x: [u64; 31],
-    /// Where it goes on.
+    /// Return address.
     pub elr: u64,
-    /// Its processor state.
+    /// Processor state.
     pub spsr: u64,
     esr: u64,
     far: u64,
     reserved: u64,
 }
 
-/// An exception that was caught.
+/// A caught exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caught {
     /// Syndrome.
     pub esr: u64,
     /// Fault address.
     pub far: u64,
-    /// The instruction.
+    /// Address of the instruction.
     pub elr: u64,
-    /// Which of the 16 vectors.
+    /// Number of the vector, 0 to 15.
     pub number: usize,
 }
 
 /// Exception classes (Arm ARM D24.2.40).
 pub mod class {
-    /// Undefined instruction, and others without a class of their own.
+    /// Unknown reason, such as an undefined instruction.
     pub const UNKNOWN: u64 = 0x00;
     /// Access to SIMD or floating point while it is trapped.
     pub const FP: u64 = 0x07;
@@ -51,7 +51,7 @@ pub mod class {
     pub const SVC: u64 = 0x15;
     /// SVC from AArch32.
     pub const SVC32: u64 = 0x11;
-    /// Branch to a guarded page that is not to its landing pad.
+    /// Branch to a guarded page without a landing pad.
     pub const BRANCH_TARGET: u64 = 0x0d;
     /// Trapped system register access.
     pub const SYSTEM_REGISTER: u64 = 0x18;
@@ -72,43 +72,43 @@ pub mod class {
 }
 
 impl Caught {
-    /// The exception class.
+    /// Returns the exception class.
     #[must_use]
     pub const fn class(&self) -> u64 {
         self.esr >> 26 & 0x3f
     }
 
-    /// The fault status code of an abort.
+    /// Returns the fault status code of an abort.
     #[must_use]
     pub const fn status(&self) -> u64 {
         self.esr & 0x3f
     }
 
-    /// Whether the aborted access was a write.
+    /// Returns true if the aborted access was a write.
     #[must_use]
     pub const fn is_write(&self) -> bool {
         self.esr & 1 << 6 != 0
     }
 
-    /// Whether this is a synchronous external abort, not on a walk of translation tables.
+    /// Returns true for a synchronous external abort that was not on a table walk.
     #[must_use]
     pub const fn is_external_abort(&self) -> bool {
         matches!(self.class(), class::DATA_ABORT | class::INSTRUCTION_ABORT) && self.status() == 0x10
     }
 }
 
-/// Calls `handler` on every IRQ that this CPU takes from now on.
+/// Sets the IRQ handler of this CPU.
 pub fn on_irq(handler: fn()) {
     smp::record().on_irq.store(handler as *mut (), Ordering::Release);
 }
 
-/// Calls `handler` on every FIQ that this CPU takes from now on.
+/// Sets the FIQ handler of this CPU.
 pub fn on_fiq(handler: fn()) {
     smp::record().on_fiq.store(handler as *mut (), Ordering::Release);
 }
 
-/// Runs `work`; instructions of it that raise synchronous exceptions are skipped, with their result left as it was. A
-/// jump to where nothing can be fetched returns at once.
+/// Runs `work`. Skips its instructions that raise synchronous exceptions, without changing their results. A jump to an address
+/// without instructions returns at once.
 ///
 /// # Errors
 /// The first exception, if there was one.
@@ -117,7 +117,7 @@ pub fn catch<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
     record.caught_count.store(0, Ordering::Relaxed);
     record.catching.store(true, Ordering::SeqCst);
     let result = work();
-    // What is still on its way as an asynchronous abort counts too.
+    // Asynchronous aborts that are still pending count too.
     crate::instruction!("dsb sy", "isb");
     record.catching.store(false, Ordering::SeqCst);
     if record.caught_count.load(Ordering::Relaxed) == 0 { Ok(result) } else { Err(record.last_caught()) }

@@ -1,11 +1,11 @@
-//! Instructions that are chosen at run time, one by one, for all that a compiler would not write.
+//! Execution of single instructions that are chosen at run time, including those that a compiler would not generate.
 
 use crate::exception::{Caught, catch, class};
 use crate::platform::MAX_CPUS;
 use crate::{cache, mrs, msr, smp};
 use core::cell::UnsafeCell;
 
-/// A system register or instruction as its encoding: op0, op1, CRn, CRm, op2.
+/// The encoding of a system register or instruction: op0, op1, CRn, CRm, op2.
 pub type Encoding = (u32, u32, u32, u32, u32);
 
 /// A page for code and one for data, for each CPU.
@@ -18,33 +18,33 @@ unsafe impl Sync for Pages {}
 static CODE: Pages = Pages(UnsafeCell::new([[0; 512]; MAX_CPUS]));
 static DATA: Pages = Pages(UnsafeCell::new([[0; 512]; MAX_CPUS]));
 
-/// `MRS x0, register` (or `SYSL`).
+/// Returns `MRS x0, register` (or `SYSL`).
 #[must_use]
 pub const fn read((op0, op1, n, m, op2): Encoding) -> u32 {
     0xd520_0000 | op0 << 19 | op1 << 16 | n << 12 | m << 8 | op2 << 5
 }
 
-/// `MSR register, x0` (or `SYS`).
+/// Returns `MSR register, x0` (or `SYS`).
 #[must_use]
 pub const fn write(encoding: Encoding) -> u32 {
     read(encoding) & !(1 << 21)
 }
 
-/// The page of RAM that instructions get the address of.
+/// Returns the address of this CPU's page for data.
 #[must_use]
 pub fn data() -> usize {
     DATA.0.get() as usize + smp::index() * 4096
 }
 
-/// Runs one instruction with the address of [`data`] in x0; returns what x0 is then.
+/// Runs one instruction with the address of [`data`] in x0. Returns x0.
 ///
 /// # Errors
-/// The exception that it raised.
+/// The exception that the instruction raised.
 pub fn execute(instruction: u32) -> Result<u64, Caught> {
     execute_with(instruction, data() as u64)
 }
 
-/// Writes `code` to this CPU's page for code; returns the page.
+/// Writes `code` to this CPU's page for code. Returns the address of the page.
 pub fn place(code: &[u32]) -> usize {
     let page = (CODE.0.get() as usize + smp::index() * 4096) as *mut u32;
     for (index, instruction) in code.iter().enumerate().take(1024) {
@@ -58,14 +58,14 @@ pub fn place(code: &[u32]) -> usize {
 /// RET.
 const RETURN: u32 = 0xd65f_03c0;
 
-/// Single-steps one instruction with `x0`; returns x0, and how many instructions were executed when the step ended.
+/// Single-steps one instruction with `x0`. Returns x0, and the number of instructions that were executed when the step ended.
 ///
 /// # Errors
-/// The first exception, if it is not the step's.
+/// The first exception other than that of the step.
 pub fn step(instruction: u32, x0: u64) -> Result<(u64, u64), Caught> {
     const NOP: u32 = 0xd503_201f;
     let code = place(&[instruction, NOP, NOP, RETURN]);
-    // The OS lock holds debug exceptions back.
+    // The OS lock disables debug exceptions.
     msr!("oslar_el1", 0);
     let mdscr = mrs!("mdscr_el1");
     let mut x0 = x0;
@@ -82,7 +82,7 @@ pub fn step(instruction: u32, x0: u64) -> Result<(u64, u64), Caught> {
         }
     });
     msr!("mdscr_el1", mdscr);
-    // RET came back with debug exceptions let through.
+    // RET returned with debug exceptions enabled.
     crate::instruction!("msr daifset, #8");
     match step {
         Err(caught) if caught.class() == class::STEP => Ok((x0, (caught.elr - code as u64) / 4)),
@@ -91,10 +91,10 @@ pub fn step(instruction: u32, x0: u64) -> Result<(u64, u64), Caught> {
     }
 }
 
-/// Runs one instruction with `x0`; returns what x0 is then. It may change what a call may change.
+/// Runs one instruction with `x0`. Returns x0. The instruction may change all registers that a call may change.
 ///
 /// # Errors
-/// The exception that it raised.
+/// The exception that the instruction raised.
 pub fn execute_with(instruction: u32, x0: u64) -> Result<u64, Caught> {
     let code = place(&[instruction, RETURN]);
     catch(|| {

@@ -1,6 +1,6 @@
-//! The least of a device-tree reader: one pass over the nodes, each shown with the few properties that a guest asks for.
+//! A minimal device tree reader: one pass over the nodes, with the few properties that guests need.
 
-/// Deepest nesting that is followed.
+/// Maximum depth of nodes.
 const DEPTH: usize = 8;
 const MAGIC: u32 = 0xd00d_feed;
 
@@ -10,12 +10,12 @@ pub struct Tree {
     blob: &'static [u8],
 }
 
-/// What was read of a node.
+/// The properties of a node that guests need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Node {
-    /// The node's name with its unit address.
+    /// Name with the unit address.
     pub name: &'static str,
-    /// Its parent's name.
+    /// Name of the parent.
     pub parent: &'static str,
     /// `compatible`, with its NULs.
     pub compatible: &'static [u8],
@@ -40,7 +40,7 @@ pub struct Node {
 }
 
 impl Tree {
-    /// The tree at `address`, if one is there. Memory there must be readable.
+    /// Returns the tree at `address`, if there is one. The memory must be readable.
     #[must_use]
     pub fn at(address: usize) -> Option<Self> {
         if address == 0 || !address.is_multiple_of(4) {
@@ -56,13 +56,13 @@ impl Tree {
         Some(Self { blob: unsafe { core::slice::from_raw_parts(address as *const u8, size) } })
     }
 
-    /// Where the tree lies and how many bytes it has.
+    /// Returns the addresses of the tree.
     #[must_use]
     pub fn range(&self) -> (usize, usize) {
         (self.blob.as_ptr() as usize, self.blob.len())
     }
 
-    /// Shows every node, each after its own properties and after its children. Stops at the first thing that is malformed.
+    /// Calls the visitor with each node after its properties and children. Stops at the first malformed structure.
     pub fn for_each(&self, visit: impl FnMut(&Node)) {
         let _ = self.walk(visit);
     }
@@ -113,19 +113,19 @@ impl Tree {
 }
 
 impl Node {
-    /// Whether `compatible` lists `name`.
+    /// Returns true if `compatible` lists `name`.
     #[must_use]
     pub fn is_compatible(&self, name: &str) -> bool {
         self.compatible.split(|&byte| byte == 0).any(|entry| entry == name.as_bytes())
     }
 
-    /// Whether the node is to be used.
+    /// Returns true if the node is enabled.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.status.is_empty() || text(self.status).starts_with("ok")
     }
 
-    /// Entry `index` of `reg`: address and size.
+    /// Returns entry `index` of `reg`: address and size.
     #[must_use]
     pub fn region(&self, index: usize) -> Option<(u64, u64)> {
         let stride = (self.address_cells + self.size_cells) as usize * 4;
@@ -134,14 +134,14 @@ impl Node {
         Some((number(address), number(size)))
     }
 
-    /// Cell `index` of `interrupts`.
+    /// Returns cell `index` of `interrupts`.
     #[must_use]
     pub fn interrupt_cell(&self, index: usize) -> Option<u32> {
         word(self.interrupts, index * 4)
     }
 }
 
-/// A string property without its NUL.
+/// Returns a string property without its NUL.
 #[must_use]
 pub fn text(value: &'static [u8]) -> &'static str {
     let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());

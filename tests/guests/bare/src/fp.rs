@@ -1,4 +1,4 @@
-//! FP/SIMD registers, from code that is compiled without them.
+//! Access to FP/SIMD registers from code that is compiled without them.
 
 /// The 32 vector registers, as pairs of doublewords.
 pub type Vectors = [[u64; 2]; 32];
@@ -31,7 +31,7 @@ pub fn load(vectors: &Vectors) {
     unsafe { fp_load(vectors) }
 }
 
-/// What the vector registers hold.
+/// Returns the vector registers.
 #[must_use]
 pub fn store() -> Vectors {
     let mut vectors = [[0; 2]; 32];

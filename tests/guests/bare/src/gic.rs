@@ -1,4 +1,4 @@
-//! GICv3: distributor, redistributors, CPU interface by system registers.
+//! GICv3: distributor, redistributors, and the CPU interface in system registers.
 
 use crate::mmio::{read32, read64, write8, write32, write64};
 use crate::platform::{Platform, Range};
@@ -10,11 +10,11 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 pub mod register {
     /// Control.
     pub const CTLR: usize = 0x000;
-    /// What there is.
+    /// Type: the implemented features.
     pub const TYPER: usize = 0x004;
-    /// Who made it.
+    /// Implementer.
     pub const IIDR: usize = 0x008;
-    /// Group, a bit an interrupt.
+    /// Group, a bit for each interrupt.
     pub const IGROUPR: usize = 0x080;
     /// Enable.
     pub const ISENABLER: usize = 0x100;
@@ -28,15 +28,15 @@ pub mod register {
     pub const ISACTIVER: usize = 0x300;
     /// Make inactive.
     pub const ICACTIVER: usize = 0x380;
-    /// Priority, a byte an interrupt.
+    /// Priority, a byte for each interrupt.
     pub const IPRIORITYR: usize = 0x400;
-    /// Targets of the past, a byte an interrupt.
+    /// Legacy targets, a byte for each interrupt.
     pub const ITARGETSR: usize = 0x800;
-    /// Edge or level, two bits an interrupt.
+    /// Edge or level, two bits for each interrupt.
     pub const ICFGR: usize = 0xc00;
     /// Group modifier.
     pub const IGRPMODR: usize = 0xd00;
-    /// Route, 64 bits an SPI; by INTID, so that the first is at 0x6100.
+    /// Route, 64 bits for each SPI, by INTID: the first is at 0x6100.
     pub const IROUTER: usize = 0x6000;
     /// Peripheral identification 2.
     pub const PIDR2: usize = 0xffe8;
@@ -48,32 +48,32 @@ pub mod register {
     pub const GICR_SGI: usize = 0x1_0000;
 }
 
-/// No interrupt to acknowledge.
+/// The INTID that means that no interrupt is pending.
 pub const SPURIOUS: u32 = 1023;
-/// The priority that everything has until it gets another.
+/// Default priority of all interrupts.
 pub const PRIORITY: u32 = 0xa0;
 
 static DISTRIBUTOR: AtomicUsize = AtomicUsize::new(0);
 
-/// Base of the distributor.
+/// Returns the base of the distributor.
 #[must_use]
 pub fn distributor() -> usize {
     DISTRIBUTOR.load(Ordering::Relaxed)
 }
 
-/// Base of the redistributor of CPU `index`; 0 before that CPU ran.
+/// Returns the base of the redistributor of CPU `index`; 0 before that CPU has run.
 #[must_use]
 pub fn redistributor(index: usize) -> usize {
     smp::record_of(index).map_or(0, |record| record.redistributor.load(Ordering::Relaxed))
 }
 
-/// How many INTIDs below 1020 the distributor has, SGIs and PPIs included.
+/// Returns the number of INTIDs below 1020, including SGIs and PPIs.
 #[must_use]
 pub fn intid_count() -> u32 {
     (32 * ((read32(distributor() + register::TYPER) & 0x1f) + 1)).min(1020)
 }
 
-/// Puts the distributor, and this CPU's share of it, into the state that a guest starts with.
+/// Initialises the distributor, and this CPU's redistributor and CPU interface, for a guest.
 pub fn restart(platform: &Platform) {
     start_distributor(platform);
     start_cpu(platform);
@@ -104,7 +104,7 @@ pub fn wait_distributor() {
     while read32(distributor() + register::CTLR) & 1 << 31 != 0 {}
 }
 
-/// Finds and wakes this CPU's redistributor, and opens its CPU interface for group 1.
+/// Finds and wakes this CPU's redistributor, and enables group 1 in its CPU interface.
 pub(crate) fn start_cpu(platform: &Platform) {
     let Some(base) = find_redistributor(&platform.redistributors) else {
         crate::say!("fatal CPU {:#x} has no redistributor", crate::register::affinity());
@@ -146,7 +146,7 @@ fn find_redistributor(regions: &[Range]) -> Option<usize> {
     None
 }
 
-/// The base of the registers that hold `intid`: this CPU's redistributor, or the distributor.
+/// Returns the base of the registers for `intid`: this CPU's redistributor, or the distributor.
 #[must_use]
 pub fn base_of(intid: u32) -> usize {
     if intid < 32 { redistributor(smp::index()) + register::GICR_SGI } else { distributor() }
@@ -157,18 +157,18 @@ pub fn set_bit(bank: usize, intid: u32) {
     write32(base_of(intid) + bank + intid as usize / 32 * 4, 1 << (intid % 32));
 }
 
-/// The bit of `intid` in the register bank at `bank`.
+/// Returns the bit of `intid` in the register bank at `bank`.
 #[must_use]
 pub fn bit(bank: usize, intid: u32) -> bool {
     read32(base_of(intid) + bank + intid as usize / 32 * 4) >> (intid % 32) & 1 != 0
 }
 
-/// Lets `intid` through.
+/// Enables `intid`.
 pub fn enable(intid: u32) {
     set_bit(register::ISENABLER, intid);
 }
 
-/// Holds `intid` back, from the time on when this returns.
+/// Disables `intid`, and waits until that has taken effect.
 pub fn disable(intid: u32) {
     set_bit(register::ICENABLER, intid);
     if intid >= 32 {
@@ -178,7 +178,7 @@ pub fn disable(intid: u32) {
     }
 }
 
-/// Gives `intid` a priority; lower is more urgent.
+/// Sets the priority of `intid`; lower is more urgent.
 pub fn set_priority(intid: u32, priority: u32) {
     write8(base_of(intid) + register::IPRIORITYR + intid as usize, priority);
 }
@@ -197,7 +197,7 @@ pub fn set_edge(intid: u32, edge: u32) {
     write32(address, read32(address) & !(3 << shift) | (edge & 1) << (shift + 1));
 }
 
-/// Sends the SPI `intid` to the CPU with `affinity` alone.
+/// Routes the SPI `intid` to the CPU with `affinity`.
 pub fn route(intid: u32, affinity: u64) {
     write64(distributor() + register::IROUTER + intid as usize * 8, affinity);
 }
@@ -208,7 +208,7 @@ pub fn send_sgi(intid: u32, affinity: u64) {
     msr!("icc_sgi1r_el1", sgi_target(intid, affinity));
 }
 
-/// The value for `ICC_SGI1R_EL1` that sends SGI `intid` to the CPU with `affinity`.
+/// Returns the value for `ICC_SGI1R_EL1` that sends SGI `intid` to the CPU with `affinity`.
 #[must_use]
 pub fn sgi_target(intid: u32, affinity: u64) -> u64 {
     let (aff0, aff1, aff2, aff3) =
@@ -221,7 +221,7 @@ pub fn sgi_target(intid: u32, affinity: u64) -> u64 {
         | aff3 << 48
 }
 
-/// Takes the most urgent interrupt of group 1.
+/// Acknowledges the most urgent interrupt of group 1.
 #[must_use]
 pub fn acknowledge() -> u32 {
     let intid = mrs!("icc_iar1_el1") as u32;
@@ -229,7 +229,7 @@ pub fn acknowledge() -> u32 {
     intid
 }
 
-/// Tells that `intid` of group 1 was handled.
+/// Ends `intid` of group 1.
 pub fn end(intid: u32) {
     msr!("icc_eoir1_el1", u64::from(intid));
 }

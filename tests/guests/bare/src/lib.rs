@@ -1,11 +1,11 @@
-//! What the bare-metal guests share: from the first instruction at EL1 to Rust with the MMU on, a console, the
-//! interrupt controller, PSCI, timers and further CPUs.
+//! The common library of the bare-metal guests: boot from the first instruction at EL1 to Rust with the MMU on, a console, the
+//! interrupt controller, PSCI, timers and secondary CPUs.
 //!
-//! A guest is a binary with one [`entry!`] function. It runs on Ballast's virtual platform, on QEMU's `virt` board
-//! without any hypervisor (entered at EL1, or at EL2, which it leaves at once), and in a Xen domain. Where things are
-//! comes from the device tree in x0; without one, from the platform that Ballast promises its guests.
+//! A guest is a binary with one [`entry!`] function. It runs on Ballast's virtual platform, on QEMU's `virt` board without a
+//! hypervisor (entered at EL1, or at EL2, which it leaves at once), and in a Xen domain. Addresses come from the device tree
+//! in x0; without a tree, from Ballast's specification of its virtual platform.
 //!
-//! The words: a *guest* is one of these programs; a *CPU* here is what the guest takes for one.
+//! A *guest* is one of these programs; a *CPU* is a CPU from the guest's point of view.
 
 #![no_std]
 

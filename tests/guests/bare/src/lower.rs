@@ -1,4 +1,4 @@
-//! EL0: code that runs below this guest's EL1 until its first synchronous exception, in AArch64 or AArch32.
+//! EL0: runs code until its first synchronous exception, in AArch64 or AArch32.
 
 use crate::exception::{Caught, Frame};
 use crate::smp;
@@ -67,13 +67,13 @@ pub mod state {
 pub struct Registers {
     /// x0 to x7, in AArch32 r0 to r7.
     pub x: [u64; 8],
-    /// The first instruction; afterwards, the one that the exception returns to.
+    /// First instruction; afterwards, the return address of the exception.
     pub pc: u64,
-    /// The processor state.
+    /// Processor state.
     pub state: u64,
 }
 
-/// Runs EL0 until it raises an exception. The code has to be mapped for EL0 (`mmu::USER`).
+/// Runs EL0 until it raises an exception. The code must be mapped for EL0 (`mmu::USER`).
 pub fn run(registers: &mut Registers) -> Caught {
     let record = smp::record();
     // SAFETY: EL0 reaches what this guest maps for it and no more; `lower_enter` keeps what a call keeps.
@@ -83,7 +83,7 @@ pub fn run(registers: &mut Registers) -> Caught {
     caught
 }
 
-/// Makes the exception that EL0 raised return to whoever called [`run`].
+/// Makes the exception of EL0 return to the caller of [`run`].
 pub(crate) fn leave(frame: &mut Frame) {
     frame.elr = lower_leave as *const () as u64;
     frame.spsr = 0x3c5;

@@ -1,4 +1,4 @@
-//! Device registers, always by one plain load or store of the named width, so that a hypervisor's syndrome describes it.
+//! Access to device registers by one plain load or store of the named width, which an abort's syndrome describes.
 
 use core::arch::asm;
 

@@ -1,4 +1,4 @@
-//! Translation of this guest's own: an identity map, RAM cacheable and executable, all else device memory.
+//! This guest's translation: an identity map, with RAM cacheable and executable, and everything else device memory.
 
 use crate::platform::{Platform, Range};
 use crate::{cache, mrs, msr};
@@ -6,11 +6,11 @@ use core::cell::UnsafeCell;
 
 /// Bytes in a page.
 pub const PAGE: usize = 4 << 10;
-/// Bytes that an entry of the second level maps.
+/// Size in bytes that an entry of the second level maps.
 pub const BLOCK: usize = 2 << 20;
-/// Bytes that an entry of the first level maps.
+/// Size in bytes that an entry of the first level maps.
 pub const GIBIBYTE: usize = 1 << 30;
-/// Bits of a virtual address.
+/// Number of bits of a virtual address.
 pub const ADDRESS_BITS: usize = 39;
 
 /// SCTLR_EL1 with the MMU and all caches off (RES1 bits alone).
@@ -44,7 +44,7 @@ pub struct Table(pub [u64; 512]);
 
 struct Tables(UnsafeCell<[Table; 1 + EDGE_TABLES]>);
 
-/// Tables for gibibytes that RAM fills in part.
+/// Tables for gibibytes that RAM fills partially.
 const EDGE_TABLES: usize = 8;
 
 // SAFETY: written by the first CPU before there is another.
@@ -52,7 +52,7 @@ unsafe impl Sync for Tables {}
 
 static TABLES: Tables = Tables(UnsafeCell::new([const { Table([0; 512]) }; 1 + EDGE_TABLES]));
 
-/// Whether this CPU translates.
+/// Returns true if the MMU of this CPU is on.
 #[must_use]
 pub fn is_on() -> bool {
     mrs!("sctlr_el1") & 1 != 0
@@ -65,19 +65,19 @@ pub fn translation_control() -> u64 {
     (64 - ADDRESS_BITS as u64) | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | size << 32
 }
 
-/// Builds the map and switches the first CPU's MMU on.
+/// Builds the map and turns the first CPU's MMU on.
 pub(crate) fn start(platform: &Platform) {
     // SAFETY: the only CPU, and nothing else uses the tables.
     let [root, edges @ ..] = unsafe { &mut *TABLES.0.get() };
     fill(root, edges, platform.ram());
-    // All that was written so far went past the caches; what they hold of it is old.
+    // Stores so far were not cached; cache lines of this memory are stale.
     let image = crate::boot::image();
     cache::clean_invalidate(image.start, image.size());
     use_table(core::ptr::from_ref(root) as usize);
     msr!("sctlr_el1", SCTLR_ON);
 }
 
-/// Translates by the table at `root` from now on, with the library's attributes. It must map what runs.
+/// Switches to the tables at `root`, with the library's attributes. They must map the running code.
 pub fn use_table(root: usize) {
     msr!("mair_el1", MAIR);
     msr!("tcr_el1", translation_control());
@@ -85,14 +85,14 @@ pub fn use_table(root: usize) {
     crate::instruction!("tlbi vmalle1", "ic iallu", "dsb nsh", "isb");
 }
 
-/// Lets the gibibyte of virtual addresses with this number lead to normal memory at `address`, a multiple of a gibibyte.
-/// Only while there is one CPU. Returns the first virtual address.
+/// Maps the gibibyte of virtual addresses with this number to normal memory at `address`, a multiple of 1 GiB. Only while one
+/// CPU runs. Returns the first virtual address.
 pub fn alias(number: usize, address: u64) -> usize {
     set_gibibyte(number, address | NORMAL | VALID)
 }
 
-/// Makes `descriptor` the entry of the gibibyte of virtual addresses with this number. Only while there is one CPU.
-/// Returns the first virtual address.
+/// Sets the entry of the gibibyte of virtual addresses with this number to `descriptor`. Only while one CPU runs. Returns the
+/// first virtual address.
 pub fn set_gibibyte(number: usize, descriptor: u64) -> usize {
     // SAFETY: the only CPU; nothing lies in the gibibytes that callers choose.
     let entry = unsafe { &mut (*TABLES.0.get())[0].0[number % 512] };

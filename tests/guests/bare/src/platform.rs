@@ -1,30 +1,30 @@
-//! Where things are: read from the device tree, else what Ballast promises every guest.
+//! The platform, from the device tree, or else from Ballast's specification.
 
 use crate::console::Console;
 use crate::fdt::{Node, Tree, text};
 
-/// Most CPUs that a guest uses.
+/// Maximum number of CPUs that a guest uses.
 pub const MAX_CPUS: usize = 8;
-/// Most ranges of RAM that a guest looks at.
+/// Maximum number of ranges of RAM that a guest uses.
 pub const MAX_RAM: usize = 8;
 
-/// Who answers the guest's calls.
+/// The host that answers the guest's calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// QEMU's `virt` board itself.
+    /// QEMU's `virt` board, without a hypervisor.
     Bare,
     /// Xen.
     Xen,
-    /// Ballast, or any other hypervisor.
+    /// Ballast, or another hypervisor.
     Hypervisor,
 }
 
-/// How PSCI is called.
+/// The conduit of PSCI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduit {
-    /// By HVC.
+    /// HVC.
     Hvc,
-    /// By SMC.
+    /// SMC.
     Smc,
 }
 
@@ -40,48 +40,48 @@ pub struct Range {
 /// The machine as this guest sees it.
 #[derive(Clone, Debug)]
 pub struct Platform {
-    /// Who answers.
+    /// Host that answers calls.
     pub host: Host,
     /// PSCI's conduit.
     pub conduit: Conduit,
-    /// The exception level that the guest was entered at.
+    /// Exception level at which the guest was entered.
     pub entry_level: u64,
     /// RAM, `ram_count` entries.
     pub ram: [Range; MAX_RAM],
-    /// How many entries of `ram` there are.
+    /// Number of entries of `ram`.
     pub ram_count: usize,
     /// Affinities, `cpu_count` entries.
     pub cpus: [u64; MAX_CPUS],
-    /// How many entries of `cpus` there are.
+    /// Number of entries of `cpus`.
     pub cpu_count: usize,
     /// Base of the distributor.
     pub distributor: usize,
-    /// Redistributor regions; an empty range is none.
+    /// Redistributor regions; unused entries are empty.
     pub redistributors: [Range; 4],
-    /// Base of the PL011, unless there is none.
+    /// Base of the PL011, if there is one.
     pub uart: Option<usize>,
     /// INTID of the PL011.
     pub uart_intid: u32,
     /// Boot arguments.
     pub bootargs: &'static str,
-    /// Where the device tree lies.
+    /// Addresses of the device tree.
     pub tree: Range,
 }
 
 impl Range {
-    /// The range that starts at `start` and has `size` bytes.
+    /// Returns the range of `size` bytes at `start`.
     #[must_use]
     pub const fn sized(start: usize, size: usize) -> Self {
         Self { start, end: start.saturating_add(size) }
     }
 
-    /// Bytes in the range.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn size(&self) -> usize {
         self.end - self.start
     }
 
-    /// Whether `address` lies in the range.
+    /// Returns true if `address` is in the range.
     #[must_use]
     pub const fn contains(&self, address: usize) -> bool {
         self.start <= address && address < self.end
@@ -89,7 +89,7 @@ impl Range {
 }
 
 impl Platform {
-    /// Reads the tree at `address`; what it does not tell is as Ballast's guests have it.
+    /// Reads the tree at `address`. Missing information comes from Ballast's specification.
     #[must_use]
     pub fn read(address: usize, entry_level: u64) -> Self {
         let mut platform = Self {
@@ -119,19 +119,19 @@ impl Platform {
         platform
     }
 
-    /// RAM.
+    /// Returns the ranges of RAM.
     #[must_use]
     pub fn ram(&self) -> &[Range] {
         &self.ram[..self.ram_count]
     }
 
-    /// Affinities of all CPUs.
+    /// Returns the affinities of all CPUs.
     #[must_use]
     pub fn cpus(&self) -> &[u64] {
         &self.cpus[..self.cpu_count]
     }
 
-    /// The console that lines go to.
+    /// Returns the console for output.
     #[must_use]
     pub fn console(&self) -> Console {
         match (self.host, self.uart) {
@@ -141,19 +141,19 @@ impl Platform {
         }
     }
 
-    /// The value of `key=value` among the boot arguments.
+    /// Returns the value of `key=value` in the boot arguments.
     #[must_use]
     pub fn argument(&self, key: &str) -> Option<&'static str> {
         self.bootargs.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     }
 
-    /// The number in `key=value` among the boot arguments.
+    /// Returns the number in `key=value` in the boot arguments.
     #[must_use]
     pub fn number(&self, key: &str) -> Option<u64> {
         self.argument(key)?.parse().ok()
     }
 
-    /// All RAM but this image and the tree, in whole pages.
+    /// Returns all RAM except this image and the tree, in whole pages.
     pub fn free_ranges(&self) -> impl Iterator<Item = Range> {
         const PAGE: usize = 4096;
         let mut taken = [crate::boot::image(), self.tree];
@@ -170,7 +170,7 @@ impl Platform {
         })
     }
 
-    /// The largest of those ranges, without what is not a whole block of 2 MiB.
+    /// Returns the largest of these ranges, in whole blocks of 2 MiB.
     #[must_use]
     pub fn free_ram(&self) -> Range {
         const BLOCK: usize = 2 << 20;
@@ -184,7 +184,7 @@ impl Platform {
     fn learn(&mut self, node: &Node) {
         let named = |name: &str| node.name == name || node.name.split('@').next() == Some(name);
         if named("") {
-            // The nodes of a hypervisor come before the root; Ballast's root names the board too, but itself first.
+            // The node of a hypervisor comes before the root. Ballast's root lists Ballast first, then the board.
             if self.host != Host::Xen && text(node.compatible) == "linux,dummy-virt" {
                 self.host = Host::Bare;
             }
@@ -237,7 +237,7 @@ impl Platform {
             self.cpus[0] = crate::register::affinity();
             self.cpu_count = 1;
         }
-        // The CPU that runs comes first.
+        // The boot CPU comes first.
         let own = crate::register::affinity();
         if let Some(place) = self.cpus().iter().position(|&cpu| cpu == own) {
             self.cpus.swap(0, place);

@@ -2,24 +2,24 @@
 
 use crate::psci::{Registers, hvc};
 
-/// Whose hypercalls they are.
+/// UID.
 pub const UID: u64 = 0x8600_ff01;
-/// Which there are.
+/// FEATURES.
 pub const FEATURES: u64 = 0x8600_0000;
-/// What a pool is.
+/// POOL_INFO.
 pub const POOL_INFO: u64 = 0xc600_0010;
-/// Claims any range.
+/// CLAIM.
 pub const CLAIM: u64 = 0xc600_0011;
-/// Claims one range.
+/// CLAIM_AT.
 pub const CLAIM_AT: u64 = 0xc600_0012;
-/// Gives back.
+/// RELEASE.
 pub const RELEASE: u64 = 0xc600_0013;
-/// How an operation stands.
+/// STATUS.
 pub const STATUS: u64 = 0xc600_0014;
-/// Ends a claim.
+/// CANCEL.
 pub const CANCEL: u64 = 0xc600_0015;
 
-/// Calls Ballast; X0 to X3.
+/// Calls Ballast. Returns X0 to X3.
 pub fn call(function: u64, first: u64, second: u64, third: u64) -> [i64; 4] {
     let mut registers: Registers = [0; 18];
     registers[..4].copy_from_slice(&[function, first, second, third]);

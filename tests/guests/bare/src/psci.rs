@@ -1,4 +1,4 @@
-//! Calls to the firmware that the guest takes for such: PSCI and SMCCC, by HVC and by SMC.
+//! Calls of PSCI and SMCCC, by HVC and SMC.
 
 use crate::platform::Conduit;
 use core::arch::asm;
@@ -32,21 +32,21 @@ pub const SMCCC_ARCH_FEATURES: u64 = 0x8000_0001;
 
 /// PSCI's and SMCCC's results.
 pub mod result {
-    /// Done.
+    /// Success.
     pub const SUCCESS: i64 = 0;
     /// No such call.
     pub const NOT_SUPPORTED: i64 = -1;
-    /// A parameter names nothing that exists.
+    /// Invalid parameter.
     pub const INVALID_PARAMETERS: i64 = -2;
-    /// Not now.
+    /// Denied in this state.
     pub const DENIED: i64 = -3;
-    /// The CPU is on.
+    /// The CPU is already on.
     pub const ALREADY_ON: i64 = -4;
-    /// The CPU is on its way.
+    /// The CPU is being turned on.
     pub const ON_PENDING: i64 = -5;
-    /// It was tried and did not work.
+    /// Internal failure.
     pub const INTERNAL_FAILURE: i64 = -6;
-    /// The entry point lies nowhere.
+    /// Invalid entry point.
     pub const INVALID_ADDRESS: i64 = -9;
 }
 
@@ -78,7 +78,7 @@ macro_rules! conduit {
 conduit!(hvc, "hvc");
 conduit!(smc, "smc");
 
-/// A call by the platform's conduit; the result as the signed number that it is.
+/// Calls a function by the platform's conduit. Returns the signed result.
 pub fn call(function: u64, a1: u64, a2: u64, a3: u64) -> i64 {
     let mut registers: Registers = [0; 18];
     registers[..4].copy_from_slice(&[function, a1, a2, a3]);
@@ -90,19 +90,19 @@ pub fn call(function: u64, a1: u64, a2: u64, a3: u64) -> i64 {
     signed(function, answer[0])
 }
 
-/// A result as a signed number: of 64 bits for calls of the 64-bit convention, else of 32.
+/// Converts a result to a signed number, of 64 bits for 64-bit calls and else of 32 bits.
 #[must_use]
 pub fn signed(function: u64, result: u64) -> i64 {
     if function & 1 << 30 != 0 { result as i64 } else { i64::from(result as i32) }
 }
 
-/// Switches the machine off.
+/// Powers the machine off.
 pub fn system_off() -> ! {
     call(SYSTEM_OFF, 0, 0, 0);
     stay()
 }
 
-/// Switches this CPU off; returns only an error.
+/// Turns this CPU off. Returns only errors.
 pub fn cpu_off() -> i64 {
     call(CPU_OFF, 0, 0, 0)
 }
@@ -112,12 +112,12 @@ pub fn cpu_on(affinity: u64, entry: usize, context: u64) -> i64 {
     call(CPU_ON, affinity, entry as u64, context)
 }
 
-/// Whether the CPU with `affinity` is on (0), off (1) or on its way (2), or an error.
+/// Returns 0 if the CPU with `affinity` is on, 1 if off, 2 if it is being turned on, or an error.
 pub fn affinity_info(affinity: u64) -> i64 {
     call(AFFINITY_INFO, affinity, 0, 0)
 }
 
-/// Sleeps for ever.
+/// Sleeps without end.
 pub fn stay() -> ! {
     crate::register::mask_interrupts();
     loop {

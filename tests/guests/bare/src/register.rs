@@ -1,6 +1,6 @@
-//! System registers by name, and the barriers that go with them.
+//! System registers by name, with the barriers that they need.
 
-/// Reads a system register, given by its name or as `S<op0>_<op1>_C<n>_C<m>_<op2>`.
+/// Reads a system register by its name or as `S<op0>_<op1>_C<n>_C<m>_<op2>`.
 #[macro_export]
 macro_rules! mrs {
     ($name:literal) => {{
@@ -22,7 +22,7 @@ macro_rules! msr {
     }};
 }
 
-/// Runs instructions without operands that touch no memory that Rust knows of.
+/// Executes instructions without operands that do not access Rust's memory.
 #[macro_export]
 macro_rules! instruction {
     ($($text:literal),+) => {
@@ -31,7 +31,7 @@ macro_rules! instruction {
     };
 }
 
-/// Masks interrupts (IRQ and FIQ) for as long as `work` runs.
+/// Masks IRQ and FIQ while `work` runs.
 pub fn with_interrupts_masked<R>(work: impl FnOnce() -> R) -> R {
     let daif = mrs!("daif");
     instruction!("msr daifset, #3");
@@ -40,17 +40,17 @@ pub fn with_interrupts_masked<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Lets IRQ and FIQ through.
+/// Unmasks IRQ and FIQ.
 pub fn unmask_interrupts() {
     instruction!("msr daifclr, #3", "isb");
 }
 
-/// Holds IRQ and FIQ back.
+/// Masks IRQ and FIQ.
 pub fn mask_interrupts() {
     instruction!("msr daifset, #3", "isb");
 }
 
-/// The affinity fields of this CPU's `MPIDR_EL1`, Aff3 in bits 39:32.
+/// Returns the affinity fields of this CPU's `MPIDR_EL1`, Aff3 in bits 39:32.
 #[must_use]
 pub fn affinity() -> u64 {
     mrs!("mpidr_el1") & 0xff_00ff_ffff

@@ -1,4 +1,4 @@
-//! Further CPUs, and what each CPU keeps for itself.
+//! Secondary CPUs, and per-CPU data.
 
 use crate::boot::{platform, stack_top};
 use crate::exception::Caught;
@@ -6,7 +6,7 @@ use crate::platform::{MAX_CPUS, Platform};
 use crate::{cache, gic, mrs, msr, psci};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-/// What a CPU keeps for itself; TPIDR_EL1 points there. boot.S reads the first five words.
+/// The data of a CPU, to which TPIDR_EL1 points. boot.S reads the first five words.
 #[repr(C, align(256))]
 pub(crate) struct Record {
     stack: AtomicU64,
@@ -62,38 +62,38 @@ impl Record {
     }
 }
 
-/// This CPU's record.
+/// Returns this CPU's record.
 pub(crate) fn record() -> &'static Record {
     let address = mrs!("tpidr_el1") as usize;
     let base = RECORDS.as_ptr() as usize;
-    // A guest may play with TPIDR_EL1.
+    // A guest may change TPIDR_EL1.
     let index = address.wrapping_sub(base) / size_of::<Record>();
     RECORDS.get(index).unwrap_or(&RECORDS[0])
 }
 
-/// The record of CPU `index`.
+/// Returns the record of CPU `index`.
 pub(crate) fn record_of(index: usize) -> Option<&'static Record> {
     RECORDS.get(index)
 }
 
-/// This CPU's number, as in [`Platform::cpus`].
+/// Returns this CPU's index in [`Platform::cpus`].
 #[must_use]
 pub fn index() -> usize {
     record().index.load(Ordering::Relaxed)
 }
 
-/// Whether CPU `index` runs what [`start`] gave it.
+/// Returns true if CPU `index` runs the work of [`start`].
 #[must_use]
 pub fn is_running(index: usize) -> bool {
     record_of(index).is_some_and(|record| record.running.load(Ordering::Acquire))
 }
 
-/// Whether CPU `index` has taken the work that [`start`] gave it; it may have done it already.
+/// Returns true if CPU `index` has taken the work of [`start`]. It may already be done.
 fn has_begun(index: usize) -> bool {
     record_of(index).is_some_and(|record| record.work.load(Ordering::Acquire).is_null())
 }
 
-/// Where a CPU that is started by hand begins; x0 must then be [`context`].
+/// Returns the entry point for a CPU that is started without [`start`]; its context is [`context`].
 #[must_use]
 pub fn entry() -> usize {
     secondary_start as *const () as usize
@@ -104,7 +104,7 @@ pub(crate) fn adopt_first(_platform: &Platform) {
     RECORDS[0].running.store(true, Ordering::Release);
 }
 
-/// Prepares CPU `index` for being started with `work`, and returns its context for `CPU_ON`. Its stack is thrown away.
+/// Prepares CPU `index` to start with `work`, on an empty stack. Returns its context for `CPU_ON`.
 #[must_use]
 pub fn context(index: usize, work: fn(usize)) -> u64 {
     let record = &RECORDS[index];
@@ -121,7 +121,7 @@ pub fn context(index: usize, work: fn(usize)) -> u64 {
     core::ptr::from_ref(record) as u64
 }
 
-/// Starts CPU `index` with `work`, which gets that number; when `work` returns, the CPU switches itself off.
+/// Starts CPU `index` with `work`, which gets the index. When `work` returns, the CPU turns itself off.
 ///
 /// # Errors
 /// PSCI's result, if it is not success.
@@ -135,7 +135,7 @@ pub fn start(index: usize, work: fn(usize)) -> Result<(), i64> {
     }
 }
 
-/// Starts all CPUs but this one with `work` and waits until they have begun; returns how many run in all.
+/// Starts all other CPUs with `work` and waits until they run. Returns the total number of running CPUs.
 pub fn start_all(work: fn(usize)) -> usize {
     let count = platform().map_or(1, |platform| platform.cpu_count);
     let mut running = 1;
@@ -153,7 +153,7 @@ pub fn start_all(work: fn(usize)) -> usize {
     running
 }
 
-/// Where boot.S brings a secondary CPU, with the MMU as the first CPU had it.
+/// Continues a secondary CPU after boot.S, with the MMU in the first CPU's state.
 pub(crate) extern "C" fn secondary(record: &'static Record) -> ! {
     msr!("tpidr_el1", core::ptr::from_ref(record) as u64);
     let index = record.index.load(Ordering::Relaxed);

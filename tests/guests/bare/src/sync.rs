@@ -4,13 +4,12 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Waits a moment for another CPU; an emulator that runs CPUs in turn goes on to the next.
+/// Waits a moment for another CPU. An emulator that runs CPUs in turn switches to the next one.
 pub fn relax() {
     crate::instruction!("yield");
 }
 
-/// A lock that is waited for actively. While this CPU's MMU is off it is not taken at all: exclusives mean nothing
-/// there, and only a CPU that is alone runs so.
+/// A spin lock. It is not taken while this CPU's MMU is off: exclusives do not work then, and no other CPU runs.
 #[derive(Debug, Default)]
 pub struct Lock<T> {
     held: AtomicBool,
@@ -20,14 +19,14 @@ pub struct Lock<T> {
 // SAFETY: the value is reached only through a guard, of which there is one at a time.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
-/// The right to use a lock's value.
+/// A guard, which gives access to the lock's value.
 #[derive(Debug)]
 pub struct Guard<'lock, T> {
     lock: &'lock Lock<T>,
 }
 
 impl<T> Lock<T> {
-    /// A free lock.
+    /// Creates a free lock.
     pub const fn new(value: T) -> Self {
         Self { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
@@ -66,7 +65,7 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
-/// A point that all CPUs of a group reach before any goes on; can be used again and again.
+/// A reusable barrier, which all CPUs of a group reach before any continues.
 #[derive(Debug, Default)]
 pub struct Barrier {
     arrived: AtomicUsize,
@@ -74,13 +73,13 @@ pub struct Barrier {
 }
 
 impl Barrier {
-    /// A barrier that nobody has reached.
+    /// Creates a barrier that no CPU has reached.
     #[must_use]
     pub const fn new() -> Self {
         Self { arrived: AtomicUsize::new(0), generation: AtomicUsize::new(0) }
     }
 
-    /// Waits for `count` CPUs in all to arrive.
+    /// Waits until `count` CPUs, including this one, have arrived.
     pub fn wait(&self, count: usize) {
         let generation = self.generation.load(Ordering::Acquire);
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == count {

@@ -1,4 +1,4 @@
-//! The architected timers as EL1 sees them.
+//! The generic timers at EL1.
 
 use crate::{gic, mrs, msr};
 
@@ -7,33 +7,33 @@ pub const VIRTUAL_INTID: u32 = 27;
 /// INTID of the non-secure EL1 physical timer.
 pub const PHYSICAL_INTID: u32 = 30;
 
-/// Counter ticks per second.
+/// Returns the counter's ticks per second.
 #[must_use]
 pub fn frequency() -> u64 {
     mrs!("cntfrq_el0").max(1)
 }
 
-/// The virtual counter, read in program order.
+/// Returns the virtual counter, read in program order.
 #[must_use]
 pub fn now() -> u64 {
     crate::instruction!("isb");
     mrs!("cntvct_el0")
 }
 
-/// The physical counter, read in program order.
+/// Returns the physical counter, read in program order.
 #[must_use]
 pub fn physical_now() -> u64 {
     crate::instruction!("isb");
     mrs!("cntpct_el0")
 }
 
-/// Ticks in `microseconds`.
+/// Converts `microseconds` to ticks.
 #[must_use]
 pub fn ticks(microseconds: u64) -> u64 {
     frequency() * microseconds / 1_000_000
 }
 
-/// Waits actively.
+/// Waits in a loop.
 pub fn delay(microseconds: u64) {
     let start = now();
     while now() - start < ticks(microseconds) {
@@ -41,7 +41,7 @@ pub fn delay(microseconds: u64) {
     }
 }
 
-/// Sleeps in WFI. Interrupts have to be masked; those that come meanwhile are acknowledged and dropped.
+/// Sleeps in WFI. Interrupts must be masked; those that arrive are acknowledged and dropped.
 pub fn sleep(microseconds: u64) {
     let until = now() + ticks(microseconds);
     gic::enable(VIRTUAL_INTID);
@@ -62,7 +62,7 @@ pub fn sleep(microseconds: u64) {
     stop_virtual();
 }
 
-/// Waits until `condition` holds, at most `microseconds`; tells whether it came to hold.
+/// Waits at most `microseconds` for `condition`. Returns true if it was met.
 pub fn wait_for(microseconds: u64, mut condition: impl FnMut() -> bool) -> bool {
     let start = now();
     while now() - start < ticks(microseconds) {
@@ -74,24 +74,24 @@ pub fn wait_for(microseconds: u64, mut condition: impl FnMut() -> bool) -> bool 
     condition()
 }
 
-/// Lets the virtual timer fire when the virtual counter reaches `compare`.
+/// Sets the virtual timer to fire when the virtual counter reaches `compare`.
 pub fn arm_virtual(compare: u64) {
     msr!("cntv_cval_el0", compare);
     msr!("cntv_ctl_el0", 1);
 }
 
-/// Switches the virtual timer off.
+/// Turns the virtual timer off.
 pub fn stop_virtual() {
     msr!("cntv_ctl_el0", 0);
 }
 
-/// Lets the physical timer fire when the physical counter reaches `compare`.
+/// Sets the physical timer to fire when the physical counter reaches `compare`.
 pub fn arm_physical(compare: u64) {
     msr!("cntp_cval_el0", compare);
     msr!("cntp_ctl_el0", 1);
 }
 
-/// Switches the physical timer off.
+/// Turns the physical timer off.
 pub fn stop_physical() {
     msr!("cntp_ctl_el0", 0);
 }

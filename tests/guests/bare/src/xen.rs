@@ -1,4 +1,4 @@
-//! The one hypercall of Xen's that a guest there needs: its console.
+//! Xen's console hypercall, the only one that a guest needs.
 
 use core::arch::asm;
 

@@ -22,10 +22,10 @@ pub mod number {
     pub const MOVE_PAGES: usize = 239;
 }
 
-/// Calls Linux. A negative value is an error's number.
+/// Makes a system call. Returns its result, or a negative error number.
 ///
 /// # Safety
-/// The call does to this program's memory only what its caller expects.
+/// The call changes this program's memory only as the caller expects.
 pub unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
     let [mut first, second, third, fourth, fifth, sixth] = arguments;
     // SAFETY: the caller answers for the call; the kernel keeps all registers but x0.
@@ -36,7 +36,7 @@ pub unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
     first as isize
 }
 
-/// Ticks of the counter, when all before is done.
+/// Returns the counter after all previous instructions.
 pub fn counter() -> u64 {
     let ticks;
     // SAFETY: reads a register that Linux lets programs read.
@@ -44,7 +44,7 @@ pub fn counter() -> u64 {
     ticks
 }
 
-/// Ticks a second.
+/// Returns the counter's ticks per second.
 pub fn frequency() -> u64 {
     let frequency;
     // SAFETY: as above.
@@ -63,7 +63,7 @@ impl Write for Output {
     }
 }
 
-/// Powers the machine off: for the first program, whose end is the kernel's.
+/// Powers the machine off, since the kernel panics when its init program ends.
 pub fn power_off() -> ! {
     // SAFETY: nothing of this program is needed any more (reboot(2): the two magic numbers, LINUX_REBOOT_CMD_POWER_OFF).
     unsafe {

@@ -1,15 +1,15 @@
-//! From an ELF file to the bytes that it loads.
+//! Conversion of an ELF file to the bytes that it loads.
 
 use std::fmt;
 
-/// What keeps a file from being turned into an image.
+/// The reason why a file cannot be converted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ElfError {
-    /// The file does not start as a little-endian 64-bit ELF file for AArch64 does.
+    /// The file is not a little-endian 64-bit ELF file for AArch64.
     NotAarch64Elf,
-    /// Something lies past the end of the file, at this offset.
+    /// A structure at this offset is beyond the end of the file.
     Truncated(usize),
-    /// A segment would make the image larger than a guest ever is: its end.
+    /// The image would be too large: end of a segment.
     TooLarge(u64),
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for ElfError {
 const LOAD: u32 = 1;
 const LARGEST_IMAGE: u64 = 16 << 20;
 
-/// The bytes that `file` loads, from address 0 to the last byte that the file itself holds.
+/// Returns the bytes that `file` loads, from address 0 to the last byte in the file.
 pub(crate) fn image(file: &[u8]) -> Result<Vec<u8>, ElfError> {
     if file.get(..6) != Some(b"\x7fELF\x02\x01") || number(file, 18, 2)? != 183 {
         return Err(ElfError::NotAarch64Elf);

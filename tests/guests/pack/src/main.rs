@@ -1,4 +1,4 @@
-//! Builds the guests for the bare machine and turns each ELF file into images that a loader takes: one command.
+//! Builds the bare-metal guests and converts each ELF file to images for loaders.
 //!
 //! `cargo run --manifest-path tests/guests/Cargo.toml -p pack [-- ARGUMENTS OF CARGO BUILD]` writes, for every guest, to
 //! the folder `guests` of the target directory:
@@ -6,7 +6,7 @@
 //! - `NAME.img`: with the arm64 Image header;
 //! - `NAME.bin`: without it, entered at its first byte;
 //!
-//! and the programs for Linux as they are, `NAME`.
+//! and the programs for Linux unchanged, `NAME`.
 
 mod elf;
 
@@ -34,7 +34,7 @@ const GUESTS: &[&str] = &[
 ];
 /// Programs for Linux.
 const PROGRAMS: [&str; 1] = ["mbind"];
-/// The header has a page of its own (bare/link.ld).
+/// The header has its own page (bare/link.ld).
 const HEADER_SIZE: usize = 4096;
 
 fn main() -> ExitCode {
@@ -51,7 +51,7 @@ fn run() -> Result<(), String> {
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the manifest has no parent folder")?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    // The bare workspace is built from its own folder: cargo's configuration is looked up from there.
+    // Build in the folder of the bare workspace, where cargo finds its configuration.
     let target = std::path::absolute(&target).map_err(|error| format!("{}: {error}", target.display()))?;
     build(workspace, &target)?;
     let output = target.join("guests");

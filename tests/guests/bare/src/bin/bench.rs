@@ -1,8 +1,8 @@
-//! What the operations of a guest that a hypervisor has a hand in cost, each as nanoseconds of the guest's own counter
-//! per operation, mean of a loop of 4096. Under `-icount shift=0` one nanosecond is one instruction.
+//! The cost of guest operations that involve a hypervisor: nanoseconds of the guest's counter per operation, the mean of a loop
+//! of 4096. With `-icount shift=0`, one nanosecond is one instruction.
 //!
-//! Prints `bench NAME NANOSECONDS` for each, `bench done`, and switches the machine off. The loops and the handler, all
-//! in assembly below, are part of what is measured, and nothing is subtracted.
+//! Prints `bench NAME NANOSECONDS` for each operation, then `bench done`, and powers the machine off. The figures include the
+//! loops and the handler, which are in assembly below.
 //!
 //! | name | what is measured |
 //! |---|---|
@@ -24,10 +24,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 bare::entry!(main);
 
 const ROUNDS: u64 = 4096;
-/// The SGI that is sent to oneself, and between CPUs.
+/// The SGI that a CPU sends to itself and to others.
 const SGI: u32 = 1;
 
-/// What the handler counts up when it has handled an interrupt: one word a CPU, in lines of their own.
+/// Counters of handled interrupts: one word for each CPU, in a cache line of its own.
 #[repr(C, align(64))]
 struct Flag(AtomicU32);
 
@@ -218,7 +218,7 @@ bench_handle:
 "#
 );
 
-/// A loop above: what to access, how often, this CPU's flag; the ticks that passed.
+/// A loop above. It takes the address to access, the number of iterations and this CPU's flag, and returns the ticks.
 type Loop = unsafe extern "C" fn(u64, u64, &Flag) -> u64;
 
 unsafe extern "C" {
@@ -272,12 +272,12 @@ fn measure_ipi(platform: &Platform) {
     while !smp::is_running(1) {
         bare::sync::relax();
     }
-    // The other CPU is asleep by then.
+    // The other CPU sleeps by then.
     timer::delay(1000);
     measure("ipi_round_trip", bench_ipi, gic::sgi_target(SGI, platform.cpus()[1]));
 }
 
-/// What the second CPU does.
+/// Runs the second CPU.
 fn answer(_index: usize) {
     take_interrupts(1);
     bare::register::mask_interrupts();

@@ -1,20 +1,19 @@
-//! Firmware at EL3 of QEMU's `virt` board, for tests of what Ballast asks of firmware: PSCI's CPU_ON, the SMC Calling
-//! Convention 1.2 and its mitigations of speculative execution. Not a guest: it is what QEMU enters (`-bios`), on all CPUs.
+//! Firmware at EL3 of QEMU's `virt` board, for tests of Ballast's firmware calls: PSCI's CPU_ON, the SMC Calling Convention 1.2
+//! and its mitigations of speculative execution. It is not a guest: QEMU starts it (`-bios`) on all CPUs.
 //!
-//! It enters EL2 at [`ENTRY`] and says on the board's secure UART, the second serial line, a line each:
-//! - `cpu N stores E`: SMCCC_ARCH_WORKAROUND_2 on CPU N with E in W1, 0 or 1 for anything else;
-//! - `cpu N history`, `cpu N targets`: the first SMCCC_ARCH_WORKAROUND_3 or 1 on CPU N. Later ones are silent.
+//! It enters EL2 at [`ENTRY`] and prints these lines on the board's secure UART, the second serial line:
+//! - `cpu N stores E`: SMCCC_ARCH_WORKAROUND_2 on CPU N, with E = 0 for W1 = 0, else 1;
+//! - `cpu N history`, `cpu N targets`: the first SMCCC_ARCH_WORKAROUND_3 or 1 on CPU N. Later calls are not printed.
 //!
-//! SMCCC_ARCH_FEATURES says 0 to all three: they are there and needed. Calls change x0 to x3, as the convention allows,
-//! and those of PSCI x4 to x17 too, as the convention's version 1.0 allows. Another exception stops the CPU, with the line
-//! `cpu N lost`.
+//! SMCCC_ARCH_FEATURES returns 0 for all three: available and needed. Calls change x0 to x3, as the convention allows, and PSCI
+//! calls also x4 to x17, as version 1.0 of the convention allows. Any other exception stops the CPU, with the line `cpu N lost`.
 
 #![no_std]
 #![no_main]
 
-/// Where CPU 0 enters EL2: code that the starter of the machine puts there.
+/// Entry point of CPU 0 at EL2: code that the test loads there.
 const ENTRY: u64 = 0x4010_0000;
-/// Secure RAM, 64 bytes a CPU: entry point and context of CPU_ON; whether it called workaround 3, 1.
+/// Secure RAM, 64 bytes for each CPU: entry point and context of CPU_ON, and flags for calls of workarounds 3 and 1.
 const RECORDS: u64 = 0x0e00_0000;
 /// The secure PL011.
 const UART: u64 = 0x0904_0000;

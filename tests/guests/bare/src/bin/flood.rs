@@ -1,11 +1,10 @@
-//! Three CPUs that flood one with interrupts, as fast as they can.
+//! Three CPUs that flood one CPU with interrupts as fast as possible.
 //!
-//! Boot arguments: `flood=sgi` (SGIs 0 to 6) or `flood=kick` (writes to the redistributor of the CPU, so that a hypervisor
-//! has to look there), `target=N` (the CPU that is flooded; default 0). The other CPUs but N send; CPU 0 never does. CPU 3
-//! keeps a timer due in the near future, so that an emulator that runs one CPU at a time changes between them within a few
-//! hundred instructions.
+//! Boot arguments: `flood=sgi` (SGIs 0 to 6) or `flood=kick` (writes to the CPU's redistributor, which make a hypervisor kick
+//! it), `target=N` (the flooded CPU; default 0). All CPUs except N and 0 send. CPU 3 always has a timer due soon, so that an
+//! emulator which runs one CPU at a time switches between CPUs within a few hundred instructions.
 //!
-//! Prints `flood ready` and goes on for ever.
+//! Prints `flood ready` and continues without end.
 
 #![no_std]
 #![no_main]
@@ -20,11 +19,11 @@ bare::entry!(main);
 
 static TARGET: AtomicUsize = AtomicUsize::new(0);
 static IS_KICK: AtomicBool = AtomicBool::new(false);
-/// SGIs that a hypervisor may pass on by itself.
+/// SGIs that a hypervisor may pass on directly.
 const SGIS: u32 = 7;
 const CPUS: usize = 4;
 static BARRIER: Barrier = Barrier::new();
-/// How far in the future the timer is due, in ticks.
+/// Time until the timer is due, in ticks.
 const NEAR: u64 = 64;
 
 fn main(platform: &'static Platform) {
@@ -58,7 +57,7 @@ fn flood(index: usize) {
     let affinity = boot::platform().map_or(0, |platform| platform.cpus()[target]);
     let enable = gic::redistributor(target) + register::GICR_SGI + register::ISENABLER;
     let mut sgi = 0;
-    // CPU 0 starts the others, which it cannot any more once it is flooded.
+    // CPU 0 starts the others before it is flooded.
     BARRIER.wait(CPUS - 1);
     if index == 3 {
         say!("flood ready");

@@ -1,9 +1,9 @@
 //! A boot loader for QEMU's `virt` board that hands over the machine in a bad state, at EL2.
 //!
 //! It leaves the ITS running, LPIs enabled at the redistributors of four CPUs, and on CPU 0 an SGI of the highest priority
-//! acknowledged and never ended. Then it goes on to what QEMU has put at the start of RAM, which starts the kernel.
+//! acknowledged and never ended. Then it jumps to QEMU's code at the start of RAM, which starts the kernel.
 //!
-//! Nothing of the library is linked: loaded anywhere and entered at its first byte (`gicloader.bin`).
+//! It does not use the library, and can be loaded at any address and entered at its first byte (`gicloader.bin`).
 
 #![no_std]
 #![no_main]

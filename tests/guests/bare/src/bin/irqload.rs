@@ -1,12 +1,13 @@
-//! Interrupts between CPUs under load, counted: nothing may be lost and nothing may come twice.
+//! Counts interrupts between CPUs under load: none may be lost or arrive twice.
 //!
-//! In each round every CPU sends an SGI to every other one, which answers with another; it sends one to itself, makes an
-//! SPI pending that the next CPU takes, and sleeps in WFI until all of it was answered, while its timer fires. Handlers of
-//! SGIs and SPIs let the timer in. One outstanding interrupt per pair of CPUs, so that none can merge with the one before.
+//! In each round, every CPU sends an SGI to every other one, which answers with another. It sends one to itself, makes an SPI
+//! pending that the next CPU takes, and sleeps in WFI until all answers have arrived, while its timer fires. Handlers of SGIs
+//! and SPIs can be interrupted by the timer. Each pair of CPUs has one outstanding interrupt, so that none can merge with an
+//! earlier one.
 //!
-//! Prints `irqload cpu N …` for each CPU and `irqload done cpus N rounds N ipis N self N spis N timers N lost N`, and
-//! switches the machine off. Boot arguments: `rounds=N` (default 2000), `forever=1` (a line every so many rounds, no end),
-//! `patience=S` (how long a CPU waits for an answer before it calls it lost, in seconds; default 20).
+//! Prints `irqload cpu N …` for each CPU and `irqload done cpus N rounds N ipis N self N spis N timers N lost N`, and powers the
+//! machine off. Boot arguments: `rounds=N` (default 2000), `forever=1` (prints a line after each number of rounds, without
+//! end), `patience=S` (seconds after which a missing answer counts as lost; default 20).
 
 #![no_std]
 #![no_main]
@@ -25,14 +26,14 @@ const CPUS: usize = 7;
 const SGI_REQUEST: u32 = 0;
 const SGI_ANSWER: u32 = 7;
 const SGI_SELF: u32 = 15;
-/// The SPIs from here on have no device behind them, on no platform.
+/// First of the SPIs that have no device on any platform.
 const FIRST_SPI: u32 = 40;
-/// How long a CPU waits for an answer before it calls it lost, in seconds, if the boot arguments do not say.
+/// Default time in seconds after which a missing answer counts as lost.
 const PATIENCE: u64 = 20;
 /// The timer's period in microseconds.
 const PERIOD: u64 = 500;
 
-/// What one CPU counts, in lines of its own.
+/// The counters of a CPU, in its own cache lines.
 #[repr(C, align(256))]
 struct Counts {
     requests: [AtomicU64; CPUS],
@@ -98,7 +99,7 @@ fn main(platform: &'static Platform) {
     report(count, total);
 }
 
-/// What the other CPUs do.
+/// Runs the other CPUs.
 fn load(index: usize) {
     let count = CPU_COUNT.load(Ordering::Relaxed);
     let rounds = ROUNDS.load(Ordering::Acquire);
@@ -109,7 +110,7 @@ fn load(index: usize) {
     loop {
         run(index, total, rounds);
         total += rounds;
-        // Others may still want answers while this CPU waits here: interrupts stay on.
+        // Other CPUs may still need answers while this one waits: interrupts stay on.
         BARRIER.wait(count);
         if !forever {
             return;
@@ -167,13 +168,13 @@ fn run(index: usize, before: u64, rounds: u64) {
             timer::delay(random.below(30));
         }
     }
-    // An emulator's timers may be late; lost is what never comes.
+    // An emulator's timers may be late, but every interrupt must arrive.
     if !sleep_until(|| own.timers.load(Ordering::Relaxed) > 0) {
         say!("irqload LOST cpu {} timer", index);
     }
 }
 
-/// Sleeps in WFI until `done`; every interrupt, the timer's too, looks again. Tells whether it came to pass.
+/// Sleeps in WFI until `done`, which it checks after every interrupt. Returns false after the patience has ended.
 fn sleep_until(done: impl Fn() -> bool) -> bool {
     let start = timer::now();
     loop {
@@ -208,7 +209,7 @@ fn handle() {
             return;
         }
         _ => {
-            // The timer, which is more urgent, may come in between.
+            // The timer, which has a higher priority, may interrupt.
             bare::register::unmask_interrupts();
             count(own, index, intid);
             bare::register::mask_interrupts();
@@ -265,7 +266,7 @@ fn report(count: usize, rounds: u64) {
             lost
         );
         let expected = rounds * (count as u64 - 1);
-        // Spurious interrupts are lawful; all else is exact.
+        // Spurious interrupts are allowed; all other counts must be exact.
         wrong += [sent, requests, answers].iter().map(|value| value.abs_diff(expected)).sum::<u64>();
         wrong += own.abs_diff(rounds) + spi.abs_diff(rounds) + early + unknown + lost + u64::from(ticks == 0);
         ipis += requests + answers;
@@ -285,7 +286,7 @@ fn report(count: usize, rounds: u64) {
     );
 }
 
-/// What a round still waits for, to be printed.
+/// The interrupts for which a round still waits, for a message.
 struct Missing {
     index: usize,
     round: u64,

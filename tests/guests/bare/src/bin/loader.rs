@@ -1,7 +1,7 @@
-//! A boot loader that leaves EL2 as the boot protocol allows: everything on, trapped, pending or wrong that it does not
-//! promise. It jumps to the image 2 MiB behind its own beginning, with the device tree in x0.
+//! A boot loader that leaves EL2 in the worst state that the boot protocol allows: everything that it does not guarantee is on,
+//! trapped, pending or wrong. It jumps to the image 2 MiB after its own start, with the device tree in x0.
 //!
-//! Its file is put together by who boots it: this program, and at 2 MiB the image.
+//! The test makes the file: this program, and the image at 2 MiB.
 
 #![no_std]
 #![no_main]
@@ -28,7 +28,7 @@ _start:
     mov     x1, #0x5a5a0000
     msr     daifset, #8
     msr     daifclr, #7
-    // Every trap of EL2's. HPMN stays: beyond the number of counters it is unpredictable.
+    // All traps to EL2. HPMN is kept: values above the number of counters are UNPREDICTABLE.
     msr     hstr_el2, x0
     mrs     x2, mdcr_el2
     and     x2, x2, #0x1f
@@ -63,14 +63,14 @@ _start:
     msr     oslar_el1, xzr
     mov     x2, #0xa001             // MDE, KDE, SS
     msr     mdscr_el1, x2
-    // What EL1 would find.
+    // The registers of EL1.
     msr     sctlr_el1, x0
     msr     vbar_el1, x1
     msr     cpacr_el1, x0
-    // The wrong stack pointer, and no place that it could point to.
+    // The wrong stack pointer, with an invalid address.
     msr     spsel, #0
     mov     sp, x1
-    // All of HCR_EL2's first word, and with FEAT_VHE the host's own regime.
+    // All of HCR_EL2's first word, and with FEAT_VHE the host's translation regime.
     mov     x2, #0xffffffff
     mrs     x3, id_aa64mmfr1_el1
     tst     x3, #0xf00

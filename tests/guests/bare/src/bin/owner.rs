@@ -1,7 +1,7 @@
-//! The owner of a pool: claims and releases memory by hypercall, at random, and looks at every page that it gets.
+//! The owner of a pool: claims and releases memory at random by hypercall, and checks every page that it gets.
 //!
-//! First it tries what must be refused. Then, in each round, it claims a random size, or releases all or a part of what it
-//! has. What it gets must be zero; it fills it with a pattern, which must still be there when it is released.
+//! First it makes requests that must be refused. Then, in each round, it claims a random size, or releases all or a part of a
+//! range. Claimed memory must be zero; it is filled with a pattern, which must still be there before the release.
 //!
 //! Prints `owner pool BYTES window IPA`, `owner hostile ok`, and at the end
 //! `owner done rounds N granted N released N refused N bytes N`, and switches the machine off. Boot arguments: `rounds=N`
@@ -22,12 +22,12 @@ bare::entry!(main);
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
-/// The first of the gibibytes of virtual addresses at which the window is seen.
+/// First of the gibibytes of virtual addresses that map the window.
 const ALIAS: usize = 400;
-/// Most ranges that it has at a time.
+/// Maximum number of claimed ranges.
 const RANGES: usize = 12;
 
-/// A claimed range: offset in the window, and bytes.
+/// A claimed range: offset in the window, and size in bytes.
 #[derive(Clone, Copy)]
 struct Held {
     ipa: u64,
@@ -35,7 +35,7 @@ struct Held {
 }
 
 struct Owner {
-    /// A claim may fail for reasons that lie outside the pool.
+    /// True if a claim may fail for reasons outside the pool.
     is_lenient: bool,
     pool: u64,
     window: u64,
@@ -46,7 +46,7 @@ struct Owner {
     bytes: u64,
 }
 
-/// Sleeps until the end of an operation: its status. Interrupts are masked: what is pending wakes.
+/// Sleeps until an operation ends. Returns its status. Interrupts are masked: a pending one ends the sleep.
 fn wait(ticket: i64) -> [i64; 4] {
     loop {
         let status = call(STATUS, ticket as u64, 0, 0);
@@ -66,16 +66,16 @@ fn fail(what: &str, found: [i64; 4]) -> ! {
     psci::system_off()
 }
 
-/// What a page of the range holds.
+/// The expected contents of a range.
 fn pattern(ipa: u64) -> u64 {
     ipa.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
-/// Words of each page that are looked at: the first, one in the middle, the last.
+/// Words of each page that are checked: the first, one in the middle, the last.
 const WORDS: [u64; 3] = [0, 2048, 4088];
 
 impl Owner {
-    /// Where the window shows `ipa`.
+    /// Returns the virtual address of `ipa` in the window.
     fn address(&self, ipa: u64) -> *mut u64 {
         let offset = ipa - (self.window & !((1 << 30) - 1));
         ((ALIAS << 30) as u64 + offset) as *mut u64
@@ -91,7 +91,7 @@ impl Owner {
         unsafe { self.address(ipa).write_volatile(value) }
     }
 
-    /// Every page is zero; fills it.
+    /// Checks that every page is zero, and fills it.
     fn take(&self, held: Held) {
         for page in (held.ipa..held.ipa + held.bytes).step_by(PAGE as usize) {
             for word in WORDS {
@@ -103,7 +103,7 @@ impl Owner {
         }
     }
 
-    /// Every page holds what was written.
+    /// Checks that every page holds its pattern.
     fn check(&self, held: Held) {
         for page in (held.ipa..held.ipa + held.bytes).step_by(PAGE as usize) {
             for word in WORDS {
@@ -122,12 +122,12 @@ impl Owner {
         let status = wait(answer[1]);
         match status[0] {
             0 => {}
-            // No range of that size is left: the owner has most of it.
+            // No range of that size is left: the owner has claimed most of the pool.
             -32 => {
                 self.refused += 1;
                 return None;
             }
-            // Too little free elsewhere, something that cannot move, cancelled.
+            // Too little free memory elsewhere, unmovable memory, or cancelled.
             -33 | -34 | -36 if self.is_lenient => {
                 self.refused += 1;
                 return None;
@@ -162,7 +162,7 @@ impl Owner {
         let slot = random.below(RANGES as u64) as usize;
         match self.held[slot].take() {
             None => {
-                // From a page to the most, every order of magnitude alike.
+                // From a page to the maximum, with equal probability of all orders of magnitude.
                 let bytes = (most >> random.below(13)).max(PAGE) - random.below(2) * PAGE;
                 let bytes = bytes.max(PAGE) & !(PAGE - 1);
                 let align = if random.below(3) == 0 { 64 << 10 } else { 0 };
@@ -178,7 +178,7 @@ impl Owner {
     }
 }
 
-/// What must be refused, and how.
+/// Makes requests that must be refused, and checks the statuses.
 fn hostile(pool: u64, window: u64) {
     let all = u64::MAX;
     let cases = [
@@ -211,13 +211,13 @@ fn hostile(pool: u64, window: u64) {
             fail("hostile", found);
         }
     }
-    // What was not claimed cannot be released.
+    // Memory that was not claimed cannot be released.
     let ticket = call(RELEASE, window, pool, 0);
     let status = wait(ticket[1]);
     if ticket[0] != 0 || status[0] != -35 {
         fail("release of nothing", status);
     }
-    // A claim that is cancelled at once ends one way or the other.
+    // A claim that is cancelled immediately is either cancelled or granted.
     let ticket = call(CLAIM, 0, pool, 0);
     let cancelled = call(CANCEL, ticket[1] as u64, 0, 0);
     let status = wait(ticket[1]);
@@ -308,7 +308,7 @@ fn main(platform: &'static Platform) {
     );
 }
 
-/// Claims `bytes` once, and says how many ticks it took.
+/// Claims `bytes` once, and prints the ticks that it took.
 fn bench(owner: &mut Owner, bytes: u64) {
     let started = timer::now();
     let answer = call(CLAIM, 0, bytes, 0);

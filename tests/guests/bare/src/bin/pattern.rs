@@ -1,10 +1,10 @@
-//! All free memory filled with words that say where they are, for tests that look for them behind the controllers.
-//! `limit=MIB` leaves alone what lies above so much of RAM.
+//! Fills all free memory with words that encode their addresses, for tests that search for them behind the controllers.
+//! `limit=MIB` limits this to the first part of RAM.
 //!
 //! The word at address A is A ^ [`KEY`]. Prints `pattern filled FIRST PAGES` for each range and `pattern ready`; then, by
-//! the boot argument `mode=`: `check` (the default) checks all of it whenever a byte is typed, and prints
-//! `pattern checked PAGES errors N`; `idle` sleeps for ever; `write` writes to one page after the other for ever, each
-//! word with what it holds.
+//! the boot argument `mode=`: `check` (the default) checks all words when a byte is typed, and prints
+//! `pattern checked PAGES errors N`; `idle` sleeps without end; `write` writes to one page after the other without end, always
+//! the same words.
 
 #![no_std]
 #![no_main]
@@ -14,7 +14,7 @@ use bare::{console, say, timer};
 
 bare::entry!(main);
 
-/// What addresses are hidden by.
+/// The mask that is combined with addresses.
 const KEY: u64 = 0x5ca1_ab1e_0000_0000;
 const PAGE: usize = 4096;
 
@@ -39,7 +39,7 @@ fn main(platform: &'static Platform) {
             if console::typed().is_some() {
                 check(platform);
             }
-            // Others may need the CPU below.
+            // The hypervisor may need the CPU.
             timer::sleep(2000);
         },
     }
@@ -72,7 +72,7 @@ fn check(platform: &Platform) {
     say!("pattern checked {} errors {}", pages, errors);
 }
 
-/// Writes one word of each page: in steps that are no power of two, so that pages far apart follow each other.
+/// Writes one word of each page, in an order with steps that are not powers of two, so that consecutive pages are far apart.
 fn write_pages(range: Range) {
     let pages = range.size() / PAGE;
     for index in 0..pages {

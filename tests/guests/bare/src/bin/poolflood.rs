@@ -1,7 +1,7 @@
-//! The owner of a pool that floods Ballast with hypercalls about it: hostile arguments and good ones, as fast as it can.
+//! The owner of a pool that floods Ballast with pool calls, with invalid and valid arguments, as fast as possible.
 //!
-//! Every answer must be one of those that are documented. Prints `poolflood done calls N accepted N refused N`, or
-//! `poolflood failed …`, and switches the machine off with whatever it has. Boot argument: `calls=N` (default 20000).
+//! Every answer must be a documented one. Prints `poolflood done calls N accepted N refused N`, or
+//! `poolflood failed …`, and powers the machine off with its claims. Boot argument: `calls=N` (default 20000).
 
 #![no_std]
 #![no_main]
@@ -38,7 +38,7 @@ fn main(platform: &'static Platform) {
     for _ in 0..calls {
         let function = FUNCTIONS[random.below(FUNCTIONS.len() as u64) as usize];
         let arguments = [(); 3].map(|()| argument(&mut random, pool, window, ticket));
-        // Of pools there is one: half of the calls are about it.
+        // There is one pool. Half of the calls use it.
         let about = match function {
             CLAIM | CLAIM_AT | POOL_INFO if random.below(2) == 0 => 0,
             STATUS | CANCEL if random.below(2) == 0 => ticket,
@@ -47,7 +47,7 @@ fn main(platform: &'static Platform) {
         let answer = call(function, about, arguments[1], arguments[2]);
         match answer[0] {
             0 => accepted += 1,
-            // FEATURES, or under way.
+            // FEATURES, or pending.
             1 => {}
             -1 | -3 | -20..=-16 | -37..=-32 => refused += 1,
             _ => {
@@ -62,7 +62,7 @@ fn main(platform: &'static Platform) {
     say!("poolflood done calls {} accepted {} refused {}", calls, accepted, refused);
 }
 
-/// A number that is at an edge of something, or any.
+/// Returns a boundary value or a random number.
 fn argument(random: &mut Random, pool: u64, window: u64, ticket: u64) -> u64 {
     let edges = [
         0,

@@ -1,7 +1,7 @@
-//! What one guest leaves in registers for the next: prints all that it finds, writes to all that it can, and switches off.
+//! Register contents that pass from one guest to the next: prints all registers, writes to all that it can, and powers off.
 //!
-//! Prints `residue OP0 OP1 CRN CRM OP2 VALUE` for each system register that is not zero, `residue vectors VALUE` for what the
-//! vector registers hold, then `residue found N`, and `residue left N` when N registers took a value.
+//! Prints `residue OP0 OP1 CRN CRM OP2 VALUE` for each system register that is not zero, `residue vectors VALUE` for the vector
+//! registers, then `residue found N`, and `residue left N` after writing to N registers.
 
 #![no_std]
 #![no_main]
@@ -15,7 +15,7 @@ bare::entry!(main);
 const PATTERN: u64 = 0x5aa5_5aa5_5aa5_5aa5;
 
 fn main(_: &'static Platform) {
-    // Floating point, SVE and SME as far as there are; the OS lock, which holds debug registers back.
+    // Enable floating point, SVE and SME if they exist.
     msr!("cpacr_el1", 3 << 16 | 3 << 20 | 3 << 24);
     let vectors = fp::store().as_flattened().iter().fold(0, |all, word| all | word);
     say!("residue vectors {:#x}", vectors);
@@ -45,8 +45,8 @@ fn encodings() -> impl Iterator<Item = Encoding> {
     })
 }
 
-/// Registers that change by themselves, or by being read: counters and what is left until a timer fires, random numbers,
-/// pending interrupts and their acknowledgement.
+/// Returns true for registers that change by themselves or when they are read: counters, timer values, random numbers, pending
+/// interrupts and their acknowledgement.
 fn is_volatile(encoding: Encoding) -> bool {
     matches!(
         encoding,
@@ -59,14 +59,14 @@ fn is_volatile(encoding: Encoding) -> bool {
     )
 }
 
-/// Registers that this program stands on, and those whose writing does something: interrupts, single-stepping, state.
+/// Returns true for registers that this program depends on, and those with side effects: interrupts, single-stepping, state.
 fn is_vital(encoding: Encoding) -> bool {
     match encoding {
         (3, 0, 1 | 2 | 4 | 10, _, _) => !matches!(encoding, (3, 0, 1, 2, 0) | (3, 0, 2, 1..4, _)),
         (3, 0, 12, _, _) | (3, 0, 13, 0, 4) | (3, 3, 4, 2, _) | (2, 0, 0, 2, 2) => true,
-        // Breakpoints and watchpoints; their locks.
+        // Controls of breakpoints and watchpoints; the OS lock.
         (2, 0, 0, _, 5 | 7) | (2, 0, 1, _, _) => true,
-        // DBGCLAIMCLR_EL1, which takes back what DBGCLAIMSET_EL1 sets.
+        // DBGCLAIMCLR_EL1, which clears the bits that DBGCLAIMSET_EL1 sets.
         (2, 0, 7, 9, 6) => true,
         _ => false,
     }

@@ -1,8 +1,8 @@
-//! A guest that is merely there: its RAM is, for others to move.
+//! A guest whose RAM is migrated.
 //!
-//! Prints `tenant ready` and sleeps for ever. Boot arguments: `write=1` (writes to every page of its RAM, over and over);
-//! `wait=N` (all CPUs wait by WFIT for N microseconds each time, over and over: every so many waits it prints
-//! `tenant waits N late N of N`: waits so far, the longest time after a deadline so far, and a wait, in ticks).
+//! Prints `tenant ready` and sleeps without end. Boot arguments: `write=1` (writes to every page of its RAM repeatedly);
+//! `wait=N` (all CPUs wait repeatedly by WFIT for N microseconds, and it regularly prints `tenant waits N late N of N`: the
+//! number of waits, the largest delay after a deadline, and the length of a wait, in ticks).
 
 #![no_std]
 #![no_main]
@@ -42,11 +42,11 @@ fn main(platform: &'static Platform) {
     }
 }
 
-/// Waits so far, and the longest time after a deadline, in ticks.
+/// Number of waits, and the largest delay after a deadline in ticks.
 static WAITS: AtomicU64 = AtomicU64::new(0);
 static LATE: AtomicU64 = AtomicU64::new(0);
 
-/// What the other CPUs do while CPU 0 reports.
+/// Runs the other CPUs while CPU 0 reports.
 fn wait(_index: usize) {
     let microseconds = boot::platform().and_then(|platform| platform.number("wait")).unwrap_or(1000);
     loop {
@@ -62,7 +62,7 @@ fn report_waits(length: u64) -> ! {
     }
 }
 
-/// Waits for `length` ticks by WFIT, which may end early, and notes how late the end was seen.
+/// Waits for `length` ticks by WFIT, which may end early, and records the delay of the end.
 fn wait_once(length: u64) {
     let deadline = timer::now() + length;
     let mut now = timer::now();

@@ -1,8 +1,8 @@
-//! SGIs to a CPU that is being turned on, counted: each arrives, once.
+//! Counts SGIs to a CPU that is being turned on: each must arrive once.
 //!
-//! In each round CPU 0 turns CPU 1 on, waits for that in one of three ways, and sends it an SGI, all 16 in turn. CPU 1
-//! takes what comes, says so, and turns itself off. The ways: `affinity` polls AFFINITY_INFO until the CPU is on, `memory`
-//! polls a word that it writes in its first instructions, `none` does not wait at all: the SGI is pending before.
+//! In each round, CPU 0 turns CPU 1 on, waits in one of three ways, and sends it an SGI, all 16 in turn. CPU 1 takes the SGI,
+//! reports it, and turns itself off. The ways are `affinity`, which polls AFFINITY_INFO until the CPU is on, `memory`, which
+//! polls a word that CPU 1 writes with its first instructions, and `none`, which does not wait: the SGI is pending before.
 //!
 //! Prints `wakeup WAY rounds N lost N wrong N` for each way, then `wakeup done`, and switches the machine off. Boot
 //! arguments: `rounds=N` (for each way, default 1000).
@@ -18,18 +18,18 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 bare::entry!(main);
 
-/// Words between the CPUs. CPU 1 has its MMU off, so CPU 0 cleans and invalidates around each look; nothing that CPU 1
-/// writes shares a cache line with what CPU 0 writes meanwhile.
+/// The words that the CPUs share. CPU 1 has its MMU off, so CPU 0 cleans and invalidates around each access, and words of the two
+/// CPUs do not share a cache line.
 #[repr(C, align(1024))]
 struct Shared {
-    /// CPU 1 has begun.
+    /// Set when CPU 1 runs.
     awake: AtomicU64,
-    /// The first INTID that came, plus [`CAME`]; 0 until then, [`LOST`] if none came.
+    /// The first INTID plus [`CAME`]; 0 before, [`LOST`] if none arrived.
     first: AtomicU64,
-    /// The next, as ICC_IAR1_EL1 has it.
+    /// The next value of ICC_IAR1_EL1.
     second: AtomicU64,
     apart: [u64; 61],
-    /// CPU 0 has sent the SGI.
+    /// Set when CPU 0 has sent the SGI.
     sent: AtomicU64,
 }
 
@@ -41,11 +41,11 @@ static SHARED: Shared = Shared {
     sent: AtomicU64::new(0),
 };
 
-/// What is added to an INTID that came.
+/// Offset that marks an INTID.
 const CAME: u64 = 0x1000;
-/// No interrupt came.
+/// No interrupt arrived.
 const LOST: u64 = 1;
-/// How often CPU 1 looks for an interrupt that was sent before it calls it lost.
+/// Number of times that CPU 1 looks for an interrupt before it counts as lost.
 const LOOKS: u64 = 100_000;
 
 core::arch::global_asm!(
@@ -99,7 +99,7 @@ unsafe extern "C" {
     fn wakeup_target();
 }
 
-/// How CPU 0 waits between CPU_ON and the SGI.
+/// The way in which CPU 0 waits between CPU_ON and the SGI.
 #[derive(Clone, Copy)]
 enum Way {
     Affinity,
@@ -112,7 +112,7 @@ fn main(platform: &'static Platform) {
         say!("wakeup FAIL one CPU");
         return;
     };
-    // Its redistributor is found, and keeps what is written here, while it is off.
+    // Its redistributor keeps its state while it is off.
     if let Err(error) = smp::start(1, |_| {}) {
         say!("wakeup FAIL CPU_ON says {}", error);
         return;
@@ -139,7 +139,7 @@ fn main(platform: &'static Platform) {
     say!("wakeup done");
 }
 
-/// One round; yields what CPU 1 acknowledged first and then, or `None` if nothing came.
+/// Runs one round. Returns the first two INTIDs that CPU 1 acknowledged, or `None` if none arrived.
 fn run(target: u64, way: Way, sgi: u32) -> Option<(u64, u64)> {
     for word in [&SHARED.awake, &SHARED.first, &SHARED.second, &SHARED.sent] {
         word.store(0, Ordering::Relaxed);
@@ -180,8 +180,8 @@ fn run(target: u64, way: Way, sgi: u32) -> Option<(u64, u64)> {
     (first != LOST).then(|| (first - CAME, second))
 }
 
-/// Arms the timer, whose interrupt is disabled, for a time that is near and not always the same: an emulator that runs one
-/// CPU at a time goes over to CPU 0 then, wherever CPU 1 has come on its way into the guest.
+/// Arms the timer, whose interrupt is disabled, for a near and varying time. An emulator that runs one CPU at a time then switches
+/// to CPU 0, at different points of CPU 1's way into the guest.
 fn interrupt_soon() {
     static TURNS: AtomicU64 = AtomicU64::new(0);
     let turn = TURNS.fetch_add(1, Ordering::Relaxed);
@@ -194,12 +194,12 @@ fn wait_until_off(target: u64) {
     }
 }
 
-/// Lets CPU 1, whose caches are off, see a shared word.
+/// Makes a shared word visible to CPU 1, whose caches are off.
 fn publish(word: &AtomicU64) {
     cache::clean_invalidate(core::ptr::from_ref(word) as usize, size_of::<AtomicU64>());
 }
 
-/// Reads a shared word as CPU 1 has written it.
+/// Reads a shared word that CPU 1 has written.
 fn load(word: &AtomicU64) -> u64 {
     publish(word);
     word.load(Ordering::Acquire)

@@ -1,8 +1,8 @@
-//! What Linux takes to move memory from one NUMA node to the other by mbind(2) with MPOL_MF_MOVE: the first program of
-//! a machine with two.
+//! The time that Linux takes to move memory between two NUMA nodes by mbind(2) with MPOL_MF_MOVE. It is the init program of a
+//! machine with two nodes.
 //!
-//! Prints `mbind UNIT PAGES NANOSECONDS` for units of 4 KiB and of 2 MiB (PAGES are of 4 KiB, moves there and back
-//! together), then `mbind done`, and powers off. `mbind failed: …` says what went wrong.
+//! Prints `mbind UNIT PAGES NANOSECONDS` for units of 4 KiB and of 2 MiB (PAGES are of 4 KiB, for moves back and forth), then
+//! `mbind done`, and powers off. Prints `mbind failed: …` on an error.
 
 #![no_std]
 #![no_main]
@@ -12,11 +12,11 @@ use linux::{Output, call, counter, frequency, number, power_off};
 
 const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
-/// What is moved at a time.
+/// Size of a move in bytes.
 const SIZE: usize = 32 << 20;
-/// There and back, so often.
+/// Number of moves back and forth.
 const ROUNDS: usize = 2;
-/// Pages whose node is asked for at a time.
+/// Number of pages in a query of nodes.
 const ASKED: usize = 512;
 
 /// mmap: PROT_READ | PROT_WRITE; MAP_PRIVATE | MAP_ANONYMOUS.
@@ -40,7 +40,7 @@ extern "C" fn main() -> ! {
     power_off()
 }
 
-/// What failed, and what it returned.
+/// A failed call, with its result.
 type Failure = (&'static str, isize);
 
 fn measure(unit: usize, advice: usize) -> Result<(), Failure> {
@@ -75,7 +75,7 @@ fn measure(unit: usize, advice: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Lets the memory be on `node` alone, and moves it there.
+/// Binds the memory to `node`, and moves it there.
 fn bind(start: usize, node: usize) -> Result<(), Failure> {
     let nodes = 1usize << node;
     let bits = 8 * size_of_val(&nodes) + 1;
@@ -84,7 +84,7 @@ fn bind(start: usize, node: usize) -> Result<(), Failure> {
     check("mbind", unsafe { call(number::MBIND, arguments) }).map(drop)
 }
 
-/// Whether all of the memory is on `node`.
+/// Returns true if all of the memory is on `node`.
 fn check_node(start: usize, node: usize) -> Result<(), Failure> {
     for first in (start..start + SIZE).step_by(ASKED * PAGE) {
         let pages: [usize; ASKED] = core::array::from_fn(|index| first + index * PAGE);
@@ -104,7 +104,7 @@ fn check(what: &'static str, result: isize) -> Result<isize, Failure> {
 }
 
 fn say(text: fmt::Arguments<'_>) {
-    // There is nowhere to say that nothing can be said.
+    // An error of the console cannot be reported.
     let _ = Output.write_fmt(text);
 }
 

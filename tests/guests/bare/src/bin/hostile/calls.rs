@@ -4,7 +4,7 @@ use crate::slots::{CALL_SLOTS, CALLS, Operands};
 use crate::{Attacker, Kind, place};
 use bare::{gic, msr, pools, psci, timer};
 
-/// Functions that there are.
+/// Existing functions.
 const KNOWN: [u64; 24] = [
     psci::VERSION,
     psci::CPU_SUSPEND,
@@ -39,7 +39,7 @@ pub(crate) fn choose(attacker: &mut Attacker) -> (Kind, usize, Operands) {
     if attacker.random.below(2) == 0 {
         ask_for_memory(attacker, &mut operands);
     }
-    // What ends everything at once ends other experiments, too: rare even where it is allowed.
+    // Calls that end the guest also end the other operations, so they are rare even if allowed.
     if is_final(operands[0]) && (!attacker.is_wild || attacker.random.below(64) != 0) {
         operands[0] ^= 1 << 20;
     }
@@ -72,7 +72,7 @@ fn function(attacker: &mut Attacker) -> u64 {
         }
 }
 
-/// Makes the arguments of a call about the pool such as may be granted.
+/// Changes the arguments of a pool call so that it may succeed.
 fn ask_for_memory(attacker: &mut Attacker, operands: &mut Operands) {
     let (window, size) = place::pool();
     let random = &mut attacker.random;
@@ -102,12 +102,12 @@ fn argument(attacker: &mut Attacker) -> u64 {
     }
 }
 
-/// Whether nothing comes back from a call: CPU_OFF, SYSTEM_OFF, SYSTEM_RESET, SYSTEM_SUSPEND, SYSTEM_RESET2.
+/// Returns true if a call does not return: CPU_OFF, SYSTEM_OFF, SYSTEM_RESET, SYSTEM_SUSPEND, SYSTEM_RESET2.
 fn is_final(function: u64) -> bool {
     is_psci(function) && matches!(function & 0xffff, 0x02 | 0x08 | 0x09 | 0x0e | 0x12)
 }
 
-/// Whether a call waits for an interrupt: CPU_SUSPEND, CPU_FREEZE, CPU_DEFAULT_SUSPEND.
+/// Returns true if a call waits for an interrupt: CPU_SUSPEND, CPU_FREEZE, CPU_DEFAULT_SUSPEND.
 fn is_sleep(function: u64) -> bool {
     is_psci(function) && matches!(function & 0xffff, 0x01 | 0x0b | 0x0c)
 }
@@ -116,7 +116,7 @@ fn is_psci(function: u64) -> bool {
     function & 0xbf00_0000 == 0x8400_0000
 }
 
-/// A timer that is due, and a CPU interface that lets it through; other CPUs may still switch it off.
+/// Makes a timer due, and enables it in the CPU interface. Other CPUs may still disable it.
 fn wake_soon(attacker: &Attacker) {
     use bare::mmio::write32;
     let frame = gic::redistributor(attacker.cpu) + gic::register::GICR_SGI;

@@ -1,14 +1,13 @@
 //! Random operations from all CPUs at once: system registers and instructions by every encoding, hypercalls, and accesses of
 //! every kind to the whole IPA space. None of it may harm the hypervisor or another guest.
 //!
-//! The boot arguments: `seed=N` decides everything that a CPU does, `ops=N` how much, on all CPUs together. Registers that
-//! the program stands on (its translation, vectors, stack) are written with what they hold, calls that end a CPU or the
-//! machine are left out, and its own memory is spared. Prints `hostile start …`, and at the end
-//! `hostile NAME N caught N` for each kind of operation and `hostile done ops N caught N rescued N`, and switches the
-//! machine off.
+//! Boot arguments: `seed=N` determines the operations, `ops=N` their total number on all CPUs. Registers that the program
+//! depends on (its translation, vectors, stack) are only written with their own values, calls that end a CPU or the machine are
+//! not made, and its own memory is not overwritten. Prints `hostile start …`, and at the end `hostile NAME N caught N` for each
+//! kind of operation and `hostile done ops N caught N rescued N`, and powers the machine off.
 //!
-//! With `mode=wild` nothing is left out: it prints `hostile seed?`, takes a number and Return from the console, and is not
-//! heard of again, or only by chance.
+//! With `mode=wild`, all operations are possible: it prints `hostile seed?`, reads a number and Return from the console, and
+//! usually prints nothing after that.
 
 #![no_std]
 #![no_main]
@@ -29,11 +28,11 @@ use slots::Operands;
 
 bare::entry!(main);
 
-/// Operations between two times that a CPU mends what it did to itself.
+/// Number of operations after which a CPU repairs its own state.
 const BATCH: u64 = 32;
 /// Time without progress after which a CPU counts as asleep, in microseconds.
 const ASLEEP: u64 = 300_000;
-/// Interrupts in a batch after which no more are taken.
+/// Maximum number of interrupts in a batch.
 const STORM: u64 = 64;
 
 /// Kinds of operations.
@@ -54,7 +53,7 @@ pub(crate) enum Kind {
     Smc,
     /// A load or store of one register.
     Single,
-    /// One that changes its base register, or as EL0 does it.
+    /// A load or store with write-back of the base register, or an unprivileged one.
     Indexed,
     /// A load or store of a pair.
     Pair,
@@ -88,12 +87,12 @@ pub(crate) const NAMES: [&str; 14] = [
     "maintenance",
 ];
 
-/// What a CPU did, in lines of its own.
+/// The statistics of a CPU, in its own cache lines.
 #[repr(C, align(256))]
 struct Counts {
     done: [AtomicU64; NAMES.len()],
     caught: [AtomicU64; NAMES.len()],
-    /// Operations in all.
+    /// Total number of operations.
     total: AtomicU64,
     /// Interrupts in this batch.
     interrupts: AtomicU64,
@@ -121,7 +120,7 @@ pub(crate) struct Attacker {
     pub(crate) platform: &'static Platform,
     pub(crate) cpu: usize,
     pub(crate) random: Random,
-    /// Nothing is left out.
+    /// True if all operations are possible.
     pub(crate) is_wild: bool,
     pub(crate) window: Window,
 }
@@ -143,7 +142,7 @@ fn main(platform: &'static Platform) {
     while !(0..cpus).all(is_finished) {
         rescue_who_sleeps(platform);
     }
-    // What random accesses did to the interrupt controller and the PL011 is undone.
+    // Undo the effects of random accesses to the interrupt controller and the PL011.
     bare::register::mask_interrupts();
     gic::restart(platform);
     console::open(platform.console());
@@ -168,7 +167,7 @@ fn is_finished(cpu: usize) -> bool {
     COUNTS[cpu].is_finished.load(Ordering::Acquire)
 }
 
-/// What each CPU does.
+/// Runs a CPU.
 fn attack(cpu: usize) {
     let Some(platform) = bare::boot::platform() else { return };
     exception::on_irq(take_irq);
@@ -213,7 +212,7 @@ impl Attacker {
         }
     }
 
-    /// Undoes what this CPU's last operations may have done to itself, but for what interrupts it takes.
+    /// Repairs this CPU's state after its last operations, except the choice of interrupts that it takes.
     fn mend(&mut self) {
         COUNTS[self.cpu].interrupts.store(0, Ordering::Relaxed);
         if self.is_wild {
@@ -223,13 +222,13 @@ impl Attacker {
         msr!("cpacr_el1", 3 << 20);
         msr!("icc_igrpen1_el1", 1);
         msr!("icc_pmr_el1", 0xff);
-        // Every other time, what is pending comes.
+        // Every other time, pending interrupts are taken.
         msr!("daif", if self.random.below(2) == 0 { 0x300 } else { 0x3c0 });
     }
 }
 
-/// Sends an interrupt to CPUs that have made no progress for a while: somebody may have switched off what would have woken
-/// them from CPU_SUSPEND.
+/// Sends an interrupt to CPUs without progress: another CPU may have disabled the interrupt that would have woken them from
+/// CPU_SUSPEND.
 fn rescue_who_sleeps(platform: &Platform) {
     static SEEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
     static SINCE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
@@ -246,7 +245,7 @@ fn rescue_who_sleeps(platform: &Platform) {
     }
 }
 
-/// Switches on what an SGI to `cpu` needs, and sends one. It has to be this CPU that runs without exceptions meanwhile.
+/// Enables everything that an SGI to `cpu` needs, and sends one. It has to be this CPU that runs without exceptions meanwhile.
 fn wake(platform: &Platform, cpu: usize) {
     use bare::mmio::write32;
     let frame = gic::redistributor(cpu) + gic::register::GICR_SGI;
@@ -279,7 +278,8 @@ fn take_fiq() {
     limit_interrupts();
 }
 
-/// A line that stays high would be all that this CPU does: after a while it takes no more until the next batch.
+/// Handles an interrupt. A line that stays high would occupy the CPU, so it masks interrupts after a number of them, until the
+/// next batch.
 fn limit_interrupts() {
     let count = &COUNTS[smp::index()].interrupts;
     if count.fetch_add(1, Ordering::Relaxed) > STORM {

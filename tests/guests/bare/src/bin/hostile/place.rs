@@ -1,4 +1,4 @@
-//! Where accesses go: the devices more often than all else, then edges, holes, and anywhere.
+//! Places for accesses: mostly devices, then edges, holes, and random addresses.
 
 use crate::Attacker;
 use bare::mmu::{self, GIBIBYTE};
@@ -8,7 +8,7 @@ use bare::random::Random;
 use bare::{execute, mrs};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Entries of the root table that nothing is reached by: a window for each CPU from here on.
+/// First of the unused entries of the root table that serve as windows, one for each CPU.
 const WINDOWS: usize = 500;
 /// The top of RAM that this program does not use.
 const SPARE: usize = 0x1_0000;
@@ -18,7 +18,7 @@ const REACH: usize = 0x400;
 static POOL: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 static RAM: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-/// Learns where things are. Only while there is one CPU.
+/// Reads the layout of the platform. Only while one CPU runs.
 pub(crate) fn learn(platform: &Platform) {
     let info = call(POOL_INFO, 0, 0, 0);
     if info[0] == 0 {
@@ -61,7 +61,7 @@ pub(crate) fn device(attacker: &mut Attacker) -> u64 {
     base as u64 + offset
 }
 
-/// Returns an address where nothing is, in all likelihood.
+/// Returns an address that is probably a hole.
 pub(crate) fn hole(attacker: &mut Attacker) -> u64 {
     match attacker.random.below(4) {
         0 => attacker.random.below(0x0800_0000),
@@ -87,11 +87,11 @@ fn edge(attacker: &mut Attacker) -> u64 {
     }
 }
 
-/// Whether an access at `ipa` may touch what this program stands on.
+/// Returns true if an access at `ipa` may change memory that this program depends on.
 fn is_own(ipa: u64) -> bool {
     let ram = ram();
     let (low, high) = (ipa.saturating_sub(REACH as u64), ipa.saturating_add(REACH as u64));
-    // The page with the image's header, and the top, are nobody's.
+    // The page with the image's header and the top of RAM are unused.
     let (start, end) = (ram.start as u64 + REACH as u64, (ram.end - SPARE) as u64);
     low < end && high > start
 }
@@ -112,20 +112,20 @@ pub(crate) fn any(attacker: &mut Attacker) -> u64 {
     attacker.window.address(ipa, &mut attacker.random)
 }
 
-/// A gibibyte of virtual addresses of a CPU's own, which leads now here, now there, now as device, now as memory: what is
-/// not aligned gets past stage 1 there.
+/// A CPU's own gibibyte of virtual addresses, with a changing target and memory type. Unaligned accesses pass stage 1 there if it
+/// is Normal memory.
 pub(crate) struct Window {
     number: usize,
     ipa: u64,
 }
 
 impl Window {
-    /// The window of a CPU, which leads nowhere yet.
+    /// Creates the window of a CPU, which is not mapped yet.
     pub(crate) fn of(cpu: usize) -> Self {
         Self { number: WINDOWS + cpu % MAX_CPUS, ipa: 0 }
     }
 
-    /// Lets the window lead elsewhere, sometimes.
+    /// Sometimes changes the target of the window.
     pub(crate) fn turn(&mut self, random: &mut Random) {
         if random.below(4) != 0 {
             return;
@@ -151,7 +151,7 @@ impl Window {
         }
     }
 
-    /// Returns a virtual address for `ipa`: in the window if it leads there, else the same.
+    /// Returns a virtual address for `ipa`: in the window if it maps `ipa`, else `ipa` itself.
     fn address(&self, ipa: u64, random: &mut Random) -> u64 {
         let offset = ipa.wrapping_sub(self.ipa);
         let is_mapped = ipa >> mmu::ADDRESS_BITS == 0;

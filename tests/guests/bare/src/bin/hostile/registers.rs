@@ -4,21 +4,21 @@ use crate::slots::{self, ENCODINGS, MRS, MSR, Operands, SYS, SYSL};
 use crate::{Attacker, Kind, place};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Slots of registers and system instructions, all of which come before those of calls.
+/// Number of slots of registers and system instructions, which come before those of calls.
 const SLOTS: usize = slots::CALLS;
 
-/// What has been executed without an exception, a bit a slot.
+/// Slots that were executed without an exception, a bit each.
 static IS_KNOWN: [AtomicU64; SLOTS / 64] = [const { AtomicU64::new(0) }; SLOTS / 64];
 
-/// Notes that the instruction in `slot` raised no exception.
+/// Records that the instruction in `slot` raised no exception.
 pub(crate) fn note(slot: usize) {
     if let Some(word) = IS_KNOWN.get(slot / 64) {
         word.fetch_or(1 << (slot % 64), Ordering::Relaxed);
     }
 }
 
-/// Returns a random encoding of those whose slots begin at `first`: every other time one that is known to do something, as
-/// one in a hundred does.
+/// Returns a random encoding of the slots from `first`. Half of the results are encodings that raised no exception before, of
+/// which there are about one in a hundred.
 fn encoding(attacker: &mut Attacker, first: usize) -> usize {
     let random = attacker.random.below(ENCODINGS as u64) as usize;
     if attacker.random.below(2) == 0 {
@@ -28,7 +28,7 @@ fn encoding(attacker: &mut Attacker, first: usize) -> usize {
     let known = (0..words.len()).find_map(|step| {
         let at = (random / 64 + step) % words.len();
         let word = words[at].load(Ordering::Relaxed);
-        // From a random bit on, so that all have their turn.
+        // Start at a random bit, so that all are used.
         let turned = word.rotate_right(random as u32 % 64);
         let bit = (turned.trailing_zeros() as usize + random) % 64;
         (word != 0).then_some(at * 64 + bit)
@@ -54,7 +54,7 @@ pub(crate) fn choose(attacker: &mut Attacker) -> (Kind, usize, Operands) {
         0 | 1 => (Kind::RegisterRead, MRS + at, operands),
         2..=4 => {
             operands[0] = if !attacker.is_wild && is_vital(encoding) {
-                // What it holds. Where it cannot be read, it cannot be written either.
+                // Write its own value. A register that cannot be read cannot be written either.
                 bare::exception::catch(|| slots::run(MRS + at, &[0; 18])).unwrap_or(0)
             } else if op0 == 1 && is_binary_point(encoding) {
                 value(attacker) & 7
@@ -69,7 +69,7 @@ pub(crate) fn choose(attacker: &mut Attacker) -> (Kind, usize, Operands) {
                 0 => place::scratch(attacker.cpu) as u64,
                 1 => place::device(attacker) & !0xfff,
                 2 => place::hole(attacker),
-                // Operands of invalidations, and addresses that are none.
+                // Operands of invalidations, and invalid addresses.
                 _ => attacker.random.draw() | 1 << 47,
             };
             if attacker.is_wild && attacker.random.below(2) == 0 {
@@ -90,14 +90,14 @@ fn value(attacker: &mut Attacker) -> u64 {
     }
 }
 
-/// Whether a register is ICC_BPR0_EL1 or ICC_BPR1_EL1. Bits that are reserved there end QEMU 10.0 with a failed assertion
-/// (`icv_gprio_mask`: it keeps three bits of a value that it has compared with the least as a whole), whatever runs at EL2.
+/// Returns true for ICC_BPR0_EL1 and ICC_BPR1_EL1. Reserved bits there end QEMU 10.0 with a failed assertion (`icv_gprio_mask`:
+/// it keeps three bits of a value that it has compared with the minimum as a whole), regardless of the hypervisor.
 fn is_binary_point(encoding: usize) -> bool {
     matches!(encoding, 0b00_0110_0100_0011 | 0b00_0110_0110_0011)
 }
 
-/// Whether this program stands on the register of op0 3: translation and its attributes, vectors, the stack's choice, and
-/// where a CPU finds its record.
+/// Returns true if this program depends on the register of op0 3: translation and its attributes, vectors, the selection of the
+/// stack, and the pointer to a CPU's record.
 fn is_vital(encoding: usize) -> bool {
     let field = |shift: usize, bits: usize| encoding >> shift & ((1 << bits) - 1);
     match (field(11, 3), field(7, 4), field(3, 4), field(0, 3)) {

@@ -1,5 +1,5 @@
-//! A buffer of instructions that are made at run time, each followed by a return: every encoding of system registers and
-//! instructions, calls with all kinds of immediates, loads and stores of every kind.
+//! A buffer of instructions that are generated at run time, each followed by a return: all encodings of system registers and
+//! instructions, calls with all kinds of immediates, and all kinds of loads and stores.
 
 use crate::accesses;
 use bare::cache;
@@ -20,11 +20,11 @@ pub(crate) const SYSL: usize = MSR + 2 * ENCODINGS;
 pub(crate) const SYS: usize = SYSL + ENCODINGS;
 /// First slot of HVC; SMC follows. Half of each have the immediate 0.
 pub(crate) const CALLS: usize = SYS + ENCODINGS;
-/// Slots of each conduit.
+/// Number of slots of each conduit.
 pub(crate) const CALL_SLOTS: usize = 64;
 /// First slot of loads and stores.
 pub(crate) const ACCESSES: usize = CALLS + 2 * CALL_SLOTS;
-/// How many of these there are.
+/// Number of slots of loads and stores.
 pub(crate) const ACCESS_SLOTS: usize = 4096;
 const SLOTS: usize = ACCESSES + ACCESS_SLOTS;
 
@@ -33,10 +33,10 @@ const RET: u32 = 0xd65f_03c0;
 /// x0 to x17 of an operation.
 pub(crate) type Operands = [u64; 18];
 
-/// Where the buffer lies: in free RAM, since a program's own data has to be near its code.
+/// Address of the buffer. It is in free RAM, since a program's data must be near its code.
 static CODE: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes all instructions. Only while there is one CPU.
+/// Generates all instructions. Only while one CPU runs.
 pub(crate) fn fill(platform: &Platform, random: &mut Random) {
     let start = platform.free_ram().start;
     let put = |slot: usize, instruction: u32| {
@@ -66,7 +66,7 @@ pub(crate) fn fill(platform: &Platform, random: &mut Random) {
     CODE.store(start, Ordering::Release);
 }
 
-/// Runs the instruction in `slot`. Returns what x0 is then.
+/// Runs the instruction in `slot`. Returns x0.
 pub(crate) fn run(slot: usize, operands: &Operands) -> u64 {
     let address = CODE.load(Ordering::Relaxed) + slot % SLOTS * size_of::<u64>();
     let [mut x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15, x16, x17] = *operands;

@@ -1,5 +1,5 @@
-//! Where nothing is, an access gets the external abort that hardware gives, with its own syndrome and address; faults of the
-//! guest's own translation stay its own.
+//! Accesses to holes get external aborts with the right syndrome and address, as on hardware. Faults of the guest's own
+//! translation are unchanged.
 
 use crate::report::{check, equal, skip};
 use bare::exception::{Caught, catch, class};
@@ -8,7 +8,7 @@ use bare::platform::{Host, Platform};
 use bare::{mmio, mrs, msr};
 use core::arch::asm;
 
-/// A virtual address that the library's map reaches by an entry of its own and that no check needs otherwise.
+/// A gibibyte of virtual addresses with its own entry in the library's map, which no other check needs.
 const SPARE_GIBIBYTE: usize = 509;
 
 pub(crate) fn run(platform: &'static Platform) {
@@ -25,11 +25,11 @@ pub(crate) fn run(platform: &'static Platform) {
     repeat(top);
 }
 
-/// One of each hole in the guest's map.
+/// Checks an address in each hole of the guest's map.
 fn holes(platform: &Platform, top: usize) {
     let mut holes = [top, top + 0x10_0000, 0x70_0000_0000, 0, 0x1000, 0x0100_0000, 0x0a00_0000, 0x3fff_f000];
     if platform.host != Host::Hypervisor {
-        // The board has flash, PCI and more below RAM.
+        // The board has flash, PCI and other devices below RAM.
         holes[3..].fill(top);
     }
     for hole in holes {
@@ -82,7 +82,7 @@ fn kinds_of_access(hole: usize) {
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack)) }
     });
     check!("maintenance_of_hole", maintenance.is_ok(), "{:x?}", maintenance);
-    // An address translation instruction asks the guest's own tables and no more.
+    // An address translation instruction only uses the guest's own tables.
     msr!("par_el1", 0);
     // SAFETY: writes PAR_EL1 alone.
     unsafe { asm!("at s1e1r, {}", "isb", in(reg) at, options(nostack)) };
@@ -118,7 +118,7 @@ fn store_pair(address: usize) {
     unsafe { asm!("stp xzr, xzr, [{}]", in(reg) address, options(nostack)) };
 }
 
-/// The library's map gives holes device attributes, so that their first gibibyte is mapped anew, executable, to fetch.
+/// Checks a fetch from a hole. The library maps holes as device memory, so this maps one as executable memory.
 fn fetch(hole: usize) {
     let entry = root().wrapping_add(SPARE_GIBIBYTE);
     // SAFETY: an entry of the live table that nothing is reached by.
@@ -140,7 +140,7 @@ fn fetch(hole: usize) {
     set_entry(entry, old);
 }
 
-/// The fault address has all its bits, page by page.
+/// Checks the fault address in each page of a hole.
 fn pages_of_a_hole(hole: usize) {
     let wrong = (0..64).map(|page| hole + page * PAGE + page * 8).find(|&address| {
         let result = catch(|| mmio::read64(address));
@@ -149,7 +149,7 @@ fn pages_of_a_hole(hole: usize) {
     check!("abort_addresses", wrong.is_none(), "{:x?}", wrong);
 }
 
-/// A table of the guest's own that lies where nothing is: an external abort on the walk.
+/// Checks a walk through a table in a hole, which gets an external abort on the walk.
 fn walk_through_hole(hole: usize) {
     let entry = root().wrapping_add(SPARE_GIBIBYTE);
     // SAFETY: as in `fetch`.
@@ -203,7 +203,7 @@ fn own_faults(top: usize) {
     check!("own_undefined", result.is_err_and(|c| c.class() == class::UNKNOWN), "{:x?}", result);
 }
 
-/// The pages beside the devices are holes too.
+/// Checks that the pages next to devices are holes.
 fn device_edges(platform: &Platform) {
     if platform.host != Host::Hypervisor {
         skip("abort_beside_devices", "only under Ballast");
@@ -212,7 +212,7 @@ fn device_edges(platform: &Platform) {
     let frames = platform.redistributors[0].start + platform.cpu_count * 0x2_0000;
     let mut beside = [platform.distributor - 4, platform.distributor + 0x1_0000, frames, 0x0900_1000];
     if platform.redistributors[0].contains(frames) {
-        // More redistributors than CPUs in the tree.
+        // The tree has more redistributors than CPUs.
         beside[2] = platform.redistributors[0].end;
     }
     for address in beside {
@@ -221,7 +221,7 @@ fn device_edges(platform: &Platform) {
     }
 }
 
-/// Aborts without end change nothing.
+/// Checks that many aborts have no effect.
 fn repeat(hole: usize) {
     let failed =
         (0..10_000).find(|step| !is_abort(catch(|| mmio::read32(hole + step * 4)), hole + step * 4, false));

@@ -1,14 +1,14 @@
-//! SMCCC_ARCH_WORKAROUND_2 as a guest calls it, and traps between the calls: whoever listens to firmware sees what the
-//! hypervisor makes of them. Not a group of checks; prints `probe bypass is ANSWER`, then `probe bypass asked`, and idles.
+//! Calls of SMCCC_ARCH_WORKAROUND_2 with traps between them, so that a test can see which calls of firmware the hypervisor makes.
+//! This is not a group of checks: it prints `probe bypass is ANSWER`, then `probe bypass asked`, and idles.
 
 use bare::psci::{self, call};
 use bare::{gic, mmio, say};
 
 /// SMCCC_ARCH_WORKAROUND_2.
 const WORKAROUND: u64 = 0x8000_7fff;
-/// Traps while the mitigation is on.
+/// Number of traps while the mitigation is on.
 const MITIGATED: u32 = 500;
-/// Traps while it is off.
+/// Number of traps while it is off.
 const ALLOWED: u32 = 10;
 
 fn trap(count: u32) {

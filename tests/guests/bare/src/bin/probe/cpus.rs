@@ -1,4 +1,4 @@
-//! Interrupts between CPUs: routing of SPIs, SGIs to others, the redistributors of others.
+//! Interrupts between CPUs: routing of SPIs, SGIs to other CPUs, redistributors of other CPUs.
 
 use crate::gic::{A, expect, pend, ready};
 use crate::irq::{self, BY_CPU_1};
@@ -15,9 +15,9 @@ pub(crate) fn run(platform: &'static Platform) {
 
 static RELEASED: AtomicBool = AtomicBool::new(false);
 
-/// What the second CPU does: takes interrupts until it is released.
+/// Runs the second CPU: takes interrupts until it is released.
 fn second(_index: usize) {
-    // This clears the log too: nothing is expected just then.
+    // This also clears the log, when no interrupt is expected.
     irq::start();
     mmio::write32(gic::base_of(0) + register::ISENABLER, 0xffff);
     bare::register::unmask_interrupts();
@@ -38,7 +38,7 @@ fn with_second(platform: &Platform, work: impl FnOnce(u64)) -> bool {
     while !smp::is_running(1) {
         bare::sync::relax();
     }
-    // It is ready when it answers; SGI 15 is for that alone.
+    // It is ready when it answers SGI 15, which has no other use.
     timer::delay(1000);
     irq::clear();
     gic::send_sgi(15, other);
@@ -112,7 +112,7 @@ fn other_cpu(platform: &Platform) {
         irq::settle(platform.cpu_count.min(2) - 1);
         equal!("gic_sgi_to_all_others", (irq::count(), irq::entry(0)), (1, 4 | BY_CPU_1));
         irq::clear();
-        // Its redistributor, from here.
+        // The redistributor of the other CPU.
         let frame = gic::redistributor(1) + register::GICR_SGI;
         mmio::write32(frame + register::ICENABLER, 1 << 3);
         gic::send_sgi(3, other);

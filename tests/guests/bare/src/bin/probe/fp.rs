@@ -1,4 +1,4 @@
-//! FP/SIMD registers are the guest's own: empty at first, the same after every kind of trap and interrupt.
+//! FP/SIMD registers belong to the guest: zero at first, and unchanged by every kind of trap and interrupt.
 
 use crate::irq;
 use crate::report::{check, equal, skip};
@@ -75,7 +75,7 @@ fn control_registers() {
     msr!("S3_3_C4_C4_1", 0);
 }
 
-/// The guest's own trap stays the guest's: no hypervisor's lazy switching shows through.
+/// Checks that the guest's own FP trap works, without interference by lazy switching in a hypervisor.
 fn trap() {
     let before = pattern(5);
     load(&before);
@@ -92,7 +92,7 @@ fn trap() {
     equal!("fp_kept_over_own_trap", store() == before, true);
 }
 
-/// Two CPUs with patterns of their own, trapping all the time, do not mix.
+/// Checks that the registers of two CPUs, which trap continuously, do not mix.
 fn other_cpu(platform: &'static Platform) {
     if platform.cpu_count < 2 {
         skip("fp_of_two_cpus", "one CPU");

@@ -1,5 +1,5 @@
-//! The interrupt controller: what is enabled, pending, active, urgent enough and of an open group is taken, once, in order,
-//! by the CPU that it is meant for; and nothing else is.
+//! The interrupt controller: an interrupt is taken once, in order, by the right CPU, if it is enabled, pending, not active, of
+//! sufficient priority and in an enabled group; and otherwise not.
 
 use crate::cpus;
 use crate::irq::{self, AS_FIQ, END};
@@ -10,7 +10,7 @@ use bare::platform::Platform;
 use bare::{mmio, mrs, msr, timer};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// SPIs that no device has here, with neighbours of their own.
+/// SPIs without a device, with unused neighbours.
 pub(crate) const A: u32 = 70;
 const B: u32 = 77;
 const C: u32 = 84;
@@ -39,7 +39,7 @@ pub(crate) fn run(platform: &'static Platform) {
     irq::stop();
 }
 
-/// An SPI as the library leaves it, but routed here.
+/// Resets an SPI to the library's state, and routes it to this CPU.
 fn reset(intid: u32) {
     gic::disable(intid);
     gic::set_bit(register::ICPENDR, intid);
@@ -50,7 +50,7 @@ fn reset(intid: u32) {
     gic::route(intid, bare::register::affinity());
 }
 
-/// [`reset`], enabled.
+/// Resets and enables an SPI.
 pub(crate) fn ready(intid: u32) {
     reset(intid);
     gic::enable(intid);
@@ -61,7 +61,7 @@ pub(crate) fn pend(intid: u32) {
     gic::set_bit(register::ISPENDR, intid);
 }
 
-/// Takes interrupts: exactly `entries` must come, in that order.
+/// Takes interrupts, and checks that exactly `entries` arrive in that order.
 pub(crate) fn expect(name: &str, entries: &[u32]) {
     irq::settle(entries.len());
     check!(name, irq::came(entries), "{} came: {:?}, want {:?}", irq::count(), irq::entries(), entries);
@@ -101,7 +101,7 @@ fn sgis(platform: &Platform) {
     gic::send_sgi(7, own);
     gic::set_bit(register::ICPENDR, 7);
     expect("gic_sgi_taken_back", &[]);
-    // To all others: not to this one.
+    // To all other CPUs, not to this one.
     msr!("icc_sgi1r_el1", 1 << 40 | 8 << 24);
     expect("gic_sgi_to_others", &[]);
     msr!("icc_sgi1r_el1", gic::sgi_target(9, 0xfe_0000));
@@ -145,7 +145,7 @@ fn enable_and_pending(_platform: &Platform) {
     gic::set_bit(register::ICPENDR, A);
     gic::enable(A);
     expect("gic_pending_taken_back", &[]);
-    // The neighbours in the same word are not touched.
+    // The neighbours in the same word are unchanged.
     ready(A + 1);
     pend(A);
     gic::disable(A + 1);
@@ -242,7 +242,7 @@ fn order(platform: &Platform) {
     equal!("gic_priority_reads_back", stored, [0x60, 0x20, 0x40]);
 }
 
-/// Handlers of A let other interrupts in.
+/// Checks preemption: handlers of A enable other interrupts.
 fn preemption(_platform: &Platform) {
     for (intid, priority) in [(A, 0x80), (B, 0x40), (C, 0xa0)] {
         ready(intid);
@@ -263,7 +263,7 @@ fn preemption(_platform: &Platform) {
     irq::set_action(open);
     pend(A);
     expect("gic_preemption", &[A, B, B | END, A | END, C, C | END]);
-    // One group of priorities: nothing preempts, but order stays.
+    // One priority group: no preemption, but the order is kept.
     msr!("icc_bpr1_el1", 7);
     gic::set_priority(A, 0x30);
     gic::set_priority(B, 0x10);
@@ -272,7 +272,7 @@ fn preemption(_platform: &Platform) {
     expect("gic_no_preemption_in_group", &[A, A | END, B, B | END, C, C | END]);
     msr!("icc_bpr1_el1", 0);
     irq::set_action(|_| {});
-    // Three deep, and the running priority comes back step by step.
+    // Three levels, and the running priority returns step by step.
     for (intid, priority) in [(A, 0xc0), (B, 0x80), (C, 0x40)] {
         gic::set_priority(intid, priority);
     }
@@ -296,7 +296,7 @@ fn preemption(_platform: &Platform) {
     irq::set_action(|_| {});
 }
 
-/// EOImode 1: the end drops the priority, and only deactivation lets the same interrupt in again.
+/// Checks EOImode 1: the end only drops the priority, and the same interrupt needs deactivation before it is taken again.
 fn end_of_interrupt_mode_1(_platform: &Platform) {
     for intid in [A, B] {
         ready(intid);
@@ -313,7 +313,7 @@ fn end_of_interrupt_mode_1(_platform: &Platform) {
     expect("gic_mode_1_same_waits", &[]);
     msr!("icc_dir_el1", u64::from(A));
     expect("gic_mode_1_same_comes", &[A]);
-    // In another order than they came, and one by the register.
+    // In a different order than they were taken, and one of them by the distributor's register.
     msr!("icc_dir_el1", u64::from(A));
     gic::set_bit(register::ICACTIVER, B);
     let active = [A, B].map(|intid| gic::bit(register::ISACTIVER, intid));
@@ -334,7 +334,7 @@ fn end_of_interrupt_mode_1(_platform: &Platform) {
     msr!("icc_ctlr_el1", 0);
 }
 
-/// Group 0 comes as FIQ, through registers of its own.
+/// Checks group 0, which is signalled as FIQ and has its own registers.
 fn group_0(platform: &Platform) {
     let control = gic::distributor() + register::CTLR;
     if mmio::read32(control) & 1 << 6 == 0 {
@@ -370,7 +370,7 @@ fn group_0(platform: &Platform) {
     gic::wait_distributor();
     pend(A);
     expect("gic_group_0_closed_at_distributor", &[]);
-    // What waits in group 0 moves to group 1.
+    // A pending interrupt of group 0 moves to group 1.
     gic::set_group(A, 1);
     expect("gic_group_changed_while_pending", &[A]);
     mmio::write32(control, mmio::read32(control) | 1);
@@ -386,7 +386,7 @@ fn configuration() {
     gic::set_edge(A, 1);
     equal!("gic_edge_reads_back", mmio::read32(address) >> (A % 16 * 2) & 3, 2);
     mmio::write32(address, old);
-    // A level-sensitive interrupt that software made pending comes once, like an edge.
+    // A level-sensitive interrupt that software made pending is taken once, like an edge.
     reset(A);
     gic::set_edge(A, 0);
     gic::enable(A);
@@ -399,7 +399,7 @@ fn configuration() {
     reset(A);
 }
 
-/// What is pending may sit in a list register already: changes still count.
+/// Checks that changes affect pending interrupts, which may already be in a list register.
 fn changes_while_pending(_platform: &Platform) {
     for intid in [A, B, C] {
         ready(intid);

@@ -1,5 +1,5 @@
-//! The identification registers tell the truth: what they show works, what they do not show is undefined, and nothing that
-//! belongs to a higher exception level is there.
+//! The identification registers are correct: features that they show work, other features are undefined, and EL2 and EL3 are
+//! hidden.
 
 use crate::report::{check, equal, skip};
 use bare::exception::class;
@@ -18,10 +18,10 @@ const MMFR1: Encoding = (3, 0, 0, 7, 1);
 const MMFR2: Encoding = (3, 0, 0, 7, 2);
 const MMFR3: Encoding = (3, 0, 0, 7, 3);
 
-/// What shows a feature: a field of four bits and its least value; any of them is enough.
+/// A four-bit field that shows a feature, with the minimum value; any of a feature's fields is enough.
 type Field = (Encoding, u32, u64);
 
-/// A feature: its name, what shows it, and an instruction that is undefined without it. x0 is an address of RAM.
+/// A feature: its name, its fields, and an instruction that is undefined without it. x0 holds an address of RAM.
 type Feature = (&'static str, &'static [Field], u32);
 
 const fn system(op1: u32, n: u32, m: u32, op2: u32) -> u32 {
@@ -66,7 +66,7 @@ const FEATURES: [Feature; 74] = [
     ("ssbs", &[(PFR1, 4, 2)], read((3, 3, 4, 2, 6))),
     ("pan", &[(MMFR1, 20, 1)], read((3, 0, 4, 2, 3))),
     ("uao", &[(MMFR2, 4, 1)], read((3, 0, 4, 2, 4))),
-    // Its reads cannot trap. MSR ALLINT, XZR.
+    // MSR ALLINT, XZR. Reads cannot trap.
     ("allint", &[(PFR1, 36, 1)], 0xd518_431f),
     ("gcs", &[(PFR1, 44, 1)], read((3, 0, 2, 5, 0))),
     ("rcw_mask", &[(PFR1, 48, 1)], read((3, 0, 13, 0, 6))),
@@ -106,7 +106,7 @@ const FEATURES: [Feature; 74] = [
     ("rmif", &[(ISAR0, 52, 1)], 0xba00_8401),
 ];
 
-/// What EL1 never has: registers of EL2 and EL3, and what acts on stage 2.
+/// Instructions that EL1 never has: registers of EL2 and EL3, and maintenance of stage 2.
 const HIGHER: [(&str, u32); 26] = [
     ("sctlr_el2", read((3, 4, 1, 0, 0))),
     ("hcr_el2", read((3, 4, 1, 1, 0))),
@@ -136,7 +136,7 @@ const HIGHER: [(&str, u32); 26] = [
     ("at_s12e1r", system(4, 7, 8, 4)),
 ];
 
-/// Registers that every EL1 has and that must not be undefined.
+/// Registers that always exist at EL1.
 const ALWAYS: [(&str, u32); 30] = [
     ("midr", read((3, 0, 0, 0, 0))),
     ("revidr", read((3, 0, 0, 0, 6))),
@@ -185,7 +185,7 @@ pub(crate) fn run(platform: &'static Platform) {
     msr!("cpacr_el1", cpacr);
 }
 
-/// All of op0 3, op1 0, CRn 0, CRm 1 to 7 can be read; what has no register reads as zero (Arm ARM D23.3.1).
+/// Checks that all encodings of op0 3, op1 0, CRn 0, CRm 1 to 7 can be read; unallocated ones read as zero (Arm ARM D23.3.1).
 fn identification_space() {
     let mut undefined = None;
     for m in 1..8 {
@@ -213,8 +213,8 @@ fn features() {
     }
 }
 
-/// The class of the exception that `instruction` raises if it does not exist. With FEAT_IDST, reads of identification
-/// registers (op0 3, op1 0, 1 or 3, CRn 0, CRm 0 to 7) have that of a trapped read.
+/// Returns the exception class of an undefined `instruction`. With FEAT_IDST, reads of identification registers (op0 3, op1 0, 1
+/// or 3, CRn 0, CRm 0 to 7) have the class of a trapped read.
 fn undefined_class(instruction: u32) -> u64 {
     let is_identification =
         instruction & 0xfff8_f800 == 0xd538_0000 && matches!(instruction >> 16 & 7, 0 | 1 | 3);
@@ -271,7 +271,7 @@ fn identity(platform: &Platform) {
     equal!("dc_by_set_and_way", execute(system(0, 7, 14, 2)).is_ok(), true);
 }
 
-/// A name put together of two parts.
+/// A name that consists of two parts.
 struct Name {
     bytes: [u8; 48],
     length: usize,

@@ -1,20 +1,20 @@
-//! Interrupts as the checks take them: a handler that writes down what came, in order, on which CPU, and what to do in it.
+//! The interrupt handler of the checks: it logs interrupts in order, with their CPU, and runs an action.
 
 use bare::{exception, gic, mmio, mrs, msr, smp, timer};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-/// Most interrupts that are written down.
+/// Maximum number of logged interrupts.
 pub(crate) const LOG_SIZE: usize = 1100;
 
 static LOG: [AtomicU32; LOG_SIZE] = [const { AtomicU32::new(0) }; LOG_SIZE];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static ACTION: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-/// What is or-ed to an INTID in the log when it came as FIQ, in group 0.
+/// Flag in the log for an interrupt of group 0, taken as FIQ.
 pub(crate) const AS_FIQ: u32 = 1 << 16;
-/// What is or-ed to an INTID in the log when CPU 1 took it.
+/// Flag in the log for an interrupt that CPU 1 took.
 pub(crate) const BY_CPU_1: u32 = 1 << 20;
-/// What an action may log: the end of an interrupt's handling.
+/// Flag in the log for the end of an interrupt's handler, logged by actions.
 pub(crate) const END: u32 = 1 << 24;
 
 /// Installs the handlers on this CPU; interrupts stay masked.
@@ -26,7 +26,7 @@ pub(crate) fn start() {
     clear();
 }
 
-/// Masks and disables everything of this CPU, as it was before [`start`].
+/// Masks and disables all interrupts of this CPU, as before [`start`].
 pub(crate) fn stop() {
     bare::register::mask_interrupts();
     timer::stop_virtual();
@@ -40,17 +40,17 @@ pub(crate) fn stop() {
     msr!("icc_ctlr_el1", 0);
 }
 
-/// What the handler does with an INTID between acknowledging and ending it.
+/// The action of the handler for an INTID, between acknowledging and ending it.
 pub(crate) fn set_action(action: fn(u32)) {
     ACTION.store(action as *mut (), Ordering::Release);
 }
 
-/// Forgets what came.
+/// Clears the log.
 pub(crate) fn clear() {
     COUNT.store(0, Ordering::SeqCst);
 }
 
-/// Writes an entry down.
+/// Logs an entry.
 pub(crate) fn log(entry: u32) {
     let place = COUNT.fetch_add(1, Ordering::SeqCst);
     if let Some(slot) = LOG.get(place) {
@@ -58,28 +58,28 @@ pub(crate) fn log(entry: u32) {
     }
 }
 
-/// How many entries there are.
+/// Returns the number of entries.
 pub(crate) fn count() -> usize {
     COUNT.load(Ordering::SeqCst)
 }
 
-/// Entry `index`.
+/// Returns entry `index`.
 pub(crate) fn entry(index: usize) -> u32 {
     LOG.get(index).map_or(u32::MAX, |slot| slot.load(Ordering::SeqCst))
 }
 
-/// Whether exactly `entries` came, in this order.
+/// Returns true if the log has exactly `entries`, in this order.
 pub(crate) fn came(entries: &[u32]) -> bool {
     count() == entries.len() && entries.iter().enumerate().all(|(index, want)| entry(index) == *want)
 }
 
-/// The first entries, to be printed.
+/// Returns the first entries, for messages.
 pub(crate) fn entries() -> impl core::fmt::Debug {
     let all: [Option<u32>; 8] = core::array::from_fn(|index| (index < count()).then(|| entry(index)));
     all
 }
 
-/// Takes interrupts until `want` entries came and for a moment more, in which too many would come; then masks again.
+/// Takes interrupts until the log has `want` entries, and for a moment more to detect extra ones; then masks them again.
 pub(crate) fn settle(want: usize) {
     bare::register::unmask_interrupts();
     timer::wait_for(2_000_000, || count() >= want);
@@ -101,7 +101,7 @@ fn mark() -> u32 {
 }
 
 fn take_irq() {
-    // A nested interrupt overwrites what this one returns by; the library's vectors keep that on the stack.
+    // A nested interrupt overwrites the return state of this one, which the library's vectors keep on the stack.
     let intid = gic::acknowledge();
     log(intid | mark());
     if intid >= 1020 {

@@ -1,12 +1,12 @@
-//! What a guest's platform does, and what it must not do, seen from inside: PSCI, identification registers, aborts, device
-//! accesses of every kind, the interrupt controller, the PL011, timers, FP/SIMD.
+//! Checks of a guest's platform from inside: PSCI, identification registers, aborts, device accesses of every kind, the interrupt
+//! controller, the PL011, timers, FP/SIMD.
 //!
 //! Prints `probe NAME ok`, `probe NAME FAIL DETAIL` or `probe NAME skip REASON` for each check, then
-//! `probe done N ok M failed`, and switches the machine off. The boot argument `probe=GROUP[,GROUP…]` chooses among
-//! `fp psci ids aborts mmio trapped gic many timers uart`; `probe=echo` turns the program into a counter of what is typed
-//! (uart.rs), `probe=bypass` into a user of SMCCC_ARCH_WORKAROUND_2 (bypass.rs).
+//! `probe done N ok M failed`, and powers the machine off. The boot argument `probe=GROUP[,GROUP…]` selects groups of
+//! `fp psci ids aborts mmio trapped gic many timers uart`. With `probe=echo` the program counts input (uart.rs), with
+//! `probe=bypass` it calls SMCCC_ARCH_WORKAROUND_2 (bypass.rs).
 //!
-//! All of it holds on QEMU's bare board too, but for what that lacks, which is skipped there: so the checks are checked.
+//! All checks also hold on QEMU's board without a hypervisor, except those for features that it lacks, which are skipped.
 
 #![no_std]
 #![no_main]
@@ -33,7 +33,7 @@ bare::entry!(main);
 
 type Group = (&'static str, fn(&'static Platform));
 
-// FP first: before anything has touched the vector registers.
+// FP comes first, before the vector registers are used.
 const GROUPS: [Group; 10] = [
     ("fp", fp::run),
     ("psci", psci::run),

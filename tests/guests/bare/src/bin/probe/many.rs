@@ -1,4 +1,4 @@
-//! More pending interrupts than list registers: all come, each once, in the order of their priorities.
+//! More pending interrupts than list registers: all are taken, once each, in the order of their priorities.
 
 use crate::irq;
 use crate::report::{check, equal};
@@ -7,7 +7,7 @@ use bare::mmio;
 use bare::platform::Platform;
 use bare::random::Random;
 
-/// The first SPI that is used; those below may have devices behind them.
+/// First SPI of the checks; lower ones may have devices.
 const FIRST: u32 = 96;
 
 pub(crate) fn run(platform: &'static Platform) {
@@ -43,7 +43,7 @@ fn ordered(name: &str, first: u32, count: u32, own: u64) {
     }
     irq::clear();
     let start = random.below(u64::from(count)) as u32;
-    // Any step that has no factor in common visits all.
+    // Any coprime step visits all.
     let step = (1..count).rev().find(|step| coprime(*step, count)).unwrap_or(1);
     for index in 0..count {
         gic::set_bit(register::ISPENDR, first + (start + index * step) % count);
@@ -59,7 +59,7 @@ fn coprime(mut a: u32, mut b: u32) -> bool {
     a == 1
 }
 
-/// Each once; in order of priority if `sorted`.
+/// Checks that each interrupt is taken once, and in order of priority if `sorted`.
 fn judge(name: &str, what: &str, first: u32, count: u32, sorted: bool) {
     let mut seen = [0u8; irq::LOG_SIZE];
     let mut disorder = None;
@@ -94,7 +94,7 @@ fn equal_priorities(name: &str, first: u32, count: u32) {
     for intid in first..first + count {
         gic::set_priority(intid, gic::PRIORITY);
     }
-    // By whole words, all at once.
+    // All at once, by whole words.
     for intid in first..first + count {
         gic::set_bit(register::ISPENDR, intid);
     }
@@ -102,7 +102,7 @@ fn equal_priorities(name: &str, first: u32, count: u32) {
     judge(name, "equal priorities", first, count, false);
 }
 
-/// Each handler makes the next one pending, until all came twice.
+/// Checks handlers that make the next interrupt pending, until all were taken twice.
 fn refill(name: &str, first: u32, count: u32) {
     irq::set_action(|intid| {
         if irq::count() <= 40 {
@@ -125,7 +125,7 @@ fn refill(name: &str, first: u32, count: u32) {
     irq::clear();
 }
 
-/// Handlers that let more urgent ones in, as deep as priorities go, with all pending at once.
+/// Checks nested handlers to the maximum depth of priorities, with all interrupts pending at once.
 fn nested(name: &str, first: u32, count: u32) {
     for intid in first..first + count {
         gic::set_priority(intid, priority(intid));
@@ -137,7 +137,7 @@ fn nested(name: &str, first: u32, count: u32) {
         }
         bare::register::mask_interrupts();
     });
-    // The least urgent first, while interrupts are let in.
+    // The least urgent first, with interrupts unmasked.
     bare::register::unmask_interrupts();
     for level in (1..15).rev() {
         for intid in (first..first + count).filter(|&intid| priority(intid) == level << 4) {
@@ -174,7 +174,7 @@ fn close(first: u32, count: u32) {
     check!("many_all_idle_after", active.is_none(), "{:?}", active);
 }
 
-/// All SGIs, and the PPIs that have nothing behind them, at once.
+/// Checks all SGIs and the unused PPIs at once.
 fn private(platform: &'static Platform) {
     const SET: u32 = 0xffff | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21;
     mmio::write32(gic::base_of(0) + register::ISENABLER, SET);

@@ -1,4 +1,4 @@
-//! Device accesses of all sizes, from and to all registers, by all addressing modes.
+//! Device accesses of all sizes, with all registers and all addressing modes.
 
 use crate::report::{check, equal, skip};
 use bare::console::{Console, pl011};
@@ -8,7 +8,7 @@ use bare::mmio::{read8, read16, read32, read64, write8, write16, write32, write6
 use bare::platform::Platform;
 use core::arch::asm;
 
-/// The SPI whose registers are written and read here, with its three neighbours.
+/// The SPI whose registers the checks access, with its three neighbours.
 const SPI: u32 = 60;
 
 core::arch::global_asm!(
@@ -203,7 +203,7 @@ fn doubleword(route: usize) {
     equal!("mmio_doubleword_by_words", read64(kind), halves);
 }
 
-/// What a data abort's syndrome does not describe: done right, or refused by an abort, or undefined; never half done.
+/// Checks accesses that a data abort's syndrome does not describe: performed correctly, aborted or undefined, but never partial.
 fn without_syndrome(priorities: usize, route: usize) {
     let refused = |caught: Caught| matches!(caught.class(), class::DATA_ABORT | class::UNKNOWN);
     write32(priorities, 0x1020_3040);
@@ -248,7 +248,7 @@ fn without_syndrome(priorities: usize, route: usize) {
     check!("mmio_vector", result.is_ok() || result.is_err_and(refused), "{:x?}", result);
 }
 
-/// Reserved registers read as zero and ignore writes; odd sizes are refused or ignored; nothing else happens.
+/// Checks that reserved registers read as zero and ignore writes, and that unsupported sizes abort or are ignored.
 fn reserved() {
     let (distributor, redistributor) = (gic::distributor(), gic::redistributor(0));
     let before = read32(distributor + register::CTLR);

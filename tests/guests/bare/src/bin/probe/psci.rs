@@ -1,4 +1,4 @@
-//! PSCI 1.1 (Arm DEN 0022) and SMCCC (Arm DEN 0028): every call's results, documented errors included.
+//! PSCI 1.1 (Arm DEN 0022) and SMCCC (Arm DEN 0028): the results of every call, including documented errors.
 
 use crate::report::{check, equal, skip};
 use bare::exception::{Caught, catch, class};
@@ -8,7 +8,7 @@ use bare::psci::{self, Registers, call, signed};
 use bare::{cache, gic, smp, timer};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What a CPU saw in its first instructions: x0, CurrentEL, SCTLR_EL1, DAIF, SPSel, and a mark at the end.
+/// The state of a CPU at its first instructions: x0, CurrentEL, SCTLR_EL1, DAIF, SPSel, and a mark at the end.
 #[repr(C, align(256))]
 struct Witness([AtomicU64; 6]);
 
@@ -48,7 +48,7 @@ unsafe extern "C" {
     fn probe_witness();
 }
 
-/// A call of `function` that no convention knows; gives x0.
+/// Calls the unknown `function`. Returns x0.
 macro_rules! immediate {
     ($instruction:literal, $function:expr) => {{
         let result: u64;
@@ -94,7 +94,7 @@ fn features() {
     for function in [0x8400_001f, 0xc400_001f, 0x1234, 0, u64::from(u32::MAX), psci::MIGRATE] {
         equal!("psci_features_of_unknown", call(psci::FEATURES, function, 0, 0), NOT_SUPPORTED);
     }
-    // What FEATURES does not know is not supported either when called.
+    // Calls that FEATURES does not report are not supported.
     for number in 0..0x20 {
         for function in [0x8400_0000 | number, 0xc400_0000 | number] {
             if call(psci::FEATURES, function, 0, 0) == NOT_SUPPORTED {
@@ -110,14 +110,14 @@ fn features() {
     check!("psci_features_agree", true, "");
 }
 
-/// QEMU's board does not know HVC at all where nobody is at EL2.
+/// HVC is undefined on QEMU's board without EL2.
 fn is_undefined_on_bare(caught: Caught) -> bool {
     bare::boot::platform().is_some_and(|platform| platform.host == Host::Bare)
         && caught.class() == class::UNKNOWN
 }
 
 fn not_supported(_platform: &Platform) {
-    // Every owning entity, fast and yielding, both conventions, and what is reserved.
+    // Every owning entity, fast and yielding, both conventions, and reserved values.
     for service in 0..64u64 {
         for kind in [0u64, 0x4000_0000, 0x8000_0000, 0xc000_0000] {
             let function = kind | service << 24 | 0x7e51;
@@ -148,7 +148,7 @@ fn conduits(platform: &Platform) {
     } else {
         skip("psci_by_both_conduits", "only under Ballast");
     }
-    // Another immediate is nobody's call: an error or undefined, and nothing else.
+    // A call with another immediate is an error or undefined.
     for (name, got) in [
         ("hvc_with_immediate", catch(|| immediate!("hvc #0x1234", psci::VERSION))),
         ("hvc_1_with_psci_version", catch(|| immediate!("hvc #1", psci::VERSION))),
@@ -163,7 +163,7 @@ fn conduits(platform: &Platform) {
     }
 }
 
-/// Since SMCCC 1.1 a call changes no more than x0 to x3 (DEN 0028 section 2.6).
+/// Checks that a call changes only x0 to x3, as from SMCCC 1.1 (DEN 0028 section 2.6).
 fn preserved_registers(platform: &Platform) {
     let registers: Registers =
         core::array::from_fn(
@@ -253,7 +253,7 @@ fn suspend(platform: &Platform) {
     gic::enable(timer::VIRTUAL_INTID);
     let start = timer::now();
     timer::arm_virtual(start + timer::ticks(2000));
-    // The interrupt is masked, but it wakes all the same.
+    // The interrupt is masked, but still wakes the CPU.
     let result = call(psci::CPU_SUSPEND, 0, smp::entry() as u64, 0);
     let slept = timer::now() - start;
     equal!("psci_suspend_standby", result, SUCCESS);
@@ -268,7 +268,7 @@ fn power_down(platform: &Platform) {
         return;
     }
     timer::arm_virtual(timer::now() + timer::ticks(2000));
-    // Without an entry point there is no coming back but with a result: a state that is less deep is allowed.
+    // Without a valid entry point, the call can only return a result; a shallower state is allowed.
     let result = call(psci::CPU_SUSPEND, 1 << 16, 0, CONTEXT);
     timer::stop_virtual();
     check!(
@@ -307,7 +307,7 @@ fn second_cpu(platform: &Platform) {
         let context = smp::context(1, |_| {
             RAN.fetch_add(1, Ordering::Release);
         });
-        // Between CPU_ON and its first instruction a CPU may still look as if it were off.
+        // Between CPU_ON and its first instruction, a CPU may still be reported as off.
         if psci::cpu_on(other, smp::entry(), context) != SUCCESS
             || !timer::wait_for(1_000_000, || RAN.load(Ordering::Acquire) > rounds)
             || !timer::wait_for(1_000_000, || psci::affinity_info(other) == 1)
@@ -319,7 +319,7 @@ fn second_cpu(platform: &Platform) {
     equal!("psci_cpu_on_and_off_50_times", rounds, 50);
 }
 
-/// The state that a CPU starts in (DEN 0022 section 6.4).
+/// Checks the initial state of a CPU (DEN 0022 section 6.4).
 fn witness(platform: &Platform, other: u64) {
     if platform.conduit != Conduit::Hvc {
         return;

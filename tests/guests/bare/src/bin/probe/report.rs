@@ -1,4 +1,4 @@
-//! Counting and printing of checks.
+//! Counts and prints checks.
 
 use bare::say;
 use core::fmt::Arguments;
@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 static OK: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
 
-/// Notes a check and prints it. Used through [`check!`].
+/// Counts a check and prints it. Used through [`check!`].
 pub(crate) fn note(name: &str, holds: bool, detail: Arguments<'_>) {
     if holds {
         OK.fetch_add(1, Ordering::Relaxed);
@@ -18,7 +18,7 @@ pub(crate) fn note(name: &str, holds: bool, detail: Arguments<'_>) {
     }
 }
 
-/// Tells that a check makes no sense here.
+/// Prints that a check does not apply.
 pub(crate) fn skip(name: &str, reason: &str) {
     say!("probe {} skip {}", name, reason);
 }
@@ -28,14 +28,14 @@ pub(crate) fn close() {
     say!("probe done {} ok {} failed", OK.load(Ordering::Relaxed), FAILED.load(Ordering::Relaxed));
 }
 
-/// `check!(name, condition, format…)`: the check with that name holds if the condition does.
+/// `check!(name, condition, format…)`: a check that holds if the condition is true.
 macro_rules! check {
     ($name:expr, $holds:expr, $($detail:tt)+) => {
         $crate::report::note($name, $holds, format_args!($($detail)+))
     };
 }
 
-/// `equal!(name, got, want)`: the check holds if both are the same.
+/// `equal!(name, got, want)`: a check that holds if both values are equal.
 macro_rules! equal {
     ($name:expr, $got:expr, $want:expr) => {{
         let (got, want) = ($got, $want);

@@ -1,4 +1,4 @@
-//! The virtual and the physical timer: they fire when they should, not before, and their level is what the registers say.
+//! The virtual and the physical timer: they fire in time and not before, and their level follows their registers.
 
 use crate::irq;
 use crate::report::{check, equal};
@@ -37,7 +37,7 @@ macro_rules! timer_checks {
             );
             irq::clear();
 
-            // Long past: at once. The sign of TVAL is that of what is left.
+            // A time in the past fires at once. TVAL has the sign of the remaining time.
             msr!($cval, $now() - 1000);
             msr!($ctl, 1);
             check!(concat!($prefix, "_past_value"), (mrs!($tval) as u32 as i32) < 0, "{:#x}", mrs!($tval));
@@ -47,7 +47,7 @@ macro_rules! timer_checks {
             equal!(concat!($prefix, "_past_fires"), irq::came(&[intid]), true);
             irq::clear();
 
-            // Masked, then not; and gone before it was taken.
+            // Masked, then unmasked; and cleared before it was taken.
             msr!($cval, 0);
             msr!($ctl, 3);
             equal!(concat!($prefix, "_masked_status"), mrs!($ctl) & 7, 7);
@@ -58,15 +58,15 @@ macro_rules! timer_checks {
             msr!($ctl, 0);
             timer::delay(50);
             irq::settle(0);
-            // A level that fell is gone in finite time, no sooner (GICv3 specification, 4.3.3): a hypervisor that has passed
-            // the interrupt on already cannot know. It comes once then, at most.
+            // A level that fell is removed in finite time (GICv3 specification, 4.3.3). A hypervisor that has already passed the
+            // interrupt on cannot know that it fell, so it may be taken once.
             let most = usize::from(platform.host == Host::Hypervisor);
             let taken = (0..irq::count()).filter(|&index| irq::entry(index) < 1020).count();
             check!(concat!($prefix, "_taken_back"), taken <= most, "{:?}", irq::entries());
             equal!(concat!($prefix, "_no_level_when_off"), gic::bit(register::ISPENDR, intid), false);
             irq::clear();
 
-            // TVAL counts from now; far away never comes.
+            // TVAL counts from now; a distant time does not fire.
             let before = $now();
             msr!($tval, timer::ticks(2000));
             let (start, after) = (mrs!($cval).wrapping_sub(timer::ticks(2000)), $now());
@@ -86,7 +86,7 @@ macro_rules! timer_checks {
             irq::settle(0);
             equal!(concat!($prefix, "_far_away"), (irq::count(), mrs!($ctl) & 4), (0, 0));
 
-            // Asleep until it fires, with and without interrupts masked.
+            // WFI until it fires, with and without interrupts masked.
             for masked in [false, true] {
                 msr!($cval, $now() + timer::ticks(2000));
                 msr!($ctl, 1);
@@ -94,7 +94,7 @@ macro_rules! timer_checks {
                 if masked {
                     bare::instruction!("wfi");
                 } else {
-                    // Masked until the sleep has ended, as an operating system does.
+                    // Masked until the WFI has ended, as in an operating system.
                     bare::instruction!("dsb sy", "wfi");
                 }
                 let woke = $now();
@@ -105,7 +105,7 @@ macro_rules! timer_checks {
             }
             msr!($ctl, 0);
 
-            // A handler that leaves the level up is called again and again, until it does not.
+            // The handler is called repeatedly until it clears the level.
             irq::set_action(|intid| {
                 if intid == $intid && irq::count() < 5 {
                     msr!($ctl, 1);
@@ -118,7 +118,7 @@ macro_rules! timer_checks {
             equal!(concat!($prefix, "_level_again"), irq::came(&[intid; 5]), true);
             irq::clear();
 
-            // Many in a row, each taken once.
+            // Many in sequence, each taken once.
             let mut taken = 0;
             for _ in 0..200 {
                 msr!($cval, $now() + 100);
@@ -132,7 +132,7 @@ macro_rules! timer_checks {
             equal!(concat!($prefix, "_200_times"), taken, 200);
             msr!($ctl, 0);
 
-            // Made pending by software while its line is low: there until it is taken, or taken back.
+            // Made pending by software while its line is low: pending until it is taken or cleared.
             gic::set_bit(register::ISPENDR, intid);
             equal!(concat!($prefix, "_made_pending"), gic::bit(register::ISPENDR, intid), true);
             equal!(concat!($prefix, "_still_pending"), gic::bit(register::ISPENDR, intid), true);
@@ -152,7 +152,7 @@ macro_rules! timer_checks {
             irq::settle(1);
             equal!(concat!($prefix, "_enabled_comes"), irq::came(&[intid]), true);
             irq::clear();
-            // And the timer itself fires as before.
+            // The timer itself still fires.
             msr!($cval, 0);
             msr!($ctl, 1);
             irq::settle(1);
@@ -209,7 +209,7 @@ fn counters() {
     check!("counters_in_step", later.abs_diff(offset) < timer::ticks(100_000), "{} then {}", offset, later);
 }
 
-/// Both due at once: both come, once each.
+/// Checks both timers at once: both fire, once each.
 fn both() {
     gic::enable(timer::VIRTUAL_INTID);
     gic::enable(timer::PHYSICAL_INTID);

@@ -1,5 +1,5 @@
-//! Instructions that a hypervisor traps end as if they had been executed: single steps, branch types, IT blocks, lengths,
-//! conditions, byte orders, and cache maintenance of devices.
+//! Trapped instructions complete as if the CPU had executed them: single steps, branch types, IT blocks, lengths, conditions, byte
+//! orders, and cache maintenance of devices.
 
 use crate::report::{check, equal, skip};
 use bare::console::{Console, pl011};
@@ -14,9 +14,9 @@ use bare::{cache, instruction, mrs, msr};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
-/// The SPI whose registers are written and read here, with its three neighbours.
+/// The SPI whose registers the checks access, with its three neighbours.
 const SPI: u32 = 61;
-/// Gibibytes below 4 GiB, which AArch32 can address, for RAM and devices as EL0 sees them.
+/// Gibibytes below 4 GiB, within reach of AArch32, for RAM and devices at EL0.
 const USER_RAM: usize = 2;
 const USER_DEVICES: usize = 3;
 
@@ -41,7 +41,7 @@ pub(crate) fn run(platform: &'static Platform) {
     write32(priorities, gic::PRIORITY * 0x0101_0101);
 }
 
-/// A device is not cached: maintenance does nothing.
+/// Checks that cache maintenance of devices has no effect.
 fn maintenance(platform: &Platform, priorities: usize) {
     let instructions = [
         ("dc_ivac", 0xd508_7620),
@@ -67,7 +67,7 @@ fn maintenance(platform: &Platform, priorities: usize) {
     equal!("maintenance_changes_nothing", read32(priorities), 0x4030_2010);
 }
 
-/// A step ends behind the one instruction, whether it traps or not.
+/// Checks that a single step ends after one instruction, trapped or not.
 fn steps(platform: &Platform) {
     let nop = step(0xd503_201f, 0);
     if nop.is_ok_and(|(_, executed)| executed == 0) {
@@ -83,7 +83,7 @@ fn steps(platform: &Platform) {
         ("step_device_read", 0xb940_0000, redistributor + register::GICR_TYPER),
         ("step_device_write", STR_WZR, distributor + register::ICFGR + 4),
         ("step_uart_read", 0xb940_0000, uart + pl011::FR),
-        // An SGI to nobody; an identification register; HVC of PSCI_VERSION, by way of all paths.
+        // An SGI without a target, an identification register, and HVC of PSCI_VERSION: one for each path.
         ("step_sgi", 0xd518_cba0, 1 << 16),
         ("step_identification", read((3, 0, 0, 4, 0)), 0),
         ("step_hypercall", 0xd400_0002, 0x8400_0000),
@@ -95,7 +95,7 @@ fn steps(platform: &Platform) {
     }
 }
 
-/// The registers of the OS lock trap, and work.
+/// Checks that the registers of the OS lock, which trap, work.
 fn os_lock() {
     let is_locked = || mrs!("oslsr_el1") & 1 << 1 != 0;
     let before = is_locked();
@@ -119,7 +119,7 @@ unsafe impl Sync for Pages {}
 static TABLES: Pages = Pages(UnsafeCell::new([const { Table([0; 512]) }; 2]));
 static CODE: Pages = Pages(UnsafeCell::new([const { Table([0; 512]) }; 2]));
 
-/// An instruction that traps is no branch: behind it, on a guarded page, no landing pad is needed.
+/// Checks that a trapped instruction does not count as a branch: the next one, on a guarded page, needs no landing pad.
 fn branches() {
     const SPARE_GIBIBYTE: usize = 508;
     if mrs!("id_aa64pfr1_el1") & 0xf == 0 {
@@ -128,7 +128,7 @@ fn branches() {
     }
     let [upper, lower] = [0, 1].map(|index| TABLES.0.get() as usize + index * PAGE);
     let code = CODE.0.get() as usize;
-    // The last word of the first page is what traps; the second page, which is guarded, returns.
+    // The last word of the first page traps; the second page, which is guarded, returns.
     let trapping = [
         read((3, 0, 0, 4, 0)), // an identification register
         0xb940_0000,           // ldr w0, [x0]: of GICD_TYPER
@@ -163,7 +163,7 @@ fn branches() {
         failed = failed.or(result.err().map(|caught| (instruction, caught)));
     }
     check!("branch_type_ends_with_the_instruction", failed.is_none(), "{:x?}", failed);
-    // The check itself: a branch to the guarded page needs its landing pad.
+    // To check the check: a branch to the guarded page needs a landing pad.
     let result = bare::exception::catch(|| {
         // SAFETY: faults, and the vectors return to what follows.
         unsafe { asm!("blr {c}", c = in(reg) base + PAGE, clobber_abi("C")) };
@@ -243,7 +243,8 @@ fn big_endian_el1(platform: &Platform, priorities: usize) {
     }
 }
 
-/// Runs `code` at EL0 with x0 the address of the device register; returns where it ended, in bytes, and the registers.
+/// Runs `code` at EL0 with the address of a device register in x0. Returns the offset in bytes at which it ended, the registers,
+/// and the exception class.
 fn at_el0(code: &[u32], state: u64, register: usize) -> (u64, Registers, u64) {
     let page = place(code) as u64;
     let offset = |address: u64| address & (GIBIBYTE as u64 - 1);
@@ -283,7 +284,7 @@ fn aarch64_el0(priorities: usize) {
     msr!("sctlr_el1", sctlr | 1 << 24);
     let (end, registers, class) = at_el0(&code, state::AARCH64, priorities);
     equal!("el0_big_endian", (end, &registers.x[1..3], class), (12, &[0x1020_3040, 5][..], class::SVC));
-    // EL1 keeps its own.
+    // EL1 keeps its byte order.
     equal!("el1_beside_big_endian_el0", read32(priorities), 0x4030_2010);
     let kind = gic::distributor() + register::TYPER;
     let (_, registers, _) = at_el0(&code, state::AARCH64, kind);
@@ -295,7 +296,7 @@ fn thumb(priorities: usize) {
     // ldr r1, [r0] in 16 bits; movs r2, #5; svc #0.
     let (end, registers, class) = at_el0(&[0x2205_6801, 0xdf00], state::THUMB, priorities);
     equal!("thumb_short", (end, &registers.x[1..3], class), (6, &[0x4030_2010, 5][..], class::SVC32));
-    // The same by way of the fastest path.
+    // The same by the fast path.
     let kind = gic::distributor() + register::TYPER;
     let (end, registers, _) = at_el0(&[0x2205_6801, 0xdf00], state::THUMB, kind);
     equal!("thumb_fast", (end, &registers.x[1..3]), (6, &[u64::from(read32(kind)), 5][..]));

@@ -1,4 +1,4 @@
-//! The PL011: its registers, its interrupts as levels, its FIFOs; and a mode in which what is typed is counted.
+//! The PL011: registers, level-sensitive interrupts and FIFOs; and a mode that counts input.
 
 use crate::irq;
 use crate::report::{equal, skip};
@@ -53,7 +53,7 @@ fn registers(base: usize) {
     equal!("uart_no_errors", read32(base + pl011::RSR), 0);
 }
 
-/// The transmit interrupt is a level: it comes as long as it is unmasked and not cleared.
+/// Checks the transmit interrupt, a level that is active while it is unmasked and not cleared.
 fn transmit_interrupt(base: usize, intid: u32) {
     static TIMES: AtomicU32 = AtomicU32::new(0);
     irq::set_action(|_| {
@@ -64,7 +64,7 @@ fn transmit_interrupt(base: usize, intid: u32) {
     });
     irq::clear();
     write32(base + pl011::IMSC, pl011::TX);
-    // A FIFO that has run empty; a full stop is as good as anything.
+    // Let the FIFO run empty, with any byte.
     write32(base + pl011::DR, u32::from(b'.'));
     irq::settle(4);
     let count = irq::count();
@@ -74,7 +74,7 @@ fn transmit_interrupt(base: usize, intid: u32) {
     say!("");
     equal!("uart_interrupt_until_cleared", (count, irq::entry(0), masked & pl011::TX), (4, intid, 0));
     irq::clear();
-    // Unmasked and masked again before it was taken: the level is gone.
+    // Unmasked and masked again before it was taken: the level is low.
     write32(base + pl011::IMSC, pl011::TX);
     let up = timer::wait_for(1000, || gic::bit(register::ISPENDR, intid));
     write32(base + pl011::IMSC, 0);
@@ -85,7 +85,7 @@ fn transmit_interrupt(base: usize, intid: u32) {
     write32(base + pl011::ICR, 0x7ff);
 }
 
-/// Loop-back, where the device has it, shows the receiving side: FIFO, its depth, overrun, interrupts.
+/// Checks the receiver with loopback, if the device has it: FIFO, depth, overrun, interrupts.
 fn loop_back(base: usize, intid: u32) {
     let control = read32(base + pl011::CR);
     write32(base + pl011::CR, control | 1 << 7);
@@ -113,7 +113,7 @@ fn loop_back(base: usize, intid: u32) {
     equal!("uart_loop_back", (first, received, came), (u32::from(b'x'), 16, true));
 }
 
-/// Counts what is typed, by interrupts, until a byte 4 (Ctrl-D): `probe echo COUNT bytes hash HASH` (FNV-1a, 64 bits).
+/// Counts input, by interrupts, until a byte 4 (Ctrl-D), and prints `probe echo COUNT bytes hash HASH` (FNV-1a, 64 bits).
 pub(crate) fn echo(platform: &'static Platform) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     static HASH: [AtomicU32; 2] = [AtomicU32::new(0x8422_2325), AtomicU32::new(0xcbf2_9ce4)];

@@ -1,4 +1,4 @@
-//! Calls to the hypervisor that mean nothing, or the wrong thing, or come too often.
+//! Invalid, wrong and too frequent calls of the hypervisor.
 
 use crate::Task;
 use bare::exception::catch;
@@ -7,7 +7,7 @@ use bare::random::Random;
 use bare::{gic, say, smp, timer};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Calls with all registers random; nothing that switches the machine or this CPU off.
+/// Makes calls with random registers, except those that turn the machine or this CPU off.
 pub(crate) fn random(task: &Task) {
     let mut random = Random::new(task.seed);
     let count = task.count(100_000);
@@ -33,7 +33,7 @@ pub(crate) fn random(task: &Task) {
     say!("rogue hypercalls: {} answered, {} refused", answered, refused);
 }
 
-/// A timer that is due keeps CPU_SUSPEND from sleeping.
+/// Makes a timer due, so that CPU_SUSPEND does not sleep.
 fn wake_always() {
     gic::enable(timer::VIRTUAL_INTID);
     timer::arm_virtual(0);
@@ -51,13 +51,13 @@ fn function(random: &mut Random) -> u64 {
         }
 }
 
-/// CPU_OFF, SYSTEM_OFF, SYSTEM_RESET, SYSTEM_SUSPEND, SYSTEM_RESET2: of those nothing comes back.
+/// Returns true for calls that do not return: CPU_OFF, SYSTEM_OFF, SYSTEM_RESET, SYSTEM_SUSPEND, SYSTEM_RESET2.
 fn is_final(function: u64) -> bool {
     let function = function & 0xffff_ffff;
     function & 0xbf00_0000 == 0x8400_0000 && matches!(function & 0xffff, 0x02 | 0x08 | 0x09 | 0x0e | 0x12)
 }
 
-/// PSCI calls whose arguments are almost right.
+/// Makes PSCI calls with almost valid arguments.
 pub(crate) fn psci_arguments(task: &Task) {
     let mut random = Random::new(task.seed);
     let count = task.count(50_000);
@@ -71,10 +71,10 @@ pub(crate) fn psci_arguments(task: &Task) {
             _ => random.draw(),
         };
         let entry = match random.below(5) {
-            // Nothing that would run: CPUs that run wild have a guest of their own.
+            // No entry point that would run.
             0 => 0,
             1 => task.platform.distributor as u64,
-            // Calls of the 32-bit convention see the lower half alone.
+            // 32-bit calls only use the lower half.
             2 => (random.draw() & !0xc000_0000) | 1 << 47,
             3 => u64::MAX - random.below(16),
             _ => task.platform.ram()[task.platform.ram_count - 1].end as u64 + random.below(4096),
@@ -92,7 +92,7 @@ pub(crate) fn psci_arguments(task: &Task) {
             psci::SMCCC_ARCH_FEATURES,
         ][random.below(10) as usize];
         let (second, third) = (if random.below(2) == 0 { entry } else { random.draw() }, random.draw());
-        // A random entry point could lie in RAM.
+        // A random entry point could be in RAM.
         let second = if function & 0xf == 3 { entry } else { second };
         if let Ok(result) = catch(|| psci::call(function, affinity, second, third)) {
             let slot = usize::try_from(-(result as i32)).unwrap_or(10).min(10);
@@ -103,7 +103,7 @@ pub(crate) fn psci_arguments(task: &Task) {
     say!("rogue psci: results 0, -1, -2 and so on: {:?}", results);
 }
 
-/// The other CPUs go on and off as fast as they can, and are asked about meanwhile.
+/// Turns the other CPUs on and off as fast as possible, and queries their states.
 pub(crate) fn cpu_storm(task: &Task) {
     static STARTED: AtomicU64 = AtomicU64::new(0);
     let cpus = task.platform.cpus();
@@ -112,7 +112,7 @@ pub(crate) fn cpu_storm(task: &Task) {
     for _ in 0..task.count(2_000) {
         for (index, &affinity) in cpus.iter().enumerate().skip(1) {
             if psci::affinity_info(affinity) == 1 {
-                // Off for good: its record may be written.
+                // It stays off, so its record may be written.
                 let context = smp::context(index, |_| {
                     STARTED.fetch_add(1, Ordering::Relaxed);
                 });

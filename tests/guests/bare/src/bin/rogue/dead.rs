@@ -1,4 +1,4 @@
-//! Ends without return: of these a guest does not recover by itself.
+//! States from which a guest does not recover by itself.
 
 use crate::Task;
 use bare::mmio::read32;
@@ -9,7 +9,7 @@ fn nowhere(task: &Task) -> usize {
     task.platform.ram().iter().map(|range| range.end).max().unwrap_or(0) + 0x1_0000
 }
 
-/// Jumps into nothing, with its vectors in nothing too: an abort on every fetch, for ever.
+/// Jumps to a hole, with its vectors in a hole too: every fetch aborts.
 pub(crate) fn jump(task: &Task) {
     let nowhere = nowhere(task);
     msr!("vbar_el1", nowhere as u64 & !0x7ff);
@@ -17,15 +17,15 @@ pub(crate) fn jump(task: &Task) {
     unsafe { asm!("br {}", in(reg) nowhere, options(noreturn)) }
 }
 
-/// Takes an exception with a stack that is not there: the vectors' own stores abort, for ever.
+/// Takes an exception with an invalid stack pointer: the vectors' stores abort without end.
 pub(crate) fn stack(_task: &Task) {
-    // Each exception goes a little further down: far from RAM.
+    // Each exception uses a lower address, far from RAM.
     let nowhere = 0x7f_0000_0000u64;
     // SAFETY: nothing that needs a stack runs after this.
     unsafe { asm!("mov sp, {}", "brk #1", in(reg) nowhere, options(noreturn)) }
 }
 
-/// Vectors that are undefined instructions.
+/// Takes exceptions with undefined instructions as vectors.
 pub(crate) fn undefined(_task: &Task) {
     let page = bare::execute::data();
     msr!("vbar_el1", page as u64 & !0x7ff);
@@ -33,7 +33,7 @@ pub(crate) fn undefined(_task: &Task) {
     unsafe { asm!("br {}", in(reg) page, options(noreturn)) }
 }
 
-/// Aborts without end, each handled as it should be.
+/// Causes aborts without end, and handles them.
 pub(crate) fn aborts(task: &Task) {
     let nowhere = nowhere(task);
     loop {
@@ -41,13 +41,13 @@ pub(crate) fn aborts(task: &Task) {
     }
 }
 
-/// Sleeps with everything masked and nothing enabled.
+/// Sleeps with all interrupts masked and disabled.
 pub(crate) fn sleep(_task: &Task) {
     timer::stop_virtual();
     psci::stay();
 }
 
-/// Spins with everything masked, on all CPUs.
+/// Spins with all interrupts masked, on all CPUs.
 pub(crate) fn spin(_task: &Task) {
     smp::start_all(|_| {
         loop {
@@ -59,7 +59,7 @@ pub(crate) fn spin(_task: &Task) {
     }
 }
 
-/// A timer that is always due, whose interrupt is never cleared, on all CPUs.
+/// Keeps a timer due, and never clears its interrupt, on all CPUs.
 pub(crate) fn timer_storm(_task: &Task) {
     fn storm(_index: usize) {
         exception::on_irq(|| {
@@ -77,7 +77,7 @@ pub(crate) fn timer_storm(_task: &Task) {
     storm(0);
 }
 
-/// Every CPU sends all SGIs to all CPUs, as fast as it can, and takes them.
+/// Sends all SGIs from all CPUs to all CPUs as fast as possible, and takes them.
 pub(crate) fn sgi_storm(_task: &Task) {
     fn storm(_index: usize) {
         exception::on_irq(|| {
@@ -110,7 +110,7 @@ pub(crate) fn print(_task: &Task) {
     }
 }
 
-/// Translation tables whose root is in nothing: no instruction can be fetched any more, nor a vector.
+/// Sets the root of the translation tables to a hole, so that neither instructions nor vectors can be fetched.
 pub(crate) fn root_in_hole(task: &Task) {
     mmu::use_table(nowhere(task));
     loop {
@@ -118,7 +118,7 @@ pub(crate) fn root_in_hole(task: &Task) {
     }
 }
 
-/// Every CPU switches itself off.
+/// Turns all CPUs off.
 pub(crate) fn all_cpus_off(_task: &Task) {
     smp::start_all(|_| {});
     let result = psci::cpu_off();
@@ -126,14 +126,14 @@ pub(crate) fn all_cpus_off(_task: &Task) {
     psci::stay();
 }
 
-/// Starts afresh, which does the same again.
+/// Resets the machine, which then does the same again.
 pub(crate) fn reset(_task: &Task) {
     let result = psci::call(psci::SYSTEM_RESET, 0, 0, 0);
     say!("rogue reset: SYSTEM_RESET says {}", result);
     psci::stay();
 }
 
-/// CPU_SUSPEND with nothing that could wake it.
+/// Calls CPU_SUSPEND without any interrupt that could wake the CPU.
 pub(crate) fn suspend(_task: &Task) {
     timer::stop_virtual();
     loop {

@@ -1,4 +1,4 @@
-//! Accesses to devices and to where none is.
+//! Accesses to devices and to holes.
 
 use crate::Task;
 use bare::exception::catch;
@@ -8,8 +8,8 @@ use bare::platform::Platform;
 use bare::random::Random;
 use bare::say;
 
-/// Reads and writes all over the address space where RAM is not: every page of the first gibibytes' edges, every megabyte
-/// after that. The PL011 is left alone, so that it can still be told.
+/// Reads and writes the whole address space outside RAM: every page at the edges of the first gibibytes, every megabyte after
+/// that. It spares the PL011, which is needed for messages.
 pub(crate) fn holes(task: &Task) {
     let mut random = Random::new(task.seed);
     let (mut taken, mut given) = (0u64, 0u64);
@@ -39,7 +39,7 @@ pub(crate) fn holes(task: &Task) {
     say!("rogue holes: {} accesses answered, {} aborted", taken, given);
 }
 
-/// Random accesses of all sizes to random registers of the interrupt controller, everybody's redistributor too.
+/// Accesses random registers of the interrupt controller, including all redistributors, with random sizes.
 pub(crate) fn gic(task: &Task) {
     let mut random = Random::new(task.seed);
     let count = task.count(200_000);
@@ -64,12 +64,12 @@ fn gic_address(platform: &Platform, random: &mut Random) -> usize {
         0 | 1 => platform.distributor,
         _ => platform.redistributors[0].start + random.below(frames + 1) as usize * 0x1_0000,
     };
-    // Most registers are in the first page; the others are not forgotten.
+    // Most registers are in the first page, but not all.
     let offset = if random.below(4) == 0 { random.below(0x1_0000) } else { random.below(0x1000) };
     base + (offset as usize & !7) + random.below(8) as usize
 }
 
-/// Values that matter more often than chance gives them.
+/// Returns interesting values more often than random ones.
 fn value(random: &mut Random) -> u64 {
     match random.below(4) {
         0 => 0,
@@ -79,7 +79,7 @@ fn value(random: &mut Random) -> u64 {
     }
 }
 
-/// Random accesses to the PL011; what is sent is spared.
+/// Accesses random registers of the PL011, but does not send bytes.
 pub(crate) fn uart(task: &Task) {
     let Some(base) = task.platform.uart else {
         return;
@@ -97,7 +97,7 @@ pub(crate) fn uart(task: &Task) {
     }
 }
 
-/// Loads and stores that a syndrome does not describe, on devices, on holes, across the edges between.
+/// Executes loads and stores that a syndrome does not describe, on devices, holes, and across their edges.
 pub(crate) fn odd_accesses(task: &Task) {
     const INSTRUCTIONS: [u32; 24] = [
         0xa940_0801, // ldp x1, x2, [x0]

@@ -1,9 +1,8 @@
 //! Guests that misbehave, one way at a time. None of it may harm the hypervisor or another guest.
 //!
-//! The boot argument `rogue=NAME` chooses; without it a letter that is typed does, and without either there is a menu.
-//! `rogue=all` runs in turn all that come back. Each prints `rogue start NAME`; those that come back then print
-//! `rogue survived NAME`. After one of the boot arguments the machine is switched off, after a typed one there is the menu.
-//! `seed=N` and `count=N` change what random ones do.
+//! The boot argument `rogue=NAME` selects one, otherwise a typed letter does, with a menu. `rogue=all` runs all that return, one
+//! after the other. Each prints `rogue start NAME`; those that return then print `rogue survived NAME`. A boot argument powers
+//! the machine off afterwards, a typed letter returns to the menu. `seed=N` and `count=N` change the random ones.
 
 #![no_std]
 #![no_main]
@@ -19,29 +18,29 @@ use bare::{console, exception, gic, mrs, msr, say};
 
 bare::entry!(main);
 
-/// What a misbehaviour gets to know.
+/// The parameters of a misbehaviour.
 pub(crate) struct Task {
     /// The machine.
     pub(crate) platform: &'static Platform,
-    /// Where random numbers start.
+    /// Seed of random numbers.
     pub(crate) seed: u64,
-    /// How often, if not as it says itself.
+    /// Number of repetitions from the boot arguments.
     pub(crate) count: Option<u64>,
 }
 
 impl Task {
-    /// How often: `usual`, unless the boot arguments say otherwise.
+    /// Returns the number of repetitions: that of the boot arguments, else `usual`.
     pub(crate) fn count(&self, usual: u64) -> u64 {
         self.count.unwrap_or(usual)
     }
 }
 
-/// Whether a misbehaviour ends.
+/// The end of a misbehaviour.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// It comes back.
+    /// The function returns.
     Back,
-    /// It never does.
+    /// The function does not return.
     Never,
 }
 

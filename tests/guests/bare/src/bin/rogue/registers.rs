@@ -1,15 +1,15 @@
-//! System registers and instructions, all that can be encoded.
+//! All encodings of system registers and instructions.
 
 use crate::Task;
 use bare::execute::{Encoding, execute_with, read, write};
 use bare::random::Random;
 use bare::{mrs, msr, say};
 
-/// Reads every encoding of op0 2 and 3, and writes random values to those that this program can do without.
+/// Reads every encoding of op0 2 and 3, and writes random values to those that this program does not depend on.
 pub(crate) fn every(task: &Task) {
     let mut random = Random::new(task.seed);
     let (mut readable, mut writable, mut refused) = (0u64, 0u64, 0u64);
-    // What must be as it was afterwards.
+    // Registers that must be restored afterwards.
     let kept = [mrs!("cpacr_el1"), mrs!("cntkctl_el1")];
     for encoding in encodings(2..4) {
         match execute_with(read(encoding), 0) {
@@ -44,20 +44,20 @@ fn encodings(op0: core::ops::Range<u32>) -> impl Iterator<Item = Encoding> {
     })
 }
 
-/// What this program stands on: its translation, vectors, stack pointer, state, and single-stepping.
+/// Returns true for registers that this program depends on: translation, vectors, stack pointer, state, and single-stepping.
 fn is_vital((op0, op1, n, m, op2): Encoding) -> bool {
     match (op0, op1, n, m) {
         (3, 0, 1 | 2 | 4 | 10, _) | (3, 0, 12, 0) => (n, m) != (4, 6),
         (3, 0, 13, 0) => op2 == 4,
         // DAIF and other parts of the state.
         (3, 3, 4, 2) => true,
-        // MDSCR_EL1 and the control of breakpoints and watchpoints: `debug` is for those.
+        // MDSCR_EL1 and the control of breakpoints and watchpoints, which `debug` tests.
         (2, 0, 0, _) => true,
         _ => false,
     }
 }
 
-/// Cache and translation maintenance and address translation, by every encoding, with addresses of all kinds.
+/// Executes cache and TLB maintenance and address translation in every encoding, with all kinds of addresses.
 pub(crate) fn maintenance(task: &Task) {
     let mut random = Random::new(task.seed);
     let (mut done, mut refused) = (0u64, 0u64);
@@ -80,7 +80,7 @@ pub(crate) fn maintenance(task: &Task) {
     say!("rogue maintenance: {} done, {} refused", done, refused);
 }
 
-/// Breakpoints, watchpoints and the OS lock, as far as there are any.
+/// Uses breakpoints, watchpoints and the OS lock.
 pub(crate) fn debug(task: &Task) {
     let mut random = Random::new(task.seed);
     let mut refused = 0u64;
@@ -95,7 +95,7 @@ pub(crate) fn debug(task: &Task) {
             refused += u64::from(execute_with(write((2, 0, 0, index, op2)), value).is_err());
         }
     }
-    // Monitor debug events on, kernel too: the watchpoints watch a page that is used right then.
+    // Enable monitor debug events, for the kernel too: the watchpoints cover a page that is in use.
     let old = mrs!("mdscr_el1");
     let result = execute_with(write((2, 0, 0, 2, 2)), 1 << 15);
     refused += u64::from(result.is_err());

@@ -1,4 +1,4 @@
-//! Translation tables that point where they should not.
+//! Translation tables with invalid targets.
 
 use crate::Task;
 use bare::exception::catch;
@@ -6,7 +6,7 @@ use bare::mmu::{self, TABLE, VALID};
 use bare::random::Random;
 use bare::{mmio, mrs, say};
 
-/// Entries of the library's root table that nothing is reached by.
+/// Unused entries of the library's root table.
 const SPARE: usize = 510;
 const WINDOW: usize = SPARE * mmu::GIBIBYTE;
 
@@ -14,7 +14,7 @@ fn root() -> *mut u64 {
     (mrs!("ttbr0_el1") & 0xffff_ffff_f000) as *mut u64
 }
 
-/// Lets `entry` be the spare entry while `work` runs.
+/// Sets the unused entry to `entry` while `work` runs.
 fn with_entry<R>(entry: u64, work: impl FnOnce() -> R) -> R {
     let place = root().wrapping_add(SPARE);
     // SAFETY: an entry of the live table that nothing is reached by, and break before make.
@@ -32,7 +32,7 @@ fn with_entry<R>(entry: u64, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Output addresses with every bit set that a descriptor has room for.
+/// Uses output addresses with all bits of a descriptor set.
 pub(crate) fn far_addresses(task: &Task) {
     let mut random = Random::new(task.seed);
     let mut aborted = 0u64;
@@ -52,13 +52,13 @@ pub(crate) fn far_addresses(task: &Task) {
     say!("rogue far-addresses: {} accesses, {} aborted", tried, aborted);
 }
 
-/// Tables of every level where nothing is.
+/// Uses tables of every level in holes.
 pub(crate) fn table_in_hole(task: &Task) {
     let top = task.platform.ram().iter().map(|range| range.end).max().unwrap_or(0) as u64;
     walks("table-in-hole", &[top, top + 0x1000, 0x70_0000_0000, 0x7f_ffff_f000, 0x0a00_0000]);
 }
 
-/// Tables in registers of devices: the walk reads what only loads may.
+/// Uses device registers as tables, so that walks read them.
 pub(crate) fn table_in_device(task: &Task) {
     let platform = task.platform;
     walks(
@@ -88,7 +88,7 @@ fn walks(name: &str, places: &[u64]) {
     say!("rogue {}: {} accesses, {} aborted", name, tried, aborted);
 }
 
-/// Runs what devices hold.
+/// Executes from devices.
 pub(crate) fn fetch_device(task: &Task) {
     let platform = task.platform;
     let mut aborted = 0u64;
@@ -110,7 +110,7 @@ pub(crate) fn fetch_device(task: &Task) {
     say!("rogue fetch-device: {} of 12 aborted", aborted);
 }
 
-/// A table of random entries.
+/// Uses a table of random entries.
 pub(crate) fn random_tables(task: &Task) {
     let mut random = Random::new(task.seed);
     let table = bare::execute::data() as *mut u64;

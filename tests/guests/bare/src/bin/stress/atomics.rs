@@ -1,12 +1,12 @@
-//! Counters in every page that all CPUs count up at once: by exclusives, by LSE atomics, by pairs, under a lock. None may
-//! lose a count.
+//! Counters in every page, which all CPUs increment at once: by exclusives, by LSE atomics, by pairs, under a lock. No increment
+//! may be lost.
 
 use crate::memory::PAGE;
 use crate::{Round, error};
 use bare::mrs;
 use core::arch::asm;
 
-/// Counts that each CPU makes in each page, by each kind.
+/// Number of increments of each CPU in each page, for each kind.
 const TIMES: u64 = 4;
 
 /// The last 64 bytes of a page.
@@ -20,12 +20,12 @@ struct Counters {
     swapped: u64,
 }
 
-/// Whether the CPU has LSE atomics.
+/// Returns true if the CPU has LSE atomics.
 pub(crate) fn has_lse() -> bool {
     mrs!("id_aa64isar0_el1") >> 20 & 0xf >= 2
 }
 
-/// Starts all counters of the window at a value of the round, lets all CPUs count, and checks the sums.
+/// Initialises all counters of the window for the round, increments them on all CPUs, and checks the sums.
 pub(crate) fn run(round: &mut Round) {
     for page in round.share(0) {
         let counters = counters(round.memory.address(page));
@@ -44,7 +44,7 @@ pub(crate) fn run(round: &mut Round) {
     }
     round.barrier();
     let lse = has_lse();
-    // Each CPU starts elsewhere, and all meet everywhere.
+    // Each CPU starts at a different page, and visits all.
     let offset = round.random.below(round.pages as u64) as usize;
     for index in 0..round.pages {
         let page = round.first + (index + offset) % round.pages;
@@ -117,7 +117,7 @@ unsafe fn add_exclusive(counter: *mut u64) {
     }
 }
 
-/// Counts the first up and the second down, both at once.
+/// Increments the first and decrements the second atomically.
 ///
 /// # Safety
 /// As for `add_exclusive`, aligned to 16 bytes.
@@ -132,7 +132,7 @@ unsafe fn add_pair(pair: *mut [u64; 2]) {
     }
 }
 
-/// Plain loads and stores under a lock of exclusives and a release.
+/// Increments with plain loads and stores under a lock that is taken with exclusives.
 ///
 /// # Safety
 /// `values` must be accessed under `lock` only.

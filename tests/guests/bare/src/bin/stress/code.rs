@@ -1,4 +1,4 @@
-//! Code in pages of the window: written, run, changed, run again, and run by the next CPU; then the page is as it was.
+//! Code in pages of the window: written, run, changed, run again, and run by the next CPU; then the page is restored.
 
 use crate::memory::{self, PAGE};
 use crate::{Round, error};
@@ -7,12 +7,12 @@ use bare::random::mix;
 use core::arch::asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Pages in which each CPU runs code in a round.
+/// Number of pages in which each CPU runs code in a round.
 const PAGES: usize = 8;
-/// How often each function is changed.
+/// Number of changes of each function.
 const CHANGES: u64 = 8;
 
-/// Where each CPU left a function for the next one.
+/// Addresses of the functions that each CPU leaves for the next one.
 static LEFT: [AtomicUsize; bare::platform::MAX_CPUS] =
     [const { AtomicUsize::new(0) }; bare::platform::MAX_CPUS];
 
@@ -20,7 +20,7 @@ pub(crate) fn run(round: &mut Round) {
     for turn in 0..PAGES {
         let page = round.any_of_share(0);
         let address = round.memory.address(page);
-        // Anywhere in the page, at its very end too.
+        // Anywhere in the page, including its end.
         let place = address + round.random.below(((memory::WORDS * 8 - 24) / 4) as u64) as usize / 4 * 4;
         for change in 0..CHANGES {
             let value = mix(place as u64 ^ round.number << 32 ^ change);

@@ -1,15 +1,15 @@
-//! All memory of a guest, used in every way that it can be, on all CPUs at once, with every bit checked: for a hypervisor
-//! that moves that memory meanwhile.
+//! Uses all memory of a guest in every possible way on all CPUs at once, and checks every bit, while a hypervisor moves the
+//! memory.
 //!
-//! Memory is cut into windows. In each round the CPUs check what an earlier round left in the window, fill it anew with a
-//! pattern keyed by address and round, count in it by exclusives, by LSE atomics where there are any and under a spin lock,
-//! check random pages of all memory, run code that they write there, use pages of it as translation tables, and read and
-//! write it with the MMU and the caches off. Work rotates, so that each page is written by one CPU and checked by others.
+//! Memory is divided into windows. In each round, the CPUs check the contents of the window from an earlier round, fill it with
+//! a pattern of address and round, increment counters by exclusives, by LSE atomics if available and under a spin lock, check
+//! random pages of all memory, run code that they write, use pages as translation tables, and read and write the window with
+//! the MMU and the caches off. Work rotates, so that each page is written by one CPU and checked by others.
 //!
-//! Prints `stress round N errors N` after each round, `stress ERROR …` for the first errors, `stress filled N MiB` when
-//! each page was written once, and, if the boot arguments have `rounds=N`, `stress done rounds N errors N` before it
-//! switches the machine off. `window=MIB` is the size of a window (default 16), `memory=MIB` limits what is used, `only=` a
-//! list of `atomics code tables uncached` limits what is done beside filling and checking.
+//! Prints `stress round N errors N` after each round, `stress ERROR …` for the first errors, `stress filled N MiB` when each
+//! page was written once, and, with the boot argument `rounds=N`, `stress done rounds N errors N` before it powers the machine
+//! off. `window=MIB` is the size of a window (default 16), `memory=MIB` limits the memory, and `only=` with a list of
+//! `atomics code tables uncached` limits the work besides filling and checking.
 
 #![no_std]
 #![no_main]
@@ -29,7 +29,7 @@ use memory::Memory;
 
 bare::entry!(main);
 
-/// Errors that are printed one by one.
+/// Maximum number of errors that are printed.
 const PRINTED: u64 = 30;
 
 static ERRORS: AtomicU64 = AtomicU64::new(0);
@@ -37,7 +37,7 @@ static BARRIER: Barrier = Barrier::new();
 static CPU_COUNT: AtomicUsize = AtomicUsize::new(1);
 static MEMORY: bare::sync::Lock<Option<Memory>> = bare::sync::Lock::new(None);
 
-/// What every part of a round gets to know.
+/// The parameters of each part of a round.
 pub(crate) struct Round {
     /// All pages.
     pub(crate) memory: Memory,
@@ -49,21 +49,21 @@ pub(crate) struct Round {
     pub(crate) pages: usize,
     /// This CPU.
     pub(crate) cpu: usize,
-    /// How many there are.
+    /// Number of CPUs.
     pub(crate) cpus: usize,
     /// This CPU's random numbers of this round.
     pub(crate) random: Random,
 }
 
 impl Round {
-    /// The pages of the window that are this CPU's when work is shared out for the `turn`th time.
+    /// Returns the pages of the window for this CPU at distribution `turn` of the work.
     pub(crate) fn share(&self, turn: usize) -> impl Iterator<Item = usize> + use<> {
         let (first, end, step) = (self.first, self.first + self.pages, self.cpus);
         let offset = (self.cpu + turn + self.number as usize) % self.cpus;
         (first + offset..end).step_by(step)
     }
 
-    /// A random page among those that [`Round::share`] gives this CPU.
+    /// Returns a random page of those that [`Round::share`] returns.
     pub(crate) fn any_of_share(&mut self, turn: usize) -> usize {
         let offset = (self.cpu + turn + self.number as usize) % self.cpus;
         let pages = (self.pages - offset).div_ceil(self.cpus);
@@ -76,7 +76,7 @@ impl Round {
     }
 }
 
-/// Counts an error and prints it if it is one of the first.
+/// Counts an error, and prints the first ones.
 pub(crate) fn error(what: core::fmt::Arguments<'_>) {
     if ERRORS.fetch_add(1, Ordering::Relaxed) < PRINTED {
         say!("stress ERROR cpu {} {}", smp::index(), what);

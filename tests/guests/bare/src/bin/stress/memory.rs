@@ -1,22 +1,21 @@
-//! The pages, what each must hold, and the filling and checking of it.
+//! The pages and their expected contents.
 //!
-//! A page holds [`WORDS`] words of a pattern, keyed by the page's address and by the round that last filled it, which
-//! follows from the number of the round: so that a page of long ago, though whole, is told from the last one. The last 64
-//! bytes are counters (atomics.rs).
+//! A page holds [`WORDS`] words of a pattern, which depends on the page's address and on the round that last filled it. That
+//! round follows from the number of the current one, so a stale page is detected. The last 64 bytes are counters (atomics.rs).
 
 use crate::{Round, error};
 use bare::platform::{Platform, Range};
 use bare::random::mix;
 
-/// Bytes in a page.
+/// Size of a page in bytes.
 pub(crate) const PAGE: usize = 4096;
-/// Words of pattern in a page.
+/// Number of words of the pattern in a page.
 pub(crate) const WORDS: usize = (PAGE - 64) / 8;
-/// Most ranges of memory.
+/// Maximum number of ranges of memory.
 const RANGES: usize = 16;
-/// Random pages that each CPU checks in a round.
+/// Number of random pages that each CPU checks in a round.
 const SAMPLES: usize = 200;
-/// From one word of a pattern to the next.
+/// Difference between consecutive words of a pattern.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The memory that is used.
@@ -28,7 +27,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// All free memory of the platform, or as much as the boot arguments say.
+    /// Returns all free memory of the platform, up to the limit of the boot arguments.
     pub(crate) fn new(platform: &Platform) -> Self {
         let mut ranges = [Range::default(); RANGES];
         let mut left = platform.number("memory").map_or(usize::MAX, |mebibytes| (mebibytes as usize) << 8);
@@ -43,22 +42,22 @@ impl Memory {
         Self { ranges, pages: pages / window_pages * window_pages, window_pages }
     }
 
-    /// Pages in all windows.
+    /// Returns the number of pages in all windows.
     pub(crate) fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Pages in one window.
+    /// Returns the number of pages in a window.
     pub(crate) fn window_pages(&self) -> usize {
         self.window_pages
     }
 
-    /// How many windows there are.
+    /// Returns the number of windows.
     pub(crate) fn windows(&self) -> usize {
         self.pages / self.window_pages
     }
 
-    /// The address of page `index`.
+    /// Returns the address of page `index`.
     pub(crate) fn address(&self, index: usize) -> usize {
         let mut left = index * PAGE;
         for range in &self.ranges {
@@ -70,7 +69,7 @@ impl Memory {
         self.ranges[0].start
     }
 
-    /// The round that last filled page `index` by the end of `round`'s filling, unless none has.
+    /// Returns the round that last filled page `index`, up to and including `round`, if any.
     pub(crate) fn filled_in(&self, index: usize, round: u64) -> Option<u64> {
         let (window, windows) = ((index / self.window_pages) as u64, self.windows() as u64);
         let last = round / windows * windows + window;
@@ -78,17 +77,17 @@ impl Memory {
     }
 }
 
-/// The first word of the pattern of the page at `address`, filled in `round`.
+/// Returns the first word of the pattern for the page at `address` in `round`.
 pub(crate) fn key(address: usize, round: u64) -> u64 {
     mix(address as u64 ^ mix(round + 1))
 }
 
-/// The words of a page. Others write to it only between barriers, by themselves.
+/// Returns the words of a page. Only one CPU writes to it between barriers.
 pub(crate) fn words(address: usize) -> *mut u64 {
     address as *mut u64
 }
 
-/// Word `index` of a pattern.
+/// Returns word `index` of a pattern.
 pub(crate) fn word(key: u64, index: usize) -> u64 {
     key.wrapping_add(STEP.wrapping_mul(index as u64))
 }
@@ -124,7 +123,7 @@ pub(crate) fn check_at(what: &str, alias: usize, address: usize, round: u64) {
     }
 }
 
-/// Checks what the last visit left in the window, then fills it anew; each page by two different CPUs, if there are two.
+/// Checks the window's contents, then fills it again; by different CPUs for each page, if there are two.
 pub(crate) fn check_and_fill(round: &Round) {
     if let Some(before) = round.number.checked_sub(1) {
         for page in round.share(0) {

@@ -1,5 +1,5 @@
-//! Translation tables in pages of the window: each CPU builds two levels there, reads other pages through them, changes
-//! entries the way the architecture asks (Arm ARM D8.17.1), and gives the pages back.
+//! Translation tables in pages of the window: each CPU builds two levels of tables, reads other pages through them, changes
+//! entries with break-before-make (Arm ARM D8.17.1), and restores the pages.
 
 use crate::memory::{self, PAGE};
 use crate::{Round, error};
@@ -8,15 +8,15 @@ use bare::mmu::{self, NORMAL, READ_ONLY, TABLE, VALID};
 use bare::{mmio, mrs};
 use core::arch::asm;
 
-/// The first of the root table's entries that CPUs use, one each.
+/// First entry of the root table for the CPUs, one each.
 const FIRST_ENTRY: usize = 480;
-/// Entries that are used in each round.
+/// Number of entries that are used in each round.
 const ENTRIES: usize = 64;
-/// How often one of them is changed.
+/// Number of changes of each entry.
 const CHANGES: usize = 64;
 
 pub(crate) fn run(round: &mut Round) {
-    // Two different pages of this CPU's share become tables.
+    // Use two different pages of this CPU's share as tables.
     let upper = round.any_of_share(0);
     let lower = loop {
         let page = round.any_of_share(0);
@@ -33,7 +33,7 @@ pub(crate) fn run(round: &mut Round) {
     set(upper + slot * 8, lower as u64 | TABLE);
     set(root + (FIRST_ENTRY + round.cpu) * 8, upper as u64 | TABLE);
     invalidate();
-    // Nobody's tables are among what others read through theirs.
+    // No CPU reads the tables of another one through its own.
     round.barrier();
     let base = window + slot * mmu::BLOCK;
     let mut mapped = [0usize; ENTRIES];
@@ -41,7 +41,7 @@ pub(crate) fn run(round: &mut Round) {
         let index = if change < ENTRIES { change } else { round.random.below(ENTRIES as u64) as usize };
         let address = loop {
             let page = round.random.below(round.memory.pages() as u64) as usize;
-            // Pages of this round's window may be tables now.
+            // Pages of this round's window may be tables.
             let in_window = (round.first..round.first + round.pages).contains(&page);
             let address = round.memory.address(page);
             if round.memory.windows() == 1 || !in_window {
@@ -62,14 +62,14 @@ pub(crate) fn run(round: &mut Round) {
     round.barrier();
 }
 
-/// One page through its new mapping: in its middle, and whole now and then.
+/// Checks a page through its new mapping: a word, and sometimes the whole page.
 fn read_through(round: &mut Round, base: usize, index: usize, address: usize) {
     let Some(filled) = page_index(round, address).and_then(|page| round.memory.filled_in(page, round.number))
     else {
         return;
     };
     if round.memory.windows() == 1 {
-        // Tables may be among the pages then: walking them is all there is to check.
+        // The page may be a table, so only its translation is checked.
         let _ = mmio::read64(base + index * PAGE);
         return;
     }
@@ -89,7 +89,7 @@ fn read_through(round: &mut Round, base: usize, index: usize, address: usize) {
 }
 
 fn page_index(round: &Round, address: usize) -> Option<usize> {
-    // The memory is a few ranges: binary search over pages, whose addresses ascend.
+    // Binary search: the addresses of pages ascend.
     let (mut low, mut high) = (0, round.memory.pages());
     while low < high {
         let middle = (low + high) / 2;
@@ -102,7 +102,7 @@ fn page_index(round: &Round, address: usize) -> Option<usize> {
     (low < round.memory.pages() && round.memory.address(low) == address).then_some(low)
 }
 
-/// A page that is read-only, then gone: the guest's own faults, though what holds its tables may be on the move.
+/// Checks the guest's own faults on a read-only page and an unmapped one, while its tables may be migrated.
 fn permissions(lower: usize, base: usize, mapped: &[usize; ENTRIES]) {
     let alias = base + 3 * PAGE;
     remap(lower, base, 3, mapped[3] as u64 | NORMAL | READ_ONLY | TABLE);
@@ -131,7 +131,7 @@ fn set(place: usize, entry: u64) {
     unsafe { (place as *mut u64).write_volatile(entry) };
 }
 
-/// Break before make, on all CPUs.
+/// Changes an entry with break-before-make on all CPUs.
 fn remap(lower: usize, base: usize, index: usize, entry: u64) {
     set(lower + index * 8, 0);
     let page = (base + index * PAGE) >> 12;

@@ -1,10 +1,10 @@
-//! The MMU and the caches off, and on again: what is in memory is read and written past the caches meanwhile.
+//! Accesses with the MMU and the caches off, which go directly to memory.
 
 use crate::memory::{self, PAGE, WORDS};
 use crate::{Round, error};
 use bare::{cache, mmu};
 
-/// Pages that each CPU visits so in a round.
+/// Number of pages of each CPU in a round.
 const PAGES: usize = 8;
 
 core::arch::global_asm!(
@@ -45,7 +45,7 @@ pub(crate) fn run(round: &mut Round) {
         let address = round.memory.address(page);
         let key = memory::key(address, round.number);
         let want = (0..WORDS).fold(0u64, |sum, index| sum.wrapping_add(memory::word(key, index)));
-        // What the caches hold of it goes to memory, and nothing of it stays (Arm ARM D7.5.9).
+        // Clean and invalidate the cache lines (Arm ARM D7.5.9).
         cache::clean_invalidate(address, PAGE);
         // SAFETY: a page of this CPU's share, translated one to one, and code that uses registers alone.
         let got = unsafe { stress_uncached(address, WORDS, mmu::SCTLR_OFF) };
