@@ -18,6 +18,8 @@ mod imp {
 }
 
 use imp::Mutex;
+use spin::Once;
+
 pub use imp::{Counter, Flag, MutexGuard, Ordering};
 
 /// Words that many CPUs share.
@@ -69,6 +71,62 @@ pub(crate) const fn aside<T>(value: T) -> Aside<T> {
 #[cfg(all(miri, test))]
 pub(crate) const fn aside<T>(value: T) -> Aside<T> {
     Aside(spin::Once::initialized(value))
+}
+
+/// The function that [`relax`] calls.
+static RELAX: Once<fn()> = Once::new();
+
+/// Sets the function that a CPU calls while it waits for another one. Only the first call has an effect, before other CPUs
+/// start. Until then waiting CPUs execute [`core::hint::spin_loop`].
+pub fn set_relax(relax: fn()) {
+    RELAX.call_once(|| relax);
+}
+
+/// Passes a moment of a wait for another CPU, or lets CPUs that wait for this one run, if an emulator runs one CPU at a
+/// time.
+pub fn relax() {
+    #[cfg(test)]
+    if hooks::relax() {
+        return;
+    }
+    RELAX.get().map_or_else(core::hint::spin_loop, |relax| relax());
+}
+
+/// Points at which tests let another CPU run. Each thread has its own hooks.
+#[cfg(test)]
+pub(crate) mod hooks {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    type Hook = RefCell<Option<Rc<dyn Fn()>>>;
+
+    thread_local! {
+        static RELAX: Hook = const { RefCell::new(None) };
+        static BEFORE_LOCK: Hook = const { RefCell::new(None) };
+    }
+
+    /// Sets the function that [`super::relax`] calls on this thread.
+    pub(crate) fn set_relax(hook: Option<Rc<dyn Fn()>>) {
+        RELAX.set(hook);
+    }
+
+    /// Sets the function that is called on this thread before it takes the lock of a guest's address space.
+    pub(crate) fn set_before_lock(hook: Option<Rc<dyn Fn()>>) {
+        BEFORE_LOCK.set(hook);
+    }
+
+    /// Calls the hook for [`super::relax`]. Returns false if there is none.
+    pub(super) fn relax() -> bool {
+        let hook = RELAX.with_borrow(Clone::clone);
+        hook.inspect(|hook| hook()).is_some()
+    }
+
+    /// Calls the hook for a lock that is about to be taken.
+    pub(crate) fn before_lock() {
+        // The hook may take locks itself, or remove itself: it runs outside the borrow.
+        let hook = BEFORE_LOCK.with_borrow(Clone::clone);
+        hook.inspect(|hook| hook());
+    }
 }
 
 /// Mutual exclusion between CPUs.

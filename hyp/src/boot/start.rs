@@ -103,6 +103,7 @@ extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
             "the counter's frequency is not known: CNTFRQ_EL0 is 0, and the timer's node has no clock-frequency"
         ));
     }
+    stage2::sync::set_relax(cpu::relax);
     log::set_clock(|| log::Stamp { time_ns: timer::nanoseconds(), cpu: cpu::current().index() as u16 });
     if let Some(option) = argument::value(board.chosen.bootargs, "log")
         && let Err(error) = log::configure(option)

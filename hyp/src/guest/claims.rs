@@ -233,23 +233,20 @@ impl Windows for Host {
 
     fn show(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> Option<Ipa> {
         let (ipa, space) = (place(guest, pool, slice)?, get(guest.index())?.space.if_open()?);
-        space.with(self, |stage2| stage2.map(ipa, slice.base(), slice.bytes(), Attributes::RAM)).ok()?;
+        space.with(|stage2| stage2.map(ipa, slice.base(), slice.bytes(), Attributes::RAM)).ok()?;
         Some(ipa)
     }
 
     fn part(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool {
         let (Some(ipa), Some(guest)) = (place(guest, pool, range), get(guest.index())) else { return true };
         let end = ipa.checked_add(range.bytes()).unwrap_or(ipa);
-        guest
-            .space
-            .any()
-            .with(self, |stage2| [ipa, end].into_iter().all(|edge| stage2.split_at(edge).is_ok()))
+        guest.space.any().with(|stage2| [ipa, end].into_iter().all(|edge| stage2.split_at(edge).is_ok()))
     }
 
     fn slice_to_hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> FrameRange {
         let slice = claim::slice_of(range);
         let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return slice };
-        let nth = guest.space.any().with(self, |stage2| stage2.leaves(ipa, slice.bytes()).nth(HIDDEN));
+        let nth = guest.space.any().with(|stage2| stage2.leaves(ipa, slice.bytes()).nth(HIDDEN));
         let Some(leaf) = nth else { return slice };
         // Whole pageblocks, so that no leaf lies in two slices.
         let frames = (leaf.ipa().get() - ipa.get()) / FRAME_SIZE;
@@ -260,7 +257,7 @@ impl Windows for Host {
 
     fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> bool {
         let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return true };
-        let hidden = guest.space.any().with(self, |stage2| stage2.unmap(ipa, slice.bytes(), |_| ()));
+        let hidden = guest.space.any().with(|stage2| stage2.unmap(ipa, slice.bytes(), |_| ()));
         if let Err(error) = hidden {
             // Nothing moves in a window, and no leaf lies in two slices.
             log::error!("guest {}: its window at {}: {}", guest.id.index(), ipa, error);

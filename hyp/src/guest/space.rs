@@ -171,7 +171,7 @@ impl Space {
 
     fn map(&self, ipa: Ipa, pa: Pa, size: u64) -> Result<(), String> {
         self.inner
-            .with(&Host, |stage2| stage2.map(ipa, pa, size, Attributes::RAM))
+            .with(|stage2| stage2.map(ipa, pa, size, Attributes::RAM))
             .map_err(|error| error.to_string())?;
         self.size.fetch_add(size, Ordering::Relaxed);
         Ok(())
@@ -205,7 +205,7 @@ impl Space {
 
     /// One past the last address that a guest can have.
     pub(crate) fn ipa_limit(&self) -> u64 {
-        self.inner.with(&Host, |stage2| stage2.geometry().ipa_limit())
+        self.inner.with(|stage2| stage2.geometry().ipa_limit())
     }
 
     /// Returns the stage 2 that the guest runs with.
@@ -215,17 +215,17 @@ impl Space {
 
     /// Frames in use as tables.
     pub(crate) fn table_count(&self) -> usize {
-        self.inner.with(&Host, |stage2| stage2.table_count() as usize)
+        self.inner.with(|stage2| stage2.table_count() as usize)
     }
 
     /// The unit behind `ipa`: its physical address and its size in bytes.
     pub(crate) fn unit(&self, ipa: Ipa) -> Option<(Pa, u64)> {
-        self.inner.with(&Host, |stage2| stage2.leaf(ipa)).map(|leaf| (leaf.pa(), leaf.size()))
+        self.inner.with(|stage2| stage2.leaf(ipa)).map(|leaf| (leaf.pa(), leaf.size()))
     }
 
     /// What there is at `ipa`, for the check of the reverse map.
     pub(crate) fn translate(&self, ipa: Ipa) -> Translation {
-        match self.inner.with(&Host, |stage2| stage2.leaf(ipa)) {
+        match self.inner.with(|stage2| stage2.leaf(ipa)) {
             None => Translation::Nowhere,
             Some(leaf) if leaf.mark() != Mark::NONE => Translation::Unknown,
             Some(leaf) => {
@@ -287,7 +287,7 @@ impl Space {
         let (mut at, end) = (ipa, ipa + size);
         let [window, _] = window::own();
         while at < end {
-            let Some(leaf) = self.inner.with(&Host, |stage2| stage2.leaf(Ipa::new_truncate(at))) else {
+            let Some(leaf) = self.inner.with(|stage2| stage2.leaf(Ipa::new_truncate(at))) else {
                 return;
             };
             let offset = at & (leaf.size() - 1);
@@ -308,7 +308,7 @@ impl Space {
         let mut next = Some(Ipa::default());
         while let Some(from) = next {
             cpu::serve_interrupts();
-            next = self.inner.with(&Host, |stage2| {
+            next = self.inner.with(|stage2| {
                 let rest = stage2.geometry().ipa_limit() - from.get();
                 let leaf = stage2.leaves(from, rest).next()?;
                 let size = leaf.size().max(PAGEBLOCK_SIZE);

@@ -120,7 +120,7 @@ impl FakeMigration {
 
     /// The guest writes to what is in flight. Yields whether something was.
     pub(super) fn write(&self) -> bool {
-        let in_flight = self.space.with(self, |stage2| {
+        let in_flight = self.space.with(|stage2| {
             let mut leaves = stage2.leaves(Ipa::default(), 1 << 40);
             leaves.find(|leaf| leaf.is_protected() || leaf.is_broken()).map(|leaf| leaf.ipa())
         });
@@ -130,7 +130,7 @@ impl FakeMigration {
 
     /// The unit behind `ipa` of `guest`: its physical address and its size.
     pub(super) fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
-        let leaf = self.space.with(self, |stage2| stage2.leaf(Ipa::try_new(ipa)?)).filter(|_| guest == 0)?;
+        let leaf = self.space.with(|stage2| stage2.leaf(Ipa::try_new(ipa)?)).filter(|_| guest == 0)?;
         Some((leaf.pa().get(), leaf.size()))
     }
 
@@ -146,9 +146,6 @@ impl Time for FakeMigration {
     }
     fn ticks_per_second(&self) -> u64 {
         1_000_000_000
-    }
-    fn relax(&self) {
-        self.pass(10);
     }
 }
 
@@ -210,20 +207,20 @@ impl Migration for FakeMigration {
         &self.engine
     }
     fn submit(&self, request: Request) -> Result<JobId, RequestError> {
-        self.engine.submit(self, request)
+        self.engine.submit(request)
     }
     fn control(&self, job: JobId, order: Order) -> Result<(), RequestError> {
         match order {
-            Order::Pause => self.engine.pause(self, job),
-            Order::Resume => self.engine.resume(self, job),
+            Order::Pause => self.engine.pause(job),
+            Order::Resume => self.engine.resume(job),
             Order::Cancel => self.engine.cancel(self, job),
         }
     }
     fn job(&self, job: JobId) -> Option<JobReport> {
-        self.engine.job(self, job)
+        self.engine.job(job)
     }
     fn job_after(&self, job: JobId) -> Option<JobReport> {
-        self.engine.job_after(self, job)
+        self.engine.job_after(job)
     }
     fn shortage(&self, report: &JobReport) -> Shortage {
         self.engine.shortage(self, report)
@@ -253,7 +250,7 @@ impl Migration for FakeMigration {
         }
         heat.life = if self.restarts.get() && heat.look != Look::Begin { 2 } else { 1 };
         // What lies in the first 8 MiB is used.
-        self.space.with(self, |stage2| {
+        self.space.with(|stage2| {
             let leaf = stage2.leaves(Ipa::try_new(ipa)?, 1 << 40).next()?;
             let at = self.memory.span_of(Frame::containing(leaf.pa()))?.controller.index();
             heat.unit_count += 1;

@@ -82,7 +82,6 @@ impl Time for FakePools {
     fn ticks_per_second(&self) -> u64 {
         1_000_000_000
     }
-    fn relax(&self) {}
 }
 
 impl Windows for FakePools {

@@ -36,8 +36,8 @@ impl Migration for Operator {
 
     fn control(&self, job: JobId, order: Order) -> Result<(), RequestError> {
         match order {
-            Order::Pause => ENGINE.pause(&Host, job),
-            Order::Resume => ENGINE.resume(&Host, job),
+            Order::Pause => ENGINE.pause(job),
+            Order::Resume => ENGINE.resume(job),
             Order::Cancel => ENGINE.cancel(&Host, job),
         }?;
         wake();
@@ -45,11 +45,11 @@ impl Migration for Operator {
     }
 
     fn job(&self, job: JobId) -> Option<JobReport> {
-        ENGINE.job(&Host, job)
+        ENGINE.job(job)
     }
 
     fn job_after(&self, job: JobId) -> Option<JobReport> {
-        ENGINE.job_after(&Host, job)
+        ENGINE.job_after(job)
     }
 
     fn shortage(&self, report: &JobReport) -> Shortage {
@@ -98,7 +98,7 @@ impl Migration for Operator {
         let space = guest.space.if_open()?;
         heat.life = guest.space.life();
         let from = Ipa::try_new(ipa)?;
-        space.with(&Host, |stage2| {
+        space.with(|stage2| {
             let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(ipa)?).next()?;
             // No longer than what a guest that faults may wait for.
             let size = leaf.size().max(LOOK);

@@ -426,12 +426,12 @@ impl Active {
                 return (Phase::Undo(blocker), Turn::Worked);
             }
             // Where the queue is full, a later turn tries again.
-            return match engine.submit(host, self.request(claims)) {
+            return match engine.submit(self.request(claims)) {
                 Ok(job) => (Phase::Move(Some(job)), Turn::Waiting),
                 Err(_) => (Phase::Move(None), Turn::Stalled),
             };
         };
-        let Some(report) = engine.job(host, job) else { return (self.begin_take(claims), Turn::Worked) };
+        let Some(report) = engine.job(job) else { return (self.begin_take(claims), Turn::Worked) };
         if !report.state.is_over() {
             let passed = (self.taken - self.range.start()) * 2;
             claims.report_at(self.place, |mine| mine.done = passed + report.scanned_bytes / FRAME_SIZE);

@@ -19,7 +19,7 @@ use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::phys::placement::Placement;
 use crate::scale::scaled;
-use crate::sync::{Aside, aside};
+use crate::sync::{Aside, aside, relax};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -123,24 +123,24 @@ impl Engine {
     ///
     /// # Errors
     /// [`RequestError::Misaligned`], [`RequestError::QueueFull`].
-    pub fn submit(&self, time: &impl Time, request: Request) -> Result<JobId, RequestError> {
-        self.lock_jobs(time).submit(request)
+    pub fn submit(&self, request: Request) -> Result<JobId, RequestError> {
+        self.lock_jobs().submit(request)
     }
 
     /// Pauses a job once the unit in flight has arrived.
     ///
     /// # Errors
     /// [`RequestError::NoSuchJob`], [`RequestError::JobIsOver`].
-    pub fn pause(&self, time: &impl Time, id: JobId) -> Result<(), RequestError> {
-        self.lock_jobs(time).pause(id)
+    pub fn pause(&self, id: JobId) -> Result<(), RequestError> {
+        self.lock_jobs().pause(id)
     }
 
     /// Puts a paused job back into the queue.
     ///
     /// # Errors
     /// As [`Self::pause`].
-    pub fn resume(&self, time: &impl Time, id: JobId) -> Result<(), RequestError> {
-        self.lock_jobs(time).resume(id)
+    pub fn resume(&self, id: JobId) -> Result<(), RequestError> {
+        self.lock_jobs().resume(id)
     }
 
     /// Ends a job once no unit is in flight. What has moved stays.
@@ -148,17 +148,17 @@ impl Engine {
     /// # Errors
     /// As [`Self::pause`].
     pub fn cancel(&self, time: &impl Time, id: JobId) -> Result<(), RequestError> {
-        self.lock_jobs(time).cancel(id, time.now())
+        self.lock_jobs().cancel(id, time.now())
     }
 
     /// How a job stands.
-    pub fn job(&self, time: &impl Time, id: JobId) -> Option<JobReport> {
-        self.lock_jobs(time).report(id).copied()
+    pub fn job(&self, id: JobId) -> Option<JobReport> {
+        self.lock_jobs().report(id).copied()
     }
 
     /// The first job with a number above `after`, to go through all of them.
-    pub fn job_after(&self, time: &impl Time, after: JobId) -> Option<JobReport> {
-        let jobs = self.lock_jobs(time);
+    pub fn job_after(&self, after: JobId) -> Option<JobReport> {
+        let jobs = self.lock_jobs();
         jobs.reports().filter(|report| report.id > after).min_by_key(|report| report.id).copied()
     }
 
@@ -176,12 +176,12 @@ impl Engine {
         Shortage { bytes, fits: stuck.allowed.iter().filter(has_room).collect() }
     }
 
-    pub(super) fn lock_jobs(&self, time: &impl Time) -> SpinMutexGuard<'_, Jobs> {
+    pub(super) fn lock_jobs(&self) -> SpinMutexGuard<'_, Jobs> {
         loop {
             if let Some(jobs) = self.jobs.try_lock() {
                 return jobs;
             }
-            time.relax();
+            relax();
         }
     }
 
@@ -316,7 +316,7 @@ impl Engine {
             if space.fault(host, ipa, kind, self.policy.stall_frames(), counters) != Verdict::Retry {
                 return None;
             }
-            let done = space.with(host, |stage2| {
+            let done = space.with(|stage2| {
                 let leaf = stage2.leaf(ipa)?;
                 if leaf.is_broken() || kind == Fault::Write && leaf.is_protected() {
                     return None;
@@ -338,9 +338,9 @@ impl Engine {
             if let Some(worker) = self.worker.try_lock() {
                 break worker;
             }
-            host.relax();
+            relax();
         };
         worker.abandon(self, host, space);
-        self.lock_jobs(host).cancel_guest(space.guest(), host.now());
+        self.lock_jobs().cancel_guest(space.guest(), host.now());
     }
 }

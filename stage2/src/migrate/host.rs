@@ -11,7 +11,7 @@ use crate::phys::placement::{Placement, Strictness};
 use crate::range::FrameRange;
 use crate::table::{Level, Maintenance, TableMemory};
 
-/// The architected counter, and what to do while waiting.
+/// The architected counter, and this CPU's other duties.
 pub trait Time {
     /// The counter, in ticks.
     fn now(&self) -> u64;
@@ -19,17 +19,10 @@ pub trait Time {
     /// Ticks a second; not 0.
     fn ticks_per_second(&self) -> u64;
 
-    /// Passes a moment of a wait for another CPU.
-    fn relax(&self);
-
     /// Whether this CPU is wanted for something else: a step ends after the turn that it is in.
     fn is_wanted(&self) -> bool {
         false
     }
-
-    /// A point at which tests let another CPU run: the lock of a space is about to be taken.
-    #[cfg(test)]
-    fn before_lock(&self) {}
 }
 
 /// Frames that are copied or scrubbed between two looks at the time.

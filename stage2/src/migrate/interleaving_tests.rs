@@ -26,10 +26,10 @@ impl World {
         let guest = host.add_guest();
         host.add_ram(guest, BASE, M2, order, only(0));
         for page in pages {
-            let pa = host.any_space(guest).with(&host, |s| s.translate(at(*page))).unwrap();
+            let pa = host.any_space(guest).with(|s| s.translate(at(*page))).unwrap();
             host.hardware.watch(at(*page), Frame::containing(pa));
         }
-        host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
         Self { host, guest, busy: AtomicUsize::new(busy) }
     }
 
@@ -215,9 +215,9 @@ fn turn_round(order: u8) {
                 host.hardware.pause();
                 let _ = engine.cancel(host, JobId::new(1));
                 let scope = Scope::Guest(world.guest);
-                engine.submit(host, Request::migrate(scope, controller(0))).unwrap();
+                engine.submit(Request::migrate(scope, controller(0))).unwrap();
                 host.hardware.pause();
-                engine.submit(host, Request::migrate(scope, controller(1))).unwrap();
+                engine.submit(Request::migrate(scope, controller(1))).unwrap();
                 world.done();
             },
         ],
@@ -266,15 +266,15 @@ fn two_writers_and_an_area_that_is_coalesced() {
             host.add_ram(guest, BASE, M2, 0, only(0));
             // Its last page lies elsewhere: the area has to move into another block.
             let scope = Scope::Range(guest, at(511), K4);
-            host.engine.submit(&host, Request::migrate(scope, controller(1))).unwrap();
+            host.engine.submit(Request::migrate(scope, controller(1))).unwrap();
             host.run_jobs();
             let spare = host.allocate(guest, 0, &only(0), at(0)).unwrap();
-            host.engine.submit(&host, Request::migrate(scope, controller(0))).unwrap();
+            host.engine.submit(Request::migrate(scope, controller(0))).unwrap();
             host.run_jobs();
             host.release(guest, spare, 0, crate::phys::frame::Contents::Dirty);
             assert_eq!(host.leaf_counts(guest), [0, 0, 512]);
             for page in [3, 40] {
-                let pa = host.any_space(guest).with(&host, |s| s.translate(at(page))).unwrap();
+                let pa = host.any_space(guest).with(|s| s.translate(at(page))).unwrap();
                 host.hardware.watch(at(page), Frame::containing(pa));
             }
             World { host, guest, busy: AtomicUsize::new(2) }

@@ -1,6 +1,6 @@
 //! From a job to its next unit.
 
-use super::host::{Absence, Frames, Guests, Mobility, Region, Span, Time};
+use super::host::{Absence, Frames, Guests, Mobility, Region, Span};
 use super::job::{Cursor, Request, Select};
 use super::reason::{Reason, Unmoved};
 use super::space::Space;
@@ -401,13 +401,8 @@ pub(super) struct Survey {
 
 impl<T: TableMemory, M: Maintenance> Space<T, M> {
     /// The first leaf of a portion for which `is_wanted`; looks at a bounded number of leaves.
-    pub(super) fn find(
-        &self,
-        time: &impl Time,
-        portion: &Portion,
-        mut is_wanted: impl FnMut(Leaf) -> bool,
-    ) -> Found {
-        self.with(time, |stage2| {
+    pub(super) fn find(&self, portion: &Portion, mut is_wanted: impl FnMut(Leaf) -> bool) -> Found {
+        self.with(|stage2| {
             let size = portion.end - portion.from.get();
             let mut reached = portion.end;
             for (looked, leaf) in stage2.leaves(portion.from, size).enumerate() {
@@ -424,27 +419,15 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     }
 
     /// How many of the 4 KiB leaves from `ipa` on, up to `most`, are at rest and such that `is_selected`.
-    pub(super) fn leading(
-        &self,
-        time: &impl Time,
-        ipa: Ipa,
-        most: usize,
-        is_selected: impl FnMut(Pa) -> bool,
-    ) -> usize {
-        self.with(time, |stage2| stage2.leading(ipa, most, is_selected))
+    pub(super) fn leading(&self, ipa: Ipa, most: usize, is_selected: impl FnMut(Pa) -> bool) -> usize {
+        self.with(|stage2| stage2.leading(ipa, most, is_selected))
     }
 
     /// Looks at the 4 KiB leaves from `ipa` to the end of its area, at most `most`.
-    pub(super) fn survey(
-        &self,
-        time: &impl Time,
-        ipa: Ipa,
-        most: u64,
-        mut is_selected: impl FnMut(Leaf) -> bool,
-    ) -> Survey {
+    pub(super) fn survey(&self, ipa: Ipa, most: u64, mut is_selected: impl FnMut(Leaf) -> bool) -> Survey {
         let left = PAGEBLOCK_FRAMES - (ipa.get() % PAGEBLOCK_SIZE) / FRAME_SIZE;
         let size = left.min(most) * FRAME_SIZE;
-        self.with(time, |stage2| {
+        self.with(|stage2| {
             let mut survey = Survey::default();
             for leaf in stage2.leaves(ipa, size) {
                 if leaf.level() != Level::L3 || leaf.is_broken() {

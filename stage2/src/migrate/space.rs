@@ -10,6 +10,7 @@ pub use super::unit::BATCH;
 use super::unit::{Batch, Block, COPYING, Copying, MOVING, SWITCHING, Whole, Work, area_of, frame_at};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::owner::GuestId;
+use crate::sync::relax;
 use crate::table::{Access, Execute, Leaf, Level, Maintenance, Mark, Stage2, TableError, TableMemory};
 
 /// Why a guest's access trapped, as stage 2 sees it.
@@ -98,8 +99,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 
     /// Runs `f` with the tables, under the lock. Nothing that migration has in motion can be unmapped;
     /// call [`Engine::abandon`](super::Engine::abandon) before the guest's memory goes.
-    pub fn with<R>(&self, time: &impl Time, f: impl FnOnce(&mut Stage2<T, M>) -> R) -> R {
-        f(&mut self.lock(time).stage2)
+    pub fn with<R>(&self, f: impl FnOnce(&mut Stage2<T, M>) -> R) -> R {
+        f(&mut self.lock().stage2)
     }
 
     /// The tables, after [`Engine::abandon`](super::Engine::abandon).
@@ -107,35 +108,35 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         self.inner.into_inner().stage2
     }
 
-    fn lock(&self, time: &impl Time) -> SpinMutexGuard<'_, Inner<T, M>> {
+    fn lock(&self) -> SpinMutexGuard<'_, Inner<T, M>> {
         #[cfg(test)]
-        time.before_lock();
+        crate::sync::hooks::before_lock();
         loop {
             if let Some(inner) = self.inner.try_lock() {
                 return inner;
             }
             self.has_waiter.store(true, Ordering::Relaxed);
-            time.relax();
+            relax();
         }
     }
 
     /// Between two things that someone may wait for: where CPUs take turns, as in an emulator, now it is theirs.
     #[inline(always)]
-    pub(super) fn give_way(&self, time: &impl Time) {
+    pub(super) fn give_way(&self) {
         if self.has_waiter.load(Ordering::Relaxed) {
             self.has_waiter.store(false, Ordering::Relaxed);
-            time.relax();
+            relax();
         }
     }
 
     /// What is under way.
-    pub(super) fn work(&self, time: &impl Time) -> Work {
-        self.lock(time).work
+    pub(super) fn work(&self) -> Work {
+        self.lock().work
     }
 
     /// Takes what a finished or given up 2 MiB unit left over.
-    pub(super) fn take_leftover(&self, time: &impl Time) -> Option<Work> {
-        let mut inner = self.lock(time);
+    pub(super) fn take_leftover(&self) -> Option<Work> {
+        let mut inner = self.lock();
         match inner.work {
             work @ (Work::Switched { .. } | Work::GivenUp { .. }) => {
                 inner.work = Work::Nothing;
@@ -148,8 +149,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     // 2 MiB units.
 
     /// Protects the 2 MiB leaf at `ipa`; its contents are copied to the block at `target` from now on.
-    pub(super) fn begin_whole(&self, host: &impl Time, ipa: Ipa, target: Frame) -> Result<(), TableError> {
-        let mut inner = self.lock(host);
+    pub(super) fn begin_whole(&self, ipa: Ipa, target: Frame) -> Result<(), TableError> {
+        let mut inner = self.lock();
         if inner.work != Work::Nothing {
             return Err(TableError::InMotion(ipa));
         }
@@ -174,14 +175,14 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         counters: &Counters,
         goes_on: impl Fn() -> bool,
     ) -> Copied {
-        let mut inner = self.lock(host);
+        let mut inner = self.lock();
         let Some(whole) = self.take_copy(&mut inner, Copying::Worker) else {
             let is_helped = matches!(inner.work, Work::Whole(_));
             drop(inner);
             if !is_helped {
                 return Copied::Changed;
             }
-            host.relax();
+            relax();
             return Copied::Part;
         };
         drop(inner);
@@ -216,12 +217,12 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             let next = (copied + SOME as u16).min(PAGEBLOCK_FRAMES as u16);
             let before = core::mem::replace(&mut copied, next);
             let told = self.so_far.compare_exchange(before, next, Ordering::AcqRel, Ordering::Relaxed);
-            self.give_way(host);
+            self.give_way();
             told.is_ok() && goes_on()
         });
         counters.count_copy(host.now().wrapping_sub(started));
 
-        let mut inner = self.lock(host);
+        let mut inner = self.lock();
         let Work::Whole(now) = &mut inner.work else {
             // Split or given up meanwhile: what was copied does not count. A split unit's part at the
             // source may be written to, and is copied anew. Only the worker's copy can end here: while a
@@ -240,8 +241,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 
     /// Gives the guest back its 2 MiB unit where it was. Yields the target and how much of it was written
     /// to, or `None` where no unit is being copied, or a helper is at it.
-    pub(super) fn roll_back(&self, time: &impl Time) -> Option<Frame> {
-        let mut inner = self.lock(time);
+    pub(super) fn roll_back(&self) -> Option<Frame> {
+        let mut inner = self.lock();
         let Work::Whole(whole) = inner.work else { return None };
         if whole.copying != Copying::Nobody {
             return None;
@@ -256,40 +257,34 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     // 4 KiB units.
 
     /// From now on the area at `ipa` moves into the block at `target`.
-    pub(super) fn begin_block(&self, time: &impl Time, ipa: Ipa, target: Frame) {
-        self.lock(time).work = Work::Block(Block { ipa, source: None, target, next: 0, uncounted: 0 });
+    pub(super) fn begin_block(&self, ipa: Ipa, target: Frame) {
+        self.lock().work = Work::Block(Block { ipa, source: None, target, next: 0, uncounted: 0 });
     }
 
     /// `count` more units of the block have moved.
-    pub(super) fn advance_block(&self, time: &impl Time, count: u16) {
-        if let Work::Block(block) = &mut self.lock(time).work {
+    pub(super) fn advance_block(&self, count: u16) {
+        if let Work::Block(block) = &mut self.lock().work {
             block.next += count;
         }
     }
 
     /// Takes the units of the block that its split has moved: those that nobody has counted yet.
-    pub(super) fn take_uncounted(&self, time: &impl Time) -> u16 {
-        match &mut self.lock(time).work {
+    pub(super) fn take_uncounted(&self) -> u16 {
+        match &mut self.lock().work {
             Work::Block(block) => core::mem::take(&mut block.uncounted),
             _ => 0,
         }
     }
 
     /// The block is complete, or given up.
-    pub(super) fn end_block(&self, time: &impl Time) {
-        self.lock(time).work = Work::Nothing;
+    pub(super) fn end_block(&self) {
+        self.lock().work = Work::Nothing;
     }
 
     /// Breaks the 4 KiB units from `ipa` on, as many as `batch` has targets, which are `count`, and completes the
     /// invalidation. It may be fewer: the area ends, or a unit is not there.
-    pub(super) fn begin_batch(
-        &self,
-        time: &impl Time,
-        ipa: Ipa,
-        count: usize,
-        batch: &mut Batch,
-    ) -> Result<(), TableError> {
-        let mut inner = self.lock(time);
+    pub(super) fn begin_batch(&self, ipa: Ipa, count: usize, batch: &mut Batch) -> Result<(), TableError> {
+        let mut inner = self.lock();
         let level = inner.stage2.leaf(ipa).ok_or(TableError::NotMapped(ipa))?.level();
         if level != Level::L3 || inner.batch.is_some() || count == 0 {
             return Err(TableError::InMotion(ipa));
@@ -306,7 +301,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         self.copied.store(0, Ordering::Relaxed);
         inner.batch = Some(*batch);
         drop(inner);
-        self.give_way(time);
+        self.give_way();
         Ok(())
     }
 
@@ -318,24 +313,24 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             let claim = |index| self.claim(first + index);
             let done = |index| {
                 self.copied.fetch_or(1u64 << (first + index), Ordering::AcqRel);
-                self.give_way(host);
+                self.give_way();
             };
             host.copy_each(self.guest, source, target, count, claim, done);
         }
         let copied = host.now();
         counters.count_copy(copied.wrapping_sub(started));
         while self.copied.load(Ordering::Acquire) & batch.all() != batch.all() {
-            host.relax();
+            relax();
         }
         counters.count_wait(host.now().wrapping_sub(copied));
         host.synchronise_fetches();
-        let mut inner = self.lock(host);
+        let mut inner = self.lock();
         // The run was broken and synchronised by `begin_batch` and its targets are frames of the machine.
         let _ = inner.stage2.make_leaves(&batch.run, |index| batch.targets[index % BATCH].pa());
         inner.stage2.publish();
         inner.batch = None;
         drop(inner);
-        self.give_way(host);
+        self.give_way();
     }
 
     /// Takes the copy of unit `index` of the batch. Only one CPU gets it.
@@ -383,7 +378,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         counters: &Counters,
     ) -> Answer {
         self.has_waiter.store(true, Ordering::Relaxed);
-        let mut inner = self.lock(host);
+        let mut inner = self.lock();
         let Some(leaf) = inner.stage2.leaf(ipa) else { return Answer::Final(Verdict::NotOurs) };
         if leaf.is_broken() {
             let Some((index, source, target)) = inner.in_batch(leaf.ipa()) else {
@@ -396,14 +391,14 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             let is_mine = self.claim(index);
             drop(inner);
             if !is_mine {
-                host.relax();
+                relax();
                 return Answer::Again;
             }
             host.copy(self.guest, source, target, 1);
             counters.count_help();
             host.synchronise_fetches();
             // The batch does not end before this unit is copied: it is still there, and nobody else makes the unit.
-            let mut inner = self.lock(host);
+            let mut inner = self.lock();
             self.copied.fetch_or(1 << index, Ordering::AcqRel);
             return Answer::Moved(inner.make_one(index, target));
         }
@@ -441,7 +436,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             Copying::Nobody => return inner.split(host, &whole, counters),
             Copying::Worker | Copying::Helper => {
                 drop(inner);
-                host.relax();
+                relax();
             }
         }
         Answer::Again

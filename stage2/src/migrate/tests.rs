@@ -1,5 +1,6 @@
 //! Jobs from one end to the other, on one CPU.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::fake::{Books, G1, Host, K4, M2, controller, ipa, only};
@@ -11,6 +12,7 @@ use crate::owner::GuestId;
 use crate::phys::frame::Contents;
 use crate::phys::placement::{ControllerList, Placement, Strictness, Turns};
 use crate::range::FrameRange;
+use crate::sync::hooks;
 use crate::table::{Attributes, Level, TableError};
 
 mod coalesce;
@@ -31,10 +33,10 @@ fn behind(number: u8) -> ControllerSet {
 }
 
 fn migrate_all(host: &Host, guest: GuestId, to: u8) -> JobReport {
-    let id = host.engine.submit(host, Request::migrate(Scope::Guest(guest), controller(to))).unwrap();
+    let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(to))).unwrap();
     host.run_jobs();
     host.check();
-    host.engine.job(host, id).unwrap()
+    host.engine.job(id).unwrap()
 }
 
 #[test]
@@ -63,12 +65,12 @@ fn time_is_charged_to_the_job_that_it_went_into() {
     host.hardware.ticks_per_copy.store(1, Ordering::Relaxed);
     // Both in one step.
     host.engine.policy().set_slice_ns(1_000_000_000);
-    let long = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
-    let idle = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let long = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let idle = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     let started = host.now();
     host.run_jobs();
     let took = host.now() - started;
-    let [long, idle] = [long, idle].map(|id| host.engine.job(&host, id).unwrap());
+    let [long, idle] = [long, idle].map(|id| host.engine.job(id).unwrap());
     assert_eq!((long.moved.blocks, idle.moved.blocks), (2, 0));
     assert!(long.worked_ticks >= 2 * PAGEBLOCK_FRAMES, "{} of {took}", long.worked_ticks);
     assert!(long.worked_ticks + idle.worked_ticks <= took);
@@ -100,8 +102,8 @@ fn what_is_no_unit_of_2_mib_any_more_is_not_begun_as_one() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
     let space = host.space(guest).unwrap();
     let target = Frame::containing(Pa::new_truncate(host.frames_behind(1).start() * FRAME_SIZE));
-    assert_eq!(space.begin_whole(&host, ipa(BASE), target), Err(TableError::InMotion(ipa(BASE))));
-    let leaf = space.with(&host, |stage2| stage2.leaf(ipa(BASE))).unwrap();
+    assert_eq!(space.begin_whole(ipa(BASE), target), Err(TableError::InMotion(ipa(BASE))));
+    let leaf = space.with(|stage2| stage2.leaf(ipa(BASE))).unwrap();
     assert!(!leaf.is_protected() && !leaf.is_broken(), "{leaf:?}");
     assert!(host.access(guest, 0, ipa(BASE), true), "it may be written to");
     host.check();
@@ -120,7 +122,7 @@ fn pages_that_come_to_lie_side_by_side_are_promoted() {
 fn a_part_of_a_block_is_moved_by_pages() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     let scope = Scope::Range(guest, ipa(BASE + M2 - 2 * K4), 5 * K4);
-    let id = host.engine.submit(&host, Request::migrate(scope, controller(1))).unwrap();
+    let id = host.engine.submit(Request::migrate(scope, controller(1))).unwrap();
     host.run_jobs();
     host.check();
     assert_eq!(host.moved(id), 5 * K4);
@@ -158,14 +160,14 @@ fn a_gigantic_leaf_is_moved_without_a_gigantic_block() {
 #[test]
 fn a_cancelled_gigantic_move_gives_its_reserve_back() {
     let (host, guest) = guest(512 * PAGEBLOCK_FRAMES, G1, 18);
-    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     while host.moved(id) < 3 * M2 {
         host.engine.step(&host, 50_000, Payer::Idle);
     }
     host.engine.cancel(&host, id).unwrap();
     host.run_jobs();
     host.check();
-    assert_eq!(host.engine.job(&host, id).unwrap().state, JobState::Cancelled);
+    assert_eq!(host.engine.job(id).unwrap().state, JobState::Cancelled);
     assert_eq!(host.leaf_counts(guest), [0, 512, 0]);
 }
 
@@ -183,9 +185,9 @@ fn blocks_are_moved_by_pages_where_no_block_is_free() {
             }
         }
     }
-    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     host.run_jobs();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!(report.state, JobState::Incomplete, "2 MiB found no frame");
     assert_eq!(report.moved, PairTotals { blocks: 0, pages: 512 });
     let unmoved = report.unmoved(Reason::NoFrame);
@@ -246,13 +248,13 @@ fn what_cannot_move_says_why() {
     }
     assert_eq!(report.unmoved(Reason::Claimed).first, Some((guest, ipa(BASE + 3 * M2))));
     // Evacuation obeys placement: the region is strictly behind controller 0.
-    let id = host.engine.submit(&host, Request::evacuate(controller(1))).unwrap();
+    let id = host.engine.submit(Request::evacuate(controller(1))).unwrap();
     host.run_jobs();
     assert_eq!(host.moved(id), M2);
     host.regions[0][0].placement = only(0);
-    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    let id = host.engine.submit(Request::evacuate(controller(0))).unwrap();
     host.run_jobs();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.moved.bytes(), report.unmoved(Reason::Placement).bytes), (0, M2));
 }
 
@@ -260,7 +262,7 @@ fn what_cannot_move_says_why() {
 fn a_controller_that_closes_at_any_step_of_a_job_ends_empty() {
     for (steps, order) in some(0..24, 4).flat_map(|steps| [(steps, 9), (steps, 0)]) {
         let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, order);
-        let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
         for step in 0..steps {
             host.engine.step(&host, 40_000, Payer::Idle);
             if step % 7 == 3 {
@@ -269,10 +271,10 @@ fn a_controller_that_closes_at_any_step_of_a_job_ends_empty() {
         }
         // It is evacuated while the job targets it.
         host.hardware.allocator().close(controller(1));
-        let back = host.engine.submit(&host, Request::evacuate(controller(1))).unwrap();
+        let back = host.engine.submit(Request::evacuate(controller(1))).unwrap();
         host.run_jobs();
         host.check();
-        let report = host.engine.job(&host, id).unwrap();
+        let report = host.engine.job(id).unwrap();
         assert_eq!(report.moved.bytes() + report.unmoved_bytes(), 4 * M2, "{report:?}");
         assert_eq!(host.moved(back), report.moved.bytes());
         assert_eq!(host.behind(guest), behind(0));
@@ -291,7 +293,7 @@ fn pinning_moves_what_lies_elsewhere() {
     let region =
         Region { ipa: ipa(BASE), size: 4 * M2, mobility: Mobility::Movable, placement, largest: Level::L1 };
     host.regions[0].push(region);
-    let id = host.engine.submit(&host, Request::pin(Scope::Guest(guest), placement)).unwrap();
+    let id = host.engine.submit(Request::pin(Scope::Guest(guest), placement)).unwrap();
     host.run_jobs();
     host.check();
     assert_eq!(host.moved(id), 2 * M2);
@@ -308,19 +310,19 @@ fn controllers_take_turns_over_what_lies_behind_one() {
         let set = behind(0).with(controller(1));
         let turns = Turns::new(set, |_| 1000).unwrap();
         let request = Request::spread(Scope::Guest(guest), set, turns);
-        let id = host.engine.submit(&host, request).unwrap();
+        let id = host.engine.submit(request).unwrap();
         host.run_jobs();
         host.check();
         assert_eq!(host.moved(id), size / 2, "{largest:?}");
-        let report = host.engine.job(&host, id).unwrap();
+        let report = host.engine.job(id).unwrap();
         assert_eq!((report.unmoved_bytes(), report.scanned_bytes), (0, size));
         for at in (BASE..BASE + size).step_by(M2 as usize) {
-            let pa = host.any_space(guest).with(&host, |s| s.translate(ipa(at))).unwrap();
+            let pa = host.any_space(guest).with(|s| s.translate(ipa(at))).unwrap();
             let span = host.span_of(Frame::containing(pa)).unwrap();
             assert_eq!(span.controller, turns.at(ipa(at)), "at {at:#x}");
         }
         // There is nothing left to do.
-        let again = host.engine.submit(&host, request).unwrap();
+        let again = host.engine.submit(request).unwrap();
         host.run_jobs();
         assert_eq!(host.moved(again), 0);
     }
@@ -334,10 +336,10 @@ fn turns_go_on_where_one_of_the_controllers_is_full() {
     host.add_ram(guest, BASE, 12 * M2, 9, only(0));
     let set = (0..3).filter_map(ControllerId::try_new).collect();
     let turns = Turns::new(set, |_| 1000).unwrap();
-    let id = host.engine.submit(&host, Request::spread(Scope::Guest(guest), set, turns)).unwrap();
+    let id = host.engine.submit(Request::spread(Scope::Guest(guest), set, turns)).unwrap();
     host.run_jobs();
     host.check();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.moved.bytes(), report.unmoved(Reason::NoFrame).bytes), (5 * M2, 3 * M2));
 }
 
@@ -348,10 +350,10 @@ fn a_preferred_pin_to_a_full_controller_leaves_units_whole() {
     // Less than a unit is left on the target.
     host.add_ram(other, BASE, 4 * M2 - 16 * K4, 0, only(1));
     let preferred = Placement::prefer(controller(1));
-    let id = host.engine.submit(&host, Request::pin(Scope::Guest(first), preferred)).unwrap();
+    let id = host.engine.submit(Request::pin(Scope::Guest(first), preferred)).unwrap();
     host.run_jobs();
     host.check();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.moved.bytes(), report.unmoved(Reason::NoFrame).bytes), (0, 2 * M2), "{report:?}");
     assert_eq!(host.leaf_counts(first), [0, 2, 0]);
 }
@@ -360,15 +362,15 @@ fn a_preferred_pin_to_a_full_controller_leaves_units_whole() {
 fn a_share_of_a_guest_is_shifted_where_it_may_lie() {
     let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, 5 * M2, 9);
     let request = Request::shift(Scope::Guest(guest), controller(0), controller(1), 3 * M2);
-    let pinned = host.engine.submit(&host, request).unwrap();
+    let pinned = host.engine.submit(request).unwrap();
     host.run_jobs();
     host.check();
     assert_eq!(host.moved(pinned), 0);
-    let report = host.engine.job(&host, pinned).unwrap();
+    let report = host.engine.job(pinned).unwrap();
     assert_eq!(report.unmoved(Reason::Placement).bytes, 5 * M2);
 
     host.regions[0][0].placement = Placement::prefer(controller(0));
-    let id = host.engine.submit(&host, request).unwrap();
+    let id = host.engine.submit(request).unwrap();
     host.run_jobs();
     host.check();
     assert_eq!(host.moved(id), 3 * M2);
@@ -377,7 +379,7 @@ fn a_share_of_a_guest_is_shifted_where_it_may_lie() {
 #[test]
 fn a_slice_ends_in_time() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
-    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     loop {
         let before = host.now();
         let step = host.engine.step(&host, 50_000, Payer::Idle);
@@ -394,34 +396,34 @@ fn a_slice_ends_in_time() {
 fn a_paused_job_lets_others_pass_and_goes_on_later() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     let [half, rest] = [0, 2].map(|area| Scope::Range(guest, ipa(BASE + area * M2), 2 * M2));
-    let first = host.engine.submit(&host, Request::migrate(half, controller(1))).unwrap();
-    let second = host.engine.submit(&host, Request::migrate(rest, controller(1))).unwrap();
+    let first = host.engine.submit(Request::migrate(half, controller(1))).unwrap();
+    let second = host.engine.submit(Request::migrate(rest, controller(1))).unwrap();
     host.engine.step(&host, 20_000, Payer::Idle);
-    host.engine.pause(&host, first).unwrap();
-    assert_eq!(host.engine.job(&host, first).unwrap().state, JobState::Pausing);
+    host.engine.pause(first).unwrap();
+    assert_eq!(host.engine.job(first).unwrap().state, JobState::Pausing);
     host.run_jobs();
     host.check();
-    assert_eq!(host.engine.job(&host, first).unwrap().state, JobState::Paused);
+    assert_eq!(host.engine.job(first).unwrap().state, JobState::Paused);
     assert_eq!(host.moved(first), M2, "the unit in flight arrived");
-    assert_eq!(host.engine.job(&host, second).unwrap().state, JobState::Finished);
-    host.engine.resume(&host, first).unwrap();
+    assert_eq!(host.engine.job(second).unwrap().state, JobState::Finished);
+    host.engine.resume(first).unwrap();
     host.run_jobs();
-    let report = host.engine.job(&host, first).unwrap();
+    let report = host.engine.job(first).unwrap();
     assert_eq!((report.moved.bytes(), report.scanned_bytes), (2 * M2, 2 * M2));
-    assert_eq!(host.engine.job_after(&host, JobId::new(0)).unwrap().id, first);
-    assert_eq!(host.engine.job_after(&host, first).unwrap().id, second);
+    assert_eq!(host.engine.job_after(JobId::new(0)).unwrap().id, first);
+    assert_eq!(host.engine.job_after(first).unwrap().id, second);
 }
 
 #[test]
 fn a_cancelled_unit_stays_where_it_was() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
-    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     host.engine.step(&host, 20_000, Payer::Idle);
-    assert!(host.any_space(guest).with(&host, |s| s.leaf(ipa(BASE))).unwrap().is_protected());
+    assert!(host.any_space(guest).with(|s| s.leaf(ipa(BASE))).unwrap().is_protected());
     host.engine.cancel(&host, id).unwrap();
     host.run_jobs();
     host.check();
-    assert_eq!(host.engine.job(&host, id).unwrap().state, JobState::Cancelled);
+    assert_eq!(host.engine.job(id).unwrap().state, JobState::Cancelled);
     assert_eq!(host.behind(guest), behind(0));
     assert!(host.access(guest, 0, ipa(BASE), true));
 }
@@ -429,7 +431,7 @@ fn a_cancelled_unit_stays_where_it_was() {
 #[test]
 fn a_write_splits_a_unit_and_the_parts_are_promoted() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
-    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     for (page, vcpu) in [(0, 0), (100, 1), (511, 0)] {
         host.access(guest, vcpu, ipa(BASE + page * K4), true);
     }
@@ -453,7 +455,7 @@ fn a_write_splits_a_unit_and_the_parts_are_promoted() {
 fn a_writer_helps_where_little_is_left() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
     host.engine.policy().set_stall_frames(512);
-    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     host.engine.step(&host, 30_000, Payer::Idle);
     assert!(!host.access(guest, 0, ipa(BASE + 511 * K4), true));
     assert_eq!(host.leaf_counts(guest), [0, 1, 0]);
@@ -468,7 +470,7 @@ fn a_writer_helps_where_little_is_left() {
 #[test]
 fn a_unit_that_cannot_be_split_is_given_up_and_tried_again() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
-    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     host.engine.step(&host, 30_000, Payer::Idle);
     host.hardware.fail_tables.store(true, Ordering::Relaxed);
     assert!(!host.access(guest, 0, ipa(BASE), true));
@@ -478,12 +480,12 @@ fn a_unit_that_cannot_be_split_is_given_up_and_tried_again() {
     assert_eq!(host.moved(id), M2);
     assert_eq!(host.engine.statistics().guest(guest).totals().retries, 1);
     // Where it happens every time, the job says so.
-    let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(0))).unwrap();
+    let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(0))).unwrap();
     while host.engine.step(&host, 20_000, Payer::Idle) != Step::Idle {
         host.access(guest, 0, ipa(BASE), true);
     }
     host.check();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.moved.bytes(), report.unmoved(Reason::NoTable).bytes), (0, M2));
 }
 
@@ -498,8 +500,8 @@ fn a_guest_that_ends_takes_nothing_along() {
             even if even % 2 == 0 => guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9),
             _ => guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 0),
         };
-        host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
-        let other = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+        host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        let other = host.engine.submit(Request::evacuate(controller(0))).unwrap();
         for step in 0..steps {
             host.engine.step(&host, 20_000, Payer::Idle);
             if step % 7 == 3 {
@@ -509,24 +511,24 @@ fn a_guest_that_ends_takes_nothing_along() {
         host.is_gone.store(true, Ordering::Relaxed);
         host.engine.abandon(&host, host.any_space(guest));
         host.check();
-        assert!(host.engine.job(&host, JobId::new(1)).unwrap().state.is_over());
+        assert!(host.engine.job(JobId::new(1)).unwrap().state.is_over());
         host.run_jobs();
-        assert_eq!(host.engine.job(&host, other).unwrap().state, JobState::Finished);
+        assert_eq!(host.engine.job(other).unwrap().state, JobState::Finished);
     }
 }
 
 #[test]
 fn jobs_whose_guest_is_gone_are_cancelled_and_say_so() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
-    let ids = [1, 0]
-        .map(|to| host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(to))).unwrap());
+    let ids =
+        [1, 0].map(|to| host.engine.submit(Request::migrate(Scope::Guest(guest), controller(to))).unwrap());
     host.engine.step(&host, 20_000, Payer::Idle);
     // It is no longer to be seen, and CPUs go on working before it is brought to rest.
     host.is_gone.store(true, Ordering::Relaxed);
     host.run_jobs();
     host.engine.abandon(&host, host.any_space(guest));
     host.check();
-    for report in ids.map(|id| host.engine.job(&host, id).unwrap()) {
+    for report in ids.map(|id| host.engine.job(id).unwrap()) {
         assert_eq!((report.state, report.is_abandoned), (JobState::Cancelled, true));
         assert!(report.moved.bytes() < 4 * M2);
     }
@@ -540,19 +542,22 @@ fn a_helper_copies_no_more_than_the_stall_bound() {
     // The worker goes on while the helper is about to take a lock: arrives, and begins with the next unit.
     for (locks, steps) in (0..6).flat_map(|locks| (0..30).map(move |steps| (locks, steps))) {
         let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
+        let host = Rc::new(host);
         host.engine.policy().set_stall_frames(STALL);
-        host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
         let copied = || host.hardware.frames_copied.load(Ordering::Relaxed);
         while copied() + u64::from(STALL) < PAGEBLOCK_FRAMES {
-            host.engine.step(&host, 1, Payer::Idle);
+            host.engine.step(&*host, 1, Payer::Idle);
         }
         assert!(PAGEBLOCK_FRAMES - copied() == 32, "a unit near its end, which nobody copies just now");
         *host.work_at_lock.lock().unwrap() = Some((locks, steps));
+        let other = host.clone();
+        hooks::set_before_lock(Some(Rc::new(move || other.work_before_lock())));
         let before = copied();
         host.access(guest, 0, ipa(BASE + 500 * K4), true);
         let by_helper = copied() - before - host.copied_at_lock.load(Ordering::Relaxed);
         assert!(by_helper <= STALL.into(), "{by_helper} frames while the guest waits: {locks} {steps}");
-        host.work_at_lock.lock().unwrap().take();
+        hooks::set_before_lock(None);
         helps += host.engine.statistics().guest(guest).totals().helps;
         host.run_jobs();
         host.check();
@@ -563,7 +568,7 @@ fn a_helper_copies_no_more_than_the_stall_bound() {
 #[test]
 fn the_share_of_a_guest_is_kept() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
-    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     let (started, mut spent) = (host.now(), 0);
     loop {
         let ticks = host.engine.allowance(&host, guest);
@@ -587,7 +592,7 @@ fn the_share_of_a_guest_is_kept() {
 fn the_rate_is_kept() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     host.engine.policy().set_rate_bytes(M2 * 100);
-    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     let started = host.now();
     host.run_jobs();
     // The first unit is free; each of the others waits 10 ms.
@@ -595,7 +600,7 @@ fn the_rate_is_kept() {
     assert!((30_000_000..42_000_000).contains(&elapsed), "{elapsed} ns");
     host.engine.policy().set_rate_bytes(0);
     host.rate.store(M2 * 100, Ordering::Relaxed);
-    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(0))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(0))).unwrap();
     let started = host.now();
     host.run_jobs();
     assert!((30_000_000..42_000_000).contains(&(host.now() - started)));
@@ -627,7 +632,7 @@ fn a_failed_allocation_leaves_everything_sound() {
 #[test]
 fn el2_reaches_guest_memory_wherever_it_is() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
-    host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     host.engine.step(&host, 30_000, Payer::Idle);
     let at = ipa(BASE + 500 * K4 + 8);
     let source = host.engine.access(&host, guest, at, Fault::Translation, |pa| pa).unwrap();
@@ -649,7 +654,7 @@ fn faults_that_are_the_guests_own_are_told_apart() {
     assert_eq!(fault(0, Fault::Translation), Verdict::NotOurs);
     assert_eq!(fault(BASE, Fault::Translation), Verdict::Retry, "a late fault: it is mapped by now");
     assert_eq!(fault(BASE, Fault::Write), Verdict::Retry);
-    host.any_space(guest).with(&host, |s| {
+    host.any_space(guest).with(|s| {
         let pa = s.leaf(ipa(BASE)).unwrap().pa();
         let attributes = Attributes { execute: crate::table::Execute::Never, ..Attributes::ROM };
         s.unmap(ipa(BASE), M2, |_| ()).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::arch::features::is_interrupt_pending;
 use crate::arch::tlb::Tlb;
-use crate::arch::{cpu, timer, trace};
+use crate::arch::{timer, trace};
 use crate::guest::space::Tables;
 use crate::guest::{Guest, Phase, get};
 use crate::hyp_mem::copy::Caching;
@@ -28,10 +28,6 @@ impl Time for Host {
 
     fn ticks_per_second(&self) -> u64 {
         timer::frequency()
-    }
-
-    fn relax(&self) {
-        cpu::relax();
     }
 
     fn is_wanted(&self) -> bool {

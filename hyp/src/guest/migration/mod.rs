@@ -36,7 +36,7 @@ pub(crate) fn configure(settings: &config::Migration) {
 
 /// Queues a job and lets the machine know.
 pub(crate) fn submit(job: Job) -> Result<JobId, RequestError> {
-    let id = ENGINE.submit(&Host, job)?;
+    let id = ENGINE.submit(job)?;
     wake();
     Ok(id)
 }
@@ -64,10 +64,10 @@ pub(crate) fn fault(guest: &'static Guest, ipa: Ipa, fault: Fault) -> Verdict {
 
 /// Whether there is a leaf at `ipa`.
 pub(crate) fn is_mapped(guest: &'static Guest, ipa: Ipa) -> bool {
-    guest.space.if_open().is_some_and(|space| space.with(&Host, |stage2| stage2.leaf(ipa).is_some()))
+    guest.space.if_open().is_some_and(|space| space.with(|stage2| stage2.leaf(ipa).is_some()))
 }
 
 /// Answers an access flag fault of a vCPU of `guest`. False: the flag was set meanwhile, or the leaf is in motion.
 pub(crate) fn mark_accessed(guest: &'static Guest, ipa: Ipa) -> bool {
-    guest.space.if_open().is_some_and(|space| space.with(&Host, |stage2| stage2.mark_accessed(ipa)))
+    guest.space.if_open().is_some_and(|space| space.with(|stage2| stage2.mark_accessed(ipa)))
 }

@@ -7,7 +7,8 @@ use crate::guest::cpu::{self, PerCpu};
 use crate::guest::{Guest, Vcpu, claims};
 use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::claim;
-use stage2::migrate::{Payer, Step, Time};
+use stage2::migrate::{Payer, Step};
+use stage2::sync::relax;
 
 /// Periods after which the waits of a vCPU are used again for what idle CPUs do, after one that could not be.
 const LOOKS: u64 = 10;
@@ -37,7 +38,7 @@ fn has_work() -> bool {
 /// Runs one slice of migration while the caller waits for other CPUs, or for this one's own work.
 pub(crate) fn work_along() {
     if !is_more(step_idle(slice())) {
-        Host.relax();
+        relax();
     }
 }
 

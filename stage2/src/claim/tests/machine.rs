@@ -322,7 +322,7 @@ impl Machine {
     fn put(&self, guest: GuestId, ipa: Ipa, frame: Frame, order: u8) {
         let block = FRAME_SIZE << order;
         let space = &self.guests[guest.index()].space;
-        space.with(self, |stage2| stage2.map(ipa, frame.pa(), block, Attributes::RAM)).unwrap();
+        space.with(|stage2| stage2.map(ipa, frame.pa(), block, Attributes::RAM)).unwrap();
         // Of gigantic units some pages will do, and under Miri of all.
         let step = match (order, cfg!(miri)) {
             (18, true) => 8191,
@@ -397,7 +397,7 @@ impl Machine {
         self.claims.abandon(self, guest);
         self.shown.lock().unwrap().retain(|_, of| *of != guest);
         let space = &self.guests[guest.index()].space;
-        space.with(self, |stage2| {
+        space.with(|stage2| {
             let window = Ipa::try_new(WINDOW).unwrap();
             let leaves: Vec<_> = stage2.leaves(window, WINDOW).collect();
             for leaf in leaves {
@@ -424,7 +424,7 @@ impl Machine {
         let frame = Frame::try_new(number).unwrap();
         let ipa = self.memory().mapping(frame).unwrap().ipa;
         let space = &self.guests[guest.index()].space;
-        space.with(self, |stage2| stage2.unmap(ipa, FRAME_SIZE, |_| ()).unwrap());
+        space.with(|stage2| stage2.unmap(ipa, FRAME_SIZE, |_| ()).unwrap());
         self.scrub_frames(frame, 1);
         self.expected.lock().unwrap().remove(&(guest, ipa.get()));
         self.memory().free(frame, 0, Owner::Guest(guest), Contents::Zeroed).unwrap();
@@ -444,7 +444,7 @@ impl Machine {
     pub(super) fn touch(&self, guest: GuestId, ipa: u64) {
         let at = Ipa::try_new(ipa).unwrap();
         for _ in 0..100_000 {
-            let leaf = self.guests[guest.index()].space.with(self, |stage2| stage2.leaf(at)).unwrap();
+            let leaf = self.guests[guest.index()].space.with(|stage2| stage2.leaf(at)).unwrap();
             if leaf.is_broken() || leaf.is_protected() {
                 let fault = if leaf.is_broken() { Fault::Translation } else { Fault::Write };
                 assert_eq!(self.engine.fault(self, guest, at, fault), Verdict::Retry);
@@ -538,8 +538,7 @@ impl Machine {
         // Every page of every guest holds what it wrote last.
         for (index, guest) in self.guests.iter().enumerate() {
             let id = guest_id(index as u8);
-            let leaves: Vec<_> =
-                guest.space.with(self, |stage2| stage2.leaves(Ipa::default(), WINDOW).collect());
+            let leaves: Vec<_> = guest.space.with(|stage2| stage2.leaves(Ipa::default(), WINDOW).collect());
             let contents = self.contents.lock().unwrap();
             let expected = self.expected.lock().unwrap();
             let mut pages = 0;
@@ -600,7 +599,7 @@ impl Machine {
 
     /// The frame behind `ipa`.
     pub(super) fn frame_at(&self, guest: GuestId, ipa: Ipa) -> Option<Frame> {
-        let pa = self.guests[guest.index()].space.with(self, |stage2| stage2.translate(ipa))?;
+        let pa = self.guests[guest.index()].space.with(|stage2| stage2.translate(ipa))?;
         Some(Frame::containing(pa))
     }
 
@@ -625,7 +624,6 @@ impl Time for Machine {
     fn ticks_per_second(&self) -> u64 {
         1_000_000_000
     }
-    fn relax(&self) {}
 }
 
 impl Copier for Machine {
@@ -713,14 +711,14 @@ impl Windows for Machine {
         assert_eq!(cleaned as u64, range.frames(), "{range} is shown, but not cleaned");
         let space = Guests::space(self, guest)?;
         let base = window_ipa(range.start());
-        space.with(self, |stage2| stage2.map(base, range.base(), range.bytes(), Attributes::RAM)).ok()?;
+        space.with(|stage2| stage2.map(base, range.base(), range.bytes(), Attributes::RAM)).ok()?;
         let mut shown = self.shown.lock().unwrap();
         (range.start()..range.end()).for_each(|number| _ = shown.insert(number, guest));
         Some(base)
     }
     fn part(&self, guest: GuestId, _: PoolId, range: FrameRange) -> bool {
         let Some(space) = Guests::space(self, guest) else { return true };
-        space.with(self, |stage2| {
+        space.with(|stage2| {
             [range.start(), range.end()].into_iter().all(|edge| stage2.split_at(window_ipa(edge)).is_ok())
         })
     }
@@ -729,7 +727,7 @@ impl Windows for Machine {
             return false;
         }
         let Some(space) = Guests::space(self, guest) else { return true };
-        space.with(self, |stage2| stage2.unmap(window_ipa(range.start()), range.bytes(), |_| ()).unwrap());
+        space.with(|stage2| stage2.unmap(window_ipa(range.start()), range.bytes(), |_| ()).unwrap());
         // The next tenant executes from it.
         self.has_stale_instructions.store(true, Ordering::Relaxed);
         self.shown.lock().unwrap().retain(|number, _| !range.contains(Frame::try_new(*number).unwrap()));

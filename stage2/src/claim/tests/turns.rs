@@ -93,17 +93,17 @@ fn a_claim_whose_job_is_paused_is_stalled_until_it_is_resumed_or_cancelled() {
         let before = machine.picture();
         let id = machine.claims.claim(&machine, OPERATOR, pool, Wish::of_size(16 * MIB)).unwrap();
         assert_eq!(until_it_waits(&machine), Step::Waiting);
-        let job = machine.engine.job_after(&machine, JobId::new(0)).unwrap().id;
-        machine.engine.pause(&machine, job).unwrap();
+        let job = machine.engine.job_after(JobId::new(0)).unwrap().id;
+        machine.engine.pause(job).unwrap();
         for _ in 0..3 {
             let claims = machine.claims.step(&machine, &machine.engine, 1);
             let migration = machine.engine.step(&machine, 1, Payer::Idle);
             assert_eq!((claims, migration), (Step::Stalled, migrate::Step::Idle));
             assert_eq!(claims.and_migration(migration, 77), migrate::Step::Wait(77), "nobody spins");
         }
-        assert_eq!(machine.engine.job(&machine, job).unwrap().state, JobState::Paused);
+        assert_eq!(machine.engine.job(job).unwrap().state, JobState::Paused);
         if is_resumed {
-            machine.engine.resume(&machine, job).unwrap();
+            machine.engine.resume(job).unwrap();
         } else {
             machine.claims.cancel(&machine, OPERATOR, id).unwrap();
         }
@@ -120,8 +120,8 @@ fn a_claim_whose_job_is_paused_is_stalled_until_it_is_resumed_or_cancelled() {
 fn a_claim_without_a_place_in_the_queue_is_stalled_until_there_is_one() {
     let (machine, pool) = lent(9, 16 * MIB);
     let nothing = Request::retire(FrameRange::from_numbers(1, 2).unwrap());
-    let jobs: Vec<_> = (0..MAX_JOBS).map(|_| machine.engine.submit(&machine, nothing).unwrap()).collect();
-    jobs.iter().for_each(|job| machine.engine.pause(&machine, *job).unwrap());
+    let jobs: Vec<_> = (0..MAX_JOBS).map(|_| machine.engine.submit(nothing).unwrap()).collect();
+    jobs.iter().for_each(|job| machine.engine.pause(*job).unwrap());
     let id = machine.claims.claim(&machine, OPERATOR, pool, Wish::of_size(16 * MIB)).unwrap();
     assert_eq!(until_it_waits(&machine), Step::Stalled);
     assert_eq!(machine.engine.step(&machine, 1, Payer::Idle), migrate::Step::Idle);
@@ -159,8 +159,8 @@ fn a_claim_overtakes_a_job_that_is_under_way() {
     let ipa = BASE + GIB;
     assert!(machine.add_ram(other, ipa, 32 * MIB, 9, Placement::only(controller(1))));
     let job = Request::migrate(migrate::Scope::Guest(other), controller(0));
-    let job = machine.engine.submit(&machine, job).unwrap();
-    let of_job = |machine: &Machine| machine.engine.job(machine, job).unwrap();
+    let job = machine.engine.submit(job).unwrap();
+    let of_job = |machine: &Machine| machine.engine.job(job).unwrap();
     while of_job(&machine).moved.bytes() == 0 {
         assert!(machine.step());
     }

@@ -92,8 +92,8 @@ fn p04_p06_a_unit_in_use_is_replaced_before_it_goes() {
     machine.add_unit(guest, mapping.ipa, frame, 9);
     machine.check();
     let to_the_end = |request| {
-        let job = machine.engine.submit(&machine, request).unwrap();
-        while !machine.engine.job(&machine, job).unwrap().state.is_over() {
+        let job = machine.engine.submit(request).unwrap();
+        while !machine.engine.job(job).unwrap().state.is_over() {
             machine.step();
             assert!(
                 machine.memory().resident_everywhere(Owner::Guest(guest)) >= 512,
@@ -102,7 +102,7 @@ fn p04_p06_a_unit_in_use_is_replaced_before_it_goes() {
         }
         machine.run();
         machine.check();
-        let report = machine.engine.job(&machine, job).unwrap();
+        let report = machine.engine.job(job).unwrap();
         assert_eq!((report.state, report.unmoved_bytes()), (JobState::Finished, 0));
         assert_eq!(machine.memory().resident_everywhere(Owner::Guest(guest)), 512);
         (report.moved.blocks, machine.frame_at(guest, mapping.ipa).unwrap())

@@ -115,13 +115,6 @@ impl Hardware {
         }
     }
 
-    /// Another CPU has to run now.
-    pub(super) fn wait(&self) {
-        if let Some(scheduler) = &self.scheduler {
-            scheduler.wait();
-        }
-    }
-
     // Frames.
 
     fn words(&self, frame: Frame) -> &[AtomicU64; WORDS] {

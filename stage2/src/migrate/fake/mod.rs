@@ -23,6 +23,7 @@ use crate::phys::alloc::Tenant;
 use crate::phys::frame::Contents;
 use crate::phys::placement::Placement;
 use crate::range::FrameRange;
+use crate::sync::relax;
 use crate::table::{Attributes, Cached, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
 
 pub(super) const K4: u64 = FRAME_SIZE;
@@ -158,7 +159,7 @@ impl Host {
         for at in (base..base + size).step_by(block as usize) {
             let frame = self.allocate(guest, order, placement, ipa(at)).unwrap();
             let space = &self.spaces[guest.index()];
-            space.with(self, |stage2| stage2.map(ipa(at), frame.pa(), block, Attributes::RAM)).unwrap();
+            space.with(|stage2| stage2.map(ipa(at), frame.pa(), block, Attributes::RAM)).unwrap();
             for page in (0..block).step_by(K4 as usize) {
                 self.hardware.fill(guest, ipa(at + page), frame.checked_add(page / K4).unwrap());
             }
@@ -192,6 +193,30 @@ impl Host {
         panic!("the work does not come to an end");
     }
 
+    /// Lets another CPU run.
+    pub(super) fn relax(&self) {
+        self.hardware.pass(10);
+        relax();
+    }
+
+    /// Lets the worker run if [`Self::work_at_lock`] says so. For [`hooks::set_before_lock`](crate::sync::hooks).
+    pub(super) fn work_before_lock(&self) {
+        let mut work = self.work_at_lock.lock().unwrap();
+        match &mut *work {
+            Some((0, steps)) => {
+                let steps = *steps;
+                *work = None;
+                drop(work);
+                let copied = || self.hardware.frames_copied.load(Ordering::Relaxed);
+                let before = copied();
+                (0..steps).for_each(|_| _ = self.engine.step(self, 1, Payer::Idle));
+                self.copied_at_lock.fetch_add(copied() - before, Ordering::Relaxed);
+            }
+            Some((locks, _)) => *locks -= 1,
+            None => {}
+        }
+    }
+
     /// One access of a vCPU, as often as it faults. Yields whether it was done at the first try.
     pub(super) fn access(&self, guest: GuestId, vcpu: usize, ipa: Ipa, is_write: bool) -> bool {
         let mut is_first = true;
@@ -211,12 +236,12 @@ impl Host {
     }
 
     pub(super) fn moved(&self, id: JobId) -> u64 {
-        self.engine.job(self, id).unwrap().moved.bytes()
+        self.engine.job(id).unwrap().moved.bytes()
     }
 
     /// The controllers behind `guest`'s RAM.
     pub(super) fn behind(&self, guest: GuestId) -> ControllerSet {
-        self.spaces[guest.index()].with(self, |stage2| {
+        self.spaces[guest.index()].with(|stage2| {
             let leaves = stage2.leaves(Ipa::default(), 1 << 40);
             leaves.map(|leaf| self.span_of(Frame::containing(leaf.pa())).unwrap().controller).collect()
         })
@@ -225,7 +250,7 @@ impl Host {
     /// The leaves of `guest`, by size: 1 GiB, 2 MiB, 4 KiB.
     pub(super) fn leaf_counts(&self, guest: GuestId) -> [u64; 3] {
         let mut counts = [0; 3];
-        self.spaces[guest.index()].with(self, |stage2| {
+        self.spaces[guest.index()].with(|stage2| {
             stage2.leaves(Ipa::default(), 1 << 40).for_each(|leaf| counts[leaf.level() as usize - 1] += 1);
         });
         counts
@@ -235,7 +260,7 @@ impl Host {
     pub(super) fn check(&self) {
         let mut mapped = 0;
         for space in &self.spaces {
-            let leaves: Vec<_> = space.with(self, |stage2| stage2.leaves(Ipa::default(), 1 << 40).collect());
+            let leaves: Vec<_> = space.with(|stage2| stage2.leaves(Ipa::default(), 1 << 40).collect());
             for leaf in leaves {
                 assert!(!leaf.is_broken() && !leaf.is_protected() && leaf.mark().get() == 0, "{leaf:?}");
                 let frame = Frame::containing(leaf.pa());
@@ -261,28 +286,6 @@ impl Time for Host {
 
     fn ticks_per_second(&self) -> u64 {
         1_000_000_000
-    }
-
-    fn relax(&self) {
-        self.hardware.pass(10);
-        self.hardware.wait();
-    }
-
-    fn before_lock(&self) {
-        let mut work = self.work_at_lock.lock().unwrap();
-        match &mut *work {
-            Some((0, steps)) => {
-                let steps = *steps;
-                *work = None;
-                drop(work);
-                let copied = || self.hardware.frames_copied.load(Ordering::Relaxed);
-                let before = copied();
-                (0..steps).for_each(|_| _ = self.engine.step(self, 1, Payer::Idle));
-                self.copied_at_lock.fetch_add(copied() - before, Ordering::Relaxed);
-            }
-            Some((locks, _)) => *locks -= 1,
-            None => {}
-        }
     }
 }
 
@@ -314,7 +317,7 @@ impl Frames for Host {
         let frames = FrameRange::from_numbers(first, first + (1 << order))?;
         drop(books);
         let space = &self.spaces[guest.index()];
-        let leaf = space.with(self, |stage2| {
+        let leaf = space.with(|stage2| {
             stage2.leaves(Ipa::default(), 1 << 40).find(|leaf| Frame::containing(leaf.pa()) == frames.first())
         })?;
         Some(Tenant { guest, ipa: leaf.ipa(), frames })
@@ -380,7 +383,7 @@ impl Guests for Host {
     }
 
     fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
-        let pa = self.any_space(guest).with(self, |stage2| stage2.translate(ipa));
+        let pa = self.any_space(guest).with(|stage2| stage2.translate(ipa));
         assert_eq!(pa, Some(target.pa()), "{ipa} is said to have moved");
         self.arrivals.fetch_add(1, Ordering::Relaxed);
     }

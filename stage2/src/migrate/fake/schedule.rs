@@ -4,7 +4,10 @@
 //! preempt (as often as the bound allows), and at a wait, who comes next. [`explore`] repeats a run with every
 //! combination of answers, or with random ones.
 
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
+
+use crate::sync::hooks;
 
 /// Waits in a row, by all threads, after which nobody can go on.
 const DEADLOCK: u32 = 20_000;
@@ -84,7 +87,7 @@ impl Scheduler {
     }
 
     /// Another thread has to run now: this one waits for it.
-    pub(super) fn wait(&self) {
+    fn wait(&self) {
         let Some(me) = NUMBER.get() else { return };
         let mut state = self.state.lock().unwrap();
         state.waits += 1;
@@ -115,8 +118,10 @@ impl Scheduler {
         }
     }
 
-    fn begin(&self, me: usize) {
+    fn begin(self: &Arc<Self>, me: usize) {
         NUMBER.set(Some(me));
+        let scheduler = self.clone();
+        hooks::set_relax(Some(Rc::new(move || scheduler.wait())));
         let mut state = self.state.lock().unwrap();
         while state.current != me && !state.is_failed {
             state = self.turn.wait(state).unwrap();
@@ -125,6 +130,7 @@ impl Scheduler {
 
     fn end(&self, me: usize, is_failed: bool) {
         NUMBER.set(None);
+        hooks::set_relax(None);
         let mut state = self.state.lock().unwrap();
         state.alive[me] = false;
         state.is_failed |= is_failed;

@@ -6,10 +6,10 @@ use super::*;
 fn split() -> (Host, GuestId) {
     let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     host.regions[0][0].placement = Placement::Any;
-    let bad = host.any_space(guest).with(&host, |s| s.translate(ipa(BASE + M2 + 7 * K4))).unwrap();
+    let bad = host.any_space(guest).with(|s| s.translate(ipa(BASE + M2 + 7 * K4))).unwrap();
     let frames = FrameRange::try_new(Frame::containing(bad), 1).unwrap();
     host.hardware.allocator().retired.push(frames);
-    host.engine.submit(&host, Request::retire(frames)).unwrap();
+    host.engine.submit(Request::retire(frames)).unwrap();
     host.run_jobs();
     assert_eq!(host.leaf_counts(guest), [0, 1, 512]);
     (host, guest)
@@ -55,13 +55,13 @@ fn an_area_whose_frames_lie_side_by_side_is_promoted_where_it_is() {
 fn what_lies_behind_several_controllers_or_is_to_be_small_stays() {
     let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     let scope = Scope::Range(guest, ipa(BASE + M2 - 2 * K4), 5 * K4);
-    let id = host.engine.submit(&host, Request::migrate(scope, controller(1))).unwrap();
+    let id = host.engine.submit(Request::migrate(scope, controller(1))).unwrap();
     host.run_idle();
     assert_eq!((host.moved(id), host.leaf_counts(guest)), (5 * K4, [0, 0, 1024]));
     assert_eq!(host.behind(guest), behind(0).with(controller(1)));
     // Back: it is one again, unless it is to stay small.
     host.regions[0][0].largest = Level::L3;
-    host.engine.submit(&host, Request::migrate(scope, controller(0))).unwrap();
+    host.engine.submit(Request::migrate(scope, controller(0))).unwrap();
     host.run_idle();
     assert_eq!(host.leaf_counts(guest), [0, 0, 1024]);
     host.regions[0][0].largest = Level::L2;
@@ -96,10 +96,10 @@ fn a_turn_copies_a_batch_at_most_and_a_job_begins_once_the_area_is_at_rest() {
             host.engine.step(&host, 0, Payer::Idle);
             assert!(copied() - before <= BATCH as u64);
         }
-        let id = host.engine.submit(&host, Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
+        let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
         host.run_jobs();
         host.check();
-        let report = host.engine.job(&host, id).unwrap();
+        let report = host.engine.job(id).unwrap();
         assert_eq!((report.state, report.moved.bytes()), (JobState::Finished, 2 * M2), "after {steps} steps");
         assert_eq!(host.behind(guest), behind(1));
         host.run_idle();
@@ -133,7 +133,7 @@ fn a_guest_that_is_reset_or_stops_in_the_middle_leaves_nothing() {
 fn the_limit_of_the_rate_holds_for_coalescing_too() {
     let (host, guest) = split();
     host.engine.policy().set_rate_bytes(M2 * 100);
-    host.engine.submit(&host, Request::migrate(Scope::Range(guest, ipa(BASE), M2), controller(1))).unwrap();
+    host.engine.submit(Request::migrate(Scope::Range(guest, ipa(BASE), M2), controller(1))).unwrap();
     host.run_jobs();
     let started = host.now();
     host.run_idle();

@@ -6,17 +6,17 @@ use super::*;
 fn retired_frames_are_left_by_their_tenants() {
     let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     host.regions[0][0].placement = Placement::Any;
-    let bad = host.any_space(guest).with(&host, |s| s.translate(ipa(BASE + M2 + 7 * K4))).unwrap();
+    let bad = host.any_space(guest).with(|s| s.translate(ipa(BASE + M2 + 7 * K4))).unwrap();
     let frames = FrameRange::try_new(Frame::containing(bad), 1).unwrap();
     host.hardware.allocator().retired.push(frames);
-    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let id = host.engine.submit(Request::retire(frames)).unwrap();
     host.run_jobs();
     host.check();
     // The unit is demoted in place: most of it need not move.
     assert_eq!(host.moved(id), K4);
     assert_eq!(host.leaf_counts(guest), [0, 1, 512]);
     assert_eq!(host.behind(guest), behind(0), "within its controller");
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.total_bytes, report.scanned_bytes), (K4, K4));
 }
 
@@ -26,7 +26,7 @@ fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
     host.is_gone.store(true, Ordering::Relaxed);
     // 512 tenants that cannot be reached and are not waited for, and then 511 pageblocks with nobody.
     let frames = host.frames_behind(0);
-    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let id = host.engine.submit(Request::retire(frames)).unwrap();
     let mut steps = 0;
     while host.engine.step(&host, 0, Payer::Idle) != Step::Idle {
         assert!(host.tenant_count.swap(0, Ordering::Relaxed) <= 64);
@@ -34,14 +34,14 @@ fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
         assert!(steps < 100);
     }
     assert!(steps >= 512 / 64 + 512 / 64, "{steps}");
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.state, report.scanned_bytes), (JobState::Incomplete, frames.bytes()));
     assert_eq!(report.unmoved(Reason::Busy).bytes, M2, "what stays is counted");
     // Its space opens between two turns: what the cursor has not passed is moved.
-    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let id = host.engine.submit(Request::retire(frames)).unwrap();
     (0..4).for_each(|_| _ = host.engine.step(&host, 0, Payer::Idle));
     host.is_gone.store(false, Ordering::Relaxed);
-    host.any_space(guest).with(&host, |stage2| assert_eq!(stage2.leaves(ipa(0), 1 << 40).count(), 512));
+    host.any_space(guest).with(|stage2| assert_eq!(stage2.leaves(ipa(0), 1 << 40).count(), 512));
     host.run_jobs();
     assert!(host.moved(id) > 0 && host.moved(id) < M2, "{}", host.moved(id));
     host.check();
@@ -60,7 +60,7 @@ fn waits(host: &Host, id: JobId) {
         }
     }
     assert!(wait_count > 50, "it waits, and does not spin: {wait_count}");
-    assert!(!host.engine.job(host, id).unwrap().state.is_over());
+    assert!(!host.engine.job(id).unwrap().state.is_over());
 }
 
 #[test]
@@ -75,9 +75,9 @@ fn frames_of_a_guest_that_starts_are_cleared_once_it_runs() {
         let frames = FrameRange::from_numbers(start + 512, start + 3 * 512).unwrap();
         host.hardware.allocator().retired.push(frames);
         host.coming.store(0b11, Ordering::Relaxed);
-        let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+        let id = host.engine.submit(Request::retire(frames)).unwrap();
         waits(&host, id);
-        let report = host.engine.job(&host, id).unwrap();
+        let report = host.engine.job(id).unwrap();
         assert_eq!((report.state, report.waits_for), (JobState::Queued, Some(first)));
         assert_eq!((report.moved.bytes(), report.scanned_bytes), (0, 0));
         // One comes before the other.
@@ -86,7 +86,7 @@ fn frames_of_a_guest_that_starts_are_cleared_once_it_runs() {
         host.coming.store(0, Ordering::Relaxed);
         host.run_jobs();
         host.check();
-        let report = host.engine.job(&host, id).unwrap();
+        let report = host.engine.job(id).unwrap();
         assert_eq!(report.state, JobState::Finished);
         assert_eq!((report.moved.bytes(), report.unmoved_bytes()), (2 * M2, 0));
         assert_eq!((report.total_bytes, report.scanned_bytes), (frames.bytes(), frames.bytes()));
@@ -101,13 +101,13 @@ fn a_job_that_waits_for_a_guest_does_not_keep_others_waiting() {
     host.add_ram(second, BASE, 2 * M2, 9, only(0));
     let frames = FrameRange::try_new(host.frames_behind(0).first(), PAGEBLOCK_FRAMES).unwrap();
     host.coming.store(0b01, Ordering::Relaxed);
-    let waiting = host.engine.submit(&host, Request::retire(frames)).unwrap();
-    let other = host.engine.submit(&host, Request::migrate(Scope::Guest(second), controller(1))).unwrap();
+    let waiting = host.engine.submit(Request::retire(frames)).unwrap();
+    let other = host.engine.submit(Request::migrate(Scope::Guest(second), controller(1))).unwrap();
     waits(&host, waiting);
-    let report = host.engine.job(&host, other).unwrap();
+    let report = host.engine.job(other).unwrap();
     assert_eq!((report.state, report.moved.bytes()), (JobState::Finished, 2 * M2));
     host.engine.cancel(&host, waiting).unwrap();
-    assert_eq!(host.engine.job(&host, waiting).unwrap().state, JobState::Cancelled);
+    assert_eq!(host.engine.job(waiting).unwrap().state, JobState::Cancelled);
     assert_eq!(host.engine.step(&host, u64::MAX, Payer::Idle), Step::Idle);
 }
 
@@ -117,7 +117,7 @@ fn frames_of_a_guest_that_is_reset_in_the_middle_are_cleared_afterwards() {
     host.regions[0][0].placement = Placement::Any;
     let frames = FrameRange::try_new(host.frames_behind(0).first(), 4 * PAGEBLOCK_FRAMES).unwrap();
     host.hardware.allocator().retired.push(frames);
-    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let id = host.engine.submit(Request::retire(frames)).unwrap();
     while host.moved(id) < M2 {
         host.engine.step(&host, 20_000, Payer::Idle);
     }
@@ -127,7 +127,7 @@ fn frames_of_a_guest_that_is_reset_in_the_middle_are_cleared_afterwards() {
     host.coming.store(0, Ordering::Relaxed);
     host.run_jobs();
     host.check();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.state, report.moved.bytes(), report.unmoved_bytes()), (JobState::Finished, 4 * M2, 0));
 }
 
@@ -137,7 +137,7 @@ fn a_guest_that_is_reset_all_the_time_does_not_keep_a_job_by_frames() {
     host.regions[0][0].placement = Placement::Any;
     let frames = FrameRange::try_new(host.frames_behind(0).first(), 4 * PAGEBLOCK_FRAMES).unwrap();
     host.hardware.allocator().retired.push(frames);
-    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let id = host.engine.submit(Request::retire(frames)).unwrap();
     for turn in 0..10_000 {
         let is_away = turn % 2 == 0;
         host.coming.store(u32::from(is_away), Ordering::Relaxed);
@@ -147,11 +147,11 @@ fn a_guest_that_is_reset_all_the_time_does_not_keep_a_job_by_frames() {
         if let Step::Wait(ticks) = host.engine.step(&host, 1, Payer::Idle) {
             host.hardware.pass(ticks);
         }
-        if host.engine.job(&host, id).unwrap().state.is_over() {
+        if host.engine.job(id).unwrap().state.is_over() {
             break;
         }
     }
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!(report.state, JobState::Incomplete);
     assert!(report.unmoved(Reason::Busy).bytes > 0, "{report:?}");
     host.coming.store(0, Ordering::Relaxed);
@@ -163,9 +163,9 @@ fn a_job_for_a_guest_that_starts_does_not_wait_for_one_that_starts() {
     let (host, first) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
     let frames = FrameRange::try_new(host.frames_behind(0).first(), PAGEBLOCK_FRAMES).unwrap();
     host.coming.store(1, Ordering::Relaxed);
-    let id = host.engine.submit(&host, Request::retire(frames).without_starting()).unwrap();
+    let id = host.engine.submit(Request::retire(frames).without_starting()).unwrap();
     host.run_jobs();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     let busy = report.unmoved(Reason::Busy);
     assert_eq!((report.state, busy.bytes, busy.first), (JobState::Incomplete, M2, Some((first, ipa(BASE)))));
 }
@@ -181,14 +181,14 @@ fn frames_are_cleared_of_all_tenants_by_the_reverse_map() {
     let start = host.frames_behind(0).start();
     let frames = FrameRange::from_numbers(start + 512 + 100, start + 3 * 512 + 300).unwrap();
     host.hardware.allocator().retired.push(frames);
-    let id = host.engine.submit(&host, Request::retire(frames)).unwrap();
+    let id = host.engine.submit(Request::retire(frames)).unwrap();
     host.run_jobs();
     host.check();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!(report.unmoved_bytes(), 0);
     assert_eq!((report.total_bytes, report.scanned_bytes), (frames.bytes(), frames.bytes()));
     for guest in [first, second] {
-        host.any_space(guest).with(&host, |stage2| {
+        host.any_space(guest).with(|stage2| {
             for leaf in stage2.leaves(ipa(0), 1 << 40) {
                 let leaf = FrameRange::try_new(Frame::containing(leaf.pa()), leaf.size() / K4).unwrap();
                 assert!(!leaf.overlaps(frames), "{leaf}");
@@ -206,10 +206,10 @@ fn all_guests_are_evacuated() {
         regions[0].placement = Placement::Any;
     }
     host.hardware.allocator().close(controller(0));
-    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    let id = host.engine.submit(Request::evacuate(controller(0))).unwrap();
     host.run_jobs();
     host.check();
-    assert_eq!(host.engine.job(&host, id).unwrap().moved, PairTotals { blocks: 2, pages: 512 });
+    assert_eq!(host.engine.job(id).unwrap().moved, PairTotals { blocks: 2, pages: 512 });
     assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
     assert_eq!(host.engine.statistics().outgoing(controller(0)).bytes(), 3 * M2);
 }
@@ -228,7 +228,7 @@ fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_res
         host.coming.store(bits, Ordering::Relaxed);
     };
     set(&[second]);
-    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    let id = host.engine.submit(Request::evacuate(controller(0))).unwrap();
     while host.moved(id) < M2 {
         host.engine.step(&host, 20_000, Payer::Idle);
     }
@@ -246,12 +246,12 @@ fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_res
         }
     }
     assert!(waits > 90, "it waits, and does not spin: {waits}");
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.state, report.waits_for), (JobState::Queued, Some(first)));
     set(&[]);
     host.run_jobs();
     host.check();
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!((report.state, report.moved.bytes(), report.unmoved_bytes()), (JobState::Finished, 5 * M2, 0));
     assert!(report.scanned_bytes <= report.total_bytes, "{report:?}");
     assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
@@ -263,7 +263,7 @@ fn an_evacuation_can_be_cancelled_while_it_waits_and_does_not_wait_for_what_does
     host.hardware.allocator().close(controller(0));
     for is_cancelled in [true, false] {
         host.coming.store(1, Ordering::Relaxed);
-        let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+        let id = host.engine.submit(Request::evacuate(controller(0))).unwrap();
         for _ in 0..10 {
             host.engine.step(&host, u64::MAX, Payer::Idle);
         }
@@ -275,9 +275,9 @@ fn an_evacuation_can_be_cancelled_while_it_waits_and_does_not_wait_for_what_does
             host.coming.store(0, Ordering::Relaxed);
         }
         host.run_jobs();
-        let state = host.engine.job(&host, id).unwrap().state;
+        let state = host.engine.job(id).unwrap().state;
         assert_eq!(state, if is_cancelled { JobState::Cancelled } else { JobState::Finished });
-        assert_eq!(host.engine.job(&host, id).unwrap().moved.bytes(), 0);
+        assert_eq!(host.engine.job(id).unwrap().moved.bytes(), 0);
     }
     host.is_gone.store(false, Ordering::Relaxed);
     assert_eq!(host.behind(first), behind(0));
@@ -288,7 +288,7 @@ fn a_guest_that_is_reset_all_the_time_does_not_keep_an_evacuation() {
     let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     host.regions[0][0].placement = Placement::Any;
     host.hardware.allocator().close(controller(0));
-    let id = host.engine.submit(&host, Request::evacuate(controller(0))).unwrap();
+    let id = host.engine.submit(Request::evacuate(controller(0))).unwrap();
     for turn in 0..10_000 {
         // Its memory is there for as long as one short step.
         let is_coming = turn % 2 == 0;
@@ -300,11 +300,11 @@ fn a_guest_that_is_reset_all_the_time_does_not_keep_an_evacuation() {
         if let Step::Wait(ticks) = step {
             host.hardware.pass(ticks);
         }
-        if host.engine.job(&host, id).unwrap().state.is_over() {
+        if host.engine.job(id).unwrap().state.is_over() {
             break;
         }
     }
-    let report = host.engine.job(&host, id).unwrap();
+    let report = host.engine.job(id).unwrap();
     assert_eq!(report.state, JobState::Incomplete);
     assert_eq!(report.unmoved(Reason::Busy).first, Some((first, ipa(BASE))), "{report:?}");
     host.coming.store(0, Ordering::Relaxed);

@@ -78,12 +78,12 @@ impl Hands {
             return;
         };
         let place = Place { engine, host, space };
-        match space.work(host) {
+        match space.work() {
             Work::Nothing => {
                 state.moving = false;
                 let area = Ipa::new_truncate(state.next.get() - PAGEBLOCK_SIZE);
                 let is_whole =
-                    space.with(host, |stage2| stage2.leaf(area).is_some_and(|leaf| leaf.level() < Level::L3));
+                    space.with(|stage2| stage2.leaf(area).is_some_and(|leaf| leaf.level() < Level::L3));
                 if is_whole {
                     place.counters().count_coalesced(true);
                 }
@@ -120,7 +120,7 @@ impl Hands {
         let place = Place { engine, host, space };
         let portion = Portion { guest, region, from, end };
         let is_first = |leaf: Leaf| leaf.level() == Level::L3 && leaf.ipa() == area_of(leaf.ipa());
-        let area = match space.find(host, &portion, is_first) {
+        let area = match space.find(&portion, is_first) {
             Found::Leaf(leaf) => leaf.ipa(),
             Found::None(reached) => {
                 state.next = reached;
@@ -164,7 +164,7 @@ impl Hands {
             Area::Scattered(controller) => {
                 match host.allocate(guest, PAGEBLOCK_ORDER, &Placement::only(controller), area) {
                     Some(target) => {
-                        place.space.begin_block(host, area, target);
+                        place.space.begin_block(area, target);
                         state.moving = true;
                     }
                     None => place.engine.coalesce_later(guest),
@@ -177,7 +177,7 @@ impl Hands {
 
     fn look_at_area<H: Host>(&mut self, place: &Place<'_, H>, area: Ipa) -> Area {
         let host = place.host;
-        let can_promote = place.space.with(host, |stage2| stage2.can_promote(area, Level::L2));
+        let can_promote = place.space.with(|stage2| stage2.can_promote(area, Level::L2));
         match can_promote {
             Ok(()) => return Area::Block,
             Err(TableError::NotOneBlock(_)) => {}
@@ -185,7 +185,7 @@ impl Hands {
             Err(_) => return Area::Different,
         }
         let mut first = None;
-        let survey = place.space.survey(host, area, PAGEBLOCK_FRAMES, |leaf| {
+        let survey = place.space.survey(area, PAGEBLOCK_FRAMES, |leaf| {
             let behind = self.sources.controller(host, Frame::containing(leaf.pa()));
             let like = (behind, leaf.attributes());
             *first.get_or_insert(like) == like

@@ -8,6 +8,7 @@ use crate::migrate::reason::{Reason, Unmoved};
 use crate::migrate::space::Copied;
 use crate::migrate::unit::Work;
 use crate::phys::frame::Contents;
+use crate::sync::relax;
 use crate::table::{Leaf, Level};
 
 /// How often a unit that was given up is tried again.
@@ -32,7 +33,7 @@ impl Hands {
             }
             return active.skip(place, portion, leaf, Reason::NoFrame);
         };
-        if place.space.begin_whole(host, leaf.ipa(), target).is_err() {
+        if place.space.begin_whole(leaf.ipa(), target).is_err() {
             host.release(portion.guest, target, PAGEBLOCK_ORDER, Contents::Dirty);
             return active.skip(place, portion, leaf, Reason::Busy);
         }
@@ -52,17 +53,17 @@ impl Hands {
 
     /// Leaves the unit being copied where it is.
     pub(super) fn roll_back<H: Host>(&mut self, place: &Place<'_, H>) {
-        match place.space.roll_back(place.host) {
+        match place.space.roll_back() {
             Some(target) => self.owe(place.guest(), target),
             // A helper is at it, and soon done.
-            None => place.host.relax(),
+            None => relax(),
         }
     }
 
     /// Takes up what a unit has left over, if it has moved or was given up.
     pub(super) fn settle<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active) {
         let (host, guest) = (place.host, place.guest());
-        match place.space.take_leftover(host) {
+        match place.space.take_leftover() {
             Some(Work::Switched { ipa, source, target }) => {
                 self.owe(guest, source);
                 let pair = self.sources.controller(host, source).zip(self.targets.controller(host, target));
@@ -92,7 +93,7 @@ impl Hands {
         if portion.guest != place.guest() {
             return;
         }
-        let leaf = place.space.with(place.host, |stage2| stage2.leaf(portion.from));
+        let leaf = place.space.with(|stage2| stage2.leaf(portion.from));
         if let Some(leaf) = leaf {
             active.skip(place, &portion, leaf, Reason::NoTable);
         }

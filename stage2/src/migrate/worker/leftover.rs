@@ -8,6 +8,7 @@ use crate::migrate::plan::{self, Portion};
 use crate::migrate::unit::frame_at;
 use crate::owner::GuestId;
 use crate::phys::frame::Contents;
+use crate::sync::relax;
 use crate::table::Level;
 
 /// Unused blocks of a reserve that are released in a turn.
@@ -85,7 +86,7 @@ impl Hands {
             host.scrub(frame_at(debt.frame, debt.scrubbed), count);
             debt.scrubbed += count;
             // Where CPUs take turns, whoever waits has one.
-            host.relax();
+            relax();
             if !is_before(host, deadline) {
                 break;
             }

@@ -99,8 +99,8 @@ impl Active {
     }
 
     /// Changes what is known of the job.
-    fn report<H: Host>(&self, engine: &Engine, host: &H, f: impl FnOnce(&mut JobReport)) {
-        if let Some(report) = engine.lock_jobs(host).report(self.id) {
+    fn report(&self, engine: &Engine, f: impl FnOnce(&mut JobReport)) {
+        if let Some(report) = engine.lock_jobs().report(self.id) {
             f(report);
         }
     }
@@ -115,7 +115,7 @@ impl Active {
     /// Counts what has moved, and charges it to the rates.
     fn count_moved<H: Host>(&self, place: &Place<'_, H>, level: Level, count: u64) {
         let (engine, host, guest) = (place.engine, place.host, place.guest());
-        self.report(engine, host, |report| report.count_moved(level, count));
+        self.report(engine, |report| report.count_moved(level, count));
         let pacers = [
             (&engine.rate, engine.policy().rate_bytes()),
             (&engine.guest_rates[guest.index() % MAX_GUESTS], host.rate_bytes(guest)),
@@ -131,7 +131,7 @@ impl Active {
         let is_gone = self.request.guest().is_some_and(|guest| host.space(guest).is_none());
         let mut state = JobState::Finished;
         if is_gone {
-            self.report(engine, host, |report| {
+            self.report(engine, |report| {
                 let is_whole = report.total_bytes > 0 && report.scanned_bytes >= report.total_bytes;
                 if !is_whole {
                     report.is_abandoned = true;
@@ -148,7 +148,7 @@ impl Active {
         let bytes = to.get().saturating_sub(from.get());
         if bytes > 0 && self.request.frames().is_none() {
             // What it goes back to may be seen twice, or not have been there when it was counted.
-            self.report(place.engine, place.host, |report| {
+            self.report(place.engine, |report| {
                 report.scanned_bytes += bytes;
                 report.total_bytes = report.total_bytes.max(report.scanned_bytes);
             });
@@ -164,7 +164,7 @@ impl Active {
         unmoved: &Unmoved,
         behind: ControllerSet,
     ) {
-        self.report(place.engine, place.host, |report| {
+        self.report(place.engine, |report| {
             report.count_unmoved(reason, unmoved);
             if reason == Reason::NoFrame {
                 report.stuck.add(behind, &portion.region.placement);
@@ -180,7 +180,7 @@ impl Active {
             unmoved.add(guest, region.ipa, 1, region.size);
             at = Ipa::new_truncate(region.ipa.get() + region.size);
         }
-        self.report(engine, host, |report| report.count_unmoved(Reason::Busy, &unmoved));
+        self.report(engine, |report| report.count_unmoved(Reason::Busy, &unmoved));
     }
 
     /// Passes over `leaf`, which cannot move.
@@ -285,7 +285,7 @@ impl Worker {
         match self.hands.advance(engine, host, active) {
             Outcome::Turn(turn) => turn,
             Outcome::Stop(state) => {
-                let left = engine.lock_jobs(host).stop(active.id, state, active.cursor, host.now());
+                let left = engine.lock_jobs().stop(active.id, state, active.cursor, host.now());
                 let left = left.unwrap_or(state);
                 host.has_reached(active.id, left);
                 if left.is_over() {
@@ -300,7 +300,7 @@ impl Worker {
     fn start_next<H: Host>(&mut self, engine: &Engine, host: &H, payer: Payer) -> Turn {
         let is_moving = self.coalescing.is_moving();
         let next = {
-            let mut jobs = engine.lock_jobs(host);
+            let mut jobs = engine.lock_jobs();
             let is_away = |guest| plan::is_away(host, guest);
             // An area in flight arrives first: no job begins meanwhile.
             let next = if is_moving { None } else { jobs.start_next(host.now(), is_away) };
@@ -331,7 +331,7 @@ impl Worker {
         if !active.cursor.is_counted {
             active.cursor.is_counted = true;
             let bytes = plan::total_bytes(host, &request);
-            active.report(engine, host, |report| report.total_bytes = bytes);
+            active.report(engine, |report| report.total_bytes = bytes);
         }
         host.has_reached(id, JobState::Running);
         self.charge(engine, host);
@@ -346,7 +346,7 @@ impl Worker {
         let ticks = now.wrapping_sub(self.since);
         self.since = now;
         let Some(id) = self.last else { return };
-        if let Some(report) = engine.lock_jobs(host).report(id) {
+        if let Some(report) = engine.lock_jobs().report(id) {
             report.worked_ticks += ticks;
         }
     }
@@ -363,7 +363,7 @@ impl Worker {
         self.hands.deadline = u64::MAX;
         loop {
             while self.hands.pay_debt(engine, host) {}
-            match space.work(host) {
+            match space.work() {
                 Work::Nothing => break,
                 Work::Whole(_) => self.hands.roll_back(&place),
                 work => self.hands.go_on(&place, active, work),
@@ -386,14 +386,14 @@ impl Hands {
 
     fn advance<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
         let mut now = (JobState::Cancelled, 0);
-        active.report(engine, host, |report| now = (report.state, report.moved.bytes()));
+        active.report(engine, |report| now = (report.state, report.moved.bytes()));
         let (state, moved_bytes) = now;
         active.left_bytes = active.request.limit_bytes.saturating_sub(moved_bytes);
         if let Some(guest) = GuestId::try_new(active.cursor.guest)
             && let Some(space) = host.space(guest)
         {
             let place = Place { engine, host, space };
-            match space.work(host) {
+            match space.work() {
                 Work::Nothing => {}
                 Work::Whole(_) if state == JobState::Cancelling => {
                     self.roll_back(&place);
@@ -410,7 +410,7 @@ impl Hands {
             JobState::Pausing => Some(JobState::Paused),
             _ if active.left_bytes == 0 => Some(JobState::Finished),
             // An owner's claim goes before the operator's convenience: this one goes on afterwards.
-            _ if engine.lock_jobs(host).is_overtaken(&active.request, |guest| plan::is_away(host, guest)) => {
+            _ if engine.lock_jobs().is_overtaken(&active.request, |guest| plan::is_away(host, guest)) => {
                 Some(JobState::Queued)
             }
             _ => None,
@@ -436,11 +436,11 @@ impl Hands {
         let mut missed = Unmoved::default();
         let next = plan::next_portion(host, &active.request, &mut active.cursor, &mut missed);
         if missed.leaf_count > 0 {
-            active.report(engine, host, |report| report.count_unmoved(Reason::Busy, &missed));
+            active.report(engine, |report| report.count_unmoved(Reason::Busy, &missed));
         }
         if let Some(bytes) = plan::cleared_bytes(&active.request, &active.cursor) {
             let bytes = if matches!(next, Next::End) { u64::MAX } else { bytes };
-            active.report(engine, host, |report| report.scanned_bytes = bytes.min(report.total_bytes));
+            active.report(engine, |report| report.scanned_bytes = bytes.min(report.total_bytes));
         }
         let portion = match next {
             Next::Portion(mut portion) => {
@@ -455,7 +455,7 @@ impl Hands {
             Next::Wait(_) if self.unreserve(host) => return WORKED,
             // Others may go on meanwhile.
             Next::Wait(guest) => {
-                active.report(engine, host, |report| report.waits_for = Some(guest));
+                active.report(engine, |report| report.waits_for = Some(guest));
                 return Outcome::Stop(JobState::Queued);
             }
             Next::Missed(guest) => {
@@ -495,7 +495,7 @@ impl Hands {
         let obstacle = plan::obstacle(&active.request, &portion.region);
         let reason = obstacle.or(active.is_exhausted.then_some(Reason::NoFrame));
         let (mut unmoved, mut behind) = (Unmoved::default(), ControllerSet::EMPTY);
-        let found = place.space.find(place.host, portion, |leaf| {
+        let found = place.space.find(portion, |leaf| {
             let is_selected = plan::is_selected(&active.request.select, place.host, &mut self.sources, leaf);
             if is_selected && reason.is_some() {
                 let frame = plan::first_to_move(&active.request, leaf);

@@ -42,14 +42,14 @@ impl Hands {
                 && survey.selected >= if is_exact { PAGEBLOCK_FRAMES } else { GATHER }
                 && let Some(target) = self.target_block(host, active, portion, ipa)
             {
-                return place.space.begin_block(host, ipa, target);
+                return place.space.begin_block(ipa, target);
             }
         }
         let mut left = ((portion.end - ipa.get()) / FRAME_SIZE).min(BATCH as u64);
         if is_exact {
             left = left.min(active.left_bytes / FRAME_SIZE);
         }
-        let leading = place.space.leading(host, ipa, left as usize, |pa| {
+        let leading = place.space.leading(ipa, left as usize, |pa| {
             plan::selects(&active.request.select, host, &mut self.sources, Frame::containing(pa), 1)
         });
         let mut batch = Batch::empty();
@@ -59,7 +59,7 @@ impl Hands {
             active.is_exhausted = true;
             return;
         }
-        let is_begun = place.space.begin_batch(host, ipa, target_count, &mut batch).is_ok();
+        let is_begun = place.space.begin_batch(ipa, target_count, &mut batch).is_ok();
         let count = if is_begun { batch.len() } else { 0 };
         for target in batch.targets.iter().take(target_count).skip(count) {
             host.release(guest, *target, 0, Contents::Dirty);
@@ -81,7 +81,7 @@ impl Hands {
     }
 
     fn survey<H: Host>(&mut self, place: &Place<'_, H>, active: &Active, ipa: Ipa, most: u64) -> Survey {
-        place.space.survey(place.host, ipa, most, |leaf| {
+        place.space.survey(ipa, most, |leaf| {
             plan::is_selected(&active.request.select, place.host, &mut self.sources, leaf)
         })
     }
@@ -135,14 +135,14 @@ impl Hands {
         let started = place.host.now();
         for (first, count) in batch.runs() {
             place.host.scrub(batch.sources[first % BATCH], count as u64);
-            place.space.give_way(place.host);
+            place.space.give_way();
         }
         place.counters().count_scrub(place.host.now().wrapping_sub(started));
         for (first, count) in batch.runs() {
             let source = batch.sources[first % BATCH];
             place.host.release_run(place.guest(), source, count as u64, Contents::Zeroed);
         }
-        place.space.give_way(place.host);
+        place.space.give_way();
     }
 
     /// Moves the next batch of an area into its block.
@@ -151,7 +151,7 @@ impl Hands {
         if block.uncounted > 0
             && let Some(source) = block.source
         {
-            let count = place.space.take_uncounted(host).into();
+            let count = place.space.take_uncounted().into();
             let pair = self.sources.controller(host, source).zip(self.targets.controller(host, block.target));
             place.engine.statistics().count_moved(place.guest(), pair, Level::L3, count);
             active.count_moved(place, Level::L3, count);
@@ -164,23 +164,23 @@ impl Hands {
         let mut batch = Batch::empty();
         fill(&mut batch.targets, frame_at(block.target, next));
         let ipa = Ipa::new_truncate(block.ipa.get() + next * FRAME_SIZE);
-        if place.space.begin_batch(host, ipa, count as usize, &mut batch).is_err() {
+        if place.space.begin_batch(ipa, count as usize, &mut batch).is_err() {
             return self.give_up_block(place, active, block);
         }
         self.move_batch(place, active, &batch);
         if block.source.is_none() {
             Self::release_sources(place, &batch);
         }
-        place.space.advance_block(host, batch.len() as u16);
+        place.space.advance_block(batch.len() as u16);
     }
 
     fn finish_block<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, block: Block) {
         let (host, guest) = (place.host, place.guest());
-        place.space.end_block(host);
+        place.space.end_block();
         if let Some(source) = block.source {
             self.owe(guest, source);
         }
-        match place.space.with(host, |stage2| stage2.promote(block.ipa, Level::L2)) {
+        match place.space.with(|stage2| stage2.promote(block.ipa, Level::L2)) {
             Ok(_) => place.counters().count_promotion(),
             // Leaves stay small; then so do the blocks.
             Err(_) => {
@@ -194,7 +194,7 @@ impl Hands {
     /// A unit of the area has gone: something else unmaps the guest's memory. What has moved stays.
     fn give_up_block<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, block: Block) {
         let (host, guest, next) = (place.host, place.guest(), u64::from(block.next));
-        place.space.end_block(host);
+        place.space.end_block();
         let unused = [(Some(block.target), next..PAGEBLOCK_FRAMES), (block.source, 0..next)];
         for (frame, indexes) in unused {
             if let Some(frame) = frame.filter(|frame| host.divide(guest, *frame, PAGEBLOCK_ORDER)) {
@@ -204,7 +204,7 @@ impl Hands {
         let mut unmoved = Unmoved::default();
         let left = PAGEBLOCK_FRAMES - next;
         unmoved.add(guest, block.ipa, left, left * FRAME_SIZE);
-        active.report(place.engine, host, |report| report.count_unmoved(Reason::Busy, &unmoved));
+        active.report(place.engine, |report| report.count_unmoved(Reason::Busy, &unmoved));
         active.note_split(place);
         self.arrived(place, active, block.ipa);
     }

@@ -26,7 +26,7 @@ impl Hands {
         if !host.divide(guest, frame, order) {
             return active.skip(place, portion, leaf, Reason::Busy);
         }
-        let reason = match place.space.with(host, |stage2| stage2.demote(leaf.ipa())) {
+        let reason = match place.space.with(|stage2| stage2.demote(leaf.ipa())) {
             Ok(_) => {
                 place.engine.note_split(guest);
                 return place.counters().count_demotion();
@@ -70,7 +70,7 @@ impl Hands {
             return false;
         }
         let (host, guest, order) = (place.host, place.guest(), level.order());
-        let is_promoted = place.space.with(host, |stage2| {
+        let is_promoted = place.space.with(|stage2| {
             let Ok(()) = stage2.can_promote(base, level) else { return false };
             let Some(first) = stage2.leaf(base) else { return false };
             let frame = Frame::containing(first.pa());
