@@ -78,7 +78,17 @@ macro_rules! identification_registers {
     };
 }
 
-/// The identification register CRm `crm`, Op2 `op2` as a guest reads it.
+/// Returns REVIDR_EL1.
+pub(crate) fn revision() -> u64 {
+    read!("revidr_el1")
+}
+
+/// Returns AIDR_EL1.
+pub(crate) fn auxiliary_identification() -> u64 {
+    read!("aidr_el1")
+}
+
+/// Returns the identification register CRm `crm`, Op2 `op2` as a guest reads it.
 pub(crate) fn identification(crm: u64, op2: u64) -> u64 {
     let host = identification_registers!(crm, op2;
         1 0 "S3_0_C0_C1_0", 1 1 "S3_0_C0_C1_1", 1 2 "S3_0_C0_C1_2", 1 4 "S3_0_C0_C1_4", 1 5 "S3_0_C0_C1_5",
@@ -206,7 +216,7 @@ pub(crate) fn configure(_: Closed) {
     instruction!("isb");
     if has_sve() {
         // ZCR_EL2.LEN: the longest vectors.
-        write!("S3_4_C1_C2_0", 0xf);
+        write!(vector "S3_4_C1_C2_0", 0xf);
     }
 
     // HPMN stays as large as the number of counters, else it is CONSTRAINED UNPREDICTABLE (D24.3.22).
@@ -223,13 +233,13 @@ pub(crate) fn configure(_: Closed) {
         mdcr |= MDCR_TTRF;
     }
     MDCR_EL2.set(mdcr);
-    write!("hstr_el2", 0);
+    write!(trap "hstr_el2", 0);
     // The physical counter and timer are the guest's too: EL1PCTEN, EL1PCEN.
     CNTHCTL_EL2.set(3);
 
     if field(mmfr1, 40) != 0 {
         // HCRX_EL2: nothing enabled; writes to ALLINT trap, reads cannot.
-        write!("S3_4_C1_C2_2", if field(pfr1, 36) != 0 { HCRX_TALLINT } else { 0 });
+        write!(trap "S3_4_C1_C2_2", if field(pfr1, 36) != 0 { HCRX_TALLINT } else { 0 });
     }
     trap_finely(field(mmfr0, 56), field(pfr0, 44) != 0);
     // MPAM has a major version, and a minor one that is not 0 where the major one is.
@@ -243,21 +253,21 @@ pub(crate) fn configure(_: Closed) {
 /// set, and all where it traps by being clear, which is what is new. Reset leaves them unknown.
 fn trap_finely(version: u64, has_activity_monitors: bool) {
     if version >= 1 {
-        write!("S3_4_C1_C1_4", 0); // HFGRTR_EL2
-        write!("S3_4_C1_C1_5", 0); // HFGWTR_EL2
-        write!("S3_4_C1_C1_6", 0); // HFGITR_EL2
-        write!("S3_4_C3_C1_4", 0); // HDFGRTR_EL2
-        write!("S3_4_C3_C1_5", 0); // HDFGWTR_EL2
+        write!(trap "S3_4_C1_C1_4", 0); // HFGRTR_EL2
+        write!(trap "S3_4_C1_C1_5", 0); // HFGWTR_EL2
+        write!(trap "S3_4_C1_C1_6", 0); // HFGITR_EL2
+        write!(trap "S3_4_C3_C1_4", 0); // HDFGRTR_EL2
+        write!(trap "S3_4_C3_C1_5", 0); // HDFGWTR_EL2
         if has_activity_monitors {
-            write!("S3_4_C3_C1_6", 0); // HAFGRTR_EL2; CPTR_EL2.TAM traps all of them
+            write!(trap "S3_4_C3_C1_6", 0); // HAFGRTR_EL2; CPTR_EL2.TAM traps all of them
         }
     }
     if version >= 2 {
-        write!("S3_4_C3_C1_2", 0); // HFGRTR2_EL2
-        write!("S3_4_C3_C1_3", 0); // HFGWTR2_EL2
-        write!("S3_4_C3_C1_7", 0); // HFGITR2_EL2
-        write!("S3_4_C3_C1_0", 0); // HDFGRTR2_EL2
-        write!("S3_4_C3_C1_1", 0); // HDFGWTR2_EL2
+        write!(trap "S3_4_C3_C1_2", 0); // HFGRTR2_EL2
+        write!(trap "S3_4_C3_C1_3", 0); // HFGWTR2_EL2
+        write!(trap "S3_4_C3_C1_7", 0); // HFGITR2_EL2
+        write!(trap "S3_4_C3_C1_0", 0); // HDFGRTR2_EL2
+        write!(trap "S3_4_C3_C1_1", 0); // HDFGWTR2_EL2
     }
 }
 
@@ -275,12 +285,12 @@ fn partition_nothing() {
     // MPAMIDR_EL1.
     let identification = read!("S3_0_C10_C4_4");
     let tidr = if identification >> 58 & 1 != 0 { MPAM2_TIDR } else { 0 };
-    write!("S3_4_C10_C5_0", MPAM2_TRAPS | tidr);
+    write!(trap "S3_4_C10_C5_0", MPAM2_TRAPS | tidr);
     if identification >> 17 & 1 != 0 {
         // No virtual partitions either.
-        write!("S3_4_C10_C4_0", MPAMHCR_TRAP_MPAMIDR);
+        write!(trap "S3_4_C10_C4_0", MPAMHCR_TRAP_MPAMIDR);
     }
     // MPAM1_EL1, MPAM0_EL1.
-    write!("S3_0_C10_C5_0", 0);
-    write!("S3_0_C10_C5_1", 0);
+    write!(guest "S3_0_C10_C5_0", 0);
+    write!(guest "S3_0_C10_C5_1", 0);
 }

@@ -14,6 +14,8 @@ pub(crate) mod gic;
 pub(crate) mod hardening;
 pub(crate) mod mem;
 pub(crate) mod mitigation;
+pub(crate) mod os_lock;
+pub(crate) mod stage1;
 pub(crate) mod sysreg;
 pub mod timer;
 pub(crate) mod tlb;

@@ -138,7 +138,7 @@ pub(crate) fn expired() {
 fn program(cpu: &cpu::Core) {
     match cpu.deadlines.iter().map(core::cell::Cell::get).filter(|deadline| *deadline != 0).min() {
         Some(deadline) => {
-            super::sysreg::write!("cnthp_cval_el2", deadline);
+            super::sysreg::write!(timer "cnthp_cval_el2", deadline);
             CNTHP_CTL_EL2.set(1);
         }
         None => CNTHP_CTL_EL2.set(0),

@@ -39,7 +39,7 @@ pub(crate) fn reset(start: &Start) {
     translation::enter(&errata::This, start.stage2, stage1, forget_guest, reset_el1);
     reset_floating_point();
     VMPIDR_EL2.set(start.mpidr | 1 << 31);
-    write!("vpidr_el2", read!("midr_el1"));
+    write!(guest "vpidr_el2", read!("midr_el1"));
     CNTVOFF_EL2.set(start.counter_offset);
     ELR_EL2.set(start.entry.get());
     SPSR_EL2.set(SPSR);
@@ -61,9 +61,9 @@ fn reset_el1() {
     TTBR0_EL1.set(0);
     TTBR1_EL1.set(0);
     MAIR_EL1.set(0);
-    write!("amair_el1", 0);
-    write!("afsr0_el1", 0);
-    write!("afsr1_el1", 0);
+    write!(guest "amair_el1", 0);
+    write!(guest "afsr0_el1", 0);
+    write!(guest "afsr1_el1", 0);
     ESR_EL1.set(0);
     FAR_EL1.set(0);
     PAR_EL1.set(0);
@@ -89,12 +89,12 @@ fn reset_el1() {
     // AArch64), and are UNDEFINED where EL1 cannot be AArch32.
     if features::has_ras() {
         // VDISR_EL2, which is the guest's DISR_EL1, and VSESR_EL2.
-        write!("S3_4_C12_C1_1", 0);
-        write!("S3_4_C5_C2_3", 0);
+        write!(guest "S3_4_C12_C1_1", 0);
+        write!(guest "S3_4_C5_C2_3", 0);
     }
     if features::has_sme() {
         // TPIDR2_EL0: without fine-grained traps a guest can reach it though SME is hidden.
-        write!("S3_3_C13_C0_5", 0);
+        write!(guest "S3_3_C13_C0_5", 0);
     }
     reset_pointer_keys();
 }
@@ -102,20 +102,20 @@ fn reset_el1() {
 /// Resets the locks of debug, the channel to an external debugger, and the claim tags. A guest does not reach DBGPRCR_EL1
 /// ([`features::configure`]).
 fn reset_debug_channel() {
-    write!("osdlr_el1", 0);
+    write!(guest "osdlr_el1", 0);
     // The OS lock is set after a reset. While it is, OSDTRRX_EL1, OSDTRTX_EL1 and OSECCR_EL1 are what they stand for.
-    write!("oslar_el1", 1);
+    write!(guest "oslar_el1", 1);
     instruction!("isb");
-    write!("osdtrrx_el1", 0);
-    write!("osdtrtx_el1", 0);
-    write!("oseccr_el1", 0);
-    write!("mdccint_el1", 0);
-    write!("dbgclaimclr_el1", 0xff);
+    write!(guest "osdtrrx_el1", 0);
+    write!(guest "osdtrtx_el1", 0);
+    write!(guest "oseccr_el1", 0);
+    write!(guest "mdccint_el1", 0);
+    write!(guest "dbgclaimclr_el1", 0xff);
 }
 
 macro_rules! clear_pairs {
     ($count:expr; $($number:literal $value:literal $control:literal),* $(,)?) => {
-        $(if $count > $number { write!($value, 0); write!($control, 0); })*
+        $(if $count > $number { write!(guest $value, 0); write!(guest $control, 0); })*
     };
 }
 
@@ -144,16 +144,16 @@ fn reset_pointer_keys() {
     if read!("id_aa64isar1_el1") & 0xff00_0ff0 == 0 && read!("S3_0_C0_C6_2") & 0xff00 == 0 {
         return;
     }
-    write!("S3_0_C2_C1_0", 0);
-    write!("S3_0_C2_C1_1", 0);
-    write!("S3_0_C2_C1_2", 0);
-    write!("S3_0_C2_C1_3", 0);
-    write!("S3_0_C2_C2_0", 0);
-    write!("S3_0_C2_C2_1", 0);
-    write!("S3_0_C2_C2_2", 0);
-    write!("S3_0_C2_C2_3", 0);
-    write!("S3_0_C2_C3_0", 0);
-    write!("S3_0_C2_C3_1", 0);
+    write!(guest "S3_0_C2_C1_0", 0);
+    write!(guest "S3_0_C2_C1_1", 0);
+    write!(guest "S3_0_C2_C1_2", 0);
+    write!(guest "S3_0_C2_C1_3", 0);
+    write!(guest "S3_0_C2_C2_0", 0);
+    write!(guest "S3_0_C2_C2_1", 0);
+    write!(guest "S3_0_C2_C2_2", 0);
+    write!(guest "S3_0_C2_C2_3", 0);
+    write!(guest "S3_0_C2_C3_0", 0);
+    write!(guest "S3_0_C2_C3_1", 0);
 }
 
 macro_rules! vectors_to_zero {
@@ -178,7 +178,7 @@ fn reset_floating_point() {
     }
     if features::has_sve() {
         // ZCR_EL1.LEN: the shortest vectors, as after a reset.
-        write!("S3_0_C1_C2_0", 0);
+        write!(guest "S3_0_C1_C2_0", 0);
         // SAFETY: the CPU has SVE and CPTR_EL2.TZ is clear; registers of the guest only.
         unsafe {
             core::arch::asm!(

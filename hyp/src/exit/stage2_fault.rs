@@ -1,9 +1,8 @@
 //! Stage 2 aborts on RAM: a unit of it is being moved, or its access flag is wanted.
 
-use crate::arch::errata;
+use crate::arch::stage1;
 use crate::device::exception;
 use crate::guest::{self, StopReason, cpu, migration};
-use crate::translation;
 use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2};
 use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
@@ -42,7 +41,7 @@ pub(crate) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
         TRANSLATION | ACCESS_FLAG => faulting_page(),
         PERMISSION if is_walk => faulting_page(),
         // HPFAR_EL2 holds nothing then (Arm ARM D24.2.66).
-        PERMISSION => match translate(far) {
+        PERMISSION => match stage1::page(far) {
             Some(page) => page,
             // The guest's own translation has changed meanwhile, or lies in a unit in flight: it will see.
             None => return true,
@@ -73,20 +72,7 @@ pub(crate) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
 /// Returns true if the load that aborted at `address` may be read by the guest's own tables, at its exception level.
 #[cold]
 pub(crate) fn is_readable(address: u64) -> bool {
-    if !exception::is_from_el0(SPSR_EL2.get()) {
-        return translate(address).is_some();
-    }
-    let page = translation::look_up(&errata::This, || {
-        // SAFETY: an address translation changes PAR_EL1 alone, which `look_up` restores.
-        unsafe { core::arch::asm!("at s1e0r, {}", in(reg) address, options(nostack, preserves_flags)) }
-    });
+    let is_el0 = exception::is_from_el0(SPSR_EL2.get());
+    let page = if is_el0 { stage1::page_at_el0(address) } else { stage1::page(address) };
     page.is_some()
-}
-
-/// Returns the page of IPA behind `address` by the guest's own tables: AT S1E1R.
-fn translate(address: u64) -> Option<u64> {
-    translation::look_up(&errata::This, || {
-        // SAFETY: an address translation changes PAR_EL1 alone, which `look_up` restores.
-        unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) }
-    })
 }

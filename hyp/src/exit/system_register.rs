@@ -4,7 +4,8 @@ use super::{counted, inject, is_plain_aarch64, skip_instruction, skip_plain_inst
 use crate::arch::features;
 use crate::arch::frame::{Frame, KEEP, Reload};
 use crate::arch::gic::{Lists, cpu_interface};
-use crate::arch::sysreg::{read, write};
+use crate::arch::os_lock;
+use crate::arch::stage1::Register;
 use crate::device::vgic::{DIRECT_SGIS, Kick, common_registers};
 use crate::guest::cpu::{self, PerCpu};
 use crate::guest::{self, interrupts, migration};
@@ -156,24 +157,25 @@ fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> 
     const MAIR: u64 = register(3, 0, 10, 2, 0);
     const AMAIR: u64 = register(3, 0, 10, 3, 0);
     const CONTEXTIDR: u64 = register(3, 0, 13, 0, 1);
-    match written {
-        // A unit that is copied by then, the caches believed on, is out of the guest's reach until it has arrived.
+    let register = match written {
         SCTLR => {
+            // A unit that is copied by then, the caches believed on, is out of the guest's reach until it has arrived.
             migration::note_control(cpu, value & SCTLR_CACHES == SCTLR_CACHES);
-            write!("sctlr_el1", value);
+            Register::Sctlr
         }
-        TTBR0 => write!("ttbr0_el1", value),
-        TTBR1 => write!("ttbr1_el1", value),
-        TCR => write!("tcr_el1", value),
-        AFSR0 => write!("afsr0_el1", value),
-        AFSR1 => write!("afsr1_el1", value),
-        ESR => write!("esr_el1", value),
-        FAR => write!("far_el1", value),
-        MAIR => write!("mair_el1", value),
-        AMAIR => write!("amair_el1", value),
-        CONTEXTIDR => write!("contextidr_el1", value),
+        TTBR0 => Register::Ttbr0,
+        TTBR1 => Register::Ttbr1,
+        TCR => Register::Tcr,
+        AFSR0 => Register::Afsr0,
+        AFSR1 => Register::Afsr1,
+        ESR => Register::Esr,
+        FAR => Register::Far,
+        MAIR => Register::Mair,
+        AMAIR => Register::Amair,
+        CONTEXTIDR => Register::ContextId,
         _ => return false,
-    }
+    };
+    register.write(value);
     true
 }
 
@@ -206,16 +208,16 @@ fn other(cpu: &'static PerCpu, frame: &mut Frame, esr: u64, moved: usize) -> Rel
         (control, false) if write_translation_control(cpu, control, value) => {}
         (ACTLR, true) => reload = frame.set(moved, 0),
         (ACTLR, false) => {}
-        // Trapped for the sake of DBGPRCR_EL1 (`features::MDCR_TDOSA`).
-        (OSLAR, false) => write!("oslar_el1", value),
-        (OSLSR, true) => reload = frame.set(moved, read!("oslsr_el1")),
-        (OSDLR, true) => reload = frame.set(moved, read!("osdlr_el1")),
-        (OSDLR, false) => write!("osdlr_el1", value),
+        // Trapped together with DBGPRCR_EL1 (`features::MDCR_TDOSA`).
+        (OSLAR, false) => os_lock::write(value),
+        (OSLSR, true) => reload = frame.set(moved, os_lock::read_status()),
+        (OSDLR, true) => reload = frame.set(moved, os_lock::read_double_lock()),
+        (OSDLR, false) => os_lock::write_double_lock(value),
         // It asks a power controller that guests do not have to keep the CPU's power on.
         (DBGPRCR, true) => reload = frame.set(moved, 0),
         (DBGPRCR, false) => {}
-        (REVIDR, true) => reload = frame.set(moved, read!("revidr_el1")),
-        (AIDR, true) => reload = frame.set(moved, read!("aidr_el1")),
+        (REVIDR, true) => reload = frame.set(moved, features::revision()),
+        (AIDR, true) => reload = frame.set(moved, features::auxiliary_identification()),
         // RAS has no error records for guests: ERRIDR_EL1.NUM is 0, and there is nothing to select.
         (ras, is_read) if RAS_RECORDS.contains(&ras) => {
             if is_read {

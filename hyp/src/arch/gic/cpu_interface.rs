@@ -16,15 +16,15 @@ pub(crate) const fn is_special(intid: u32) -> bool {
 /// Turns the interface on: system registers, all priorities, group 1, deactivation apart from the end.
 pub(crate) fn init() {
     // ICC_SRE_EL2: SRE, no FIQ and IRQ bypass, EL1 may use system registers.
-    write!("S3_4_C12_C9_5", 0xf);
+    write!(interrupt "S3_4_C12_C9_5", 0xf);
     instruction!("isb");
     // ICC_CTLR_EL1.EOImode.
-    write!("S3_0_C12_C12_4", 1 << 1);
+    write!(interrupt "S3_0_C12_C12_4", 1 << 1);
     clear_active_priorities();
     // ICC_PMR_EL1, ICC_BPR1_EL1, ICC_IGRPEN1_EL1.
-    write!("S3_0_C4_C6_0", 0xff);
-    write!("S3_0_C12_C12_3", 0);
-    write!("S3_0_C12_C12_7", 1);
+    write!(interrupt "S3_0_C4_C6_0", 0xff);
+    write!(interrupt "S3_0_C12_C12_3", 0);
+    write!(interrupt "S3_0_C12_C12_7", 1);
     instruction!("isb");
 }
 
@@ -34,23 +34,23 @@ fn clear_active_priorities() {
     let bits = (read!("S3_0_C12_C12_4") >> 8 & 7) + 1;
     // ICC_AP0R0_EL1 to ICC_AP0R3_EL1.
     if has_group0(bits) {
-        write!("S3_0_C12_C8_4", 0);
+        write!(interrupt "S3_0_C12_C8_4", 0);
         if bits >= 6 {
-            write!("S3_0_C12_C8_5", 0);
+            write!(interrupt "S3_0_C12_C8_5", 0);
         }
         if bits >= 7 {
-            write!("S3_0_C12_C8_6", 0);
-            write!("S3_0_C12_C8_7", 0);
+            write!(interrupt "S3_0_C12_C8_6", 0);
+            write!(interrupt "S3_0_C12_C8_7", 0);
         }
     }
     // ICC_AP1R0_EL1 to ICC_AP1R3_EL1.
-    write!("S3_0_C12_C9_0", 0);
+    write!(interrupt "S3_0_C12_C9_0", 0);
     if bits >= 6 {
-        write!("S3_0_C12_C9_1", 0);
+        write!(interrupt "S3_0_C12_C9_1", 0);
     }
     if bits >= 7 {
-        write!("S3_0_C12_C9_2", 0);
-        write!("S3_0_C12_C9_3", 0);
+        write!(interrupt "S3_0_C12_C9_2", 0);
+        write!(interrupt "S3_0_C12_C9_3", 0);
     }
     instruction!("isb");
 }
@@ -59,7 +59,7 @@ fn clear_active_priorities() {
 /// the priority mask is a non-secure view that loses its least implemented bit (IHI 0069H, 4.8.1).
 fn has_group0(priority_bits: u64) -> bool {
     let least = 1 << (8 - priority_bits);
-    write!("S3_0_C4_C6_0", least);
+    write!(interrupt "S3_0_C4_C6_0", least);
     read!("S3_0_C4_C6_0") != 0
 }
 
@@ -91,13 +91,13 @@ pub(crate) fn synchronize() {
 /// Drops the running priority (ICC_EOIR1_EL1).
 #[inline(always)]
 pub(crate) fn drop_priority(intid: u32) {
-    write!("S3_0_C12_C12_1", u64::from(intid));
+    write!(interrupt "S3_0_C12_C12_1", u64::from(intid));
 }
 
 /// Deactivates an interrupt (ICC_DIR_EL1).
 #[inline(always)]
 pub(crate) fn deactivate(intid: u32) {
-    write!("S3_0_C12_C11_1", u64::from(intid));
+    write!(interrupt "S3_0_C12_C11_1", u64::from(intid));
 }
 
 /// What to write to ICC_SGI1R_EL1, less the INTID, to reach the CPU with MPIDR `mpidr`.
@@ -112,6 +112,6 @@ pub(crate) const fn sgi_target(mpidr: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn send_sgi(target: u64, intid: u32) {
     instruction!("dsb ishst");
-    write!("S3_0_C12_C11_5", target | u64::from(intid) << 24);
+    write!(interrupt "S3_0_C12_C11_5", target | u64::from(intid) << 24);
     instruction!("isb");
 }

@@ -34,7 +34,7 @@ macro_rules! read_one {
 
 macro_rules! write_one {
     ($index:expr, $value:expr; $($number:literal $name:literal),*) => {
-        match $index { $($number => write!($name, $value),)* _ => {} }
+        match $index { $($number => write!(interrupt $name, $value),)* _ => {} }
     };
 }
 
@@ -63,7 +63,7 @@ impl ListRegisters for Lists {
         let hcr = read!("S3_4_C12_C11_0");
         let count = hcr >> HCR_EOI_COUNT_SHIFT & 0x1f;
         if count != 0 {
-            write!("S3_4_C12_C11_0", hcr & !(0x1f << HCR_EOI_COUNT_SHIFT));
+            write!(interrupt "S3_4_C12_C11_0", hcr & !(0x1f << HCR_EOI_COUNT_SHIFT));
         }
         count as u32
     }
@@ -76,7 +76,7 @@ impl ListRegisters for Lists {
         if not_present {
             hcr |= HCR_NOT_PRESENT | common_registers::deactivation_trap(vtr());
         }
-        write!("S3_4_C12_C11_0", hcr);
+        write!(interrupt "S3_4_C12_C11_0", hcr);
     }
 
     fn is_line_high(&self, physical_intid: u32) -> bool {
@@ -130,7 +130,7 @@ impl common_registers::Interface for Lists {
     }
 
     fn set_vmcr(&self, value: u64) {
-        write!("S3_4_C12_C11_7", value);
+        write!(interrupt "S3_4_C12_C11_7", value);
     }
 
     /// Words beyond the first exist only with more than five bits of preemption.
@@ -150,25 +150,25 @@ impl common_registers::Interface for Lists {
 impl Lists {
     /// As after power-on: no interrupt, no active priority, groups disabled, all masked (ICH_VMCR_EL2 = 0).
     pub(crate) fn reset(&self) {
-        write!("S3_4_C12_C11_0", 0);
+        write!(interrupt "S3_4_C12_C11_0", 0);
         for index in 0..self.count() {
             self.write(index, ListRegister::new());
         }
         // ICH_AP0R0_EL2, ICH_AP1R0_EL2; those above exist with more than five bits of preemption only.
-        write!("S3_4_C12_C8_0", 0);
-        write!("S3_4_C12_C9_0", 0);
+        write!(interrupt "S3_4_C12_C8_0", 0);
+        write!(interrupt "S3_4_C12_C9_0", 0);
         let preemption_bits = preemption_bits();
         if preemption_bits >= 6 {
-            write!("S3_4_C12_C8_1", 0);
-            write!("S3_4_C12_C9_1", 0);
+            write!(interrupt "S3_4_C12_C8_1", 0);
+            write!(interrupt "S3_4_C12_C9_1", 0);
         }
         if preemption_bits >= 7 {
-            write!("S3_4_C12_C8_2", 0);
-            write!("S3_4_C12_C8_3", 0);
-            write!("S3_4_C12_C9_2", 0);
-            write!("S3_4_C12_C9_3", 0);
+            write!(interrupt "S3_4_C12_C8_2", 0);
+            write!(interrupt "S3_4_C12_C8_3", 0);
+            write!(interrupt "S3_4_C12_C9_2", 0);
+            write!(interrupt "S3_4_C12_C9_3", 0);
         }
         // ICH_VMCR_EL2.
-        write!("S3_4_C12_C11_7", 0);
+        write!(interrupt "S3_4_C12_C11_7", 0);
     }
 }
