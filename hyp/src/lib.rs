@@ -1,12 +1,19 @@
 //! Ballast: the EL2 image. What touches registers is present only on the target; everything else also builds and is tested
 //! on a PC. ARCHITECTURE.md has the table of rooms: each knows only rooms below it.
+//!
+//! `unsafe` is allowed in `arch` and `hyp_mem`, in `boot`, and in these leaves: the vectors, the idle loop, which enters
+//! guests, and the fatal record (`exit`); a CPU's data, a guest's memory and migration's copies (`guest`); the PL011
+//! (`serial`); the log's frames and its ring's symbol (`observe`).
 #![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 
+#[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 pub mod arch;
 pub mod board;
+#[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 mod boot;
 pub mod device;
@@ -17,6 +24,7 @@ mod exit;
 pub mod guest;
 #[cfg(target_os = "none")]
 mod host;
+#[allow(unsafe_code)]
 pub mod hyp_mem;
 #[cfg(all(test, loom))]
 mod interleavings;
@@ -29,6 +37,7 @@ pub mod physical;
 pub mod requests;
 #[cfg(test)]
 mod rooms;
+#[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 mod serial;
 pub mod translation;

@@ -12,15 +12,25 @@ pub(crate) fn line_size() -> usize {
 }
 
 /// Cleans and invalidates `size` bytes at `address` to the point of coherency (DC CIVAC). The caller ends with
-/// [`complete`].
-pub(crate) fn clean_invalidate(address: usize, size: usize) {
+/// [`complete`], or another DSB.
+///
+/// # Safety
+///
+/// The bytes are mapped.
+pub(crate) unsafe fn clean_invalidate(address: usize, size: usize) {
     let line = line_size();
     let mut at = address & !(line - 1);
     while at < address + size {
-        // SAFETY: maintenance of mapped memory; contents do not change.
+        // SAFETY: mapped, as the caller says; maintenance does not change contents.
         unsafe { core::arch::asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
         at += line;
     }
+}
+
+/// Cleans and invalidates `value` to the point of coherency, as [`clean_invalidate`] does.
+pub(crate) fn clean_invalidate_value<T: ?Sized>(value: &T) {
+    // SAFETY: what is referred to is mapped.
+    unsafe { clean_invalidate(core::ptr::from_ref(value).addr(), size_of_val(value)) };
 }
 
 /// Waits for cache maintenance to complete everywhere, and drops every CPU's instruction cache: a frame that has

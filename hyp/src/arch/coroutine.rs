@@ -3,9 +3,10 @@
 //! It runs on the CPU that owns it, at EL2, on a stack of its own, whenever that CPU calls [`Coroutine::resume`],
 //! until it suspends itself. It never takes interrupts and holds no lock across a suspension.
 
+use super::cpu;
 use core::arch::naked_asm;
-use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Callee-saved registers (AAPCS64 6.1.1), x19 to x30, and the stack pointer.
 #[repr(C)]
@@ -44,15 +45,32 @@ unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
     )
 }
 
-/// A coroutine and whoever resumed it.
+/// A stack of a coroutine's own.
+pub(crate) struct Stack {
+    top: u64,
+}
+
+impl Stack {
+    /// Takes the stack below `top`.
+    ///
+    /// # Safety
+    ///
+    /// It is mapped for ever and used by nobody else; `top` is a multiple of 16.
+    pub(crate) const unsafe fn new(top: u64) -> Self {
+        Self { top }
+    }
+}
+
+/// A coroutine and its caller.
 pub(crate) struct Coroutine {
     inside: UnsafeCell<Context>,
     outside: UnsafeCell<Context>,
     is_running: AtomicBool,
-    exists: Cell<bool>,
+    /// The CPU that it runs on, by index; `usize::MAX` until it is started.
+    home: AtomicUsize,
 }
 
-// SAFETY: used on one CPU only, the one that `start` was called on.
+// SAFETY: the contexts are used on the coroutine's home CPU only.
 unsafe impl Sync for Coroutine {}
 
 impl Coroutine {
@@ -61,41 +79,44 @@ impl Coroutine {
             inside: UnsafeCell::new(Context::new()),
             outside: UnsafeCell::new(Context::new()),
             is_running: AtomicBool::new(false),
-            exists: Cell::new(false),
+            home: AtomicUsize::new(usize::MAX),
         }
     }
 
-    /// Prepares `function` to run on the stack with top `stack_top` at the first [`Coroutine::resume`].
-    ///
-    /// # Safety
-    ///
-    /// The stack is mapped, used by nobody else, 16-byte aligned; called once, on the CPU that will resume it.
-    pub(crate) unsafe fn start(&self, stack_top: u64, function: extern "C" fn() -> !) {
-        // SAFETY: nothing runs in it yet.
-        let inside = unsafe { &mut *self.inside.get() };
-        inside.sp = stack_top;
-        inside.x[11] = function as usize as u64;
-        self.exists.set(true);
+    /// Prepares `function` to run on `stack`, on this CPU, at the first [`Coroutine::resume`]. A second start is ignored.
+    pub(crate) fn start(&self, stack: Stack, function: extern "C" fn() -> !) {
+        let here = cpu::current().index();
+        if self.home.compare_exchange(usize::MAX, here, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            // SAFETY: nothing runs in it yet, and only this CPU resumes it.
+            let inside = unsafe { &mut *self.inside.get() };
+            inside.sp = stack.top;
+            inside.x[11] = function as usize as u64;
+        }
     }
 
-    /// Lets it run until it suspends itself. Nothing happens from within.
+    /// Returns true on the coroutine's home CPU.
+    fn is_home(&self) -> bool {
+        self.home.load(Ordering::Relaxed) == cpu::current().index()
+    }
+
+    /// Lets it run until it suspends itself. Does nothing from within, and on other CPUs.
     pub(crate) fn resume(&self) {
-        if self.exists.get() && !self.is_running.swap(true, Ordering::Relaxed) {
+        if self.is_home() && !self.is_running.swap(true, Ordering::Relaxed) {
             // SAFETY: `inside` holds a context that `start` or `suspend` left; this CPU alone is here.
             unsafe { switch(self.outside.get(), self.inside.get()) };
             self.is_running.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Whether it runs now: on its own CPU, whether the caller is in it.
+    /// Returns true if it runs now; on its home CPU, if the caller is in it.
     pub(crate) fn is_running(&self) -> bool {
         self.is_running.load(Ordering::Relaxed)
     }
 
-    /// From within: back to whoever resumed it.
+    /// Returns to the caller of [`Coroutine::resume`], from within.
     pub(crate) fn suspend(&self) {
-        if self.is_running() {
-            // SAFETY: the caller runs on the coroutine's stack and `outside` holds who resumed it.
+        if self.is_home() && self.is_running() {
+            // SAFETY: what runs on the home CPU now is on the coroutine's stack and `outside` holds who resumed it.
             unsafe { switch(self.inside.get(), self.outside.get()) };
         }
     }

@@ -121,7 +121,9 @@ extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     }
 
     // SAFETY: this CPU alone runs, and this function once.
-    let mut configuration = guest::read(board, unsafe { &mut *CONFIGURATION.0.get() });
+    let place = unsafe { &mut *CONFIGURATION.0.get() };
+    // SAFETY: the ranges are those of the board's `chosen`, which `boot_memory` reserves; nobody writes before.
+    let mut configuration = guest::read(board, place, &|range| unsafe { mmu::map_loaded(range) });
     // Before RAM is handed out: the GIC may be writing to it.
     let distributor = init_interrupts(&board.gic);
     boot_memory(board, tree_blob.len(), tree_pa, configuration.as_deref_mut());
@@ -404,14 +406,13 @@ fn start_secondaries(board: &Board<'_>) {
             None => map_stack(count),
         };
         this.describe(count, host.mpidr, top);
-        let start = Box::leak(Box::new(entry::SecondaryStart {
+        let start: &entry::SecondaryStart = Box::leak(Box::new(entry::SecondaryStart {
             root: mmu::root(),
             stack: top,
             argument: count as u64,
         }));
-        let start: *const entry::SecondaryStart = start;
         // It is read with the MMU off.
-        cache::clean_invalidate(start.addr(), size_of::<entry::SecondaryStart>());
+        cache::clean_invalidate_value(start);
         crate::arch::sysreg::instruction!("dsb sy");
         let entry = entry::secondary_entry_address();
         if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
@@ -426,8 +427,7 @@ fn start_secondaries(board: &Board<'_>) {
             if timer::now() > deadline {
                 refuse(format_args!("CPU with MPIDR {:#x} was started but does not come up", host.mpidr));
             }
-            // A hint that another CPU is waited for, which emulators that run one CPU at a time act on.
-            crate::arch::sysreg::instruction!("yield");
+            cpu::relax();
         }
         count += 1;
     }
@@ -446,11 +446,10 @@ extern "C" fn secondary_main(index: u64) -> ! {
 
 fn start_monitor() {
     let stack = own_block(MONITOR_STACK_ORDER, "the monitor's stack");
-    let top = match mmu::map_monitor_stack(stack) {
-        Ok(top) => top,
+    let stack = match mmu::map_monitor_stack(stack) {
+        Ok(stack) => stack,
         Err(error) => refuse(format_args!("the monitor's stack: {error}")),
     };
-    // SAFETY: just mapped, for this.
-    unsafe { scheduler::init(top, crate::operator::machine::run) };
+    scheduler::init(stack, crate::operator::machine::run);
     log::set_listener(scheduler::wake);
 }

@@ -3,8 +3,8 @@
 //! The record stays in memory under the symbol `FATAL_RECORD`, where a debugger finds it, and is printed on the
 //! console by polling. The other CPUs are halted; guests do not run on under a broken hypervisor.
 
-use crate::arch::cpu;
-use crate::arch::cpu::Request;
+use crate::arch::cache;
+use crate::arch::cpu::{self, Request};
 use crate::arch::frame::Frame;
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2, TPIDR_EL2};
 use core::cell::UnsafeCell;
@@ -124,7 +124,7 @@ fn report(reason: fmt::Arguments<'_>, x: &[u64; 31], sp: u64, pc: u64, is_except
         let _ = record.write_fmt(reason);
         backtrace(x[29], &mut record.backtrace);
         record.magic = MAGIC;
-        crate::arch::cache::clean_invalidate(core::ptr::from_ref(record).addr(), size_of::<Record>());
+        cache::clean_invalidate_value(record);
         if here != 0 {
             for other in cpu::all().filter(|other| other.is_online() && other.index() as u64 != record.cpu) {
                 other.request(Request::Halt);
@@ -132,7 +132,7 @@ fn report(reason: fmt::Arguments<'_>, x: &[u64; 31], sp: u64, pc: u64, is_except
         }
         let _ = print(&mut crate::serial::Polled, record, is_exception);
         let ring = crate::observe::log::ring();
-        crate::arch::cache::clean_invalidate(core::ptr::from_ref(ring).addr(), size_of_val(ring));
+        cache::clean_invalidate_value(ring);
         let _ = print_log(&mut crate::serial::Polled, ring);
     }
     halt()

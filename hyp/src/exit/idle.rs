@@ -1,7 +1,10 @@
-//! The idle loop of a CPU without a guest: it serves interrupts, its vCPU's life, the monitor and migration; else it sleeps.
+//! The idle loop of a CPU without a guest: it serves interrupts, its vCPU's life, the monitor and migration; else it sleeps. From here
+//! CPUs enter guests, and here they come back.
 
 use super::{interrupt, vectors};
 use crate::arch::cpu::Request;
+use crate::arch::frame::Frame;
+use crate::arch::vcpu::{self, Start};
 use crate::guest::{self, cpu, migration};
 use crate::operator::scheduler;
 
@@ -18,12 +21,22 @@ extern "C" fn idle(_: u64) -> ! {
         // A request that comes after this is pending again as a kick, which ends the sleep.
         cpu.take(Request::Look);
         if let Some(start) = cpu.assigned().and_then(guest::serve) {
-            // SAFETY: this loop holds nothing; the tables live until every vCPU has left.
-            unsafe { super::enter::enter(&start) }
+            enter_guest(&start)
         }
         scheduler::resume(cpu);
         if !migration::use_idle(cpu) {
             aarch64_cpu::asm::wfi();
         }
     }
+}
+
+/// Sets every register of EL1 and EL0 and enters the guest.
+fn enter_guest(start: &Start) -> ! {
+    let cpu = cpu::current();
+    cpu.hardening.reset();
+    vectors::install();
+    vcpu::reset(start);
+    // SAFETY: the stack is this CPU's, and the idle loop on it holds nothing that would have to be dropped. The tables of
+    // the guest's stage 2 live until every vCPU has left.
+    unsafe { vectors::enter_guest(cpu.stack_top(), &Frame::new(start.context)) }
 }

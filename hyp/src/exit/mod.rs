@@ -1,16 +1,18 @@
 //! What guests trap on. The vectors read the syndrome, once, and call the functions here with it.
 
 pub(crate) mod abort;
-pub(crate) mod enter;
+#[allow(unsafe_code)]
 pub(crate) mod fatal;
 pub(crate) mod hardened;
 pub(crate) mod hypercall;
+#[allow(unsafe_code)]
 pub(crate) mod idle;
 pub(crate) mod inject;
 pub(crate) mod interrupt;
 pub(crate) mod stage2_fault;
 pub(crate) mod system_register;
 pub(crate) mod traced;
+#[allow(unsafe_code)]
 pub(crate) mod vectors;
 pub(crate) mod wfi;
 

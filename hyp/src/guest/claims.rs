@@ -19,7 +19,7 @@ use guest_dts::guest_tree::platform::{self, POOL_SPI};
 use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windows, Wish};
-use stage2::migrate::Region;
+use stage2::migrate::{Copier, Region};
 use stage2::owner::{GuestId, MAX_POOLS, PoolId};
 use stage2::phys::alloc::Memory;
 use stage2::phys::frame::Mapping;
@@ -266,7 +266,7 @@ impl Windows for Host {
     }
 
     fn scrub(&self, frame: Frame, count: u64) {
-        copy::zero(frame, count);
+        Copier::scrub(self, frame, count);
     }
 
     fn clean(&self, frame: Frame, count: u64) {

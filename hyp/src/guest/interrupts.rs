@@ -2,8 +2,8 @@
 
 use super::cpu::{self, PerCpu};
 use super::{Guest, Vcpu};
+use crate::arch;
 use crate::arch::gic::{KICK_SGI, Lists, cpu_interface};
-use crate::arch::sysreg::instruction;
 use crate::device::vgic::Kick;
 
 /// Refills the list registers of the vCPU that runs here.
@@ -45,7 +45,7 @@ pub(crate) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static Vcpu, mask: u32) {
         if vgic.is_dirty(vcpu.index()) {
             refill(cpu, vcpu);
         }
-        instruction!("yield");
+        arch::cpu::relax();
     }
 }
 

@@ -21,6 +21,7 @@
 //! `reason` are leaves; the phase changes to Stopping under `reason`. None is held when a CPU leaves the guest.
 
 pub(crate) mod claims;
+#[allow(unsafe_code)]
 pub mod cpu;
 pub(crate) mod interrupts;
 pub(crate) mod life;
@@ -29,6 +30,7 @@ pub(crate) mod migration;
 pub(crate) mod refused;
 pub(crate) mod seed;
 pub(crate) mod setup;
+#[allow(unsafe_code)]
 pub(crate) mod space;
 pub mod uart;
 

@@ -4,7 +4,6 @@ use super::{MAX_GUESTS, Plan, migration, refused, seed};
 use crate::arch::cpu;
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
-use crate::hyp_mem::mmu::map_loaded;
 use crate::hyp_mem::pages;
 use crate::observe::log;
 use crate::physical::{self, tell_finding};
@@ -13,6 +12,7 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use guest_dts::config::{Configuration, Guest, Host, Severity};
 use guest_dts::finding::Finding;
+use guest_dts::range::PaRange;
 use guest_dts::tree::Tree;
 use stage2::controller::ControllerId;
 use stage2::owner::GuestId;
@@ -26,13 +26,14 @@ pub(crate) fn tell(severity: Severity, text: fmt::Arguments<'_>) {
     }
 }
 
-/// Reads what was loaded into `place`: a configuration, or modules that stand for one. Without any guest Ballast runs
+/// Reads what was loaded, which `map` maps, into `place`: a configuration, or modules that stand for one. Without any guest Ballast runs
 /// all the same: its console says why.
 pub fn read<'c>(
     board: &'static Board<'static>,
     place: &'c mut MaybeUninit<Configuration<'static>>,
+    map: &dyn Fn(PaRange) -> Option<&'static [u8]>,
 ) -> Option<&'c mut Configuration<'static>> {
-    match read_loaded(board) {
+    match read_loaded(board, map) {
         Ok(Some(configuration)) => return Some(place.write(configuration)),
         Ok(None) => {
             log::warn!("nothing was loaded that starts a guest: neither a configuration nor a kernel")
@@ -61,10 +62,13 @@ pub fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configu
 
 /// A function of its own, since a configuration takes much of the stack on its way to its place.
 #[inline(never)]
-fn read_loaded(board: &'static Board<'static>) -> Result<Option<Configuration<'static>>, Finding<'static>> {
+fn read_loaded(
+    board: &'static Board<'static>,
+    map: &dyn Fn(PaRange) -> Option<&'static [u8]>,
+) -> Result<Option<Configuration<'static>>, Finding<'static>> {
     let chosen = &board.chosen;
     if let Some(initrd) = &chosen.initrd {
-        let Some(blob) = map_loaded(initrd.base(), initrd.size()) else { return Ok(None) };
+        let Some(blob) = map(*initrd) else { return Ok(None) };
         return match Tree::new(blob) {
             Ok(tree) => Configuration::read(&tree, &mut tell_finding(&mut tell)).map(Some),
             Err(error) => {
@@ -75,9 +79,8 @@ fn read_loaded(board: &'static Board<'static>) -> Result<Option<Configuration<'s
     }
     let find = |kind| chosen.modules.iter().find(|module| module.kind == kind);
     let Some(kernel) = find(ModuleKind::Kernel) else { return Ok(None) };
-    let Some(image) = map_loaded(kernel.range.base(), kernel.range.size()) else { return Ok(None) };
-    let ramdisk =
-        find(ModuleKind::Ramdisk).and_then(|module| map_loaded(module.range.base(), module.range.size()));
+    let Some(image) = map(kernel.range) else { return Ok(None) };
+    let ramdisk = find(ModuleKind::Ramdisk).and_then(|module| map(module.range));
     let bootargs = kernel.bootargs.unwrap_or_default();
     Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Some)
 }

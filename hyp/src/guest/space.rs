@@ -3,8 +3,8 @@
 use super::migration::{ENGINE, Host};
 use super::{Guest, Phase, claims};
 use crate::arch::tlb::Tlb;
-use crate::arch::{cache, cpu, features};
-use crate::hyp_mem::{pages, window};
+use crate::arch::{cpu, features};
+use crate::hyp_mem::{copy, pages};
 use crate::observe::log;
 use crate::translation;
 use alloc::format;
@@ -248,10 +248,8 @@ impl Space {
             while at < end {
                 let next = ((at | (PAGEBLOCK_SIZE - 1)) + 1).min(end);
                 cpu::serve_interrupts();
-                self.each_run(at, next - at, |address, size| {
-                    // SAFETY: the frames are the guest's, which does not run; shown by this CPU's own window.
-                    unsafe { cache::zero(address, size) };
-                });
+                // SAFETY: the frames are the guest's, which does not run.
+                self.each_run(at, next - at, |pa, size| unsafe { copy::clear(pa, size) });
                 at = next;
             }
         }
@@ -265,11 +263,10 @@ impl Space {
             let at = ipa.get() + done as u64;
             let size = (((at | (PAGEBLOCK_SIZE - 1)) + 1 - at) as usize).min(bytes.len() - done);
             let mut copied = 0;
-            self.each_run(at, size as u64, |address, size| {
+            self.each_run(at, size as u64, |pa, size| {
                 let source = &bytes[done + copied..done + copied + size];
-                // SAFETY: the frames are the guest's, which does not run; shown by this CPU's own window, apart
-                // from whatever `bytes` lies in.
-                unsafe { core::ptr::copy_nonoverlapping(source.as_ptr(), address as *mut u8, size) };
+                // SAFETY: the frames are the guest's, which does not run; `bytes` lies in EL2's own memory.
+                unsafe { copy::write(pa, source) };
                 copied += size;
             });
             if copied < size {
@@ -280,12 +277,10 @@ impl Space {
         true
     }
 
-    /// Calls `f` to write to this CPU's view of each run of memory that is contiguous in one leaf, from `ipa` on, at most
-    /// `size` bytes within one pageblock of IPA, and takes it to the point of coherency; stops at the first address without
-    /// RAM.
-    fn each_run(&self, ipa: u64, size: u64, mut f: impl FnMut(usize, usize)) {
+    /// Calls `f` with the address and size of each run of memory that is contiguous in one leaf, from `ipa` on, at most
+    /// `size` bytes within one pageblock of IPA; stops at the first address without RAM.
+    fn each_run(&self, ipa: u64, size: u64, mut f: impl FnMut(Pa, usize)) {
         let (mut at, end) = (ipa, ipa + size);
-        let [window, _] = window::own();
         while at < end {
             let Some(leaf) = self.inner.with(|stage2| stage2.leaf(Ipa::new_truncate(at))) else {
                 return;
@@ -293,11 +288,7 @@ impl Space {
             let offset = at & (leaf.size() - 1);
             let pa = leaf.pa().get() + offset;
             let run = (leaf.size() - offset).min(end - at).min(PAGEBLOCK_SIZE - pa % PAGEBLOCK_SIZE);
-            let pa = Pa::new_truncate(pa);
-            f(window.show(pa).addr().get(), run as usize);
-            // The guest's caches are off: no line may be left, and none may come by a cacheable window (`hyp_mem::window`).
-            cache::clean_invalidate(window.show_uncached(pa).addr().get(), run as usize);
-            window.close();
+            f(Pa::new_truncate(pa), run as usize);
             at += run;
         }
     }

@@ -17,7 +17,7 @@ use super::window::{self, close_pair, show_pair};
 use crate::arch::sysreg::{instruction, read};
 use crate::arch::{cache, errata, features};
 use core::mem::MaybeUninit;
-use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
+use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES, Pa};
 use stage2::migrate::SOME;
 
 /// Bytes of the largest vector register (Arm ARM B1.2.1).
@@ -46,18 +46,28 @@ pub(crate) enum Caching {
 /// With [`Caching::MaybeOff`] a vCPU may read memory past a line that was fetched by speculation after it was cleaned. So
 /// both are cleaned and invalidated once more when no cacheable window shows them (`window`). A guest with its caches on
 /// has cacheable aliases of all of its memory, by which such lines come at any time, and has to cope with them.
-pub(crate) fn frames(
+///
+/// # Safety
+///
+/// The frames are guests' memory, which no reference leads to. Nobody writes to the source meanwhile, and nobody knows the
+/// target yet.
+pub(crate) unsafe fn frames(
     source: Frame,
     target: Frame,
     count: u64,
     caching: Caching,
     mut goes_on: impl FnMut() -> bool,
 ) -> u64 {
-    run(source, target, (count as usize, SOME as usize), caching, |_| true, |_| goes_on()) as u64
+    // SAFETY: as the caller says.
+    unsafe { run(source, target, (count as usize, SOME as usize), caching, |_| true, |_| goes_on()) as u64 }
 }
 
-/// The same frame by frame: number `index` if `claim(index)`, and then calls `done(index)`.
-pub(crate) fn each_frame(
+/// Copies frame by frame, like [`frames`]: number `index` if `claim(index)`, and then calls `done(index)`.
+///
+/// # Safety
+///
+/// As for [`frames`], for each frame from its claim on.
+pub(crate) unsafe fn each_frame(
     source: Frame,
     target: Frame,
     count: usize,
@@ -69,12 +79,17 @@ pub(crate) fn each_frame(
         done(index);
         true
     };
-    run(source, target, (count, 1), caching, claim, done);
+    // SAFETY: as the caller says.
+    unsafe { run(source, target, (count, 1), caching, claim, done) };
 }
 
-/// Copies `count` frames, `step` at a time, for as long as `done` says so. Yields how many were looked at.
+/// Copies `count` frames, `step` at a time, for as long as `done` returns true. Returns how many it looked at.
+///
+/// # Safety
+///
+/// As for [`each_frame`].
 #[inline(always)]
-fn run(
+unsafe fn run(
     source: Frame,
     target: Frame,
     (count, step): (usize, usize),
@@ -98,8 +113,7 @@ fn run(
         if claim(index) {
             let offset = index * FRAME_SIZE as usize;
             let (from, to) = (from + offset, to + offset);
-            // SAFETY: the windows show the frames, whole pages of this guest's memory that no reference leads to; nobody
-            // writes to the source meanwhile, nor knows the target. `kept` has the vector registers.
+            // SAFETY: the windows show the frames, which the caller vouches for. `kept` has the vector registers.
             unsafe {
                 if has_small_lines {
                     copy_small_lines(from, to, some);
@@ -116,22 +130,29 @@ fn run(
     close_pair([from_window, to_window]);
     if caching == Caching::MaybeOff {
         let bytes = next * FRAME_SIZE as usize;
-        cache::clean_invalidate(from_window.show_uncached(source.pa()).addr().get(), bytes);
-        cache::clean_invalidate(to_window.show_uncached(target.pa()).addr().get(), bytes);
+        // SAFETY: the windows show the frames.
+        unsafe {
+            cache::clean_invalidate(from_window.show_uncached(source.pa()).addr().get(), bytes);
+            cache::clean_invalidate(to_window.show_uncached(target.pa()).addr().get(), bytes);
+        }
         close_pair([from_window, to_window]);
     }
     next
 }
 
 /// Fills `count` frames of one pageblock with zeroes.
-pub(crate) fn zero(frame: Frame, count: u64) {
+///
+/// # Safety
+///
+/// The frames are nobody's memory any more, and no reference leads to them.
+pub(crate) unsafe fn zero(frame: Frame, count: u64) {
     let [window, _] = window::own();
     debug_assert!(frame.number() % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES);
     let address = window.show(frame.pa()).addr().get();
     let mut room = Room::uninit();
     let kept = Kept::keep(&mut room);
-    // SAFETY: the window shows the frames, which are no one's memory any more; `kept` has the vector registers. A store of
-    // four of them fills a cache line, as DC ZVA does, but moves on by itself.
+    // SAFETY: the window shows the frames, which the caller vouches for; `kept` has the vector registers. A store of four
+    // of them fills a cache line, as DC ZVA does, but moves on by itself.
     unsafe {
         core::arch::asm!(
             ".arch_extension simd",
@@ -158,7 +179,47 @@ pub(crate) fn zero(frame: Frame, count: u64) {
 /// (Arm ARM D7.5.6).
 pub(crate) fn clean(frame: Frame, count: u64) {
     let [window, _] = window::own();
-    cache::clean_invalidate(window.show_uncached(frame.pa()).addr().get(), (count * FRAME_SIZE) as usize);
+    // SAFETY: the window shows the frames.
+    unsafe {
+        cache::clean_invalidate(window.show_uncached(frame.pa()).addr().get(), (count * FRAME_SIZE) as usize);
+    }
+    window.close();
+}
+
+/// Fills `size` bytes at `pa`, within one pageblock and multiples of 4 KiB, with zeroes, to the point of coherency.
+///
+/// # Safety
+///
+/// They are the memory of a guest whose vCPUs are off, and no reference leads to them.
+pub(crate) unsafe fn clear(pa: Pa, size: usize) {
+    // SAFETY: the window shows the bytes, which the caller vouches for.
+    write_by(pa, size, |address| unsafe { cache::zero(address, size) });
+}
+
+/// Copies `bytes` to `pa` on, within one pageblock, to the point of coherency.
+///
+/// # Safety
+///
+/// As for [`clear`].
+pub(crate) unsafe fn write(pa: Pa, bytes: &[u8]) {
+    // SAFETY: the window shows as many bytes, which the caller vouches for, apart from `bytes`.
+    let copy = |address| unsafe {
+        core::ptr::copy_nonoverlapping(
+            bytes.as_ptr(),
+            core::ptr::with_exposed_provenance_mut(address),
+            bytes.len(),
+        );
+    };
+    write_by(pa, bytes.len(), copy);
+}
+
+/// Calls `f` with the address at which this CPU sees `pa`, and takes `size` bytes there to the point of coherency.
+fn write_by(pa: Pa, size: usize, f: impl FnOnce(usize)) {
+    let [window, _] = window::own();
+    f(window.show(pa).addr().get());
+    // The guest's caches are off: no line may be left, and none may come by a cacheable window (`window`).
+    // SAFETY: the window shows the bytes.
+    unsafe { cache::clean_invalidate(window.show_uncached(pa).addr().get(), size) };
     window.close();
 }
 
@@ -304,10 +365,12 @@ unsafe fn copy_frames(from: usize, to: usize, count: usize) {
 #[cold]
 unsafe fn copy_small_lines(from: usize, to: usize, count: usize) {
     let bytes = count * FRAME_SIZE as usize;
-    cache::clean_invalidate(from, bytes);
+    // SAFETY: mapped, as the caller says.
+    unsafe { cache::clean_invalidate(from, bytes) };
     instruction!("dsb ish");
     // SAFETY: as the caller says.
     unsafe { copy_frames(from, to, count) };
-    cache::clean_invalidate(to, bytes);
+    // SAFETY: mapped, as the caller says.
+    unsafe { cache::clean_invalidate(to, bytes) };
     instruction!("dsb ish");
 }

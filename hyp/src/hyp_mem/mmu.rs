@@ -20,6 +20,7 @@
 //! 4 KiB each, so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
 
 use super::memory;
+use crate::arch::coroutine::Stack;
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{cpu, errata};
 use crate::hyp_mem::table_pool;
@@ -30,6 +31,7 @@ use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, Translation};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use guest_dts::range::PaRange;
 use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
 use stage2::owner::Owner;
@@ -430,11 +432,15 @@ const fn stack_top(index: usize) -> usize {
     STACKS + MONITOR_STRIDE + (index + 1) * STACK_STRIDE
 }
 
-/// Maps the monitor's stack onto [`MONITOR_STACK_SIZE`] bytes at `pa`; returns its top.
-pub(crate) fn map_monitor_stack(pa: Pa) -> Result<u64, MapError> {
+/// Maps the monitor's stack onto [`MONITOR_STACK_SIZE`] bytes at `pa`, once.
+pub(crate) fn map_monitor_stack(pa: Pa) -> Result<Stack, MapError> {
+    if MONITOR_STACK.load(Ordering::Acquire) {
+        return Err(MapError::Refused);
+    }
     let top = map_stack_below(STACKS + MONITOR_STRIDE, MONITOR_STACK_SIZE, pa)?;
     MONITOR_STACK.store(true, Ordering::Release);
-    Ok(top)
+    // SAFETY: just mapped, for ever, and not handed out before; pages are aligned.
+    Ok(unsafe { Stack::new(top) })
 }
 
 #[inline(never)]
@@ -521,13 +527,17 @@ pub(crate) fn boot_stack_top() -> u64 {
     far_symbol!("__boot_stack_top") as u64
 }
 
-/// What was loaded at `pa`, mapped read-only for ever; `None`, and a line in the log, where it cannot be mapped.
-pub(crate) fn map_loaded(pa: stage2::addr::Pa, size: u64) -> Option<&'static [u8]> {
-    match map_boot_data(pa.get(), size) {
-        // SAFETY: mapped read-only for this size and never unmapped; reserved in the memory map, so nobody writes.
-        Ok(address) => Some(unsafe { core::slice::from_raw_parts(address.as_ptr(), size as usize) }),
+/// Maps what the loader left in `range` read-only, for ever. Returns `None`, and logs why, if it cannot be mapped.
+///
+/// # Safety
+///
+/// `range` is reserved in the memory map: nobody writes to it from now on.
+pub(crate) unsafe fn map_loaded(range: PaRange) -> Option<&'static [u8]> {
+    match map_boot_data(range.base().get(), range.size()) {
+        // SAFETY: mapped read-only for this size and never unmapped; nobody writes to it, as the caller says.
+        Ok(address) => Some(unsafe { core::slice::from_raw_parts(address.as_ptr(), range.size() as usize) }),
         Err(error) => {
-            crate::observe::log::error!("what was loaded at {}: {}", pa, error);
+            crate::observe::log::error!("cannot map what was loaded at {}: {}", range, error);
             None
         }
     }

@@ -15,6 +15,7 @@
 //! costs one load and one compare.
 
 mod filter;
+#[allow(unsafe_code)]
 #[cfg(all(target_os = "none", feature = "defmt"))]
 pub mod frames;
 mod ring;
@@ -87,6 +88,7 @@ pub enum Line {
 
 /// The ring. Its address and layout ([`Ring`]) are what a debugger needs.
 // SAFETY: nothing else has this name.
+#[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 static BALLAST_LOG: Ring = Ring::new();
 static FILTER: Once<Filter> = Once::new();

@@ -1,6 +1,6 @@
 //! The monitor's place on a CPU: a coroutine that runs between the guest's instructions, in slices.
 
-use crate::arch::coroutine::Coroutine;
+use crate::arch::coroutine::{Coroutine, Stack};
 use crate::arch::cpu::{Core, Request};
 use crate::arch::{cpu, timer};
 use crate::serial;
@@ -24,13 +24,8 @@ static DEADLINE: AtomicU64 = AtomicU64::new(0);
 static SLICE_END: AtomicU64 = AtomicU64::new(0);
 
 /// Gives the monitor a stack and a CPU: this one. It runs at the first `resume`.
-///
-/// # Safety
-///
-/// The stack below `stack_top` is mapped and nobody else's. Once.
-pub(crate) unsafe fn init(stack_top: u64, function: extern "C" fn() -> !) {
-    // SAFETY: as the caller says.
-    unsafe { COROUTINE.start(stack_top, function) };
+pub(crate) fn init(stack: Stack, function: extern "C" fn() -> !) {
+    COROUTINE.start(stack, function);
     HOME.store(cpu::current().index(), Ordering::Release);
     AWAKE.store(true, Ordering::Release);
 }

@@ -37,7 +37,8 @@ impl Time for Host {
 
 impl Copier for Host {
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64) {
-        copy::frames(source, target, count, self.caching(guest), || true);
+        // SAFETY: the engine copies units of guests that it has broken or made read-only, to frames that it has just taken.
+        unsafe { copy::frames(source, target, count, self.caching(guest), || true) };
     }
 
     fn copy_some(
@@ -48,7 +49,8 @@ impl Copier for Host {
         count: u64,
         goes_on: impl FnMut() -> bool,
     ) -> u64 {
-        copy::frames(source, target, count, self.caching(guest), goes_on)
+        // SAFETY: as in `copy`.
+        unsafe { copy::frames(source, target, count, self.caching(guest), goes_on) }
     }
 
     fn copy_each(
@@ -60,11 +62,13 @@ impl Copier for Host {
         claim: impl FnMut(usize) -> bool,
         done: impl FnMut(usize),
     ) {
-        copy::each_frame(source, target, count, self.caching(guest), claim, done);
+        // SAFETY: as in `copy`; a frame is claimed once.
+        unsafe { copy::each_frame(source, target, count, self.caching(guest), claim, done) };
     }
 
     fn scrub(&self, frame: Frame, count: u64) {
-        copy::zero(frame, count);
+        // SAFETY: the frames have left their guest, or are just being claimed: nobody reaches them.
+        unsafe { copy::zero(frame, count) };
     }
 
     fn synchronise_fetches(&self) {

@@ -8,6 +8,7 @@
 //! not kicked again: it looks at its next tick. Once there is no more work each disengages at its next tick. Nothing is in
 //! the way of a guest then.
 
+#[allow(unsafe_code)]
 mod host;
 mod time;
 
