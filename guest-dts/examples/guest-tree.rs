@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let guest = configuration.guests.iter().find(|guest| guest.name == name).ok_or("no such guest")?;
     let layout = Layout::of(guest).map_err(|error| error.to_string())?;
     let image = Image::parse(guest.kernel)?;
-    let plan = BootPlan::new(&image, guest.ramdisk.map(|ramdisk| ramdisk.len() as u64), &layout)?;
+    let plan = BootPlan::new(&image, guest.ramdisk.map(|ramdisk| ramdisk.len() as u64), layout.regions())?;
     for bank in &layout.banks {
         eprintln!("{:?}: {}", bank.kind, bank.range);
     }

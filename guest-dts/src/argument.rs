@@ -32,7 +32,7 @@ pub fn value<'t>(line: &'t str, name: &str) -> Option<&'t str> {
 
 /// Splits `line` before ` --`: the arguments after it are for init (Linux, `parse_args`).
 #[inline(never)]
-pub fn split_at_init(line: &str) -> (&str, &str) {
+pub(crate) fn split_at_init(line: &str) -> (&str, &str) {
     let mut is_quoted = false;
     let mut word = 0;
     let bytes = line.as_bytes();

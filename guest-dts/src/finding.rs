@@ -172,9 +172,9 @@ pub struct Shortage {
     /// The allowed controller, if there is exactly one.
     pub controller: Option<u8>,
     /// A controller that has room for all of the memory.
-    pub fits_on: Option<u8>,
+    pub(crate) fits_on: Option<u8>,
     /// Free bytes on all controllers together.
-    pub free_in_all: u64,
+    pub(crate) free_in_all: u64,
 }
 
 impl fmt::Display for Shortage {
@@ -260,7 +260,7 @@ impl<'t> Finding<'t> {
     }
 
     /// Replaces the value.
-    pub fn with_value(mut self, value: Value<'t>) -> Self {
+    pub(crate) fn with_value(mut self, value: Value<'t>) -> Self {
         self.0.value = value;
         self
     }

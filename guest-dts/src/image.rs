@@ -11,7 +11,6 @@ use core::fmt;
 
 use stage2::addr::Ipa;
 
-use crate::config::{Bank, BankKind, Layout, PageSize};
 use crate::finding::Size;
 use crate::guest_tree::platform::{RAW_TEXT_OFFSET, TREE_SLOT_SIZE};
 use crate::range::IpaRange;
@@ -37,6 +36,39 @@ pub struct Image {
     size: u64,
     has_header: bool,
     page_size: Option<PageSize>,
+}
+
+/// Page size of a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PageSize {
+    /// 4 KiB.
+    #[default]
+    Size4K,
+    /// 16 KiB.
+    Size16K,
+    /// 64 KiB.
+    Size64K,
+}
+
+impl PageSize {
+    /// Returns the size in bytes.
+    pub(crate) const fn bytes(self) -> u64 {
+        match self {
+            Self::Size4K => 4 << 10,
+            Self::Size16K => 16 << 10,
+            Self::Size64K => 64 << 10,
+        }
+    }
+
+    /// Returns the alignment of base and size of a movable block in bytes: the kernel's pageblock or the largest
+    /// block of its allocator, whichever is larger.
+    pub(crate) const fn block_alignment(self) -> u64 {
+        match self {
+            Self::Size4K => 4 << 20,
+            Self::Size16K => 32 << 20,
+            Self::Size64K => 512 << 20,
+        }
+    }
 }
 
 /// An error that makes an image unusable as a kernel.
@@ -124,13 +156,8 @@ impl Image {
         Ok(Self { text_offset, size, has_header: true, page_size })
     }
 
-    /// Tests whether the image has the arm64 header.
-    pub fn has_header(&self) -> bool {
-        self.has_header
-    }
-
     /// Returns the kernel's page size, if the header states it.
-    pub fn page_size(&self) -> Option<PageSize> {
+    pub(crate) fn page_size(&self) -> Option<PageSize> {
         self.page_size
     }
 
@@ -237,27 +264,32 @@ impl fmt::Display for NoRoom {
 impl core::error::Error for NoRoom {}
 
 impl BootPlan {
-    /// Places the three in the lowest region of `layout` that has room. Designated movable blocks stay free: kernels
-    /// that support them do not check what they contain.
+    /// Places the three in the first of `regions` that has room. `regions` are the guest's RAM by ascending address, without
+    /// designated movable blocks: kernels that support these do not check what they contain.
     ///
     /// # Errors
     /// No region has room.
-    pub fn new(image: &Image, ramdisk_size: Option<u64>, layout: &Layout) -> Result<Self, NoRoom> {
-        let is_plain = |bank: &&Bank| matches!(bank.kind, BankKind::Region(_));
-        let mut banks = layout.banks.iter().filter(is_plain);
-        banks.find_map(|bank| Self::in_bank(image, ramdisk_size, bank.range)).ok_or_else(|| {
-            let sizes = layout.banks.iter().filter(is_plain).map(|bank| bank.range.size());
+    pub fn new(
+        image: &Image,
+        ramdisk_size: Option<u64>,
+        regions: impl Iterator<Item = IpaRange> + Clone,
+    ) -> Result<Self, NoRoom> {
+        let place = |region| Self::in_region(image, ramdisk_size, region);
+        regions.clone().find_map(place).ok_or_else(|| {
             let ramdisk = ramdisk_size.unwrap_or(0).saturating_add(RAMDISK_ALIGNMENT - 1);
             let needed = image.text_offset.saturating_add(image.size).saturating_add(ramdisk);
             let needed = needed.saturating_add(TREE_SLOT_SIZE);
-            NoRoom { needed: needed.next_multiple_of(4096), largest: sizes.max().unwrap_or(0) }
+            NoRoom {
+                needed: needed.next_multiple_of(4096),
+                largest: regions.map(|region| region.size()).max().unwrap_or(0),
+            }
         })
     }
 
-    fn in_bank(image: &Image, ramdisk_size: Option<u64>, bank: IpaRange) -> Option<Self> {
-        let start = image.load_address(bank.base().get())?;
+    fn in_region(image: &Image, ramdisk_size: Option<u64>, region: IpaRange) -> Option<Self> {
+        let start = image.load_address(region.base().get())?;
         let window = (start & !((1 << 30) - 1)).checked_add(WINDOW_SIZE)?;
-        let end = bank.end().min(window) & !(BASE_ALIGNMENT - 1);
+        let end = region.end().min(window) & !(BASE_ALIGNMENT - 1);
         let tree = end.checked_sub(TREE_SLOT_SIZE)?;
         let low = match ramdisk_size {
             Some(size) => tree.checked_sub(size)? & !(RAMDISK_ALIGNMENT - 1),

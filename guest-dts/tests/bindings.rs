@@ -49,7 +49,7 @@ fn guest_trees(source: &str) -> Vec<(String, Vec<u8>)> {
     let configuration = Configuration::read(&tree, &mut sink).unwrap();
     let build = |guest: &guest_dts::config::Guest<'_>| {
         let layout = Layout::of(guest).unwrap();
-        let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), Some(8), &layout).unwrap();
+        let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), Some(8), layout.regions()).unwrap();
         let (kaslr_seed, rng_seed) = (Some(0x1234), Some([7; 32]));
         let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed, rng_seed };
         (guest.name.to_owned(), input.build().unwrap())

@@ -105,7 +105,7 @@ fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>
     let Some(layout) = reader.ok(Layout::of(guest)) else { return };
     let Ok(image) = Image::parse(guest.kernel) else { return }; // Already reported.
     let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
-    let plan = match BootPlan::new(&image, ramdisk_size, &layout) {
+    let plan = match BootPlan::new(&image, ramdisk_size, layout.regions()) {
         Ok(plan) => plan,
         Err(NoRoom { needed, largest }) => {
             return reader.error(Finding::named(node, "memory", Rule::ImagesDoNotFit { needed, largest }));

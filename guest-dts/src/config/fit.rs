@@ -178,7 +178,7 @@ fn fit_guest_nodes<'t>(guest: &Guest<'t>, host: &Tree<'t>, reader: &mut Reader<'
     // These were checked before and do not fail.
     let (Ok(layout), Ok(image)) = (Layout::of(guest), Image::parse(guest.kernel)) else { return };
     let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
-    let Ok(plan) = BootPlan::new(&image, ramdisk_size, &layout) else { return };
+    let Ok(plan) = BootPlan::new(&image, ramdisk_size, layout.regions()) else { return };
     let tree = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
     match tree.check(Some(host)) {
         Ok(()) => tree.notes(Some(host), &mut |finding| reader.note(finding)),

@@ -5,10 +5,10 @@ use heapless::Vec;
 use super::reader::{Reader, kind};
 use super::{
     BOOTARGS_LIMIT, Configuration, DMB_LIMIT, GUEST_LIMIT, Guest, GuestMigration, HOST_NODE_LIMIT, Migration,
-    MovableMemory, PageSize, REGION_LIMIT, Refused, VCPU_LIMIT, region,
+    MovableMemory, REGION_LIMIT, Refused, VCPU_LIMIT, region,
 };
 use crate::finding::{Finding, Rule, Value};
-use crate::image::{Image, ImageError};
+use crate::image::{Image, ImageError, PageSize};
 use crate::tree::Node;
 
 const GUEST_PROPERTIES: [&str; 14] = [

@@ -19,7 +19,7 @@ use crate::range::IpaRange;
 const ZONE_BOUNDARY: u64 = 1 << 32;
 
 /// Most banks of a guest's RAM.
-pub const BANK_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
+pub(crate) const BANK_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
 
 /// A guest's RAM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,6 +98,11 @@ impl Layout {
     /// Returns the bank that contains `address`.
     pub fn bank_at(&self, address: u64) -> Option<&Bank> {
         self.banks.iter().find(|bank| bank.range.base().get() <= address && address < bank.range.end())
+    }
+
+    /// Iterates over the ranges of all regions, without designated movable blocks, by ascending address.
+    pub fn regions(&self) -> impl Iterator<Item = IpaRange> + Clone {
+        self.banks.iter().filter(|bank| matches!(bank.kind, BankKind::Region(_))).map(|bank| bank.range)
     }
 
     /// Iterates over the designated movable blocks by ascending address.

@@ -19,39 +19,40 @@ mod reader;
 mod region;
 
 pub use fit::{ControllerRoom, Host};
-pub use layout::{BANK_LIMIT, Bank, BankKind, Layout};
+pub use layout::{Bank, BankKind, Layout};
 pub use reader::{Severity, Sink, UnknownNames};
 
 use heapless::Vec;
 
 use crate::finding::{Finding, Rule};
+use crate::image::PageSize;
 use crate::range::{IpaRange, PaRange};
 use crate::tree::{Node, Tree};
 
 use reader::Reader;
 
 /// `compatible` of the root.
-pub const COMPATIBLE: &str = "ballast,configuration";
+pub(crate) const COMPATIBLE: &str = "ballast,configuration";
 /// Most nodes of a configuration. Bounds the time of every search in it.
-pub const NODE_LIMIT: usize = 1024;
+pub(crate) const NODE_LIMIT: usize = 1024;
 /// Most findings that one pass reports.
-pub const FINDING_LIMIT: usize = 100;
+pub(crate) const FINDING_LIMIT: usize = 100;
 /// Most guests.
-pub const GUEST_LIMIT: usize = 8;
+pub(crate) const GUEST_LIMIT: usize = 8;
 /// Most vCPUs of a guest: the target list of one SGI names no more.
-pub const VCPU_LIMIT: usize = 16;
+pub(crate) const VCPU_LIMIT: usize = 16;
 /// Most regions of RAM of a guest.
-pub const REGION_LIMIT: usize = 8;
+pub(crate) const REGION_LIMIT: usize = 8;
 /// Most designated movable blocks of a guest: kernels that support them take no more.
-pub const DMB_LIMIT: usize = 7;
+pub(crate) const DMB_LIMIT: usize = 7;
 /// Most controllers in one `controllers` property.
 pub const CONTROLLER_LIMIT: usize = stage2::controller::MAX_CONTROLLERS;
 /// Most pools, and most designated movable blocks of the host.
-pub const POOL_LIMIT: usize = 8;
+pub(crate) const POOL_LIMIT: usize = 8;
 /// Most nodes of the host's tree that one guest's tree may include.
-pub const HOST_NODE_LIMIT: usize = 8;
+pub(crate) const HOST_NODE_LIMIT: usize = 8;
 /// Size limit of a guest's boot arguments in bytes, NUL included (COMMAND_LINE_SIZE of arm64 Linux).
-pub const BOOTARGS_LIMIT: usize = 2048;
+pub(crate) const BOOTARGS_LIMIT: usize = 2048;
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug, Default)]
@@ -101,7 +102,7 @@ pub struct Guest<'t> {
     /// True if Ballast starts the guest at boot, false if the operator starts it.
     pub starts_at_boot: bool,
     /// Page size of the kernel, from the configuration or else from the image's header; 4 KiB if neither states it.
-    pub page_size: PageSize,
+    pub(crate) page_size: PageSize,
     /// Method by which the guest learns of its movable memory.
     pub movable_memory: MovableMemory,
     /// RAM, in the blob's order.
@@ -113,7 +114,7 @@ pub struct Guest<'t> {
     /// The node `device-tree`: nodes and properties that the operator adds to the guest's tree.
     pub template: Option<Node<'t>>,
     /// Paths of nodes of the host's tree to copy into the guest's tree.
-    pub host_nodes: Vec<&'t str, HOST_NODE_LIMIT>,
+    pub(crate) host_nodes: Vec<&'t str, HOST_NODE_LIMIT>,
 }
 
 /// A part of a guest's RAM.
@@ -185,39 +186,6 @@ impl Unit {
             Self::Small => 1 << 12,
             Self::Medium | Self::Any => 1 << 21,
             Self::Large => 1 << 30,
-        }
-    }
-}
-
-/// Page size of a kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PageSize {
-    /// 4 KiB.
-    #[default]
-    Size4K,
-    /// 16 KiB.
-    Size16K,
-    /// 64 KiB.
-    Size64K,
-}
-
-impl PageSize {
-    /// Returns the size in bytes.
-    pub const fn bytes(self) -> u64 {
-        match self {
-            Self::Size4K => 4 << 10,
-            Self::Size16K => 16 << 10,
-            Self::Size64K => 64 << 10,
-        }
-    }
-
-    /// Returns the alignment of base and size of a movable block in bytes: the kernel's pageblock or the largest
-    /// block of its allocator, whichever is larger.
-    pub const fn block_alignment(self) -> u64 {
-        match self {
-            Self::Size4K => 4 << 20,
-            Self::Size16K => 32 << 20,
-            Self::Size64K => 512 << 20,
         }
     }
 }

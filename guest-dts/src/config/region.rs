@@ -3,9 +3,10 @@
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
 use super::reader::Reader;
-use super::{PageSize, Placement, Region, Spread, Strictness, Unit};
+use super::{Placement, Region, Spread, Strictness, Unit};
 use crate::finding::{Finding, Rule, Value};
 use crate::guest_tree::platform;
+use crate::image::PageSize;
 use crate::range::IpaRange;
 use crate::tree::Node;
 

@@ -72,7 +72,8 @@ fn guests_of_the_sets_get_trees() {
         for guest in &configuration.guests {
             let layout = Layout::of(guest).unwrap();
             let image = Image::parse(guest.kernel).unwrap();
-            let plan = BootPlan::new(&image, guest.ramdisk.map(|data| data.len() as u64), &layout).unwrap();
+            let plan =
+                BootPlan::new(&image, guest.ramdisk.map(|data| data.len() as u64), layout.regions()).unwrap();
             let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
             let blob = AlignedBlob::new(&input.build().unwrap());
             let built = Tree::new(blob.as_slice()).unwrap();
@@ -597,6 +598,7 @@ fn memory_is_laid_out_with_blocks_on_top() {
     let layout = Layout::of(&configuration.guests[0]).unwrap();
     let banks: Vec<_> = layout.banks.iter().map(|bank| format!("{:?} {}", bank.kind, bank.range)).collect();
     insta::assert_snapshot!(banks.join("\n"));
+    assert_eq!(layout.regions().count(), 4, "without blocks");
     assert_eq!(layout.bank_at(0x4fff_ffff).unwrap().kind, BankKind::Region(0));
     assert_eq!(layout.bank_at(0x3fff_ffff), None);
 }

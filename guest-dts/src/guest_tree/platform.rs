@@ -3,11 +3,11 @@
 /// Base of RAM.
 pub const RAM_BASE: u64 = 0x4000_0000;
 /// End of a guest's address space: Ballast's stage 2 has at most 40 bits.
-pub const IPA_LIMIT: u64 = 1 << 40;
+pub(crate) const IPA_LIMIT: u64 = 1 << 40;
 /// Offset in RAM of an image without header.
-pub const RAW_TEXT_OFFSET: u64 = 0x8_0000;
+pub(crate) const RAW_TEXT_OFFSET: u64 = 0x8_0000;
 /// Room for a guest's tree in bytes: the most that the arm64 boot protocol allows.
-pub const TREE_SLOT_SIZE: u64 = 2 << 20;
+pub(crate) const TREE_SLOT_SIZE: u64 = 2 << 20;
 
 /// Base of the GICv3 distributor.
 pub const GICD_BASE: u64 = 0x0800_0000;
@@ -16,7 +16,7 @@ pub const GICD_SIZE: u64 = 0x1_0000;
 /// Base of the first vCPU's redistributor. The others follow.
 pub const GICR_BASE: u64 = 0x080a_0000;
 /// Size of one redistributor in bytes.
-pub const GICR_STRIDE: u64 = 0x2_0000;
+pub(crate) const GICR_STRIDE: u64 = 0x2_0000;
 
 /// Base of the PL011.
 pub const UART_BASE: u64 = 0x0900_0000;
@@ -27,10 +27,10 @@ pub const UART_SPI: u32 = 1;
 /// SPI that signals the end of an operation on a pool: INTID 34.
 pub const POOL_SPI: u32 = 2;
 /// Frequency of the PL011's clock in Hz.
-pub const UART_CLOCK_HZ: u32 = 24_000_000;
+pub(crate) const UART_CLOCK_HZ: u32 = 24_000_000;
 
 /// PPIs of the timers: secure EL1 physical, EL1 physical, virtual, EL2 physical (INTID - 16).
-pub const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
+pub(crate) const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 
 /// Returns the affinity fields of MPIDR_EL1 of vCPU `index`: 16 vCPUs in a cluster, the most that one SGI reaches.
 pub const fn mpidr(index: u32) -> u64 {

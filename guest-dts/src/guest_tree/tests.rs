@@ -50,7 +50,7 @@ fn build(source: &str, host: Option<&str>) -> (String, Vec<String>) {
     let configuration = Configuration::read(&tree, &mut sink).unwrap();
     let Some(guest) = configuration.guests.first() else { return (String::new(), said) };
     let layout = Layout::of(guest).unwrap();
-    let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), Some(8), &layout).unwrap();
+    let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), Some(8), layout.regions()).unwrap();
     let input = GuestTree {
         guest,
         layout: &layout,

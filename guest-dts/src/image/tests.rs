@@ -7,7 +7,6 @@ use std::{format, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Bank, BankKind};
 
 /// Makes an image of `length` bytes with a header.
 fn image(text_offset: u64, image_size: u64, flags: u64, length: usize) -> Vec<u8> {
@@ -33,16 +32,10 @@ fn efi_image(end: u32, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// RAM of banks of `sizes`, one after the other; `is_dmb` says which are movable blocks.
-fn layout(sizes: &[u64], is_dmb: &[bool]) -> Layout {
-    let mut layout = Layout::default();
-    let mut base = 0x4000_0000;
-    for (index, (&size, &is_dmb)) in sizes.iter().zip(is_dmb).enumerate() {
-        let kind = if is_dmb { BankKind::Dmb(index as u8) } else { BankKind::Region(index as u8) };
-        layout.banks.push(Bank { range: IpaRange::from_numbers(base, size).unwrap(), kind }).unwrap();
-        base += size;
-    }
-    layout
+/// Returns ranges of `sizes`, one after the other.
+fn regions(sizes: &[u64]) -> impl Iterator<Item = IpaRange> + Clone {
+    let bases = sizes.iter().scan(0x4000_0000, |next, size| Some(core::mem::replace(next, *next + size)));
+    bases.zip(sizes).map(|(base, &size)| IpaRange::from_numbers(base, size).unwrap())
 }
 
 #[test]
@@ -54,7 +47,7 @@ fn the_header_is_read() {
         [PageSize::Size4K, PageSize::Size16K, PageSize::Size64K].map(Some)
     );
     let parsed = Image::parse(&image(0x1000, 0x20_0000, 0xa, 0x10_0000)).unwrap();
-    assert_eq!((parsed.size(), parsed.has_header()), (0x20_0000, true));
+    assert_eq!((parsed.size(), parsed.has_header), (0x20_0000, true));
     let old = Image::parse(&image(0, 0, 0, 0x1000)).unwrap();
     assert_eq!((old.text_offset, old.size()), (0x8_0000, 0x1000));
 }
@@ -91,14 +84,13 @@ fn what_is_no_kernel_is_named() {
 #[test]
 fn images_lie_where_the_boot_protocol_has_them() {
     let image = Image::parse(&image(0x1000, 0x180_0000, 0xa, 0x80_0000)).unwrap();
-    let plan =
-        BootPlan::new(&image, Some(0x12_3456), &layout(&[256 << 20, 256 << 20], &[false, true])).unwrap();
+    let plan = BootPlan::new(&image, Some(0x12_3456), regions(&[256 << 20])).unwrap();
     assert_eq!(plan.kernel, IpaRange::from_numbers(0x4000_1000, 0x180_0000).unwrap());
     assert_eq!(plan.tree, IpaRange::from_numbers(0x4fe0_0000, 0x20_0000).unwrap());
     assert_eq!(plan.ramdisk, IpaRange::from_numbers(0x4fcd_0000, 0x12_3456));
     assert_eq!(plan.entry().get(), 0x4000_1000);
     let raw = Image::parse(&[0xd5; 4096]).unwrap();
-    let plan = BootPlan::new(&raw, None, &layout(&[64 << 20], &[false])).unwrap();
+    let plan = BootPlan::new(&raw, None, regions(&[64 << 20])).unwrap();
     assert_eq!(plan.entry().get(), 0x4008_0000);
     assert!(plan.tree.base() > plan.kernel.base());
 }
@@ -106,18 +98,17 @@ fn images_lie_where_the_boot_protocol_has_them() {
 #[test]
 fn too_little_room_is_counted() {
     let image = Image::parse(&image(0, 0x180_0000, 0xa, 0x80_0000)).unwrap();
-    let error =
-        BootPlan::new(&image, Some(1 << 20), &layout(&[16 << 20, 20 << 20, 1 << 30], &[false, false, true]));
+    let error = BootPlan::new(&image, Some(1 << 20), regions(&[16 << 20, 20 << 20]));
     insta::assert_snapshot!(format!("{}", error.unwrap_err()));
-    // The second bank is large enough.
-    let plan = BootPlan::new(&image, Some(1 << 20), &layout(&[16 << 20, 64 << 20], &[false, false])).unwrap();
+    // The second region is large enough.
+    let plan = BootPlan::new(&image, Some(1 << 20), regions(&[16 << 20, 64 << 20])).unwrap();
     assert_eq!(plan.entry().get(), 0x4100_0000);
 }
 
 #[test]
-fn a_large_bank_is_used_up_to_the_window_only() {
+fn a_large_region_is_used_up_to_the_window_only() {
     let image = Image::parse(&image(0, 0x180_0000, 0xa, 0x80_0000)).unwrap();
-    let plan = BootPlan::new(&image, Some(1 << 20), &layout(&[100 << 30], &[false])).unwrap();
+    let plan = BootPlan::new(&image, Some(1 << 20), regions(&[100 << 30])).unwrap();
     assert_eq!(plan.tree.end(), 0x4000_0000 + (32 << 30));
 }
 
@@ -125,19 +116,18 @@ proptest! {
     #[test]
     fn placement_never_overlaps(
         text_offset in 0u64..(2 << 20), size in 64u64..(96 << 20), ramdisk in prop::option::of(1u64..(64 << 20)),
-        banks in prop::collection::vec((1u64..128, any::<bool>()), 1..5),
+        sizes in prop::collection::vec(1u64..128, 1..5),
     ) {
         let bytes = image(text_offset & !0xfff, size, 2, 64);
         let parsed = Image::parse_header(&bytes, &bytes);
         prop_assume!(parsed.is_ok());
-        let sizes: Vec<u64> = banks.iter().map(|(size, _)| size << 20).collect();
-        let layout = layout(&sizes, &banks.iter().map(|(_, is_dmb)| *is_dmb).collect::<Vec<_>>());
-        if let Ok(plan) = BootPlan::new(&parsed.unwrap(), ramdisk, &layout) {
-            let parts: Vec<IpaRange> = [Some(plan.kernel), plan.ramdisk, Some(plan.tree)].into_iter().flatten().collect();
+        let sizes: Vec<u64> = sizes.iter().map(|size| size << 20).collect();
+        if let Ok(plan) = BootPlan::new(&parsed.unwrap(), ramdisk, regions(&sizes)) {
+            let parts: Vec<IpaRange> =
+                [Some(plan.kernel), plan.ramdisk, Some(plan.tree)].into_iter().flatten().collect();
             for (index, part) in parts.iter().enumerate() {
                 prop_assert!(parts.iter().skip(index + 1).all(|other| !other.overlaps(part)));
-                let bank = layout.banks.iter().find(|bank| bank.range.contains(part)).unwrap();
-                prop_assert!(matches!(bank.kind, BankKind::Region(_)));
+                prop_assert!(regions(&sizes).any(|region| region.contains(part)));
             }
             prop_assert!(plan.tree.base() > plan.kernel.base());
         }
@@ -150,7 +140,7 @@ proptest! {
             bytes[56..60].copy_from_slice(b"ARM\x64");
         }
         if let Ok(image) = Image::parse(&bytes) {
-            let _ = BootPlan::new(&image, Some(100), &layout(&[64 << 20], &[false]));
+            let _ = BootPlan::new(&image, Some(100), regions(&[64 << 20]));
         }
     }
 }

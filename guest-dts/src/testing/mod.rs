@@ -15,7 +15,7 @@ use crate::tree::AlignedBlob;
 ///
 /// # Panics
 /// `dtc` is missing or refuses the source.
-pub fn compile_in(source: &str, directories: &[&Path]) -> AlignedBlob {
+pub(crate) fn compile_in(source: &str, directories: &[&Path]) -> AlignedBlob {
     let mut command = Command::new("dtc");
     command.args(["-q", "-q", "-I", "dts", "-O", "dtb"]);
     for directory in directories {

@@ -15,7 +15,7 @@ pub struct Cells {
 
 impl Cells {
     /// Defaults for a node without these properties (specification, 2.3.5).
-    pub const DEFAULT: Self = Self { address: 2, size: 1 };
+    pub(crate) const DEFAULT: Self = Self { address: 2, size: 1 };
 
     /// Returns the bytes of an address and a size together.
     fn stride(self) -> usize {
@@ -44,13 +44,6 @@ impl Reg {
 pub struct RegIter<'t> {
     bytes: &'t [u8],
     cells: Cells,
-}
-
-impl RegIter<'_> {
-    /// Returns the number of remaining entries.
-    pub fn count_left(&self) -> usize {
-        self.bytes.len().checked_div(self.cells.stride()).unwrap_or(0)
-    }
 }
 
 impl Iterator for RegIter<'_> {
@@ -107,7 +100,7 @@ impl<'t> Node<'t> {
     /// # Errors
     /// See [`Node::child_cells`].
     #[inline(never)]
-    pub fn own_cells(self) -> Result<Cells, Finding<'t>> {
+    pub(crate) fn own_cells(self) -> Result<Cells, Finding<'t>> {
         match self.parent() {
             Some(parent) => parent.child_cells(),
             None => Ok(Cells::DEFAULT),

@@ -21,7 +21,10 @@ mod validate;
 pub use aligned::AlignedBlob;
 pub use bus::{Cells, Reg, RegIter, Translation};
 pub use node::{Children, Node, NodeId, NodePath, Nodes};
-pub use print::{NodeSource, SourceValue, TreeSource};
+#[cfg(test)]
+pub(crate) use print::NodeSource;
+pub(crate) use print::SourceValue;
+pub use print::TreeSource;
 pub use property::{Properties, Property, Strings};
 pub use reservation::{Reservation, Reservations};
 pub use validate::TreeError;
@@ -29,9 +32,9 @@ pub use validate::TreeError;
 use cursor::Cursor;
 
 /// Most levels of nodes in a tree, the root included (as in Linux and in vm-fdt).
-pub const DEPTH_LIMIT: usize = 64;
+pub(crate) const DEPTH_LIMIT: usize = 64;
 /// Most bytes in the name of a node or property. The specification allows 31 and a unit address.
-pub const NAME_LIMIT: usize = 127;
+pub(crate) const NAME_LIMIT: usize = 127;
 
 /// A device tree whose structure was validated. It is one word long and cheap to copy.
 #[derive(Clone, Copy)]
@@ -93,16 +96,6 @@ impl<'t> Tree<'t> {
             node = node.child(component)?;
         }
         Some(node)
-    }
-
-    /// Returns the first node whose `compatible` lists `compatible`.
-    pub fn find_compatible(self, compatible: &str) -> Option<Node<'t>> {
-        self.nodes().find(|node| node.is_compatible(compatible))
-    }
-
-    /// Returns the node with the phandle `phandle`.
-    pub fn find_phandle(self, phandle: u32) -> Option<Node<'t>> {
-        self.nodes().find(|node| node.phandle() == Some(phandle))
     }
 
     /// Iterates over the memory reservation block (specification, 5.3).

@@ -29,7 +29,7 @@ impl<'t> Node<'t> {
     }
 
     /// Returns the node with `id` in this node's tree, or `None` if there is none.
-    pub fn same_tree(self, id: NodeId) -> Option<Node<'t>> {
+    pub(crate) fn same_tree(self, id: NodeId) -> Option<Node<'t>> {
         Nodes::below(self.tree_root()).find(|node| node.id() == id)
     }
 
@@ -49,7 +49,7 @@ impl<'t> Node<'t> {
     }
 
     /// Returns the part of the node's name after the `@`.
-    pub fn unit_address(self) -> Option<&'t str> {
+    pub(crate) fn unit_address(self) -> Option<&'t str> {
         self.name().split_once('@').map(|(_, address)| address)
     }
 
@@ -97,7 +97,7 @@ impl<'t> Node<'t> {
     }
 
     /// Iterates over the node and its descendants, each before its children.
-    pub fn subtree(self) -> Nodes<'t> {
+    pub(crate) fn subtree(self) -> Nodes<'t> {
         Nodes::below(self)
     }
 

@@ -21,7 +21,7 @@ impl fmt::Display for TreeSource<'_> {
 
 /// Displays a node and its descendants as source.
 #[derive(Clone, Copy, Debug)]
-pub struct NodeSource<'t> {
+pub(crate) struct NodeSource<'t> {
     /// The node.
     pub node: Node<'t>,
     /// Most bytes of a value that are displayed; `usize::MAX` for source that `dtc` accepts.
@@ -72,7 +72,7 @@ fn indent(f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
 
 /// Displays a property's value as source: strings, cells or bytes, cut after `limit` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceValue<'t> {
+pub(crate) struct SourceValue<'t> {
     /// The value.
     pub bytes: &'t [u8],
     /// Most bytes that are displayed.

@@ -73,7 +73,7 @@ impl<'t> Property<'t> {
     }
 
     /// Tests whether the value is a list of at least one string, each terminated and UTF-8.
-    pub fn is_strings(self) -> bool {
+    pub(crate) fn is_strings(self) -> bool {
         let mut strings = self.strings();
         strings.by_ref().count() > 0 && strings.0.is_empty()
     }

@@ -49,7 +49,7 @@ impl Plan {
             Image::parse(guest.kernel).map_err(|error| format!("its kernel must {}", error.must()))?;
         let layout = Layout::of(&guest).map_err(|finding| finding.to_string())?;
         let ramdisk = guest.ramdisk.map(|bytes| bytes.len() as u64);
-        let boot = BootPlan::new(&image, ramdisk, &layout).map_err(|error| error.to_string())?;
+        let boot = BootPlan::new(&image, ramdisk, layout.regions()).map_err(|error| error.to_string())?;
         let mut pieces = Vec::new();
         for bank in &layout.banks {
             let region = match bank.kind {
