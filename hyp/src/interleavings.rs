@@ -138,7 +138,7 @@ fn sgis_arrive(barrier: Barrier) {
 }
 
 #[test]
-fn what_a_kick_announces_is_seen() {
+fn a_kicked_cpu_sees_what_the_kick_announces() {
     sgis_arrive(Barrier::Executed);
 }
 
@@ -149,7 +149,7 @@ fn without_the_barrier_a_kick_may_find_nothing() {
 }
 
 #[test]
-fn a_vcpu_that_goes_off_and_on_keeps_what_was_sent_to_it() {
+fn a_vcpu_that_turns_off_and_on_keeps_its_pending_sgis() {
     loom::model(|| {
         let (local, lists) = (Local::new(), Lists::default());
         let vgic = vgic_with(&local, &lists);
@@ -196,7 +196,7 @@ fn an_sgi_that_arrives_in_both_ways_is_in_one_list_register() {
 }
 
 #[test]
-fn a_request_shows_what_was_written_before_it_whoever_kicked() {
+fn a_request_shows_earlier_writes_regardless_of_the_sender_of_the_kick() {
     loom::model(|| {
         // Two CPUs wake the monitor; the second may find the first one's request, and then sends no kick.
         let (requests, sgi) = (Arc::new(Requests::new()), Arc::new(Sgi::new()));

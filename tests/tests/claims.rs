@@ -70,7 +70,7 @@ fn check_load(system: &mut System, name: &str) {
 }
 
 #[test]
-fn the_operator_claims_what_guests_have_and_gives_it_back() {
+fn the_operator_claims_memory_of_guests_and_releases_it() {
     let mut system = Setup::new().set(&[tenant("alpha"), tenant("beta")], &pool("")).boot();
     for guest in ["alpha", "beta"] {
         system.wait_for_shell(guest);
@@ -356,7 +356,7 @@ fn a_guest_that_waits_for_its_unit_can_be_stopped_and_gets_smaller_ones_after_a_
 }
 
 #[test]
-fn claims_and_what_they_move_are_traced() {
+fn claims_and_their_migrations_are_traced() {
     let mut system = Setup::new().set(&[tenant("alpha")], &pool("")).boot();
     system.wait_for_shell("alpha");
     // The ring is small and the guest causes many events, so stop it as soon as the claim ends.

@@ -131,7 +131,7 @@ fn bad_guests_are_refused_in_the_words_of_the_check_and_others_start() {
 }
 
 #[test]
-fn a_guest_without_memory_when_it_is_started_says_what_is_missing() {
+fn a_guest_that_lacks_memory_when_it_starts_reports_how_much() {
     let guests = [
         probe("early").ram_mib(700).memory("controllers = <0>;"),
         probe("late").ram_mib(800).memory("controllers = <0>;").with("start-manually;"),

@@ -48,7 +48,7 @@ fn the_switching_key_can_be_sent_itself() {
 }
 
 #[test]
-fn what_is_printed_behind_is_kept_and_told_apart() {
+fn output_of_background_consoles_is_kept_and_labelled() {
     let mut system = Setup::new().set(&[Guest::linux("alpha"), Guest::linux("beta")], "").boot();
     system.wait_for_shell("alpha");
     system.wait_for_shell("beta");

@@ -11,7 +11,7 @@ fn stops_with(overlay: &str, arguments: &str, message: &str) {
 }
 
 #[test]
-fn a_tree_that_lacks_what_is_needed_is_refused_by_name() {
+fn a_tree_that_lacks_a_needed_node_is_refused_with_its_name() {
     for (overlay, message) in [
         (
             "&{/psci} { compatible = \"nothing\"; };",
@@ -79,7 +79,7 @@ fn without_numa_node_ids_each_range_is_a_controller() {
 }
 
 #[test]
-fn what_the_tree_reserves_stays_reserved() {
+fn reservations_of_the_tree_stay_reserved() {
     let overlay = "/ { reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges;
                        firmware@90000000 { reg = <0x0 0x90000000 0x0 0x200000>; no-map; }; }; };";
     let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
@@ -91,7 +91,7 @@ fn what_the_tree_reserves_stays_reserved() {
 }
 
 #[test]
-fn what_the_tree_reserves_of_what_the_start_needs_is_not_given_back() {
+fn boot_memory_that_the_tree_reserves_is_not_released() {
     let image = std::fs::read(system_tests::image()).unwrap();
     // QEMU loads it 2 MiB into RAM.
     let last = 0x4020_0000 + u64::from_le_bytes(image[16..24].try_into().unwrap()) - 0x1000;
@@ -126,7 +126,7 @@ fn a_cpu_that_does_not_start_is_left_out() {
 }
 
 #[test]
-fn what_a_loader_leaves_running_is_stopped() {
+fn devices_that_a_loader_leaves_running_are_stopped() {
     let loader = system_tests::raw_payload("gicloader");
     let device = format!("loader,file={},addr=0xb0000000,cpu-num=0,force-raw=on", loader.display());
     let guest = Guest::payload("pair", "irqload").bootargs("rounds=100").ram_mib(32).vcpus(2);

@@ -53,7 +53,7 @@ fn leaves(instruction: u32) -> bool {
 }
 
 #[test]
-fn what_an_interrupt_announces_is_read_after_it_is_acknowledged() {
+fn data_is_read_after_the_interrupt_that_announces_it_is_acknowledged() {
     let slow = Function::find(&["interrupt4slow"]);
     let (dsb, isb) = (slow.position(DSB_SY, 0), slow.position(ISB, 0));
     assert!(dsb < isb);

@@ -55,7 +55,7 @@ fn reboot_and_poweroff_of_one_leave_the_other_running() {
 }
 
 #[test]
-fn what_a_guest_had_is_free_again_when_it_is_off() {
+fn memory_of_a_guest_is_free_when_it_is_off() {
     let guests = [
         Guest::payload("a", "probe").bootargs("probe=echo").ram_mib(128),
         Guest::payload("b", "probe").bootargs("probe=echo").ram_mib(64),

@@ -21,7 +21,7 @@ fn number(report: &Value, list: &str, name: &str, key: &str) -> u64 {
 }
 
 #[test]
-fn what_guests_do_is_counted() {
+fn exits_of_guests_are_counted() {
     let mut system = busy();
     let before = system.json("stats");
     system.run("linux", "dmesg | tail -n 50; ls -l /bin | tail -n 50");
@@ -54,7 +54,7 @@ fn what_guests_do_is_counted() {
 }
 
 #[test]
-fn what_happens_is_traced() {
+fn events_are_traced() {
     let mut system = busy();
     assert!(system.monitor("trace").contains("Nothing was recorded"));
     assert_eq!(system.monitor("trace on"), "Recording.");

@@ -38,7 +38,7 @@ fn boot_with(memory: &str, more: &str) -> System {
 }
 
 #[test]
-fn turns_spread_what_lies_behind_one_controller_and_pins_are_shown() {
+fn interleaving_spreads_memory_of_one_controller_and_pins_are_shown() {
     let mut system = boot();
     let before = system.json("guest echo")["placements"].clone();
     assert_eq!(
@@ -112,7 +112,7 @@ fn a_controller_with_memory_in_use_is_closed_and_not_evacuated() {
 }
 
 #[test]
-fn what_must_not_move_is_refused_and_what_lies_elsewhere_is_shown() {
+fn jobs_against_the_placement_are_refused_and_memory_elsewhere_is_shown() {
     let mut system = boot_with("", "no-migration;");
     for command in ["migrate echo mc1", "migrate echo ram0 mc0 --force", "pin echo all mc1"] {
         let said = system.monitor(command);
@@ -206,7 +206,7 @@ fn retirement_of_claimed_frames_waits_and_of_ballasts_own_is_refused() {
 }
 
 #[test]
-fn what_guests_and_pools_have_and_why_jobs_end_is_told() {
+fn memory_of_guests_and_pools_and_reasons_for_the_end_of_jobs_are_shown() {
     let mut system = boot();
     let mem = system.json("mem");
     let pools = ["pool_bytes", "pool_in_dmb_bytes"].map(|key| mem[key].as_u64().unwrap() / MIB);

@@ -428,7 +428,7 @@ fn a_second_client_is_told_that_the_line_is_in_use() {
 }
 
 #[test]
-fn help_and_errors_say_what_is_to_be_done() {
+fn help_and_errors_tell_what_to_do() {
     for command in ["console", "log", "top", "report", "exporter", "check", "image"] {
         let help = run(&[command, "--help"]);
         assert!(help.contains("Usage: ballast ") && help.lines().count() > 8, "{help}");

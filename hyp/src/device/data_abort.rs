@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_answers_what_the_syndrome_describes() {
+    fn a_device_answers_accesses_that_the_syndrome_describes() {
         let device = || Fake { is_device: true, ..Fake::default() };
         answers(LOAD, device(), Some(7), &["access", "complete"]);
         for syndrome in [BARE, WALK] {

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_condition_passes() {
+    fn unconditional_instructions_pass() {
         let never = 1 << 24; // EQ, with Z clear
         assert!(State { elr: 0, spsr: EL1H }.passes_condition(WFI | never));
         for class in [0u64, 0x11, 0x16, 0x18, 0x20, 0x24, 0x3c] {

@@ -114,7 +114,7 @@ fn hardware_that_clears_or_keeps_apart_history_spares_the_loop() {
 }
 
 #[test]
-fn store_bypass_is_stopped_by_what_the_core_has() {
+fn store_bypass_is_mitigated_by_the_means_of_the_core() {
     for (what, midr, pfr1, answer, expected) in [
         ("A53", arm(0xd03, 0, 4), 0, -1, Stores::NotNeeded),
         ("A72", arm(0xd08, 0, 3), 0, 0, Stores::Firmware),
@@ -145,7 +145,7 @@ fn the_operator_decides() {
 }
 
 #[test]
-fn firmware_is_asked_only_what_it_is_known_to_have() {
+fn firmware_is_asked_only_for_functions_that_it_reports() {
     let old = Recorder::new([0; 3]);
     assert_eq!(Answers::ask((0, 2), &old), Answers::NONE);
     assert_eq!(old.take(), []);

@@ -46,7 +46,7 @@ fn laid_out_on(host: &str, command_line: &str, blocks: &str) -> (BootMap, Vec<St
 }
 
 #[test]
-fn blocks_of_all_sources_are_laid_out_around_what_was_loaded() {
+fn blocks_of_all_sources_are_laid_out_around_loaded_files() {
     let block = "designated-movable-blocks { fast { compatible = \"designated-movable-block\"; reusable; \
                  size = <0x8000000>; controllers = <1>; }; };";
     let (map, told) = laid_out("movablecore=64M@0x50000000", block);
@@ -68,7 +68,7 @@ fn a_block_over_the_image_is_told_and_nothing_is_designated() {
 }
 
 #[test]
-fn pageblocks_with_what_is_not_to_be_mapped_are_nobodys() {
+fn pageblocks_with_no_map_memory_are_not_used() {
     let container = "reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges; \
                      secure@503ff000 { reg = <0 0x503ff000 0 0x2000>; no-map; }; \
                      last@ffffffff0000 { reg = <0xffff 0xffff0000 0 0x10000>; no-map; }; \
@@ -137,7 +137,7 @@ fn ram_above_the_linear_map_is_left_to_guests() {
 }
 
 #[test]
-fn what_is_nowhere_cannot_be_laid_out() {
+fn an_image_outside_ram_cannot_be_laid_out() {
     let host = compile(HOST);
     let tree = Tree::new(host.as_slice()).unwrap();
     let board = Board::read(&tree).unwrap();
@@ -147,7 +147,7 @@ fn what_is_nowhere_cannot_be_laid_out() {
 }
 
 #[test]
-fn what_was_pinned_for_a_guest_that_is_refused_for_memory_is_given_back_to_the_next() {
+fn pinned_ram_of_a_refused_guest_is_available_to_the_next() {
     let guest = |name: &str, more: &str| {
         format!(
             "{name} {{ vcpus = <1>; kernel = <&kernel>; #address-cells = <2>; #size-cells = <2>; \
@@ -193,7 +193,7 @@ fn what_was_pinned_for_a_guest_that_is_refused_for_memory_is_given_back_to_the_n
 }
 
 #[test]
-fn what_the_start_needs_stays_where_the_tree_reserves_some_of_it() {
+fn boot_memory_stays_if_the_tree_reserves_part_of_it() {
     let loaded = Loaded {
         image: Some((0x4020_0000, 0xc_0000)),
         start: Some((0x402c_0000, 0x4_0000)),

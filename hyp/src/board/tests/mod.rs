@@ -265,7 +265,7 @@ fn inside(node: &str, line: &str) -> String {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_named() {
+fn missing_or_wrong_properties_are_named() {
     let without = |line: &str| changed(line, "");
     let cases = [
         without("stdout-path = \"/pl011@9000000\";"),

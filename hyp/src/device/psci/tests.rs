@@ -161,7 +161,7 @@ fn the_system_goes_off_and_resets() {
 }
 
 #[test]
-fn one_of_many_callers_wins_and_its_start_arrives_whole() {
+fn one_of_many_callers_wins_and_its_start_is_not_mixed() {
     const ROUNDS: usize = 200;
     let power = Power::<4>::new();
     let won = AtomicUsize::new(0);

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_without_tds_answers_what_traps_beside_deactivation() {
+    fn registers_that_trap_with_deactivation_are_emulated_without_tds() {
         // Syndromes as a CPU reports them: MRS x3 and MSR x3 of each register.
         const CTLR: (u64, u64) = (0x6238_3079, 0x6238_3078);
         const PMR: (u64, u64) = (0x6230_106d, 0x6230_106c);

@@ -300,7 +300,7 @@ fn two_timers_at_once_do_not_drive_each_other_out() {
 }
 
 #[test]
-fn a_timer_that_software_makes_pending_comes_once_whatever_its_line_says() {
+fn a_timer_that_software_makes_pending_fires_once_regardless_of_its_line() {
     let guest = Guest::new(1);
     let lrs = guest.lrs(0);
     guest.redistributor(0, 0x100, 1 << 27);
@@ -373,7 +373,7 @@ fn pending_physical_interrupts_have_the_guests_numbers() {
 }
 
 #[test]
-fn what_a_vcpu_leaves_behind_goes_to_others() {
+fn shared_interrupts_of_a_vcpu_that_leaves_go_to_others() {
     let guest = Guest::new(2);
     guest.write(ISENABLER + 4, 1);
     // Any vCPU: the first that is online.

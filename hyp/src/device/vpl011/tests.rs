@@ -163,7 +163,7 @@ fn a_receiver_that_is_off_leaves_the_input_where_it_is() {
 }
 
 #[test]
-fn a_transmitter_that_is_off_keeps_what_is_written() {
+fn a_disabled_transmitter_keeps_written_bytes() {
     let mut uart = Vpl011::new();
     let wire = &mut Wire::with_room(9);
     uart.write(offset::CR, 0x200, wire);
@@ -204,7 +204,7 @@ fn a_break_arrives_as_such() {
 }
 
 #[test]
-fn registers_keep_what_they_can_hold() {
+fn registers_keep_their_implemented_bits() {
     let mut uart = Vpl011::new();
     let wire = &mut Wire::default();
     for (offset, kept) in [
