@@ -6,38 +6,46 @@
 //! (`serial`); the log's frames and its ring's symbol (`observe`).
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(target_os = "none"),
+    allow(dead_code, unused_imports, reason = "a PC runs a part of the image")
+)]
 
 extern crate alloc;
 
 #[allow(unsafe_code)]
 #[cfg(target_os = "none")]
-pub mod arch;
+mod arch;
 pub mod board;
 #[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 mod boot;
-pub mod device;
-pub mod errata;
+#[allow(unreachable_pub, reason = "to other rooms")]
+mod device;
+#[allow(unreachable_pub, reason = "to other rooms")]
+mod errata;
 #[cfg(target_os = "none")]
 mod exit;
 #[cfg(target_os = "none")]
-pub mod guest;
+mod guest;
 #[cfg(target_os = "none")]
 mod host;
 #[allow(unsafe_code)]
-pub mod hyp_mem;
+mod hyp_mem;
 #[cfg(all(test, loom))]
 mod interleavings;
-pub mod mitigation;
+#[allow(unreachable_pub, reason = "to other rooms")]
+mod mitigation;
+#[allow(unreachable_pub, reason = "to other rooms")]
 pub mod monitor;
-pub mod observe;
+mod observe;
 #[cfg(target_os = "none")]
 mod operator;
 pub mod physical;
-pub mod requests;
+mod requests;
 #[cfg(test)]
 mod rooms;
 #[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 mod serial;
-pub mod translation;
+mod translation;

@@ -8,7 +8,7 @@ use stage2::sync::{Counter, Ordering};
 /// A request to a CPU.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Request {
+pub(crate) enum Request {
     /// Check the vCPU that owns the CPU: it may have been turned on, or its guest must leave.
     Look = 1 << 1,
     /// Run the monitor.
@@ -20,7 +20,7 @@ pub enum Request {
 }
 
 /// The pending requests to one CPU.
-pub struct Requests(Counter);
+pub(crate) struct Requests(Counter);
 
 impl Default for Requests {
     fn default() -> Self {
@@ -31,24 +31,24 @@ impl Default for Requests {
 impl Requests {
     /// Creates a word without requests.
     #[cfg(not(loom))]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Counter::new(0))
     }
 
     /// Creates a word without requests.
     #[cfg(loom)]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Counter::new(0))
     }
 
     /// Adds a request. Returns true if it was not already pending: the caller must then kick the CPU. Otherwise a kick is on its
     /// way, and a CPU that takes the request before it reads data sees everything that was written before this call.
-    pub fn add(&self, request: Request) -> bool {
+    pub(crate) fn add(&self, request: Request) -> bool {
         self.0.fetch_or(request as u32, Ordering::AcqRel) & request as u32 == 0
     }
 
     /// Takes one kind of request. Returns true if it was pending.
-    pub fn take(&self, request: Request) -> bool {
+    pub(crate) fn take(&self, request: Request) -> bool {
         self.0.fetch_and(!(request as u32), Ordering::AcqRel) & request as u32 != 0
     }
 }

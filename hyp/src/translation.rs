@@ -23,20 +23,20 @@ const MMU_ON: u64 = 1;
 
 /// The registers of a guest's stage 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stage2 {
+pub(crate) struct Stage2 {
     /// VTCR_EL2.
-    pub vtcr: u64,
+    pub(crate) vtcr: u64,
     /// VTTBR_EL2.
-    pub vttbr: u64,
+    pub(crate) vttbr: u64,
 }
 
 /// The registers that turn EL1's stage 1 on and off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stage1 {
+pub(crate) struct Stage1 {
     /// SCTLR_EL1.
-    pub sctlr: u64,
+    pub(crate) sctlr: u64,
     /// TCR_EL1.
-    pub tcr: u64,
+    pub(crate) tcr: u64,
 }
 
 impl Stage1 {
@@ -46,10 +46,10 @@ impl Stage1 {
 
 /// SCTLR_EL1 with MMU and caches off: the RES1 bits of Armv8.0. They are also the reset values of the fields that replaced
 /// them: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM D24.2.145).
-pub const SCTLR_RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
+pub(crate) const SCTLR_RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
 
 /// The registers and instructions of this CPU.
-pub trait Processor {
+pub(crate) trait Processor {
     /// Reads SCTLR_EL1 and TCR_EL1.
     fn stage1(&self) -> Stage1;
     /// Writes SCTLR_EL1.
@@ -79,7 +79,7 @@ pub trait Processor {
 /// With [`Workarounds::REPEAT_TLBI`], another invalidation of any address and its DSB wait for accesses by the translations
 /// that the first ones dropped.
 #[inline(always)]
-pub fn complete(cpu: &impl Processor, machine: Workarounds) {
+pub(crate) fn complete(cpu: &impl Processor, machine: Workarounds) {
     cpu.wait();
     if machine.has(Workarounds::REPEAT_TLBI) {
         cpu.invalidate_nothing();
@@ -89,7 +89,7 @@ pub fn complete(cpu: &impl Processor, machine: Workarounds) {
 
 /// Calls `invalidate`, which issues TLB invalidations by VMID, with the VMID of `vttbr` in VTTBR_EL2.
 #[inline(always)]
-pub fn with_vmid(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
+pub(crate) fn with_vmid(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
     let before = cpu.vttbr();
     if before >> 48 == vttbr >> 48 {
         return invalidate();
@@ -112,7 +112,7 @@ pub fn with_vmid(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalid
 /// Waits on all CPUs for preceding invalidations of a guest's stage 2, then for those of combined entries, which `invalidate`
 /// issues. `machine` is the set of workarounds of all CPUs.
 #[inline(always)]
-pub fn synchronise(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
+pub(crate) fn synchronise(cpu: &impl Processor, machine: Workarounds, vttbr: u64, invalidate: impl FnOnce()) {
     cpu.wait();
     with_vmid(cpu, machine, vttbr, invalidate);
     complete(cpu, machine);
@@ -122,7 +122,7 @@ pub fn synchronise(cpu: &impl Processor, machine: Workarounds, vttbr: u64, inval
 /// Switches from no vCPU to one whose guest has `stage2`. `invalidate` drops the VMID's entries from this CPU's TLB, and `reset`
 /// sets the other registers of EL1. `stage1` has the vCPU's initial values.
 #[inline(always)]
-pub fn enter(
+pub(crate) fn enter(
     cpu: &impl Processor,
     stage2: Stage2,
     stage1: Stage1,
@@ -141,7 +141,7 @@ pub struct Closed(());
 
 /// Switches to no vCPU: closes stage 1, and sets the empty stage 2 `nothing`.
 #[inline(always)]
-pub fn leave(cpu: &impl Processor, nothing: Stage2) -> Closed {
+pub(crate) fn leave(cpu: &impl Processor, nothing: Stage2) -> Closed {
     cpu.set_tcr(Stage1::CLOSED.tcr);
     cpu.synchronise_context();
     cpu.set_sctlr(Stage1::CLOSED.sctlr);

@@ -9,11 +9,11 @@
 use super::gic::cpu_interface;
 use super::gic::redistributor::Redistributor;
 use super::hardening::Hardening;
-pub use crate::board::MAX_CPUS;
+pub(crate) use crate::board::MAX_CPUS;
 use crate::device::vgic::MAX_VCPUS;
 use crate::observe::counters::Counters;
 use crate::observe::trace;
-pub use crate::requests::Request;
+pub(crate) use crate::requests::Request;
 use crate::requests::Requests;
 use aarch64_cpu::registers::{MIDR_EL1, Readable, TPIDR_EL2, Writeable};
 use core::cell::Cell;
@@ -23,7 +23,7 @@ use spin::Once;
 
 /// The part of a CPU's data that needs no guests.
 #[repr(C)]
-pub struct Core {
+pub(crate) struct Core {
     /// By vCPU of the guest that runs here: the value of ICC_SGI1R_EL1 that reaches it; 0: there is none. The first
     /// field, so that the path of SGIs indexes TPIDR_EL2 itself.
     pub(crate) sgi_targets: [Cell<u64>; MAX_VCPUS],
@@ -104,12 +104,12 @@ impl Core {
     }
 
     /// Returns the CPU's number, from 0 in the order of the host's device tree, the boot CPU first.
-    pub fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         self.index.get()
     }
 
     /// Returns MPIDR_EL1 without its flags.
-    pub fn mpidr(&self) -> u64 {
+    pub(crate) fn mpidr(&self) -> u64 {
         self.mpidr.get()
     }
 
@@ -158,12 +158,12 @@ impl Core {
     }
 
     /// Returns true if the CPU has come up.
-    pub fn is_online(&self) -> bool {
+    pub(crate) fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire) != 0
     }
 
     /// Returns MIDR_EL1; 0 until the CPU has come up.
-    pub fn midr(&self) -> u64 {
+    pub(crate) fn midr(&self) -> u64 {
         self.midr.load(Ordering::Relaxed)
     }
 
@@ -173,7 +173,7 @@ impl Core {
     }
 
     /// Adds a request to this CPU and kicks it.
-    pub fn request(&self, request: Request) {
+    pub(crate) fn request(&self, request: Request) {
         self.requests.add(request);
         self.kick();
     }
@@ -186,7 +186,7 @@ impl Core {
     }
 
     /// Brings this CPU into EL2.
-    pub fn kick(&self) {
+    pub(crate) fn kick(&self) {
         cpu_interface::send_sgi(cpu_interface::sgi_target(self.mpidr()), cpu_interface::KICK_SGI);
     }
 
@@ -205,12 +205,12 @@ impl Core {
 }
 
 /// Returns CPU `index`, one of [`count`].
-pub fn get(index: usize) -> Option<&'static Core> {
+pub(crate) fn get(index: usize) -> Option<&'static Core> {
     CORES[..count()].get(index)?.get().copied()
 }
 
 /// Returns the number of CPUs.
-pub fn count() -> usize {
+pub(crate) fn count() -> usize {
     COUNT.load(Ordering::Acquire).min(MAX_CPUS)
 }
 
@@ -219,7 +219,7 @@ pub(crate) fn set_count(count: usize) {
 }
 
 /// Returns all CPUs.
-pub fn all() -> impl Iterator<Item = &'static Core> + Clone {
+pub(crate) fn all() -> impl Iterator<Item = &'static Core> + Clone {
     (0..count()).filter_map(get)
 }
 
@@ -268,7 +268,7 @@ pub(crate) unsafe fn install(core: *const Core) {
 
 /// Returns the CPU that this runs on.
 #[inline(always)]
-pub fn current() -> &'static Core {
+pub(crate) fn current() -> &'static Core {
     // SAFETY: TPIDR_EL2 holds what `install` set before anything else.
     unsafe { &*(TPIDR_EL2.get() as usize as *const Core) }
 }

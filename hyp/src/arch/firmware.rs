@@ -41,7 +41,7 @@ fn call32(id: u32, first: u32) -> i32 {
 }
 
 /// The version of the host's PSCI: major and minor number.
-pub fn version() -> (u16, u16) {
+pub(crate) fn version() -> (u16, u16) {
     if CPU_ON_ID.load(Ordering::Relaxed) != CPU_ON {
         return (0, 1);
     }

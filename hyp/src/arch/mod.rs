@@ -4,7 +4,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod coroutine;
-pub mod cpu;
+pub(crate) mod cpu;
 pub(crate) mod device;
 pub(crate) mod errata;
 pub(crate) mod features;
@@ -17,12 +17,12 @@ pub(crate) mod mitigation;
 pub(crate) mod os_lock;
 pub(crate) mod stage1;
 pub(crate) mod sysreg;
-pub mod timer;
+pub(crate) mod timer;
 pub(crate) mod tlb;
 pub(crate) mod trace;
 pub(crate) mod vcpu;
 
-pub use firmware::version as psci_version;
+pub(crate) use firmware::version as psci_version;
 
 /// A guest's images are in its RAM: all of it is at the point of coherency, and no CPU's instruction cache holds
 /// anything of before.

@@ -42,7 +42,7 @@ pub(crate) fn init_cpu() {
 }
 
 /// How a guest's timers hang on the host's.
-pub fn links() -> [HardwareLink; 2] {
+pub(crate) fn links() -> [HardwareLink; 2] {
     [
         HardwareLink { virtual_intid: GUEST_VIRTUAL, physical_intid: VIRTUAL.load(Ordering::Relaxed) },
         HardwareLink { virtual_intid: GUEST_PHYSICAL, physical_intid: PHYSICAL.load(Ordering::Relaxed) },
@@ -63,7 +63,7 @@ pub(crate) fn is_own_timer(intid: u32) -> bool {
 }
 
 /// The physical count.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     super::sysreg::instruction!("isb");
     CNTPCT_EL0.get()
 }
@@ -88,12 +88,12 @@ pub(crate) fn now_early() -> u64 {
 static FREQUENCY: AtomicU64 = AtomicU64::new(1);
 
 /// Ticks of the count in a second.
-pub fn frequency() -> u64 {
+pub(crate) fn frequency() -> u64 {
     FREQUENCY.load(Ordering::Relaxed)
 }
 
 /// The physical count in nanoseconds.
-pub fn nanoseconds() -> u64 {
+pub(crate) fn nanoseconds() -> u64 {
     to_nanoseconds(now())
 }
 
@@ -102,17 +102,17 @@ static FACTOR: AtomicU64 = AtomicU64::new(0);
 
 /// `ticks` of the count in nanoseconds: by a multiplication, which is right to a part in 10^9 at any frequency.
 #[inline]
-pub fn to_nanoseconds(ticks: u64) -> u64 {
+pub(crate) fn to_nanoseconds(ticks: u64) -> u64 {
     ((u128::from(ticks) * u128::from(FACTOR.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// The physical count when its [`nanoseconds`] are `ns`.
-pub fn count_at(ns: u64) -> u64 {
+pub(crate) fn count_at(ns: u64) -> u64 {
     scaled(ns, frequency(), 1_000_000_000)
 }
 
 /// `microseconds` in ticks.
-pub fn ticks(microseconds: u64) -> u64 {
+pub(crate) fn ticks(microseconds: u64) -> u64 {
     scaled(microseconds, frequency(), 1_000_000)
 }
 

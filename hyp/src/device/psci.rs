@@ -31,14 +31,10 @@ pub const SUCCESS: i32 = 0;
 pub const NOT_SUPPORTED: i32 = smccc::NOT_SUPPORTED;
 /// Invalid argument.
 pub const INVALID_PARAMETERS: i32 = -2;
-/// The call is not allowed in this state.
-pub const DENIED: i32 = -3;
 /// CPU_ON of a vCPU that is on.
 pub const ALREADY_ON: i32 = -4;
 /// CPU_ON of a vCPU that is being turned on.
 pub const ON_PENDING: i32 = -5;
-/// The call failed for an internal reason.
-pub const INTERNAL_FAILURE: i32 = -6;
 /// The entry point is not in the guest's RAM.
 pub const INVALID_ADDRESS: i32 = -9;
 

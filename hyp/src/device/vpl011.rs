@@ -191,12 +191,6 @@ impl Vpl011 {
         self.raw & self.mask != 0
     }
 
-    /// Returns true if bytes of the guest wait for the line; [`Vpl011::drain`] sends them.
-    #[inline]
-    pub const fn has_backlog(&self) -> bool {
-        self.tx.len != 0
-    }
-
     /// Reads the register at `offset`; the caller truncates the value to the size of the access. Reads as zero unless a
     /// register starts at `offset`.
     ///

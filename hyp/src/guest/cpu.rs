@@ -14,7 +14,7 @@ use stage2::migrate::Engaged;
 
 /// One CPU. Only the CPU itself touches the cells.
 #[repr(C)]
-pub struct PerCpu {
+pub(crate) struct PerCpu {
     core: Core,
     /// The vCPU that runs here now.
     vcpu: Cell<Option<&'static Vcpu>>,
@@ -64,17 +64,17 @@ impl PerCpu {
 
     /// Returns the vCPU that runs here.
     #[inline(always)]
-    pub fn vcpu(&self) -> Option<&'static Vcpu> {
+    pub(crate) fn vcpu(&self) -> Option<&'static Vcpu> {
         self.vcpu.get()
     }
 
     /// Returns the vCPU that owns this CPU, running or not.
-    pub fn assigned(&self) -> Option<&'static Vcpu> {
+    pub(crate) fn assigned(&self) -> Option<&'static Vcpu> {
         self.assigned.get().copied()
     }
 
     /// Gives the CPU to `vcpu`, for good; if it has an owner already, nothing changes.
-    pub fn assign(&self, vcpu: &'static Vcpu) {
+    pub(crate) fn assign(&self, vcpu: &'static Vcpu) {
         self.assigned.call_once(|| vcpu);
     }
 
@@ -86,12 +86,12 @@ impl PerCpu {
 }
 
 /// Returns CPU `index`, one of [`arch::count`].
-pub fn get(index: usize) -> Option<&'static PerCpu> {
+pub(crate) fn get(index: usize) -> Option<&'static PerCpu> {
     CPUS[..arch::count()].get(index)
 }
 
 /// Returns all CPUs.
-pub fn all() -> impl Iterator<Item = &'static PerCpu> + Clone {
+pub(crate) fn all() -> impl Iterator<Item = &'static PerCpu> + Clone {
     CPUS[..arch::count()].iter()
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn install(index: usize) {
 
 /// Returns the CPU that this runs on.
 #[inline(always)]
-pub fn current() -> &'static PerCpu {
+pub(crate) fn current() -> &'static PerCpu {
     // SAFETY: TPIDR_EL2 holds the address of an element of CPUS, set by `install` before anything else.
     unsafe { &*(TPIDR_EL2.get() as usize as *const PerCpu) }
 }

@@ -35,7 +35,7 @@ impl Guest {
     /// # Errors
     ///
     /// The phase that it is in, where that is not `Stopped`.
-    pub fn start(&self) -> Result<(), Phase> {
+    pub(crate) fn start(&self) -> Result<(), Phase> {
         self.change_phase(&[Phase::Stopped], Phase::Starting)?;
         self.home().request(Request::Look);
         Ok(())
@@ -46,7 +46,7 @@ impl Guest {
     /// # Errors
     ///
     /// The phase that it is in, where it cannot be stopped.
-    pub fn stop(&self, reason: StopReason) -> Result<(), Phase> {
+    pub(crate) fn stop(&self, reason: StopReason) -> Result<(), Phase> {
         {
             // A CPU that sees the phase sees the reason: it waits for the lock.
             let mut slot = self.reason.lock();
@@ -62,7 +62,7 @@ impl Guest {
     /// # Errors
     ///
     /// The phase that it is in, where that is not `Running`.
-    pub fn reset(&self) -> Result<(), Phase> {
+    pub(crate) fn reset(&self) -> Result<(), Phase> {
         self.change_phase(&[Phase::Running], Phase::Resetting)?;
         self.call_out();
         Ok(())
@@ -77,25 +77,25 @@ impl Guest {
 }
 
 /// The guest on this CPU cannot go on, or wants to stop. Does not return to it.
-pub fn stop_current(vcpu: &'static Vcpu, reason: StopReason) -> ! {
+pub(crate) fn stop_current(vcpu: &'static Vcpu, reason: StopReason) -> ! {
     // Where another vCPU was first, its reason stands.
     let _ = vcpu.guest().stop(reason);
     leave(vcpu)
 }
 
 /// The guest on this CPU starts afresh. Does not return to it.
-pub fn reset_current(vcpu: &'static Vcpu) -> ! {
+pub(crate) fn reset_current(vcpu: &'static Vcpu) -> ! {
     let _ = vcpu.guest().reset();
     leave(vcpu)
 }
 
 /// The vCPU on this CPU has turned itself off.
-pub fn turn_off(vcpu: &'static Vcpu) -> ! {
+pub(crate) fn turn_off(vcpu: &'static Vcpu) -> ! {
     leave(vcpu)
 }
 
 /// Takes the vCPU off this CPU and goes idle.
-pub fn leave(vcpu: &'static Vcpu) -> ! {
+pub(crate) fn leave(vcpu: &'static Vcpu) -> ! {
     let (cpu, guest) = (cpu::current(), vcpu.guest());
     note(vcpu, [("off, phase", guest.phase() as u64), ("vCPUs on", guest.running().into())]);
     vcpu::quiet();

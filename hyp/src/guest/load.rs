@@ -17,7 +17,7 @@ use stage2::phys::alloc::Kind;
 use stage2::phys::placement::{ControllerList, Placement, Strictness};
 
 /// What a guest is made from: its configuration, checked, and what follows from it.
-pub struct Plan {
+pub(crate) struct Plan {
     guest: config::Guest<'static>,
     layout: Layout,
     boot: BootPlan,
@@ -41,7 +41,7 @@ impl Plan {
     /// # Errors
     ///
     /// Says what does not fit.
-    pub fn new(
+    pub(crate) fn new(
         guest: config::Guest<'static>,
         controller: &impl Fn(u8) -> Option<ControllerId>,
     ) -> Result<Self, String> {
@@ -90,17 +90,17 @@ impl Plan {
     }
 
     /// What it was configured as.
-    pub fn guest(&self) -> &config::Guest<'static> {
+    pub(crate) fn guest(&self) -> &config::Guest<'static> {
         &self.guest
     }
 
     /// Where its RAM appears.
-    pub fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Its device tree.
-    pub fn tree(&self) -> &'static [u8] {
+    pub(crate) fn tree(&self) -> &'static [u8] {
         self.tree
     }
 
@@ -115,17 +115,17 @@ impl Plan {
     }
 
     /// The guest's name.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.guest.name
     }
 
     /// Whether it starts at boot.
-    pub fn starts_at_boot(&self) -> bool {
+    pub(crate) fn starts_at_boot(&self) -> bool {
         self.guest.starts_at_boot
     }
 
     /// Bytes of RAM.
-    pub fn ram_size(&self) -> u64 {
+    pub(crate) fn ram_size(&self) -> u64 {
         self.guest.ram_size()
     }
 
@@ -145,7 +145,7 @@ impl Plan {
     }
 
     /// Whether there is RAM at `ipa`.
-    pub fn is_ram(&self, ipa: Ipa) -> bool {
+    pub(crate) fn is_ram(&self, ipa: Ipa) -> bool {
         self.layout.bank_at(ipa.get()).is_some()
     }
 }

@@ -22,7 +22,7 @@
 
 pub(crate) mod claims;
 #[allow(unsafe_code)]
-pub mod cpu;
+pub(crate) mod cpu;
 pub(crate) mod interrupts;
 pub(crate) mod life;
 pub(crate) mod load;
@@ -32,10 +32,10 @@ pub(crate) mod seed;
 pub(crate) mod setup;
 #[allow(unsafe_code)]
 pub(crate) mod space;
-pub mod uart;
+pub(crate) mod uart;
 
 pub(crate) use life::serve;
-pub use life::{leave, reset_current, stop_current, turn_off};
+pub(crate) use life::{leave, reset_current, stop_current, turn_off};
 
 use crate::arch::cpu::Request;
 use crate::device::psci::{Platform, Power};
@@ -58,15 +58,15 @@ use stage2::phys::alloc::Kind;
 use stage2::phys::placement::Placement;
 use stage2::table::Level;
 
-pub use load::Plan;
+pub(crate) use load::Plan;
 pub(crate) use setup::tell;
-pub use setup::{read, set_up};
-pub use stage2::owner::MAX_GUESTS;
+pub(crate) use setup::{read, set_up};
+pub(crate) use stage2::owner::MAX_GUESTS;
 
 /// Where a guest is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Has nothing, runs nowhere.
     Stopped = 0,
     /// Its home CPU gets it memory and loads it.
@@ -93,7 +93,7 @@ impl Phase {
 
 /// Why a guest does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StopReason {
+pub(crate) enum StopReason {
     /// It has not been started.
     NotStarted,
     /// It called SYSTEM_OFF.
@@ -120,7 +120,7 @@ pub enum StopReason {
 
 impl StopReason {
     /// Whether something went wrong.
-    pub fn is_failure(&self) -> bool {
+    pub(crate) fn is_failure(&self) -> bool {
         matches!(
             self,
             Self::StartFailed(_) | Self::NoVector { .. } | Self::SystemError | Self::UnitStuck { .. }
@@ -148,7 +148,7 @@ impl fmt::Display for StopReason {
 }
 
 /// A virtual CPU: a guest's, and the physical one that it owns.
-pub struct Vcpu {
+pub(crate) struct Vcpu {
     guest: Once<&'static Guest>,
     index: usize,
     cpu: usize,
@@ -157,7 +157,7 @@ pub struct Vcpu {
 impl Vcpu {
     /// The guest that it belongs to.
     #[inline(always)]
-    pub fn guest(&self) -> &'static Guest {
+    pub(crate) fn guest(&self) -> &'static Guest {
         match self.guest.get() {
             Some(guest) => guest,
             // Set by `define` before any CPU learns of the vCPU.
@@ -167,18 +167,18 @@ impl Vcpu {
 
     /// Its number in the guest, from 0.
     #[inline(always)]
-    pub fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         self.index
     }
 
     /// The CPU that it owns.
-    pub fn cpu(&self) -> &'static PerCpu {
+    pub(crate) fn cpu(&self) -> &'static PerCpu {
         cpu::get(self.cpu).unwrap_or_else(|| cpu::current())
     }
 }
 
 /// A guest.
-pub struct Guest {
+pub(crate) struct Guest {
     id: GuestId,
     plan: Plan,
     vcpus: heapless::Vec<Vcpu, MAX_VCPUS>,
@@ -203,17 +203,17 @@ pub struct Guest {
 static GUESTS: [Once<&'static Guest>; MAX_GUESTS] = [const { Once::new() }; MAX_GUESTS];
 
 /// All guests of the configuration.
-pub fn all() -> impl Iterator<Item = &'static Guest> {
+pub(crate) fn all() -> impl Iterator<Item = &'static Guest> {
     GUESTS.iter().filter_map(|guest| guest.get().copied())
 }
 
 /// The guest with number `index`.
-pub fn get(index: usize) -> Option<&'static Guest> {
+pub(crate) fn get(index: usize) -> Option<&'static Guest> {
     GUESTS.get(index)?.get().copied()
 }
 
 /// The guest called `name`.
-pub fn find(name: &str) -> Option<&'static Guest> {
+pub(crate) fn find(name: &str) -> Option<&'static Guest> {
     all().find(|guest| guest.name() == name)
 }
 
@@ -222,7 +222,12 @@ pub fn find(name: &str) -> Option<&'static Guest> {
 ///
 /// # Errors
 /// There are [`MAX_GUESTS`] already, or there is no memory for its tables.
-pub fn define(index: usize, id: GuestId, plan: Plan, cpus: &[usize]) -> Result<&'static Guest, String> {
+pub(crate) fn define(
+    index: usize,
+    id: GuestId,
+    plan: Plan,
+    cpus: &[usize],
+) -> Result<&'static Guest, String> {
     let slot = GUESTS.get(index).ok_or("there are too many guests")?;
     let space = Space::new(id)?;
     let placements = plan.pieces().iter().map(|piece| piece.placement).collect();
@@ -262,70 +267,70 @@ pub(crate) fn note(vcpu: &Vcpu, [(what, value), (more, other)]: [(&str, u64); 2]
 
 impl Guest {
     /// Its name in the configuration.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.plan.name()
     }
 
     /// Its number.
-    pub fn id(&self) -> GuestId {
+    pub(crate) fn id(&self) -> GuestId {
         self.id
     }
 
     /// What it is made from.
-    pub fn plan(&self) -> &Plan {
+    pub(crate) fn plan(&self) -> &Plan {
         &self.plan
     }
 
     /// Its vCPUs.
-    pub fn vcpus(&self) -> &[Vcpu] {
+    pub(crate) fn vcpus(&self) -> &[Vcpu] {
         &self.vcpus
     }
 
     /// How many vCPUs it has.
     #[inline(always)]
-    pub fn vcpu_count(&self) -> usize {
+    pub(crate) fn vcpu_count(&self) -> usize {
         self.vcpus.len()
     }
 
     /// Which vCPUs are in the guest, a bit each.
-    pub fn running(&self) -> u32 {
+    pub(crate) fn running(&self) -> u32 {
         self.running.load(Ordering::SeqCst)
     }
 
     /// Where it is in its life.
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         Phase::from_u8(self.phase.load(Ordering::SeqCst))
     }
 
     /// Why it does not run, if it does not.
-    pub fn reason(&self) -> StopReason {
+    pub(crate) fn reason(&self) -> StopReason {
         self.reason.lock().clone()
     }
 
     /// How often it has been started, resets included.
-    pub fn start_count(&self) -> u32 {
+    pub(crate) fn start_count(&self) -> u32 {
         self.start_count.load(Ordering::Relaxed)
     }
 
     /// Its interrupt controller.
     #[inline(always)]
-    pub fn vgic(&self) -> &Vgic {
+    pub(crate) fn vgic(&self) -> &Vgic {
         &self.vgic
     }
 
     /// Which of its vCPUs are on.
-    pub fn power(&self) -> &Power<MAX_VCPUS> {
+    pub(crate) fn power(&self) -> &Power<MAX_VCPUS> {
         &self.power
     }
 
     /// Its memory: pages of stage 2 tables, and bytes of RAM mapped, 0 while it has none.
-    pub fn memory(&self) -> (usize, u64) {
+    pub(crate) fn memory(&self) -> (usize, u64) {
         (self.space.table_count(), self.space.size())
     }
 
     /// Whether its vCPUs have to leave.
     #[inline(always)]
-    pub fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         self.phase.load(Ordering::SeqCst) != Phase::Running as u8
     }
 
@@ -358,7 +363,7 @@ impl Guest {
     }
 
     /// Makes the CPU of vCPU `index` look whether the vCPU has been turned on.
-    pub fn wake(&self, index: usize) {
+    pub(crate) fn wake(&self, index: usize) {
         if let Some(vcpu) = self.vcpus.get(index) {
             vcpu.cpu().request(Request::Look);
         }

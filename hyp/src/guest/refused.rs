@@ -8,9 +8,9 @@ use spin::Mutex;
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
     /// Its name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What is wrong.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// A leaf: nothing else is taken while it is held.

@@ -28,7 +28,7 @@ pub(crate) fn tell(severity: Severity, text: fmt::Arguments<'_>) {
 
 /// Reads what was loaded, which `map` maps, into `place`: a configuration, or modules that stand for one. Without any guest Ballast runs
 /// all the same: its console says why.
-pub fn read<'c>(
+pub(crate) fn read<'c>(
     board: &'static Board<'static>,
     place: &'c mut MaybeUninit<Configuration<'static>>,
     map: &dyn Fn(PaRange) -> Option<&'static [u8]>,
@@ -44,7 +44,7 @@ pub fn read<'c>(
 }
 
 /// Defines the guests of `configuration` that fit the host, and starts those that start at boot.
-pub fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configuration<'static>>) {
+pub(crate) fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configuration<'static>>) {
     let Some(configuration) = configuration else { return super::claims::set_owners(&[]) };
     seed::init(board.chosen.rng_seed);
     physical::fit(board, &pages::MEMORY, cpu::count(), configuration, &mut tell);

@@ -50,19 +50,19 @@ impl TableMemory for Tables {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Piece {
     /// Where the guest sees it.
-    pub ipa: Ipa,
+    pub(crate) ipa: Ipa,
     /// Bytes, a multiple of 4 KiB.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The largest order to back it with.
-    pub order: u8,
+    pub(crate) order: u8,
     /// Whether it may be moved later.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Behind which controllers.
-    pub placement: Placement,
+    pub(crate) placement: Placement,
     /// Whether it lies at the same physical address, which was kept for it at boot.
-    pub is_in_place: bool,
+    pub(crate) is_in_place: bool,
     /// Whether blocks of just that order are asked for: pools that keep such units give them.
-    pub wants_units: bool,
+    pub(crate) wants_units: bool,
 }
 
 /// A guest's memory. The space is there for as long as the guest is defined, and empty while it is off.

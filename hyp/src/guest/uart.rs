@@ -10,7 +10,7 @@ use guest_dts::guest_tree::platform;
 
 /// A guest's read of its PL011 at `offset`.
 #[inline]
-pub fn read(vcpu: &'static Vcpu, offset: u16) -> u32 {
+pub(crate) fn read(vcpu: &'static Vcpu, offset: u16) -> u32 {
     let guest = vcpu.guest();
     let read = |uart: &mut Vpl011| with_line(guest, |line| uart.read(offset, line)).unwrap_or(0);
     let (value, kick) = guest.uart.read(offset, read, |level| set_line(guest, level));
@@ -22,26 +22,26 @@ pub fn read(vcpu: &'static Vcpu, offset: u16) -> u32 {
 
 /// A guest's write to its PL011 at `offset`.
 #[inline]
-pub fn write(vcpu: &'static Vcpu, offset: u16, value: u32) {
+pub(crate) fn write(vcpu: &'static Vcpu, offset: u16, value: u32) {
     with_uart(vcpu.guest(), |uart, line| uart.write(offset, value, line));
 }
 
 /// The operator has typed something for guest `index`.
-pub fn receive_input(index: usize) {
+pub(crate) fn receive_input(index: usize) {
     if let Some(guest) = get(index) {
         with_uart(guest, |uart, line| uart.receive(line));
     }
 }
 
 /// The operator sends a break to guest `index`.
-pub fn receive_break(index: usize) {
+pub(crate) fn receive_break(index: usize) {
     if let Some(guest) = get(index) {
         with_uart(guest, |uart, _| uart.receive_break());
     }
 }
 
 /// The console has room for the output of guest `index` again.
-pub fn drain_output(index: usize) {
+pub(crate) fn drain_output(index: usize) {
     if let Some(guest) = get(index) {
         with_uart(guest, |uart, line| uart.drain(line));
     }

@@ -10,7 +10,7 @@ mod memory;
 pub(crate) mod mmu;
 #[cfg(target_os = "none")]
 pub(crate) mod pages;
-pub mod table_pool;
+pub(crate) mod table_pool;
 #[cfg(target_os = "none")]
 pub(crate) mod usage;
 #[cfg(target_os = "none")]

@@ -9,31 +9,31 @@ use core::cell::Cell;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
 /// Tables in a block that is added.
-pub const BLOCK: usize = 16;
+pub(crate) const BLOCK: usize = 16;
 /// How many blocks may be added: as many as bits of 64 stand for.
-pub const MAX_BLOCKS: usize = u64::BITS as usize / BLOCK;
+pub(crate) const MAX_BLOCKS: usize = u64::BITS as usize / BLOCK;
 /// Tables that mapping one pageblock takes at most: one of level 1, one of level 2 ([`tables_for`]).
-pub const RESERVE: usize = 2;
+pub(crate) const RESERVE: usize = 2;
 /// The most bits of an address that EL2's tables translate to (no FEAT_LPA2, Arm ARM D8.1.4).
 const ADDRESS_BITS: u8 = 48;
 
 /// How many tables a mapping must find free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need(usize);
+pub(crate) struct Need(usize);
 
 impl Need {
     /// What maps the pageblock with a new block of tables: the reserve serves.
-    pub const BLOCK: Self = Self(RESERVE);
+    pub(crate) const BLOCK: Self = Self(RESERVE);
 
     /// What takes `count` tables at most: they and the reserve.
-    pub const fn tables(count: usize) -> Self {
+    pub(crate) const fn tables(count: usize) -> Self {
         Self(count + RESERVE)
     }
 }
 
 /// A table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// The one with this number in the static pool.
     Pool(usize),
     /// The one at this physical address, in a block that was added.
@@ -42,7 +42,7 @@ pub enum Place {
 
 /// Which tables there are and which are in use.
 #[derive(Debug)]
-pub struct Stock {
+pub(crate) struct Stock {
     /// Tables in the static pool, at most 64.
     pool: usize,
     /// Those in use, a bit each.
@@ -57,7 +57,7 @@ pub struct Stock {
 
 impl Stock {
     /// A static pool of `pool` tables (at most 64), all free.
-    pub const fn new(pool: usize) -> Self {
+    pub(crate) const fn new(pool: usize) -> Self {
         Self {
             pool,
             used: 0,
@@ -68,23 +68,23 @@ impl Stock {
     }
 
     /// Tables that are free.
-    pub fn free_count(&self) -> usize {
+    pub(crate) fn free_count(&self) -> usize {
         self.pool + self.block_count.get() * BLOCK
             - (self.used.count_ones() + self.used_more.count_ones()) as usize
     }
 
     /// Whether there is what `need` says.
-    pub fn has(&self, need: Need) -> bool {
+    pub(crate) fn has(&self, need: Need) -> bool {
         self.free_count() >= need.0
     }
 
     /// Whether a block may be added.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.block_count.get() < MAX_BLOCKS
     }
 
     /// Adds the block at `base`, where there is room.
-    pub fn add(&self, base: u64) {
+    pub(crate) fn add(&self, base: u64) {
         let count = self.block_count.get();
         if let Some(place) = self.blocks.get(count) {
             place.set(base);
@@ -93,7 +93,7 @@ impl Stock {
     }
 
     /// Takes a table, of the static pool if it has one.
-    pub fn take(&mut self) -> Option<Place> {
+    pub(crate) fn take(&mut self) -> Option<Place> {
         let index = self.used.trailing_ones() as usize;
         if index < self.pool {
             self.used |= 1 << index;
@@ -109,7 +109,7 @@ impl Stock {
     }
 
     /// Gives a table back.
-    pub fn give(&mut self, place: Place) {
+    pub(crate) fn give(&mut self, place: Place) {
         match place {
             Place::Pool(index) => self.used &= !(1 << index),
             Place::Added(pa) => {
@@ -126,7 +126,7 @@ impl Stock {
 
 /// The most tables below the root that mapping `bytes` bytes, not 0, at `pa` to `va` takes: one for each slot of level 0
 /// that is touched, and one for each of levels 1 and 2 that no block fills.
-pub fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
+pub(crate) fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
     let slots = |shift: u32| {
         let (size, end) = (1_u64 << shift, va + bytes);
         let (first, last) = (va >> shift, (end - 1) >> shift);
@@ -143,7 +143,7 @@ pub fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
 
 /// Whether `bytes` bytes at `pa` are addresses of a CPU with `range`, the field PARange of ID_AA64MMFR0_EL1 (Arm ARM
 /// D24.2.84).
-pub fn is_physical(pa: u64, bytes: u64, range: u64) -> bool {
+pub(crate) fn is_physical(pa: u64, bytes: u64, range: u64) -> bool {
     const BITS: [u8; 6] = [32, 36, 40, 42, 44, ADDRESS_BITS];
     let bits = BITS.get(range as usize).copied().unwrap_or(ADDRESS_BITS);
     pa.checked_add(bytes).is_some_and(|end| end <= 1 << bits)

@@ -1,28 +1,27 @@
 //! The serial console: multiplexer, shell, commands, reports.
 #![allow(clippy::result_large_err, reason = "what went wrong is told in text, on the stack, and seldom")]
 
-pub mod baseline;
-pub mod claiming;
-pub mod command;
+pub(crate) mod baseline;
+pub(crate) mod claiming;
+pub(crate) mod command;
 mod complete;
-pub mod editor;
+pub(crate) mod editor;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod fake_migration;
 #[cfg(test)]
 mod fake_pools;
-pub mod grammar;
-pub mod machine;
-pub mod migration;
-pub mod mux;
-pub mod region;
+pub(crate) mod grammar;
+pub(crate) mod machine;
+pub(crate) mod migration;
+pub(crate) mod mux;
+pub(crate) mod region;
 pub mod report;
-pub mod ring;
-pub mod session;
-pub mod shell;
-pub mod units;
+pub(crate) mod ring;
+pub(crate) mod session;
+pub(crate) mod shell;
+pub(crate) mod units;
 
-pub use machine::Machine;
-pub use session::MonitorIo;
-pub use shell::run;
+pub(crate) use session::MonitorIo;
+pub(crate) use shell::run;

@@ -160,16 +160,6 @@ impl<'a, U: Uart> Mux<'a, U> {
         }
     }
 
-    /// The console in front.
-    pub fn front(&self) -> Console {
-        self.front
-    }
-
-    /// What the line shows.
-    pub fn view(&self) -> View {
-        self.view
-    }
-
     /// The UART, for what is no transmission: reading what came in.
     pub fn uart(&mut self) -> &mut U {
         &mut self.uart
@@ -186,12 +176,6 @@ impl<'a, U: Uart> Mux<'a, U> {
             lost_count: slot.lost_count,
             input_lost_count: slot.input_lost_count,
         })
-    }
-
-    /// The console with this name: a guest's, or "monitor".
-    pub fn find(&self, name: &str) -> Option<Console> {
-        let at = self.slots.iter().position(|slot| !slot.name.is_empty() && slot.name == name)?;
-        Some(Console(at as u8))
     }
 
     /// Sends a byte of `console` or keeps it; refuses it (`false`) where the console has to wait until
@@ -391,12 +375,6 @@ impl<'a, U: Uart> Mux<'a, U> {
         }
         self.refused.0 &= !writable.0;
         writable
-    }
-
-    /// Whether [`Mux::take_writable`] may have something.
-    #[inline]
-    pub fn has_refused(&self) -> bool {
-        self.refused.0 != 0
     }
 
     /// Puts `byte` into `console`'s ring.

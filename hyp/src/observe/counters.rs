@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// Why a vCPU came to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// HVC or SMC.
     Hypercall = 0,
     /// A system register that traps, but those that send SGIs.
@@ -39,11 +39,11 @@ pub enum Exit {
 }
 
 /// How many reasons there are.
-pub const EXITS: usize = 11;
+pub(crate) const EXITS: usize = 11;
 
 impl Exit {
     /// All reasons, by their numbers.
-    pub const ALL: [Self; EXITS] = [
+    pub(crate) const ALL: [Self; EXITS] = [
         Self::Hypercall,
         Self::SystemRegister,
         Self::Sgi,
@@ -58,7 +58,7 @@ impl Exit {
     ];
 
     /// The reason's name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Hypercall => "hypercall",
             Self::SystemRegister => "sysreg",
@@ -77,7 +77,7 @@ impl Exit {
 
 /// One vCPU's counters.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     exits: [AtomicU64; EXITS],
     injected: AtomicU64,
     /// Physical interrupts that went straight on to the guest: an exit and an injection each, counted once.
@@ -87,10 +87,11 @@ pub struct Counters {
 
 impl Counters {
     /// Where hypercalls are counted.
-    pub const HYPERCALLS: usize = offset_of!(Self, exits) + Exit::Hypercall as usize * size_of::<AtomicU64>();
+    pub(crate) const HYPERCALLS: usize =
+        offset_of!(Self, exits) + Exit::Hypercall as usize * size_of::<AtomicU64>();
 
     /// All zero.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             exits: [const { AtomicU64::new(0) }; EXITS],
             injected: AtomicU64::new(0),
@@ -101,30 +102,30 @@ impl Counters {
 
     /// Counts an exit. On the vCPU's own CPU only.
     #[inline(always)]
-    pub fn count_exit(&self, exit: Exit) {
+    pub(crate) fn count_exit(&self, exit: Exit) {
         add(&self.exits[exit as usize], 1);
     }
 
     /// Counts an interrupt given to the guest. On the vCPU's own CPU only.
     #[inline(always)]
-    pub fn count_injected(&self) {
+    pub(crate) fn count_injected(&self) {
         add(&self.injected, 1);
     }
 
     /// Counts a physical interrupt that was given to the guest at once. On the vCPU's own CPU only.
     #[inline(always)]
-    pub fn count_direct(&self) {
+    pub(crate) fn count_direct(&self) {
         add(&self.direct, 1);
     }
 
     /// Adds time spent at EL2, in ticks of the machine's counter. On the vCPU's own CPU only.
     #[inline(always)]
-    pub fn add_el2(&self, ticks: u64) {
+    pub(crate) fn add_el2(&self, ticks: u64) {
         add(&self.el2_ticks, ticks);
     }
 
     /// Reads the counters, from any CPU. An interrupt that went straight on to the guest is an exit and an injection.
-    pub fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> Reading {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let direct = get(&self.direct);
         let mut exits = self.exits.each_ref().map(get);
@@ -140,13 +141,13 @@ impl Counters {
 
 /// A reading of one vCPU's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Exits, by [`Exit`].
-    pub exits: [u64; EXITS],
+    pub(crate) exits: [u64; EXITS],
     /// Interrupts given to the guest.
-    pub injected_count: u64,
+    pub(crate) injected_count: u64,
     /// Time at EL2, in ticks of the machine's counter.
-    pub el2_ticks: u64,
+    pub(crate) el2_ticks: u64,
 }
 
 /// One writer: no read-modify-write is needed.

@@ -17,7 +17,7 @@
 mod filter;
 #[allow(unsafe_code)]
 #[cfg(all(target_os = "none", feature = "defmt"))]
-pub mod frames;
+pub(crate) mod frames;
 mod ring;
 
 use core::fmt::{self, Write};
@@ -25,15 +25,15 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use spin::Once;
 
-pub use self::filter::ConfigureError;
+pub(crate) use self::filter::ConfigureError;
 use self::filter::Filter;
-pub use self::ring::{Entry, MESSAGE_SIZE, Reader, Ring, Stamp, Words};
-pub use crate::{log_debug as debug, log_error as error, log_info as info, log_warn as warn};
+pub(crate) use self::ring::{Entry, Reader, Ring, Stamp, Words};
+pub(crate) use crate::{log_debug as debug, log_error as error, log_info as info, log_warn as warn};
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Level {
+pub(crate) enum Level {
     /// Something failed.
     Error = 1,
     /// Something is not as it should be, and Ballast goes on.
@@ -46,10 +46,10 @@ pub enum Level {
 
 impl Level {
     /// All levels, most important first.
-    pub const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
+    pub(crate) const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
 
     /// The level's name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warn => "warn",
@@ -59,7 +59,7 @@ impl Level {
     }
 
     /// The level with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 }
@@ -67,7 +67,7 @@ impl Level {
 /// Where lines go besides the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Output {
+pub(crate) enum Output {
     /// Nowhere.
     Off = 0,
     /// To the console, as text.
@@ -79,7 +79,7 @@ pub enum Output {
 /// By which serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Line {
+pub(crate) enum Line {
     /// The console's, shared with everything else: frames as escape sequences that terminals swallow.
     Console = 0,
     /// A second UART of its own, where the host has one: frames as defmt's own tools read them.
@@ -103,12 +103,12 @@ const BY_MODULE: u8 = 0x80;
 static OUTPUT: AtomicU8 = AtomicU8::new(Output::Text as u8);
 
 /// Gives the log its clock; lines before are stamped 0.
-pub fn set_clock(clock: fn() -> Stamp) {
+pub(crate) fn set_clock(clock: fn() -> Stamp) {
     STAMP.call_once(|| clock);
 }
 
 /// Names who is told that there is a new line. Called under any lock and on any CPU, so it only leaves a note.
-pub fn set_listener(listener: fn()) {
+pub(crate) fn set_listener(listener: fn()) {
     LISTENER.call_once(|| listener);
 }
 
@@ -117,7 +117,7 @@ pub fn set_listener(listener: fn()) {
 ///
 /// # Errors
 /// Names the part that is none of these; nothing is changed.
-pub fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
+pub(crate) fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
     let filter = Filter::parse(option)?;
     FILTER.call_once(|| {
         let by_module = if filter.has_rules() { BY_MODULE } else { 0 };
@@ -129,7 +129,7 @@ pub fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
 }
 
 /// Where lines go besides the ring.
-pub fn output() -> Output {
+pub(crate) fn output() -> Output {
     [Output::Off, Output::Frames]
         .into_iter()
         .find(|&output| OUTPUT.load(Ordering::Relaxed) == output as u8)
@@ -139,17 +139,17 @@ pub fn output() -> Output {
 /// Whether lines are written as frames. For the macros.
 #[doc(hidden)]
 #[inline(always)]
-pub fn is_in_frames() -> bool {
+pub(crate) fn is_in_frames() -> bool {
     OUTPUT.load(Ordering::Relaxed) == Output::Frames as u8
 }
 
 /// By which serial line they go.
-pub fn line() -> Line {
+pub(crate) fn line() -> Line {
     FILTER.get().map_or(Line::Console, Filter::line)
 }
 
 /// The ring, for reading.
-pub fn ring() -> &'static Ring {
+pub(crate) fn ring() -> &'static Ring {
     &BALLAST_LOG
 }
 
@@ -161,7 +161,7 @@ fn stamp() -> Stamp {
 /// Whether lines of `module` at `level` are kept. For the macros.
 #[doc(hidden)]
 #[inline]
-pub fn is_kept(level: Level, module: &str) -> bool {
+pub(crate) fn is_kept(level: Level, module: &str) -> bool {
     let limit = LIMIT.load(Ordering::Relaxed);
     level as u8 <= limit & !BY_MODULE && (limit & BY_MODULE == 0 || is_kept_by_module(level, module))
 }
@@ -175,7 +175,7 @@ fn is_kept_by_module(level: Level, module: &str) -> bool {
 /// Writes one line. For the macros.
 #[doc(hidden)]
 #[inline(never)]
-pub fn write(level: Level, module: &str, text: fmt::Arguments<'_>) {
+pub(crate) fn write(level: Level, module: &str, text: fmt::Arguments<'_>) {
     let mut line = ring::Line::new();
     let _ = write!(line, "{}: {text}", short(module));
     BALLAST_LOG.push(stamp(), level, line.bytes());
@@ -232,12 +232,12 @@ macro_rules! __log {
         if $crate::observe::log::is_kept($crate::observe::log::Level::$level, ::core::module_path!()) {
             if $crate::observe::log::is_in_frames() {
                 #[allow(unused_imports, reason = "a line may need none of them")]
-                use $crate::observe::log::frames::{ByDebug as _, ByDisplay as _, ByFormat as _};
+                use $crate::observe::log::frames::{ByDisplay as _, ByFormat as _};
                 $crate::observe::log::frames::at($crate::observe::log::Level::$level);
                 $crate::__frame!(
                     $level,
                     $format
-                    $(, (&&&$crate::observe::log::frames::Argument(&($argument))).for_frame())*
+                    $(, (&&$crate::observe::log::frames::Argument(&($argument))).for_frame())*
                 );
             } else {
                 $crate::observe::log::write(

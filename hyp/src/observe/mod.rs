@@ -1,5 +1,5 @@
 //! Counters, the trace and the log: what any room may write to.
 
-pub mod counters;
-pub mod log;
-pub mod trace;
+pub(crate) mod counters;
+pub(crate) mod log;
+pub(crate) mod trace;

@@ -10,26 +10,26 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use super::counters::Exit;
 
 /// How many events a ring keeps: with 32 bytes each and their count, two frames.
-pub const EVENTS: usize = 255;
+pub(crate) const EVENTS: usize = 255;
 /// Events at the ring's far end that its writer may be about to overwrite.
 const MARGIN: u64 = 4;
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
 /// Turns recording on or off, on all CPUs.
-pub fn set_recording(is_on: bool) {
+pub(crate) fn set_recording(is_on: bool) {
     IS_ON.store(is_on, Ordering::Relaxed);
 }
 
 /// Whether events are recorded.
 #[inline(always)]
-pub fn is_recording() -> bool {
+pub(crate) fn is_recording() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A vCPU came to EL2; `detail` is the address that it was about, or the syndrome, `place` its program
     /// counter.
     Exit(Exit),
@@ -46,7 +46,7 @@ pub enum Kind {
 
 /// How far a claim or a release got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// It begins.
     Begins,
     /// The range is its owner's.
@@ -77,11 +77,8 @@ impl Step {
 const FIRST_STEP: u64 = 0x30;
 
 impl Kind {
-    /// Names of the kinds, for filters.
-    pub const NAMES: [&'static str; 5] = ["exit", "inject", "migrate", "claim", "life"];
-
     /// The kind's name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Exit(_) => "exit",
             Self::Inject => "inject",
@@ -93,7 +90,7 @@ impl Kind {
 
     /// The kind as a ring keeps it, with the guest and its vCPU: a constant where the kind is one.
     #[inline(always)]
-    pub fn with(self, guest: usize, vcpu: usize) -> What {
+    pub(crate) fn with(self, guest: usize, vcpu: usize) -> What {
         What(self.number() | (guest as u64 & 0xff) << 8 | (vcpu as u64 & 0xff) << 16)
     }
 
@@ -121,23 +118,23 @@ impl Kind {
 
 /// What happened to whom, in the word that a ring has for it.
 #[derive(Clone, Copy, Debug)]
-pub struct What(u64);
+pub(crate) struct What(u64);
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     /// When: the machine's counter.
-    pub ticks: u64,
+    pub(crate) ticks: u64,
     /// What.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The guest's index.
-    pub guest: u8,
+    pub(crate) guest: u8,
     /// The vCPU's number.
-    pub vcpu: u8,
+    pub(crate) vcpu: u8,
     /// See [`Kind`].
-    pub detail: u64,
+    pub(crate) detail: u64,
     /// See [`Kind`].
-    pub place: u64,
+    pub(crate) place: u64,
 }
 
 impl fmt::Display for Event {
@@ -158,7 +155,7 @@ impl fmt::Display for Event {
 
 /// One CPU's ring.
 #[derive(Debug)]
-pub struct Ring {
+pub(crate) struct Ring {
     /// How many events were recorded since boot.
     next: AtomicU64,
     events: [[AtomicU64; 4]; EVENTS],
@@ -172,13 +169,13 @@ impl Default for Ring {
 
 impl Ring {
     /// An empty ring.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { next: AtomicU64::new(0), events: [const { [const { AtomicU64::new(0) }; 4] }; EVENTS] }
     }
 
     /// Records an event, whether or not recording is on ([`is_recording`]). On the ring's own CPU only.
     #[inline(always)]
-    pub fn record(&self, ticks: u64, what: What, detail: u64, place: u64) {
+    pub(crate) fn record(&self, ticks: u64, what: What, detail: u64, place: u64) {
         let next = self.next.load(Ordering::Relaxed);
         let [time, subject, about, place_of] = &self.events[next as usize % EVENTS];
         // Orders what follows after the count so far: a reader that sees parts of this event sees that count.
@@ -197,17 +194,17 @@ impl Ring {
     }
 
     /// How many events were recorded since boot.
-    pub fn recorded_count(&self) -> u64 {
+    pub(crate) fn recorded_count(&self) -> u64 {
         self.next.load(Ordering::Acquire)
     }
 
     /// The number of the oldest event that is still there.
-    pub fn oldest(&self) -> u64 {
+    pub(crate) fn oldest(&self) -> u64 {
         self.recorded_count().saturating_sub(EVENTS as u64 - MARGIN)
     }
 
     /// The event with this number, if it is still there.
-    pub fn event(&self, number: u64) -> Option<Event> {
+    pub(crate) fn event(&self, number: u64) -> Option<Event> {
         if number >= self.recorded_count() {
             return None;
         }
@@ -246,7 +243,6 @@ mod tests {
         let kinds = kinds.chain(Step::ALL.map(Kind::Claim));
         for kind in kinds.chain([Kind::Inject, Kind::Migrate, Kind::Life]) {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
-            assert!(Kind::NAMES.contains(&kind.name()));
         }
         assert_eq!(Kind::from_number(0xff), None);
     }

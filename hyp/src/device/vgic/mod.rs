@@ -285,11 +285,6 @@ impl Vgic {
         self.mark(&state, kick)
     }
 
-    /// Returns the guest's hardware interrupts.
-    pub fn links(&self) -> &[HardwareLink] {
-        &self.links
-    }
-
     /// Converts a mask of physical private interrupts to the guest's.
     pub fn from_physical(&self, mask: u32) -> u32 {
         let sgis = mask & ((1 << DIRECT_SGIS) - 1);

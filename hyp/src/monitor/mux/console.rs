@@ -64,11 +64,6 @@ pub enum Effect {
 pub struct Consoles(pub(super) u16);
 
 impl Consoles {
-    /// Whether there is none.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
     /// Takes the indices of the guests in it.
     pub fn guests(self) -> impl Iterator<Item = usize> {
         (0..GUESTS).filter(move |index| self.0 & 2 << index != 0)

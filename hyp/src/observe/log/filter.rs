@@ -27,7 +27,7 @@ struct Rule {
 
 /// Why a `log=` is not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConfigureError<'a> {
+pub(crate) enum ConfigureError<'a> {
     /// This part is none of `text`, `frames`, `off`, `second`, a level or `module=level`.
     Unknown(&'a str),
     /// The level in this part is none.

@@ -8,10 +8,10 @@
 //! memory or file, at a multiple of 64 KiB that code reaches; a line's number is the low half of its
 //! symbol's address. Decoders want the number alone: what writes `ballast.elf` takes the rest off.
 
-use core::fmt::{Debug, Display};
+use core::fmt::Display;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
-use defmt::{Debug2Format, Display2Format, Format};
+use defmt::{Display2Format, Format};
 
 use super::{Level, Stamp, Words};
 
@@ -85,7 +85,7 @@ unsafe extern "Rust" {
 /// Sets the level of this CPU's next frame. For the macros.
 #[doc(hidden)]
 #[inline]
-pub fn at(level: Level) {
+pub(crate) fn at(level: Level) {
     Buffer::own().level.store(level as u8, Ordering::Relaxed);
 }
 
@@ -129,21 +129,21 @@ pub(crate) fn encode(frame: &[u8], mut put: impl FnMut(&[u8])) {
 }
 
 /// An argument of a line, on its way into a frame: in defmt's own form where it has one, else as text. For
-/// the macros, which call `for_frame` behind three references: of the three traits, the first that
-/// the argument's type allows is nearest.
+/// the macros, which call `for_frame` behind two references: of the two traits, the first that the argument's type allows
+/// is nearest.
 #[doc(hidden)]
-pub struct Argument<'a, T: ?Sized>(pub &'a T);
+pub(crate) struct Argument<'a, T: ?Sized>(pub &'a T);
 
 /// Has a form of its own.
 #[doc(hidden)]
-pub trait ByFormat<'a> {
+pub(crate) trait ByFormat<'a> {
     /// What the frame holds.
     type Output: Format;
     /// The argument for the frame.
     fn for_frame(&self) -> Self::Output;
 }
 
-impl<'a, T: Format + ?Sized> ByFormat<'a> for &&Argument<'a, T> {
+impl<'a, T: Format + ?Sized> ByFormat<'a> for &Argument<'a, T> {
     type Output = &'a T;
 
     fn for_frame(&self) -> &'a T {
@@ -153,34 +153,17 @@ impl<'a, T: Format + ?Sized> ByFormat<'a> for &&Argument<'a, T> {
 
 /// Goes as the text of its `Display`.
 #[doc(hidden)]
-pub trait ByDisplay<'a> {
+pub(crate) trait ByDisplay<'a> {
     /// What the frame holds.
     type Output: Format;
     /// The argument for the frame.
     fn for_frame(&self) -> Self::Output;
 }
 
-impl<'a, T: Display + ?Sized + 'a> ByDisplay<'a> for &Argument<'a, T> {
+impl<'a, T: Display + ?Sized + 'a> ByDisplay<'a> for Argument<'a, T> {
     type Output = Display2Format<'a, T>;
 
     fn for_frame(&self) -> Self::Output {
         Display2Format(self.0)
-    }
-}
-
-/// Goes as the text of its `Debug`.
-#[doc(hidden)]
-pub trait ByDebug<'a> {
-    /// What the frame holds.
-    type Output: Format;
-    /// The argument for the frame.
-    fn for_frame(&self) -> Self::Output;
-}
-
-impl<'a, T: Debug + ?Sized + 'a> ByDebug<'a> for Argument<'a, T> {
-    type Output = Debug2Format<'a, T>;
-
-    fn for_frame(&self) -> Self::Output {
-        Debug2Format(self.0)
     }
 }

@@ -19,7 +19,7 @@ const WORDS: usize = 13;
 /// Bytes of text in a slot.
 const PART: usize = WORDS * 8;
 /// Longest line: what is longer is cut.
-pub const MESSAGE_SIZE: usize = 3 * PART;
+pub(crate) const MESSAGE_SIZE: usize = 3 * PART;
 /// A writer that has not finished while this many tickets were given out never will.
 const PATIENCE: u64 = 64;
 /// What [`Ring`] begins with once it has been written to.
@@ -34,11 +34,11 @@ const WITHDRAWN: u64 = 1 << 19;
 
 /// When and where a line was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Time since boot in nanoseconds.
-    pub time_ns: u64,
+    pub(crate) time_ns: u64,
     /// The CPU's number.
-    pub cpu: u16,
+    pub(crate) cpu: u16,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ struct Slot {
 /// The ring as it lies in memory.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Ring {
+pub(crate) struct Ring {
     /// "BALLASTL".
     magic: AtomicU64,
     /// The next ticket: how many slots have been written since boot.
@@ -70,7 +70,7 @@ impl Default for Ring {
 
 impl Ring {
     /// An empty ring. All zeroes, so that it takes no room in an image.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             magic: AtomicU64::new(0),
             next: AtomicU64::new(0),
@@ -86,7 +86,7 @@ impl Ring {
     }
 
     /// Adds a line of text, cut to [`MESSAGE_SIZE`].
-    pub fn push(&self, stamp: Stamp, level: Level, text: &[u8]) {
+    pub(crate) fn push(&self, stamp: Stamp, level: Level, text: &[u8]) {
         let words = Words::new();
         words.append(text.get(..MESSAGE_SIZE).unwrap_or(text));
         self.push_words(stamp, level as u8, &words, 0);
@@ -94,7 +94,7 @@ impl Ring {
 
     /// Adds a line as a frame of at most [`MESSAGE_SIZE`] bytes; a longer one, which could not be decoded,
     /// is left out.
-    pub fn push_frame(&self, stamp: Stamp, level: u8, frame: &Words) {
+    pub(crate) fn push_frame(&self, stamp: Stamp, level: u8, frame: &Words) {
         if frame.byte_count() <= MESSAGE_SIZE {
             self.push_words(stamp, level, frame, FRAME);
         }
@@ -146,23 +146,18 @@ impl Ring {
     }
 
     /// A reader that begins with the oldest line that is still there.
-    pub fn reader(&self) -> Reader {
+    pub(crate) fn reader(&self) -> Reader {
         Reader { next: 0, lost_count: 0 }
     }
 
     /// A reader that begins `count` lines, or parts of lines, before the end.
-    pub fn reader_near_end(&self, count: u64) -> Reader {
+    pub(crate) fn reader_near_end(&self, count: u64) -> Reader {
         Reader { next: self.next.load(Ordering::Acquire).saturating_sub(count), lost_count: 0 }
-    }
-
-    /// A reader that begins with what is written from now on.
-    pub fn reader_at_end(&self) -> Reader {
-        Reader { next: self.next.load(Ordering::Acquire), lost_count: 0 }
     }
 
     /// Withdraws the lines that `cpu`, the caller's, has written since slot `first`, a [`Ring::written_count`]: readers
     /// pass over them.
-    pub fn withdraw(&self, first: u64, cpu: u16) {
+    pub(crate) fn withdraw(&self, first: u64, cpu: u16) {
         let end = self.next.load(Ordering::Relaxed);
         for ticket in first.max(end.saturating_sub(SLOTS as u64))..end {
             let Some(slot) = self.slot(ticket) else { return };
@@ -176,14 +171,14 @@ impl Ring {
     }
 
     /// How many slots have been written since boot.
-    pub fn written_count(&self) -> u64 {
+    pub(crate) fn written_count(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
 }
 
 /// One line.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     stamp: Stamp,
     level: u8,
     is_frame: bool,
@@ -193,12 +188,12 @@ pub struct Entry {
 
 impl Entry {
     /// When and where it was written.
-    pub fn stamp(&self) -> Stamp {
+    pub(crate) fn stamp(&self) -> Stamp {
         self.stamp
     }
 
     /// How much it matters.
-    pub fn level(&self) -> Level {
+    pub(crate) fn level(&self) -> Level {
         Level::ALL.into_iter().find(|level| *level as u8 == self.level).unwrap_or(Level::Error)
     }
 
@@ -207,12 +202,12 @@ impl Entry {
     }
 
     /// The frame that it is, if it is none of text.
-    pub fn frame(&self) -> Option<&[u8]> {
+    pub(crate) fn frame(&self) -> Option<&[u8]> {
         self.is_frame.then(|| self.bytes())
     }
 
     /// What it says, up to the first byte that is no text; nothing for a frame.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         let bytes = if self.is_frame { &[] } else { self.bytes() };
         match core::str::from_utf8(bytes) {
             Ok(text) => text,
@@ -254,24 +249,24 @@ impl Part {
 
 /// A place in the log.
 #[derive(Clone, Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     next: u64,
     lost_count: u64,
 }
 
 impl Reader {
     /// How many slots (lines or parts of lines) were lost because this reader came too late.
-    pub fn lost_count(&self) -> u64 {
+    pub(crate) fn lost_count(&self) -> u64 {
         self.lost_count
     }
 
     /// The next line; `None` if there is none yet.
-    pub fn next(&mut self, ring: &Ring) -> Option<Entry> {
+    pub(crate) fn next(&mut self, ring: &Ring) -> Option<Entry> {
         self.next_before(ring, u64::MAX)
     }
 
     /// The next line that begins before slot `limit`, a [`Ring::written_count`].
-    pub fn next_before(&mut self, ring: &Ring, limit: u64) -> Option<Entry> {
+    pub(crate) fn next_before(&mut self, ring: &Ring, limit: u64) -> Option<Entry> {
         let mut entry: Option<Entry> = None;
         // Each turn takes a ticket or ends: bounded by what the ring holds.
         loop {
@@ -340,7 +335,7 @@ impl Reader {
 
 /// A line or a frame being put together, by words, as slots hold them. One writer at a time; all zeroes when empty.
 #[derive(Debug)]
-pub struct Words {
+pub(crate) struct Words {
     /// How many bytes there are, those beyond [`MESSAGE_SIZE`] too.
     len: AtomicUsize,
     /// The bytes of the last word, if it is not whole.
@@ -356,7 +351,7 @@ impl Default for Words {
 
 impl Words {
     /// Nothing yet.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             len: AtomicUsize::new(0),
             open: AtomicU64::new(0),
@@ -365,19 +360,19 @@ impl Words {
     }
 
     /// How many bytes there are; beyond [`MESSAGE_SIZE`], they were only counted.
-    pub fn byte_count(&self) -> usize {
+    pub(crate) fn byte_count(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
     /// Begins afresh.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.len.store(0, Ordering::Relaxed);
         self.open.store(0, Ordering::Relaxed);
     }
 
     /// Adds bytes.
     #[inline(always)]
-    pub fn append(&self, bytes: &[u8]) {
+    pub(crate) fn append(&self, bytes: &[u8]) {
         match *bytes {
             // What names a line or the kind of an argument: every other piece of a frame.
             [low, high] => self.put(u64::from(low) | u64::from(high) << 8, 2),
@@ -387,7 +382,7 @@ impl Words {
 
     /// Adds the eight bytes of a number.
     #[inline(always)]
-    pub fn append_number(&self, number: u64) {
+    pub(crate) fn append_number(&self, number: u64) {
         self.put(number, 8);
     }
 
@@ -553,7 +548,7 @@ mod tests {
         }
         assert_eq!(reader.next(&ring).unwrap().text(), "1488");
         assert_eq!(reader.lost_count(), 1488);
-        assert!(ring.reader_at_end().next(&ring).is_none());
+        assert!(ring.reader_near_end(0).next(&ring).is_none());
     }
 
     #[test]
