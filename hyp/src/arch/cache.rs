@@ -1,12 +1,12 @@
 //! Data and instruction cache maintenance by address (Arm ARM D7.5.9).
 //!
-//! A guest begins with its caches off, and may turn them off again: what EL2 writes for it through the cache must
-//! reach the point of coherency, and no stale line may cover what the guest writes past the cache.
+//! A guest starts with its caches off, and may turn them off again. So EL2's cached writes for it must reach the point of
+//! coherency, and no stale line may hide the guest's own writes to memory.
 
 use super::errata;
 use super::sysreg::{instruction, read};
 
-/// Bytes of the smallest data cache line (CTR_EL0.DminLine, in words).
+/// Returns the bytes of the smallest data cache line (CTR_EL0.DminLine, in words).
 pub(crate) fn line_size() -> usize {
     4 << (read!("ctr_el0") >> 16 & 0xf)
 }
@@ -29,27 +29,27 @@ pub(crate) unsafe fn clean_invalidate(address: usize, size: usize) {
 
 /// Cleans and invalidates `value` to the point of coherency, as [`clean_invalidate`] does.
 pub(crate) fn clean_invalidate_value<T: ?Sized>(value: &T) {
-    // SAFETY: what is referred to is mapped.
+    // SAFETY: a reference leads to mapped memory.
     unsafe { clean_invalidate(core::ptr::from_ref(value).addr(), size_of_val(value)) };
 }
 
-/// Waits for cache maintenance to complete everywhere, and drops every CPU's instruction cache: a frame that has
-/// held another's code may still be there (IC IALLUIS).
+/// Completes cache maintenance on all CPUs, and invalidates their instruction caches, which may hold code of a frame's
+/// former owner (IC IALLUIS).
 pub(crate) fn complete() {
     instruction!("dsb ish");
     instruction!("ic ialluis");
-    // Neoverse N1 needs more than that (erratum 1542419).
+    // Erratum 1542419 of Neoverse N1 needs more.
     errata::complete_invalidations();
     instruction!("isb");
 }
 
-/// Bytes that one DC ZVA clears, or `None` where it is prohibited (DCZID_EL0).
+/// Returns the bytes that one DC ZVA clears, or `None` if DC ZVA is prohibited (DCZID_EL0).
 fn zero_block() -> Option<usize> {
     let dczid = read!("dczid_el0");
     (dczid & 1 << 4 == 0).then(|| 4 << (dczid & 0xf))
 }
 
-/// DC ZVA in an iteration of [`zero`].
+/// Number of DC ZVA in an iteration of [`zero`].
 const ZERO_UNROLLED: usize = 16;
 
 /// Clears `size` bytes at `address`, both multiples of 4 KiB, of Normal memory.

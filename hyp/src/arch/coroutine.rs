@@ -1,7 +1,7 @@
 //! One stackful coroutine: straight-line code that shares a CPU with a guest.
 //!
-//! It runs on the CPU that owns it, at EL2, on a stack of its own, whenever that CPU calls [`Coroutine::resume`],
-//! until it suspends itself. It never takes interrupts and holds no lock across a suspension.
+//! It runs at EL2 on its home CPU, on a stack of its own, from [`Coroutine::resume`] until it suspends itself. It takes no
+//! interrupts and holds no lock across a suspension.
 
 use super::cpu;
 use core::arch::naked_asm;
@@ -21,7 +21,7 @@ impl Context {
     }
 }
 
-/// Saves the callee-saved registers in `from` and takes those of `to`.
+/// Saves the callee-saved registers to `from` and loads those of `to`.
 #[unsafe(naked)]
 unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
     naked_asm!(
@@ -116,7 +116,8 @@ impl Coroutine {
     /// Returns to the caller of [`Coroutine::resume`], from within.
     pub(crate) fn suspend(&self) {
         if self.is_home() && self.is_running() {
-            // SAFETY: what runs on the home CPU now is on the coroutine's stack and `outside` holds who resumed it.
+            // SAFETY: what runs on the home CPU now is on the coroutine's stack, and `outside` holds the caller of
+            // `resume`.
             unsafe { switch(self.inside.get(), self.outside.get()) };
         }
     }

@@ -1,7 +1,7 @@
-//! Accesses to registers of devices: all of EL2's go through here.
+//! Accesses to device registers, for all of EL2.
 //!
-//! Loads are acquiring ones (LDAR). On Cortex-A57 r0p0 to r1p2, a plain load of Device memory among exclusive accesses, which
-//! locks consist of, may deadlock (erratum 832075). None of them is on a path that guests take often.
+//! Loads are load-acquire (LDAR). On Cortex-A57 r0p0 to r1p2, a plain load of Device memory between exclusive accesses, such
+//! as those of locks, may deadlock (erratum 832075). No such load is on a frequent path of guests.
 
 use safe_mmio::{MmioOps, set_mmio_ops};
 
@@ -34,7 +34,7 @@ pub(crate) unsafe fn read64(address: *const u64) -> u64 {
     load!(u64, "ldar {0:x}, [{1}]", address)
 }
 
-/// The accesses of the library that drives the PL011.
+/// Accesses of the PL011 driver library.
 struct Library;
 
 impl MmioOps for Library {

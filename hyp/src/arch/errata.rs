@@ -1,4 +1,4 @@
-//! The workarounds that this machine's CPUs need, and the instructions that they consist of.
+//! Workarounds for errata of this machine's CPUs, and their instructions.
 
 use super::cpu;
 use super::sysreg::instruction;
@@ -8,10 +8,11 @@ use crate::translation::{Processor, Stage1, complete};
 use aarch64_cpu::registers::*;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-/// What any CPU needs. All of it is harmless on CPUs that do not need it, so all do the same.
+/// Workarounds that any CPU of the machine needs. They are harmless on CPUs that do not need them, so all CPUs apply all.
 static MACHINE: AtomicU8 = AtomicU8::new(Workarounds::NONE.bits());
 
-/// Adds what this CPU needs. Each CPU does so before it is online, so before others invalidate translations that it uses.
+/// Adds the workarounds that this CPU needs. Called before the CPU is online, hence before other CPUs invalidate
+/// translations that it uses.
 pub(crate) fn init_cpu() {
     MACHINE.fetch_or(errata::needed(MIDR_EL1.get()).bits(), Ordering::Relaxed);
 }
@@ -22,13 +23,13 @@ pub(crate) fn machine() -> Workarounds {
     Workarounds::from_bits(MACHINE.load(Ordering::Relaxed))
 }
 
-/// Completes the broadcast TLB invalidations before it on all CPUs.
+/// Completes all earlier broadcast TLB invalidations, on all CPUs.
 #[inline(always)]
 pub(crate) fn complete_invalidations() {
     complete(&This, machine());
 }
 
-/// Logs which errata are worked around, and how. Once all CPUs are up.
+/// Logs the errata that are worked around, and how. Called when all CPUs are up.
 #[inline(never)]
 pub(crate) fn report() {
     let midrs = cpu::all().map(|cpu| cpu.midr());

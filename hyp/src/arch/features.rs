@@ -1,4 +1,4 @@
-//! What the CPU has and how EL2 sets itself up for guests: which features they get and which trap.
+//! Features of the CPU, and the configuration of EL2 for guests: which features they get and which accesses trap.
 
 use super::sysreg::{instruction, read, write};
 use crate::device::identification;
@@ -10,23 +10,23 @@ fn field(value: u64, shift: u32) -> u64 {
     value >> shift & 15
 }
 
-/// Whether this CPU has SVE (ID_AA64PFR0_EL1.SVE).
+/// Returns true if this CPU has SVE (ID_AA64PFR0_EL1.SVE).
 pub(crate) fn has_sve() -> bool {
     field(read!("id_aa64pfr0_el1"), 32) != 0
 }
 
-/// Whether this CPU has RAS (ID_AA64PFR0_EL1.RAS).
+/// Returns true if this CPU has RAS (ID_AA64PFR0_EL1.RAS).
 pub(crate) fn has_ras() -> bool {
     field(read!("id_aa64pfr0_el1"), 28) != 0
 }
 
-/// Whether this CPU has SME (ID_AA64PFR1_EL1.SME).
+/// Returns true if this CPU has SME (ID_AA64PFR1_EL1.SME).
 pub(crate) fn has_sme() -> bool {
     field(read!("id_aa64pfr1_el1"), 24) != 0
 }
 
-/// Returns true if reads of identification registers that do not exist have the syndrome of a trapped read, for guests too
-/// (FEAT_IDST, ID_AA64MMFR2_EL1.IDS).
+/// Returns true if reads of unimplemented identification registers report the syndrome of a trapped read (FEAT_IDST,
+/// ID_AA64MMFR2_EL1.IDS).
 pub(crate) fn has_identification_syndrome() -> bool {
     field(read!("id_aa64mmfr2_el1"), 36) != 0
 }
@@ -36,17 +36,17 @@ pub(crate) fn has_mte() -> bool {
     field(read!("id_aa64pfr1_el1"), 8) >= 2
 }
 
-/// Whether this CPU has PAN (ID_AA64MMFR1_EL1.PAN).
+/// Returns true if this CPU has PAN (ID_AA64MMFR1_EL1.PAN).
 pub(crate) fn has_pan() -> bool {
     field(read!("id_aa64mmfr1_el1"), 20) != 0
 }
 
-/// Returns whether this CPU has FEAT_WFxT (ID_AA64ISAR2_EL1.WFxT).
+/// Returns true if this CPU has FEAT_WFxT (ID_AA64ISAR2_EL1.WFxT).
 pub(crate) fn has_wfxt() -> bool {
     field(read!("S3_0_C0_C6_2"), 0) != 0
 }
 
-/// Bits of a physical address (ID_AA64MMFR0_EL1.PARange), at most 48.
+/// Returns the number of physical address bits (ID_AA64MMFR0_EL1.PARange), at most 48.
 pub(crate) fn pa_bits() -> u8 {
     match read!("id_aa64mmfr0_el1") & 15 {
         0 => 32,
@@ -58,16 +58,16 @@ pub(crate) fn pa_bits() -> u8 {
     }
 }
 
-/// Returns the geometry of guests' address spaces: 40 bits, or as many as this CPU's physical addresses have.
+/// Returns the geometry of guests' address spaces: 40 bits, or fewer if this CPU's physical addresses have fewer.
 ///
 /// # Errors
-/// None: the architecture has a geometry for each number of [`pa_bits`].
+/// Does not fail: there is a geometry for every number of [`pa_bits`] that the architecture allows.
 pub(crate) fn guest_geometry() -> Result<Geometry, TableError> {
     Geometry::new(pa_bits().min(40), pa_bits())
 }
 
-/// VTCR_EL2.HA, which lets hardware keep the access flags of stage 2, where it can: ID_AA64MMFR1_EL1.HAFDBS. A CPU that
-/// cannot ignores the bit, and faults.
+/// Returns VTCR_EL2.HA if the CPU can set stage 2 access flags in hardware (ID_AA64MMFR1_EL1.HAFDBS), else 0. A CPU that
+/// cannot ignores the bit and faults.
 pub(crate) fn hardware_access_flag_control() -> u64 {
     if field(read!("id_aa64mmfr1_el1"), 0) != 0 { 1 << 21 } else { 0 }
 }
@@ -100,8 +100,8 @@ pub(crate) fn identification(crm: u64, op2: u64) -> u64 {
     identification::guest_value(crm, op2, host, has_sve())
 }
 
-/// HCR_EL2 for a guest (Arm ARM D24.2.53). Stage 2 on; set/way invalidation cleans; walks may not touch device
-/// memory; FIQ, IRQ and SError to EL2; identification group 3, SMC, implementation defined registers and ACTLR
+/// HCR_EL2 for a guest (Arm ARM D24.2.53): stage 2 on; invalidation by set/way also cleans; table walks may not access
+/// device memory; FIQ, IRQ and SError go to EL2; identification group 3, SMC, implementation defined registers and ACTLR
 /// trap; EL1 is AArch64.
 const HCR: u64 = 1          // VM
     | 1 << 1                // SWIO
@@ -114,37 +114,37 @@ const HCR: u64 = 1          // VM
     | 1 << 20               // TIDCP
     | 1 << 21               // TACR
     | 1 << 31; // RW
-/// HCR_EL2.TLOR: limited ordering regions, where the CPU has them.
+/// HCR_EL2.TLOR: traps limited ordering regions, if the CPU has them.
 const HCR_TLOR: u64 = 1 << 35;
-/// HCR_EL2.TERR: the RAS error records.
+/// HCR_EL2.TERR: traps the RAS error records.
 const HCR_TERR: u64 = 1 << 36;
 /// HCR_EL2.APK, API: pointer authentication keys and instructions do not trap.
 const HCR_POINTER_AUTHENTICATION: u64 = 1 << 40 | 1 << 41;
-/// HCRX_EL2.TALLINT: writes to ALLINT, of FEAT_NMI.
+/// HCRX_EL2.TALLINT: traps writes to ALLINT (FEAT_NMI).
 const HCRX_TALLINT: u64 = 1 << 6;
-/// HCR_EL2.TID5: GMID_EL1, of MTE.
+/// HCR_EL2.TID5: traps GMID_EL1 (MTE).
 const HCR_TID5: u64 = 1 << 58;
-/// HCR_EL2.TID1: SMIDR_EL1, of SME, and with it REVIDR_EL1 and AIDR_EL1.
+/// HCR_EL2.TID1: traps SMIDR_EL1 (SME), and with it REVIDR_EL1 and AIDR_EL1.
 const HCR_TID1: u64 = 1 << 16;
 
-/// HCR_EL2.TWI: WFI.
+/// HCR_EL2.TWI: traps WFI.
 const HCR_TWI: u64 = 1 << 13;
-/// HCR_EL2.TVM: writes to the registers of stage 1 translation, SCTLR_EL1 among them.
+/// HCR_EL2.TVM: traps writes to the registers of stage 1 translation, SCTLR_EL1 among them.
 const HCR_TVM: u64 = 1 << 26;
 
-/// What traps on this CPU beside the usual while memory is migrated.
+/// Additional traps on this CPU while memory is migrated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MigrationTraps {
-    /// WFI, so that the CPU's time can be used.
+    /// Traps WFI, so that migration can use the time.
     pub(crate) waits: bool,
-    /// The guest's turning its caches off.
+    /// Traps writes to SCTLR_EL1 and its like, to learn when the guest turns its caches off.
     pub(crate) caches: bool,
 }
 
 impl MigrationTraps {
     pub(crate) const NONE: Self = Self { waits: false, caches: false };
 
-    /// Sets them on this CPU, from the next return to a guest on.
+    /// Sets the traps on this CPU. They take effect at the next return to a guest.
     pub(crate) fn set(self) {
         let bit = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
         let traps = bit(self.waits, HCR_TWI) | bit(self.caches, HCR_TVM);
@@ -152,21 +152,21 @@ impl MigrationTraps {
     }
 }
 
-/// Whether the vCPU on this CPU has its MMU and its data cache on: SCTLR_EL1.M, C.
+/// Returns true if the vCPU on this CPU has its MMU and data cache on (SCTLR_EL1.M, C).
 pub(crate) fn has_caches_on() -> bool {
     read!("sctlr_el1") & 0b101 == 0b101
 }
 
-/// Whether an interrupt waits for this CPU, at EL2, to take it (ISR_EL1.A, I, F).
+/// Returns true if an interrupt is pending for this CPU at EL2 (ISR_EL1.A, I, F).
 pub(crate) fn is_interrupt_pending() -> bool {
     read!("isr_el1") != 0
 }
 
-/// CPTR_EL2 with E2H clear: RES1 bits 13, 12 (TSM with SME), 9 and 7:0 less TZ, TTA: trace traps.
+/// CPTR_EL2 with E2H clear: RES1 bits 13, 12 (TSM with SME), 9 and 7:0 without TZ; TTA traps trace registers.
 const CPTR: u64 = 0x32ff | 1 << 20;
 /// CPTR_EL2.TZ: SVE traps; RES1 without SVE.
 const CPTR_TZ: u64 = 1 << 8;
-/// CPTR_EL2.TAM: the activity monitors, where the CPU has them.
+/// CPTR_EL2.TAM: traps the activity monitors, if the CPU has them.
 const CPTR_TAM: u64 = 1 << 30;
 
 /// MDCR_EL2: the PMU traps (TPM, TPMCR); the statistical profiler and trace buffer belong to EL2 and trap (E2PB,
@@ -242,15 +242,15 @@ pub(crate) fn configure(_: Closed) {
         write!(trap "S3_4_C1_C2_2", if field(pfr1, 36) != 0 { HCRX_TALLINT } else { 0 });
     }
     trap_finely(field(mmfr0, 56), field(pfr0, 44) != 0);
-    // MPAM has a major version, and a minor one that is not 0 where the major one is.
+    // With MPAM, the major version is not 0, or else the minor version is not.
     if field(pfr0, 40) != 0 || field(pfr1, 16) != 0 {
         partition_nothing();
     }
     instruction!("isb");
 }
 
-/// Sets the fine-grained traps, of which there are `version`s (ID_AA64MMFR0_EL1.FGT): no traps where a bit traps by being
-/// set, and all where it traps by being clear, which is what is new. Reset leaves them unknown.
+/// Clears the fine-grained trap registers of `version` (ID_AA64MMFR0_EL1.FGT). Bits that trap when set do not trap then;
+/// bits that trap when clear, those of later features, do. A reset leaves the registers UNKNOWN.
 fn trap_finely(version: u64, has_activity_monitors: bool) {
     if version >= 1 {
         write!(trap "S3_4_C1_C1_4", 0); // HFGRTR_EL2
@@ -271,16 +271,16 @@ fn trap_finely(version: u64, has_activity_monitors: bool) {
     }
 }
 
-/// MPAM2_EL2.TRAPMPAM1EL1, TRAPMPAM0EL1: EL1's accesses to MPAM1_EL1 and MPAM0_EL1 trap. EnMPAMSM is clear: so do those to
-/// MPAMSM_EL1.
+/// MPAM2_EL2.TRAPMPAM1EL1, TRAPMPAM0EL1: trap EL1's accesses to MPAM1_EL1 and MPAM0_EL1. EnMPAMSM, which is clear, traps
+/// those to MPAMSM_EL1.
 const MPAM2_TRAPS: u64 = 3 << 48;
-/// MPAM2_EL2.TIDR: so do those to MPAMIDR_EL1, where MPAMIDR_EL1.HAS_TIDR says that there is the bit.
+/// MPAM2_EL2.TIDR: traps accesses to MPAMIDR_EL1. Exists if MPAMIDR_EL1.HAS_TIDR is set.
 const MPAM2_TIDR: u64 = 1 << 58;
-/// MPAMHCR_EL2.TRAP_MPAMIDR_EL1: the same, where MPAMIDR_EL1.HAS_HCR says that there is the register.
+/// MPAMHCR_EL2.TRAP_MPAMIDR_EL1: traps accesses to MPAMIDR_EL1. Exists if MPAMIDR_EL1.HAS_HCR is set.
 const MPAMHCR_TRAP_MPAMIDR: u64 = 1 << 31;
 
-/// Gives all memory accesses partition 0, those of EL0 and EL1 too, and makes the MPAM registers trap, which guests' are not
-/// shown to have. Reset leaves the partitions unknown.
+/// Puts all memory accesses into partition 0, those of EL1 and EL0 too, and traps the MPAM registers, which are hidden from
+/// guests. A reset leaves the partitions UNKNOWN.
 fn partition_nothing() {
     // MPAMIDR_EL1.
     let identification = read!("S3_0_C10_C4_4");

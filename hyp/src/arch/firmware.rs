@@ -10,10 +10,10 @@ const VERSION: u32 = 0x8400_0000;
 const CPU_ON: u32 = 0xc400_0003;
 
 static BY_HVC: AtomicBool = AtomicBool::new(false);
-/// The number of CPU_ON: before 0.2 the tree says it.
+/// The function number of CPU_ON. Before PSCI 0.2 the host's tree gives it.
 static CPU_ON_ID: AtomicU32 = AtomicU32::new(CPU_ON);
 
-/// Takes the conduit and what PSCI before 0.2 needs from the host's tree.
+/// Takes the conduit, and function numbers for PSCI before 0.2, from the host's tree.
 pub(crate) fn init(host: &Psci) {
     BY_HVC.store(host.conduit == Conduit::Hvc, Ordering::Relaxed);
     if let PsciVersion::V0_1 { cpu_on, .. } = host.version {
@@ -21,14 +21,13 @@ pub(crate) fn init(host: &Psci) {
     }
 }
 
-/// Returns whether firmware is called by HVC instead of SMC.
+/// Returns true if firmware is called by HVC instead of SMC.
 pub(crate) fn is_hvc() -> bool {
     BY_HVC.load(Ordering::Relaxed)
 }
 
-/// Calls function `id` with its first arguments; returns W0. Firmware may change x0 to x17: before SMCCC 1.1 it need not
-/// preserve x4 to x17 (DEN0028, "Changes between 1.0 and 1.1"), and a 32-bit call through this crate's `smc32` would keep
-/// values of the caller's in x8 to x17.
+/// Calls function `id` and returns W0. Firmware may change x0 to x17: before SMCCC 1.1 it need not preserve x4 to x17
+/// (DEN0028, "Changes between 1.0 and 1.1"). The `smc32` of the `smccc` crate assumes that x8 to x17 are preserved.
 fn call(id: u32, first: [u64; 3]) -> i32 {
     let mut arguments = [0; 17];
     arguments[..3].copy_from_slice(&first);
@@ -40,7 +39,7 @@ fn call32(id: u32, first: u32) -> i32 {
     call(id, [first.into(), 0, 0])
 }
 
-/// The version of the host's PSCI: major and minor number.
+/// Returns the version of the host's PSCI: major and minor number.
 pub(crate) fn version() -> (u16, u16) {
     if CPU_ON_ID.load(Ordering::Relaxed) != CPU_ON {
         return (0, 1);
@@ -49,7 +48,7 @@ pub(crate) fn version() -> (u16, u16) {
     ((version >> 16) as u16, version as u16)
 }
 
-/// What PSCI answers where it refuses (DEN0022, 5.2.2).
+/// An error code of PSCI (DEN0022, 5.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(i32);
 

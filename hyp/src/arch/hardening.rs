@@ -8,16 +8,16 @@ use core::cell::Cell;
 use core::mem::offset_of;
 use spin::Once;
 
-/// The mitigations of one CPU: what its hardened vectors read, and its vCPU's choice. Touched by that CPU alone, but for
-/// `choice`.
+/// Mitigations of one CPU: the data of its hardened vectors, and its vCPU's choice. Only that CPU touches the fields, but
+/// for `choice`.
 pub(crate) struct Hardening {
-    /// Iterations of the loop that overwrites the branch history, or 0.
+    /// Iterations of the loop that overwrites the branch history; 0: no loop.
     loop_count: Cell<u8>,
-    /// Not 0: after the mitigation, the vectors go by way of `exit::hardened`.
+    /// Not 0: after the mitigation, the vectors go through `exit::hardened`.
     is_slow: Cell<u8>,
     /// Not 0: firmware is called by HVC.
     is_hvc: Cell<u8>,
-    /// The function that invalidates the branch predictor, or 0.
+    /// Number of the firmware's function that invalidates the branch predictor; 0: none.
     call: Cell<u32>,
     choice: Once<Choice>,
     store_bypass: StoreBypass,
@@ -40,17 +40,17 @@ impl Hardening {
         }
     }
 
-    /// The choice for this CPU, once it has come up.
+    /// Returns the choice for this CPU, once it has come up.
     pub(crate) fn choice(&self) -> Option<&Choice> {
         self.choice.get()
     }
 
-    /// Whether the vCPU runs with store bypassing allowed and EL2 does not.
+    /// Returns true if the vCPU runs with store bypassing allowed and EL2 does not.
     fn toggles_store_bypass(&self) -> bool {
         self.store_bypass.is_wanted() && self.choice().is_some_and(|choice| !choice.allows_store_bypass())
     }
 
-    /// Whether an exception from a guest has to come by the hardened vectors, and sets what these read beside the choice.
+    /// Updates the data of the hardened vectors, and returns true if exceptions from guests have to use these vectors.
     pub(crate) fn prepare(&self) -> bool {
         let is_toggled = self.toggles_store_bypass();
         self.is_slow.set(u8::from(is_toggled || trace::is_recording()));
@@ -60,30 +60,30 @@ impl Hardening {
         is_chosen || is_toggled
     }
 
-    /// Turns store bypassing off again after the vCPU ran with it allowed.
+    /// Turns store bypassing off, at an exception from a vCPU that runs with it allowed.
     pub(crate) fn enter(&self) {
         if self.toggles_store_bypass() {
             self.store_bypass.enter(&Host);
         }
     }
 
-    /// Makes the vCPU's choice about store bypassing true, before it runs again.
+    /// Applies the vCPU's choice about store bypassing, before it runs again.
     #[inline(always)]
     pub(crate) fn leave(&self) {
         self.store_bypass.leave(&Host);
     }
 
-    /// Forgets the choice of the vCPU that ran here, before one starts. The CPU's vectors have to be chosen anew.
+    /// Forgets the choice of the last vCPU, before a vCPU starts. The caller chooses the CPU's vectors anew.
     pub(crate) fn reset(&self) {
         self.store_bypass.reset(&Host);
     }
 
-    /// Answers a guest's SMCCC_ARCH_FEATURES for `workaround`.
+    /// Returns the answer to a guest's SMCCC_ARCH_FEATURES for `workaround`.
     pub(crate) fn feature(&self, workaround: Workaround) -> i32 {
         self.choice().map_or(Answers::NONE.of(workaround), |choice| choice.feature(workaround))
     }
 
-    /// Does what a guest asks for by `workaround`, and returns the status for X0. The CPU's vectors have to be chosen anew.
+    /// Applies `workaround` for a guest and returns the status for X0. The caller chooses the CPU's vectors anew.
     pub(crate) fn apply(&self, workaround: Workaround) -> i32 {
         let choice = self.choice();
         choice.map_or(crate::device::smccc::NOT_SUPPORTED, |choice| {
@@ -91,7 +91,7 @@ impl Hardening {
         })
     }
 
-    /// Keeps the choice for this CPU, which reaches its firmware by HVC if `is_hvc`.
+    /// Sets the choice for this CPU, which calls its firmware by HVC if `is_hvc`.
     pub(crate) fn set(&self, choice: Choice, is_hvc: bool) {
         self.is_hvc.set(u8::from(is_hvc));
         self.loop_count.set(choice.branches.loop_count().unwrap_or(0));

@@ -1,4 +1,4 @@
-//! Mitigations of speculative execution on this CPU: chosen when it comes up, kept for its vectors and its guest.
+//! The choice of mitigations of speculative execution, made when a CPU comes up.
 
 use super::cpu::{self, Core};
 use super::firmware::{self, Host};
@@ -33,7 +33,7 @@ pub(crate) fn init(command_line: &str) {
     POLICY.call_once(|| policy);
 }
 
-/// Chooses for this CPU, asking its firmware, and makes it so. Its vectors have to be chosen anew.
+/// Chooses the mitigations of this CPU, asking its firmware, and applies them. The caller chooses the CPU's vectors anew.
 pub(crate) fn init_cpu(this: &Core) {
     let registers = Registers {
         midr: read!("midr_el1"),
@@ -46,7 +46,7 @@ pub(crate) fn init_cpu(this: &Core) {
     let choice = Choice::new(&registers, Answers::ask(firmware::version(), &Host), policy);
     match choice.stores {
         Stores::Ssbs => set_ssbs(choice.allows_store_bypass()),
-        // On already after a reset (DEN 0028, 7.6), unless a loader turned it off.
+        // The mitigation is on after a reset (DEN 0028, 7.6), but a loader may have turned it off.
         Stores::Firmware => {
             let enable = Workaround::StoreBypass { enable: 1 };
             let _ = Host.call(enable.id(), 1);
@@ -56,15 +56,15 @@ pub(crate) fn init_cpu(this: &Core) {
     this.hardening.set(choice, firmware::is_hvc());
 }
 
-/// Lets EL2's loads bypass stores, or not, from this CPU's first exception on: no guest has run here before. PSTATE.SSBS
-/// itself cannot be written on every core that has it (FEAT_SSBS without FEAT_SSBS2).
+/// Allows or forbids EL2's loads to bypass stores, from this CPU's next exception on; no guest has run here before.
+/// PSTATE.SSBS itself cannot be written on every core that has it (FEAT_SSBS without FEAT_SSBS2).
 fn set_ssbs(is_allowed: bool) {
     let sctlr = SCTLR_EL2.get() & !SCTLR_DSSBS;
     SCTLR_EL2.set(if is_allowed { sctlr | SCTLR_DSSBS } else { sctlr });
     instruction!("isb");
 }
 
-/// Warns of cores that stay unprotected, one line for each kind of core.
+/// Warns of cores that remain unprotected, one line for each kind of core.
 pub(crate) fn report_gaps() {
     let gap = |cpu: &Core| cpu.hardening.choice().and_then(|choice| choice.branches.gap());
     let is_first = |cpu: &Core| {

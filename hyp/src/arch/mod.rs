@@ -1,6 +1,4 @@
-//! Everything that touches registers: boot, vectors, world switch, translation, caches, interrupts.
-//!
-//! The rest of the crate reaches hardware through here; most of `unsafe` is here.
+//! The CPU and its registers: GIC, timer, TLB, caches, saved frame, a CPU's core. It knows no guest and no monitor.
 
 pub(crate) mod cache;
 pub(crate) mod coroutine;
@@ -24,8 +22,8 @@ pub(crate) mod vcpu;
 
 pub(crate) use firmware::version as psci_version;
 
-/// A guest's images are in its RAM: all of it is at the point of coherency, and no CPU's instruction cache holds
-/// anything of before.
+/// Completes the loading of a guest: its images are at the point of coherency, and no CPU's instruction cache holds older
+/// contents.
 pub(crate) fn complete_loading() {
     cache::complete();
 }

@@ -1,4 +1,4 @@
-//! The architected timer: whose interrupt is whose, EL2's own deadline, and time.
+//! The generic timer: INTIDs of the guests' and EL2's timers, EL2's deadlines, and time.
 
 use super::cpu;
 pub(crate) use super::cpu::Purpose;
@@ -9,7 +9,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, CNTPCT_EL0, CNTVOFF_EL2,
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use stage2::scale::scaled;
 
-/// What a guest's tree says its virtual and physical timers raise.
+/// INTIDs of the virtual and the physical timer in a guest's device tree.
 const GUEST_VIRTUAL: u32 = 27;
 const GUEST_PHYSICAL: u32 = 30;
 
@@ -18,8 +18,7 @@ static PHYSICAL: AtomicU32 = AtomicU32::new(u32::MAX);
 static OWN: AtomicU32 = AtomicU32::new(u32::MAX);
 static MAINTENANCE: AtomicU32 = AtomicU32::new(u32::MAX);
 
-/// Takes INTIDs and frequency from the host's tree. Returns false if the frequency is not known: neither the tree nor
-/// CNTFRQ_EL0 says it.
+/// Takes INTIDs and frequency from the host's tree. Returns false if neither the tree nor CNTFRQ_EL0 gives a frequency.
 #[must_use]
 pub(crate) fn init(timer: &Timer, gic: &Gic) -> bool {
     let Some(frequency) = timer.frequency(CNTFRQ_EL0.get()) else { return false };
@@ -41,7 +40,7 @@ pub(crate) fn init_cpu() {
     }
 }
 
-/// How a guest's timers hang on the host's.
+/// Returns the links of a guest's timer interrupts to the host's.
 pub(crate) fn links() -> [HardwareLink; 2] {
     [
         HardwareLink { virtual_intid: GUEST_VIRTUAL, physical_intid: VIRTUAL.load(Ordering::Relaxed) },
@@ -49,7 +48,7 @@ pub(crate) fn links() -> [HardwareLink; 2] {
     ]
 }
 
-/// Whether `intid` is a timer that guests use directly.
+/// Returns true if `intid` is a timer that guests use directly.
 pub(crate) fn is_guest_timer(intid: u32) -> bool {
     intid == VIRTUAL.load(Ordering::Relaxed) || intid == PHYSICAL.load(Ordering::Relaxed)
 }
@@ -62,73 +61,74 @@ pub(crate) fn is_own_timer(intid: u32) -> bool {
     intid == OWN.load(Ordering::Relaxed)
 }
 
-/// The physical count.
+/// Returns the physical count.
 pub(crate) fn now() -> u64 {
     super::sysreg::instruction!("isb");
     CNTPCT_EL0.get()
 }
 
-/// A physical count that does not come.
+/// A physical count that is never reached.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// Returns the physical count at which the virtual count of the vCPU on this CPU reaches `virtual_count`; [`NEVER`] if it
 /// does not.
 pub(crate) fn physical(virtual_count: u64) -> u64 {
-    // CNTVOFF_EL2 is a count of the past, so the virtual count has not wrapped (Arm ARM D12.2).
+    // CNTVOFF_EL2 is a past count, so the virtual count has not wrapped (Arm ARM D12.2).
     virtual_count.saturating_add(CNTVOFF_EL2.get())
 }
 
-/// The physical count, perhaps a little too early: it is not ordered with what stands before. For statistics.
+/// Returns the physical count without ordering the read after earlier instructions. For statistics.
 #[inline(always)]
 pub(crate) fn now_early() -> u64 {
     CNTPCT_EL0.get()
 }
 
-/// Ticks of the count in a second; 1 before [`init`].
+/// Frequency of the count in Hz; 1 before [`init`].
 static FREQUENCY: AtomicU64 = AtomicU64::new(1);
 
-/// Ticks of the count in a second.
+/// Returns the frequency of the count in Hz.
 pub(crate) fn frequency() -> u64 {
     FREQUENCY.load(Ordering::Relaxed)
 }
 
-/// The physical count in nanoseconds.
+/// Returns the physical count in nanoseconds.
 pub(crate) fn nanoseconds() -> u64 {
     to_nanoseconds(now())
 }
 
-/// 2^32 times the nanoseconds of a tick; 0 before [`init`].
+/// Nanoseconds of a tick, times 2^32; 0 before [`init`].
 static FACTOR: AtomicU64 = AtomicU64::new(0);
 
-/// `ticks` of the count in nanoseconds: by a multiplication, which is right to a part in 10^9 at any frequency.
+/// Converts ticks to nanoseconds by a multiplication, with an error below 10^-9 at any frequency.
 #[inline]
 pub(crate) fn to_nanoseconds(ticks: u64) -> u64 {
     ((u128::from(ticks) * u128::from(FACTOR.load(Ordering::Relaxed))) >> 32) as u64
 }
 
-/// The physical count when its [`nanoseconds`] are `ns`.
+/// Returns the physical count at time `ns` of [`nanoseconds`].
 pub(crate) fn count_at(ns: u64) -> u64 {
     scaled(ns, frequency(), 1_000_000_000)
 }
 
-/// `microseconds` in ticks.
+/// Converts microseconds to ticks.
 pub(crate) fn ticks(microseconds: u64) -> u64 {
     scaled(microseconds, frequency(), 1_000_000)
 }
 
-/// Raises EL2's own interrupt on this CPU when the count reaches `deadline`; 0: not for that purpose.
+/// Sets the count at which EL2's own timer interrupts this CPU for `purpose`; 0: never.
 pub(crate) fn arm(purpose: Purpose, deadline: u64) {
     let cpu = cpu::current();
     cpu.deadlines[purpose as usize].set(deadline);
     program(cpu);
 }
 
-/// Whether a deadline is set for `purpose`.
+/// Returns true if a deadline is set for `purpose`.
 pub(crate) fn is_armed(purpose: Purpose) -> bool {
     cpu::current().deadlines[purpose as usize].get() != 0
 }
 
-/// EL2's own timer has fired: quiet until the next deadline. Whoever armed it looks at the clock.
+/// Handles EL2's own timer interrupt: clears deadlines that have passed and programs the next. The users of the timer look
+/// at the clock themselves.
 pub(crate) fn expired() {
     let (cpu, now) = (cpu::current(), now());
     cpu.deadlines.iter().filter(|deadline| deadline.get() <= now).for_each(|deadline| deadline.set(0));
@@ -145,7 +145,7 @@ fn program(cpu: &cpu::Core) {
     }
 }
 
-/// The guests' timers, a bit each.
+/// Returns the guests' timers as a mask of private INTIDs.
 pub(crate) fn guest_mask() -> u32 {
     1 << (VIRTUAL.load(Ordering::Relaxed) & 31) | 1 << (PHYSICAL.load(Ordering::Relaxed) & 31)
 }

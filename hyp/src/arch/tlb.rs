@@ -1,7 +1,7 @@
 //! Stage 2 TLB maintenance for one guest, on all CPUs (Arm ARM D8.17).
 //!
-//! TLBI by IPA and by VMID act on the VMID in VTTBR_EL2. The CPU that does it may have another guest's there, or
-//! none, so it is exchanged for the time of the instruction (`translation`); EL2's own accesses do not use it.
+//! TLBI by IPA and by VMID act on the VMID in VTTBR_EL2. The CPU may hold another guest's VMID there, or none, so
+//! VTTBR_EL2 is exchanged around the instruction (`translation`); EL2's own accesses do not use it.
 
 use super::errata;
 use super::sysreg::{instruction, read};
@@ -10,24 +10,24 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::addr::{Ipa, Pa};
 use stage2::table::{Cached, Level, Maintenance};
 
-/// Invalidations by IPA beyond which invalidating the whole VMID is cheaper.
+/// Number of invalidations by IPA above which invalidating the whole VMID is cheaper.
 const SINGLE_LIMIT: u64 = 512;
 
-/// The maintenance of one guest's translations.
+/// TLB maintenance for one guest.
 #[derive(Debug)]
 pub(crate) struct Tlb {
-    /// VTTBR_EL2 of the guest: its VMID, and its root once there is one.
+    /// The guest's VTTBR_EL2: its VMID, and its root table once that exists.
     vttbr: AtomicU64,
 }
 
 impl Tlb {
-    /// For the guest with this VMID.
+    /// Makes the maintenance for the guest with this VMID.
     pub(crate) const fn new(vmid: u8) -> Self {
         Self { vttbr: AtomicU64::new((vmid as u64) << 48) }
     }
 
-    /// Says where the tables are: a CPU that invalidates for a guest that it does not run has them in VTTBR_EL2 for that
-    /// time, and whatever it walks speculatively is the guest's own.
+    /// Sets the root table. A CPU that invalidates for a guest that it does not run has it in VTTBR_EL2 meanwhile, so that
+    /// speculative walks use that guest's own tables.
     pub(crate) fn set_root(&self, root: Pa) {
         self.vttbr.fetch_or(root.get(), Ordering::Relaxed);
     }
@@ -42,7 +42,7 @@ fn has_range_invalidation() -> bool {
     read!("id_aa64isar0_el1") >> 56 & 15 >= 2
 }
 
-/// One invalidation by range of as many entries as its fields can say: (number + 1) * 2^(5 * scale + 1) pages.
+/// Invalidates a range of (number + 1) * 2^(5 * scale + 1) pages, by the fields of the instruction.
 fn invalidate_range(ipa: u64, pages: u64, cached: Cached) -> u64 {
     let mut scale = 3;
     while scale > 0 && pages < 1 << (5 * scale + 1) {
@@ -93,7 +93,7 @@ impl Maintenance for Tlb {
         self.with_vmid(|| {
             if steps > 1 && has_range_invalidation() {
                 let (mut at, mut pages) = (ipa.get(), size.div_ceil(4096));
-                // An odd page would round up to two: the one beyond is invalidated in vain, which is allowed.
+                // An odd number of pages rounds up: invalidating one page more is allowed.
                 while pages > 0 {
                     let done = invalidate_range(at, pages.next_multiple_of(2), cached);
                     at += done << 12;

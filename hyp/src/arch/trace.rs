@@ -1,7 +1,7 @@
-//! Recording of events, from wherever something happens.
+//! Recording of events, for all rooms.
 //!
-//! Recording is off until the operator turns it on (`operator::trace`). The paths that no lock and no slow work is on are
-//! traced by vectors of their own; all others ask [`record`].
+//! Recording is off until the operator turns it on (`operator::trace`). The fast paths are traced by vectors of their own;
+//! all other code calls [`record`].
 
 use super::{cpu, timer};
 use crate::observe::trace::{self, Kind, What};

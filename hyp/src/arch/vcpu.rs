@@ -1,8 +1,8 @@
-//! A vCPU's registers and interrupts on its CPU: as after a reset, and when it leaves.
+//! Registers and interrupts of a vCPU on its CPU: their reset, and their state when the vCPU leaves.
 //!
-//! A vCPU owns its CPU, so the state of EL1 and EL0 lives in the CPU's own registers while it runs and is set
-//! afresh when it starts. What one guest left there must not reach the next: every register that EL1 or EL0 can
-//! write is set, floating point included.
+//! A vCPU owns its CPU, so EL1's and EL0's state lives in the CPU's own registers while the vCPU runs, and is reset when it
+//! starts. State of one guest must not leak to the next: every register that EL1 or EL0 can write is set, floating point
+//! included.
 
 use super::cpu::{self, Core};
 use super::sysreg::{instruction, read, write};
@@ -13,17 +13,17 @@ use spin::Once;
 use stage2::addr::{Ipa, Pa};
 use stage2::table::Geometry;
 
-/// SPSR_EL2 of a vCPU that starts: EL1h, all exceptions masked.
+/// SPSR_EL2 when a vCPU starts: EL1h, all exceptions masked.
 const SPSR: u64 = 0x3c5;
 
 /// The stage 2 of CPUs that run no vCPU.
 static EMPTY_STAGE2: Once<Stage2> = Once::new();
 
-/// How a vCPU starts.
+/// Initial state of a vCPU.
 pub(crate) struct Start {
-    /// The first instruction.
+    /// Address of the first instruction.
     pub(crate) entry: Ipa,
-    /// x0.
+    /// Initial x0.
     pub(crate) context: u64,
     /// MPIDR_EL1 as the guest reads it.
     pub(crate) mpidr: u64,
@@ -45,7 +45,7 @@ pub(crate) fn reset(start: &Start) {
     SPSR_EL2.set(SPSR);
 }
 
-/// Drops what this CPU has cached of the guest whose stage 2 it has: guests before this one had the same VMID.
+/// Invalidates this CPU's TLB entries and instructions of the guest in VTTBR_EL2: an earlier guest may have had its VMID.
 fn forget_guest() {
     instruction!("dsb nshst");
     instruction!("tlbi vmalls12e1");
@@ -85,15 +85,15 @@ fn reset_el1() {
     MDSCR_EL1.set(0);
     reset_debug_channel();
     reset_breakpoints();
-    // AArch32's DACR32_EL2, IFSR32_EL2, FPEXC32_EL2 and SPSR_abt and its like are reached from EL2 alone (EL1 is
-    // AArch64), and are UNDEFINED where EL1 cannot be AArch32.
+    // AArch32's DACR32_EL2, IFSR32_EL2, FPEXC32_EL2 and SPSR_abt and its like are accessible from EL2 only (EL1 is
+    // AArch64), and are UNDEFINED if EL1 cannot be AArch32.
     if features::has_ras() {
-        // VDISR_EL2, which is the guest's DISR_EL1, and VSESR_EL2.
+        // VDISR_EL2, the guest's DISR_EL1, and VSESR_EL2.
         write!(guest "S3_4_C12_C1_1", 0);
         write!(guest "S3_4_C5_C2_3", 0);
     }
     if features::has_sme() {
-        // TPIDR2_EL0: without fine-grained traps a guest can reach it though SME is hidden.
+        // TPIDR2_EL0: without fine-grained traps a guest can access it although SME is hidden.
         write!(guest "S3_3_C13_C0_5", 0);
     }
     reset_pointer_keys();
@@ -103,7 +103,8 @@ fn reset_el1() {
 /// ([`features::configure`]).
 fn reset_debug_channel() {
     write!(guest "osdlr_el1", 0);
-    // The OS lock is set after a reset. While it is, OSDTRRX_EL1, OSDTRTX_EL1 and OSECCR_EL1 are what they stand for.
+    // The OS lock is set after a reset. Only while it is set do OSDTRRX_EL1, OSDTRTX_EL1 and OSECCR_EL1 access the real
+    // state.
     write!(guest "oslar_el1", 1);
     instruction!("isb");
     write!(guest "osdtrrx_el1", 0);
@@ -119,7 +120,7 @@ macro_rules! clear_pairs {
     };
 }
 
-/// Breakpoints and watchpoints, as many as there are (ID_AA64DFR0_EL1.BRPs, WRPs, which say one less).
+/// Resets all breakpoints and watchpoints (their numbers less one are ID_AA64DFR0_EL1.BRPs, WRPs).
 fn reset_breakpoints() {
     let dfr0 = read!("id_aa64dfr0_el1");
     let (breakpoints, watchpoints) = ((dfr0 >> 12 & 15) + 1, (dfr0 >> 20 & 15) + 1);
@@ -139,7 +140,7 @@ fn reset_breakpoints() {
         15 "dbgwvr15_el1" "dbgwcr15_el1");
 }
 
-/// The keys of pointer authentication, where the CPU has it.
+/// Resets the keys of pointer authentication, if the CPU has it.
 fn reset_pointer_keys() {
     if read!("id_aa64isar1_el1") & 0xff00_0ff0 == 0 && read!("S3_0_C0_C6_2") & 0xff00 == 0 {
         return;
@@ -158,13 +159,13 @@ fn reset_pointer_keys() {
 
 macro_rules! vectors_to_zero {
     ($($register:literal),*) => {
-        // Writing a vector register clears the part that SVE adds (Arm ARM B1.2.1).
+        // A write to a vector register clears the bits that SVE adds (Arm ARM B1.2.1).
         concat!(".arch_extension fp\n.arch_extension simd\nmsr fpcr, xzr\nmsr fpsr, xzr\n",
             $("movi v", $register, ".2d, #0\n"),*)
     };
 }
 
-/// Floating point, vectors and, with SVE, predicates.
+/// Resets floating point, vectors and, with SVE, predicates.
 fn reset_floating_point() {
     // SAFETY: EL2 is compiled without floating point; CPTR_EL2.TFP is clear, so these do not trap.
     unsafe {
@@ -206,7 +207,7 @@ fn reset_floating_point() {
     }
 }
 
-/// Whether there is an interrupt in this CPU's list registers, pending or active.
+/// Returns true if a list register of this CPU holds an interrupt, pending or active.
 pub(crate) fn has_virtual_interrupt() -> bool {
     use crate::device::vgic::list_register::ListRegisters;
     let lists = super::gic::Lists;
@@ -214,11 +215,11 @@ pub(crate) fn has_virtual_interrupt() -> bool {
     lists.read_empty() & all != all
 }
 
-/// Physical SGIs that stand for a guest's own, a bit each.
+/// Physical SGIs that are used for a guest's own SGIs, a bit each.
 const DIRECT_SGI_MASK: u32 = (1 << crate::device::vgic::DIRECT_SGIS) - 1;
 
-/// Prepares this CPU's interrupts for a vCPU that is about to run: its timers are as after a reset, and SGIs that were
-/// sent to it while it was off arrive.
+/// Prepares this CPU's interrupts for a vCPU that is about to run: resets its timers, and lets SGIs arrive that were sent
+/// to it while it was off.
 pub(crate) fn prepare_interrupts() {
     super::gic::Lists.reset();
     if let Some(redistributor) = cpu::current().redistributor() {
@@ -229,10 +230,10 @@ pub(crate) fn prepare_interrupts() {
     }
 }
 
-/// Holds SGIs to the vCPU that leaves this CPU back: they stay pending in the redistributor, as those to a PE that is off
-/// do (IHI 0069H, "Power management"), until [`prepare_interrupts`].
+/// Holds back SGIs to the vCPU that leaves this CPU: until [`prepare_interrupts`] they stay pending in the redistributor,
+/// like SGIs to a PE that is off (IHI 0069H, "Power management").
 ///
-/// The SGIs that this CPU has sent itself are on their way when this returns, so that [`forget_sgis`] after it drops them.
+/// The DSB completes the SGIs that this CPU has sent, so that a later [`forget_sgis`] drops them.
 pub(crate) fn hold_sgis() {
     instruction!("dsb sy");
     if let Some(redistributor) = cpu::current().redistributor() {
@@ -247,21 +248,21 @@ pub(crate) fn pend_sgi(cpu: &Core, sgi: u32) {
     }
 }
 
-/// Drops the SGIs that are pending for a vCPU that is off, whose guest starts afresh, on the CPU that it owns.
+/// Drops the pending SGIs of the vCPU that owns `cpu` and is off, when its guest is reset.
 pub(crate) fn forget_sgis(cpu: &Core) {
     if let Some(redistributor) = cpu.redistributor() {
         redistributor.clear_pending(DIRECT_SGI_MASK);
     }
 }
 
-/// Returns the guest's SGIs that are pending in the redistributor of the CPU that a vCPU owns, and lines of its timers
-/// that are high, a bit for each physical INTID.
+/// Returns the SGIs of the vCPU that owns `cpu` that are pending in the redistributor, and its timers whose lines are high,
+/// a bit for each physical INTID.
 pub(crate) fn pending_interrupts(cpu: &Core) -> u32 {
     let mask = DIRECT_SGI_MASK | super::timer::guest_mask();
     cpu.redistributor().map_or(0, |redistributor| redistributor.pending() & mask)
 }
 
-/// Makes the SGIs of `mask` that are pending in the redistributor of the CPU that a vCPU owns not pending.
+/// Clears the pending state of the SGIs of `mask` in the redistributor of `cpu`.
 pub(crate) fn clear_pending_sgis(cpu: &Core, mask: u32) {
     if let Some(redistributor) = cpu.redistributor()
         && mask & DIRECT_SGI_MASK != 0
@@ -270,21 +271,21 @@ pub(crate) fn clear_pending_sgis(cpu: &Core, mask: u32) {
     }
 }
 
-/// The vCPU leaves this CPU: its timers stop, and its stage 2 tables, which may be freed now, are not walked any
-/// more, speculatively either.
+/// Takes the vCPU's state off this CPU: stops its timers, and ends walks of its stage 2 tables, speculative ones too, so that
+/// they may be freed.
 pub(crate) fn quiet() -> Closed {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
     translation::leave(&errata::This, empty_stage2())
 }
 
-/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs that run no vCPU, for ever.
+/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs without a vCPU, for ever.
 pub(crate) fn set_empty_stage2(pa: Pa, geometry: Geometry) {
-    // VMID 0 is nobody's.
+    // No guest has VMID 0.
     EMPTY_STAGE2.call_once(|| Stage2 { vtcr: geometry.vtcr(), vttbr: pa.get() });
 }
 
-/// Returns the stage 2 of a CPU that runs no vCPU: tables that hold nothing.
+/// Returns the stage 2 of a CPU without a vCPU: tables without entries.
 pub(crate) fn empty_stage2() -> Stage2 {
     EMPTY_STAGE2.get().copied().unwrap_or(Stage2 { vtcr: 1 << 31, vttbr: 0 })
 }

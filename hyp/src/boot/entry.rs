@@ -1,26 +1,25 @@
-//! From the loader's jump to Rust code with the MMU on.
+//! The image's header and entry: from the loader's jump to Rust code with the MMU on.
 //!
-//! The image begins with the arm64 Linux Image header, so that whatever boots a kernel boots Ballast: QEMU
-//! `-kernel`, U-Boot `booti`. It is entered at EL2 with the MMU off, `x0` = physical address of the device tree
-//! (Linux, Documentation/arch/arm64/booting: "Call the kernel image").
+//! The image begins with the arm64 Linux Image header, so any boot loader of Linux can boot Ballast: QEMU `-kernel`, U-Boot
+//! `booti`. It is entered at EL2 with the MMU off, and `x0` = physical address of the device tree (Linux,
+//! Documentation/arch/arm64/booting: "Call the kernel image").
 //!
-//! The code here is position-independent and fits the one page that stays identity-mapped in EL2's final tables:
-//! secondary CPUs and the change of tables need it. `EARLY_TABLES` map that page at its physical address and the image's
-//! pages at their linked addresses, text read-only and the rest execute-never, and nothing else: what lies beside the
-//! image may be secure memory, `no-map` memory or a device, and what is mapped as Normal memory a CPU may access
-//! speculatively (Arm ARM, chapter B2, "Memory types and attributes"). They live until `mmu::init` has made the final
-//! ones.
+//! The code here is position-independent and fits into one page, the boot page. EL2's final tables keep that page
+//! identity-mapped for secondary CPUs and for changes of the root table. `EARLY_TABLES` map the boot page at its physical
+//! address and the image at its linked address, text read-only and the rest execute-never. They map nothing else: memory
+//! next to the image may be secure, `no-map` or a device, and a CPU may access Normal memory speculatively (Arm ARM, chapter
+//! B2, "Memory types and attributes"). They are used until `mmu::init` has made the final tables.
 //!
-//! The boot protocol promises EL2 (or EL1), the MMU off and `x0`. Nothing else of EL2's state is taken for granted:
-//! `begin` sets what it works by, `features::configure` the rest.
+//! The boot protocol guarantees EL2 (or EL1), the MMU off, and `x0`. `begin` sets the state of EL2 that the entry itself
+//! needs, `features::configure` the rest.
 
 use crate::hyp_mem::mmu;
 use core::arch::global_asm;
 
-/// Level 0; levels 1 to 3 of the image's address; levels 1 to 3 of the identity map.
+/// Number of early tables: level 0; levels 1 to 3 of the image's address; levels 1 to 3 of the identity map.
 const EARLY_TABLE_COUNT: usize = 7;
 
-/// The tables that the primary CPU turns its MMU on with. Written by the assembly below only.
+/// Tables with which the primary CPU turns its MMU on. Only the assembly below writes them.
 #[repr(C, align(4096))]
 struct EarlyTables([[u64; 512]; EARLY_TABLE_COUNT]);
 
@@ -35,11 +34,11 @@ pub(crate) const MAIR: u64 = 0x44_04_ff;
 /// SCTLR_EL2 with the MMU off: RES1 bits only, little-endian (Arm ARM D24.2.146).
 const SCTLR_RES1: u64 = 0x30c5_0830;
 
-/// SCTLR_EL2 while Ballast runs: MMU, caches, stack alignment check, and nothing that is writable is executed.
+/// SCTLR_EL2 while Ballast runs: MMU, caches, stack alignment check, no execution of writable memory.
 /// M = bit 0, C = bit 2, SA = bit 3, I = bit 12, WXN = bit 19.
 const SCTLR_MMU_ON: u64 = SCTLR_RES1 | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 
-/// TCR_EL2 less the physical address size: 48-bit addresses (T0SZ 16), 4 KiB granule, write-back inner shareable
+/// TCR_EL2 without the physical address size: 48-bit addresses (T0SZ 16), 4 KiB granule, write-back inner shareable
 /// walks, RES1 bits 23 and 31 (Arm ARM D24.2.158, EL2&0 regime not in use).
 const TCR: u64 = 1 << 31 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 16;
 
@@ -49,7 +48,7 @@ const TABLE: u64 = 3;
 /// A page of data: attribute 0, AP[1] RES1, inner shareable, accessed, XN (Arm ARM D8.3.2).
 const DATA_PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10 | 1 << 54;
 
-/// A page of text: the same, read-only and not XN.
+/// A page of text: like a page of data, but read-only and not XN.
 const TEXT_PAGE: u64 = 3 | 1 << 6 | 1 << 7 | 3 << 8 | 1 << 10;
 
 global_asm!(
@@ -68,9 +67,9 @@ image_header:
     .ascii  "ARM\x64"
     .long   0
 
-// Invalidates the data cache by address from x0 to x1, the start of a line (DC IVAC), and cleans the line that x0 lies
-// in as well (DC CIVAC): others may have written what precedes x0 there. Stores made with the MMU off go past the cache:
-// lines that the loader left must not hide them later, nor be written back over them (Arm ARM B2.8).
+// Invalidates the data cache by address from x0 to x1, which starts a line (DC IVAC). The line of x0 is cleaned as well
+// (DC CIVAC), since it may hold data of others before x0. Stores with the MMU off bypass the cache: lines that the loader
+// left must not hide them later, nor be written back over them (Arm ARM B2.8).
 invalidate_range:
     mrs     x2, ctr_el0
     ubfx    x2, x2, #16, #4
@@ -112,8 +111,8 @@ enable_mmu:
     isb
     ret
 
-// What both kinds of CPU need first: EL2 or nothing, interrupts masked, the stack pointer SP_EL2, MMU off, little-endian
-// (memory, literals too, may be read only after that), the EL2 translation regime.
+// First steps of primary and secondary CPUs: stop unless at EL2; mask interrupts; select SP_EL2; MMU off, little-endian
+// (no load, of literals either, before that); the EL2 translation regime.
 .macro begin
     msr     daifset, #0xf
     msr     spsel, #1
@@ -136,7 +135,7 @@ enable_mmu:
 9:
 .endm
 
-// Nothing can be said without a console: stop where a debugger finds a name.
+// There is no console yet: stop at a label that a debugger shows.
     .global not_el2
 not_el2:
     wfe
@@ -153,8 +152,8 @@ primary_entry:
     adrp    x5, __bss_start             // aligned to 64
     add     x5, x5, :lo12:__bss_start
     adrp    x6, __bss_end               // aligned to 4096
-    mov     x0, x5                      // What was loaded, the loader cleaned (Linux, Documentation/arch/arm64/booting),
-    mov     x1, x6                      // but not what follows it up to the image's size: a dirty line there could be
+    mov     x0, x5                      // The loader cleaned what it loaded (Linux, Documentation/arch/arm64/booting),
+    mov     x1, x6                      // but not the rest of the image's size: a dirty line there could be
     bl      invalidate_range            // written back over the zeros.
     mov     x7, x5
 1:  stp     xzr, xzr, [x7], #16
@@ -235,9 +234,9 @@ secondary_entry:
     ldr     x2, =secondary_main
     br      x2
 
-// Changes the root table to x0 (physical), called at this page's identity-mapped address. The MMU is off in
-// between, so that no two translations of one address are ever live (Arm ARM D8.16.1, break-before-make).
-// No memory is touched while it is off.
+// Changes the root table to x0 (physical). Called at this page's identity-mapped address. The MMU is off meanwhile, so
+// that no address ever has two live translations (Arm ARM D8.16.1, break-before-make). No memory is accessed while it is
+// off.
     .global switch_root
 switch_root:
     ldr     x1, ={sctlr}
@@ -265,14 +264,14 @@ switch_root:
     tables = sym EARLY_TABLES,
 );
 
-/// What a secondary CPU reads first, with its MMU off: it must be cleaned to the point of coherency.
+/// Start parameters of a secondary CPU, which reads them with its MMU off: they must be cleaned to the point of coherency.
 #[repr(C, align(64))]
 pub(crate) struct SecondaryStart {
     /// Physical address of EL2's root table.
     pub(crate) root: u64,
     /// Virtual address of the top of the CPU's stack.
     pub(crate) stack: u64,
-    /// Handed to `secondary_main`: the CPU's index.
+    /// Argument of `secondary_main`: the CPU's index.
     pub(crate) argument: u64,
 }
 

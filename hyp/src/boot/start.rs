@@ -1,7 +1,7 @@
-//! From the first Rust instruction to running guests.
+//! Boot, from the first Rust instruction to running guests.
 //!
 //! Order: EL2's own translation; the host's device tree; the console; memory; interrupts; the other CPUs; the
-//! configuration; guests. What is missing or wrong stops the start with a message that names it.
+//! configuration; guests. If something is missing or wrong, boot stops with a message that names it.
 
 use super::entry;
 use crate::arch::cpu::MAX_CPUS;
@@ -33,14 +33,14 @@ use stage2::phys::map::BootMap;
 use stage2::phys::pool::Pools;
 use stage2::range::FrameRange;
 
-/// log2 of the frames of the monitor's stack.
+/// Order of the monitor's stack.
 const MONITOR_STACK_ORDER: u8 = (mmu::MONITOR_STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
-/// log2 of the frames of a CPU's stack.
+/// Order of a CPU's stack.
 const STACK_ORDER: u8 = (mmu::STACK_SIZE as u64 / FRAME_SIZE).trailing_zeros() as u8;
-/// Largest device tree that is read, in bytes.
+/// Largest accepted device tree, in bytes.
 const TREE_LIMIT: u64 = 2 << 20;
 
-/// Whether what the start alone needs can be given back.
+/// True if the memory that only boot needs can be given back.
 static IS_START_OURS: AtomicBool = AtomicBool::new(false);
 
 /// The redistributors, for CPUs that come up.
@@ -61,14 +61,14 @@ struct ConfigurationCell(UnsafeCell<MaybeUninit<Configuration<'static>>>);
 // SAFETY: used by the primary CPU, at the start.
 unsafe impl Sync for ConfigurationCell {}
 
-/// What was configured: guests keep copies of what concerns them.
+/// The configuration. Guests keep copies of their parts.
 #[unsafe(link_section = ".bss.zstart")]
 static CONFIGURATION: ConfigurationCell = ConfigurationCell(UnsafeCell::new(MaybeUninit::uninit()));
 
 #[unsafe(link_section = ".bss.zstart")]
 static BOOT_MAP: MapCell = MapCell(UnsafeCell::new(BootMap::new()));
 
-/// Ends the start with a message.
+/// Stops boot with a message.
 fn refuse(text: fmt::Arguments<'_>) -> ! {
     let _ = write!(serial::Polled, "\r\nBallast cannot start: {text}\r\n");
     fatal::halt()
@@ -91,7 +91,7 @@ extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
 
     let tree_blob = map_tree(tree_pa);
     let tree = Tree::new(tree_blob).unwrap_or_else(|_| fatal::halt());
-    // Before anything is judged, a way to say so.
+    // A console first, so that errors can be reported.
     if let Some(registers) = Console::any(&tree) {
         let _ = serial::init_early(registers);
     }
@@ -143,7 +143,7 @@ extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     leave_boot_stack()
 }
 
-/// Goes over to a stack like the other CPUs' and gives back what the start alone needed.
+/// Moves to a stack like the other CPUs' and gives back the memory that only boot needed.
 fn leave_boot_stack() -> ! {
     let top = map_stack(0);
     cpu::current().set_stack_top(top);
@@ -154,7 +154,7 @@ fn leave_boot_stack() -> ! {
 extern "C" fn give_back(_: u64) -> ! {
     let end = guest::cpu::end_of(cpu_limit());
     let (kept, whole) = (mmu::kept_size(end), mmu::image_size());
-    // Unmapped in any case: nobody uses it.
+    // Unmapped even if it cannot be given back: nobody uses it.
     let unmapped = mmu::unmap_start(end);
     let mut released = Ok(());
     if unmapped.is_ok()
@@ -171,11 +171,11 @@ extern "C" fn give_back(_: u64) -> ! {
         (_, Err(error)) => error,
         _ => idle::enter(),
     };
-    log::error!("what the start needed stays reserved: {}", error);
+    log::error!("cannot give back the memory that only boot needed: {}", error);
     idle::enter()
 }
 
-/// As many CPUs as this one may start, and itself.
+/// Returns the number of CPUs that may run: this one, and those that it may start.
 #[inline(never)]
 fn cpu_limit() -> usize {
     let mpidr = cpu::current().mpidr();
@@ -201,14 +201,14 @@ fn read_board(tree: &Tree<'static>) -> &'static Board<'static> {
     }
 }
 
-/// MPIDR_EL1's affinity fields.
+/// Returns the affinity fields of MPIDR_EL1.
 fn own_mpidr() -> u64 {
     crate::arch::sysreg::read!("mpidr_el1") & 0xff_00ff_ffff
 }
 
 /// Maps the host's device tree.
 fn map_tree(pa: u64) -> &'static [u8] {
-    // Nothing can be said yet: where the console is, is in the tree.
+    // Errors cannot be reported yet: the tree says where the console is.
     let header = mmu::map_boot_data(pa, FRAME_SIZE).unwrap_or_else(|_| fatal::halt());
     // SAFETY: mapped read-only for this size.
     let bytes = unsafe { core::slice::from_raw_parts(header.as_ptr(), 64) };
@@ -222,7 +222,7 @@ fn map_tree(pa: u64) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(blob.as_ptr(), size as usize) }
 }
 
-/// Says which RAM there is and what is taken, and hands it to the allocator.
+/// Describes RAM and reservations in the boot memory map, and hands the map to the allocator.
 fn boot_memory(
     board: &Board<'static>,
     tree_size: usize,
@@ -244,7 +244,7 @@ fn boot_memory(
         Err(error) => refuse(format_args!("{error}")),
     };
     if let Some(other) = physical::other_in_start(map, &loaded) {
-        log::info!("what the start needs stays reserved: it lies in {}", other);
+        log::info!("the memory that only boot needs stays reserved: it lies in {}", other);
     } else {
         IS_START_OURS.store(true, Ordering::Relaxed);
     }
@@ -263,13 +263,13 @@ fn boot_memory(
         Ok(address) => address,
         Err(error) => fail("frame table", &error),
     };
-    // SAFETY: carved for this, mapped for ever, used by nobody else; atomic words may hold anything.
+    // SAFETY: reserved for this, mapped for ever, used by nobody else; any value is valid for atomic words.
     let words = unsafe {
         core::slice::from_raw_parts(address.cast::<AtomicU32>().as_ptr(), footprint.words() as usize)
     };
     if footprint.arenas > 0 {
-        // SAFETY: carved with the table, behind its words and aligned for this; mapped for ever, used by nobody else, and
-        // written before the slice is made of it.
+        // SAFETY: reserved with the table, behind its words and aligned; mapped for ever, used by nobody else, and written
+        // before the slice is made.
         let arenas = unsafe {
             let first = address.byte_add(footprint.arena_offset() as usize).cast::<Arena>();
             (0..footprint.arenas).for_each(|index| first.add(index).write(Arena::new()));
@@ -289,7 +289,7 @@ fn boot_memory(
     );
 }
 
-/// Stops what a loader has left running that writes to RAM: translation of message-signaled interrupts, and LPIs.
+/// Stops what a loader may have left running that writes to RAM: the translation of message-signaled interrupts, and LPIs.
 #[inline(never)]
 fn stop_lpis(gic: &Gic) {
     for range in &gic.translators {
@@ -349,7 +349,7 @@ fn init_interrupts(gic: &Gic) -> Distributor {
     }
 }
 
-/// What each CPU does for itself, once memory and the distributor are there.
+/// Initializes this CPU, once memory and the distributor are available.
 fn init_cpu(index: usize) {
     let this = cpu::current();
     errata::init_cpu();
@@ -371,7 +371,7 @@ fn init_cpu(index: usize) {
     this.set_online();
 }
 
-/// Takes one block of Ballast's own and adds it to what Ballast takes.
+/// Allocates a block for Ballast itself; boot stops if there is none.
 fn own_block(order: u8, what: &str) -> Pa {
     match pages::allocate(order, Owner::Hypervisor) {
         Ok(frame) => frame.pa(),
@@ -379,7 +379,7 @@ fn own_block(order: u8, what: &str) -> Pa {
     }
 }
 
-/// Makes the stack of CPU `index`; returns its top.
+/// Allocates and maps the stack of CPU `index`, and returns its top.
 fn map_stack(index: usize) -> u64 {
     let stack = own_block(STACK_ORDER, "a CPU's stack");
     match mmu::map_stack(index, stack) {
@@ -388,7 +388,7 @@ fn map_stack(index: usize) -> u64 {
     }
 }
 
-/// Starts the other CPUs, one after the other. One that does not come up is left out, with a warning.
+/// Starts the other CPUs, one after the other. A CPU that PSCI refuses to start is left out, with a warning.
 fn start_secondaries(board: &Board<'_>) {
     let boot_mpidr = cpu::current().mpidr();
     let mut count = 1;
@@ -400,7 +400,7 @@ fn start_secondaries(board: &Board<'_>) {
         }
         cpu::set_count(count + 1);
         let Some(this) = guest::cpu::get(count) else { break };
-        // That of a CPU that did not start serves the next, which gets its number.
+        // If a CPU does not start, the next one gets its index and its stack.
         let top = match unused_stack.take() {
             Some(top) => top,
             None => map_stack(count),
@@ -411,7 +411,7 @@ fn start_secondaries(board: &Board<'_>) {
             stack: top,
             argument: count as u64,
         }));
-        // It is read with the MMU off.
+        // The CPU reads it with the MMU off.
         cache::clean_invalidate_value(start);
         crate::arch::sysreg::instruction!("dsb sy");
         let entry = entry::secondary_entry_address();
@@ -421,7 +421,7 @@ fn start_secondaries(board: &Board<'_>) {
             unused_stack = Some(top);
             continue;
         }
-        // Five seconds are enough for any CPU, and end the wait for one that is lost.
+        // Any CPU comes up within five seconds.
         let deadline = timer::now() + 5 * timer::frequency();
         while !this.is_online() {
             if timer::now() > deadline {

@@ -19,11 +19,11 @@ const ICPENDR_E: usize = 0x1800;
 const ICACTIVER_E: usize = 0x1c00;
 const PIDR2: usize = 0xffe8;
 
-/// GICD_TYPER.ESPI: there are extended SPIs, 32 × (GICD_TYPER.ESPI_range + 1).
+/// GICD_TYPER.ESPI: there are 32 × (GICD_TYPER.ESPI_range + 1) extended SPIs.
 const TYPER_ESPI: u32 = 1 << 8;
 
-/// GICD_CTLR: EnableGrp1(A)NS, EnableGrp1 or ARE_NS, ARE, RWP. Their places differ by security state; setting
-/// both group 1 bits and ARE serves the non-secure view and the one with a single state.
+/// GICD_CTLR: EnableGrp1(A)NS, EnableGrp1 or ARE_NS, ARE, RWP. Their positions depend on the security state. Both group 1
+/// bits and ARE suit the non-secure view and the view with a single security state.
 const CTLR_GROUP1: u32 = 1 << 1 | 1 << 0;
 const CTLR_ARE_NS: u32 = 1 << 4;
 const CTLR_RWP: u32 = 1 << 31;
@@ -59,7 +59,7 @@ impl Distributor {
             registers.write32(ICACTIVER + 4 * word, u32::MAX);
             registers.write32(IGROUPR + 4 * word, u32::MAX);
         }
-        // Extended SPIs, which nobody here uses, but a loader may have.
+        // Ballast uses no extended SPIs, but a loader may have.
         let typer = registers.read32(TYPER);
         let extended_words = if typer & TYPER_ESPI != 0 { (typer >> 27) as usize + 1 } else { 0 };
         for word in 0..extended_words {

@@ -1,6 +1,6 @@
-//! Interrupt translation services: Ballast uses no LPIs, and stops what a loader has left running.
+//! Interrupt translation services. Ballast uses no LPIs, and stops an ITS that a loader has left running.
 //!
-//! A running ITS, and a redistributor with LPIs enabled, read and write tables in RAM, which Ballast gives to others.
+//! A running ITS, and a redistributor with LPIs enabled, read and write tables in RAM that Ballast gives to others.
 
 use super::mmio::Registers;
 use core::ptr::NonNull;
@@ -12,8 +12,8 @@ const CTLR_QUIESCENT: u32 = 1 << 31;
 /// Bytes of an ITS's registers that Ballast uses.
 pub(crate) const ITS_SIZE: u64 = 0x1_0000;
 
-/// Stops the ITS at `base` (GITS_CTLR, IHI 0069H, 12.19). Returns whether it was enabled; `None` if it does not come to
-/// rest.
+/// Stops the ITS at `base` (GITS_CTLR, IHI 0069H, 12.19). Returns true if it was enabled, and `None` if it does not
+/// stop.
 ///
 /// # Safety
 ///

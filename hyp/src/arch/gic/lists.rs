@@ -7,7 +7,7 @@ use crate::device::vgic::common_registers;
 use crate::device::vgic::list_register::{ListRegister, ListRegisters};
 use crate::observe::trace::Kind;
 
-/// ICH_HCR_EL2: En, UIE, LRENPIE, and where EOIcount begins.
+/// ICH_HCR_EL2: En, UIE, LRENPIE, and the position of EOIcount.
 const HCR_ENABLE: u64 = 1;
 const HCR_UNDERFLOW: u64 = 1 << 1;
 const HCR_NOT_PRESENT: u64 = 1 << 2;
@@ -148,13 +148,13 @@ impl common_registers::Interface for Lists {
 }
 
 impl Lists {
-    /// As after power-on: no interrupt, no active priority, groups disabled, all masked (ICH_VMCR_EL2 = 0).
+    /// Resets the interface: no interrupt, no active priority, groups disabled, all masked (ICH_VMCR_EL2 = 0).
     pub(crate) fn reset(&self) {
         write!(interrupt "S3_4_C12_C11_0", 0);
         for index in 0..self.count() {
             self.write(index, ListRegister::new());
         }
-        // ICH_AP0R0_EL2, ICH_AP1R0_EL2; those above exist with more than five bits of preemption only.
+        // ICH_AP0R0_EL2, ICH_AP1R0_EL2. The others exist only with more than five bits of preemption.
         write!(interrupt "S3_4_C12_C8_0", 0);
         write!(interrupt "S3_4_C12_C9_0", 0);
         let preemption_bits = preemption_bits();

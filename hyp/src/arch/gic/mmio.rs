@@ -16,6 +16,8 @@ unsafe impl Send for Registers {}
 unsafe impl Sync for Registers {}
 
 impl Registers {
+    /// Makes registers of `size` bytes at `base`.
+    ///
     /// # Safety
     ///
     /// `size` bytes at `base` are mapped as device memory and hold registers for ever.
@@ -23,7 +25,7 @@ impl Registers {
         Self { base, size }
     }
 
-    /// The `size` bytes from `offset` on, a part of these.
+    /// Returns the `size` bytes at `offset`, or `None` if they are not all inside.
     pub(crate) fn part(self, offset: usize, size: usize) -> Option<Self> {
         let fits = offset.checked_add(size).is_some_and(|end| end <= self.size);
         // SAFETY: within the mapping.

@@ -1,9 +1,9 @@
-//! The host's GICv3, as seen by EL2: one distributor, a redistributor and a CPU interface a CPU, and the list
+//! The host's GICv3 as EL2 uses it: a distributor, a redistributor and a CPU interface for each CPU, and the list
 //! registers through which guests get their interrupts (IHI 0069H).
 //!
-//! All interrupts are non-secure group 1. EL2 ends an interrupt in two steps (ICC_CTLR_EL1.EOImode = 1): the
-//! priority drop at once; the deactivation at once too, except for interrupts that are handed to a guest with a
-//! hardware-linked list register, where the guest's own deactivation does it.
+//! All interrupts are non-secure group 1. EL2 ends an interrupt in two steps (ICC_CTLR_EL1.EOImode = 1). It drops the
+//! priority at once. It deactivates the interrupt at once too, unless a list register with the HW bit hands it to a guest:
+//! then the guest's deactivation deactivates the physical interrupt.
 
 pub(crate) mod cpu_interface;
 mod distributor;
@@ -17,7 +17,7 @@ pub(crate) use distributor::Distributor;
 pub(crate) use lists::Lists;
 pub(crate) use redistributor::{Priority, Redistributor, Region};
 
-/// Waits until `condition` holds, as long as hardware may need. Returns false if it does not come to hold.
+/// Waits until `condition` holds. Returns false if it does not within the time that hardware may need.
 fn wait_for(condition: impl Fn() -> bool) -> bool {
     // A read of a device takes tens of nanoseconds at least: this is a fraction of a second.
     const LIMIT: u32 = 1 << 22;

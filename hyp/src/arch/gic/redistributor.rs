@@ -1,20 +1,20 @@
-//! Redistributors: a CPU's private interrupts (IHI 0069H, 12.11).
+//! Redistributors: the private interrupts of each CPU (IHI 0069H, 12.11).
 
 use super::cpu_interface::KICK_SGI;
 use super::mmio::Registers;
 use core::ptr::NonNull;
 
-/// Priorities of physical interrupts, most urgent first (IHI 0069H, 4.8). EL2 runs with interrupts masked, so they decide
-/// only which pending interrupt ICC_IAR1_EL1 returns: no flood that a guest causes delays what stands above it. Distances
-/// of 0x20 stay distinct in a non-secure view with 16 levels.
+/// Priorities of physical interrupts, most urgent first (IHI 0069H, 4.8). EL2 runs with interrupts masked, so priorities
+/// only decide which pending interrupt ICC_IAR1_EL1 returns: interrupts that a guest can flood do not delay more urgent
+/// ones. Steps of 0x20 stay distinct in a non-secure view with 16 levels.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Priority {
     /// The host's devices and EL2's own timer, whose rate no guest controls.
     Host = 0x60,
-    /// The kick and the maintenance interrupt, which a guest can cause at will.
+    /// The kick and the maintenance interrupt, which a guest can raise at will.
     Service = 0x80,
-    /// Interrupts that are passed on to a guest: its SGIs and timers.
+    /// Interrupts that are passed to a guest: its SGIs and timers.
     Guest = 0xa0,
 }
 
@@ -40,7 +40,7 @@ const TYPER_VLPIS: u64 = 1 << 1;
 const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
 
-/// Two frames, or four with virtual LPIs.
+/// Bytes of a redistributor: two frames, or four with virtual LPIs.
 const FRAMES_SIZE: usize = 0x2_0000;
 
 /// A range of redistributors, one after the other.
@@ -50,6 +50,8 @@ pub(crate) struct Region {
 }
 
 impl Region {
+    /// Makes a region of `size` bytes at `base`.
+    ///
     /// # Safety
     ///
     /// `size` bytes at `base` are redistributors, mapped for ever, and nobody else uses them.
@@ -58,17 +60,17 @@ impl Region {
         Self { registers: unsafe { Registers::new(base, size) }, stride }
     }
 
-    /// The redistributor of the CPU with MPIDR `mpidr`, if it is here.
+    /// Returns the redistributor of the CPU with MPIDR `mpidr`, if it is in this region.
     pub(crate) fn find(&self, mpidr: u64) -> Option<Redistributor> {
         let affinity = affinity(mpidr);
         self.find_map(|registers, typer| (typer >> 32 == affinity).then_some(Redistributor { registers }))
     }
 
-    /// Disables LPIs at every redistributor, of CPUs that never start too. Returns how many had them enabled.
+    /// Disables LPIs at every redistributor, those of CPUs that never start too. Returns the number that had them enabled.
     ///
     /// # Errors
-    /// GICR_TYPER's affinity of a redistributor whose LPIs cannot be disabled any more: that is implementation defined
-    /// (GICR_CTLR.EnableLPIs, IHI 0069H, 12.11).
+    /// The affinity (GICR_TYPER) of a redistributor whose LPIs cannot be disabled: it is IMPLEMENTATION DEFINED whether
+    /// they can be (GICR_CTLR.EnableLPIs, IHI 0069H, 12.11).
     pub(crate) fn disable_lpis(&self) -> Result<usize, u64> {
         let mut count = 0;
         let stuck = self.find_map(|registers, typer| {
@@ -85,7 +87,7 @@ impl Region {
         stuck.map_or(Ok(count), Err)
     }
 
-    /// Calls `f` with the registers of one redistributor after the other, and GICR_TYPER, until it yields something.
+    /// Calls `f` with the registers and GICR_TYPER of each redistributor, until it returns a value.
     fn find_map<T>(&self, mut f: impl FnMut(Registers, u64) -> Option<T>) -> Option<T> {
         let mut offset = 0;
         loop {
@@ -118,15 +120,15 @@ pub(crate) struct Redistributor {
 }
 
 impl Redistributor {
-    /// Wakes the redistributor and takes its private interrupts over: all disabled, inactive, not pending, group 1, PPIs
-    /// level-sensitive as timers and the maintenance interrupt are. Only the kick is enabled.
+    /// Wakes the redistributor and takes over its private interrupts: disabled, inactive, not pending, group 1; PPIs are
+    /// level-sensitive, as timers and the maintenance interrupt are. Only the kick is enabled.
     pub(crate) fn init(&self) {
         let registers = self.registers;
         registers.write32(WAKER, registers.read32(WAKER) & !WAKER_PROCESSOR_SLEEP);
         while registers.read32(WAKER) & WAKER_CHILDREN_ASLEEP != 0 {
             core::hint::spin_loop();
         }
-        // GICR_TYPER.PPInum: words of extended PPIs, which nobody here uses, but a loader may have (0 without them).
+        // GICR_TYPER.PPInum: words of extended PPIs (0 without them). Ballast uses none, but a loader may have.
         let extended_words = (registers.read64(TYPER) >> 27 & 0x1f).min(2) as usize;
         for word in 0..=extended_words {
             registers.write32(ICENABLER0 + 4 * word, u32::MAX);
@@ -161,13 +163,13 @@ impl Redistributor {
         self.registers.write32(ISENABLER0, mask);
     }
 
-    /// Disables the private interrupts of `mask`, with effect when this returns: they stay pending here.
+    /// Disables the private interrupts of `mask`, with effect when this returns. They can still become pending.
     pub(crate) fn disable(&self, mask: u32) {
         self.registers.write32(ICENABLER0, mask);
         self.wait();
     }
 
-    /// Returns which private interrupts are pending, lines that are high among them.
+    /// Returns the pending private interrupts, lines that are high among them, a bit each.
     pub(crate) fn pending(&self) -> u32 {
         self.registers.read32(ISPENDR0)
     }
@@ -177,7 +179,7 @@ impl Redistributor {
         self.registers.write32(ISPENDR0, mask);
     }
 
-    /// Makes the private interrupts of `mask` not pending, but for lines that are high.
+    /// Clears the pending state of the private interrupts of `mask`, except for lines that are high.
     pub(crate) fn clear_pending(&self, mask: u32) {
         self.registers.write32(ICPENDR0, mask);
     }
