@@ -1,4 +1,4 @@
-//! What stood in the way of a claim.
+//! Reasons for which an operation fails.
 
 use core::fmt;
 
@@ -9,76 +9,76 @@ use crate::phys::alloc::{IsolateReason, Occupant};
 use crate::phys::frame::State;
 use crate::size::Size;
 
-/// What stood in the way. The first is all zero bytes, so that a table of records costs no room in the image.
+/// Reason for which a try or an operation failed. `Nothing` is all zero bytes, so that records lie in .bss.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Cause {
-    /// Nothing.
+    /// No failure.
     #[default]
     Nothing,
-    /// No range of that size and alignment is left in the pool; where something in the way could be named, the frame is
-    /// the first such.
+    /// The pool has no range of that size and alignment left. If the bar is not [`Bar::Nothing`], the blocker's frame is
+    /// the first that bars a range.
     NoRange(Bar),
-    /// It does not belong to the pool.
+    /// The frame is outside the pool.
     Foreign,
-    /// It is claimed already.
+    /// The frame is already claimed.
     Claimed,
-    /// It is not claimed, and so cannot be released.
+    /// The frame is not claimed, so it cannot be released.
     NotClaimed,
-    /// It is in use, and cannot be moved.
+    /// The frame is in use by an owner whose memory cannot be migrated.
     Fixed(Owner),
-    /// It is reserved since boot.
+    /// The frame is reserved since boot.
     Reserved,
-    /// It is retired.
+    /// The frame is retired.
     Retired,
-    /// It is isolated for somebody else.
+    /// The frame is isolated by another operation.
     Isolated,
-    /// Its tenant is mapped 1:1.
+    /// The tenant is mapped 1:1.
     PinnedInPlace,
-    /// Its tenant's configuration forbids moving.
+    /// The tenant's configuration forbids migration.
     OptedOut,
-    /// Its tenant's placement is strict, and allows no other frames.
+    /// The tenant's placement is strict and allows no other controller.
     Placement,
     /// There are too few free frames elsewhere.
     NoFrame {
-        /// So many are missing; 0 where that is not known.
+        /// Number of missing frames; 0 if unknown.
         missing: u64,
     },
-    /// There is no frame for a translation table.
+    /// There is no free frame for a translation table.
     NoTable,
-    /// It was in use again and again.
+    /// The frame was still in use after several rounds of migration.
     Busy,
-    /// The owner's window has no room for it, or there was no frame for a translation table.
+    /// The owner's window has no room for the range, or there is no free frame for a translation table.
     NoWindow,
-    /// The claimant cancelled it.
+    /// The claimant cancelled the claim.
     Cancelled,
     /// The claimant stopped.
     OwnerGone,
 }
 
-/// What keeps a search out of a pageblock.
+/// Reason for which no range may touch a pageblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Bar {
-    /// Nothing that could be named: the pool has no such place.
+    /// No pageblock is barred: the size or the alignment does not fit the pool.
     #[default]
     Nothing,
-    /// The owner has it already.
+    /// The frame is already claimed.
     Claimed,
-    /// It is in use, and cannot be moved.
+    /// The frame is in use and cannot be migrated.
     Fixed,
-    /// It is reserved since boot.
+    /// The frame is reserved since boot.
     Reserved,
-    /// It is retired, or will be when it is free.
+    /// The frame is retired, or pending retirement until it is free.
     Retired,
-    /// It is isolated for somebody else.
+    /// The pageblock is isolated by another operation.
     Isolated,
-    /// It was tried before.
+    /// A try failed for a frame of the pageblock.
     Tried,
 }
 
 impl Bar {
-    /// What keeps out of a block.
+    /// Returns the bar that a block in use is.
     pub(super) fn of(occupant: &Occupant) -> Self {
         match (occupant.state, occupant.owner) {
             (State::Reserved, _) => Self::Reserved,
@@ -89,21 +89,22 @@ impl Bar {
         }
     }
 
+    /// Returns the text for the console.
     const fn word(self) -> Option<&'static str> {
         Some(match self {
             Self::Nothing => return None,
             Self::Claimed => "claimed already",
-            Self::Fixed => "in use, and cannot be moved",
+            Self::Fixed => "in use and cannot be migrated",
             Self::Reserved => "reserved since boot",
             Self::Retired => "retired",
             Self::Isolated => "being claimed",
-            Self::Tried => "in the way, as tried before",
+            Self::Tried => "in the way, as an earlier try found",
         })
     }
 }
 
 impl Cause {
-    /// The names of all, by number.
+    /// Names of all causes, by number.
     pub const NAMES: [&str; Self::COUNT] = [
         "nothing",
         "no-range",
@@ -124,10 +125,10 @@ impl Cause {
         "cancelled",
         "owner-gone",
     ];
-    /// How many there are.
+    /// Number of causes.
     pub(super) const COUNT: usize = 18;
 
-    /// Its number, below [`Self::COUNT`].
+    /// Returns the number of the cause, below [`Self::COUNT`].
     pub const fn index(self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -151,7 +152,7 @@ impl Cause {
         }
     }
 
-    /// What a job of migration says.
+    /// Converts the reason for which migration left a unit in place.
     pub(super) const fn of_migration(reason: Reason) -> Self {
         match reason {
             Reason::PinnedInPlace => Self::PinnedInPlace,
@@ -165,7 +166,7 @@ impl Cause {
         }
     }
 
-    /// What isolation says.
+    /// Converts the reason for which a pageblock cannot be isolated.
     pub(super) const fn of_isolation(reason: IsolateReason) -> Self {
         match reason {
             IsolateReason::Pinned(Owner::Pool(_)) => Self::Claimed,
@@ -177,17 +178,17 @@ impl Cause {
         }
     }
 
-    /// Whether another round of moving may help.
+    /// Tests whether another round of migration may help.
     pub(super) const fn is_passing(self) -> bool {
         matches!(self, Self::Nothing | Self::Busy)
     }
 
-    /// Whether another range may do better.
+    /// Tests whether another range may succeed.
     pub(super) const fn is_local(self) -> bool {
         !matches!(self, Self::NoRange(_) | Self::NoWindow | Self::Cancelled | Self::OwnerGone)
     }
 
-    /// Whether no range that holds the frame may do: it is about that frame, and not about the range as a whole.
+    /// Tests whether every range with this frame would fail, because the cause concerns the frame and not the range.
     pub(super) const fn is_of_frame(self) -> bool {
         self.is_local() && !matches!(self, Self::NoFrame { .. })
     }
@@ -201,7 +202,7 @@ impl fmt::Display for Cause {
             Self::Foreign => "outside the pool",
             Self::Claimed => "claimed already",
             Self::NotClaimed => "not claimed",
-            Self::Fixed(owner) => return write!(f, "in use by {owner}, which cannot be moved"),
+            Self::Fixed(owner) => return write!(f, "in use by {owner}, which cannot be migrated"),
             Self::Reserved => "reserved since boot",
             Self::Retired => "retired",
             Self::Isolated => "being claimed",
@@ -210,10 +211,10 @@ impl fmt::Display for Cause {
             Self::Placement => "its tenant's placement allows no other controller",
             Self::NoFrame { missing: 0 } => "no free frame for its tenant elsewhere",
             Self::NoFrame { missing } => {
-                return write!(f, "{} too little free elsewhere", Size(missing * FRAME_SIZE));
+                return write!(f, "{} more free memory is needed elsewhere", Size(missing * FRAME_SIZE));
             }
             Self::NoTable => "no frame for a translation table",
-            Self::Busy => "in use again and again",
+            Self::Busy => "still in use after several rounds of migration",
             Self::NoWindow => "no room in the owner's window",
             Self::Cancelled => "cancelled",
             Self::OwnerGone => "its owner stopped",
@@ -221,16 +222,17 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The frame that stood in the way, and why.
+/// Frame that made an operation fail, and the reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Blocker {
-    /// The frame; the first of the range where it is about no single one.
+    /// The frame, or the first of the range if the cause concerns the range as a whole.
     pub frame: Frame,
-    /// Why.
+    /// The reason.
     pub cause: Cause,
 }
 
 impl Blocker {
+    /// No failure.
     pub(super) const NOTHING: Self =
         Self { frame: Frame::containing(crate::addr::Pa::new_truncate(0)), cause: Cause::Nothing };
 }

@@ -1,4 +1,4 @@
-//! Claims as a whole: what hyp and the console call.
+//! Entry points for hyp and the console.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -19,33 +19,33 @@ use crate::phys::pool::Pools;
 use crate::range::FrameRange;
 use crate::sync::{Aside, aside};
 
-/// Frames that are scrubbed and given back in a turn, for an owner that is gone.
+/// Maximum number of frames of an absent owner that are scrubbed and freed in a turn.
 const RECLAIM: u64 = 64;
-/// Pageblocks that are looked at for them in a turn.
+/// Maximum number of pageblocks searched for such frames in a turn.
 const LOOK: u64 = 64;
 
-/// What a step came to.
+/// Result of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// The time is up; there is more to do.
+    /// There is more work, but the time is up.
     More,
-    /// Migration has to do its part first: let it.
+    /// The operation waits for migration, which should run next.
     Waiting,
-    /// Migration does nothing for the claim until somebody resumes its job, or makes room in the queue: look again later.
+    /// The operation waits for migration, whose job is paused or whose queue is full. Try again later.
     Stalled,
-    /// There is nothing to do.
+    /// There is no work.
     Idle,
-    /// Another CPU is at it.
+    /// Another CPU is inside [`Claims::step`].
     Busy,
 }
 
 impl Step {
-    /// What a step of claims and then one of migration come to together, where `patience` are the ticks after which a
-    /// claim that is stalled is looked at again.
+    /// Combines the results of a step of claims and of the step of migration after it. A stalled claim is tried again
+    /// after `patience` ticks.
     pub const fn and_migration(self, migration: migrate::Step, patience: u64) -> migrate::Step {
         use migrate::Step as Both;
         match (self, migration) {
-            // The claim's job is over: the claim goes on.
+            // The claim's job is over, so the claim can continue.
             (Self::More, _) | (Self::Waiting | Self::Stalled | Self::Busy, Both::Spare) => Both::More,
             (Self::Waiting, Both::Idle) => Both::More,
             (Self::Stalled, Both::Idle) => Both::Wait(patience),
@@ -55,15 +55,15 @@ impl Step {
     }
 }
 
-/// All pools and claims of the machine. All zero bytes at first, so a static costs no room in the image.
+/// All pools and claims of the machine. Initially all zero bytes, so that it lies in .bss.
 pub struct Claims {
     pools: Once<Pools>,
     worker: SpinMutex<Worker>,
     records: SpinMutex<Records>,
     statistics: Aside<Statistics>,
-    /// Pools whose owner is gone, a bit each: what is claimed of them is to be given back.
+    /// Bit mask of the pools whose claimed frames have to be reclaimed, because the owner stopped or asked for it.
     abandoned: AtomicU32,
-    /// Those of them of which something was given back already.
+    /// Bit mask of those of them of which frames have been reclaimed.
     reclaimed: AtomicU32,
 }
 
@@ -74,7 +74,7 @@ impl Default for Claims {
 }
 
 impl Claims {
-    /// Without a pool.
+    /// Creates claims without pools.
     pub const fn new() -> Self {
         Self {
             pools: Once::new(),
@@ -86,17 +86,17 @@ impl Claims {
         }
     }
 
-    /// Says which pools there are. Once, at boot.
+    /// Sets the pools, once at boot.
     pub fn set_pools(&self, pools: Pools) {
         self.pools.call_once(|| pools);
     }
 
-    /// The pools; `None` before [`Self::set_pools`].
+    /// Returns the pools, or `None` before [`Self::set_pools`].
     pub fn pools(&self) -> Option<&Pools> {
         self.pools.get()
     }
 
-    /// The counters.
+    /// Returns the counters.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
@@ -105,9 +105,9 @@ impl Claims {
         self.records.lock()
     }
 
-    // Operations. Each call returns at once.
+    // Requests. They only change the records.
 
-    /// Returns who has operations or memory of `pool` at present.
+    /// Returns the present owner of `pool`.
     #[cfg(test)]
     pub(crate) fn owner(&self, pool: PoolId) -> Option<Claimant> {
         self.records().owner(self.pools()?, pool)
@@ -116,7 +116,8 @@ impl Claims {
     /// Queues a claim.
     ///
     /// # Errors
-    /// Where the pool belongs to somebody else, the wish is none, or too many operations are open.
+    /// [`RequestError`] if there is no such pool, the claimant does not own it, the wish does not fit the pool, or too many
+    /// operations are open.
     pub fn claim(
         &self,
         time: &impl Time,
@@ -127,7 +128,7 @@ impl Claims {
         self.submit(time, Kind::Claim, claimant, pool, wish)
     }
 
-    /// Queues a release of `range`, which may be any part of what was claimed.
+    /// Queues a release of `range`, which may be any part of the claimed ranges.
     ///
     /// # Errors
     /// As [`Self::claim`].
@@ -153,7 +154,7 @@ impl Claims {
         self.records().submit(pools, kind, pool, claimant, wish, time)
     }
 
-    /// Ends a claim that is not over: what it did is undone.
+    /// Cancels a claim that is not over, and undoes its steps.
     ///
     /// # Errors
     /// [`RequestError::NoSuchClaim`], [`RequestError::IsOver`], [`RequestError::IsRelease`].
@@ -161,8 +162,8 @@ impl Claims {
         let mut records = self.records();
         if records.cancel(claimant, id, host.now())? == State::Cancelled {
             self.statistics.count_cancelled();
-            Self::disown_where_nothing_is_left(&mut records, host, claimant, id);
-            // Who waits for its end does not see who cancelled it.
+            Self::disown_if_unused(&mut records, host, claimant, id);
+            // The waiter for the claim may be another than the canceller.
             if let Some(report) = records.find(claimant, id) {
                 host.note(report);
             }
@@ -170,36 +171,32 @@ impl Claims {
         Ok(())
     }
 
-    /// The operation `id` ended before it had begun: the pool is nobody's, if nothing else of it is anybody's.
-    fn disown_where_nothing_is_left<H: Host>(
-        records: &mut Records,
-        host: &H,
-        claimant: Claimant,
-        id: ClaimId,
-    ) {
+    /// Clears the owner of the pool of `id`, which ended before it began, if the owner has nothing else of the pool.
+    fn disown_if_unused<H: Host>(records: &mut Records, host: &H, claimant: Claimant, id: ClaimId) {
         let pool = records.find(claimant, id).map(|report| report.pool);
         if let Some(pool) = pool.filter(|pool| host.ground().claimed_frames(*pool) == 0) {
             records.disown(pool);
         }
     }
 
-    /// How an operation of `claimant` stands.
+    /// Returns the report of an operation of `claimant`.
     pub fn report(&self, claimant: Claimant, id: ClaimId) -> Option<Report> {
         self.records().find(claimant, id).cloned()
     }
 
-    /// The first operation with a number above `after`, whoever's it is.
+    /// Returns the report of the first operation of any claimant with a number above `after`.
     pub fn report_after(&self, after: ClaimId) -> Option<Report> {
         let records = self.records();
         records.all().filter(|report| report.id > after).min_by_key(|report| report.id).cloned()
     }
 
-    /// Makes what `id`, a claim of [`Claimant::Units`], was granted a guest's RAM: one movable block, at `mapping`. Yields its
-    /// first frame; `None` where `id` is no such claim, or was fetched already. Until it is adopted or declined, a unit that
-    /// was granted is kept.
+    /// Turns the unit that claim `id` of [`Claimant::Units`] was granted into one movable block of a guest's RAM, at
+    /// `mapping`. Returns its first frame. `None` if `id` is not such a claim, or is already settled.
+    ///
+    /// A granted unit is kept until it is adopted or declined.
     ///
     /// # Errors
-    /// Where the range is no unit. It is declined then: see [`Self::decline`].
+    /// [`BlockError`] if the range is not a unit. It is then declined.
     pub fn adopt<H: Host>(
         &self,
         host: &H,
@@ -221,29 +218,29 @@ impl Claims {
         Some(Ok(range.first()))
     }
 
-    /// Nobody waits for `id`, a claim of [`Claimant::Units`], any more: it ends as soon as it can, and what it was granted, or
-    /// is by then, is given back.
+    /// Ends claim `id` of [`Claimant::Units`] as soon as possible. Releases the unit if it was granted, or is granted
+    /// nevertheless.
     pub fn decline<H: Host>(&self, host: &H, id: ClaimId) {
         let mut records = self.records();
         match records.decline(id, host.now()) {
             Some((pool, range)) => self.give_back(&mut records, host, pool, range),
-            None => Self::disown_where_nothing_is_left(&mut records, host, Claimant::Units, id),
+            None => Self::disown_if_unused(&mut records, host, Claimant::Units, id),
         }
     }
 
     /// Queues the release of a unit whose record is settled.
     fn give_back(&self, records: &mut Records, time: &impl Time, pool: PoolId, range: FrameRange) {
         if let Some(pools) = self.pools() {
-            // There is room: that of the settled record, if no other.
+            // The settled record can be replaced, so there is room.
             let wish = Wish::Exactly(range);
             let _ = records.submit(pools, Kind::Release, pool, Claimant::Units, wish, time);
         }
     }
 
-    /// Gives back all that `claimant` has of `pool` and that no guest sees: for an owner without windows.
+    /// Releases all frames of `pool` that `claimant` has. The claimant must have no window.
     ///
     /// # Errors
-    /// [`RequestError::NoSuchPool`]; [`RequestError::NotOwner`] where the pool is somebody else's.
+    /// [`RequestError::NoSuchPool`]; [`RequestError::NotOwner`] if another claimant owns the pool.
     pub fn release_all(&self, claimant: Claimant, pool: PoolId) -> Result<(), RequestError> {
         let pools = self.pools().ok_or(RequestError::NoSuchPool)?;
         pools.get(pool).ok_or(RequestError::NoSuchPool)?;
@@ -255,8 +252,9 @@ impl Claims {
         Ok(())
     }
 
-    /// `guest` stops or resets: what it asked for ends, and all that it claimed is given back. No vCPU of the guest may
-    /// run. Clear its windows after this call and before one runs again.
+    /// Ends the operations of `guest`, which stops or resets, and releases all that it claimed.
+    ///
+    /// No vCPU of the guest may run. The caller clears the guest's windows after this call and before a vCPU runs again.
     pub fn abandon(&self, time: &impl Time, guest: GuestId) {
         let Some(pools) = self.pools() else { return };
         let claimant = Claimant::Guest(guest);
@@ -271,7 +269,7 @@ impl Claims {
 
     // Work.
 
-    /// Works for at most about `ticks`. One CPU at a time.
+    /// Works on operations for about `ticks`. Returns [`Step::Busy`] if another CPU does.
     pub fn step<H: Host>(&self, host: &H, engine: &Engine, ticks: u64) -> Step {
         let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
         let started = host.now();
@@ -292,8 +290,8 @@ impl Claims {
         }
     }
 
-    /// Scrubs and gives back some of what an owner that is gone had, from frame number `next` on. Yields whether there
-    /// was anything to do. Only between operations.
+    /// Scrubs and frees some frames of a pool in `abandoned`, from frame number `next` on. Returns whether there was
+    /// anything to do. Called between operations only.
     pub(super) fn reclaim_some<H: Host>(&self, host: &H, next: &mut u64) -> bool {
         let abandoned = self.abandoned.load(Ordering::Relaxed);
         if abandoned == 0 {
@@ -333,6 +331,7 @@ impl Claims {
         true
     }
 
+    /// Starts the next operation of the queue.
     pub(super) fn start_next(&self, time: &impl Time) -> Option<(Place, Report)> {
         let mut records = self.records();
         let place = records.start_next(time.now())?;
@@ -340,23 +339,23 @@ impl Claims {
         Some((place, report))
     }
 
-    /// Whether a claim for a guest that starts waits for its turn.
+    /// Tests whether a claim for a guest that starts is in the queue.
     pub(super) fn has_units_waiting(&self) -> bool {
         let is_it = |report: &Report| report.claimant == Claimant::Units && report.state == State::Queued;
         self.records().all().any(is_it)
     }
 
-    /// Puts the operation being worked on back into the queue.
+    /// Returns the operation in progress to the queue.
     pub(super) fn put_back(&self, place: Place) {
         self.records().put_back(place);
     }
 
-    /// Looks at, or changes, the report of the operation being worked on.
+    /// Calls `f` with the report of the operation in progress.
     pub(super) fn report_at<R>(&self, place: Place, f: impl FnOnce(&mut Report) -> R) -> R {
         f(self.records().get_mut(place))
     }
 
-    /// The operation being worked on is over.
+    /// Ends the operation in progress in `state`.
     pub(super) fn end<H: Host>(&self, host: &H, place: Place, state: State) {
         let mut records = self.records();
         let report = records.get_mut(place);
@@ -365,7 +364,7 @@ impl Claims {
         let (pool, range) = (report.pool, report.range);
         self.statistics.count_end(report);
         host.note(report);
-        // Its waiter left meanwhile.
+        // The starting guest was stopped meanwhile.
         let declined = (report.is_orphan && report.is_to_be_fetched()).then_some(report.id);
         if let Some((pool, range)) = declined.and_then(|id| records.decline(id, host.now())) {
             self.give_back(&mut records, host, pool, range);
@@ -379,7 +378,7 @@ impl Claims {
     }
 }
 
-/// The first frames of `range` that the owner of `pool` has, some of them.
+/// Returns the first frames of `range` that the owner of `pool` has, up to [`RECLAIM`].
 fn claimed_part(ground: &impl Ground, range: FrameRange, pool: PoolId) -> Option<FrameRange> {
     let mut number = range.start();
     while number < range.end() {

@@ -1,11 +1,11 @@
-//! Which range to claim, where the cheapest one could not be emptied: every range of the pool is looked at.
+//! Exhaustive search over every range of a pool.
 //!
-//! A window slides over the pool, from one multiple of the alignment to the next, frame by frame if need be. For the
-//! frames in it, tenants are counted by the controllers that they may move to ([`Tenants`]). Of the windows whose tenants
-//! have room elsewhere, the one with the fewest wins, and among equals the first.
+//! A window slides over the pool, from one multiple of the alignment to the next. The tenants in it are counted by the
+//! controllers that they may move to ([`Tenants`]). Of the windows whose tenants have room elsewhere, the one with the
+//! fewest frames in use wins; the first of equals.
 //!
-//! This takes a few hundred instructions for each block of the pool, and about as much for each window. So it is done only
-//! after the first range that was chosen has turned out not to do.
+//! The search takes a few hundred instructions per block of the pool, and as many per window. It is therefore done only
+//! after the range that [`search`](super::search) chose could not be emptied.
 
 use super::host::{Ground, Host};
 use super::room::{Piece, Room, Tenants};
@@ -14,28 +14,28 @@ use crate::addr::Frame;
 use crate::controller::ControllerId;
 use crate::range::FrameRange;
 
-/// A search under way.
+/// State of a search.
 pub(super) struct Exhaustive {
     pool: FrameRange,
     controller: ControllerId,
     frames: u64,
     align: u64,
-    /// The number of the window's first frame.
+    /// Number of the first frame of the window.
     start: u64,
-    /// What is counted, from one frame number to before another. The window is complete when both are its own.
+    /// Frame numbers between which tenants are counted. The window is complete when they are its start and its end.
     tail: u64,
     head: u64,
     tenants: Tenants,
-    /// The pageblock that `head` is in, once it was looked at.
+    /// Start of the pageblock that `head` is in, once its free frames are counted.
     entered: Option<u64>,
-    /// Free frames of the pageblocks that are touched: isolated with the range, they are no room.
+    /// Free frames of the pageblocks that the window touches. They would be isolated, so tenants cannot move there.
     free: u64,
-    /// Frames in use and start of the best window so far.
+    /// Frames in use in the best window so far, and its start.
     best: Option<(u64, u64)>,
 }
 
 impl Exhaustive {
-    /// A search for `frames` frames in `pool`, which lies behind `controller`, the first a multiple of `align`.
+    /// Begins a search in `pool`, which lies behind `controller`, for `frames` frames that start at a multiple of `align`.
     pub(super) fn new(pool: FrameRange, controller: ControllerId, frames: u64, align: u64) -> Self {
         let start = pool.start().next_multiple_of(align.max(1));
         Self {
@@ -53,8 +53,8 @@ impl Exhaustive {
         }
     }
 
-    /// Looks at about `most` more blocks and windows. No range may hold any of the `barred` frames, or begin at
-    /// one of those of `tried`.
+    /// Examines about `most` more pieces and windows. No range may contain a frame of `barred`, or start at one of
+    /// `tried`.
     pub(super) fn advance(
         &mut self,
         ground: &impl Ground,
@@ -86,7 +86,7 @@ impl Exhaustive {
         Progress::More
     }
 
-    /// No window may touch what lies before `from`.
+    /// Moves the window to the first start at or after `from`.
     fn restart(&mut self, from: u64) {
         self.start = self.start.max(from.next_multiple_of(self.align));
         (self.tail, self.head) = (self.start, self.start);
@@ -94,7 +94,7 @@ impl Exhaustive {
         self.tenants.clear();
     }
 
-    /// Counts the next piece.
+    /// Adds the next piece to the counts.
     fn grow(&mut self, ground: &impl Ground, host: &impl Host, barred: &[Frame]) {
         let part = pageblock_at(self.head);
         if self.entered != Some(part.start()) {
@@ -120,7 +120,7 @@ impl Exhaustive {
         };
     }
 
-    /// Takes the first piece that the window has left behind out of the account.
+    /// Subtracts the first piece before the window from the counts.
     fn shrink(&mut self, ground: &impl Ground, host: &impl Host) {
         let part = pageblock_at(self.tail);
         self.tail = match Piece::at(ground, host, self.tail, part.end().min(self.start)) {
@@ -136,7 +136,7 @@ impl Exhaustive {
         }
     }
 
-    /// Takes note of the window, if it is better than the best so far.
+    /// Remembers the window if it can be emptied and is better than the best so far.
     fn judge(&mut self, room: &Room, tried: &[u64]) {
         let used = self.tenants.used();
         if self.best.is_none_or(|(least, _)| used < least)

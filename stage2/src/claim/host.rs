@@ -1,4 +1,4 @@
-//! What claims ask for: memory to claim from, windows to show it in, time and scrubbing.
+//! Services that claims need from their host: the allocator, windows, time and scrubbing.
 
 use super::operation::Report;
 use crate::addr::{Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES};
@@ -10,51 +10,53 @@ use crate::phys::frame::Contents;
 use crate::phys::placement::Placement;
 use crate::range::FrameRange;
 
-/// The allocator, as far as claims need it.
+/// The allocator's operations that claims use.
 pub trait Ground {
-    /// What the pageblock of `frame` is used for.
+    /// Returns the usage of the pageblock of `frame`.
     fn glance(&self, frame: Frame) -> Option<Glance>;
 
-    /// What the pageblocks from that of `frame` on are used for: some of them, see [`Memory::glances`].
+    /// Fills `glances` with the usage of consecutive pageblocks from that of `frame` on. Returns the number of pageblocks,
+    /// which may be smaller than `glances`: see [`Memory::glances`].
     fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize;
 
-    /// The first block in `range` that is not free.
+    /// Returns the first block in `range` that is not free.
     fn occupant(&self, range: FrameRange) -> Option<Occupant>;
 
     /// Isolates the pageblocks that `range` touches for `pool`.
     ///
     /// # Errors
-    /// What is in the way; nothing is changed then.
+    /// The first frame that cannot be isolated, and the reason. Nothing has changed then.
     fn isolate(&self, range: FrameRange, pool: PoolId) -> Result<Isolated, IsolateError>;
 
-    /// Isolates what follows, up to frame number `end`.
+    /// Extends an isolation up to frame number `end`.
     ///
     /// # Errors
-    /// As [`Self::isolate`]; the isolation so far stays.
+    /// As [`Self::isolate`]. The isolation before the call stays.
     fn isolate_on(&self, isolated: &mut Isolated, end: u64, pool: PoolId) -> Result<(), IsolateError>;
 
-    /// Ends the isolation of the last `most` pageblocks. Yields what is isolated still.
+    /// Ends the isolation of the last `most` pageblocks. Returns the rest of the isolation.
     fn end_isolation_of_last(&self, isolated: Isolated, most: u64) -> Option<Isolated>;
 
     /// Gives free frames of an isolated range to the owner of `pool`.
     ///
     /// # Errors
-    /// The frame that is not free; nothing is changed then.
+    /// The frame that is not free. Nothing has changed then.
     fn take(&self, isolated: &Isolated, range: FrameRange, pool: PoolId) -> Result<Contents, TakeError>;
 
-    /// Gives back frames of the owner of `pool`. Yields whether they were all the owner's; nothing is changed else.
+    /// Frees frames of the owner of `pool`. Returns false, without a change, if not all of them are the owner's.
     fn give(&self, range: FrameRange, pool: PoolId, contents: Contents) -> bool;
 
-    /// The frames that the owner of `pool` has.
+    /// Returns the number of frames that the owner of `pool` has.
     fn claimed_frames(&self, pool: PoolId) -> u64;
 
-    /// The free frames that tenants may move to: those of isolated pageblocks do not count.
+    /// Returns the number of free frames that tenants can move to. Those of isolated pageblocks do not count.
     fn free_frames(&self) -> u64;
 
-    /// Those of them behind `controller`; together they may be less than the sum.
+    /// Returns the number of such frames behind `controller`. The sum over all controllers may exceed
+    /// [`Self::free_frames`].
     fn free_frames_behind(&self, controller: ControllerId) -> u64;
 
-    /// The controllers that memory may be allocated from.
+    /// Returns the controllers from which memory may be allocated.
     fn controllers(&self) -> ControllerSet;
 }
 
@@ -108,11 +110,11 @@ impl Ground for Memory<'_> {
     }
 }
 
-/// Most pageblocks that are shown or hidden in a turn, where they are not one leaf.
+/// Maximum number of pageblocks that are mapped or unmapped in a turn, unless they are one leaf.
 const SHOWN: u64 = 32;
 
-/// The first part of `range` that is shown or hidden in one turn, few leaves at most; parts end where the largest leaves do,
-/// so that none lies in two. Empty where `range` is.
+/// Returns the first slice of `range`, which is mapped or unmapped in one turn. A slice has few leaves, and none that
+/// reaches into the next slice. Empty if `range` is empty.
 pub fn slice_of(range: FrameRange) -> FrameRange {
     const LARGEST: u64 = 1 << MAX_ORDER;
     let start = range.start();
@@ -127,58 +129,60 @@ pub fn slice_of(range: FrameRange) -> FrameRange {
     FrameRange::from_numbers(start, end).unwrap_or_default()
 }
 
-/// What `slice_of` leaves of `range`.
+/// Returns the part of `range` after `slice`.
 pub(super) fn after(range: FrameRange, slice: FrameRange) -> FrameRange {
     FrameRange::from_numbers(slice.end(), range.end()).unwrap_or_default()
 }
 
-/// The windows in which guests see what they claimed.
+/// The windows in which guests see the ranges that they claimed.
 pub trait Windows {
-    /// Invalidates the instruction caches of all CPUs. They may still hold, by physical address, what tenants executed from
-    /// frames that were scrubbed since, and what a guest executes from its window must not be that (Arm ARM, "Caches and
-    /// memory hierarchy": IC IALLUIS, CTR_EL0.DIC).
+    /// Invalidates the instruction caches of all CPUs. They may hold instructions, by physical address, that a tenant
+    /// executed from frames that have been scrubbed since; the owner must not execute them (Arm ARM, "Caches and memory
+    /// hierarchy": IC IALLUIS, CTR_EL0.DIC).
     fn invalidate_instructions(&self);
 
-    /// Maps `slice` of `pool`, a [`slice_of`] what is claimed, into the window of `guest`. Yields where it appears, or `None`,
-    /// with nothing of it mapped, where there is no room, no frame for a table, or no such guest any more.
+    /// Maps `slice`, a [`slice_of`] a claimed range of `pool`, into the window of `guest`. Returns its IPA. `None`, with
+    /// nothing mapped, if there is no room, no frame for a table, or no such guest any more.
     fn show(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> Option<Ipa>;
 
-    /// Takes leaves apart that reach over an end of `range`, so that it can be hidden slice by slice. Yields whether that
-    /// went well: not where there is no frame for a table. A range that was shown as a whole needs none.
+    /// Demotes leaves that cross an end of `range`, so that it can be unmapped slice by slice. Returns false if there is
+    /// no frame for a table. A range that was shown as a whole needs none.
     fn part(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> bool;
 
-    /// The first part of `range` of which few leaves appear in the window of `guest`: of a [`slice_of`] it the first
-    /// pageblocks. At least one, however many leaves it has.
+    /// Returns the first pageblocks of the first [`slice_of`] `range` that have few leaves in the window of `guest`; at
+    /// least one pageblock, however many leaves it has.
     fn slice_to_hide(&self, guest: GuestId, pool: PoolId, range: FrameRange) -> FrameRange {
         let _ = (guest, pool);
         slice_of(range)
     }
 
-    /// Unmaps what of `slice` appears in the window of `guest`, where no leaf reaches out of it. Yields whether that went
-    /// well: then no access of the guest reaches it any more.
+    /// Unmaps `slice` from the window of `guest`, in which no leaf crosses an end of it. Parts that are not mapped are
+    /// skipped. Returns whether it succeeded: then no access by the guest reaches the slice any more.
     #[must_use]
     fn hide(&self, guest: GuestId, pool: PoolId, slice: FrameRange) -> bool;
 
-    /// Fills `count` frames of one pageblock from `frame` on with zeroes.
+    /// Zeroes `count` frames of one pageblock from `frame` on.
     fn scrub(&self, frame: Frame, count: u64);
 
-    /// Cleans `count` frames of one pageblock from `frame` on to the point of coherency: who looks past the caches must
-    /// see the zeroes too, and not what a tenant once left in memory.
+    /// Cleans `count` frames of one pageblock from `frame` on to the point of coherency, so that accesses that bypass the
+    /// caches see zeroes and not a tenant's data.
     fn clean(&self, frame: Frame, count: u64);
 }
 
-/// All of these together.
+/// The host of claims.
 pub trait Host: Time + Windows {
-    /// The allocator's type.
+    /// Type of the allocator.
     type Ground: Ground;
 
-    /// The allocator.
+    /// Returns the allocator.
     fn ground(&self) -> &Self::Ground;
 
-    /// The region of the RAM of `guest` that holds `ipa`, or else the next one above it: says where a tenant may move.
+    /// Returns the region of the RAM of `guest` that holds `ipa`, or the next one above it. It says where a tenant may
+    /// move.
     fn region_at(&self, guest: GuestId, ipa: Ipa) -> Option<Region>;
 
-    /// An operation begins, or is over: its state says which. Nothing of [`Claims`](crate::claim::Claims) may be called.
+    /// Is called when an operation begins and when it is over, under the lock of the records. Must not call
+    /// [`Claims`](crate::claim::Claims).
     fn note(&self, report: &Report) {
         let _ = report;
     }
@@ -189,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_are_short_and_end_where_leaves_do() {
+    fn slices_are_short_and_end_at_the_end_of_a_leaf() {
         const GIB: u64 = 1 << 18;
         let cases: &[(u64, u64, &[u64])] = &[
             (GIB, 2 * GIB, &[2 * GIB]),

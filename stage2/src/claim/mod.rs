@@ -1,50 +1,64 @@
-//! Claims: taking a contiguous range out of a pool whose frames are lent, and giving it back.
+//! Claims: taking a contiguous range out of a pool whose frames are lent to guests, and giving it back.
 //!
-//! # The steps of a claim
-//! | step | what is done | what undoes it |
+//! # Words
+//! - A pool's frames are *lent*: guests use them as RAM while nobody has claimed them. A guest with such RAM is a
+//!   *tenant* of the range that it lies in.
+//! - A *claim* empties a range and gives it to the *claimant*, the owner of the pool. A *release* is the reverse.
+//! - A *try* is an attempt to claim one range; a claim makes up to four.
+//! - A *unit* is a range that is claimed as a huge page of a guest that starts ([`Claimant::Units`]).
+//!
+//! # Steps of a claim
+//! | step | action | undone by |
 //! |---|---|---|
-//! | choosing | finds the range that is cheapest to empty: free frames first, then the fewest that have to move ([`search`]) | |
-//! | isolating | sets the isolation bit of every pageblock that the range touches, first and last as all others: from now on none of their frames is handed out, and what is freed in them stays there | ends the isolation |
-//! | moving | one job of the migration engine moves the tenants to frames outside every isolated pageblock; larger units are demoted where only a part of them is in the way | what has moved stays where it is |
-//! | taking | verifies that every frame is free, makes it the owner's, scrubs what is not known to be zero; what a guest will see is cleaned to the point of coherency | gives the frames back, into isolated pageblocks |
-//! | showing | maps the range into the owning guest's window, some leaves in a turn | takes it out of the window |
-//! | granted | ends the isolation | |
+//! | choose | Finds the range that is cheapest to empty: the one with the fewest frames in use ([`search`]). | |
+//! | isolate | Isolates every pageblock that the range touches. None of their frames is allocated from now on, and frames that are freed stay there. | ending the isolation |
+//! | move | Migration moves the tenants to frames outside every isolated pageblock. A large unit that lies in the range in part is demoted. | (moved tenants stay where they are) |
+//! | take | Verifies that every frame is free, makes the claimant its owner, scrubs it unless it is known to be zero. Frames that a guest will see are cleaned to the point of coherency. | freeing the frames |
+//! | show | Maps the range into the window of the guest that owns the pool, a few leaves per turn. | unmapping it |
+//! | grant | Ends the isolation. | |
 //!
-//! Where taking finds a frame in use, the rest moves once more, a bounded number of times. A claim that fails undoes
-//! what it did, in the reverse order, so that types, owners and isolation of all pageblocks are what they were; it says
-//! which frame was in the way and why. Unless an exact range was asked for, every range of the pool is looked at then, and
-//! the cheapest of those that can be emptied is tried ([`exhaustive`]). Every try is in its report.
+//! If a frame is still in use when it is to be taken, its tenants are moved once more, up to a limit. A try that fails
+//! is undone in reverse order: types, owners and isolation of all pageblocks are then as before. The report names the
+//! frame in the way and the reason, for each try.
 //!
-//! Where the free frames behind some controller might not do for everybody, tenants are counted by the controllers that
-//! they may move to before any moves ([`room`]). A range whose tenants do not all have room is given up at once. For one
-//! whose tenants have room only if each goes to the right place, jobs move them there kind by kind. So a claim is granted
-//! whenever some range can be emptied: its tenants can move, and the frames that are free outside it will do.
+//! A claim of a size then examines every range of the pool, and tries the cheapest of those that can be emptied
+//! ([`exhaustive`]). A claim of an exact range fails.
 //!
-//! *No circular targets*: an isolated pageblock hands out no frame, so a tenant never moves to where another has just
-//! left. *Dissolved at once*: what is released into an isolated pageblock is free there and on no list; there is no
-//! pool of units that it could end up in. *Barrier*: a job is over only once everything it moved is scrubbed and
-//! released.
+//! If a controller may run out of free frames, tenants are counted before any of them moves, by the controllers that
+//! they may move to ([`room`]). If they do not all have room, the try fails at once. If they have room only in a certain
+//! arrangement, several jobs move them, each to one controller. So a claim is granted whenever its pool has a range
+//! whose tenants can all move, and there are enough free frames outside that range.
 //!
-//! # A release
-//! Verifies that the owner has every frame of the range, takes it out of the guest's window (with invalidation), scrubs
-//! it, and only then gives it back. A guest that stops or resets gives back all that it claimed in the same way.
+//! No tenant moves into a range that is being emptied, because isolated pageblocks hand out no frame. Frames freed into
+//! an isolated pageblock are on no free list. A migration job is over only once all that it moved is scrubbed and freed,
+//! so nothing is in flight when frames are taken.
 //!
-//! # One at a time
-//! Operations wait in a queue and are worked on one after the other, in bounded turns, by whichever CPU is inside
-//! [`Claims::step`]: all of them are serialised, those of other pools too, and of two that overlap the later one finds the
-//! earlier one's frames claimed. A claim does not wait for migration that others asked for: its job overtakes all that
-//! clear no frames, the one under way included, once the unit in flight has arrived. It does wait for `retire`, for a limit
-//! of migration's rate, for guests that start, are reset or stop, and for what the operator pauses. A claim for a guest that
-//! starts does not wait for guests that start, and a claim that waits for one makes way for it: neither waits for the other. A guest may have two operations open at a time, the operator
-//! eight.
+//! # Steps of a release
+//! Verifies that the claimant owns every frame of the range, unmaps it from the guest's window (with invalidation),
+//! scrubs it, and only then frees it. When a guest stops or resets, all that it claimed is released in the same way.
 //!
-//! # Turns
-//! A turn looks at, isolates or opens a few pageblocks, scrubs 64 frames, or shows or hides one leaf of 1 GiB or a few
-//! smaller ones: none takes longer than about a slice of migration.
+//! # Order of operations
+//! Operations wait in a queue. One at a time is worked on, in bounded turns, by the CPU that is inside
+//! [`Claims::step`]. This holds for all pools together, so two operations never race for a frame.
+//!
+//! - The migration job of a claim overtakes all other jobs, also the one in progress once the unit in flight has
+//!   arrived. It does not overtake `retire`.
+//! - A claim waits for guests that start, reset or stop, for migration's rate limit, and for a job that the operator has
+//!   paused.
+//! - A claim for a guest that starts does not wait for guests that start. Another claim that waits for such a guest
+//!   returns to the queue in its favour. So neither waits for the other.
+//! - A guest may have two operations open at a time, the operator eight.
+//!
+//! # Length of a turn
+//! A turn examines, isolates or opens a few pageblocks, scrubs 64 frames, or maps or unmaps one leaf of 1 GiB or a few
+//! smaller ones. None takes much longer than a slice of migration.
 //!
 //! # Locks
-//! The lock of the work (tried, never waited for), then the lock of the records; under the first also the locks of
-//! migration's jobs and of memory's arenas. No scrubbing and no output under the lock of the records.
+//! 1. The worker's lock. A CPU tries it, and never waits for it.
+//! 2. The lock of the records.
+//!
+//! With the worker's lock held, migration's job lock and the locks of the allocator's arenas are taken too. Nothing is
+//! scrubbed or printed under the lock of the records.
 #![forbid(unsafe_code)]
 
 mod cause;

@@ -1,4 +1,4 @@
-//! Operations on a pool: what is asked for, and how it stands.
+//! Operations on a pool, their reports, and the errors of requests.
 
 use core::fmt;
 
@@ -11,20 +11,20 @@ use crate::owner::{GuestId, PoolId};
 use crate::range::FrameRange;
 use crate::size::Compact;
 
-/// Most ranges that are tried for one claim.
+/// Maximum number of ranges tried for one claim.
 pub(super) const MAX_TRIES: usize = 4;
 
-/// The number of an operation, counted from 1 since boot; 0 is none.
+/// Number of an operation, counted from 1 since boot; 0 stands for none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ClaimId(u32);
 
 impl ClaimId {
-    /// Operation `number`, which need not exist.
+    /// Returns the id with this number. The operation need not exist.
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u32 {
         self.0
     }
@@ -36,16 +36,16 @@ impl fmt::Display for ClaimId {
     }
 }
 
-/// Who claims and releases.
+/// Party that claims and releases.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Claimant {
-    /// The operator, on the console.
+    /// The operator, through the console.
     #[default]
     Operator,
-    /// A guest, by hypercall.
+    /// A guest, through a hypercall.
     Guest(GuestId),
-    /// Ballast, for a guest that starts and asks for huge units.
+    /// Ballast, for a guest that starts and needs huge units.
     Units,
 }
 
@@ -59,34 +59,35 @@ impl fmt::Display for Claimant {
     }
 }
 
-/// What an operation does.
+/// Kind of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Kind {
-    /// It takes a range.
+    /// Takes a range.
     #[default]
     Claim,
-    /// It gives one back.
+    /// Gives a range back.
     Release,
 }
 
-/// Which range is wanted.
+/// Requested range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Wish {
-    /// Any of so many frames whose first one's number is a multiple of `align`, a power of two.
+    /// Any range of this size and alignment.
     Sized {
-        /// How many frames.
+        /// Number of frames.
         frames: u64,
-        /// What its start is a multiple of, in frames.
+        /// Alignment of the start in frames, a power of two.
         align: u64,
     },
-    /// Just this one.
+    /// This range only.
     Exactly(FrameRange),
 }
 
 impl Wish {
-    /// A range of `bytes`, cut up to whole frames, aligned to the largest power of two that it holds, at most 2 MiB.
+    /// Returns the wish for `bytes`, rounded up to whole frames and aligned to the largest power of two that does not
+    /// exceed the size, at most 2 MiB.
     pub const fn of_size(bytes: u64) -> Self {
         let frames = bytes.div_ceil(FRAME_SIZE);
         let align = match frames.checked_ilog2() {
@@ -97,7 +98,7 @@ impl Wish {
         Self::Sized { frames, align }
     }
 
-    /// How many frames are wanted.
+    /// Returns the number of frames.
     pub const fn frames(&self) -> u64 {
         match self {
             Self::Sized { frames, .. } => *frames,
@@ -112,42 +113,42 @@ impl Default for Wish {
     }
 }
 
-/// How an operation stands.
+/// State of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum State {
-    /// It waits for its turn.
+    /// Waits in the queue.
     #[default]
     Queued,
-    /// It looks for the range that is cheapest to empty.
+    /// Searches for a range.
     Choosing,
-    /// It isolates the range.
+    /// Isolates the range.
     Isolating,
-    /// Tenants are on the move.
+    /// Moves the tenants.
     Moving,
-    /// Free frames become the owner's and are scrubbed.
+    /// Takes and scrubs the frames, and maps them into the owner's window.
     Taking,
-    /// It undoes what it did.
+    /// Undoes the steps of a try.
     Undoing,
-    /// Frames are verified, unmapped, scrubbed and given back.
+    /// Verifies, unmaps, scrubs and frees the range.
     Releasing,
     /// The owner has the range.
     Granted,
-    /// The range is given back.
+    /// The range has been given back.
     Released,
-    /// It came to nothing: see [`Report::blocker`].
+    /// The operation failed: see [`Report::blocker`].
     Failed,
-    /// It was cancelled.
+    /// The claim was cancelled.
     Cancelled,
 }
 
 impl State {
-    /// Whether nothing more will happen.
+    /// Tests whether the state is final.
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Granted | Self::Released | Self::Failed | Self::Cancelled)
     }
 
-    /// Its name.
+    /// Returns the name of the state.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -168,67 +169,67 @@ impl State {
 /// A range that was tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Try {
-    /// The range.
+    /// Range that was tried.
     pub range: FrameRange,
-    /// How many frames were in use when it was chosen.
+    /// Number of frames that were in use when the range was chosen.
     pub used: u64,
-    /// What stood in the way; nothing where it was granted, or is under way.
+    /// Reason of failure. [`Cause::Nothing`](super::Cause::Nothing) if the range was granted or the try is in progress.
     pub blocker: Blocker,
 }
 
-/// How an operation stands, in full.
+/// Report of an operation.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Its number.
+    /// Number of the operation.
     pub id: ClaimId,
-    /// What it does.
+    /// Claim or release.
     pub kind: Kind,
-    /// How it stands.
+    /// Present state.
     pub state: State,
-    /// The pool.
+    /// Pool that the range belongs to.
     pub pool: PoolId,
-    /// Whose it is.
+    /// Party that asked for it.
     pub claimant: Claimant,
-    /// What was asked for.
+    /// Requested range.
     pub wish: Wish,
-    /// The range chosen, granted, or being released.
+    /// Range that is being tried, was granted, or is being released.
     pub range: FrameRange,
-    /// Where the range appears in the guest that claimed it; 0 where it appears nowhere.
+    /// IPA of the range in the window of the guest that claimed it; 0 if it is not mapped.
     pub ipa: Ipa,
-    /// The ranges tried, in this order.
+    /// Tries, in order.
     pub tries: Vec<Try, MAX_TRIES>,
-    /// Frames emptied, taken or given back so far, of twice as many as the range has for a claim.
+    /// Progress in frames: for a release frames freed, for a claim frames emptied plus frames taken.
     pub done: u64,
-    /// Frames of what was granted that were given back since.
+    /// Number of granted frames that have been given back since.
     pub returned: u64,
-    /// Units moved.
+    /// Units migrated for the claim.
     pub moved: PairTotals,
-    /// How much of what can be lent of the pool was, when the claim began, in per cent.
+    /// Percentage of the pool's lendable frames that were lent when the claim began.
     pub lent_per_cent: u8,
-    /// What stood in the way, of a claim that failed.
+    /// Reason of failure.
     pub blocker: Blocker,
-    /// Whether it is to end as soon as it can.
+    /// Set when the claimant has cancelled the claim.
     pub(super) is_cancelled: bool,
-    /// Whether its claimant stopped.
+    /// Set when the claimant has stopped.
     pub(super) is_orphan: bool,
-    /// Whether it has begun before, and was put back into the queue.
+    /// Set if the operation began before and was returned to the queue.
     pub(super) is_resumed: bool,
-    /// Whether what was granted is taken note of: it was adopted, or is on its way back.
+    /// Set if a granted unit was adopted, or its release is queued.
     pub(super) is_settled: bool,
-    /// When it was asked for, in ticks.
+    /// Time of the request in ticks.
     pub submitted: u64,
-    /// When it began, in ticks.
+    /// Time of the beginning in ticks.
     pub started: u64,
-    /// When it was over, in ticks.
+    /// Time of the end in ticks.
     pub ended: u64,
-    /// Ticks that migration worked for it.
+    /// Ticks that migration jobs for the operation took.
     pub migration_ticks: u64,
-    /// Ticks that were worked on it otherwise.
+    /// Ticks of all other work on the operation.
     pub own_ticks: u64,
 }
 
 impl Report {
-    /// Whether its claimant stopped meanwhile.
+    /// Tests whether the claimant has stopped.
     pub const fn is_orphan(&self) -> bool {
         self.is_orphan
     }
@@ -262,7 +263,7 @@ impl Report {
         }
     }
 
-    /// Whether it is a unit that was granted, and that nobody has fetched yet.
+    /// Tests whether a unit was granted that was neither adopted nor declined.
     pub(super) fn is_to_be_fetched(&self) -> bool {
         self.claimant == Claimant::Units
             && self.kind == Kind::Claim
@@ -270,7 +271,7 @@ impl Report {
             && !self.is_settled
     }
 
-    /// How far it got, from 0 to 100.
+    /// Returns the progress in per cent.
     pub fn per_cent(&self) -> u64 {
         if self.state.is_over() {
             return 100;
@@ -283,42 +284,42 @@ impl Report {
     }
 }
 
-/// Why an operation was not accepted, or not found.
+/// Reason for which a request was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestError {
-    /// There is no such pool.
+    /// The pool does not exist.
     NoSuchPool,
-    /// The pool belongs to somebody else.
+    /// Another claimant owns the pool.
     NotOwner {
-        /// To whom.
+        /// Owner of the pool.
         owner: Claimant,
     },
-    /// The guest is not the owner of the pool, which belongs to nobody.
+    /// The configuration does not name the guest as the owner of the pool.
     NotNamed,
-    /// A size of zero.
+    /// The size is zero.
     Empty,
-    /// An alignment that is no power of two, or larger than any address.
+    /// The alignment is not a power of two, or exceeds any address.
     BadAlignment {
-        /// The alignment, in frames.
+        /// Requested alignment in frames.
         align: u64,
     },
-    /// More than the pool has.
+    /// The size exceeds the pool.
     TooLarge {
-        /// How many frames were asked for.
+        /// Requested number of frames.
         frames: u64,
-        /// How many the pool has.
+        /// Number of frames of the pool.
         pool: u64,
     },
-    /// Not inside the pool.
+    /// The range is not inside the pool.
     OutsidePool {
-        /// What was asked for.
+        /// Requested range.
         range: FrameRange,
-        /// The pool.
+        /// Range of the pool.
         pool: FrameRange,
     },
-    /// The claimant has as many operations open as it may.
+    /// The claimant has reached its limit of open operations.
     TooManyOpen,
-    /// There is no such operation of this claimant.
+    /// The claimant has no such operation.
     NoSuchClaim(ClaimId),
     /// The operation is over.
     IsOver(ClaimId),

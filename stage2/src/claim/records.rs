@@ -1,4 +1,4 @@
-//! The operations that there are, waiting ones and past ones, and who owns which pool.
+//! Records of queued, active and past operations, and of the owners of pools.
 
 use super::cause::Blocker;
 use super::operation::{ClaimId, Claimant, Kind, Report, RequestError, State, Wish};
@@ -7,26 +7,26 @@ use crate::owner::{MAX_POOLS, PoolId};
 use crate::phys::pool::Pools;
 use crate::range::FrameRange;
 
-/// How many operations of the operator's are kept, and may be open.
+/// Maximum number of records, and of open operations, of the operator.
 const OPERATOR: usize = 8;
-/// How many of each guest.
+/// The limit for each guest.
 const GUEST: usize = 2;
-/// How many for guests that start.
+/// The limit for guests that start.
 const UNITS: usize = 4;
-/// A cancelled claim of a guest counts as open until this part of a second after it was queued.
+/// Reciprocal of the seconds for which a cancelled claim of a guest counts as open, from its request on.
 const HOLDS_A_SECOND: u64 = 100;
-/// How many in all: those of eight guests with pools have room beside the operator's.
+/// Number of records: enough for the operator, guests that start, and eight guests that own pools.
 pub const RECORDS: usize = OPERATOR + UNITS + GUEST * 8;
 
-/// The records. All zero bytes at first: a record without a number is empty.
+/// The records. A record with number 0 is empty, so the initial value is all zero bytes.
 pub(super) struct Records {
     list: [Report; RECORDS],
     last: u32,
-    /// Owners of pools that the configuration names nobody for.
+    /// Present owners of the pools for which the configuration names none.
     owners: [Owner; MAX_POOLS],
 }
 
-/// Who owns a pool for the moment.
+/// Present owner of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 enum Owner {
@@ -35,8 +35,8 @@ enum Owner {
     Somebody(Claimant),
 }
 
-/// Whether an operation counts as open though it is over: a guest that queues claims and cancels them at once keeps every
-/// CPU looking for work, and so can do that only so often.
+/// Tests whether an operation that is over still counts as open. This limits how often a guest can queue a claim and
+/// cancel it at once, which keeps every CPU looking for work.
 fn is_held(report: &Report, now: u64, hold: u64) -> bool {
     matches!(report.claimant, Claimant::Guest(_))
         && report.state == State::Cancelled
@@ -44,7 +44,7 @@ fn is_held(report: &Report, now: u64, hold: u64) -> bool {
         && now.wrapping_sub(report.submitted) < hold
 }
 
-/// The place of a record.
+/// Index of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place(usize);
 
@@ -52,7 +52,7 @@ impl Place {
     pub(super) const FIRST: Self = Self(0);
 }
 
-/// How many operations of `claimant` may be open, and are kept.
+/// Returns the maximum number of records, and of open operations, of `claimant`.
 const fn quota(claimant: Claimant) -> usize {
     match claimant {
         Claimant::Operator => OPERATOR,
@@ -68,7 +68,7 @@ impl Records {
         Self { list: [EMPTY; RECORDS], last: 0, owners: [Owner::Nobody; MAX_POOLS] }
     }
 
-    /// Who owns `pool`: who the configuration names, or who has claimed of it.
+    /// Returns the owner of `pool`: the guest that the configuration names, or the claimant that has claims of it.
     pub(super) fn owner(&self, pools: &Pools, pool: PoolId) -> Option<Claimant> {
         let bound = pools.get(pool)?.bound.map(Claimant::Guest);
         bound.or(match self.owners[pool.index()] {
@@ -77,7 +77,7 @@ impl Records {
         })
     }
 
-    /// Nobody has anything of `pool` any more.
+    /// Clears the owner of `pool`, of which nothing is claimed any more, unless operations on it are open.
     pub(super) fn disown(&mut self, pool: PoolId) {
         let is_open = self
             .list
@@ -88,8 +88,8 @@ impl Records {
         }
     }
 
-    /// `range` of `pool` is given back: of the claims that were granted it, the last one that still has so much there loses
-    /// it.
+    /// Counts `range` of `pool` as given back, for the claims that were granted it: the latest first, each up to what it
+    /// still has.
     pub(super) fn count_returned(&mut self, pool: PoolId, range: FrameRange) {
         let mut left = range.frames();
         let mut before = u32::MAX;
@@ -107,7 +107,7 @@ impl Records {
         }
     }
 
-    /// Puts an operation at the end of the queue, in the place of the claimant's own that was over first.
+    /// Adds an operation to the end of the queue. It replaces the claimant's oldest record of an operation that is over.
     pub(super) fn submit(
         &mut self,
         pools: &Pools,
@@ -133,8 +133,8 @@ impl Records {
             !report.state.is_over() || report.is_to_be_fetched() || is_held(report, now, hold)
         };
         let is_full = self.list.iter().filter(|report| is_own(report)).count() >= quota(claimant);
-        // The claimant's own that was over first; as long as it has fewer than it may, an empty place, or else the one
-        // of anybody's that was over first.
+        // A claimant at its limit replaces a record of its own. Others take an empty record, or replace the oldest record
+        // of any claimant.
         let can_go = |report: &&mut Report| match report.id.get() {
             0 => !is_full,
             _ => !is_kept(report) && (!is_full || is_own(report)),
@@ -150,7 +150,7 @@ impl Records {
         Ok(id)
     }
 
-    /// Takes the operation that waits longest for its turn. Those for guests that start go first: these guests wait for them.
+    /// Starts the oldest operation of the queue. Operations for guests that start go first, because these guests wait.
     pub(super) fn start_next(&mut self, now: u64) -> Option<Place> {
         let waiting = self.list.iter_mut().enumerate();
         let waiting = waiting.filter(|(_, report)| report.id.get() > 0 && report.state == State::Queued);
@@ -164,7 +164,7 @@ impl Records {
         Some(Place(place))
     }
 
-    /// Puts the operation that is worked on back into the queue, as if it had not begun.
+    /// Returns the operation in progress to the queue, as if it had not begun.
     pub(super) fn put_back(&mut self, place: Place) {
         let report = self.get_mut(place);
         report.state = State::Queued;
@@ -183,16 +183,17 @@ impl Records {
         &mut self.list[place.0]
     }
 
+    /// Returns all operations.
     pub(super) fn all(&self) -> impl Iterator<Item = &Report> {
         self.list.iter().filter(|report| report.id.get() > 0)
     }
 
-    /// The operation `id` of `claimant`.
+    /// Returns operation `id` of `claimant`.
     pub(super) fn find(&self, claimant: Claimant, id: ClaimId) -> Option<&Report> {
         self.list.iter().find(|report| report.id == id && id.get() > 0 && report.claimant == claimant)
     }
 
-    /// Cancels an operation: yields its state, in which it is over if it had not begun.
+    /// Cancels an operation, and returns its state. An operation that has not begun is over at once.
     pub(super) fn cancel(
         &mut self,
         claimant: Claimant,
@@ -215,8 +216,8 @@ impl Records {
         Ok(report.state)
     }
 
-    /// Nobody waits for the claim `id` of units any more: it ends as soon as it can. Yields what of it has to be released, if
-    /// it was granted: it is settled then.
+    /// Ends claim `id` of units as soon as possible. If it was granted, settles it and returns the pool and the range to
+    /// release.
     pub(super) fn decline(&mut self, id: ClaimId, now: u64) -> Option<(PoolId, FrameRange)> {
         let is_it = |report: &&mut Report| report.id == id && report.claimant == Claimant::Units;
         let report = self.list.iter_mut().find(is_it)?;
@@ -232,13 +233,13 @@ impl Records {
         None
     }
 
-    /// What `id`, a unit that was granted and that nobody has fetched yet, has.
+    /// Returns pool and range of the granted unit `id` that was neither adopted nor declined.
     pub(super) fn to_be_fetched(&self, id: ClaimId) -> Option<(PoolId, FrameRange)> {
         let report = self.find(Claimant::Units, id)?;
         report.is_to_be_fetched().then_some((report.pool, report.range))
     }
 
-    /// The unit was fetched.
+    /// Records that the unit was adopted.
     pub(super) fn settle(&mut self, id: ClaimId) {
         let report = self.list.iter_mut().find(|report| report.id == id && report.is_to_be_fetched());
         if let Some(report) = report {
@@ -246,7 +247,7 @@ impl Records {
         }
     }
 
-    /// `claimant` is gone: what waits ends at once, what is under way as soon as it can.
+    /// Ends the operations of a claimant that stops: queued ones at once, the one in progress as soon as possible.
     pub(super) fn orphan(&mut self, claimant: Claimant, now: u64) {
         for report in self.list.iter_mut().filter(|report| report.claimant == claimant) {
             report.is_orphan = true;
@@ -258,6 +259,7 @@ impl Records {
     }
 }
 
+/// Checks a wish against the range of the pool.
 fn check_wish(wish: Wish, pool: FrameRange) -> Result<(), RequestError> {
     let frames = wish.frames();
     if frames == 0 {

@@ -1,10 +1,11 @@
-//! Tenants of a range by where they may move to, and whether there is room for all of them.
+//! Room for the tenants of a range elsewhere.
 //!
-//! A *kind* is the set of controllers that a tenant may lie behind: all of them, unless its placement is strict; none if
-//! it cannot move. There is room for the tenants of a range if and only if, for every choice of kinds, the controllers
-//! that any of these kinds allows have as many free frames together as the tenants of these kinds need (Hall's theorem).
-//! The order in which tenants move matters too: one that may go anywhere must not take the last free frames of the only
-//! controller that another may go to. [`Tenants::next_move`] chooses moves that leave room for the rest.
+//! The *kind* of a tenant is the set of controllers that it may move to: all of them, unless its placement is strict;
+//! none if it cannot move. There is room for all tenants if and only if, for every subset of the kinds, the controllers
+//! that these kinds allow have as many free frames together as the tenants of these kinds need (Hall's theorem).
+//!
+//! The order of the moves matters: a tenant that may go anywhere must not take the last free frames of the only
+//! controller that another tenant may go to. [`Tenants::next_move`] chooses moves that leave room for the rest.
 
 use heapless::Vec;
 
@@ -17,13 +18,12 @@ use super::cause::Cause;
 use super::host::{Ground, Host};
 use super::search::is_fixed;
 
-/// Most kinds that are told apart: all choices of them are gone through.
+/// Maximum number of kinds that are distinguished. All their subsets are visited.
 const KINDS: usize = 8;
-/// Free frames beyond those needed with which moves need no plan: a unit of 2 MiB at each end of a range may move as a
-/// whole.
+/// Spare frames with which moves need no plan: at each end of a range, a unit of 2 MiB may move as a whole.
 const SPARE: u64 = 2 << crate::addr::PAGEBLOCK_ORDER;
 
-/// Free frames by controller.
+/// Number of free frames by controller.
 #[derive(Clone)]
 pub(super) struct Room {
     behind: [u64; MAX_CONTROLLERS],
@@ -31,7 +31,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// The frames that are free now. Those of isolated pageblocks do not count.
+    /// Returns the frames that are free now. Those of isolated pageblocks do not count.
     pub(super) fn of(ground: &impl Ground) -> Self {
         let mut room = Self { behind: [0; MAX_CONTROLLERS], total: ground.free_frames() };
         for controller in ground.controllers().iter() {
@@ -40,7 +40,7 @@ impl Room {
         room
     }
 
-    /// The same room without `frames` free frames behind `controller`.
+    /// Returns this room without `frames` free frames behind `controller`.
     pub(super) fn less(&self, frames: u64, controller: ControllerId) -> Self {
         let mut room = self.clone();
         let behind = &mut room.behind[controller.index()];
@@ -49,13 +49,13 @@ impl Room {
         room
     }
 
-    /// The free frames behind any of `controllers`.
+    /// Returns the number of free frames behind `controllers`.
     fn behind(&self, controllers: ControllerSet) -> u64 {
         let of = |controller: ControllerId| self.behind.get(controller.index()).copied().unwrap_or(0);
         controllers.iter().map(of).sum::<u64>().min(self.total)
     }
 
-    /// Whether `used` frames have room behind each of `controllers` alone: no tenant can take another's place.
+    /// Tests whether each of `controllers` alone has room for `used` frames, so that no tenant can take another's place.
     pub(super) fn is_ample(&self, used: u64, controllers: ControllerSet) -> bool {
         controllers
             .iter()
@@ -63,28 +63,29 @@ impl Room {
     }
 }
 
-/// Some tenants that are to move to one controller.
+/// Move of some tenants of one kind to one controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Move {
-    /// The kind of the tenants.
+    /// Kind of the tenants.
     pub(super) kind: ControllerSet,
-    /// Where they move to.
+    /// Target controller.
     pub(super) to: ControllerId,
-    /// How many frames of them.
+    /// Number of frames.
     pub(super) frames: u64,
 }
 
-/// How many frames tenants have, by kind.
+/// Number of frames of tenants, by kind.
 #[derive(Clone, Default)]
 pub(super) struct Tenants {
-    /// The kinds seen so far, in this order for good.
+    /// Kinds seen so far. Their order never changes.
     kinds: Vec<ControllerSet, KINDS>,
     frames: [u64; KINDS],
-    /// Frames of tenants that cannot move, or of kinds that there was no place for in the list.
+    /// Frames of tenants that cannot move, or whose kind had no place in the list.
     stuck: u64,
 }
 
 impl Tenants {
+    /// Returns the count for `kind`.
     fn count(&mut self, kind: ControllerSet) -> &mut u64 {
         let known = self.kinds.iter().position(|known| *known == kind);
         let place = match known {
@@ -98,27 +99,29 @@ impl Tenants {
         }
     }
 
+    /// Adds `frames` frames of tenants of `kind`.
     pub(super) fn add(&mut self, kind: ControllerSet, frames: u64) {
         *self.count(kind) += frames;
     }
 
+    /// Subtracts `frames` frames of tenants of `kind`.
     pub(super) fn remove(&mut self, kind: ControllerSet, frames: u64) {
         let count = self.count(kind);
         *count = count.saturating_sub(frames);
     }
 
-    /// Forgets all frames, but not the kinds.
+    /// Clears the counts, but not the kinds.
     pub(super) fn clear(&mut self) {
         (self.frames, self.stuck) = ([0; KINDS], 0);
     }
 
-    /// The frames of all.
+    /// Returns the number of frames of all tenants.
     pub(super) fn used(&self) -> u64 {
         self.frames.iter().sum::<u64>() + self.stuck
     }
 
-    /// Every choice of kinds: which they are, a bit each, the frames that they need, and the controllers that any of them
-    /// allows.
+    /// Returns every non-empty subset of the kinds: its bit mask, the frames that it needs, and the controllers that any
+    /// of its kinds allows.
     fn choices(&self) -> impl Iterator<Item = (u32, u64, ControllerSet)> {
         (1..1_u32 << self.kinds.len()).map(|choice| {
             let chosen = self.kinds.iter().zip(self.frames).enumerate();
@@ -129,13 +132,13 @@ impl Tenants {
         })
     }
 
-    /// How many frames are missing in `room`.
+    /// Returns the number of frames that `room` lacks.
     pub(super) fn missing(&self, room: &Room) -> u64 {
         let short = self.choices().map(|(_, need, allowed)| need.saturating_sub(room.behind(allowed)));
         short.max().unwrap_or(0).max(self.stuck)
     }
 
-    /// Whether they all find a place in whatever order they move.
+    /// Tests whether all tenants find room in any order of moves.
     pub(super) fn need_no_plan(&self, room: &Room) -> bool {
         let kinds = || self.kinds.iter().zip(self.frames).filter(|(_, frames)| *frames > 0);
         self.stuck == 0
@@ -145,12 +148,12 @@ impl Tenants {
             })
     }
 
-    /// The largest move after which there is still room for the rest, if there is room for all now.
+    /// Returns the largest move that leaves room for the rest, given that there is room for all.
     pub(super) fn next_move(&self, room: &Room) -> Option<Move> {
         let mut best: Option<Move> = None;
         for (at, (kind, frames)) in self.kinds.iter().zip(self.frames).enumerate() {
             for to in kind.iter() {
-                // What the others leave of it, whichever of them are chosen.
+                // Frames that each subset of the other kinds leaves of this controller.
                 let spare = |(choice, need, allowed): (u32, u64, ControllerSet)| {
                     let limit = if allowed.contains(to) { room.behind(allowed) } else { room.total };
                     (choice & 1 << at == 0).then(|| limit.saturating_sub(need))
@@ -166,18 +169,18 @@ impl Tenants {
     }
 }
 
-/// What stands on the first frames of a range.
+/// First frames of a range that have the same use.
 pub(super) enum Piece {
-    /// Nothing, before frame number `end`.
+    /// Free frames up to frame number `end`, exclusive.
     Free { end: u64 },
-    /// A tenant of this kind, before frame number `end`; `why` says why it cannot move, if that is so.
+    /// Frames of a tenant of this kind up to `end`. `why` says why it cannot move, if `kind` is empty.
     Tenant { end: u64, kind: ControllerSet, why: Cause },
-    /// What can neither move nor was free.
+    /// Frames up to `end` that are in use and cannot move.
     Fixed { end: u64 },
 }
 
 impl Piece {
-    /// What stands on frame `number`, and on those after it before `limit`, which lies in the same pageblock.
+    /// Returns the piece from frame `number` on, up to at most `limit`, which lies in the same pageblock or at its end.
     pub(super) fn at(ground: &impl Ground, host: &impl Host, number: u64, limit: u64) -> Self {
         let range = crate::range::FrameRange::from_numbers(number, limit).unwrap_or_default();
         match ground.occupant(range) {
@@ -197,7 +200,7 @@ impl Piece {
     }
 }
 
-/// The controllers that the tenant on frame `number`, one of `occupant`'s, may move to, and why it may move to none.
+/// Returns the controllers that the tenant on frame `number` of `occupant` may move to, and the reason if there are none.
 fn kind_of(host: &impl Host, occupant: &Occupant, number: u64) -> (ControllerSet, Cause) {
     let offset = number.saturating_sub(occupant.frame.number()) * FRAME_SIZE;
     let place = occupant.mapping.and_then(|mapping| Some((mapping.guest, mapping.ipa.checked_add(offset)?)));
@@ -218,7 +221,7 @@ fn kind_of(host: &impl Host, occupant: &Occupant, number: u64) -> (ControllerSet
 mod tests {
     use super::*;
 
-    /// Tenants: the controllers that each may move to, and its frames.
+    /// Kinds: the controllers of each, and the frames of its tenants.
     type Kinds<'a> = &'a [(&'a [u8], u64)];
 
     fn set(numbers: &[u8]) -> ControllerSet {
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_that_of_the_kinds_with_the_least_room() {
+    fn the_subset_of_kinds_with_the_least_room_decides_what_is_missing() {
         let cases: [(Kinds<'_>, &[u64], u64); 6] = [
             (&[(&[0], 10), (&[0, 1], 10)], &[10, 10], 0),
             (&[(&[0], 11), (&[0, 1], 9)], &[10, 10], 1),
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn more_kinds_than_are_told_apart_count_as_stuck() {
+    fn kinds_beyond_the_limit_count_as_stuck() {
         let mut tenants = Tenants::default();
         for bits in 1..=KINDS as u8 + 1 {
             let kind: Vec<u8, 8> = (0..4).filter(|bit| bits & 1 << bit != 0).collect();

@@ -1,13 +1,13 @@
-//! Which range to claim: the one that is cheapest to empty.
+//! Search for the range of a pool that is cheapest to empty.
 //!
-//! The pool is gone through once from its start, a bounded number of pageblocks in a turn. Windows of the size wanted
-//! slide over it; the cost of one is the number of its frames that are in use. The lowest cost wins, at the same cost the
-//! lowest address. A window with claimed, fixed or isolated frames is passed over.
+//! A window of the requested size slides over the pool once, a bounded number of pageblocks per turn. Its cost is the
+//! number of its frames that are in use. The window with the lowest cost wins; the lowest address among equals. Windows
+//! with claimed, fixed or isolated frames are skipped.
 //!
-//! A range smaller than a pageblock lies inside one, and is placed frame by frame; at the same cost one with claimed
-//! frames is preferred, so that small claims do not cut up the pool.
+//! A range smaller than a pageblock lies inside one, at any frame. Among equal costs, a pageblock with claimed frames is
+//! preferred, so that small claims do not fragment the pool.
 //!
-//! What is in use may change while the search goes on: it finds a good range, and the steps that follow it verify.
+//! Usage may change during the search. The result is a good range; later steps verify it.
 
 use super::cause::Bar;
 use super::host::Ground;
@@ -17,20 +17,20 @@ use crate::phys::alloc::{Glance, Occupant};
 use crate::phys::frame::State;
 use crate::range::FrameRange;
 
-/// Pageblocks that are looked at under one lock.
+/// Number of pageblocks whose usage is read under one lock.
 const AT_ONCE: usize = 16;
-/// A split pageblock takes about as long as so many others.
+/// Time for a split pageblock, in units of the time for another.
 const SPLIT: u64 = 32;
 
-/// What a search came to so far.
+/// Result of a part of a search.
 pub(super) enum Progress {
-    /// There is more to look at.
+    /// The search is not complete.
     More,
-    /// This range, with so many frames in use; or none.
+    /// The best range and its number of frames in use, or `None`.
     Done(Option<(FrameRange, u64)>),
 }
 
-/// A range that could be claimed. Lower is better.
+/// Range that could be claimed. Lower is better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     used: u64,
@@ -38,7 +38,7 @@ struct Candidate {
     start: u64,
 }
 
-/// Pageblocks that a window is about to leave behind, looked at some at a time.
+/// Usage of the pageblocks that the window is about to leave, read in groups.
 struct Trail {
     first: u64,
     count: usize,
@@ -48,7 +48,7 @@ struct Trail {
 impl Trail {
     const EMPTY: Self = Self { first: 0, count: 0, lent: [0; AT_ONCE] };
 
-    /// How many frames of the pageblock at `number` are lent; takes what it costs to know off `left`.
+    /// Returns the number of lent frames of the pageblock at `number`. Subtracts the cost of reading from `left`.
     fn lent(&mut self, ground: &impl Ground, number: u64, left: &mut u64) -> u64 {
         let index = (number.wrapping_sub(self.first) / PAGEBLOCK_FRAMES) as usize;
         if index < self.count {
@@ -64,34 +64,34 @@ impl Trail {
     }
 }
 
-/// How long it takes to look at a pageblock.
+/// Returns the time for reading the usage of a pageblock, in units of an unsplit one.
 fn cost_of(glance: &Glance) -> u64 {
     if glance.is_split { SPLIT } else { 1 }
 }
 
-/// A search under way.
+/// State of a search.
 pub(super) struct Search {
     pool: FrameRange,
     frames: u64,
     align: u64,
-    /// The pageblock to look at next.
+    /// Start of the next pageblock to examine.
     next: u64,
-    /// Where the window starts, and its frames in use as far as they were looked at: those from `left_behind` on, which
-    /// may be before its start.
+    /// Start of the window, and the number of frames in use from `left_behind` to `next`. `left_behind` lies before the
+    /// start until [`Self::leave_behind`] has caught up.
     start: u64,
     used: u64,
     left_behind: u64,
     trail: Trail,
     best: Option<Candidate>,
-    /// The first pageblock that no range may touch, or that has frames which no range may.
+    /// First pageblock with frames that no range may contain.
     bar: Option<FrameRange>,
-    /// Frames of the pool looked at that are free, and that are lent.
+    /// Free and lent frames of the pageblocks examined.
     free: u64,
     lent: u64,
 }
 
 impl Search {
-    /// A search for `frames` frames in `pool`, the first a multiple of `align`.
+    /// Begins a search in `pool` for `frames` frames that start at a multiple of `align`.
     pub(super) fn new(pool: FrameRange, frames: u64, align: u64) -> Self {
         let step = if frames < PAGEBLOCK_FRAMES { PAGEBLOCK_FRAMES } else { align.max(PAGEBLOCK_FRAMES) };
         let start = pool.start().next_multiple_of(step);
@@ -111,17 +111,17 @@ impl Search {
         }
     }
 
-    /// Frames that are lent, of what was looked at.
+    /// Returns the number of lent frames among those examined.
     pub(super) fn lent_frames(&self) -> u64 {
         self.lent
     }
 
-    /// How much of what can be lent is, of what was looked at, in per cent.
+    /// Returns the percentage of lendable frames that are lent, among those examined.
     pub(super) fn lent_per_cent(&self) -> u8 {
         (self.lent * 100).checked_div(self.lent + self.free).unwrap_or(0) as u8
     }
 
-    /// The first frame that kept the search out of a pageblock, and what it is.
+    /// Returns the first frame that bars ranges, and the reason.
     pub(super) fn bar(&self, ground: &impl Ground) -> (Option<Frame>, Bar) {
         let Some(part) = self.bar else { return (None, Bar::Nothing) };
         let mut left = part;
@@ -135,8 +135,8 @@ impl Search {
         (Some(part.first()), if is_isolated { Bar::Isolated } else { Bar::Tried })
     }
 
-    /// Looks at more pageblocks, for about as long as it takes to look at `most` that are not split. `is_barred` says
-    /// which not to touch.
+    /// Examines more pageblocks, for about the time that `most` unsplit ones take. No range may touch a pageblock for
+    /// which `is_barred` holds.
     pub(super) fn advance(
         &mut self,
         ground: &impl Ground,
@@ -168,7 +168,7 @@ impl Search {
         Progress::Done(best)
     }
 
-    /// Takes note of what the next pageblock is used for.
+    /// Examines the next pageblock.
     fn look(&mut self, ground: &impl Ground, is_barred: &impl Fn(FrameRange) -> bool, glance: Glance) {
         let lent = u64::from(glance.lent());
         self.free += u64::from(glance.free);
@@ -176,7 +176,7 @@ impl Search {
         let number = self.next;
         self.next = (number | (PAGEBLOCK_FRAMES - 1)) + 1;
         if self.best.is_some_and(|best| self.is_best(best, lent)) {
-            // No range begins here; where that is of no more interest, this harms nobody.
+            // No better range starts here. If the search is decided, the state of the window does not matter.
             (self.start, self.left_behind) = (self.next, self.next);
             return;
         }
@@ -196,7 +196,7 @@ impl Search {
         }
     }
 
-    /// Whether no range that begins or ends in the next pageblock, of which `lent` frames are lent, can be better.
+    /// Tests whether no range that starts or ends in the next pageblock, with `lent` lent frames, can be better than `best`.
     #[inline]
     fn is_best(&self, best: Candidate, lent: u64) -> bool {
         match self.frames {
@@ -206,27 +206,28 @@ impl Search {
         }
     }
 
+    /// Remembers `candidate` if it is better than the best so far.
     fn offer(&mut self, candidate: Candidate) {
         if self.best.is_none_or(|best| candidate < best) {
             self.best = Some(candidate);
         }
     }
 
-    /// No window may touch what lies before `from`.
+    /// Moves the window to the first start at or after `from`.
     fn restart(&mut self, from: u64) {
         self.start = self.start.max(from.next_multiple_of(self.align.max(PAGEBLOCK_FRAMES)));
         (self.used, self.left_behind) = (0, self.start);
     }
 
-    /// The window grows by `part`; where it is full, it is offered and slides on. What it leaves behind then is looked at
-    /// again by [`Self::leave_behind`], before anything else.
+    /// Extends the window by `part`. If the window is complete, offers it and advances its start.
+    /// [`Self::leave_behind`] then subtracts the pageblocks before the new start.
     fn slide(&mut self, part: FrameRange, glance: Glance) {
         if part.start() >= self.start {
             self.used += u64::from(glance.lent());
         }
-        // The next window ends in another part: it starts at least a pageblock later.
+        // At most one window ends in `part`, as the next starts at least a pageblock later.
         if self.start + self.frames <= part.end() {
-            // At the same cost the lower address wins, which was there first.
+            // Among equal costs the lower address wins, which came first.
             if self.best.is_none_or(|best| self.used < best.used) {
                 self.best = Some(Candidate { used: self.used, is_untouched: true, start: self.start });
             }
@@ -237,7 +238,7 @@ impl Search {
         }
     }
 
-    /// Takes what lies before the window out of its account, for as long as `left` lasts.
+    /// Subtracts pageblocks before the window from its cost, while `left` lasts.
     fn leave_behind(&mut self, ground: &impl Ground, left: &mut u64) {
         while self.left_behind < self.start && *left > 0 {
             let lent = self.trail.lent(ground, self.left_behind, left);
@@ -246,7 +247,7 @@ impl Search {
         }
     }
 
-    /// Offers the best place inside a pageblock, if it can be better than the best so far.
+    /// Offers the best range inside a pageblock, if it can be better than the best so far.
     fn look_inside(&mut self, ground: &impl Ground, part: FrameRange, glance: Glance) {
         if u64::from(glance.free) == PAGEBLOCK_FRAMES {
             let start = part.start().next_multiple_of(self.align);
@@ -267,13 +268,13 @@ impl Search {
     }
 }
 
-/// The pageblock of frame `number`.
+/// Returns the pageblock of frame `number`.
 pub(super) fn pageblock_at(number: u64) -> FrameRange {
     let start = number & !(PAGEBLOCK_FRAMES - 1);
     FrameRange::from_numbers(start, start + PAGEBLOCK_FRAMES).unwrap_or_default()
 }
 
-/// Whether a block can neither be moved away nor was free.
+/// Tests whether a block that is not free cannot be moved either.
 pub(super) fn is_fixed(occupant: &Occupant) -> bool {
     occupant.state != State::Used
         || occupant.is_doomed
@@ -281,11 +282,11 @@ pub(super) fn is_fixed(occupant: &Occupant) -> bool {
         || occupant.mobility == crate::phys::frame::Mobility::Pinned
 }
 
-/// The cheapest place for `frames` frames, aligned to `align`, inside the pageblock `part`: its start, and how many of
-/// its frames are in use.
+/// Finds the cheapest range of `frames` frames, aligned to `align`, in the pageblock `part`. Returns its start and its
+/// number of frames in use.
 fn place_inside(ground: &impl Ground, part: FrameRange, frames: u64, align: u64) -> Option<(u64, u64)> {
     const END: usize = PAGEBLOCK_FRAMES as usize + 1;
-    // How many frames before each are in use, and how many fixed.
+    // Numbers of used and of fixed frames before each frame.
     let (mut used, mut fixed) = ([0_u16; END], [0_u16; END]);
     let mut left = part;
     while let Some(occupant) = ground.occupant(left) {
@@ -310,8 +311,7 @@ fn place_inside(ground: &impl Ground, part: FrameRange, frames: u64, align: u64)
     costs.min_by_key(|(_, cost)| *cost)
 }
 
-/// The first block of `range` that is not free, if it is one that cannot be moved: the frame of it that lies in
-/// `range`.
+/// Returns the first frame of `occupant` that lies in `range`.
 pub(super) fn first_frame(occupant: &Occupant, range: FrameRange) -> Frame {
     Frame::try_new(occupant.frame.number().max(range.start())).unwrap_or(occupant.frame)
 }

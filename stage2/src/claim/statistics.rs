@@ -1,4 +1,4 @@
-//! What came of claims since boot.
+//! Statistics of claims since boot.
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
@@ -9,14 +9,14 @@ use crate::addr::FRAME_SIZE;
 use crate::migrate::{Distribution, Histogram, PairTotals};
 use crate::owner::{MAX_POOLS, PoolId};
 
-/// Classes of size: the largest of each in bytes, and its name.
+/// Size classes: largest size in bytes, and name.
 pub const SIZE_CLASSES: [(u64, &str); 4] =
     [(2 << 20, "to 2 MiB"), (64 << 20, "to 64 MiB"), (256 << 20, "to 256 MiB"), (u64::MAX, "larger")];
-/// Classes of how full a pool was lent: the highest of each in per cent, and its name.
+/// Classes of the percentage of a pool that was lent: highest percentage, and name.
 pub const FULLNESS_CLASSES: [(u8, &str); 4] =
     [(0, "0 %"), (50, "to 50 %"), (95, "to 95 %"), (100, "to 100 %")];
 
-/// Counters. All zero bytes at first.
+/// Counters, initially all zero bytes.
 pub struct Statistics {
     tried: AtomicU64,
     granted: AtomicU64,
@@ -32,24 +32,24 @@ pub struct Statistics {
     high_lent: [AtomicU64; MAX_POOLS],
 }
 
-/// [`Statistics`] at one moment.
+/// Snapshot of [`Statistics`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
-    /// Claims begun.
+    /// Claims that began.
     pub tried: u64,
-    /// Claims granted.
+    /// Claims that were granted.
     pub granted: u64,
-    /// Bytes granted.
+    /// Bytes that were granted.
     pub granted_bytes: u64,
-    /// Claims failed, for whatever reason.
+    /// Claims that failed.
     pub failed: u64,
-    /// Claims cancelled.
+    /// Claims that were cancelled.
     pub cancelled: u64,
-    /// Releases done: of a range, of all of a pool, or because the owner stopped.
+    /// Completed releases: of a range, of all of a pool, or because the owner stopped.
     pub released: u64,
-    /// Ranges tried beyond the first of each claim.
+    /// Tries beyond the first of each claim.
     pub retries: u64,
-    /// Units moved for claims.
+    /// Units migrated for claims.
     pub moved: PairTotals,
 }
 
@@ -60,7 +60,7 @@ impl Default for Statistics {
 }
 
 impl Statistics {
-    /// All zero.
+    /// Creates counters of zero.
     pub const fn new() -> Self {
         Self {
             tried: AtomicU64::new(0),
@@ -78,7 +78,7 @@ impl Statistics {
         }
     }
 
-    /// The counters now.
+    /// Returns the present counters.
     pub fn totals(&self) -> Totals {
         let read = |counter: &AtomicU64| counter.load(Relaxed);
         Totals {
@@ -93,32 +93,33 @@ impl Statistics {
         }
     }
 
-    /// How many claims failed for the cause with this number ([`Cause::index`]).
+    /// Returns the number of claims that failed for the cause with this [`Cause::index`].
     pub fn failed(&self, cause: usize) -> u64 {
         self.failed.get(cause).map_or(0, |counter| counter.load(Relaxed))
     }
 
-    /// How long granted claims took, in ticks, by class of size and of fullness.
+    /// Returns the latency of granted claims in ticks, by classes of size and of lent percentage.
     pub fn latency(&self, size: usize, fullness: usize) -> Distribution {
         let histogram = self.latency.get(size).and_then(|row| row.get(fullness));
         histogram.map(Histogram::distribution).unwrap_or_default()
     }
 
-    /// The most frames that the owner of `pool` had.
+    /// Returns the maximum number of frames that the owner of `pool` had.
     pub fn high_claimed(&self, pool: PoolId) -> u64 {
         self.high_claimed[pool.index()].load(Relaxed)
     }
 
-    /// The most frames of `pool` that were seen lent, when it was looked at.
+    /// Returns the maximum number of lent frames of `pool` among all observations.
     pub fn high_lent(&self, pool: PoolId) -> u64 {
         self.high_lent[pool.index()].load(Relaxed)
     }
 
-    /// So many frames of `pool` are lent.
+    /// Records an observation of lent frames of `pool`.
     pub fn saw_lent(&self, pool: PoolId, frames: u64) {
         self.high_lent[pool.index()].fetch_max(frames, Relaxed);
     }
 
+    /// Records the number of frames that the owner of `pool` has.
     pub(super) fn saw_claimed(&self, pool: PoolId, frames: u64) {
         self.high_claimed[pool.index()].fetch_max(frames, Relaxed);
     }
@@ -131,7 +132,7 @@ impl Statistics {
         self.cancelled.fetch_add(1, Relaxed);
     }
 
-    /// Something was given back: a range, or all that there was of a pool.
+    /// Counts a release of a range or of all of a pool.
     pub(super) fn count_released(&self) {
         self.released.fetch_add(1, Relaxed);
     }
@@ -145,7 +146,7 @@ impl Statistics {
         self.moved_pages.fetch_add(moved.pages, Relaxed);
     }
 
-    /// An operation is over.
+    /// Counts the end of an operation.
     pub(super) fn count_end(&self, report: &Report) {
         match report.state {
             State::Granted => {
