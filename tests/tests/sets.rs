@@ -37,6 +37,28 @@ fn movable(system: &mut System) -> Vec<u64> {
 }
 
 #[test]
+fn the_default_set_has_blocks_on_both_controllers_and_empties_one() {
+    let names = ["alpha", "beta"];
+    let mut system = boot("alpha-beta", &names);
+    assert_eq!(movable(&mut system), [256, 1024]);
+    for name in names {
+        let parts = parts(&mut system, name);
+        for expected in [part("dmb-0", "mc0", 96), part("dmb-1", "mc1", 96)] {
+            assert!(parts.contains(&expected), "{name}: {parts:?}");
+        }
+    }
+    let report = system.json("evacuate mc1");
+    assert_eq!(report["staying"].as_array().unwrap().len(), 0, "{report}");
+    let until = Instant::now() + system_tests::patience();
+    while system.json("controllers")["controllers"][1]["state"] != "evacuated" {
+        assert!(Instant::now() < until, "{}", system.json("jobs"));
+    }
+    for name in names {
+        assert_eq!(system.run(name, "hostname"), name);
+    }
+}
+
+#[test]
 fn two_controllers_hold_the_blocks_of_one_guest() {
     let mut system = boot("two-controllers", &["alpha"]);
     assert_eq!(movable(&mut system), [512, 512]);
