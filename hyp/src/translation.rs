@@ -137,7 +137,7 @@ pub(crate) fn enter(
 }
 
 /// Proof that a CPU has stage 1 closed and an empty stage 2. Only [`leave`] returns one.
-pub struct Closed(());
+pub(crate) struct Closed(());
 
 /// Switches to no vCPU: closes stage 1, and sets the empty stage 2 `nothing`.
 #[inline(always)]
@@ -154,7 +154,7 @@ pub(crate) fn leave(cpu: &impl Processor, nothing: Stage2) -> Closed {
 ///
 /// PAR_EL1 holds the result after an ISB (Arm ARM D24.2.120). The guest's value of PAR_EL1 is restored.
 #[inline(always)]
-pub fn look_up(cpu: &impl Processor, translate: impl FnOnce()) -> Option<u64> {
+pub(crate) fn look_up(cpu: &impl Processor, translate: impl FnOnce()) -> Option<u64> {
     let before = cpu.par();
     translate();
     cpu.synchronise_context();
