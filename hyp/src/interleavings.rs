@@ -9,6 +9,7 @@ use crate::device::shared_uart::SharedUart;
 use crate::device::vgic::list_register::{ListRegister, ListRegisters};
 use crate::device::vgic::{HardwareLink, Kick, Local, Vgic};
 use crate::device::vpl011::Line;
+use crate::doorbell::{Doorbell, Poller};
 use crate::requests::{Request, Requests};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
@@ -224,6 +225,30 @@ fn a_request_shows_earlier_writes_regardless_of_the_sender_of_the_kick() {
         }
         look();
         assert_eq!(seen, 3);
+    });
+}
+
+#[test]
+fn no_ring_of_the_doorbell_is_lost() {
+    loom::model(|| {
+        let shared = Arc::new((Doorbell::new(), Poller::new()));
+        // The CPU polls, and the work that made it poll is done.
+        let (doorbell, poller) = (&shared.0, &shared.1);
+        doorbell.ring();
+        assert!(poller.poll(doorbell));
+        doorbell.acknowledge(doorbell.mark());
+        let other = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                shared.0.ring();
+                // It kicks the CPU if this is true.
+                !shared.1.is_polling()
+            }
+        });
+        let is_polling = poller.poll(doorbell);
+        let is_kicked = other.join().unwrap();
+        assert!(is_polling || is_kicked, "nobody looks at the work");
+        assert!(doorbell.is_pending());
     });
 }
 

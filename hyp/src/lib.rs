@@ -22,6 +22,7 @@ pub mod board;
 mod boot;
 #[allow(unreachable_pub, reason = "to other rooms")]
 mod device;
+mod doorbell;
 #[allow(unreachable_pub, reason = "to other rooms")]
 mod errata;
 #[cfg(target_os = "none")]

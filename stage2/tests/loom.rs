@@ -8,7 +8,6 @@ use loom::sync::Arc;
 use loom::thread;
 use stage2::addr::{Frame, Ipa};
 use stage2::controller::ControllerId;
-use stage2::migrate::{Engaged, News};
 use stage2::owner::{GuestId, Owner};
 use stage2::phys::alloc::check::{Check, Translation};
 use stage2::phys::alloc::{Kind, Memory, Request, Requester};
@@ -285,29 +284,5 @@ fn retiring_against_a_cpu_that_frees() {
         other.join().expect("no panic");
         let totals = memory.zone_totals(Zone::Normal);
         assert_eq!((totals.free, totals.retired), (511, 1));
-    });
-}
-
-#[test]
-fn no_announcement_of_work_is_missed() {
-    loom::model(|| {
-        let shared = Arc::new((News::new(), Engaged::new()));
-        // The CPU is engaged, and the work that made it so is done.
-        let (news, engaged) = (&shared.0, &shared.1);
-        news.announce();
-        assert!(engaged.look(news));
-        news.finish(news.mark());
-        let other = {
-            let shared = shared.clone();
-            thread::spawn(move || {
-                shared.0.announce();
-                // Whether it has to be told.
-                !shared.1.get()
-            })
-        };
-        let is_engaged = engaged.look(news);
-        let is_told = other.join().expect("the other CPU");
-        assert!(is_engaged || is_told, "work that nobody looks at");
-        assert!(news.is_there_work());
     });
 }

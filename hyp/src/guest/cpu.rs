@@ -5,12 +5,12 @@
 use super::Vcpu;
 use crate::arch::cpu::{self as arch, Core, MAX_CPUS};
 use crate::device::vgic::Local;
+use crate::doorbell::Poller;
 use aarch64_cpu::registers::{Readable, TPIDR_EL2};
 use core::cell::Cell;
 use core::mem::offset_of;
 use core::ops::Deref;
 use spin::Once;
-use stage2::migrate::Engaged;
 
 /// One CPU. Only the CPU itself touches the cells.
 #[repr(C)]
@@ -26,8 +26,8 @@ pub(crate) struct PerCpu {
     pub(crate) local: Local,
     /// The vCPU that owns this CPU.
     assigned: Once<&'static Vcpu>,
-    /// True while the CPU looks for migration's work by itself.
-    pub(crate) engaged: Engaged,
+    /// Whether the CPU polls migration's doorbell.
+    pub(crate) poller: Poller,
 }
 
 const _: () = assert!(offset_of!(PerCpu, core) == 0);
@@ -58,7 +58,7 @@ impl PerCpu {
             self_bit: Cell::new(0),
             local: Local::new(),
             assigned: Once::new(),
-            engaged: Engaged::new(),
+            poller: Poller::new(),
         }
     }
 

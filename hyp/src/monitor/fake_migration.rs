@@ -18,6 +18,7 @@ use stage2::phys::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::{Attributes, Cached, ENTRIES, Geometry, Level, Maintenance, Stage2, Table, TableMemory};
 
+use super::balance::History;
 use super::migration::{Heat, Look, Migration, Order, Piece};
 
 /// Guest 0's RAM: a region, one that is mapped 1:1, and a designated movable block in units of 4 KiB.
@@ -31,6 +32,7 @@ const PIECES: [(bool, u8, u64, u64, Mobility); 3] = [
 pub(super) struct FakeMigration {
     pub(super) memory: &'static Memory<'static>,
     engine: Engine,
+    history: History,
     space: Space<Tables, Tlb>,
     placements: [Cell<Placement>; 3],
     /// Whether the guest starts afresh whenever a window of heat has begun.
@@ -95,6 +97,7 @@ impl FakeMigration {
         Self {
             memory,
             engine: Engine::new(),
+            history: History::new(),
             space: Space::new(guest, stage2),
             placements: [const { Cell::new(Placement::Any) }; 3],
             restarts: Cell::new(false),
@@ -205,6 +208,9 @@ impl Guests for FakeMigration {
 impl Migration for FakeMigration {
     fn engine(&self) -> &Engine {
         &self.engine
+    }
+    fn history(&self) -> &History {
+        &self.history
     }
     fn submit(&self, request: Request) -> Result<JobId, RequestError> {
         self.engine.submit(request)

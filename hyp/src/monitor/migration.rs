@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::balance::History;
 use stage2::controller::{ControllerId, MAX_CONTROLLERS};
 use stage2::migrate::{Engine, JobId, JobReport, Mobility, Request, RequestError, Shortage};
 use stage2::owner::GuestId;
@@ -86,6 +87,9 @@ impl Default for Heat {
 pub trait Migration {
     /// Its counters and settings.
     fn engine(&self) -> &Engine;
+
+    /// The directions of earlier balancing by heat.
+    fn history(&self) -> &History;
 
     /// Queues a job.
     ///

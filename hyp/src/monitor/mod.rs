@@ -1,6 +1,7 @@
 //! The serial console: multiplexer, shell, commands, reports.
 #![allow(clippy::result_large_err, reason = "what went wrong is told in text, on the stack, and seldom")]
 
+pub(crate) mod balance;
 pub(crate) mod baseline;
 pub(crate) mod claiming;
 pub(crate) mod command;

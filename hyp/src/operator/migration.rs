@@ -4,6 +4,7 @@ use crate::arch::timer;
 use crate::guest::Guest;
 use crate::guest::migration::{ENGINE, Host, submit, wake};
 use crate::hyp_mem::pages;
+use crate::monitor::balance::History;
 use crate::monitor::migration::{Heat, Look, Migration, Order, Piece};
 use guest_dts::config::BankKind;
 use stage2::addr::{FRAME_SIZE, Frame, Ipa};
@@ -18,6 +19,9 @@ use stage2::table::Leaf;
 /// Bytes of 4 KiB units that are looked at under one holding of a guest's lock.
 const LOOK: u64 = 64 * FRAME_SIZE;
 
+/// The directions of earlier balancing by heat.
+static HISTORY: History = History::new();
+
 /// The operator's hand on migration.
 pub(crate) struct Operator;
 
@@ -28,6 +32,10 @@ fn guest(index: usize) -> Option<&'static Guest> {
 impl Migration for Operator {
     fn engine(&self) -> &Engine {
         &ENGINE
+    }
+
+    fn history(&self) -> &History {
+        &HISTORY
     }
 
     fn submit(&self, request: Request) -> Result<JobId, RequestError> {

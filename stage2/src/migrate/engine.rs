@@ -5,7 +5,6 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::balance::History;
 use super::host::{Frames, Host, Time};
 use super::job::{JobId, JobReport, Jobs, Request, RequestError};
 use super::pacer::Pacer;
@@ -69,7 +68,6 @@ pub struct Engine {
     shares: Aside<[Pacer; MAX_GUESTS]>,
     policy: Policy,
     statistics: Aside<Statistics>,
-    history: History,
     /// Guests with areas that may have to be coalesced, a bit each.
     split: AtomicU32,
     /// The one of them that is gone through, or none.
@@ -95,7 +93,6 @@ impl Engine {
             shares: aside([const { Pacer::new() }; MAX_GUESTS]),
             policy: Policy::new(),
             statistics: aside(Statistics::new()),
-            history: History::new(),
             split: AtomicU32::new(0),
             coalescing: AtomicU32::new(0),
             split_for_later: AtomicU32::new(0),
@@ -110,11 +107,6 @@ impl Engine {
     /// The counters.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
-    }
-
-    /// Which ways balancing by heat has taken.
-    pub const fn history(&self) -> &History {
-        &self.history
     }
 
     // Jobs. Each call returns at once.

@@ -86,8 +86,6 @@
 //! guest. Demotion and promotion keep it so ([`Frames::divide`], [`Frames::unite`]).
 #![forbid(unsafe_code)]
 
-pub mod balance;
-mod doorbell;
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -106,7 +104,6 @@ mod tests;
 mod unit;
 mod worker;
 
-pub use doorbell::{Engaged, Mark, News};
 pub use engine::{Engine, Payer, Shortage, Step};
 pub use host::{Absence, Copier, Frames, Guests, Host, Mobility, Region, SOME, Span, Time};
 pub use job::{JobId, JobReport, JobState, MAX_JOBS, Request, RequestError, Scope, Select};

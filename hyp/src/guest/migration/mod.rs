@@ -17,15 +17,16 @@ pub(crate) use time::{begin, engage, leave_wait, note_control, slice, tick, use_
 
 use super::{Guest, cpu};
 use crate::arch::cpu::Request;
+use crate::doorbell::Doorbell;
 use guest_dts::config;
 use stage2::addr::Ipa;
-use stage2::migrate::{Engine, Fault, JobId, News, Request as Job, RequestError, Verdict};
+use stage2::migrate::{Engine, Fault, JobId, Request as Job, RequestError, Verdict};
 
 /// All migration.
 pub(crate) static ENGINE: Engine = Engine::new();
 
-/// Whether there is work.
-static NEWS: News = News::new();
+/// The doorbell of migration's and claims' work.
+static DOORBELL: Doorbell = Doorbell::new();
 
 /// Takes what the configuration says of migration.
 pub(crate) fn configure(settings: &config::Migration) {
@@ -44,8 +45,8 @@ pub(crate) fn submit(job: Job) -> Result<JobId, RequestError> {
 
 /// There is work: every CPU looks, soon by itself or at once.
 pub(crate) fn wake() {
-    NEWS.announce();
-    cpu::all().filter(|cpu| !cpu.engaged.get()).for_each(|cpu| cpu.request(Request::Look));
+    DOORBELL.ring();
+    cpu::all().filter(|cpu| !cpu.poller.is_polling()).for_each(|cpu| cpu.request(Request::Look));
 }
 
 /// Looks again for free blocks for areas that are split: memory was freed.

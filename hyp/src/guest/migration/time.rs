@@ -1,6 +1,6 @@
 //! Whose time migration takes.
 
-use super::{ENGINE, Host, NEWS};
+use super::{DOORBELL, ENGINE, Host};
 use crate::arch::features::{MigrationTraps, has_caches_on, is_interrupt_pending};
 use crate::arch::{timer, vcpu};
 use crate::guest::cpu::{self, PerCpu};
@@ -32,7 +32,7 @@ const fn is_more(step: Step) -> bool {
 
 /// Whether an idle CPU may find something to do.
 fn has_work() -> bool {
-    NEWS.is_there_work() || ENGINE.has_spare_work()
+    DOORBELL.is_pending() || ENGINE.has_spare_work()
 }
 
 /// Runs one slice of migration while the caller waits for other CPUs, or for this one's own work.
@@ -43,7 +43,7 @@ pub(crate) fn work_along() {
 }
 
 fn step(ticks: u64, payer: Payer) -> Step {
-    let mark = NEWS.mark();
+    let mark = DOORBELL.mark();
     let started = timer::now();
     let claims = claims::step(ticks);
     let spent = timer::now().wrapping_sub(started);
@@ -55,7 +55,7 @@ fn step(ticks: u64, payer: Payer) -> Step {
     let step = claims.and_migration(migration, period());
     // What is left for idle CPUs is no news for guests.
     if matches!(step, Step::Idle | Step::Spare) {
-        NEWS.finish(mark);
+        DOORBELL.acknowledge(mark);
     }
     step
 }
@@ -73,7 +73,7 @@ fn period() -> u64 {
 /// A CPU without a guest on it: works, if there is work. Whether it is to come again at once.
 pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
     // It is kicked, which costs nobody anything.
-    cpu.engaged.end();
+    cpu.poller.stop();
     if !has_work() {
         return false;
     }
@@ -111,7 +111,7 @@ pub(crate) fn use_wait(cpu: &PerCpu, deadline: u64) -> bool {
 
 /// Lets the vCPU on this CPU wait itself, untrapped. Returns false: its wait is not over.
 pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
-    if cpu.engaged.look(&NEWS) {
+    if cpu.poller.poll(&DOORBELL) {
         MigrationTraps { waits: false, caches: true }.set();
         tick_on();
     } else {
@@ -127,7 +127,7 @@ pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
 /// A vCPU is about to start on this CPU, with its caches off.
 pub(crate) fn begin(vcpu: &Vcpu) {
     vcpu.guest().note_caches(vcpu.index(), false);
-    let is_busy = cpu::current().engaged.look(&NEWS);
+    let is_busy = cpu::current().poller.poll(&DOORBELL);
     MigrationTraps { waits: is_busy || ENGINE.has_spare_work(), caches: is_busy }.set();
     timer::arm(timer::Purpose::Migration, if is_busy { timer::now() + period() } else { 0 });
 }
@@ -135,7 +135,7 @@ pub(crate) fn begin(vcpu: &Vcpu) {
 /// There may be work, or none any more: the CPU of a running vCPU sets its traps and its timer accordingly.
 pub(crate) fn engage(cpu: &PerCpu) {
     let Some(vcpu) = cpu.vcpu() else { return };
-    if !cpu.engaged.look(&NEWS) {
+    if !cpu.poller.poll(&DOORBELL) {
         return let_alone(cpu);
     }
     MigrationTraps { waits: true, caches: true }.set();
@@ -170,7 +170,7 @@ pub(crate) fn tick(cpu: &PerCpu) {
         return;
     }
     let (guest, now) = (vcpu.guest().id, timer::now());
-    if NEWS.is_there_work() && now.wrapping_sub(LAST_IDLE.load(Ordering::Relaxed)) >= period() {
+    if DOORBELL.is_pending() && now.wrapping_sub(LAST_IDLE.load(Ordering::Relaxed)) >= period() {
         let ticks = ENGINE.allowance(&Host, guest);
         if ticks > 0 {
             step(ticks, Payer::Guest(guest));

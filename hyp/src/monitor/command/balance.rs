@@ -5,10 +5,10 @@ use core::fmt;
 
 use stage2::addr::{Ipa, PAGEBLOCK_SIZE};
 use stage2::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
-use stage2::migrate::balance::{self, By, End, Plan, Share, Shift, Side};
 use stage2::migrate::{JobId, Mobility, Request, Scope};
 use stage2::owner::GuestId;
 
+use super::super::balance::{self, By, End, Plan, Share, Shift, Side};
 use super::super::grammar::{Arguments, Failure};
 use super::super::machine::Machine;
 use super::super::migration::{Heat, Look, Migration, Piece};
@@ -45,7 +45,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     all.forget_new(&begun);
     let mut sides = sides(session, what, &all);
     let before = sides.clone();
-    let plan = balance::plan(by, &mut sides, &mut shares, migration.engine().history());
+    let plan = balance::plan(by, &mut sides, &mut shares, migration.history());
     let mut jobs: heapless::Vec<(JobId, Shift), { balance::MAX_SHIFTS }> = heapless::Vec::new();
     // Up to where a part of a guest behind a controller is to go already.
     let mut ends: heapless::Vec<(GuestId, Ipa, ControllerId, u64), { balance::MAX_SHIFTS }> =
@@ -76,7 +76,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
                 // As many as shifts.
                 let _ = jobs.push((job, *shift));
                 if by == By::Heat {
-                    migration.engine().history().note(shift.from, shift.to);
+                    migration.history().note(shift.from, shift.to);
                 }
             }
             Err(error) => refused = Some(error),
@@ -119,9 +119,9 @@ fn shares(session: &mut Session<'_>, by: By, begun: &Sample) -> Result<Vec<Share
     for at in 0..session.machine.guest_count().min(GUESTS) {
         let Some(guest) = u8::try_from(at).ok().and_then(GuestId::try_new) else { continue };
         for piece in movable(migration, at) {
-            let open = allowed(&piece);
+            let allowed = allowed(&piece);
             // Where it may lie behind one alone it does not move.
-            if open.len() < 2 {
+            if allowed.len() < 2 {
                 continue;
             }
             let mut heat = Heat::default();
@@ -133,7 +133,7 @@ fn shares(session: &mut Session<'_>, by: By, begun: &Sample) -> Result<Vec<Share
             };
             let ipa = Ipa::new_truncate(piece.ipa);
             let goes_on = |last: &&mut Share| {
-                last.guest == guest && last.open == open && last.ipa.get() + last.size == piece.ipa
+                last.guest == guest && last.allowed == allowed && last.ipa.get() + last.size == piece.ipa
             };
             match shares.last_mut().filter(goes_on) {
                 Some(last) => {
@@ -143,7 +143,9 @@ fn shares(session: &mut Session<'_>, by: By, begun: &Sample) -> Result<Vec<Share
                         last.load[at] += load;
                     }
                 }
-                None => shares.push(Share { guest, ipa, size: piece.size, bytes: heat.resident, load, open }),
+                None => {
+                    shares.push(Share { guest, ipa, size: piece.size, bytes: heat.resident, load, allowed })
+                }
             }
         }
     }

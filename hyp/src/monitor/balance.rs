@@ -1,28 +1,30 @@
-//! What to shift so that controllers carry alike.
+//! Plans that even out the loads of memory controllers.
+//!
+//! A *side* is a controller that takes part, a *share* a part of a guest's RAM with one set of allowed controllers, a
+//! *shift* an amount of memory of one share that moves from one side to another.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
+use stage2::addr::{Ipa, PAGEBLOCK_SIZE};
+use stage2::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
+use stage2::owner::GuestId;
+use stage2::scale::scaled;
 
-use crate::addr::{Ipa, PAGEBLOCK_SIZE};
-use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
-use crate::owner::GuestId;
-use crate::scale::scaled;
+/// Maximum number of shifts in a plan.
+pub(crate) const MAX_SHIFTS: usize = 8;
 
-/// Most shifts of one plan.
-pub const MAX_SHIFTS: usize = 8;
-
-/// What loads are.
+/// The quantity that is balanced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum By {
-    /// Bytes, of which as many are to be free everywhere, or of guests' memory.
+pub(crate) enum By {
+    /// Bytes: of free memory, or of guests' memory.
     Bytes,
-    /// Bytes that were touched in a window: another window gives another number.
+    /// Bytes that were touched in a window of time. Another window gives another number.
     Heat,
 }
 
 impl By {
-    /// Which part of the mean two loads may differ by and still count as even.
+    /// Returns the divisor of the mean load that gives the largest difference between even loads.
     const fn band(self) -> u64 {
         match self {
             Self::Bytes => 8,
@@ -31,76 +33,76 @@ impl By {
     }
 }
 
-/// What of a part of a guest's RAM can move, by controller. All of it may lie behind the same controllers.
+/// Movable memory of a part of a guest's RAM, by controller. All of the part has the same allowed controllers.
 #[derive(Clone, Copy, Debug)]
-pub struct Share {
+pub(crate) struct Share {
     /// The guest.
-    pub guest: GuestId,
-    /// Where the part begins.
-    pub ipa: Ipa,
-    /// The bytes of the part.
-    pub size: u64,
-    /// Bytes of it that can move.
-    pub bytes: [u64; MAX_CONTROLLERS],
-    /// What they weigh: the bytes themselves, or those of them that were touched.
-    pub load: [u64; MAX_CONTROLLERS],
-    /// Where the part's placement lets it go.
-    pub open: ControllerSet,
+    pub(crate) guest: GuestId,
+    /// Start of the part.
+    pub(crate) ipa: Ipa,
+    /// Size of the part in bytes.
+    pub(crate) size: u64,
+    /// Movable bytes behind each controller.
+    pub(crate) bytes: [u64; MAX_CONTROLLERS],
+    /// Load of these bytes: the bytes themselves, or those of them that were touched.
+    pub(crate) load: [u64; MAX_CONTROLLERS],
+    /// Controllers that the part's placement allows.
+    pub(crate) allowed: ControllerSet,
 }
 
 /// A controller that takes part.
 #[derive(Clone, Copy, Debug)]
-pub struct Side {
+pub(crate) struct Side {
     /// The controller.
-    pub controller: ControllerId,
-    /// What it carries.
-    pub load: u64,
-    /// Free bytes.
-    pub room: u64,
+    pub(crate) controller: ControllerId,
+    /// Its load.
+    pub(crate) load: u64,
+    /// Free bytes that the plan may use.
+    pub(crate) room: u64,
 }
 
-/// Bytes of a guest from one controller to another.
+/// A move of some of a share's bytes from one controller to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Shift {
+pub(crate) struct Shift {
     /// The guest.
-    pub guest: GuestId,
-    /// Where the part of its RAM begins that it comes out of.
-    pub ipa: Ipa,
-    /// The bytes of the part.
-    pub size: u64,
-    /// Where from.
-    pub from: ControllerId,
-    /// Where to.
-    pub to: ControllerId,
-    /// How much.
-    pub bytes: u64,
-    /// What that weighs, if it is like the rest of the guest there.
-    pub load: u64,
+    pub(crate) guest: GuestId,
+    /// Start of the part of its RAM that the bytes are taken from.
+    pub(crate) ipa: Ipa,
+    /// Size of that part in bytes.
+    pub(crate) size: u64,
+    /// Source.
+    pub(crate) from: ControllerId,
+    /// Target.
+    pub(crate) to: ControllerId,
+    /// Bytes to move.
+    pub(crate) bytes: u64,
+    /// Load of these bytes, if they are touched as evenly as the rest of the share behind the source.
+    pub(crate) load: u64,
 }
 
-/// Why a plan ends where it does.
+/// The reason why a plan has no further shift.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
-    /// The loads count as even.
+pub(crate) enum End {
+    /// The loads are even.
     Even,
     /// Fewer than two controllers take part.
     Alone,
-    /// Nothing behind this controller, which carries more, can move to one that carries less.
+    /// Nothing behind this controller can move to a less loaded one.
     NothingMoves(ControllerId),
-    /// This controller, which carries less, has no room.
+    /// This less loaded controller has no free memory.
     NoRoom(ControllerId),
-    /// It would go back from the first to the second, where an earlier plan took it away, for too little.
+    /// An earlier plan moved memory from the second controller to the first, and the difference is too small to move it back.
     Back(ControllerId, ControllerId),
-    /// As many shifts as a plan has room for.
+    /// The plan has [`MAX_SHIFTS`] shifts.
     Full,
 }
 
-/// Which ways plans have taken.
+/// The directions of earlier shifts: for each source controller a mask of targets.
 ///
-/// Two windows never give the same heat. Lest they let memory go to and fro, going back takes twice the difference that
-/// going on does.
+/// No two windows of time measure the same heat. To keep memory from moving back and forth, moving it back takes twice the
+/// difference that moving it on takes.
 #[derive(Debug)]
-pub struct History([AtomicU64; MAX_CONTROLLERS]);
+pub(crate) struct History([AtomicU64; MAX_CONTROLLERS]);
 
 impl Default for History {
     fn default() -> Self {
@@ -109,13 +111,13 @@ impl Default for History {
 }
 
 impl History {
-    /// Of no plan.
-    pub const fn new() -> Self {
+    /// Makes an empty history.
+    pub(crate) const fn new() -> Self {
         Self([const { AtomicU64::new(0) }; MAX_CONTROLLERS])
     }
 
-    /// Something goes `from` one controller `to` another.
-    pub fn note(&self, from: ControllerId, to: ControllerId) {
+    /// Notes a shift `from` one controller `to` another, and forgets the opposite direction.
+    pub(crate) fn note(&self, from: ControllerId, to: ControllerId) {
         self.0[from.index()].fetch_or(1 << to.index(), Ordering::Relaxed);
         self.0[to.index()].fetch_and(!(1 << from.index()), Ordering::Relaxed);
     }
@@ -125,24 +127,24 @@ impl History {
     }
 }
 
-/// What evens out loads.
+/// A list of shifts that evens out loads.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// What to shift.
-    pub shifts: Vec<Shift, MAX_SHIFTS>,
-    /// Why that is all.
-    pub end: End,
-    /// What loads may differ by.
-    pub band: u64,
+pub(crate) struct Plan {
+    /// The shifts, in order.
+    pub(crate) shifts: Vec<Shift, MAX_SHIFTS>,
+    /// The reason why there are no more.
+    pub(crate) end: End,
+    /// Largest difference between loads that count as even.
+    pub(crate) band: u64,
 }
 
-/// What evens out the loads of `sides`, which are changed to what they then are.
+/// Plans shifts that even out the loads of `sides`, and updates `sides` and `shares` to the state after them.
 ///
-/// It shifts from the heaviest to the lightest between which something can, from the share with the most load there, and
-/// as much as brings one of them to the mean: who is above it only gives, who is below only takes, so nothing moves back
-/// and forth in a plan. Loads that differ by at most a part of their mean, or by two pageblocks, count as even; with
-/// [`By::Heat`] going back takes more (see [`History`]).
-pub fn plan(by: By, sides: &mut [Side], shares: &mut [Share], history: &History) -> Plan {
+/// Each shift goes from the most to the least loaded side between which a share can move. It takes the share with the most
+/// load behind the source, and as many bytes as bring source or target to the mean. A side above the mean only gives and
+/// one below it only takes, so a plan never moves memory back and forth. Loads that differ by at most a part of the mean,
+/// or by two pageblocks, count as even; with [`By::Heat`] moving back takes more (see [`History`]).
+pub(crate) fn plan(by: By, sides: &mut [Side], shares: &mut [Share], history: &History) -> Plan {
     sort(sides);
     let mean = sides.iter().map(|side| side.load).sum::<u64>() / sides.len().max(1) as u64;
     let band = (mean / by.band()).max(2 * PAGEBLOCK_SIZE);
@@ -165,7 +167,7 @@ pub fn plan(by: By, sides: &mut [Side], shares: &mut [Share], history: &History)
     plan
 }
 
-/// By load, the lightest first: by insertion, for they are few, and core's sorting is large.
+/// Sorts `sides` by load, the lightest first. Insertion sort: there are few sides, and the sort of `core` is large.
 fn sort(sides: &mut [Side]) {
     for end in 1..=sides.len() {
         let Some((last, sorted)) = sides.get_mut(..end).and_then(<[Side]>::split_last_mut) else { continue };
@@ -176,7 +178,10 @@ fn sort(sides: &mut [Side]) {
     }
 }
 
-/// The next shift, which is done to `sides` and `shares`, or what is in the way between the two that differ most.
+/// Plans the next shift and applies it to `sides` and `shares`.
+///
+/// # Errors
+/// The obstacle between the two sides that differ most.
 fn next(
     by: By,
     sides: &mut [Side],
@@ -204,6 +209,7 @@ fn next(
     Err(end.unwrap_or(End::Even))
 }
 
+/// Plans a shift from `heavy` to `light` and applies it to `shares`.
 fn between(
     by: By,
     (heavy, light): (Side, Side),
@@ -223,11 +229,12 @@ fn between(
         return Err(End::NoRoom(to));
     }
     let at = from.index();
-    let can_move = |share: &&mut Share| share.bytes[at] > 0 && share.load[at] > 0 && share.open.contains(to);
+    let can_move =
+        |share: &&mut Share| share.bytes[at] > 0 && share.load[at] > 0 && share.allowed.contains(to);
     let share = shares.iter_mut().filter(can_move).max_by_key(|share| share.load[at]);
     let share = share.ok_or(End::NothingMoves(from))?;
     let (held, weight) = (share.bytes[at], share.load[at]);
-    // As many bytes as carry the difference to the mean, if they are like the others of the guest there.
+    // The bytes that carry the difference to the mean, if the share is touched evenly.
     let weight_wanted = heavy.load.saturating_sub(mean).min(mean.saturating_sub(light.load));
     let wanted = scaled(weight_wanted, held, weight);
     let bytes = wanted.min(held.min(light.room)) / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
@@ -262,7 +269,7 @@ mod tests {
         };
         let guest = GuestId::try_new(guest).unwrap();
         let (ipa, size) = (Ipa::default(), bytes.iter().sum());
-        Share { guest, ipa, size, bytes: spread(bytes), load: spread(load), open: ControllerSet::ALL }
+        Share { guest, ipa, size, bytes: spread(bytes), load: spread(load), allowed: ControllerSet::ALL }
     }
 
     fn side(number: u8, load: u64, room: u64) -> Side {
@@ -292,14 +299,14 @@ mod tests {
 
     #[test]
     fn a_hot_guest_moves_by_its_density() {
-        // A quarter of what it has is touched: four times the bytes have to move.
+        // A quarter of its memory is touched: four times the bytes have to move.
         let mut sides = [side(0, 40 * M2, 0), side(1, 0, 500 * M2)];
         let mut shares = [share(0, &[160 * M2], &[40 * M2])];
         assert_eq!(plan(&mut sides, &mut shares)[0].bytes, 80 * M2);
     }
 
     #[test]
-    fn what_is_even_or_has_no_room_stays() {
+    fn nothing_moves_if_loads_are_even_or_there_is_no_room() {
         let mut shares = [share(0, &[50 * M2, 45 * M2], &[50 * M2, 45 * M2])];
         assert!(plan(&mut [side(0, 50 * M2, 9 * M2), side(1, 45 * M2, 9 * M2)], &mut shares).is_empty());
         assert!(plan(&mut [side(0, 50 * M2, 9 * M2), side(1, 0, 0)], &mut shares).is_empty());
@@ -314,12 +321,12 @@ mod tests {
         assert_eq!(why(&mut sides(), &mut shares.clone()), End::Even);
         assert_eq!(why(&mut [sides()[0], side(1, 0, 0)], &mut shares.clone()), End::NoRoom(controller(1)));
         assert_eq!(why(&mut sides(), &mut []), End::NothingMoves(controller(0)));
-        shares[0].open = ControllerSet::EMPTY.with(controller(0));
+        shares[0].allowed = ControllerSet::EMPTY.with(controller(0));
         assert_eq!(why(&mut sides(), &mut shares), End::NothingMoves(controller(0)));
     }
 
     #[test]
-    fn where_the_heaviest_cannot_give_the_next_one_does() {
+    fn the_next_side_gives_if_the_heaviest_cannot() {
         let mut sides = [side(0, 90 * M2, 0), side(1, 60 * M2, 0), side(2, 0, 100 * M2)];
         let mut shares = [share(0, &[0, 60 * M2], &[0, 60 * M2])];
         let shifts = plan(&mut sides, &mut shares);
@@ -327,12 +334,12 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_guest_go_where_each_of_them_may() {
-        // The larger part may not go to where there is room.
+    fn each_part_of_a_guest_moves_only_to_its_allowed_controllers() {
+        // The larger part is not allowed behind the controller with free memory.
         let ipa = |block: u64| Ipa::try_new(block * M2).unwrap();
-        let open = |number: u8| ControllerSet::EMPTY.with(controller(0)).with(controller(number));
-        let mut tied = Share { ipa: ipa(0), open: open(2), ..share(0, &[60 * M2], &[60 * M2]) };
-        let free = Share { ipa: ipa(100), open: open(1), ..share(0, &[30 * M2], &[30 * M2]) };
+        let allowed = |number: u8| ControllerSet::EMPTY.with(controller(0)).with(controller(number));
+        let mut tied = Share { ipa: ipa(0), allowed: allowed(2), ..share(0, &[60 * M2], &[60 * M2]) };
+        let free = Share { ipa: ipa(100), allowed: allowed(1), ..share(0, &[30 * M2], &[30 * M2]) };
         let sides = || [side(0, 90 * M2, 0), side(1, 0, 99 * M2)];
         let shifts = plan(&mut sides(), &mut [tied, free]);
         assert_eq!(
@@ -340,12 +347,12 @@ mod tests {
             [(ipa(100), 30 * M2)]
         );
         assert_eq!(why(&mut sides(), &mut [tied]), End::NothingMoves(controller(0)));
-        tied.open = open(1);
+        tied.allowed = allowed(1);
         assert_eq!(plan(&mut sides(), &mut [tied, free])[0].ipa, ipa(0));
     }
 
     #[test]
-    fn heat_goes_back_only_for_much() {
+    fn heat_moves_back_only_for_twice_the_difference() {
         let history = History::new();
         let heat = |zero: u64, one: u64| {
             let mut sides = [side(0, zero * M2, 500 * M2), side(1, one * M2, 500 * M2)];
@@ -355,7 +362,7 @@ mod tests {
             (plan.shifts.len(), plan.end)
         };
         assert_eq!(heat(100, 20), (1, End::Even));
-        // The other way round by as little as what would do to go on, and by more.
+        // In the other direction: a difference that would do to move on, then a larger one.
         assert_eq!(heat(50, 70), (0, End::Back(controller(1), controller(0))));
         assert_eq!(heat(70, 50), (1, End::Even));
         assert_eq!(heat(30, 90), (1, End::Even));
@@ -363,7 +370,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing moves back and forth: a plan that is carried out leaves no shift in the other direction to be made.
+        /// Once a plan is carried out, no later plan moves memory in the opposite direction.
         #[test]
         fn a_plan_is_not_undone(
             held in prop::collection::vec(prop::collection::vec(0..500u64, 4), 1..4),
