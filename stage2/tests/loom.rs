@@ -10,7 +10,7 @@ use stage2::addr::{Frame, Ipa};
 use stage2::controller::ControllerId;
 use stage2::owner::{GuestId, Owner};
 use stage2::phys::alloc::check::{Check, Translation};
-use stage2::phys::alloc::{Kind, Memory, Request, Requester};
+use stage2::phys::alloc::{Memory, MemoryKind, Request, Requester, Retired};
 use stage2::phys::frame::{Contents, Footprint};
 use stage2::phys::map::BootMap;
 use stage2::phys::placement::Placement;
@@ -48,7 +48,7 @@ fn memory(pageblocks: u64) -> Arc<Memory<'static>> {
 
 fn request(order: u8, owner: u8) -> Request {
     let owner = Owner::Guest(guest(owner));
-    Request { order, kind: Kind::Movable, owner, placement: Placement::Any, mapping: None }
+    Request { order, kind: MemoryKind::Movable, owner, placement: Placement::Any, mapping: None }
 }
 
 /// Nothing is in use any more, everything is one again, and the books are right.
@@ -73,7 +73,7 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 fn single_frames_at_hand_go_to_one_cpu_each() {
     loom::model(|| {
         let memory = memory(1);
-        let request = |owner| Request { kind: Kind::Unmovable, ..request(0, owner) };
+        let request = |owner| Request { kind: MemoryKind::Unmovable, ..request(0, owner) };
         let take = move |memory: &Memory<'_>, owner| memory.allocate(&request(owner)).expect("a frame").frame;
         let give = |memory: &Memory<'_>, owner, frame| {
             memory.free(frame, 0, Owner::Guest(guest(owner)), Contents::Dirty).expect("a frame in use");
@@ -97,7 +97,7 @@ fn single_frames_at_hand_go_to_one_cpu_each() {
 }
 
 /// A single frame of `owner`'s, and what gives one back.
-fn take(memory: &Memory<'_>, kind: Kind, owner: u8) -> Frame {
+fn take(memory: &Memory<'_>, kind: MemoryKind, owner: u8) -> Frame {
     memory.allocate(&Request { kind, ..request(0, owner) }).expect("a frame").frame
 }
 
@@ -113,7 +113,7 @@ fn on_another_cpu(memory: &Arc<Memory<'static>>, frames: [Frame; 2]) -> thread::
 
 /// Three frames of guest 1's from one group, which is at hand and the one that was freed into last: the
 /// next free there needs no look at the table.
-fn with_a_group_at_hand(memory: &Memory<'_>, kind: Kind) -> [Frame; 3] {
+fn with_a_group_at_hand(memory: &Memory<'_>, kind: MemoryKind) -> [Frame; 3] {
     let [first, second, third, fourth] = core::array::from_fn(|_| take(memory, kind, 1));
     give(memory, 1, first);
     [second, third, fourth]
@@ -123,7 +123,7 @@ fn with_a_group_at_hand(memory: &Memory<'_>, kind: Kind) -> [Frame; 3] {
 fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
+        let [second, third, fourth] = with_a_group_at_hand(&memory, MemoryKind::Movable);
         let other = on_another_cpu(&memory, [second, third]);
         // A look at the free map, which has to have everything in it: before, between or after the two.
         let glance = memory.glance(second).expect("RAM");
@@ -140,7 +140,7 @@ fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
 fn frees_at_hand_against_isolation() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
+        let [second, third, fourth] = with_a_group_at_hand(&memory, MemoryKind::Movable);
         let other = on_another_cpu(&memory, [second, third]);
         let range = FrameRange::try_new(second, 1).expect("a range");
         let isolated = memory.isolate(range, Requester::Anyone).expect("what is there can move");
@@ -160,11 +160,11 @@ fn frees_at_hand_against_isolation() {
 fn frees_at_hand_against_a_request_that_takes_the_pageblock_over() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_group_at_hand(&memory, Kind::Movable);
+        let [second, third, fourth] = with_a_group_at_hand(&memory, MemoryKind::Movable);
         let other = on_another_cpu(&memory, [second, third]);
         // There is no other: it changes its type, and the group that is at hand belongs to no type any more.
-        let stolen = take(&memory, Kind::Unmovable, 0);
-        let next = take(&memory, Kind::Unmovable, 0);
+        let stolen = take(&memory, MemoryKind::Unmovable, 0);
+        let next = take(&memory, MemoryKind::Unmovable, 0);
         assert_ne!(stolen, next);
         other.join().expect("the other CPU");
         [stolen, next].into_iter().for_each(|frame| give(&memory, 0, frame));
@@ -178,7 +178,7 @@ fn frees_into_groups_of_their_own_against_each_other() {
     model(|| {
         let memory = memory(1);
         // 70 frames: of two groups, both of which may be the one that was freed into last.
-        let held: Vec<Frame> = (0..70).map(|_| take(&memory, Kind::Movable, 1)).collect();
+        let held: Vec<Frame> = (0..70).map(|_| take(&memory, MemoryKind::Movable, 1)).collect();
         let [mine, others] = [[held[0], held[1]], [held[64], held[65]]];
         let other = {
             let memory = memory.clone();
@@ -279,7 +279,9 @@ fn retiring_against_a_cpu_that_frees() {
                 memory.free(held.frame, 4, Owner::Guest(guest(1)), Contents::Dirty).expect("its own");
             })
         };
-        let done = memory.retire(bad);
+        let mut done = Retired::default();
+        let rest = memory.retire_some(bad, &mut done);
+        assert!(rest.is_empty());
         assert_eq!(done.now + done.doomed, 1);
         other.join().expect("no panic");
         let totals = memory.zone_totals(Zone::Normal);

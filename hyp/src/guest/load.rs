@@ -13,7 +13,7 @@ use guest_dts::image::{BootPlan, Image};
 use guest_dts::tree::Tree;
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::controller::{ControllerId, ControllerSet};
-use stage2::phys::alloc::Kind;
+use stage2::phys::alloc::MemoryKind;
 use stage2::phys::placement::{ControllerList, Placement, Strictness};
 
 /// What a guest is made from: its configuration, checked, and what follows from it.
@@ -63,8 +63,8 @@ impl Plan {
                 order: order(region.unit),
                 // What cannot move must not get into a pool's frames.
                 kind: match region.is_pinned_in_place || guest.migration.is_opted_out {
-                    true => Kind::Unmovable,
-                    false => Kind::Movable,
+                    true => MemoryKind::Unmovable,
+                    false => MemoryKind::Movable,
                 },
                 placement: placement(region, controller)?,
                 is_in_place: region.is_pinned_in_place,

@@ -54,7 +54,7 @@ use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
 use stage2::claim::ClaimId;
 use stage2::migrate::{Mobility, Region};
 use stage2::owner::GuestId;
-use stage2::phys::alloc::Kind;
+use stage2::phys::alloc::MemoryKind;
 use stage2::phys::placement::Placement;
 use stage2::table::Level;
 
@@ -345,8 +345,8 @@ impl Guest {
             mobility: match piece.kind {
                 _ if piece.is_in_place => Mobility::PinnedInPlace,
                 _ if self.plan.migration().is_opted_out => Mobility::OptedOut,
-                Kind::Unmovable => Mobility::PinnedInPlace,
-                Kind::Movable => Mobility::Movable,
+                MemoryKind::Unmovable => Mobility::PinnedInPlace,
+                MemoryKind::Movable => Mobility::Movable,
             },
             placement: self.placement(index).unwrap_or(piece.placement),
             largest: match piece.order {

@@ -14,7 +14,7 @@ use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK
 use stage2::migrate;
 use stage2::owner::{GuestId, Owner};
 use stage2::phys::alloc::check::Translation;
-use stage2::phys::alloc::{Kind, Request};
+use stage2::phys::alloc::{MemoryKind, Request};
 use stage2::phys::frame::{Contents, Mapping};
 use stage2::phys::placement::Placement;
 use stage2::table::{Attributes, Leaf, Mark, Stage2, TableMemory};
@@ -56,7 +56,7 @@ pub(crate) struct Piece {
     /// The largest order to back it with.
     pub(crate) order: u8,
     /// Whether it may be moved later.
-    pub(crate) kind: Kind,
+    pub(crate) kind: MemoryKind,
     /// Behind which controllers.
     pub(crate) placement: Placement,
     /// Whether it lies at the same physical address, which was kept for it at boot.

@@ -2,7 +2,7 @@
 
 use stage2::addr::Frame;
 use stage2::owner::Owner;
-use stage2::phys::alloc::{AllocError, Kind, Memory, Request};
+use stage2::phys::alloc::{AllocError, Memory, MemoryKind, Request};
 use stage2::phys::frame::Contents;
 use stage2::phys::placement::Placement;
 
@@ -11,7 +11,8 @@ pub(crate) static MEMORY: Memory<'static> = Memory::new();
 
 /// Takes `1 << order` contiguous frames for `owner`, as they are.
 pub(super) fn take(order: u8, owner: Owner) -> Result<(Frame, Contents), AllocError> {
-    let request = Request { order, kind: Kind::Unmovable, owner, placement: Placement::Any, mapping: None };
+    let request =
+        Request { order, kind: MemoryKind::Unmovable, owner, placement: Placement::Any, mapping: None };
     let allocation = MEMORY.allocate(&request)?;
     Ok((allocation.frame, allocation.contents))
 }

@@ -12,7 +12,7 @@ use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::ControllerId;
 use stage2::owner::{GuestId, Owner};
 use stage2::phys::alloc::check::Translation;
-use stage2::phys::alloc::{Kind, Memory, Request};
+use stage2::phys::alloc::{Memory, MemoryKind, Request};
 use stage2::phys::dmb::{Core, CoreOption, Wishes, default_floor, designate};
 use stage2::phys::frame::{Footprint, Mapping};
 use stage2::phys::map::{BootMap, ReservationKind};
@@ -85,13 +85,13 @@ fn memory() -> Box<Memory<'static>> {
     memory.boot(&map, words.leak(), floor).unwrap();
     let guest = GuestId::try_new(0).unwrap();
     for (kind, owner, order, count) in [
-        (Kind::Unmovable, Owner::Hypervisor, 0, 10),
-        (Kind::Unmovable, Owner::Tables(guest), 0, 5),
-        (Kind::Movable, Owner::Guest(guest), 9, 256),
+        (MemoryKind::Unmovable, Owner::Hypervisor, 0, 10),
+        (MemoryKind::Unmovable, Owner::Tables(guest), 0, 5),
+        (MemoryKind::Movable, Owner::Guest(guest), 9, 256),
     ] {
         for at in 0..count {
             let ipa = Ipa::new_truncate(0x4000_0000 + at * (FRAME_SIZE << order));
-            let mapping = (kind == Kind::Movable).then_some(Mapping { guest, ipa });
+            let mapping = (kind == MemoryKind::Movable).then_some(Mapping { guest, ipa });
             let placement = Placement::only(ControllerId::try_new((at >= 128).into()).unwrap());
             let _ = memory.allocate(&Request { order, kind, owner, placement, mapping }).unwrap();
         }

@@ -8,7 +8,7 @@ use stage2::claim::{self, ClaimId, Claimant, Claims, RequestError, Step, Windows
 use stage2::controller::ControllerId;
 use stage2::migrate::{Engine, Mobility, Region, Time};
 use stage2::owner::{GuestId, Owner, PoolId};
-use stage2::phys::alloc::{Kind, Memory, Request};
+use stage2::phys::alloc::{Memory, MemoryKind, Request};
 use stage2::phys::dmb;
 use stage2::phys::dmb::{Node, NodeKind, NodePlace, Source, Wishes};
 use stage2::phys::frame::{Footprint, Mapping};
@@ -60,7 +60,7 @@ impl FakePools {
             let ipa = Ipa::new_truncate(0x4000_0000 + at * (2 << 20));
             let owner = Owner::Guest(guest);
             let (placement, mapping) = (Placement::Any, Some(Mapping { guest, ipa }));
-            let request = Request { order: 9, kind: Kind::Movable, owner, placement, mapping };
+            let request = Request { order: 9, kind: MemoryKind::Movable, owner, placement, mapping };
             let _ = memory.allocate(&request).unwrap();
         }
         let claims = Claims::new();

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 use stage2::addr::Frame;
 use stage2::controller::ControllerId;
 use stage2::owner::Owner;
-use stage2::phys::alloc::{Kind, Memory, Request};
+use stage2::phys::alloc::{Memory, MemoryKind, Request};
 use stage2::phys::frame::{Contents, Footprint};
 use stage2::phys::map::BootMap;
 use stage2::phys::placement::Placement;
@@ -73,7 +73,7 @@ impl Frames for Ballast {
         memory.boot(&map, words(&map), 0).expect("boot");
         let request = Request {
             order: 0,
-            kind: Kind::Unmovable,
+            kind: MemoryKind::Unmovable,
             owner: Owner::Hypervisor,
             placement: Placement::Any,
             mapping: None,

@@ -279,7 +279,7 @@ pub(super) fn is_fixed(occupant: &Occupant) -> bool {
     occupant.state != State::Used
         || occupant.is_doomed
         || !matches!(occupant.owner, Some(Owner::Guest(_)))
-        || occupant.mobility == crate::phys::frame::Mobility::Pinned
+        || occupant.kind == crate::phys::frame::MemoryKind::Unmovable
 }
 
 /// Finds the cheapest range of `frames` frames, aligned to `align`, in the pageblock `part`. Returns its start and its

@@ -15,13 +15,10 @@ use spin::Once;
 
 use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::controller::{ControllerId, ControllerSet};
-use crate::owner::Owner;
 use crate::phys::arena::Locked;
-use crate::phys::buddy::Taken;
 use crate::phys::dmb::{Block, MAX_BLOCKS};
-use crate::phys::frame::{Cell, FrameTable, Mapping, Region, Slot};
+use crate::phys::frame::{Cell, FrameTable, Mapping, RamRange, Slot};
 use crate::phys::map::BootMap;
-use crate::phys::pageblock::Shape;
 use crate::phys::zone::{ARENAS, Zone};
 use crate::range::FrameRange;
 use crate::sync::Counter;
@@ -48,15 +45,16 @@ mod rmap;
 pub(crate) mod tests;
 
 pub use crate::phys::arena::Arena;
+pub use crate::phys::frame::MemoryKind;
 pub use boot::BootError;
 pub use contiguous::Wanted;
-pub use error::{AllocError, BlockError, BlockReason, MappingError};
+pub use error::{AllocError, BlockError, BlockReason};
 pub use free_blocks::{FreeBlocks, ORDERS};
 pub use in_use::{Occupant, Occupants};
 pub use isolation::{IsolateError, IsolateReason, Isolated, Requester, TakeError};
 pub use pageblock_usage::Glance;
 pub use query::{ControllerTotals, FrameInfo, ZoneTotals};
-pub use request::{Allocation, Kind, Request};
+pub use request::{Allocation, Request};
 pub use retire::Retired;
 pub use rmap::Tenant;
 
@@ -97,25 +95,17 @@ struct Layout<'a> {
     pool_frames: u64,
 }
 
-/// A block just taken, and where.
-#[derive(Clone, Copy)]
-struct Found {
-    taken: Taken,
-    controller: ControllerId,
-    zone: Zone,
-}
-
 /// Where the books on a frame are.
-struct Place<'m, 'a> {
+struct FrameRecord<'m, 'a> {
     layout: &'m Layout<'a>,
-    region: &'m Region,
+    region: &'m RamRange,
     slot: Slot,
     /// The word of the pageblock.
     cell: Cell<'a>,
     arena: &'m Arena,
 }
 
-impl<'m, 'a> Place<'m, 'a> {
+impl<'m, 'a> FrameRecord<'m, 'a> {
     fn table(&self) -> &'m FrameTable<'a> {
         &self.layout.table
     }
@@ -221,39 +211,15 @@ impl<'a> Memory<'a> {
         BUILT_IN + self.more_arenas.get().map_or(0, |more| more.len())
     }
 
-    /// Says where the block in use at `frame` appears, or that it appears nowhere.
-    ///
-    /// # Errors
-    /// Where `frame` is not the head of a block of `owner`.
-    pub fn set_mapping(
-        &self,
-        frame: Frame,
-        owner: Owner,
-        mapping: Option<Mapping>,
-    ) -> Result<(), MappingError> {
-        let error = MappingError { frame, owner };
-        let place = self.place(frame).ok_or(error)?;
-        let _locked = place.lock();
-        let words = &place.table().words;
-        let word = words.word(place.slot);
-        let entry = words.entry(place.slot);
-        let is_head = word.is_split() || word.shape() == Shape::Used && place.slot.offset() == 0;
-        if !is_head || entry.meta().owner() != Some(owner) {
-            return Err(error);
-        }
-        entry.set_used(entry.meta(), mapping);
-        Ok(())
-    }
-
     /// Where the books on `frame` are; `None` where it is no RAM.
     #[inline]
-    fn place(&self, frame: Frame) -> Option<Place<'_, 'a>> {
+    fn record(&self, frame: Frame) -> Option<FrameRecord<'_, 'a>> {
         let layout = self.layout.get()?;
         let region = layout.table.region_of(frame)?;
         let slot = region.slot(frame.number());
         let cell = layout.table.words.cell(slot.pageblock())?;
         let arena = self.arena(region.arena(cell.get().zone()));
-        Some(Place { layout, region, slot, cell, arena })
+        Some(FrameRecord { layout, region, slot, cell, arena })
     }
 
     /// Where `frame` appears: the reverse map of the block that it lies in, moved on to the frame itself.

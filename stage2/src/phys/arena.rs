@@ -142,7 +142,7 @@ impl Locked<'_> {
             Standing::Free => &self.counters.free,
             Standing::Isolated => &self.counters.isolated,
             Standing::Retired => &self.counters.retired,
-            Standing::Used(owner) => &self.counters.used[owner.index()],
+            Standing::Used(owner) => &self.counters.used[owner],
         }
     }
 }
@@ -156,8 +156,8 @@ pub(crate) enum Standing {
     Isolated,
     /// Retired.
     Retired,
-    /// In use.
-    Used(Owner),
+    /// In use by the owner with this [`Owner::index`].
+    Used(usize),
 }
 
 impl Standing {

@@ -22,7 +22,7 @@
 //! pageblocks, movable ones to pools, which keep their type, then to unmovable pageblocks.
 
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::phys::frame::{Contents, FrameTable, Info, NONE, Region, SMALL_ORDERS, Slot, Table};
+use crate::phys::frame::{Contents, FrameTable, Info, NONE, SMALL_ORDERS, Slot, Table};
 use crate::phys::pageblock::{LIST_SLOTS, LISTS, MigrateType, Shape};
 use crate::phys::zone::Zone;
 
@@ -121,8 +121,8 @@ impl FreeLists {
         !self.lists[key(list, order)].first
     }
 
-    /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`: from the lists of that type, then from
-    /// other types, then out of wholly free pageblocks that were kept split.
+    /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`: from the lists of that type, then
+    /// from other types, then from wholly free pageblocks that were kept split.
     #[inline]
     pub(crate) fn take(
         &mut self,
@@ -131,23 +131,27 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        match self.take_from(&table.words, wanted as usize, order) {
+        let taken = match order {
+            0..PAGEBLOCK_ORDER => self.take_small(&table.words, wanted as usize, order),
+            _ => self.take_large(&table.words, wanted as usize, order),
+        };
+        match taken {
             Some(taken) => Some(taken),
-            None => self.take_elsewhere(table, zone, wanted, order),
+            None => self.take_otherwise(table, zone, wanted, order),
         }
     }
 
-    /// Takes a block from other types, or out of wholly free pageblocks that were kept split.
+    /// Takes a block that the first pageblock on the lists does not have.
     #[cold]
     #[inline(never)]
-    fn take_elsewhere(
+    fn take_otherwise(
         &mut self,
         table: &FrameTable<'_>,
         zone: Zone,
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let taken = self.fall_back(&table.words, zone, wanted, order);
+        let taken = self.take_own_or_fall_back(table, zone, wanted, order);
         if taken.is_none() && self.release_kept(table) {
             return self.take_own_or_fall_back(table, zone, wanted, order);
         }
@@ -167,52 +171,50 @@ impl FreeLists {
         }
     }
 
-    /// Takes a block of `order` from the lists of one type.
-    #[inline]
+    /// Takes a block of `order` from the lists of one type, splitting a pageblock for it if necessary.
     fn take_from(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        match order {
-            0..PAGEBLOCK_ORDER => self.take_part(table, list, order),
-            _ => self.take_whole(table, list, order),
+        if order >= PAGEBLOCK_ORDER {
+            return self.take_large(table, list, order);
         }
-    }
-
-    /// Takes a block of `order`, less than a pageblock, from the lists of one type.
-    #[inline]
-    fn take_part(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        if let Some(taken) = self.take_small(table, list, order, TRIES) {
+        if let Some(taken) = self.take_small_after(table, list, order, TRIES) {
             return Some(taken);
         }
-        self.take_from_whole(table, list, order)
-    }
-
-    /// Takes a block of `order`, less than a pageblock, from a pageblock that is split for it.
-    #[inline(never)]
-    fn take_from_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
-        match self.take_whole(table, list, PAGEBLOCK_ORDER) {
+        match self.take_large(table, list, PAGEBLOCK_ORDER) {
             Some(whole) => Some(self.take_split(table, whole, list, order)),
-            None => self.take_small(table, list, order, u32::MAX),
+            None => self.take_small_after(table, list, order, u32::MAX),
         }
     }
 
-    /// Takes a block of `order` from a split pageblock. Puts the class of at most `tries` pageblocks right on the way.
-    fn take_small(&mut self, table: &Table<'_>, list: usize, order: u8, tries: u32) -> Option<Taken> {
-        for _ in 0..tries {
-            let classes = (self.orders[list] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
-            if classes == 0 {
-                return None;
-            }
-            let class = classes.trailing_zeros() as u8;
-            let index = self.first(list, class);
-            let map = table.free_map(index);
-            let contents = map.info().contents();
-            if let Some((offset, left)) = map.take(order) {
-                if left == 0 {
-                    self.unlink(table, index, list, class);
-                }
-                return Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents });
-            }
+    /// Returns the first split pageblock of the lowest class that may have a free block of `order`, and its class.
+    #[inline]
+    fn candidate(&self, list: usize, order: u8) -> Option<(u32, u8)> {
+        let classes = self.orders[list] & ((1 << SMALL_ORDERS) - 1) & u32::MAX << order;
+        let class = classes.trailing_zeros() as u8;
+        (classes != 0).then(|| (self.first(list, class), class))
+    }
+
+    /// Takes a block of `order` from the first candidate.
+    #[inline(always)]
+    fn take_small(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+        let (index, class) = self.candidate(list, order)?;
+        let map = table.free_map(index);
+        let contents = map.info().contents();
+        let (offset, left) = map.take(order)?;
+        if left == 0 {
             self.unlink(table, index, list, class);
-            if let Some(class) = map.largest() {
+        }
+        Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents })
+    }
+
+    /// Takes a block of `order` from a split pageblock, after correcting the class of at most `tries` of them.
+    fn take_small_after(&mut self, table: &Table<'_>, list: usize, order: u8, tries: u32) -> Option<Taken> {
+        for _ in 0..tries {
+            if let Some(taken) = self.take_small(table, list, order) {
+                return Some(taken);
+            }
+            let (index, class) = self.candidate(list, order)?;
+            self.unlink(table, index, list, class);
+            if let Some(class) = table.free_map(index).largest() {
                 self.push_split(table, index, list, class);
             }
         }
@@ -257,12 +259,9 @@ impl FreeLists {
         wanted: MigrateType,
         order: u8,
     ) -> Option<Taken> {
-        let taken = self.steal_whole(table, from, wanted, order);
-        if taken.is_some() {
+        let taken = self.steal_large(table, from, wanted, order);
+        if taken.is_some() || order >= PAGEBLOCK_ORDER {
             return taken;
-        }
-        if order >= PAGEBLOCK_ORDER {
-            return None;
         }
         let classes = (self.orders[from as usize] & ((1 << SMALL_ORDERS) - 1)) >> order << order;
         let class = classes.checked_ilog2()? as u8;
@@ -272,50 +271,45 @@ impl FreeLists {
             let slot = Slot::of_pageblock(index);
             table.set_word(slot, table.word(slot).with_migrate_type(wanted));
             self.push_split(table, index, wanted as usize, class);
-            if let Some(taken) = self.take_small(table, wanted as usize, order, u32::MAX) {
+            if let Some(taken) = self.take_small_after(table, wanted as usize, order, u32::MAX) {
                 return Some(taken);
             }
         }
-        self.take_small(table, from as usize, order, u32::MAX)
+        self.take_small_after(table, from as usize, order, u32::MAX)
     }
 
-    /// Gives the block of `order` at frame `number` of `region` back, merging it as far as it goes. Its entry must say
-    /// already that it is in use no more.
+    /// Frees the block of `order` at `slot`, which is frame `number`, and merges it with its buddies. Its entry must no
+    /// longer show it in use.
+    #[inline]
     pub(crate) fn give(
         &mut self,
         table: &FrameTable<'_>,
-        region: &Region,
+        slot: Slot,
         number: u64,
         order: u8,
         contents: Contents,
     ) {
         match order {
-            0..PAGEBLOCK_ORDER => self.give_small(table, region.slot(number), order, contents),
-            _ if self.isolated == 0 => self.merge(&table.words, region, number, order, contents),
-            _ => self.give_whole(table, region, number, order, contents),
+            0..PAGEBLOCK_ORDER => self.give_small(table, slot, order, contents),
+            _ if self.isolated == 0 => self.merge(&table.words, slot, number, order, contents),
+            _ => self.give_partly_isolated(table, slot, number, order, contents),
         }
     }
 
-    /// Gives a block of less than a pageblock back.
+    /// Frees a block below a pageblock.
+    #[inline]
     fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
         let map = table.words.free_map(slot.pageblock());
         let before = map.give(order, slot.offset(), contents);
-        let was_nearly_whole = before.count() == PAGEBLOCK_FRAMES as u32 - (1 << order);
-        // Without its buddy the block is part of no larger one.
-        let is_as_before = before.count() != 0
-            && !was_nearly_whole
-            && (before.class() == SMALL_ORDERS - 1
-                || before.class() >= order && !map.is_free(slot.offset() ^ 1 << order)
-                || !map.is_block_free(before.class() + 1, slot.offset()));
-        if !is_as_before {
-            self.relist(table, slot, map.order_around(order, slot.offset()), before);
+        if before.count() == 0 || map.may_exceed(before.class(), slot.offset()) {
+            self.relist(table, slot, order, before);
         }
     }
 
-    /// Puts the split pageblock at `slot` where it belongs after frames became free, the largest block of them now of order
-    /// `class`; its list was that of `before`.
+    /// Moves the split pageblock of the block of `order` just freed at `slot` to the list of its new class. Its list
+    /// was that of `before`.
     #[inline(never)]
-    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, class: u8, before: Info) {
+    fn relist(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, before: Info) {
         let word = table.words.word(slot);
         if word.is_isolated() {
             return;
@@ -323,6 +317,7 @@ impl FreeLists {
         let index = slot.pageblock();
         let list = word.list();
         let map = table.words.free_map(index);
+        let class = map.order_around(order, slot.offset());
         if before.count() == 0 {
             self.push_split(&table.words, index, list, class);
         } else if class > before.class() {
@@ -360,30 +355,32 @@ impl FreeLists {
         }
         self.unlink(&table.words, index, list, info.class());
         let region = table.region_in(word);
-        self.merge(&table.words, region, region.number(slot), PAGEBLOCK_ORDER, info.contents());
+        self.merge(&table.words, slot, region.number(slot), PAGEBLOCK_ORDER, info.contents());
         true
     }
 
-    /// Gives a block of at least a pageblock back. Isolated pageblocks of it become free for themselves.
-    fn give_whole(
+    /// Frees a block of at least a pageblock, of which some pageblocks may be isolated: each of these becomes a free
+    /// block of its own.
+    #[inline(never)]
+    fn give_partly_isolated(
         &mut self,
         table: &FrameTable<'_>,
-        region: &Region,
+        slot: Slot,
         number: u64,
         order: u8,
         contents: Contents,
     ) {
         let words = &table.words;
-        let heads = || (number..number + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize);
-        if !heads().any(|number| words.word(region.slot(number)).is_isolated()) {
-            return self.merge(words, region, number, order, contents);
+        let offsets = || (0..1 << order).step_by(PAGEBLOCK_FRAMES as usize);
+        if !offsets().any(|offset| words.word(slot.add(offset)).is_isolated()) {
+            return self.merge(words, slot, number, order, contents);
         }
-        for number in heads() {
-            let slot = region.slot(number);
+        for offset in offsets() {
+            let slot = slot.add(offset);
             if words.word(slot).is_isolated() {
                 Self::set_free_alone(words, slot, contents);
             } else {
-                self.merge(words, region, number, PAGEBLOCK_ORDER, contents);
+                self.merge(words, slot, number + offset, PAGEBLOCK_ORDER, contents);
             }
         }
     }

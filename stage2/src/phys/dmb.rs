@@ -21,7 +21,6 @@ use crate::range::FrameRange;
 mod error;
 mod general;
 mod grammar;
-mod intersection;
 mod node;
 mod number;
 mod place;
@@ -31,7 +30,6 @@ mod tests;
 pub use error::{Designation, DesignationError, Edge, Item, Rule, Warning};
 pub use general::default_floor;
 pub use grammar::{Amount, Core, CoreOption, option_values};
-pub use intersection::Intersection;
 pub use node::{Node, NodeKind, NodePlace};
 
 /// How many designated movable blocks there may be.

@@ -14,6 +14,8 @@
 //! where its pageblock is split or its block in use, and a free map only where its pageblock is split or heads a free
 //! block. What a 1 TiB machine writes at boot is one word for each pageblock and one free map for each gigabyte.
 
+use core::fmt;
+
 use crate::addr::{FRAME_SHIFT, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES};
 use crate::owner::{GuestId, Owner};
 use crate::phys::alloc::{Arena, Memory};
@@ -23,7 +25,7 @@ mod free_map;
 mod table;
 
 pub(crate) use free_map::{FreeMap, Info, SMALL_ORDERS};
-pub(crate) use table::{Cell, FrameTable, Head, NONE, Region, Slot, Table};
+pub(crate) use table::{Cell, FrameTable, Head, NONE, RamRange, Slot, Table};
 
 /// 32-bit words of a frame's entry.
 const ENTRY_WORDS: usize = 3;
@@ -102,10 +104,10 @@ impl Meta {
 
     /// A head in use by the owner with index `owner`; without a mapping.
     #[inline]
-    pub(crate) const fn used(order: u8, owner: usize, mobility: Mobility) -> Self {
-        let movable = match mobility {
-            Mobility::Movable => MOVABLE,
-            Mobility::Pinned => 0,
+    pub(crate) const fn used(order: u8, owner: usize, kind: MemoryKind) -> Self {
+        let movable = match kind {
+            MemoryKind::Movable => MOVABLE,
+            MemoryKind::Unmovable => 0,
         };
         Self(USED | (order as u32) << ORDER_SHIFT | (owner as u32) << OWNER_SHIFT | movable)
     }
@@ -136,9 +138,9 @@ impl Meta {
         if order > MAX_ORDER { MAX_ORDER } else { order }
     }
 
-    /// Whether the block can be moved elsewhere.
-    pub(crate) const fn mobility(self) -> Mobility {
-        if self.0 & MOVABLE != 0 { Mobility::Movable } else { Mobility::Pinned }
+    /// Returns the kind of a block in use.
+    pub(crate) const fn kind(self) -> MemoryKind {
+        if self.0 & MOVABLE != 0 { MemoryKind::Movable } else { MemoryKind::Unmovable }
     }
 
     /// The owner of a block in use, by [`Owner::index`].
@@ -201,13 +203,22 @@ impl Meta {
     }
 }
 
-/// Whether a block in use can be moved elsewhere.
+/// The kind of a block of memory: whether migration can move its contents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Mobility {
-    /// It can: only stage 2 reaches it.
+pub enum MemoryKind {
+    /// Ballast's own memory and tables, and guest RAM that must not move, which keeps NORMAL's floor. NORMAL only.
+    Unmovable,
+    /// Guest RAM that only stage 2 maps: from MOVABLE first, then from NORMAL above its floor.
     Movable,
-    /// It stays.
-    Pinned,
+}
+
+impl fmt::Display for MemoryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unmovable => "unmovable",
+            Self::Movable => "movable",
+        })
+    }
 }
 
 /// What is known of the bytes in a block.

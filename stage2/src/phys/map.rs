@@ -365,11 +365,6 @@ impl BootMap {
         self.reservations.iter().find(|reservation| reservation.range.overlaps(range))
     }
 
-    /// The first movable mark that touches `range`.
-    pub fn movable_in(&self, range: FrameRange) -> Option<(FrameRange, MovableMark)> {
-        self.marks.iter().find(|(marked, _)| marked.overlaps(range))
-    }
-
     /// The RAM range that `frame` lies in, with its controller.
     pub fn ram_at(&self, frame: Frame) -> Option<(FrameRange, ControllerId)> {
         self.ram.iter().find(|(range, _)| range.contains(frame))

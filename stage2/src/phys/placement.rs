@@ -83,8 +83,9 @@ impl Placement {
         Self::Listed(ControllerList::one(controller), Strictness::Strict)
     }
 
-    /// `controller` as long as it has something.
-    pub const fn prefer(controller: ControllerId) -> Self {
+    /// Returns a placement on `controller` and, once it is full, on the others.
+    #[cfg(test)]
+    pub(crate) const fn prefer(controller: ControllerId) -> Self {
         Self::Listed(ControllerList::one(controller), Strictness::Preferred)
     }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use stage2::controller::ControllerId;
 use stage2::owner::{GuestId, Owner};
-use stage2::phys::alloc::{Kind, Request};
+use stage2::phys::alloc::{MemoryKind, Request};
 use stage2::phys::placement::Placement;
 
 use super::super::fake::{Fake, Script};
@@ -333,7 +333,7 @@ fn retirement_says_what_it_waits_for_and_what_stays() {
     // From 0x43000000 on: a frame of Ballast's, one of alpha's tables, one that an owner has claimed.
     let request = |owner| Request {
         order: 0,
-        kind: Kind::Unmovable,
+        kind: MemoryKind::Unmovable,
         owner,
         placement: Placement::only(ControllerId::default()),
         mapping: None,

@@ -5,7 +5,7 @@ use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller, range_at};
 use super::*;
 use crate::cases::some;
 use crate::owner::{GuestId, Owner};
-use crate::phys::alloc::{Kind as MemoryKind, Request};
+use crate::phys::alloc::{MemoryKind, Request};
 
 /// A pool of 3 GiB that starts at a multiple of 1 GiB, all of it a guest's RAM in units of `order`.
 fn gigantic(order: u8) -> (Machine, PoolId) {

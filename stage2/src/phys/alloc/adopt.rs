@@ -4,7 +4,7 @@ use super::{BlockError, BlockReason, Memory};
 use crate::addr::{Frame, PAGEBLOCK_ORDER};
 use crate::owner::{Owner, PoolId};
 use crate::phys::arena::Standing;
-use crate::phys::frame::{Mapping, Meta, Mobility};
+use crate::phys::frame::{Mapping, MemoryKind, Meta};
 
 impl Memory<'_> {
     /// Makes the frames from `frame` on, which the owner of `pool` has claimed, one movable block of `order` (9 or 18) of
@@ -18,17 +18,17 @@ impl Memory<'_> {
         if order > PAGEBLOCK_ORDER {
             self.unite(frame, order, from, None)?;
         }
-        let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
-        let locked = place.lock_to_change();
-        let words = place.table().words;
-        let entry = words.entry(place.slot);
-        let is_whole = order >= PAGEBLOCK_ORDER && place.can_head(order);
+        let record = self.record(frame).ok_or_else(|| error(BlockReason::NotRam))?;
+        let locked = record.lock_to_change();
+        let words = record.table().words;
+        let entry = words.entry(record.slot);
+        let is_whole = order >= PAGEBLOCK_ORDER && record.can_head(order);
         let is_claimed = is_whole && entry.meta().is_plainly_used_as(order, from.index());
         if !is_claimed {
-            return Err(error(Self::why_not_freed(place.layout, place.region, frame.number(), from)));
+            return Err(error(Self::why_not_freed(record.layout, record.region, frame.number(), from)));
         }
-        entry.set_used(Meta::used(order, to.index(), Mobility::Movable), Some(mapping));
-        locked.count_moved(Standing::Used(from), Standing::Used(to), 1 << order);
+        entry.set_used(Meta::used(order, to.index(), MemoryKind::Movable), Some(mapping));
+        locked.count_moved(Standing::Used(from.index()), Standing::Used(to.index()), 1 << order);
         Ok(())
     }
 }

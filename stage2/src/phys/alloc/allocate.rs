@@ -1,8 +1,9 @@
 //! Where a request finds its block.
 
-use super::{AllocError, Allocation, Found, Kind, Layout, Memory, Request};
+use super::{AllocError, Allocation, Layout, Memory, MemoryKind, Request};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::controller::{ControllerId, ControllerSet};
+use crate::phys::buddy::Taken;
 use crate::phys::frame::Meta;
 use crate::phys::pageblock::Shape;
 use crate::phys::placement::{Placement, Strictness, most_free, next_interleaved};
@@ -23,24 +24,18 @@ impl<'a> Memory<'a> {
             Placement::Any => self.allocate_by_zone(layout, request, open),
             placement => self.allocate_placed(layout, request, placement, open),
         };
-        let found = found.ok_or_else(|| self.refusal(layout, request, open))?;
-        Ok(Allocation {
-            frame: layout.table.frame(found.taken.slot),
-            order: request.order,
-            controller: found.controller,
-            zone: found.zone,
-            contents: found.taken.contents,
-        })
+        found.ok_or_else(|| self.refusal(layout, request, open))
     }
 
     /// Tries the controllers that `placement` names, then, if they are only preferred, the others.
+    #[inline(never)]
     fn allocate_placed(
         &self,
         layout: &Layout<'a>,
         request: &Request,
         placement: &Placement,
         open: ControllerSet,
-    ) -> Option<Found> {
+    ) -> Option<Allocation> {
         let (named, strictness) = placement.named();
         let mut candidates = open.intersection(named);
         let found = match placement {
@@ -74,7 +69,12 @@ impl<'a> Memory<'a> {
 
     /// Tries the zones one after the other, in each the controllers with the most free memory first.
     #[inline]
-    fn allocate_by_zone(&self, layout: &Layout<'a>, request: &Request, open: ControllerSet) -> Option<Found> {
+    fn allocate_by_zone(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        open: ControllerSet,
+    ) -> Option<Allocation> {
         let mut zone = request.kind.first_zone();
         loop {
             let mut candidates = open.intersection(layout.populated[zone as usize]);
@@ -95,12 +95,13 @@ impl<'a> Memory<'a> {
     }
 
     /// Tries the zones of one controller.
+    #[inline(never)]
     fn allocate_behind(
         &self,
         layout: &Layout<'a>,
         request: &Request,
         controller: ControllerId,
-    ) -> Option<Found> {
+    ) -> Option<Allocation> {
         let mut zone = request.kind.first_zone();
         loop {
             let found = self.allocate_in(layout, request, controller, zone);
@@ -119,28 +120,29 @@ impl<'a> Memory<'a> {
         request: &Request,
         controller: ControllerId,
         zone: Zone,
-    ) -> Option<Found> {
+    ) -> Option<Allocation> {
         let frames = 1 << request.order;
         let arena = self.arena(zone.arena(controller));
         if arena.free() < frames {
             return None;
         }
-        let (wanted, mobility) = request.kind.needs();
+        let wanted = request.kind.migrate_type();
         if zone == Zone::Normal && request.keeps_floor() && !self.is_above_floor(layout, frames) {
             return None;
         }
+        let order = request.order;
         let owner = request.owner.index();
         let words = &layout.table.words;
         let mut locked = arena.lock_to_change();
-        let taken = locked.lists.take(&layout.table, zone, wanted, request.order)?;
-        if request.order >= PAGEBLOCK_ORDER {
-            let word = words.word(taken.slot);
-            words.set_word(taken.slot, word.with_head(Shape::Used, request.order));
+        let Taken { slot, contents } = locked.lists.take(&layout.table, zone, wanted, order)?;
+        let word = words.word(slot);
+        if order >= PAGEBLOCK_ORDER {
+            words.set_word(slot, word.with_head(Shape::Used, order));
         }
-        let meta = Meta::used(request.order, owner, mobility);
-        words.entry(taken.slot).set_used(meta, request.mapping);
+        words.entry(slot).set_used(Meta::used(order, owner, request.kind), request.mapping);
         locked.count_taken(owner, frames);
-        Some(Found { taken, controller, zone })
+        let frame = layout.table.region_in(word).frame(slot);
+        Some(Allocation { frame, order, controller, zone, contents })
     }
 
     /// Whether NORMAL keeps its floor when `frames` go. Two CPUs that ask at once may together go below it by the
@@ -158,8 +160,8 @@ impl<'a> Memory<'a> {
     fn free_for(&self, request: &Request, controller: ControllerId) -> u64 {
         let free = |zone: Zone| self.arena(zone.arena(controller)).free();
         match request.kind {
-            Kind::Unmovable => free(Zone::Normal),
-            Kind::Movable => free(Zone::Normal) + free(Zone::Movable),
+            MemoryKind::Unmovable => free(Zone::Normal),
+            MemoryKind::Movable => free(Zone::Normal) + free(Zone::Movable),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::addr::{FRAME_SIZE, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::controller::ControllerSet;
 use crate::owner::PoolId;
 use crate::phys::arena::{Locked, Standing};
-use crate::phys::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, Region};
+use crate::phys::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, RamRange};
 use crate::phys::map::{BootMap, MovableMark, Segment};
 use crate::phys::pageblock::{MigrateType, Pageblock, Shape};
 use crate::phys::zone::{ARENAS, Zone};
@@ -142,7 +142,7 @@ fn around(span: FrameRange, range: FrameRange) -> FrameRange {
 }
 
 /// Gives every pageblock of `region` its word: NORMAL until a segment says otherwise.
-fn write_pageblocks(table: &FrameTable<'_>, region: &Region) {
+fn write_pageblocks(table: &FrameTable<'_>, region: &RamRange) {
     let word = Pageblock::new(Zone::Normal, MigrateType::Movable, None).with_region(region.index);
     let around = region.range.aligned_around(PAGEBLOCK_FRAMES);
     for number in (around.start()..around.end()).step_by(PAGEBLOCK_FRAMES as usize) {
@@ -151,7 +151,7 @@ fn write_pageblocks(table: &FrameTable<'_>, region: &Region) {
 }
 
 /// Puts the pageblocks of a movable segment or of one in a pool, which are whole, where they belong.
-fn designate_pageblocks(table: &FrameTable<'_>, region: &Region, segment: &Segment) {
+fn designate_pageblocks(table: &FrameTable<'_>, region: &RamRange, segment: &Segment) {
     let (migrate_type, block) = match (segment.movable, segment.pool) {
         (Some(MovableMark::Block(block)), _) => (MigrateType::Movable, Some(block)),
         (Some(MovableMark::Amount), _) => (MigrateType::Movable, None),
@@ -179,7 +179,7 @@ pub(super) fn blocks(range: FrameRange) -> impl Iterator<Item = (u64, u8)> {
 }
 
 /// Writes the head of a reserved block.
-fn reserve_block(table: &FrameTable<'_>, region: &Region, number: u64, order: u8) {
+fn reserve_block(table: &FrameTable<'_>, region: &RamRange, number: u64, order: u8) {
     let slot = region.slot(number);
     let word = table.words.word(slot);
     if order >= PAGEBLOCK_ORDER {
@@ -198,16 +198,17 @@ fn reserve_block(table: &FrameTable<'_>, region: &Region, number: u64, order: u8
 pub(super) fn release_block<'a>(
     table: &FrameTable<'a>,
     locked: &mut Locked<'_>,
-    region: &Region,
+    region: &RamRange,
     number: u64,
     order: u8,
 ) {
+    let slot = region.slot(number);
     if order < PAGEBLOCK_ORDER {
-        table.words.entry(region.slot(number)).set_meta(Meta::NONE);
+        table.words.entry(slot).set_meta(Meta::NONE);
     }
     locked.count_released(1 << order);
     if locked.lists.has_isolated() {
-        count_freed(table, region, locked, number, order, Standing::Free);
+        count_freed(table, slot, locked, order, Standing::Free);
     }
-    locked.lists.give(table, region, number, order, Contents::Dirty);
+    locked.lists.give(table, slot, number, order, Contents::Dirty);
 }

@@ -1,7 +1,7 @@
 //! Single frames many at a time: what a migration of 4 KiB units takes and gives back.
 
 use super::reshape::cut_used;
-use super::{Kind, Memory, Request, boot};
+use super::{Memory, MemoryKind, Request, boot};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::owner::Owner;
 use crate::phys::frame::{Contents, Meta};
@@ -11,19 +11,19 @@ impl Memory<'_> {
     /// Allocates `1 << order` movable frames side by side, each a block of its own, the first of which appears at
     /// `mapping` and the others behind it. `order` is less than a pageblock's.
     pub(super) fn allocate_pages(&self, request: &Request) -> Option<Frame> {
-        if request.order >= PAGEBLOCK_ORDER || request.kind != Kind::Movable {
+        if request.order >= PAGEBLOCK_ORDER || request.kind != MemoryKind::Movable {
             return None;
         }
         let first = self.allocate(request).ok()?.frame;
-        let place = self.place(first)?;
-        let (words, number, count) = (place.table().words, first.number(), 1 << request.order);
-        let _locked = place.arena.lock_to_change();
-        let meta = words.entry(place.slot).meta();
+        let record = self.record(first)?;
+        let (words, number, count) = (record.table().words, first.number(), 1 << request.order);
+        let _locked = record.arena.lock_to_change();
+        let meta = words.entry(record.slot).meta();
         if meta.holds_doomed() {
-            let head = place.table().head(place.region, number)?;
+            let head = record.table().head(record.region, number)?;
             cut_used(
-                place.table(),
-                place.region,
+                record.table(),
+                record.region,
                 head,
                 &mut (number..number + count).map(|number| (number, 0)),
             );
@@ -31,7 +31,7 @@ impl Memory<'_> {
         }
         for index in 0..count {
             let mapping = request.mapping.and_then(|mapping| mapping.offset(index));
-            words.entry(place.slot.add(index)).set_used(meta.as_piece(0), mapping);
+            words.entry(record.slot.add(index)).set_used(meta.as_piece(0), mapping);
         }
         Some(first)
     }
@@ -48,15 +48,15 @@ impl Memory<'_> {
     /// The same where nothing about them is unusual; else nothing is changed.
     fn free_plain_pages(&self, first: Frame, count: u64, owner: Owner, contents: Contents) -> bool {
         let (number, index) = (first.number(), owner.index());
-        let Some(place) = self.place(first) else { return false };
+        let Some(record) = self.record(first) else { return false };
         let fits = number % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES && count > 0;
-        if !fits || !place.region.has(number + count - 1) {
+        if !fits || !record.region.has(number + count - 1) {
             return false;
         }
-        let words = place.table().words;
-        let mut locked = place.lock_to_change();
-        let entries = || (0..count).map(|index| words.entry(place.slot.add(index)));
-        let is_plain = words.word(place.slot).is_split_and_open()
+        let words = record.table().words;
+        let mut locked = record.lock_to_change();
+        let entries = || (0..count).map(|index| words.entry(record.slot.add(index)));
+        let is_plain = words.word(record.slot).is_split_and_open()
             && entries().all(|entry| entry.meta().is_plainly_used_as(0, index));
         let Some(range) = FrameRange::from_numbers(number, number + count).filter(|_| is_plain) else {
             return false;
@@ -64,7 +64,8 @@ impl Memory<'_> {
         entries().for_each(|entry| entry.set_meta(Meta::NONE));
         locked.count_given(index, count);
         for (number, order) in boot::blocks(range) {
-            locked.lists.give(place.table(), place.region, number, order, contents);
+            let slot = record.region.slot(number);
+            locked.lists.give(record.table(), slot, number, order, contents);
         }
         true
     }
@@ -92,7 +93,7 @@ mod tests {
         let mapping = Mapping { guest: GuestId::default(), ipa: Ipa::new_truncate(0x4000_0000) };
         let request = Request {
             order: 5,
-            kind: Kind::Movable,
+            kind: MemoryKind::Movable,
             owner: guest(0),
             placement: Placement::Any,
             mapping: Some(mapping),

@@ -20,7 +20,7 @@ use super::{Memory, Occupant};
 use crate::addr::{Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES, Pa};
 use crate::controller::ControllerId;
 use crate::owner::{GuestId, OWNERS, Owner};
-use crate::phys::frame::{Mapping, Region};
+use crate::phys::frame::{Mapping, RamRange};
 use crate::phys::pageblock::{LISTS, MigrateType};
 use crate::phys::zone::Zone;
 use crate::range::FrameRange;
@@ -81,7 +81,7 @@ pub enum Rule {
     /// Its block is not aligned, or reaches out of its RAM range or zone.
     Bounds,
     /// Its pageblock does not know its RAM range.
-    Region,
+    RamRange,
     /// Its pageblock's count of free frames is not what the bits say.
     FreeMap,
     /// Its free block or pageblock is not linked where it should be.
@@ -122,7 +122,7 @@ impl fmt::Display for Problem {
                 let text = match rule {
                     Rule::NoBlock => "lies in no block",
                     Rule::Bounds => "lies in a block that is misaligned or leaves its RAM range or zone",
-                    Rule::Region => "lies in a pageblock that names another RAM range",
+                    Rule::RamRange => "lies in a pageblock that names another RAM range",
                     Rule::FreeMap => "lies in a pageblock whose count of free frames is wrong",
                     Rule::Links => "is free but not on its list",
                     Rule::NotMerged => "is free and so is its buddy, but they are two blocks",
@@ -301,7 +301,7 @@ impl Check {
         &mut self,
         memory: &Memory<'_>,
         stage2: &dyn Translate,
-        region: &Region,
+        region: &RamRange,
         zone: Zone,
         report: &mut dyn FnMut(Problem),
     ) {

@@ -5,7 +5,7 @@
 
 use super::isolation::{check_movable, refusal};
 use super::reshape::pageblocks;
-use super::{Isolated, Kind, Memory, Requester};
+use super::{Isolated, Memory, MemoryKind, Requester};
 use crate::addr::Frame;
 use crate::controller::ControllerSet;
 use crate::owner::Owner;
@@ -21,7 +21,7 @@ pub struct Wanted {
     /// The first frame's number is a multiple of this, a power of two.
     pub alignment: u64,
     /// What will be put there: what cannot move goes to NORMAL only.
-    pub kind: Kind,
+    pub kind: MemoryKind,
     /// Behind which controllers.
     pub controllers: ControllerSet,
 }
@@ -53,11 +53,11 @@ impl Memory<'_> {
         let mut first_zone = None;
         pageblocks(window).find_map(|part| {
             let last = part.end() - 1;
-            let Some(place) = self.place(part.first()) else { return Some(last) };
-            let _locked = place.lock();
-            let word = place.table().words.word(place.slot);
+            let Some(record) = self.record(part.first()) else { return Some(last) };
+            let _locked = record.lock();
+            let word = record.table().words.word(record.slot);
             let zone = word.zone();
-            let is_wrong_zone = zone == Zone::Movable && wanted.kind == Kind::Unmovable;
+            let is_wrong_zone = zone == Zone::Movable && wanted.kind == MemoryKind::Unmovable;
             if is_wrong_zone || refusal(word, Requester::Anyone).is_some() {
                 return Some(last);
             }
@@ -65,7 +65,7 @@ impl Memory<'_> {
                 // What begins here may do.
                 return part.start().checked_sub(1);
             }
-            check_movable(&place, part).err().map(|(frame, _)| frame.number())
+            check_movable(&record, part).err().map(|(frame, _)| frame.number())
         })
     }
 
@@ -73,7 +73,7 @@ impl Memory<'_> {
     /// Nothing is moved for it; given back by [`Self::release_range`].
     pub fn take_contiguous(&self, wanted: &Wanted, owner: Owner) -> Option<(FrameRange, Contents)> {
         // What is taken is pinned.
-        let wanted = &Wanted { kind: Kind::Unmovable, ..*wanted };
+        let wanted = &Wanted { kind: MemoryKind::Unmovable, ..*wanted };
         let mut from = 0;
         loop {
             let window = self.find_contiguous(wanted, from)?;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::Kind;
+use super::MemoryKind;
 use crate::addr::{FRAME_SIZE, Frame, MAX_ORDER};
 use crate::controller::ControllerSet;
 use crate::owner::Owner;
@@ -23,7 +23,7 @@ pub enum AllocError {
         /// The order asked for.
         order: u8,
         /// The kind asked for.
-        kind: Kind,
+        kind: MemoryKind,
         /// Where the request may look.
         controllers: ControllerSet,
         /// How many of these are closed to allocations.
@@ -131,20 +131,3 @@ impl fmt::Display for BlockReason {
 }
 
 impl core::error::Error for BlockError {}
-
-/// The frame is not the head of a block of that owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MappingError {
-    /// The frame.
-    pub frame: Frame,
-    /// The owner given.
-    pub owner: Owner,
-}
-
-impl fmt::Display for MappingError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reverse map of {}: not the first frame of a block of {}", self.frame.pa(), self.owner)
-    }
-}
-
-impl core::error::Error for MappingError {}

@@ -1,9 +1,9 @@
 //! The free blocks of a stretch of memory, by type and order.
 
 use super::Memory;
-use crate::addr::{Frame, MAX_ORDER};
+use crate::addr::MAX_ORDER;
 use crate::controller::ControllerId;
-use crate::phys::dmb::{Block, Intersection};
+use crate::phys::dmb::Block;
 use crate::phys::frame::State;
 use crate::phys::pageblock::MigrateType;
 use crate::phys::zone::Zone;
@@ -48,9 +48,9 @@ impl Memory<'_> {
     /// pageblock at a time.
     pub fn count_free_blocks(&self, zone: Zone, range: FrameRange, into: &mut FreeBlocks) {
         for part in pageblocks(range) {
-            let Some(place) = self.place(part.first()) else { continue };
-            let _locked = place.lock();
-            let word = place.table().words.word(place.slot);
+            let Some(record) = self.record(part.first()) else { continue };
+            let _locked = record.lock();
+            let word = record.table().words.word(record.slot);
             if word.zone() != zone {
                 continue;
             }
@@ -63,7 +63,7 @@ impl Memory<'_> {
             }
             let mut number = part.start();
             while number < part.end() {
-                let Some(head) = place.table().head(place.region, number) else { break };
+                let Some(head) = record.table().head(record.region, number) else { break };
                 if head.state == State::Free && head.number == number {
                     into.free[at][head.order as usize] += 1;
                 }
@@ -83,19 +83,8 @@ impl Memory<'_> {
         self.layout.get().map_or(&[], |layout| &layout.blocks)
     }
 
-    /// How `range` lies to the designated blocks.
-    pub fn intersection(&self, range: FrameRange) -> Intersection {
-        Intersection::of(range, self.blocks())
-    }
-
     /// Frames in pools outside all designated blocks.
     pub fn pool_frames(&self) -> u64 {
         self.layout.get().map_or(0, |layout| layout.pool_frames)
-    }
-
-    /// The designated block that `frame` lies in, by its place in [`Self::blocks`].
-    pub fn block_of(&self, frame: Frame) -> Option<u8> {
-        let place = self.place(frame)?;
-        place.table().words.word(place.slot).block()
     }
 }

@@ -3,7 +3,7 @@
 use super::Memory;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
 use crate::owner::Owner;
-use crate::phys::frame::{Mapping, Mobility, State};
+use crate::phys::frame::{Mapping, MemoryKind, State};
 use crate::range::FrameRange;
 
 /// A block that is not free.
@@ -20,7 +20,7 @@ pub struct Occupant {
     /// Where its first frame appears, if it is in use and that is known.
     pub mapping: Option<Mapping>,
     /// Whether it can be moved elsewhere.
-    pub mobility: Mobility,
+    pub kind: MemoryKind,
     /// Whether it holds frames that are to be retired.
     pub is_doomed: bool,
 }
@@ -68,18 +68,18 @@ impl<'a> Memory<'a> {
         let mut number = part.start();
         while number < part.end() {
             // At an edge of a region some of a pageblock may be no RAM.
-            let Some(place) = self.place(Frame::try_new(number)?) else {
+            let Some(record) = self.record(Frame::try_new(number)?) else {
                 number += 1;
                 continue;
             };
-            let _locked = place.lock();
-            while number < part.end().min(place.region.range.end()) {
-                let head = place.table().head(place.region, number)?;
+            let _locked = record.lock();
+            while number < part.end().min(record.region.range.end()) {
+                let head = record.table().head(record.region, number)?;
                 if head.state == State::Free {
                     number = head.end();
                     continue;
                 }
-                let entry = place.table().words.entry(place.region.slot(head.number));
+                let entry = record.table().words.entry(record.region.slot(head.number));
                 let is_used = head.state == State::Used;
                 let meta = entry.meta();
                 return Some(Occupant {
@@ -88,7 +88,7 @@ impl<'a> Memory<'a> {
                     state: head.state,
                     owner: if is_used { meta.owner() } else { None },
                     mapping: if is_used { entry.mapping() } else { None },
-                    mobility: if is_used { meta.mobility() } else { Mobility::Pinned },
+                    kind: if is_used { meta.kind() } else { MemoryKind::Unmovable },
                     is_doomed: is_used && meta.holds_doomed(),
                 });
             }

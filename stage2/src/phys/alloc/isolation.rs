@@ -17,11 +17,11 @@
 use core::fmt;
 
 use super::reshape::pageblocks;
-use super::{Memory, Place};
+use super::{FrameRecord, Memory};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::owner::{Owner, PoolId};
 use crate::phys::arena::Standing;
-use crate::phys::frame::{Contents, Meta, Mobility, State};
+use crate::phys::frame::{Contents, MemoryKind, Meta, State};
 use crate::phys::pageblock::{Isolation, Pageblock, Shape};
 use crate::range::FrameRange;
 
@@ -148,8 +148,9 @@ impl Memory<'_> {
     ) -> Result<(), IsolateError> {
         let done = isolated.range;
         let range = FrameRange::from_numbers(done.end(), end).unwrap_or_default();
-        let mut first =
-            self.place(done.first()).map(|place| (place.region.index, place.table().words.word(place.slot)));
+        let mut first = self
+            .record(done.first())
+            .map(|record| (record.region.index, record.table().words.word(record.slot)));
         for part in pageblocks(range) {
             let is_cut = !part.start().is_multiple_of(PAGEBLOCK_FRAMES);
             let result = match is_cut {
@@ -173,19 +174,19 @@ impl Memory<'_> {
         first: &mut Option<(u8, Pageblock)>,
     ) -> Result<(), (Frame, IsolateReason)> {
         let refused = |reason| Err((part.first(), reason));
-        let Some(place) = self.place(part.first()) else { return refused(IsolateReason::Broken) };
-        let mut locked = place.lock_to_change();
-        let word = place.table().words.word(place.slot);
-        let (region, zone) = (place.region.index, word.zone());
+        let Some(record) = self.record(part.first()) else { return refused(IsolateReason::Broken) };
+        let mut locked = record.lock_to_change();
+        let word = record.table().words.word(record.slot);
+        let (region, zone) = (record.region.index, word.zone());
         let (first_region, first_word) = *first.get_or_insert((region, word));
-        if region != first_region || zone != first_word.zone() || !place.region.range.contains_range(part) {
+        if region != first_region || zone != first_word.zone() || !record.region.range.contains_range(part) {
             return refused(IsolateReason::Broken);
         }
         if let Some(reason) = refusal(word, requester) {
             return refused(reason);
         }
-        check_movable(&place, part)?;
-        let free = locked.lists.isolate(place.table(), place.slot);
+        check_movable(&record, part)?;
+        let free = locked.lists.isolate(record.table(), record.slot);
         locked.count_moved(Standing::Free, Standing::Isolated, free);
         Ok(())
     }
@@ -208,9 +209,9 @@ impl Memory<'_> {
 
     fn open_pageblocks(&self, range: FrameRange) {
         for part in pageblocks(range) {
-            let Some(place) = self.place(part.first()) else { continue };
-            let mut locked = place.lock_to_change();
-            let free = locked.lists.end_isolation(place.table(), place.slot);
+            let Some(record) = self.record(part.first()) else { continue };
+            let mut locked = record.lock_to_change();
+            let free = locked.lists.end_isolation(record.table(), record.slot);
             locked.count_moved(Standing::Isolated, Standing::Free, free);
         }
     }
@@ -236,11 +237,11 @@ impl Memory<'_> {
         }
         let mut contents = Contents::Zeroed;
         for part in pageblocks(range) {
-            let place = self.place(part.first()).ok_or(TakeError { frame: part.first() })?;
-            let mut locked = place.lock_to_change();
-            let words = place.table().words;
+            let record = self.record(part.first()).ok_or(TakeError { frame: part.first() })?;
+            let mut locked = record.lock_to_change();
+            let words = record.table().words;
             // Nobody takes what is free in an isolated pageblock, but the operator may have retired it since.
-            if let Some(frame) = first_not_free(&place, part) {
+            if let Some(frame) = first_not_free(&record, part) {
                 drop(locked);
                 let done = FrameRange::from_numbers(range.start(), part.start()).unwrap_or_default();
                 // Just taken, by this owner: nothing keeps it from going back.
@@ -248,25 +249,25 @@ impl Memory<'_> {
                 return Err(TakeError { frame });
             }
             for (number, order) in crate::phys::alloc::boot::blocks(part) {
-                let slot = place.region.slot(number);
-                contents = contents.and(locked.lists.withdraw(place.table(), slot, order));
+                let slot = record.region.slot(number);
+                contents = contents.and(locked.lists.withdraw(record.table(), slot, order));
                 if order == PAGEBLOCK_ORDER {
                     words.set_word(slot, words.word(slot).with_head(Shape::Used, order));
                 }
-                let meta = Meta::used(order, owner.index(), Mobility::Pinned);
+                let meta = Meta::used(order, owner.index(), MemoryKind::Unmovable);
                 words.entry(slot).set_used(meta, None);
             }
-            locked.count_moved(Standing::Isolated, Standing::Used(owner), part.frames());
+            locked.count_moved(Standing::Isolated, Standing::Used(owner.index()), part.frames());
         }
         Ok(contents)
     }
 }
 
 /// The first frame of `part`, in one pageblock, that is not free.
-fn first_not_free(place: &Place<'_, '_>, part: FrameRange) -> Option<Frame> {
+fn first_not_free(record: &FrameRecord<'_, '_>, part: FrameRange) -> Option<Frame> {
     let mut number = part.start();
     while number < part.end() {
-        match place.table().head(place.region, number) {
+        match record.table().head(record.region, number) {
             Some(head) if head.state == State::Free => number = head.end(),
             _ => return Frame::try_new(number),
         }
@@ -287,23 +288,26 @@ pub(super) fn refusal(word: Pageblock, requester: Requester) -> Option<IsolateRe
 }
 
 /// Checks that all that stands in `part`, in one pageblock, can be moved.
-pub(super) fn check_movable(place: &Place<'_, '_>, part: FrameRange) -> Result<(), (Frame, IsolateReason)> {
+pub(super) fn check_movable(
+    record: &FrameRecord<'_, '_>,
+    part: FrameRange,
+) -> Result<(), (Frame, IsolateReason)> {
     let mut number = part.start();
     while number < part.end() {
         let refused = |reason| (Frame::try_new(number).unwrap_or_default(), reason);
-        let head = place.table().head(place.region, number).ok_or(refused(IsolateReason::Broken))?;
-        let meta = place.table().words.entry(place.region.slot(head.number)).meta();
+        let head = record.table().head(record.region, number).ok_or(refused(IsolateReason::Broken))?;
+        let meta = record.table().words.entry(record.region.slot(head.number)).meta();
         match (head.state, meta.owner()) {
             (State::Reserved, _) => return Err(refused(IsolateReason::Reserved)),
             (State::Retired, _) => return Err(refused(IsolateReason::Retired)),
-            (State::Used, Some(owner)) if meta.mobility() == Mobility::Pinned => {
+            (State::Used, Some(owner)) if meta.kind() == MemoryKind::Unmovable => {
                 return Err(refused(IsolateReason::Pinned(owner)));
             }
             (State::Used, _) if meta.holds_doomed() => {
                 let of_part = number..head.end().min(part.end());
                 let is_doomed = |number: &u64| {
-                    let slot = place.region.slot(*number);
-                    let words = place.table().words;
+                    let slot = record.region.slot(*number);
+                    let words = record.table().words;
                     words.word(slot).is_touched() && words.entry(slot).meta().is_doomed()
                 };
                 if let Some(doomed) = of_part.clone().find(is_doomed) {

@@ -1,6 +1,6 @@
 //! What migration asks of the allocator.
 
-use super::{Kind, Memory, Request, Tenant};
+use super::{Memory, MemoryKind, Request, Tenant};
 use crate::addr::{Frame, Ipa};
 use crate::controller::ControllerSet;
 use crate::migrate::{Frames, Span};
@@ -15,7 +15,7 @@ impl Frames for Memory<'_> {
     fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
         let request = Request {
             order,
-            kind: Kind::Movable,
+            kind: MemoryKind::Movable,
             owner: Owner::Guest(guest),
             placement: *placement,
             mapping: Some(Mapping { guest, ipa }),
@@ -26,7 +26,7 @@ impl Frames for Memory<'_> {
     fn allocate_run(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
         self.allocate_pages(&Request {
             order,
-            kind: Kind::Movable,
+            kind: MemoryKind::Movable,
             owner: Owner::Guest(guest),
             placement: *placement,
             mapping: Some(Mapping { guest, ipa }),

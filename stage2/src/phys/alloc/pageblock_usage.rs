@@ -3,7 +3,7 @@
 use super::Memory;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE, Pa};
 use crate::owner::Owner;
-use crate::phys::frame::{Meta, Mobility, Slot, State, Table};
+use crate::phys::frame::{MemoryKind, Meta, Slot, State, Table};
 use crate::phys::pageblock::Shape;
 
 /// The frames of a pageblock.
@@ -45,10 +45,10 @@ impl Memory<'_> {
     /// no RAM. One lock for all, and a few steps for each, but for one pass over the entries of the one that is split.
     pub fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize {
         let first = Frame::containing(Pa::new_truncate(frame.pa().get() & !(PAGEBLOCK_SIZE - 1)));
-        let Some(place) = self.place(first) else { return 0 };
-        let (table, words, region) = (place.table(), place.table().words, place.region);
-        let _locked = place.lock();
-        let zone = words.word(place.slot).zone();
+        let Some(record) = self.record(first) else { return 0 };
+        let (table, words, region) = (record.table(), record.table().words, record.region);
+        let _locked = record.lock();
+        let zone = words.word(record.slot).zone();
         // Of the block of at least a pageblock that was looked at last: its end, and what its pageblocks are used for.
         let mut last = (0, Glance::default());
         let mut number = first.number();
@@ -125,7 +125,7 @@ impl Glance {
     /// Counts `frames` frames in use.
     #[inline]
     fn count(&mut self, meta: Meta, frames: u16) {
-        if meta.mobility() == Mobility::Movable {
+        if meta.kind() == MemoryKind::Movable {
             return;
         }
         match meta.owner() {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::controller::ControllerId;
     use crate::phys::alloc::tests::{BASE, guest, words};
-    use crate::phys::alloc::{Kind, Request, Requester};
+    use crate::phys::alloc::{MemoryKind, Request, Requester};
     use crate::phys::frame::Contents;
     use crate::phys::map::BootMap;
     use crate::phys::placement::Placement;
@@ -156,12 +156,15 @@ mod tests {
         memory.boot(&map, &words, 0).unwrap();
         let request =
             |order, kind| Request { order, kind, owner: guest(0), placement: Placement::Any, mapping: None };
-        for (order, kind) in
-            [(0, Kind::Movable), (11, Kind::Movable), (9, Kind::Unmovable), (3, Kind::Unmovable)]
-        {
+        for (order, kind) in [
+            (0, MemoryKind::Movable),
+            (11, MemoryKind::Movable),
+            (9, MemoryKind::Unmovable),
+            (3, MemoryKind::Unmovable),
+        ] {
             let _held = memory.allocate(&request(order, kind)).unwrap();
         }
-        let page = memory.allocate(&request(0, Kind::Movable)).unwrap().frame;
+        let page = memory.allocate(&request(0, MemoryKind::Movable)).unwrap().frame;
         memory.free(page, 0, guest(0), Contents::Dirty).unwrap();
         let isolated = FrameRange::covering(BASE + (30 << 20), 1 << 20).unwrap();
         let isolated = memory.isolate(isolated, Requester::Anyone).unwrap();

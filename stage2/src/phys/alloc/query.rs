@@ -166,10 +166,10 @@ impl Memory<'_> {
 
     /// Everything known of `frame`; `None` where it is no RAM.
     pub fn frame_info(&self, frame: Frame) -> Option<FrameInfo> {
-        let place = self.place(frame)?;
-        let (table, region) = (place.table(), place.region);
-        let _locked = place.lock();
-        let word = table.words.word(place.slot);
+        let record = self.record(frame)?;
+        let (table, region) = (record.table(), record.region);
+        let _locked = record.lock();
+        let word = table.words.word(record.slot);
         let head = table.head(region, frame.number())?;
         let first = region.slot(head.number);
         let entry = table.words.entry(first);
@@ -192,7 +192,7 @@ impl Memory<'_> {
             owner,
             mapping: mapping.and_then(|mapping| mapping.offset(frame.number() - head.number)),
             contents,
-            is_doomed: head.state == State::Used && Self::is_doomed(&place),
+            is_doomed: head.state == State::Used && Self::is_doomed(&record),
         })
     }
 }

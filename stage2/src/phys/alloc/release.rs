@@ -2,11 +2,11 @@
 //! what lies in isolated pageblocks stays there.
 
 use super::reshape::{cut_used, pageblocks};
-use super::{BlockError, BlockReason, Layout, Memory, boot};
-use crate::addr::{Frame, PAGEBLOCK_ORDER};
+use super::{BlockError, BlockReason, FrameRecord, Layout, Memory, boot};
+use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::owner::Owner;
 use crate::phys::arena::{Locked, Standing};
-use crate::phys::frame::{Contents, FrameTable, Head, Meta, Region, State};
+use crate::phys::frame::{Contents, FrameTable, Head, Meta, RamRange, Slot, State};
 use crate::range::FrameRange;
 
 impl Memory<'_> {
@@ -15,22 +15,31 @@ impl Memory<'_> {
     /// # Errors
     /// Fails if the block is not in use with just this order and owner; nothing is changed then.
     pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
-        let error = |reason| BlockError { frame, order, owner, reason };
-        let place = self.place(frame).ok_or(error(BlockReason::NotRam))?;
-        let mut locked = place.lock_to_change();
-        let words = place.table().words;
-        if !place.can_head(order) || !words.entry(place.slot).meta().is_used_as(order, owner.index()) {
-            return Err(error(Memory::why_not_freed(place.layout, place.region, frame.number(), owner)));
+        let Some(record) = self.record(frame) else {
+            return Err(BlockError { frame, order, owner, reason: BlockReason::NotRam });
+        };
+        let mut locked = record.lock_to_change();
+        let meta = record.table().words.entry(record.slot).meta();
+        let index = owner.index();
+        if !record.can_head(order) || !meta.is_used_as(order, index) {
+            return Err(Self::not_freed(&record, frame, order, owner));
         }
-        give_used(place.table(), place.region, &mut locked, frame.number(), order, owner, contents);
+        give_used(&record, &mut locked, record.slot, frame.number(), order, index, contents);
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn not_freed(record: &FrameRecord<'_, '_>, frame: Frame, order: u8, owner: Owner) -> BlockError {
+        let reason = Self::why_not_freed(record.layout, record.region, frame.number(), owner);
+        BlockError { frame, order, owner, reason }
     }
 
     /// What is wrong with a block that is not in use as the caller says.
     #[cold]
     pub(super) fn why_not_freed(
         layout: &Layout<'_>,
-        region: &Region,
+        region: &RamRange,
         number: u64,
         owner: Owner,
     ) -> BlockReason {
@@ -62,21 +71,22 @@ impl Memory<'_> {
         contents: Contents,
     ) -> Result<(), BlockError> {
         for part in pageblocks(range) {
-            let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
-            let _locked = place.lock();
+            let record = self.record(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
+            let _locked = record.lock();
             let mut number = part.start();
             while number < part.end() {
-                number = owned_head(place.layout, place.region, number, owner)?.end();
+                number = owned_head(record.layout, record.region, number, owner)?.end();
             }
         }
         for part in pageblocks(range) {
-            let place = self.place(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
-            let mut locked = place.lock_to_change();
+            let record = self.record(part.first()).ok_or_else(|| not_ram(part.first(), owner))?;
+            let mut locked = record.lock_to_change();
             let mut number = part.start();
             while number < part.end() {
-                let head = owned_head(place.layout, place.region, number, owner)?;
-                let head = cut_at_edges(place.table(), place.region, head, part, number);
-                give_used(place.table(), place.region, &mut locked, head.number, head.order, owner, contents);
+                let head = owned_head(record.layout, record.region, number, owner)?;
+                let head = cut_at_edges(record.table(), record.region, head, part, number);
+                let slot = record.region.slot(head.number);
+                give_used(&record, &mut locked, slot, head.number, head.order, owner.index(), contents);
                 number = head.end();
             }
         }
@@ -96,20 +106,23 @@ impl Memory<'_> {
             let mut number = range.start();
             while number < range.end() {
                 let frame = Frame::try_new(number).unwrap_or_default();
-                let place = self.place(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
-                let mut locked = place.lock_to_change();
-                let head = place.table().head(place.region, number);
+                let record = self.record(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
+                let mut locked = record.lock_to_change();
+                let head = record.table().head(record.region, number);
                 let head = head.ok_or_else(|| error(frame, BlockReason::NotRam))?;
                 if head.state != State::Reserved {
                     let owner = Owner::Hypervisor;
-                    return Err(error(frame, Self::why_not_freed(place.layout, place.region, number, owner)));
+                    return Err(error(
+                        frame,
+                        Self::why_not_freed(record.layout, record.region, number, owner),
+                    ));
                 }
                 if head.number != number || head.end() > range.end() {
                     let first = Frame::try_new(head.number).unwrap_or_default();
                     return Err(error(frame, BlockReason::InsideBlock { head: first, order: head.order }));
                 }
                 if is_final {
-                    boot::release_block(place.table(), &mut locked, place.region, number, head.order);
+                    boot::release_block(record.table(), &mut locked, record.region, number, head.order);
                 }
                 number = head.end();
             }
@@ -123,7 +136,7 @@ fn not_ram(frame: Frame, owner: Owner) -> BlockError {
 }
 
 /// The block of `owner` that frame `number` of `region` lies in.
-fn owned_head(layout: &Layout<'_>, region: &Region, number: u64, owner: Owner) -> Result<Head, BlockError> {
+fn owned_head(layout: &Layout<'_>, region: &RamRange, number: u64, owner: Owner) -> Result<Head, BlockError> {
     let frame = Frame::try_new(number).unwrap_or_default();
     let error = |reason| BlockError { frame, order: 0, owner, reason };
     if !region.has(number) {
@@ -138,7 +151,13 @@ fn owned_head(layout: &Layout<'_>, region: &Region, number: u64, owner: Owner) -
 }
 
 /// Cuts the block `head` where it reaches over the ends of `part`, and returns the piece that begins at `number`.
-fn cut_at_edges(table: &FrameTable<'_>, region: &Region, head: Head, part: FrameRange, number: u64) -> Head {
+fn cut_at_edges(
+    table: &FrameTable<'_>,
+    region: &RamRange,
+    head: Head,
+    part: FrameRange,
+    number: u64,
+) -> Head {
     let whole = FrameRange::from_numbers(head.number, head.end()).unwrap_or_default();
     if part.contains_range(whole) {
         return head;
@@ -151,75 +170,95 @@ fn cut_at_edges(table: &FrameTable<'_>, region: &Region, head: Head, part: Frame
     table.head(region, number).unwrap_or(head)
 }
 
-/// Frees the block in use at frame `number`, whose owner and order have been checked.
-pub(super) fn give_used(
-    table: &FrameTable<'_>,
-    region: &Region,
+/// Frees the block in use at `slot`, whose owner and order have been checked.
+#[inline(always)]
+fn give_used(
+    record: &FrameRecord<'_, '_>,
+    locked: &mut Locked<'_>,
+    slot: Slot,
+    number: u64,
+    order: u8,
+    owner: usize,
+    contents: Contents,
+) {
+    let entry = record.table().words.entry(slot);
+    let meta = entry.meta();
+    entry.set_meta(meta.without_block());
+    if meta.holds_doomed() {
+        give_doomed(record, locked, number, order, owner, contents);
+    } else {
+        give_plain(record.table(), slot, locked, number, order, owner, contents);
+    }
+}
+
+/// Frees a block in use whose entry is cleared already and that holds doomed frames: these retire.
+#[cold]
+#[inline(never)]
+fn give_doomed(
+    record: &FrameRecord<'_, '_>,
     locked: &mut Locked<'_>,
     number: u64,
     order: u8,
-    owner: Owner,
+    owner: usize,
     contents: Contents,
 ) {
-    let entry = table.words.entry(region.slot(number));
-    let meta = entry.meta();
-    entry.set_meta(meta.without_block());
-    if !meta.holds_doomed() {
-        return give_plain(table, region, locked, number, order, owner, contents);
-    }
-    let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
-    for part in pageblocks(whole) {
-        let slot = region.slot(part.start());
-        let is_doomed = |number: u64| table.words.entry(region.slot(number)).meta().is_doomed();
+    let table = record.table();
+    let words = &table.words;
+    let slot_of = |number: u64| record.region.slot(number);
+    let is_doomed = |number: u64| words.entry(slot_of(number)).meta().is_doomed();
+    for part in pageblocks(FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default()) {
+        let slot = slot_of(part.start());
         let numbers = part.start()..part.end();
         if order >= PAGEBLOCK_ORDER {
-            if !table.words.word(slot).is_touched() || !numbers.clone().any(is_doomed) {
-                give_plain(table, region, locked, part.start(), PAGEBLOCK_ORDER, owner, contents);
+            if !words.word(slot).is_touched() || !numbers.clone().any(is_doomed) {
+                give_plain(table, slot, locked, part.start(), PAGEBLOCK_ORDER, owner, contents);
                 continue;
             }
-            table.words.make_split(slot);
-            table.words.free_map(slot.pageblock()).clear();
+            words.make_split(slot);
+            words.free_map(slot.pageblock()).clear();
         }
         for number in numbers {
             if is_doomed(number) {
-                table.words.entry(region.slot(number)).set_meta(Meta::retired(0));
+                words.entry(slot_of(number)).set_meta(Meta::retired(0));
                 locked.count_moved(Standing::Used(owner), Standing::Retired, 1);
             } else {
-                give_plain(table, region, locked, number, 0, owner, contents);
+                give_plain(table, slot_of(number), locked, number, 0, owner, contents);
             }
         }
     }
 }
 
-/// Frees a block without doomed frames; what lies in isolated pageblocks stays there.
+/// Frees a block without doomed frames. Frames of isolated pageblocks become free there.
+#[inline(always)]
 fn give_plain(
     table: &FrameTable<'_>,
-    region: &Region,
+    slot: Slot,
     locked: &mut Locked<'_>,
     number: u64,
     order: u8,
-    owner: Owner,
+    owner: usize,
     contents: Contents,
 ) {
-    count_freed(table, region, locked, number, order, Standing::Used(owner));
-    locked.lists.give(table, region, number, order, contents);
+    if locked.lists.has_isolated() {
+        count_freed(table, slot, locked, order, Standing::Used(owner));
+    } else {
+        locked.count_given(owner, 1 << order);
+    }
+    locked.lists.give(table, slot, number, order, contents);
 }
 
-/// Counts the frames of a block that were `from` as free: what lies in isolated pageblocks for itself.
+/// Counts the frames of a block that were `from` as free, or as isolated in isolated pageblocks.
+#[inline(never)]
 pub(super) fn count_freed(
     table: &FrameTable<'_>,
-    region: &Region,
+    slot: Slot,
     locked: &Locked<'_>,
-    number: u64,
     order: u8,
     from: Standing,
 ) {
-    if !locked.lists.has_isolated() {
-        return locked.count_moved(from, Standing::Free, 1 << order);
-    }
-    let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
-    for part in pageblocks(whole) {
-        let isolation = table.words.word(region.slot(part.start())).isolation();
-        locked.count_moved(from, Standing::free_in(isolation), part.frames());
+    let frames = (1 << order).min(PAGEBLOCK_FRAMES);
+    for offset in (0..1 << order).step_by(PAGEBLOCK_FRAMES as usize) {
+        let isolation = table.words.word(slot.add(offset)).isolation();
+        locked.count_moved(from, Standing::free_in(isolation), frames);
     }
 }

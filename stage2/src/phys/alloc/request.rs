@@ -1,26 +1,15 @@
 //! What is asked for, and what is handed out.
 
-use core::fmt;
-
 use crate::addr::{FRAME_SIZE, Frame};
 use crate::controller::ControllerId;
 use crate::owner::Owner;
-use crate::phys::frame::{Contents, Mapping, Mobility};
+use crate::phys::frame::{Contents, Mapping, MemoryKind};
 use crate::phys::pageblock::MigrateType;
 use crate::phys::placement::Placement;
 use crate::phys::zone::Zone;
 
-/// Whether what is put into a block can be moved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Kind {
-    /// It stays: Ballast's own memory and tables; guests' RAM that must not move, above the floor. NORMAL only.
-    Unmovable,
-    /// It is reached only through stage 2. MOVABLE first, then what NORMAL has above its floor.
-    Movable,
-}
-
-impl Kind {
-    /// The zone to look in first; NORMAL comes last in any case.
+impl MemoryKind {
+    /// Returns the zone to try first. NORMAL is tried last in any case.
     #[inline]
     pub(super) const fn first_zone(self) -> Zone {
         match self {
@@ -29,22 +18,13 @@ impl Kind {
         }
     }
 
-    /// The type of pageblock that serves it, and what its blocks are then.
+    /// Returns the type of pageblock that serves memory of this kind.
     #[inline]
-    pub(super) const fn needs(self) -> (MigrateType, Mobility) {
+    pub(super) const fn migrate_type(self) -> MigrateType {
         match self {
-            Self::Unmovable => (MigrateType::Unmovable, Mobility::Pinned),
-            Self::Movable => (MigrateType::Movable, Mobility::Movable),
+            Self::Unmovable => MigrateType::Unmovable,
+            Self::Movable => MigrateType::Movable,
         }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unmovable => "unmovable",
-            Self::Movable => "movable",
-        })
     }
 }
 
@@ -54,7 +34,7 @@ pub struct Request {
     /// log2 of the block's frames, at most 18 (1 GiB).
     pub order: u8,
     /// Whether its contents can be moved.
-    pub kind: Kind,
+    pub kind: MemoryKind,
     /// Whose it will be.
     pub owner: Owner,
     /// Behind which controllers.
@@ -68,7 +48,7 @@ impl Request {
     /// move or not.
     #[inline]
     pub(super) const fn keeps_floor(&self) -> bool {
-        matches!(self.kind, Kind::Movable) || matches!(self.owner, Owner::Guest(_))
+        matches!(self.kind, MemoryKind::Movable) || matches!(self.owner, Owner::Guest(_))
     }
 }
 

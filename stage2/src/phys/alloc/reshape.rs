@@ -3,7 +3,7 @@
 use super::{BlockError, BlockReason, Memory};
 use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::owner::Owner;
-use crate::phys::frame::{FrameTable, Head, Mapping, Region};
+use crate::phys::frame::{FrameTable, Head, Mapping, RamRange};
 use crate::phys::pageblock::Shape;
 use crate::range::FrameRange;
 
@@ -20,15 +20,15 @@ impl Memory<'_> {
         let error = |reason| BlockError { frame, order, owner, reason };
         let parts = order.checked_sub(PARTS_ORDER).filter(|_| order <= MAX_ORDER);
         let part = parts.ok_or_else(|| error(BlockReason::Shape))?;
-        let place = self.place(frame).ok_or_else(|| error(BlockReason::NotRam))?;
-        let (table, number) = (place.table(), frame.number());
-        let _locked = place.lock_to_change();
-        let meta = table.words.entry(place.slot).meta();
-        if !place.can_head(order) || !meta.is_used_as(order, owner.index()) {
-            return Err(error(Self::why_not_freed(place.layout, place.region, number, owner)));
+        let record = self.record(frame).ok_or_else(|| error(BlockReason::NotRam))?;
+        let (table, number) = (record.table(), frame.number());
+        let _locked = record.lock_to_change();
+        let meta = table.words.entry(record.slot).meta();
+        if !record.can_head(order) || !meta.is_used_as(order, owner.index()) {
+            return Err(error(Self::why_not_freed(record.layout, record.region, number, owner)));
         }
-        let Some(head) = table.head(place.region, number) else { return Err(error(BlockReason::NotRam)) };
-        cut_used(table, place.region, head, &mut parts_of(number, part));
+        let Some(head) = table.head(record.region, number) else { return Err(error(BlockReason::NotRam)) };
+        cut_used(table, record.region, head, &mut parts_of(number, part));
         Ok(())
     }
 
@@ -50,13 +50,13 @@ impl Memory<'_> {
         let part = order.checked_sub(PARTS_ORDER).filter(|_| order <= MAX_ORDER);
         let part = part.filter(|_| number.trailing_zeros() >= order.into());
         let part = part.ok_or_else(|| error(frame, BlockReason::Shape))?;
-        let place = self.place(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
-        let (table, region, words) = (place.table(), place.region, place.table().words);
+        let record = self.record(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
+        let (table, region, words) = (record.table(), record.region, record.table().words);
         if !region.has(number + (1 << order) - 1) {
             return Err(error(frame, BlockReason::Shape));
         }
-        let _locked = place.lock_to_change();
-        let (first, mut meta) = (words.word(place.slot), words.entry(place.slot).meta());
+        let _locked = record.lock_to_change();
+        let (first, mut meta) = (words.word(record.slot), words.entry(record.slot).meta());
         for (number, part) in parts_of(number, part) {
             let slot = region.slot(number);
             let (word, other) = (words.word(slot), words.entry(slot).meta());
@@ -67,9 +67,9 @@ impl Memory<'_> {
                 return Err(refused(BlockReason::Unlike));
             }
             if !is_head || !other.is_used_as(part, owner.index()) {
-                return Err(refused(Self::why_not_freed(place.layout, region, number, owner)));
+                return Err(refused(Self::why_not_freed(record.layout, region, number, owner)));
             }
-            if other.mobility() != meta.mobility() {
+            if other.kind() != meta.kind() {
                 return Err(refused(BlockReason::Unlike));
             }
             if other.holds_doomed() {
@@ -85,8 +85,8 @@ impl Memory<'_> {
             let slot = region.slot(part.start());
             words.set_word(slot, words.word(slot).with_shape(Shape::Part));
         }
-        words.set_word(place.slot, first.with_head(Shape::Used, order));
-        words.entry(place.slot).set_used(meta.with_order(order), mapping);
+        words.set_word(record.slot, first.with_head(Shape::Used, order));
+        words.entry(record.slot).set_used(meta.with_order(order), mapping);
         debug_assert!(table.head(region, number).is_some_and(|head| head.order == order));
         Ok(())
     }
@@ -111,7 +111,7 @@ pub(super) fn pageblocks(range: FrameRange) -> impl Iterator<Item = FrameRange> 
 /// Replaces the block in use `head` by `pieces` (number and order each), which cover it exactly.
 pub(super) fn cut_used(
     table: &FrameTable<'_>,
-    region: &Region,
+    region: &RamRange,
     head: Head,
     pieces: &mut dyn Iterator<Item = (u64, u8)>,
 ) {
@@ -142,12 +142,12 @@ pub(super) fn cut_used(
     }
 }
 
-fn is_touched(table: &FrameTable<'_>, region: &Region, number: u64) -> bool {
+fn is_touched(table: &FrameTable<'_>, region: &RamRange, number: u64) -> bool {
     table.words.word(region.slot(number)).is_touched()
 }
 
 /// Whether a frame of the block of `order` at `number` is doomed.
-fn has_doomed(table: &FrameTable<'_>, region: &Region, number: u64, order: u8) -> bool {
+fn has_doomed(table: &FrameTable<'_>, region: &RamRange, number: u64, order: u8) -> bool {
     let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
     pageblocks(whole).filter(|part| is_touched(table, region, part.start())).any(|part| {
         (part.start()..part.end()).any(|number| table.words.entry(region.slot(number)).meta().is_doomed())

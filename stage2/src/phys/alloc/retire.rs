@@ -5,7 +5,7 @@
 //! merges with it, and nobody is ever given it again.
 
 use super::reshape::pageblocks;
-use super::{Memory, Place};
+use super::{FrameRecord, Memory};
 use crate::phys::arena::Standing;
 use crate::phys::frame::{Head, Meta, State};
 use crate::range::FrameRange;
@@ -24,8 +24,9 @@ pub struct Retired {
 }
 
 impl Memory<'_> {
-    /// Takes `range` out of use for good.
-    pub fn retire(&self, mut range: FrameRange) -> Retired {
+    /// Retires all of `range`.
+    #[cfg(test)]
+    pub(crate) fn retire(&self, mut range: FrameRange) -> Retired {
         let mut done = Retired::default();
         while !range.is_empty() {
             range = self.retire_some(range, &mut done);
@@ -55,12 +56,12 @@ impl Memory<'_> {
     /// number of the frame after.
     fn retire_from(&self, number: u64, part: FrameRange, done: &mut Retired) -> u64 {
         let frame = FrameRange::from_numbers(number, number + 1).unwrap_or_default().first();
-        let Some(place) = self.place(frame) else {
+        let Some(record) = self.record(frame) else {
             done.untouched += 1;
             return number + 1;
         };
-        let mut locked = place.lock_to_change();
-        let Some(head) = place.table().head(place.region, number) else {
+        let mut locked = record.lock_to_change();
+        let Some(head) = record.table().head(record.region, number) else {
             done.untouched += 1;
             return number + 1;
         };
@@ -71,16 +72,16 @@ impl Memory<'_> {
             State::Retired => done.before += frames,
             State::Used => {
                 done.doomed += frames;
-                doom(&place, head, number, end);
+                doom(&record, head, number, end);
             }
             State::Free => {
                 done.now += frames;
                 for number in number..end {
-                    let slot = place.region.slot(number);
-                    locked.lists.withdraw(place.table(), slot, 0);
-                    place.table().words.entry(slot).set_meta(Meta::retired(0));
+                    let slot = record.region.slot(number);
+                    locked.lists.withdraw(record.table(), slot, 0);
+                    record.table().words.entry(slot).set_meta(Meta::retired(0));
                 }
-                let isolation = place.table().words.word(place.slot).isolation();
+                let isolation = record.table().words.word(record.slot).isolation();
                 locked.count_moved(Standing::free_in(isolation), Standing::Retired, frames);
             }
         }
@@ -88,20 +89,20 @@ impl Memory<'_> {
     }
 
     /// Whether a frame in use is to be retired when it is freed.
-    pub(super) fn is_doomed(place: &Place<'_, '_>) -> bool {
-        let words = place.table().words;
-        words.word(place.slot).is_touched() && words.entry(place.slot).meta().is_doomed()
+    pub(super) fn is_doomed(record: &FrameRecord<'_, '_>) -> bool {
+        let words = record.table().words;
+        words.word(record.slot).is_touched() && words.entry(record.slot).meta().is_doomed()
     }
 }
 
 /// Marks the frames `start` to before `end`, in one pageblock, of the block in use `head`.
-fn doom(place: &Place<'_, '_>, head: Head, start: u64, end: u64) {
-    let words = place.table().words;
-    words.touch_used(place.slot);
+fn doom(record: &FrameRecord<'_, '_>, head: Head, start: u64, end: u64) {
+    let words = record.table().words;
+    words.touch_used(record.slot);
     for number in start..end {
-        let entry = words.entry(place.region.slot(number));
+        let entry = words.entry(record.region.slot(number));
         entry.set_meta(entry.meta().with_doomed());
     }
-    let first = words.entry(place.region.slot(head.number));
+    let first = words.entry(record.region.slot(head.number));
     first.set_meta(first.meta().with_holding_doomed());
 }

@@ -3,7 +3,7 @@
 use super::{Layout, Memory};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::owner::{GuestId, Owner};
-use crate::phys::frame::{Head, Mapping, Region, State};
+use crate::phys::frame::{Head, Mapping, RamRange, State};
 use crate::range::FrameRange;
 
 /// Blocks of one guest's RAM that lie side by side in frames and in IPA.
@@ -41,7 +41,7 @@ impl<'a> Memory<'a> {
     fn tenant_in_pageblock(
         &self,
         layout: &Layout<'a>,
-        region: &Region,
+        region: &RamRange,
         number: u64,
         end: u64,
     ) -> Result<Tenant, u64> {
@@ -78,7 +78,7 @@ impl<'a> Memory<'a> {
 }
 
 /// Where the block with this head appears, if it is RAM of a guest's.
-fn guest_mapping(layout: &Layout<'_>, region: &Region, head: Head) -> Option<Mapping> {
+fn guest_mapping(layout: &Layout<'_>, region: &RamRange, head: Head) -> Option<Mapping> {
     if head.state != State::Used {
         return None;
     }
@@ -96,7 +96,7 @@ mod tests {
     use crate::addr::Pa;
     use crate::controller::ControllerId;
     use crate::phys::alloc::tests::{BASE, guest, words};
-    use crate::phys::alloc::{Kind, Request};
+    use crate::phys::alloc::{MemoryKind, Request};
     use crate::phys::frame::Contents;
     use crate::phys::map::BootMap;
     use crate::phys::placement::Placement;
@@ -123,7 +123,7 @@ mod tests {
 
         let request = |order, mapping| Request {
             order,
-            kind: Kind::Movable,
+            kind: MemoryKind::Movable,
             owner: guest(0),
             placement: Placement::Any,
             mapping,
@@ -137,13 +137,10 @@ mod tests {
         memory.free(block.frame, 9, guest(0), Contents::Zeroed).unwrap();
 
         // Three frames that follow each other in IPA, and one that does not; Ballast's own are nobody's.
-        let own = Request { owner: Owner::Hypervisor, kind: Kind::Unmovable, ..request(0, None) };
+        let own = Request { owner: Owner::Hypervisor, kind: MemoryKind::Unmovable, ..request(0, None) };
         let own = memory.allocate(&own).unwrap();
-        let pages: Vec<_> = (0..4).map(|_| memory.allocate(&request(0, None)).unwrap().frame).collect();
-        for (index, frame) in pages.iter().enumerate() {
-            let ipa = if index < 3 { 0x4000_0000 + index as u64 * 0x1000 } else { 0x9000_0000 };
-            memory.set_mapping(*frame, guest(0), mapping(ipa)).unwrap();
-        }
+        let ipas = [0x4000_0000, 0x4000_1000, 0x4000_2000, 0x9000_0000];
+        let pages = ipas.map(|ipa| memory.allocate(&request(0, mapping(ipa))).unwrap().frame);
         assert!(pages.windows(2).all(|pair| pair[0].number() + 1 == pair[1].number()), "{pages:?} {own:?}");
         let found = memory.tenant_in(whole).unwrap();
         assert_eq!((found.ipa.get(), found.frames), (0x4000_0000, FrameRange::try_new(pages[0], 3).unwrap()));

@@ -52,7 +52,7 @@ impl FreeLists {
         let word = words.word(slot);
         if word.is_split() {
             let before = map.info();
-            let left = map.take_at_any(order, slot.offset());
+            let left = map.take_at(order, slot.offset());
             if left == 0 && !word.is_isolated() {
                 self.unlink(words, index, word.list(), before.class());
             }
@@ -89,7 +89,7 @@ impl FreeLists {
             let upper = number + (1 << order);
             let other = if wanted < upper { upper } else { number };
             number = if wanted < upper { number } else { upper };
-            self.push_whole(words, region.slot(other), order, contents);
+            self.push_large(words, region.slot(other), order, contents);
         }
         Self::set_free_alone(words, slot, contents);
     }
@@ -111,10 +111,10 @@ impl FreeLists {
         let map = words.free_map(slot.pageblock());
         match word.shape() {
             Shape::Free => {
-                self.merge(words, region, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
+                self.merge(words, slot, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
             }
             Shape::Split if map.info().count() == PAGEBLOCK_FRAMES as u32 => {
-                self.merge(words, region, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
+                self.merge(words, slot, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
             }
             Shape::Split => {
                 if let Some(class) = map.largest() {

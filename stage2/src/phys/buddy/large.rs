@@ -6,13 +6,13 @@
 
 use super::{FreeLists, Taken, key};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
-use crate::phys::frame::{Contents, FreeMap, NONE, Region, Slot, Table};
+use crate::phys::frame::{Contents, FreeMap, NONE, Slot, Table};
 use crate::phys::pageblock::{MigrateType, Shape};
 
 impl FreeLists {
     /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
     /// Its pageblocks' words are left for the caller to write.
-    pub(super) fn take_whole(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
+    pub(super) fn take_large(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         let candidates = self.orders[list] >> order;
         if candidates == 0 {
             return None;
@@ -25,13 +25,13 @@ impl FreeLists {
         while larger > order {
             larger -= 1;
             let upper = index + (1 << (larger - PAGEBLOCK_ORDER));
-            self.push_whole(table, Slot::of_pageblock(upper), larger, contents);
+            self.push_large(table, Slot::of_pageblock(upper), larger, contents);
         }
         Some(Taken { slot: Slot::of_pageblock(index), contents })
     }
 
     /// Takes a block of `order` from free blocks of at least a pageblock of type `from` for `wanted`, whose they are then.
-    pub(super) fn steal_whole(
+    pub(super) fn steal_large(
         &mut self,
         table: &Table<'_>,
         from: MigrateType,
@@ -39,7 +39,7 @@ impl FreeLists {
         order: u8,
     ) -> Option<Taken> {
         let whole = order.max(PAGEBLOCK_ORDER);
-        let taken = self.take_whole(table, from as usize, whole)?;
+        let taken = self.take_large(table, from as usize, whole)?;
         set_type(table, taken.slot, whole, wanted);
         Some(match order {
             0..PAGEBLOCK_ORDER => self.take_split(table, taken, wanted as usize, order),
@@ -51,12 +51,12 @@ impl FreeLists {
     pub(super) fn merge(
         &mut self,
         words: &Table<'_>,
-        region: &Region,
+        slot: Slot,
         number: u64,
         mut order: u8,
         mut contents: Contents,
     ) {
-        let mut index = region.slot(number).pageblock();
+        let mut index = slot.pageblock();
         let Some(mut cell) = words.cell(index) else { return };
         cell.set(cell.get().with_head(Shape::Free, order));
         let mut head = cell.get();
@@ -87,7 +87,7 @@ impl FreeLists {
     }
 
     /// Puts a free block of at least a pageblock on its list and writes its head.
-    pub(super) fn push_whole(&mut self, words: &Table<'_>, slot: Slot, order: u8, contents: Contents) {
+    pub(super) fn push_large(&mut self, words: &Table<'_>, slot: Slot, order: u8, contents: Contents) {
         let word = words.word(slot).with_head(Shape::Free, order);
         words.set_word(slot, word);
         let map = words.free_map(slot.pageblock());

@@ -1,7 +1,7 @@
-//! The free frames of one pageblock, a bit each, and the pageblock's place on a list.
+//! The free frames of one pageblock, a bit each, and the pageblock's links on a list.
 //!
-//! Of a split pageblock everything here counts. Of the head of a free block from a pageblock up only the links and the
-//! contents count.
+//! All of it is valid for a split pageblock. For the head of a free block of at least a pageblock, only the links and
+//! the contents are.
 
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
@@ -16,23 +16,26 @@ const MAP_WORDS: usize = PAGEBLOCK_FRAMES as usize / 32;
 const PREVIOUS: usize = 0;
 const NEXT: usize = 1;
 const INFO: usize = 2;
-const MASKS: usize = 3;
-const MAP: usize = 4;
-/// The orders of blocks inside a pageblock.
+const MAP: usize = 3;
+/// The number of orders below a pageblock's.
 pub(crate) const SMALL_ORDERS: u8 = PAGEBLOCK_ORDER;
 /// The order of a word of the bit map.
 const WORD_ORDER: u8 = 5;
-/// For each order inside a word the bits at which its blocks begin.
+/// For each order below a word's, the bits at which its blocks begin.
 const STARTS: [u32; WORD_ORDER as usize] = [0xffff_ffff, 0x5555_5555, 0x1111_1111, 0x0101_0101, 0x0001_0001];
+
+/// As many set bits as a block has frames, by order. Those from a word's order on are not used.
+const ONES: [u32; 8] = [1, 0b11, 0xf, 0xff, 0xffff, 0, 0, 0];
 
 /// The free map of a pageblock.
 #[derive(Clone, Copy)]
 pub(crate) struct FreeMap<'a>(pub(super) &'a [AtomicU32; WORDS]);
 
-/// The third word: how many frames are free, what is known of them, and the *class*.
+/// The summary of a free map: the number of free frames, their contents, the pageblock's *class*, and the words of the
+/// bit map that are not zero.
 ///
-/// The class is the order of the list that the pageblock is on: no block that can be taken from it is larger. It may be
-/// too high, and is put right when that is found out.
+/// The class is the order of the list that the pageblock is on, an upper bound of the order of its largest free block.
+/// A request that finds it too high corrects it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Info(u32);
 
@@ -40,30 +43,11 @@ const COUNT: u32 = 0x3ff;
 const CLASS_SHIFT: u32 = 10;
 const CLASS: u32 = 0xf << CLASS_SHIFT;
 const ZEROED: u32 = 1 << 14;
-
-/// The fourth word: which words of the bit map have a bit set (lower half) and which have all set (upper half).
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Masks(u32);
-
-/// From a bit of the lower half of the masks to that of the upper half.
-const FULL_SHIFT: u32 = 16;
-
-impl Masks {
-    /// The words with free frames.
-    #[inline]
-    const fn some(self) -> u32 {
-        self.0 & 0xffff
-    }
-
-    /// The words with all frames free.
-    #[inline]
-    const fn full(self) -> u32 {
-        self.0 >> FULL_SHIFT
-    }
-}
+/// The first of the bits that stand for the words of the bit map: set if the word is not zero.
+const NONZERO_SHIFT: u32 = 16;
 
 impl Info {
-    /// How many frames are free.
+    /// Returns the number of free frames.
     #[inline]
     pub(crate) const fn count(self) -> u32 {
         self.0 & COUNT
@@ -74,7 +58,7 @@ impl Info {
         ((self.0 & CLASS) >> CLASS_SHIFT) as u8
     }
 
-    /// What is known of the free frames' bytes.
+    /// Returns what is known of the free frames' bytes.
     #[inline]
     pub(crate) const fn contents(self) -> Contents {
         if self.0 & ZEROED == 0 { Contents::Dirty } else { Contents::Zeroed }
@@ -83,6 +67,11 @@ impl Info {
     #[inline]
     pub(crate) const fn with_class(self, class: u8) -> Self {
         Self(self.0 & !CLASS | (class as u32) << CLASS_SHIFT)
+    }
+
+    #[inline]
+    const fn nonzero_words(self) -> u32 {
+        self.0 >> NONZERO_SHIFT
     }
 }
 
@@ -125,32 +114,16 @@ impl FreeMap<'_> {
 
     /// Makes this the map of a split pageblock with all frames free.
     pub(crate) fn fill(self, contents: Contents) {
-        for index in 0..MAP_WORDS {
-            self.set_word(index, u32::MAX);
-        }
-        self.set_masks(Masks(u32::MAX));
+        let nonzero = self.set_words(SMALL_ORDERS, 0, u32::MAX) << NONZERO_SHIFT;
         let zeroed = if contents == Contents::Zeroed { ZEROED } else { 0 };
         let class = (SMALL_ORDERS as u32 - 1) << CLASS_SHIFT;
-        self.set_info(Info(PAGEBLOCK_FRAMES as u32 | class | zeroed));
+        self.set_info(Info(PAGEBLOCK_FRAMES as u32 | class | zeroed | nonzero));
     }
 
     /// Makes this the map of a split pageblock without a free frame.
     pub(crate) fn clear(self) {
-        for index in 0..MAP_WORDS {
-            self.set_word(index, 0);
-        }
-        self.set_masks(Masks(0));
+        self.set_words(SMALL_ORDERS, 0, 0);
         self.set_info(Info(ZEROED));
-    }
-
-    #[inline]
-    fn masks(self) -> Masks {
-        Masks(self.0[MASKS].load(Relaxed))
-    }
-
-    #[inline]
-    fn set_masks(self, masks: Masks) {
-        self.0[MASKS].store(masks.0, Relaxed);
     }
 
     #[inline]
@@ -163,128 +136,131 @@ impl FreeMap<'_> {
         self.0[MAP + (index & (MAP_WORDS - 1))].store(word, Relaxed);
     }
 
-    /// Whether the frame `offset` frames into the pageblock is free.
+    /// Returns whether the frame at `offset` in the pageblock is free.
     #[inline]
     pub(crate) fn is_free(self, offset: u32) -> bool {
         self.word(offset as usize / 32) & 1 << (offset % 32) != 0
     }
 
-    /// Takes a free block of `order`, the lowest there is. Returns its offset and how many frames are left.
+    /// Takes the lowest free block of `order`. Returns its offset and the number of frames left.
+    #[inline(always)]
     pub(crate) fn take(self, order: u8) -> Option<(u32, u32)> {
-        let offset = self.find(order)?;
-        Some((offset, self.take_at(order, offset)))
+        let info = self.info();
+        let offset = self.find(info, order)?;
+        Some((offset, self.take_from(info, order, offset)))
     }
 
-    /// The lowest free block of `order`.
-    fn find(self, order: u8) -> Option<u32> {
-        let masks = self.masks();
+    /// Returns the offset of the lowest free block of `order`.
+    #[inline]
+    fn find(self, info: Info, order: u8) -> Option<u32> {
+        let mut nonzero = info.nonzero_words();
         if order >= WORD_ORDER {
-            let runs = runs(masks.full(), order - WORD_ORDER);
-            return (runs != 0).then(|| runs.trailing_zeros() * 32);
+            return self.find_words(order, nonzero);
         }
-        let mut some = masks.some();
-        while some != 0 {
-            let index = some.trailing_zeros();
-            some &= some - 1;
+        while nonzero != 0 {
+            let index = nonzero.trailing_zeros();
             let runs = runs(self.word(index as usize), order);
             if runs != 0 {
                 return Some(index * 32 + runs.trailing_zeros());
             }
+            nonzero &= nonzero - 1;
         }
         None
     }
 
-    /// Takes the block of `order` at `offset`, all of which is free. Returns how many frames are left.
-    #[inline]
-    pub(crate) fn take_at(self, order: u8, offset: u32) -> u32 {
-        let index = offset as usize / 32;
-        if order < WORD_ORDER {
-            let rest = self.word(index) & !(ones(order) << (offset % 32));
-            self.set_word(index, rest);
-            let cleared = u32::from(rest == 0) | 1 << FULL_SHIFT;
-            self.set_masks(Masks(self.masks().0 & !(cleared << index)));
-        } else {
-            let words = self.set_words(order, offset, 0);
-            self.set_masks(Masks(self.masks().0 & !(words | words << FULL_SHIFT)));
-        }
-        self.take_count(1 << order)
+    /// Returns the offset of the lowest free block of `order`, at least a word's, in the words named by `nonzero`.
+    #[inline(never)]
+    fn find_words(self, order: u8, nonzero: u32) -> Option<u32> {
+        let is_full = |index: &usize| nonzero & 1 << index != 0 && self.word(*index) == u32::MAX;
+        let full = (0..MAP_WORDS).filter(is_full).fold(0, |full, index| full | 1 << index);
+        let runs = runs(full, order - WORD_ORDER);
+        (runs != 0).then(|| runs.trailing_zeros() * 32)
     }
 
-    /// Writes the words of the block of `order`, at least a word. Returns them as in the lower half of the masks.
+    /// Takes the free block of `order` at `offset`. Returns the number of frames left.
+    pub(crate) fn take_at(self, order: u8, offset: u32) -> u32 {
+        self.take_from(self.info(), order, offset)
+    }
+
     #[inline]
+    fn take_from(self, info: Info, order: u8, offset: u32) -> u32 {
+        let zeroed_words = if order < WORD_ORDER {
+            let index = offset as usize / 32;
+            let rest = self.word(index) & !(ones(order) << (offset % 32));
+            self.set_word(index, rest);
+            u32::from(rest == 0) << index
+        } else {
+            self.set_words(order, offset, 0)
+        };
+        let info = Info(info.0 - (1 << order) & !(zeroed_words << NONZERO_SHIFT));
+        self.set_info(info);
+        if info.count() == 0 {
+            // With nothing free, nothing is dirty.
+            self.set_info(Info(ZEROED));
+        }
+        info.count()
+    }
+
+    /// Writes the words of the block of `order`, at least a word's. Returns a bit for each.
     fn set_words(self, order: u8, offset: u32, word: u32) -> u32 {
         let (first, count) = (offset as usize / 32, 1 << (order - WORD_ORDER));
         (first..first + count).for_each(|index| self.set_word(index, word));
-        ones(order - WORD_ORDER) << (offset / 32)
+        ones(order - WORD_ORDER) << first
     }
 
-    /// As [`Self::take_at`], up to a whole pageblock.
-    pub(crate) fn take_at_any(self, order: u8, offset: u32) -> u32 {
-        if order < SMALL_ORDERS {
-            return self.take_at(order, offset);
-        }
-        self.clear();
-        0
-    }
-
-    #[inline]
-    fn take_count(self, frames: u32) -> u32 {
-        let info = self.info().0 - frames;
-        let left = info & COUNT;
-        // With nothing left free, nothing is dirty.
-        self.set_info(Info(if left == 0 { info | ZEROED } else { info }));
-        left
-    }
-
-    /// Frees the block of `order` at `offset`. Returns what was known before.
+    /// Frees the block of `order` at `offset`. Returns the summary from before.
     #[inline]
     pub(crate) fn give(self, order: u8, offset: u32, contents: Contents) -> Info {
         let before = self.info();
-        let mut info = Info(before.0 + (1 << order));
-        if contents == Contents::Dirty {
-            info.0 &= !ZEROED;
-        }
-        self.set_info(info);
-        if order < WORD_ORDER {
-            self.give_bits(offset as usize / 32, ones(order) << (offset % 32));
+        let written = if order < WORD_ORDER {
+            let index = offset as usize / 32;
+            self.set_word(index, self.word(index) | ones(order) << (offset % 32));
+            1 << index
         } else {
-            let words = self.set_words(order, offset, u32::MAX);
-            self.set_masks(Masks(self.masks().0 | words | words << FULL_SHIFT));
+            self.set_words(order, offset, u32::MAX)
+        };
+        let mut info = before.0 + (1 << order) | written << NONZERO_SHIFT;
+        if contents == Contents::Dirty {
+            info &= !ZEROED;
         }
+        self.set_info(Info(info));
         before
     }
 
-    #[inline]
-    fn give_bits(self, index: usize, bits: u32) {
-        let word = self.word(index) | bits;
-        self.set_word(index, word);
-        let set = if word == u32::MAX { 1 | 1 << FULL_SHIFT } else { 1 };
-        self.set_masks(Masks(self.masks().0 | set << index));
-    }
-
-    /// Whether all of the block of `order` that has the frame `offset` is free.
-    #[inline]
+    /// Returns whether all of the block of `order`, up to a pageblock's, around the frame at `offset` is free.
     pub(crate) fn is_block_free(self, order: u8, offset: u32) -> bool {
-        let (order, word, at) = match order {
-            0..WORD_ORDER => (order, self.word(offset as usize / 32), offset % 32),
-            _ => (order - WORD_ORDER, self.masks().full(), offset / 32),
-        };
-        let block = ones(order) << (at & (u32::MAX << order));
-        word & block == block
+        if order < WORD_ORDER {
+            let block = ones(order) << (offset % 32 & u32::MAX << order);
+            return self.word(offset as usize / 32) & block == block;
+        }
+        let count = 1 << (order - WORD_ORDER);
+        let first = offset as usize / 32 & !(count - 1);
+        (first..first + count).all(|index| self.word(index) == u32::MAX)
     }
 
-    /// The order of the largest free block below a pageblock that has the free block of `order` with the frame `offset`.
+    /// Returns false if the free block around the frame at `offset` is certainly of at most order `class`.
+    #[inline]
+    pub(crate) fn may_exceed(self, class: u8, offset: u32) -> bool {
+        let block = match class + 1 {
+            order @ 0..WORD_ORDER => ones(order) << (offset % 32 & u32::MAX << order),
+            _ => u32::MAX,
+        };
+        self.word(offset as usize / 32) & block == block
+    }
+
+    /// Returns the order of the largest free block, below a pageblock, that contains the free block of `order` at
+    /// `offset`.
     pub(crate) fn order_around(self, order: u8, offset: u32) -> u8 {
         let larger = (order + 1..SMALL_ORDERS).take_while(|&order| self.is_block_free(order, offset));
         order + larger.count() as u8
     }
 
-    /// The order of the largest block below a pageblock that can be taken; `None` where no frame is free.
+    /// Returns the order of the largest free block below a pageblock; `None` if no frame is free.
     pub(crate) fn largest(self) -> Option<u8> {
-        (0..SMALL_ORDERS).rev().find(|&order| self.find(order).is_some())
+        (0..SMALL_ORDERS).rev().find(|&order| self.find(self.info(), order).is_some())
     }
 
-    /// The free blocks, each as large as it can be below a pageblock: offset and order.
+    /// Returns offset and order of the free blocks, each as large as it can be below a pageblock.
     #[cfg(test)]
     pub(crate) fn blocks(self) -> impl Iterator<Item = (u32, u8)> {
         let mut offset = 0;
@@ -302,33 +278,29 @@ impl FreeMap<'_> {
         })
     }
 
-    /// The order of the largest free block below a pageblock that begins at the free frame `offset`.
+    /// Returns the order of the largest free block, below a pageblock, that begins at the free frame at `offset`.
     #[cfg(test)]
     fn order_at(self, offset: u32) -> u8 {
         let most = offset.trailing_zeros().min(SMALL_ORDERS as u32 - 1) as u8;
         (0..=most).rev().find(|&order| self.is_block_free(order, offset)).unwrap_or(0)
     }
 
-    /// The largest free block below a pageblock that the free frame `offset` is part of: offset and order.
+    /// Returns offset and order of the largest free block, below a pageblock, that contains the free frame at `offset`.
     pub(crate) fn block_at(self, offset: u32) -> (u32, u8) {
         let order = self.order_around(0, offset);
         (offset & !((1 << order) - 1), order)
     }
 
-    /// Whether count and masks say what the bits say.
+    /// Returns whether the summary agrees with the bit map.
     pub(crate) fn is_consistent(self) -> bool {
-        let mut count = 0;
-        let mut masks = 0;
-        for index in 0..MAP_WORDS {
-            let word = self.word(index);
-            count += word.count_ones();
-            masks |= (u32::from(word != 0) | u32::from(word == u32::MAX) << FULL_SHIFT) << index;
-        }
-        self.info().count() == count && self.masks() == Masks(masks)
+        let words = || (0..MAP_WORDS).map(|index| self.word(index));
+        let count: u32 = words().map(u32::count_ones).sum();
+        let nonzero = words().enumerate().fold(0, |bits, (index, word)| bits | u32::from(word != 0) << index);
+        (self.info().count(), self.info().nonzero_words()) == (count, nonzero)
     }
 }
 
-/// The bits of `word` at which so many bits as a block of `order` has frames are set, aligned.
+/// Returns the bits of `word` at which a free block of `order` begins.
 #[inline]
 fn runs(word: u32, order: u8) -> u32 {
     let mut runs = word;
@@ -338,10 +310,10 @@ fn runs(word: u32, order: u8) -> u32 {
     runs & STARTS[order as usize % STARTS.len()]
 }
 
-/// So many set bits as a block of `order`, inside a word, has frames.
+/// Returns a set bit for each frame of a block of `order`, below a word's, or for each word.
 #[inline]
 const fn ones(order: u8) -> u32 {
-    (1u32 << (1 << order)).wrapping_sub(1)
+    ONES[order as usize % ONES.len()]
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ impl Slot {
 
 /// A RAM range behind one controller and its slots.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Region {
+pub(crate) struct RamRange {
     pub(crate) range: FrameRange,
     /// How many frames it has: [`Self::has`] is asked often.
     frames: u64,
@@ -61,7 +61,7 @@ pub(crate) struct Region {
     arena: u8,
 }
 
-impl Region {
+impl RamRange {
     /// The slot of frame number `number`, which need not lie in the region.
     #[inline]
     pub(crate) const fn slot(&self, number: u64) -> Slot {
@@ -248,7 +248,7 @@ const SECTIONS: usize = 128;
 /// The table and the regions that it describes.
 pub(crate) struct FrameTable<'a> {
     pub(crate) words: Table<'a>,
-    regions: [Region; MAX_RAM_RANGES],
+    regions: [RamRange; MAX_RAM_RANGES],
     count: usize,
     /// log2 of the frames of a section.
     section_shift: u32,
@@ -273,7 +273,7 @@ impl<'a> FrameTable<'a> {
             pageblocks: part(pageblocks),
             free_maps: part(free_maps),
         };
-        let none = Region {
+        let none = RamRange {
             range: FrameRange::EMPTY,
             frames: 0,
             slot: 0,
@@ -294,7 +294,7 @@ impl<'a> FrameTable<'a> {
             let slot = base + (range.start() - around.start()) as u32;
             let arena = Zone::Normal.arena(controller) as u8;
             *place =
-                Region { range, frames: range.frames(), slot, controller, index: table.count as u8, arena };
+                RamRange { range, frames: range.frames(), slot, controller, index: table.count as u8, arena };
             base += around.frames() as u32;
             table.count += 1;
         }
@@ -316,13 +316,13 @@ impl<'a> FrameTable<'a> {
     }
 
     /// The regions in ascending order.
-    pub(crate) fn regions(&self) -> &[Region] {
+    pub(crate) fn regions(&self) -> &[RamRange] {
         self.regions.get(..self.count).unwrap_or(&[])
     }
 
     /// The region that `frame` lies in.
     #[inline]
-    pub(crate) fn region_of(&self, frame: Frame) -> Option<&Region> {
+    pub(crate) fn region_of(&self, frame: Frame) -> Option<&RamRange> {
         let number = frame.number();
         let section = number.wrapping_sub(self.regions[0].range.start()) >> self.section_shift;
         // A number outside all sections finds some region, which does not have it.
@@ -333,24 +333,18 @@ impl<'a> FrameTable<'a> {
 
     /// The region that frame number `number` lies in, if it is one behind region `first`.
     #[cold]
-    fn region_after(&self, first: usize, number: u64) -> Option<&Region> {
+    fn region_after(&self, first: usize, number: u64) -> Option<&RamRange> {
         self.regions().get(first + 1..)?.iter().find(|region| region.has(number))
     }
 
     /// The region that the pageblock with word `word` lies in.
     #[inline]
-    pub(crate) fn region_in(&self, word: Pageblock) -> &Region {
+    pub(crate) fn region_in(&self, word: Pageblock) -> &RamRange {
         &self.regions[word.region() % MAX_RAM_RANGES]
     }
 
-    /// The frame at `slot`.
-    #[inline]
-    pub(crate) fn frame(&self, slot: Slot) -> Frame {
-        self.region_in(self.words.word(slot)).frame(slot)
-    }
-
     /// The block that frame `number` of `region` lies in. `None` only where the table is corrupted.
-    pub(crate) fn head(&self, region: &Region, number: u64) -> Option<Head> {
+    pub(crate) fn head(&self, region: &RamRange, number: u64) -> Option<Head> {
         let slot = region.slot(number);
         match self.words.word(slot).shape() {
             Shape::Split => self.head_in_split(slot, number),
@@ -363,7 +357,7 @@ impl<'a> FrameTable<'a> {
     }
 
     /// The block of at least a pageblock whose head frame `number` is.
-    fn whole_head(&self, region: &Region, number: u64) -> Option<Head> {
+    fn whole_head(&self, region: &RamRange, number: u64) -> Option<Head> {
         let word = self.words.word(region.slot(number));
         let state = match word.shape() {
             Shape::Free => State::Free,
@@ -405,7 +399,7 @@ mod tests {
             let (slot, frames) = (3 * PAGEBLOCK_FRAMES as u32 + 5, MAX_FRAMES - 4 * PAGEBLOCK_FRAMES);
             let range = FrameRange::from_numbers(start, start + frames).unwrap();
             let region =
-                Region { range, frames, slot, controller: ControllerId::default(), index: 0, arena: 0 };
+                RamRange { range, frames, slot, controller: ControllerId::default(), index: 0, arena: 0 };
             for offset in [0, 1, (1 << 31) - 6, (1 << 31) - 5, 1 << 31, (3 << 30) + 7, frames - 1] {
                 let number = start + offset;
                 assert_eq!(region.number(region.slot(number)), number, "{start:#x} + {offset:#x}");

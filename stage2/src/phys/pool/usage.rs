@@ -143,8 +143,9 @@ impl Survey {
 }
 
 impl Usage {
-    /// Adds up what the pageblocks of `pool` are used for, in one go.
-    pub fn of(memory: &Memory<'_>, pool: &Pool) -> Self {
+    /// Returns the usage of all of `pool`.
+    #[cfg(test)]
+    pub(crate) fn of(memory: &Memory<'_>, pool: &Pool) -> Self {
         let mut survey = Survey::new(pool);
         loop {
             if let Some(usage) = survey.advance(memory, MOST, &mut |_| ()) {

@@ -4,7 +4,7 @@ use super::{Rule, Tally};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::owner::Owner;
 use crate::phys::buddy::FreeLists;
-use crate::phys::frame::{FrameTable, Meta, Mobility, Region, State};
+use crate::phys::frame::{FrameTable, MemoryKind, Meta, RamRange, State};
 use crate::phys::pageblock::{MigrateType, Pageblock, Shape};
 use crate::phys::zone::Zone;
 use crate::range::FrameRange;
@@ -17,7 +17,7 @@ type Broken = Option<(u64, Rule)>;
 pub(super) fn look(
     table: &FrameTable<'_>,
     lists: &FreeLists,
-    region: &Region,
+    region: &RamRange,
     part: FrameRange,
     tally: &mut Tally,
 ) -> Broken {
@@ -33,7 +33,7 @@ pub(super) fn look(
         shape => look_at_head(table, lists, region, number, shape, tally),
     };
     let is_of_region = word.region() == usize::from(region.index);
-    let by_word = (!is_of_region).then_some(Rule::Region).or_else(|| rule_of_zone(word));
+    let by_word = (!is_of_region).then_some(Rule::RamRange).or_else(|| rule_of_zone(word));
     by_shape.or(by_word.map(|rule| (number, rule)))
 }
 
@@ -50,7 +50,7 @@ fn rule_of_use(word: Pageblock, meta: Meta) -> Option<Rule> {
     match meta.owner() {
         None => Some(Rule::Owner),
         Some(Owner::Pool(_)) => None,
-        Some(_) if word.zone() == Zone::Movable && meta.mobility() == Mobility::Pinned => {
+        Some(_) if word.zone() == Zone::Movable && meta.kind() == MemoryKind::Unmovable => {
             Some(Rule::NotMovable)
         }
         Some(_) => None,
@@ -61,7 +61,7 @@ fn rule_of_use(word: Pageblock, meta: Meta) -> Option<Rule> {
 fn look_at_head(
     table: &FrameTable<'_>,
     lists: &FreeLists,
-    region: &Region,
+    region: &RamRange,
     number: u64,
     shape: Shape,
     tally: &mut Tally,
@@ -111,7 +111,7 @@ fn look_at_head(
 fn look_at_split(
     table: &FrameTable<'_>,
     lists: &FreeLists,
-    region: &Region,
+    region: &RamRange,
     part: FrameRange,
     tally: &mut Tally,
 ) -> Broken {

@@ -7,7 +7,7 @@ use crate::phys::alloc::tests::*;
 
 const OWN: Request = Request {
     order: 0,
-    kind: Kind::Unmovable,
+    kind: MemoryKind::Unmovable,
     owner: Owner::Hypervisor,
     placement: Placement::Any,
     mapping: None,
@@ -104,7 +104,7 @@ fn a_request_in_vain_that_put_lists_right_is_a_change_to_a_check() {
 #[test]
 fn ballasts_frames_keep_to_the_movable_pageblock_with_the_most_room() {
     with_memory(8, |memory| {
-        let movable = Request { kind: Kind::Movable, ..OWN };
+        let movable = Request { kind: MemoryKind::Movable, ..OWN };
         let mut all: Vec<Frame> = (0..2048).map(|_| memory.allocate(&movable).unwrap().frame).collect();
         all.sort_by_key(|frame| frame.number());
         // The last pageblock gets 300 frames back, the others one each, one by one.

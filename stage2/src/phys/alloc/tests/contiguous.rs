@@ -1,9 +1,8 @@
 use super::isolation::{BLOCK, pools};
 use crate::phys::alloc::tests::*;
 use crate::phys::alloc::{FreeBlocks, Wanted};
-use crate::phys::dmb::Intersection;
 
-fn wanted(frames: u64, alignment: u64, kind: Kind) -> Wanted {
+fn wanted(frames: u64, alignment: u64, kind: MemoryKind) -> Wanted {
     Wanted { frames, alignment, kind, controllers: ControllerSet::ALL }
 }
 
@@ -15,11 +14,11 @@ fn p14_a_search_keeps_out_of_blocks_and_pools() {
     memory.boot(&map, &words, 0).unwrap();
     let mut found = 0;
     let mut from = 0;
-    while let Some(window) = memory.find_contiguous(&wanted(700, 1, Kind::Movable), from) {
-        assert_eq!(memory.intersection(window), Intersection::Disjoint);
+    while let Some(window) = memory.find_contiguous(&wanted(700, 1, MemoryKind::Movable), from) {
         assert!(
             (window.start()..window.end())
-                .all(|number| { memory.frame_info(Frame::try_new(number).unwrap()).unwrap().pool.is_none() })
+                .map(|number| memory.frame_info(Frame::try_new(number).unwrap()).unwrap())
+                .all(|info| info.pool.is_none() && info.block.is_none())
         );
         found += 1;
         from = window.start() + 512;
@@ -27,8 +26,8 @@ fn p14_a_search_keeps_out_of_blocks_and_pools() {
     // Behind controller 0 all 32 MiB; behind controller 1 8 MiB before the second pool and 16 MiB after it.
     assert_eq!(found, 15 + 3 + 7);
     // More than there is anywhere in one piece outside blocks and pools, although the block has as much.
-    assert_eq!(memory.find_contiguous(&wanted(8193, 1, Kind::Movable), 0), None);
-    assert_eq!(memory.find_contiguous(&wanted(1, 1, Kind::Movable), (BLOCK + 64 * MIB) >> 12), None);
+    assert_eq!(memory.find_contiguous(&wanted(8193, 1, MemoryKind::Movable), 0), None);
+    assert_eq!(memory.find_contiguous(&wanted(1, 1, MemoryKind::Movable), (BLOCK + 64 * MIB) >> 12), None);
 }
 
 #[test]
@@ -40,16 +39,16 @@ fn p14_a_window_is_taken_around_what_is_in_use_and_given_back() {
     let at = frame(BASE + 5 * MIB + 0x3000);
     let everything: Vec<_> = core::iter::from_fn(|| {
         let placement = Placement::only(controller(0));
-        memory.allocate(&Request { placement, ..request(0, Kind::Unmovable) }).ok()
+        memory.allocate(&Request { placement, ..request(0, MemoryKind::Unmovable) }).ok()
     })
     .collect();
     for block in everything.iter().filter(|block| block.frame != at) {
         memory.free(block.frame, 0, guest(0), Contents::Zeroed).unwrap();
     }
     let owner = Owner::Hypervisor;
-    let first = memory.take_contiguous(&wanted(1000, 256, Kind::Unmovable), owner).unwrap();
+    let first = memory.take_contiguous(&wanted(1000, 256, MemoryKind::Unmovable), owner).unwrap();
     assert_eq!(first, (FrameRange::from_numbers(BASE >> 12, (BASE >> 12) + 1000).unwrap(), Contents::Zeroed));
-    let second = memory.take_contiguous(&wanted(1000, 256, Kind::Unmovable), owner).unwrap().0;
+    let second = memory.take_contiguous(&wanted(1000, 256, MemoryKind::Unmovable), owner).unwrap().0;
     assert_eq!(second.start(), (at.number() + 1).next_multiple_of(256), "past the frame in use");
     assert_eq!(memory.resident_everywhere(owner), 2000);
     memory.release_range(first.0, owner, Contents::Zeroed).unwrap();
@@ -65,8 +64,8 @@ fn what_cannot_move_is_never_put_into_movable_memory() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    assert_eq!(memory.find_contiguous(&wanted(2049, 1, Kind::Unmovable), 0), None);
-    let window = memory.find_contiguous(&wanted(2049, 1, Kind::Movable), 0).unwrap();
+    assert_eq!(memory.find_contiguous(&wanted(2049, 1, MemoryKind::Unmovable), 0), None);
+    let window = memory.find_contiguous(&wanted(2049, 1, MemoryKind::Movable), 0).unwrap();
     assert_eq!(window.base().get(), BASE + 8 * MIB, "in one zone");
 }
 
@@ -84,7 +83,7 @@ fn free_blocks_are_counted_by_type_and_order() {
     let total =
         |free: &FreeBlocks| (0..19).map(|order| u64::from(free.of_order(order)) << order).sum::<u64>();
     assert_eq!(total(&count(Zone::Normal)), memory.zone_totals(Zone::Normal).free);
-    let block = memory.allocate(&request(3, Kind::Movable)).unwrap();
+    let block = memory.allocate(&request(3, MemoryKind::Movable)).unwrap();
     let movable = count(Zone::Movable);
     assert_eq!(block.zone, Zone::Movable);
     assert_eq!(total(&movable), memory.zone_totals(Zone::Movable).free);

@@ -91,7 +91,7 @@ fn p01_what_cannot_move_stops_isolation_at_the_first_the_last_and_between() {
         // Fill, then free all but one frame of one pageblock.
         let all: Vec<_> = core::iter::from_fn(|| {
             let placement = Placement::only(controller(0));
-            memory.allocate(&Request { placement, ..request(0, Kind::Unmovable) }).ok()
+            memory.allocate(&Request { placement, ..request(0, MemoryKind::Unmovable) }).ok()
         })
         .collect();
         let pinned = frame(base + at * 2 * MIB + 0x7000);
@@ -116,23 +116,23 @@ fn isolated_memory_is_not_allocated_and_counts_for_itself() {
     memory.boot(&map, &words, 0).unwrap();
     let before = totals(&memory);
     let block = memory
-        .allocate(&Request { placement: Placement::only(controller(1)), ..request(3, Kind::Movable) })
+        .allocate(&Request { placement: Placement::only(controller(1)), ..request(3, MemoryKind::Movable) })
         .unwrap();
     let whole = range(BLOCK, 16 * MIB);
     let isolated = memory.isolate(whole, Requester::Pool(pool(0))).unwrap();
     let is_inside = whole.contains(block.frame);
     assert_eq!(totals(&memory)[1].isolated, 4096 - if is_inside { 8 } else { 0 });
     let mut held = Vec::new();
-    while let Ok(block) = memory.allocate(&request(0, Kind::Movable)) {
+    while let Ok(block) = memory.allocate(&request(0, MemoryKind::Movable)) {
         assert!(!whole.contains(block.frame));
         held.push(block.frame);
     }
-    let error = memory.allocate(&request(9, Kind::Movable)).unwrap_err();
+    let error = memory.allocate(&request(9, MemoryKind::Movable)).unwrap_err();
     assert!(matches!(error, AllocError::NoFrames { free: 0, .. }), "{error}");
     // What is freed there stays there.
     memory.free(block.frame, 3, guest(0), Contents::Dirty).unwrap();
     assert_eq!(memory.occupants(whole).next(), None);
-    assert_eq!(memory.allocate(&request(0, Kind::Movable)).is_ok(), !is_inside);
+    assert_eq!(memory.allocate(&request(0, MemoryKind::Movable)).is_ok(), !is_inside);
     for frame in held.into_iter().filter(|&frame| is_inside || frame != block.frame) {
         memory.free(frame, 0, guest(0), Contents::Dirty).unwrap();
     }
@@ -150,7 +150,7 @@ fn a_block_of_a_gigabyte_over_an_edge_of_isolation_is_freed_on_both_sides() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    let block = memory.allocate(&request(18, Kind::Movable)).unwrap();
+    let block = memory.allocate(&request(18, MemoryKind::Movable)).unwrap();
     let edge = block.frame.pa().get();
     let isolated = memory.isolate(range(edge + 512 * MIB, 512 * MIB), Requester::Anyone).unwrap();
     let occupant = memory.occupants(isolated.range()).next().unwrap();
@@ -162,7 +162,7 @@ fn a_block_of_a_gigabyte_over_an_edge_of_isolation_is_freed_on_both_sides() {
     let normal = totals(&memory)[0];
     assert_eq!((normal.isolated, normal.free), (256 * 512, 3 * 256 * 512));
     memory.end_isolation(isolated);
-    assert!((0..2).all(|_| memory.allocate(&request(18, Kind::Movable)).is_ok()));
+    assert!((0..2).all(|_| memory.allocate(&request(18, MemoryKind::Movable)).is_ok()));
 }
 
 #[test]

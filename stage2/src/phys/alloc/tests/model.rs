@@ -52,13 +52,13 @@ pub(crate) fn assert_in_order(memory: &Memory<'_>, map: &BootMap) {
 enum Step {
     Allocate {
         order: u8,
-        kind: Kind,
+        kind: MemoryKind,
         owner: u8,
         on: Option<u8>,
     },
     /// Many single frames: so many, of which every so manyth is kept.
     Singles {
-        kind: Kind,
+        kind: MemoryKind,
         owner: u8,
         count: u8,
         keep: usize,
@@ -78,10 +78,10 @@ enum Step {
 fn steps() -> impl Strategy<Value = Step> {
     let index = any::<prop::sample::Index>;
     let order = prop_oneof![6 => 0u8..10, 1 => Just(9u8), 1 => 9u8..13];
-    let kind = prop_oneof![2 => Just(Kind::Movable), 1 => Just(Kind::Unmovable)];
+    let kind = prop_oneof![2 => Just(MemoryKind::Movable), 1 => Just(MemoryKind::Unmovable)];
     let allocate = (order, kind, 0u8..3, proptest::option::of(0u8..2))
         .prop_map(|(order, kind, owner, on)| Step::Allocate { order, kind, owner, on });
-    let kind = prop_oneof![1 => Just(Kind::Movable), 1 => Just(Kind::Unmovable)];
+    let kind = prop_oneof![1 => Just(MemoryKind::Movable), 1 => Just(MemoryKind::Unmovable)];
     let singles = (kind, 0u8..3, 1u8..70, 2usize..9).prop_map(|(kind, owner, count, keep)| Step::Singles {
         kind,
         owner,
@@ -151,7 +151,7 @@ impl<'m, 'a> World<'m, 'a> {
     }
 
     /// Whether a free block of `order`, at most a pageblock's, could be taken.
-    fn has_free(&self, order: u8, only: Option<ControllerId>, zone: Zone, kind: Kind) -> bool {
+    fn has_free(&self, order: u8, only: Option<ControllerId>, zone: Zone, kind: MemoryKind) -> bool {
         let size = 1u64 << order;
         self.places.keys().filter(|number| number.is_multiple_of(size)).any(|&first| {
             (first..first + size).all(|number| {
@@ -160,13 +160,13 @@ impl<'m, 'a> World<'m, 'a> {
                         && !place.is_isolated
                         && place.zone == zone
                         && only.is_none_or(|only| only == place.controller)
-                        && (kind == Kind::Movable || place.pool.is_none())
+                        && (kind == MemoryKind::Movable || place.pool.is_none())
                 })
             })
         })
     }
 
-    fn allocate(&mut self, order: u8, kind: Kind, owner: u8, on: Option<u8>) {
+    fn allocate(&mut self, order: u8, kind: MemoryKind, owner: u8, on: Option<u8>) {
         let only = on.map(controller);
         let placement = only.map_or(Placement::Any, Placement::only);
         let owner = guest(owner);
@@ -175,7 +175,7 @@ impl<'m, 'a> World<'m, 'a> {
             Ok(block) => {
                 let first = block.frame.number();
                 assert!(first.is_multiple_of(1 << order));
-                if block.zone == Zone::Normal && kind == Kind::Movable && order <= 9 {
+                if block.zone == Zone::Normal && kind == MemoryKind::Movable && order <= 9 {
                     assert!(!self.has_free(order, only, Zone::Movable, kind), "MOVABLE comes first");
                 }
                 for number in first..first + (1 << order) {
@@ -184,13 +184,15 @@ impl<'m, 'a> World<'m, 'a> {
                     assert!(!place.is_isolated && place.zone == block.zone);
                     assert_eq!(place.controller, block.controller);
                     assert!(only.is_none_or(|only| only == place.controller));
-                    assert!(kind == Kind::Movable || place.zone == Zone::Normal && place.pool.is_none());
+                    assert!(
+                        kind == MemoryKind::Movable || place.zone == Zone::Normal && place.pool.is_none()
+                    );
                     place.model = Model::Used(owner, first, order);
                 }
             }
             Err(_) if order <= 9 => {
                 assert!(!self.has_free(order, only, Zone::Normal, kind), "order {order} {kind} {only:?}");
-                assert!(kind == Kind::Unmovable || !self.has_free(order, only, Zone::Movable, kind));
+                assert!(kind == MemoryKind::Unmovable || !self.has_free(order, only, Zone::Movable, kind));
             }
             Err(_) => {}
         }
@@ -217,7 +219,7 @@ impl<'m, 'a> World<'m, 'a> {
         }
         let first = number & !(size - 1);
         let frame = Frame::try_new(first).unwrap();
-        let kind = self.memory.occupants(FrameRange::try_new(frame, 1).unwrap()).next().map(|o| o.mobility);
+        let kind = self.memory.occupants(FrameRange::try_new(frame, 1).unwrap()).next().map(|o| o.kind);
         let can = (first..first + size).all(|number| {
             let head = number & !((1 << order) - 1);
             self.places.get(&number).is_some_and(|place| place.model == Model::Used(owner, head, order))

@@ -19,8 +19,9 @@ fn p02_p03_a_gigabyte_divides_down_to_frames_and_unites_again() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    let block =
-        memory.allocate(&Request { mapping: mapping(0x8000_0000), ..request(18, Kind::Movable) }).unwrap();
+    let block = memory
+        .allocate(&Request { mapping: mapping(0x8000_0000), ..request(18, MemoryKind::Movable) })
+        .unwrap();
     let held = memory.resident_everywhere(guest(0));
     memory.divide(block.frame, 18, guest(0)).unwrap();
     let third = block.frame.checked_add(3 << 9).unwrap();
@@ -39,7 +40,7 @@ fn p02_p03_a_gigabyte_divides_down_to_frames_and_unites_again() {
     memory.free(fifth, 0, guest(0), Contents::Dirty).unwrap();
     let error = memory.unite(third, 9, guest(0), None).unwrap_err();
     assert_eq!((error.frame, error.reason), (fifth, BlockReason::AlreadyFree));
-    let again = memory.allocate(&request(0, Kind::Movable)).unwrap();
+    let again = memory.allocate(&request(0, MemoryKind::Movable)).unwrap();
     assert_eq!(again.frame, fifth);
     memory.unite(third, 9, guest(0), mapping(0x6000)).unwrap();
     assert_eq!(memory.mapping(fifth), mapping(0xb000));
@@ -51,7 +52,7 @@ fn p02_p03_a_gigabyte_divides_down_to_frames_and_unites_again() {
     );
     memory.free(block.frame, 18, guest(0), Contents::Dirty).unwrap();
     assert_eq!(memory.zone_totals(Zone::Movable).free, map.ram_frames());
-    assert!((0..3).all(|_| memory.allocate(&request(18, Kind::Movable)).is_ok()), "all merged again");
+    assert!((0..3).all(|_| memory.allocate(&request(18, MemoryKind::Movable)).is_ok()), "all merged again");
 }
 
 #[test]
@@ -67,14 +68,14 @@ fn p03_a_block_of_a_gigabyte_never_crosses_a_hole_or_a_controller() {
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
     let mut blocks = Vec::new();
-    while let Ok(block) = memory.allocate(&request(18, Kind::Movable)) {
+    while let Ok(block) = memory.allocate(&request(18, MemoryKind::Movable)) {
         let whole = FrameRange::try_new(block.frame, 1 << 18).unwrap();
         assert!(map.ram().any(|(ram, _)| ram.contains_range(whole)), "{whole:?}");
         blocks.push(block.frame);
     }
     assert_eq!(blocks.len(), 4, "{blocks:?}");
     // The half GiB on each side of a whole one serves smaller requests only.
-    let rest = core::iter::from_fn(|| memory.allocate(&request(17, Kind::Movable)).ok()).count();
+    let rest = core::iter::from_fn(|| memory.allocate(&request(17, MemoryKind::Movable)).ok()).count();
     assert_eq!(rest, 2);
 }
 
@@ -86,7 +87,7 @@ fn any_order_from_a_pageblock_up_divides_by_512() {
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
     for order in 9..=18 {
-        let block = memory.allocate(&request(order, Kind::Movable)).unwrap();
+        let block = memory.allocate(&request(order, MemoryKind::Movable)).unwrap();
         memory.divide(block.frame, order, guest(0)).unwrap();
         let last = block.frame.checked_add(511 << (order - 9)).unwrap();
         assert_eq!(memory.frame_info(last).map(|info| info.order), Some(order - 9));
@@ -107,7 +108,7 @@ fn only_the_owner_of_the_whole_block_reshapes_it() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    let block = memory.allocate(&request(10, Kind::Movable)).unwrap();
+    let block = memory.allocate(&request(10, MemoryKind::Movable)).unwrap();
     let reason = |frame, order, owner| memory.divide(frame, order, owner).unwrap_err().reason;
     let inside = block.frame.checked_add(512).unwrap();
     assert_eq!(reason(block.frame, 9, guest(0)), BlockReason::OtherOrder { order: 10 });
@@ -131,7 +132,7 @@ fn parts_in_different_zones_are_not_united() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    while memory.allocate(&request(9, Kind::Movable)).is_ok() {}
+    while memory.allocate(&request(9, MemoryKind::Movable)).is_ok() {}
     let error = memory.unite(frame(BASE), 18, guest(0), None).unwrap_err();
     assert_eq!((error.frame, error.reason), (frame(BASE + 512 * MIB), BlockReason::Unlike));
 }

@@ -5,7 +5,7 @@ fn range(pa: u64, frames: u64) -> FrameRange {
 }
 
 fn take_everything(memory: &Memory<'_>) -> Vec<Frame> {
-    core::iter::from_fn(|| memory.allocate(&request(0, Kind::Movable)).ok().map(|block| block.frame))
+    core::iter::from_fn(|| memory.allocate(&request(0, MemoryKind::Movable)).ok().map(|block| block.frame))
         .collect()
 }
 
@@ -50,7 +50,7 @@ fn doomed_frames_retire_when_their_block_is_freed() {
         let words = words(&map);
         let memory = Memory::new();
         memory.boot(&map, &words, 0).unwrap();
-        let block = memory.allocate(&request(order, Kind::Movable)).unwrap();
+        let block = memory.allocate(&request(order, MemoryKind::Movable)).unwrap();
         let last = FrameRange::try_new(block.frame.checked_add((1 << order) - 1).unwrap(), 1).unwrap();
         assert_eq!(memory.retire(last), Retired { doomed: 1, ..Retired::default() });
         assert!(memory.frame_info(last.first()).unwrap().is_doomed);
@@ -71,7 +71,7 @@ fn doom_survives_division_union_and_freeing_in_parts() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    let block = memory.allocate(&request(9, Kind::Movable)).unwrap();
+    let block = memory.allocate(&request(9, MemoryKind::Movable)).unwrap();
     let bad = FrameRange::try_new(block.frame.checked_add(100).unwrap(), 2).unwrap();
     let also = FrameRange::try_new(block.frame, 1).unwrap();
     assert_eq!((memory.retire(bad).doomed, memory.retire(also).doomed), (2, 1));

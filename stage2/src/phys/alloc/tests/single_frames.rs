@@ -6,7 +6,7 @@ use crate::phys::alloc::tests::*;
 
 const SINGLE: Request = Request {
     order: 0,
-    kind: Kind::Unmovable,
+    kind: MemoryKind::Unmovable,
     owner: Owner::Hypervisor,
     placement: Placement::Any,
     mapping: None,
@@ -52,7 +52,7 @@ fn the_last_free_frame_serves_any_kind_of_request() {
         let all = take(memory, 1024);
         assert!(memory.allocate(&SINGLE).is_err());
         free(memory, all[77], Contents::Dirty).unwrap();
-        let movable = Request { kind: Kind::Movable, owner: guest(0), ..SINGLE };
+        let movable = Request { kind: MemoryKind::Movable, owner: guest(0), ..SINGLE };
         let last = memory.allocate(&movable).unwrap();
         assert_eq!(last.frame, all[77]);
         memory.free(last.frame, 0, guest(0), Contents::Dirty).unwrap();
@@ -80,7 +80,7 @@ fn what_is_freed_twice_or_by_another_is_refused() {
 #[test]
 fn what_is_freed_into_an_isolated_pageblock_is_not_allocated() {
     with_memory(|memory, _| {
-        let movable = Request { kind: Kind::Movable, owner: guest(0), ..SINGLE };
+        let movable = Request { kind: MemoryKind::Movable, owner: guest(0), ..SINGLE };
         let held: Vec<Frame> = (0..8).map(|_| memory.allocate(&movable).unwrap().frame).collect();
         let give = |index: usize| memory.free(held[index], 0, guest(0), Contents::Dirty).unwrap();
         give(0);
@@ -105,7 +105,7 @@ fn a_closed_controller_gives_nothing() {
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
     // The one that has some of MOVABLE.
-    let movable = request(0, Kind::Movable);
+    let movable = request(0, MemoryKind::Movable);
     let first = memory.allocate(&movable).unwrap();
     assert_eq!((first.controller, first.zone), (controller(1), Zone::Movable));
     memory.close(controller(1));
@@ -126,7 +126,7 @@ fn ram_ranges_with_a_hole_of_one_page_between_them_are_kept_apart() {
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    let movable = Request { kind: Kind::Movable, ..SINGLE };
+    let movable = Request { kind: MemoryKind::Movable, ..SINGLE };
     let take = |count: usize| -> Vec<Frame> {
         (0..count).map(|_| memory.allocate(&movable).unwrap().frame).collect()
     };

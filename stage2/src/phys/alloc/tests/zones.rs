@@ -121,11 +121,11 @@ fn p11_reserved_blocks_are_handed_over_in_one_way_and_counted_once() {
 #[test]
 fn contents_are_known_to_be_zero_only_where_nobody_has_written() {
     with_memory(&two_controllers(), |memory| {
-        let block = memory.allocate(&request(9, Kind::Movable)).unwrap();
+        let block = memory.allocate(&request(9, MemoryKind::Movable)).unwrap();
         assert_eq!(block.contents, Contents::Dirty, "what RAM holds at boot is unknown");
         let everything = |contents| {
             let all: Vec<_> =
-                core::iter::from_fn(|| memory.allocate(&request(0, Kind::Movable)).ok()).collect();
+                core::iter::from_fn(|| memory.allocate(&request(0, MemoryKind::Movable)).ok()).collect();
             all.iter().for_each(|block| memory.free(block.frame, 0, guest(0), contents).unwrap());
             all.iter().filter(|block| block.contents == Contents::Dirty).count()
         };
@@ -133,9 +133,9 @@ fn contents_are_known_to_be_zero_only_where_nobody_has_written() {
         everything(Contents::Zeroed);
         assert_eq!(everything(Contents::Zeroed), 0, "all was scrubbed");
         // One frame that was not makes what it merges with dirty: never the other way round.
-        let one = memory.allocate(&request(0, Kind::Movable)).unwrap();
+        let one = memory.allocate(&request(0, MemoryKind::Movable)).unwrap();
         memory.free(one.frame, 0, guest(0), Contents::Dirty).unwrap();
-        let again = memory.allocate(&request(0, Kind::Movable)).unwrap();
+        let again = memory.allocate(&request(0, MemoryKind::Movable)).unwrap();
         assert_eq!((again.frame, again.contents), (one.frame, Contents::Dirty));
     });
 }
