@@ -1,4 +1,4 @@
-# Two commands: `make run` and `make test`. Everything else is beside the point on the first day.
+# The main commands are `make run` and `make test`; CONTRIBUTING.md lists all.
 #
 #   make run [MACHINE=two] [GUESTS=alpha-beta] [KERNEL=6.12] [CPU=cortex-a72] [APPEND=…] [SERIAL=/tmp/serial]
 #   make test [FILTER=…]
@@ -8,7 +8,7 @@
 
 QEMU = tools/cargo run --package ballast-qemu --
 
-# option,variable: --option 'value' where the variable has one.
+# $(call option,NAME,VARIABLE): --NAME 'value', if the variable is set.
 option = $(if $($(2)),--$(1) '$($(2))')
 SOAK = $(call option,hours,HOURS) $(call option,part,PART) $(call option,seed,SEED)
 RUN = $(call option,machine,MACHINE) $(call option,guests,GUESTS) $(call option,kernel,KERNEL) \

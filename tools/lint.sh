@@ -1,12 +1,12 @@
 #!/bin/sh
-# Formatting and lints of everything: the workspace on the PC, Ballast and the bare-metal guests for their target,
-# the scripts; and the image's instructions, for sequences that errata forbid (hyp/ERRATA.md).
+# Checks formatting and lints of everything (the workspace on the PC, Ballast and the bare-metal guests for their target,
+# scripts), and searches the image for instruction sequences that errata forbid (hyp/ERRATA.md).
 set -eu
 cd "$(dirname "$0")/.."
 TARGET=aarch64-unknown-none-softfloat
 
 if [ -n "$(sed -n 's/^export BALLAST_BUILD_STD=//p' target/toolchain)" ]; then
-    # Debian's Rust: Rust's own libraries are built from their source for the target, which stable Rust calls unstable.
+    # Debian's Rust has no libraries for the target. Building them from source is an unstable feature.
     export RUSTC_BOOTSTRAP=1
     build_std="-Z build-std=core,alloc,compiler_builtins"
 else
@@ -16,13 +16,13 @@ fi
 tools/cargo fmt --all --check
 tools/cargo fmt --all --check --manifest-path tests/guests/Cargo.toml
 tools/cargo clippy --workspace --all-targets -- -D warnings
-# It is no target by default: `make test` must not run it.
+# --all-targets skips the soak test, which is not a default target, so that `make test` does not run it.
 tools/cargo clippy --package system-tests --test soak -- -D warnings
-# shellcheck disable=SC2086 # a list of words
+# shellcheck disable=SC2086 # build_std is a list of words
 tools/cargo clippy --package hyp --bin ballast --target $TARGET $build_std -- -D warnings
 # shellcheck disable=SC2086
 tools/cargo clippy --manifest-path tests/guests/Cargo.toml --target-dir target/payloads --workspace --exclude pack \
     --target $TARGET $build_std -- -D warnings
 shellcheck tools/cargo tools/*.sh .ci/run qemu/ramdisk/init
 tools/cargo run --quiet --package ballast-qemu -- errata
-echo "lint: clean"
+echo "lint: no errors"

@@ -1,19 +1,19 @@
 #!/bin/sh
-# Proofs of the memory logic that take minutes, and so are no part of `make test`.
+# Checks of the memory logic that take too long for `make test`.
 #
-#   tools/proof.sh miri [FILTER]   stage2's unit tests under Miri, in two processes: first the allocator's tests with
-#                                  Miri's borrow checks, then all tests without them, which are of little use to a crate
-#                                  that forbids unsafe code and take most of the time. Needs rustup; installs the
-#                                  nightly toolchain's miri. Says how many passed and how many are left out (`cargo` has
-#                                  the reasons), and fails where one fails or there was no time for one: all of them
-#                                  take hours (MIRI_SECONDS=7200). With a filter: those, with borrow checks.
-#   tools/proof.sh loom [FILTER]   what CPUs share, in every interleaving that loom finds
+#   tools/proof.sh miri [FILTER]   Runs stage2's unit tests under Miri: first the allocator's tests with Miri's borrow
+#                                  checks, then, in two processes, all tests without these checks, which take most of the
+#                                  time and find little in a crate that forbids unsafe code. Needs rustup; installs miri
+#                                  of the nightly toolchain. Prints how many tests passed and how many were ignored, and
+#                                  fails if a test fails or does not run within MIRI_SECONDS (7200); all tests take hours.
+#                                  With a filter: runs only matching tests, with borrow checks.
+#   tools/proof.sh loom [FILTER]   Tests data that CPUs share, in every interleaving that loom finds
 set -eu
 cd "$(dirname "$0")/.."
 what=${1:-}
 [ $# -eq 0 ] || shift
 
-# Runs a slice of the tests, and writes what came of it to the file $1 and its status beside it.
+# slice LOG ARGUMENT…: runs part of the tests, and writes their output to LOG and the exit status to LOG.status.
 slice() {
     log=$1
     shift
@@ -26,10 +26,10 @@ slice() {
 case $what in
 miri)
     rustup toolchain install nightly --profile minimal --component miri,rust-src --no-self-update
-    # Snapshots are files, and insta must not ask Cargo where they lie: Miri starts no process.
+    # insta must not ask Cargo for the path of snapshots, since Miri cannot start processes.
     export INSTA_WORKSPACE_ROOT="$PWD" INSTA_UPDATE=no
-    # Tests leak memory that has to be static. The library's checks of unsafe preconditions are Miri's own, only slower.
-    # A lock that fails for no reason one time in ten, not eight, is tried as often as it has to be.
+    # Tests leak memory that must be static. The library's checks of unsafe preconditions repeat Miri's and are slow.
+    # By default, 8 of 10 weak compare-exchanges fail spuriously, which makes tests with locks too slow.
     MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks -Zub-checks=no"
     export MIRIFLAGS="$MIRIFLAGS -Zmiri-compare-exchange-weak-failure-rate=0.1"
     test="cargo +nightly miri test --package stage2 --lib"
@@ -50,13 +50,13 @@ miri)
     all=$(sed -n 's/^running \([0-9]*\) tests*$/\1/p' "$logs"/? | awk '{ sum += $1 } END { print sum + 0 }')
     passed=$(count '^test .* ok$') ignored=$(count '^test .* ignored') failed=$(count '^test .* FAILED$')
     left=$((all - passed - ignored - failed))
-    echo "proof: Miri: $passed of $all tests passed, $ignored are left out, $failed failed, no time for $left"
+    echo "proof: Miri: of $all tests, $passed passed, $failed failed, $ignored were ignored, $left did not finish in time"
     is_good=true
     for log in "$logs"/?; do
         status=$(cat "$log.status")
         case $status in
         0) continue ;;
-        124) echo "proof: no time to finish: $(grep '^test ' "$log" | tail -n 1)" ;;
+        124) echo "proof: out of time after: $(grep '^test ' "$log" | tail -n 1)" ;;
         *) sed '/^test .* ok$/d' "$log" ;;
         esac
         is_good=false
@@ -66,7 +66,7 @@ miri)
 loom)
     export RUSTFLAGS='--cfg loom' LOOM_LOG=0
     tools/cargo test --package stage2 --target-dir target/loom --release --test loom -- "$@"
-    # Unit tests, since a test of its own would need the image's binary, which a PC cannot link.
+    # Unit tests, since an integration test would need the image's binary, which cannot be linked on a PC.
     tools/cargo test --package hyp --target-dir target/loom --release --lib -- "interleavings::$*"
     ;;
 *)

@@ -1,10 +1,9 @@
 #!/bin/sh
-# Installs what building and running Ballast needs on Debian 12 and 13, and nothing that is there already.
+# Installs missing packages that are needed to build and run Ballast on Debian 12 and 13.
 #
-#   tools/setup.sh [lint] [bench]   `lint` adds what `make lint` needs, `bench` what `make bench` needs
+#   tools/setup.sh [lint] [bench]   `lint` adds packages for `make lint`, `bench` adds packages for `make bench`
 #
-# Says what it is about to install before it does. Which Rust is used is written to target/toolchain, which
-# tools/cargo reads.
+# Prints packages before it installs them. Writes the choice of Rust to target/toolchain, which tools/cargo reads.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -21,24 +20,24 @@ has() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# is_new_enough RUSTC: whether it runs, and is at least OLDEST_RUST.
+# is_new_enough RUSTC: tests whether RUSTC runs and is at least OLDEST_RUST.
 is_new_enough() {
     version=$("$1" --version 2>/dev/null | cut -d ' ' -f 2)
     [ -n "$version" ] && printf '%s\n%s\n' "$OLDEST_RUST" "$version" | sort -C -V
 }
 
-# has_target RUSTC: whether Rust's libraries for TARGET are beside it.
+# has_target RUSTC: tests whether RUSTC has Rust's libraries for TARGET.
 has_target() {
     sysroot=$("$1" --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/$TARGET/lib" ]
 }
 
-# Debian's own Rust can build the libraries for TARGET from Debian's package of their source.
+# Tests whether Debian's Rust is complete: with the source of Rust's libraries, to build them for TARGET.
 is_debian_rust_complete() {
     [ -x /usr/bin/cargo ] || has cargo || return 1
     is_new_enough /usr/bin/rustc && [ -e /usr/lib/rustlib/src/rust/library/Cargo.lock ] && has ld.lld
 }
 
-# remember LINE…: what tools/cargo sets.
+# remember LINE…: writes target/toolchain, which tools/cargo sources, unless it has these lines.
 remember() {
     mkdir -p target
     printf '%s\n' "$@" >target/toolchain.new
@@ -49,49 +48,49 @@ remember() {
     fi
 }
 
-# The packages that are missing, by what each is for.
+# Prints missing packages, by the program or file that each provides.
 missing_packages() {
     has qemu-system-aarch64 || echo qemu-system-arm
     has dtc || echo device-tree-compiler
     has cpio || echo cpio
     has cc || echo gcc libc6-dev
     has setpriv || echo util-linux
-    # dt-validate, which the tests of guest-dts install for themselves, lives in a virtual environment.
+    # The tests of guest-dts install dt-validate into a virtual environment.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
-    # Keys of Debian 13 too, for its kernels; Debian 12 began without them.
+    # Kernels of Debian 13 need its keys, which early releases of Debian 12 lack.
     { [ -e "$KEYRING" ] && ls /usr/share/keyrings/debian-archive-trixie-* >/dev/null 2>&1; } ||
         echo debian-archive-keyring
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 
-# apt_get ARGUMENT…: as root.
+# apt_get ARGUMENT…: runs apt-get as root.
 apt_get() {
     root=
     [ "$(id -u)" = 0 ] || root=sudo
     $root env DEBIAN_FRONTEND=noninteractive apt-get -q "$@"
 }
 
-# install_packages PACKAGE…
+# install_packages PACKAGE…: installs Debian packages.
 install_packages() {
     echo "setup: installing Debian packages:" "$@"
-    [ "$(id -u)" = 0 ] || has sudo || die "not root and no sudo; as root: apt-get install $*"
+    [ "$(id -u)" = 0 ] || has sudo || die "needs root or sudo; run as root: apt-get install $*"
     apt_get update || die "apt-get update failed"
-    # --no-remove: what stands in the way is for the user to remove.
+    # --no-remove: only the user may remove conflicting packages.
     set -- -y --no-install-recommends --no-remove install "$@"
-    apt_get "$@" || from_backports "$@" || die "apt-get cannot: $*"
+    apt_get "$@" || from_backports "$@" || die "apt-get failed: $*"
 }
 
-# from_backports ARGUMENT…: apt-get, with this suite's backports beside what the machine's own lists name.
+# from_backports ARGUMENT…: runs apt-get with this suite's backports in addition to the machine's own sources.
 #
-# A package of backports that is installed (qemu-utils, say) keeps what belongs to it from coming from the suite itself.
-# The machine's configuration stays as it is: lists and sources are copies under target/.
+# An installed package from backports, such as qemu-utils, conflicts with the suite's version of related packages. The
+# machine's configuration does not change: lists and sources are copies under target/.
 from_backports() {
     suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     lists=$PWD/target/backports
     # shellcheck disable=SC2016 # apt-get's own expression
     mirror=$(apt-get indextargets --format '$(SITE)' "Codename: $suite" "Created-By: Packages" | head -n 1)
     [ -n "$suite" ] && [ -n "$mirror" ] || return 1
-    echo "setup: not without removing others; trying with $suite-backports"
+    echo "setup: the packages conflict with installed ones; trying $suite-backports"
     mkdir -p "$lists/sources" "$lists/lists/partial"
     find /etc/apt/sources.list.d \( -name '*.list' -o -name '*.sources' \) -exec cp -t "$lists/sources" {} +
     echo "deb [signed-by=$KEYRING] $mirror $suite-backports main" >"$lists/sources/ballast.list"
@@ -101,35 +100,36 @@ from_backports() {
         apt_get -o "$sources" -o "$state" -t "$suite-backports" "$@"
 }
 
-# Rust by rustup: a toolchain that is new enough, and TARGET. Fails where rustup's server cannot be reached.
+# by_rustup: installs a new enough toolchain and TARGET with rustup. Fails if rustup's server is unreachable.
 by_rustup() {
     has rustup || return 1
     if ! is_new_enough rustc; then
-        echo "setup: installing by rustup: the stable toolchain (Rust $OLDEST_RUST or newer is needed)"
+        echo "setup: installing the stable toolchain with rustup (Rust $OLDEST_RUST or newer is required)"
         rustup toolchain install stable --profile minimal || return 1
         export RUSTUP_TOOLCHAIN=stable
         is_new_enough rustc || return 1
     fi
     if ! has_target rustc; then
-        echo "setup: installing by rustup: the target $TARGET"
+        echo "setup: installing the target $TARGET with rustup"
         rustup target add "$TARGET" || return 1
     fi
     has_target rustc
 }
 
+# by_debian: installs Debian's Rust and the source of its libraries.
 by_debian() {
     is_debian_rust_complete && return
     for package in rustup rustc; do
         if dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then
-            die "Debian's package $package is in the way of rustc-web (Rust $OLDEST_RUST or newer with the source of" \
-                "its libraries). Either remove it (apt-get remove $package), or give rustup the target $TARGET."
+            die "Debian's package $package conflicts with rustc-web, which is required (Rust $OLDEST_RUST or newer with" \
+                "the source of its libraries). Run: apt-get remove $package; or: rustup target add $TARGET"
         fi
     done
     packages="rustc-web rust-web-src lld"
     has cargo || packages="$packages cargo-web"
     # shellcheck disable=SC2086 # a list of words
     install_packages $packages
-    is_debian_rust_complete || die "Debian's rustc-web is older than Rust $OLDEST_RUST: apt-get upgrade, or use rustup"
+    is_debian_rust_complete || die "Debian's rustc-web is older than Rust $OLDEST_RUST. Run apt-get upgrade, or use rustup"
 }
 
 set_up_packages() {
@@ -139,7 +139,7 @@ set_up_packages() {
 }
 
 set_up_rust() {
-    # rustup puts its programs here; a shell that was opened before does not know.
+    # A shell that was started before rustup was installed does not have rustup's folder in its PATH.
     if ! has cargo && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
         PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
     fi
@@ -152,7 +152,7 @@ set_up_rust() {
     fi
 }
 
-# What `make lint` needs besides.
+# Installs packages for `make lint`.
 set_up_lint() {
     packages=
     has shellcheck || packages=shellcheck
@@ -167,7 +167,7 @@ set_up_lint() {
     [ -z "$packages" ] || install_packages $packages
 }
 
-# What `make bench` needs besides: it counts the allocator's instructions.
+# Installs valgrind, with which `make bench` counts the allocator's instructions.
 set_up_bench() {
     has valgrind || install_packages valgrind
 }
