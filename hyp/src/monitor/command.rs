@@ -16,21 +16,21 @@ mod log;
 mod memory;
 mod migrate;
 mod moved;
+mod names;
 mod physical;
 mod pools;
+mod rate;
 mod retire;
 mod stats;
 mod top;
 mod trace;
 mod watch;
 
-use super::grammar::{Command, Kind, optional, required};
-use super::mux::RING_SIZE;
+use super::grammar::{Kind, optional, required};
+use super::session::{Command, Commands};
 
-pub(super) use self::help::{explain, unknown};
-
-/// All commands, in the order in which `help` lists them.
-pub const COMMANDS: &[Command] = &[
+/// The commands.
+pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "help",
         parameters: &[optional("COMMAND", Kind::Command)],
@@ -302,7 +302,7 @@ pub const COMMANDS: &[Command] = &[
                   guest's time, where no CPU is idle. stall: a guest that writes \
                   to a 2 MiB unit waits if at most so much of it is left to copy; else the unit is split.",
         example: "rate limit 100M",
-        run: jobs::rate,
+        run: rate::rate,
     },
     Command {
         name: "pools",
@@ -440,24 +440,23 @@ pub const COMMANDS: &[Command] = &[
         example: "watch 2 guests",
         run: watch::run,
     },
-];
+]);
 
-/// What `claim` takes first.
+/// The first argument of `claim`.
 const CLAIM: Kind =
     Kind::Either(&Kind::Number(1, u32::MAX as u64), &Kind::Either(&Kind::Pool, &Kind::Word(&["cancel"])));
 
-/// The command with this name.
-pub fn find(name: &str) -> Option<&'static Command> {
-    let name = if name == "?" { "help" } else { name };
-    COMMANDS.iter().find(|command| command.name == name)
+/// The items that nearly every command uses.
+mod prelude {
+    pub(super) use crate::monitor::failure::{Done, Failure};
+    pub(super) use crate::monitor::grammar::{Argument, Arguments};
+    pub(super) use crate::monitor::machine::Machine;
+    pub(super) use crate::monitor::report::Value;
+    pub(super) use crate::monitor::report::Value::{
+        Address, Bytes, Count, Flag, Frames, Nanoseconds, Nothing, Numbers, Permille, Ranges, Show, Text,
+        Words,
+    };
+    pub(super) use crate::monitor::session::Session;
+    pub(super) use crate::monitor::units::{Compact, Size};
+    pub(super) use core::fmt::{self, Write, from_fn};
 }
-
-/// Whether the command with this name takes another command as its last argument.
-pub fn takes_line(name: &str) -> bool {
-    find(name).is_some_and(|command| {
-        command.parameters.last().is_some_and(|parameter| matches!(parameter.kind, Kind::Line))
-    })
-}
-
-/// Largest limit of a console.
-const MOST_KEPT: u64 = RING_SIZE as u64;

@@ -1,22 +1,24 @@
-//! Completion: what can stand where the cursor is.
+//! Completion of the word before the cursor.
 
 use core::fmt::{self, Write};
 
 use super::editor::{Editor, LINE_SIZE};
 use super::grammar::{Kind, Need, each_choice, find_guest};
 use super::machine::Machine;
+use super::region;
 use super::report::SCREEN_WIDTH;
-use super::{command, region};
+use super::session::Commands;
 
 /// Options of every command.
 const OPTIONS: Kind = Kind::Word(&["--json", "--exact", "--help"]);
 
-/// Completes the word before the cursor as far as it is certain; asked again, lists what is possible.
+/// Completes the word before the cursor up to the first difference; if the key is repeated, lists the possible words.
 ///
 /// # Errors
 /// Those of `out`.
 pub(super) fn complete(
     editor: &mut Editor,
+    commands: Commands,
     machine: &dyn Machine,
     is_repeated: bool,
     out: &mut dyn Write,
@@ -26,7 +28,7 @@ pub(super) fn complete(
     let (before, word) = line.as_str().split_at_checked(start).unwrap_or(("", ""));
     let mut common = Line::of("");
     let mut count = 0;
-    each_candidate(before, word, machine, &mut |choice| {
+    each_candidate(before, word, commands, machine, &mut |choice| {
         if choice.starts_with(word) {
             common.narrow(choice, count == 0);
             count += 1;
@@ -46,7 +48,7 @@ pub(super) fn complete(
     out.write_str("\n")?;
     let mut column = 0;
     let mut result = Ok(());
-    each_candidate(before, word, machine, &mut |choice| {
+    each_candidate(before, word, commands, machine, &mut |choice| {
         if !choice.starts_with(word) || result.is_err() {
             return;
         }
@@ -63,30 +65,37 @@ pub(super) fn complete(
 }
 
 /// Calls `take` with every word that can stand behind `before`, in place of `word`.
-fn each_candidate(before: &str, word: &str, machine: &dyn Machine, take: &mut dyn FnMut(&str)) {
+fn each_candidate(
+    before: &str,
+    word: &str,
+    commands: Commands,
+    machine: &dyn Machine,
+    take: &mut dyn FnMut(&str),
+) {
+    let names = |take: &mut dyn FnMut(&str)| commands.0.iter().for_each(|command| take(command.name));
     if word.starts_with('-') {
-        let command = before.split(' ').find(|word| !word.is_empty()).and_then(command::find);
+        let command = before.split(' ').find(|word| !word.is_empty()).and_then(|name| commands.find(name));
         let own = command.into_iter().flat_map(|command| command.parameters);
         own.filter(|parameter| matches!(parameter.kind, Kind::Flag)).for_each(|flag| take(flag.name));
         return each_choice(OPTIONS, machine, take);
     }
     let mut words = before.split(' ').filter(|word| !word.is_empty() && !word.starts_with('-'));
-    let Some(name) = words.next() else { return each_choice(Kind::Command, machine, take) };
-    let Some(command) = command::find(name) else { return };
+    let Some(name) = words.next() else { return names(take) };
+    let Some(command) = commands.find(name) else { return };
     let given = words.clone().count();
-    // A command that takes another one: complete that. Such a command takes no other of its kind.
+    // Completes a nested command, but not a second one within it.
     let line_at = command.parameters.iter().position(|parameter| matches!(parameter.kind, Kind::Line));
     if let Some(at) = line_at
         && given > at
     {
         let Some(nested) = words.nth(at) else { return };
         let start = nested.as_ptr() as usize - before.as_ptr() as usize;
-        if !command::takes_line(nested) {
-            each_candidate(before.get(start..).unwrap_or(""), word, machine, take);
+        if !commands.takes_line(nested) {
+            each_candidate(before.get(start..).unwrap_or(""), word, commands, machine, take);
         }
         return;
     }
-    // With an optional parameter before it, a required one may stand here already.
+    // A required parameter may stand here already if those before it are optional.
     let mut possible = command.parameters.get(given..).unwrap_or(&[]).iter();
     for parameter in possible.by_ref() {
         match parameter.kind {
@@ -94,6 +103,7 @@ fn each_candidate(before: &str, word: &str, machine: &dyn Machine, take: &mut dy
                 let guest = words.clone().find_map(|word| find_guest(word, machine));
                 region::each_name(machine, guest, take);
             }
+            Kind::Command | Kind::Line => names(take),
             kind => each_choice(kind, machine, take),
         }
         if parameter.need == Need::Required {
@@ -102,7 +112,7 @@ fn each_candidate(before: &str, word: &str, machine: &dyn Machine, take: &mut dy
     }
 }
 
-/// Text of the line's size.
+/// Text of at most a line's length.
 struct Line {
     text: heapless::String<LINE_SIZE>,
 }
@@ -120,14 +130,14 @@ impl Line {
         &self.text
     }
 
-    /// Keeps what it has in common with `choice`; all of it, if it is the first.
+    /// Keeps the common start with `choice`, or takes all of the first choice.
     fn narrow(&mut self, choice: &str, is_first: bool) {
         if is_first {
             *self = Self::of(choice);
             return;
         }
         let common = self.text.bytes().zip(choice.bytes()).take_while(|(one, other)| one == other).count();
-        // Names are ASCII: every place is a character's.
+        // Names are ASCII: every position is a character boundary.
         if self.text.is_char_boundary(common) {
             self.text.truncate(common);
         }

@@ -1,24 +1,25 @@
-//! The grammar that all commands share: a command is a name, arguments and options, separated by spaces.
+//! The grammar of all commands: a command is a name, arguments and options, separated by spaces.
 //!
-//! A command says what it takes as a list of [`Parameter`]s. From that list come the check of what was
-//! typed, the usage line, the help and the completion, so that no command checks or words this itself.
-//! Optional parameters may stand anywhere: with more words than are required, the first of them are
-//! given.
+//! A command describes its arguments as a list of [`Parameter`]s. The check of a typed line, the usage line, the help and
+//! the completion come from that list, so that no command does this itself. Optional parameters may stand anywhere: words
+//! beyond the required ones are given to the optional parameters, first to last.
 
 use core::fmt;
 
-use super::machine::{Machine, Reason, set_reason};
-use super::mux::{Console, GUESTS};
+use stage2::controller::ControllerId;
+
+use super::failure::Failure;
+use super::machine::{Machine, Reason};
+use super::mux::Console;
 use super::region::Region;
 use super::report::Style;
-use super::session::Session;
 use super::units;
 use crate::observe::log::Level;
 
 /// Most words of a command line, its name included.
 pub const WORDS: usize = 16;
 
-/// What an argument may be.
+/// The kind of an argument.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// A guest's name.
@@ -31,7 +32,7 @@ pub enum Kind {
     Region,
     /// A pool's name.
     Pool,
-    /// Anything without a space, which the command understands itself: what it is called.
+    /// A word that the command itself parses; with a description.
     Any(&'static str),
     /// A console: a guest's name or `monitor`.
     Console,
@@ -56,70 +57,37 @@ pub enum Kind {
 /// The options that single commands take.
 pub const FLAGS: [&str; 1] = ["--force"];
 
-/// Whether an argument has to be given.
+/// The need for an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// It has to.
+    /// Must be given.
     Required,
-    /// It may be left out.
+    /// May be left out.
     Optional,
 }
 
 /// A parameter of a command.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameter {
-    /// What usage lines call it.
+    /// Its name in usage lines.
     pub name: &'static str,
-    /// What it may be.
+    /// Its kind.
     pub kind: Kind,
-    /// Whether it has to be given.
+    /// The need for it.
     pub need: Need,
 }
 
-/// A parameter that has to be given.
+/// Makes a parameter that must be given.
 pub const fn required(name: &'static str, kind: Kind) -> Parameter {
     Parameter { name, kind, need: Need::Required }
 }
 
-/// A parameter that may be left out.
+/// Makes a parameter that may be left out.
 pub const fn optional(name: &'static str, kind: Kind) -> Parameter {
     Parameter { name, kind, need: Need::Optional }
 }
 
-/// A command.
-#[derive(Clone, Copy, Debug)]
-pub struct Command {
-    /// Its name.
-    pub name: &'static str,
-    /// What it takes.
-    pub parameters: &'static [Parameter],
-    /// What it does, in a line.
-    pub summary: &'static str,
-    /// More about it; may be empty.
-    pub details: &'static str,
-    /// An example of its use.
-    pub example: &'static str,
-    /// Does it.
-    pub run: fn(&mut Session<'_>, &Arguments<'_>) -> Result<(), Failure>,
-}
-
-impl Command {
-    /// Its name and parameters.
-    pub fn usage(&self) -> impl fmt::Display + '_ {
-        fmt::from_fn(|f| {
-            f.write_str(self.name)?;
-            for parameter in self.parameters {
-                match parameter.need {
-                    Need::Required => write!(f, " {}", parameter.name)?,
-                    Need::Optional => write!(f, " [{}]", parameter.name)?,
-                }
-            }
-            Ok(())
-        })
-    }
-}
-
-/// An argument, understood and checked.
+/// An argument, parsed and checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Argument<'a> {
     /// The guest with this index.
@@ -136,46 +104,20 @@ pub enum Argument<'a> {
     Level(Level),
 }
 
-/// Why a command did nothing, or not all. The words for it are in [`State::why`](super::session::State).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// What was typed is not what the command takes.
-    Usage,
-    /// The machine refuses.
-    Refused,
-    /// The operator pressed Ctrl-C.
-    Interrupted,
-}
-
-impl Failure {
-    /// What was typed is wrong: `why` becomes `text`.
-    pub(super) fn usage(why: &mut Reason, text: fmt::Arguments<'_>) -> Self {
-        set_reason(why, text);
-        Self::Usage
-    }
-}
-
-impl From<fmt::Error> for Failure {
-    /// The console takes all that is written unless the operator interrupts.
-    fn from(_: fmt::Error) -> Self {
-        Self::Interrupted
-    }
-}
-
-/// What was typed behind a command's name, checked.
+/// The arguments of a command, checked.
 #[derive(Debug)]
 pub struct Arguments<'a> {
-    /// By parameter.
+    /// The arguments by parameter.
     values: [Option<Argument<'a>>; WORDS],
 }
 
 impl<'a> Arguments<'a> {
-    /// The argument for parameter `at`, if it was given.
+    /// Returns the argument for parameter `at`, if it was given.
     pub fn get(&self, at: usize) -> Option<Argument<'a>> {
         self.values.get(at).copied().flatten()
     }
 
-    /// The guest given for parameter `at`.
+    /// Returns the index of the guest given for parameter `at`.
     pub fn guest(&self, at: usize) -> Option<usize> {
         match self.get(at) {
             Some(Argument::Guest(guest)) => Some(guest),
@@ -183,7 +125,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// The controller given for parameter `at`.
+    /// Returns the index of the controller given for parameter `at`.
     pub fn controller(&self, at: usize) -> Option<usize> {
         match self.get(at) {
             Some(Argument::Controller(controller)) => Some(controller),
@@ -191,7 +133,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// The word or line given for parameter `at`.
+    /// Returns the word or line given for parameter `at`.
     pub fn word(&self, at: usize) -> Option<&'a str> {
         match self.get(at) {
             Some(Argument::Word(word)) => Some(word),
@@ -199,12 +141,12 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Tells if the option of parameter `at` was given.
+    /// Tests if the option of parameter `at` was given.
     pub fn has_flag(&self, at: usize) -> bool {
         self.word(at).is_some()
     }
 
-    /// The number or size given for parameter `at`.
+    /// Returns the number or size given for parameter `at`.
     pub fn number(&self, at: usize) -> Option<u64> {
         match self.get(at) {
             Some(Argument::Number(number)) => Some(number),
@@ -213,26 +155,30 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// A command line taken apart: words, and the options that every command takes.
+/// A command line, split into words and options.
 #[derive(Debug)]
 pub struct Words<'a> {
     words: heapless::Vec<&'a str, WORDS>,
     line: &'a str,
-    /// Those of [`FLAGS`] that were given.
+    /// The options of [`FLAGS`] that were given.
     flags: heapless::Vec<&'a str, WORDS>,
-    /// How the report is written.
+    /// The form of the report.
     pub style: Style,
-    /// Whether `--help` is among them.
+    /// True if `--help` was given.
     pub wants_help: bool,
 }
 
 impl<'a> Words<'a> {
-    /// Takes `line` apart. Options may stand anywhere in it, but for a command that takes another one:
-    /// there they belong to that.
+    /// Splits `line`. Options may stand anywhere in it; those behind a nested command, which `takes_line` tells of, belong
+    /// to that command.
     ///
     /// # Errors
-    /// For an option that there is not, and for too many words; `why` says so.
-    pub fn split(line: &'a str, takes_line: fn(&str) -> bool, why: &mut Reason) -> Result<Self, Failure> {
+    /// An unknown option or too many words, as `why` says.
+    pub fn split(
+        line: &'a str,
+        takes_line: &dyn Fn(&str) -> bool,
+        why: &mut Reason,
+    ) -> Result<Self, Failure> {
         let mut words = Self {
             words: heapless::Vec::new(),
             line,
@@ -248,7 +194,7 @@ impl<'a> Words<'a> {
                 "--exact" => words.style.is_exact = true,
                 "--help" | "-h" => words.wants_help = true,
                 _ if FLAGS.contains(&word) => {
-                    // There is room for all words of a line that can be taken.
+                    // More flags than that are repetitions.
                     let _ = words.flags.push(word);
                 }
                 _ if word.len() > 1 && word.starts_with('-') => {
@@ -265,45 +211,45 @@ impl<'a> Words<'a> {
         Ok(words)
     }
 
-    /// The command's name.
+    /// Returns the command's name.
     pub fn name(&self) -> Option<&'a str> {
         self.words.first().copied()
     }
 
-    /// What stands behind the name.
+    /// Returns the words behind the name.
     pub fn arguments(&self) -> &[&'a str] {
         self.words.get(1..).unwrap_or(&[])
     }
 
-    /// The line from its `at`th word on.
+    /// Returns the line from its `at`th word on.
     fn rest(&self, at: usize) -> &'a str {
         let Some(word) = self.words.get(at) else { return "" };
-        // A word is a part of the line: where it lies is the difference of their addresses.
+        // A word is a slice of the line: the difference of their addresses is its position.
         let start = (word.as_ptr() as usize).saturating_sub(self.line.as_ptr() as usize);
         self.line.get(start..).unwrap_or("").trim_end_matches(' ')
     }
 }
 
-/// Checks what was typed against what `command` takes.
+/// Parses the words of a command with these parameters.
 ///
 /// # Errors
-/// `why` says what is wrong and what was expected.
+/// `why` names the wrong word and what was expected.
 pub fn parse<'a>(
-    command: &Command,
+    parameters: &[Parameter],
     words: &Words<'a>,
     machine: &dyn Machine,
     why: &mut Reason,
 ) -> Result<Arguments<'a>, Failure> {
     let given = words.arguments();
-    let required = command.parameters.iter().filter(|parameter| parameter.need == Need::Required).count();
+    let required = parameters.iter().filter(|parameter| parameter.need == Need::Required).count();
     let mut spare = given.len().saturating_sub(required);
     let mut values = [None; WORDS];
     let mut next = 0;
-    let takes = |flag: &str| command.parameters.iter().any(|parameter| parameter.name == flag);
+    let takes = |flag: &str| parameters.iter().any(|parameter| parameter.name == flag);
     if let Some(flag) = words.flags.iter().find(|flag| !takes(flag)) {
-        return Err(Failure::usage(why, format_args!("{} takes no {flag}", command.name)));
+        return Err(Failure::usage(why, format_args!("{} takes no {flag}", words.name().unwrap_or(""))));
     }
-    for (value, parameter) in values.iter_mut().zip(command.parameters) {
+    for (value, parameter) in values.iter_mut().zip(parameters) {
         if let Kind::Flag = parameter.kind {
             *value = words.flags.contains(&parameter.name).then_some(Argument::Word(parameter.name));
             continue;
@@ -323,8 +269,8 @@ pub fn parse<'a>(
             next = given.len();
             continue;
         }
-        let understood = understand(parameter.kind, word, machine);
-        *value = Some(understood.ok_or_else(|| refuse(parameter, word, machine, why))?);
+        let argument = parse_word(parameter.kind, word, machine);
+        *value = Some(argument.ok_or_else(|| refuse(parameter, word, machine, why))?);
     }
     match given.get(next) {
         Some(word) => Err(Failure::usage(why, format_args!("nothing was expected at '{word:.40}'"))),
@@ -332,14 +278,12 @@ pub fn parse<'a>(
     }
 }
 
-fn understand<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Argument<'a>> {
+fn parse_word<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Argument<'a>> {
     match kind {
         Kind::Guest => find_guest(word, machine).map(Argument::Guest),
-        Kind::Controller => (0..machine.controller_count())
-            .find(|&at| machine.controller(at).is_some_and(|controller| controller.name == word))
-            .map(Argument::Controller),
+        Kind::Controller => find_controller(word, machine).map(|id| Argument::Controller(id.index())),
         Kind::Controllers => {
-            let is_known = |name| understand(Kind::Controller, name, machine).is_some();
+            let is_known = |name| find_controller(name, machine).is_some();
             word.split(',').all(is_known).then_some(Argument::Word(word))
         }
         Kind::Pool => {
@@ -358,29 +302,32 @@ fn understand<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Ar
         Kind::Level => Level::from_name(word).map(Argument::Level),
         Kind::Line | Kind::Flag => None,
         Kind::Either(one, other) => {
-            understand(*one, word, machine).or_else(|| understand(*other, word, machine))
+            parse_word(*one, word, machine).or_else(|| parse_word(*other, word, machine))
         }
     }
 }
 
+/// Finds a guest by its name.
 pub(super) fn find_guest(name: &str, machine: &dyn Machine) -> Option<usize> {
-    (0..machine.guest_count()).find(|&guest| machine.guest(guest).is_some_and(|guest| guest.name == name))
+    machine.guests().find(|(_, guest)| guest.name == name).map(|(at, _)| at)
+}
+
+/// Finds a controller by its name.
+pub(super) fn find_controller(name: &str, machine: &dyn Machine) -> Option<ControllerId> {
+    machine.controllers().find(|(_, controller)| controller.name == name).map(|(id, _)| id)
 }
 
 fn find_console(name: &str, machine: &dyn Machine) -> Option<Console> {
-    let guests = (0..GUESTS).filter_map(Console::guest);
-    core::iter::once(Console::MONITOR)
-        .chain(guests)
-        .find(|&console| machine.console(console).is_some_and(|status| status.name == name))
+    Console::all().find(|&console| machine.console(console).is_some_and(|status| status.name == name))
 }
 
-/// Says what was expected in place of `word`.
+/// Returns the refusal of `word`, with what was expected in its place.
 fn refuse(parameter: &Parameter, word: &str, machine: &dyn Machine, why: &mut Reason) -> Failure {
     let expected = Expected { kind: parameter.kind, machine };
     Failure::usage(why, format_args!("'{word:.32}' is no {}: expected {expected}", parameter.name))
 }
 
-/// Says what a kind of argument is.
+/// A kind of argument, described for an error.
 struct Expected<'a> {
     kind: Kind,
     machine: &'a dyn Machine,
@@ -422,29 +369,20 @@ impl fmt::Display for Expected<'_> {
     }
 }
 
-/// Calls `take` with every word that an argument of `kind` can be, where they can be listed.
+/// Calls `take` with every word that an argument of `kind` can be, if they can be listed. The shell knows the commands, and
+/// completion the guest to which a region belongs.
 pub fn each_choice(kind: Kind, machine: &dyn Machine, take: &mut dyn FnMut(&str)) {
     match kind {
         Kind::Guest => {
-            for guest in (0..machine.guest_count()).filter_map(|at| machine.guest(at)) {
-                take(guest.name);
-            }
+            machine.guests().for_each(|(_, guest)| take(guest.name));
         }
         Kind::Controller | Kind::Controllers => {
-            for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
-                take(controller.name);
-            }
+            machine.controllers().for_each(|(_, controller)| take(controller.name));
         }
         Kind::Console => {
-            let consoles = core::iter::once(Console::MONITOR).chain((0..GUESTS).filter_map(Console::guest));
-            for status in consoles.filter_map(|console| machine.console(console)) {
-                take(status.name);
-            }
-        }
-        Kind::Command | Kind::Line => {
-            for command in super::command::COMMANDS {
-                take(command.name);
-            }
+            Console::all()
+                .filter_map(|console| machine.console(console))
+                .for_each(|console| take(console.name));
         }
         Kind::Word(choices) => choices.iter().for_each(|choice| take(choice)),
         Kind::Level => Level::ALL.iter().for_each(|level| take(level.name())),
@@ -456,12 +394,12 @@ pub fn each_choice(kind: Kind, machine: &dyn Machine, take: &mut dyn FnMut(&str)
             let pools = machine.claiming().and_then(|claiming| claiming.claims().pools());
             pools.into_iter().flat_map(|pools| pools.iter()).for_each(|(_, pool)| take(pool.name.as_str()));
         }
-        // A region is some guest's: completion knows whose.
-        Kind::Number(..) | Kind::Size | Kind::Any(_) | Kind::Region | Kind::Flag => {}
+        Kind::Command | Kind::Line | Kind::Region => {}
+        Kind::Number(..) | Kind::Size | Kind::Any(_) | Kind::Flag => {}
     }
 }
 
-/// The one of `choices` that is most like `word`, if any is like it at all.
+/// Returns the one of `choices` that resembles `word` most, if any does.
 pub fn nearest(word: &str, choices: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     choices
         .map(|choice| (distance(word.as_bytes(), choice.as_bytes()), choice))
@@ -470,7 +408,7 @@ pub fn nearest(word: &str, choices: impl Iterator<Item = &'static str>) -> Optio
         .map(|(_, choice)| choice)
 }
 
-/// How many letters have to be changed, added or left out to make one word the other.
+/// Counts the letters that have to be changed, added or removed to turn one word into the other (Levenshtein).
 fn distance(one: &[u8], other: &[u8]) -> usize {
     const LONGEST: usize = 24;
     if one.len() > LONGEST || other.len() > LONGEST {
@@ -497,9 +435,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_taken_apart() {
+    fn lines_are_split() {
         fn split(line: &str) -> Result<Words<'_>, Failure> {
-            Words::split(line, |name| name == "watch", &mut Reason::new())
+            Words::split(line, &|name| name == "watch", &mut Reason::new())
         }
         let words = split("  guests   --json ").unwrap();
         assert_eq!(words.name(), Some("guests"));

@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 
 use guest_dts::guest_tree::Choice;
 use stage2::addr::Ipa;
+use stage2::controller::ControllerId;
 use stage2::owner::GuestId;
 use stage2::phys::alloc::Memory;
 use stage2::phys::alloc::check::Translation;
@@ -16,21 +17,21 @@ use crate::mitigation;
 use crate::observe::counters::Counters;
 use crate::observe::{log, trace};
 
-/// Text put together for an answer; what does not fit is cut.
+/// Text of an answer, cut to the size that fits.
 pub type Reason = heapless::String<240>;
 /// Most CPUs listed for a guest.
 pub const GUEST_CPUS: usize = 16;
 /// Most ranges listed for a controller.
 pub const CONTROLLER_RANGES: usize = 4;
 
-/// Puts text together, cut to what fits.
+/// Formats text, cut to the size that fits.
 pub fn reason(text: fmt::Arguments<'_>) -> Reason {
     let mut reason = Reason::new();
     set_reason(&mut reason, text);
     reason
 }
 
-/// Replaces `reason` by text that is put together, cut to what fits.
+/// Formats text into `reason`, cut to the size that fits.
 pub fn set_reason(reason: &mut Reason, text: fmt::Arguments<'_>) {
     struct Cut<'a>(&'a mut Reason);
     impl Write for Cut<'_> {
@@ -399,6 +400,29 @@ pub trait Machine {
     /// Lets no event be recorded for a while, or records them again: while they are read, busy guests would come
     /// round their rings.
     fn pause_tracing(&self, is_paused: bool);
+}
+
+impl dyn Machine + '_ {
+    /// Iterates over the guests, with their indices.
+    pub fn guests(&self) -> impl Iterator<Item = (usize, Guest<'_>)> + Clone {
+        (0..self.guest_count()).filter_map(|at| Some((at, self.guest(at)?)))
+    }
+
+    /// Iterates over the controllers.
+    pub fn controllers(&self) -> impl Iterator<Item = (ControllerId, Controller<'_>)> + Clone {
+        (0..self.controller_count())
+            .filter_map(|at| Some((ControllerId::try_new(u8::try_from(at).ok()?)?, self.controller(at)?)))
+    }
+
+    /// Returns the guest's name.
+    pub fn guest_name(&self, guest: GuestId) -> &str {
+        self.guest(guest.index()).map_or("?", |guest| guest.name)
+    }
+
+    /// Returns the controller's name.
+    pub fn controller_name(&self, controller: ControllerId) -> &str {
+        self.controller(controller.index()).map_or("?", |controller| controller.name)
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub(crate) mod claiming;
 pub(crate) mod command;
 mod complete;
 pub(crate) mod editor;
+pub(crate) mod failure;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

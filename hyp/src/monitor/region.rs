@@ -83,7 +83,7 @@ pub fn each_name(machine: &dyn Machine, guest: Option<usize>, take: &mut dyn FnM
 }
 
 /// The pieces of a guest's RAM, by ascending address.
-pub fn pieces(migration: &dyn Migration, guest: usize) -> impl Iterator<Item = Piece> {
+pub fn pieces(migration: &dyn Migration, guest: usize) -> impl Iterator<Item = Piece> + Clone {
     (0..).map_while(move |index| migration.piece(guest, index))
 }
 

@@ -1,111 +1,124 @@
-//! Reports: what a command has to say, as text for people or as JSON for programs, from one description.
+//! Reports: each is described once and written as text for people or as JSON for programs.
 //!
-//! A report has a name and consists of tables and of single fields, each with a key. As text, a table is
-//! aligned and fits 80 columns where names allow it; as JSON, a report is one object on one line:
-//! `{"report":"guests","guests":[{"name":"alpha",…},…]}`. Keys are part of Ballast's interface: they are
-//! written `like_this`, end in the unit of what they hold (`_bytes`, `_ns`, `_count`), and stay.
-//! `hyp/schema/reports.json` describes them. The last one, `crc32`, is the checksum of all that stands before its comma
-//! ([`is_intact`]): a serial line loses or changes a character now and then, and a digit that is missing makes another
+//! A report has a name and consists of sentences, fields and tables. A field, and a column of a table, is a [`Cell`]: its
+//! key in JSON, its heading in text, and a [`Value`], whose variant is the unit. As text, a table is aligned and fits 80
+//! columns if names allow; as JSON, a report is one object on one line:
+//! `{"report":"guests","guests":[{"name":"alpha",…},…]}`.
+//!
+//! Keys are part of Ballast's interface and stay. They are written `like_this` and end in the unit of their value (`_bytes`,
+//! `_ns`, `_count`); `hyp/schema/reports.json` describes them. The last key, `crc32`, is the checksum of the text before
+//! its comma ([`is_intact`]): a serial line now and then loses or changes a character, and a lost digit still leaves a
 //! number.
 
 use core::fmt::{self, Write};
 
 use crc::{CRC_32_ISO_HDLC, Crc, Digest, NoTable};
+use stage2::addr::FRAME_SIZE;
 
 use super::units::{Compact, Size, Time};
 
-/// CRC-32 as Ethernet and zlib have it; without a table, since reports are few and the image is small.
+/// CRC-32 as Ethernet and zlib define it; without a table, because reports are rare and the image is small.
 static CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
-/// What stands between a report and its checksum, and behind that.
+/// Text between a report and its checksum, and behind the checksum.
 const BEFORE_SUM: &str = ",\"crc32\":\"";
 const AFTER_SUM: &str = "\"}";
 
-/// Whether `report`, a report as JSON, is as it was written: it ends with its checksum.
+/// Tests if `report`, a report as JSON, ends with its checksum.
 pub fn is_intact(report: &str) -> bool {
     let sum = report.strip_suffix(AFTER_SUM).and_then(|report| report.rsplit_once(BEFORE_SUM));
     sum.is_some_and(|(report, sum)| sum.len() == 8 && u32::from_str_radix(sum, 16) == Ok(checksum(report)))
 }
 
-/// The checksum of a report up to the comma before it.
+/// Computes the checksum of a report up to the comma before the checksum.
 pub fn checksum(report: &str) -> u32 {
     CRC.checksum(report.as_bytes())
 }
 
 /// Columns of a screen.
 pub const SCREEN_WIDTH: usize = 80;
-/// Most columns that a table has.
+/// Most columns of a table.
 const COLUMNS: usize = 20;
-/// Columns between two columns of a table.
+/// Spaces between two columns of a table.
 const GAP: usize = 2;
-/// A last column narrower than this gets lines of its own where its text does not fit.
+/// Width below which a last column puts text that does not fit on lines of its own.
 const NARROW: usize = 30;
-/// Where they begin.
+/// Indentation of those lines.
 const INDENT: usize = 5;
 
-/// How a report is written.
+/// The form of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
-    /// One JSON object on one line instead of text.
+    /// True for one JSON object on one line, false for text.
     pub is_json: bool,
-    /// Sizes in bytes and times in nanoseconds instead of human units (in text; JSON always has them).
+    /// True for sizes in bytes and times in nanoseconds, false for human units. Concerns text: JSON is always exact.
     pub is_exact: bool,
 }
 
-/// A value in a report.
+/// A value in a report, with its unit.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    /// Unknown or not there: `-`, `null`.
-    None,
+    /// Unknown or absent: `-`, `null`.
+    Nothing,
     /// Text.
     Text(&'a str),
-    /// Text that is put together when it is shown.
+    /// Text that is formatted when it is written.
     Show(&'a dyn fmt::Display),
     /// A number of things.
     Count(u64),
     /// A number of bytes.
     Bytes(u64),
+    /// A number of frames of 4 KiB, written in bytes.
+    Frames(u64),
     /// A time in nanoseconds.
     Nanoseconds(u64),
-    /// An address: hexadecimal, in JSON as text.
+    /// An address: hexadecimal, a string in JSON.
     Address(u64),
-    /// A share in thousandths, shown as per cent.
+    /// A share in thousandths, written as a percentage in text.
     Permille(u64),
     /// Yes or no.
     Flag(bool),
-    /// Several numbers, shown with commas.
+    /// Several numbers, separated by commas.
     Numbers(&'a [u64]),
-    /// Several words, shown with commas.
+    /// Several words, separated by commas.
     Words(&'a [&'a str]),
-    /// Ranges of addresses: first address and size, shown as `1G@0x40000000`.
+    /// Ranges of addresses: first address and size, written as `1G@0x40000000` in text.
     Ranges(&'a [(u64, u64)]),
 }
 
+use Value::{
+    Address, Bytes, Count, Flag, Frames, Nanoseconds, Nothing, Numbers, Permille, Ranges, Show, Text, Words,
+};
+
 impl Value<'_> {
-    /// Numbers stand right, text left.
+    /// Returns `Nothing` in place of zero or of an empty text.
+    #[must_use]
+    pub fn or_nothing(self) -> Self {
+        match self {
+            Count(0) | Bytes(0) | Frames(0) | Nanoseconds(0) | Address(0) | Text("") => Nothing,
+            value => value,
+        }
+    }
+
+    /// Tests if the value is aligned to the right, as numbers are.
     fn is_right(&self) -> bool {
-        matches!(
-            self,
-            Self::Count(_) | Self::Bytes(_) | Self::Nanoseconds(_) | Self::Permille(_) | Self::Address(_)
-        )
+        matches!(self, Count(_) | Bytes(_) | Frames(_) | Nanoseconds(_) | Permille(_) | Address(_))
     }
 
     fn write_text(&self, out: &mut dyn Write, is_exact: bool) -> fmt::Result {
         match *self {
-            Self::None => out.write_str("-"),
-            Self::Text("") => out.write_str("-"),
-            Self::Text(text) => out.write_str(text),
-            Self::Show(value) => write!(out, "{value}"),
-            Self::Bytes(value) if !is_exact => write!(out, "{}", Size(value)),
-            Self::Nanoseconds(value) if !is_exact => write!(out, "{}", Time(value)),
-            Self::Count(value) | Self::Bytes(value) | Self::Nanoseconds(value) => write!(out, "{value}"),
-            Self::Address(value) => write!(out, "{value:#x}"),
-            Self::Permille(value) => write!(out, "{}.{} %", value / 10, value % 10),
-            Self::Flag(value) => out.write_str(if value { "yes" } else { "no" }),
-            Self::Numbers([]) | Self::Words([]) => out.write_str("-"),
-            Self::Numbers(values) => separated(out, values, |out, value| write!(out, "{value}")),
-            Self::Words(values) => separated(out, values, |out, value| out.write_str(value)),
-            Self::Ranges([]) => out.write_str("-"),
-            Self::Ranges(values) => {
+            Nothing | Text("") | Numbers([]) | Words([]) | Ranges([]) => out.write_str("-"),
+            Text(text) => out.write_str(text),
+            Show(value) => write!(out, "{value}"),
+            Frames(frames) => Bytes(frames * FRAME_SIZE).write_text(out, is_exact),
+            Bytes(value) if !is_exact => write!(out, "{}", Size(value)),
+            Nanoseconds(value) if !is_exact => write!(out, "{}", Time(value)),
+            Count(value) | Bytes(value) | Nanoseconds(value) => write!(out, "{value}"),
+            Address(value) => write!(out, "{value:#x}"),
+            Permille(value) => write!(out, "{}.{} %", value / 10, value % 10),
+            Flag(value) => out.write_str(if value { "yes" } else { "no" }),
+            Numbers(values) => separated(out, values, |out, value| write!(out, "{value}")),
+            Words(values) => separated(out, values, |out, value| out.write_str(value)),
+            Ranges(values) => {
                 separated(out, values, |out, (base, size)| write!(out, "{}@{base:#x}", Compact(*size)))
             }
         }
@@ -113,39 +126,33 @@ impl Value<'_> {
 
     fn write_json(&self, out: &mut dyn Write) -> fmt::Result {
         match *self {
-            Self::None => out.write_str("null"),
-            Self::Text(text) => write!(out, "\"{}\"", Escaped(&text)),
-            Self::Show(value) => write!(out, "\"{}\"", Escaped(&value)),
-            Self::Count(value) | Self::Bytes(value) | Self::Nanoseconds(value) | Self::Permille(value) => {
-                write!(out, "{value}")
-            }
-            Self::Address(value) => write!(out, "\"{value:#x}\""),
-            Self::Flag(value) => write!(out, "{value}"),
-            Self::Numbers(values) => {
-                out.write_str("[")?;
-                separated(out, values, |out, value| write!(out, "{value}"))?;
-                out.write_str("]")
-            }
-            Self::Words(values) => {
-                out.write_str("[")?;
-                separated(out, values, |out, value| write!(out, "\"{}\"", Escaped(value)))?;
-                out.write_str("]")
-            }
-            Self::Ranges(values) => {
-                out.write_str("[")?;
-                separated(out, values, |out, (base, size)| {
-                    write!(out, "{{\"base\":\"{base:#x}\",\"size_bytes\":{size}}}")
-                })?;
-                out.write_str("]")
-            }
+            Nothing => out.write_str("null"),
+            Text(text) => write!(out, "\"{}\"", Escaped(&text)),
+            Show(value) => write!(out, "\"{}\"", Escaped(&value)),
+            Count(value) | Bytes(value) | Nanoseconds(value) | Permille(value) => write!(out, "{value}"),
+            Frames(frames) => write!(out, "{}", frames * FRAME_SIZE),
+            Address(value) => write!(out, "\"{value:#x}\""),
+            Flag(value) => write!(out, "{value}"),
+            Numbers(values) => list(out, values, |out, value| write!(out, "{value}")),
+            Words(values) => list(out, values, |out, value| write!(out, "\"{}\"", Escaped(value))),
+            Ranges(values) => list(out, values, |out, (base, size)| {
+                write!(out, "{{\"base\":\"{base:#x}\",\"size_bytes\":{size}}}")
+            }),
         }
     }
+}
+
+/// Writes a JSON array.
+fn list<T>(out: &mut dyn Write, values: &[T], write: fn(&mut dyn Write, &T) -> fmt::Result) -> fmt::Result {
+    out.write_str("[")?;
+    separated(out, values, write)?;
+    out.write_str("]")
 }
 
 fn separated<T>(
     out: &mut dyn Write,
     values: &[T],
-    write: impl Fn(&mut dyn Write, &T) -> fmt::Result,
+    write: fn(&mut dyn Write, &T) -> fmt::Result,
 ) -> fmt::Result {
     for (index, value) in values.iter().enumerate() {
         if index != 0 {
@@ -156,28 +163,29 @@ fn separated<T>(
     Ok(())
 }
 
-/// A column of a table, or a field: its key in JSON and its head in text, `key=Head`. Without a key, it is
-/// for text alone; without a head, for JSON.
-#[derive(Clone, Copy, Debug)]
-struct Column<'a> {
-    key: &'a str,
-    head: &'a str,
+/// A field, or a row's value in a column, described as `key=HEADING`: the key in JSON and the heading in text. `key` alone
+/// is left out of text, `=HEADING` of JSON.
+pub type Cell<'a> = (&'a str, Value<'a>);
+
+/// Splits a cell's description into its key and its heading.
+fn split(description: &str) -> (&str, &str) {
+    description.split_once('=').unwrap_or((description, ""))
 }
 
-/// The columns that a list like `name=NAME|memory_bytes=MEMORY|start_count=` names. As one text, they cost
-/// the image least.
-fn columns(list: &str) -> impl Iterator<Item = Column<'_>> + Clone {
-    list.split('|').filter_map(|column| {
-        let (key, head) = column.split_once('=')?;
-        Some(Column { key, head })
-    })
+/// Writes the cells that have a key as members of a JSON object, the first one behind `comma`.
+fn write_members(out: &mut dyn Write, cells: &[Cell<'_>], mut comma: &str) -> fmt::Result {
+    for (description, value) in cells {
+        let (key, _) = split(description);
+        if !key.is_empty() {
+            write!(out, "{comma}\"{key}\":")?;
+            value.write_json(out)?;
+            comma = ",";
+        }
+    }
+    Ok(())
 }
 
-/// What puts rows into a table ([`Table::row`]). It is called twice for a table as text, first to find the
-/// columns' widths.
-pub type Rows<'a> = &'a mut dyn FnMut(&mut Table<'_>) -> fmt::Result;
-
-/// Where a report goes; adds up what of it is JSON.
+/// Destination of a report; computes the checksum of JSON.
 struct Out<'a> {
     out: &'a mut dyn Write,
     sum: Option<Digest<'static, u32, NoTable>>,
@@ -192,7 +200,7 @@ impl Write for Out<'_> {
     }
 }
 
-/// A report under way.
+/// A report under construction. Each method returns the errors of the `out` that it was begun with.
 pub struct Report<'a> {
     out: Out<'a>,
     style: Style,
@@ -203,7 +211,7 @@ impl<'a> Report<'a> {
     /// Begins the report `name`.
     ///
     /// # Errors
-    /// Those of `out`, here and below.
+    /// Those of `out`.
     pub fn begin(out: &'a mut dyn Write, style: Style, name: &str) -> Result<Self, fmt::Error> {
         let mut out = Out { out, sum: style.is_json.then(|| CRC.digest()) };
         if style.is_json {
@@ -215,7 +223,7 @@ impl<'a> Report<'a> {
     /// Ends the report.
     ///
     /// # Errors
-    /// As above.
+    /// Those of `out`.
     pub fn end(self) -> fmt::Result {
         match self.out.sum {
             Some(sum) => writeln!(self.out.out, "{BEFORE_SUM}{:08x}{AFTER_SUM}", sum.finalize()),
@@ -223,26 +231,34 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Adds fields (`key=Head|…`, a value for each): keys of the report itself in JSON, a list of heads and
-    /// values in text.
+    /// Adds a line that is written in text alone.
     ///
     /// # Errors
-    /// As above.
-    pub fn fields(&mut self, list: &str, values: &[Value<'_>]) -> fmt::Result {
+    /// Those of `out`.
+    pub fn say(&mut self, line: fmt::Arguments<'_>) -> fmt::Result {
         if self.style.is_json {
-            for (column, value) in columns(list).zip(values).filter(|(column, _)| !column.key.is_empty()) {
-                write!(self.out, ",\"{}\":", column.key)?;
-                value.write_json(&mut self.out)?;
-            }
             return Ok(());
         }
-        let width = columns(list).map(|column| column.head.len()).max().unwrap_or(0);
-        if width == 0 {
-            return Ok(());
+        self.has_part = true;
+        writeln!(self.out, "{line}")
+    }
+
+    /// Adds fields: members of the report itself in JSON, a list of headings and values in text.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn fields(&mut self, cells: &[Cell<'_>]) -> fmt::Result {
+        if self.style.is_json {
+            return write_members(&mut self.out, cells, ",");
         }
-        self.separate()?;
-        for (column, value) in columns(list).zip(values).filter(|(column, _)| !column.head.is_empty()) {
-            write!(self.out, "{:width$}  ", column.head)?;
+        let shown =
+            || cells.iter().map(|(cell, value)| (split(cell).1, value)).filter(|(head, _)| *head != "");
+        let width = shown().map(|(head, _)| head.len()).max().unwrap_or(0);
+        if width != 0 {
+            self.separate()?;
+        }
+        for (head, value) in shown() {
+            write!(self.out, "{head:width$}  ")?;
             let mut wrapped = Wrapped::new(&mut self.out, width + GAP, SCREEN_WIDTH);
             value.write_text(&mut wrapped, self.style.is_exact)?;
             wrapped.finish()?;
@@ -251,50 +267,61 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    /// Adds a table under `key` with the columns of `list` (`key=HEAD|…`); `none` is what text says where
-    /// there is no row. Text that stands left in the last column is wrapped, on lines of its own where the
-    /// column is narrow.
+    /// Adds a table under `key` with a row for each item, as [`Self::table`] does.
     ///
     /// # Errors
-    /// As above.
-    pub fn table(&mut self, key: &str, list: &str, none: &str, rows: Rows<'_>) -> fmt::Result {
-        let mut table = Table {
-            out: &mut self.out,
-            list,
-            pass: Pass::Json,
-            is_exact: self.style.is_exact,
-            is_empty: true,
-            widths: [0; COLUMNS],
-            is_right: [false; COLUMNS],
-        };
-        if self.style.is_json {
-            write!(table.out, ",\"{key}\":[")?;
-            rows(&mut table)?;
-            return table.out.write_str("]");
-        }
-        if core::mem::replace(&mut self.has_part, true) {
-            table.out.write_str("\n")?;
-        }
-        table.pass = Pass::Measure;
-        for (width, column) in table.widths.iter_mut().zip(columns(list)) {
-            *width = column.head.len();
-        }
-        rows(&mut table)?;
-        if table.is_empty {
-            return writeln!(table.out, "{none}");
-        }
-        table.write_heads()?;
-        table.pass = Pass::Text;
-        rows(&mut table)
+    /// Those of `out`.
+    pub fn list<T>(
+        &mut self,
+        key: &str,
+        none: &str,
+        items: impl Iterator<Item = T> + Clone,
+        mut row: impl FnMut(&mut Table<'_>, T) -> fmt::Result,
+    ) -> fmt::Result {
+        self.table(key, none, &mut |table| items.clone().try_for_each(|item| row(table, item)))
     }
 
-    /// An empty line between two parts.
+    /// Adds a table under `key`, whose rows `rows` adds. It is called twice for text, first to find the columns' widths.
+    /// Without a row, text says `none`, or nothing if that is empty. The last column is wrapped if it holds text, on lines of
+    /// its own if it is narrow.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn table(
+        &mut self,
+        key: &str,
+        none: &str,
+        rows: &mut dyn FnMut(&mut Table<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        let (is_exact, is_json) = (self.style.is_exact, self.style.is_json);
+        let pass = if is_json { Pass::Json } else { Pass::Measure };
+        if is_json {
+            write!(self.out, ",\"{key}\":[")?;
+        }
+        let (widths, is_right) = ([0; COLUMNS], [false; COLUMNS]);
+        let mut table = Table { out: &mut self.out, pass, is_exact, is_empty: true, widths, is_right };
+        rows(&mut table)?;
+        if is_json {
+            return table.out.write_str("]");
+        }
+        let Table { is_empty, widths, is_right, .. } = table;
+        if is_empty && none.is_empty() {
+            return Ok(());
+        }
+        self.separate()?;
+        if is_empty {
+            return writeln!(self.out, "{none}");
+        }
+        rows(&mut Table { out: &mut self.out, pass: Pass::Text, is_exact, is_empty: true, widths, is_right })
+    }
+
+    /// Writes an empty line between two parts.
     fn separate(&mut self) -> fmt::Result {
         if core::mem::replace(&mut self.has_part, true) { self.out.write_str("\n") } else { Ok(()) }
     }
 }
 
-/// What a table does with a row.
+/// The use that a table makes of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
     Json,
@@ -302,10 +329,9 @@ enum Pass {
     Text,
 }
 
-/// A table under way.
+/// A table under construction.
 pub struct Table<'a> {
     out: &'a mut dyn Write,
-    list: &'a str,
     pass: Pass,
     is_exact: bool,
     is_empty: bool,
@@ -314,74 +340,58 @@ pub struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// Adds a row: a value for each column.
+    /// Adds a row. All rows of a table have the same keys and headings, in the same order.
     ///
     /// # Errors
     /// Those of the report's `out`.
-    pub fn row(&mut self, values: &[Value<'_>]) -> fmt::Result {
+    pub fn row(&mut self, cells: &[Cell<'_>]) -> fmt::Result {
         let is_first = core::mem::replace(&mut self.is_empty, false);
         match self.pass {
-            Pass::Json => self.write_object(values, is_first),
-            Pass::Measure => self.measure(values),
-            Pass::Text => self.write_row(values),
+            Pass::Json => {
+                self.out.write_str(if is_first { "{" } else { ",{" })?;
+                write_members(self.out, cells, "")?;
+                self.out.write_str("}")
+            }
+            Pass::Measure => self.measure(cells),
+            Pass::Text => {
+                if is_first {
+                    self.write_row(cells, |head, _| Text(head))?;
+                }
+                self.write_row(cells, |_, value| value)
+            }
         }
     }
 
-    fn write_object(&mut self, values: &[Value<'_>], is_first: bool) -> fmt::Result {
-        self.out.write_str(if is_first { "{" } else { ",{" })?;
-        let mut comma = "";
-        for (column, value) in columns(self.list).zip(values).filter(|(column, _)| !column.key.is_empty()) {
-            write!(self.out, "{comma}\"{}\":", column.key)?;
-            value.write_json(self.out)?;
-            comma = ",";
-        }
-        self.out.write_str("}")
-    }
-
-    fn measure(&mut self, values: &[Value<'_>]) -> fmt::Result {
-        for ((value, width), is_right) in values.iter().zip(&mut self.widths).zip(&mut self.is_right) {
+    fn measure(&mut self, cells: &[Cell<'_>]) -> fmt::Result {
+        for (((description, value), width), is_right) in
+            cells.iter().zip(&mut self.widths).zip(&mut self.is_right)
+        {
             let mut counter = Counter(0);
             value.write_text(&mut counter, self.is_exact)?;
-            *width = counter.0.max(*width);
+            *width = counter.0.max(split(description).1.len()).max(*width);
             *is_right |= value.is_right();
         }
         Ok(())
     }
 
-    /// The index of the last column that text shows.
-    fn last(&self) -> usize {
-        let shown = columns(self.list).enumerate().filter(|(_, column)| !column.head.is_empty());
-        shown.map(|(at, _)| at).last().unwrap_or(0)
-    }
-
-    fn write_heads(&mut self) -> fmt::Result {
-        let last = self.last();
-        let layout = self.widths.iter().zip(&self.is_right);
-        for ((at, column), (&width, &is_right)) in columns(self.list).enumerate().zip(layout) {
-            let head = column.head;
+    /// Writes the headings of a row, or its values: whatever `choose` takes of each.
+    fn write_row(
+        &mut self,
+        cells: &[Cell<'_>],
+        choose: for<'v> fn(&'v str, Value<'v>) -> Value<'v>,
+    ) -> fmt::Result {
+        let last = cells.iter().rposition(|(description, _)| !split(description).1.is_empty());
+        let mut start = 0;
+        let layout = self.widths.into_iter().zip(self.is_right);
+        for ((at, (description, value)), (width, is_right)) in cells.iter().enumerate().zip(layout) {
+            let head = split(description).1;
             if head.is_empty() {
                 continue;
             }
-            let pad = if is_right || at != last { width - head.len() } else { 0 };
-            write_padded(self.out, &Value::Text(head), is_right, pad, self.is_exact)?;
-            self.out.write_str(if at == last { "\n" } else { "  " })?;
-        }
-        Ok(())
-    }
-
-    fn write_row(&mut self, values: &[Value<'_>]) -> fmt::Result {
-        let last = self.last();
-        let mut start = 0;
-        let layout = self.widths.iter().zip(&self.is_right);
-        for (((at, column), value), (&width, &is_right)) in
-            columns(self.list).enumerate().zip(values).zip(layout)
-        {
-            if column.head.is_empty() {
-                continue;
-            }
-            let mut counter = Counter(0);
+            let value = choose(head, *value);
+            let (mut counter, is_last) = (Counter(0), last == Some(at));
             value.write_text(&mut counter, self.is_exact)?;
-            if at == last && !is_right {
+            if is_last && !is_right {
                 let room = SCREEN_WIDTH.saturating_sub(start);
                 let has_own_lines = counter.0 > room && room < NARROW;
                 if has_own_lines {
@@ -393,32 +403,15 @@ impl Table<'_> {
                 wrapped.finish()?;
             } else {
                 let pad = width.saturating_sub(counter.0);
-                write_padded(self.out, value, is_right, pad, self.is_exact)?;
+                write!(self.out, "{:1$}", "", if is_right { pad } else { 0 })?;
+                value.write_text(self.out, self.is_exact)?;
+                write!(self.out, "{:1$}", "", if is_right { 0 } else { pad })?;
             }
-            self.out.write_str(if at == last { "\n" } else { "  " })?;
+            self.out.write_str(if is_last { "\n" } else { "  " })?;
             start += width + GAP;
         }
         Ok(())
     }
-}
-
-/// Writes a value with `pad` spaces before or behind it.
-fn write_padded(
-    out: &mut dyn Write,
-    value: &Value<'_>,
-    is_right: bool,
-    pad: usize,
-    is_exact: bool,
-) -> fmt::Result {
-    if is_right {
-        spaces(out, pad)?;
-    }
-    value.write_text(out, is_exact)?;
-    if is_right { Ok(()) } else { spaces(out, pad) }
-}
-
-fn spaces(out: &mut dyn Write, count: usize) -> fmt::Result {
-    write!(out, "{:count$}", "")
 }
 
 /// Counts characters.
@@ -431,7 +424,7 @@ impl Write for Counter {
     }
 }
 
-/// Breaks text between words at the screen's edge, the next line beginning at `indent`.
+/// Breaks text between words at the screen's edge and indents the lines that follow.
 struct Wrapped<'a> {
     out: &'a mut dyn Write,
     indent: usize,
@@ -451,7 +444,7 @@ impl<'a> Wrapped<'a> {
         // A space before each word but a line's first; a word that would stand alone too is not moved.
         if !is_start && self.column + 1 + length > self.width && self.indent + length < self.width {
             self.out.write_str("\n")?;
-            spaces(self.out, self.indent)?;
+            write!(self.out, "{:1$}", "", self.indent)?;
             self.column = self.indent;
         } else if !is_start && length != 0 {
             self.out.write_str(" ")?;
@@ -478,7 +471,7 @@ impl Write for Wrapped<'_> {
     }
 }
 
-/// Writes wrapped text, from a line's start.
+/// Writes `text`, which starts at column `indent`, wrapped at the screen's edge.
 ///
 /// # Errors
 /// Those of `out`.
@@ -489,7 +482,7 @@ pub fn write_wrapped(out: &mut dyn Write, indent: usize, text: &str) -> fmt::Res
     out.write_str("\n")
 }
 
-/// Text as the inside of a JSON string (RFC 8259, 7).
+/// Text that is written as the inside of a JSON string (RFC 8259, 7).
 pub struct Escaped<'a, T: fmt::Display + ?Sized>(pub &'a T);
 
 impl<T: fmt::Display + ?Sized> fmt::Display for Escaped<'_, T> {

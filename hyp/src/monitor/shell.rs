@@ -1,18 +1,18 @@
-//! The shell: reads a line, does what it says, and so on.
+//! The shell: reads a line, executes it, and starts again.
 
 use core::fmt::{self, Write};
 
-use super::command::{self, takes_line};
+use super::command::COMMANDS;
 use super::complete;
 use super::editor::{Editor, Outcome};
-use super::grammar::{Failure, Words, parse};
+use super::failure::{Done, Failure};
 use super::machine::Machine;
-use super::report::{Style, Value};
+use super::report::Value::Text;
 use super::session::{MonitorIo, Session, State, write_lines};
 
 const PROMPT: &str = "ballast> ";
 
-/// Runs the monitor for ever. Wants about 16 KiB of stack.
+/// Runs the monitor for ever. Needs about 16 KiB of stack.
 pub fn run(io: &mut dyn MonitorIo, machine: &dyn Machine) -> ! {
     let (mut editor, mut state) = (Editor::new(PROMPT), State::new());
     loop {
@@ -28,12 +28,11 @@ pub(super) fn read_and_execute(
     state: &mut State,
 ) {
     if read_line(io, machine, editor) {
-        let mut session = Session::new(io, machine, state, Style::default());
-        run_line(&mut session, editor.line());
+        run_line(&mut Session::new(io, COMMANDS, machine, state), editor.line());
     }
 }
 
-/// Reads a line; `false` if it was given up.
+/// Reads a line; returns `false` if the operator gave it up.
 fn read_line(io: &mut dyn MonitorIo, machine: &dyn Machine, editor: &mut Editor) -> bool {
     // Writing to a console does not fail.
     let _ = editor.begin(&mut Plain(io));
@@ -46,44 +45,22 @@ fn read_line(io: &mut dyn MonitorIo, machine: &dyn Machine, editor: &mut Editor)
             Ok(Outcome::Done) => return true,
             Ok(Outcome::Cancelled) => return false,
             Ok(Outcome::Complete { is_repeated }) => {
-                let _ = complete::complete(editor, machine, is_repeated, &mut Plain(io));
+                let _ = complete::complete(editor, COMMANDS, machine, is_repeated, &mut Plain(io));
             }
             Ok(Outcome::Pending) | Err(_) => {}
         }
     }
 }
 
-/// Executes a line and says what went wrong.
+/// Executes a line and reports its failure.
 fn run_line(session: &mut Session<'_>, line: &str) {
-    // The operator who interrupts has seen enough: what cannot be said is not said.
-    let _ = match execute(session, line) {
-        Ok(()) => Ok(()),
-        Err(failure) => report_failure(session, line, failure),
-    };
-}
-
-/// Executes a line.
-///
-/// # Errors
-/// Why it was not, or not wholly, executed.
-pub(super) fn execute(session: &mut Session<'_>, line: &str) -> Result<(), Failure> {
-    let words = Words::split(line, takes_line, &mut session.state.why).inspect_err(|_| {
-        session.style.is_json |= line.split(' ').any(|word| word == "--json");
-    })?;
-    session.style.is_json |= words.style.is_json;
-    session.style.is_exact |= words.style.is_exact;
-    let Some(name) = words.name() else {
-        return if words.wants_help { execute(session, "help") } else { Ok(()) };
-    };
-    let command = command::find(name).ok_or_else(|| command::unknown(session, name))?;
-    if words.wants_help {
-        return command::explain(session, command);
+    if let Err(failure) = session.run(line) {
+        // An operator who presses Ctrl-C again does not want to see the error either.
+        let _ = report_failure(session, line, failure);
     }
-    let arguments = parse(command, &words, session.machine, &mut session.state.why)?;
-    (command.run)(session, &arguments)
 }
 
-fn report_failure(session: &mut Session<'_>, line: &str, failure: Failure) -> Result<(), Failure> {
+fn report_failure(session: &mut Session<'_>, line: &str, failure: Failure) -> Done {
     let mut session = session.nested(session.style);
     let why = session.state.why.clone();
     let mut text = why.as_str();
@@ -92,19 +69,18 @@ fn report_failure(session: &mut Session<'_>, line: &str, failure: Failure) -> Re
         session.write_str("\n")?;
     }
     if session.style.is_json {
-        let values = [Value::Text(line.trim()), Value::Text(text)];
-        return session.report("error", |report, _| report.fields("command=|error=", &values));
+        let cells = [("command", Text(line.trim())), ("error", Text(text))];
+        return session.report("error", |report, _| report.fields(&cells));
     }
     writeln!(session, "error: {text}")?;
     let name = line.split(' ').find(|word| !word.is_empty()).unwrap_or("");
-    match command::find(name) {
-        Some(command) if failure == Failure::Usage => writeln!(session, "usage: {}", command.usage())?,
-        _ => {}
+    if let Some(command) = COMMANDS.find(name).filter(|_| failure == Failure::Usage) {
+        writeln!(session, "usage: {}", command.usage())?;
     }
     Ok(())
 }
 
-/// Writes what cannot be interrupted.
+/// A console whose output cannot be interrupted.
 struct Plain<'a>(&'a mut dyn MonitorIo);
 
 impl Write for Plain<'_> {

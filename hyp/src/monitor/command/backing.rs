@@ -1,16 +1,11 @@
-//! Where the memory of a guest actually lies, read off its stage 2.
-
-use core::fmt;
+//! The controllers that back a guest's memory at present, read from its stage 2.
 
 use alloc::vec::Vec;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_SIZE, Pa};
 
-use super::super::grammar::Failure;
-use super::super::machine::Machine;
-use super::super::session::Session;
-use super::super::units::Size;
+use super::prelude::*;
 
-/// Units that are looked at before others may run.
+/// Units that are read before others may run.
 const UNITS_AT_ONCE: u64 = 64;
 
 /// The part of a range that lies behind one controller.
@@ -24,7 +19,7 @@ pub(super) struct Part {
     pub(super) units: [u64; 3],
 }
 
-/// Returns the parts of `size` bytes of guest `guest` from `ipa` on that are backed, by ascending controller.
+/// Returns the backed parts of the `size` bytes of a guest from `ipa` on, by ascending controller.
 ///
 /// # Errors
 /// The operator interrupts.
@@ -44,7 +39,7 @@ pub(super) fn parts(
             let frame = Frame::containing(Pa::try_new(pa)?);
             machine.memory()?.controller_of(frame)
         });
-        // Without a unit, on to the next frame that may have one.
+        // Without a unit, the next frame may have one.
         let unit_size = unit.map_or(FRAME_SIZE, |(_, size)| size);
         let next = (at & !(unit_size - 1)).saturating_add(unit_size).min(end);
         if let Some(part) = controller.and_then(|controller| found.get_mut(controller.index())) {
@@ -64,7 +59,7 @@ pub(super) fn parts(
     Ok(found)
 }
 
-/// Shows parts with their sizes: `mc0 14 MiB, mc1 2 MiB`.
+/// Parts with their sizes, shown as `mc0 14 MiB, mc1 2 MiB`.
 pub(super) struct Parts<'a>(pub(super) &'a dyn Machine, pub(super) &'a [Part]);
 
 impl fmt::Display for Parts<'_> {

@@ -1,29 +1,21 @@
-//! `balance`: evening out what controllers carry.
+//! `balance`: evening out the load of controllers.
 
 use alloc::vec::Vec;
-use core::fmt;
-
 use stage2::addr::{Ipa, PAGEBLOCK_SIZE};
 use stage2::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
 use stage2::migrate::{JobId, Mobility, Request, Scope};
 use stage2::owner::GuestId;
 
-use super::super::balance::{self, By, End, Plan, Share, Shift, Side};
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::Machine;
-use super::super::migration::{Heat, Look, Migration, Piece};
-use super::super::mux::GUESTS;
-use super::super::region::pieces;
-use super::super::report::Value;
-use super::super::session::Session;
-use super::super::units::Size;
-use super::heat::{Sample, controllers, is_interrupted, look_at_all, wait};
-use super::jobs::guest_name;
-use super::migrate::{controller_name, migration};
+use super::heat::{Sample, is_interrupted, look_at_all, wait};
+use super::prelude::*;
+use crate::monitor::balance::{self, By, End, Plan, Share, Shift, Side};
+use crate::monitor::migration::{Heat, Look, Migration, Piece};
+use crate::monitor::mux::GUESTS;
+use crate::monitor::region::pieces;
 
-/// Shifts memory so that controllers carry alike.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
+/// Moves memory so that controllers carry the same load.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let migration = session.migration()?;
     if let Some(job) = jobs_under_way(migration) {
         return Err(session.refuse(format_args!(
             "{job} is not over, and what it moves would be counted where it was: balance when it is over, or cancel {}",
@@ -47,7 +39,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     let before = sides.clone();
     let plan = balance::plan(by, &mut sides, &mut shares, migration.history());
     let mut jobs: heapless::Vec<(JobId, Shift), { balance::MAX_SHIFTS }> = heapless::Vec::new();
-    // Up to where a part of a guest behind a controller is to go already.
+    // The end of the range that is to move already, by guest, part and controller.
     let mut ends: heapless::Vec<(GuestId, Ipa, ControllerId, u64), { balance::MAX_SHIFTS }> =
         heapless::Vec::new();
     let mut refused = None;
@@ -62,11 +54,11 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
                 let Some((first, end)) = warm_range(session, shift, after)? else { continue };
                 // As many as shifts.
                 let _ = ends.push((shift.guest, shift.ipa, shift.from, end));
-                // What is cold in between goes along, but no more than there is room for.
+                // Cold memory in between moves too, as far as there is room.
                 let light = sides.iter_mut().find(|side| side.controller == shift.to);
                 let spare = light.map_or(0, |side| core::mem::take(&mut side.room));
                 let range = Scope::Range(shift.guest, Ipa::new_truncate(first), end - first);
-                // A limit that the range cannot reach is none.
+                // A limit beyond the range has no effect.
                 let limit = Some(shift.bytes.saturating_add(spare)).filter(|limit| *limit < end - first);
                 (range, limit.unwrap_or(u64::MAX))
             }
@@ -91,7 +83,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     show(session, what, &before, &sides, &plan, &jobs)
 }
 
-/// The first job that is not over.
+/// Returns the first job that is not over.
 fn jobs_under_way(migration: &dyn Migration) -> Option<JobId> {
     let mut last = JobId::new(0);
     while let Some(job) = migration.job_after(last) {
@@ -103,7 +95,7 @@ fn jobs_under_way(migration: &dyn Migration) -> Option<JobId> {
     None
 }
 
-/// The pieces of a guest's RAM of which something can move.
+/// Iterates over the pieces of a guest's RAM that can move.
 fn movable(migration: &dyn Migration, guest: usize) -> impl Iterator<Item = Piece> {
     pieces(migration, guest).filter(|piece| piece.mobility == Mobility::Movable)
 }
@@ -112,15 +104,15 @@ fn allowed(piece: &Piece) -> ControllerSet {
     ControllerSet::ALL.iter().filter(|controller| piece.placement.allows(*controller)).collect()
 }
 
-/// What can move of every guest: stretches of its RAM that may lie behind the same controllers.
+/// Lists the movable RAM of every guest, as ranges that may lie behind the same controllers.
 fn shares(session: &mut Session<'_>, by: By, begun: &Sample) -> Result<Vec<Share>, Failure> {
-    let migration = migration(session)?;
+    let migration = session.migration()?;
     let mut shares: Vec<Share> = Vec::new();
     for at in 0..session.machine.guest_count().min(GUESTS) {
         let Some(guest) = u8::try_from(at).ok().and_then(GuestId::try_new) else { continue };
         for piece in movable(migration, at) {
             let allowed = allowed(&piece);
-            // Where it may lie behind one alone it does not move.
+            // With only one allowed controller it does not move.
             if allowed.len() < 2 {
                 continue;
             }
@@ -152,7 +144,7 @@ fn shares(session: &mut Session<'_>, by: By, begun: &Sample) -> Result<Vec<Share
     Ok(shares)
 }
 
-/// Looks at a piece of RAM, for as long as `goes_on` of where it has come to and what it has seen.
+/// Scans a piece of RAM until `goes_on`, which gets the address reached and the result so far, returns `false`.
 fn look_at(
     session: &mut Session<'_>,
     migration: &dyn Migration,
@@ -165,7 +157,7 @@ fn look_at(
     while let Some(ipa) = next.filter(|ipa| *ipa < end) {
         next = migration.sample(guest, ipa, heat);
         session.io().pause();
-        // Nothing was seen: there is no more, or the guest has gone.
+        // The scan found nothing: there is no more memory, or the guest has stopped.
         let Some(reached) = next else { break };
         if !goes_on(reached.min(end), heat) {
             break;
@@ -173,10 +165,10 @@ fn look_at(
     }
 }
 
-/// What of the part of a guest's RAM that is to be shifted lies at `after` or above, from the first that was touched on, and
-/// was touched as much as is to be shifted: its first address and its end.
+/// Finds the range to shift: from the first touched unit at or above `after` up to the unit with which the touched bytes
+/// reach the shift's load. Returns its first address and its end.
 fn warm_range(session: &mut Session<'_>, shift: &Shift, after: u64) -> Result<Option<(u64, u64)>, Failure> {
-    let migration = migration(session)?;
+    let migration = session.migration()?;
     let (guest, from) = (shift.guest.index(), shift.from.index());
     let (mut heat, mut first, mut end) = (Heat::default(), None, 0);
     let (start, stop) = (shift.ipa.get(), shift.ipa.get() + shift.size);
@@ -196,25 +188,24 @@ fn warm_range(session: &mut Session<'_>, shift: &Shift, after: u64) -> Result<Op
             break;
         }
     }
-    // `None` only where the guest has gone: the window is open, and what was touched still is.
+    // `None` only if the guest has stopped: the window is open, so flags that were set still are.
     Ok(first.map(|first| (first, end)))
 }
 
-/// What the controllers carry that take allocations: all of it, be it movable or not.
+/// Returns the loads of the controllers that take allocations, movable or not.
 fn sides(session: &Session<'_>, what: &str, all: &Sample) -> heapless::Vec<Side, MAX_CONTROLLERS> {
     let machine = session.machine;
-    let open = |id: &ControllerId| machine.controller(id.index()).filter(|side| !side.is_closed);
-    let most_free = controllers(machine).filter_map(|id| Some(open(&id)?.free_bytes)).max().unwrap_or(0);
+    let open = || machine.controllers().filter(|(_, side)| !side.is_closed);
+    let most_free = open().map(|(_, side)| side.free_bytes).max().unwrap_or(0);
     let mut sides = heapless::Vec::new();
-    for controller in controllers(machine) {
-        let Some(side) = open(&controller) else { continue };
-        // Others allocate and free meanwhile: it may be more than the most of just now.
+    for (controller, side) in open() {
+        // Memory may have been freed since `most_free` was read.
         let load = match what {
             "free" => most_free.saturating_sub(side.free_bytes),
             "heat" => all.touched(controller),
             _ => all.resident(controller),
         };
-        // Something stays for tables.
+        // Leaves some room for tables.
         let room = side.free_bytes.saturating_sub(4 * PAGEBLOCK_SIZE);
         // No more than there is room for.
         let _ = sides.push(Side { controller, load, room });
@@ -222,13 +213,13 @@ fn sides(session: &Session<'_>, what: &str, all: &Sample) -> heapless::Vec<Side,
     sides
 }
 
-/// Why a plan shifts no more.
+/// The reason why a plan ends, in words.
 struct Why<'a>(&'a dyn Machine, &'a Plan);
 
 impl fmt::Display for Why<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(machine, plan) = *self;
-        let name = |controller| controller_name(machine, controller);
+        let name = |controller| machine.controller_name(controller);
         match plan.end {
             End::Even => f.write_str("they count as even"),
             End::Alone => f.write_str("fewer than two controllers take allocations"),
@@ -252,36 +243,30 @@ fn show(
     after: &[Side],
     plan: &Plan,
     jobs: &[(JobId, Shift)],
-) -> Result<(), Failure> {
+) -> Done {
     session.report("balance", |report, machine| {
         let why = Why(machine, plan);
-        report.fields(
-            "by=Balanced by|even_bytes=Counts as even|why=No more because",
-            &[Value::Text(what), Value::Bytes(plan.band), Value::Show(&why)],
-        )?;
-        let columns = "controller=CONTROLLER|load_bytes=CARRIES|planned_bytes=THEN";
-        report.table("controllers", columns, "No controller takes allocations.", &mut |table| {
-            before.iter().try_for_each(|side| {
-                let then = after.iter().find(|then| then.controller == side.controller);
-                table.row(&[
-                    Value::Text(controller_name(machine, side.controller)),
-                    Value::Bytes(side.load),
-                    Value::Bytes(then.map_or(side.load, |then| then.load)),
-                ])
-            })
+        report.fields(&[
+            ("by=Balanced by", Text(what)),
+            ("even_bytes=Counts as even", Bytes(plan.band)),
+            ("why=No more because", Show(&why)),
+        ])?;
+        report.list("controllers", "No controller takes allocations.", before.iter(), |table, side| {
+            let then = after.iter().find(|then| then.controller == side.controller);
+            table.row(&[
+                ("controller=CONTROLLER", Text(machine.controller_name(side.controller))),
+                ("load_bytes=CARRIES", Bytes(side.load)),
+                ("planned_bytes=THEN", Bytes(then.map_or(side.load, |then| then.load))),
+            ])
         })?;
-        let columns = "job=JOB|guest=GUEST|bytes=BYTES|from=FROM|to=TO";
-        report.table("shifts", columns, "Nothing is shifted.", &mut |table| {
-            jobs.iter().try_for_each(|(job, shift)| {
-                let name = fmt::from_fn(|f| f.write_str(guest_name(machine, shift.guest)));
-                table.row(&[
-                    Value::Count(job.get().into()),
-                    Value::Show(&name),
-                    Value::Bytes(if what == "heat" { shift.load } else { shift.bytes }),
-                    Value::Text(controller_name(machine, shift.from)),
-                    Value::Text(controller_name(machine, shift.to)),
-                ])
-            })
+        report.list("shifts", "Nothing is shifted.", jobs.iter(), |table, (job, shift)| {
+            table.row(&[
+                ("job=JOB", Count(job.get().into())),
+                ("guest=GUEST", Text(machine.guest_name(shift.guest))),
+                ("bytes=BYTES", Bytes(if what == "heat" { shift.load } else { shift.bytes })),
+                ("from=FROM", Text(machine.controller_name(shift.from))),
+                ("to=TO", Text(machine.controller_name(shift.to))),
+            ])
         })
     })
 }

@@ -1,7 +1,5 @@
 //! `claim`, `claims`, `release`.
 
-use core::fmt;
-
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::claim::{
     Cause, ClaimId, FULLNESS_CLASSES, Kind, RECORDS, Report, RequestError, SIZE_CLASSES, State, Wish,
@@ -9,17 +7,15 @@ use stage2::claim::{
 use stage2::owner::PoolId;
 use stage2::range::FrameRange;
 
-use super::super::claiming::Claiming;
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{Machine, Reason, reason};
-use super::super::report::Value;
-use super::super::session::Session;
-use super::super::units::{self, Size};
-use super::pools::{Name, claiming, find};
+use super::pools::{Name, find};
+use super::prelude::*;
+use crate::monitor::claiming::Claiming;
+use crate::monitor::machine::{Reason, reason};
+use crate::monitor::units;
 
 /// `claim POOL SIZE [ALIGN]`, `claim POOL SIZE@ADDRESS`, `claim NUMBER`, `claim cancel NUMBER`.
-pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let claiming = claiming(session)?;
+pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let claiming = session.claiming()?;
     if let Some(number) = arguments.number(0) {
         return show(session, claiming, number);
     }
@@ -30,7 +26,7 @@ pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
         let id = id_of(number);
         claiming.cancel(id).map_err(|error| session.refuse(format_args!("{error}")))?;
         let text = format_args!("Claim {number} ends; what it did is undone.");
-        return session.done("claim_cancel", text, "claim=", &[Value::Count(number)]);
+        return session.done("claim_cancel", text, &[("claim", Count(number))]);
     }
     let (pool, definition) = find(session, arguments.word(0))?;
     let Some(what) = arguments.word(1) else {
@@ -54,16 +50,17 @@ pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
     let id = claiming.claim(pool, wish).map_err(|error| refused(session, error))?;
     let (number, name) = (id.get(), definition.name);
     let bytes = wish.frames() * FRAME_SIZE;
-    let rounded = fmt::from_fn(|f| match units::parse_size(what) {
+    let rounded = from_fn(|f| match units::parse_size(what) {
         Some(asked) if asked != bytes => write!(f, ", {what} rounded up to {},", Size(bytes)),
         _ => Ok(()),
     });
     let text = format_args!("Claim {number} of {name}{rounded} is under way: see claims.");
-    let values = [Value::Count(number.into()), Value::Text(name.as_str()), Value::Bytes(bytes)];
-    session.done("claim", text, "claim=|pool=|size_bytes=", &values)
+    let cells =
+        [("claim", Count(number.into())), ("pool", Text(name.as_str())), ("size_bytes", Bytes(bytes))];
+    session.done("claim", text, &cells)
 }
 
-/// The range `SIZE@ADDRESS`, in whole frames.
+/// Parses the range `SIZE@ADDRESS` of whole frames.
 fn range(session: &mut Session<'_>, text: &str) -> Result<FrameRange, Failure> {
     let parsed = text.split_once('@').and_then(|(size, base)| {
         let (size, base) = (units::parse_size(size)?, units::parse_number(base)?);
@@ -75,7 +72,7 @@ fn range(session: &mut Session<'_>, text: &str) -> Result<FrameRange, Failure> {
     })
 }
 
-/// The refusal of a request.
+/// Returns the refusal of a request.
 fn refused(session: &mut Session<'_>, error: RequestError) -> Failure {
     match error {
         RequestError::NotOwner { owner } => {
@@ -91,14 +88,14 @@ fn id_of(number: u64) -> ClaimId {
 }
 
 /// `release POOL [SIZE@ADDRESS]`, `release NUMBER`.
-pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let claiming = claiming(session)?;
+pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let claiming = session.claiming()?;
     let (pool, range) = if let Some(number) = arguments.number(0) {
         let report = granted(claiming, number);
         let Some(report) = report else {
             return Err(session.refuse(format_args!("claim {number} was not granted, or is not remembered")));
         };
-        // Somebody else may have been granted what it had, or may be by the time it is this one's turn.
+        // The range may have been released and granted to someone else, or may be before a second release runs.
         let is_on_its_way = |other: &Report| {
             other.kind == Kind::Release
                 && !other.state.is_over()
@@ -128,14 +125,14 @@ pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
             claiming.release_all(pool).map_err(|error| refused(session, error))?;
             let name = definition.name;
             let text = format_args!("All that is claimed of {name} is being given back.");
-            return session.done("release", text, "pool=", &[Value::Text(name.as_str())]);
+            return session.done("release", text, &[("pool", Text(name.as_str()))]);
         };
         (pool, range(session, text)?)
     };
     let id = claiming.release(pool, range).map_err(|error| refused(session, error))?;
     let number = id.get();
     let text = format_args!("Release {number} of {} is under way: see claims.", range.compact());
-    session.done("release", text, "claim=", &[Value::Count(number.into())])
+    session.done("release", text, &[("claim", Count(number.into()))])
 }
 
 fn granted(claiming: &dyn Claiming, number: u64) -> Option<Report> {
@@ -143,9 +140,8 @@ fn granted(claiming: &dyn Claiming, number: u64) -> Option<Report> {
     (report.state == State::Granted).then_some(report)
 }
 
-/// Returns the operations that are remembered, at most as many as are remembered at a time: an owner that claims and
-/// releases faster than they are printed does not make the list endless.
-fn reports(claiming: &dyn Claiming) -> impl Iterator<Item = Report> {
+/// Iterates over the remembered operations. It ends although an owner may claim and release faster than they are printed.
+fn reports(claiming: &dyn Claiming) -> impl Iterator<Item = Report> + Clone {
     let mut last = ClaimId::new(0);
     let all = core::iter::from_fn(move || {
         let report = claiming.claims().report_after(last)?;
@@ -159,10 +155,15 @@ fn pool_name(claiming: &dyn Claiming, pool: PoolId) -> &str {
     claiming.claims().pools().and_then(|pools| pools.get(pool)).map_or("?", |pool| pool.name.as_str())
 }
 
-/// How long it took, or has taken so far, in nanoseconds.
+/// Returns the time that an operation took, or has taken so far, in nanoseconds.
 fn time(claiming: &dyn Claiming, machine: &dyn Machine, report: &Report) -> u64 {
     let end = if report.state.is_over() { report.ended } else { claiming.now() };
     machine.nanoseconds(end.saturating_sub(report.submitted))
+}
+
+/// Returns the first address of an operation's range, once it has one.
+fn base(report: &Report) -> Value<'static> {
+    if report.range.is_empty() { Nothing } else { Address(report.range.base().get()) }
 }
 
 const fn kind(report: &Report) -> &'static str {
@@ -172,46 +173,38 @@ const fn kind(report: &Report) -> &'static str {
     }
 }
 
-/// Lists the operations that are remembered, and the counters.
-pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let (claiming, is_json) = (claiming(session)?, session.style.is_json);
-    let columns = "claim=#|kind=|pool=POOL|claimant=BY|state=STATE|done_permille=|size_bytes=SIZE|\
-                   base=AT|returned_bytes=|moved_bytes=MOVED|elapsed_ns=TIME|try_count=|cause=|blocker=|=WHY";
+/// Lists the remembered operations.
+pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
+    let (claiming, is_json) = (session.claiming()?, session.style.is_json);
     session.report("claims", |report, machine| {
-        report.table("claims", columns, "Nothing was claimed yet.", &mut |table| {
-            for claim in reports(claiming) {
-                let blocker = blocker_text(&claim);
-                let state = state_text(&claim);
-                table.row(&[
-                    Value::Count(claim.id.get().into()),
-                    Value::Text(kind(&claim)),
-                    Value::Text(pool_name(claiming, claim.pool)),
-                    Value::Show(&Name(machine, Some(claim.claimant))),
-                    Value::Text(if is_json { claim.state.name() } else { &state }),
-                    Value::Permille(claim.per_cent() * 10),
-                    Value::Bytes(claim.wish.frames() * FRAME_SIZE),
-                    match claim.range.is_empty() {
-                        true => Value::None,
-                        false => Value::Address(claim.range.base().get()),
-                    },
-                    Value::Bytes(claim.returned * FRAME_SIZE),
-                    Value::Bytes(claim.moved.bytes()),
-                    Value::Nanoseconds(time(claiming, machine, &claim)),
-                    Value::Count(claim.tries.len() as u64),
-                    match claim.blocker.cause {
-                        Cause::Nothing => Value::None,
-                        cause => Value::Text(Cause::NAMES[cause.index()]),
-                    },
-                    if blocker.is_empty() { Value::None } else { Value::Text(&blocker) },
-                    if claim.state == State::Failed { Value::Text(&blocker) } else { Value::None },
-                ])?;
-            }
-            Ok(())
+        report.list("claims", "Nothing was claimed yet.", reports(claiming), |table, claim| {
+            let (blocker, state) = (blocker_text(&claim), state_text(&claim));
+            let cause = match claim.blocker.cause {
+                Cause::Nothing => Nothing,
+                cause => Text(Cause::NAMES[cause.index()]),
+            };
+            table.row(&[
+                ("claim=#", Count(claim.id.get().into())),
+                ("kind", Text(kind(&claim))),
+                ("pool=POOL", Text(pool_name(claiming, claim.pool))),
+                ("claimant=BY", Show(&Name(machine, Some(claim.claimant)))),
+                ("state=STATE", Text(if is_json { claim.state.name() } else { &state })),
+                ("done_permille", Permille(claim.per_cent() * 10)),
+                ("size_bytes=SIZE", Frames(claim.wish.frames())),
+                ("base=AT", base(&claim)),
+                ("returned_bytes", Frames(claim.returned)),
+                ("moved_bytes=MOVED", Bytes(claim.moved.bytes())),
+                ("elapsed_ns=TIME", Nanoseconds(time(claiming, machine, &claim))),
+                ("try_count", Count(claim.tries.len() as u64)),
+                ("cause", cause),
+                ("blocker", Text(&blocker).or_nothing()),
+                ("=WHY", if claim.state == State::Failed { Text(&blocker) } else { Nothing }),
+            ])
         })
     })
 }
 
-/// Says how an operation stands, and how far it is.
+/// Describes the state and the progress of an operation.
 fn state_text(report: &Report) -> Reason {
     match report.state {
         State::Queued => reason(format_args!("queued")),
@@ -233,129 +226,108 @@ fn blocker_text(report: &Report) -> Reason {
 }
 
 /// Shows one operation and its tries.
-fn show(session: &mut Session<'_>, claiming: &dyn Claiming, number: u64) -> Result<(), Failure> {
+fn show(session: &mut Session<'_>, claiming: &dyn Claiming, number: u64) -> Done {
     let found = reports(claiming).find(|report| u64::from(report.id.get()) == number);
     let Some(claim) = found else {
         return Err(session.refuse(format_args!("there is no claim {number}: claims lists them")));
     };
     session.report("claim", |report, machine| {
         let blocker = blocker_text(&claim);
-        report.fields(
-            "claim=Claim|kind=Kind|pool=Pool|claimant=By|state=State|done_permille=Done|size_bytes=Size|base=At|ipa=Seen at|\
-             moved_bytes=Moved|moved_blocks=  units of 2 MiB|moved_pages=  units of 4 KiB|\
-             lent_permille=Pool lent at first|elapsed_ns=Time|migration_ns=  of it migration|own_ns=  and other work|blocker=In the way",
-            &[
-                Value::Count(number),
-                Value::Text(kind(&claim)),
-                Value::Text(pool_name(claiming, claim.pool)),
-                Value::Show(&Name(machine, Some(claim.claimant))),
-                Value::Text(claim.state.name()),
-                Value::Permille(claim.per_cent() * 10),
-                Value::Bytes(claim.wish.frames() * FRAME_SIZE),
-                match claim.range.is_empty() {
-                    true => Value::None,
-                    false => Value::Address(claim.range.base().get()),
-                },
-                if claim.ipa.get() == 0 { Value::None } else { Value::Address(claim.ipa.get()) },
-                Value::Bytes(claim.moved.bytes()),
-                Value::Count(claim.moved.blocks),
-                Value::Count(claim.moved.pages),
-                Value::Permille(u64::from(claim.lent_per_cent) * 10),
-                Value::Nanoseconds(time(claiming, machine, &claim)),
-                Value::Nanoseconds(machine.nanoseconds(claim.migration_ticks)),
-                Value::Nanoseconds(machine.nanoseconds(claim.own_ticks)),
-                if blocker.is_empty() { Value::None } else { Value::Text(&blocker) },
-            ],
-        )?;
-        let columns = "base=TRIED|size_bytes=SIZE|used_bytes=IN USE|outcome=OUTCOME";
-        report.table("tries", columns, "No range was tried.", &mut |table| {
-            for one in &claim.tries {
-                let outcome = match (one.blocker.cause, claim.state) {
-                    (Cause::Nothing, state) => reason(format_args!("{}", state.name())),
-                    _ => reason(format_args!("{}", one.blocker)),
-                };
-                table.row(&[
-                    Value::Address(one.range.base().get()),
-                    Value::Bytes(one.range.bytes()),
-                    Value::Bytes(one.used * FRAME_SIZE),
-                    Value::Text(&outcome),
-                ])?;
-            }
-            Ok(())
+        report.fields(&[
+            ("claim=Claim", Count(number)),
+            ("kind=Kind", Text(kind(&claim))),
+            ("pool=Pool", Text(pool_name(claiming, claim.pool))),
+            ("claimant=By", Show(&Name(machine, Some(claim.claimant)))),
+            ("state=State", Text(claim.state.name())),
+            ("done_permille=Done", Permille(claim.per_cent() * 10)),
+            ("size_bytes=Size", Frames(claim.wish.frames())),
+            ("base=At", base(&claim)),
+            ("ipa=Seen at", Address(claim.ipa.get()).or_nothing()),
+            ("moved_bytes=Moved", Bytes(claim.moved.bytes())),
+            ("moved_blocks=  units of 2 MiB", Count(claim.moved.blocks)),
+            ("moved_pages=  units of 4 KiB", Count(claim.moved.pages)),
+            ("lent_permille=Pool lent at first", Permille(u64::from(claim.lent_per_cent) * 10)),
+            ("elapsed_ns=Time", Nanoseconds(time(claiming, machine, &claim))),
+            ("migration_ns=  of it migration", Nanoseconds(machine.nanoseconds(claim.migration_ticks))),
+            ("own_ns=  and other work", Nanoseconds(machine.nanoseconds(claim.own_ticks))),
+            ("blocker=In the way", Text(&blocker).or_nothing()),
+        ])?;
+        report.list("tries", "No range was tried.", claim.tries.iter(), |table, one| {
+            let outcome = match (one.blocker.cause, claim.state) {
+                (Cause::Nothing, state) => reason(format_args!("{}", state.name())),
+                _ => reason(format_args!("{}", one.blocker)),
+            };
+            table.row(&[
+                ("base=TRIED", Address(one.range.base().get())),
+                ("size_bytes=SIZE", Bytes(one.range.bytes())),
+                ("used_bytes=IN USE", Frames(one.used)),
+                ("outcome=OUTCOME", Text(&outcome)),
+            ])
         })
     })
 }
 
-/// Shows the counters: `claims stats`.
-pub(super) fn statistics(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+/// Lists the operations, or shows the counters: `claims stats`.
+pub(super) fn statistics(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     if arguments.word(0).is_none() {
         return list(session, arguments);
     }
     counters(session)
 }
 
-/// The same as `stats claims`.
-pub(super) fn counters(session: &mut Session<'_>) -> Result<(), Failure> {
-    let statistics = claiming(session)?.claims().statistics();
+/// Shows the counters.
+pub(super) fn counters(session: &mut Session<'_>) -> Done {
+    let statistics = session.claiming()?.claims().statistics();
     let totals = statistics.totals();
     session.report("claim_stats", |report, machine| {
-        report.fields(
-            "tried_count=Tried|granted_count=Granted|granted_bytes=  in all|failed_count=Failed|\
-             cancelled_count=Cancelled|released_count=Released|retry_count=Other ranges tried|\
-             moved_blocks=Moved, units of 2 MiB|moved_pages=  units of 4 KiB|moved_bytes=  in all",
-            &[
-                Value::Count(totals.tried),
-                Value::Count(totals.granted),
-                Value::Bytes(totals.granted_bytes),
-                Value::Count(totals.failed),
-                Value::Count(totals.cancelled),
-                Value::Count(totals.released),
-                Value::Count(totals.retries),
-                Value::Count(totals.moved.blocks),
-                Value::Count(totals.moved.pages),
-                Value::Bytes(totals.moved.blocks * PAGEBLOCK_SIZE + totals.moved.pages * FRAME_SIZE),
-            ],
-        )?;
-        report.table("failures", "cause=FAILED BECAUSE|count=COUNT", "No claim failed.", &mut |table| {
-            for (index, name) in Cause::NAMES.iter().enumerate() {
-                if statistics.failed(index) > 0 {
-                    table.row(&[Value::Text(name), Value::Count(statistics.failed(index))])?;
-                }
-            }
-            Ok(())
+        report.fields(&[
+            ("tried_count=Tried", Count(totals.tried)),
+            ("granted_count=Granted", Count(totals.granted)),
+            ("granted_bytes=  in all", Bytes(totals.granted_bytes)),
+            ("failed_count=Failed", Count(totals.failed)),
+            ("cancelled_count=Cancelled", Count(totals.cancelled)),
+            ("released_count=Released", Count(totals.released)),
+            ("retry_count=Other ranges tried", Count(totals.retries)),
+            ("moved_blocks=Moved, units of 2 MiB", Count(totals.moved.blocks)),
+            ("moved_pages=  units of 4 KiB", Count(totals.moved.pages)),
+            (
+                "moved_bytes=  in all",
+                Bytes(totals.moved.blocks * PAGEBLOCK_SIZE + totals.moved.pages * FRAME_SIZE),
+            ),
+        ])?;
+        let failures = Cause::NAMES.iter().enumerate().map(|(index, name)| (name, statistics.failed(index)));
+        let failures = failures.filter(|(_, count)| *count > 0);
+        report.list("failures", "No claim failed.", failures, |table, (name, count)| {
+            table.row(&[("cause=FAILED BECAUSE", Text(name)), ("count=COUNT", Count(count))])
         })?;
-        let columns = "size=SIZE|lent=POOL LENT|count=COUNT|mean_ns=MEAN|p50_ns=P50|p99_ns=P99|max_ns=MAX";
-        report.table("latency", columns, "No claim was granted.", &mut |table| {
-            for (size, (_, size_name)) in SIZE_CLASSES.iter().enumerate() {
-                for (full, (_, full_name)) in FULLNESS_CLASSES.iter().enumerate() {
-                    let latency = statistics.latency(size, full);
-                    if latency.count == 0 {
-                        continue;
-                    }
-                    let time = |ticks| Value::Nanoseconds(machine.nanoseconds(ticks));
-                    table.row(&[
-                        Value::Text(size_name),
-                        Value::Text(full_name),
-                        Value::Count(latency.count),
-                        time(latency.mean),
-                        time(latency.p50),
-                        time(latency.p99),
-                        time(latency.max),
-                    ])?;
-                }
-            }
-            Ok(())
+        let classes = SIZE_CLASSES.iter().enumerate().flat_map(|(size, (_, size_name))| {
+            let by_fullness = FULLNESS_CLASSES.iter().enumerate();
+            by_fullness
+                .map(move |(full, (_, full_name))| (size_name, full_name, statistics.latency(size, full)))
+        });
+        let classes = classes.filter(|(.., latency)| latency.count != 0);
+        report.list("latency", "No claim was granted.", classes, |table, (size, full, latency)| {
+            let time = |ticks| Nanoseconds(machine.nanoseconds(ticks));
+            table.row(&[
+                ("size=SIZE", Text(size)),
+                ("lent=POOL LENT", Text(full)),
+                ("count=COUNT", Count(latency.count)),
+                ("mean_ns=MEAN", time(latency.mean)),
+                ("p50_ns=P50", time(latency.p50)),
+                ("p99_ns=P99", time(latency.p99)),
+                ("max_ns=MAX", time(latency.max)),
+            ])
         })
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fake_pools::FakePools;
     use super::*;
+    use crate::monitor::fake_pools::FakePools;
 
     #[test]
-    fn the_list_ends_though_there_are_always_new_claims() {
+    fn the_list_ends_despite_a_stream_of_new_claims() {
         let pools = FakePools::new();
         let (pool, _) = pools.claims().pools().and_then(|pools| pools.iter().next()).unwrap();
         pools.claim(pool, Wish::of_size(FRAME_SIZE)).unwrap();

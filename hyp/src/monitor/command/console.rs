@@ -1,14 +1,13 @@
 //! `console`.
 
-use super::super::grammar::{Argument, Arguments, Failure};
-use super::super::mux::{Console, GUESTS, View};
-use super::super::report::Value;
-use super::super::session::Session;
-use super::super::units::Size;
-use super::MOST_KEPT;
+use super::prelude::*;
+use crate::monitor::mux::{Console, RING_SIZE, View};
+
+/// The largest limit of a console.
+const MAX_LIMIT: u64 = RING_SIZE as u64;
 
 /// Lists the consoles, brings one to front, or limits one.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let machine = session.machine;
     match (arguments.get(0), arguments.word(1), arguments.number(2)) {
         (None, ..) => list(session),
@@ -16,7 +15,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         (Some(Argument::Console(_)), Some(_), None) => Err(session.usage(format_args!("SIZE is missing"))),
         (Some(Argument::Console(console)), None, _) => {
             let name = machine.console(console).map_or("", |status| status.name);
-            session.done("console", format_args!("To {name}."), "console=", &[Value::Text(name)])?;
+            session.done("console", format_args!("To {name}."), &[("console", Text(name))])?;
             machine.show_console(console);
             Ok(())
         }
@@ -25,47 +24,41 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
             let view = if arguments.word(0) == Some("all") { View::All } else { View::Front };
             let name = view.name();
             machine.set_view(view);
-            session.done("console", format_args!("Showing: {name}."), "view=", &[Value::Text(name)])
+            session.done("console", format_args!("Showing: {name}."), &[("view", Text(name))])
         }
     }
 }
 
-fn list(session: &mut Session<'_>) -> Result<(), Failure> {
-    let columns = "key=KEY|name=NAME|is_front=FRONT|kept_bytes=KEPT|limit_bytes=LIMIT|lost_bytes=LOST|input_lost_bytes=INPUT LOST";
+fn list(session: &mut Session<'_>) -> Done {
     session.report("console", |report, machine| {
-        report.table("consoles", columns, "There are no consoles.", &mut |table| {
-            let guests = (0..GUESTS).filter_map(Console::guest);
-            for console in core::iter::once(Console::MONITOR).chain(guests) {
-                let Some(status) = machine.console(console) else { continue };
-                let key = core::fmt::from_fn(|f| match console.guest_index() {
-                    None => f.write_str("Ctrl-] m"),
-                    Some(index) => write!(f, "Ctrl-] {}", index + 1),
-                });
-                table.row(&[
-                    Value::Show(&key),
-                    Value::Text(status.name),
-                    Value::Flag(status.is_front),
-                    Value::Bytes(status.kept as u64),
-                    Value::Bytes(status.limit as u64),
-                    Value::Bytes(status.lost_count),
-                    Value::Bytes(status.input_lost_count),
-                ])?;
-            }
-            Ok(())
+        let consoles = Console::all().filter_map(|console| Some((console, machine.console(console)?)));
+        report.list("consoles", "There are no consoles.", consoles, |table, (console, status)| {
+            let key = from_fn(|f| match console.guest_index() {
+                None => f.write_str("Ctrl-] m"),
+                Some(index) => write!(f, "Ctrl-] {}", index + 1),
+            });
+            table.row(&[
+                ("key=KEY", Show(&key)),
+                ("name=NAME", Text(status.name)),
+                ("is_front=FRONT", Flag(status.is_front)),
+                ("kept_bytes=KEPT", Bytes(status.kept as u64)),
+                ("limit_bytes=LIMIT", Bytes(status.limit as u64)),
+                ("lost_bytes=LOST", Bytes(status.lost_count)),
+                ("input_lost_bytes=INPUT LOST", Bytes(status.input_lost_count)),
+            ])
         })
-    })?;
-    Ok(())
+    })
 }
 
-fn limit(session: &mut Session<'_>, console: Console, bytes: u64) -> Result<(), Failure> {
-    if bytes > MOST_KEPT {
-        let most = Size(MOST_KEPT);
+fn limit(session: &mut Session<'_>, console: Console, bytes: u64) -> Done {
+    if bytes > MAX_LIMIT {
+        let most = Size(MAX_LIMIT);
         return Err(session.refuse(format_args!("at most {most} of a console are kept")));
     }
     let machine = session.machine;
     machine.limit_console(console, bytes as usize);
     let Some(status) = machine.console(console) else { return Ok(()) };
-    let text = format_args!("Keeping the last {} of {}.", Size(status.limit as u64), status.name);
-    let values = [Value::Text(status.name), Value::Bytes(status.limit as u64)];
-    session.done("console", text, "console=|limit_bytes=", &values)
+    let limit = status.limit as u64;
+    let text = format_args!("Keeping the last {} of {}.", Size(limit), status.name);
+    session.done("console", text, &[("console", Text(status.name)), ("limit_bytes", Bytes(limit))])
 }

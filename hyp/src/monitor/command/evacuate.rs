@@ -1,27 +1,22 @@
-//! `evacuate`, `restore`: taking a controller out of use, and taking it back.
-
-use core::fmt::{self, Write};
+//! `evacuate`, `restore`: taking a controller out of use, and putting it back.
 
 use alloc::vec::Vec;
-use stage2::addr::{Frame, Pa};
+use stage2::addr::{FRAME_SIZE, Frame, Pa};
 use stage2::controller::{ControllerId, ControllerSet};
 use stage2::migrate::{Mobility, Reason, Request};
+use stage2::owner::Owner;
 use stage2::phys::frame::State;
 use stage2::phys::placement::Strictness;
 
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::GuestState;
-use super::super::migration::Piece;
-use super::super::region::pieces;
-use super::super::report::Value;
-use super::super::session::Session;
-use super::super::units::Size;
 use super::backing::parts;
-use super::jobs::Names;
-use super::migrate::{controller_name, migration, target};
-use super::pools::claimed_behind;
+use super::migrate::target;
+use super::names::Names;
+use super::prelude::*;
+use crate::monitor::machine::GuestState;
+use crate::monitor::migration::Piece;
+use crate::monitor::region::pieces;
 
-/// Memory that an evacuation will leave behind.
+/// Memory that an evacuation will not move.
 struct Staying {
     /// The guest's index and the piece of its RAM, if it is a guest's.
     owner: Option<(usize, Piece)>,
@@ -31,26 +26,26 @@ struct Staying {
     why: Why,
 }
 
-/// Why memory stays behind a controller that is evacuated.
+/// The reason why memory stays behind a controller that is evacuated.
 #[derive(Clone, Copy)]
 enum Why {
-    /// What migration itself would give as its reason.
+    /// The reason that migration itself reports.
     Migration(Reason),
-    /// The region's strict placement allows nothing but these, which take no allocations.
+    /// The region's strict placement allows only these controllers, which take no allocations.
     Strict(ControllerSet),
-    /// More has to move than is free behind the other controllers: this many bytes.
+    /// The other controllers have only this many bytes free.
     Full(u64),
-    /// In use by Ballast or as guests' stage 2 tables.
+    /// Used by Ballast or for guests' stage 2 tables.
     Own,
     /// Reserved since boot.
     Reserved,
 }
 
-/// Moves everything off a controller, which takes no allocations from then on.
-pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+/// Closes a controller to allocations and moves everything off it.
+pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let from = target(session, arguments, 0)?;
-    let (migration, machine) = (migration(session)?, session.machine);
-    let name = controller_name(machine, from);
+    let (migration, machine) = (session.migration()?, session.machine);
+    let name = machine.controller_name(from);
     if open(session).without(from).is_empty() {
         return Err(session.refuse(format_args!("{name} is the only controller that takes allocations")));
     }
@@ -61,65 +56,60 @@ pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> 
         session.refuse(format_args!("{error}"))
     })?;
     let number = job.get();
-    if !session.style.is_json {
+    session.report("evacuate", |report, machine| {
         // The memory of a guest that is being filled cannot move yet.
-        let mut guests = (0..machine.guest_count()).filter_map(|at| machine.guest(at));
-        let starting = guests.find(|guest| guest.state == GuestState::Starting).map(|guest| guest.name);
-        let wait = fmt::from_fn(|f| match starting {
-            Some(guest) => write!(f, " It waits for {guest}, which is starting."),
+        let starting = machine.guests().find(|(_, guest)| guest.state == GuestState::Starting);
+        let wait = from_fn(|f| match &starting {
+            Some((_, guest)) => write!(f, " It waits for {}, which is starting.", guest.name),
             None => Ok(()),
         });
-        let moving = Size(moving);
-        writeln!(session, "Job {number} moves {moving} off {name}, which takes no more allocations.{wait}")?;
-        if staying.is_empty() {
-            return Ok(());
+        report.say(format_args!(
+            "Job {number} moves {} off {name}, which takes no more allocations.{wait}",
+            Size(moving)
+        ))?;
+        if !staying.is_empty() {
+            let bytes = Size(staying.iter().map(|one| one.bytes).sum());
+            report.say(format_args!("{bytes} will stay, so {name} will be closed, but not evacuated:"))?;
         }
-        let bytes = Size(staying.iter().map(|one| one.bytes).sum());
-        writeln!(session, "{bytes} will stay, so {name} will be closed, but not evacuated:\n")?;
-    }
-    session.report("evacuate", |report, machine| {
-        report.fields("job=|moving_bytes=", &[Value::Count(number.into()), Value::Bytes(moving)])?;
-        let list = "bytes=STAYS|guest=GUEST|region=REGION|ipa=|reason=BECAUSE";
-        report.table("staying", list, "", &mut |table| {
-            for one in &staying {
-                let guest = one.owner.as_ref().and_then(|(at, _)| machine.guest(*at));
-                let region = one.owner.as_ref().map(|(_, piece)| piece.name());
-                let ipa = one.owner.as_ref().map_or(Value::None, |(_, piece)| Value::Address(piece.ipa));
-                let why = fmt::from_fn(|f| match one.why {
-                    Why::Migration(reason) => write!(f, "{reason}"),
-                    Why::Strict(set) => {
-                        write!(f, "strict placement: {} only", Names(machine, set))
-                    }
-                    Why::Full(free) => write!(f, "the other controllers have {} free", Size(free)),
-                    Why::Own => f.write_str("in use by Ballast or as guests' stage 2 tables"),
-                    Why::Reserved => f.write_str("reserved since boot"),
-                });
-                table.row(&[
-                    Value::Bytes(one.bytes),
-                    guest.as_ref().map_or(Value::None, |guest| Value::Text(guest.name)),
-                    region.as_ref().map_or(Value::None, |name| Value::Show(name)),
-                    ipa,
-                    Value::Show(&why),
-                ])?;
-            }
-            Ok(())
+        report.fields(&[("job", Count(number.into())), ("moving_bytes", Bytes(moving))])?;
+        report.list("staying", "", staying.iter(), |table, one| {
+            let owner = one.owner.as_ref();
+            let region = owner.map(|(_, piece)| piece.name());
+            let why = from_fn(|f| match one.why {
+                Why::Migration(reason) => write!(f, "{reason}"),
+                Why::Strict(set) => write!(f, "strict placement: {} only", Names(machine, set)),
+                Why::Full(free) => write!(f, "the other controllers have {} free", Size(free)),
+                Why::Own => f.write_str("in use by Ballast or as guests' stage 2 tables"),
+                Why::Reserved => f.write_str("reserved since boot"),
+            });
+            let guest = owner.and_then(|(at, _)| machine.guest(*at));
+            table.row(&[
+                ("bytes=STAYS", Bytes(one.bytes)),
+                ("guest=GUEST", guest.map_or(Nothing, |guest| Text(guest.name))),
+                ("region=REGION", region.as_ref().map_or(Nothing, |name| Show(name))),
+                ("ipa", owner.map_or(Nothing, |(_, piece)| Address(piece.ipa))),
+                ("reason=BECAUSE", Show(&why)),
+            ])
         })
     })
 }
 
 /// Returns the controllers that take allocations.
 fn open(session: &Session<'_>) -> ControllerSet {
-    let is_open =
-        |at: &usize| session.machine.controller(*at).is_some_and(|controller| !controller.is_closed);
-    (0..session.machine.controller_count())
-        .filter(is_open)
-        .filter_map(|at| ControllerId::try_new(u8::try_from(at).ok()?))
-        .collect()
+    session.machine.controllers().filter(|(_, controller)| !controller.is_closed).map(|(id, _)| id).collect()
 }
 
-/// Predicts how many bytes an evacuation of `from` moves, and what stays.
+/// Returns the bytes behind `controller` that owners of pools have claimed.
+fn claimed_behind(machine: &dyn Machine, controller: ControllerId) -> u64 {
+    let (Some(memory), Some(claiming)) = (machine.memory(), machine.claiming()) else { return 0 };
+    let pools = claiming.claims().pools().into_iter().flat_map(|pools| pools.iter());
+    let here = pools.filter(|(_, pool)| pool.controller == controller);
+    here.map(|(id, _)| memory.resident_everywhere(Owner::Pool(id)) * FRAME_SIZE).sum()
+}
+
+/// Predicts the bytes that an evacuation of `from` moves, and the memory that stays.
 fn predict(session: &mut Session<'_>, from: ControllerId) -> Result<(u64, Vec<Staying>), Failure> {
-    let (migration, machine) = (migration(session)?, session.machine);
+    let (migration, machine) = (session.migration()?, session.machine);
     let others = open(session).without(from);
     let mut staying = Vec::new();
     let Some(controller) = machine.controller(from.index()) else { return Ok((0, staying)) };
@@ -147,7 +137,7 @@ fn predict(session: &mut Session<'_>, from: ControllerId) -> Result<(u64, Vec<St
             }
         }
     }
-    // RAM that was reserved at boot for a guest, at its own address, is not among the guests' by the allocator's books.
+    // The allocator counts RAM that was reserved at boot for a guest as reserved, not as the guest's.
     let is_reserved = |one: &&Staying| one.is_reserved;
     let in_place: u64 = staying.iter().filter(is_reserved).map(|one| one.bytes).sum();
     let of_guests: u64 = staying.iter().map(|one| one.bytes).sum::<u64>() - in_place;
@@ -170,18 +160,18 @@ fn predict(session: &mut Session<'_>, from: ControllerId) -> Result<(u64, Vec<St
     Ok((moving, staying))
 }
 
-/// Lets a controller take allocations again.
-pub(super) fn restore(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
+/// Opens a controller to allocations again.
+pub(super) fn restore(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let migration = session.migration()?;
     let index = arguments.controller(0).unwrap_or(usize::MAX);
     let Some(id) = u8::try_from(index).ok().and_then(ControllerId::try_new) else {
         return Err(session.refuse(format_args!("the controller is gone")));
     };
-    let name = controller_name(session.machine, id);
+    let name = session.machine.controller_name(id);
     if session.machine.controller(index).is_some_and(|controller| !controller.is_closed) {
         return Err(session.refuse(format_args!("{name} takes allocations already")));
     }
     migration.close(id, false);
     let text = format_args!("{name} takes allocations again.");
-    session.done("restore", text, "controller=", &[Value::Text(name)])
+    session.done("restore", text, &[("controller", Text(name))])
 }

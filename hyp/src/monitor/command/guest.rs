@@ -1,6 +1,4 @@
-//! `guest`: what one guest is made from, its device tree, and what backs its RAM.
-
-use core::fmt::{self, Write};
+//! `guest`: a guest's summary, its device tree, and the backing of its RAM.
 
 use alloc::vec::Vec;
 use guest_dts::tree::{Tree, TreeSource};
@@ -8,18 +6,15 @@ use stage2::controller::MAX_CONTROLLERS;
 use stage2::migrate::Mobility;
 use stage2::phys::placement::{Placement, Strictness};
 
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{Machine, Region};
-use super::super::region::pieces;
-use super::super::report::{Report, Value};
-use super::super::session::Session;
-use super::super::units::Size;
 use super::backing::{Part, Parts, parts};
-use super::jobs::Placed;
-use super::migrate::controller_name;
+use super::names::Placed;
+use super::prelude::*;
+use crate::monitor::machine::Region;
+use crate::monitor::region::pieces;
+use crate::monitor::report::Report;
 
-/// Shows a guest: in short, its tree, or the map of its RAM.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+/// Shows a guest: its summary, its tree, or the map of its RAM.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let guest = arguments.guest(0).unwrap_or(usize::MAX);
     match arguments.word(1) {
         Some("tree") => tree(session, guest),
@@ -28,131 +23,114 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     }
 }
 
-/// What a guest that was refused has none of.
+/// Returns the refusal to show a part of a guest that was refused at boot.
 fn refuse(session: &mut Session<'_>, guest: usize) -> Failure {
     let why = session.machine.guest(guest).map(|guest| guest.reason).unwrap_or_default();
     session.refuse(format_args!("the guest was refused: {why}"))
 }
 
-fn summary(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
+fn summary(session: &mut Session<'_>, at: usize) -> Done {
     let machine = session.machine;
     let Some(guest) = machine.guest(at) else { return Err(refuse(session, at)) };
-    let why = if guest.reason.is_empty() { Value::None } else { Value::Text(&guest.reason) };
+    let head = [
+        ("guest=Guest", Text(guest.name)),
+        ("state=State", Text(guest.state.name())),
+        ("reason=Reason", Text(&guest.reason).or_nothing()),
+    ];
     let Some(making) = machine.making(at) else {
-        return session.report("guest", |report, _| {
-            let values = [Value::Text(guest.name), Value::Text(guest.state.name()), why];
-            report.fields("guest=Guest|state=State|reason=Reason", &values)
-        });
+        return session.report("guest", |report, _| report.fields(&head));
     };
+    let [guest_cell, state_cell, reason_cell] = head;
     let tree = Tree::new(making.tree).ok();
     let bootargs = tree.and_then(|tree| tree.find("/chosen")?.property("bootargs")?.str());
-    let movable = fmt::from_fn(|f| write!(f, "{} ({})", making.movable.mode.name(), making.movable.reason));
-    let vcpus = fmt::from_fn(|f| write!(f, "{}, {} on", guest.vcpu_count, guest.vcpu_on_count));
-    let images = fmt::from_fn(|f| {
-        write!(f, "kernel {}, ramdisk ", Size(making.kernel_bytes))?;
-        match making.ramdisk_bytes {
-            0 => f.write_str("none"),
-            bytes => write!(f, "{}", Size(bytes)),
-        }
+    let images = from_fn(|f| match making.ramdisk_bytes {
+        0 => write!(f, "kernel {}, ramdisk none", Size(making.kernel_bytes)),
+        bytes => write!(f, "kernel {}, ramdisk {}", Size(making.kernel_bytes), Size(bytes)),
     });
-    let migration = fmt::from_fn(|f| match (making.is_held, making.limit_bytes_per_s) {
+    let migration = from_fn(|f| match (making.is_held, making.limit_bytes_per_s) {
         (true, _) => f.write_str("never"),
         (false, Some(limit)) => write!(f, "at most {} kB/s", limit / 1000),
         (false, None) => f.write_str("no limit of its own"),
     });
-    let limit = making.limit_bytes_per_s.map_or(Value::None, Value::Count);
-    let list = "guest=Guest|state=State|reason=Reason|start_count=Starts|=vCPUs|vcpu_count=|vcpu_on_count=|cpus=CPUs|memory_bytes=RAM|resident_bytes=  has now|dmb_bytes=  movable blocks|table_bytes=  tables|movable_memory=Movable memory|=Images|kernel_bytes=|ramdisk_bytes=|=Migration|is_held=|limit_bytes_per_s=|bootargs=Boot arguments";
-    let is_json = session.style.is_json;
+    let movable = making.movable;
     let lying = lying(session, at)?;
     session.report("guest", |report, machine| {
-        report.fields(
-            list,
-            &[
-                Value::Text(guest.name),
-                Value::Text(guest.state.name()),
-                why,
-                Value::Count(guest.start_count),
-                Value::Show(&vcpus),
-                Value::Count(guest.vcpu_count as u64),
-                Value::Count(guest.vcpu_on_count as u64),
-                Value::Numbers(&guest.cpus),
-                Value::Bytes(guest.memory_bytes),
-                Value::Bytes(guest.resident_bytes),
-                Value::Bytes(making.dmb_bytes),
-                Value::Bytes(making.table_bytes),
-                Value::Show(&movable),
-                Value::Show(&images),
-                Value::Bytes(making.kernel_bytes),
-                Value::Bytes(making.ramdisk_bytes),
-                Value::Show(&migration),
-                Value::Flag(making.is_held),
-                limit,
-                Value::Text(bootargs.unwrap_or_default()),
-            ],
-        )?;
-        placements(report, machine, at, &lying, is_json)
+        report.fields(&[
+            guest_cell,
+            state_cell,
+            reason_cell,
+            ("start_count=Starts", Count(guest.start_count)),
+            ("=vCPUs", Show(&format_args!("{}, {} on", guest.vcpu_count, guest.vcpu_on_count))),
+            ("vcpu_count", Count(guest.vcpu_count as u64)),
+            ("vcpu_on_count", Count(guest.vcpu_on_count as u64)),
+            ("cpus=CPUs", Numbers(&guest.cpus)),
+            ("memory_bytes=RAM", Bytes(guest.memory_bytes)),
+            ("resident_bytes=  has now", Bytes(guest.resident_bytes)),
+            ("dmb_bytes=  movable blocks", Bytes(making.dmb_bytes)),
+            ("table_bytes=  tables", Bytes(making.table_bytes)),
+            (
+                "movable_memory=Movable memory",
+                Show(&format_args!("{} ({})", movable.mode.name(), movable.reason)),
+            ),
+            ("=Images", Show(&images)),
+            ("kernel_bytes", Bytes(making.kernel_bytes)),
+            ("ramdisk_bytes", Bytes(making.ramdisk_bytes)),
+            ("=Migration", Show(&migration)),
+            ("is_held", Flag(making.is_held)),
+            ("limit_bytes_per_s", making.limit_bytes_per_s.map_or(Nothing, Count)),
+            ("bootargs=Boot arguments", Text(bootargs.unwrap_or_default())),
+        ])?;
+        placements(report, machine, at, &lying)
     })
 }
 
-/// Returns where each piece of a guest's RAM actually lies.
+/// Returns the backing of each piece of a guest's RAM.
 fn lying(session: &mut Session<'_>, at: usize) -> Result<Vec<Vec<Part>>, Failure> {
     let machine = session.machine;
     let pieces = machine.migration().into_iter().flat_map(|migration| pieces(migration, at));
     pieces.map(|piece| parts(session, at, piece.ipa, piece.size)).collect()
 }
 
-/// Lists the controllers that each region may lie behind, what decided that, and where the region lies now.
-fn placements(
-    report: &mut Report<'_>,
-    machine: &dyn Machine,
-    at: usize,
-    lying: &[Vec<Part>],
-    is_json: bool,
-) -> fmt::Result {
-    if !is_json && lying.is_empty() {
-        return Ok(());
-    }
-    let all = || machine.migration().into_iter().flat_map(|migration| pieces(migration, at)).zip(lying);
-    let list = "region=REGION|ipa=AT|size_bytes=SIZE|=ALLOWED|controllers=|mode=|is_strict=|is_pinned=|=SET BY|\
-                resident_on=|resident_bytes=|=LIES BEHIND";
-    report.table("placements", list, "", &mut |table| {
-        for (piece, parts) in all() {
+/// Lists, for each region, the controllers that it may lie behind, the origin of that rule, and its present backing.
+fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, lying: &[Vec<Part>]) -> fmt::Result {
+    let all = machine.migration().into_iter().flat_map(|migration| pieces(migration, at)).zip(lying);
+    report.table("placements", "", &mut |table| {
+        for (piece, parts) in all.clone() {
             let (set, strictness) = piece.placement.named();
             let ids = set.iter().filter(|id| id.index() < machine.controller_count());
             let names: heapless::Vec<&str, MAX_CONTROLLERS> =
-                ids.map(|id| controller_name(machine, id)).collect();
+                ids.map(|id| machine.controller_name(id)).collect();
             let (mode, set_by) = match (&piece.placement, piece.mobility) {
                 (_, Mobility::PinnedInPlace) => ("in-place", "1:1"),
                 (Placement::Any, _) => ("any", "-"),
                 (Placement::Listed(..), _) => ("listed", "configuration"),
                 (Placement::Interleave(..), _) => ("interleave", "configuration"),
             };
-            let resident_on: Vec<&str> = parts
-                .iter()
-                .map(|part| machine.controller(part.controller).map_or("?", |controller| controller.name))
-                .collect();
+            let name =
+                |part: &Part| machine.controller(part.controller).map_or("?", |controller| controller.name);
+            let resident_on: Vec<&str> = parts.iter().map(name).collect();
             let resident_bytes: Vec<u64> = parts.iter().map(|part| part.bytes).collect();
             table.row(&[
-                Value::Show(&piece.name()),
-                Value::Address(piece.ipa),
-                Value::Bytes(piece.size),
-                Value::Show(&Placed(machine, &piece.placement)),
-                Value::Words(&names),
-                Value::Text(mode),
-                Value::Flag(strictness == Strictness::Strict),
-                Value::Flag(piece.is_pinned),
-                Value::Text(if piece.is_pinned { "pin" } else { set_by }),
-                Value::Words(&resident_on),
-                Value::Numbers(&resident_bytes),
-                Value::Show(&Parts(machine, parts)),
+                ("region=REGION", Show(&piece.name())),
+                ("ipa=AT", Address(piece.ipa)),
+                ("size_bytes=SIZE", Bytes(piece.size)),
+                ("=ALLOWED", Show(&Placed(machine, &piece.placement))),
+                ("controllers", Words(&names)),
+                ("mode", Text(mode)),
+                ("is_strict", Flag(strictness == Strictness::Strict)),
+                ("is_pinned", Flag(piece.is_pinned)),
+                ("=SET BY", Text(if piece.is_pinned { "pin" } else { set_by })),
+                ("resident_on", Words(&resident_on)),
+                ("resident_bytes", Numbers(&resident_bytes)),
+                ("=LIES BEHIND", Show(&Parts(machine, parts))),
             ])?;
         }
         Ok(())
     })
 }
 
-/// Prints the tree that the guest gets as source.
-fn tree(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
+/// Prints the source of the device tree that the guest gets.
+fn tree(session: &mut Session<'_>, at: usize) -> Done {
     let making = session.machine.making(at);
     let Some(tree) = making.and_then(|making| Tree::new(making.tree).ok()) else {
         return Err(refuse(session, at));
@@ -162,12 +140,12 @@ fn tree(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
     }
     session.report("guest_tree", |report, machine| {
         let name = machine.guest(at).map_or("", |guest| guest.name);
-        report.fields("guest=|source=", &[Value::Text(name), Value::Show(&TreeSource(tree))])
+        report.fields(&[("guest", Text(name)), ("source", Show(&TreeSource(tree)))])
     })
 }
 
-/// Shows the ranges of a guest's RAM and what backs them.
-fn map(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
+/// Shows the ranges of a guest's RAM and their backing.
+fn map(session: &mut Session<'_>, at: usize) -> Done {
     if session.machine.making(at).is_none() {
         return Err(refuse(session, at));
     }
@@ -181,29 +159,24 @@ fn map(session: &mut Session<'_>, at: usize) -> Result<(), Failure> {
         rows.extend(parts.into_iter().map(|part| (region, Some(part))));
     }
     let lying = lying(session, at)?;
-    let list = "ipa=IPA|size_bytes=SIZE|region=REGION|backing=IS|controller=BEHIND|backed_bytes=BACKED|large_count=1 GiB|medium_count=2 MiB|small_count=4 KiB";
-    let is_json = session.style.is_json;
     session.report("guest_map", |report, machine| {
-        report.fields("guest=", &[Value::Text(machine.guest(at).map_or("", |guest| guest.name))])?;
-        report.table("regions", list, "It has no RAM.", &mut |table| {
-            for (region, part) in &rows {
-                let controller = part.and_then(|part| machine.controller(part.controller));
-                let part = part.unwrap_or_default();
-                let [large, medium, small] = part.units.map(Value::Count);
-                table.row(&[
-                    Value::Address(region.ipa),
-                    Value::Bytes(region.bytes),
-                    Value::Text(region.name),
-                    Value::Text(region.backing.name()),
-                    controller.as_ref().map_or(Value::None, |controller| Value::Text(controller.name)),
-                    Value::Bytes(part.bytes),
-                    large,
-                    medium,
-                    small,
-                ])?;
-            }
-            Ok(())
+        report.fields(&[("guest", Text(machine.guest(at).map_or("", |guest| guest.name)))])?;
+        report.list("regions", "It has no RAM.", rows.iter(), |table, (region, part)| {
+            let controller = part.and_then(|part| machine.controller(part.controller));
+            let part = part.unwrap_or_default();
+            let [large, medium, small] = part.units.map(Count);
+            table.row(&[
+                ("ipa=IPA", Address(region.ipa)),
+                ("size_bytes=SIZE", Bytes(region.bytes)),
+                ("region=REGION", Text(region.name)),
+                ("backing=IS", Text(region.backing.name())),
+                ("controller=BEHIND", controller.map_or(Nothing, |controller| Text(controller.name))),
+                ("backed_bytes=BACKED", Bytes(part.bytes)),
+                ("large_count=1 GiB", large),
+                ("medium_count=2 MiB", medium),
+                ("small_count=4 KiB", small),
+            ])
         })?;
-        placements(report, machine, at, &lying, is_json)
+        placements(report, machine, at, &lying)
     })
 }

@@ -1,21 +1,14 @@
-//! `heat`: which memory is used.
+//! `heat`: the memory that guests use.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use stage2::controller::{ControllerId, MAX_CONTROLLERS};
 
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::Machine;
-use super::super::migration::{Heat, Look};
-use super::super::mux::GUESTS;
-use super::super::report::Value;
-use super::super::session::Session;
-use super::migrate::{controller_name, migration};
+use super::prelude::*;
+use crate::monitor::migration::{Heat, Look};
+use crate::monitor::mux::{GUESTS, INTERRUPT};
 
-/// Ctrl-C.
-const INTERRUPT: u8 = 3;
-
-/// What a look at all guests saw.
+/// The result of one scan of all guests' access flags.
 pub(super) struct Sample {
     resident: Vec<[u64; MAX_CONTROLLERS]>,
     touched: Vec<[u64; MAX_CONTROLLERS]>,
@@ -25,7 +18,7 @@ pub(super) struct Sample {
 }
 
 impl Default for Sample {
-    /// Nothing seen yet. The counters lie on the heap: they are large for the monitor's stack.
+    /// Creates an empty sample. The counters are on the heap, since they are large for the monitor's stack.
     fn default() -> Self {
         let counters = || vec![[0; MAX_CONTROLLERS]; GUESTS];
         Self { resident: counters(), touched: counters(), life: [0; GUESTS], unit_count: 0, cost_ticks: 0 }
@@ -33,23 +26,23 @@ impl Default for Sample {
 }
 
 impl Sample {
-    /// Bytes of all guests behind a controller.
+    /// Returns the bytes that guests have behind a controller.
     pub(super) fn resident(&self, controller: ControllerId) -> u64 {
         self.resident.iter().map(|resident| resident[controller.index()]).sum()
     }
 
-    /// Those of them that were touched.
+    /// Returns the bytes behind a controller that guests touched.
     pub(super) fn touched(&self, controller: ControllerId) -> u64 {
         self.touched.iter().map(|touched| touched[controller.index()]).sum()
     }
 
-    /// Whether `life` is that which a guest had in this look, which began a window: else all of its memory is new, and
-    /// counts as touched.
+    /// Tests if `life` is the guest's life in this sample, which began a window. If not, all of the guest's memory is new
+    /// and counts as touched.
     pub(super) fn has_seen(&self, guest: usize, life: u32) -> bool {
         life != 0 && self.life.get(guest) == Some(&life)
     }
 
-    /// Forgets what guests have touched that got their memory since the window began.
+    /// Forgets the touched memory of guests that got their memory after the window began.
     pub(super) fn forget_new(&mut self, begun: &Self) {
         for guest in 0..GUESTS {
             if !begun.has_seen(guest, self.life[guest]) {
@@ -59,10 +52,9 @@ impl Sample {
     }
 }
 
-/// Looks at all units once, in pieces between which others run. What it sees takes the place of what is in `sample`, which
-/// is large for the monitor's stack.
-pub(super) fn look_at_all(session: &mut Session<'_>, look: Look, sample: &mut Sample) -> Result<(), Failure> {
-    let migration = migration(session)?;
+/// Scans all units once, and lets others run between pieces. The result replaces the contents of `sample`.
+pub(super) fn look_at_all(session: &mut Session<'_>, look: Look, sample: &mut Sample) -> Done {
+    let migration = session.migration()?;
     (sample.unit_count, sample.cost_ticks) = (0, 0);
     for guest in 0..GUESTS {
         let mut heat = Heat { look, ..Heat::default() };
@@ -80,12 +72,12 @@ pub(super) fn look_at_all(session: &mut Session<'_>, look: Look, sample: &mut Sa
     Ok(())
 }
 
-/// Whether the operator has pressed Ctrl-C. Who writes next sees the key.
+/// Tests if the operator has pressed Ctrl-C. The next write takes the key.
 pub(super) fn is_interrupted(session: &mut Session<'_>) -> bool {
     session.io().peek() == Some(INTERRUPT)
 }
 
-/// Lets a window of so many seconds pass, or of less where the operator interrupts. Yields its nanoseconds.
+/// Waits for so many seconds, or until the operator interrupts. Returns the nanoseconds waited.
 pub(super) fn wait(session: &mut Session<'_>, seconds: u64) -> Result<u64, Failure> {
     let start = session.io().now_ns();
     let deadline = start.saturating_add(seconds * 1_000_000_000);
@@ -95,14 +87,9 @@ pub(super) fn wait(session: &mut Session<'_>, seconds: u64) -> Result<u64, Failu
     Ok(session.io().now_ns().saturating_sub(start))
 }
 
-/// All controllers.
-pub(super) fn controllers(machine: &dyn Machine) -> impl Iterator<Item = ControllerId> + use<> {
-    (0..machine.controller_count()).filter_map(|at| ControllerId::try_new(u8::try_from(at).ok()?))
-}
-
-/// Shows what guests touch.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
+/// Shows the memory that guests touch.
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let migration = session.migration()?;
     let (mut begun, mut sample) = (Sample::default(), Sample::default());
     look_at_all(session, Look::Begin, &mut begun)?;
     let window_ns = wait(session, arguments.number(0).unwrap_or(1))?;
@@ -116,34 +103,28 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
                 let _ = late.push(guest.name);
             }
         }
-        report.fields(
-            "window_ns=Watched for|unit_count=Units looked at|cost_ns=Looking took|late=Not watched",
-            &[
-                Value::Nanoseconds(window_ns),
-                Value::Count(begun.unit_count + sample.unit_count),
-                Value::Nanoseconds(migration.nanoseconds(cost_ticks)),
-                Value::Words(&late),
-            ],
-        )?;
-        let columns = "guest=GUEST|controller=CONTROLLER|resident_bytes=RESIDENT|touched_bytes=TOUCHED|share_permille=SHARE";
-        report.table("heat", columns, "No guest has memory.", &mut |table| {
-            for (at, guest) in (0..machine.guest_count().min(GUESTS)).filter_map(|at| Some((at, machine.guest(at)?))) {
-                if !begun.has_seen(at, sample.life[at]) {
-                    continue;
-                }
-                let (resident, touched) = (&sample.resident[at], &sample.touched[at]);
-                for id in controllers(machine).filter(|id| resident[id.index()] > 0) {
-                    let (resident, touched) = (resident[id.index()], touched[id.index()]);
-                    table.row(&[
-                        Value::Text(guest.name),
-                        Value::Text(controller_name(machine, id)),
-                        Value::Bytes(resident),
-                        Value::Bytes(touched),
-                        Value::Permille((touched * 1000).checked_div(resident).unwrap_or(0)),
-                    ])?;
-                }
-            }
-            Ok(())
+        report.fields(&[
+            ("window_ns=Watched for", Nanoseconds(window_ns)),
+            ("unit_count=Units looked at", Count(begun.unit_count + sample.unit_count)),
+            ("cost_ns=Looking took", Nanoseconds(migration.nanoseconds(cost_ticks))),
+            ("late=Not watched", Words(&late)),
+        ])?;
+        let seen = machine.guests().take(GUESTS).filter(|(at, _)| begun.has_seen(*at, sample.life[*at]));
+        let rows = seen.flat_map(|(at, guest)| {
+            let (resident, touched) = (&sample.resident[at], &sample.touched[at]);
+            machine.controllers().map(move |(id, controller)| {
+                (guest.name, controller.name, resident[id.index()], touched[id.index()])
+            })
+        });
+        let rows = rows.filter(|(.., resident, _)| *resident > 0);
+        report.list("heat", "No guest has memory.", rows, |table, (guest, controller, resident, touched)| {
+            table.row(&[
+                ("guest=GUEST", Text(guest)),
+                ("controller=CONTROLLER", Text(controller)),
+                ("resident_bytes=RESIDENT", Bytes(resident)),
+                ("touched_bytes=TOUCHED", Bytes(touched)),
+                ("share_permille=SHARE", Permille((touched * 1000).checked_div(resident).unwrap_or(0))),
+            ])
         })
     })
 }

@@ -1,57 +1,46 @@
 //! `cpus`, `controllers`, `version`: the host, and Ballast on it.
 
-use core::fmt;
-
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::ControllerState;
-use super::super::report::Value;
-use super::super::session::Session;
-use super::super::units::{Compact, Size};
+use super::prelude::*;
 use crate::mitigation::Branches;
+use crate::monitor::machine::ControllerState;
 
 /// Lists the CPUs.
-pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = "cpu=CPU|mpidr=MPIDR|model=MODEL|state=STATE|guest=GUEST|vcpu=vCPU|vcpu_is_on=vCPU ON|branch_mitigation=|branch_loop_count=|=BRANCHES|store_bypass_mitigation=STORE BYPASS";
+pub(super) fn cpus(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     session.report("cpus", |report, machine| {
-        report.table("cpus", columns, "There are no CPUs.", &mut |table| {
-            for (at, cpu) in (0..machine.cpu_count()).filter_map(|at| Some((at, machine.cpu(at)?))) {
-                let (guest, vcpu, is_on) = match cpu.vcpu {
-                    Some((guest, vcpu)) => {
-                        (Value::Text(guest), Value::Count(vcpu as u64), Value::Flag(cpu.is_vcpu_on))
-                    }
-                    None => (Value::None, Value::None, Value::None),
-                };
-                let branches = cpu.mitigation.map(|choice| choice.branches);
-                table.row(&[
-                    Value::Count(at as u64),
-                    Value::Address(cpu.mpidr),
-                    Value::Text(cpu.model),
-                    Value::Text(if cpu.is_online { "online" } else { "failed" }),
-                    guest,
-                    vcpu,
-                    is_on,
-                    branches.map_or(Value::None, |branches| Value::Text(branches.name())),
-                    branches
-                        .and_then(Branches::loop_count)
-                        .map_or(Value::None, |count| Value::Count(count.into())),
-                    branches.as_ref().map_or(Value::None, |branches| Value::Show(branches)),
-                    cpu.mitigation.map_or(Value::None, |choice| Value::Text(choice.stores_name())),
-                ])?;
-            }
-            Ok(())
+        let cpus = (0..machine.cpu_count()).filter_map(|at| Some((at, machine.cpu(at)?)));
+        report.list("cpus", "There are no CPUs.", cpus, |table, (at, cpu)| {
+            let branches = cpu.mitigation.map(|choice| choice.branches);
+            let loops = branches.and_then(Branches::loop_count);
+            table.row(&[
+                ("cpu=CPU", Count(at as u64)),
+                ("mpidr=MPIDR", Address(cpu.mpidr)),
+                ("model=MODEL", Text(cpu.model)),
+                ("state=STATE", Text(if cpu.is_online { "online" } else { "failed" })),
+                ("guest=GUEST", cpu.vcpu.map_or(Nothing, |(guest, _)| Text(guest))),
+                ("vcpu=vCPU", cpu.vcpu.map_or(Nothing, |(_, vcpu)| Count(vcpu as u64))),
+                ("vcpu_is_on=vCPU ON", cpu.vcpu.map_or(Nothing, |_| Flag(cpu.is_vcpu_on))),
+                ("branch_mitigation", branches.map_or(Nothing, |branches| Text(branches.name()))),
+                ("branch_loop_count", loops.map_or(Nothing, |count| Count(count.into()))),
+                ("=BRANCHES", branches.as_ref().map_or(Nothing, |branches| Show(branches))),
+                (
+                    "store_bypass_mitigation=STORE BYPASS",
+                    cpu.mitigation.map_or(Nothing, |choice| Text(choice.stores_name())),
+                ),
+            ])
         })
-    })?;
-    Ok(())
+    })
 }
 
 /// Lists the controllers.
-pub(super) fn controllers(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let columns = "name=NAME|state=|total_bytes=SIZE|free_bytes=FREE|guest_bytes=GUESTS|own_bytes=BALLAST|reserved_bytes=RESERVED|dmb_bytes=IN DMBs|used_bytes=|ranges=|=RANGES";
+pub(super) fn controllers(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     session.report("controllers", |report, machine| {
-        report.table("controllers", columns, "There are no controllers.", &mut |table| {
-            for controller in (0..machine.controller_count()).filter_map(|at| machine.controller(at)) {
+        report.list(
+            "controllers",
+            "There are no controllers.",
+            machine.controllers(),
+            |table, (_, controller)| {
                 let state = controller.state();
-                let ranges = fmt::from_fn(|f| {
+                let ranges = from_fn(|f| {
                     for (at, (base, size)) in controller.ranges.iter().enumerate() {
                         write!(f, "{}{}@{base:#x}", if at == 0 { "" } else { "," }, Compact(*size))?;
                     }
@@ -64,37 +53,43 @@ pub(super) fn controllers(session: &mut Session<'_>, _: &Arguments<'_>) -> Resul
                     }
                 });
                 table.row(&[
-                    Value::Text(controller.name),
-                    Value::Text(state.name()),
-                    Value::Bytes(controller.total_bytes),
-                    Value::Bytes(controller.free_bytes),
-                    Value::Bytes(controller.guest_bytes),
-                    Value::Bytes(controller.own_bytes),
-                    Value::Bytes(controller.reserved_bytes),
-                    Value::Bytes(controller.dmb_bytes),
-                    Value::Bytes(controller.used_bytes),
-                    Value::Ranges(&controller.ranges),
-                    Value::Show(&ranges),
-                ])?;
-            }
-            Ok(())
-        })
-    })?;
-    Ok(())
+                    ("name=NAME", Text(controller.name)),
+                    ("state", Text(state.name())),
+                    ("total_bytes=SIZE", Bytes(controller.total_bytes)),
+                    ("free_bytes=FREE", Bytes(controller.free_bytes)),
+                    ("guest_bytes=GUESTS", Bytes(controller.guest_bytes)),
+                    ("own_bytes=BALLAST", Bytes(controller.own_bytes)),
+                    ("reserved_bytes=RESERVED", Bytes(controller.reserved_bytes)),
+                    ("dmb_bytes=IN DMBs", Bytes(controller.dmb_bytes)),
+                    ("used_bytes", Bytes(controller.used_bytes)),
+                    ("ranges", Ranges(&controller.ranges)),
+                    ("=RANGES", Show(&ranges)),
+                ])
+            },
+        )
+    })
 }
 
-/// Shows what is running.
-pub(super) fn version(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
+/// Shows the running version.
+pub(super) fn version(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let uptime_ns = session.io().now_ns();
     session.report("version", |report, machine| {
         let version = machine.version();
-        let psci = fmt::from_fn(|f| write!(f, "{}.{}", version.psci.0, version.psci.1));
-        let memory = fmt::from_fn(|f| {
-            let [image, own, table] =
-                [version.image_bytes, version.own_bytes, version.frame_table_bytes].map(Size);
-            write!(f, "image {image}, own {own}, frame table {table}")
-        });
-        report.fields("version=Ballast|commit=Commit|compiler=Compiler|host=Host|psci=PSCI|uptime_ns=Up for|=Memory|image_bytes=|own_bytes=|frame_table_bytes=", &[Value::Text(version.version), Value::Text(version.commit), Value::Text(version.compiler), Value::Text(version.host), Value::Show(&psci), Value::Nanoseconds(uptime_ns), Value::Show(&memory), Value::Bytes(version.image_bytes), Value::Bytes(version.own_bytes), Value::Bytes(version.frame_table_bytes)])
-    })?;
-    Ok(())
+        let [image, own, table] = [version.image_bytes, version.own_bytes, version.frame_table_bytes];
+        report.fields(&[
+            ("version=Ballast", Text(version.version)),
+            ("commit=Commit", Text(version.commit)),
+            ("compiler=Compiler", Text(version.compiler)),
+            ("host=Host", Text(version.host)),
+            ("psci=PSCI", Show(&format_args!("{}.{}", version.psci.0, version.psci.1))),
+            ("uptime_ns=Up for", Nanoseconds(uptime_ns)),
+            (
+                "=Memory",
+                Show(&format_args!("image {}, own {}, frame table {}", Size(image), Size(own), Size(table))),
+            ),
+            ("image_bytes", Bytes(image)),
+            ("own_bytes", Bytes(own)),
+            ("frame_table_bytes", Bytes(table)),
+        ])
+    })
 }

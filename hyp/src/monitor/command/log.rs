@@ -1,43 +1,38 @@
 //! `log`.
 
-use core::fmt::Write;
-
-use super::super::grammar::{Argument, Arguments, Failure};
-use super::super::mux::{Base64, Sequence};
-use super::super::report::Value;
-use super::super::session::Session;
+use super::prelude::*;
+use crate::monitor::mux::{Base64, Sequence};
 use crate::observe::log::{Entry, Level};
 
 /// Shows the log.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let least = match arguments.get(0) {
         Some(Argument::Level(level)) => level,
         _ => Level::Debug,
     };
     let ring = session.machine.log();
-    // What is logged meanwhile is for the next time: the command ends.
+    // Lines logged meanwhile are left for the next time, so that the command ends.
     let end = ring.written_count();
     let mut reader = ring.reader();
     let mut next =
         || core::iter::from_fn(|| reader.next_before(ring, end)).find(|entry: &Entry| entry.level() <= least);
     if session.style.is_json {
-        let columns = "time_ns=|cpu=|level=|text=|frame=";
-        session.report("log", |report, _| {
-            report.table("lines", columns, "", &mut |table| {
+        return session.report("log", |report, _| {
+            report.table("lines", "", &mut |table| {
                 while let Some(entry) = next() {
                     let base64 = entry.frame().map(Base64);
+                    let text = if base64.is_some() { Nothing } else { Text(entry.text()) };
                     table.row(&[
-                        Value::Nanoseconds(entry.stamp().time_ns),
-                        Value::Count(entry.stamp().cpu.into()),
-                        Value::Text(entry.level().name()),
-                        if base64.is_some() { Value::None } else { Value::Text(entry.text()) },
-                        base64.as_ref().map_or(Value::None, |base64| Value::Show(base64)),
+                        ("time_ns", Nanoseconds(entry.stamp().time_ns)),
+                        ("cpu", Count(entry.stamp().cpu.into())),
+                        ("level", Text(entry.level().name())),
+                        ("text", text),
+                        ("frame", base64.as_ref().map_or(Nothing, |base64| Show(base64))),
                     ])?;
                 }
                 Ok(())
             })
-        })?;
-        return Ok(());
+        });
     }
     let mut frame_count = 0;
     while let Some(entry) = next() {

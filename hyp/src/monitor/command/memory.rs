@@ -1,54 +1,30 @@
-//! `mem`, `zones`, `map`, `frame`: what the physical memory is used for.
+//! `mem`, `zones`, `map`, `frame`: the use of physical memory.
 
-use core::fmt::{self, Write};
-
-use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
+use alloc::vec::Vec;
+use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE, Pa};
 use stage2::controller::ControllerId;
-use stage2::owner::Owner;
-use stage2::phys::alloc::{FrameInfo, Memory, ORDERS, ZoneTotals};
+use stage2::owner::{GuestId, Owner};
+use stage2::phys::alloc::{FrameInfo, FreeBlocks, Memory, ORDERS};
 use stage2::phys::frame::{Contents, State};
+use stage2::phys::pageblock::MigrateType;
 use stage2::phys::zone::Zone;
+use stage2::range::FrameRange;
 
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{Machine, Reason, reason};
-use super::super::report::Value;
-use super::super::session::Session;
-use super::physical::{arenas, by_order};
+use super::prelude::*;
+use crate::monitor::machine::{Reason, reason};
 
+/// Pageblocks that are scanned before others may run.
+pub(super) const SLICE: u64 = 16;
 /// Cells in a row of the map.
 const ROW: u64 = 64;
-/// Most rows of a range's map: larger ranges get larger cells.
+/// Most rows of a range's map. Larger ranges get larger cells.
 const ROWS: u64 = 16;
 
-/// The machine's memory, or the refusal to say anything about it.
-pub(super) fn memory<'a>(session: &mut Session<'a>) -> Result<&'a Memory<'static>, Failure> {
-    session.machine.memory().ok_or_else(|| session.refuse(format_args!("memory is not set up yet")))
-}
-
-pub(super) fn bytes(frames: u64) -> Value<'static> {
-    Value::Bytes(frames * FRAME_SIZE)
-}
-
-/// The guest with this number in the allocator's books.
-fn guest_name(machine: &dyn Machine, index: usize) -> Reason {
-    match machine.guest(index) {
-        Some(guest) => reason(format_args!("{}", guest.name)),
-        None => reason(format_args!("guest {index}")),
-    }
-}
-
-pub(super) fn controller_name(machine: &dyn Machine, index: usize) -> Reason {
-    match machine.controller(index) {
-        Some(controller) => reason(format_args!("{}", controller.name)),
-        None => reason(format_args!("controller {index}")),
-    }
-}
-
-/// Shows what RAM there is and what it is used for.
-pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let memory = memory(session)?;
+/// Shows the amount of RAM and its use.
+pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
+    let memory = session.memory()?;
     let [normal, movable] = Zone::ALL.map(|zone| memory.zone_totals(zone));
-    let guests = (0..session.machine.guest_count() as u8).filter_map(stage2::owner::GuestId::try_new);
+    let guests = (0..session.machine.guest_count() as u8).filter_map(GuestId::try_new);
     let (mut of_guests, mut of_tables) = (0, 0);
     for guest in guests {
         of_guests += memory.resident_everywhere(Owner::Guest(guest));
@@ -58,62 +34,123 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Fa
     let in_blocks = pools.into_iter().flat_map(|pools| pools.iter()).filter(|(_, pool)| pool.block.is_some());
     let in_blocks: u64 = in_blocks.map(|(_, pool)| pool.range.frames()).sum();
     session.report("mem", |report, _| {
-        report.fields("ram_bytes=RAM|movable_only_bytes=MovableOnly|reserved_bytes=Reserved|pool_bytes=Pools|pool_in_dmb_bytes=  in movable blocks|retired_bytes=Retired|guest_bytes=Guests|table_bytes=Guests' tables|own_bytes=Ballast|free_bytes=Free|free_movable_bytes=  in MOVABLE", &[bytes(normal.present + movable.present), bytes(movable.present), bytes(normal.reserved() + movable.reserved()), bytes(memory.pool_frames() + in_blocks), bytes(in_blocks), bytes(normal.retired + movable.retired), bytes(of_guests), bytes(of_tables), bytes(memory.resident_everywhere(Owner::Hypervisor)), bytes(normal.free + movable.free), bytes(movable.free)])
-    })?;
-    Ok(())
+        report.fields(&[
+            ("ram_bytes=RAM", Frames(normal.present + movable.present)),
+            ("movable_only_bytes=MovableOnly", Frames(movable.present)),
+            ("reserved_bytes=Reserved", Frames(normal.reserved() + movable.reserved())),
+            ("pool_bytes=Pools", Frames(memory.pool_frames() + in_blocks)),
+            ("pool_in_dmb_bytes=  in movable blocks", Frames(in_blocks)),
+            ("retired_bytes=Retired", Frames(normal.retired + movable.retired)),
+            ("guest_bytes=Guests", Frames(of_guests)),
+            ("table_bytes=Guests' tables", Frames(of_tables)),
+            ("own_bytes=Ballast", Frames(memory.resident_everywhere(Owner::Hypervisor))),
+            ("free_bytes=Free", Frames(normal.free + movable.free)),
+            ("free_movable_bytes=  in MOVABLE", Frames(movable.free)),
+        ])
+    })
 }
 
-/// Lists the zones, as a whole and behind each controller.
-pub(super) fn zones(session: &mut Session<'_>, _: &Arguments<'_>) -> Result<(), Failure> {
-    let memory = memory(session)?;
-    let arenas = arenas(session, memory)?;
-    let columns = "zone=ZONE|controller=CONTROLLER|start=START|spanned_bytes=SPANNED|present_bytes=PRESENT|managed_bytes=MANAGED|free_bytes=FREE|pool_bytes=POOLS|isolated_bytes=|retired_bytes=|free_blocks=";
-    session.report("zones", |report, machine| {
-        report.table("zones", columns, "There is no memory.", &mut |table| {
-            for zone in Zone::ALL {
-                let of_zone = || arenas.iter().filter(|arena| arena.zone == zone);
-                let mut put = |controller: Option<ControllerId>, name: Value<'_>, totals: ZoneTotals| {
-                    let mut pool_bytes = 0;
-                    let mut blocks = [0; ORDERS];
-                    let wanted =
-                        of_zone().filter(|arena| controller.is_none_or(|only| only == arena.controller));
-                    for arena in wanted {
-                        pool_bytes += u64::from(arena.free.pool_pageblocks) * PAGEBLOCK_SIZE;
-                        for (sum, more) in blocks.iter_mut().zip(by_order(&arena.free, None)) {
-                            *sum += more;
-                        }
-                    }
-                    let is_empty = totals.present == 0;
-                    let start = Value::Address(totals.span.start() * FRAME_SIZE);
-                    table.row(&[
-                        Value::Show(&zone),
-                        name,
-                        if is_empty { Value::None } else { start },
-                        bytes(totals.span.frames()),
-                        bytes(totals.present),
-                        bytes(totals.managed),
-                        bytes(totals.free),
-                        Value::Bytes(pool_bytes),
-                        bytes(totals.isolated),
-                        bytes(totals.retired),
-                        Value::Numbers(&blocks),
-                    ])
-                };
-                put(None, Value::None, memory.zone_totals(zone))?;
-                for controller in memory.controllers().iter() {
-                    let name = controller_name(machine, controller.index());
-                    put(Some(controller), Value::Text(&name), memory.arena_totals(zone, controller))?;
+/// The part of a zone behind one controller.
+pub(super) struct Arena {
+    pub(super) zone: Zone,
+    pub(super) controller: ControllerId,
+    pub(super) free: FreeBlocks,
+}
+
+/// Counts the free blocks of each zone behind each controller that has memory in the zone.
+pub(super) fn arenas(session: &mut Session<'_>, memory: &Memory<'_>) -> Result<Vec<Arena>, Failure> {
+    // Allocated first, because the heap may grow by frames that are counted.
+    let mut arenas = Vec::with_capacity(Zone::ALL.len() * memory.controllers().iter().count());
+    for zone in Zone::ALL {
+        for controller in memory.controllers().iter() {
+            if memory.arena_totals(zone, controller).present == 0 {
+                continue;
+            }
+            let mut free = FreeBlocks::NONE;
+            for (range, _) in memory.ram().filter(|(_, behind)| *behind == controller) {
+                for slice in slices(range) {
+                    memory.count_free_blocks(zone, slice, &mut free);
+                    session.pause()?;
                 }
             }
-            Ok(())
-        })
-    })?;
-    Ok(())
+            arenas.push(Arena { zone, controller, free });
+        }
+    }
+    Ok(arenas)
 }
 
-/// Shows everything known of one frame.
-pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let memory = memory(session)?;
+/// Splits `range` into slices of a few pageblocks.
+pub(super) fn slices(range: FrameRange) -> impl Iterator<Item = FrameRange> {
+    let starts = (range.start()..range.end()).step_by((SLICE * PAGEBLOCK_FRAMES) as usize);
+    starts.filter_map(move |start| {
+        FrameRange::from_numbers(start, range.end().min(start + SLICE * PAGEBLOCK_FRAMES))
+    })
+}
+
+/// Numbers of blocks by order, shown as `0:3 9:130`.
+pub(super) struct ByOrder<'a>(pub(super) &'a [u64; ORDERS]);
+
+impl fmt::Display for ByOrder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut space = "";
+        for (order, count) in self.0.iter().enumerate().filter(|(_, count)| **count > 0) {
+            write!(f, "{space}{order}:{count}")?;
+            space = " ";
+        }
+        if space.is_empty() { f.write_str("-") } else { Ok(()) }
+    }
+}
+
+/// Returns the numbers of free blocks by order, of one type or of all.
+pub(super) fn by_order(free: &FreeBlocks, only: Option<MigrateType>) -> [u64; ORDERS] {
+    core::array::from_fn(|order| match only {
+        Some(migrate_type) => free.free[migrate_type as usize][order].into(),
+        None => free.of_order(order as u8).into(),
+    })
+}
+
+/// Lists the zones, in total and by controller.
+pub(super) fn zones(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
+    let memory = session.memory()?;
+    let arenas = arenas(session, memory)?;
+    session.report("zones", |report, machine| {
+        let rows = Zone::ALL.into_iter().flat_map(|zone| {
+            let ids = machine.controllers().filter(|(id, _)| memory.controllers().contains(*id));
+            core::iter::once((zone, None)).chain(ids.map(move |(id, _)| (zone, Some(id))))
+        });
+        report.list("zones", "There is no memory.", rows, |table, (zone, controller)| {
+            let totals = controller
+                .map_or_else(|| memory.zone_totals(zone), |controller| memory.arena_totals(zone, controller));
+            let (mut pool_bytes, mut blocks) = (0, [0; ORDERS]);
+            for arena in arenas.iter().filter(|arena| {
+                arena.zone == zone && controller.is_none_or(|controller| controller == arena.controller)
+            }) {
+                pool_bytes += u64::from(arena.free.pool_pageblocks) * PAGEBLOCK_SIZE;
+                for (sum, more) in blocks.iter_mut().zip(by_order(&arena.free, None)) {
+                    *sum += more;
+                }
+            }
+            let start = Address(totals.span.start() * FRAME_SIZE);
+            table.row(&[
+                ("zone=ZONE", Show(&zone)),
+                ("controller=CONTROLLER", controller.map_or(Nothing, |id| Text(machine.controller_name(id)))),
+                ("start=START", if totals.present == 0 { Nothing } else { start }),
+                ("spanned_bytes=SPANNED", Frames(totals.span.frames())),
+                ("present_bytes=PRESENT", Frames(totals.present)),
+                ("managed_bytes=MANAGED", Frames(totals.managed)),
+                ("free_bytes=FREE", Frames(totals.free)),
+                ("pool_bytes=POOLS", Bytes(pool_bytes)),
+                ("isolated_bytes", Frames(totals.isolated)),
+                ("retired_bytes", Frames(totals.retired)),
+                ("free_blocks", Numbers(&blocks)),
+            ])
+        })
+    })
+}
+
+/// Shows everything known about one frame.
+pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let memory = session.memory()?;
     let address = arguments.number(0).unwrap_or(0);
     let Some(pa) = Pa::try_new(address) else {
         return Err(session.refuse(format_args!("{address:#x} is no physical address: they have 48 bits")));
@@ -122,28 +159,37 @@ pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
         return Err(session.refuse(format_args!("{address:#x} is no RAM")));
     };
     session.report("frame", |report, machine| {
-        let controller = controller_name(machine, info.controller.index());
-        let kind = fmt::from_fn(|f| {
+        let kind = from_fn(|f| {
             let note = if info.is_isolated { ", isolated" } else { "" };
             write!(f, "{}{note}", info.migrate_type)?;
             info.pool.map_or(Ok(()), |pool| write!(f, ", {pool}"))
         });
         let owner = owner_text(machine, info.owner);
-        let mapping =
-            info.mapping.map(|mapping| (guest_name(machine, mapping.guest.index()), mapping.ipa.get()));
-        let mapping_guest = mapping.as_ref().map_or(Value::None, |(name, _)| Value::Text(name));
-        report.fields("frame=Frame|controller=Controller|zone=Zone|pageblock=Pageblock|is_isolated=|dmb=DMB|state=State|owner=Owner|head=Its block at|order=  of order|block_bytes=  that is|guest=Guest|ipa=  at IPA|is_known_zero=Known to be zero", &[Value::Address(info.frame.pa().get()), Value::Text(&controller), Value::Show(&info.zone), Value::Show(&kind), Value::Flag(info.is_isolated), info.block.map_or(Value::None, |block| Value::Count(block.into())), Value::Text(state_name(info.state)), Value::Text(&owner), Value::Address(info.head.pa().get()), Value::Count(info.order.into()), Value::Bytes(FRAME_SIZE << info.order), mapping_guest, mapping.as_ref().map_or(Value::None, |(_, ipa)| Value::Address(*ipa)), Value::Flag(info.contents == Contents::Zeroed)])
-    })?;
-    Ok(())
+        let mapping = info.mapping;
+        report.fields(&[
+            ("frame=Frame", Address(info.frame.pa().get())),
+            ("controller=Controller", Text(machine.controller_name(info.controller))),
+            ("zone=Zone", Show(&info.zone)),
+            ("pageblock=Pageblock", Show(&kind)),
+            ("is_isolated", Flag(info.is_isolated)),
+            ("dmb=DMB", info.block.map_or(Nothing, |block| Count(block.into()))),
+            ("state=State", Text(state_name(info.state))),
+            ("owner=Owner", Text(&owner)),
+            ("head=Its block at", Address(info.head.pa().get())),
+            ("order=  of order", Count(info.order.into())),
+            ("block_bytes=  that is", Bytes(FRAME_SIZE << info.order)),
+            ("guest=Guest", mapping.map_or(Nothing, |mapping| Text(machine.guest_name(mapping.guest)))),
+            ("ipa=  at IPA", mapping.map_or(Nothing, |mapping| Address(mapping.ipa.get()))),
+            ("is_known_zero=Known to be zero", Flag(info.contents == Contents::Zeroed)),
+        ])
+    })
 }
 
 fn owner_text(machine: &dyn Machine, owner: Option<Owner>) -> Reason {
     match owner {
         None => Reason::new(),
-        Some(Owner::Guest(guest)) => guest_name(machine, guest.index()),
-        Some(Owner::Tables(guest)) => {
-            reason(format_args!("stage-2 tables of {}", guest_name(machine, guest.index())))
-        }
+        Some(Owner::Guest(guest)) => reason(format_args!("{}", machine.guest_name(guest))),
+        Some(Owner::Tables(guest)) => reason(format_args!("stage-2 tables of {}", machine.guest_name(guest))),
         Some(owner) => reason(format_args!("{owner}")),
     }
 }
@@ -157,29 +203,35 @@ const fn state_name(state: State) -> &'static str {
     }
 }
 
-/// Draws what lies where behind the controllers.
-pub(super) fn map(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let memory = memory(session)?;
-    let only = match arguments.get(0) {
-        Some(super::super::grammar::Argument::Controller(controller)) => Some(controller),
-        _ => None,
-    };
+/// Draws a map of the controllers' RAM.
+pub(super) fn map(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let (memory, machine) = (session.memory()?, session.machine);
+    let only = arguments.controller(0);
+    let controllers = machine.controllers().filter(|(id, _)| only.is_none_or(|only| only == id.index()));
+    let ranges = controllers.flat_map(|(id, controller)| {
+        controller.ranges.into_iter().map(move |(base, size)| (machine.controller_name(id), base, size))
+    });
     if session.style.is_json {
-        return map_json(session, memory, only);
+        return session.report("map", |report, _| {
+            report.list("ranges", "", ranges, |table, (name, base, size)| {
+                let unit = unit_for(size);
+                table.row(&[
+                    ("controller", Text(name)),
+                    ("base", Address(base)),
+                    ("unit_bytes", Bytes(unit)),
+                    ("cells", Show(&from_fn(|f| write_cells(f, memory, base, base + size, unit)))),
+                ])
+            })
+        });
     }
-    let machine = session.machine;
-    for controller in (0..machine.controller_count()).filter(|&at| only.is_none_or(|only| only == at)) {
-        let Some(described) = machine.controller(controller) else { continue };
-        for &(base, size) in &described.ranges {
-            let unit = unit_for(size);
-            writeln!(session, "{}, {} a character:", described.name, super::super::units::Size(unit))?;
-            for row in 0..size.div_ceil(unit * ROW) {
-                let start = base + row * unit * ROW;
-                write!(session, "{start:#14x} ")?;
-                write_cells(session, memory, start, (base + size).min(start + unit * ROW), unit)?;
-                session.write_str("\n")?;
-                session.io().pause();
-            }
+    for (name, base, size) in ranges {
+        let unit = unit_for(size);
+        writeln!(session, "{name}, {} a character:", Size(unit))?;
+        for start in (base..base + size).step_by((unit * ROW) as usize) {
+            write!(session, "{start:#14x} ")?;
+            write_cells(session, memory, start, (base + size).min(start + unit * ROW), unit)?;
+            session.write_str("\n")?;
+            session.io().pause();
         }
     }
     session.write_str(
@@ -188,31 +240,7 @@ pub(super) fn map(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     Ok(())
 }
 
-fn map_json(session: &mut Session<'_>, memory: &Memory<'_>, only: Option<usize>) -> Result<(), Failure> {
-    let columns = "controller=|base=|unit_bytes=|cells=";
-    session.report("map", |report, machine| {
-        report.table("ranges", columns, "", &mut |table| {
-            for controller in (0..machine.controller_count()).filter(|&at| only.is_none_or(|only| only == at))
-            {
-                let Some(described) = machine.controller(controller) else { continue };
-                for &(base, size) in &described.ranges {
-                    let unit = unit_for(size);
-                    let cells = fmt::from_fn(|f| write_cells(f, memory, base, base + size, unit));
-                    table.row(&[
-                        Value::Text(described.name),
-                        Value::Address(base),
-                        Value::Bytes(unit),
-                        Value::Show(&cells),
-                    ])?;
-                }
-            }
-            Ok(())
-        })
-    })?;
-    Ok(())
-}
-
-/// The bytes of a cell in the map of a range of `size` bytes.
+/// Returns the bytes of a cell in the map of a range of `size` bytes.
 fn unit_for(size: u64) -> u64 {
     let mut unit = PAGEBLOCK_SIZE;
     while size > unit * ROW * ROWS {
@@ -230,7 +258,7 @@ fn write_cells(out: &mut dyn Write, memory: &Memory<'_>, start: u64, end: u64, u
     Ok(())
 }
 
-/// What lies from `start` to `end`, judged by four places: one character.
+/// Returns the character for the memory from `start` to `end`, of which four frames are looked at.
 fn cell(memory: &Memory<'_>, start: u64, end: u64) -> char {
     let last = end.saturating_sub(FRAME_SIZE).max(start);
     let third = (last - start) / 3;

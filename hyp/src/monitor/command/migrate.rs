@@ -1,29 +1,21 @@
-//! `migrate`, `pin`, `unpin`: where a guest's memory is to lie.
+//! `migrate`, `pin`, `unpin`: the placement of a guest's memory.
 
-use core::fmt;
-
+use alloc::vec::Vec;
 use stage2::addr::Ipa;
-use stage2::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
-use stage2::migrate::{JobId, Mobility, Request, Scope};
+use stage2::controller::{ControllerId, ControllerSet};
+use stage2::migrate::{Mobility, Request, Scope};
 use stage2::owner::GuestId;
 use stage2::phys::placement::{ControllerList, Placement, Strictness, Turns};
 
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{GuestState, Machine};
-use super::super::migration::{Migration, Piece};
-use super::super::region::{Region, pieces};
-use super::super::report::Value;
-use super::super::session::Session;
-use super::super::units::{Compact, Size};
 use super::backing::parts;
-use super::jobs::Placed;
+use super::names::Placed;
+use super::prelude::*;
+use crate::monitor::grammar::find_controller;
+use crate::monitor::machine::GuestState;
+use crate::monitor::migration::{Migration, Piece};
+use crate::monitor::region::{Region, pieces};
 
-/// Migration, or the refusal.
-pub(super) fn migration<'a>(session: &mut Session<'a>) -> Result<&'a dyn Migration, Failure> {
-    session.machine.migration().ok_or_else(|| session.refuse(format_args!("migration is not set up yet")))
-}
-
-/// The guest given for parameter 0, which must have memory: its index, name and number.
+/// Returns the guest given for parameter 0, which must be running: its index, name and number.
 fn guest<'a>(
     session: &mut Session<'a>,
     arguments: &Arguments<'_>,
@@ -38,11 +30,6 @@ fn guest<'a>(
         );
     }
     Ok((index, guest.name, id))
-}
-
-/// What the operator calls a controller.
-pub(super) fn controller_name(machine: &dyn Machine, controller: ControllerId) -> &str {
-    machine.controller(controller.index()).map_or("?", |controller| controller.name)
 }
 
 /// Returns the controller given for parameter `at`, which must take allocations.
@@ -64,13 +51,13 @@ pub(super) fn target(
     Ok(id)
 }
 
-/// The range of IPA that a region of a guest is.
+/// Returns the scope of a region of a guest, and the bytes of RAM in it.
 fn scope(
     session: &mut Session<'_>,
     (index, name, id): (usize, &str, GuestId),
     word: Option<&str>,
 ) -> Result<(Scope, u64), Failure> {
-    let migration = migration(session)?;
+    let migration = session.migration()?;
     let region = word.and_then(Region::parse).unwrap_or(Region::All);
     let Some((ipa, size)) = region.range(migration, index) else {
         let word = word.unwrap_or("RAM");
@@ -80,14 +67,14 @@ fn scope(
     if region == Region::All {
         return Ok((Scope::Guest(id), pieces(migration, index).map(|piece| piece.size).sum()));
     }
-    // What of a range is no RAM of the guest's does not count.
+    // A range may contain addresses without RAM.
     let end = ipa.saturating_add(size);
     let part = |piece: Piece| (piece.ipa + piece.size).min(end).saturating_sub(piece.ipa.max(ipa));
     let present = pieces(migration, index).map(part).sum();
     Ok((Scope::Range(id, Ipa::new_truncate(ipa), size), present))
 }
 
-/// What the pieces of a guest's RAM are called and where they lie.
+/// The names and ranges of the pieces of a guest's RAM.
 struct Names<'a>(&'a dyn Migration, usize);
 
 impl fmt::Display for Names<'_> {
@@ -100,36 +87,22 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// Queues `request` and says so.
-fn submit(
-    session: &mut Session<'_>,
-    name: &str,
-    request: Request,
-    what: fmt::Arguments<'_>,
-) -> Result<(), Failure> {
-    let migration = migration(session)?;
+/// Queues `request` and reports the job.
+fn submit(session: &mut Session<'_>, name: &str, request: Request, what: fmt::Arguments<'_>) -> Done {
+    let migration = session.migration()?;
     let job = migration.submit(request).map_err(|error| session.refuse(format_args!("{error}")))?;
-    told(session, name, job, what)
-}
-
-pub(super) fn told(
-    session: &mut Session<'_>,
-    name: &str,
-    job: JobId,
-    what: fmt::Arguments<'_>,
-) -> Result<(), Failure> {
     let number = job.get();
-    session.done(name, format_args!("Job {number} {what}."), "job=", &[Value::Count(number.into())])
+    session.done(name, format_args!("Job {number} {what}."), &[("job", Count(number.into()))])
 }
 
 /// Moves a guest's memory to a controller.
-pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let guest = guest(session, arguments)?;
     let to = target(session, arguments, 2)?;
     let (scope, size) = scope(session, guest, arguments.word(1))?;
     let held = held(session, guest, arguments.word(1))?;
-    let (name, to_name) = (guest.1, controller_name(session.machine, to));
-    let excluding = touched(migration(session)?, guest.0, arguments.word(1))
+    let (name, to_name) = (guest.1, session.machine.controller_name(to));
+    let excluding = touched(session.migration()?, guest.0, arguments.word(1))
         .find(|piece| piece.mobility == Mobility::Movable && !piece.placement.allows(to));
     if let Some(piece) = excluding.filter(|_| !arguments.has_flag(3)) {
         let (region, allowed) = (piece.name(), Placed(session.machine, &piece.placement));
@@ -140,7 +113,7 @@ pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
         )));
     }
     let moving = elsewhere(session, guest.0, arguments.word(1), to)?;
-    let what = fmt::from_fn(|f| {
+    let what = from_fn(|f| {
         write!(f, "moves {} of {name} to {to_name}", Size(moving))?;
         if let Some(piece) = excluding {
             write!(f, ", against the strict placement of {}", piece.name())?;
@@ -157,14 +130,14 @@ pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> R
     submit(session, "migrate", Request::migrate(scope, to), format_args!("{what}"))
 }
 
-/// Counts the bytes of a region of a guest's that can move and lie behind other controllers than `to`.
+/// Counts the bytes of a guest's region that can move and lie behind other controllers than `to`.
 fn elsewhere(
     session: &mut Session<'_>,
     index: usize,
     word: Option<&str>,
     to: ControllerId,
 ) -> Result<u64, Failure> {
-    let migration = migration(session)?;
+    let migration = session.migration()?;
     let region = word.and_then(Region::parse).unwrap_or(Region::All);
     let (ipa, size) = region.range(migration, index).unwrap_or((0, 0));
     let mut bytes = 0;
@@ -185,16 +158,16 @@ fn touched(migration: &dyn Migration, index: usize, word: Option<&str>) -> impl 
         .filter(move |piece| piece.ipa < ipa.saturating_add(size) && ipa < piece.ipa + piece.size)
 }
 
-/// Returns the bytes of a region of a guest's that are mapped 1:1.
+/// Returns the bytes of a guest's region that are mapped 1:1.
 ///
 /// # Errors
-/// None of the region can move: the guest opted out, or all of it is mapped 1:1.
+/// Nothing in the region can move: the guest opted out, or all of it is mapped 1:1.
 fn held(
     session: &mut Session<'_>,
     (index, name, _): (usize, &str, GuestId),
     word: Option<&str>,
 ) -> Result<u64, Failure> {
-    let migration = migration(session)?;
+    let migration = session.migration()?;
     let pieces = || touched(migration, index, word);
     if pieces().any(|piece| piece.mobility == Mobility::OptedOut) {
         return Err(opted_out(session, name));
@@ -206,7 +179,7 @@ fn held(
     }
 }
 
-/// The refusal to move the memory of a guest with `no-migration`.
+/// Returns the refusal to move the memory of a guest with `no-migration`.
 fn opted_out(session: &mut Session<'_>, name: &str) -> Failure {
     session.refuse(format_args!(
         "{name} is configured with no-migration: its memory never moves. To allow that, remove the property from the \
@@ -214,16 +187,16 @@ fn opted_out(session: &mut Session<'_>, name: &str) -> Failure {
     ))
 }
 
-/// The refusal to move `piece` of a guest, which is mapped 1:1.
+/// Returns the refusal to move `piece` of a guest, which is mapped 1:1.
 fn pinned_in_place(session: &mut Session<'_>, name: &str, piece: &Piece) -> Failure {
     let (ipa, size) = (piece.ipa, Compact(piece.size));
     session.refuse(format_args!("{size}@{ipa:#x} of {name} is pinned 1:1: it stays where it is"))
 }
 
-/// Ties a region of a guest's to controllers, and moves there what lies elsewhere.
-pub(super) fn pin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+/// Pins a region of a guest to controllers, and moves the memory that lies elsewhere.
+pub(super) fn pin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let guest = guest(session, arguments)?;
-    let placement = placement(session, arguments)?;
+    let placement = placement(session, arguments);
     let (scope, size) = scope(session, guest, arguments.word(1))?;
     held(session, guest, arguments.word(1))?;
     let turns = turns(session, guest.2, &placement)?;
@@ -239,51 +212,46 @@ pub(super) fn pin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     submit(session, "pin", Request::pin(scope, placement), what)
 }
 
-/// Whose turn it is where, if `placement` wants turns: in proportion to what is free behind each and what the guest has there.
+/// Returns the turns of an interleaved `placement`: each controller gets a share in proportion to its free memory and the
+/// memory that the guest has there already.
 fn turns(
     session: &mut Session<'_>,
     guest: GuestId,
     placement: &Placement,
 ) -> Result<Option<(ControllerSet, Turns)>, Failure> {
     let Placement::Interleave(set, _) = *placement else { return Ok(None) };
-    let migration = migration(session)?;
+    let migration = session.migration()?;
     match Turns::new(set, |controller| migration.frames_for(guest, controller)) {
         Some(turns) => Ok(Some((set, turns))),
         None => Err(session.refuse(format_args!("no free memory on the listed controllers"))),
     }
 }
 
-/// The placement that `CONTROLLER[,…]` (parameter 2) and the word behind it describe.
-fn placement(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<Placement, Failure> {
+/// Returns the placement that `CONTROLLER[,…]` (parameter 2) and the mode (parameter 3) describe.
+fn placement(session: &Session<'_>, arguments: &Arguments<'_>) -> Placement {
     let machine = session.machine;
-    let mut list: heapless::Vec<ControllerId, MAX_CONTROLLERS> = heapless::Vec::new();
-    for word in arguments.word(2).unwrap_or("").split(',') {
-        let is_it = |at: &usize| machine.controller(*at).is_some_and(|controller| controller.name == word);
-        let index = (0..machine.controller_count()).find(is_it);
-        let id = index.and_then(|index| ControllerId::try_new(index as u8));
-        // Checked by the grammar; as many as there are.
-        let _ = id.map(|id| list.push(id));
-    }
+    let words = arguments.word(2).unwrap_or("").split(',');
+    let list: Vec<ControllerId> = words.filter_map(|name| find_controller(name, machine)).collect();
     let set: ControllerSet = list.iter().copied().collect();
-    Ok(match arguments.word(3) {
+    match arguments.word(3) {
         Some("interleave") => Placement::Interleave(set, Strictness::Strict),
         Some("preferred") => Placement::Listed(ControllerList::new(&list), Strictness::Preferred),
         _ => Placement::Listed(ControllerList::new(&list), Strictness::Strict),
-    })
+    }
 }
 
-/// Says where the pieces that `word` names are to lie.
+/// Sets the placement of the pieces that `word` names.
 fn set_placement(
     session: &mut Session<'_>,
     (index, name, _): (usize, &str, GuestId),
     word: Option<&str>,
     placement: Option<Placement>,
-) -> Result<(), Failure> {
-    let migration = migration(session)?;
+) -> Done {
+    let migration = session.migration()?;
     let region = word.and_then(Region::parse).unwrap_or(Region::All);
     let named = |at: &usize| migration.piece(index, *at).is_some_and(|piece| region.names(&piece));
     let count = pieces(migration, index).count();
-    // What is mapped 1:1 was never pinned by `pin`: there is nothing to untie of it.
+    // Memory that is mapped 1:1 cannot be pinned; unpinning it does nothing.
     if placement.is_some()
         && let Some(piece) = (0..count).filter(named).find_map(|at| {
             migration.piece(index, at).filter(|piece| piece.mobility == Mobility::PinnedInPlace)
@@ -300,8 +268,8 @@ fn set_placement(
     Ok(())
 }
 
-/// Unties it again: the configuration says where it lies from now on.
-pub(super) fn unpin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+/// Returns the placement of a region to the configuration.
+pub(super) fn unpin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let index = arguments.guest(0).unwrap_or(usize::MAX);
     let machine = session.machine;
     let id = u8::try_from(index).ok().and_then(GuestId::try_new);
@@ -311,5 +279,5 @@ pub(super) fn unpin(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Res
     set_placement(session, (index, guest.name, id), arguments.word(1), None)?;
     let name = guest.name;
     let text = format_args!("What is allocated for {name} from now on lies where its configuration says.");
-    session.done("unpin", text, "guest=", &[Value::Text(name)])
+    session.done("unpin", text, &[("guest", Text(name))])
 }

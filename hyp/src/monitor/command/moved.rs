@@ -1,92 +1,71 @@
-//! `stats migration`: what migration did since boot, and what guests felt of it.
+//! `stats migration`: the work of migration since boot, and its effect on guests.
 
-use stage2::controller::ControllerId;
 use stage2::owner::GuestId;
 
-use super::super::grammar::Failure;
-use super::super::report::Value;
-use super::super::session::Session;
-use super::migrate::{controller_name, migration};
+use super::prelude::*;
 
-/// Shows the counters of migration: by guest, by pair of controllers, and the stalls as a histogram.
-pub(super) fn run(session: &mut Session<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
+/// Shows the counters of migration by guest and by pair of controllers, and the stalls as a histogram.
+pub(super) fn run(session: &mut Session<'_>) -> Done {
+    let migration = session.migration()?;
     let statistics = migration.engine().statistics();
-    let time = |ticks: u64| Value::Nanoseconds(migration.nanoseconds(ticks));
+    let time = |ticks: u64| Nanoseconds(migration.nanoseconds(ticks));
     let is_json = session.style.is_json;
     session.report("migration", |report, machine| {
-        let guests = || {
-            let ids = (0..machine.guest_count()).filter_map(|at| GuestId::try_new(u8::try_from(at).ok()?));
-            ids.filter_map(|id| Some((machine.guest(id.index())?, statistics.guest(id))))
-        };
-        let columns = "name=GUEST|moved_bytes=MOVED|moved_blocks=2 MiB|moved_pages=4 KiB|copy_ns=COPYING|scrub_ns=|wait_ns=|\
-                       demotion_count=|promotion_count=|split_count=SPLIT|coalesced_count=COALESCED|gathered_count=|retry_count=|\
-                       invalidation_count=|fault_count=FAULTS|help_count=|stall_count=STALLS";
-        report.table("guests", columns, "There are no guests.", &mut |table| {
-            guests().try_for_each(|(guest, counters)| {
-                let totals = counters.totals();
-                table.row(&[
-                    Value::Text(guest.name),
-                    Value::Bytes(totals.moved.bytes()),
-                    Value::Count(totals.moved.blocks),
-                    Value::Count(totals.moved.pages),
-                    time(totals.copy_ticks),
-                    time(totals.scrub_ticks),
-                    time(totals.wait_ticks),
-                    Value::Count(totals.demotions),
-                    Value::Count(totals.promotions),
-                    Value::Count(totals.splits),
-                    Value::Count(totals.coalesced),
-                    Value::Count(totals.gathered),
-                    Value::Count(totals.retries),
-                    Value::Count(totals.invalidations),
-                    Value::Count(totals.faults),
-                    Value::Count(totals.helps),
-                    Value::Count(totals.stalls.count),
-                ])
-            })
+        let ids = (0..machine.guest_count()).filter_map(|at| GuestId::try_new(u8::try_from(at).ok()?));
+        let guests = ids.filter_map(|id| Some((machine.guest(id.index())?.name, statistics.guest(id))));
+        report.list("guests", "There are no guests.", guests.clone(), |table, (name, counters)| {
+            let totals = counters.totals();
+            table.row(&[
+                ("name=GUEST", Text(name)),
+                ("moved_bytes=MOVED", Bytes(totals.moved.bytes())),
+                ("moved_blocks=2 MiB", Count(totals.moved.blocks)),
+                ("moved_pages=4 KiB", Count(totals.moved.pages)),
+                ("copy_ns=COPYING", time(totals.copy_ticks)),
+                ("scrub_ns", time(totals.scrub_ticks)),
+                ("wait_ns", time(totals.wait_ticks)),
+                ("demotion_count", Count(totals.demotions)),
+                ("promotion_count", Count(totals.promotions)),
+                ("split_count=SPLIT", Count(totals.splits)),
+                ("coalesced_count=COALESCED", Count(totals.coalesced)),
+                ("gathered_count", Count(totals.gathered)),
+                ("retry_count", Count(totals.retries)),
+                ("invalidation_count", Count(totals.invalidations)),
+                ("fault_count=FAULTS", Count(totals.faults)),
+                ("help_count", Count(totals.helps)),
+                ("stall_count=STALLS", Count(totals.stalls.count)),
+            ])
         })?;
-        let columns = "guest=STALLS OF|count=COUNT|mean_ns=MEAN|p50_ns=HALF WITHIN|p99_ns=99 % WITHIN|max_ns=LONGEST";
-        report.table("stalls", columns, "No guest has waited.", &mut |table| {
-            guests().filter(|(_, counters)| counters.totals().stalls.count != 0).try_for_each(
-                |(guest, counters)| {
-                    let stalls = counters.totals().stalls;
-                    table.row(&[
-                        Value::Text(guest.name),
-                        Value::Count(stalls.count),
-                        time(stalls.mean),
-                        time(stalls.p50),
-                        time(stalls.p99),
-                        time(stalls.max),
-                    ])
-                },
-            )
+        let stalls = guests.clone().map(|(name, counters)| (name, counters.totals().stalls));
+        let stalls = stalls.filter(|(_, stalls)| stalls.count != 0);
+        report.list("stalls", "No guest has waited.", stalls, |table, (name, stalls)| {
+            table.row(&[
+                ("guest=STALLS OF", Text(name)),
+                ("count=COUNT", Count(stalls.count)),
+                ("mean_ns=MEAN", time(stalls.mean)),
+                ("p50_ns=HALF WITHIN", time(stalls.p50)),
+                ("p99_ns=99 % WITHIN", time(stalls.p99)),
+                ("max_ns=LONGEST", time(stalls.max)),
+            ])
         })?;
         if is_json {
-            report.table("stall_histogram", "guest=|below_ns=|count=", "", &mut |table| {
-                guests().try_for_each(|(guest, counters)| {
-                    counters.stalls().octaves().try_for_each(|(limit, count)| {
-                        table.row(&[Value::Text(guest.name), time(limit), Value::Count(count)])
-                    })
+            report.list("stall_histogram", "", guests, |table, (name, counters)| {
+                counters.stalls().octaves().try_for_each(|(limit, count)| {
+                    table.row(&[("guest", Text(name)), ("below_ns", time(limit)), ("count", Count(count))])
                 })
             })?;
         }
-        let ids = || (0..machine.controller_count()).filter_map(|at| ControllerId::try_new(u8::try_from(at).ok()?));
-        let columns = "from=FROM|to=TO|moved_bytes=MOVED|moved_blocks=2 MiB|moved_pages=4 KiB";
-        report.table("pairs", columns, "Nothing has moved.", &mut |table| {
-            for (from, to) in ids().flat_map(|from| ids().map(move |to| (from, to))) {
-                let totals = statistics.pair(from, to);
-                if totals.bytes() != 0 {
-                    table.row(&[
-                        Value::Text(controller_name(machine, from)),
-                        Value::Text(controller_name(machine, to)),
-                        Value::Bytes(totals.bytes()),
-                        Value::Count(totals.blocks),
-                        Value::Count(totals.pages),
-                    ])?;
-                }
-            }
-            Ok(())
+        let pairs = machine.controllers().flat_map(|(from, _)| {
+            machine.controllers().map(move |(to, _)| (from, to, statistics.pair(from, to)))
+        });
+        let pairs = pairs.filter(|(.., totals)| totals.bytes() != 0);
+        report.list("pairs", "Nothing has moved.", pairs, |table, (from, to, totals)| {
+            table.row(&[
+                ("from=FROM", Text(machine.controller_name(from))),
+                ("to=TO", Text(machine.controller_name(to))),
+                ("moved_bytes=MOVED", Bytes(totals.bytes())),
+                ("moved_blocks=2 MiB", Count(totals.blocks)),
+                ("moved_pages=4 KiB", Count(totals.pages)),
+            ])
         })
     })
 }

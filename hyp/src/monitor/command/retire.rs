@@ -1,7 +1,5 @@
 //! `retire`: taking frames out of use for good.
 
-use core::fmt;
-
 use alloc::vec::Vec;
 use stage2::addr::FRAME_SIZE;
 use stage2::claim::{ClaimId, Kind, State as ClaimState};
@@ -11,16 +9,10 @@ use stage2::phys::alloc::{Memory, Occupant, Retired};
 use stage2::phys::frame::State;
 use stage2::range::FrameRange;
 
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::Machine;
-use super::super::report::Value;
-use super::super::session::Session;
-use super::super::units::Compact;
-use super::jobs::guest_name;
-use super::memory::memory;
-use super::migrate::migration;
+use super::prelude::*;
+use crate::monitor::region::pieces;
 
-/// Blocks that are looked at before others may run.
+/// Blocks that are scanned before others may run.
 const BLOCKS_AT_ONCE: u64 = 64;
 
 /// The reason why frames cannot be retired at once.
@@ -41,7 +33,7 @@ enum Holder {
 }
 
 impl Holder {
-    /// Tells if the frames can be retired while Ballast runs.
+    /// Tests if the frames can be retired while Ballast runs.
     const fn is_temporary(self) -> bool {
         !matches!(self, Self::Ballast | Self::Reserved)
     }
@@ -56,9 +48,9 @@ impl Holder {
     }
 
     fn name(self, machine: &dyn Machine) -> impl fmt::Display {
-        fmt::from_fn(move |f| match self {
-            Self::Guest(guest) | Self::FixedGuest(guest) => f.write_str(guest_name(machine, guest)),
-            Self::Tables(guest) => write!(f, "stage 2 tables of {}", guest_name(machine, guest)),
+        from_fn(move |f| match self {
+            Self::Guest(guest) | Self::FixedGuest(guest) => f.write_str(machine.guest_name(guest)),
+            Self::Tables(guest) => write!(f, "stage 2 tables of {}", machine.guest_name(guest)),
             Self::Claim(pool, claim) => {
                 let pools = machine.claiming().and_then(|claiming| claiming.claims().pools());
                 let pool = pools.and_then(|pools| pools.get(pool)).map(|pool| pool.name);
@@ -74,10 +66,10 @@ impl Holder {
     }
 
     fn until(self, machine: &dyn Machine) -> impl fmt::Display {
-        fmt::from_fn(move |f| match self {
+        from_fn(move |f| match self {
             Self::Guest(_) => f.write_str("when it has moved"),
             Self::FixedGuest(guest) | Self::Tables(guest) => {
-                write!(f, "not before {} stops", guest_name(machine, guest))
+                write!(f, "not before {} stops", machine.guest_name(guest))
             }
             Self::Claim(..) => f.write_str("when it is released"),
             Self::Ballast => f.write_str("never while Ballast runs"),
@@ -95,9 +87,9 @@ struct Held {
 }
 
 /// Takes frames out of use for good, and moves guests' memory off them.
-pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
-    let migration = migration(session)?;
-    let memory = memory(session)?;
+pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
+    let migration = session.migration()?;
+    let memory = session.memory()?;
     let (pa, size) = (arguments.number(0).unwrap_or(0), arguments.number(1).unwrap_or(FRAME_SIZE));
     if size == 0 {
         return Err(session.refuse(format_args!("a size of 0 is nothing to retire")));
@@ -138,44 +130,30 @@ pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Re
             })?)
         }
     };
-    let job_number = job.map_or(Value::None, |job| Value::Count(job.get().into()));
-    let bytes = |frames: u64| Value::Bytes(frames * FRAME_SIZE);
-    let is_json = session.style.is_json;
+    let job_number = job.map_or(Nothing, |job| Count(job.get().into()));
     session.report("retire", |report, machine| {
-        let list = "base=First|retired_bytes=Retired now|doomed_bytes=In use|before_bytes=Retired before|\
-                    untouched_bytes=Not Ballast's|never_bytes=Never retired|job=Moved by job";
-        report.fields(
-            list,
-            &[
-                Value::Address(frames.start() * FRAME_SIZE),
-                bytes(retired.now),
-                bytes(retired.doomed),
-                bytes(retired.before),
-                bytes(retired.untouched),
-                bytes(never),
-                job_number,
-            ],
-        )?;
-        if held.is_empty() && !is_json {
-            return Ok(());
-        }
-        let list = "base=FIRST|size_bytes=SIZE|holder=USED BY|state=|until=RETIRED";
-        report.table("held", list, "", &mut |table| {
-            for held in &held {
-                table.row(&[
-                    Value::Address(held.first * FRAME_SIZE),
-                    bytes(held.frames),
-                    Value::Show(&held.holder.name(machine)),
-                    Value::Text(held.holder.state()),
-                    Value::Show(&held.holder.until(machine)),
-                ])?;
-            }
-            Ok(())
+        report.fields(&[
+            ("base=First", Address(frames.start() * FRAME_SIZE)),
+            ("retired_bytes=Retired now", Frames(retired.now)),
+            ("doomed_bytes=In use", Frames(retired.doomed)),
+            ("before_bytes=Retired before", Frames(retired.before)),
+            ("untouched_bytes=Not Ballast's", Frames(retired.untouched)),
+            ("never_bytes=Never retired", Frames(never)),
+            ("job=Moved by job", job_number),
+        ])?;
+        report.list("held", "", held.iter(), |table, held| {
+            table.row(&[
+                ("base=FIRST", Address(held.first * FRAME_SIZE)),
+                ("size_bytes=SIZE", Frames(held.frames)),
+                ("holder=USED BY", Show(&held.holder.name(machine))),
+                ("state", Text(held.holder.state())),
+                ("until=RETIRED", Show(&held.holder.until(machine))),
+            ])
         })
     })
 }
 
-/// Lists who holds frames of `frames`, each holder once, and counts the frames that are RAM.
+/// Lists the holders of frames in `frames`, each once, and counts the frames that are RAM.
 ///
 /// # Errors
 /// The operator interrupts.
@@ -197,13 +175,12 @@ fn held(
             None => list.push(Held { holder, first, frames: here }),
         }
     }
-    let ranges = (0..session.machine.controller_count()).filter_map(|at| session.machine.controller(at));
-    let ranges = ranges.flat_map(|controller| controller.ranges);
+    let ranges = session.machine.controllers().flat_map(|(_, controller)| controller.ranges);
     let inside = ranges.filter_map(|(base, size)| FrameRange::inside(base, size));
     Ok((list, inside.map(|range| range.intersection(frames).frames()).sum()))
 }
 
-/// Returns who holds a block that is not free; `None` if it is retired.
+/// Returns the holder of a block; `None` if it is free or retired.
 fn holder(machine: &dyn Machine, occupant: &Occupant, frames: FrameRange) -> Option<Holder> {
     match (occupant.state, occupant.owner) {
         (State::Retired | State::Free, _) => None,
@@ -211,10 +188,8 @@ fn holder(machine: &dyn Machine, occupant: &Occupant, frames: FrameRange) -> Opt
         (State::Used, Some(Owner::Guest(guest))) => {
             let mapping = occupant.mapping.filter(|mapping| mapping.guest == guest);
             let is_fixed = mapping.is_some_and(|mapping| {
-                let mut pieces = machine
-                    .migration()
-                    .into_iter()
-                    .flat_map(|migration| super::super::region::pieces(migration, guest.index()));
+                let mut pieces =
+                    machine.migration().into_iter().flat_map(|migration| pieces(migration, guest.index()));
                 let here = pieces.find(|piece| mapping.ipa.get() < piece.ipa + piece.size);
                 here.is_some_and(|piece| piece.mobility != Mobility::Movable)
             });

@@ -1,19 +1,16 @@
-//! `top`: a screen that shows the machine and refreshes itself.
+//! `top`: a screen of the machine that refreshes itself.
 
-use core::fmt::{self, Write};
-
-use super::super::grammar::{Arguments, Failure};
-use super::super::machine::{ControllerState, Machine, reason};
-use super::super::mux::{Console, GUESTS, REDRAW};
-use super::super::session::Session;
-use super::super::units::{Size, Time};
+use super::jobs::{draw_open, incoming_bytes};
+use super::prelude::*;
 use crate::monitor::baseline::Totals;
-use stage2::controller::ControllerId;
+use crate::monitor::machine::{ControllerState, reason};
+use crate::monitor::mux::{Console, GUESTS, REDRAW};
+use crate::monitor::units::Time;
 use stage2::scale::scaled;
 
 /// Erases the screen.
 const CLEAR: &str = "\x1b[2J";
-/// Goes to the screen's first place.
+/// Moves the cursor to the top left.
 const HOME: &str = "\x1b[H";
 /// Erases the rest of the line, and of the screen.
 const LINE_END: &str = "\x1b[K\n";
@@ -22,7 +19,7 @@ const REST: &str = "\x1b[J";
 const BAR: u64 = 40;
 
 /// Shows the machine until a key is pressed.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     if session.style.is_json {
         return Err(session.usage(format_args!("top is a screen; watch 2 stats --json repeats a report")));
     }
@@ -34,20 +31,20 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
 }
 
 /// Draws the screen until a key is pressed.
-fn show(session: &mut Session<'_>, seconds: u64) -> Result<(), Failure> {
+fn show(session: &mut Session<'_>, seconds: u64) -> Done {
     session.write_str(CLEAR)?;
     let mut earlier = [Totals::default(); GUESTS];
     let mut earlier_ns = 0;
     loop {
         let now_ns = session.io().now_ns();
         let machine = session.machine;
-        // Another console's lines are no place for a screen.
+        // A screen must not be drawn over another console's lines.
         if machine.console(Console::MONITOR).is_none_or(|console| console.is_front) {
             write!(session, "{HOME}Ballast, up {}, any key ends{LINE_END}{LINE_END}", Time(now_ns))?;
             draw_controllers(session, machine)?;
             draw_guests(session, machine, &mut earlier, now_ns.saturating_sub(earlier_ns))?;
             if let Some(migration) = machine.migration() {
-                super::jobs::draw_open(session, machine, migration, LINE_END)?;
+                draw_open(session, machine, migration, LINE_END)?;
             }
             session.write_str(REST)?;
             earlier_ns = now_ns;
@@ -64,14 +61,11 @@ fn show(session: &mut Session<'_>, seconds: u64) -> Result<(), Failure> {
     }
 }
 
-/// A bar for each controller: `#` guests, `=` Ballast, what is reserved or claimed, `>` what jobs are bringing, `.` free.
+/// Draws a bar for each controller: `#` guests, `=` Ballast, reserved or claimed, `>` moving in, `.` free.
 fn draw_controllers(out: &mut dyn Write, machine: &dyn Machine) -> fmt::Result {
     let jobs = machine.migration();
-    for (at, controller) in
-        (0..machine.controller_count()).filter_map(|at| Some((at, machine.controller(at)?)))
-    {
-        let id = u8::try_from(at).ok().and_then(ControllerId::try_new);
-        let incoming = jobs.zip(id).map_or(0, |(jobs, id)| super::jobs::incoming_bytes(jobs, id));
+    for (id, controller) in machine.controllers() {
+        let incoming = jobs.map_or(0, |jobs| incoming_bytes(jobs, id));
         let total = controller.total_bytes.max(1);
         let share = |bytes: u64| scaled(bytes, BAR, total);
         let of_guests = share(controller.guest_bytes);
@@ -112,7 +106,7 @@ fn draw_guests(
         "{:16} {:9} {:>9} {:>10} {:>10} {:>8}  UP{LINE_END}",
         "GUEST", "STATE", "MEMORY", "EXITS/s", "INJECT/s", "EL2"
     )?;
-    for (at, guest) in (0..machine.guest_count()).filter_map(|at| Some((at, machine.guest(at)?))) {
+    for (at, guest) in machine.guests() {
         let totals = Totals::of(machine, at);
         let since = earlier.get(at).map_or(totals, |earlier| totals.since(earlier));
         if let Some(earlier) = earlier.get_mut(at) {

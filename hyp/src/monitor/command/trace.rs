@@ -1,20 +1,15 @@
 //! `trace`.
 
-use core::fmt;
-
-use super::super::grammar::{Argument, Arguments, Failure};
-use super::super::report::Value;
-use super::super::session::Session;
-use crate::monitor::machine::Machine;
+use super::prelude::*;
 use crate::observe::trace;
 use crate::observe::trace::Event;
 
-/// How many events are shown unless told.
+/// The number of events shown by default.
 const SHOWN: u64 = 40;
-/// CPUs whose traces are merged.
+/// Most CPUs whose traces are merged.
 const CPUS: usize = 32;
 
-/// What is shown.
+/// The choice of events.
 struct Filter<'a> {
     guest: Option<usize>,
     kind: Option<&'a str>,
@@ -28,14 +23,14 @@ impl Filter<'_> {
 }
 
 /// Shows the trace, or turns it on and off.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let word = arguments.word(0);
     if let Some("on" | "off") = word {
         let is_on = word == Some("on");
         let machine = session.machine;
         machine.set_tracing(is_on).map_err(|why| session.refuse(format_args!("{why}")))?;
         let text = if is_on { "Recording." } else { "Not recording." };
-        return session.done("trace", format_args!("{text}"), "is_recording=", &[Value::Flag(is_on)]);
+        return session.done("trace", format_args!("{text}"), &[("is_recording", Flag(is_on))]);
     }
     let guest = match arguments.get(0) {
         Some(Argument::Guest(guest)) => Some(guest),
@@ -55,13 +50,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
     result
 }
 
-fn show(
-    session: &mut Session<'_>,
-    filter: &Filter<'_>,
-    shown: u64,
-    is_recording: bool,
-) -> Result<(), Failure> {
-    let columns = "time_ns=|=TIME|cpu=CPU|guest=GUEST|vcpu=vCPU|kind=|detail=|place=|event=EVENT";
+fn show(session: &mut Session<'_>, filter: &Filter<'_>, shown: u64, is_recording: bool) -> Done {
     session.report("trace", |report, machine| {
         let ends: [u64; CPUS] =
             core::array::from_fn(|cpu| machine.trace(cpu).map_or(0, trace::Ring::recorded_count));
@@ -72,13 +61,13 @@ fn show(
         })?;
         let has_recorded = ends.iter().any(|end| *end > 0);
         let skipped = u64::saturating_sub(count, shown);
-        report.fields("is_recording=", &[Value::Flag(is_recording)])?;
+        report.fields(&[("is_recording", Flag(is_recording))])?;
         let none = match (has_recorded, is_recording) {
             (true, _) => "No such event is kept: each CPU keeps its last ones.",
             (false, true) => "Nothing was recorded yet.",
             (false, false) => "Nothing was recorded (trace on records).",
         };
-        report.table("events", columns, none, &mut |table| {
+        report.table("events", none, &mut |table| {
             let mut at = 0;
             each_event(machine, &ends, filter, &mut |cpu, event| {
                 at += 1;
@@ -87,28 +76,25 @@ fn show(
                 }
                 let time_ns = machine.nanoseconds(event.ticks);
                 let microseconds = time_ns / 1000;
-                let time = fmt::from_fn(|f| {
-                    write!(f, "{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000)
-                });
+                let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
                 let guest = machine.guest(event.guest.into());
                 table.row(&[
-                    Value::Nanoseconds(time_ns),
-                    Value::Show(&time),
-                    Value::Count(cpu as u64),
-                    guest.as_ref().map_or(Value::None, |guest| Value::Text(guest.name)),
-                    Value::Count(event.vcpu.into()),
-                    Value::Text(event.kind.name()),
-                    Value::Address(event.detail),
-                    Value::Address(event.place),
-                    Value::Show(event),
+                    ("time_ns", Nanoseconds(time_ns)),
+                    ("=TIME", Show(&format_args!("{seconds}.{rest:06}"))),
+                    ("cpu=CPU", Count(cpu as u64)),
+                    ("guest=GUEST", guest.as_ref().map_or(Nothing, |guest| Text(guest.name))),
+                    ("vcpu=vCPU", Count(event.vcpu.into())),
+                    ("kind", Text(event.kind.name())),
+                    ("detail", Address(event.detail)),
+                    ("place", Address(event.place)),
+                    ("event=EVENT", Show(event)),
                 ])
             })
         })
-    })?;
-    Ok(())
+    })
 }
 
-/// Calls `take` with the events of all CPUs that were recorded before `ends`, in the order of their times.
+/// Calls `take` with the events of all CPUs that were recorded before `ends`, in order of time.
 fn each_event(
     machine: &dyn Machine,
     ends: &[u64; CPUS],
@@ -128,7 +114,7 @@ fn each_event(
                         }
                         break;
                     }
-                    // Of another kind, or overwritten meanwhile.
+                    // The event is filtered out, or was overwritten meanwhile.
                     _ => *next += 1,
                 }
             }

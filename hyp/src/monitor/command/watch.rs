@@ -1,33 +1,28 @@
 //! `watch`.
 
-use core::fmt::Write;
-
-use super::super::grammar::{Arguments, Failure, Words};
-use super::super::mux::REDRAW;
-use super::super::session::Session;
-use super::super::shell;
-use super::{find, takes_line, unknown};
+use super::prelude::*;
+use crate::monitor::grammar::Words;
+use crate::monitor::mux::REDRAW;
 
 /// Clears the screen.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Repeats a command until a key is pressed.
-pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let (Some(seconds), Some(line)) = (arguments.number(0), arguments.word(1)) else { return Ok(()) };
-    let style = session.style;
-    let words = Words::split(line, takes_line, &mut session.state.why)?;
+    let (style, commands) = (session.style, session.commands);
+    let words = Words::split(line, &|name| commands.takes_line(name), &mut session.state.why)?;
     let name = words.name().unwrap_or("");
-    if takes_line(name) {
+    if commands.takes_line(name) {
         return Err(session.usage(format_args!("{name} cannot be watched")));
     }
-    find(name).ok_or_else(|| unknown(session, name))?;
+    session.find(name)?;
     loop {
         if !style.is_json && !words.style.is_json {
             writeln!(session, "{CLEAR}Every {seconds} s: {line} (any key ends)\n")?;
         }
-        let mut nested = session.nested(style);
-        // The usage of `watch` would be no help then.
-        shell::execute(&mut nested, line).map_err(|failure| match failure {
+        session.nested(style).run(line).map_err(|failure| match failure {
+            // The usage of `watch` would not help.
             Failure::Usage => Failure::Refused,
             other => other,
         })?;
@@ -36,7 +31,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Resul
         loop {
             match io.read(Some(deadline)) {
                 None => break,
-                // The line was disturbed by a message: nothing that was typed.
+                // The multiplexer asks for a redraw after a message: not a key.
                 Some(REDRAW) => {}
                 Some(_) => return Ok(()),
             }

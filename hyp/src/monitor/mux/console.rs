@@ -12,7 +12,12 @@ impl Console {
     /// The monitor's console.
     pub const MONITOR: Self = Self(0);
 
-    /// The console of the guest with this index (0 to 7).
+    /// Iterates over all consoles that there can be.
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
+        (0..=GUESTS as u8).map(Self)
+    }
+
+    /// Returns the console of the guest with this index (0 to 7).
     pub const fn guest(index: usize) -> Option<Self> {
         if index < GUESTS { Some(Self(index as u8 + 1)) } else { None }
     }

@@ -2,31 +2,32 @@ use proptest::prelude::*;
 
 use super::*;
 
-const COLUMNS_OF_TEST: &str = "name=NAME|memory_bytes=MEMORY|cpus=CPUS|reason=REASON";
-
 fn report(style: Style) -> String {
     let mut out = String::new();
     let mut report = Report::begin(&mut out, style, "test").unwrap();
+    report.say(format_args!("Two guests.")).unwrap();
     report
-        .fields(
-            "uptime_ns=Uptime|hidden=|load_permille=Load of all",
-            &[Value::Nanoseconds(61_000_000_000), Value::Flag(true), Value::Permille(125)],
-        )
+        .fields(&[
+            ("uptime_ns=Uptime", Nanoseconds(61_000_000_000)),
+            ("hidden", Flag(true)),
+            ("load_permille=Load of all", Permille(125)),
+            ("=Text alone", Text("not in JSON")),
+        ])
         .unwrap();
+    let abort = format!("data abort at {:#x}, which is not \"RAM\" of this guest, {}", 64, "by vCPU 1");
+    let guests = [("alpha", 512 << 20, &[0, 1][..], abort.as_str()), ("b", 4096, &[], "")];
     report
-        .table("guests", COLUMNS_OF_TEST, "No guests.", &mut |table| {
+        .list("guests", "No guests.", guests.into_iter(), |table, (name, bytes, cpus, reason)| {
             table.row(&[
-                Value::Text("alpha"),
-                Value::Bytes(512 << 20),
-                Value::Numbers(&[0, 1]),
-                Value::Show(&format_args!(
-                    "data abort at {:#x}, which is no \"RAM\" of this guest, {}",
-                    64, "by vCPU 1"
-                )),
-            ])?;
-            table.row(&[Value::Text("b"), Value::Bytes(4096), Value::Numbers(&[]), Value::None])
+                ("name=NAME", Text(name)),
+                ("memory_bytes=MEMORY", Bytes(bytes)),
+                ("table_bytes", Frames(2)),
+                ("cpus=CPUS", Numbers(cpus)),
+                ("reason=REASON", Text(reason).or_nothing()),
+            ])
         })
         .unwrap();
+    report.list("none", "", 0..0, |table, count| table.row(&[("count=COUNT", Count(count))])).unwrap();
     report.end().unwrap();
     out
 }
@@ -34,11 +35,14 @@ fn report(style: Style) -> String {
 #[test]
 fn text_is_aligned_and_wrapped() {
     insta::assert_snapshot!(report(Style::default()), @r#"
+    Two guests.
+
     Uptime       1 min 1 s
     Load of all  12.5 %
+    Text alone   not in JSON
 
     NAME    MEMORY  CPUS  REASON
-    alpha  512 MiB  0,1   data abort at 0x40, which is no "RAM" of this guest, by
+    alpha  512 MiB  0,1   data abort at 0x40, which is not "RAM" of this guest, by
                           vCPU 1
     b        4 KiB  -     -
     "#);
@@ -52,7 +56,7 @@ fn exact_text_has_no_units() {
 
 #[test]
 fn json_is_one_line() {
-    insta::assert_snapshot!(report(Style { is_json: true, is_exact: false }), @r#"{"report":"test","uptime_ns":61000000000,"hidden":true,"load_permille":125,"guests":[{"name":"alpha","memory_bytes":536870912,"cpus":[0,1],"reason":"data abort at 0x40, which is no \"RAM\" of this guest, by vCPU 1"},{"name":"b","memory_bytes":4096,"cpus":[],"reason":null}],"crc32":"91883c26"}"#);
+    insta::assert_snapshot!(report(Style { is_json: true, is_exact: false }), @r#"{"report":"test","uptime_ns":61000000000,"hidden":true,"load_permille":125,"guests":[{"name":"alpha","memory_bytes":536870912,"table_bytes":8192,"cpus":[0,1],"reason":"data abort at 0x40, which is not \"RAM\" of this guest, by vCPU 1"},{"name":"b","memory_bytes":4096,"table_bytes":8192,"cpus":[],"reason":null}],"none":[],"crc32":"9a816d01"}"#);
 }
 
 #[test]
@@ -76,7 +80,7 @@ fn no_character_can_be_lost_unnoticed() {
 fn an_empty_table_says_so() {
     let mut out = String::new();
     let mut report = Report::begin(&mut out, Style::default(), "x").unwrap();
-    report.table("x", "a=A", "Nothing here.", &mut |_| Ok(())).unwrap();
+    report.table("x", "Nothing here.", &mut |_| Ok(())).unwrap();
     report.end().unwrap();
     assert_eq!(out, "Nothing here.\n");
 }

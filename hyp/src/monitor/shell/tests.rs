@@ -22,7 +22,7 @@ fn output_of(machine: &Fake, line: &str) -> String {
 }
 
 fn run(machine: &Fake, script: &mut Script, line: &str) -> String {
-    run_line(&mut Session::new(script, machine, &mut State::new(), Style::default()), line);
+    run_line(&mut Session::new(script, COMMANDS, machine, &mut State::new()), line);
     script.text()
 }
 
@@ -78,7 +78,7 @@ fn help() {
 #[test]
 fn every_command_is_explained() {
     let mut text = String::new();
-    for command in command::COMMANDS {
+    for command in COMMANDS.0 {
         let said = output(&format!("help {}", command.name));
         assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
         assert!(command.example.split(' ').any(|word| word == command.name), "an example of something else");
@@ -691,7 +691,7 @@ fn stats_begin_anew() {
     let mut state = State::new();
     let mut output = |line| {
         let mut script = Script::typing(b"");
-        run_line(&mut Session::new(&mut script, &machine, &mut state, Style::default()), line);
+        run_line(&mut Session::new(&mut script, COMMANDS, &machine, &mut state), line);
         script.text()
     };
     let before = output("stats --json");
@@ -748,7 +748,7 @@ fn ctrl_c_ends_a_command() {
 
 /// A line made of words that commands know, and of some that none knows.
 fn line() -> impl Strategy<Value = String> {
-    let mut words: Vec<String> = command::COMMANDS.iter().map(|command| command.name.into()).collect();
+    let mut words: Vec<String> = COMMANDS.0.iter().map(|command| command.name.into()).collect();
     words.extend(
         "alpha beta gamma delta mc0 mc1 monitor all front limit --json --exact --help -h -x 0 1 2 4K 0xffff 1T info \
          warn 18446744073709551615 ' \" \\ \x7f"
@@ -782,7 +782,8 @@ fn a_hundred_thousand_random_lines_do_no_harm() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
     let mut state = State::new();
-    let mut words: Vec<String> = command::COMMANDS
+    let mut words: Vec<String> = COMMANDS
+        .0
         .iter()
         .flat_map(|command| {
             format!("{} {}", command.usage(), command.example)
@@ -806,7 +807,7 @@ fn a_hundred_thousand_random_lines_do_no_harm() {
         let line = line.join(" ");
         // What waits for a key gets one, and so does what repeats itself.
         let mut script = Script::typing(b"q");
-        run_line(&mut Session::new(&mut script, &machine, &mut state, Style::default()), &line);
+        run_line(&mut Session::new(&mut script, COMMANDS, &machine, &mut state), &line);
         assert!(!script.output.is_empty() || line.starts_with("--"), "{line}");
         if let Some(migration) = machine.migration.as_ref().filter(|_| number % 64 == 0) {
             migration.work(false);
