@@ -1,4 +1,4 @@
-//! Time per operation, against the crate buddy_system_allocator.
+//! Time per operation, compared with the crate buddy_system_allocator.
 
 #[path = "workload/mod.rs"]
 mod workload;

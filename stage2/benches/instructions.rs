@@ -1,8 +1,8 @@
 //! Instructions per operation, counted by valgrind's callgrind: the same on any PC, however busy.
 //!
-//! Each figure is the difference between two runs, one with twice the operations of the other, so that preparation
-//! does not count; what the loop takes around calls that do nothing is taken off. Both allocators are built for speed. The
-//! last line says which limits are missed.
+//! Each figure is the difference between two runs, one with twice the operations of the other, so that preparation does
+//! not count. The cost of the loop around empty calls is subtracted. Both allocators are compiled for speed. The last
+//! line lists the missed limits.
 
 #[path = "workload/boot.rs"]
 mod boot;
@@ -13,11 +13,11 @@ use std::process::Command;
 use boot::Boot;
 use workload::{Ballast, BuddySystem, Frames, Nothing, Work};
 
-/// How many times fewer instructions than the crate buddy_system_allocator single frames must take, in any pattern.
+/// The minimum ratio of the instructions of buddy_system_allocator to Ballast's, for single frames in any pattern.
 const SINGLE_LIMIT: f64 = 2.0;
-/// The same for larger blocks.
+/// The minimum ratio for larger blocks.
 const BLOCK_LIMIT: f64 = 0.9;
-/// How many times what it takes on the smallest map an operation may take on the largest.
+/// The maximum ratio of the cost on the largest map to the cost on the smallest.
 const FLAT_LIMIT: f64 = 1.05;
 
 fn all() -> Vec<(String, Work, u64)> {
@@ -41,11 +41,11 @@ fn all() -> Vec<(String, Work, u64)> {
 fn child<F: Frames>(work: Work, gib: u64, count: usize) {
     let mut prepared = work.prepare::<F>(gib, count);
     work.run(&mut prepared);
-    // Preparation for twice the count must cost the same: see `count`.
+    // Not dropped: the cost outside `run` must be the same for both counts.
     std::mem::forget(prepared);
 }
 
-/// What callgrind counts for one run, in functions like `toggle`.
+/// Returns the instructions that callgrind counts in one run, in functions like `toggle`.
 fn count(toggle: &str, child: &[&str]) -> Option<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
@@ -60,7 +60,7 @@ fn count(toggle: &str, child: &[&str]) -> Option<u64> {
     line.rsplit(':').next()?.trim().parse().ok()
 }
 
-/// What it takes to take over the RAM of machines of several sizes.
+/// Prints the cost of taking over the RAM of machines of several sizes.
 fn boots() {
     println!(
         "\n{:<38} {:>12} {:>14} {:>12} {:>14}",
@@ -114,11 +114,11 @@ fn main() {
         };
         let all = (figure("ballast"), figure("buddy_system"), figure("nothing"));
         let (Some(ours), Some(theirs), Some(calls)) = all else {
-            println!("{name:<38} valgrind is not to be had: no figure");
-            println!("limits missed: all, for want of figures");
+            println!("{name:<38} no figure: valgrind is not available");
+            println!("limits missed: unknown, no figures");
             return;
         };
-        // What the loop and the calls take is no work of either.
+        // The cost of the loop and the calls belongs to neither.
         let (ours, theirs) = (ours - calls, theirs - calls);
         let (ratio, limit) = (theirs / ours, work.limit_of_ratio());
         let mark = if ratio < limit { "  missed" } else { "" };
@@ -154,7 +154,7 @@ fn main() {
 }
 
 impl Work {
-    /// How many times fewer instructions than the other allocator it must take.
+    /// Returns the minimum ratio of the other allocator's instructions to Ballast's.
     fn limit_of_ratio(self) -> f64 {
         match self {
             Self::Pair(0) | Self::Fill(0) | Self::Drain(0) | Self::DrainShuffled(0) | Self::Churn => {

@@ -1,7 +1,7 @@
-//! Addresses, frames and sizes as types that do not mix.
+//! Addresses and frames as types that do not mix.
 //!
-//! A *frame* is 4 KiB of physical memory, a *pageblock* 2 MiB. `Pa` is a physical address, `Ipa` a
-//! guest's "physical" (intermediate physical) address; neither converts into the other.
+//! A *frame* is 4 KiB of physical memory, a *pageblock* 2 MiB. `Pa` is a physical address. `Ipa` is an intermediate
+//! physical address, which a guest sees as a physical one. Neither converts into the other.
 
 use core::fmt;
 
@@ -17,7 +17,7 @@ pub const PAGEBLOCK_FRAMES: u64 = 1 << PAGEBLOCK_ORDER;
 pub const PAGEBLOCK_SIZE: u64 = FRAME_SIZE << PAGEBLOCK_ORDER;
 /// log2 of the frames in the largest block, 1 GiB.
 pub const MAX_ORDER: u8 = 18;
-/// The first address that no 48-bit output address reaches (Arm ARM, ID_AA64MMFR0_EL1.PARange).
+/// The first address beyond 48-bit output addresses (Arm ARM, ID_AA64MMFR0_EL1.PARange).
 pub const ADDRESS_LIMIT: u64 = 1 << 48;
 
 macro_rules! address {
@@ -28,27 +28,27 @@ macro_rules! address {
         pub struct $name(u64);
 
         impl $name {
-            /// The address `value`, or `None` at or above [`ADDRESS_LIMIT`].
+            /// Creates the address `value`, or returns `None` at or above [`ADDRESS_LIMIT`].
             pub const fn try_new(value: u64) -> Option<Self> {
                 if value < ADDRESS_LIMIT { Some(Self(value)) } else { None }
             }
 
-            /// The address `value`, cut to 48 bits.
+            /// Creates the address `value`, truncated to 48 bits.
             pub const fn new_truncate(value: u64) -> Self {
                 Self(value & (ADDRESS_LIMIT - 1))
             }
 
-            /// The address as a number of bytes.
+            /// Returns the address as a number of bytes.
             pub const fn get(self) -> u64 {
                 self.0
             }
 
-            /// Whether the address is a multiple of `size` bytes, a power of two.
+            /// Returns whether the address is a multiple of `size` bytes, a power of two.
             pub const fn is_aligned(self, size: u64) -> bool {
                 self.0 & (size - 1) == 0
             }
 
-            /// The address `bytes` further on, or `None` past [`ADDRESS_LIMIT`].
+            /// Returns the address `bytes` after this one, or `None` at or above [`ADDRESS_LIMIT`].
             pub const fn checked_add(self, bytes: u64) -> Option<Self> {
                 match self.0.checked_add(bytes) {
                     Some(value) => Self::try_new(value),
@@ -76,7 +76,7 @@ address!(
     Pa
 );
 address!(
-    /// An intermediate physical address: what a guest takes for a physical one.
+    /// An intermediate physical address, which a guest sees as a physical one.
     Ipa
 );
 
@@ -86,27 +86,27 @@ address!(
 pub struct Frame(u64);
 
 impl Frame {
-    /// The frame with number `number`, or `None` where its address would pass [`ADDRESS_LIMIT`].
+    /// Creates the frame with number `number`, or returns `None` if its address is at or above [`ADDRESS_LIMIT`].
     pub const fn try_new(number: u64) -> Option<Self> {
         if number < ADDRESS_LIMIT >> FRAME_SHIFT { Some(Self(number)) } else { None }
     }
 
-    /// The frame that `pa` lies in.
+    /// Returns the frame that contains `pa`.
     pub const fn containing(pa: Pa) -> Self {
         Self(pa.get() >> FRAME_SHIFT)
     }
 
-    /// The frame's number.
+    /// Returns the frame's number.
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The address of the frame's first byte.
+    /// Returns the address of the frame's first byte.
     pub const fn pa(self) -> Pa {
         Pa::new_truncate(self.0 << FRAME_SHIFT)
     }
 
-    /// The frame `frames` further on, or `None` past [`ADDRESS_LIMIT`].
+    /// Returns the frame `frames` after this one, or `None` past [`ADDRESS_LIMIT`].
     pub const fn checked_add(self, frames: u64) -> Option<Self> {
         match self.0.checked_add(frames) {
             Some(number) => Self::try_new(number),

@@ -2,13 +2,13 @@
 
 use core::fmt;
 
-/// How many controllers a machine may have.
+/// The maximum number of controllers of a machine.
 #[cfg(not(any(loom, all(miri, test))))]
 pub const MAX_CONTROLLERS: usize = 64;
 /// One under loom, whose stacks are small.
 #[cfg(loom)]
 pub const MAX_CONTROLLERS: usize = 1;
-/// As few as the tests need under Miri, which is slow: what is kept for each controller is made and checked often.
+/// As few as the tests need under Miri, which is slow: data for each controller is created and checked often.
 #[cfg(all(miri, test))]
 pub const MAX_CONTROLLERS: usize = 4;
 
@@ -18,12 +18,12 @@ pub const MAX_CONTROLLERS: usize = 4;
 pub struct ControllerId(u8);
 
 impl ControllerId {
-    /// Controller `number`, or `None` at or above [`MAX_CONTROLLERS`].
+    /// Creates the number of a controller, or returns `None` at or above [`MAX_CONTROLLERS`].
     pub const fn try_new(number: u8) -> Option<Self> {
         if (number as usize) < MAX_CONTROLLERS { Some(Self(number)) } else { None }
     }
 
-    /// The number, for use as an index.
+    /// Returns the number as an index.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -40,73 +40,73 @@ impl fmt::Display for ControllerId {
 pub struct ControllerSet(u64);
 
 impl ControllerSet {
-    /// The set without a controller.
+    /// The empty set.
     pub const EMPTY: Self = Self(0);
-    /// The set of every number that a controller can have.
+    /// The set of all possible controllers.
     pub const ALL: Self = Self(u64::MAX);
 
-    /// The set with `controller` added.
+    /// Returns the set with `controller` added.
     #[must_use]
     pub const fn with(self, controller: ControllerId) -> Self {
         Self(self.0 | 1 << controller.0)
     }
 
-    /// The set with `controller` taken out.
+    /// Returns the set without `controller`.
     #[must_use]
     pub const fn without(self, controller: ControllerId) -> Self {
         Self(self.0 & !(1 << controller.0))
     }
 
-    /// What both sets have.
+    /// Returns the intersection of both sets.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// What either set has.
+    /// Returns the union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The set without what `others` has.
+    /// Returns the set without the controllers of `others`.
     #[must_use]
     pub const fn without_all(self, others: Self) -> Self {
         Self(self.0 & !others.0)
     }
 
-    /// Whether `controller` is in the set.
+    /// Returns whether `controller` is in the set.
     pub const fn contains(self, controller: ControllerId) -> bool {
         self.0 & 1 << controller.0 != 0
     }
 
-    /// Whether there is no controller in the set.
+    /// Returns whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The controller, if there is just one.
+    /// Returns the controller, if there is exactly one.
     #[inline]
     pub(crate) const fn only(self) -> Option<ControllerId> {
         if self.0.is_power_of_two() { Some(ControllerId(self.0.trailing_zeros() as u8)) } else { None }
     }
 
-    /// How many controllers are in the set.
+    /// Returns the number of controllers in the set.
     pub const fn len(self) -> usize {
         self.0.count_ones() as usize
     }
 
-    /// The set as bits, one a controller, for storage in an atomic.
+    /// Returns the set as bits, one for each controller, for storage in an atomic.
     pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 
-    /// The set back from its bits.
+    /// Returns the set of the given bits.
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// The controllers of the set in ascending order.
+    /// Returns the controllers of the set in ascending order.
     pub fn iter(self) -> impl Iterator<Item = ControllerId> {
         let mut bits = self.0;
         core::iter::from_fn(move || {
@@ -127,7 +127,7 @@ impl FromIterator<ControllerId> for ControllerSet {
 }
 
 impl fmt::Display for ControllerSet {
-    /// The numbers, comma separated: `0,2,3`.
+    /// Formats the numbers, separated by commas: `0,2,3`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, controller) in self.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };

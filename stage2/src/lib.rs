@@ -1,4 +1,5 @@
-//! Memory as Ballast sees it: pure logic without CPUs or devices, tested on a PC.
+//! Memory management: physical memory, stage 2 tables, migration and claims. Pure logic without CPUs or devices, tested
+//! on a PC.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -2,10 +2,10 @@
 
 use core::fmt;
 
-/// How many bytes of a name are kept.
+/// The maximum number of bytes of a name.
 pub const NAME_BYTES: usize = 31;
 
-/// A name of at most [`NAME_BYTES`] bytes; longer ones are cut at a character.
+/// A name of at most [`NAME_BYTES`] bytes. Longer names are truncated at a character boundary.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Name {
     length: u8,
@@ -13,8 +13,8 @@ pub struct Name {
 }
 
 impl Name {
-    /// The name `text`, cut to what fits. Control characters become `?`, so that a name from a device tree cannot
-    /// steer the console.
+    /// Creates a name from `text`, truncated to fit. Control characters become `?`, so that a name from a device tree
+    /// cannot control the console.
     pub fn new(text: &str) -> Self {
         let mut name = Self { length: 0, bytes: [0; NAME_BYTES] };
         let mut used = 0;
@@ -29,7 +29,7 @@ impl Name {
         name
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         self.bytes.get(..self.length as usize).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or("?")
     }

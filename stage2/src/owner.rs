@@ -1,10 +1,10 @@
-//! Who owns a frame in use.
+//! The owners of frames in use.
 
 use core::fmt;
 
-/// How many guests there may be at once.
+/// The maximum number of guests.
 pub const MAX_GUESTS: usize = 8;
-/// How many pools there may be.
+/// The maximum number of pools.
 pub const MAX_POOLS: usize = 19;
 
 /// The number of a guest, below [`MAX_GUESTS`].
@@ -13,12 +13,12 @@ pub const MAX_POOLS: usize = 19;
 pub struct GuestId(u8);
 
 impl GuestId {
-    /// Guest `number`, or `None` at or above [`MAX_GUESTS`].
+    /// Creates the number of a guest, or returns `None` at or above [`MAX_GUESTS`].
     pub const fn try_new(number: u8) -> Option<Self> {
         if (number as usize) < MAX_GUESTS { Some(Self(number)) } else { None }
     }
 
-    /// The number, for use as an index.
+    /// Returns the number as an index.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -39,12 +39,12 @@ impl PoolId {
     /// The first pool.
     pub const FIRST: Self = Self(0);
 
-    /// Pool `number`, or `None` at or above [`MAX_POOLS`].
+    /// Creates the number of a pool, or returns `None` at or above [`MAX_POOLS`].
     pub const fn try_new(number: u8) -> Option<Self> {
         if (number as usize) < MAX_POOLS { Some(Self(number)) } else { None }
     }
 
-    /// The number, for use as an index.
+    /// Returns the number as an index.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -59,21 +59,21 @@ impl fmt::Display for PoolId {
 /// The owner of a block in use.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Owner {
-    /// Ballast itself: heap, stacks, what belongs to no guest.
+    /// Ballast itself: heap, stacks and other memory that belongs to no guest.
     Hypervisor,
     /// RAM of a guest.
     Guest(GuestId),
-    /// Stage-2 tables and other bookkeeping of a guest.
+    /// Stage 2 tables and other data structures of a guest.
     Tables(GuestId),
-    /// Claimed by the owner of a pool.
+    /// Memory claimed by the owner of a pool.
     Pool(PoolId),
 }
 
-/// How many values [`Owner::index`] can take.
+/// The number of values of [`Owner::index`].
 pub(crate) const OWNERS: usize = 1 + 2 * MAX_GUESTS + MAX_POOLS;
 
 impl Owner {
-    /// A number below [`OWNERS`] for each owner: what the frame table stores and counters are kept by.
+    /// Returns a number below [`OWNERS`], which the frame table stores and which indexes counters.
     #[inline]
     pub(crate) const fn index(self) -> usize {
         const TABLES: usize = 1 + MAX_GUESTS;
@@ -86,7 +86,7 @@ impl Owner {
         }
     }
 
-    /// The owner with number `index`; `None` where there is none.
+    /// Returns the owner with number `index`, or `None` if there is none.
     pub(crate) const fn from_index(index: usize) -> Option<Self> {
         const TABLES: usize = 1 + MAX_GUESTS;
         const POOLS: usize = 1 + 2 * MAX_GUESTS;
@@ -99,7 +99,7 @@ impl Owner {
         })
     }
 
-    /// Every owner that there can be.
+    /// Returns every possible owner.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..OWNERS).filter_map(Self::from_index)
     }

@@ -1,11 +1,12 @@
-//! Physical memory: what RAM there is, whose each frame is, and how frames are allocated.
+//! Physical memory: which frames are RAM, who owns each, and how frames are allocated.
 //!
-//! - [`map`]: the memory map while Ballast boots: RAM, reservations, designated blocks.
+//! - [`map`]: the memory map during boot: RAM, reservations, designated blocks.
 //! - [`dmb`], [`pool`]: designated movable blocks and pools, checked and placed.
-//! - [`frame`]: the frame table, one entry a frame; [`pageblock`]: one word for each 2 MiB; [`zone`]: NORMAL and MOVABLE.
-//! - `buddy`, `arena`: free blocks of one zone behind one controller, and the lock around them.
+//! - [`frame`]: the frame table, one entry for each frame; [`pageblock`]: one word for each 2 MiB; [`zone`]: NORMAL and
+//!   MOVABLE.
+//! - `buddy`, `arena`: the free blocks of one zone behind one controller, and their lock.
 //! - [`placement`]: the controllers that a request may use.
-//! - [`alloc`]: all of it together, and what the rest of Ballast calls.
+//! - [`alloc`]: the allocator, which combines these and is the interface for the rest of Ballast.
 
 pub mod alloc;
 mod arena;

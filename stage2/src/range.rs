@@ -5,10 +5,10 @@ use core::fmt;
 use crate::addr::{ADDRESS_LIMIT, FRAME_SHIFT, FRAME_SIZE, Frame, Pa};
 use crate::size::Compact;
 
-/// The number one past the last frame that an address can reach.
+/// The number of frames below [`ADDRESS_LIMIT`].
 const FRAME_LIMIT: u64 = ADDRESS_LIMIT >> FRAME_SHIFT;
 
-/// A range of frames, from the first to before the end. An empty range is allowed and touches nothing.
+/// A half-open range of frames. It may be empty; an empty range overlaps nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct FrameRange {
     start: u64,
@@ -16,22 +16,22 @@ pub struct FrameRange {
 }
 
 impl FrameRange {
-    /// The range without a frame.
+    /// The empty range.
     pub const EMPTY: Self = Self { start: 0, end: 0 };
 
-    /// The `frames` frames from `first` on, or `None` past [`ADDRESS_LIMIT`].
+    /// Creates the range of `frames` frames from `first` on, or returns `None` past [`ADDRESS_LIMIT`].
     pub const fn try_new(first: Frame, frames: u64) -> Option<Self> {
         Self::from_numbers(first.number(), first.number().wrapping_add(frames))
     }
 
-    /// The frames from number `start` to before number `end`, or `None` where that is no range.
+    /// Creates the range from frame number `start` to before `end`, or returns `None` if that is not a valid range.
     pub const fn from_numbers(start: u64, end: u64) -> Option<Self> {
         if start <= end && end <= FRAME_LIMIT { Some(Self { start, end }) } else { None }
     }
 
-    /// The whole frames that lie inside `bytes` bytes from `base` on, or `None` past [`ADDRESS_LIMIT`].
+    /// Returns the whole frames inside `bytes` bytes from `base` on, or `None` past [`ADDRESS_LIMIT`].
     ///
-    /// What is handed out as RAM is cut to whole frames in this way.
+    /// For RAM, which is trimmed to whole frames.
     pub const fn inside(base: u64, bytes: u64) -> Option<Self> {
         match base.checked_add(bytes) {
             Some(end) if end <= ADDRESS_LIMIT => {
@@ -42,9 +42,9 @@ impl FrameRange {
         }
     }
 
-    /// The frames that `bytes` bytes from `base` on touch, or `None` past [`ADDRESS_LIMIT`].
+    /// Returns the frames that `bytes` bytes from `base` on touch, or `None` past [`ADDRESS_LIMIT`].
     ///
-    /// What must be kept out of use is widened to whole frames in this way.
+    /// For reservations, which are extended to whole frames.
     pub const fn covering(base: u64, bytes: u64) -> Option<Self> {
         match base.checked_add(bytes) {
             Some(_) if bytes == 0 => Some(Self::EMPTY),
@@ -55,75 +55,75 @@ impl FrameRange {
         }
     }
 
-    /// The first frame of the range.
+    /// Returns the first frame of the range.
     pub const fn first(self) -> Frame {
         Frame::containing(Pa::new_truncate(self.start << FRAME_SHIFT))
     }
 
-    /// The address of the first byte.
+    /// Returns the address of the first byte.
     pub const fn base(self) -> Pa {
         Pa::new_truncate(self.start << FRAME_SHIFT)
     }
 
-    /// The number of the first frame.
+    /// Returns the number of the first frame.
     pub const fn start(self) -> u64 {
         self.start
     }
 
-    /// The number one past the last frame.
+    /// Returns the number of the frame after the last.
     pub const fn end(self) -> u64 {
         self.end
     }
 
-    /// How many frames the range has.
+    /// Returns the number of frames.
     pub const fn frames(self) -> u64 {
         self.end - self.start
     }
 
-    /// How many bytes the range has.
+    /// Returns the size in bytes.
     pub const fn bytes(self) -> u64 {
         self.frames() << FRAME_SHIFT
     }
 
-    /// Whether the range has no frame.
+    /// Returns whether the range is empty.
     pub const fn is_empty(self) -> bool {
         self.start == self.end
     }
 
-    /// Whether `frame` lies in the range.
+    /// Returns whether `frame` is in the range.
     pub const fn contains(self, frame: Frame) -> bool {
         self.start <= frame.number() && frame.number() < self.end
     }
 
-    /// Whether all of `other` lies in the range (an empty one always does).
+    /// Returns whether all of `other` is in the range. An empty range always is.
     pub const fn contains_range(self, other: Self) -> bool {
         other.is_empty() || (self.start <= other.start && other.end <= self.end)
     }
 
-    /// Whether the two ranges share a frame.
+    /// Returns whether the two ranges share a frame.
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end && !self.is_empty() && !other.is_empty()
     }
 
-    /// The frames that both ranges have.
+    /// Returns the frames that both ranges share.
     pub fn intersection(self, other: Self) -> Self {
         let (start, end) = (self.start.max(other.start), self.end.min(other.end));
         if start < end { Self { start, end } } else { Self::EMPTY }
     }
 
-    /// Whether first frame and length are multiples of `frames`, a power of two.
+    /// Returns whether both ends are multiples of `frames`, a power of two.
     pub const fn is_aligned(self, frames: u64) -> bool {
         (self.start | self.end) & (frames - 1) == 0
     }
 
-    /// The largest part of the range whose ends are multiples of `frames`, a power of two.
+    /// Returns the largest part of the range whose ends are multiples of `frames`, a power of two.
     pub const fn aligned_inside(self, frames: u64) -> Self {
         let start = self.start.next_multiple_of(frames);
         let end = self.end & !(frames - 1);
         if start < end { Self { start, end } } else { Self::EMPTY }
     }
 
-    /// The smallest range with ends at multiples of `frames`, a power of two, that has all of this one.
+    /// Returns the smallest range that contains this one and whose ends are multiples of `frames`, a power of two.
     pub const fn aligned_around(self, frames: u64) -> Self {
         if self.is_empty() {
             return Self::EMPTY;
@@ -133,14 +133,14 @@ impl FrameRange {
 }
 
 impl FrameRange {
-    /// Displays it as command lines have it, as in `1G@0x40000000`.
+    /// Returns a display of the range in command line syntax, as in `1G@0x40000000`.
     pub fn compact(self) -> impl fmt::Display {
         fmt::from_fn(move |f| write!(f, "{}@{:#x}", Compact(self.bytes()), self.start << FRAME_SHIFT))
     }
 }
 
 impl fmt::Display for FrameRange {
-    /// Addresses of the first and of the last byte, as in `0x40000000-0x7fffffff`.
+    /// Formats the addresses of the first and of the last byte, as in `0x40000000-0x7fffffff`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
             return f.write_str("empty range");

@@ -1,7 +1,7 @@
-//! Products that are divided again.
+//! Multiplication followed by division, without overflow.
 
-/// `value * numerator / denominator` without overflow, rounded down; `u64::MAX` where it does not fit, and for a
-/// denominator of 0. Without the division of 128 bits by 128, which is large and takes longer.
+/// Returns `value * numerator / denominator`, rounded down, without overflow. Returns `u64::MAX` if the quotient does
+/// not fit, or if the denominator is 0. Avoids a 128-bit division, which is large and slow.
 pub fn scaled(value: u64, numerator: u64, denominator: u64) -> u64 {
     let product = u128::from(value) * u128::from(numerator);
     let (mut rest, mut low) = ((product >> 64) as u64, product as u64);
@@ -11,7 +11,7 @@ pub fn scaled(value: u64, numerator: u64, denominator: u64) -> u64 {
     if rest >= denominator {
         return u64::MAX;
     }
-    // Long division, a bit at a time: `low` gives its bits to `rest`, which stays below the denominator, and takes those
+    // Long division, bit by bit: `low` passes its bits to `rest`, which stays below the denominator, and takes the bits
     // of the quotient.
     for _ in 0..u64::BITS {
         let has_carry = rest >> 63 != 0;

@@ -1,12 +1,12 @@
-//! Sizes as people read and write them.
+//! Sizes in human-readable form.
 
 use core::fmt;
 
-/// Names of the binary units, by their power of 1024.
+/// The names of the binary units, by their power of 1024.
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 
-/// A size in bytes, shown in the largest binary unit that it reaches, with one decimal unless it is
-/// exact: `512 MiB`, `1.5 GiB`.
+/// A size in bytes, displayed in the largest binary unit that it reaches, with one decimal unless it is exact: `512
+/// MiB`, `1.5 GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
@@ -20,13 +20,13 @@ impl fmt::Display for Size {
         if rest == 0 {
             return write!(f, "{whole} {unit}");
         }
-        // Rounded to the nearest tenth; `rest` is below 2^40, so nothing overflows.
+        // Rounded to the nearest tenth. `rest` is below 2^40, so nothing overflows.
         let tenths = whole * 10 + ((rest * 10 + (1 << (shift - 1))) >> shift);
         write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
     }
 }
 
-/// A size as command lines have it, where it is whole: `1G`, `512M`; or else in bytes.
+/// A size in command line syntax: `1G`, `512M`, or in bytes if it is not a whole number of units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compact(pub u64);
 

@@ -1,7 +1,7 @@
-//! The locks and atomics of this crate, and of what `hyp` tests on a PC, so that loom can stand in for them.
+//! The locks and atomics of this crate, and of the parts of `hyp` that are tested on a PC, so that loom can replace
+//! them.
 //!
-//! EL2 runs with interrupts masked, so a plain spin lock is enough: nothing on the CPU that holds it can ask for it
-//! a second time.
+//! EL2 runs with interrupts masked, so a plain spin lock suffices: nothing on the CPU that holds it can take it again.
 
 #[cfg(loom)]
 mod imp {
@@ -22,30 +22,29 @@ use spin::Once;
 
 pub use imp::{Counter, Flag, MutexGuard, Ordering};
 
-/// Words that many CPUs share.
+/// Words shared between CPUs.
 ///
-/// Under Miri, and there alone, the slice is behind one reference more: Miri looks at each atomic behind a reference
-/// whenever that is copied, so that each step would cost as much as the map is large.
+/// Under Miri only, the slice is behind one more reference: Miri checks each atomic behind a reference whenever that is
+/// copied, so each step would cost as much as the map is large.
 #[cfg(not(all(miri, test)))]
 pub(crate) type Part<'a, T> = &'a [T];
 #[cfg(all(miri, test))]
 pub(crate) type Part<'a, T> = &'a &'a [T];
 
-/// `words` as a [`Part`].
+/// Returns `words` as a [`Part`].
 #[cfg(not(all(miri, test)))]
 #[inline(always)]
 pub(crate) const fn part<T>(words: &[T]) -> Part<'_, T> {
     words
 }
 
-/// `words` as a [`Part`].
+/// Returns `words` as a [`Part`].
 #[cfg(all(miri, test))]
 pub(crate) fn part<T>(words: &[T]) -> Part<'_, T> {
     Box::leak(Box::new(words))
 }
 
-/// Many atomics that are part of a larger structure; for Miri, and there alone, kept apart from it, for the reason given
-/// at [`Part`].
+/// Atomics in a larger structure. Under Miri only, they are stored apart from it, for the reason given at [`Part`].
 #[cfg(not(all(miri, test)))]
 pub(crate) type Aside<T> = T;
 #[cfg(all(miri, test))]
@@ -60,14 +59,14 @@ impl<T> core::ops::Deref for Aside<T> {
     }
 }
 
-/// `value` as an [`Aside`].
+/// Returns `value` as an [`Aside`].
 #[cfg(not(all(miri, test)))]
 #[inline(always)]
 pub(crate) const fn aside<T>(value: T) -> Aside<T> {
     value
 }
 
-/// `value` as an [`Aside`].
+/// Returns `value` as an [`Aside`].
 #[cfg(all(miri, test))]
 pub(crate) const fn aside<T>(value: T) -> Aside<T> {
     Aside(spin::Once::initialized(value))
@@ -133,39 +132,39 @@ pub(crate) mod hooks {
 pub struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
-    /// A free lock around `value`.
+    /// Creates an unlocked lock around `value`.
     #[cfg(not(loom))]
     pub const fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
 
-    /// A free lock around `value`.
+    /// Creates an unlocked lock around `value`.
     #[cfg(loom)]
     pub fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
 
-    /// Waits until the lock is free and takes it.
+    /// Locks, waiting until the lock is free.
     #[cfg(not(loom))]
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock()
     }
 
-    /// Waits until the lock is free and takes it.
+    /// Locks, waiting until the lock is free.
     #[cfg(loom)]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap()
     }
 
-    /// Takes the lock if it is free.
+    /// Locks if the lock is free.
     #[cfg(not(loom))]
     #[inline]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock()
     }
 
-    /// Takes the lock if it is free.
+    /// Locks if the lock is free.
     #[cfg(loom)]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()

@@ -1,4 +1,4 @@
-//! What CPUs do to memory at once, in every order that loom finds: `tools/proof.sh loom`.
+//! Concurrent use of memory by several CPUs, in every order that loom finds: `tools/proof.sh loom`.
 #![cfg(loom)]
 
 use std::sync::OnceLock;

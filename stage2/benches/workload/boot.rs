@@ -10,18 +10,18 @@ use stage2::phys::map::{BootMap, ReservationKind};
 
 use crate::workload::{BASE, words};
 
-/// A machine to be taken over.
+/// A machine whose RAM is taken over.
 pub(crate) struct Boot {
-    /// What it is.
+    /// The description.
     pub(crate) name: &'static str,
-    /// Its RAM.
+    /// The amount of RAM in GiB.
     pub(crate) gib: u64,
     map: BootMap,
 }
 
 impl Boot {
-    /// Machines of one range, and one of 64 GiB in eight ranges with holes, each behind its own controller, with a
-    /// reserved megabyte and a movable half.
+    /// Returns machines of one range, and one of 64 GiB in eight ranges with holes, each behind its own controller and
+    /// with a reserved megabyte.
     pub(crate) fn all() -> Vec<Self> {
         let controller = |number| ControllerId::try_new(number).expect("a controller");
         let one = |name, gib: u64| {
@@ -43,13 +43,13 @@ impl Boot {
         ]
     }
 
-    /// What its frame table takes.
+    /// Returns the size of its frame table.
     pub(crate) fn table_bytes(&self) -> u64 {
         Footprint::of(&self.map).bytes()
     }
 
-    /// How many bytes of that are written when it is taken over: the table is filled with a pattern first, and what differs
-    /// from it afterwards counts. `None` for a table that is too large to be filled for that.
+    /// Returns the number of bytes of the frame table that boot writes: the table is filled with a pattern first, and
+    /// the words that differ afterwards count. Returns `None` for a table too large to fill.
     pub(crate) fn written_bytes(&self) -> Option<u64> {
         const PATTERN: u32 = 0xa5a5_5a5a;
         if self.table_bytes() > 256 << 20 {
@@ -62,7 +62,7 @@ impl Boot {
         Some(4 * words.iter().filter(|word| word.load(Relaxed) != PATTERN).count() as u64)
     }
 
-    /// Takes it over.
+    /// Takes over the RAM.
     #[inline(never)]
     pub(crate) fn run(&self) {
         let words = words(&self.map);

@@ -1,4 +1,4 @@
-//! What is measured: the same work for Ballast's memory and for the crate buddy_system_allocator.
+//! The workloads, for Ballast's allocator and for the crate buddy_system_allocator.
 
 use std::sync::atomic::AtomicU32;
 
@@ -15,18 +15,18 @@ pub(crate) const BASE: u64 = 0x4000_0000;
 
 /// An allocator of frames.
 pub(crate) trait Frames {
-    /// How it names a block.
+    /// The allocator's handle of a block.
     type Block: Copy;
 
-    /// An allocator over `gib` GiB of free RAM.
+    /// Creates an allocator over `gib` GiB of free RAM.
     fn new(gib: u64) -> Self;
-    /// Takes a block of `order`.
+    /// Allocates a block of `order`.
     fn allocate(&mut self, order: u8) -> Self::Block;
-    /// Gives it back.
+    /// Frees a block.
     fn free(&mut self, block: Self::Block, order: u8);
 }
 
-/// Does nothing: what calling an allocator takes. Only the benchmark of instructions asks for that.
+/// An allocator that does nothing, to measure the cost of the calls. Used by the benchmark of instructions only.
 #[allow(dead_code)]
 pub(crate) struct Nothing;
 
@@ -49,13 +49,13 @@ impl Frames for Nothing {
     }
 }
 
-/// Ballast's memory: one controller, everything NORMAL, its lock included.
+/// Ballast's allocator with one controller and all memory NORMAL, including its lock.
 pub(crate) struct Ballast {
     memory: Box<Memory<'static>>,
     request: Request,
 }
 
-/// The words of a frame table, zero and not yet touched, so that what is not touched costs nothing.
+/// Returns zeroed words of a frame table. They are not touched yet, so unused ones cost nothing.
 pub(crate) fn words(map: &BootMap) -> &'static [AtomicU32] {
     let words: &'static mut [u32] = vec![0u32; Footprint::of(map).words() as usize].leak();
     // SAFETY: `AtomicU32` has the layout of `u32`, the memory is never freed, and the only other reference to it ends
@@ -93,7 +93,7 @@ impl Frames for Ballast {
     }
 }
 
-/// The crate's allocator, without a lock.
+/// The allocator of buddy_system_allocator, without a lock.
 pub(crate) struct BuddySystem(buddy_system_allocator::FrameAllocator<33>);
 
 impl Frames for BuddySystem {
@@ -117,16 +117,16 @@ impl Frames for BuddySystem {
     }
 }
 
-/// A fixed sequence of numbers that looks random.
+/// A fixed sequence of pseudorandom numbers.
 pub(crate) struct Sequence(u64);
 
 impl Sequence {
-    /// The sequence from its start.
+    /// Creates the sequence.
     pub(crate) fn new() -> Self {
         Self(0x2545_f491_4f6c_dd1d)
     }
 
-    /// The next number below `limit`.
+    /// Returns the next number below `limit`.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -134,7 +134,7 @@ impl Sequence {
         (self.0 % limit as u64) as usize
     }
 
-    /// Brings `items` out of order.
+    /// Shuffles `items`.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for index in (1..items.len()).rev() {
             items.swap(index, self.below(index + 1));
@@ -142,22 +142,22 @@ impl Sequence {
     }
 }
 
-/// What is done.
+/// A workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Work {
-    /// Allocate a block of an order and free it again, everything else free.
+    /// Allocate a block of an order and free it again, with all other memory free.
     Pair(u8),
     /// Allocate blocks of an order one after the other.
     Fill(u8),
-    /// Free such blocks in the order in which they were allocated.
+    /// Free such blocks in the order of their allocation.
     Drain(u8),
-    /// Free them in random order.
+    /// Free such blocks in random order.
     DrainShuffled(u8),
-    /// With every second frame of the map free at random: free one frame, allocate one frame.
+    /// Free one frame and allocate one frame, with every second frame free at random.
     Churn,
 }
 
-/// Everything that a measured stretch needs.
+/// The state for a measurement.
 pub(crate) struct Prepared<F: Frames> {
     frames: F,
     held: Vec<F::Block>,
@@ -166,7 +166,7 @@ pub(crate) struct Prepared<F: Frames> {
 }
 
 impl Work {
-    /// Brings an allocator over `gib` GiB to where `count` operations can be measured.
+    /// Prepares an allocator over `gib` GiB for the measurement of `count` operations.
     pub(crate) fn prepare<F: Frames>(self, gib: u64, count: usize) -> Prepared<F> {
         let mut frames = F::new(gib);
         let mut sequence = Sequence::new();
@@ -179,8 +179,8 @@ impl Work {
                 sequence.shuffle(&mut held);
             }
             Self::Churn => {
-                // 1 Mi frames in use, then half of them free again: 512 Ki free frames, none with a free neighbour
-                // but by chance.
+                // 1 Mi frames in use, half of them freed again: 512 Ki free frames, with free neighbours only by
+                // chance.
                 held.extend((0..1 << 20).map(|_| frames.allocate(0)));
                 sequence.shuffle(&mut held);
                 held.drain(1 << 19..).for_each(|frame| frames.free(frame, 0));
@@ -189,7 +189,7 @@ impl Work {
         Prepared { frames, held, sequence, count }
     }
 
-    /// Does the work. A pair and a turn of the churn count as one operation.
+    /// Runs the workload. A pair and a turn of the churn count as one operation.
     #[inline(never)]
     pub(crate) fn run<F: Frames>(self, prepared: &mut Prepared<F>) {
         let Prepared { frames, held, sequence, count } = prepared;
@@ -215,7 +215,7 @@ impl Work {
         }
     }
 
-    /// The most operations that fit into `gib` GiB.
+    /// Returns the maximum number of operations in `gib` GiB.
     pub(crate) fn limit(self, gib: u64) -> usize {
         match self {
             Self::Pair(_) | Self::Churn => usize::MAX,

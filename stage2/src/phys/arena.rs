@@ -1,7 +1,7 @@
-//! One zone behind one controller: its free lists under a lock, and its counters.
+//! An arena: the free lists of one zone behind one controller, their lock, and its counters.
 //!
-//! The counters are written only by whoever holds the lock and may be read at any time; a reader without the lock
-//! sees values that were true a moment ago, each for itself.
+//! Only the holder of the lock writes the counters. They may be read at any time; without the lock, a reader gets
+//! values of a moment ago, each for itself.
 
 use crate::owner::{OWNERS, Owner};
 use crate::phys::buddy::FreeLists;
@@ -24,22 +24,22 @@ pub(crate) struct Counters {
     used: Aside<[Counter; OWNERS]>,
 }
 
-/// Adds to a counter. Only for the holder of the arena's lock: it is no atomic addition.
+/// Adds to a counter. Not an atomic addition: only for the holder of the arena's lock.
 #[inline]
 fn add(counter: &Counter, frames: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(frames as u32), Relaxed);
 }
 
-/// Takes from a counter. Only for the holder of the arena's lock.
+/// Subtracts from a counter. Only for the holder of the arena's lock.
 #[inline]
 fn subtract(counter: &Counter, frames: u64) {
     counter.store(counter.load(Relaxed).wrapping_sub(frames as u32), Relaxed);
 }
 
 impl Arena {
-    /// An arena without frames.
+    /// Creates an arena without frames.
     #[cfg(not(loom))]
-    #[allow(clippy::new_without_default, reason = "made only where memory is handed over")]
+    #[allow(clippy::new_without_default, reason = "only boot creates arenas")]
     pub const fn new() -> Self {
         let counters = Counters {
             managed: Counter::new(0),
@@ -51,7 +51,7 @@ impl Arena {
         Self { lists: Lock::new(FreeLists::new()), counters }
     }
 
-    /// An arena without frames.
+    /// Creates an arena without frames.
     #[cfg(loom)]
     pub fn new() -> Self {
         let counters = Counters {
@@ -64,40 +64,41 @@ impl Arena {
         Self { lists: Lock::new(FreeLists::new()), counters }
     }
 
-    /// Takes the lock. The counters come with it, for they may only be written under it.
+    /// Locks the arena. The guard carries the counters, which may be written only under the lock.
     pub(crate) fn lock(&self) -> Locked<'_> {
         Locked { lists: self.lists.lock(), counters: &self.counters }
     }
 
-    /// Takes the lock in order to change what it guards: a walk over the arena in several steps sees that.
+    /// Locks the arena to change what the lock protects, and counts a change, so that a walk over the arena in several
+    /// steps notices it.
     pub(crate) fn lock_to_change(&self) -> Locked<'_> {
         let mut locked = self.lock();
         locked.lists.count_change();
         locked
     }
 
-    /// Frames that the allocator was given.
+    /// Returns the number of frames that the allocator manages.
     pub(crate) fn managed(&self) -> u64 {
         self.counters.managed.load(Relaxed).into()
     }
 
-    /// Free frames of isolated pageblocks, which nobody is given.
+    /// Returns the number of free frames of isolated pageblocks, which cannot be allocated.
     pub(crate) fn isolated(&self) -> u64 {
         self.counters.isolated.load(Relaxed).into()
     }
 
-    /// Free frames, those of isolated pageblocks apart.
+    /// Returns the number of free frames, without those of isolated pageblocks.
     #[inline]
     pub(crate) fn free(&self) -> u64 {
         self.counters.free.load(Relaxed).into()
     }
 
-    /// Retired frames.
+    /// Returns the number of retired frames.
     pub(crate) fn retired(&self) -> u64 {
         self.counters.retired.load(Relaxed).into()
     }
 
-    /// Frames that `owner` has here.
+    /// Returns the number of frames of `owner`.
     #[inline]
     pub(crate) fn used(&self, owner: Owner) -> u64 {
         self.counters.used[owner.index()].load(Relaxed).into()
@@ -131,7 +132,7 @@ impl Locked<'_> {
         add(&self.counters.free, frames);
     }
 
-    /// Counts `frames` frames that were `from` as `to`.
+    /// Counts `frames` frames as `to` instead of `from`.
     pub(crate) fn count_moved(&self, from: Standing, to: Standing, frames: u64) {
         subtract(self.counter(from), frames);
         add(self.counter(to), frames);
@@ -147,7 +148,7 @@ impl Locked<'_> {
     }
 }
 
-/// What a managed frame is counted as.
+/// The counter of a managed frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Standing {
     /// Free, and can be allocated.
@@ -161,7 +162,7 @@ pub(crate) enum Standing {
 }
 
 impl Standing {
-    /// What a free frame of a pageblock with this isolation is counted as.
+    /// Returns the counter of a free frame in a pageblock with this isolation.
     pub(crate) const fn free_in(isolation: Isolation) -> Self {
         match isolation {
             Isolation::Open => Self::Free,

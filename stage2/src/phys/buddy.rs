@@ -1,25 +1,26 @@
 //! The buddy allocator of one arena: free blocks of 4 KiB (order 0) to 1 GiB (order 18).
 //!
-//! **Above a pageblock** (orders 9 to 18) free blocks are on doubly linked lists, one for each order and migratetype.
-//! A block merges with its buddy when that is free, of the same order, in the same region and of the same zone, type,
-//! isolation, designated block and pool. So free blocks never reach over the edge of any of these.
+//! **From a pageblock up** (orders 9 to 18), free blocks are on doubly linked lists, one for each order and
+//! migratetype. A block merges with its buddy if that is free, of the same order, in the same RAM range and of the same
+//! zone, type, isolation, designated block and pool. So free blocks never cross a boundary of any of these.
 //!
-//! **Inside a pageblock** (orders 0 to 8) there are no blocks to link and merge: a *split* pageblock has a bit for each
-//! free frame, and is itself on a list, by its *class*: an upper bound for the order of what can be taken from it. Small
-//! requests go to the pageblock of the lowest class that will do, so that those with the most room stay whole. Freeing a
-//! frame sets a bit and looks at its neighbours' bits. A pageblock that has become wholly free merges upward, but for
-//! one of each type, which is *kept* split until memory is short or another one comes free: whoever frees and allocates
-//! single frames by turns does not pay for merging and splitting each time.
+//! **Inside a pageblock** (orders 0 to 8), no blocks are linked or merged: a *split* pageblock has a bit for each free
+//! frame. It is on a list by its *class*, an upper bound of the order of its largest free block. A small request uses
+//! the pageblock of the lowest class that may have the block, so that pageblocks with more room stay whole. Freeing
+//! sets bits and compares them with the class. A pageblock that becomes wholly free is merged, except for one of each
+//! type, which is *kept* split until memory is short or another one becomes free. This saves a merge and a split for a
+//! caller that frees and allocates single frames alternately.
 //!
-//! So the cost of a request does not depend on the size of the map.
+//! So the cost of a request does not depend on the size of memory.
 //!
-//! **Isolated** pageblocks are on no list. Frames freed there set their bits, and nobody finds them until isolation ends.
+//! **Isolated** pageblocks are on no list. Freeing their frames sets bits, but no request finds them until the
+//! isolation ends.
 //!
-//! **Fallback** is for NORMAL arenas only; pageblocks of MOVABLE never change type. A request that finds its own lists
-//! empty takes the smallest free block of at least a pageblock of another type and makes whole pageblocks of it its own.
-//! Where there is none, it takes from the split pageblock of another type with the most room; if at least half of that
-//! is free, the pageblock changes type, otherwise the frames are borrowed. Unmovable requests fall back to movable
-//! pageblocks, movable ones to pools, which keep their type, then to unmovable pageblocks.
+//! **Fallback** is for NORMAL arenas only; pageblocks of MOVABLE never change type. A request whose own lists are empty
+//! takes the smallest free block of at least a pageblock of another type and converts whole pageblocks of it. If there
+//! is none, it uses the split pageblock of another type with the most room: if at least half of it is free, the
+//! pageblock changes type; otherwise the frames are borrowed. Unmovable requests fall back to movable pageblocks;
+//! movable requests to pools, which keep their type, then to unmovable pageblocks.
 
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::phys::frame::{Contents, FrameTable, Info, NONE, SMALL_ORDERS, Slot, Table};
@@ -29,10 +30,9 @@ use crate::phys::zone::Zone;
 mod isolation;
 mod large;
 
-/// How many lists of each type there are: one an order.
+/// The number of lists of each type: one for each order.
 const STRIDE: usize = MAX_ORDER as usize + 1;
-/// How many pageblocks of a class that turns out too high are put right for one request before a whole pageblock is
-/// split for it.
+/// The number of pageblocks whose class a request corrects before it splits a whole pageblock.
 const TRIES: u32 = 8;
 
 /// A list of pageblocks. All zero is the empty list.
@@ -47,17 +47,17 @@ struct List {
 pub(crate) struct FreeLists {
     /// By type and order: split pageblocks by class, then free blocks.
     lists: [List; LIST_SLOTS * STRIDE],
-    /// For each type a bit for each list that is not empty.
+    /// For each type, a bit for each list that is not empty.
     orders: [u32; LIST_SLOTS],
-    /// For each type the complement of the pageblock that was last left split although wholly free; zero for none.
+    /// For each type, the complement of the number of the kept pageblock; zero for none.
     kept: [u32; LIST_SLOTS],
-    /// How many pageblocks are isolated.
+    /// The number of isolated pageblocks.
     isolated: u32,
-    /// How often something in the arena was changed, modulo 2^32.
+    /// The number of changes in the arena, modulo 2^32.
     changes: u32,
 }
 
-/// A block just taken; the table does not yet say whose it is.
+/// A block just taken. Its entry and word are not written yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Taken {
     pub(crate) slot: Slot,
@@ -67,12 +67,12 @@ pub(crate) struct Taken {
 #[inline]
 const fn key(list: usize, order: u8) -> usize {
     let key = list * STRIDE + order as usize;
-    // No more than there are, whatever the compiler knows of list and order.
+    // Clamped, so that the compiler needs no bounds check.
     if key < LIST_SLOTS * STRIDE { key } else { 0 }
 }
 
 impl FreeLists {
-    /// No free blocks.
+    /// Creates lists without free blocks.
     pub(crate) const fn new() -> Self {
         Self {
             lists: [List { first: 0, count: 0 }; LIST_SLOTS * STRIDE],
@@ -89,17 +89,17 @@ impl FreeLists {
         self.changes = self.changes.wrapping_add(1);
     }
 
-    /// A number that differs after every change.
+    /// Returns a number that differs after every change.
     pub(crate) fn changes(&self) -> u32 {
         self.changes
     }
 
-    /// How many pageblocks are isolated.
+    /// Returns the number of isolated pageblocks.
     pub(crate) fn isolated(&self) -> u32 {
         self.isolated
     }
 
-    /// Whether the pageblock `index`, on the list of `order`, is linked in both directions.
+    /// Returns whether pageblock `index`, on the list of `order`, is linked in both directions.
     pub(crate) fn is_linked(&self, table: &Table<'_>, index: u32, list: usize, order: u8) -> bool {
         let map = table.free_map(index);
         let (previous, next) = (map.previous(), map.next());
@@ -110,12 +110,12 @@ impl FreeLists {
         before && (next == NONE || table.has_pageblock(next) && table.free_map(next).previous() == index)
     }
 
-    /// How many free blocks of `order`, or split pageblocks of that class, list `list` has.
+    /// Returns the number of free blocks of `order`, or of split pageblocks of that class, on list `list`.
     pub(crate) fn count(&self, list: usize, order: u8) -> u32 {
         self.lists[key(list, order)].count
     }
 
-    /// The first pageblock on a list that is not empty.
+    /// Returns the first pageblock of a list that is not empty.
     #[inline]
     fn first(&self, list: usize, order: u8) -> u32 {
         !self.lists[key(list, order)].first
@@ -243,7 +243,7 @@ impl FreeLists {
         }
         match wanted {
             MigrateType::Unmovable => self.steal(table, MigrateType::Movable, wanted, order),
-            // Lent, not given: a pool's pageblocks keep their type.
+            // Lent: a pool's pageblocks keep their type.
             MigrateType::Movable => self
                 .take_from(table, MigrateType::Pool as usize, order)
                 .or_else(|| self.steal(table, MigrateType::Unmovable, wanted, order)),
@@ -333,7 +333,7 @@ impl FreeLists {
         }
     }
 
-    /// Merges the split pageblocks that were kept though wholly free. Returns whether there were any.
+    /// Merges the wholly free pageblocks that were kept split. Returns whether there were any.
     fn release_kept(&mut self, table: &FrameTable<'_>) -> bool {
         (0..LISTS).fold(false, |any, list| {
             let kept = !core::mem::take(&mut self.kept[list]);
@@ -341,7 +341,7 @@ impl FreeLists {
         })
     }
 
-    /// Makes pageblock `index` a free block again if it is split, wholly free and on lists of type `list`.
+    /// Turns pageblock `index` into a free block if it is split, wholly free and on the lists of type `list`.
     fn merge_if_whole(&mut self, table: &FrameTable<'_>, index: u32, list: usize) -> bool {
         if index == NONE {
             return false;
@@ -385,7 +385,7 @@ impl FreeLists {
         }
     }
 
-    /// Makes the pageblock at `slot` a free block that is on no list.
+    /// Turns the pageblock at `slot` into a free block that is on no list.
     fn set_free_alone(words: &Table<'_>, slot: Slot, contents: Contents) {
         words.set_word(slot, words.word(slot).with_head(Shape::Free, PAGEBLOCK_ORDER));
         words.free_map(slot.pageblock()).set_whole(contents);

@@ -1,16 +1,16 @@
-//! Designated movable blocks: which memory is movable, decided once at boot.
+//! Designated movable blocks: the decision at boot which memory is movable.
 //!
-//! A *designated movable block* (DMB) is a stretch of RAM, aligned to pageblocks, that is absent from NORMAL and present
+//! A *designated movable block* (DMB) is a range of RAM, aligned to pageblocks, that is absent from NORMAL and present
 //! in MOVABLE. It lies in one RAM range behind one controller. Blocks come from `movablecore=size@base` on Ballast's
-//! command line, from nodes of the host tree's `/reserved-memory` and of the configuration; beside them `movablecore=` and `kernelcore=` may
-//! ask for a general amount, which is taken from the top of memory.
+//! command line, and from nodes of the host tree's `/reserved-memory` and of the configuration. In addition,
+//! `movablecore=` and `kernelcore=` may request a general amount, which is taken from the top of memory.
 //!
-//! [`designate`] checks everything against everything (RAM, reservations, the other blocks and pools) before anything
-//! takes effect: it changes the map whole or not at all. It must run after the last reservation is known and before the
-//! first [`carve`](crate::phys::map::BootMap::carve).
+//! [`designate`] checks each item against RAM, reservations, and the other blocks and pools, and changes the map only
+//! if all pass. It must run after the last reservation is known and before the first
+//! [`carve`](crate::phys::map::BootMap::carve).
 //!
-//! Where it refuses a node, the caller keeps the nodes' memory out of use with [`withhold`], so that what was meant for
-//! an owner does not end up in the general pool.
+//! If it refuses a node, the caller keeps the nodes' memory out of use with [`withhold`], so that memory meant for an
+//! owner does not end up in the general pool.
 
 use crate::controller::ControllerId;
 use crate::name::Name;
@@ -32,10 +32,10 @@ pub use general::default_floor;
 pub use grammar::{Amount, Core, CoreOption, option_values};
 pub use node::{Node, NodeKind, NodePlace};
 
-/// How many designated movable blocks there may be.
+/// The maximum number of designated movable blocks.
 pub const MAX_BLOCKS: usize = 19;
 
-/// Where a block or pool was asked for.
+/// The source of a block or pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     /// `movablecore=` on Ballast's command line.
@@ -51,30 +51,30 @@ pub enum Source {
 pub struct Block {
     /// Its frames.
     pub range: FrameRange,
-    /// The controller that they lie behind.
+    /// The controller that the frames are behind.
     pub controller: ControllerId,
-    /// Where it was asked for.
+    /// The place where it was requested.
     pub source: Source,
-    /// The node's name, or the item of the command line.
+    /// The name of the node, or the item of the command line.
     pub name: Name,
 }
 
-/// A pool: a contiguous allocator over a stretch of RAM, inside one block or outside all.
+/// A pool: a contiguous allocator over a range of RAM, inside one block or outside all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pool {
     /// Its frames.
     pub range: FrameRange,
-    /// The controller that they lie behind.
+    /// The controller that the frames are behind.
     pub controller: ControllerId,
-    /// The block that it lies in.
+    /// The block that contains it.
     pub block: Option<u8>,
-    /// Where it was asked for.
+    /// The place where it was requested.
     pub source: Source,
     /// The node's name.
     pub name: Name,
 }
 
-/// What is wanted.
+/// The requests to [`designate`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes<'a> {
     /// `movablecore=`, parsed by [`Core::parse`].
@@ -83,11 +83,11 @@ pub struct Wishes<'a> {
     pub kernelcore: Option<&'a Core>,
     /// The nodes that designate blocks or pools: the host tree's, then the configuration's.
     pub nodes: &'a [Node<'a>],
-    /// Frames of NORMAL that must stay free for Ballast and its tables: see [`default_floor`].
+    /// The number of frames of NORMAL that must stay free for Ballast and its tables: see [`default_floor`].
     pub floor: u64,
 }
 
-/// What [`designate`] has decided so far.
+/// The decisions of [`designate`] so far.
 struct Plan {
     blocks: heapless::Vec<Block, MAX_BLOCKS>,
     pools: heapless::Vec<Pool, MAX_POOLS>,
@@ -96,7 +96,7 @@ struct Plan {
 /// Designates blocks, pools and the general amount in `map`.
 ///
 /// # Errors
-/// The first item that breaks a rule; the map is then unchanged.
+/// Returns the first item that breaks a rule. The map does not change then.
 pub fn designate(map: &mut BootMap, wishes: &Wishes<'_>) -> Result<Designation, DesignationError> {
     let mut plan = Plan { blocks: heapless::Vec::new(), pools: heapless::Vec::new() };
     if let Some(core) = wishes.movablecore {
@@ -111,10 +111,10 @@ pub fn designate(map: &mut BootMap, wishes: &Wishes<'_>) -> Result<Designation, 
     general::finish(map, plan, wishes)
 }
 
-/// Keeps every range that `nodes` name out of use: for nodes that [`designate`] refused.
+/// Reserves every range that `nodes` name, after [`designate`] refused one of them.
 ///
 /// # Errors
-/// Where the map is full.
+/// Fails if the map is full.
 pub fn withhold(map: &mut BootMap, nodes: &[Node<'_>]) -> Result<(), MapError> {
     for node in nodes {
         if let NodePlace::Static { base, size } = node.place

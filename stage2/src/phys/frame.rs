@@ -1,18 +1,19 @@
-//! The frame table: what is known of each frame, looked up by frame number.
+//! The frame table: the records of each frame, looked up by frame number.
 //!
-//! RAM has holes; the table has none. Each *region* (a RAM range behind one controller) has a run of *slots*, and a
-//! frame's slot is always found through its number, never by stepping a pointer from a neighbour in another region.
-//! A block never crosses a region, so inside a block slot and frame number run in step.
+//! RAM has holes; the table has none. Each *RAM range* behind one controller has a run of *slots*. A frame's slot is
+//! always computed from its number, never by stepping from a neighbour, which may be in another range. A block never
+//! crosses a range, so inside a block slots and frame numbers run in step.
 //!
-//! Three parts, 12.16 bytes a frame in all:
+//! The table has three parts, together 12.16 bytes for each frame:
 //! - an **entry** of twelve bytes for each frame: state, order, owner and reverse map of the block whose head it is;
-//! - a **word** of four bytes for each pageblock ([`crate::phys::pageblock`]): zone, type, isolation, and what shape the
-//!   pageblock has: part of a free block, of one in use or reserved, or *split*;
+//! - a **word** of four bytes for each pageblock ([`crate::phys::pageblock`]): zone, type, isolation and *shape*: part
+//!   of a free block, of one in use or of a reserved one, or *split*;
 //! - a **free map** for each pageblock: list links and, for a split pageblock, a bit for each free frame.
 //!
-//! The caller provides the memory; it need not be zero and is not all written at boot. Words are; an entry counts only
-//! where its pageblock is split or its block in use, and a free map only where its pageblock is split or heads a free
-//! block. What a 1 TiB machine writes at boot is one word for each pageblock and one free map for each gigabyte.
+//! The caller provides the memory. It need not be zero, and boot does not write all of it. All words are written. An
+//! entry is valid only if its pageblock is split or its block in use; a free map only if its pageblock is split or
+//! heads a free block. On a machine with 1 TiB, boot writes one word for each pageblock and one free map for each
+//! gigabyte.
 
 use core::fmt;
 
@@ -27,33 +28,33 @@ mod table;
 pub(crate) use free_map::{FreeMap, Info, SMALL_ORDERS};
 pub(crate) use table::{Cell, FrameTable, Head, NONE, RamRange, Slot, Table};
 
-/// 32-bit words of a frame's entry.
+/// The number of 32-bit words of an entry.
 const ENTRY_WORDS: usize = 3;
-/// Frames that one table can describe: slots are 32-bit numbers.
+/// The number of frames that one table can describe: slots are 32-bit numbers.
 pub const MAX_FRAMES: u64 = (u32::MAX as u64) & !(PAGEBLOCK_FRAMES - 1);
 
-/// How much memory the frame table of a map takes.
+/// The size of the frame table of a map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Footprint {
-    /// Slots: frames of RAM, with each region padded to whole pageblocks.
+    /// The number of slots: frames of RAM, with each RAM range padded to whole pageblocks.
     pub slots: u64,
-    /// Arenas, behind the table, that [`Memory::extend`] is to be given.
+    /// The number of arenas behind the table, for [`Memory::extend`].
     pub arenas: usize,
 }
 
 impl Footprint {
-    /// What the table of `map` takes.
+    /// Returns the size of the table of `map`.
     pub fn of(map: &BootMap) -> Self {
         let slots = map.ram().map(|(range, _)| range.aligned_around(PAGEBLOCK_FRAMES).frames()).sum();
         Self { slots, arenas: Memory::arenas_to_extend(map) }
     }
 
-    /// The 32-bit words to provide.
+    /// Returns the number of 32-bit words to provide.
     pub const fn words(self) -> u64 {
         self.slots * ENTRY_WORDS as u64 + self.slots / PAGEBLOCK_FRAMES * (1 + free_map::WORDS as u64)
     }
 
-    /// Returns the bytes to provide, aligned as an [`Arena`]: the table, and the arenas behind it.
+    /// Returns the number of bytes to provide, aligned as an [`Arena`]: the table, and the arenas behind it.
     pub const fn bytes(self) -> u64 {
         self.arena_offset() + (self.arenas * size_of::<Arena>()) as u64
     }
@@ -64,20 +65,20 @@ impl Footprint {
     }
 }
 
-/// What a block is.
+/// The state of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum State {
     /// Free.
     Free,
     /// In use by its owner.
     Used,
-    /// Reserved since boot: no allocator ever had it.
+    /// Reserved since boot, never managed by the allocator.
     Reserved,
-    /// Taken out of use for good.
+    /// Retired: never used again.
     Retired,
 }
 
-/// A frame's third word: what its block is if it is the head, zero if it is not.
+/// The third word of an entry: the state of the block if the frame is its head, zero if it is not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meta(u32);
 
@@ -87,11 +88,11 @@ const RESERVED: u32 = 2;
 const RETIRED: u32 = 3;
 const ORDER_SHIFT: u32 = 3;
 const ORDER: u32 = 0x1f << ORDER_SHIFT;
-/// The reverse map counts.
+/// The reverse map is valid.
 const MAPPED: u32 = 1 << 8;
-/// The contents can be moved: guest RAM that only stage 2 reaches.
+/// The block is movable.
 const MOVABLE: u32 = 1 << 9;
-/// Some frames of the block are marked [`DOOMED`].
+/// Some frames of the block are [`DOOMED`].
 const HOLDS_DOOMED: u32 = 1 << 11;
 /// The frame, head or not, is retired when its block is freed.
 const DOOMED: u32 = 1 << 12;
@@ -99,10 +100,10 @@ const OWNER_SHIFT: u32 = 16;
 const OWNER: u32 = 0xff << OWNER_SHIFT;
 
 impl Meta {
-    /// No head of a block that is in use, reserved or retired.
+    /// Not the head of a block in use, reserved or retired.
     pub(crate) const NONE: Self = Self(0);
 
-    /// A head in use by the owner with index `owner`; without a mapping.
+    /// Returns a head in use by the owner with index `owner`, without a mapping.
     #[inline]
     pub(crate) const fn used(order: u8, owner: usize, kind: MemoryKind) -> Self {
         let movable = match kind {
@@ -120,7 +121,7 @@ impl Meta {
         Self(RETIRED | (order as u32) << ORDER_SHIFT)
     }
 
-    /// What the block is; `None` where the frame is no head of this kind.
+    /// Returns the state of the block, or `None` if the frame is not the head of one in use, reserved or retired.
     #[inline]
     pub(crate) const fn state(self) -> Option<State> {
         match self.0 & STATE {
@@ -131,7 +132,7 @@ impl Meta {
         }
     }
 
-    /// The block's order. A table that was never corrupted has none above [`MAX_ORDER`].
+    /// Returns the block's order. In a table that is not corrupted it is at most [`MAX_ORDER`].
     #[inline]
     pub(crate) const fn order(self) -> u8 {
         let order = ((self.0 & ORDER) >> ORDER_SHIFT) as u8;
@@ -143,30 +144,30 @@ impl Meta {
         if self.0 & MOVABLE != 0 { MemoryKind::Movable } else { MemoryKind::Unmovable }
     }
 
-    /// The owner of a block in use, by [`Owner::index`].
+    /// Returns the [`Owner::index`] of a block in use.
     #[inline]
     pub(crate) const fn owner_index(self) -> usize {
         ((self.0 & OWNER) >> OWNER_SHIFT) as usize
     }
 
-    /// The owner of a block in use.
+    /// Returns the owner of a block in use.
     pub(crate) const fn owner(self) -> Option<Owner> {
         if self.0 & STATE == USED { Owner::from_index(self.owner_index()) } else { None }
     }
 
-    /// Whether the block is in use with this order and owner, and without a frame that is to be retired.
+    /// Returns whether the block is in use with this order and owner and holds no doomed frame.
     #[inline]
     pub(crate) const fn is_plainly_used_as(self, order: u8, owner: usize) -> bool {
         let used = USED | (order as u32) << ORDER_SHIFT | (owner as u32) << OWNER_SHIFT;
         (self.0 ^ used) & (STATE | ORDER | OWNER | HOLDS_DOOMED) == 0
     }
 
-    /// Whether the block is in use with this order and owner.
+    /// Returns whether the block is in use with this order and owner.
     pub(crate) const fn is_used_as(self, order: u8, owner: usize) -> bool {
         Self(self.0 & !HOLDS_DOOMED).is_plainly_used_as(order, owner)
     }
 
-    /// Whether the frame is to be retired when its block is freed.
+    /// Returns whether the frame is retired when its block is freed.
     pub(crate) const fn is_doomed(self) -> bool {
         self.0 & DOOMED != 0
     }
@@ -175,7 +176,7 @@ impl Meta {
         Self(self.0 | DOOMED)
     }
 
-    /// Whether the block holds a frame that is to be retired.
+    /// Returns whether the block holds a doomed frame.
     pub(crate) const fn holds_doomed(self) -> bool {
         self.0 & HOLDS_DOOMED != 0
     }
@@ -184,12 +185,12 @@ impl Meta {
         Self(self.0 | HOLDS_DOOMED)
     }
 
-    /// As the head of a block of `order` that holds no frame to be retired.
+    /// Returns the head of a piece of this block, of `order`, without doomed frames.
     pub(crate) const fn as_piece(self, order: u8) -> Self {
         Self(self.0 & !(HOLDS_DOOMED | DOOMED)).with_order(order)
     }
 
-    /// What is left of an entry that is no head any more, or never was one.
+    /// Returns the entry without its block; only the doomed mark stays.
     pub(crate) const fn without_block(self) -> Self {
         Self(self.0 & DOOMED)
     }
@@ -221,17 +222,17 @@ impl fmt::Display for MemoryKind {
     }
 }
 
-/// What is known of the bytes in a block.
+/// The state of the bytes in a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Contents {
-    /// Anything: it must be scrubbed before someone else can read it.
+    /// Any content. It must be scrubbed before anyone else can read it.
     Dirty,
     /// All zero.
     Zeroed,
 }
 
 impl Contents {
-    /// What is known of two blocks together.
+    /// Returns the state of two blocks together.
     #[inline]
     pub(crate) const fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -241,17 +242,17 @@ impl Contents {
     }
 }
 
-/// Where a block appears: the guest and the intermediate address of its first frame.
+/// A mapping in stage 2: the guest and the IPA of a block's first frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Mapping {
     /// The guest.
     pub guest: GuestId,
-    /// The address at which the guest sees the block.
+    /// The IPA at which the guest sees the block.
     pub ipa: Ipa,
 }
 
 impl Mapping {
-    /// As the two words of an entry: 36 bits of frame number and the guest above them.
+    /// Returns the two words of an entry: 36 bits of frame number and the guest above them.
     #[inline]
     const fn to_words(self) -> (u32, u32) {
         let number = self.ipa.get() >> FRAME_SHIFT;
@@ -266,7 +267,7 @@ impl Mapping {
         }
     }
 
-    /// The mapping of the frame `frames` further on in the block.
+    /// Returns the mapping of the frame `frames` after the first.
     pub(crate) const fn offset(self, frames: u64) -> Option<Self> {
         match self.ipa.checked_add(frames << FRAME_SHIFT) {
             Some(ipa) => Some(Self { ipa, ..self }),

@@ -1,16 +1,15 @@
-//! The boot memory map: which frames are RAM, behind which controller, and what each part is for.
+//! The boot memory map: which frames are RAM, behind which controller, and what each range is for.
 //!
-//! Three independent lists, each with edges exact to the frame:
+//! It consists of three independent lists, each exact to the frame:
 //!
-//! - **RAM**: disjoint ranges, each behind one controller. Neighbours behind the same controller merge; adding and
-//!   removing splits exactly.
+//! - **RAM**: disjoint ranges, each behind one controller. Adjacent ranges behind the same controller merge; adding and
+//!   removing split exactly.
 //! - **Reservations**: named ranges that nothing else may use (Ballast's image, boot modules, the device tree,
-//!   firmware). They may overlap, and each keeps its name, so that a refusal can say *what* is in the way.
-//! - **Movable marks**: what is designated movable: a block (DMB) or the general amount at the top.
+//!   firmware). They may overlap, and each keeps its name for error messages.
+//! - **Movable marks**: designated blocks (DMBs) and the general amount at the top of memory.
 //!
-//! Because the lists are independent, a mark survives every later edit of the RAM list: removing RAM and adding it
-//! again, as a firmware map that arrives late does, changes neither reservations nor marks. [`BootMap::segments`]
-//! lays the lists over each other.
+//! Because the lists are independent, later edits of RAM change neither reservations nor marks, even if RAM is removed
+//! and added again, as when a firmware map arrives late. [`BootMap::segments`] combines the lists.
 //!
 //! Order of use: RAM, then reservations, then designation (`crate::phys::dmb`), and only then
 //! [`carve`](BootMap::carve), so that no early allocation lands in a block that is to be movable.
@@ -32,14 +31,14 @@ mod tests;
 pub(crate) use intervals::Intervals;
 pub use segments::{Segment, Segments};
 
-/// How many separate ranges of RAM the map holds.
+/// The maximum number of separate RAM ranges.
 pub const MAX_RAM_RANGES: usize = 64;
-/// How many reservations the map holds.
+/// The maximum number of reservations.
 pub const MAX_RESERVATIONS: usize = 128;
-/// How many separate movable marks the map holds: 19 blocks, and a general amount over up to 64 ranges.
+/// The maximum number of separate movable marks: 19 blocks, and a general amount over up to 64 ranges.
 pub const MAX_MARKS: usize = 96;
 
-/// What a reservation keeps its frames for.
+/// The purpose of a reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReservationKind {
     /// Ballast's own image.
@@ -48,20 +47,20 @@ pub enum ReservationKind {
     Module,
     /// The host's device tree.
     DeviceTree,
-    /// Taken by firmware, or by a node of `/reserved-memory` that may be mapped.
+    /// Used by firmware, or by a `/reserved-memory` node that may be mapped.
     Firmware,
-    /// A node of `/reserved-memory` with `no-map`: never to be mapped, not even for speculation.
+    /// A `/reserved-memory` node with `no-map`: never to be mapped, not even for speculation.
     NoMap,
-    /// Kept for the one guest whose RAM it is, at its physical address.
+    /// RAM of one guest, at its physical address.
     Pinned,
-    /// Taken by [`BootMap::carve`] for Ballast.
+    /// Carved for Ballast by [`BootMap::carve`].
     Carved,
-    /// Kept out of use because the node that described it was refused.
+    /// Withheld because the node that describes it was refused.
     Withheld,
 }
 
 impl ReservationKind {
-    /// Whether EL2 must not map these frames.
+    /// Returns whether EL2 must not map these frames.
     pub const fn is_no_map(self) -> bool {
         matches!(self, Self::NoMap)
     }
@@ -72,22 +71,22 @@ impl ReservationKind {
 pub struct Reservation {
     /// The frames.
     pub range: FrameRange,
-    /// What for.
+    /// The purpose.
     pub kind: ReservationKind,
-    /// Whose, for messages.
+    /// The name, for messages.
     pub name: Name,
 }
 
-/// What makes a range movable.
+/// The reason why a range is movable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MovableMark {
-    /// Designated movable block with this index.
+    /// A designated movable block, by index.
     Block(u8),
     /// Part of the general amount of `movablecore=` or of what `kernelcore=` leaves.
     Amount,
 }
 
-/// Why the map refused an edit.
+/// An error of an edit of the map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
     /// The range runs past the 48-bit address limit.
@@ -99,46 +98,46 @@ pub enum MapError {
     },
     /// More movable ranges than [`MAX_MARKS`].
     MarksFull {
-        /// The range that found no room.
+        /// The range that did not fit.
         range: FrameRange,
     },
     /// More separate RAM ranges than [`MAX_RAM_RANGES`].
     RamFull {
-        /// The range that found no place.
+        /// The range that did not fit.
         range: FrameRange,
     },
-    /// Two controllers claim the same RAM.
+    /// RAM claimed for two controllers.
     TwoControllers {
-        /// The frames that both have.
+        /// The frames that both claim.
         range: FrameRange,
-        /// Who had them.
+        /// The controller that had them first.
         first: ControllerId,
-        /// Who asks for them.
+        /// The controller added later.
         second: ControllerId,
     },
     /// More reservations than [`MAX_RESERVATIONS`].
     ReservationsFull {
-        /// The reservation that found no place.
+        /// The name of the reservation.
         name: Name,
         /// Its range.
         range: FrameRange,
     },
-    /// No free stretch of NORMAL memory is long enough.
+    /// No free range of NORMAL memory is long enough.
     NoRoom {
-        /// For whom.
+        /// The name of the allocation.
         name: Name,
-        /// How many bytes were asked for.
+        /// The number of bytes requested.
         bytes: u64,
-        /// Aligned to how many bytes.
+        /// The alignment in bytes.
         align: u64,
-        /// The longest free stretch, in bytes, alignment aside.
+        /// The length of the longest free range in bytes, ignoring alignment.
         longest: u64,
     },
-    /// An alignment that is no power of two.
+    /// The alignment is not a power of two.
     BadAlignment {
-        /// For whom.
+        /// The name of the allocation.
         name: Name,
-        /// What was asked for.
+        /// The requested alignment in bytes.
         align: u64,
     },
 }
@@ -147,7 +146,7 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BeyondAddresses { base, bytes } => {
-                write!(f, "{bytes:#x} bytes at {base:#x}: runs past the 48-bit address limit")
+                write!(f, "{bytes:#x} bytes at {base:#x}: exceeds the 48-bit address limit")
             }
             Self::RamFull { range } => {
                 write!(f, "RAM {range}: the map holds at most {MAX_RAM_RANGES} separate ranges")
@@ -163,10 +162,10 @@ impl fmt::Display for MapError {
             }
             Self::NoRoom { name, bytes, align, longest } => write!(
                 f,
-                "{name}: no {bytes:#x} bytes aligned to {align:#x} in NORMAL memory (longest free stretch {longest:#x})"
+                "{name}: no {bytes:#x} bytes aligned to {align:#x} in NORMAL memory (largest free range {longest:#x})"
             ),
             Self::BadAlignment { name, align } => {
-                write!(f, "{name}: alignment {align:#x} is no power of two")
+                write!(f, "{name}: alignment {align:#x} is not a power of two")
             }
         }
     }
@@ -191,7 +190,7 @@ impl Default for BootMap {
 }
 
 impl BootMap {
-    /// A map without RAM.
+    /// Creates a map without RAM.
     pub const fn new() -> Self {
         Self {
             ram: Intervals::new(),
@@ -202,11 +201,11 @@ impl BootMap {
         }
     }
 
-    /// Adds `bytes` bytes of RAM from `base` on, behind `controller`, cut inward to whole frames.
+    /// Adds `bytes` bytes of RAM from `base` on, behind `controller`, trimmed to whole frames.
     ///
     /// # Errors
-    /// Where the range runs past the address limit, where another controller has some of it, or where the map is full;
-    /// the map is then unchanged.
+    /// Fails if the range exceeds the address limit, if another controller has some of it, or if the map is full. The
+    /// map does not change then.
     pub fn add_ram(&mut self, controller: ControllerId, base: u64, bytes: u64) -> Result<(), MapError> {
         let range = FrameRange::inside(base, bytes).ok_or(MapError::BeyondAddresses { base, bytes })?;
         if let Some((other, first)) =
@@ -221,18 +220,18 @@ impl BootMap {
         self.ram.insert(range, controller).map_err(|_| MapError::RamFull { range })
     }
 
-    /// Takes `range` out of RAM. Reservations and movable marks stay.
+    /// Removes `range` from RAM. Reservations and movable marks stay.
     ///
     /// # Errors
-    /// Where the split that this needs finds the map full; the map is then unchanged.
+    /// Fails if this splits a range and the map is full. The map does not change then.
     pub fn remove_ram(&mut self, range: FrameRange) -> Result<(), MapError> {
         self.ram.remove(range).map_err(|_| MapError::RamFull { range })
     }
 
-    /// Reserves `bytes` bytes from `base` on, widened to whole frames, under `name`. They need not be RAM.
+    /// Reserves `bytes` bytes from `base` on, extended to whole frames, as `name`. They need not be RAM.
     ///
     /// # Errors
-    /// Where the range runs past the address limit or the map is full.
+    /// Fails if the range exceeds the address limit or the map is full.
     pub fn reserve(
         &mut self,
         base: u64,
@@ -244,10 +243,10 @@ impl BootMap {
         self.reserve_range(range, kind, Name::new(name))
     }
 
-    /// Reserves `range` under `name`.
+    /// Reserves `range` as `name`.
     ///
     /// # Errors
-    /// Where the map is full.
+    /// Fails if the map is full.
     pub fn reserve_range(
         &mut self,
         range: FrameRange,
@@ -263,11 +262,11 @@ impl BootMap {
             .map_err(|_| MapError::ReservationsFull { name, range })
     }
 
-    /// Takes `bytes` bytes, rounded up to whole frames and aligned to `align` bytes, from the lowest place in NORMAL
-    /// memory that is free, and reserves them under `name`.
+    /// Allocates `bytes` bytes, rounded up to whole frames and aligned to `align` bytes, at the lowest free address of
+    /// NORMAL memory, and reserves them as `name`.
     ///
     /// # Errors
-    /// Where there is no such place, the alignment is no power of two, or the map is full.
+    /// Fails if there is no such range, if the alignment is not a power of two, or if the map is full.
     pub fn carve(&mut self, bytes: u64, align: u64, name: &str) -> Result<FrameRange, MapError> {
         let name = Name::new(name);
         if !align.is_power_of_two() {
@@ -289,11 +288,11 @@ impl BootMap {
         Err(MapError::NoRoom { name, bytes, align, longest })
     }
 
-    /// Keeps unmovable allocations out of all memory from frame number `start` on: whole pageblocks that are free there
-    /// become movable, smaller remainders are reserved under `name`. Call it last.
+    /// Keeps unmovable allocations out of all memory from frame number `start` on: free whole pageblocks there become
+    /// movable, and smaller remainders are reserved as `name`. Must be the last edit.
     ///
     /// # Errors
-    /// The map is full.
+    /// Fails if the map is full.
     pub fn restrict_to_movable(&mut self, start: u64, name: &str) -> Result<(), MapError> {
         let above = |segment: Segment| {
             let range = FrameRange::from_numbers(segment.range.start().max(start), segment.range.end())?;
@@ -312,12 +311,12 @@ impl BootMap {
         Ok(())
     }
 
-    /// The movable marks, to be edited and given back by [`Self::set_designation`].
+    /// Returns a copy of the movable marks, to be edited and passed to [`Self::set_designation`].
     pub(crate) fn marks_to_edit(&self) -> Intervals<MovableMark, MAX_MARKS> {
         self.marks.clone()
     }
 
-    /// Puts a checked designation into the map.
+    /// Stores a checked designation in the map.
     pub(crate) fn set_designation(
         &mut self,
         marks: Intervals<MovableMark, MAX_MARKS>,
@@ -329,59 +328,59 @@ impl BootMap {
         self.pools = pools;
     }
 
-    /// Marks `range` movable without any check.
+    /// Marks `range` movable without checks.
     #[cfg(test)]
     pub(crate) fn mark_movable(&mut self, range: FrameRange, mark: MovableMark) {
         self.marks.insert(range, mark).expect("room for the mark");
     }
 
-    /// The RAM ranges with their controllers, ascending.
+    /// Returns the RAM ranges with their controllers, in ascending order.
     pub fn ram(&self) -> impl Iterator<Item = (FrameRange, ControllerId)> + Clone {
         self.ram.iter()
     }
 
-    /// The reservations, ascending by start.
+    /// Returns the reservations, in ascending order of their start.
     pub fn reservations(&self) -> &[Reservation] {
         &self.reservations
     }
 
-    /// The movable marks, ascending.
+    /// Returns the movable marks, in ascending order.
     pub fn movable(&self) -> impl Iterator<Item = (FrameRange, MovableMark)> + Clone {
         self.marks.iter()
     }
 
-    /// The designated movable blocks.
+    /// Returns the designated movable blocks.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
     }
 
-    /// The pools.
+    /// Returns the pools.
     pub fn pools(&self) -> &[Pool] {
         &self.pools
     }
 
-    /// The first reservation that touches `range`.
+    /// Returns the first reservation that overlaps `range`.
     pub fn reservation_in(&self, range: FrameRange) -> Option<&Reservation> {
         self.reservations.iter().find(|reservation| reservation.range.overlaps(range))
     }
 
-    /// The RAM range that `frame` lies in, with its controller.
+    /// Returns the RAM range that contains `frame`, with its controller.
     pub fn ram_at(&self, frame: Frame) -> Option<(FrameRange, ControllerId)> {
         self.ram.iter().find(|(range, _)| range.contains(frame))
     }
 
-    /// How many frames of RAM there are.
+    /// Returns the number of frames of RAM.
     pub fn ram_frames(&self) -> u64 {
         self.ram.iter().map(|(range, _)| range.frames()).sum()
     }
 
-    /// How many frames of RAM no reservation has.
+    /// Returns the number of frames of RAM outside all reservations.
     pub fn unreserved_frames(&self) -> u64 {
         let free = self.segments().filter(|segment| segment.reservation.is_none());
         free.map(|segment| segment.range.frames()).sum()
     }
 
-    /// RAM cut into the longest stretches in which controller, reservation and mark are the same.
+    /// Returns RAM as the longest segments that have the same controller, reservation and mark throughout.
     pub fn segments(&self) -> Segments<'_> {
         Segments::new(self)
     }

@@ -1,9 +1,8 @@
-//! What is known of a pageblock: one 32-bit word for each 2 MiB of RAM, written at boot.
+//! The record of a pageblock: one 32-bit word for each 2 MiB of RAM, written at boot.
 //!
-//! The migratetype says what kind of allocation the pageblock serves; **isolation is a bit of its own**, never a
-//! type, so that taking it away restores what was there whoever set it. Beside them stand the zone, the designated
-//! block and the pool that the pageblock belongs to, and its *shape*: the head or a part of a block of at least a
-//! pageblock, or *split* into smaller ones.
+//! The migratetype tells what kind of allocation the pageblock serves. **Isolation is a bit of its own**, never a type,
+//! so ending it restores the previous state. The word also holds the zone, the designated block, the pool, and the
+//! *shape*: the head or a part of a block of at least a pageblock, or *split* into smaller blocks.
 
 use core::fmt;
 
@@ -11,12 +10,12 @@ use crate::addr::{MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::owner::PoolId;
 use crate::phys::zone::Zone;
 
-/// What kind of allocation a pageblock serves.
+/// The kind of allocation that a pageblock serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum MigrateType {
-    /// What stays where it is.
+    /// Memory that cannot be moved.
     Unmovable,
-    /// What can be moved.
+    /// Memory that can be moved.
     Movable,
     /// A pool outside all designated blocks: lent to movable allocations as a last resort, claimed only by its owner.
     Pool,
@@ -48,24 +47,23 @@ const BLOCK_SHIFT: u32 = 4;
 const BLOCK: u32 = 0x1f << BLOCK_SHIFT;
 const POOL_SHIFT: u32 = 9;
 const POOL: u32 = 0x1f << POOL_SHIFT;
-/// What two free blocks must have in common to merge across pageblocks.
+/// The fields that two free blocks must share to merge across pageblocks.
 const GROUP: u32 = TYPE | ISOLATED | MOVABLE_ZONE | BLOCK | POOL;
 const REGION_SHIFT: u32 = 14;
 const REGION: u32 = 0x3f << REGION_SHIFT;
 const SHAPE_SHIFT: u32 = 20;
 const SHAPE: u32 = 0b111 << SHAPE_SHIFT;
 const ORDER_SHIFT: u32 = 23;
-/// The order less a pageblock's.
+/// The order minus a pageblock's.
 const ORDER: u32 = 0xf << ORDER_SHIFT;
 const TOUCHED: u32 = 1 << 27;
 
-/// How many kinds of free list there are: one a type.
+/// The number of kinds of free list: one for each type.
 pub(crate) const LISTS: usize = 3;
-/// Room for what there is one of for each kind of free list: as many as a word's bits can name, so that no index is too
-/// large.
+/// The size of arrays indexed by kind of free list: as many as the type's bits can name, so that no index is too large.
 pub(crate) const LIST_SLOTS: usize = TYPE as usize + 1;
 
-/// What a pageblock is made of.
+/// The shape of a pageblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shape {
     /// Part of a block that begins in a pageblock below.
@@ -81,7 +79,7 @@ pub(crate) enum Shape {
 }
 
 impl Pageblock {
-    /// A pageblock of `zone` that serves `migrate_type`, in designated block `block` if any.
+    /// Creates the word of a pageblock of `zone` that serves `migrate_type`, in designated block `block` if any.
     pub(crate) const fn new(zone: Zone, migrate_type: MigrateType, block: Option<u8>) -> Self {
         let zone = match zone {
             Zone::Normal => 0,
@@ -126,7 +124,7 @@ impl Pageblock {
         }
     }
 
-    /// The designated block that the pageblock lies in.
+    /// Returns the designated block that contains the pageblock.
     pub(crate) const fn block(self) -> Option<u8> {
         match (self.0 & BLOCK) >> BLOCK_SHIFT {
             0 => None,
@@ -134,7 +132,7 @@ impl Pageblock {
         }
     }
 
-    /// The pool that the pageblock belongs to.
+    /// Returns the pool that the pageblock belongs to.
     pub(crate) const fn pool(self) -> Option<PoolId> {
         match (self.0 & POOL) >> POOL_SHIFT {
             0 => None,
@@ -150,7 +148,7 @@ impl Pageblock {
         Self(self.0 & !POOL | bits)
     }
 
-    /// The free list that the free frames of this pageblock belong on.
+    /// Returns the number of the free list for free frames of this pageblock.
     #[inline]
     pub(crate) const fn list(self) -> usize {
         (self.0 & TYPE) as usize
@@ -172,18 +170,18 @@ impl Pageblock {
         self.0 & SHAPE == (Shape::Split as u32) << SHAPE_SHIFT
     }
 
-    /// Whether the pageblock is split and not isolated.
+    /// Returns whether the pageblock is split and not isolated.
     #[inline]
     pub(crate) const fn is_split_and_open(self) -> bool {
         self.0 & (SHAPE | ISOLATED) == (Shape::Split as u32) << SHAPE_SHIFT
     }
 
-    /// Whether `other` has the same zone, type, designated block and pool; isolation aside.
+    /// Returns whether `other` has the same zone, type, designated block and pool. Ignores isolation.
     pub(crate) const fn is_like(self, other: Self) -> bool {
         (self.0 ^ other.0) & (GROUP & !ISOLATED) == 0
     }
 
-    /// The order of the block whose head this is, at least a pageblock's.
+    /// Returns the order of the block whose head this is, at least a pageblock's.
     #[inline]
     pub(crate) const fn order(self) -> u8 {
         let order = PAGEBLOCK_ORDER + ((self.0 & ORDER) >> ORDER_SHIFT) as u8;
@@ -195,38 +193,37 @@ impl Pageblock {
         Self(self.0 & !(SHAPE | ORDER) | (shape as u32) << SHAPE_SHIFT)
     }
 
-    /// The head of a block of `order`.
+    /// Returns the word as the head of a block of `order`.
     #[inline]
     pub(crate) const fn with_head(self, shape: Shape, order: u8) -> Self {
         Self(self.with_shape(shape).0 | (order.wrapping_sub(PAGEBLOCK_ORDER) as u32) << ORDER_SHIFT & ORDER)
     }
 
-    /// Whether this is the head of a block in use of `order`.
+    /// Returns whether this is the head of a block of `order` in use.
     #[inline]
     pub(crate) const fn is_used_head(self, order: u8) -> bool {
         (self.0 ^ self.with_head(Shape::Used, order).0) & (SHAPE | ORDER) == 0
     }
 
-    /// Whether `other`, where the buddy would have its head, is the head of a free block that may merge with the one whose
-    /// head this is.
+    /// Returns whether `other`, the word at the buddy's head, is the head of a free block that may merge with this one.
     #[inline]
     pub(crate) const fn is_buddy(self, other: Self) -> bool {
         (self.0 ^ other.0) & (GROUP | REGION | SHAPE | ORDER) == 0
     }
 
-    /// The head of a block twice as large, below the largest order.
+    /// Returns the head of a block twice as large, below the largest order.
     #[inline]
     pub(crate) const fn doubled(self) -> Self {
         Self(self.0 + (1 << ORDER_SHIFT))
     }
 
-    /// With what `other` says of the entries of its frames.
+    /// Returns the word with the touched mark of `other`.
     #[inline]
     pub(crate) const fn with_touched_as(self, other: Self) -> Self {
         Self(self.0 & !TOUCHED | other.0 & TOUCHED)
     }
 
-    /// The number of the region that the pageblock lies in.
+    /// Returns the number of the RAM range that contains the pageblock.
     #[inline]
     pub(crate) const fn region(self) -> usize {
         ((self.0 & REGION) >> REGION_SHIFT) as usize
@@ -236,7 +233,7 @@ impl Pageblock {
         Self(self.0 & !REGION | (region as u32) << REGION_SHIFT & REGION)
     }
 
-    /// Whether the entries of its frames were written once.
+    /// Returns whether the entries of its frames are valid.
     #[inline]
     pub(crate) const fn is_touched(self) -> bool {
         self.0 & TOUCHED != 0
@@ -248,12 +245,12 @@ impl Pageblock {
     }
 }
 
-/// Whether a pageblock is isolated: its free frames are handed to nobody.
+/// The isolation of a pageblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Isolation {
-    /// Free frames may be allocated.
+    /// Free frames can be allocated.
     Open,
-    /// Free frames stay where they are.
+    /// Free frames cannot be allocated.
     Isolated,
 }
 

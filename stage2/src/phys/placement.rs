@@ -1,10 +1,9 @@
-//! Which controllers an allocation may use, and in which order they are tried.
+//! Placement: the controllers that an allocation may use, and the order in which they are tried.
 //!
-//! Deterministic: the same requests in the same state of memory always give the same answer. Interleaving needs no
-//! state of its own. The next unit goes to the controller with the highest quotient of capacity (what is free there and
-//! what this owner already has there) and units already held plus one, the lowest number first among equals. For one
-//! owner that is the D'Hondt sequence: over controllers with the same amount free the units go round robin, over unequal
-//! ones in proportion.
+//! Placement is deterministic: the same requests in the same state of memory give the same result. Interleaving has no
+//! state of its own. The next unit goes to the controller with the highest quotient of capacity (free frames plus the
+//! owner's frames there) and the owner's units there plus one; among equals, to the lowest number. For one owner this
+//! is the D'Hondt sequence: round robin over controllers with equal capacity, in proportion over unequal ones.
 
 use crate::addr::{Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
 use crate::controller::{ControllerId, ControllerSet, MAX_CONTROLLERS};
@@ -18,12 +17,12 @@ pub struct ControllerList {
 }
 
 impl ControllerList {
-    /// A list of one.
+    /// Creates a list of one controller.
     pub const fn one(controller: ControllerId) -> Self {
         Self { list: [controller; MAX_CONTROLLERS], length: 1, set: ControllerSet::EMPTY.with(controller) }
     }
 
-    /// The list of `controllers`; what comes a second time is left out.
+    /// Creates a list of `controllers`, each at most once.
     pub fn new(controllers: &[ControllerId]) -> Self {
         let mut list =
             Self { list: [ControllerId::default(); MAX_CONTROLLERS], length: 0, set: ControllerSet::EMPTY };
@@ -40,24 +39,24 @@ impl ControllerList {
         list
     }
 
-    /// The controllers in order of preference.
+    /// Returns the controllers in order of preference.
     pub fn as_slice(&self) -> &[ControllerId] {
         self.list.get(..self.length as usize).unwrap_or(&[])
     }
 
-    /// The controller preferred most.
+    /// Returns the most preferred controller.
     #[inline]
     pub fn first(&self) -> Option<ControllerId> {
         self.as_slice().first().copied()
     }
 
-    /// The controllers as a set.
+    /// Returns the controllers as a set.
     pub const fn set(&self) -> ControllerSet {
         self.set
     }
 }
 
-/// What happens when the named controllers have nothing left.
+/// The behaviour when the named controllers are full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Strictness {
     /// The request fails.
@@ -66,19 +65,19 @@ pub enum Strictness {
     Preferred,
 }
 
-/// Which controllers an allocation may use.
+/// The controllers that an allocation may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Placement {
-    /// Any, the one with the most free memory first.
+    /// Any controller, the one with the most free memory first.
     Any,
-    /// These, in this order.
+    /// The listed controllers, in this order.
     Listed(ControllerList, Strictness),
-    /// These, in units of 2 MiB in proportion to their free memory.
+    /// The controllers of the set, in units of 2 MiB in proportion to their free memory.
     Interleave(ControllerSet, Strictness),
 }
 
 impl Placement {
-    /// `controller` and no other.
+    /// Returns a placement on `controller` only.
     pub const fn only(controller: ControllerId) -> Self {
         Self::Listed(ControllerList::one(controller), Strictness::Strict)
     }
@@ -89,13 +88,13 @@ impl Placement {
         Self::Listed(ControllerList::one(controller), Strictness::Preferred)
     }
 
-    /// Whether memory behind `controller` will do.
+    /// Returns whether memory behind `controller` is allowed.
     pub fn allows(&self, controller: ControllerId) -> bool {
         let (named, strictness) = self.named();
         strictness == Strictness::Preferred || named.contains(controller)
     }
 
-    /// The controllers named, and whether others may be used when they have nothing left.
+    /// Returns the named controllers, and whether others may be used when these are full.
     pub const fn named(&self) -> (ControllerSet, Strictness) {
         match self {
             Self::Any => (ControllerSet::ALL, Strictness::Preferred),
@@ -105,17 +104,17 @@ impl Placement {
     }
 }
 
-/// How many 2 MiB go by until [`Turns`] begin again.
+/// The number of 2 MiB units after which [`Turns`] repeat.
 const TURNS: usize = 64;
 
-/// Behind which controller each 2 MiB of guests' address space lies, so that the controllers take turns in proportion to
-/// what there is behind each: what already lies somewhere is spread so.
+/// The controller of each 2 MiB of guests' address space, in proportion to the memory behind each controller. Used to
+/// spread memory that is already allocated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Turns([ControllerId; TURNS]);
 
 impl Turns {
-    /// The turns of the controllers of `set`, behind each of which there are, or may come to be, `frames`. `None` where
-    /// there are none, or no controllers.
+    /// Returns the turns of the controllers of `set`, in proportion to `frames`, the capacity of each. Returns `None`
+    /// if there are no controllers, or no frames.
     pub fn new(set: ControllerSet, frames: impl Fn(ControllerId) -> u64) -> Option<Self> {
         let open: ControllerSet = set.iter().filter(|controller| frames(*controller) > 0).collect();
         let mut turns = [ControllerId::default(); TURNS];
@@ -123,7 +122,7 @@ impl Turns {
         for turn in &mut turns {
             let next = next_interleaved(open, |controller| {
                 let held = held[controller.index()] << PAGEBLOCK_ORDER;
-                // Scaled, so that the proportion alone counts.
+                // Scaled, so that only the proportion matters.
                 ((frames(controller) << 14).saturating_sub(held), held)
             })?;
             held[next.index()] += 1;
@@ -132,13 +131,14 @@ impl Turns {
         Some(Self(turns))
     }
 
-    /// The controller whose turn it is at `ipa`.
+    /// Returns the controller for `ipa`.
     pub const fn at(&self, ipa: Ipa) -> ControllerId {
         self.0[(ipa.get() / PAGEBLOCK_SIZE) as usize % TURNS]
     }
 }
 
-/// The controller of `candidates` with the most free frames, in whole pageblocks; the lowest number among equals.
+/// Returns the controller of `candidates` with the most free frames, in whole pageblocks; the lowest number among
+/// equals.
 #[inline]
 pub(crate) fn most_free(
     candidates: ControllerSet,
@@ -165,8 +165,8 @@ fn most_free_of_several(
     best.map(|(controller, _)| controller)
 }
 
-/// The controller of `candidates` that the next interleaved unit goes to. `frames` gives the frames that are free and
-/// those that the owner holds behind a controller.
+/// Returns the controller of `candidates` for the next interleaved unit. `frames` returns the free frames behind a
+/// controller and the frames that the owner has there.
 pub(crate) fn next_interleaved(
     candidates: ControllerSet,
     frames: impl Fn(ControllerId) -> (u64, u64),

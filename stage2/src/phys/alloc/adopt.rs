@@ -1,4 +1,4 @@
-//! From the owner of a pool to a guest: huge units that a claim has won back.
+//! Huge units: handing a claimed range from the owner of a pool to a guest.
 
 use super::{BlockError, BlockReason, Memory};
 use crate::addr::{Frame, PAGEBLOCK_ORDER};
@@ -7,11 +7,11 @@ use crate::phys::arena::Standing;
 use crate::phys::frame::{Mapping, MemoryKind, Meta};
 
 impl Memory<'_> {
-    /// Makes the frames from `frame` on, which the owner of `pool` has claimed, one movable block of `order` (9 or 18) of
-    /// the guest's that `mapping` names.
+    /// Turns the frames from `frame` on, claimed by the owner of `pool`, into one movable block of `order` (9 or 18) of
+    /// the guest in `mapping`.
     ///
     /// # Errors
-    /// Where they are not claimed, in whole pageblocks; nothing is changed then.
+    /// Fails if they are not claimed in whole pageblocks. Nothing changes then.
     pub fn adopt(&self, frame: Frame, order: u8, pool: PoolId, mapping: Mapping) -> Result<(), BlockError> {
         let (from, to) = (Owner::Pool(pool), Owner::Guest(mapping.guest));
         let error = |reason| BlockError { frame, order, owner: from, reason };

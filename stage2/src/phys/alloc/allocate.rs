@@ -1,4 +1,4 @@
-//! Where a request finds its block.
+//! The choice of zone and controller for a request, and taking the block.
 
 use super::{AllocError, Allocation, Layout, Memory, MemoryKind, Request};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_ORDER};
@@ -10,7 +10,7 @@ use crate::phys::placement::{Placement, Strictness, most_free, next_interleaved}
 use crate::phys::zone::Zone;
 
 impl<'a> Memory<'a> {
-    /// Allocates a block. Its bytes are as they were left: see [`Allocation::contents`].
+    /// Allocates a block. Its bytes are whatever was left in it: see [`Allocation::contents`].
     ///
     /// # Errors
     /// Fails if no arena that the request allows has a block of that order.
@@ -27,7 +27,7 @@ impl<'a> Memory<'a> {
         found.ok_or_else(|| self.refusal(layout, request, open))
     }
 
-    /// Tries the controllers that `placement` names, then, if they are only preferred, the others.
+    /// Tries the controllers that `placement` names and then, if they are only preferred, the others.
     #[inline(never)]
     fn allocate_placed(
         &self,
@@ -67,7 +67,7 @@ impl<'a> Memory<'a> {
         found
     }
 
-    /// Tries the zones one after the other, in each the controllers with the most free memory first.
+    /// Tries one zone after the other, and in each zone the controllers with the most free memory first.
     #[inline]
     fn allocate_by_zone(
         &self,
@@ -145,8 +145,8 @@ impl<'a> Memory<'a> {
         Some(Allocation { frame, order, controller, zone, contents })
     }
 
-    /// Whether NORMAL keeps its floor when `frames` go. Two CPUs that ask at once may together go below it by the
-    /// blocks that they take.
+    /// Returns whether NORMAL keeps its floor if `frames` frames are taken. CPUs that ask at the same time may together
+    /// go below it by the blocks that they take.
     fn is_above_floor(&self, layout: &Layout<'a>, frames: u64) -> bool {
         let free: u64 = layout
             .controllers
@@ -156,7 +156,7 @@ impl<'a> Memory<'a> {
         free >= layout.normal_floor + frames
     }
 
-    /// Free frames behind `controller` in the zones that `request` may use.
+    /// Returns the number of free frames behind `controller` in the zones that `request` may use.
     fn free_for(&self, request: &Request, controller: ControllerId) -> u64 {
         let free = |zone: Zone| self.arena(zone.arena(controller)).free();
         match request.kind {

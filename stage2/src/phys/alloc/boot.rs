@@ -1,4 +1,4 @@
-//! From the boot memory map to arenas.
+//! Turning the boot memory map into arenas.
 
 use core::fmt;
 use core::sync::atomic::AtomicU32;
@@ -16,28 +16,28 @@ use crate::phys::zone::{ARENAS, Zone};
 use crate::range::FrameRange;
 use crate::size::Size;
 
-/// Why memory could not be taken over.
+/// An error while memory is taken over at boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BootError {
-    /// It has been already.
+    /// Memory has been taken over already.
     Twice,
     /// The frame table is too short for the map.
     TableTooShort {
-        /// The words that it needs.
+        /// The number of words needed.
         needed: u64,
-        /// The words given.
+        /// The number of words given.
         given: u64,
     },
-    /// Arenas are missing for some of the controllers.
+    /// Some controllers have no arenas.
     TooFewArenas {
-        /// The arenas to provide by [`Memory::extend`].
+        /// The number of arenas to provide by [`Memory::extend`].
         needed: usize,
-        /// Those provided.
+        /// The number of arenas provided.
         given: usize,
     },
-    /// More RAM than frame numbers of the table.
+    /// More RAM than the frame table can describe.
     TooMuchRam {
-        /// Frames of RAM, padded to pageblocks.
+        /// The frames of RAM, padded to pageblocks.
         frames: u64,
     },
 }
@@ -45,12 +45,12 @@ pub enum BootError {
 impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Twice => f.write_str("memory: taken over a second time"),
+            Self::Twice => f.write_str("memory: already taken over"),
             Self::TableTooShort { needed, given } => {
                 write!(f, "frame table: {given} words given, the memory map needs {needed}")
             }
             Self::TooFewArenas { needed, given } => {
-                write!(f, "memory: arenas for {needed} zones of controllers needed, {given} given")
+                write!(f, "memory: {needed} more arenas needed, {given} given")
             }
             Self::TooMuchRam { frames } => {
                 write!(
@@ -125,7 +125,7 @@ pub(super) fn boot<'a>(
     Ok(())
 }
 
-/// The zone that a segment is present in.
+/// Returns the zone that a segment is present in.
 const fn zone_of(segment: &Segment) -> Zone {
     match segment.movable {
         Some(_) => Zone::Movable,
@@ -133,7 +133,7 @@ const fn zone_of(segment: &Segment) -> Zone {
     }
 }
 
-/// The smallest range with all of `span` and `range`.
+/// Returns the smallest range that contains `span` and `range`.
 fn around(span: FrameRange, range: FrameRange) -> FrameRange {
     if span.is_empty() {
         return range;
@@ -141,7 +141,7 @@ fn around(span: FrameRange, range: FrameRange) -> FrameRange {
     FrameRange::from_numbers(span.start().min(range.start()), span.end().max(range.end())).unwrap_or(span)
 }
 
-/// Gives every pageblock of `region` its word: NORMAL until a segment says otherwise.
+/// Writes the word of every pageblock of `region`: NORMAL, until a segment changes it.
 fn write_pageblocks(table: &FrameTable<'_>, region: &RamRange) {
     let word = Pageblock::new(Zone::Normal, MigrateType::Movable, None).with_region(region.index);
     let around = region.range.aligned_around(PAGEBLOCK_FRAMES);
@@ -150,7 +150,8 @@ fn write_pageblocks(table: &FrameTable<'_>, region: &RamRange) {
     }
 }
 
-/// Puts the pageblocks of a movable segment or of one in a pool, which are whole, where they belong.
+/// Writes the words of the pageblocks of a movable segment or of one in a pool. Such segments consist of whole
+/// pageblocks.
 fn designate_pageblocks(table: &FrameTable<'_>, region: &RamRange, segment: &Segment) {
     let (migrate_type, block) = match (segment.movable, segment.pool) {
         (Some(MovableMark::Block(block)), _) => (MigrateType::Movable, Some(block)),
@@ -166,7 +167,7 @@ fn designate_pageblocks(table: &FrameTable<'_>, region: &RamRange, segment: &Seg
     }
 }
 
-/// Cuts `range` into the largest aligned blocks, ascending.
+/// Splits `range` into the largest aligned blocks, in ascending order.
 pub(super) fn blocks(range: FrameRange) -> impl Iterator<Item = (u64, u8)> {
     let mut number = range.start();
     core::iter::from_fn(move || {
@@ -193,8 +194,8 @@ fn reserve_block(table: &FrameTable<'_>, region: &RamRange, number: u64, order: 
     table.words.entry(slot).set_meta(Meta::reserved(order));
 }
 
-/// Hands a reserved block to the allocator: the one way by which frames become managed, from single frames at the edge
-/// of a reservation by way of the pageblocks of a pool to blocks of 1 GiB.
+/// Hands a reserved block to the allocator. All frames become managed here: single frames at the edge of a reservation,
+/// the pageblocks of a pool, and blocks of 1 GiB.
 pub(super) fn release_block<'a>(
     table: &FrameTable<'a>,
     locked: &mut Locked<'_>,

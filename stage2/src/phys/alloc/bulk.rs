@@ -1,4 +1,4 @@
-//! Single frames many at a time: what a migration of 4 KiB units takes and gives back.
+//! Runs of single frames, for the migration of 4 KiB units.
 
 use super::reshape::cut_used;
 use super::{Memory, MemoryKind, Request, boot};
@@ -8,8 +8,8 @@ use crate::phys::frame::{Contents, Meta};
 use crate::range::FrameRange;
 
 impl Memory<'_> {
-    /// Allocates `1 << order` movable frames side by side, each a block of its own, the first of which appears at
-    /// `mapping` and the others behind it. `order` is less than a pageblock's.
+    /// Allocates `1 << order` adjacent movable frames, each a block of its own, mapped from `mapping` on. `order` must
+    /// be below a pageblock's.
     pub(super) fn allocate_pages(&self, request: &Request) -> Option<Frame> {
         if request.order >= PAGEBLOCK_ORDER || request.kind != MemoryKind::Movable {
             return None;
@@ -36,17 +36,17 @@ impl Memory<'_> {
         Some(first)
     }
 
-    /// Frees `count` blocks of one frame each of `owner` that lie side by side from `first` on, within a pageblock.
+    /// Frees `count` adjacent single-frame blocks of `owner` from `first` on, within a pageblock.
     pub(super) fn free_pages(&self, first: Frame, count: u64, owner: Owner, contents: Contents) {
-        if !self.free_plain_pages(first, count, owner, contents) {
+        if !self.free_whole_run(first, count, owner, contents) {
             for frame in (0..count).filter_map(|index| first.checked_add(index)) {
                 self.free_or_count(frame, 0, owner, contents);
             }
         }
     }
 
-    /// The same where nothing about them is unusual; else nothing is changed.
-    fn free_plain_pages(&self, first: Frame, count: u64, owner: Owner, contents: Contents) -> bool {
+    /// Frees the run at once if all its frames are as expected. Returns false, with nothing changed, if not.
+    fn free_whole_run(&self, first: Frame, count: u64, owner: Owner, contents: Contents) -> bool {
         let (number, index) = (first.number(), owner.index());
         let Some(record) = self.record(first) else { return false };
         let fits = number % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES && count > 0;
@@ -104,7 +104,7 @@ mod tests {
             assert_eq!((info.order, info.owner), (0, Some(guest(0))));
             assert_eq!(info.mapping, mapping.offset(index));
         }
-        // One of them goes alone: the others are given back singly, and that one is not freed twice.
+        // One frame is freed alone: the others are then freed one by one, and that one is not freed twice.
         memory.free(first.checked_add(7).unwrap(), 0, guest(0), Contents::Dirty).unwrap();
         memory.free_pages(first, 32, guest(0), Contents::Zeroed);
         assert_eq!(memory.refused_count(), 1);

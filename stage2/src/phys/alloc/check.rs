@@ -1,18 +1,18 @@
-//! Proof, on the running system, that the books are right.
+//! A check of the allocator's records on the running system.
 //!
 //! A [`Check`] walks the frame table arena by arena, a bounded number of pageblocks at a time. For each pageblock it
-//! holds the arena's lock, so that what it says of blocks, free maps and lists is exact whatever other CPUs do:
+//! holds the arena's lock, so its findings about blocks, free maps and lists are exact whatever other CPUs do:
 //!
 //! - every frame lies in exactly one block, which lies in one RAM range and one zone, aligned to its size;
-//! - free blocks are on the list that they belong on, linked both ways, merged as far as they go, and none of an
-//!   isolated pageblock is on any;
-//! - MOVABLE has movable pageblocks only, and in them only what can be moved or was claimed by the owner of a pool.
+//! - every free block is on the right list, linked both ways and merged with its buddies; no block of an isolated
+//!   pageblock is on a list;
+//! - MOVABLE has movable pageblocks only, and in them only movable memory and what the owner of a pool claimed.
 //!
-//! What the walk counts is compared with the counters when an arena is through: free, isolated, retired, reserved, used
-//! by each owner, and what each list has. That is exact where nothing changed in the arena meanwhile; where something
-//! did, the arena is walked again, up to [`ATTEMPTS`] times, and said to be busy after that.
+//! At the end of an arena the check compares its counts with the counters: free, isolated, retired and reserved frames,
+//! frames of each owner, and the blocks of each list. That is exact if nothing changed in the arena meanwhile. If
+//! something did, the check walks the arena again, up to [`ATTEMPTS`] times, and then reports it as busy.
 //!
-//! Then each block of a guest's is looked up where its reverse map says that it appears.
+//! The check also looks up each block of a guest in stage 2, where its reverse map says that it is mapped.
 
 use core::fmt;
 
@@ -29,10 +29,10 @@ mod pageblock;
 #[cfg(test)]
 mod tests;
 
-/// How often an arena in which something changes is walked.
+/// The number of walks over an arena in which something changes.
 pub const ATTEMPTS: u8 = 3;
 
-/// Something that is not as it must be.
+/// A broken rule or a wrong counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Problem {
     /// A frame or a pageblock breaks a rule.
@@ -48,23 +48,23 @@ pub enum Problem {
         zone: Zone,
         /// The arena's controller.
         controller: ControllerId,
-        /// Which.
+        /// The counter.
         counter: Counted,
-        /// What the walk found, in frames or blocks.
+        /// The count of the walk, in frames or blocks.
         found: u64,
-        /// What the counter says.
+        /// The value of the counter.
         booked: u64,
     },
-    /// Where a block appears, by the reverse map, stage 2 has something else.
+    /// Stage 2 does not map a block as its reverse map says.
     ReverseMap {
         /// The block's first frame.
         frame: Frame,
-        /// Where it should appear.
+        /// The guest and IPA that should map it.
         mapping: Mapping,
-        /// What is there.
+        /// The address that stage 2 maps there.
         found: Option<Pa>,
     },
-    /// The zones together have not as many frames as there is RAM.
+    /// The zones do not add up to the frames of RAM.
     Ram {
         /// Frames found.
         found: u64,
@@ -73,30 +73,30 @@ pub enum Problem {
     },
 }
 
-/// A rule that the books of a frame can break.
+/// A rule about a frame's records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
-    /// It lies in no block.
+    /// The frame is in no block.
     NoBlock,
-    /// Its block is not aligned, or reaches out of its RAM range or zone.
+    /// The block is misaligned, or leaves its RAM range or zone.
     Bounds,
-    /// Its pageblock does not know its RAM range.
+    /// The pageblock names another RAM range.
     RamRange,
-    /// Its pageblock's count of free frames is not what the bits say.
+    /// The pageblock's count of free frames differs from its bit map.
     FreeMap,
-    /// Its free block or pageblock is not linked where it should be.
+    /// The free block or pageblock is not linked on its list.
     Links,
-    /// Its free block should have merged with its buddy.
+    /// The free block should have been merged with its buddy.
     NotMerged,
     /// An isolated pageblock is part of a larger free block.
     NotIsolated,
-    /// In MOVABLE, and of a type or use that does not belong there.
+    /// The frame is in MOVABLE, but its type or use does not belong there.
     NotMovable,
-    /// Its owner's number belongs to nobody.
+    /// The owner does not exist.
     Owner,
 }
 
-/// What is counted.
+/// A counter of an arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counted {
     /// Free frames.
@@ -120,29 +120,29 @@ impl fmt::Display for Problem {
         match self {
             Self::Frame { frame, rule } => {
                 let text = match rule {
-                    Rule::NoBlock => "lies in no block",
-                    Rule::Bounds => "lies in a block that is misaligned or leaves its RAM range or zone",
-                    Rule::RamRange => "lies in a pageblock that names another RAM range",
-                    Rule::FreeMap => "lies in a pageblock whose count of free frames is wrong",
+                    Rule::NoBlock => "is in no block",
+                    Rule::Bounds => "is in a block that is misaligned or leaves its RAM range or zone",
+                    Rule::RamRange => "is in a pageblock that names another RAM range",
+                    Rule::FreeMap => "is in a pageblock whose count of free frames is wrong",
                     Rule::Links => "is free but not on its list",
-                    Rule::NotMerged => "is free and so is its buddy, but they are two blocks",
-                    Rule::NotIsolated => "lies in an isolated pageblock, but in a larger free block",
-                    Rule::NotMovable => "lies in MOVABLE, but cannot be moved",
-                    Rule::Owner => "belongs to nobody that there is",
+                    Rule::NotMerged => "is free and so is its buddy, but they are not merged",
+                    Rule::NotIsolated => "is in an isolated pageblock, but in a larger free block",
+                    Rule::NotMovable => "is in MOVABLE, but cannot be moved",
+                    Rule::Owner => "has an owner that does not exist",
                 };
                 write!(f, "{} {text}", frame.pa())
             }
             Self::Counter { zone, controller, counter, found, booked } => {
-                write!(f, "{zone} behind {controller}: {found} {counter} found, {booked} in the books")
+                write!(f, "{zone} behind {controller}: {found} {counter} found, but the counter is {booked}")
             }
             Self::ReverseMap { frame, mapping: Mapping { guest, ipa }, found } => {
-                write!(f, "{} should appear at {ipa} of {guest}, where there is ", frame.pa())?;
+                write!(f, "{} should be mapped at {ipa} of {guest}, but stage 2 maps ", frame.pa())?;
                 match found {
                     Some(pa) => pa.fmt(f),
                     None => f.write_str("nothing"),
                 }
             }
-            Self::Ram { found, present } => write!(f, "{present} frames of RAM, {found} in the zones"),
+            Self::Ram { found, present } => write!(f, "{present} frames of RAM, but {found} in the zones"),
         }
     }
 }
@@ -161,20 +161,20 @@ impl fmt::Display for Counted {
     }
 }
 
-/// What stage 2 has at an address.
+/// The translation of an IPA by stage 2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Translation {
-    /// Nothing.
+    /// Not mapped.
     Nowhere,
-    /// Nobody can say now: it is being moved.
+    /// Not known now, because the unit is being moved.
     Unknown,
-    /// This.
+    /// Mapped to this address.
     To(Pa),
 }
 
 /// Stage 2 of the guests, as far as the check needs it.
 pub trait Translate {
-    /// What `guest` has at `ipa`. Called without a lock of memory.
+    /// Translates `ipa` of `guest`. Called without a lock of memory.
     fn translate(&self, guest: GuestId, ipa: Ipa) -> Translation;
 }
 
@@ -184,22 +184,22 @@ impl<F: Fn(GuestId, Ipa) -> Translation> Translate for F {
     }
 }
 
-/// How much of a check is done.
+/// The progress and the findings of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
     /// Frames found, each once.
     pub frames: u64,
-    /// Blocks that were looked up in stage 2.
+    /// Blocks found in stage 2.
     pub mapped_count: u64,
-    /// Blocks of guests' that appear nowhere, or are being moved.
+    /// Blocks of guests that are mapped nowhere, or are being moved.
     pub unmapped_count: u64,
     /// Problems found.
     pub problem_count: u64,
-    /// Arenas in which something changed during each walk: their counters are not compared.
+    /// Arenas in which something changed during each walk, so that their counters were not compared.
     pub busy_count: u64,
 }
 
-/// What a walk over an arena has counted.
+/// The counts of a walk over an arena.
 struct Tally {
     free: u64,
     isolated: u64,
@@ -221,21 +221,21 @@ impl Tally {
         lists: [[0; MAX_ORDER as usize + 1]; LISTS],
     };
 
-    /// All frames.
+    /// Returns the number of all frames.
     fn frames(&self) -> u64 {
         let used: u64 = self.used.iter().map(|&frames| u64::from(frames)).sum();
         self.free + self.isolated + self.retired + self.reserved + used
     }
 }
 
-/// A walk over all frames: see the module.
+/// A walk over all frames: see the module's documentation.
 pub struct Check {
-    /// Zone and controller that are walked, as [`Zone::arena`] counts.
+    /// The number of the arena that is walked: see [`Zone::arena`].
     arena: usize,
     /// The next frame.
     next: u64,
     attempt: u8,
-    /// The arena's number of changes when the walk over it began.
+    /// The arena's change count at the start of the walk.
     changes: u32,
     tally: Tally,
     summary: Summary,
@@ -248,20 +248,20 @@ impl Default for Check {
 }
 
 impl Check {
-    /// A check before its first step.
+    /// Creates a check before its first step.
     pub const fn new() -> Self {
         let summary =
             Summary { frames: 0, mapped_count: 0, unmapped_count: 0, problem_count: 0, busy_count: 0 };
         Self { arena: 0, next: 0, attempt: 0, changes: 0, tally: Tally::NONE, summary }
     }
 
-    /// What has been found up to here.
+    /// Returns the findings so far.
     pub const fn summary(&self) -> Summary {
         self.summary
     }
 
-    /// Looks at no more than `pageblocks` pageblocks of `memory`. Gives what is wrong to `report`, without holding a
-    /// lock. Yields whether all is done.
+    /// Checks at most `pageblocks` pageblocks of `memory`. Passes problems to `report`, without holding a lock. Returns
+    /// whether the check is complete.
     pub fn step(
         &mut self,
         memory: &Memory<'_>,
@@ -296,7 +296,7 @@ impl Check {
 }
 
 impl Check {
-    /// Looks at the next pageblock of `region`, if it is of `zone`.
+    /// Checks the next pageblock of `region`, if it is in `zone`.
     fn look_at(
         &mut self,
         memory: &Memory<'_>,
@@ -327,7 +327,7 @@ impl Check {
         }
     }
 
-    /// Looks a guest's block up where it should appear.
+    /// Looks up a guest's block in stage 2.
     fn look_up(
         &mut self,
         memory: &Memory<'_>,
@@ -349,7 +349,7 @@ impl Check {
                 self.summary.unmapped_count += 1;
                 return;
             }
-            // Of a unit that has just moved, the source may not have been released yet: two blocks that say the same.
+            // The source of a unit that has just moved may not be released yet: two blocks have the same mapping.
             Translation::To(pa) if memory.mapping(Frame::containing(pa)) == Some(mapping) => {
                 self.summary.unmapped_count += 1;
                 return;
@@ -357,7 +357,7 @@ impl Check {
             Translation::To(pa) => Some(pa),
             Translation::Nowhere => None,
         };
-        // It may have been moved, or freed, between the two looks.
+        // The block may have been moved or freed between the two looks.
         let frame = occupant.frame;
         let own = FrameRange::try_new(frame, 1).unwrap_or_default();
         if memory.occupants(own).next() == Some(occupant) {
@@ -365,8 +365,8 @@ impl Check {
         }
     }
 
-    /// Compares what the walk over the arena has counted with its counters, and goes on to the next arena. Yields whether
-    /// that was the last.
+    /// Compares the counts of the walk with the arena's counters and moves on to the next arena. Returns whether that
+    /// was the last.
     fn finish_arena(
         &mut self,
         memory: &Memory<'_>,
@@ -388,7 +388,7 @@ impl Check {
                 if found == booked {
                     continue;
                 }
-                // The counters are read one by one: something may have come between.
+                // The counters are read one by one, so something may have changed between them.
                 if arena_changes(memory, self.arena) != self.changes {
                     self.summary.busy_count += 1;
                     break;
@@ -412,7 +412,7 @@ impl Check {
         true
     }
 
-    /// What the walk found, and what the counter says.
+    /// Returns the count of the walk and the value of the counter.
     fn compare(&self, memory: &Memory<'_>, counter: Counted) -> (u64, u64) {
         let arena = memory.arena(self.arena);
         let tally = &self.tally;
@@ -448,7 +448,7 @@ fn all_lists() -> impl Iterator<Item = Counted> {
     MigrateType::ALL.into_iter().flat_map(orders)
 }
 
-/// A number that differs after every change.
+/// Returns the arena's change count.
 fn arena_changes(memory: &Memory<'_>, arena: usize) -> u32 {
     memory.arena(arena).lock().lists.changes()
 }

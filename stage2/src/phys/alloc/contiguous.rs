@@ -1,7 +1,5 @@
-//! The search for contiguous memory that belongs to nobody in particular.
-//!
-//! It keeps out of designated blocks and pools: these are emptied for their owners only, by name. What it finds may be in
-//! use by what can move.
+//! The search for contiguous memory outside designated blocks and pools, which only their owners may claim. The range
+//! found may be in use by movable memory.
 
 use super::isolation::{check_movable, refusal};
 use super::reshape::pageblocks;
@@ -13,23 +11,23 @@ use crate::phys::frame::Contents;
 use crate::phys::zone::Zone;
 use crate::range::FrameRange;
 
-/// What is searched for.
+/// The properties of the range to find.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wanted {
-    /// How many frames; not 0.
+    /// The number of frames; not 0.
     pub frames: u64,
-    /// The first frame's number is a multiple of this, a power of two.
+    /// The alignment of the first frame number, a power of two.
     pub alignment: u64,
-    /// What will be put there: what cannot move goes to NORMAL only.
+    /// The kind of memory to be put there. Unmovable memory goes to NORMAL only.
     pub kind: MemoryKind,
-    /// Behind which controllers.
+    /// The controllers that may be used.
     pub controllers: ControllerSet,
 }
 
 impl Memory<'_> {
-    /// The lowest window from frame number `from` on that could be isolated by [`Requester::Anyone`]: in one RAM range and
-    /// zone, outside designated blocks and pools, without what is pinned, reserved or retired. What is in use there can
-    /// be moved. Looks at each pageblock at most once for each multiple of the alignment in it.
+    /// Returns the lowest range from frame number `from` on that [`Requester::Anyone`] may isolate: in one RAM range
+    /// and zone, outside designated blocks and pools, and without unmovable, reserved or retired frames. Movable blocks
+    /// in it can be moved. Reads each pageblock at most once for each multiple of the alignment in it.
     pub fn find_contiguous(&self, wanted: &Wanted, from: u64) -> Option<FrameRange> {
         let layout = self.layout.get()?;
         let align = |number: u64| number.checked_next_multiple_of(wanted.alignment.max(1));
@@ -48,7 +46,8 @@ impl Memory<'_> {
         None
     }
 
-    /// The last frame of the first pageblock that must not be isolated, or the first that stands in the way in it.
+    /// Returns the last frame of the first pageblock of `window` that cannot be isolated, or the first frame in the way
+    /// in it.
     fn obstacle(&self, wanted: &Wanted, window: FrameRange) -> Option<u64> {
         let mut first_zone = None;
         pageblocks(window).find_map(|part| {
@@ -62,17 +61,17 @@ impl Memory<'_> {
                 return Some(last);
             }
             if *first_zone.get_or_insert(zone) != zone {
-                // What begins here may do.
+                // A range that begins here may be suitable.
                 return part.start().checked_sub(1);
             }
             check_movable(&record, part).err().map(|(frame, _)| frame.number())
         })
     }
 
-    /// Takes the lowest window of free frames for `owner`, which pins it, and yields it with what is known of its bytes.
-    /// Nothing is moved for it; given back by [`Self::release_range`].
+    /// Allocates the lowest suitable range of free frames to `owner`, as unmovable memory. Returns it and the state of
+    /// its bytes. Nothing is moved. [`Self::release_range`] frees it.
     pub fn take_contiguous(&self, wanted: &Wanted, owner: Owner) -> Option<(FrameRange, Contents)> {
-        // What is taken is pinned.
+        // The owner's memory is unmovable.
         let wanted = &Wanted { kind: MemoryKind::Unmovable, ..*wanted };
         let mut from = 0;
         loop {

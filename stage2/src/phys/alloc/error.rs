@@ -1,4 +1,4 @@
-//! Why memory was refused.
+//! Errors of the allocator.
 
 use core::fmt;
 
@@ -8,25 +8,25 @@ use crate::controller::ControllerSet;
 use crate::owner::Owner;
 use crate::size::Size;
 
-/// Why an allocation failed.
+/// An error of an allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AllocError {
     /// Memory has not been taken over yet.
     NotBooted,
     /// An order above 18 (1 GiB).
     OrderTooLarge {
-        /// The order asked for.
+        /// The requested order.
         order: u8,
     },
-    /// No block of that order where the request may look.
+    /// No block of that order in the arenas that the request allows.
     NoFrames {
-        /// The order asked for.
+        /// The requested order.
         order: u8,
-        /// The kind asked for.
+        /// The requested kind.
         kind: MemoryKind,
-        /// Where the request may look.
+        /// The controllers that the request allows.
         controllers: ControllerSet,
-        /// How many of these are closed to allocations.
+        /// The number of these that are closed to allocations.
         closed: usize,
         /// Free frames there, in zones that the kind may use.
         free: u64,
@@ -59,29 +59,29 @@ impl fmt::Display for AllocError {
 
 impl core::error::Error for AllocError {}
 
-/// Why a block could not be freed, divided or united.
+/// An error about a block to be freed, split or joined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockError {
-    /// The frame named as the block's first.
+    /// The first frame of the block, as given by the caller.
     pub frame: Frame,
-    /// The order given.
+    /// The order given by the caller.
     pub order: u8,
-    /// The owner given.
+    /// The owner given by the caller.
     pub owner: Owner,
-    /// What is wrong.
+    /// The reason.
     pub reason: BlockReason,
 }
 
-/// What is wrong with a block that a caller names.
+/// The reason why a block was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BlockReason {
-    /// No RAM of this machine.
+    /// Not RAM.
     NotRam,
-    /// Free already.
+    /// Already free.
     AlreadyFree,
     /// Reserved since boot.
     Reserved,
-    /// Taken out of use.
+    /// Retired.
     Retired,
     /// Not the first frame of its block.
     InsideBlock {
@@ -92,17 +92,17 @@ pub enum BlockReason {
     },
     /// The block has another order.
     OtherOrder {
-        /// Which.
+        /// The order of the block.
         order: u8,
     },
-    /// The block belongs to someone else.
+    /// The block belongs to another owner.
     OtherOwner {
-        /// To whom.
+        /// The owner.
         owner: Owner,
     },
-    /// The blocks to be united differ in mobility, or lie in pageblocks of different kinds.
+    /// The blocks to be joined differ in kind, or their pageblocks in zone, type or pool.
     Unlike,
-    /// No block of that order is divided or united: it is none from 9 to 18, or the frame is not aligned to it.
+    /// The order is not from 9 to 18, or the frame is not aligned to it.
     Shape,
 }
 
@@ -124,8 +124,8 @@ impl fmt::Display for BlockReason {
             }
             Self::OtherOrder { order } => write!(f, "the block has order {order}"),
             Self::OtherOwner { owner } => write!(f, "the block belongs to {owner}"),
-            Self::Unlike => f.write_str("the blocks differ in mobility, zone, pool or type"),
-            Self::Shape => f.write_str("not aligned, or of no order from 9 to 18"),
+            Self::Unlike => f.write_str("the blocks differ in kind, zone, pool or type"),
+            Self::Shape => f.write_str("not aligned, or not of an order from 9 to 18"),
         }
     }
 }

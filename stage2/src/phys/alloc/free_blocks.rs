@@ -1,4 +1,4 @@
-//! The free blocks of a stretch of memory, by type and order.
+//! Counts of free blocks by type and order.
 
 use super::Memory;
 use crate::addr::MAX_ORDER;
@@ -11,25 +11,25 @@ use crate::range::FrameRange;
 
 use super::reshape::pageblocks;
 
-/// How many orders there are.
+/// The number of orders.
 pub const ORDERS: usize = MAX_ORDER as usize + 1;
 const TYPES: usize = MigrateType::ALL.len();
 
-/// What has been counted, by [`MigrateType`] in the order of [`MigrateType::ALL`].
+/// Counts by [`MigrateType`], in the order of [`MigrateType::ALL`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FreeBlocks {
-    /// Free blocks by order, those of isolated pageblocks apart.
+    /// Free blocks by order, without those of isolated pageblocks.
     pub free: [[u32; ORDERS]; TYPES],
     /// Pageblocks.
     pub pageblocks: [u32; TYPES],
-    /// Isolated pageblocks, counted above too.
+    /// Isolated pageblocks, also counted above.
     pub isolated_pageblocks: u32,
-    /// Pageblocks that belong to pools, counted above too.
+    /// Pageblocks of pools, also counted above.
     pub pool_pageblocks: u32,
 }
 
 impl FreeBlocks {
-    /// Nothing counted yet.
+    /// All counts zero.
     pub const NONE: Self = Self {
         free: [[0; ORDERS]; TYPES],
         pageblocks: [0; TYPES],
@@ -37,15 +37,15 @@ impl FreeBlocks {
         pool_pageblocks: 0,
     };
 
-    /// Free blocks of `order`, of all types.
+    /// Returns the number of free blocks of `order`, of all types.
     pub fn of_order(&self, order: u8) -> u32 {
         self.free.iter().filter_map(|by_order| by_order.get(order as usize)).sum()
     }
 }
 
 impl Memory<'_> {
-    /// Counts the free blocks of `zone` that begin in `range`, each as large as it can be taken. Holds a lock for one
-    /// pageblock at a time.
+    /// Counts the free blocks of `zone` that begin in `range`, each as the largest block that can be allocated there.
+    /// Holds a lock for one pageblock at a time.
     pub fn count_free_blocks(&self, zone: Zone, range: FrameRange, into: &mut FreeBlocks) {
         for part in pageblocks(range) {
             let Some(record) = self.record(part.first()) else { continue };
@@ -72,18 +72,18 @@ impl Memory<'_> {
         }
     }
 
-    /// The ranges of RAM with their controllers, ascending.
+    /// Returns the ranges of RAM with their controllers, in ascending order.
     pub fn ram(&self) -> impl Iterator<Item = (FrameRange, ControllerId)> {
         let regions = self.layout.get().map_or(&[][..], |layout| layout.table.regions());
         regions.iter().map(|region| (region.range, region.controller))
     }
 
-    /// The designated movable blocks, in the order in which they were designated.
+    /// Returns the designated movable blocks, in the order of their designation.
     pub fn blocks(&self) -> &[Block] {
         self.layout.get().map_or(&[], |layout| &layout.blocks)
     }
 
-    /// Frames in pools outside all designated blocks.
+    /// Returns the number of frames in pools outside all designated blocks.
     pub fn pool_frames(&self) -> u64 {
         self.layout.get().map_or(0, |layout| layout.pool_frames)
     }

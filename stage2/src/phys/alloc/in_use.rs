@@ -1,4 +1,4 @@
-//! Who stands in a range: what a claim has to move away, and what it cannot.
+//! The blocks in a range that are not free: what a claim must move, and what it cannot move.
 
 use super::Memory;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
@@ -9,30 +9,30 @@ use crate::range::FrameRange;
 /// A block that is not free.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Occupant {
-    /// Its first frame, which may lie below the range asked about.
+    /// The first frame, which may lie below the range in question.
     pub frame: Frame,
-    /// log2 of its frames.
+    /// log2 of the number of frames.
     pub order: u8,
-    /// Used, reserved or retired.
+    /// The state: used, reserved or retired.
     pub state: State,
-    /// Its owner, if it is in use.
+    /// The owner, if the block is in use.
     pub owner: Option<Owner>,
-    /// Where its first frame appears, if it is in use and that is known.
+    /// The guest and IPA that map its first frame, if the block is in use and they are known.
     pub mapping: Option<Mapping>,
-    /// Whether it can be moved elsewhere.
+    /// The kind of memory; unmovable if the block is not in use.
     pub kind: MemoryKind,
-    /// Whether it holds frames that are to be retired.
+    /// True if the block holds doomed frames.
     pub is_doomed: bool,
 }
 
 impl Occupant {
-    /// The number of the frame after its last.
+    /// Returns the number of the frame after the last.
     pub const fn end(&self) -> u64 {
         self.frame.number() + (1 << self.order)
     }
 }
 
-/// The blocks that are not free in a range, ascending: see [`Memory::occupants`].
+/// An iterator over the blocks in a range that are not free: see [`Memory::occupants`].
 pub struct Occupants<'m, 'a> {
     memory: &'m Memory<'a>,
     next: u64,
@@ -57,17 +57,17 @@ impl Iterator for Occupants<'_, '_> {
 }
 
 impl<'a> Memory<'a> {
-    /// The blocks that are not free in `range`, ascending, each seen under its arena's lock at the moment at which it is
-    /// asked for. What is no RAM is passed over.
+    /// Returns the blocks in `range` that are not free, in ascending order. Each is read under its arena's lock when
+    /// the iterator reaches it. Addresses that are not RAM are skipped.
     pub fn occupants(&self, range: FrameRange) -> Occupants<'_, 'a> {
         Occupants { memory: self, next: range.start(), end: range.end() }
     }
 
-    /// The first block that is not free in `part`, which lies in one pageblock.
+    /// Returns the first block that is not free in `part`, which lies in one pageblock.
     fn occupant_in(&self, part: FrameRange) -> Option<Occupant> {
         let mut number = part.start();
         while number < part.end() {
-            // At an edge of a region some of a pageblock may be no RAM.
+            // At the edge of a RAM range, part of a pageblock may not be RAM.
             let Some(record) = self.record(Frame::try_new(number)?) else {
                 number += 1;
                 continue;

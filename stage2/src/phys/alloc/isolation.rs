@@ -1,17 +1,16 @@
-//! Isolation: the first step of every claim of a contiguous range.
+//! Isolation of pageblocks: the first step of every claim of a contiguous range.
 //!
-//! An isolated pageblock hands out no frame; what is freed in it stays there. Isolation is a bit beside the pageblock's
-//! type, so that ending it restores exactly what was there. **Every** pageblock that a range touches is checked and
-//! isolated by the same rules, the first and the last, of which the range may have only a part, no less than those
-//! between:
+//! Frames of an isolated pageblock are not allocated, and frames freed there stay there. Isolation is a bit beside the
+//! pageblock's type, so ending it restores the previous state. The same rules check and isolate **every** pageblock
+//! that a range touches, also the first and the last, of which the range may contain only a part:
 //!
-//! - a pageblock of a pool is isolated only by that pool, a pageblock of a designated block outside any pool by nobody,
-//!   any other only by [`Requester::Anyone`];
+//! - a pageblock of a pool is isolated only for that pool, a pageblock of a designated block outside any pool never,
+//!   any other only for [`Requester::Anyone`];
 //! - a pageblock that is isolated already is refused: one claim at a time;
-//! - of the range itself, frames that cannot be moved, reserved, retired or doomed ones are refused. Blocks that reach
-//!   out of the range are no reason: those in use are moved, or divided first, whole; free ones are split.
+//! - in the range itself, unmovable, reserved, retired and doomed frames are refused. Blocks that cross its ends are
+//!   allowed: those in use are moved whole, or split first; free ones are split.
 //!
-//! The range lies in one RAM range and one zone. Whatever is refused, the pageblocks before it are open again when the
+//! The range must lie in one RAM range and one zone. If a pageblock is refused, those before it are open again when the
 //! error is returned.
 
 use core::fmt;
@@ -25,54 +24,55 @@ use crate::phys::frame::{Contents, MemoryKind, Meta, State};
 use crate::phys::pageblock::{Isolation, Pageblock, Shape};
 use crate::range::FrameRange;
 
-/// Who asks for a range to be isolated.
+/// The requester of an isolation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Requester {
-    /// Nobody in particular: a contiguous search, which keeps out of pools and designated blocks.
+    /// A contiguous search, which keeps out of pools and designated blocks.
     Anyone,
-    /// The owner of a pool, inside it.
+    /// The owner of a pool, inside that pool.
     Pool(PoolId),
 }
 
-/// A range whose pageblocks are isolated. Given back to [`Memory::end_isolation`]; dropped, it stays isolated for ever.
+/// A range whose pageblocks are isolated. End the isolation with [`Memory::end_isolation`]; if it is dropped, the range
+/// stays isolated for ever.
 #[derive(PartialEq, Eq, Debug)]
-#[must_use = "what nobody ends stays isolated"]
+#[must_use = "a dropped range stays isolated for ever"]
 pub struct Isolated {
     range: FrameRange,
 }
 
 impl Isolated {
-    /// What was asked for. Its pageblocks are isolated whole.
+    /// Returns the range. Its pageblocks are isolated whole.
     pub const fn range(&self) -> FrameRange {
         self.range
     }
 }
 
-/// Why a range was not isolated.
+/// An error of an isolation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IsolateError {
     /// The range.
     pub range: FrameRange,
-    /// The frame that stands in the way, or the first of the pageblock that does.
+    /// The frame that is in the way, or the first frame of the pageblock that is.
     pub frame: Frame,
-    /// How.
+    /// The reason.
     pub reason: IsolateReason,
 }
 
-/// What keeps a pageblock from being isolated.
+/// The reason why a pageblock cannot be isolated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IsolateReason {
-    /// Not in the same RAM range, or zone, as what comes before; or no RAM at all.
+    /// In another RAM range or zone than the frames before, or not RAM.
     Broken,
     /// In a pool that is not the requester's.
     InPool(PoolId),
-    /// In a designated block, and in no pool of the requester's.
+    /// In a designated block, outside the requester's pool.
     InBlock(u8),
-    /// In no pool of the requester's.
+    /// Outside the requester's pool.
     OutsidePool,
-    /// Isolated for somebody else.
+    /// Already isolated, by another claim.
     Isolated,
-    /// In use, and cannot be moved.
+    /// In use and unmovable.
     Pinned(Owner),
     /// Reserved since boot.
     Reserved,
@@ -83,12 +83,12 @@ pub enum IsolateReason {
 impl fmt::Display for IsolateReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Broken => f.write_str("not in the same RAM range and zone as what comes before"),
+            Self::Broken => f.write_str("not in the same RAM range and zone as the frames before it"),
             Self::InPool(pool) => write!(f, "in {pool}"),
             Self::InBlock(block) => write!(f, "in designated block {block}, which no pool has there"),
             Self::OutsidePool => f.write_str("outside the pool"),
-            Self::Isolated => f.write_str("claimed by somebody else at this time"),
-            Self::Pinned(owner) => write!(f, "in use by {owner}, which cannot be moved"),
+            Self::Isolated => f.write_str("isolated by another claim"),
+            Self::Pinned(owner) => write!(f, "in use by {owner} and cannot be moved"),
             Self::Reserved => f.write_str("reserved since boot"),
             Self::Retired => f.write_str("retired"),
         }
@@ -103,7 +103,7 @@ impl fmt::Display for IsolateError {
 
 impl core::error::Error for IsolateError {}
 
-/// Why an isolated range was not taken: not all of it is free.
+/// An isolated range could not be taken because not all of it is free.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TakeError {
     /// The first frame that is in the way.
@@ -122,7 +122,7 @@ impl Memory<'_> {
     /// Isolates every pageblock that `range` touches.
     ///
     /// # Errors
-    /// Where one of them must not be, by the rules at the head of this module; everything is as before then.
+    /// Fails if the rules at the head of this module forbid it for one of them. Nothing changes then.
     pub fn isolate(&self, range: FrameRange, requester: Requester) -> Result<Isolated, IsolateError> {
         let mut first = None;
         for part in pageblocks(range) {
@@ -135,11 +135,11 @@ impl Memory<'_> {
         Ok(Isolated { range })
     }
 
-    /// Isolates what follows an isolated range, up to frame number `end`: for who isolates a large range in slices. The
-    /// range has to end with a pageblock so far.
+    /// Extends an isolated range to frame number `end`, for a caller that isolates a large range in slices. The range
+    /// must so far end at a pageblock boundary.
     ///
     /// # Errors
-    /// As [`Self::isolate`]; the range stays what it was then.
+    /// As for [`Self::isolate`]. The range stays what it was then.
     pub fn isolate_on(
         &self,
         isolated: &mut Isolated,
@@ -166,7 +166,7 @@ impl Memory<'_> {
         Ok(())
     }
 
-    /// Isolates the pageblock that `part` lies in.
+    /// Isolates the pageblock that contains `part`.
     fn isolate_part(
         &self,
         part: FrameRange,
@@ -191,13 +191,13 @@ impl Memory<'_> {
         Ok(())
     }
 
-    /// Ends an isolation: what is free in its pageblocks can be allocated again.
+    /// Ends an isolation. Free frames of its pageblocks can be allocated again.
     pub fn end_isolation(&self, isolated: Isolated) {
         self.open_pageblocks(isolated.range);
     }
 
-    /// Ends the isolation of the last `most` pageblocks of an isolated range, for who ends that of a large range in slices.
-    /// Yields what is isolated still.
+    /// Ends the isolation of the last `most` pageblocks of an isolated range, for a caller that ends a large isolation
+    /// in slices. Returns the part that is still isolated.
     pub fn end_isolation_of_last(&self, isolated: Isolated, most: u64) -> Option<Isolated> {
         let Isolated { range } = isolated;
         let last = range.end().div_ceil(PAGEBLOCK_FRAMES);
@@ -216,12 +216,12 @@ impl Memory<'_> {
         }
     }
 
-    /// Gives `range` of an isolated range, all of which must be free, to `owner`, as blocks of at most a pageblock that
-    /// cannot be moved. Returns what is known of its bytes: unless they are zero, scrub before the owner can read them.
-    /// They are given back, whole or in parts, by [`Self::release_range`].
+    /// Allocates `range`, a free part of an isolated range, to `owner` as unmovable blocks of at most a pageblock.
+    /// Returns the state of its bytes: unless they are zero, they must be scrubbed before the owner can read them.
+    /// [`Self::release_range`] frees all or part of it.
     ///
     /// # Errors
-    /// Where a frame of it is not free, or does not lie in the isolated range; nothing is changed then.
+    /// Fails if a frame of it is not free, or is outside the isolated range. Nothing changes then.
     pub fn take_isolated(
         &self,
         isolated: &Isolated,
@@ -240,11 +240,11 @@ impl Memory<'_> {
             let record = self.record(part.first()).ok_or(TakeError { frame: part.first() })?;
             let mut locked = record.lock_to_change();
             let words = record.table().words;
-            // Nobody takes what is free in an isolated pageblock, but the operator may have retired it since.
+            // Free frames of an isolated pageblock are not allocated, but the operator may have retired some since.
             if let Some(frame) = first_not_free(&record, part) {
                 drop(locked);
                 let done = FrameRange::from_numbers(range.start(), part.start()).unwrap_or_default();
-                // Just taken, by this owner: nothing keeps it from going back.
+                // Freeing cannot fail: this owner has just taken it.
                 let _ = self.release_range(done, owner, contents);
                 return Err(TakeError { frame });
             }
@@ -263,7 +263,7 @@ impl Memory<'_> {
     }
 }
 
-/// The first frame of `part`, in one pageblock, that is not free.
+/// Returns the first frame of `part`, which lies in one pageblock, that is not free.
 fn first_not_free(record: &FrameRecord<'_, '_>, part: FrameRange) -> Option<Frame> {
     let mut number = part.start();
     while number < part.end() {
@@ -275,7 +275,7 @@ fn first_not_free(record: &FrameRecord<'_, '_>, part: FrameRange) -> Option<Fram
     None
 }
 
-/// Why `requester` must not isolate a pageblock with this word.
+/// Returns the reason why `requester` must not isolate a pageblock with this word.
 pub(super) fn refusal(word: Pageblock, requester: Requester) -> Option<IsolateReason> {
     let by_owner = match (requester, word.pool(), word.block()) {
         (Requester::Pool(own), Some(pool), _) if own == pool => None,
@@ -287,7 +287,7 @@ pub(super) fn refusal(word: Pageblock, requester: Requester) -> Option<IsolateRe
     by_owner.or((word.isolation() == Isolation::Isolated).then_some(IsolateReason::Isolated))
 }
 
-/// Checks that all that stands in `part`, in one pageblock, can be moved.
+/// Checks that all blocks in `part`, which lies in one pageblock, can be moved.
 pub(super) fn check_movable(
     record: &FrameRecord<'_, '_>,
     part: FrameRange,

@@ -1,4 +1,4 @@
-//! What migration asks of the allocator.
+//! The allocator as migration uses it.
 
 use super::{Memory, MemoryKind, Request, Tenant};
 use crate::addr::{Frame, Ipa};
@@ -37,7 +37,7 @@ impl Frames for Memory<'_> {
         self.free_pages(first, count, Owner::Guest(guest), contents);
     }
 
-    /// A block that is not the guest's stays what it is, and is counted: [`Memory::refused_count`].
+    /// Frees a block. If it is not the guest's, nothing changes and [`Memory::refused_count`] grows.
     fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents) {
         self.free_or_count(frame, order, Owner::Guest(guest), contents);
     }
@@ -77,14 +77,14 @@ impl Frames for Memory<'_> {
 }
 
 impl Memory<'_> {
-    /// Frees a block, or counts that it could not be freed.
+    /// Frees a block, or counts the failure.
     pub(super) fn free_or_count(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) {
         if self.free(frame, order, owner, contents).is_err() {
             self.refused.fetch_add(1, Relaxed);
         }
     }
 
-    /// How many frees of migration were refused: errors in Ballast's own books. 0 in a machine that works.
+    /// Returns the number of refused frees of migration. Anything but 0 is a bug in Ballast.
     pub fn refused_count(&self) -> u32 {
         self.refused.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! A look at a pageblock: how much of it is free, lent, claimed, fixed.
+//! The usage of pageblocks: how many frames are free, lent, claimed and fixed.
 
 use super::Memory;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE, Pa};
@@ -6,26 +6,26 @@ use crate::owner::Owner;
 use crate::phys::frame::{MemoryKind, Meta, Slot, State, Table};
 use crate::phys::pageblock::Shape;
 
-/// The frames of a pageblock.
+/// The number of frames in a pageblock.
 const WHOLE: u16 = PAGEBLOCK_FRAMES as u16;
 
-/// What the 512 frames of a pageblock are used for.
+/// The usage of the 512 frames of a pageblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Glance {
     /// Free frames.
     pub free: u16,
-    /// Frames that the owner of a pool has claimed.
+    /// Frames claimed by the owner of a pool.
     pub claimed: u16,
-    /// Frames that are reserved, retired, or in use and cannot be moved.
+    /// Frames that are reserved, retired, or in use and unmovable.
     pub fixed: u16,
-    /// Whether the pageblock is isolated.
+    /// True if the pageblock is isolated.
     pub is_isolated: bool,
-    /// Whether it is made of smaller blocks: such a look takes some thousand instructions.
+    /// True if the pageblock is split into smaller blocks. Reading such a pageblock takes some thousand instructions.
     pub is_split: bool,
 }
 
 impl Glance {
-    /// Frames in use that can be moved.
+    /// Returns the number of frames in use that can be moved.
     #[inline]
     pub const fn lent(self) -> u16 {
         PAGEBLOCK_FRAMES as u16 - self.free - self.claimed - self.fixed
@@ -33,23 +33,23 @@ impl Glance {
 }
 
 impl Memory<'_> {
-    /// What the pageblock of `frame` is used for; `None` where that is no RAM. At most one pass over the pageblock's
-    /// entries, where it is split; otherwise a few steps.
+    /// Returns the usage of the pageblock of `frame`, or `None` if that is not RAM. Takes one pass over the pageblock's
+    /// entries if it is split, and a few steps otherwise.
     pub fn glance(&self, frame: Frame) -> Option<Glance> {
         let mut glance = [Glance::default()];
         (self.glances(frame, &mut glance) == 1).then_some(glance[0])
     }
 
-    /// What the pageblocks from that of `frame` on are used for, one after the other: as many as `glances` has room for, at
-    /// most up to the first that is split, and not beyond the RAM range or the zone. Yields how many; none where `frame` is
-    /// no RAM. One lock for all, and a few steps for each, but for one pass over the entries of the one that is split.
+    /// Writes the usage of consecutive pageblocks, beginning with that of `frame`, to `glances`. Stops after the first
+    /// split pageblock and at the end of the RAM range or zone. Returns the number written, 0 if `frame` is not RAM.
+    /// Takes one lock, a few steps for each pageblock, and one pass over the entries of a split one.
     pub fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize {
         let first = Frame::containing(Pa::new_truncate(frame.pa().get() & !(PAGEBLOCK_SIZE - 1)));
         let Some(record) = self.record(first) else { return 0 };
         let (table, words, region) = (record.table(), record.table().words, record.region);
         let _locked = record.lock();
         let zone = words.word(record.slot).zone();
-        // Of the block of at least a pageblock that was looked at last: its end, and what its pageblocks are used for.
+        // The end of the last block of at least a pageblock, and the usage of its pageblocks.
         let mut last = (0, Glance::default());
         let mut number = first.number();
         for (index, glance) in glances.iter_mut().enumerate() {
@@ -66,7 +66,7 @@ impl Memory<'_> {
                 return index + 1;
             }
             if number >= last.0 {
-                // Nearly always the block begins here.
+                // The block nearly always begins here.
                 let (state, slot, end) = match word.shape() {
                     Shape::Free => (State::Free, slot, number + (1 << word.order())),
                     Shape::Used => (State::Used, slot, number + (1 << word.order())),
@@ -84,7 +84,7 @@ impl Memory<'_> {
     }
 }
 
-/// What each pageblock of a block in this state is used for, whose head is at `slot`.
+/// Returns the usage of each pageblock of a block in `state` whose head is at `slot`.
 #[inline]
 fn whole(words: Table<'_>, state: State, slot: Slot) -> Glance {
     let mut glance = Glance::default();
@@ -96,13 +96,13 @@ fn whole(words: Table<'_>, state: State, slot: Slot) -> Glance {
     glance
 }
 
-/// What the split pageblock at `slot` is used for.
+/// Returns the usage of the split pageblock at `slot`.
 fn split(words: Table<'_>, slot: Slot) -> Glance {
     let is_isolated = words.word(slot).is_isolated();
     let mut glance = Glance { is_isolated, is_split: true, ..Glance::default() };
     glance.free = words.free_map(slot.pageblock()).info().count() as u16;
     let mut offset = 0;
-    // What is counted already: then the rest is free.
+    // Frames in use not counted yet. Once it is 0, the rest is free.
     let mut left = WHOLE - glance.free;
     while left > 0 && offset < PAGEBLOCK_FRAMES {
         let meta = words.entry(slot.add(offset)).meta();
@@ -129,7 +129,7 @@ impl Glance {
             return;
         }
         match meta.owner() {
-            // What it claimed is pinned.
+            // Claimed frames are unmovable.
             Some(Owner::Pool(_)) => self.claimed += frames,
             _ => self.fixed += frames,
         }
@@ -179,7 +179,7 @@ mod tests {
                 break;
             }
             for glance in &glances[..count] {
-                // From within the pageblock too.
+                // Any frame of the pageblock finds it.
                 assert_eq!(one(number), Some(*glance));
                 assert_eq!(one(number + 511).or(one(number)), Some(*glance));
                 assert_eq!(glance.free + glance.lent() + glance.claimed + glance.fixed, 512);

@@ -1,4 +1,4 @@
-//! What memory knows of itself.
+//! Queries about zones, controllers, owners and frames.
 
 use super::Memory;
 use crate::addr::Frame;
@@ -12,11 +12,11 @@ use crate::range::FrameRange;
 /// A zone, as a whole or behind one controller, in frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ZoneTotals {
-    /// From its first present frame to its last; empty if it has none.
+    /// The span from its first present frame to its last; empty if it has none.
     pub span: FrameRange,
-    /// Frames of RAM in it.
+    /// Frames of RAM present in it.
     pub present: u64,
-    /// Frames that the allocator was given.
+    /// Frames that the allocator manages.
     pub managed: u64,
     /// Free frames that can be allocated.
     pub free: u64,
@@ -27,12 +27,12 @@ pub struct ZoneTotals {
 }
 
 impl ZoneTotals {
-    /// Frames that the allocator was never given.
+    /// Returns the number of frames that the allocator does not manage.
     pub const fn reserved(&self) -> u64 {
         self.present - self.managed
     }
 
-    /// The totals of both together.
+    /// Returns the totals of both.
     fn with(self, other: Self) -> Self {
         let span = match (self.present, other.present) {
             (0, _) => other.span,
@@ -54,48 +54,48 @@ impl ZoneTotals {
     }
 }
 
-/// What lies behind a controller.
+/// The memory behind a controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ControllerTotals {
-    /// Its part of NORMAL.
+    /// The part of NORMAL.
     pub normal: ZoneTotals,
-    /// Its part of MOVABLE.
+    /// The part of MOVABLE.
     pub movable: ZoneTotals,
 }
 
 impl ControllerTotals {
-    /// Frames of RAM.
+    /// Returns the number of frames of RAM.
     pub const fn present(&self) -> u64 {
         self.normal.present + self.movable.present
     }
 
-    /// Free frames.
+    /// Returns the number of free frames.
     pub const fn free(&self) -> u64 {
         self.normal.free + self.movable.free
     }
 
-    /// Retired frames.
+    /// Returns the number of retired frames.
     pub const fn retired(&self) -> u64 {
         self.normal.retired + self.movable.retired
     }
 }
 
-/// Everything known of one frame.
+/// The records of one frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameInfo {
-    /// The frame asked about.
+    /// The frame.
     pub frame: Frame,
-    /// The controller that it lies behind.
+    /// The controller that the frame is behind.
     pub controller: ControllerId,
     /// The zone that it is present in.
     pub zone: Zone,
-    /// What its pageblock serves.
+    /// The type of its pageblock.
     pub migrate_type: MigrateType,
-    /// Whether its pageblock is isolated.
+    /// True if its pageblock is isolated.
     pub is_isolated: bool,
-    /// The designated block that it lies in.
+    /// The designated block that contains it.
     pub block: Option<u8>,
-    /// The pool that it lies in.
+    /// The pool that contains it.
     pub pool: Option<PoolId>,
     /// The first frame of its block.
     pub head: Frame,
@@ -105,21 +105,21 @@ pub struct FrameInfo {
     pub state: State,
     /// The block's owner, if it is in use.
     pub owner: Option<Owner>,
-    /// Where the frame appears.
+    /// The guest and IPA that map the frame.
     pub mapping: Option<Mapping>,
-    /// What is known of a free block's bytes.
+    /// The state of a free block's bytes.
     pub contents: Contents,
-    /// Whether the frame, in use, is to be retired when its block is freed.
+    /// True if the frame is in use and will be retired when its block is freed.
     pub is_doomed: bool,
 }
 
 impl Memory<'_> {
-    /// The controllers that have RAM.
+    /// Returns the controllers that have RAM.
     pub fn controllers(&self) -> ControllerSet {
         self.layout.get().map_or(ControllerSet::EMPTY, |layout| layout.controllers)
     }
 
-    /// The part of `zone` behind `controller`.
+    /// Returns the totals of `zone` behind `controller`.
     pub fn arena_totals(&self, zone: Zone, controller: ControllerId) -> ZoneTotals {
         let Some(layout) = self.layout.get() else { return ZoneTotals::default() };
         let arena = self.arena(zone.arena(controller));
@@ -134,14 +134,14 @@ impl Memory<'_> {
         }
     }
 
-    /// All of `zone`.
+    /// Returns the totals of `zone`.
     pub fn zone_totals(&self, zone: Zone) -> ZoneTotals {
         self.controllers().iter().fold(ZoneTotals::default(), |totals, controller| {
             totals.with(self.arena_totals(zone, controller))
         })
     }
 
-    /// All of `controller`.
+    /// Returns the totals of `controller`.
     pub fn controller_totals(&self, controller: ControllerId) -> ControllerTotals {
         ControllerTotals {
             normal: self.arena_totals(Zone::Normal, controller),
@@ -149,22 +149,22 @@ impl Memory<'_> {
         }
     }
 
-    /// How many frames `owner` has behind `controller`.
+    /// Returns the number of frames of `owner` behind `controller`.
     pub fn resident(&self, owner: Owner, controller: ControllerId) -> u64 {
         Zone::ALL.iter().map(|zone| self.arena(zone.arena(controller)).used(owner)).sum()
     }
 
-    /// How many frames `owner` has behind all controllers.
+    /// Returns the number of frames of `owner` behind all controllers.
     pub fn resident_everywhere(&self, owner: Owner) -> u64 {
         self.controllers().iter().map(|controller| self.resident(owner, controller)).sum()
     }
 
-    /// The controller that `frame` lies behind; `None` where it is no RAM.
+    /// Returns the controller that `frame` is behind, or `None` if it is not RAM.
     pub fn controller_of(&self, frame: Frame) -> Option<ControllerId> {
         Some(self.layout.get()?.table.region_of(frame)?.controller)
     }
 
-    /// Everything known of `frame`; `None` where it is no RAM.
+    /// Returns the records of `frame`, or `None` if it is not RAM.
     pub fn frame_info(&self, frame: Frame) -> Option<FrameInfo> {
         let record = self.record(frame)?;
         let (table, region) = (record.table(), record.region);

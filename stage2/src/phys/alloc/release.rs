@@ -1,5 +1,5 @@
-//! Giving memory back: whole blocks, parts of them, and what was reserved at boot. Doomed frames are retired on the way, and
-//! what lies in isolated pageblocks stays there.
+//! Freeing: whole blocks, parts of blocks, and memory reserved since boot. Doomed frames are retired on the way, and
+//! frames of isolated pageblocks stay there.
 
 use super::reshape::{cut_used, pageblocks};
 use super::{BlockError, BlockReason, FrameRecord, Layout, Memory, boot};
@@ -10,10 +10,10 @@ use crate::phys::frame::{Contents, FrameTable, Head, Meta, RamRange, Slot, State
 use crate::range::FrameRange;
 
 impl Memory<'_> {
-    /// Gives a block back. `contents` says what the caller left in it.
+    /// Frees a block. `contents` tells what the caller left in it.
     ///
     /// # Errors
-    /// Fails if the block is not in use with just this order and owner; nothing is changed then.
+    /// Fails if the block is not in use with exactly this order and owner. Nothing changes then.
     pub fn free(&self, frame: Frame, order: u8, owner: Owner, contents: Contents) -> Result<(), BlockError> {
         let Some(record) = self.record(frame) else {
             return Err(BlockError { frame, order, owner, reason: BlockReason::NotRam });
@@ -35,7 +35,7 @@ impl Memory<'_> {
         BlockError { frame, order, owner, reason }
     }
 
-    /// What is wrong with a block that is not in use as the caller says.
+    /// Returns the reason why a block is not in use as the caller claims.
     #[cold]
     pub(super) fn why_not_freed(
         layout: &Layout<'_>,
@@ -59,11 +59,11 @@ impl Memory<'_> {
         }
     }
 
-    /// Frees `range`, which blocks of `owner` cover; a block that reaches over an end of it is cut there. `contents` says
-    /// what the caller left in the frames.
+    /// Frees `range`, which blocks of `owner` must cover. A block that crosses an end of the range is split there.
+    /// `contents` tells what the caller left in the frames.
     ///
     /// # Errors
-    /// Where some of it is no memory of `owner`; nothing is changed then.
+    /// Fails if part of the range is not memory of `owner`. Nothing changes then.
     pub fn release_range(
         &self,
         range: FrameRange,
@@ -95,11 +95,11 @@ impl Memory<'_> {
 }
 
 impl Memory<'_> {
-    /// Hands what was reserved at boot to the allocator: what a boot module lay in, once it is used up. `range` is made of
-    /// whole reserved blocks, as a reservation is.
+    /// Frees memory reserved since boot, such as a boot module that is no longer needed. `range` must consist of whole
+    /// reserved blocks, as a reservation does.
     ///
     /// # Errors
-    /// Where some of it is not reserved, or only a part of a block; nothing is changed then.
+    /// Fails if part of the range is not reserved, or covers only part of a block. Nothing changes then.
     pub fn release_reserved(&self, range: FrameRange) -> Result<(), BlockError> {
         let error = |frame, reason| BlockError { frame, order: 0, owner: Owner::Hypervisor, reason };
         for is_final in [false, true] {
@@ -135,7 +135,7 @@ fn not_ram(frame: Frame, owner: Owner) -> BlockError {
     BlockError { frame, order: 0, owner, reason: BlockReason::NotRam }
 }
 
-/// The block of `owner` that frame `number` of `region` lies in.
+/// Returns the block of `owner` that contains frame `number` of `region`.
 fn owned_head(layout: &Layout<'_>, region: &RamRange, number: u64, owner: Owner) -> Result<Head, BlockError> {
     let frame = Frame::try_new(number).unwrap_or_default();
     let error = |reason| BlockError { frame, order: 0, owner, reason };
@@ -150,7 +150,7 @@ fn owned_head(layout: &Layout<'_>, region: &RamRange, number: u64, owner: Owner)
     Err(error(Memory::why_not_freed(layout, region, head.number, owner)))
 }
 
-/// Cuts the block `head` where it reaches over the ends of `part`, and returns the piece that begins at `number`.
+/// Splits the block `head` at the ends of `part`. Returns the piece that begins at `number`.
 fn cut_at_edges(
     table: &FrameTable<'_>,
     region: &RamRange,
@@ -191,7 +191,7 @@ fn give_used(
     }
 }
 
-/// Frees a block in use whose entry is cleared already and that holds doomed frames: these retire.
+/// Frees a block whose entry is already cleared and that holds doomed frames, which are retired.
 #[cold]
 #[inline(never)]
 fn give_doomed(

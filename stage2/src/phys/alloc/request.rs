@@ -1,4 +1,4 @@
-//! What is asked for, and what is handed out.
+//! Requests and allocations.
 
 use crate::addr::{FRAME_SIZE, Frame};
 use crate::controller::ControllerId;
@@ -33,28 +33,28 @@ impl MemoryKind {
 pub struct Request {
     /// log2 of the block's frames, at most 18 (1 GiB).
     pub order: u8,
-    /// Whether its contents can be moved.
+    /// The kind of memory.
     pub kind: MemoryKind,
-    /// Whose it will be.
+    /// The owner of the block.
     pub owner: Owner,
-    /// Behind which controllers.
+    /// The controllers that may be used.
     pub placement: Placement,
-    /// Where it will appear, if that is known.
+    /// The guest and IPA that will map the block, if known.
     pub mapping: Option<Mapping>,
 }
 
 impl Request {
-    /// Whether it leaves NORMAL its floor. That is for Ballast and for tables: no guest's RAM goes below it, whether it can
-    /// move or not.
+    /// Returns whether the request must leave NORMAL its floor, which is for Ballast and for tables: no guest's RAM
+    /// goes below it, movable or not.
     #[inline]
     pub(super) const fn keeps_floor(&self) -> bool {
         matches!(self.kind, MemoryKind::Movable) || matches!(self.owner, Owner::Guest(_))
     }
 }
 
-/// A block handed out.
+/// An allocated block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "frames that nobody keeps are lost"]
+#[must_use = "a dropped allocation is never freed"]
 pub struct Allocation {
     /// The first frame.
     pub frame: Frame,
@@ -64,12 +64,12 @@ pub struct Allocation {
     pub controller: ControllerId,
     /// The zone that it was taken from.
     pub zone: Zone,
-    /// What is known of its bytes: unless they are zero, scrub before anyone else can read them.
+    /// The state of its bytes. Unless they are zero, they must be scrubbed before anyone else can read them.
     pub contents: Contents,
 }
 
 impl Allocation {
-    /// How many bytes the block has.
+    /// Returns the size of the block in bytes.
     pub const fn bytes(&self) -> u64 {
         FRAME_SIZE << self.order
     }

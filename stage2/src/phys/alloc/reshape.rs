@@ -1,4 +1,4 @@
-//! One block into many, and many into one, while they are in use.
+//! Splitting a block in use into 512 blocks, and joining 512 blocks into one.
 
 use super::{BlockError, BlockReason, Memory};
 use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
@@ -7,15 +7,15 @@ use crate::phys::frame::{FrameTable, Head, Mapping, RamRange};
 use crate::phys::pageblock::Shape;
 use crate::range::FrameRange;
 
-/// log2 of the parts that a block is divided into, or united from: a table's worth.
+/// log2 of the number of parts: a translation table's worth.
 const PARTS_ORDER: u8 = PAGEBLOCK_ORDER;
 
 impl Memory<'_> {
-    /// Makes 512 blocks of order `order` − 9 of the block in use at `frame`: same owner and mobility, each with its own
-    /// part of the reverse map. `order` is 9 (2 MiB into 4 KiB) to 18 (1 GiB into 2 MiB).
+    /// Splits the block of `order` in use at `frame` into 512 blocks of order `order` − 9 with the same owner and kind,
+    /// each with its part of the reverse map. `order` is 9 (2 MiB into 4 KiB) to 18 (1 GiB into 2 MiB).
     ///
     /// # Errors
-    /// Where the block is not in use with just this order and owner; nothing is changed then.
+    /// Fails if the block is not in use with exactly this order and owner. Nothing changes then.
     pub fn divide(&self, frame: Frame, order: u8, owner: Owner) -> Result<(), BlockError> {
         let error = |reason| BlockError { frame, order, owner, reason };
         let parts = order.checked_sub(PARTS_ORDER).filter(|_| order <= MAX_ORDER);
@@ -32,12 +32,12 @@ impl Memory<'_> {
         Ok(())
     }
 
-    /// Makes one block of `order` of the 512 blocks in use of order `order` − 9 that begin at `frame`, all of `owner`,
-    /// which will appear at `mapping`. `order` is 9 (4 KiB into 2 MiB) to 18 (2 MiB into 1 GiB).
+    /// Joins the 512 blocks of order `order` − 9 in use from `frame` on, all of `owner`, into one block of `order`
+    /// mapped at `mapping`. `order` is 9 (4 KiB into 2 MiB) to 18 (2 MiB into 1 GiB).
     ///
     /// # Errors
-    /// Where a part is no such block, or they are of different mobility, or lie in pageblocks of different zone, type or
-    /// pool; the error names the part, and nothing is changed then.
+    /// Fails if a part is not such a block, or if the parts differ in kind or lie in pageblocks of different zone, type
+    /// or pool. The error names the part. Nothing changes then.
     pub fn unite(
         &self,
         frame: Frame,
@@ -62,7 +62,7 @@ impl Memory<'_> {
             let (word, other) = (words.word(slot), words.entry(slot).meta());
             let is_head = if part < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(part) };
             let refused = |reason| error(Frame::try_new(number).unwrap_or(frame), reason);
-            // In another zone, the part is under another lock: its word says so, and no more is read.
+            // A part in another zone is under another lock: only its word is read.
             if !word.is_like(first) {
                 return Err(refused(BlockReason::Unlike));
             }
@@ -92,12 +92,12 @@ impl Memory<'_> {
     }
 }
 
-/// The 512 blocks of `order` from frame `number` on.
+/// Returns the 512 blocks of `order` from frame `number` on.
 fn parts_of(number: u64, order: u8) -> impl Iterator<Item = (u64, u8)> {
     (0..1 << PARTS_ORDER).map(move |part: u64| (number + (part << order), order))
 }
 
-/// `range` cut at the edges of pageblocks.
+/// Splits `range` at pageblock boundaries.
 pub(super) fn pageblocks(range: FrameRange) -> impl Iterator<Item = FrameRange> {
     let mut start = range.start();
     core::iter::from_fn(move || {
@@ -108,7 +108,7 @@ pub(super) fn pageblocks(range: FrameRange) -> impl Iterator<Item = FrameRange> 
     })
 }
 
-/// Replaces the block in use `head` by `pieces` (number and order each), which cover it exactly.
+/// Replaces the block in use `head` by `pieces` (frame number and order), which cover it exactly.
 pub(super) fn cut_used(
     table: &FrameTable<'_>,
     region: &RamRange,
@@ -146,7 +146,7 @@ fn is_touched(table: &FrameTable<'_>, region: &RamRange, number: u64) -> bool {
     table.words.word(region.slot(number)).is_touched()
 }
 
-/// Whether a frame of the block of `order` at `number` is doomed.
+/// Returns whether the block of `order` at `number` holds a doomed frame.
 fn has_doomed(table: &FrameTable<'_>, region: &RamRange, number: u64, order: u8) -> bool {
     let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
     pageblocks(whole).filter(|part| is_touched(table, region, part.start())).any(|part| {

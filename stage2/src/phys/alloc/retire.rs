@@ -1,8 +1,8 @@
-//! Taking frames out of use for good: what is free goes at once, what is in use when it is freed.
+//! Retiring frames: free frames at once, frames in use when they are freed.
 //!
-//! A frame in use is *doomed*: a mark in its own entry, and another in the head of its block, so that the block, or
-//! whatever pieces it is divided into by then, is freed with care. A retired frame is a block of its own; nothing ever
-//! merges with it, and nobody is ever given it again.
+//! A frame in use is *doomed*: a mark in its own entry, and another in the head of its block, so that the block, or the
+//! pieces it is split into until then, is freed with care. A retired frame is a block of its own. It never merges and
+//! is never allocated again.
 
 use super::reshape::pageblocks;
 use super::{FrameRecord, Memory};
@@ -10,16 +10,16 @@ use crate::phys::arena::Standing;
 use crate::phys::frame::{Head, Meta, State};
 use crate::range::FrameRange;
 
-/// What became of the frames that were to be retired.
+/// The outcome for the frames of a retired range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Retired {
-    /// Frames that were free and are retired now.
+    /// Frames that were free and are now retired.
     pub now: u64,
-    /// Frames in use, which are retired when they are freed; [`Memory::occupants`] says whose they are.
+    /// Frames in use, retired when freed. [`Memory::occupants`] tells their owners.
     pub doomed: u64,
-    /// Frames that were retired before.
+    /// Frames that had been retired before.
     pub before: u64,
-    /// Frames reserved since boot, or no RAM: these stay as they are.
+    /// Frames reserved since boot, or not RAM: these stay as they are.
     pub untouched: u64,
 }
 
@@ -34,8 +34,8 @@ impl Memory<'_> {
         done
     }
 
-    /// Takes the first of `range` out of use for good, a pageblock at most and what is no RAM before it, and counts it in
-    /// `done`. Returns what is left, for who does it in slices.
+    /// Retires the first part of `range`, at most a pageblock, skips what is not RAM before it, and counts both in
+    /// `done`. Returns the rest of the range, for callers that work in slices.
     pub fn retire_some(&self, range: FrameRange, done: &mut Retired) -> FrameRange {
         let regions = self.layout.get().map_or(&[][..], |layout| layout.table.regions());
         let inside = regions.iter().map(|region| range.intersection(region.range));
@@ -52,8 +52,8 @@ impl Memory<'_> {
         FrameRange::from_numbers(part.end(), range.end()).unwrap_or_default()
     }
 
-    /// Retires what of `part`, within one pageblock, has the same state as frame `number`, from there on. Returns the
-    /// number of the frame after.
+    /// Retires the frames of `part`, which lies in one pageblock, from frame `number` to the end of its block. Returns
+    /// the number of the frame after.
     fn retire_from(&self, number: u64, part: FrameRange, done: &mut Retired) -> u64 {
         let frame = FrameRange::from_numbers(number, number + 1).unwrap_or_default().first();
         let Some(record) = self.record(frame) else {
@@ -88,14 +88,14 @@ impl Memory<'_> {
         end
     }
 
-    /// Whether a frame in use is to be retired when it is freed.
+    /// Returns whether a frame in use is doomed.
     pub(super) fn is_doomed(record: &FrameRecord<'_, '_>) -> bool {
         let words = record.table().words;
         words.word(record.slot).is_touched() && words.entry(record.slot).meta().is_doomed()
     }
 }
 
-/// Marks the frames `start` to before `end`, in one pageblock, of the block in use `head`.
+/// Marks the frames `start` to before `end`, in one pageblock, of the block in use `head` as doomed.
 fn doom(record: &FrameRecord<'_, '_>, head: Head, start: u64, end: u64) {
     let words = record.table().words;
     words.touch_used(record.slot);

@@ -1,4 +1,4 @@
-//! Who has what stands on a range of frames: the reverse map, read in the order of the frames.
+//! The reverse map, read in the order of frames: which guest has which frames at which IPA.
 
 use super::{Layout, Memory};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_FRAMES};
@@ -6,20 +6,20 @@ use crate::owner::{GuestId, Owner};
 use crate::phys::frame::{Head, Mapping, RamRange, State};
 use crate::range::FrameRange;
 
-/// Blocks of one guest's RAM that lie side by side in frames and in IPA.
+/// Adjacent blocks of one guest's RAM: adjacent in frames and in IPA.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tenant {
     /// The guest.
     pub guest: GuestId,
-    /// Where the first frame appears.
+    /// The IPA of the first frame.
     pub ipa: Ipa,
-    /// The blocks' frames: whole blocks, also where only a part of them was asked about.
+    /// The frames of the blocks: whole blocks, even if only a part of them is in the range in question.
     pub frames: FrameRange,
 }
 
 impl<'a> Memory<'a> {
-    /// The first of a guest's RAM that touches `range`, with what follows it in frames and IPA alike up to the end
-    /// of its pageblock. Looks at each block once, under the lock of one arena for each pageblock.
+    /// Returns the first block of guest RAM that touches `range`, together with the blocks adjacent to it in frames and
+    /// in IPA, up to the end of its pageblock. Reads each block once and takes one lock for each pageblock.
     pub fn tenant_in(&self, range: FrameRange) -> Option<Tenant> {
         let layout = self.layout.get()?;
         let mut number = range.start();
@@ -37,7 +37,8 @@ impl<'a> Memory<'a> {
         None
     }
 
-    /// The first tenant from frame `number` to the end of its pageblock or to `end`, or else where to look next.
+    /// Returns the first tenant from frame `number` to the end of its pageblock or to `end`; if there is none, the
+    /// frame number to continue from.
     fn tenant_in_pageblock(
         &self,
         layout: &Layout<'a>,
@@ -77,7 +78,7 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Where the block with this head appears, if it is RAM of a guest's.
+/// Returns the guest and IPA that map the block `head`, if it is guest RAM.
 fn guest_mapping(layout: &Layout<'_>, region: &RamRange, head: Head) -> Option<Mapping> {
     if head.state != State::Used {
         return None;
@@ -131,12 +132,12 @@ mod tests {
         let block = memory.allocate(&request(9, mapping(0x8000_0000))).unwrap();
         let found = memory.tenant_in(whole).unwrap();
         assert_eq!(found.frames, FrameRange::try_new(block.frame, 512).unwrap());
-        // A part of it is enough.
+        // Part of the block is enough to find it.
         let last = FrameRange::from_numbers(found.frames.end() - 1, whole.end()).unwrap();
         assert_eq!(memory.tenant_in(last), Some(found));
         memory.free(block.frame, 9, guest(0), Contents::Zeroed).unwrap();
 
-        // Three frames that follow each other in IPA, and one that does not; Ballast's own are nobody's.
+        // Three frames that are adjacent in IPA, and one that is not. Ballast's own frames are not tenants.
         let own = Request { owner: Owner::Hypervisor, kind: MemoryKind::Unmovable, ..request(0, None) };
         let own = memory.allocate(&own).unwrap();
         let ipas = [0x4000_0000, 0x4000_1000, 0x4000_2000, 0x9000_0000];

@@ -34,7 +34,7 @@ pub(super) fn guest(number: u8) -> Owner {
     Owner::Guest(GuestId::try_new(number).unwrap())
 }
 
-/// Words for the frame table of `map`, filled with anything but zero.
+/// Returns words for the frame table of `map`, filled with a nonzero pattern.
 pub(crate) fn words(map: &BootMap) -> Vec<AtomicU32> {
     crate::cases::words(Footprint::of(map).words())
 }
@@ -43,7 +43,7 @@ fn request(order: u8, kind: MemoryKind) -> Request {
     Request { order, kind, owner: guest(0), placement: Placement::Any, mapping: None }
 }
 
-/// Two controllers with 8 MiB each; the image in the first, a block of 4 MiB movable in the second.
+/// Returns a map of two controllers with 8 MiB each: the image in the first, a movable block of 4 MiB in the second.
 fn two_controllers() -> BootMap {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 8 * MIB).unwrap();

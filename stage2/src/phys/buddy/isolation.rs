@@ -1,4 +1,4 @@
-//! Isolated pageblocks, and frames taken out of free blocks by number.
+//! Isolation of pageblocks, and taking given frames out of free blocks.
 
 use super::FreeLists;
 use crate::addr::{PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
@@ -6,14 +6,14 @@ use crate::phys::frame::{Contents, FrameTable, Slot, State, Table};
 use crate::phys::pageblock::{Isolation, Shape};
 
 impl FreeLists {
-    /// Whether some pageblock is isolated.
+    /// Returns whether a pageblock is isolated.
     #[inline]
     pub(crate) fn has_isolated(&self) -> bool {
         self.isolated != 0
     }
 
-    /// Isolates the pageblock at `slot`: takes it off its list, out of a larger free block if need be. Returns how many
-    /// of its frames are free.
+    /// Isolates the pageblock at `slot`: takes it off its list, and out of a larger free block if necessary. Returns
+    /// the number of its free frames.
     pub(crate) fn isolate(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
         let words = &table.words;
         let slot = Slot::of_pageblock(slot.pageblock());
@@ -34,7 +34,7 @@ impl FreeLists {
         Self::free_frames(words, slot)
     }
 
-    /// How many frames are free in the isolated pageblock at `slot`.
+    /// Returns the number of free frames in the isolated pageblock at `slot`.
     fn free_frames(words: &Table<'_>, slot: Slot) -> u64 {
         match words.word(slot).shape() {
             Shape::Free => PAGEBLOCK_FRAMES,
@@ -43,8 +43,8 @@ impl FreeLists {
         }
     }
 
-    /// Takes the block of `order`, at most a pageblock, at `slot`, all of which is free, off the lists, isolated or not.
-    /// Its entry, or word, is left for the caller to write.
+    /// Takes the free block of `order`, at most a pageblock's, at `slot` out of the allocator, isolated or not. The
+    /// caller writes its entry, or its word.
     pub(crate) fn withdraw(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8) -> Contents {
         let words = &table.words;
         let index = slot.pageblock();
@@ -73,8 +73,8 @@ impl FreeLists {
         contents
     }
 
-    /// Cuts the free block that the pageblock at `slot` is part of, if it is, so that the pageblock is a free block for
-    /// itself, on no list.
+    /// Splits the free block that contains the pageblock at `slot`, if there is one, until the pageblock is a free
+    /// block of its own, on no list.
     fn expose(&mut self, table: &FrameTable<'_>, slot: Slot) {
         let words = &table.words;
         let region = table.region_in(words.word(slot));
@@ -94,8 +94,7 @@ impl FreeLists {
         Self::set_free_alone(words, slot, contents);
     }
 
-    /// Ends the isolation of the pageblock at `slot`: what is free in it can be allocated again. Returns how many frames
-    /// that are.
+    /// Ends the isolation of the pageblock at `slot`. Returns the number of frames that can be allocated again.
     pub(crate) fn end_isolation(&mut self, table: &FrameTable<'_>, slot: Slot) -> u64 {
         let words = &table.words;
         let slot = Slot::of_pageblock(slot.pageblock());

@@ -1,8 +1,8 @@
-//! Free blocks of at least a pageblock: lists, cutting and merging.
+//! Free blocks of at least a pageblock: lists, splitting and merging.
 //!
-//! Pageblocks are named by their number in the table here. Within a region that runs in step with the frames' numbers, and
-//! every pageblock's word says of which region it is: so a buddy outside the region is told by its word, like one of
-//! another type or zone.
+//! Here a pageblock is named by its number in the frame table. Within a RAM range these numbers run in step with frame
+//! numbers, and every pageblock's word names its RAM range. So the word of a buddy outside the range shows that, like
+//! that of a buddy of another type or zone.
 
 use super::{FreeLists, Taken, key};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
@@ -10,8 +10,8 @@ use crate::phys::frame::{Contents, FreeMap, NONE, Slot, Table};
 use crate::phys::pageblock::{MigrateType, Shape};
 
 impl FreeLists {
-    /// Takes a block of `order`, at least a pageblock, from the lists of one type, splitting a larger one if need be.
-    /// Its pageblocks' words are left for the caller to write.
+    /// Takes a block of `order`, at least a pageblock's, from the lists of one type, splitting a larger one if
+    /// necessary. The caller writes the words of its pageblocks.
     pub(super) fn take_large(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         let candidates = self.orders[list] >> order;
         if candidates == 0 {
@@ -30,7 +30,8 @@ impl FreeLists {
         Some(Taken { slot: Slot::of_pageblock(index), contents })
     }
 
-    /// Takes a block of `order` from free blocks of at least a pageblock of type `from` for `wanted`, whose they are then.
+    /// Takes a block of `order` from free blocks of at least a pageblock of type `from`, and converts its pageblocks to
+    /// `wanted`.
     pub(super) fn steal_large(
         &mut self,
         table: &Table<'_>,
@@ -47,7 +48,7 @@ impl FreeLists {
         })
     }
 
-    /// Puts a block of at least a pageblock on its list, merged as far as it goes.
+    /// Puts a block of at least a pageblock on its list, merged with its buddies.
     pub(super) fn merge(
         &mut self,
         words: &Table<'_>,
@@ -61,7 +62,7 @@ impl FreeLists {
         cell.set(cell.get().with_head(Shape::Free, order));
         let mut head = cell.get();
         let list = head.list();
-        // By frame number, so that buddies are told.
+        // By frame number, which decides where the buddy is.
         let block = (number >> PAGEBLOCK_ORDER) as u32;
         let mut size = 1 << (u32::from(order - PAGEBLOCK_ORDER) % u32::BITS);
         while order < MAX_ORDER {
@@ -140,7 +141,7 @@ impl FreeLists {
     }
 }
 
-/// Makes the pageblocks of the block of `order` at `slot` be of type `wanted`.
+/// Sets the type of the pageblocks of the block of `order` at `slot`.
 fn set_type(table: &Table<'_>, slot: Slot, order: u8, wanted: MigrateType) {
     for pageblock in 0..1 << (order - PAGEBLOCK_ORDER) {
         let slot = slot.add(pageblock * PAGEBLOCK_FRAMES);

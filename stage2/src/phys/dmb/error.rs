@@ -1,4 +1,4 @@
-//! Why a designation was refused, in words for the operator.
+//! Errors and warnings of designation, in words for the operator.
 
 use core::fmt;
 
@@ -11,39 +11,39 @@ use crate::phys::map::MAX_MARKS;
 use crate::range::FrameRange;
 use crate::size::Size;
 
-/// What [`designate`](crate::phys::dmb::designate) did.
+/// The result of [`designate`](crate::phys::dmb::designate).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Designation {
     /// Frames in designated blocks.
     pub block_frames: u64,
     /// Frames made movable by a general amount.
     pub amount_frames: u64,
-    /// What the operator should know.
+    /// A warning for the operator.
     pub warning: Option<Warning>,
 }
 
-/// What was done otherwise than asked.
+/// A difference between request and result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Warning {
-    /// The general amount is more than may be movable.
+    /// The general amount is more than may become movable.
     AmountClamped {
-        /// Frames asked for, blocks included.
+        /// Frames requested, including blocks.
         asked: u64,
-        /// Frames that became movable, blocks included.
+        /// Frames that became movable, including blocks.
         given: u64,
         /// Frames of NORMAL that must stay.
         floor: u64,
     },
-    /// The blocks alone are more than the general amount.
+    /// The blocks alone exceed the general amount.
     AmountBelowBlocks {
-        /// Frames asked for.
+        /// Frames requested.
         asked: u64,
         /// Frames in blocks.
         blocks: u64,
     },
-    /// The blocks leave less for NORMAL than `kernelcore=` asks for.
+    /// The blocks leave less for NORMAL than `kernelcore=` requests.
     KernelcoreNotMet {
-        /// Frames asked for.
+        /// Frames requested.
         asked: u64,
         /// Frames left.
         left: u64,
@@ -55,20 +55,20 @@ impl fmt::Display for Warning {
         match *self {
             Self::AmountClamped { asked, given, floor } => write!(
                 f,
-                "movable memory: {} asked for, {} given: NORMAL keeps {} for Ballast and its tables",
+                "movable memory: {} requested, {} granted: NORMAL keeps {} for Ballast and its tables",
                 Bytes(asked * FRAME_SIZE),
                 Bytes(given * FRAME_SIZE),
                 Bytes(floor * FRAME_SIZE)
             ),
             Self::AmountBelowBlocks { asked, blocks } => write!(
                 f,
-                "movablecore=: the general amount of {} is less than the designated blocks' {}, which stand",
+                "movablecore=: the general amount of {} is less than the {} of the designated blocks, which are kept",
                 Bytes(asked * FRAME_SIZE),
                 Bytes(blocks * FRAME_SIZE)
             ),
             Self::KernelcoreNotMet { asked, left } => write!(
                 f,
-                "kernelcore=: {} asked for, but the designated blocks, which come first, leave {}",
+                "kernelcore=: {} requested, but the designated blocks, which take precedence, leave {}",
                 Bytes(asked * FRAME_SIZE),
                 Bytes(left * FRAME_SIZE)
             ),
@@ -76,23 +76,23 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What was refused.
+/// A refused item.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Item {
     /// An item of a command-line option.
     Option {
-        /// Which option.
+        /// The option.
         option: CoreOption,
-        /// Which item, from 1 on, over all its values.
+        /// The number of the item, from 1, over all values of the option.
         number: usize,
-        /// As it was written.
+        /// The text of the item.
         text: Name,
     },
     /// A node of the host tree or of the configuration.
     Node {
-        /// The path of the node that it is in.
+        /// The path of the parent node.
         container: &'static str,
-        /// Its name.
+        /// The name of the node.
         name: Name,
     },
     /// All blocks together.
@@ -111,21 +111,21 @@ impl fmt::Display for Item {
     }
 }
 
-/// Which edge of a block.
+/// An edge of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Edge {
-    /// Its first byte.
+    /// The first byte.
     Base,
-    /// Its length.
+    /// The length.
     Size,
 }
 
-/// The rule that was broken.
+/// The broken rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
-    /// Nothing between two commas, or nothing at all.
+    /// An empty item.
     EmptyItem,
-    /// A text that is no number.
+    /// Not a number.
     NotANumber {
         /// The text.
         text: Name,
@@ -139,85 +139,85 @@ pub enum Rule {
     PercentAbove100,
     /// A percentage with a base.
     PercentWithBase,
-    /// A base where none is taken.
+    /// A base in an option that accepts none.
     BaseNotAllowed,
     /// A second general amount.
     SecondAmount {
         /// The first.
         first: Name,
     },
-    /// Nothing at all is asked for.
+    /// A size of zero.
     NoSize,
-    /// The end lies past the 48-bit address limit.
+    /// The end exceeds the 48-bit address limit.
     BeyondAddresses {
         /// The address of the first byte.
         base: u64,
         /// The length.
         size: u64,
     },
-    /// Base or size is no multiple of a pageblock.
+    /// Base or size is not a multiple of a pageblock.
     Misaligned {
-        /// Which.
+        /// The edge.
         edge: Edge,
         /// Its value.
         value: u64,
     },
-    /// The first byte is no RAM.
+    /// The first byte is not RAM.
     NotRam {
         /// The block.
         range: FrameRange,
     },
-    /// The block reaches past its RAM range, over a hole.
+    /// The block extends beyond its RAM range, over a hole.
     CrossesHole {
         /// The block.
         range: FrameRange,
         /// The RAM range in which it begins.
         ram: FrameRange,
     },
-    /// The block reaches from one controller to another.
+    /// The block spans two controllers.
     CrossesController {
         /// The block.
         range: FrameRange,
-        /// Where it begins.
+        /// The controller of its first frame.
         first: ControllerId,
-        /// Where it goes on.
+        /// The next controller.
         second: ControllerId,
     },
-    /// Something else is there.
+    /// Something else overlaps the block.
     Overlaps {
         /// The block.
         range: FrameRange,
-        /// What is there.
+        /// The name of the other range.
         name: Name,
-        /// Where.
+        /// The other range.
         other: FrameRange,
     },
-    /// More blocks than there is room for.
+    /// Too many blocks.
     TooManyBlocks,
-    /// More pools than there is room for.
+    /// Too many pools.
     TooManyPools,
-    /// More separate movable ranges than the map holds.
+    /// Too many separate movable ranges.
     TooManyRanges,
     /// `reusable` is missing.
     NotReusable,
-    /// `no-map` is there.
+    /// `no-map` is present.
     NoMap,
-    /// `linux,cma-default` is there.
+    /// `linux,cma-default` is present.
     CmaDefault,
     /// `reg` has more than one entry.
     SeveralRanges,
-    /// An alignment that is no power of two.
+    /// The alignment is not a power of two.
     BadAlignment {
         /// Its value.
         alignment: u64,
     },
-    /// There is no free place for a dynamic block.
+    /// No free range for a block whose location Ballast chooses.
     NoRoom {
         /// Its size.
         size: u64,
         /// Its alignment.
         alignment: u64,
-        /// The longest free stretch, alignment aside.
+        /// The length of the largest free range, ignoring alignment.
         longest: u64,
     },
     /// A pool partly inside a block.
@@ -229,11 +229,11 @@ pub enum Rule {
         /// The block.
         block: FrameRange,
     },
-    /// Too little would be left for what cannot move.
+    /// Too little unmovable memory would be left.
     LeavesTooLittle {
         /// Bytes of NORMAL that would stay free.
         left: u64,
-        /// Bytes that must.
+        /// Bytes that must stay free.
         floor: u64,
     },
 }
@@ -244,30 +244,30 @@ impl fmt::Display for Rule {
             Self::EmptyItem => f.write_str("is empty"),
             Self::NotANumber { text } => write!(
                 f,
-                "\"{text}\" is no size: decimal, 0x hexadecimal or 0 octal digits, then at most one of K M G T P E"
+                "\"{text}\" is not a size: expected decimal, 0x hexadecimal or 0 octal digits, then at most one of K M G T P E"
             ),
             Self::NumberTooLarge { text } => write!(f, "\"{text}\" does not fit in 64 bits"),
             Self::PercentAbove100 => f.write_str("a percentage must be at most 100"),
-            Self::PercentWithBase => f.write_str("a percentage takes no base"),
-            Self::BaseNotAllowed => f.write_str("only movablecore= takes a base"),
+            Self::PercentWithBase => f.write_str("a percentage cannot have a base"),
+            Self::BaseNotAllowed => f.write_str("only movablecore= accepts a base"),
             Self::SecondAmount { first } => {
-                write!(f, "a second general amount beside \"{first}\"; only one is taken")
+                write!(f, "a second general amount after \"{first}\"; only one is allowed")
             }
             Self::NoSize => f.write_str("has no size"),
             Self::BeyondAddresses { base, size } => {
-                write!(f, "{size:#x} bytes at {base:#x} run past the 48-bit address limit")
+                write!(f, "{size:#x} bytes at {base:#x} exceed the 48-bit address limit")
             }
             Self::Misaligned { edge, value } => {
                 let edge = match edge {
                     Edge::Base => "base",
                     Edge::Size => "size",
                 };
-                write!(f, "{edge} {value:#x} is no multiple of {}", Bytes(PAGEBLOCK_SIZE))
+                write!(f, "{edge} {value:#x} is not a multiple of {}", Bytes(PAGEBLOCK_SIZE))
             }
             Self::NotRam { range } => write!(f, "{range} does not begin in RAM"),
-            Self::CrossesHole { range, ram } => write!(f, "{range} reaches out of the RAM range {ram}"),
+            Self::CrossesHole { range, ram } => write!(f, "{range} extends beyond the RAM range {ram}"),
             Self::CrossesController { range, first, second } => {
-                write!(f, "{range} reaches from {first} to {second}")
+                write!(f, "{range} spans {first} and {second}")
             }
             Self::Overlaps { range, name, other } => write!(f, "{range} overlaps {name} at {other}"),
             Self::TooManyBlocks => write!(f, "there can be at most {MAX_BLOCKS} designated blocks"),
@@ -276,13 +276,13 @@ impl fmt::Display for Rule {
             Self::NotReusable => f.write_str("needs the property reusable"),
             Self::NoMap => f.write_str("must not have the property no-map"),
             Self::CmaDefault => f.write_str("must not have the property linux,cma-default"),
-            Self::SeveralRanges => f.write_str("reg has more than one entry; a block has one"),
+            Self::SeveralRanges => f.write_str("reg has more than one entry; a block must have one"),
             Self::BadAlignment { alignment } => {
-                write!(f, "alignment {alignment:#x} is no power of two")
+                write!(f, "alignment {alignment:#x} is not a power of two")
             }
             Self::NoRoom { size, alignment, longest } => write!(
                 f,
-                "no free place for {} aligned to {} (longest free stretch {})",
+                "no free range for {} aligned to {} (largest free range {})",
                 Bytes(size),
                 Bytes(alignment),
                 Size(longest)
@@ -290,7 +290,7 @@ impl fmt::Display for Rule {
             Self::PartlyInBlock { range, name, block } => {
                 write!(
                     f,
-                    "{range} lies partly in block {name} at {block}: a pool lies in one block or outside all"
+                    "{range} lies partly in block {name} at {block}: a pool must lie in one block or outside all"
                 )
             }
             Self::LeavesTooLittle { left, floor } => write!(
@@ -303,12 +303,12 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A designation that was refused: what, and the rule that it breaks.
+/// An error of a designation: the item and the rule that it breaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesignationError {
-    /// What was refused.
+    /// A refused item.
     pub item: Item,
-    /// Why.
+    /// The rule.
     pub rule: Rule,
 }
 

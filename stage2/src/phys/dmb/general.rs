@@ -1,9 +1,8 @@
-//! The general amount: what `movablecore=` and `kernelcore=` make movable beside the blocks.
+//! The general amount: memory that `movablecore=` and `kernelcore=` make movable in addition to the blocks.
 //!
-//! Blocks count as part of the general amount and come before `kernelcore=`. With both options, the one that keeps more
-//! for NORMAL counts. What then still is to become movable is taken from the top of memory down, in whole pageblocks
-//! that are free of reservations. Where that would leave NORMAL less than its floor, the amount is clamped with a
-//! warning: never to nothing without a word.
+//! Blocks count as part of the general amount and take precedence over `kernelcore=`. If both options are given, the
+//! one that keeps more for NORMAL counts. The rest is taken from the top of memory down, in whole pageblocks without
+//! reservations. If that would leave NORMAL less than its floor, the amount is reduced, always with a warning.
 
 use super::error::{Designation, DesignationError, Item, Rule, Warning};
 use super::{Amount, Plan, Wishes};
@@ -13,14 +12,14 @@ use crate::phys::map::{BootMap, MovableMark};
 use crate::range::FrameRange;
 use crate::scale::scaled;
 
-/// Frames of NORMAL that a machine with the RAM of `map` needs for Ballast: the frame table, 1/256 of RAM for the
-/// stage-2 tables of guests mapped in small units, and 8 MiB.
+/// Returns the number of frames of NORMAL that a machine with the RAM of `map` needs for Ballast: the frame table,
+/// 1/256 of RAM for the stage 2 tables of guests mapped in small units, and 8 MiB.
 pub fn default_floor(map: &BootMap) -> u64 {
     let table = Footprint::of(map).bytes().div_ceil(FRAME_SIZE);
     table + map.ram_frames() / 256 + (8 << 20 >> FRAME_SHIFT)
 }
 
-/// Checks the plan as a whole, adds the general amount and puts it all into the map.
+/// Checks the whole plan, adds the general amount and stores it in the map.
 pub(super) fn finish(
     map: &mut BootMap,
     plan: Plan,
@@ -61,7 +60,7 @@ pub(super) fn finish(
     Ok(Designation { block_frames, amount_frames, warning })
 }
 
-/// How many frames beside the blocks are to become movable.
+/// Returns the number of frames that are to become movable in addition to the blocks.
 fn wanted_frames(total: u64, blocks: u64, wishes: &Wishes<'_>) -> (u64, Option<Warning>) {
     let frames = |amount| match amount {
         Amount::Bytes(bytes) => bytes.div_ceil(FRAME_SIZE),
@@ -73,7 +72,7 @@ fn wanted_frames(total: u64, blocks: u64, wishes: &Wishes<'_>) -> (u64, Option<W
     if movable.is_none() && kernel.is_none() {
         return (0, None);
     }
-    // What stays by `movablecore=` may be nothing: that asks for all that can be had, not for none.
+    // `movablecore=` may ask for all of RAM: that means as much as possible, not nothing.
     let kept_by_movable = movable.map_or(0, |movable| total - movable.min(total));
     let kept = kept_by_movable.max(kernel.unwrap_or(0));
     let left = total - blocks;
@@ -85,7 +84,7 @@ fn wanted_frames(total: u64, blocks: u64, wishes: &Wishes<'_>) -> (u64, Option<W
     (left.saturating_sub(kept) & !(PAGEBLOCK_FRAMES - 1), warning)
 }
 
-/// The stretches of whole pageblocks that are RAM and nothing else, from the top down.
+/// Returns the ranges of whole pageblocks that are RAM and nothing else, from the top down.
 fn free_pageblocks_from_the_top(map: &BootMap, plan: &Plan) -> impl Iterator<Item = FrameRange> {
     let mut end = u64::MAX;
     core::iter::from_fn(move || {
@@ -100,7 +99,8 @@ fn free_pageblocks_from_the_top(map: &BootMap, plan: &Plan) -> impl Iterator<Ite
     })
 }
 
-/// The highest stretch of RAM below frame number `end` without anything else in it, and where to look next.
+/// Returns the highest range of RAM below frame number `end` without anything else in it, and the frame number to
+/// continue from.
 fn highest_stretch_below(map: &BootMap, plan: &Plan, end: u64) -> Option<(FrameRange, u64)> {
     let ram = map.ram().map(|(range, _)| range).filter(|range| range.start() < end).last()?;
     let end = end.min(ram.end());
@@ -110,7 +110,7 @@ fn highest_stretch_below(map: &BootMap, plan: &Plan, end: u64) -> Option<(FrameR
         let pools = plan.pools.iter().map(|pool| pool.range);
         reservations.chain(blocks).chain(pools).filter(|range| !range.is_empty() && range.start() < end)
     };
-    // Below what covers the top, or down to what ends highest.
+    // Continue below a range that covers the top, or stop at the one that ends highest.
     if let Some(start) = others().filter(|range| range.end() >= end).map(FrameRange::start).min() {
         return Some((FrameRange::EMPTY, start.max(ram.start())));
     }

@@ -9,14 +9,14 @@
 //! kernelcore  = size | number "%"
 //! ```
 //! The option may be given several times; its items add up. At most one general amount in all. Nothing is skipped or
-//! guessed: an empty item, characters left over and a number that does not fit are errors.
+//! guessed: an empty item, trailing characters and a number that does not fit are errors.
 
 use super::error::{DesignationError, Item, Rule};
 use super::number::{self, NumberError};
 use super::{MAX_BLOCKS, Wishes};
 use crate::name::Name;
 
-/// Which of the two options.
+/// One of the two options.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CoreOption {
     /// `movablecore=`
@@ -26,7 +26,7 @@ pub enum CoreOption {
 }
 
 impl CoreOption {
-    /// The option's name, without the `=`.
+    /// Returns the option's name, without the `=`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Movable => "movablecore",
@@ -38,13 +38,13 @@ impl CoreOption {
 /// A general amount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Amount {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// So many hundredths of all RAM, at most 100.
+    /// A percentage of all RAM, at most 100.
     Percent(u8),
 }
 
-/// A block that the command line asks for.
+/// A block on the command line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockItem {
     pub(super) size: u64,
@@ -53,7 +53,7 @@ pub(super) struct BlockItem {
     pub(super) name: Name,
 }
 
-/// All that one of the options says.
+/// The parsed values of one option.
 #[derive(Clone, Debug)]
 pub struct Core {
     amount: Option<(Amount, Item)>,
@@ -61,10 +61,10 @@ pub struct Core {
 }
 
 impl Core {
-    /// Reads all values of `option`; `None` where there is none.
+    /// Parses all values of `option`. Returns `None` if there are none.
     ///
     /// # Errors
-    /// The first item that is no item.
+    /// Returns the first item that is invalid.
     pub fn parse<'v>(
         option: CoreOption,
         values: impl IntoIterator<Item = &'v str>,
@@ -107,7 +107,7 @@ impl Core {
         Ok(())
     }
 
-    /// The general amount.
+    /// Returns the general amount.
     pub fn amount(&self) -> Option<Amount> {
         self.amount.map(|(amount, _)| amount)
     }
@@ -130,7 +130,7 @@ impl Wishes<'_> {
     }
 }
 
-/// The values of every `name=value` on `command_line`, in order.
+/// Returns the values of every `name=value` on `command_line`, in order.
 pub fn option_values(command_line: &str, option: CoreOption) -> impl Iterator<Item = &str> {
     command_line
         .split_ascii_whitespace()

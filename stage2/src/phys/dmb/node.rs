@@ -1,18 +1,19 @@
 //! Nodes of `/reserved-memory` that designate blocks and pools.
 //!
-//! | `compatible` | makes |
+//! | `compatible` | designates |
 //! |---|---|
 //! | `designated-movable-block` | a block |
 //! | `shared-dmb-pool` | a block and a pool over all of it |
-//! | `shared-dma-pool`, with `reusable` | a pool, inside one block where it lies in one, else outside all |
+//! | `shared-dma-pool`, with `reusable` | a pool, inside the block that contains it, or outside all |
 //!
-//! Each needs `reusable` and must not have `no-map`; a pool in a block must not be `linux,cma-default`. A node has one
-//! place: one `reg` entry, or `size` with `alignment` and `alloc-ranges`. A fixed place is taken as it is or refused; a
-//! place that Ballast chooses has its alignment raised to a pageblock, never its size. Fixed places are settled first,
-//! in the order of the tree, then the others, from the top of memory down.
+//! Each node needs `reusable` and must not have `no-map`. A pool in a block must not be `linux,cma-default`. A node has
+//! one location: one `reg` entry, or `size` with `alignment` and `alloc-ranges`. A fixed location is used as it is or
+//! refused. For a location that Ballast chooses, the alignment is raised to a pageblock, but never the size. Fixed
+//! locations are settled first, in the order of the tree, then the others, from the top of memory down.
 //!
-//! The configuration's nodes (`/designated-movable-blocks`, `/pools`) say the same, but for two things: a place may be
-//! left to Ballast behind controllers in an order, and a `shared-dmb-pool` that lies in a block makes none of its own.
+//! The configuration's nodes (`/designated-movable-blocks`, `/pools`) follow the same rules with two exceptions: they
+//! may leave the location to Ballast, behind controllers in an order; and a `shared-dmb-pool` inside a block creates no
+//! block of its own.
 
 use super::error::{DesignationError, Edge, Item, Rule};
 use super::place::{add_block, add_static_block, check_free, check_shape, highest_place};
@@ -23,7 +24,7 @@ use crate::name::Name;
 use crate::phys::map::{BootMap, MAX_RAM_RANGES};
 use crate::range::FrameRange;
 
-/// What a node makes.
+/// The designation of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeKind {
     /// A block.
@@ -34,32 +35,32 @@ pub enum NodeKind {
     Pool,
 }
 
-/// Where a node lies.
+/// The location of a node.
 #[derive(Clone, Copy, Debug)]
 pub enum NodePlace<'a> {
-    /// At a fixed place (`reg`).
+    /// A fixed location (`reg`).
     Static {
         /// The address of its first byte.
         base: u64,
         /// Its length in bytes.
         size: u64,
     },
-    /// Where Ballast puts it (`size`).
+    /// A location that Ballast chooses (`size`).
     Dynamic {
         /// Its length in bytes.
         size: u64,
         /// `alignment` in bytes.
         alignment: Option<u64>,
-        /// `alloc-ranges`; anywhere where empty.
+        /// `alloc-ranges`; if empty, anywhere.
         within: &'a [FrameRange],
     },
-    /// Where Ballast puts it, behind the first of some controllers that has room.
+    /// A location that Ballast chooses behind the first of some controllers that has room.
     Behind {
         /// Its length in bytes.
         size: u64,
         /// Its alignment in bytes, a power of two.
         alignment: u64,
-        /// The controllers, best first; any where empty.
+        /// The controllers in order of preference; if empty, any.
         controllers: &'a [ControllerId],
     },
 }
@@ -67,26 +68,26 @@ pub enum NodePlace<'a> {
 /// A node of `/reserved-memory`.
 #[derive(Clone, Copy, Debug)]
 pub struct Node<'a> {
-    /// Its name.
+    /// The name.
     pub name: &'a str,
-    /// The tree that it stands in.
+    /// The tree that contains the node.
     pub source: Source,
-    /// What its `compatible` makes of it.
+    /// The designation by its `compatible`.
     pub kind: NodeKind,
-    /// Where it lies.
+    /// The location.
     pub place: NodePlace<'a>,
-    /// Which entry of the node's `reg` this is, from 0.
+    /// The index of the node's `reg` entry.
     pub entry: usize,
-    /// Whether it has `reusable`.
+    /// True if it has `reusable`.
     pub is_reusable: bool,
-    /// Whether it has `no-map`.
+    /// True if it has `no-map`.
     pub is_no_map: bool,
-    /// Whether it has `linux,cma-default`.
+    /// True if it has `linux,cma-default`.
     pub is_cma_default: bool,
 }
 
 impl Node<'_> {
-    /// The node, for messages.
+    /// Returns the node as an item of messages.
     fn item(&self) -> Item {
         let container = match (self.source, self.kind) {
             (Source::Configuration, NodeKind::Block) => "/designated-movable-blocks",
@@ -97,13 +98,13 @@ impl Node<'_> {
     }
 }
 
-/// Adds what `nodes` designate to the plan.
+/// Adds the designations of `nodes` to the plan.
 pub(super) fn add_all(map: &BootMap, plan: &mut Plan, nodes: &[Node<'_>]) -> Result<(), DesignationError> {
     let refused = |node: &Node<'_>, rule| DesignationError { item: node.item(), rule };
     for node in nodes {
         check_properties(node).map_err(|rule| refused(node, rule))?;
     }
-    // Blocks before the pools that may lie in them; fixed places before free ones.
+    // Blocks before the pools that may lie in them, fixed locations before chosen ones.
     for kind_is_pool in [false, true] {
         for node in nodes.iter().filter(|node| (node.kind == NodeKind::Pool) == kind_is_pool) {
             if let NodePlace::Static { base, size } = node.place {
@@ -179,7 +180,7 @@ fn add_static(map: &BootMap, plan: &mut Plan, node: &Node<'_>, base: u64, size: 
     }
 }
 
-/// Tries the controllers one after the other; where none has room, says so of what they have together.
+/// Tries one controller after the other. The error of the last reports the largest free range behind all of them.
 fn add_behind(
     map: &BootMap,
     plan: &mut Plan,
@@ -194,7 +195,7 @@ fn add_behind(
     let mut longest = 0;
     for &wanted in controllers {
         let mut within = heapless::Vec::<FrameRange, MAX_RAM_RANGES>::new();
-        // As many as there can be ranges.
+        // The capacity is the maximum number of RAM ranges.
         map.ram().filter(|(_, controller)| *controller == wanted).for_each(|(range, _)| {
             let _ = within.push(range);
         });

@@ -1,15 +1,15 @@
-//! Sizes and addresses as the kernel's command line writes them.
+//! Sizes and addresses in the syntax of Linux's command line.
 
-/// Why a text is no size.
+/// An error of a number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NumberError {
-    /// A character that does not belong there, or nothing at all.
+    /// An unexpected character, or an empty text.
     Syntax,
     /// More than 64 bits.
     Overflow,
 }
 
-/// A whole number: decimal, hexadecimal after `0x`, octal after `0`.
+/// Parses an integer: decimal, hexadecimal after `0x`, octal after `0`.
 pub(super) fn integer(text: &str) -> Result<u64, NumberError> {
     let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
@@ -30,9 +30,9 @@ pub(super) fn integer(text: &str) -> Result<u64, NumberError> {
     Ok(value)
 }
 
-/// A number with an optional suffix: K, M, G, T, P or E, in either case.
+/// Parses an integer with an optional suffix: K, M, G, T, P or E, in either case.
 pub(super) fn size(text: &str) -> Result<u64, NumberError> {
-    // E is no digit here although hexadecimal has one: 0x1E is thirty, as the kernel's parser has it.
+    // E is a suffix only for decimal and octal numbers: 0x1E is thirty, as in Linux's parser.
     let is_hexadecimal = text.starts_with("0x") || text.starts_with("0X");
     let shift = match text.bytes().last().map(|byte| byte.to_ascii_uppercase()) {
         Some(b'K') => 10,

@@ -1,4 +1,4 @@
-//! Where a block may lie.
+//! The rules for the location of a block, and the search for one.
 
 use super::error::{Edge, Rule};
 use super::{Block, Plan, Source};
@@ -22,7 +22,7 @@ pub(super) fn add_static_block(
     add_block(plan, Block { range, controller, source, name })
 }
 
-/// Adds `block` to the plan and returns its index.
+/// Adds `block` to the plan. Returns its index.
 pub(super) fn add_block(plan: &mut Plan, block: Block) -> Result<u8, Rule> {
     let index = plan.blocks.len() as u8;
     plan.blocks.push(block).map_err(|_| Rule::TooManyBlocks)?;
@@ -61,7 +61,7 @@ pub(super) fn check_free(map: &BootMap, plan: &Plan, range: FrameRange) -> Resul
     }
 }
 
-/// The first reservation, block or pool that touches `range`.
+/// Returns the first reservation, block or pool that overlaps `range`.
 pub(super) fn in_the_way(map: &BootMap, plan: &Plan, range: FrameRange) -> Option<(Name, FrameRange)> {
     let reservations = map.reservations().iter().map(|reservation| (reservation.name, reservation.range));
     let blocks = plan.blocks.iter().map(|block| (block.name, block.range));
@@ -69,7 +69,8 @@ pub(super) fn in_the_way(map: &BootMap, plan: &Plan, range: FrameRange) -> Optio
     reservations.chain(blocks).chain(pools).find(|(_, other)| other.overlaps(range))
 }
 
-/// The highest free place of `frames` frames aligned to `align` frames inside `within`; else the longest free stretch.
+/// Returns the highest free range of `frames` frames aligned to `align` frames inside `within`. On failure, returns the
+/// length of the largest free range.
 pub(super) fn highest_place(
     map: &BootMap,
     plan: &Plan,
@@ -81,7 +82,7 @@ pub(super) fn highest_place(
     let mut longest = 0;
     for (ram, controller) in map.ram() {
         for &within in within {
-            // Walk down from the top: each obstacle moves the end of the stretch below it.
+            // Walk down from the top: each obstacle ends the free range above it.
             let stretch = ram.intersection(within).aligned_inside(PAGEBLOCK_FRAMES);
             let mut end = stretch.end();
             while end > stretch.start() {
@@ -106,7 +107,7 @@ pub(super) fn highest_place(
     best.ok_or(longest)
 }
 
-/// Of what touches `range`, the one that reaches highest.
+/// Returns the reservation, block or pool that overlaps `range` and ends highest.
 fn highest_obstacle(map: &BootMap, plan: &Plan, range: FrameRange) -> Option<FrameRange> {
     let reservations = map.reservations().iter().map(|reservation| reservation.range);
     let blocks = plan.blocks.iter().map(|block| block.range);

@@ -13,7 +13,7 @@ fn controller(number: u8) -> ControllerId {
     ControllerId::try_new(number).unwrap()
 }
 
-/// The two controllers of the series' worked example, 1 GiB each, with a hole inside the second.
+/// Returns the two controllers of the series' worked example, 1 GiB each, with a hole in the second.
 fn machine() -> BootMap {
     let mut map = BootMap::new();
     map.add_ram(controller(0), 0x4000_0000, GIB).unwrap();
@@ -89,7 +89,7 @@ fn p15_adjacent_blocks_in_any_order_stay_apart() {
     assert_eq!(map.blocks()[1].name.as_str(), "64M@0x60000000");
 }
 
-/// Every bad `movablecore=` and `kernelcore=`, and what is said of it.
+/// Checks the message for every kind of bad `movablecore=` and `kernelcore=`.
 #[test]
 fn p15_messages_for_bad_options() {
     let bad: &[(&[&str], &[&str])] = &[
@@ -167,7 +167,7 @@ fn p15_a_full_table_names_its_size() {
     assert_eq!(map.blocks().len(), MAX_BLOCKS);
 }
 
-/// Every bad node, and what is said of it.
+/// Checks the message for every kind of bad node.
 #[test]
 fn p16_p17_p20_messages_for_bad_nodes() {
     let good = node("dmb@60000000", NodeKind::Block, 0x6000_0000, 64 * MIB);
@@ -310,7 +310,7 @@ fn p10_an_oversized_amount_is_clamped_with_a_warning() {
     assert!(left >= floor && left < floor + PAGEBLOCK_FRAMES, "{left} of {floor}");
     insta::assert_snapshot!(
         done.warning.unwrap(),
-        @"movable memory: 2560 MiB asked for, 2530 MiB given: NORMAL keeps 26216 KiB for Ballast and its tables"
+        @"movable memory: 2560 MiB requested, 2530 MiB granted: NORMAL keeps 26212 KiB for Ballast and its tables"
     );
     let mut same = machine();
     apply(&mut same, &["100%"], &[], &[], floor).unwrap();
@@ -360,7 +360,7 @@ fn p15_kernelcore_leaves_the_rest_movable() {
     assert_eq!(movable(&map), [(0x3_2000_0000, 512 * MIB)]);
     insta::assert_snapshot!(
         done.warning.unwrap(),
-        @"kernelcore=: 2304 MiB asked for, but the designated blocks, which come first, leave 2 GiB"
+        @"kernelcore=: 2304 MiB requested, but the designated blocks, which take precedence, leave 2 GiB"
     );
 }
 
@@ -395,7 +395,7 @@ fn options_are_found_on_the_command_line() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::cases::cases(512, 4), failure_persistence: None, ..Default::default() })]
 
-    /// Nothing that can be written after `movablecore=` panics, and what is accepted reads back the same.
+    /// No text after `movablecore=` panics, and a refused one changes nothing.
     #[test]
     fn no_text_panics(text in "\\PC{0,40}", wild in "[0-9xXa-fkKmMgGtTpPeE@%, ]{0,40}") {
         for value in [text.as_str(), wild.as_str()] {
@@ -425,7 +425,7 @@ proptest! {
         prop_assert_eq!(movable(&map), found);
     }
 
-    /// Whatever is asked for, blocks are whole pageblocks of free RAM behind one controller, and none meet.
+    /// Designated ranges are always whole pageblocks of free RAM behind one controller and never overlap.
     #[test]
     fn what_is_designated_obeys_the_rules(
         blocks in proptest::collection::vec((0u64..0x4_0000_0000, 1u64..0x4000_0000), 0..4),

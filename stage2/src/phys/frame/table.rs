@@ -1,4 +1,4 @@
-//! The table's parts and how a frame is found in them.
+//! The parts of the frame table, and finding a frame in them.
 
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
@@ -12,7 +12,7 @@ use crate::phys::zone::{ARENAS, Zone};
 use crate::range::FrameRange;
 use crate::sync::{Part, part};
 
-/// No pageblock, in links.
+/// The link to no pageblock.
 pub(crate) const NONE: u32 = u32::MAX;
 
 /// The number of an entry.
@@ -21,73 +21,73 @@ pub(crate) const NONE: u32 = u32::MAX;
 pub(crate) struct Slot(pub(crate) u32);
 
 impl Slot {
-    /// The first slot of pageblock `index`.
+    /// Returns the first slot of pageblock `index`.
     #[inline]
     pub(crate) const fn of_pageblock(index: u32) -> Self {
         Self(index << PAGEBLOCK_ORDER)
     }
 
-    /// The slot `frames` further on.
+    /// Returns the slot `frames` after this one.
     #[inline]
     pub(crate) const fn add(self, frames: u64) -> Self {
         Self(self.0.wrapping_add(frames as u32))
     }
 
-    /// The number of its pageblock.
+    /// Returns the number of its pageblock.
     #[inline]
     pub(crate) const fn pageblock(self) -> u32 {
         self.0 >> PAGEBLOCK_ORDER
     }
 
-    /// How many frames it lies into its pageblock.
+    /// Returns its offset in its pageblock, in frames.
     #[inline]
     pub(crate) const fn offset(self) -> u32 {
         self.0 & (PAGEBLOCK_FRAMES as u32 - 1)
     }
 }
 
-/// A RAM range behind one controller and its slots.
+/// A range of RAM behind one controller, and its slots.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RamRange {
     pub(crate) range: FrameRange,
-    /// How many frames it has: [`Self::has`] is asked often.
+    /// The number of frames, for [`Self::has`].
     frames: u64,
     /// The slot of the first frame; congruent to its number modulo a pageblock.
     slot: u32,
     pub(crate) controller: ControllerId,
-    /// The region's own number.
+    /// The number of this range.
     pub(crate) index: u8,
-    /// The number of the arena of its frames in NORMAL; that of those in MOVABLE is the next.
+    /// The number of the arena of its frames in NORMAL. The arena of its frames in MOVABLE is the next.
     arena: u8,
 }
 
 impl RamRange {
-    /// The slot of frame number `number`, which need not lie in the region.
+    /// Returns the slot of frame number `number`, which need not be in the range.
     #[inline]
     pub(crate) const fn slot(&self, number: u64) -> Slot {
         Slot(self.slot.wrapping_add(number.wrapping_sub(self.range.start()) as u32))
     }
 
-    /// Returns the number of the frame at `slot`, which may lie in the padding before the region's first frame.
+    /// Returns the number of the frame at `slot`, which may be in the padding before the first frame.
     #[inline]
     pub(crate) const fn number(&self, slot: Slot) -> u64 {
-        // In 64 bits: a region may have more than 2^31 frames (8 TiB).
+        // In 64 bits: a range may have more than 2^31 frames (8 TiB).
         self.range.start().wrapping_sub(self.slot as u64).wrapping_add(slot.0 as u64)
     }
 
-    /// The frame at `slot`.
+    /// Returns the frame at `slot`.
     #[inline]
     pub(crate) const fn frame(&self, slot: Slot) -> Frame {
         Frame::containing(Pa::new_truncate(self.number(slot) << FRAME_SHIFT))
     }
 
-    /// The number of the arena of its frames in `zone`.
+    /// Returns the number of the arena of its frames in `zone`.
     #[inline]
     pub(crate) const fn arena(&self, zone: Zone) -> usize {
         (self.arena as usize + zone as usize) % ARENAS
     }
 
-    /// Whether frame number `number` lies in the region.
+    /// Returns whether frame number `number` is in the range.
     #[inline]
     pub(crate) const fn has(&self, number: u64) -> bool {
         number.wrapping_sub(self.range.start()) < self.frames
@@ -109,7 +109,7 @@ impl Entry<'_> {
         self.0[2].store(meta.0, Relaxed);
     }
 
-    /// The reverse map of a head in use.
+    /// Returns the reverse map of a head in use.
     pub(crate) fn mapping(self) -> Option<Mapping> {
         let meta = self.meta();
         if meta.state() != Some(State::Used) || !meta.is_mapped() {
@@ -118,7 +118,7 @@ impl Entry<'_> {
         Mapping::from_words(self.0[0].load(Relaxed), self.0[1].load(Relaxed))
     }
 
-    /// Writes a head in use whole.
+    /// Writes a head in use.
     #[inline]
     pub(crate) fn set_used(self, meta: Meta, mapping: Option<Mapping>) {
         let meta = match mapping {
@@ -134,7 +134,7 @@ impl Entry<'_> {
     }
 }
 
-/// Where the word of a pageblock is.
+/// The location of a pageblock's word.
 #[derive(Clone, Copy)]
 pub(crate) struct Cell<'a>(&'a AtomicU32);
 
@@ -150,7 +150,7 @@ impl Cell<'_> {
     }
 }
 
-/// The words of the table, without the regions.
+/// The words of the table, without the RAM ranges.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'a> {
     entries: Part<'a, [AtomicU32; ENTRY_WORDS]>,
@@ -159,13 +159,13 @@ pub(crate) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The entry at `slot`.
+    /// Returns the entry at `slot`.
     #[inline]
     pub(crate) fn entry(self, slot: Slot) -> Entry<'a> {
         Entry(&self.entries[slot.0 as usize])
     }
 
-    /// The word of the pageblock that `slot` lies in.
+    /// Returns the word of the pageblock that contains `slot`.
     #[inline]
     pub(crate) fn word(self, slot: Slot) -> Pageblock {
         Pageblock(self.pageblocks[slot.pageblock() as usize].load(Relaxed))
@@ -176,25 +176,25 @@ impl<'a> Table<'a> {
         self.pageblocks[slot.pageblock() as usize].store(word.0, Relaxed);
     }
 
-    /// Where the word of pageblock number `index` is, if there is one.
+    /// Returns the location of the word of pageblock number `index`, if it exists.
     #[inline]
     pub(crate) fn cell(self, index: u32) -> Option<Cell<'a>> {
         self.pageblocks.get(index as usize).map(Cell)
     }
 
-    /// The free map of pageblock number `index`.
+    /// Returns the free map of pageblock number `index`.
     #[inline]
     pub(crate) fn free_map(self, index: u32) -> FreeMap<'a> {
         FreeMap(&self.free_maps[index as usize])
     }
 
-    /// Whether there is a pageblock with number `index`.
+    /// Returns whether pageblock number `index` exists.
     pub(crate) const fn has_pageblock(self, index: u32) -> bool {
         (index as usize) < self.pageblocks.len()
     }
 
-    /// Makes the pageblock at `slot` a split one: its entries, if they never counted, say that no block has its head
-    /// there. The free map is for the caller to write.
+    /// Marks the pageblock at `slot` as split and makes its entries valid, without heads, if they never were. The
+    /// caller writes the free map.
     pub(crate) fn make_split(self, slot: Slot) {
         let word = self.word(slot);
         let first = Slot::of_pageblock(slot.pageblock());
@@ -204,8 +204,8 @@ impl<'a> Table<'a> {
         self.set_word(slot, word.with_shape(Shape::Split).with_touched());
     }
 
-    /// Makes all entries of the pageblock at `slot` count, whatever its shape; the first stays as it is where the
-    /// pageblock is the head of a block in use.
+    /// Makes all entries of the pageblock at `slot` valid, whatever its shape. Keeps the first if the pageblock is the
+    /// head of a block in use.
     pub(crate) fn touch_used(self, slot: Slot) {
         let word = self.word(slot);
         if word.is_touched() {
@@ -236,28 +236,29 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// The number one past the last frame.
+    /// Returns the number of the frame after the last.
     pub(crate) const fn end(self) -> u64 {
         self.number + (1 << self.order)
     }
 }
 
-/// How many sections the frames from the first region to the last are cut into, at most.
+/// The maximum number of sections into which the frames from the first RAM range to the last are divided.
 const SECTIONS: usize = 128;
 
-/// The table and the regions that it describes.
+/// The table and the RAM ranges that it describes.
 pub(crate) struct FrameTable<'a> {
     pub(crate) words: Table<'a>,
     regions: [RamRange; MAX_RAM_RANGES],
     count: usize,
-    /// log2 of the frames of a section.
+    /// log2 of the number of frames of a section.
     section_shift: u32,
-    /// For each section the first region that does not end before it.
+    /// For each section, the first RAM range that does not end before it.
     sections: [u8; SECTIONS],
 }
 
 impl<'a> FrameTable<'a> {
-    /// A table for the RAM of `map` in `words`; `None` if there are too few or the map has more frames than slots.
+    /// Creates a table for the RAM of `map` in `words`. Returns `None` if there are too few words, or if the map has
+    /// more frames than there are slots.
     pub(crate) fn new(map: &BootMap, words: &'a [AtomicU32]) -> Option<Self> {
         let footprint = Footprint::of(map);
         if footprint.slots > MAX_FRAMES {
@@ -315,35 +316,35 @@ impl<'a> FrameTable<'a> {
         }
     }
 
-    /// The regions in ascending order.
+    /// Returns the RAM ranges in ascending order.
     pub(crate) fn regions(&self) -> &[RamRange] {
         self.regions.get(..self.count).unwrap_or(&[])
     }
 
-    /// The region that `frame` lies in.
+    /// Returns the RAM range that contains `frame`.
     #[inline]
     pub(crate) fn region_of(&self, frame: Frame) -> Option<&RamRange> {
         let number = frame.number();
         let section = number.wrapping_sub(self.regions[0].range.start()) >> self.section_shift;
-        // A number outside all sections finds some region, which does not have it.
+        // A number outside all sections finds some range, which does not contain it.
         let first = usize::from(self.sections[section as usize % SECTIONS]) % MAX_RAM_RANGES;
         let region = &self.regions[first];
         if region.has(number) { Some(region) } else { self.region_after(first, number) }
     }
 
-    /// The region that frame number `number` lies in, if it is one behind region `first`.
+    /// Returns the RAM range that contains frame number `number`, if it is one after range `first`.
     #[cold]
     fn region_after(&self, first: usize, number: u64) -> Option<&RamRange> {
         self.regions().get(first + 1..)?.iter().find(|region| region.has(number))
     }
 
-    /// The region that the pageblock with word `word` lies in.
+    /// Returns the RAM range of the pageblock with word `word`.
     #[inline]
     pub(crate) fn region_in(&self, word: Pageblock) -> &RamRange {
         &self.regions[word.region() % MAX_RAM_RANGES]
     }
 
-    /// The block that frame `number` of `region` lies in. `None` only where the table is corrupted.
+    /// Returns the block that contains frame `number` of `region`; `None` only if the table is corrupted.
     pub(crate) fn head(&self, region: &RamRange, number: u64) -> Option<Head> {
         let slot = region.slot(number);
         match self.words.word(slot).shape() {
@@ -356,7 +357,7 @@ impl<'a> FrameTable<'a> {
         }
     }
 
-    /// The block of at least a pageblock whose head frame `number` is.
+    /// Returns the block of at least a pageblock whose head is frame `number`.
     fn whole_head(&self, region: &RamRange, number: u64) -> Option<Head> {
         let word = self.words.word(region.slot(number));
         let state = match word.shape() {
@@ -389,12 +390,12 @@ impl<'a> FrameTable<'a> {
 mod tests {
     use super::*;
 
-    /// Bases at which fewer bits than the 48 of a physical address would show.
+    /// Bases that need up to 48 bits.
     const BASES: [u64; 5] = [0x4000_0000, 1 << 40, 1 << 43, 1 << 44, 1 << 47];
 
     #[test]
     fn slots_and_frame_numbers_agree_in_regions_above_8_tib() {
-        // Starts in the middle of a pageblock, behind another region's slots, and takes all slots that are left.
+        // The range starts in the middle of a pageblock, after another range's slots, and takes all other slots.
         for start in BASES.map(|base| (base >> FRAME_SHIFT) + 5) {
             let (slot, frames) = (3 * PAGEBLOCK_FRAMES as u32 + 5, MAX_FRAMES - 4 * PAGEBLOCK_FRAMES);
             let range = FrameRange::from_numbers(start, start + frames).unwrap();

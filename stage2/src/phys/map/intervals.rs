@@ -1,8 +1,8 @@
-//! Disjoint ranges of frames, each with a value; neighbours with equal values merge.
+//! Disjoint ranges of frames, each with a value. Adjacent ranges with equal values merge.
 
 use crate::range::FrameRange;
 
-/// The list has no room for the ranges that an edit makes.
+/// The list has no room for the ranges of an edit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Full;
 
@@ -11,28 +11,28 @@ pub(crate) struct Full;
 pub(crate) struct Intervals<V, const N: usize>(heapless::Vec<(FrameRange, V), N>);
 
 impl<V: Copy + PartialEq, const N: usize> Intervals<V, N> {
-    /// A list without ranges.
+    /// Creates a list without ranges.
     pub(crate) const fn new() -> Self {
         Self(heapless::Vec::new())
     }
 
-    /// The ranges and their values, ascending.
+    /// Returns the ranges and their values, in ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (FrameRange, V)> + Clone {
         self.0.iter().copied()
     }
 
-    /// The first range that ends after frame number `number`.
+    /// Returns the first range that ends after frame number `number`.
     pub(crate) fn at_or_after(&self, number: u64) -> Option<(FrameRange, V)> {
         let index = self.0.partition_point(|(range, _)| range.end() <= number);
         self.0.get(index).copied()
     }
 
-    /// Gives every frame of `range` the value `value`, whatever it had.
+    /// Sets the value of every frame of `range`.
     pub(crate) fn insert(&mut self, range: FrameRange, value: V) -> Result<(), Full> {
         if range.is_empty() {
             return Ok(());
         }
-        // At most two parts of cut neighbours and the range itself are new; on `Full` nothing has changed.
+        // At most two pieces of split neighbours and the range itself are new. On `Full` nothing has changed.
         let mut grown = self.clone();
         grown.cut(range)?;
         let (mut start, mut end) = (range.start(), range.end());
@@ -59,7 +59,7 @@ impl<V: Copy + PartialEq, const N: usize> Intervals<V, N> {
         Ok(())
     }
 
-    /// Takes every frame of `range` out.
+    /// Removes every frame of `range`.
     pub(crate) fn remove(&mut self, range: FrameRange) -> Result<(), Full> {
         let mut cut = self.clone();
         cut.cut(range)?;
@@ -67,7 +67,7 @@ impl<V: Copy + PartialEq, const N: usize> Intervals<V, N> {
         Ok(())
     }
 
-    /// Takes `range` out, splitting what reaches over its edges. May leave the list half cut on `Full`.
+    /// Removes `range`, splitting ranges that cross its ends. On `Full` the list may be changed in part.
     fn cut(&mut self, range: FrameRange) -> Result<(), Full> {
         let mut index = 0;
         while let Some(&(other, value)) = self.0.get(index) {

@@ -1,33 +1,33 @@
-//! RAM, reservations and marks laid over each other.
+//! RAM, reservations and marks combined into segments.
 
 use super::{BootMap, MovableMark, Reservation, ReservationKind};
 use crate::addr::Frame;
 use crate::controller::ControllerId;
 use crate::range::FrameRange;
 
-/// A stretch of RAM that is the same throughout.
+/// A range of RAM with the same properties throughout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// The frames.
     pub range: FrameRange,
-    /// The controller that they lie behind.
+    /// The controller that the frames are behind.
     pub controller: ControllerId,
-    /// What they are reserved for; `no-map` wins where reservations overlap, else the one that starts first.
+    /// The purpose of the reservation. If reservations overlap, `no-map` wins, else the one that starts first.
     pub reservation: Option<ReservationKind>,
-    /// What makes them movable.
+    /// The reason why the frames are movable.
     pub movable: Option<MovableMark>,
-    /// The pool that they belong to, by its place in [`BootMap::pools`].
+    /// The pool of the frames, by its index in [`BootMap::pools`].
     pub pool: Option<u8>,
 }
 
 impl Segment {
-    /// Whether an early allocation may take these frames.
+    /// Returns whether an early allocation may use these frames.
     pub fn is_free_normal(&self) -> bool {
         self.reservation.is_none() && self.movable.is_none() && self.pool.is_none()
     }
 }
 
-/// The segments of a map in ascending order.
+/// An iterator over the segments of a map, in ascending order.
 #[derive(Clone, Debug)]
 pub struct Segments<'m> {
     map: &'m BootMap,
@@ -77,7 +77,7 @@ impl Iterator for Segments<'_> {
                     found = Some(reservation);
                 }
             } else if reservation.range.start() > start {
-                // Sorted by start: none of the rest begins earlier.
+                // Sorted by start, so none of the rest begins earlier.
                 end = end.min(reservation.range.start());
                 break;
             }

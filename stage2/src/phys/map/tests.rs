@@ -75,9 +75,9 @@ fn carving_avoids_reservations_and_movable_memory() {
     let error = map.carve(0x40_0000, 0x1000, "too much").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "too much: no 0x400000 bytes aligned to 0x1000 in NORMAL memory (longest free stretch 0x1fe000)"
+        "too much: no 0x400000 bytes aligned to 0x1000 in NORMAL memory (largest free range 0x1fe000)"
     );
-    assert_eq!(map.carve(1, 3, "odd").unwrap_err().to_string(), "odd: alignment 0x3 is no power of two");
+    assert_eq!(map.carve(1, 3, "odd").unwrap_err().to_string(), "odd: alignment 0x3 is not a power of two");
 }
 
 #[test]
@@ -173,7 +173,8 @@ struct Cell {
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::cases::cases(512, 8), failure_persistence: None, ..Default::default() })]
 
-    /// Any sequence of edits gives what an array with one cell a frame gives, in as few segments as can be.
+    /// Segments after any sequence of edits equal an array with one cell for each frame, in as few segments as
+    /// possible.
     #[test]
     fn segments_equal_a_plain_array(edits in proptest::collection::vec(edit(), 0..24)) {
         let mut map = BootMap::new();

@@ -1,19 +1,20 @@
-//! Pools: memory that belongs to an owner who needs it seldom, lent to guests all the rest of the time.
+//! Pools: memory whose owner needs it seldom, lent to guests otherwise.
 //!
-//! Words:
-//! - a *pool* is a stretch of RAM of one controller, in whole pageblocks, wholly inside one designated movable block or
+//! Terms:
+//! - a *pool* is a range of RAM of one controller, in whole pageblocks, wholly inside one designated movable block or
 //!   outside all;
-//! - its *owner* alone claims frames of it. There is one at a time: a guest that the configuration names has the pool
-//!   for good; any other pool belongs to whoever claims first, until its last claimed frame is released;
-//! - of a pool's frames some are *free*, some *lent* (guests' RAM, which can be moved away at any time), some *claimed*
-//!   and some *fixed* (reserved, retired, or in use by what cannot move: none, where nothing went wrong).
+//! - only its *owner* claims frames of it. There is one owner at a time: if the configuration names a guest, that
+//!   guest; otherwise the first claimant, until its last claimed frame is released;
+//! - frames of a pool are *free*, *lent* (guest RAM, which can be moved away at any time), *claimed* or *fixed*
+//!   (reserved, retired, or in use by unmovable memory: none in normal operation).
 //!
-//! Frames of a pool in a designated block stay MOVABLE and are the first choice for guests' RAM. Those of a pool outside
-//! all blocks have a pageblock type of their own and are lent to movable requests when nothing else is left.
+//! Frames of a pool in a designated block stay in MOVABLE and are the first choice for guest RAM. Frames of a pool
+//! outside all blocks have a pageblock type of their own and are lent to movable requests as a last resort.
 //!
-//! **The guarantee**: where the tenants can move and there are free frames for them elsewhere, a claim succeeds. What
-//! cannot move never gets into a pool's frames: [`Memory::allocate`](crate::phys::alloc::Memory::allocate) serves unmovable
-//! requests from NORMAL only, and there never from a pool. What is free elsewhere is said by [`Usage::room`].
+//! **The guarantee**: a claim succeeds if the tenants can move and there are enough free frames elsewhere for them.
+//! Unmovable memory never gets into a pool: [`Memory::allocate`](crate::phys::alloc::Memory::allocate) serves unmovable
+//! requests from NORMAL only, and there never from a pool. [`Usage::room`] gives the number of lent frames that fit
+//! elsewhere.
 
 use crate::controller::ControllerId;
 use crate::name::Name;
@@ -28,26 +29,26 @@ mod window;
 pub use usage::{BlockUse, Survey, Usage};
 pub use window::WindowError;
 
-/// A pool, as it was set up at boot.
+/// A pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pool {
     /// Its frames.
     pub range: FrameRange,
-    /// The controller that they lie behind.
+    /// The controller that the frames are behind.
     pub controller: ControllerId,
-    /// The designated block that it lies in.
+    /// The designated block that contains the pool.
     pub block: Option<u8>,
-    /// Where it was asked for.
+    /// The place where it was requested.
     pub source: Source,
-    /// Its node's name.
+    /// The name of its node.
     pub name: Name,
-    /// The guest that the configuration names as its owner.
+    /// The owner that the configuration names.
     pub bound: Option<GuestId>,
-    /// Whether what the guest claims appears at its physical address.
+    /// True if the guest sees claimed frames at their physical addresses.
     pub is_in_place: bool,
-    /// log2 of the frames of the huge units that it keeps for guests that ask for such units, if it does.
+    /// log2 of the frames of the huge units that the pool keeps for guests that ask for such units, if it does.
     pub unit_order: Option<u8>,
-    /// How long a guest that starts waits for such a unit, in milliseconds.
+    /// The time that a starting guest waits for such a unit, in milliseconds.
     pub unit_wait_ms: u32,
 }
 
@@ -58,7 +59,7 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The pools that were designated in `map`, without owners.
+    /// Returns the pools designated in `map`, without owners.
     pub fn of(map: &BootMap) -> Self {
         let pools = map.pools().iter().map(|pool| Pool {
             range: pool.range,
@@ -74,7 +75,7 @@ impl Pools {
         Self { list: pools.collect() }
     }
 
-    /// The configuration names `guest` as the owner of the pool with this number.
+    /// Sets the owner that the configuration names for pool `id`.
     pub fn bind(&mut self, id: PoolId, guest: GuestId, is_in_place: bool) {
         if let Some(pool) = self.list.get_mut(id.index()) {
             pool.bound = Some(guest);
@@ -82,7 +83,7 @@ impl Pools {
         }
     }
 
-    /// Takes the pool away from the guest that the configuration names.
+    /// Removes the owner that the configuration names for pool `id`.
     pub fn unbind(&mut self, id: PoolId) {
         if let Some(pool) = self.list.get_mut(id.index()) {
             pool.bound = None;
@@ -90,7 +91,7 @@ impl Pools {
         }
     }
 
-    /// The pool with this number keeps units of `order` for guests that ask for such units, which wait so long for one.
+    /// Makes pool `id` keep units of `order` for guests that ask for such units. A guest waits `wait_ms` for one.
     pub fn keep_units(&mut self, id: PoolId, order: u8, wait_ms: u32) {
         if let Some(pool) = self.list.get_mut(id.index()) {
             pool.unit_order = Some(order);
@@ -98,18 +99,18 @@ impl Pools {
         }
     }
 
-    /// The pool with this number.
+    /// Returns pool `id`.
     pub fn get(&self, id: PoolId) -> Option<&Pool> {
         self.list.get(id.index())
     }
 
-    /// The pool with this name.
+    /// Returns the pool with this name.
     pub fn find(&self, name: &str) -> Option<PoolId> {
         let name = Name::new(name);
         self.iter().find(|(_, pool)| pool.name == name).map(|(id, _)| id)
     }
 
-    /// All pools with their numbers.
+    /// Returns all pools with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
         let ids = (0..MAX_POOLS as u8).filter_map(PoolId::try_new);
         ids.zip(&self.list)

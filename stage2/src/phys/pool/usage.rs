@@ -1,4 +1,4 @@
-//! What a pool's frames are used for, pageblock by pageblock.
+//! The usage of pools, pageblock by pageblock.
 
 use super::Pool;
 use crate::addr::{Frame, PAGEBLOCK_FRAMES};
@@ -7,49 +7,49 @@ use crate::phys::alloc::{Glance, Memory};
 use crate::phys::placement::Placement;
 use crate::range::FrameRange;
 
-/// Most pageblocks that are looked at in a turn.
+/// The maximum number of pageblocks read in one step.
 const MOST: usize = 64;
 
-/// What a pool's frames are used for.
+/// The usage of a pool's frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
     /// All frames.
     pub frames: u64,
-    /// Free ones, in blocks that are being claimed too.
+    /// Free frames, also those of isolated pageblocks.
     pub free: u64,
-    /// Guests' RAM, which can be moved away.
+    /// Lent frames: guest RAM, which can be moved away.
     pub lent: u64,
-    /// The owner's.
+    /// Frames claimed by the owner.
     pub claimed: u64,
-    /// Reserved, retired, or in use by what cannot move.
+    /// Fixed frames: reserved, retired, or in use by unmovable memory.
     pub fixed: u64,
-    /// The first of these frames' pageblocks.
+    /// The first pageblock with fixed frames.
     pub first_fixed: Option<Frame>,
-    /// The longest stretch of pageblocks without claimed or fixed frames.
+    /// The longest range of pageblocks without claimed or fixed frames.
     pub longest: FrameRange,
-    /// Free frames elsewhere that tenants may move to.
+    /// Free frames elsewhere that tenants can move to.
     pub elsewhere: u64,
 }
 
-/// What a pageblock of a pool is used for.
+/// The usage of a pageblock of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BlockUse {
     /// All of it is free.
     Free,
-    /// A part of it is lent, the rest free.
+    /// Part of it is lent, the rest free.
     PartlyLent,
     /// All of it is lent.
     Lent,
-    /// The owner has a part of it, or all.
+    /// The owner has claimed all or part of it.
     Claimed,
-    /// It is being claimed.
+    /// A claim is emptying it.
     Isolated,
-    /// Something in it can neither be claimed nor moved.
+    /// Something in it can be neither claimed nor moved.
     Blocked,
 }
 
 impl BlockUse {
-    /// What a look at a pageblock says.
+    /// Returns the usage of a pageblock.
     pub const fn of(glance: Glance) -> Self {
         if glance.fixed > 0 {
             Self::Blocked
@@ -66,7 +66,7 @@ impl BlockUse {
         }
     }
 
-    /// The character that stands for it in a map.
+    /// Returns the character for maps.
     pub const fn symbol(self) -> char {
         match self {
             Self::Free => '.',
@@ -79,24 +79,26 @@ impl BlockUse {
     }
 }
 
-/// A walk over a pool's pageblocks, in turns: on the largest pool too, none takes longer than the caller wants.
+/// A walk over a pool's pageblocks in steps, so that no step takes longer than the caller wants, whatever the size of
+/// the pool.
 pub struct Survey {
     range: FrameRange,
     next: u64,
-    /// Where the stretch without claimed or fixed frames began that is being looked at.
+    /// The start of the current range without claimed or fixed frames.
     open: u64,
     usage: Usage,
 }
 
 impl Survey {
-    /// A walk over `pool`.
+    /// Creates a walk over `pool`.
     pub fn new(pool: &Pool) -> Self {
         let usage = Usage { frames: pool.range.frames(), ..Usage::default() };
         Self { range: pool.range, next: pool.range.start(), open: pool.range.start(), usage }
     }
 
-    /// Looks at up to `most` more pageblocks, at most up to the first that is split, and tells `visit` of each: some ten
-    /// instructions for each, some thousand for one that is split. What is used for what; `None` while there is more.
+    /// Reads up to `most` more pageblocks, stopping after the first split one, and passes each to `visit`. Takes about
+    /// ten instructions for each, and some thousand for a split one. Returns the usage of the pool at the end of the
+    /// walk, `None` before.
     pub fn advance(
         &mut self,
         memory: &Memory<'_>,
@@ -154,22 +156,22 @@ impl Usage {
         }
     }
 
-    /// Lent frames that there is room for elsewhere.
+    /// Returns the number of lent frames that fit elsewhere.
     pub const fn room(&self) -> u64 {
         if self.elsewhere < self.lent { self.elsewhere } else { self.lent }
     }
 
-    /// The frames that a claim of all that can be claimed now would get, in one piece or in several.
+    /// Returns the number of frames that can be claimed now, in one range or in several.
     pub const fn claimable(&self) -> u64 {
         self.free + self.room()
     }
 
-    /// Lent frames for whose contents there is no room elsewhere.
+    /// Returns the number of lent frames that do not fit elsewhere.
     pub const fn stuck(&self) -> u64 {
         self.lent - self.room()
     }
 
-    /// How much of what can be lent is, in per cent.
+    /// Returns the lent part of the frames that can be lent, in per cent.
     pub const fn lent_per_cent(&self) -> u64 {
         match (self.lent * 100).checked_div(self.lent + self.free) {
             Some(per_cent) => per_cent,

@@ -1,7 +1,7 @@
-//! The windows in which guests see what they have claimed of their pools.
+//! The windows in which guests see the frames claimed from their pools.
 //!
-//! Windows fill the upper half of a guest's address space, one after the other by the pools' numbers, so that those of a
-//! guest with several pools do not overlap. That of a pool that is `pinned-in-place` lies at the pool's own address.
+//! Windows fill the upper half of a guest's address space in the order of the pools' numbers, so the windows of a guest
+//! with several pools do not overlap. The window of a pool with `pinned-in-place` is at the pool's own address.
 
 use core::fmt;
 use core::ops::Range;
@@ -10,17 +10,17 @@ use super::Pools;
 use crate::owner::PoolId;
 use crate::size::Size;
 
-/// A window starts as far behind a multiple of this as its pool does, so that the largest leaves fit.
+/// The offset of a window from a multiple of this equals the offset of its pool, so that the largest leaves fit.
 const ALIGNMENT: u64 = 1 << 30;
 
-/// A window that does not fit into its owner's address space.
+/// The window does not fit into its owner's address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WindowError {
     /// The first address.
     pub start: u64,
-    /// One past the last.
+    /// The address after the last.
     pub end: u64,
-    /// One past the last address that the owner has.
+    /// The end of the owner's address space.
     pub limit: u64,
 }
 
@@ -40,15 +40,15 @@ impl fmt::Display for WindowError {
 impl core::error::Error for WindowError {}
 
 impl Pools {
-    /// Returns the addresses of the window of pool `id` in a guest whose address space ends at `limit`; `None` if there is
-    /// no such pool.
+    /// Returns the addresses of the window of pool `id` in a guest whose address space ends at `limit`, or `None` if
+    /// the pool does not exist.
     ///
     /// # Errors
-    /// The window does not fit below `limit`.
+    /// Fails if the window does not fit below `limit`.
     pub fn window(&self, id: PoolId, limit: u64) -> Option<Result<Range<u64>, WindowError>> {
         let mut base = limit / 2;
         for (other, pool) in self.iter() {
-            // Below 2^48 each, and there are few: no sum overflows.
+            // Each is below 2^48 and there are few, so no sum overflows.
             let (address, bytes) = (pool.range.base().get(), pool.range.bytes());
             let start = base + address % ALIGNMENT;
             if other == id {
@@ -106,7 +106,7 @@ mod tests {
         let limit = 64 * GIB;
         assert_eq!(window(&pools, 0, limit), Some(Ok(32 * GIB + 0x420_0000..34 * GIB + 0x420_0000)));
         assert_eq!(window(&pools, 1, limit), Some(Ok(5 * GIB..6 * GIB)));
-        // Behind the room that the second would have had.
+        // After the space that the second would have used.
         assert_eq!(window(&pools, 2, limit), Some(Ok(36 * GIB..37 * GIB)));
         assert_eq!(window(&pools, 3, limit), None);
     }

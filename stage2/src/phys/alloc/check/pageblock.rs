@@ -9,11 +9,11 @@ use crate::phys::pageblock::{MigrateType, Pageblock, Shape};
 use crate::phys::zone::Zone;
 use crate::range::FrameRange;
 
-/// What is wrong: the number of the frame and the rule.
+/// The first broken rule and the number of the frame.
 type Broken = Option<(u64, Rule)>;
 
-/// Looks at `part`, what lies of one pageblock in `region`, and counts what begins there. Under the arena's lock. Yields
-/// the first rule that is broken.
+/// Checks `part`, the part of a pageblock in `region`, and counts the blocks that begin there. Called under the arena's
+/// lock. Returns the first broken rule.
 pub(super) fn look(
     table: &FrameTable<'_>,
     lists: &FreeLists,
@@ -45,7 +45,7 @@ fn rule_of_zone(word: Pageblock) -> Option<Rule> {
     (!is_right).then_some(Rule::NotMovable)
 }
 
-/// What a block in use must be by its zone.
+/// Returns the rule that a block in use breaks by its owner or zone.
 fn rule_of_use(word: Pageblock, meta: Meta) -> Option<Rule> {
     match meta.owner() {
         None => Some(Rule::Owner),
@@ -57,7 +57,7 @@ fn rule_of_use(word: Pageblock, meta: Meta) -> Option<Rule> {
     }
 }
 
-/// The head of a block of at least a pageblock.
+/// Checks the head of a block of at least a pageblock.
 fn look_at_head(
     table: &FrameTable<'_>,
     lists: &FreeLists,
@@ -107,7 +107,7 @@ fn look_at_head(
     rule.map(|rule| (number, rule))
 }
 
-/// A pageblock of smaller blocks.
+/// Checks a split pageblock.
 fn look_at_split(
     table: &FrameTable<'_>,
     lists: &FreeLists,

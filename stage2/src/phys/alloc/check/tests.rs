@@ -76,7 +76,8 @@ fn a_reverse_map_that_stage_2_does_not_share_is_found() {
     let (found, summary) = problems(&memory, &stage2);
     assert_eq!((found.len(), summary.mapped_count, summary.unmapped_count), (0, 0, 1));
     stage2.0.set(Translation::Nowhere);
-    let text = format!("{} should appear at 0x80000000 of guest 0, where there is nothing", block.frame.pa());
+    let text =
+        format!("{} should be mapped at 0x80000000 of guest 0, but stage 2 maps nothing", block.frame.pa());
     assert_eq!(problems(&memory, &stage2).0, [text]);
 }
 

@@ -1,4 +1,4 @@
-//! Blocks of every order: wrong frees are refused, contents are remembered, lists stay in order.
+//! Blocks of every order: invalid frees are refused, contents are remembered, lists stay consistent.
 
 use crate::phys::alloc::Requester;
 use crate::phys::alloc::check::{Check, Translate, Translation};
@@ -27,7 +27,7 @@ fn map(mib: u64) -> BootMap {
     map
 }
 
-/// Memory of `mib` MiB in one range.
+/// Returns a map of `mib` MiB in one range.
 fn with_memory(mib: u64, test: impl FnOnce(&Memory<'_>)) {
     let map = map(mib);
     let words = words(&map);

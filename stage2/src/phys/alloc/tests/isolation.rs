@@ -1,6 +1,6 @@
 use crate::phys::alloc::tests::*;
 
-/// The whole state that isolation may change: every frame's books and every counter.
+/// Returns the whole state that isolation may change: every frame's records and every counter.
 fn picture(memory: &Memory<'_>, map: &BootMap) -> Vec<FrameInfo> {
     let frames = map.ram().flat_map(|(range, _)| (range.start()..range.end()).step_by(64));
     frames.filter_map(|number| memory.frame_info(Frame::try_new(number)?)).collect()
@@ -20,8 +20,8 @@ fn range(pa: u64, bytes: u64) -> FrameRange {
 
 pub(super) const BLOCK: u64 = 0x8000_0000;
 
-/// 32 MiB behind one controller, and behind another a designated block of 32 MiB with a pool in its first 16 MiB, and
-/// another pool of 8 MiB outside.
+/// Returns a map with 32 MiB behind one controller and, behind another, a designated block of 32 MiB with a pool in its
+/// first 16 MiB, and a pool of 8 MiB outside.
 pub(super) fn pools() -> BootMap {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 32 * MIB).unwrap();

@@ -30,7 +30,7 @@ struct Place {
     is_doomed: bool,
 }
 
-/// What stage 2 has: nothing, for these tests map nothing.
+/// An empty stage 2: these tests map nothing.
 struct Nothing;
 
 impl Translate for Nothing {
@@ -56,7 +56,7 @@ enum Step {
         owner: u8,
         on: Option<u8>,
     },
-    /// Many single frames: so many, of which every so manyth is kept.
+    /// Allocates `count` single frames and frees all but every `keep`th.
     Singles {
         kind: MemoryKind,
         owner: u8,
@@ -64,7 +64,7 @@ enum Step {
         keep: usize,
     },
     Free(prop::sample::Index),
-    /// A free that has to be refused.
+    /// A free that must be refused.
     Wrong(prop::sample::Index, u8),
     Divide(prop::sample::Index),
     Unite(prop::sample::Index),
@@ -150,7 +150,7 @@ impl<'m, 'a> World<'m, 'a> {
         }
     }
 
-    /// Whether a free block of `order`, at most a pageblock's, could be taken.
+    /// Returns whether a free block of `order`, at most a pageblock's, could be allocated.
     fn has_free(&self, order: u8, only: Option<ControllerId>, zone: Zone, kind: MemoryKind) -> bool {
         let size = 1u64 << order;
         self.places.keys().filter(|number| number.is_multiple_of(size)).any(|&first| {
@@ -432,7 +432,7 @@ impl<'m, 'a> World<'m, 'a> {
     }
 }
 
-/// As [`pools`], with reservations that are aligned to nothing.
+/// Returns the map of [`pools`] with unaligned reservations.
 fn machine() -> BootMap {
     let mut map = pools();
     map.reserve(BASE, 0x8_3000, ReservationKind::Image, "image").unwrap();
@@ -444,7 +444,7 @@ fn machine() -> BootMap {
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::cases::cases(48, 1), failure_persistence: None, ..Default::default() })]
 
-    /// Any sequence of requests does to memory what it does to a plain array of frames, and keeps every rule of `check`.
+    /// Memory does with any sequence of requests what a plain array of frames does, and keeps every rule of `check`.
     #[test]
     fn memory_equals_a_plain_array(steps in proptest::collection::vec(steps(), 1..if cfg!(miri) { 12 } else { 160 })) {
         let map = machine();

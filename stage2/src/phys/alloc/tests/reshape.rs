@@ -4,7 +4,7 @@ fn mapping(ipa: u64) -> Option<Mapping> {
     Some(Mapping { guest: GuestId::try_new(0).unwrap(), ipa: Ipa::try_new(ipa).unwrap() })
 }
 
-/// One controller with 3 GiB of movable memory.
+/// Returns a map with one controller and 3 GiB of movable memory.
 fn three_gib() -> BootMap {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 3 << 30).unwrap();

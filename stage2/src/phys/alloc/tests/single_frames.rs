@@ -1,4 +1,4 @@
-//! Single frames that come and go.
+//! Allocating and freeing single frames.
 
 use crate::phys::alloc::Requester;
 use crate::phys::alloc::tests::model::assert_in_order;

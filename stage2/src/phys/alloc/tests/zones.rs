@@ -6,7 +6,7 @@ fn range(pa: u64, bytes: u64) -> FrameRange {
     FrameRange::covering(pa, bytes).unwrap()
 }
 
-/// The 7278's map: 1 GiB behind each of two controllers, far apart.
+/// Returns the map of a BCM7278: 1 GiB behind each of two controllers, far apart.
 fn two_gib(movablecore: &str) -> BootMap {
     let mut map = BootMap::new();
     map.add_ram(controller(0), 0x4000_0000, 1 << 30).unwrap();
