@@ -52,14 +52,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_are_cut_at_a_character() {
+    fn long_names_are_truncated_at_a_character_boundary() {
         let name = Name::new("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\u{e9}tail");
         assert_eq!(name.as_str(), "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
         assert_eq!(Name::new("initrd").as_str(), "initrd");
     }
 
     #[test]
-    fn control_characters_do_not_get_through() {
+    fn control_characters_are_replaced() {
         assert_eq!(Name::new("a\x1b[2J").as_str(), "a?[2J");
     }
 }

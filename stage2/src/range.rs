@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ram_is_cut_inward_and_reservations_outward() {
+    fn ram_is_trimmed_and_reservations_are_extended() {
         let ram = FrameRange::inside(0x4000_0001, 0x2fff).unwrap();
         assert_eq!((ram.start(), ram.end()), (0x40001, 0x40003));
         let reserved = FrameRange::covering(0x4000_0fff, 2).unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_ranges_touch_nothing() {
+    fn empty_ranges_overlap_nothing() {
         let some = FrameRange::from_numbers(0, 10).unwrap();
         assert!(!some.overlaps(FrameRange::EMPTY));
         assert!(some.contains_range(FrameRange::EMPTY));

@@ -31,7 +31,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_does_not_fit_is_the_largest() {
+    fn a_quotient_that_does_not_fit_saturates() {
         assert_eq!(scaled(1 << 40, 1_000_000_000, 1 << 30), 1_024_000_000_000);
         assert_eq!(scaled(u64::MAX, 2, 1), u64::MAX);
         assert_eq!(scaled(5, 5, 0), u64::MAX);

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_by_people() {
+    fn sizes_are_human_readable() {
         for (bytes, text) in [
             (0, "0 B"),
             (1023, "1023 B"),

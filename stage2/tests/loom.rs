@@ -24,7 +24,7 @@ fn guest(number: u8) -> GuestId {
     GuestId::try_new(number).expect("a guest")
 }
 
-/// Memory of a few pageblocks behind one controller.
+/// Returns memory of a few pageblocks behind one controller.
 fn memory(pageblocks: u64) -> Arc<Memory<'static>> {
     static MAPS: [OnceLock<BootMap>; 3] = [const { OnceLock::new() }; 3];
     let map = &MAPS[pageblocks as usize];
@@ -51,7 +51,7 @@ fn request(order: u8, owner: u8) -> Request {
     Request { order, kind: MemoryKind::Movable, owner, placement: Placement::Any, mapping: None }
 }
 
-/// Nothing is in use any more, everything is one again, and the books are right.
+/// Checks that all frames are free and merged, and that the records are consistent.
 fn assert_all_free(memory: &Memory<'_>, pageblocks: u64) {
     let totals = memory.zone_totals(Zone::Normal);
     assert_eq!((totals.free, totals.isolated), (pageblocks * 512, 0));
@@ -61,7 +61,7 @@ fn assert_all_free(memory: &Memory<'_>, pageblocks: u64) {
     assert_eq!(check.summary().busy_count, 0);
 }
 
-/// Bounded: what one CPU does may be cut into by another at most three times.
+/// Runs a model in which a CPU is preempted at most three times.
 fn model(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
@@ -70,7 +70,7 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
-fn single_frames_at_hand_go_to_one_cpu_each() {
+fn each_cpu_gets_a_frame_of_its_own() {
     loom::model(|| {
         let memory = memory(1);
         let request = |owner| Request { kind: MemoryKind::Unmovable, ..request(0, owner) };
@@ -78,8 +78,6 @@ fn single_frames_at_hand_go_to_one_cpu_each() {
         let give = |memory: &Memory<'_>, owner, frame| {
             memory.free(frame, 0, Owner::Guest(guest(owner)), Contents::Dirty).expect("a frame in use");
         };
-        // The word that both are in is at hand.
-        give(&memory, 0, take(&memory, 0));
         let other = {
             let memory = memory.clone();
             thread::spawn(move || {
@@ -96,7 +94,7 @@ fn single_frames_at_hand_go_to_one_cpu_each() {
     });
 }
 
-/// A single frame of `owner`'s, and what gives one back.
+/// Allocates a single frame for `owner`.
 fn take(memory: &Memory<'_>, kind: MemoryKind, owner: u8) -> Frame {
     memory.allocate(&Request { kind, ..request(0, owner) }).expect("a frame").frame
 }
@@ -111,21 +109,20 @@ fn on_another_cpu(memory: &Arc<Memory<'static>>, frames: [Frame; 2]) -> thread::
     thread::spawn(move || frames.map(|frame| give(&memory, 1, frame)))
 }
 
-/// Three frames of guest 1's from one group, which is at hand and the one that was freed into last: the
-/// next free there needs no look at the table.
-fn with_a_group_at_hand(memory: &Memory<'_>, kind: MemoryKind) -> [Frame; 3] {
+/// Returns three frames of guest 1 in one pageblock. A fourth, beside them, is free.
+fn three_frames(memory: &Memory<'_>, kind: MemoryKind) -> [Frame; 3] {
     let [first, second, third, fourth] = core::array::from_fn(|_| take(memory, kind, 1));
     give(memory, 1, first);
     [second, third, fourth]
 }
 
 #[test]
-fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
+fn frees_against_reading_the_usage_of_the_pageblock() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_group_at_hand(&memory, MemoryKind::Movable);
+        let [second, third, fourth] = three_frames(&memory, MemoryKind::Movable);
         let other = on_another_cpu(&memory, [second, third]);
-        // A look at the free map, which has to have everything in it: before, between or after the two.
+        // The usage of the pageblock before, between or after the two frees.
         let glance = memory.glance(second).expect("RAM");
         assert!((509..=511).contains(&glance.free), "{glance:?}");
         assert_eq!(glance.free + glance.lent(), 512);
@@ -137,17 +134,17 @@ fn frees_at_hand_against_a_cpu_that_puts_back_what_is_at_hand() {
 }
 
 #[test]
-fn frees_at_hand_against_isolation() {
+fn frees_against_isolation() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_group_at_hand(&memory, MemoryKind::Movable);
+        let [second, third, fourth] = three_frames(&memory, MemoryKind::Movable);
         let other = on_another_cpu(&memory, [second, third]);
         let range = FrameRange::try_new(second, 1).expect("a range");
-        let isolated = memory.isolate(range, Requester::Anyone).expect("what is there can move");
-        assert!(memory.allocate(&request(0, 0)).is_err(), "all there is is isolated");
+        let isolated = memory.isolate(range, Requester::Anyone).expect("movable frames only");
+        assert!(memory.allocate(&request(0, 0)).is_err(), "all free frames are isolated");
         other.join().expect("the other CPU");
-        // What was freed since, too.
-        assert!(memory.allocate(&request(0, 0)).is_err(), "nothing is at hand");
+        // Frames freed since then are isolated too.
+        assert!(memory.allocate(&request(0, 0)).is_err(), "all free frames are isolated");
         let totals = memory.zone_totals(Zone::Normal);
         assert_eq!((totals.free, totals.isolated), (0, 511));
         memory.end_isolation(isolated);
@@ -157,41 +154,18 @@ fn frees_at_hand_against_isolation() {
 }
 
 #[test]
-fn frees_at_hand_against_a_request_that_takes_the_pageblock_over() {
+fn frees_against_a_request_that_changes_the_type_of_the_pageblock() {
     loom::model(|| {
         let memory = memory(1);
-        let [second, third, fourth] = with_a_group_at_hand(&memory, MemoryKind::Movable);
+        let [second, third, fourth] = three_frames(&memory, MemoryKind::Movable);
         let other = on_another_cpu(&memory, [second, third]);
-        // There is no other: it changes its type, and the group that is at hand belongs to no type any more.
+        // There is no other pageblock, so the request changes its type.
         let stolen = take(&memory, MemoryKind::Unmovable, 0);
         let next = take(&memory, MemoryKind::Unmovable, 0);
         assert_ne!(stolen, next);
         other.join().expect("the other CPU");
         [stolen, next].into_iter().for_each(|frame| give(&memory, 0, frame));
         give(&memory, 1, fourth);
-        assert_all_free(&memory, 1);
-    });
-}
-
-#[test]
-fn frees_into_groups_of_their_own_against_each_other() {
-    model(|| {
-        let memory = memory(1);
-        // 70 frames: of two groups, both of which may be the one that was freed into last.
-        let held: Vec<Frame> = (0..70).map(|_| take(&memory, MemoryKind::Movable, 1)).collect();
-        let [mine, others] = [[held[0], held[1]], [held[64], held[65]]];
-        let other = {
-            let memory = memory.clone();
-            thread::spawn(move || others.map(|frame| give(&memory, 1, frame)))
-        };
-        mine.into_iter().for_each(|frame| give(&memory, 1, frame));
-        other.join().expect("the other CPU");
-        for frame in mine.into_iter().chain(others) {
-            assert!(memory.free(frame, 0, Owner::Guest(guest(1)), Contents::Dirty).is_err(), "it is free");
-        }
-        held.iter().filter(|frame| !mine.contains(frame) && !others.contains(frame)).for_each(|frame| {
-            give(&memory, 1, *frame);
-        });
         assert_all_free(&memory, 1);
     });
 }
@@ -214,7 +188,7 @@ fn two_cpus_get_different_frames_and_give_them_back() {
         memory.free(again.frame, 3, Owner::Guest(guest(0)), Contents::Dirty).expect("its own");
         other.join().expect("no panic");
         memory.free(block.frame, 0, Owner::Guest(guest(0)), Contents::Dirty).expect("its own");
-        // What is left split merges when a whole pageblock is wanted.
+        // A pageblock left split merges when a whole pageblock is requested.
         let whole = memory.allocate(&request(9, 0)).expect("the pageblock");
         memory.free(whole.frame, 9, Owner::Guest(guest(0)), Contents::Dirty).expect("its own");
         assert_all_free(&memory, 1);
@@ -250,7 +224,7 @@ fn isolation_against_a_cpu_that_allocates_and_frees() {
         };
         let first = Frame::try_new(held.frame.number() & !511).expect("a frame");
         let range = FrameRange::try_new(first, 512).expect("a pageblock");
-        let isolated = memory.isolate(range, Requester::Anyone).expect("only what can move is there");
+        let isolated = memory.isolate(range, Requester::Anyone).expect("movable frames only");
         let is_taken = memory.take_isolated(&isolated, range, Owner::Hypervisor).is_ok();
         let got = other.join().expect("no panic");
         if is_taken {

@@ -95,7 +95,7 @@ struct Layout<'a> {
     /// The controllers that have frames of each zone.
     populated: [ControllerSet; 2],
     /// The span and the number of present frames of each arena.
-    extents: [Extent; ARENAS],
+    extents: [ArenaExtent; ARENAS],
     /// The number of free frames of NORMAL that guests' RAM must leave.
     normal_floor: u64,
     blocks: heapless::Vec<Block, MAX_BLOCKS>,
@@ -140,7 +140,7 @@ impl<'m, 'a> FrameRecord<'m, 'a> {
 
 /// The span of an arena and the number of frames present in it.
 #[derive(Clone, Copy, Default)]
-struct Extent {
+struct ArenaExtent {
     span: FrameRange,
     present: u64,
 }

@@ -133,24 +133,24 @@ impl Locked<'_> {
     }
 
     /// Counts `frames` frames as `to` instead of `from`.
-    pub(crate) fn count_moved(&self, from: Standing, to: Standing, frames: u64) {
+    pub(crate) fn count_moved(&self, from: FrameUse, to: FrameUse, frames: u64) {
         subtract(self.counter(from), frames);
         add(self.counter(to), frames);
     }
 
-    fn counter(&self, standing: Standing) -> &Counter {
+    fn counter(&self, standing: FrameUse) -> &Counter {
         match standing {
-            Standing::Free => &self.counters.free,
-            Standing::Isolated => &self.counters.isolated,
-            Standing::Retired => &self.counters.retired,
-            Standing::Used(owner) => &self.counters.used[owner],
+            FrameUse::Free => &self.counters.free,
+            FrameUse::Isolated => &self.counters.isolated,
+            FrameUse::Retired => &self.counters.retired,
+            FrameUse::Used(owner) => &self.counters.used[owner],
         }
     }
 }
 
 /// The counter of a managed frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
+pub(crate) enum FrameUse {
     /// Free, and can be allocated.
     Free,
     /// Free in an isolated pageblock.
@@ -161,7 +161,7 @@ pub(crate) enum Standing {
     Used(usize),
 }
 
-impl Standing {
+impl FrameUse {
     /// Returns the counter of a free frame in a pageblock with this isolation.
     pub(crate) const fn free_in(isolation: Isolation) -> Self {
         match isolation {

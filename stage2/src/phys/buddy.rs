@@ -359,7 +359,7 @@ impl FreeLists {
         true
     }
 
-    /// Frees a block of at least a pageblock, of which some pageblocks may be isolated: each of these becomes a free
+    /// Frees a block of at least a pageblock, some pageblocks of which may be isolated: each of these becomes a free
     /// block of its own.
     #[inline(never)]
     fn give_partly_isolated(

@@ -82,7 +82,7 @@ pub struct Reservation {
 pub enum MovableMark {
     /// A designated movable block, by index.
     Block(u8),
-    /// Part of the general amount of `movablecore=` or of what `kernelcore=` leaves.
+    /// Part of the general amount of `movablecore=`, or of the rest left by `kernelcore=`.
     Amount,
 }
 

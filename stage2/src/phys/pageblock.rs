@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p01_isolation_is_a_bit_and_leaves_the_type_alone() {
+    fn p01_isolation_is_a_bit_and_does_not_change_the_type() {
         for migrate_type in MigrateType::ALL {
             let before = Pageblock::new(Zone::Normal, migrate_type, None)
                 .with_pool(PoolId::try_new(18))

@@ -3,7 +3,7 @@
 use super::{BlockError, BlockReason, Memory};
 use crate::addr::{Frame, PAGEBLOCK_ORDER};
 use crate::owner::{Owner, PoolId};
-use crate::phys::arena::Standing;
+use crate::phys::arena::FrameUse;
 use crate::phys::frame::{Mapping, MemoryKind, Meta};
 
 impl Memory<'_> {
@@ -28,7 +28,7 @@ impl Memory<'_> {
             return Err(error(Self::why_not_freed(record.layout, record.region, frame.number(), from)));
         }
         entry.set_used(Meta::used(order, to.index(), MemoryKind::Movable), Some(mapping));
-        locked.count_moved(Standing::Used(from.index()), Standing::Used(to.index()), 1 << order);
+        locked.count_moved(FrameUse::Used(from.index()), FrameUse::Used(to.index()), 1 << order);
         Ok(())
     }
 }

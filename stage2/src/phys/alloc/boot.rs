@@ -4,11 +4,11 @@ use core::fmt;
 use core::sync::atomic::AtomicU32;
 
 use super::release::count_freed;
-use super::{BUILT_IN, Extent, Layout, Memory};
+use super::{ArenaExtent, BUILT_IN, Layout, Memory};
 use crate::addr::{FRAME_SIZE, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::controller::ControllerSet;
 use crate::owner::PoolId;
-use crate::phys::arena::{Locked, Standing};
+use crate::phys::arena::{FrameUse, Locked};
 use crate::phys::frame::{Contents, Footprint, FrameTable, MAX_FRAMES, Meta, RamRange};
 use crate::phys::map::{BootMap, MovableMark, Segment};
 use crate::phys::pageblock::{MigrateType, Pageblock, Shape};
@@ -89,7 +89,7 @@ pub(super) fn boot<'a>(
     let mut layout = Layout {
         controllers: map.ram().fold(ControllerSet::EMPTY, |set, (_, controller)| set.with(controller)),
         populated: [ControllerSet::EMPTY; 2],
-        extents: [Extent::default(); ARENAS],
+        extents: [ArenaExtent::default(); ARENAS],
         normal_floor,
         blocks: map.blocks().iter().copied().collect(),
         pool_frames: map
@@ -209,7 +209,7 @@ pub(super) fn release_block<'a>(
     }
     locked.count_released(1 << order);
     if locked.lists.has_isolated() {
-        count_freed(table, slot, locked, order, Standing::Free);
+        count_freed(table, slot, locked, order, FrameUse::Free);
     }
     locked.lists.give(table, slot, number, order, Contents::Dirty);
 }

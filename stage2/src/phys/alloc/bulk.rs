@@ -83,7 +83,7 @@ mod tests {
     use crate::phys::placement::Placement;
 
     #[test]
-    fn pages_come_and_go_many_at_a_time() {
+    fn runs_of_pages_are_allocated_and_freed() {
         let mut map = BootMap::new();
         map.add_ram(ControllerId::default(), BASE, 4 << 20).unwrap();
         let words = words(&map);

@@ -19,7 +19,7 @@ use super::reshape::pageblocks;
 use super::{FrameRecord, Memory};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::owner::{Owner, PoolId};
-use crate::phys::arena::Standing;
+use crate::phys::arena::FrameUse;
 use crate::phys::frame::{Contents, MemoryKind, Meta, State};
 use crate::phys::pageblock::{Isolation, Pageblock, Shape};
 use crate::range::FrameRange;
@@ -122,7 +122,7 @@ impl Memory<'_> {
     /// Isolates every pageblock that `range` touches.
     ///
     /// # Errors
-    /// Fails if the rules at the head of this module forbid it for one of them. Nothing changes then.
+    /// Fails if the rules in the module's documentation forbid it for one of them. Nothing changes then.
     pub fn isolate(&self, range: FrameRange, requester: Requester) -> Result<Isolated, IsolateError> {
         let mut first = None;
         for part in pageblocks(range) {
@@ -187,7 +187,7 @@ impl Memory<'_> {
         }
         check_movable(&record, part)?;
         let free = locked.lists.isolate(record.table(), record.slot);
-        locked.count_moved(Standing::Free, Standing::Isolated, free);
+        locked.count_moved(FrameUse::Free, FrameUse::Isolated, free);
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl Memory<'_> {
             let Some(record) = self.record(part.first()) else { continue };
             let mut locked = record.lock_to_change();
             let free = locked.lists.end_isolation(record.table(), record.slot);
-            locked.count_moved(Standing::Isolated, Standing::Free, free);
+            locked.count_moved(FrameUse::Isolated, FrameUse::Free, free);
         }
     }
 
@@ -257,7 +257,7 @@ impl Memory<'_> {
                 let meta = Meta::used(order, owner.index(), MemoryKind::Unmovable);
                 words.entry(slot).set_used(meta, None);
             }
-            locked.count_moved(Standing::Isolated, Standing::Used(owner.index()), part.frames());
+            locked.count_moved(FrameUse::Isolated, FrameUse::Used(owner.index()), part.frames());
         }
         Ok(contents)
     }

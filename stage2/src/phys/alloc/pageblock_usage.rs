@@ -40,9 +40,9 @@ impl Memory<'_> {
         (self.glances(frame, &mut glance) == 1).then_some(glance[0])
     }
 
-    /// Writes the usage of consecutive pageblocks, beginning with that of `frame`, to `glances`. Stops after the first
-    /// split pageblock and at the end of the RAM range or zone. Returns the number written, 0 if `frame` is not RAM.
-    /// Takes one lock, a few steps for each pageblock, and one pass over the entries of a split one.
+    /// Writes the usage of consecutive pageblocks, from the pageblock of `frame` on, to `glances`. Stops after the
+    /// first split pageblock and at the end of the RAM range or zone. Returns the number written, 0 if `frame` is not
+    /// RAM. Takes one lock, a few steps for each pageblock, and one pass over the entries of a split one.
     pub fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize {
         let first = Frame::containing(Pa::new_truncate(frame.pa().get() & !(PAGEBLOCK_SIZE - 1)));
         let Some(record) = self.record(first) else { return 0 };
@@ -148,7 +148,7 @@ mod tests {
     use crate::range::FrameRange;
 
     #[test]
-    fn many_are_as_one_by_one() {
+    fn reading_many_pageblocks_equals_reading_each() {
         let mut map = BootMap::new();
         map.add_ram(ControllerId::default(), BASE, 62 << 20).unwrap();
         let words = words(&map);

@@ -5,7 +5,7 @@ use super::reshape::{cut_used, pageblocks};
 use super::{BlockError, BlockReason, FrameRecord, Layout, Memory, boot};
 use crate::addr::{Frame, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
 use crate::owner::Owner;
-use crate::phys::arena::{Locked, Standing};
+use crate::phys::arena::{FrameUse, Locked};
 use crate::phys::frame::{Contents, FrameTable, Head, Meta, RamRange, Slot, State};
 use crate::range::FrameRange;
 
@@ -220,7 +220,7 @@ fn give_doomed(
         for number in numbers {
             if is_doomed(number) {
                 words.entry(slot_of(number)).set_meta(Meta::retired(0));
-                locked.count_moved(Standing::Used(owner), Standing::Retired, 1);
+                locked.count_moved(FrameUse::Used(owner), FrameUse::Retired, 1);
             } else {
                 give_plain(table, slot_of(number), locked, number, 0, owner, contents);
             }
@@ -240,7 +240,7 @@ fn give_plain(
     contents: Contents,
 ) {
     if locked.lists.has_isolated() {
-        count_freed(table, slot, locked, order, Standing::Used(owner));
+        count_freed(table, slot, locked, order, FrameUse::Used(owner));
     } else {
         locked.count_given(owner, 1 << order);
     }
@@ -254,11 +254,11 @@ pub(super) fn count_freed(
     slot: Slot,
     locked: &Locked<'_>,
     order: u8,
-    from: Standing,
+    from: FrameUse,
 ) {
     let frames = (1 << order).min(PAGEBLOCK_FRAMES);
     for offset in (0..1 << order).step_by(PAGEBLOCK_FRAMES as usize) {
         let isolation = table.words.word(slot.add(offset)).isolation();
-        locked.count_moved(from, Standing::free_in(isolation), frames);
+        locked.count_moved(from, FrameUse::free_in(isolation), frames);
     }
 }

@@ -60,7 +60,7 @@ pub struct Allocation {
     pub frame: Frame,
     /// log2 of the block's frames.
     pub order: u8,
-    /// The controller that it lies behind.
+    /// The controller that the block is behind.
     pub controller: ControllerId,
     /// The zone that it was taken from.
     pub zone: Zone,

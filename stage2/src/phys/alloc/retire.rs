@@ -6,7 +6,7 @@
 
 use super::reshape::pageblocks;
 use super::{FrameRecord, Memory};
-use crate::phys::arena::Standing;
+use crate::phys::arena::FrameUse;
 use crate::phys::frame::{Head, Meta, State};
 use crate::range::FrameRange;
 
@@ -82,7 +82,7 @@ impl Memory<'_> {
                     record.table().words.entry(slot).set_meta(Meta::retired(0));
                 }
                 let isolation = record.table().words.word(record.slot).isolation();
-                locked.count_moved(Standing::free_in(isolation), Standing::Retired, frames);
+                locked.count_moved(FrameUse::free_in(isolation), FrameUse::Retired, frames);
             }
         }
         end

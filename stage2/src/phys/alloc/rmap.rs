@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_are_found_in_the_order_of_frames_and_joined() {
+    fn tenants_are_found_in_frame_order_and_joined() {
         let mut map = BootMap::new();
         map.add_ram(ControllerId::default(), BASE, 8 * MIB).unwrap();
         let words = words(&map);

@@ -184,9 +184,8 @@ fn the_floor_of_normal_holds_against_pinned_guests_of_every_order() {
         let map = two_controllers();
         let words = words(&map);
         let memory = Memory::new();
-        // In the midst of a group, and of a pageblock.
+        // An odd floor, inside a pageblock.
         memory.boot(&map, &words, 1001).unwrap();
-        // So that there are frames at hand.
         let own = Request { owner: Owner::Hypervisor, ..request(0, MemoryKind::Unmovable) };
         let held = [memory.allocate(&own).unwrap().frame, memory.allocate(&own).unwrap().frame];
         memory.free(held[0], 0, Owner::Hypervisor, Contents::Dirty).unwrap();
@@ -220,7 +219,7 @@ fn everything_freed_merges_again() {
 }
 
 #[test]
-fn wrong_frees_are_told_apart() {
+fn each_invalid_free_has_its_reason() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();
@@ -259,7 +258,7 @@ fn an_order_that_does_not_exist_is_refused() {
 }
 
 #[test]
-fn placement_is_obeyed() {
+fn placement_is_respected() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();
@@ -308,7 +307,7 @@ fn interleaving_takes_turns_by_units_of_2_mib() {
 }
 
 #[test]
-fn the_reverse_map_reaches_into_blocks() {
+fn the_reverse_map_covers_every_frame_of_a_block() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();
@@ -325,7 +324,7 @@ fn the_reverse_map_reaches_into_blocks() {
 }
 
 #[test]
-fn an_unmovable_request_takes_whole_pageblocks_over() {
+fn an_unmovable_request_converts_whole_pageblocks() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();

@@ -1,8 +1,8 @@
 //! Free blocks of at least a pageblock: lists, splitting and merging.
 //!
 //! Here a pageblock is named by its number in the frame table. Within a RAM range these numbers run in step with frame
-//! numbers, and every pageblock's word names its RAM range. So the word of a buddy outside the range shows that, like
-//! that of a buddy of another type or zone.
+//! numbers, and every pageblock's word names its RAM range. So the word of a buddy shows if it is in another range,
+//! just as it shows another type or zone.
 
 use super::{FreeLists, Taken, key};
 use crate::addr::{MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_the_kernel_reads_them() {
+    fn sizes_are_parsed_as_linux_parses_them() {
         for (text, value) in [
             ("0", 0),
             ("4096", 4096),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_refused() {
         for text in
             ["", "K", "0x", "0xK", "08", "1MM", "1 M", "-1", "+1", "1.5G", "0x1g1", "\u{661}", "1\u{e9}"]
         {

@@ -427,7 +427,7 @@ proptest! {
 
     /// Designated ranges are always whole pageblocks of free RAM behind one controller and never overlap.
     #[test]
-    fn what_is_designated_obeys_the_rules(
+    fn designated_ranges_obey_the_rules(
         blocks in proptest::collection::vec((0u64..0x4_0000_0000, 1u64..0x4000_0000), 0..4),
         percent in 1u8..=100,
         dynamic in 1u64..0x4000_0000,

@@ -43,7 +43,7 @@ const COUNT: u32 = 0x3ff;
 const CLASS_SHIFT: u32 = 10;
 const CLASS: u32 = 0xf << CLASS_SHIFT;
 const ZEROED: u32 = 1 << 14;
-/// The first of the bits that stand for the words of the bit map: set if the word is not zero.
+/// The shift of the bits for the words of the bit map, set if the word is not zero.
 const NONZERO_SHIFT: u32 = 16;
 
 impl Info {
@@ -58,7 +58,7 @@ impl Info {
         ((self.0 & CLASS) >> CLASS_SHIFT) as u8
     }
 
-    /// Returns what is known of the free frames' bytes.
+    /// Returns the state of the free frames' bytes.
     #[inline]
     pub(crate) const fn contents(self) -> Contents {
         if self.0 & ZEROED == 0 { Contents::Dirty } else { Contents::Zeroed }
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_grow_together() {
+    fn adjacent_free_blocks_form_larger_ones() {
         let words = storage();
         let map = FreeMap(&words);
         map.clear();
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_dirty_when_nothing_is_free() {
+    fn an_empty_map_is_zeroed() {
         let words = storage();
         let map = FreeMap(&words);
         map.fill(Contents::Dirty);
@@ -378,7 +378,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: crate::cases::cases(256, 4), failure_persistence: None, ..Default::default() })]
 
-        /// Any sequence of takes and gives does what a plain array of frames does.
+        /// Any sequence of takes and gives equals the same on an array of frames.
         #[test]
         fn a_map_equals_a_plain_array(steps in proptest::collection::vec((any::<bool>(), 0u8..9, any::<prop::sample::Index>()), 1..200)) {
             let words = storage();

@@ -21,7 +21,7 @@ fn neighbours_behind_one_controller_merge() {
 }
 
 #[test]
-fn two_controllers_cannot_have_the_same_ram() {
+fn ram_of_two_controllers_cannot_overlap() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), 0x4000_0000, 0x1000_0000).unwrap();
     let error = map.add_ram(controller(1), 0x4fff_f000, 0x2000).unwrap_err();
@@ -81,7 +81,7 @@ fn carving_avoids_reservations_and_movable_memory() {
 }
 
 #[test]
-fn memory_above_a_limit_is_left_to_movable_allocations() {
+fn memory_above_a_limit_becomes_movable() {
     let mut map = BootMap::new();
     // The limit is frame 0x40000, in the middle of the first range; odd ends of pageblocks on both sides of it.
     map.add_ram(controller(0), 0x3f10_0000, 0x200_0000).unwrap();
@@ -106,7 +106,7 @@ fn memory_above_a_limit_is_left_to_movable_allocations() {
 }
 
 #[test]
-fn a_full_map_says_so_and_stays_as_it_was() {
+fn a_full_map_is_an_error_and_changes_nothing() {
     let mut map = BootMap::new();
     for index in 0..MAX_RAM_RANGES as u64 {
         map.add_ram(controller(0), index << 32, 0x1000_0000).unwrap();
@@ -118,7 +118,7 @@ fn a_full_map_says_so_and_stays_as_it_was() {
 }
 
 #[test]
-fn no_map_wins_where_reservations_overlap() {
+fn no_map_wins_among_overlapping_reservations() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), 0, 0x10_0000).unwrap();
     map.reserve(0x1000, 0x4000, ReservationKind::Firmware, "wide").unwrap();

@@ -35,7 +35,7 @@ fn request(order: u8, mapping: Option<Mapping>) -> Request {
 
 #[test]
 #[cfg_attr(miri, ignore = "repeats much work")]
-fn what_is_damaged_is_found() {
+fn damaged_records_are_found() {
     let map = eight_mib();
     let words = words(&map);
     let memory = Memory::new();
@@ -44,7 +44,7 @@ fn what_is_damaged_is_found() {
     let page = memory.allocate(&request(0, None)).unwrap();
     assert_in_order(&memory, &map);
     let nowhere = Shows(Cell::new(Translation::Nowhere));
-    // Any word that counts, and no other, is told; and no damage stops the walk.
+    // Damage to any valid word, and to no other, is found, and never stops the walk.
     let mut told = 0;
     let entries = 3 * 2048;
     let is_chosen = |index: usize| index >= entries || index % 3 == 2 && index / 3 % 128 < 2;
@@ -62,7 +62,7 @@ fn what_is_damaged_is_found() {
 }
 
 #[test]
-fn a_reverse_map_that_stage_2_does_not_share_is_found() {
+fn a_reverse_map_that_differs_from_stage_2_is_found() {
     let map = eight_mib();
     let words = words(&map);
     let memory = Memory::new();
@@ -83,7 +83,7 @@ fn a_reverse_map_that_stage_2_does_not_share_is_found() {
 
 #[test]
 #[cfg_attr(miri, ignore = "repeats much work")]
-fn an_arena_that_changes_is_walked_again_and_then_said_to_be_busy() {
+fn an_arena_that_changes_is_walked_again_and_then_reported_as_busy() {
     let map = eight_mib();
     let words = words(&map);
     let memory = Memory::new();

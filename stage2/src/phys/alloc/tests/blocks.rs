@@ -60,7 +60,7 @@ fn orders_beyond_the_largest_are_refused() {
 }
 
 #[test]
-fn a_frame_inside_a_block_is_no_head_whatever_was_left_in_the_table() {
+fn stale_entries_inside_a_block_are_not_heads() {
     let map = map(8);
     let words = words(&map);
     // As a former boot may have left them: "in use, order 9, Ballast's".
@@ -79,7 +79,7 @@ fn a_frame_inside_a_block_is_no_head_whatever_was_left_in_the_table() {
 }
 
 #[test]
-fn a_request_in_vain_that_put_lists_right_is_a_change_to_a_check() {
+fn a_failed_request_that_corrects_classes_counts_as_a_change() {
     with_memory(4, |memory| {
         let four = take(memory, 2).frame;
         let all: Vec<Frame> = core::iter::from_fn(|| memory.allocate(&OWN).ok()).map(|it| it.frame).collect();
@@ -102,7 +102,7 @@ fn a_request_in_vain_that_put_lists_right_is_a_change_to_a_check() {
 }
 
 #[test]
-fn ballasts_frames_keep_to_the_movable_pageblock_with_the_most_room() {
+fn borrowed_frames_come_from_the_movable_pageblock_with_the_most_room() {
     with_memory(8, |memory| {
         let movable = Request { kind: MemoryKind::Movable, ..OWN };
         let mut all: Vec<Frame> = (0..2048).map(|_| memory.allocate(&movable).unwrap().frame).collect();
@@ -122,7 +122,7 @@ fn ballasts_frames_keep_to_the_movable_pageblock_with_the_most_room() {
 }
 
 #[test]
-fn one_dirty_frame_makes_all_that_it_is_part_of_dirty() {
+fn one_dirty_frame_makes_its_block_dirty() {
     with_memory(2, |memory| {
         let whole = take(memory, 9).frame;
         give(memory, whole, 9, Contents::Zeroed);
@@ -145,7 +145,7 @@ fn one_dirty_frame_makes_all_that_it_is_part_of_dirty() {
 }
 
 #[test]
-fn what_merges_with_dirty_is_dirty_whichever_was_there_first() {
+fn a_block_merged_with_a_dirty_one_is_dirty_in_either_order() {
     for (first, second) in [(0, 1), (1, 0)] {
         for (before, after) in [(Contents::Dirty, Contents::Zeroed), (Contents::Zeroed, Contents::Dirty)] {
             with_memory(4, |memory| {
@@ -163,7 +163,7 @@ fn what_merges_with_dirty_is_dirty_whichever_was_there_first() {
 }
 
 #[test]
-fn blocks_of_controllers_side_by_side_do_not_merge() {
+fn blocks_of_adjacent_controllers_do_not_merge() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 2 * MIB).unwrap();
     map.add_ram(controller(1), BASE + 2 * MIB, 2 * MIB).unwrap();
@@ -180,7 +180,7 @@ fn blocks_of_controllers_side_by_side_do_not_merge() {
 }
 
 #[test]
-fn entries_count_once_their_pageblock_was_split_and_not_before() {
+fn entries_are_valid_only_after_their_pageblock_was_split() {
     for upper in [false, true] {
         with_memory(4, |memory| {
             // One of two pageblocks is split and whole again, and both are one block.
@@ -205,7 +205,7 @@ fn entries_count_once_their_pageblock_was_split_and_not_before() {
 }
 
 #[test]
-fn what_is_released_into_an_isolated_pageblock_is_counted_there() {
+fn frames_released_into_an_isolated_pageblock_are_counted_as_isolated() {
     let mut map = map(8);
     map.reserve(BASE + 2 * MIB, 0x8000, ReservationKind::Image, "module").unwrap();
     let words = words(&map);

@@ -31,7 +31,7 @@ fn p14_a_search_keeps_out_of_blocks_and_pools() {
 }
 
 #[test]
-fn p14_a_window_is_taken_around_what_is_in_use_and_given_back() {
+fn p14_a_free_range_is_taken_around_blocks_in_use_and_released() {
     let map = pools();
     let words = words(&map);
     let memory = Memory::new();
@@ -57,7 +57,7 @@ fn p14_a_window_is_taken_around_what_is_in_use_and_given_back() {
 }
 
 #[test]
-fn what_cannot_move_is_never_put_into_movable_memory() {
+fn unmovable_memory_is_never_put_into_movable() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 32 * MIB).unwrap();
     map.mark_movable(FrameRange::covering(BASE + 8 * MIB, 24 * MIB).unwrap(), MovableMark::Amount);

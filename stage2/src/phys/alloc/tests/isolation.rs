@@ -46,7 +46,7 @@ pub(super) fn pools() -> BootMap {
 }
 
 #[test]
-fn p01_only_its_own_pool_isolates_a_pageblock_wherever_it_stands_in_the_range() {
+fn p01_only_its_own_pool_isolates_a_pageblock_anywhere_in_the_range() {
     let map = pools();
     let words = words(&map);
     let memory = Memory::new();
@@ -81,7 +81,7 @@ fn p01_only_its_own_pool_isolates_a_pageblock_wherever_it_stands_in_the_range() 
 }
 
 #[test]
-fn p01_what_cannot_move_stops_isolation_at_the_first_the_last_and_between() {
+fn p01_unmovable_frames_prevent_isolation_in_every_pageblock_of_the_range() {
     let map = pools();
     for at in [0, 5, 7] {
         let words = words(&map);
@@ -109,7 +109,7 @@ fn p01_what_cannot_move_stops_isolation_at_the_first_the_last_and_between() {
 }
 
 #[test]
-fn isolated_memory_is_not_allocated_and_counts_for_itself() {
+fn isolated_frames_are_not_allocated_and_counted_separately() {
     let map = pools();
     let words = words(&map);
     let memory = Memory::new();
@@ -129,7 +129,7 @@ fn isolated_memory_is_not_allocated_and_counts_for_itself() {
     }
     let error = memory.allocate(&request(9, MemoryKind::Movable)).unwrap_err();
     assert!(matches!(error, AllocError::NoFrames { free: 0, .. }), "{error}");
-    // What is freed there stays there.
+    // Frames freed there stay isolated.
     memory.free(block.frame, 3, guest(0), Contents::Dirty).unwrap();
     assert_eq!(memory.occupants(whole).next(), None);
     assert_eq!(memory.allocate(&request(0, MemoryKind::Movable)).is_ok(), !is_inside);
@@ -144,7 +144,7 @@ fn isolated_memory_is_not_allocated_and_counts_for_itself() {
 
 #[test]
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
-fn a_block_of_a_gigabyte_over_an_edge_of_isolation_is_freed_on_both_sides() {
+fn a_block_that_crosses_the_edge_of_an_isolated_range_is_freed_on_both_sides() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 2 << 30).unwrap();
     let words = words(&map);
@@ -166,7 +166,7 @@ fn a_block_of_a_gigabyte_over_an_edge_of_isolation_is_freed_on_both_sides() {
 }
 
 #[test]
-fn a_claim_takes_frames_over_and_gives_them_back_in_parts() {
+fn an_isolated_range_is_taken_and_released_in_parts() {
     let map = pools();
     let words = words(&map);
     let memory = Memory::new();

@@ -28,7 +28,7 @@ fn migration_gets_its_frames_from_memory() {
 }
 
 #[test]
-fn migration_leaves_the_floor_of_normal_alone() {
+fn migration_respects_the_floor_of_normal() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();

@@ -20,7 +20,7 @@ enum Model {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct FrameModel {
     model: Model,
     zone: Zone,
     controller: ControllerId,
@@ -105,7 +105,7 @@ fn steps() -> impl Strategy<Value = Step> {
 
 struct World<'m, 'a> {
     memory: &'m Memory<'a>,
-    places: BTreeMap<u64, Place>,
+    places: BTreeMap<u64, FrameModel>,
     numbers: Vec<u64>,
     isolated: Option<(Isolated, Option<u8>)>,
 }
@@ -115,7 +115,7 @@ impl<'m, 'a> World<'m, 'a> {
         let mut places = BTreeMap::new();
         for segment in map.segments() {
             for number in segment.range.start()..segment.range.end() {
-                let place = Place {
+                let place = FrameModel {
                     model: if segment.reservation.is_some() { Model::Reserved } else { Model::Free },
                     zone: if segment.movable.is_some() { Zone::Movable } else { Zone::Normal },
                     controller: segment.controller,
@@ -144,7 +144,7 @@ impl<'m, 'a> World<'m, 'a> {
         (!used.is_empty()).then(|| used[index.index(used.len())])
     }
 
-    fn set(&mut self, numbers: core::ops::Range<u64>, mut change: impl FnMut(u64, &mut Place)) {
+    fn set(&mut self, numbers: core::ops::Range<u64>, mut change: impl FnMut(u64, &mut FrameModel)) {
         for (&number, place) in self.places.range_mut(numbers) {
             change(number, place);
         }
@@ -247,10 +247,10 @@ impl<'m, 'a> World<'m, 'a> {
             None => place.pool.is_none() && !place.is_block,
             Some(number) => place.pool == Some(pool(number)),
         });
-        let parts: Vec<Option<&Place>> =
+        let parts: Vec<Option<&FrameModel>> =
             (range.start()..range.end()).map(|number| self.places.get(&number)).collect();
         let zone = parts[0].map(|place| (place.zone, place.controller));
-        let is_movable = |place: &&Place| match place.model {
+        let is_movable = |place: &&FrameModel| match place.model {
             Model::Free => true,
             Model::Used(..) => !place.is_doomed,
             Model::Reserved | Model::Retired => false,
@@ -308,7 +308,7 @@ impl<'m, 'a> World<'m, 'a> {
         assert_eq!(done.is_ok(), can, "{range} {done:?}");
         if can {
             self.freed(range.start()..range.end());
-            // What is left of the blocks at the edges: their new shape is the allocator's choice, within its owner.
+            // The blocks at the edges may have any new shape with the same owner.
             let around: Vec<u64> = self
                 .places
                 .keys()

@@ -14,7 +14,7 @@ fn three_gib() -> BootMap {
 
 #[test]
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
-fn p02_p03_a_gigabyte_divides_down_to_frames_and_unites_again() {
+fn p02_p03_a_gigabyte_splits_into_frames_and_joins_again() {
     let map = three_gib();
     let words = words(&map);
     let memory = Memory::new();
@@ -81,7 +81,7 @@ fn p03_a_block_of_a_gigabyte_never_crosses_a_hole_or_a_controller() {
 
 #[test]
 #[cfg_attr(miri, ignore = "repeats much work")]
-fn any_order_from_a_pageblock_up_divides_by_512() {
+fn any_order_from_a_pageblock_up_splits_into_512() {
     let map = three_gib();
     let words = words(&map);
     let memory = Memory::new();
@@ -103,7 +103,7 @@ fn any_order_from_a_pageblock_up_divides_by_512() {
 
 #[test]
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
-fn only_the_owner_of_the_whole_block_reshapes_it() {
+fn only_the_owner_splits_or_joins_blocks() {
     let map = three_gib();
     let words = words(&map);
     let memory = Memory::new();
@@ -125,7 +125,7 @@ fn only_the_owner_of_the_whole_block_reshapes_it() {
 
 #[test]
 #[cfg_attr(miri, ignore = "repeats much work")]
-fn parts_in_different_zones_are_not_united() {
+fn parts_in_different_zones_are_not_joined() {
     let mut map = BootMap::new();
     map.add_ram(controller(0), BASE, 1 << 30).unwrap();
     map.mark_movable(FrameRange::covering(BASE, 512 * MIB).unwrap(), MovableMark::Block(0));

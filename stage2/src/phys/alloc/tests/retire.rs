@@ -66,7 +66,7 @@ fn doomed_frames_retire_when_their_block_is_freed() {
 }
 
 #[test]
-fn doom_survives_division_union_and_freeing_in_parts() {
+fn doomed_marks_survive_splitting_joining_and_partial_frees() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();
@@ -88,12 +88,12 @@ fn doom_survives_division_union_and_freeing_in_parts() {
 }
 
 #[test]
-fn what_is_no_ram_is_passed_over_at_once() {
+fn addresses_that_are_not_ram_are_skipped_at_once() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();
     memory.boot(&map, &words, 0).unwrap();
-    // All addresses that there can be, of which little is RAM.
+    // All possible addresses, few of them RAM.
     let all = FrameRange::from_numbers(0, 1 << 36).unwrap();
     let (mut done, mut rest, mut slices) = (Retired::default(), all, 0);
     while !rest.is_empty() {

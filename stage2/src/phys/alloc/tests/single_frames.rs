@@ -63,7 +63,7 @@ fn the_last_free_frame_serves_any_kind_of_request() {
 }
 
 #[test]
-fn what_is_freed_twice_or_by_another_is_refused() {
+fn a_second_free_and_a_free_by_another_owner_are_refused() {
     with_memory(|memory, _| {
         let held = take(memory, 40);
         free(memory, held[3], Contents::Dirty).unwrap();
@@ -78,7 +78,7 @@ fn what_is_freed_twice_or_by_another_is_refused() {
 }
 
 #[test]
-fn what_is_freed_into_an_isolated_pageblock_is_not_allocated() {
+fn frames_freed_into_an_isolated_pageblock_are_not_allocated() {
     with_memory(|memory, _| {
         let movable = Request { kind: MemoryKind::Movable, owner: guest(0), ..SINGLE };
         let held: Vec<Frame> = (0..8).map(|_| memory.allocate(&movable).unwrap().frame).collect();
@@ -99,7 +99,7 @@ fn what_is_freed_into_an_isolated_pageblock_is_not_allocated() {
 }
 
 #[test]
-fn a_closed_controller_gives_nothing() {
+fn a_closed_controller_takes_no_allocations() {
     let map = two_controllers();
     let words = words(&map);
     let memory = Memory::new();

@@ -27,7 +27,7 @@ fn with_memory(map: &BootMap, test: impl FnOnce(&Memory<'_>)) {
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
 fn p07_movable_only_counts_blocks_and_the_general_amount() {
     with_memory(&two_gib("256M@0x70000000,512M"), |memory| {
-        // 512 MiB in all, of which the block is a part.
+        // 512 MiB in all, including the block.
         let [normal, movable] = Zone::ALL.map(|zone| memory.zone_totals(zone));
         assert_eq!(movable.present, (512 * MIB) >> 12);
         assert_eq!(normal.present + movable.present, (2048 * MIB) >> 12);
@@ -43,7 +43,7 @@ fn p07_movable_only_counts_blocks_and_the_general_amount() {
 
 #[test]
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
-fn p08_the_spans_of_zones_are_the_least_and_an_empty_zone_has_none() {
+fn p08_the_spans_of_zones_are_minimal_and_an_empty_zone_has_none() {
     // The three examples of the series' review.
     with_memory(&two_gib("256M@0x70000000"), |memory| {
         assert_eq!(memory.zone_totals(Zone::Movable).span, range(0x7000_0000, 256 * MIB));
@@ -85,7 +85,7 @@ fn p09_every_frame_is_present_in_one_zone_and_spans_add_up_to_nothing() {
 }
 
 #[test]
-fn p11_reserved_blocks_are_handed_over_in_one_way_and_counted_once() {
+fn p11_reserved_blocks_become_managed_in_one_place_and_are_counted_once() {
     let mut map = pools();
     map.reserve(BASE + MIB, 5 * MIB + 0x3000, ReservationKind::Module, "kernel").unwrap();
     map.reserve(BLOCK + 2 * MIB, 2 * MIB, ReservationKind::Firmware, "in the block").unwrap();
@@ -106,7 +106,7 @@ fn p11_reserved_blocks_are_handed_over_in_one_way_and_counted_once() {
         assert_eq!((after.reserved(), after.free), (0, before.free + module.frames()));
         assert_eq!(after.managed, before.managed + module.frames());
         assert_eq!(reason(module), BlockReason::AlreadyFree, "not twice");
-        // In a block: the pageblock serves what the block serves.
+        // A pageblock in a block has the type of the block.
         memory.release_reserved(range(BLOCK + 2 * MIB, 2 * MIB)).unwrap();
         let info = memory.frame_info(frame(BLOCK + 2 * MIB)).unwrap();
         assert_eq!(
@@ -119,7 +119,7 @@ fn p11_reserved_blocks_are_handed_over_in_one_way_and_counted_once() {
 }
 
 #[test]
-fn contents_are_known_to_be_zero_only_where_nobody_has_written() {
+fn contents_are_zeroed_only_if_nothing_was_written() {
     with_memory(&two_controllers(), |memory| {
         let block = memory.allocate(&request(9, MemoryKind::Movable)).unwrap();
         assert_eq!(block.contents, Contents::Dirty, "what RAM holds at boot is unknown");
@@ -132,7 +132,7 @@ fn contents_are_known_to_be_zero_only_where_nobody_has_written() {
         memory.free(block.frame, 9, guest(0), Contents::Zeroed).unwrap();
         everything(Contents::Zeroed);
         assert_eq!(everything(Contents::Zeroed), 0, "all was scrubbed");
-        // One frame that was not makes what it merges with dirty: never the other way round.
+        // A dirty frame makes the block that it merges with dirty, never the other way round.
         let one = memory.allocate(&request(0, MemoryKind::Movable)).unwrap();
         memory.free(one.frame, 0, guest(0), Contents::Dirty).unwrap();
         let again = memory.allocate(&request(0, MemoryKind::Movable)).unwrap();
