@@ -13,7 +13,7 @@ use super::reason::Reason;
 use super::space::{Fault, Space, Verdict};
 use super::statistics::Statistics;
 use super::worker::{Turn, Worker};
-use crate::addr::{FRAME_SIZE, Ipa, Pa};
+use crate::addr::{FRAME_SIZE, Ipa};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::phys::placement::Placement;
@@ -289,36 +289,6 @@ impl Engine {
             self.charge_share(host, guest, host.now().wrapping_sub(started));
         }
         verdict
-    }
-
-    /// Runs `f` with the physical address behind `ipa`, for an access of `kind` by EL2 itself. The unit
-    /// cannot move meanwhile; keep it short. `None` where the guest itself could not do that.
-    pub fn access<H: Host, R>(
-        &self,
-        host: &H,
-        guest: GuestId,
-        ipa: Ipa,
-        kind: Fault,
-        f: impl FnOnce(Pa) -> R,
-    ) -> Option<R> {
-        let space = host.space(guest)?;
-        let counters = self.statistics.guest(guest);
-        let mut f = Some(f);
-        loop {
-            if space.fault(host, ipa, kind, self.policy.stall_frames(), counters) != Verdict::Retry {
-                return None;
-            }
-            let done = space.with(|stage2| {
-                let leaf = stage2.leaf(ipa)?;
-                if leaf.is_broken() || kind == Fault::Write && leaf.is_protected() {
-                    return None;
-                }
-                Some(f.take()?(stage2.translate(ipa)?))
-            });
-            if done.is_some() {
-                return done;
-            }
-        }
     }
 
     /// Brings `space` to rest before its guest's memory goes: the unit in flight arrives or stays, nothing

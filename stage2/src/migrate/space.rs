@@ -103,11 +103,6 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         f(&mut self.lock().stage2)
     }
 
-    /// The tables, after [`Engine::abandon`](super::Engine::abandon).
-    pub fn into_stage2(self) -> Stage2<T, M> {
-        self.inner.into_inner().stage2
-    }
-
     fn lock(&self) -> SpinMutexGuard<'_, Inner<T, M>> {
         #[cfg(test)]
         crate::sync::hooks::before_lock();

@@ -630,24 +630,6 @@ fn a_failed_allocation_leaves_everything_sound() {
 }
 
 #[test]
-fn el2_reaches_guest_memory_wherever_it_is() {
-    let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
-    host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
-    host.engine.step(&host, 30_000, Payer::Idle);
-    let at = ipa(BASE + 500 * K4 + 8);
-    let source = host.engine.access(&host, guest, at, Fault::Translation, |pa| pa).unwrap();
-    assert!(host.frames_behind(0).contains(Frame::containing(source)));
-    assert_eq!(source.get() % FRAME_SIZE, 8);
-    assert!(host.engine.access(&host, guest, at, Fault::Write, |pa| pa).is_some());
-    assert_eq!(
-        host.engine.statistics().guest(guest).totals().splits,
-        1,
-        "a write by EL2 counts like the guest's"
-    );
-    assert_eq!(host.engine.access(&host, guest, ipa(0), Fault::Write, |pa| pa), None);
-}
-
-#[test]
 fn faults_that_are_the_guests_own_are_told_apart() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
     let fault = |at, kind| host.engine.fault(&host, guest, ipa(at), kind);
