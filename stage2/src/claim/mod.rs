@@ -5,7 +5,8 @@
 //!   *tenant* of the range that it lies in.
 //! - A *claim* empties a range and gives it to the *claimant*, the owner of the pool. A *release* is the reverse.
 //! - A *try* is an attempt to claim one range; a claim makes up to four.
-//! - A *unit* is a range that is claimed as a huge page of a guest that starts ([`Claimant::Units`]).
+//! - A *unit* is one stage-2 leaf. Ballast claims a single one for a guest that starts with huge units
+//!   ([`Claimant::Units`]); all other claims are the operator's or a guest's.
 //!
 //! # Steps of a claim
 //! | step | action | undone by |
@@ -17,7 +18,7 @@
 //! | show | Maps the range into the window of the guest that owns the pool, a few leaves per turn. | unmapping it |
 //! | grant | Ends the isolation. | |
 //!
-//! If a frame is still in use when it is to be taken, its tenants are moved once more, up to a limit. A try that fails
+//! If a frame is still in use when it is to be taken, the rest of the range is moved once more, up to a limit. A try that fails
 //! is undone in reverse order: types, owners and isolation of all pageblocks are then as before. The report names the
 //! frame in the way and the reason, for each try.
 //!
@@ -39,7 +40,8 @@
 //!
 //! # Order of operations
 //! Operations wait in a queue. One at a time is worked on, in bounded turns, by the CPU that is inside
-//! [`Claims::step`]. This holds for all pools together, so two operations never race for a frame.
+//! [`Claims::step`]. This holds for all pools together, so two operations never race for a frame: of two claims that
+//! overlap, the later one finds frames claimed.
 //!
 //! - The migration job of a claim overtakes all other jobs, also the one in progress once the unit in flight has
 //!   arrived. It does not overtake `retire`.

@@ -53,15 +53,9 @@ pub struct Totals {
     pub moved: PairTotals,
 }
 
-impl Default for Statistics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Statistics {
     /// Creates counters of zero.
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             tried: AtomicU64::new(0),
             granted: AtomicU64::new(0),

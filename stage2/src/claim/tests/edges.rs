@@ -1,5 +1,4 @@
-//! P01's edges: units that straddle the first, the last and the only pageblock of a range, and interior blocks that
-//! cannot be isolated.
+//! Edges of ranges (P01): units that cross the first, the last or both edges, and pageblocks that cannot be isolated.
 
 use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller, range_at};
 use super::*;
@@ -7,7 +6,7 @@ use crate::cases::some;
 use crate::owner::{GuestId, Owner};
 use crate::phys::alloc::{MemoryKind, Request};
 
-/// A pool of 3 GiB that starts at a multiple of 1 GiB, all of it a guest's RAM in units of `order`.
+/// Returns a machine with a pool of 2 GiB, aligned to 1 GiB, that is filled by a guest's RAM in units of `order`.
 fn gigantic(order: u8) -> (Machine, PoolId) {
     let pools = [PoolAt("video", 0, GIB, 2 * GIB, NodeKind::BlockPool)];
     let mut machine = Machine::new(&[4 * GIB, 3 * GIB], &pools);
@@ -17,7 +16,7 @@ fn gigantic(order: u8) -> (Machine, PoolId) {
     (machine, pool)
 }
 
-/// Claims `range`, in which units straddle an edge or both, and gives it back: one call, everything as before.
+/// Claims `range` in one call and releases it, and compares the machine with the state before.
 fn claim_and_release(machine: &Machine, pool: PoolId, range: FrameRange) {
     let before = machine.picture();
     let report = machine.claim(OPERATOR, pool, Wish::Exactly(range));
@@ -35,7 +34,7 @@ fn p01_units_of_2_mib_straddle_each_edge() {
         let start = range_at(0, 16 * MIB, MIB).start();
         FrameRange::from_numbers(start + from, start + to).unwrap()
     };
-    // First, last, both with blocks between, and inside a single block.
+    // Units cross the start, the end, both with blocks between, and both within a single block.
     for range in [frames(100, 1024), frames(512, 1500), frames(700, 2700), frames(1800, 1900)] {
         claim_and_release(&machine, pool, range);
     }
@@ -44,7 +43,7 @@ fn p01_units_of_2_mib_straddle_each_edge() {
 #[test]
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
 fn p01_units_of_1_gib_straddle_each_edge() {
-    // A GiB has to be demoted before a part of it can go; each case starts from whole ones.
+    // A unit of 1 GiB has to be demoted before a part of it can move. Each case starts with undemoted ones.
     let cases = [
         (GIB + 6 * MIB, GIB - 6 * MIB),
         (GIB, 8 * MIB),
@@ -60,7 +59,7 @@ fn p01_units_of_1_gib_straddle_each_edge() {
 
 #[test]
 fn p01_a_block_that_cannot_be_isolated_leaves_all_as_it_was() {
-    // First, interior, last: the owner has a frame there already.
+    // A frame of the first, an interior or the last pageblock is already claimed.
     for blocked in [16, 20, 22] {
         let (machine, pool) = lent(9, 16 * MIB);
         let taken = machine.granted(OPERATOR, pool, Wish::Exactly(range_at(0, blocked * MIB + MIB, 4096)));
@@ -88,7 +87,7 @@ fn p01_another_pools_frames_are_never_claimed() {
         let refused = machine.claims.claim(&machine, OPERATOR, pool, over).unwrap_err();
         assert!(matches!(refused, RequestError::OutsidePool { .. }));
     }
-    // Both can be claimed whole, side by side.
+    // Both pools can be claimed as a whole.
     machine.granted(OPERATOR, video, Wish::of_size(8 * MIB));
     machine.granted(OPERATOR, camera, Wish::of_size(8 * MIB));
 }
@@ -119,7 +118,7 @@ fn r4_what_cannot_move_never_gets_into_a_pool() {
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
 fn p06_a_gigantic_unit_is_never_taken_out_of_an_isolated_range() {
     let (machine, pool) = gigantic(18);
-    // 4 MiB at the end of a GiB are being claimed: its head is not isolated, its span is.
+    // 4 MiB at the end of a GiB are being claimed, so its first pageblock is not isolated but its last one is.
     let range = range_at(0, 2 * GIB - 4 * MIB, 4 * MIB);
     let id = machine.claims.claim(&machine, OPERATOR, pool, Wish::Exactly(range)).unwrap();
     while machine.claims.report(OPERATOR, id).unwrap().state != State::Taking {

@@ -1,4 +1,4 @@
-//! Whenever some range of a pool can be emptied, a claim is granted: against a search that tries every range.
+//! A claim is granted whenever a range of its pool can be emptied: compared with a search that tries every range.
 
 use proptest::prelude::*;
 
@@ -6,18 +6,19 @@ use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller, guest_id};
 use super::*;
 use crate::addr::FRAME_SIZE;
 use crate::controller::{ControllerId, ControllerSet};
-use crate::migrate::{Frames, Mobility};
+use crate::migrate::{Frames, Mobility, Region};
 use crate::owner::Owner;
+use crate::phys::alloc::Occupant;
 use crate::phys::frame::State as FrameState;
 use crate::phys::placement::{ControllerList, Strictness};
 
-/// Controller 0 with 24 MiB, of which 16 MiB are a pool, and others.
+/// Returns a machine whose controller 0 has 24 MiB, of which 16 MiB are a pool, and other controllers of these sizes.
 fn with_pool(others: &[u64]) -> Machine {
     let sizes: Vec<u64> = std::iter::once(24 * MIB).chain(others.iter().copied()).collect();
     Machine::new(&sizes, &[PoolAt("video", 0, 8 * MIB, 16 * MIB, NodeKind::BlockPool)])
 }
 
-/// Gives `guest` RAM, of which the placement is kept from then on.
+/// Gives `guest` RAM with a placement that migration keeps. Returns whether there was enough.
 fn place(machine: &mut Machine, guest: u8, size: u64, order: u8, placement: Placement) -> bool {
     let guest = guest_id(guest);
     let index = machine.regions(guest).len() as u64;
@@ -36,7 +37,7 @@ fn a_range_that_can_be_emptied_is_found_where_a_cheaper_one_cannot() {
     let mut machine = with_pool(&[64 * MIB]);
     (0..3).for_each(|_| _ = machine.add_guest());
     let pool = machine.pool("video");
-    // Half of the pool to a guest that lies strictly there, half to one that only prefers it, and no room besides.
+    // Half of the pool goes to a guest that must lie there, half to one that prefers it. Nothing else is free there.
     assert!(place(&mut machine, 0, 8 * MIB, 9, strict(&[0])));
     assert!(place(&mut machine, 1, 8 * MIB, 9, Placement::prefer(controller(0))));
     assert!(!place(&mut machine, 2, 24 * MIB, 0, strict(&[0])), "nothing is left");
@@ -47,16 +48,16 @@ fn a_range_that_can_be_emptied_is_found_where_a_cheaper_one_cannot() {
     );
     let report = machine.claim(OPERATOR, pool, Wish::of_size(8 * MIB));
     assert_eq!(report.state, State::Granted, "{}", report.blocker);
-    assert_eq!(report.moved.bytes(), 8 * MIB, "nothing moved in vain");
+    assert_eq!(report.moved.bytes(), 8 * MIB, "nothing else moved");
 }
 
 #[test]
-fn those_that_may_go_anywhere_leave_room_for_those_that_may_not() {
+fn tenants_that_may_go_anywhere_leave_room_for_others() {
     for order in [0, 9] {
         let mut machine = with_pool(&[64 * MIB]);
         (0..3).for_each(|_| _ = machine.add_guest());
         let pool = machine.pool("video");
-        // The one that may go anywhere comes first, and likes it behind controller 0, where there is room for one alone.
+        // The guest that may go anywhere comes first, and prefers controller 0, which has room for one of them.
         assert!(place(&mut machine, 1, 8 * MIB, order, Placement::prefer(controller(0))));
         assert!(place(&mut machine, 0, 8 * MIB, order, strict(&[0])));
         let report = machine.claim(OPERATOR, pool, Wish::of_size(16 * MIB));
@@ -66,7 +67,7 @@ fn those_that_may_go_anywhere_leave_room_for_those_that_may_not() {
 }
 
 #[test]
-fn the_frame_that_is_named_is_the_one_that_the_reason_is_about() {
+fn the_blocker_is_a_frame_that_the_cause_concerns() {
     let pools = [PoolAt("video", 0, 16 * MIB, 16 * MIB, NodeKind::BlockPool)];
     let mut machine = Machine::new(&[64 * MIB, 64 * MIB], &pools);
     let pool = machine.pool("video");
@@ -81,29 +82,29 @@ fn the_frame_that_is_named_is_the_one_that_the_reason_is_about() {
     let last = machine.pool_range(pool).first().checked_add(4095).unwrap();
     assert!(is_of(&machine, 0, machine.pool_range(pool).first()) && is_of(&machine, 1, last));
     machine.regions(guest_id(1))[0].mobility = Mobility::OptedOut;
-    // Those of the first guest stay too, for another reason: there are no frames for them.
-    machine.soil.fails.set(Some((machine::Step2Fail::Allocate, 0)));
-    machine.soil.is_stubborn.set(true);
+    // The first guest's frames stay too, for another reason: there is no frame to move them to.
+    machine.ground.fails.set(Some((machine::FailingStep::Allocate, 0)));
+    machine.ground.is_stubborn.set(true);
     let report = machine.claim(OPERATOR, pool, Wish::Exactly(machine.pool_range(pool)));
-    machine.soil.fails.set(None);
+    machine.ground.fails.set(None);
     assert_eq!(report.state, State::Failed);
     let number = u8::from(report.blocker.cause == Cause::OptedOut);
     assert!(is_of(&machine, number, report.blocker.frame), "{}", report.blocker);
-    // The first guest's frames are not barred for the second one's reason.
+    // The first guest's frames are not barred for the reason of the second guest's.
     let report = machine.claim(OPERATOR, pool, Wish::of_size(8 * MIB));
     assert_eq!(report.state, State::Granted, "{}", report.blocker);
 }
 
-/// One of the guests of a random machine.
+/// Guest of a random machine.
 #[derive(Clone, Debug)]
 struct Tenant {
     size: u64,
     order: u8,
     placement: u8,
-    /// Where its RAM lies at first: as its placement says, or anywhere.
+    /// Set if its RAM lies behind controller 0 at first, whatever its placement says.
     is_moved: bool,
     is_fixed: bool,
-    /// Every so many of its pages are given back.
+    /// Distance between pages that are given back.
     holes: u64,
 }
 
@@ -132,113 +133,145 @@ fn placement(number: u8) -> Placement {
     }
 }
 
-/// What stands on a frame of a pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum What {
-    Free,
-    Fixed,
-    Tenant(ControllerSet),
+/// Counts of frames before each frame of a pool, to examine a range in constant time.
+struct Pool {
+    start: u64,
+    free: Vec<u64>,
+    fixed: Vec<u64>,
+    /// Counts of tenants by the controllers that they may move to.
+    kinds: Vec<(ControllerSet, Vec<u64>)>,
+    /// Free frames behind each controller, and of all.
+    free_behind: [u64; 3],
+    all_free: u64,
 }
 
-/// What stands on each frame of `range`.
-fn look(machine: &Machine, regions: &[Vec<crate::migrate::Region>], range: FrameRange) -> Vec<What> {
-    let mut frames = vec![What::Free; range.frames() as usize];
-    for occupant in machine.memory().occupants(range) {
-        for number in occupant.frame.number().max(range.start())..occupant.end().min(range.end()) {
-            let what = match (occupant.state, occupant.owner, occupant.mapping) {
-                (FrameState::Used, Some(Owner::Guest(guest)), Some(mapping)) => {
-                    let at = mapping.ipa.get() + (number - occupant.frame.number()) * FRAME_SIZE;
-                    let holds = |region: &&crate::migrate::Region| {
-                        (region.ipa.get()..region.ipa.get() + region.size).contains(&at)
-                    };
-                    let region = regions[guest.index()].iter().find(holds).unwrap();
-                    let allowed = (0..3).map(controller).filter(|number| region.placement.allows(*number));
-                    if region.mobility == Mobility::Movable {
-                        What::Tenant(allowed.collect())
-                    } else {
-                        What::Fixed
-                    }
-                }
-                _ => What::Fixed,
-            };
-            frames[(number - range.start()) as usize] = what;
-        }
-    }
-    frames
-}
-
-/// Whether the tenants of `range`, in a pool that starts at frame `start`, all have room elsewhere: a flow from frames to
-/// controllers, found by augmenting paths.
-fn can_be_emptied(machine: &Machine, pool: &[What], start: u64, range: FrameRange) -> bool {
-    let part = |from: u64, to: u64| &pool[(from - start) as usize..(to - start) as usize];
-    let touched = part(range.start() & !511, range.end().next_multiple_of(512));
-    let free_in_touched = touched.iter().filter(|what| **what == What::Free).count() as u64;
-    let free_in = |placement: &Placement| Frames::free_frames(machine.memory(), placement);
-    let mut free: Vec<u64> = (0..3).map(|number| free_in(&Placement::only(controller(number)))).collect();
-    free[0] -= free_in_touched;
-    // Frames of each kind, and how many of them go to each controller.
-    let mut kinds: Vec<(ControllerSet, u64, [u64; 3])> = Vec::new();
-    for what in part(range.start(), range.end()) {
-        match what {
-            What::Free => {}
-            What::Fixed => return false,
-            What::Tenant(kind) => match kinds.iter_mut().find(|(known, ..)| known == kind) {
-                Some((_, need, _)) => *need += 1,
-                None => kinds.push((*kind, 1, [0; 3])),
-            },
-        }
-    }
-    if kinds.iter().map(|(_, need, _)| need).sum::<u64>() > free_in(&Placement::Any) - free_in_touched {
-        return false;
-    }
-    // Takes frames of kind `at`, as many as fit, and makes room by moving those of others on.
-    fn push(
-        kinds: &mut Vec<(ControllerSet, u64, [u64; 3])>,
-        free: &mut [u64],
-        at: usize,
-        most: u64,
-        seen: &mut [bool; 3],
-    ) -> u64 {
-        for to in 0..3 {
-            if seen[to] || !kinds[at].0.contains(controller(to as u8)) {
-                continue;
-            }
-            seen[to] = true;
-            let mut done = free[to].min(most);
-            if done == 0 {
-                for other in 0..kinds.len() {
-                    let there = kinds[other].2[to];
-                    if other == at || there == 0 {
-                        continue;
-                    }
-                    let moved = push(kinds, free, other, there.min(most), seen);
-                    kinds[other].2[to] -= moved;
-                    free[to] += moved;
-                    if moved > 0 {
-                        done = moved;
-                        break;
+impl Pool {
+    /// Examines every frame of the pool `range`.
+    fn of(machine: &Machine, regions: &[Region], range: FrameRange) -> Self {
+        let frames = range.frames() as usize;
+        let mut free = vec![1; frames];
+        let mut fixed = vec![0; frames];
+        let mut kinds: Vec<(ControllerSet, Vec<u64>)> = Vec::new();
+        for occupant in machine.memory().occupants(range) {
+            for number in occupant.frame.number().max(range.start())..occupant.end().min(range.end()) {
+                let at = (number - range.start()) as usize;
+                free[at] = 0;
+                match allowed(regions, &occupant, number) {
+                    None => fixed[at] = 1,
+                    Some(kind) => {
+                        let known = kinds.iter().position(|(known, _)| *known == kind);
+                        let index = known.unwrap_or_else(|| {
+                            kinds.push((kind, vec![0; frames]));
+                            kinds.len() - 1
+                        });
+                        kinds[index].1[at] = 1;
                     }
                 }
             }
-            if done > 0 {
-                free[to] -= done;
-                kinds[at].2[to] += done;
-                return done;
-            }
         }
-        0
-    }
-    for at in 0..kinds.len() {
-        let mut left = kinds[at].1;
-        while left > 0 {
-            let done = push(&mut kinds, &mut free, at, left, &mut [false; 3]);
-            if done == 0 {
-                return false;
-            }
-            left -= done;
+        let free_in = |placement: &Placement| Frames::free_frames(machine.memory(), placement);
+        Self {
+            start: range.start(),
+            free: sums(free),
+            fixed: sums(fixed),
+            kinds: kinds.into_iter().map(|(kind, counts)| (kind, sums(counts))).collect(),
+            free_behind: [0, 1, 2].map(|number| free_in(&Placement::only(controller(number)))),
+            all_free: free_in(&Placement::Any),
         }
     }
-    true
+
+    /// Tests whether the tenants of `range` all have room elsewhere: a flow from kinds to controllers, found by augmenting
+    /// paths.
+    fn can_be_emptied(&self, range: FrameRange) -> bool {
+        let count = |sums: &[u64], from: u64, to: u64| {
+            sums[(to - self.start) as usize] - sums[(from - self.start) as usize]
+        };
+        let in_range = |sums: &[u64]| count(sums, range.start(), range.end());
+        let free_in_touched = count(&self.free, range.start() & !511, range.end().next_multiple_of(512));
+        if in_range(&self.fixed) > 0 {
+            return false;
+        }
+        let mut free = self.free_behind;
+        free[0] -= free_in_touched;
+        // Frames of each kind, and how many of them go to each controller.
+        let kinds = self.kinds.iter().map(|(kind, sums)| (*kind, in_range(sums), [0; 3]));
+        let mut kinds: Vec<(ControllerSet, u64, [u64; 3])> = kinds.collect();
+        if kinds.iter().map(|(_, need, _)| need).sum::<u64>() > self.all_free - free_in_touched {
+            return false;
+        }
+        for at in 0..kinds.len() {
+            let mut left = kinds[at].1;
+            while left > 0 {
+                let done = push(&mut kinds, &mut free, at, left, &mut [false; 3]);
+                if done == 0 {
+                    return false;
+                }
+                left -= done;
+            }
+        }
+        true
+    }
+}
+
+/// Returns the sums of all prefixes of `counts`.
+fn sums(counts: Vec<u64>) -> Vec<u64> {
+    let sum = |sum: &mut u64, count| {
+        *sum += count;
+        Some(*sum)
+    };
+    std::iter::once(0).chain(counts.into_iter().scan(0, sum)).collect()
+}
+
+/// Returns the controllers that the frame `number` of `occupant` may move to. `None` if it cannot move.
+fn allowed(regions: &[Region], occupant: &Occupant, number: u64) -> Option<ControllerSet> {
+    let (FrameState::Used, Some(Owner::Guest(guest)), Some(mapping)) =
+        (occupant.state, occupant.owner, occupant.mapping)
+    else {
+        return None;
+    };
+    let at = mapping.ipa.get() + (number - occupant.frame.number()) * FRAME_SIZE;
+    let region = regions[guest.index()];
+    assert!((region.ipa.get()..region.ipa.get() + region.size).contains(&at));
+    let allowed = (0..3).map(controller).filter(|number| region.placement.allows(*number));
+    (region.mobility == Mobility::Movable).then(|| allowed.collect())
+}
+
+/// Places up to `most` frames of kind `at`, and moves frames of other kinds on to make room. Returns how many it placed.
+fn push(
+    kinds: &mut Vec<(ControllerSet, u64, [u64; 3])>,
+    free: &mut [u64],
+    at: usize,
+    most: u64,
+    seen: &mut [bool; 3],
+) -> u64 {
+    for to in 0..3 {
+        if seen[to] || !kinds[at].0.contains(controller(to as u8)) {
+            continue;
+        }
+        seen[to] = true;
+        let mut done = free[to].min(most);
+        if done == 0 {
+            for other in 0..kinds.len() {
+                let there = kinds[other].2[to];
+                if other == at || there == 0 {
+                    continue;
+                }
+                let moved = push(kinds, free, other, there.min(most), seen);
+                kinds[other].2[to] -= moved;
+                free[to] += moved;
+                if moved > 0 {
+                    done = moved;
+                    break;
+                }
+            }
+        }
+        if done > 0 {
+            free[to] -= done;
+            kinds[at].2[to] += done;
+            return done;
+        }
+    }
+    0
 }
 
 proptest! {
@@ -268,7 +301,7 @@ proptest! {
             if tenant.is_fixed {
                 region.mobility = Mobility::OptedOut;
             }
-            regions.push(vec![*region]);
+            regions.push(*region);
             if tenant.order == 0 {
                 for page in (0..region.size / FRAME_SIZE).step_by(tenant.holes as usize).collect::<Vec<_>>() {
                     let ipa = crate::addr::Ipa::try_new(BASE + page * FRAME_SIZE).unwrap();
@@ -290,8 +323,8 @@ proptest! {
         let mut ranges = starts
             .filter_map(|start| FrameRange::from_numbers(start, start + frames))
             .filter(|range| pool_range.contains_range(*range));
-        let pool_frames = look(&machine, &regions, pool_range);
-        let found = ranges.find(|range| can_be_emptied(&machine, &pool_frames, pool_range.start(), *range));
+        let model = Pool::of(&machine, &regions, pool_range);
+        let found = ranges.find(|range| model.can_be_emptied(*range));
         let report = machine.claim(OPERATOR, pool, Wish::Sized { frames, align });
         if let Some(found) = found {
             prop_assert_eq!(report.state, State::Granted, "{} could be emptied: {} {:?}", found, report.blocker, report.tries);

@@ -22,8 +22,8 @@ use crate::range::FrameRange;
 
 const OPERATOR: Claimant = Claimant::Operator;
 
-/// Two controllers of `MIB` each, a pool of 16 MiB in a block of the first, and a guest whose RAM, in blocks of
-/// `order`, takes all of the pool first.
+/// Returns a machine with two controllers of 64 MiB, a pool of 16 MiB in a block of the first, and a guest whose RAM, in
+/// blocks of `order`, fills the pool first.
 fn lent(order: u8, guest_bytes: u64) -> (Machine, PoolId) {
     let pools = [PoolAt("video", 0, 16 * MIB, 16 * MIB, NodeKind::BlockPool)];
     let mut machine = Machine::new(&[64 * MIB, 64 * MIB], &pools);
@@ -68,7 +68,7 @@ fn free_frames_are_chosen_before_tenants() {
     let (machine, pool) = lent(9, 10 * MIB);
     let report = machine.claim(OPERATOR, pool, Wish::of_size(6 * MIB));
     assert_eq!((report.state, report.moved.bytes()), (State::Granted, 0));
-    // What is left has tenants.
+    // The rest of the pool has tenants.
     let report = machine.claim(OPERATOR, pool, Wish::of_size(2 * MIB));
     assert_eq!((report.state, report.moved.bytes()), (State::Granted, 2 * MIB));
 }
@@ -78,7 +78,7 @@ fn the_pageblock_with_the_fewest_tenants_is_chosen_wherever_it_lies() {
     for cheapest in 0..8 {
         let (machine, pool) = lent(0, 16 * MIB);
         let guest = machine::guest_id(0);
-        // Here and there some frames are free: ever more up to one pageblock, and fewer again behind it.
+        // Each pageblock has some free frames: most of them the cheapest one, fewer with the distance from it.
         for pageblock in 0..8_u64 {
             let count = 40 - 4 * pageblock.abs_diff(cheapest);
             for page in 0..count {
@@ -108,9 +108,9 @@ fn every_size_from_a_frame_to_the_pool() {
 }
 
 #[test]
-fn small_claims_share_a_pageblock_and_cost_no_more_than_they_must() {
+fn small_claims_share_a_pageblock_and_move_single_frames() {
     let (machine, pool) = lent(9, 16 * MIB);
-    // A unit of 2 MiB is demoted in place: a frame of it moves, the rest stays.
+    // A unit of 2 MiB is demoted in place: one frame moves, the rest stays.
     let first = machine.claim(OPERATOR, pool, Wish::of_size(4096));
     assert_eq!((first.state, first.moved.bytes()), (State::Granted, 4096));
     let second = machine.claim(OPERATOR, pool, Wish::of_size(4096));
@@ -125,7 +125,7 @@ fn parts_are_released() {
     let part =
         |from: u64, to: u64| FrameRange::from_numbers(range.start() + from, range.start() + to).unwrap();
     assert_eq!(machine.release(OPERATOR, pool, part(100, 700)).state, State::Released);
-    // Not twice, and not over an edge.
+    // A range is not released twice, nor a range that is claimed in part.
     for wrong in [part(100, 700), part(0, 101), part(699, 800)] {
         let report = machine.release(OPERATOR, pool, wrong);
         assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::NotClaimed));
@@ -137,7 +137,7 @@ fn parts_are_released() {
 }
 
 #[test]
-fn what_is_given_back_is_counted_for_the_claim_that_had_it() {
+fn frames_given_back_are_counted_for_the_claim_that_had_them() {
     let (machine, pool) = lent(9, 16 * MIB);
     let returned = |claim: &Report| machine.claims.report(OPERATOR, claim.id).unwrap().returned;
     let first = machine.claim(OPERATOR, pool, Wish::of_size(4 * MIB));
@@ -145,7 +145,7 @@ fn what_is_given_back_is_counted_for_the_claim_that_had_it() {
     let half = FrameRange::from_numbers(first.range.start(), first.range.start() + 512).unwrap();
     machine.release(OPERATOR, pool, half);
     assert_eq!(returned(&first), 512);
-    // Another claim gets the same place: it is not the first one's any more.
+    // Another claim gets the same range, which is no longer counted for the first.
     let second = machine.claim(OPERATOR, pool, Wish::Exactly(half));
     machine.release(OPERATOR, pool, half);
     assert_eq!((returned(&first), returned(&second)), (512, 512));
@@ -160,7 +160,7 @@ fn what_is_given_back_is_counted_for_the_claim_that_had_it() {
 }
 
 #[test]
-fn an_exact_range_is_claimed_or_refused_with_the_frame_in_the_way() {
+fn an_exact_range_is_claimed_or_refused_with_the_blocking_frame() {
     let (machine, pool) = lent(9, 16 * MIB);
     let range = range_at(0, 20 * MIB, 4 * MIB);
     assert_eq!(machine.granted(OPERATOR, pool, Wish::Exactly(range)), range);
@@ -174,11 +174,11 @@ fn an_exact_range_is_claimed_or_refused_with_the_frame_in_the_way() {
 }
 
 #[test]
-fn without_room_elsewhere_nothing_moves_and_the_shortage_is_named() {
+fn without_room_elsewhere_nothing_moves_and_the_blocker_gives_the_shortage() {
     let pools = [PoolAt("video", 0, 16 * MIB, 16 * MIB, NodeKind::BlockPool)];
     let mut machine = Machine::new(&[32 * MIB], &pools);
     let guest = machine.add_guest();
-    // 2 MiB are left free, in the pool, after the guest has taken all else.
+    // The guest takes all but 2 MiB, which are in the pool.
     assert!(machine.add_ram(guest, BASE, 30 * MIB, 0, Placement::Any));
     let (before, pool) = (machine.picture(), machine.pool("video"));
     let usage = Usage::of(machine.memory(), machine.claims.pools().unwrap().get(pool).unwrap());
@@ -188,19 +188,19 @@ fn without_room_elsewhere_nothing_moves_and_the_shortage_is_named() {
     assert!(matches!(report.blocker.cause, Cause::NoFrame { missing: 1.. }), "{}", report.blocker);
     assert_eq!(report.moved.bytes(), 0);
     assert_eq!(machine.picture(), before);
-    // As much as can be claimed is.
+    // The claimable size can be claimed.
     machine.granted(OPERATOR, pool, Wish::of_size(usage.claimable() * 4096));
 }
 
 #[test]
-fn tenants_that_may_not_move_are_named() {
+fn the_blocker_names_a_tenant_that_may_not_move() {
     let (mut machine, pool) = lent(9, 16 * MIB);
     let guest = machine::guest_id(0);
     machine.regions(guest)[0].mobility = crate::migrate::Mobility::OptedOut;
     let before = machine.picture();
     let report = machine.claim(OPERATOR, pool, Wish::of_size(2 * MIB));
     assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::OptedOut));
-    // No other range would do, and none is tried in vain.
+    // Every other range would fail too, and none is tried.
     assert_eq!((report.tries.len(), report.tries[0].blocker), (1, report.blocker));
     assert_eq!(report.blocker.frame, report.tries[0].range.first());
     assert_eq!(machine.picture(), before);
@@ -259,7 +259,7 @@ fn p18_a_pool_outside_all_blocks_is_a_last_resort_and_can_be_claimed() {
 }
 
 #[test]
-fn the_map_of_a_pool_says_what_each_block_is() {
+fn the_map_of_a_pool_shows_the_use_of_each_block() {
     let (machine, pool) = lent(9, 6 * MIB);
     machine.granted(OPERATOR, pool, Wish::Exactly(range_at(0, 28 * MIB, 2 * MIB)));
     machine.granted(OPERATOR, pool, Wish::Exactly(range_at(0, 16 * MIB, 4096)));
@@ -276,7 +276,7 @@ fn the_map_of_a_pool_says_what_each_block_is() {
 }
 
 #[test]
-fn requests_that_cannot_be_are_refused_at_once() {
+fn impossible_requests_are_refused_at_once() {
     let (machine, pool) = lent(9, 2 * MIB);
     let claim = |wish| machine.claims.claim(&machine, OPERATOR, pool, wish).unwrap_err();
     assert_eq!(claim(Wish::of_size(0)), RequestError::Empty);
@@ -292,7 +292,7 @@ fn requests_that_cannot_be_are_refused_at_once() {
         machine.claims.claim(&machine, OPERATOR, pool, Wish::of_size(4096)).unwrap();
     }
     assert_eq!(claim(Wish::of_size(4096)), RequestError::TooManyOpen);
-    // An alignment that no frame of the pool has.
+    // No frame of the pool has this alignment.
     let (machine, pool) = lent(9, 2 * MIB);
     let report = machine.claim(OPERATOR, pool, Wish::Sized { frames: 1, align: 1 << 36 });
     assert_eq!((report.state, report.blocker.cause), (State::Failed, Cause::NoRange(Bar::Nothing)));

@@ -1,5 +1,4 @@
-//! Any sequence of claims, releases, guests' starts and stops, writes and slices of work, against a plain model of who
-//! has which frame of a pool.
+//! Random sequences of claims, releases, starts, stops, writes and steps, compared with a model of the claimed frames.
 
 use std::collections::BTreeSet;
 
@@ -40,13 +39,13 @@ proptest! {
     fn claims_agree_with_a_model(actions in proptest::collection::vec(action(), 1..40)) {
         let pools = [PoolAt("video", 0, 16 * MIB, 16 * MIB, NodeKind::BlockPool)];
         let mut machine = Machine::new(&[40 * MIB, 32 * MIB], &pools);
-        // What claims leave split is coalesced whenever there is nothing else to do.
+        // When there is nothing else to do, units that claims demoted are coalesced.
         machine.is_idle.set(true);
         let guest = machine.add_guest();
         prop_assert!(machine.add_ram(guest, BASE, 20 * MIB, 9, Placement::Any));
         let (pool, start) = (machine.pool("video"), machine.pool_range(machine.pool("video")).start());
         let before = machine.picture();
-        // The model: frames of the pool that are claimed, by what was granted and released.
+        // The model: claimed frames, from the ranges that were granted and released.
         let mut claimed = BTreeSet::new();
         let mut open: Vec<ClaimId> = Vec::new();
         let mut ranges: Vec<FrameRange> = Vec::new();
@@ -133,7 +132,7 @@ proptest! {
         prop_assert!(machine.is_open());
         let frames = machine.memory().resident_everywhere(crate::owner::Owner::Pool(pool));
         prop_assert_eq!(frames, claimed.len() as u64);
-        // All of it is given back, frame by frame, and all is as it was.
+        // After everything is released, the state is as before.
         while let Some(first) = claimed.pop_first() {
             let mut end = first + 1;
             while claimed.remove(&end) {

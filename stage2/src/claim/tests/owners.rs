@@ -1,10 +1,10 @@
-//! Guests as owners: windows, refusals, and what happens when one stops.
+//! Guests as owners of pools: windows, refusals, and stops.
 
 use super::machine::{BASE, MIB, Machine, PoolAt, guest_id};
 use super::*;
 use crate::cases::some;
 
-/// A pool that guest 1 owns, lent to guest 0.
+/// Returns a machine with a pool that guest 1 owns and that is lent to guest 0.
 fn owned() -> (Machine, PoolId, Claimant) {
     let pools = [
         PoolAt("g1-video", 0, 16 * MIB, 16 * MIB, NodeKind::BlockPool),
@@ -28,7 +28,7 @@ fn p17_a_pool_has_one_owner_and_the_second_is_refused_distinctly() {
     assert_eq!(refused(OPERATOR, pool), RequestError::NotOwner { owner });
     assert_eq!(refused(other, pool), RequestError::NotOwner { owner });
     assert_eq!(refused(other, free), RequestError::NotNamed);
-    // The operator owns a pool of nobody's as long as he has some of it.
+    // The operator owns a pool without a configured owner while frames of it are claimed.
     let range = machine.granted(OPERATOR, free, wish);
     assert_eq!(machine.claims.owner(free), Some(OPERATOR));
     assert_eq!(refused(other, free), RequestError::NotOwner { owner: OPERATOR });
@@ -69,7 +69,7 @@ fn a_guest_that_stops_gives_back_all_it_claimed() {
     assert_eq!(machine.shown_frames(guest_id(1)), 0);
     assert!(machine.is_zero(first.range) && machine.is_zero(second.range), "scrubbed");
     assert_eq!(machine.picture(), before);
-    // It starts again, and claims again.
+    // The guest starts again, and claims again.
     assert_eq!(machine.claim(owner, pool, Wish::of_size(16 * MIB)).state, State::Granted);
 }
 
@@ -118,7 +118,7 @@ fn without_a_window_nothing_is_claimed() {
 }
 
 #[test]
-fn a_part_is_released_only_where_its_leaf_can_be_taken_apart() {
+fn a_part_is_released_only_if_its_leaf_can_be_demoted() {
     let (machine, pool, owner) = owned();
     let report = machine.claim(owner, pool, Wish::of_size(4 * MIB));
     let part = FrameRange::from_numbers(report.range.start() + 5, report.range.start() + 600).unwrap();
@@ -140,7 +140,7 @@ fn hostile_numbers_are_refused() {
         assert!(machine.claims.report(owner, id).is_none());
         assert_eq!(machine.claims.cancel(&machine, owner, id), Err(RequestError::NoSuchClaim(id)));
     }
-    // Another's operation is not to be seen.
+    // A claimant cannot see the operations of another.
     let id = machine.claims.claim(&machine, owner, pool, Wish::of_size(4096)).unwrap();
     let other = Claimant::Guest(guest_id(0));
     assert!(machine.claims.report(other, id).is_none());
@@ -149,7 +149,7 @@ fn hostile_numbers_are_refused() {
 
 #[test]
 fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
-    // Not those of a GiB under Miri, which looks at their frame table word by word.
+    // No units of 1 GiB under Miri, which is too slow for their frame table.
     let units = [(9, 2 * MIB), (18, super::machine::GIB)];
     for (order, size) in units.into_iter().take(if cfg!(miri) { 1 } else { 2 }) {
         let offset = if order == 9 { 16 * MIB } else { super::machine::GIB };
@@ -157,7 +157,7 @@ fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
         let sizes = if order == 9 { [64 * MIB, 64 * MIB] } else { [2 * super::machine::GIB; 2] };
         let mut machine = Machine::new(&sizes, &pools);
         let tenant = machine.add_guest();
-        // In smaller units while nobody asks.
+        // The tenant has smaller units.
         assert!(machine.add_ram(tenant, BASE, size, order - 9, Placement::Any));
         let (before, pool) = (machine.picture(), machine.pool("units"));
         let wish = Wish::of_size(size);
@@ -176,7 +176,7 @@ fn p21_a_unit_is_won_back_for_a_guest_and_lent_again_when_it_stops() {
         let info = machine.memory().frame_info(report.range.first()).unwrap();
         assert_eq!((info.order, info.owner), (order, Some(crate::owner::Owner::Guest(big))));
         assert_eq!(adopt(), None, "once");
-        // Migration treats it as what it is; a free gives it back to be lent.
+        // Migration treats the unit as the guest's RAM. When the guest frees it, it can be lent again.
         assert!(machine.memory().tenant_in(report.range).is_some_and(|tenant| tenant.guest == big));
         let owner = crate::owner::Owner::Guest(big);
         machine
@@ -195,7 +195,7 @@ fn a_claim_that_is_cancelled_at_once_counts_for_a_while() {
         machine.claims.cancel(&machine, owner, claim().unwrap()).unwrap();
     }
     assert_eq!(claim(), Err(RequestError::TooManyOpen));
-    // Not for ever, and not after a restart.
+    // It counts neither for ever nor after a restart of the guest.
     machine.pass(10_000_000);
     machine.claims.cancel(&machine, owner, claim().unwrap()).unwrap();
     let last = claim().unwrap();

@@ -1,4 +1,4 @@
-//! Every turn is short, and a claim that has to wait for somebody says so.
+//! Length of turns, and claims that wait.
 
 use super::machine::{BASE, GIB, MIB, Machine, PoolAt, controller};
 use super::*;
@@ -7,12 +7,12 @@ use crate::migrate::{self, JobId, JobState, MAX_JOBS, Payer, Request};
 
 #[test]
 #[cfg_attr(miri, ignore = "has a frame table for some GiB, which Miri looks at word by word")]
-fn no_turn_looks_at_more_pageblocks_than_it_may() {
+fn every_turn_examines_a_bounded_number_of_pageblocks() {
     let pools = [PoolAt("video", 0, GIB, 2 * GIB, NodeKind::BlockPool)];
     let machine = Machine::new(&[4 * GIB, GIB], &pools);
     let pool = machine.pool("video");
     let before = machine.picture();
-    // Half an exact range, and half one that is cancelled late.
+    // Half of the pool as an exact range, by size, and as a claim that is cancelled late.
     for (wish, is_cancelled) in [
         (Wish::Exactly(range_at(0, GIB + 5 * MIB, GIB)), false),
         (Wish::of_size(GIB), false),
@@ -21,9 +21,9 @@ fn no_turn_looks_at_more_pageblocks_than_it_may() {
         let id = machine.claims.claim(&machine, OPERATOR, pool, wish).unwrap();
         let mut most = 0;
         let turn = || {
-            machine.soil.touched.set(0);
+            machine.ground.touched.set(0);
             let step = machine.claims.step(&machine, &machine.engine, 0);
-            (machine.soil.touched.get(), step)
+            (machine.ground.touched.get(), step)
         };
         loop {
             let (touched, step) = turn();
@@ -36,7 +36,7 @@ fn no_turn_looks_at_more_pageblocks_than_it_may() {
                 let _ = machine.claims.cancel(&machine, OPERATOR, id);
             }
         }
-        // The last of them may be a split one.
+        // The last pageblock of a turn may be a split one.
         assert!((4..64 + 32).contains(&most), "{most}");
         let report = machine.claims.report(OPERATOR, id).unwrap();
         let expected = if is_cancelled { State::Cancelled } else { State::Granted };
@@ -45,7 +45,7 @@ fn no_turn_looks_at_more_pageblocks_than_it_may() {
         if !is_cancelled {
             machine.claims.release_all(OPERATOR, pool).unwrap();
             while turn().1 != Step::Idle {
-                assert!(machine.soil.touched.get() <= 64);
+                assert!(machine.ground.touched.get() <= 64);
             }
         }
         assert_eq!(machine.picture(), before);
@@ -53,19 +53,19 @@ fn no_turn_looks_at_more_pageblocks_than_it_may() {
 }
 
 #[test]
-fn a_window_that_slides_far_leaves_a_bounded_number_behind_in_a_turn() {
+fn a_window_that_slides_far_subtracts_a_bounded_number_of_pageblocks_per_turn() {
     let pools = [PoolAt("video", 0, GIB, 4 * GIB, NodeKind::BlockPool)];
     let mut machine = Machine::new(&[5 * GIB, GIB], &pools);
     let (pool, guest) = (machine.pool("video"), machine.add_guest());
-    // In use at its start: the window has to slide, a GiB at a time.
+    // The start of the pool is in use, so the window has to slide, 1 GiB at a time.
     assert!(machine.add_ram(guest, BASE, 2 * MIB, 9, Placement::only(controller(0))));
     let (frames, align) = (2 * GIB / FRAME_SIZE, GIB / FRAME_SIZE);
     let id = machine.claims.claim(&machine, OPERATOR, pool, Wish::Sized { frames, align }).unwrap();
     let mut most = 0;
     loop {
-        machine.soil.touched.set(0);
+        machine.ground.touched.set(0);
         let step = machine.claims.step(&machine, &machine.engine, 0);
-        most = most.max(machine.soil.touched.get());
+        most = most.max(machine.ground.touched.get());
         if step == Step::Idle {
             break;
         }
@@ -76,7 +76,7 @@ fn a_window_that_slides_far_leaves_a_bounded_number_behind_in_a_turn() {
     machine.check();
 }
 
-/// Lets a claim go on until it waits for its job.
+/// Works on a claim until it waits for its migration job.
 fn until_it_waits(machine: &Machine) -> Step {
     loop {
         match machine.claims.step(machine, &machine.engine, 0) {
@@ -117,7 +117,7 @@ fn a_claim_whose_job_is_paused_is_stalled_until_it_is_resumed_or_cancelled() {
 }
 
 #[test]
-fn a_claim_without_a_place_in_the_queue_is_stalled_until_there_is_one() {
+fn a_claim_is_stalled_while_the_queue_of_migration_is_full() {
     let (machine, pool) = lent(9, 16 * MIB);
     let nothing = Request::retire(FrameRange::from_numbers(1, 2).unwrap());
     let jobs: Vec<_> = (0..MAX_JOBS).map(|_| machine.engine.submit(nothing).unwrap()).collect();
@@ -131,7 +131,7 @@ fn a_claim_without_a_place_in_the_queue_is_stalled_until_there_is_one() {
 }
 
 #[test]
-fn what_claims_and_migration_come_to_together() {
+fn results_of_claims_and_migration_are_combined() {
     use migrate::Step::{Busy, Idle, More, Wait};
     let cases = [
         (Step::Idle, Idle, Idle),
@@ -171,7 +171,7 @@ fn a_claim_overtakes_a_job_that_is_under_way() {
     }
     let report = machine.claims.report(OPERATOR, id).unwrap();
     assert_eq!((report.state, report.moved.bytes()), (State::Granted, 4 * MIB));
-    // At most what was in flight has arrived before.
+    // At most the unit in flight arrived before.
     assert!(of_job(&machine).moved.bytes() <= before + 2 * MIB && !of_job(&machine).state.is_over());
     machine.run();
     machine.check();
@@ -187,7 +187,7 @@ fn a_window_is_shown_and_hidden_a_few_leaves_at_a_time() {
     let guest = machine.add_guest();
     let (pool, owner) = (machine.pool("g0-video"), Claimant::Guest(guest));
     let before = machine.picture();
-    // Not aligned to the largest leaf: hundreds of smaller ones.
+    // The range is not aligned to the largest leaf, so it has hundreds of smaller ones.
     let range = range_at(0, 2 * MIB + 4096, 900 * MIB);
     let id = machine.claims.claim(&machine, owner, pool, Wish::Exactly(range)).unwrap();
     let most = |machine: &Machine, id| {
@@ -207,7 +207,7 @@ fn a_window_is_shown_and_hidden_a_few_leaves_at_a_time() {
     assert_eq!(most(&machine, id), 32 * 512);
     assert_eq!(machine.shown_frames(guest) as u64, range.frames() - part.frames());
     machine.check();
-    // Cancelled while it is being shown: nothing of it stays.
+    // A claim that is cancelled while it is being mapped leaves nothing mapped.
     for steps in [1, 9] {
         let id = machine.claims.claim(&machine, owner, pool, Wish::Exactly(part)).unwrap();
         let shown = machine.shown_frames(guest);

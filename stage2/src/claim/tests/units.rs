@@ -1,4 +1,4 @@
-//! Units that claims win back for guests that start: none is lost, whoever looks too late or not at all.
+//! Claims of units for guests that start: no unit is lost, even if the guest stops or never fetches it.
 
 use super::machine::{MIB, Machine};
 use super::*;
@@ -10,7 +10,7 @@ use crate::phys::frame::{Mapping, State};
 
 const UNITS: Claimant = Claimant::Units;
 
-/// A pool of eight units of 2 MiB, all lent.
+/// Returns a machine with a pool of eight units of 2 MiB, all lent.
 fn units() -> (Machine, PoolId) {
     let (mut machine, pool) = lent(0, 16 * MIB);
     machine.keep_units(pool, 9);
@@ -26,13 +26,13 @@ fn mapping() -> Mapping {
 }
 
 #[test]
-fn a_unit_that_was_granted_is_kept_until_somebody_fetches_it() {
+fn a_granted_unit_is_kept_until_it_is_adopted_or_declined() {
     let (machine, pool) = units();
     let before = machine.picture();
     let granted: Vec<_> = (0..4).map(|_| claim(&machine, pool).unwrap()).collect();
     machine.run();
     assert_eq!(claim(&machine, pool), Err(RequestError::TooManyOpen));
-    // Nor does anybody else take the place of one.
+    // No other operation replaces the record of a granted unit.
     for _ in 0..40 {
         let _ = machine.claims.claim(&machine, OPERATOR, pool, Wish::of_size(4096));
     }
@@ -67,7 +67,7 @@ fn a_claim_that_is_declined_at_any_step_leaves_nothing() {
 }
 
 #[test]
-fn what_cannot_be_adopted_goes_back() {
+fn a_range_that_cannot_be_adopted_is_released() {
     let (machine, pool) = units();
     let before = machine.picture();
     let report = machine.claim(UNITS, pool, Wish::Sized { frames: 100, align: 1 });
@@ -79,8 +79,8 @@ fn what_cannot_be_adopted_goes_back() {
     assert_eq!(machine.claims.owner(pool), None);
 }
 
-/// No unit rests in a pool: what is not in use is lent, and what is in use is a guest's RAM, whose replacement is there
-/// before it goes (P04), whatever range is cleared of it (P06).
+/// Units of a pool are lent or a guest's RAM. A unit that is RAM is freed only after its replacement is in place (P04),
+/// whatever range is emptied (P06).
 #[test]
 fn p04_p06_a_unit_in_use_is_replaced_before_it_goes() {
     let (mut machine, pool) = units();
@@ -107,7 +107,7 @@ fn p04_p06_a_unit_in_use_is_replaced_before_it_goes() {
         assert_eq!(machine.memory().resident_everywhere(Owner::Guest(guest)), 512);
         (report.moved.blocks, machine.frame_at(guest, mapping.ipa).unwrap())
     };
-    // All of its memory fails.
+    // All memory of the unit is retired.
     let span = FrameRange::try_new(frame, 512).unwrap();
     assert_eq!(machine.memory().retire(span).doomed, 512);
     let (moved, first) = to_the_end(Request::retire(span));
@@ -115,13 +115,13 @@ fn p04_p06_a_unit_in_use_is_replaced_before_it_goes() {
     assert!(
         !span.contains(first) && machine.memory().occupants(span).all(|what| what.state == State::Retired)
     );
-    // Its controller is evacuated.
+    // The controller of the unit is evacuated.
     let from = machine.memory().span_of(first).unwrap().controller;
     machine.memory().close(from);
     let (moved, second) = to_the_end(Request::evacuate(from));
     assert!(moved > 0 && machine.memory().span_of(second).unwrap().controller != from);
     machine.memory().open(from);
-    // The pool has one unit less, and gives the others.
+    // The pool has one unit less, and still grants the others.
     let report = machine.claim(UNITS, pool, Wish::Sized { frames: 512, align: 512 });
     assert!(report.state == super::State::Granted && !report.range.overlaps(span), "{:?}", report.blocker);
 }

@@ -1,4 +1,4 @@
-//! Claims and guests that start, are reset or stop: a claim waits for them, and never the other way round.
+//! Claims and guests that start, reset or stop: claims wait for guests, never the other way round.
 
 use super::machine::{BASE, MIB, Machine, PoolAt, guest_id};
 use super::*;
@@ -37,7 +37,7 @@ fn a_claim_waits_for_a_guest_that_stops_and_takes_what_it_leaves() {
 }
 
 #[test]
-fn a_claim_that_waits_makes_way_for_one_that_a_guest_waits_for() {
+fn a_claim_that_waits_returns_to_the_queue_for_a_starting_guest() {
     let pools = [
         PoolAt("video", 0, 16 * MIB, 16 * MIB, NodeKind::BlockPool),
         PoolAt("units", 1, 16 * MIB, 8 * MIB, NodeKind::BlockPool),
@@ -46,7 +46,7 @@ fn a_claim_that_waits_makes_way_for_one_that_a_guest_waits_for() {
     let (starting, running) = (machine.add_guest(), machine.add_guest());
     let (video, units) = (machine.pool("video"), machine.pool("units"));
     machine.keep_units(units, 9);
-    // The guest that starts has the first pool, the other one the second.
+    // The starting guest fills the first pool, the running one the second.
     assert!(machine.add_ram(starting, BASE, 16 * MIB, 9, Placement::only(machine::controller(0))));
     assert!(machine.add_ram(running, BASE, 8 * MIB, 9, Placement::only(machine::controller(1))));
     machine.set_absence(starting, Some(Absence::Starting));
@@ -65,7 +65,7 @@ fn a_claim_that_waits_makes_way_for_one_that_a_guest_waits_for() {
     }
     assert_eq!(state(Claimant::Units, unit), State::Granted);
     machine.claims.decline(&machine, unit);
-    // A claim of units does not wait for a guest that starts, be it itself: it fails, or finds another range.
+    // The claim by the operator waits again for the starting guest.
     for _ in 0..2000 {
         machine.step();
     }
