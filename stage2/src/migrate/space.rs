@@ -149,7 +149,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         if inner.work != Work::Nothing {
             return Err(TableError::InMotion(ipa));
         }
-        let (leaf, _) = inner.stage2.protect(ipa, COPYING)?;
+        let leaf = inner.stage2.protect(ipa, COPYING)?;
         if leaf.level() != Level::L2 {
             // Its size has changed since the worker saw it.
             let _ = inner.stage2.unprotect(ipa);

@@ -156,13 +156,13 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         Ok(made_count)
     }
 
-    /// Withholds the write permission of the leaf at `ipa`, sets its mark, and starts its invalidation. Once the
-    /// ticket is complete, no CPU of the guest writes to it. Returns the new state of the leaf.
+    /// Withholds the write permission of the leaf at `ipa`, sets its mark, and starts its invalidation. After the next
+    /// [`Self::synchronise`], no CPU of the guest writes to it. Returns the new state of the leaf.
     ///
     /// # Errors
     /// [`TableError::NotMapped`], [`TableError::SplitsLeaf`], or [`TableError::InMotion`] if the leaf is broken,
     /// marked or protected.
-    pub(crate) fn protect(&self, ipa: Ipa, mark: Mark) -> Result<(Leaf, Ticket), TableError> {
+    pub(crate) fn protect(&self, ipa: Ipa, mark: Mark) -> Result<Leaf, TableError> {
         let (slot, _) = self.run(ipa)?;
         if slot.leaf().is_in_motion() {
             return Err(TableError::InMotion(ipa));
@@ -170,14 +170,14 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
         self.update(&slot, |leaf| leaf.protected().with_mark(mark))
     }
 
-    /// Restores the write permission that [`Self::protect`] withheld, and clears the mark. Until the ticket is
-    /// complete, writes of a CPU that still has the protected leaf in its TLB fault.
+    /// Restores the write permission that [`Self::protect`] withheld, clears the mark, and starts the invalidation. Until
+    /// the next [`Self::synchronise`], writes of a CPU that has the protected leaf in its TLB fault.
     ///
     /// # Errors
     /// [`TableError::NotMapped`], [`TableError::SplitsLeaf`], or [`TableError::InMotion`] if the leaf is broken.
-    pub(crate) fn unprotect(&self, ipa: Ipa) -> Result<(Leaf, Ticket), TableError> {
+    pub(crate) fn unprotect(&self, ipa: Ipa) -> Result<(), TableError> {
         let (slot, _) = self.run(ipa)?;
-        self.update(&slot, |leaf| leaf.unprotected().with_mark(Mark::NONE))
+        self.update(&slot, |leaf| leaf.unprotected().with_mark(Mark::NONE)).map(|_| ())
     }
 
     /// Sets the access flag of the leaf that holds `ipa`, to resolve an access flag fault on a CPU that does not
@@ -266,11 +266,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     }
 
     /// Changes a valid leaf without losing a concurrent update by hardware, and starts its invalidation.
-    fn update(
-        &self,
-        slot: &Slot<'_>,
-        change: impl Fn(Descriptor) -> Descriptor,
-    ) -> Result<(Leaf, Ticket), TableError> {
+    fn update(&self, slot: &Slot<'_>, change: impl Fn(Descriptor) -> Descriptor) -> Result<Leaf, TableError> {
         let mut found = load(slot.entry);
         loop {
             if found.kind(slot.level) != Kind::Leaf {
@@ -279,8 +275,8 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
             let new = change(found);
             match exchange(slot.entry, slot.ipa, found, new)? {
                 Ok(()) => {
-                    let ticket = self.invalidate(slot.ipa, slot.level.size(), slot.level);
-                    return Ok((Leaf::new(slot.ipa, slot.level, new), ticket));
+                    self.invalidate(slot.ipa, slot.level.size(), slot.level);
+                    return Ok(Leaf::new(slot.ipa, slot.level, new));
                 }
                 Err(now) => found = now,
             }

@@ -125,7 +125,7 @@ fn a_move_races_with_hardware() {
 fn protection_races_with_hardware() {
     race(|stage2| {
         let ipa = Ipa::new_truncate(M2);
-        let (leaf, _) = stage2.protect(ipa, Mark::new_truncate(1)).unwrap();
+        let leaf = stage2.protect(ipa, Mark::new_truncate(1)).unwrap();
         stage2.synchronise();
         assert!(leaf.is_protected());
         stage2.unprotect(ipa).unwrap();
