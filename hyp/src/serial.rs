@@ -1,7 +1,7 @@
-//! The host's PL011, as the wire under the console's multiplexer.
+//! The host's PL011, and the console's multiplexer on it.
 //!
-//! Lock order: a guest's vPL011, then `CONSOLE`. `CONSOLE` is a leaf otherwise; it is held for a few hundred
-//! bytes of output at most.
+//! Lock order: a guest's vPL011, then `CONSOLE`. No other lock is taken while `CONSOLE` is held, for a few hundred bytes of
+//! output at most.
 
 use crate::arch::cpu;
 use crate::arch::device::read32;
@@ -21,25 +21,25 @@ use spin::Mutex;
 
 /// Bytes of a PL011's registers.
 const SIZE: u64 = 0x1000;
-/// UARTDR, UARTFR and its TXFF, for messages before there is a multiplexer and after it is of use.
+/// UARTDR, UARTFR and its TXFF, for messages at boot and of fatal errors, without the multiplexer.
 const DR: usize = 0x00;
 const FR: usize = 0x18;
 const FR_TXFF: u32 = 1 << 5;
 
 static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static INTID: AtomicU32 = AtomicU32::new(u32::MAX);
-/// The second UART's registers, where the log goes there.
+/// The second UART's registers, if the log goes there.
 static SECOND: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 /// The console's multiplexer.
 static CONSOLE: Mutex<Option<Mux<'static, Wire>>> = Mutex::new(None);
 
-/// The wire.
+/// The multiplexer's UART.
 pub(crate) struct Wire {
     uart: Uart<'static>,
     wants_room: bool,
 }
 
-// SAFETY: the registers are reached under the multiplexer's lock only, from any CPU.
+// SAFETY: the registers are accessed under the multiplexer's lock only, from any CPU.
 unsafe impl Send for Wire {}
 
 impl Wire {
@@ -67,7 +67,7 @@ impl mux::Uart for Wire {
     }
 }
 
-/// Writes by polling, without any lock.
+/// Writer that polls the UART, without a lock.
 pub(crate) struct Polled;
 
 impl fmt::Write for Polled {
@@ -89,22 +89,21 @@ impl fmt::Write for Polled {
     }
 }
 
-/// Maps the UART, so that messages come out.
+/// Maps the UART, for messages by polling.
 pub(crate) fn init_early(registers: PaRange) -> Result<(), mmu::MapError> {
     let base = mmu::map_device(registers.base(), SIZE)?;
     REGISTERS.store(base.as_ptr(), Ordering::Release);
     Ok(())
 }
 
-/// Sets the UART up and puts the multiplexer on it.
+/// Initializes the UART and the multiplexer.
 pub(crate) fn init(console: &board::Console) {
     let Some(base) = NonNull::new(REGISTERS.load(Ordering::Acquire)) else { return };
-    // SAFETY: the PL011's registers, mapped for ever; `Polled` apart, which is for fatal errors, nobody else uses
-    // them.
+    // SAFETY: the PL011's registers, mapped for ever. Only `Polled` uses them too, for fatal errors.
     let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(base.cast::<PL011Registers>()) });
     if let Some(clock) = console.clock_hz {
         let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
-        // A rate that the clock cannot give leaves the line as the firmware set it.
+        // If the clock cannot provide the rate, the firmware's settings remain.
         let _ = uart.enable(line, console.baud.unwrap_or(115_200), clock);
     }
     uart.set_interrupt_fifo_levels(FifoLevel::Bytes4, FifoLevel::Bytes4);
@@ -116,7 +115,7 @@ pub(crate) fn init(console: &board::Console) {
     INTID.store(console.interrupt.intid, Ordering::Release);
 }
 
-/// Sets the second UART up, for the log. It is polled; the monitor's coroutine alone writes to it.
+/// Initializes the second UART, for the log. Only the monitor's coroutine writes to it, by polling.
 pub(crate) fn init_second(console: &board::Console) -> Result<(), mmu::MapError> {
     let base = mmu::map_device(console.registers.base(), SIZE)?;
     // SAFETY: the PL011's registers, mapped for ever and used by nobody else.
@@ -129,12 +128,12 @@ pub(crate) fn init_second(console: &board::Console) -> Result<(), mmu::MapError>
     Ok(())
 }
 
-/// Whether there is a second UART for the log.
+/// Returns true if there is a second UART for the log.
 pub(crate) fn has_second() -> bool {
     !SECOND.load(Ordering::Relaxed).is_null()
 }
 
-/// Sends `byte` by the second UART; refuses it where its FIFO is full.
+/// Sends `byte` by the second UART. Returns false if its FIFO is full.
 pub(crate) fn try_write_second(byte: u8) -> bool {
     let registers = SECOND.load(Ordering::Acquire);
     if registers.is_null() {
@@ -150,7 +149,7 @@ pub(crate) fn try_write_second(byte: u8) -> bool {
     true
 }
 
-/// Lets the UART's interrupts through, on this CPU.
+/// Enables the UART's interrupts, for this CPU.
 pub(crate) fn enable_interrupts(distributor: &crate::arch::gic::Distributor) {
     with_console(|mux| {
         let masks = mux.uart().masks();
@@ -173,7 +172,7 @@ pub(crate) fn with_console<T>(f: impl FnOnce(&mut Mux<'static, Wire>) -> T) -> O
     CONSOLE.lock().as_mut().map(f)
 }
 
-/// Calls `f` with the multiplexer; used by the vPL011 path, where there is one.
+/// Locks the multiplexer. For the vPL011's path.
 pub(crate) fn lock() -> spin::MutexGuard<'static, Option<Mux<'static, Wire>>> {
     CONSOLE.lock()
 }
@@ -182,10 +181,10 @@ pub(crate) fn is_interrupt(intid: u32) -> bool {
     intid == INTID.load(Ordering::Relaxed)
 }
 
-/// Bytes taken from the UART at a time: its FIFO's depth.
+/// Most bytes that are taken from the UART at an interrupt: its FIFO's depth.
 const RECEIVE_BURST: usize = 32;
 
-/// What an interrupt of the UART means to the consoles' users.
+/// Effects of a UART interrupt on guests and the monitor.
 #[must_use]
 pub(crate) struct Effects {
     /// Guests that have input, a bit each.
@@ -219,7 +218,7 @@ pub(crate) fn interrupt() -> Effects {
     let (mut received, mut breaks, mut wakes_monitor) = (0u32, 0u32, false);
     let writable = with_console(|mux| {
         for _ in 0..RECEIVE_BURST {
-            // A framing or parity error costs the byte; an overrun is what the FIFO lost already.
+            // A byte with a framing or parity error is dropped; at an overrun the FIFO has dropped bytes already.
             let byte = match mux.uart().uart.read_word() {
                 Ok(Some(byte)) => byte,
                 Ok(None) => break,

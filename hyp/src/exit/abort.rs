@@ -1,4 +1,4 @@
-//! Stage 2 aborts: accesses to the guest's devices, and to nothing.
+//! Stage 2 aborts: accesses to a guest's devices, to its RAM, and to addresses without either.
 
 use super::stage2_fault::Access;
 use super::{
@@ -15,11 +15,11 @@ use aarch64_cpu::registers::{FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1};
 use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
 
-/// A data abort from a guest; called by the vectors. What is frequent and needs no lock ends here, the rest in
-/// functions that are called last, so that nothing has to be saved for them.
+/// Handles a data abort from a guest; called by the vectors. Frequent accesses that need no lock are answered here. The
+/// others are tail calls, so that this function saves no registers for them.
 pub(crate) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Reload {
     let syndrome = Syndrome::new(esr);
-    // In two steps, which take fewer instructions here than one.
+    // Two checks take fewer instructions here than one.
     if syndrome.is_untranslated() {
         let (page, offset) = (HPFAR_EL2.get(), FAR_EL2.get() & 0xfff);
         if !syndrome.is_described() {
@@ -27,7 +27,7 @@ pub(crate) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Reload {
         }
         if page == platform::GICD_BASE >> 8 && is_plain() {
             if syndrome.is_write() {
-                // Zero is zero in either byte order.
+                // The byte order does not matter for a zero.
                 if Vgic::is_no_write(offset, frame.get(syndrome.register())) {
                     cpu::current().counters.count_exit(Exit::Distributor);
                     skip_plain_instruction();
@@ -93,7 +93,7 @@ impl Steps<Reload> for Abort<'_> {
     }
 }
 
-/// What an access of `vcpu` to `ipa` counts as.
+/// Returns the reason that an access of `vcpu` to `ipa` is counted under.
 pub(crate) fn reason(vcpu: Option<&Vcpu>, ipa: u64) -> Exit {
     if ipa.wrapping_sub(platform::GICD_BASE) < platform::GICD_SIZE {
         Exit::Distributor
@@ -108,7 +108,7 @@ pub(crate) fn reason(vcpu: Option<&Vcpu>, ipa: u64) -> Exit {
     }
 }
 
-/// An instruction abort from a guest: there is nothing to execute outside RAM.
+/// Handles an instruction abort from a guest. Only RAM can be executed.
 #[cold]
 pub(crate) fn instruction(esr: u64) {
     let far = FAR_EL2.get();

@@ -1,7 +1,7 @@
-//! Fatal errors: what EL2 leaves behind when it cannot go on.
+//! Fatal errors: EL2 stops and leaves a record.
 //!
-//! The record stays in memory under the symbol `FATAL_RECORD`, where a debugger finds it, and is printed on the
-//! console by polling. The other CPUs are halted; guests do not run on under a broken hypervisor.
+//! The record stays in memory at the symbol `FATAL_RECORD`, for a debugger, and is printed on the console by polling. The
+//! other CPUs are halted: guests must not run under a broken hypervisor.
 
 use crate::arch::cache;
 use crate::arch::cpu::{self, Request};
@@ -12,30 +12,30 @@ use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Bytes of the stack that an exception from EL2 is handled on.
+/// Bytes of the stack on which an exception from EL2 is handled.
 pub(crate) const STACK_SIZE: usize = 8192;
 
 #[repr(C, align(16))]
 pub(crate) struct Stack(UnsafeCell<[u8; STACK_SIZE]>);
 
-// SAFETY: only the CPU that has taken OWNER uses it.
+// SAFETY: only the CPU that has set OWNER uses it.
 unsafe impl Sync for Stack {}
 
 /// The fatal stack.
 pub(crate) static STACK: Stack = Stack(UnsafeCell::new([0; STACK_SIZE]));
-/// Taken (1) by the first CPU that meets an exception at EL2.
+/// Set to 1 by the first CPU that takes an exception from EL2: the owner of the fatal stack.
 pub(crate) static OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// Return addresses that a record holds.
+/// Most return addresses in a record.
 const BACKTRACE_DEPTH: usize = 16;
-/// Bytes of the reason that a record holds.
+/// Most bytes of the reason in a record.
 const REASON_SIZE: usize = 160;
-/// Slots of the log, a line or a part of one each, that are printed with it.
+/// Number of slots of the log, each a line or a part of one, that are printed with the record.
 const LOG_LINES: u64 = 20;
-/// Marks a record that has been written: "BALLAST!".
+/// First word of a complete record: "BALLAST!".
 const MAGIC: u64 = u64::from_le_bytes(*b"BALLAST!");
 
-/// What is known of a fatal error.
+/// Record of a fatal error.
 #[repr(C)]
 struct Record {
     magic: u64,
@@ -73,7 +73,7 @@ static FATAL_RECORD: RecordCell = RecordCell(UnsafeCell::new(Record {
     reason: [0; REASON_SIZE],
 }));
 
-/// Set by the CPU that reports.
+/// Set to 1 by the CPU that reports.
 static REPORTED: AtomicU32 = AtomicU32::new(0);
 
 impl Write for Record {
@@ -86,7 +86,7 @@ impl Write for Record {
     }
 }
 
-/// Follows the chain of frame pointers while it goes up within one stack.
+/// Collects return addresses along the chain of frame pointers, as long as it ascends within one stack.
 fn backtrace(mut frame: u64, entries: &mut [u64; BACKTRACE_DEPTH]) {
     for entry in entries {
         if frame == 0
@@ -105,7 +105,7 @@ fn backtrace(mut frame: u64, entries: &mut [u64; BACKTRACE_DEPTH]) {
     }
 }
 
-/// Writes the record and prints it, once. `x` are the registers, `sp` and `pc` where it happened.
+/// Writes the record and prints it, once. `x`, `sp` and `pc` are the registers at the error.
 fn report(reason: fmt::Arguments<'_>, x: &[u64; 31], sp: u64, pc: u64, is_exception: bool) -> ! {
     if REPORTED.swap(1, Ordering::AcqRel) == 0 {
         let here = TPIDR_EL2.get();
@@ -162,7 +162,7 @@ fn print(out: &mut impl Write, record: &Record, is_exception: bool) -> fmt::Resu
     writeln!(out, "\r\n  The record is kept at symbol FATAL_RECORD.\r")
 }
 
-/// Prints the last lines of the log: some may not have come out.
+/// Prints the last lines of the log, some of which may not have reached the console.
 fn print_log(out: &mut impl Write, ring: &crate::observe::log::Ring) -> fmt::Result {
     writeln!(out, "  The log is kept at symbol BALLAST_LOG. Its last lines:\r")?;
     let mut reader = ring.reader_near_end(LOG_LINES);
@@ -183,7 +183,7 @@ pub(crate) fn halt() -> ! {
     }
 }
 
-/// An exception taken from EL2 itself. `kind` is the vector's number, from 0.
+/// Reports an exception from EL2 itself. `kind` is the vector's number, from 0.
 pub(crate) extern "C" fn exception(kind: u64, frame: &Frame) -> ! {
     let what = ["synchronous exception", "IRQ", "FIQ", "SError"][kind as usize & 3];
     let elr = ELR_EL2.get();

@@ -1,6 +1,6 @@
-//! Exceptions of a vCPU that runs with store bypassing allowed, and traced ones on CPUs with hardened vectors.
+//! Slow paths of the hardened vectors: for a vCPU that runs with store bypassing allowed, and while events are traced.
 //!
-//! Bypassing is turned off before anything else and on after everything else. Events are recorded if tracing is on.
+//! Bypassing is turned off first and turned on again last. Events are recorded if tracing is on.
 
 use super::traced;
 use crate::arch::cpu;

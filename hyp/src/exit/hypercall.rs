@@ -1,4 +1,4 @@
-//! HVC and SMC from guests: both are conduits for PSCI and SMCCC.
+//! HVC and SMC from guests, both conduits for PSCI and SMCCC.
 
 use super::{skip_instruction, vectors, wfi};
 use crate::arch::frame::Frame;
@@ -8,12 +8,12 @@ use crate::device::smccc::{self, Call, NOT_SUPPORTED};
 use crate::guest::{self, StopReason, cpu};
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
-/// HVC: returns to the instruction after it.
+/// Handles HVC, which returns to the next instruction.
 pub(crate) fn hvc(frame: &mut Frame, esr: u64) {
     call(frame, esr);
 }
 
-/// SMC, which EL2 traps (HCR_EL2.TSC): the exception returns to the SMC itself.
+/// Handles SMC, which EL2 traps (HCR_EL2.TSC): the exception would return to the SMC itself.
 pub(crate) fn smc(frame: &mut Frame, esr: u64) {
     skip_instruction(esr);
     call(frame, esr);

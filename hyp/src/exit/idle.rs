@@ -1,5 +1,5 @@
-//! The idle loop of a CPU without a guest: it serves interrupts, its vCPU's life, the monitor and migration; else it sleeps. From here
-//! CPUs enter guests, and here they come back.
+//! The idle loop of a CPU without a guest. It handles interrupts, its vCPU's life, the monitor and migration, and otherwise
+//! sleeps. CPUs enter guests from here, and return here when a vCPU leaves.
 
 use super::{interrupt, vectors};
 use crate::arch::cpu::Request;
@@ -8,9 +8,9 @@ use crate::arch::vcpu::{self, Start};
 use crate::guest::{self, cpu, migration};
 use crate::operator::scheduler;
 
-/// Leaves whatever this CPU did and idles.
+/// Abandons this CPU's stack and idles.
 pub(crate) fn enter() -> ! {
-    // SAFETY: this is the CPU's own stack; those who leave a guest hold nothing.
+    // SAFETY: this is the CPU's own stack; code that leaves a guest holds nothing.
     unsafe { vectors::restart(cpu::current().stack_top(), idle, 0) }
 }
 
@@ -18,7 +18,7 @@ extern "C" fn idle(_: u64) -> ! {
     let cpu = cpu::current();
     loop {
         interrupt::poll();
-        // A request that comes after this is pending again as a kick, which ends the sleep.
+        // A request that arrives after this comes with a kick, which ends the sleep.
         cpu.take(Request::Look);
         if let Some(start) = cpu.assigned().and_then(guest::serve) {
             enter_guest(&start)

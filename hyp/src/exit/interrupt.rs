@@ -1,4 +1,4 @@
-//! Physical interrupts: most are a guest's own timer or SGI and go on to it at once.
+//! Physical interrupts. Most are a guest's timer or SGI, which the fast path puts into a list register.
 
 use super::{fatal, vectors};
 use crate::arch::cpu::Request;
@@ -13,7 +13,7 @@ use crate::observe::counters::Exit;
 use crate::operator::scheduler;
 use crate::serial;
 
-/// An interrupt while a guest ran; called by the vectors with the volatile registers saved.
+/// Handles an interrupt while a guest ran; called by the vectors with the volatile registers saved.
 pub(crate) extern "C" fn irq() {
     let intid = cpu_interface::acknowledge();
     let cpu = cpu::current();
@@ -27,7 +27,7 @@ pub(crate) extern "C" fn irq() {
     from_guest(cpu, intid);
 }
 
-/// The physical interrupt `intid` is the guest's now, in a list register.
+/// Ends physical interrupt `intid`, which is in a list register now.
 #[inline(always)]
 pub(crate) fn hand_over(intid: u32, value: ListRegister) {
     cpu_interface::drop_priority(intid);
@@ -36,13 +36,13 @@ pub(crate) fn hand_over(intid: u32, value: ListRegister) {
     }
 }
 
-/// An interrupt while a guest ran that did not go straight on to it.
+/// Handles an interrupt from a guest that the fast path could not pass on.
 #[inline(never)]
 pub(crate) fn from_guest(cpu: &'static PerCpu, intid: u32) {
     crate::exit::counted(cpu, Exit::Interrupt, || slow(cpu, intid));
 }
 
-/// Handles an acknowledged interrupt that does not go straight on to the guest.
+/// Handles an acknowledged interrupt off the fast path.
 #[inline(never)]
 fn slow(cpu: &'static PerCpu, intid: u32) {
     if cpu_interface::is_special(intid) {
@@ -70,7 +70,7 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
                 let others = vcpu.guest().vgic().arrive(vcpu.index(), sgi, &cpu.local, &Lists);
                 kick_others(cpu, others);
             }
-            // It is disabled here while the vCPU is off, so it came just before that: it stays pending, as it would have.
+            // SGIs are disabled here while the vCPU is off, so this one arrived just before: it stays pending.
             None => vcpu::pend_sgi(cpu, sgi),
         },
         intid if timer::is_maintenance(intid) => {
@@ -98,7 +98,7 @@ fn serve_consoles(effects: &serial::Effects) {
     }
 }
 
-/// What other CPUs ask of this one.
+/// Handles the requests of other CPUs.
 fn requests(cpu: &'static PerCpu) {
     if cpu.take(Request::Halt) {
         fatal::halt();
@@ -118,8 +118,8 @@ fn requests(cpu: &'static PerCpu) {
 }
 
 /// Handles interrupts that are pending for this CPU while it works at EL2 without a guest, as an idle CPU or in long
-/// work does ([`crate::arch::cpu::serve_interrupts`]). With a guest on this CPU, its interrupts wait for it to run again. Those that come faster than they are
-/// handled are left for the next call: they are still pending, so that a WFI ends at once.
+/// work does ([`crate::arch::cpu::serve_interrupts`]). With a guest on this CPU, its interrupts wait until it runs again. The number
+/// of interrupts is bounded; the rest stay pending for the next call, so that a WFI ends at once.
 pub(crate) fn poll() {
     let cpu = cpu::current();
     const LIMIT: usize = 32;

@@ -1,4 +1,4 @@
-//! What guests trap on. The vectors read the syndrome, once, and call the functions here with it.
+//! Exceptions: the vectors, the handlers that they call with the syndrome, the idle loop, and fatal errors.
 
 pub(crate) mod abort;
 #[allow(unsafe_code)]
@@ -30,7 +30,7 @@ pub(crate) use interrupt::irq;
 pub(crate) use system_register::system_register;
 pub(crate) use traced::{traced_irq, traced_sync};
 
-/// Names this room's entries to the rooms below. Before any CPU idles.
+/// Registers this room's entries for the rooms below. Called before any CPU idles.
 pub(crate) fn init() {
     arch::cpu::set_entries(idle::enter, interrupt::poll);
 }
@@ -61,14 +61,14 @@ fn skip_plain_instruction() {
     ELR_EL2.set(ELR_EL2.get() + 4);
 }
 
-/// Completes the instruction that trapped with the syndrome `esr`: the guest goes on behind it.
+/// Completes the instruction that trapped with the syndrome `esr`: the guest continues after it.
 fn skip_instruction(esr: u64) {
     let next = state().completed(esr);
     ELR_EL2.set(next.elr);
     SPSR_EL2.set(next.spsr);
 }
 
-/// The state that the guest was in when it trapped.
+/// Returns the guest's state when it trapped.
 fn state() -> State {
     State { elr: ELR_EL2.get(), spsr: SPSR_EL2.get() }
 }
@@ -78,8 +78,7 @@ fn is_big_endian() -> bool {
     instruction::is_big_endian(SPSR_EL2.get(), SCTLR_EL1.get())
 }
 
-/// Does what a guest came for that is not answered at once: counts it and the time that it takes. Work that does not
-/// return to the guest is counted, but not its time.
+/// Runs `work`, off the fast path, and counts the exit and its time. If `work` does not return, only the exit is counted.
 #[inline(always)]
 fn counted<T>(cpu: &PerCpu, exit: Exit, work: impl FnOnce() -> T) -> T {
     cpu.counters.count_exit(exit);
@@ -89,7 +88,7 @@ fn counted<T>(cpu: &PerCpu, exit: Exit, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Why a guest came here with a synchronous exception, as far as the syndrome says it.
+/// Returns the reason of a synchronous exception, as far as the syndrome tells it.
 const fn reason(esr: u64) -> Exit {
     match esr >> 26 {
         EC_HVC64 | EC_SMC64 => Exit::Hypercall,
@@ -100,12 +99,12 @@ const fn reason(esr: u64) -> Exit {
     }
 }
 
-/// A synchronous exception from a guest other than those with functions of their own, an SError or an FIQ.
+/// Handles a synchronous exception from a guest, except those with functions of their own, an SError or an FIQ.
 pub(crate) extern "C" fn sync(frame: &mut Frame, esr: u64) {
     let cpu = cpu::current();
     match reason(esr) {
         exit if !state().passes_condition(esr) => counted(cpu, exit, || skip_instruction(esr)),
-        // The guest has no use for that time.
+        // The guest waits: its time at EL2 costs it nothing.
         Exit::Wait => {
             cpu.counters.count_exit(Exit::Wait);
             wfi::wait(frame, esr);
@@ -116,7 +115,7 @@ pub(crate) extern "C" fn sync(frame: &mut Frame, esr: u64) {
         }
         exit => {
             counted(cpu, exit, || handle(frame, esr));
-            // By a call it may have chosen whether loads may bypass stores.
+            // The call may have changed whether loads may bypass stores.
             cpu.hardening.leave();
         }
     }
@@ -128,16 +127,15 @@ fn handle(frame: &mut Frame, esr: u64) {
         EC_SMC64 => hypercall::smc(frame, esr),
         EC_INSTRUCTION_ABORT => abort::instruction(esr),
         _ if esr == MARK_SERROR => serror(),
-        // Group 0 is not used at EL2: an FIQ is nothing that Ballast asked for.
+        // EL2 does not use group 0: an FIQ is spurious.
         _ if esr == MARK_FIQ => {}
-        // WFE runs untrapped; floating point, SVE and pointer authentication too where the guest has them. Whatever else
-        // traps is something that its identification registers do not show.
+        // WFE does not trap, nor do floating point, SVE and pointer authentication if the guest has them. The identification
+        // registers hide all else that traps.
         _ => inject::undefined(esr),
     }
 }
 
-/// An SError while a guest ran: hardware reports an error that nobody here can attribute or mend. The guest that
-/// ran ends.
+/// Stops the guest that ran at an SError: hardware reports an error that EL2 can neither attribute nor repair.
 #[cold]
 fn serror() {
     if let Some(vcpu) = cpu::current().vcpu() {

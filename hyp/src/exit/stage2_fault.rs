@@ -1,4 +1,4 @@
-//! Stage 2 aborts on RAM: a unit of it is being moved, or its access flag is wanted.
+//! Stage 2 aborts on RAM: a unit is being moved, or its access flag is clear.
 
 use crate::arch::stage1;
 use crate::device::exception;
@@ -8,19 +8,19 @@ use guest_dts::guest_tree::platform;
 use stage2::addr::Ipa;
 use stage2::migrate::{Fault, Verdict};
 
-/// Who made the access.
+/// Kind of the access.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Data,
     Fetch,
 }
 
-/// The fault status less its level (Arm ARM D24.2.40).
+/// Mask of the fault status without its level (Arm ARM D24.2.40).
 const STATUS: u64 = 0x3c;
 const TRANSLATION: u64 = 0x04;
 const ACCESS_FLAG: u64 = 0x08;
 const PERMISSION: u64 = 0x0c;
-/// The fault came on a stage 1 walk.
+/// The fault occurred on a stage 1 walk.
 const S1PTW: u64 = 1 << 7;
 
 /// HPFAR_EL2.FIPA: bits 51:12 of the address from bit 4 on.
@@ -34,22 +34,22 @@ pub(crate) fn faulting_ipa() -> u64 {
     faulting_page() | FAR_EL2.get() & 0xfff
 }
 
-/// Answers an abort with syndrome `esr` at virtual address `far`. False: it is no business of migration's.
+/// Handles an abort with syndrome `esr` at virtual address `far`. Returns false if migration did not cause it.
 pub(crate) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
     let is_walk = esr & S1PTW != 0;
     let page = match esr & STATUS {
         TRANSLATION | ACCESS_FLAG => faulting_page(),
         PERMISSION if is_walk => faulting_page(),
-        // HPFAR_EL2 holds nothing then (Arm ARM D24.2.66).
+        // HPFAR_EL2 is not valid (Arm ARM D24.2.66).
         PERMISSION => match stage1::page(far) {
             Some(page) => page,
-            // The guest's own translation has changed meanwhile, or lies in a unit in flight: it will see.
+            // The guest's own translation has changed meanwhile, or lies in a unit in flight: it retries.
             None => return true,
         },
         _ => return false,
     };
-    // A permission fault proves that a leaf was there. Where the guest's own translation, looked up only now, leads to
-    // something else, it has changed meanwhile: the access is for the guest to make again.
+    // A permission fault proves that a leaf was there. If the guest's own translation, looked up only now, leads somewhere
+    // else, it has changed meanwhile, and the guest has to retry the access.
     let is_looked_up = esr & STATUS == PERMISSION && !is_walk;
     if page < platform::RAM_BASE {
         return is_looked_up;
@@ -63,7 +63,7 @@ pub(crate) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
     };
     match migration::fault(vcpu.guest(), ipa, fault) {
         Verdict::Retry => true,
-        // Nothing is there at all: the access that comes again meets that itself, with a syndrome of its own.
+        // Nothing is mapped there: the retried access faults with a syndrome of its own.
         Verdict::NotOurs => is_looked_up && !migration::is_mapped(vcpu.guest(), ipa),
         Verdict::Stuck => guest::stop_current(vcpu, StopReason::UnitStuck { ipa: page }),
     }

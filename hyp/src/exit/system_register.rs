@@ -1,4 +1,4 @@
-//! System registers that EL2 traps: SGI generation, identification, and what a guest shall not have.
+//! Trapped system registers: SGI generation, identification, and registers that are hidden from guests.
 
 use super::{counted, inject, is_plain_aarch64, skip_instruction, skip_plain_instruction};
 use crate::arch::features;
@@ -18,11 +18,11 @@ const fn register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
     op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | crm << 1
 }
 
-/// All of that, without the register that is moved.
+/// Mask of these fields, without the general-purpose register.
 const REGISTER_MASK: u64 = 0x3f_fc1f & !1;
 
 const ICC_SGI1R: u64 = register(3, 0, 12, 11, 5);
-/// ESR_EL2 of a write to it, without the register that is moved: EC, IL, and the direction, bit 0, which is 0.
+/// ESR_EL2 of a write to it, without the general-purpose register: EC, IL, and the direction, bit 0, which is 0.
 const SGI1R_WRITE: u64 = crate::exit::EC_SYSTEM_REGISTER << 26 | 1 << 25 | ICC_SGI1R;
 const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
 const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
@@ -50,7 +50,7 @@ const OSLSR: u64 = register(2, 0, 1, 1, 4);
 const OSDLR: u64 = register(2, 0, 1, 3, 4);
 const DBGPRCR: u64 = register(2, 0, 1, 4, 4);
 
-/// Registers that trap along with SMIDR_EL1 (HCR_EL2.TID1), and are the CPU's own.
+/// Registers that trap along with SMIDR_EL1 (HCR_EL2.TID1). A guest reads the CPU's own.
 const REVIDR: u64 = register(3, 0, 0, 0, 6);
 const AIDR: u64 = register(3, 1, 0, 0, 7);
 
@@ -58,7 +58,7 @@ const AIDR: u64 = register(3, 1, 0, 0, 7);
 const ID_SPACE_MASK: u64 = register(3, 7, 15, 0, 0);
 const ID_SPACE: u64 = register(3, 0, 0, 0, 0);
 
-/// Why a guest came here.
+/// Returns the reason of the exit.
 pub(crate) const fn reason(esr: u64) -> Exit {
     match esr & (REGISTER_MASK | 1) {
         ICC_SGI1R | ICC_SGI0R | ICC_ASGI1R => Exit::Sgi,
@@ -66,7 +66,7 @@ pub(crate) const fn reason(esr: u64) -> Exit {
     }
 }
 
-/// A trapped MSR, MRS or system instruction; called by the vectors. An SGI to vCPUs of the guest ends here
+/// Handles a trapped MSR, MRS or system instruction; called by the vectors. SGIs to vCPUs of the guest are sent here
 /// (ICC_SGI1R_EL1, IHI 0069H, 12.2.19).
 pub(crate) extern "C" fn system_register(frame: &mut Frame, esr: u64) -> Reload {
     let moved = (esr >> 5 & 0x1f) as usize;
@@ -89,7 +89,7 @@ pub(crate) extern "C" fn system_register(frame: &mut Frame, esr: u64) -> Reload 
         list &= list - 1;
         if target == cpu.self_target.get() {
             if cpu.local.inject(intid, &Lists).is_none() {
-                // The rest of the list takes the same way, which is a longer one.
+                // The rest of the list takes the slow path too.
                 return pend_rest(cpu, value & !0xffff | list | cpu.self_bit.get());
             }
             cpu.counters.count_injected();
@@ -105,14 +105,14 @@ pub(crate) fn traced(frame: &mut Frame, esr: u64) {
     others(frame, esr, (esr >> 5 & 0x1f) as usize);
 }
 
-/// The general case of an SGI of group 1.
+/// Handles the general case of an SGI of group 1.
 #[inline(never)]
 fn pend_sgi(cpu: &'static PerCpu, value: u64) -> Reload {
     counted(cpu, Exit::Sgi, || pend(cpu, value, true));
     KEEP
 }
 
-/// The same for targets that are left over: the exit is counted already.
+/// Sends an SGI of group 1 to the remaining targets. The exit has been counted.
 #[inline(never)]
 fn pend_rest(cpu: &'static PerCpu, value: u64) -> Reload {
     pend(cpu, value, true);
@@ -143,8 +143,8 @@ fn pend(cpu: &'static PerCpu, value: u64, is_group1: bool) {
 /// SCTLR_EL1.M, C: MMU and data cache.
 const SCTLR_CACHES: u64 = 0b101;
 
-/// A write to a register of stage 1 translation, all of which trap while memory is migrated (HCR_EL2.TVM), so that it is
-/// known when a vCPU turns its caches off. False: it is none of them.
+/// Performs a write to a register of stage 1 translation. They all trap while memory is migrated (HCR_EL2.TVM), so that EL2
+/// learns when a vCPU turns its caches off. Returns false if `written` is not one of them.
 fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> bool {
     const SCTLR: u64 = register(3, 0, 1, 0, 0);
     const TTBR0: u64 = register(3, 0, 2, 0, 0);
@@ -159,7 +159,7 @@ fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> 
     const CONTEXTIDR: u64 = register(3, 0, 13, 0, 1);
     let register = match written {
         SCTLR => {
-            // A unit that is copied by then, the caches believed on, is out of the guest's reach until it has arrived.
+            // A unit that is being copied on the assumption of caches on stays inaccessible until the copy is complete.
             migration::note_control(cpu, value & SCTLR_CACHES == SCTLR_CACHES);
             Register::Sctlr
         }
@@ -179,7 +179,7 @@ fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> 
     true
 }
 
-/// What is rare.
+/// Handles all other registers, which are accessed seldom.
 #[inline(never)]
 fn others(frame: &mut Frame, esr: u64, moved: usize) -> Reload {
     let cpu = cpu::current();

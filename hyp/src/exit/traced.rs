@@ -1,4 +1,4 @@
-//! What the vectors call while events are traced: the same as otherwise, on the ways that record what happens.
+//! Handlers that the vectors call while events are traced. They record the event and call the usual handlers.
 
 use super::{
     EC_DATA_ABORT, EC_INSTRUCTION_ABORT, EC_SYSTEM_REGISTER, abort, interrupt, reason, stage2_fault,
@@ -13,7 +13,7 @@ use crate::observe::counters::Exit;
 use crate::observe::trace::Kind;
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
-/// A synchronous exception from a guest.
+/// Records and handles a synchronous exception from a guest.
 pub(crate) extern "C" fn traced_sync(frame: &mut Frame, esr: u64) {
     let place = ELR_EL2.get();
     match esr >> 26 {
@@ -42,7 +42,7 @@ pub(crate) extern "C" fn traced_sync(frame: &mut Frame, esr: u64) {
     }
 }
 
-/// An interrupt while a guest ran.
+/// Records and handles an interrupt while a guest ran.
 pub(crate) extern "C" fn traced_irq() {
     let (place, intid, cpu) = (ELR_EL2.get(), cpu_interface::acknowledge(), cpu::current());
     trace::record_here(Kind::Exit(Exit::Interrupt), u64::from(intid), place);

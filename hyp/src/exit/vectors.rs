@@ -1,25 +1,24 @@
-//! The exception vectors of EL2 and the one switch between a guest and Ballast.
+//! The exception vectors of EL2 and the world switch.
 //!
 //! While a guest runs, SP_EL2 is the top of its CPU's stack and TPIDR_EL2 points at its `guest::cpu::PerCpu`. EL2 itself
-//! runs with all exceptions masked, so ELR_EL2, SPSR_EL2, ESR_EL2, FAR_EL2 and HPFAR_EL2 stay in their registers
-//! from entry to ERET; only general-purpose registers are saved. Floating point is the guest's own: EL2 is
-//! compiled without it.
+//! runs with all exceptions masked, so ELR_EL2, SPSR_EL2, ESR_EL2, FAR_EL2 and HPFAR_EL2 stay valid from entry to ERET;
+//! only general-purpose registers are saved. EL2 is compiled without floating point, whose registers stay the guest's.
 //!
-//! - **sync**: PSCI_VERSION and SMCCC_VERSION by HVC are answered from registers alone; everything else saves
-//!   all registers in a [`Frame`] and goes to `trap`: the two frequent classes, device accesses and system registers,
-//!   to functions of their own, the rest to `exit::sync`.
-//! - **irq**: saves what a Rust function may change (AAPCS64: x0 to x18, x30) and goes to `exit::irq`, which
-//!   has no need of the guest's registers.
-//! - exceptions taken from EL2 itself are fatal.
+//! - **sync**: PSCI_VERSION and SMCCC_VERSION by HVC are answered from registers alone. All else saves all registers in a
+//!   [`Frame`] and calls a handler: the two frequent classes, device accesses and system registers, have functions of their
+//!   own, the rest goes to `exit::sync`.
+//! - **irq**: saves the registers that a Rust function may change (AAPCS64: x0 to x18, x30) and calls `exit::irq`, which does
+//!   not need the guest's registers.
+//! - Exceptions from EL2 itself are fatal.
 //!
-//! There are three tables. While events are traced, CPUs use the second, whose entries go by way of `exit::traced_sync`
-//! and `exit::traced_irq`: the first table's paths know nothing of the trace, and pay nothing for it.
+//! There are three tables. While events are traced, CPUs use the second, whose entries go through `exit::traced_sync` and
+//! `exit::traced_irq`: tracing costs the paths of the first table nothing.
 //!
 //! CPUs whose branch predictor a guest can train against EL2 (`crate::mitigation`) use the third, the *hardened* one. Its
-//! entries make the predictor forget as the CPU's [`Hardening`] says, and go on where those of the first do; or, while
-//! events are traced or the vCPU runs with store bypassing allowed, by way of `exit::hardened`. No indirect branch and no
-//! return comes before the barrier at the mitigation's end. The conditional branches before it may be predicted wrong, but
-//! each of their ways ends at that barrier, past which nothing is executed speculatively.
+//! entries clear the predictor as the CPU's [`Hardening`] says, and continue at the code of the first table; or through
+//! `exit::hardened`, if events are traced or the vCPU runs with store bypassing allowed. No indirect branch and no return
+//! precedes the barrier at the end of the mitigation. The conditional branches before it may be mispredicted, but all their
+//! paths end at that barrier, beyond which nothing is executed speculatively.
 
 use crate::arch::cpu::{self, Core};
 use crate::arch::frame::Frame;
@@ -73,7 +72,7 @@ global_asm!(
     ldp     x16, x17, [sp, #128]
     .endm
 
-    // After ERET nothing may be executed speculatively (straight-line speculation).
+    // The barriers stop straight-line speculation past ERET.
     .macro return_to_guest
     eret
     dsb     nsh
@@ -107,8 +106,8 @@ global_asm!(
     str     x0, [x1, #{hypercalls}]
     .endm
 
-    // Saves x0 and x1 and makes the branch predictor forget what the guest taught it; then goes to `slow` if this CPU's
-    // `Hardening` says so. 22 of the 32 instructions of an entry.
+    // Saves x0 and x1 and clears the branch predictor of the guest's training; then branches to `slow` if this CPU's
+    // `Hardening` says so. Takes 22 of the 32 instructions of an entry.
     .macro harden slow
     stp     x0, x1, [sp, #-{frame}]!
     mrs     x1, tpidr_el2
@@ -117,7 +116,7 @@ global_asm!(
 1:  b       3f
 3:  subs    w0, w0, #1
     b.ne    1b
-2:  hint    #22                         // CLRBHB; does nothing on CPUs without it
+2:  hint    #22                         // CLRBHB; a NOP on CPUs without it
     ldr     w0, [x1, #{call}]
     cbz     w0, 6f
     // Firmware may change x0 to x3 (DEN0028, 1.1 and later: 2.6); its calls exist from 1.1 on.
@@ -301,7 +300,7 @@ resume_guest:
 1:  bl      {on_data_abort}
     b       3f
 2:  bl      {on_system_register}
-    // x0: whether a register was set that a Rust function preserves, so that the frame has to be read again.
+    // x0 is not 0 if the handler set a register that Rust functions preserve: the frame has to be reloaded.
 3:  cbnz    x0, resume_guest
     restore_volatile
     ldp     x18, x19, [sp, #144]
@@ -309,8 +308,8 @@ resume_guest:
     ldp     x0, x1, [sp], #{frame}
     return_to_guest
 
-    // x0 = which vector, SP_EL0 = the interrupted x0. The stack may be what failed: the first CPU to come here
-    // takes the fatal stack, any other stops.
+    // x0 = number of the vector, SP_EL0 = the interrupted x0. The stack may be the cause: the first CPU that arrives here
+    // takes the fatal stack, all others stop.
 fatal_exception:
     msr     tpidr_el1, x1
     msr     far_el1, x2
@@ -340,7 +339,7 @@ fatal_exception:
 3:  wfe
     b       3b
 
-    // Leaves whatever this CPU was doing and calls x1(x2) on an empty stack with top x0.
+    // Abandons this CPU's stack and calls x1(x2) on an empty stack with top x0.
     .global abandon
 abandon:
     mov     sp, x0
@@ -380,7 +379,7 @@ unsafe extern "C" {
     fn abandon(stack_top: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
 }
 
-/// Makes this CPU use the vectors that its mitigations ask for, or those that trace while events are recorded.
+/// Installs the vectors that this CPU's mitigations and the recording of events need.
 pub(crate) fn install() {
     use aarch64_cpu::registers::{VBAR_EL2, Writeable};
     let table = if cpu::current().hardening.prepare() {
@@ -394,12 +393,11 @@ pub(crate) fn install() {
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
 
-/// Leaves everything on this CPU's stack behind and continues in `function`.
+/// Abandons this CPU's stack and continues in `function`.
 ///
 /// # Safety
 ///
-/// `stack_top` is the top of this CPU's own stack, and nothing that would have to be dropped (a lock's guard) is
-/// alive on it.
+/// `stack_top` is the top of this CPU's own stack, and nothing on it has to be dropped (such as a lock's guard).
 pub(crate) unsafe fn restart(stack_top: u64, function: extern "C" fn(u64) -> !, argument: u64) -> ! {
     // SAFETY: as the caller says.
     unsafe { abandon(stack_top, function, argument) }
@@ -409,17 +407,16 @@ pub(crate) unsafe fn restart(stack_top: u64, function: extern "C" fn(u64) -> !, 
 ///
 /// # Safety
 ///
-/// `stack_top` is the top of this CPU's stack; what is on it is left behind, nothing that would have to be
-/// dropped is alive.
+/// `stack_top` is the top of this CPU's stack, which is abandoned; nothing on it has to be dropped.
 pub(crate) unsafe fn enter_guest(stack_top: u64, frame: &Frame) -> ! {
     let destination = (stack_top - FRAME_SIZE as u64) as *mut Frame;
-    // SAFETY: the top of the stack is this CPU's; the caller's own stack frame may lie there, which is why the
-    // registers are copied first and the stack pointer moved in the same block that leaves for good.
+    // SAFETY: the stack is this CPU's. The caller's own stack frame may lie at its top: so the registers are copied first,
+    // and the stack pointer is moved in the block that does not return.
     unsafe {
         let copy = frame.clone();
         core::arch::asm!(
             "mov x9, #{bytes}",
-            // `source` lies below `destination` or apart from it, so copy from the end.
+            // The source lies below the destination or apart from it, so copy from the end.
             "2: sub x9, x9, #8",
             "ldr x12, [x10, x9]",
             "str x12, [x11, x9]",

@@ -1,4 +1,4 @@
-//! WFI of a vCPU, trapped while memory is migrated: its time is used.
+//! WFI of vCPUs. It traps while memory is migrated, so that migration can use the time.
 
 use super::skip_instruction;
 use crate::arch::frame::Frame;
@@ -6,15 +6,15 @@ use crate::arch::{features, timer, vcpu};
 use crate::device::wait::Wait;
 use crate::guest::{cpu, migration};
 
-/// Returns the physical count at which a wait without a deadline ends in any case. An architecture that has FEAT_WFxT tells
-/// WFIT from WFI in the syndrome, but QEMU (10.0, and later ones so far) reports both as WFI: there a wait takes a slice at
-/// most. A WFI may end without an interrupt (Arm ARM D1.6.2), and the guest looks at the clock by itself.
+/// Returns the latest physical count at which a wait without a deadline ends. With FEAT_WFxT the syndrome tells WFIT from
+/// WFI, but QEMU (10.0, and later versions so far) reports both as WFI: then a wait takes at most a slice. A WFI may end
+/// without an interrupt (Arm ARM D1.6.2), and the guest checks the time itself.
 fn latest_end() -> u64 {
     if features::has_wfxt() { timer::now() + migration::slice() } else { timer::NEVER }
 }
 
-/// Answers a trapped WFI or WFIT. If migration has no use for the time, it does not trap again for a while, and the guest
-/// executes it.
+/// Handles a trapped WFI or WFIT. If migration has no use for the time, WFI does not trap for a while, and the guest executes
+/// it.
 pub(crate) fn wait(frame: &Frame, esr: u64) {
     let wait = Wait::decode(esr, |register| frame.get(register));
     let is_over = match wait {
@@ -30,8 +30,8 @@ pub(crate) fn wait(frame: &Frame, esr: u64) {
 
 /// Waits as the guest's WFI would: until an interrupt is pending for this CPU or in its list registers.
 pub(crate) fn standby() {
-    // ICC_HPPIR1_EL1 at EL2 shows the physical interface only; virtual interrupts do not wake a WFI at EL2
-    // (Arm ARM D1.6.2), so with any in a list register there is no waiting.
+    // ICC_HPPIR1_EL1 at EL2 shows the physical interface only, and virtual interrupts do not end a WFI at EL2 (Arm ARM
+    // D1.6.2): so do not wait if a list register holds an interrupt.
     if !vcpu::has_virtual_interrupt() && !migration::use_wait(cpu::current(), timer::NEVER) {
         aarch64_cpu::asm::wfi();
     }

@@ -1,4 +1,4 @@
-//! What Ballast's own watching costs on this machine, by its counter.
+//! Measurement of the cost of tracing and logging, by the machine's counter.
 
 use crate::arch::{cpu, timer, trace};
 use crate::monitor::machine::Cost;
@@ -6,12 +6,12 @@ use crate::observe::log;
 use crate::observe::trace::Kind;
 use core::hint::black_box;
 
-/// How often each is done in a batch.
+/// Repetitions in a batch.
 const ROUNDS: u64 = 64;
-/// How many lines are logged in a batch: of the log, the oldest are lost.
+/// Lines that are logged in a batch; each may push the oldest out of the log.
 const LINES: u64 = 8;
 
-/// Measures: interrupts are masked at EL2, so nothing comes between.
+/// Measures the costs. Interrupts are masked at EL2, so nothing disturbs the measurement.
 pub(crate) fn measure() -> heapless::Vec<Cost, 4> {
     let mut costs = heapless::Vec::new();
     let mut add = |what, rounds, work: &mut dyn FnMut(u64)| {

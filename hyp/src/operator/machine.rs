@@ -1,4 +1,4 @@
-//! The monitor, with the real machine behind it.
+//! The monitor's machine: its commands' queries and actions on the real one.
 
 use crate::arch::timer;
 use crate::device::psci;
@@ -24,23 +24,23 @@ use stage2::controller::ControllerId;
 use stage2::owner::{GuestId, Owner};
 use stage2::phys::alloc::check::Translation;
 
-/// The monitor's coroutine.
+/// Entry of the monitor's coroutine.
 pub(crate) extern "C" fn run() -> ! {
     run_shell(&mut Io { log: log::ring().reader() }, &Host)
 }
 
-/// Most lines of the log that go to the second UART before the monitor looks at its own work again.
+/// Most lines of the log that are sent by the second UART before the monitor looks at its input again.
 const LOG_BURST: usize = 16;
-/// How long the monitor waits where the second UART is full, in nanoseconds: the time of two bytes.
+/// Nanoseconds that the monitor waits if the second UART's FIFO is full: the time of two bytes.
 const FULL_NS: u64 = 200_000;
 
-/// The monitor's console, and the log's way to it.
+/// The monitor's console, and the reader of the log that feeds it.
 struct Io {
     log: log::Reader,
 }
 
 impl Io {
-    /// Offers new lines of the log to the console; what has no room there stays for the next time.
+    /// Offers new lines of the log to the console. Lines without room wait for the next call.
     fn show_log(&mut self) {
         if serial::has_second() {
             return self.send_log();
@@ -79,7 +79,7 @@ impl Io {
     }
 }
 
-/// Sends by the second UART, and lets others run while it is full.
+/// Sends by the second UART, and lets the guest run while its FIFO is full.
 fn send(bytes: &[u8]) {
     for &byte in bytes {
         while !serial::try_write_second(byte) {
@@ -146,7 +146,7 @@ fn find(guest: usize) -> Result<&'static Guest, Reason> {
     })
 }
 
-/// The guest with number `guest`, which was refused: these come after the others.
+/// Returns guest `guest` if it was refused. Refused guests come after the others.
 fn refused_guest(guest: usize) -> Option<machine::Guest<'static>> {
     let index = guest.checked_sub(crate::guest::all().count())?;
     refused::with(index, |refused| machine::Guest {
@@ -176,7 +176,7 @@ fn refuse(phase: Phase) -> Reason {
     ))
 }
 
-/// MIDR_EL1's implementer and part number, and what it is called (the parts' technical reference manuals).
+/// Implementer and part number of MIDR_EL1, and the core's name (from its technical reference manual).
 const MODELS: [(u64, &str); 12] = [
     (0x41_d03, "Cortex-A53"),
     (0x41_d04, "Cortex-A35"),
@@ -192,7 +192,7 @@ const MODELS: [(u64, &str); 12] = [
     (0x00_051, "QEMU max"),
 ];
 
-/// Says what a guest that starts waits for.
+/// Describes what a starting guest waits for.
 fn why_starting(guest: &crate::guest::Guest) -> Reason {
     let (ram, resident) = (guest.plan().ram_size(), guest.memory().1);
     match crate::guest::claims::waited_for(guest) {

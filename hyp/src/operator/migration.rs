@@ -1,4 +1,4 @@
-//! Migration, as the console sees it.
+//! Migration for the monitor's commands.
 
 use crate::arch::timer;
 use crate::guest::Guest;
@@ -16,13 +16,13 @@ use stage2::phys::placement::Placement;
 use stage2::range::FrameRange;
 use stage2::table::Leaf;
 
-/// Bytes of 4 KiB units that are looked at under one holding of a guest's lock.
+/// Bytes of 4 KiB units that are sampled while a guest's lock is held once.
 const LOOK: u64 = 64 * FRAME_SIZE;
 
 /// The directions of earlier balancing by heat.
 static HISTORY: History = History::new();
 
-/// The operator's hand on migration.
+/// The operator's access to migration.
 pub(crate) struct Operator;
 
 fn guest(index: usize) -> Option<&'static Guest> {
@@ -66,7 +66,7 @@ impl Migration for Operator {
 
     fn frames_for(&self, guest: GuestId, controller: ControllerId) -> u64 {
         let free = pages::MEMORY.free_frames(&Placement::only(controller));
-        // What is closed is not gone back to.
+        // Nothing moves back to a closed controller.
         if free == 0 && pages::MEMORY.is_closed(controller) {
             0
         } else {
@@ -108,7 +108,7 @@ impl Migration for Operator {
         let from = Ipa::try_new(ipa)?;
         space.with(|stage2| {
             let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(ipa)?).next()?;
-            // No longer than what a guest that faults may wait for.
+            // Bounded: a guest that faults waits for the lock.
             let size = leaf.size().max(LOOK);
             let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
             let visit = |leaf: Leaf| {

@@ -1,4 +1,4 @@
-//! The monitor on the real machine: what its commands do, and the CPU time that it gets.
+//! The monitor on the real machine: the work of its commands, and its CPU time.
 
 pub(crate) mod cost;
 pub(crate) mod machine;

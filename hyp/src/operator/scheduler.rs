@@ -1,4 +1,4 @@
-//! The monitor's place on a CPU: a coroutine that runs between the guest's instructions, in slices.
+//! The monitor's CPU time: a coroutine that takes slices of a guest's CPU.
 
 use crate::arch::coroutine::{Coroutine, Stack};
 use crate::arch::cpu::{Core, Request};
@@ -6,35 +6,35 @@ use crate::arch::{cpu, timer};
 use crate::serial;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// How long it runs before it lets the guest on its CPU go on, in microseconds.
+/// Microseconds that the monitor runs before the guest on its CPU runs again.
 const SLICE_US: u64 = 100;
-/// How long the guest runs in between, in microseconds.
+/// Microseconds that the guest runs between two slices.
 const PAUSE_US: u64 = 400;
-/// How often the multiplexer is polled while it wants to be, in microseconds.
+/// Microseconds between two polls of the multiplexer, while it wants to be polled.
 const POLL_US: u64 = 50_000;
 
 static COROUTINE: Coroutine = Coroutine::new();
-/// The CPU that it runs on.
+/// Index of the CPU that the monitor runs on.
 static HOME: AtomicUsize = AtomicUsize::new(usize::MAX);
-/// Something happened that it waits for.
+/// Set when something happened that the monitor waits for.
 static AWAKE: AtomicBool = AtomicBool::new(false);
-/// When it wants to run again at the latest; 0: not by itself.
+/// Count at which the monitor runs again at the latest; 0: none.
 static DEADLINE: AtomicU64 = AtomicU64::new(0);
-/// When the present slice ends.
+/// Count at which the current slice ends.
 static SLICE_END: AtomicU64 = AtomicU64::new(0);
 
-/// Gives the monitor a stack and a CPU: this one. It runs at the first `resume`.
+/// Starts the monitor on this CPU, with a stack. It runs from the first `resume` on.
 pub(crate) fn init(stack: Stack, function: extern "C" fn() -> !) {
     COROUTINE.start(stack, function);
     HOME.store(cpu::current().index(), Ordering::Release);
     AWAKE.store(true, Ordering::Release);
 }
 
-/// Makes the monitor look at what it waits for. On its own CPU too, it runs at the next interrupt: the kick.
+/// Wakes the monitor. Even on its own CPU it runs at the next interrupt, the kick.
 pub(crate) fn wake() {
     AWAKE.store(true, Ordering::Release);
     let home = HOME.load(Ordering::Acquire);
-    // From within there is no need: it looks again before it waits.
+    // From within no kick is needed: the monitor checks again before it waits.
     if let Some(home) = cpu::get(home)
         && (home.index() != cpu::current().index() || !COROUTINE.is_running())
     {
@@ -42,7 +42,7 @@ pub(crate) fn wake() {
     }
 }
 
-/// Lets the monitor run if it is this CPU's and has something to do.
+/// Runs the monitor if this is its CPU and it has something to do.
 pub(crate) fn resume(cpu: &Core) {
     if cpu.index() != HOME.load(Ordering::Relaxed) || COROUTINE.is_running() {
         return;
@@ -79,13 +79,13 @@ pub(crate) fn resume(cpu: &Core) {
     }
 }
 
-/// From within: waits until woken, or until `deadline` where that is not 0.
+/// Waits until woken or until `deadline`, unless that is 0. Called from within the monitor.
 pub(crate) fn wait(deadline: u64) {
     DEADLINE.store(deadline, Ordering::Relaxed);
     COROUTINE.suspend();
 }
 
-/// From within: lets the guest go on for a while, where the slice is over.
+/// Lets the guest run for a while if the slice is over. Called from within the monitor.
 pub(crate) fn breathe() {
     let now = timer::now();
     if now >= SLICE_END.load(Ordering::Relaxed) {

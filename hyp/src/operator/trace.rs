@@ -1,10 +1,10 @@
-//! Tracing, as the operator turns it on and off.
+//! Turning tracing on and off.
 
 use crate::arch::cpu::{self, Request};
 use crate::hyp_mem::pages::{self, OwnError};
 use crate::observe::trace;
 
-/// Turns recording on or off. Each CPU, this one too, takes the vectors that belong to that when the kick reaches it.
+/// Turns recording on or off. Each CPU, this one too, changes its vectors when the kick reaches it.
 ///
 /// # Errors
 ///
