@@ -104,7 +104,7 @@ pub(crate) extern "C" fn sync(frame: &mut Frame, esr: u64) {
     let cpu = cpu::current();
     match reason(esr) {
         exit if !state().passes_condition(esr) => counted(cpu, exit, || skip_instruction(esr)),
-        // The guest waits: its time at EL2 costs it nothing.
+        // The guest is waiting: the time at EL2 is not counted.
         Exit::Wait => {
             cpu.counters.count_exit(Exit::Wait);
             wfi::wait(frame, esr);

@@ -1,6 +1,6 @@
-//! Claims on this machine: pools and their owners, the windows in which guests see what they claimed.
+//! Claims on this machine: pools and their owners, and the windows in which guests see claimed memory.
 //!
-//! The work of claims is done in the same time as migration's ([`super::migration`]).
+//! Claims are worked on in the same CPU time as migration ([`super::migration`]).
 
 use super::migration::{self, Host};
 use super::{Guest, Phase, get, interrupts};
@@ -31,18 +31,18 @@ use stage2::table::Attributes;
 /// All pools and claims.
 pub(crate) static CLAIMS: Claims = Claims::new();
 
-/// The pools that were designated, until their owners are known.
+/// The designated pools, until their owners are known.
 static DESIGNATED: Mutex<Option<Pools>> = Mutex::new(None);
 
-/// About how many leaves are hidden in a turn.
+/// Approximate number of leaves that are unmapped at a time.
 const HIDDEN: usize = 64;
 
-/// Notes the pools that were designated.
+/// Keeps the designated pools.
 pub(crate) fn designated(pools: Pools) {
     *DESIGNATED.lock() = Some(pools);
 }
 
-/// Says whose the pools are, once the guests are defined.
+/// Sets the owners of the pools, once the guests are defined.
 pub(crate) fn set_owners(configured: &[Pool<'_>]) {
     let Some(mut pools) = DESIGNATED.lock().take() else { return };
     for pool in configured {
@@ -62,7 +62,7 @@ pub(crate) fn set_owners(configured: &[Pool<'_>]) {
     CLAIMS.set_pools(pools);
 }
 
-/// Takes pools whose window has no place in the owner's address space away from the owner, who could claim nothing of them.
+/// Removes the owner of pools whose window does not fit into the owner's address space: the owner could claim nothing.
 fn refuse_without_window(pools: &mut Pools) {
     for id in (0..MAX_POOLS as u8).filter_map(PoolId::try_new) {
         let Some(pool) = pools.get(id) else { break };
@@ -88,8 +88,8 @@ pub(crate) fn step(ticks: u64) -> claim::Step {
     CLAIMS.step(&Host, &migration::ENGINE, ticks)
 }
 
-/// `guest` stops or starts afresh: what it claimed is given back. No vCPU of it runs and its space is closed. Yields whether
-/// nothing of it appears in the guest any more: else none may run before the space is released.
+/// Gives back all that `guest` has claimed, when it stops or is reset. No vCPU of it runs, and its space is closed. Returns
+/// true if no claimed memory is mapped in the guest any more; else no vCPU may run before the space is released.
 pub(crate) fn abandon(guest: &'static Guest) -> bool {
     let Some(pools) = CLAIMS.pools() else { return true };
     if !pools.iter().any(|(_, pool)| pool.bound == Some(guest.id)) {
@@ -110,9 +110,12 @@ pub(crate) fn abandon(guest: &'static Guest) -> bool {
     is_hidden
 }
 
-/// A block of `order` for `guest`, which starts, at `ipa`, out of a pool that keeps such units: tenants are moved away.
-/// On failure says what was in the way, if there is such a pool. Takes as long as it takes to move them, at most
-/// as long as the pool says, or until the operator stops the guest.
+/// Claims a block of `order` for `guest`, which is starting, at `ipa`, out of a pool that keeps such units, and moves
+/// tenants away. Waits until they have moved, at most for the pool's time limit, or until the operator stops the guest.
+///
+/// # Errors
+///
+/// The obstacle, if there is such a pool.
 pub(crate) fn win_back(
     guest: &Guest,
     order: u8,
@@ -142,7 +145,7 @@ pub(crate) fn win_back(
                     }
                     break wait_for(guest, claim, deadline);
                 }
-                // Other guests that start have as many open as there may be.
+                // Other starting guests have used up all claims.
                 Err(RequestError::TooManyOpen) if is_patient(guest, deadline) => work_along(),
                 Err(error) => break Err(Some(error.to_string())),
             }
@@ -162,7 +165,7 @@ pub(crate) fn win_back(
     Err(why)
 }
 
-/// Says how the claim stands that `guest`, which starts, waits for; nothing if it waits for none.
+/// Describes the progress of the claim that `guest`, which is starting, waits for, if there is one.
 pub(crate) fn waited_for(guest: &Guest) -> Option<Reason> {
     let claim = (*guest.start_claim.lock())?;
     let report = CLAIMS.report(Claimant::Units, claim).filter(|report| !report.state.is_over())?;
@@ -172,7 +175,7 @@ pub(crate) fn waited_for(guest: &Guest) -> Option<Reason> {
     Some(reason(format_args!("waits for {size} of pool {pool}: claim {}, {state}, {done} %", claim.get())))
 }
 
-/// Whether a claim of units for `guest` is to be waited for any longer.
+/// Returns true if a claim of units for `guest` is still worth waiting for.
 fn is_patient(guest: &Guest, deadline: u64) -> bool {
     guest.phase() == Phase::Starting && timer::now() < deadline
 }
@@ -182,7 +185,7 @@ fn work_along() {
     migration::work_along();
 }
 
-/// Works along until a claim for units is over: granted or not. Where it takes too long, there is nothing to say.
+/// Works on claims until a claim for units ends, granted or not. Returns nothing if that takes too long.
 fn wait_for(guest: &Guest, id: ClaimId, deadline: u64) -> Result<ClaimId, Option<String>> {
     migration::wake();
     while CLAIMS.report(Claimant::Units, id).is_some_and(|report| !report.state.is_over()) {
@@ -248,7 +251,7 @@ impl Windows for Host {
         let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return slice };
         let nth = guest.space.any().with(|stage2| stage2.leaves(ipa, slice.bytes()).nth(HIDDEN));
         let Some(leaf) = nth else { return slice };
-        // Whole pageblocks, so that no leaf lies in two slices.
+        // Whole pageblocks, so that no leaf spans two slices.
         let frames = (leaf.ipa().get() - ipa.get()) / FRAME_SIZE;
         let first = (slice.start() | (PAGEBLOCK_FRAMES - 1)) + 1;
         let end = first.max((slice.start() + frames) & !(PAGEBLOCK_FRAMES - 1)).min(slice.end());
@@ -259,7 +262,7 @@ impl Windows for Host {
         let (Some(ipa), Some(guest)) = (place(guest, pool, slice), get(guest.index())) else { return true };
         let hidden = guest.space.any().with(|stage2| stage2.unmap(ipa, slice.bytes(), |_| ()));
         if let Err(error) = hidden {
-            // Nothing moves in a window, and no leaf lies in two slices.
+            // Nothing moves in a window, and no leaf spans two slices.
             log::error!("guest {}: its window at {}: {}", guest.id.index(), ipa, error);
         }
         hidden.is_ok()
@@ -293,10 +296,10 @@ impl claim::Host for Host {
             claim::State::Cancelled => Step::Cancelled,
             _ => Step::Begins,
         };
-        // No guest has this index: the operator's, and those for huge units.
+        // No guest has the index of the operator's claims and of claims for huge units.
         let guest = match report.claimant {
             Claimant::Guest(id) => {
-                // What an earlier life began is nothing to this one.
+                // The claim was made before the guest's reset.
                 let is_told = report.state.is_over() && !report.is_orphan();
                 if let Some(guest) = get(id.index()).filter(|_| is_told) {
                     interrupts::pulse(guest, POOL_SPI);
@@ -324,18 +327,18 @@ impl claim::Host for Host {
     }
 }
 
-/// Where `range` of `pool` appears in `guest`.
+/// Returns the IPA of `range` of `pool` in `guest`.
 fn place(guest: GuestId, pool: PoolId, range: FrameRange) -> Option<Ipa> {
     let offset = range.base().get().checked_sub(CLAIMS.pools()?.get(pool)?.range.base().get())?;
     window(get(guest.index())?, pool)?.checked_add(offset)
 }
 
-/// Answers a hypercall of a vCPU of `guest`.
+/// Handles a pool call of a vCPU of `guest`.
 pub(crate) fn call(guest: &'static Guest, call: pool_call::Call) -> [u64; 4] {
     pool_call::answer(call, &Caller(guest))
 }
 
-/// A guest that makes a hypercall.
+/// A guest that makes a pool call.
 struct Caller(&'static Guest);
 
 impl Caller {
@@ -367,7 +370,7 @@ impl pool_call::Owner for Caller {
 
     fn cancel(&self, id: ClaimId) -> Result<(), RequestError> {
         CLAIMS.cancel(&Host, self.claimant(), id)?;
-        // What had not begun is over.
+        // A claim that had not begun has ended.
         if self.report(id).is_some_and(|report| !report.state.is_over()) {
             migration::wake();
         }
@@ -379,7 +382,7 @@ impl pool_call::Owner for Caller {
     }
 }
 
-/// The operator's hand on claims.
+/// The operator's access to claims.
 pub(crate) struct Operator;
 
 impl Claiming for Operator {

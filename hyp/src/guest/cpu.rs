@@ -1,4 +1,4 @@
-//! A physical CPU as guests see it: the vCPU that owns it, and what the fast paths of its interrupts need.
+//! The guests' part of a CPU's data: the vCPU that owns the CPU, and the data of the interrupts' fast path.
 //!
 //! Each vCPU owns a CPU, so a CPU either runs that vCPU or idles at EL2.
 
@@ -35,8 +35,8 @@ const _: () = assert!(offset_of!(PerCpu, core) == 0);
 // SAFETY: the cells are touched by the CPU itself only.
 unsafe impl Sync for PerCpu {}
 
-/// The last of what stays of the image: where there are fewer CPUs, the rest is given back with what the start alone
-/// needs, which follows.
+/// The CPUs' data, the last part of the image that stays. With fewer CPUs the rest is given back, together with the
+/// memory that only boot needs, which follows.
 #[unsafe(link_section = ".bss.zcpus")]
 static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
 
@@ -73,12 +73,12 @@ impl PerCpu {
         self.assigned.get().copied()
     }
 
-    /// Gives the CPU to `vcpu`, for good; if it has an owner already, nothing changes.
+    /// Makes `vcpu` the CPU's owner, for good. Does nothing if there is an owner already.
     pub(crate) fn assign(&self, vcpu: &'static Vcpu) {
         self.assigned.call_once(|| vcpu);
     }
 
-    /// Notes which vCPU runs here.
+    /// Sets the vCPU that runs here.
     pub(crate) fn set_vcpu(&self, vcpu: Option<&'static Vcpu>) {
         self.vcpu.set(vcpu);
         self.set_vcpu_numbers(vcpu.map(|vcpu| (vcpu.guest().id().index(), vcpu.index())));
@@ -100,10 +100,10 @@ pub(crate) fn end_of(count: usize) -> usize {
     CPUS[..count.min(MAX_CPUS)].as_ptr_range().end.addr()
 }
 
-/// Makes `index` the number of the CPU that this runs on.
+/// Makes this CPU number `index`.
 pub(crate) fn install(index: usize) {
     let cpu: *const PerCpu = &raw const CPUS[index];
-    // SAFETY: its first field, for ever; a CPU that starts is given a number of its own.
+    // SAFETY: the first field of a static; each CPU starts with an index of its own.
     unsafe { arch::install(cpu.cast()) };
 }
 

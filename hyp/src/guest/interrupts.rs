@@ -1,4 +1,4 @@
-//! Interrupts on their way to vCPUs: list registers are filled, other CPUs kicked.
+//! Delivery of interrupts to vCPUs: filling list registers and kicking CPUs.
 
 use super::cpu::{self, PerCpu};
 use super::{Guest, Vcpu};
@@ -12,7 +12,7 @@ pub(crate) fn refill(cpu: &'static PerCpu, vcpu: &'static Vcpu) {
     kick_others(cpu, others);
 }
 
-/// Kicks the vCPUs of `kick` other than the one that runs here.
+/// Kicks the vCPUs of `kick`, except the one that runs here.
 pub(crate) fn kick_others(cpu: &PerCpu, kick: Kick) {
     let mut mask = kick.0;
     while mask != 0 {
@@ -33,8 +33,8 @@ pub(crate) fn kick(cpu: &'static PerCpu, vcpu: &'static Vcpu, kick: Kick) {
     kick_others(cpu, Kick(kick.0 & !(1 << vcpu.index())));
 }
 
-/// Waits until the vCPUs of `mask`, of the guest that runs here, have refilled, serving whoever waits for this
-/// one. Bounded: a CPU that is busy at EL2 for longer is not waited for.
+/// Waits until the vCPUs of `mask`, of the guest that runs here, have refilled their list registers, and refills this CPU's
+/// for vCPUs that wait for it. Bounded: gives up on a CPU that is busy at EL2 for long.
 pub(crate) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static Vcpu, mask: u32) {
     const LIMIT: u32 = 1 << 20;
     let vgic = vcpu.guest().vgic();
@@ -49,10 +49,10 @@ pub(crate) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static Vcpu, mask: u32) {
     }
 }
 
-/// An edge on the line of the guest's shared interrupt `spi`.
+/// Pulses the line of the guest's shared interrupt `spi`.
 pub(crate) fn pulse(guest: &'static Guest, spi: u32) {
     let kick = guest.vgic.set_level(32 + spi, true);
-    // Nobody has to take that.
+    // A falling line needs no kick.
     let _ = guest.vgic.set_level(32 + spi, false);
     deliver(guest, kick);
 }

@@ -16,7 +16,7 @@ impl Guest {
         self.vcpus[0].cpu()
     }
 
-    /// Goes from one of `from` to `to`; the phase that it was in, if not one of these.
+    /// Changes the phase from one of `from` to `to`, or returns the phase if it is none of them.
     fn change_phase(&self, from: &[Phase], to: Phase) -> Result<(), Phase> {
         let mut now = self.phase.load(Ordering::SeqCst);
         loop {
@@ -30,25 +30,25 @@ impl Guest {
         }
     }
 
-    /// Starts the guest: its home CPU will.
+    /// Makes the guest's home CPU start it.
     ///
     /// # Errors
     ///
-    /// The phase that it is in, where that is not `Stopped`.
+    /// The guest's phase, if it is not `Stopped`.
     pub(crate) fn start(&self) -> Result<(), Phase> {
         self.change_phase(&[Phase::Stopped], Phase::Starting)?;
         self.home().request(Request::Look);
         Ok(())
     }
 
-    /// Stops the guest; its memory is freed once its vCPUs have left, or its home CPU has given up starting it.
+    /// Stops the guest. Its memory is freed once its vCPUs have left, or its home CPU has given up starting it.
     ///
     /// # Errors
     ///
-    /// The phase that it is in, where it cannot be stopped.
+    /// The guest's phase, if it cannot be stopped.
     pub(crate) fn stop(&self, reason: StopReason) -> Result<(), Phase> {
         {
-            // A CPU that sees the phase sees the reason: it waits for the lock.
+            // A CPU that sees the phase also sees the reason, since it waits for the lock.
             let mut slot = self.reason.lock();
             self.change_phase(&[Phase::Starting, Phase::Running, Phase::Resetting], Phase::Stopping)?;
             *slot = reason;
@@ -57,18 +57,18 @@ impl Guest {
         Ok(())
     }
 
-    /// Starts the guest afresh.
+    /// Resets the guest.
     ///
     /// # Errors
     ///
-    /// The phase that it is in, where that is not `Running`.
+    /// The guest's phase, if it is not `Running`.
     pub(crate) fn reset(&self) -> Result<(), Phase> {
         self.change_phase(&[Phase::Running], Phase::Resetting)?;
         self.call_out();
         Ok(())
     }
 
-    /// Kicks every CPU of the guest, so that its vCPUs leave and the home CPU looks.
+    /// Kicks every CPU of the guest, so that its vCPUs leave and the home CPU sees the phase.
     fn call_out(&self) {
         for vcpu in &self.vcpus {
             vcpu.cpu().request(Request::Look);
@@ -76,20 +76,20 @@ impl Guest {
     }
 }
 
-/// The guest on this CPU cannot go on, or wants to stop. Does not return to it.
+/// Stops the guest on this CPU, and does not return to it.
 pub(crate) fn stop_current(vcpu: &'static Vcpu, reason: StopReason) -> ! {
-    // Where another vCPU was first, its reason stands.
+    // If another vCPU was first, its reason counts.
     let _ = vcpu.guest().stop(reason);
     leave(vcpu)
 }
 
-/// The guest on this CPU starts afresh. Does not return to it.
+/// Resets the guest on this CPU, and does not return to it.
 pub(crate) fn reset_current(vcpu: &'static Vcpu) -> ! {
     let _ = vcpu.guest().reset();
     leave(vcpu)
 }
 
-/// The vCPU on this CPU has turned itself off.
+/// Leaves the guest, whose vCPU on this CPU has turned itself off.
 pub(crate) fn turn_off(vcpu: &'static Vcpu) -> ! {
     leave(vcpu)
 }
@@ -107,7 +107,7 @@ pub(crate) fn leave(vcpu: &'static Vcpu) -> ! {
     for other in guest.vcpus.iter().filter(|other| others.0 >> other.index() & 1 != 0) {
         other.cpu().kick();
     }
-    // The home CPU waits for the last.
+    // The home CPU waits for the last vCPU.
     if guest.running.fetch_and(!(1 << vcpu.index()), Ordering::SeqCst) == 1 << vcpu.index()
         && guest.is_leaving()
     {
@@ -116,8 +116,8 @@ pub(crate) fn leave(vcpu: &'static Vcpu) -> ! {
     idle()
 }
 
-/// Does the idle loop's work for the vCPU that owns this CPU: the work between phases, on the home CPU. Returns how the
-/// vCPU starts if it has been turned on and is on this CPU now; the caller enters the guest.
+/// Does the idle loop's work for the vCPU that owns this CPU: the work between phases, on the home CPU. Returns the
+/// vCPU's initial state if it has been turned on and is on this CPU now; the caller enters the guest.
 pub(crate) fn serve(vcpu: &'static Vcpu) -> Option<vcpu::Start> {
     let guest = vcpu.guest();
     if vcpu.index() == 0 {
@@ -129,7 +129,7 @@ pub(crate) fn serve(vcpu: &'static Vcpu) -> Option<vcpu::Start> {
     enter(vcpu, guest.power.take_start(vcpu.index())?)
 }
 
-/// The home CPU's part.
+/// Does the home CPU's work between phases.
 fn between_phases(guest: &'static Guest) {
     if guest.running() != 0 {
         return;
@@ -151,7 +151,7 @@ fn between_phases(guest: &'static Guest) {
         }
         Phase::Stopping => {
             guest.space.close();
-            // What could not be hidden goes with the rest.
+            // Claimed memory that is still mapped is unmapped with the rest.
             let _ = claims::abandon(guest);
             guest.space.release();
             guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
@@ -163,13 +163,13 @@ fn between_phases(guest: &'static Guest) {
     }
 }
 
-/// Loads a guest and turns its first vCPU on. Its space is closed to migration meanwhile.
+/// Loads a guest and turns on its first vCPU. Migration cannot work in its space meanwhile.
 fn load_and_run(guest: &'static Guest) {
     guest.power.reset();
-    // Every vCPU has left, and with it the SGIs that it sent.
+    // Every vCPU has left, and the SGIs that it sent have arrived.
     guest.vcpus.iter().for_each(|vcpu| vcpu::forget_sgis(vcpu.cpu()));
     guest.vgic.reset();
-    // All vCPUs are off: nobody has to take what its line was.
+    // All vCPUs are off: nobody needs a kick.
     let _ = guest.uart.reset(|level| uart::set_line(guest, level));
     let entry = match guest.space.load(&guest.plan) {
         Ok(entry) => entry,
@@ -178,9 +178,9 @@ fn load_and_run(guest: &'static Guest) {
     guest.space.open();
     guest.counter_offset.store(timer::now(), Ordering::Relaxed);
     guest.start_count.fetch_add(1, Ordering::Relaxed);
-    // All vCPUs are off: nothing can be in the way.
+    // All vCPUs are off, so this cannot fail.
     let _ = guest.power.turn_on(0, Start { entry: entry.kernel, context: entry.tree.get() });
-    // The operator may have stopped it meanwhile; then it goes on stopping.
+    // If the operator has stopped it meanwhile, it continues to stop.
     if guest.change_phase(&[Phase::Starting, Phase::Resetting], Phase::Running).is_err() {
         guest.home().request(Request::Look);
     } else {
@@ -191,7 +191,7 @@ fn load_and_run(guest: &'static Guest) {
 
 fn fail(guest: &'static Guest, why: &str) {
     if guest.phase() == Phase::Stopping {
-        // The operator was first: it goes on stopping.
+        // The operator was first: the guest continues to stop.
         return guest.home().request(Request::Look);
     }
     log::error!("{}: cannot start: {}", guest.name(), why);
@@ -200,7 +200,7 @@ fn fail(guest: &'static Guest, why: &str) {
     guest.phase.store(Phase::Stopped as u8, Ordering::SeqCst);
 }
 
-/// Puts a vCPU on this CPU, if its guest still runs. Returns how it starts.
+/// Puts a vCPU on this CPU, if its guest still runs. Returns its initial state.
 fn enter(vcpu: &'static Vcpu, start: Start) -> Option<vcpu::Start> {
     let (cpu, guest) = (cpu::current(), vcpu.guest());
     guest.running.fetch_or(1 << vcpu.index(), Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! What a guest is made from, and how its images get into its RAM.
+//! A guest's plan, made from its configuration, and the loading of its images.
 
 use super::seed;
 use super::space::{Piece, Space};
@@ -16,31 +16,31 @@ use stage2::controller::{ControllerId, ControllerSet};
 use stage2::phys::alloc::MemoryKind;
 use stage2::phys::placement::{ControllerList, Placement, Strictness};
 
-/// What a guest is made from: its configuration, checked, and what follows from it.
+/// A guest's plan: its checked configuration, and the layout, placements and device tree that follow from it.
 pub(crate) struct Plan {
     guest: config::Guest<'static>,
     layout: Layout,
     boot: BootPlan,
     pieces: Vec<Piece>,
-    /// Its device tree, which is the same every time but for its seeds: what it is made of does not change.
+    /// The device tree, the same at every start but for the seeds.
     tree: &'static [u8],
 }
 
-/// Where a loaded guest begins.
+/// Entry of a loaded guest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// The first instruction.
+    /// Address of the first instruction.
     pub(crate) kernel: Ipa,
-    /// The device tree.
+    /// Address of the device tree.
     pub(crate) tree: Ipa,
 }
 
 impl Plan {
-    /// From `guest`. `controller` finds a controller by the number that the configuration gives it.
+    /// Makes the plan of `guest`. `controller` finds a controller by its number in the configuration.
     ///
     /// # Errors
     ///
-    /// Says what does not fit.
+    /// The part that does not fit.
     pub(crate) fn new(
         guest: config::Guest<'static>,
         controller: &impl Fn(u8) -> Option<ControllerId>,
@@ -61,7 +61,7 @@ impl Plan {
                 ipa: bank.range.base(),
                 size: bank.range.size(),
                 order: order(region.unit),
-                // What cannot move must not get into a pool's frames.
+                // Memory that cannot move must not use a pool's frames.
                 kind: match region.is_pinned_in_place || guest.migration.is_opted_out {
                     true => MemoryKind::Unmovable,
                     false => MemoryKind::Movable,
@@ -71,7 +71,7 @@ impl Plan {
                 wants_units: matches!(region.unit, Unit::Medium | Unit::Large),
             });
         }
-        // Room for seeds, which each life gets afresh, unless the operator gives his own.
+        // Room for seeds, new ones at each start, unless the operator's template has its own.
         let chosen = guest.template.and_then(|node| node.children().find(|child| child.name() == "chosen"));
         let needs = |name| seed::is_available() && !chosen.is_some_and(|node| node.has(name));
         let kaslr_seed = needs("kaslr-seed").then_some(0);
@@ -82,69 +82,69 @@ impl Plan {
         Ok(Self { guest, layout, boot, pieces, tree })
     }
 
-    /// Says what was decided for it.
+    /// Logs how the guest's movable memory is described in its tree.
     pub(crate) fn note(&self) {
         let choice = Choice::of(&self.guest);
         let mode = choice.mode.name();
         log::debug!("{}: movable memory: {} ({})", self.guest.name, mode, choice.reason);
     }
 
-    /// What it was configured as.
+    /// Returns the guest's configuration.
     pub(crate) fn guest(&self) -> &config::Guest<'static> {
         &self.guest
     }
 
-    /// Where its RAM appears.
+    /// Returns the layout of the guest's RAM.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Its device tree.
+    /// Returns the guest's device tree.
     pub(crate) fn tree(&self) -> &'static [u8] {
         self.tree
     }
 
-    /// Whether there is memory for it now.
+    /// Checks that there is memory for the guest now.
     ///
     /// # Errors
     ///
-    /// Says how much is missing where, and where it would fit.
+    /// The amount that is missing, where, and where it would fit.
     pub(crate) fn fit(&self) -> Result<(), String> {
         let Some(board) = crate::host::board() else { return Ok(()) };
         self.guest.fit(&super::setup::room(board)).map_err(|finding| finding.to_string())
     }
 
-    /// The guest's name.
+    /// Returns the guest's name.
     pub(crate) fn name(&self) -> &'static str {
         self.guest.name
     }
 
-    /// Whether it starts at boot.
+    /// Returns true if the guest starts at boot.
     pub(crate) fn starts_at_boot(&self) -> bool {
         self.guest.starts_at_boot
     }
 
-    /// Bytes of RAM.
+    /// Returns the bytes of RAM.
     pub(crate) fn ram_size(&self) -> u64 {
         self.guest.ram_size()
     }
 
-    /// How its memory is migrated.
+    /// Returns the settings of the guest's migration.
     pub(crate) fn migration(&self) -> &config::GuestMigration {
         &self.guest.migration
     }
 
-    /// Its RAM, piece by piece, by ascending IPA.
+    /// Returns the pieces of RAM, by ascending IPA.
     pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
-    /// Which region or block of the configuration the RAM at `ipa` is.
+    /// Returns the region or block of the configuration that the RAM at `ipa` belongs to.
     pub(crate) fn kind_at(&self, ipa: Ipa) -> Option<BankKind> {
         self.layout.bank_at(ipa.get()).map(|bank| bank.kind)
     }
 
-    /// Whether there is RAM at `ipa`.
+    /// Returns true if there is RAM at `ipa`.
     pub(crate) fn is_ram(&self, ipa: Ipa) -> bool {
         self.layout.bank_at(ipa.get()).is_some()
     }
@@ -169,7 +169,7 @@ fn placement(
     let mut list: heapless::Vec<ControllerId, { config::CONTROLLER_LIMIT }> = heapless::Vec::new();
     for &number in &wanted.controllers {
         let id = controller(number).ok_or_else(|| format!("there is no controller {number}"))?;
-        // As many as the configuration can name.
+        // There is room for as many as the configuration can name.
         let _ = list.push(id);
     }
     let strictness = match wanted.strictness {
@@ -186,11 +186,11 @@ fn placement(
 }
 
 impl Space {
-    /// Puts the guest's images into its RAM, which is scrubbed first: nothing of an earlier life is left.
+    /// Scrubs the guest's RAM and loads its images.
     ///
     /// # Errors
     ///
-    /// Says what does not fit.
+    /// The image that does not fit.
     pub(crate) fn load(&self, plan: &Plan) -> Result<Entry, String> {
         self.scrub(&plan.pieces);
         let boot = &plan.boot;
@@ -213,7 +213,7 @@ impl Space {
         Ok(Entry { kernel: boot.entry(), tree: boot.tree.base() })
     }
 
-    /// Puts the value of a property of `/chosen` into the tree that the guest gets, where there is room for it.
+    /// Sets a property of `/chosen` in the guest's tree, if the tree has room for it.
     fn write_chosen(&self, plan: &Plan, name: &str, value: &[u8]) {
         let property = || Tree::new(plan.tree).ok()?.find("/chosen")?.property(name);
         if let Some(property) = property()
@@ -222,7 +222,7 @@ impl Space {
         {
             let offset = property.bytes().as_ptr().addr() - plan.tree.as_ptr().addr();
             let base = plan.boot.tree.base();
-            // It lies inside the tree that was just written.
+            // The value lies inside the tree that was just written.
             self.write(base.checked_add(offset as u64).unwrap_or(base), value);
         }
     }

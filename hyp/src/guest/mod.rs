@@ -1,6 +1,6 @@
-//! Guests: what one is made of, its vCPUs, its life.
+//! Guests: their vCPUs, memory and devices, and their life.
 //!
-//! A guest is described once, at boot (`Guest::new`), and then goes through *phases*:
+//! A guest is defined once, at boot ([`define`]), and then goes through *phases*:
 //!
 //! ```text
 //! Stopped → Starting → Running → Stopping → Stopped
@@ -8,17 +8,17 @@
 //!                      Resetting
 //! ```
 //!
-//! The operator may stop a guest that is starting or resetting, too.
+//! The operator may also stop a guest that is starting or resetting.
 //!
-//! Each vCPU owns a CPU. `running` has a bit for each vCPU that is in the guest. Whoever ends a phase sets the next
-//! one and kicks the guest's CPUs; each leaves the guest and clears its bit. The *home* CPU, that of vCPU 0, does the
-//! work between phases (allocate, load, free) in its idle loop, once `running` is zero, so that a guest's starting and
-//! stopping takes time from nobody else. A vCPU that starts sets its bit first and looks at the phase then; who
-//! changes the phase looks at the bits afterwards: one of the two sees the other (`SeqCst`).
+//! Each vCPU owns a CPU. `running` has a bit for each vCPU that is in the guest. To end a phase, a CPU sets the next phase and
+//! kicks the guest's CPUs; each of them leaves the guest and clears its bit. The *home* CPU, that of vCPU 0, does the work
+//! between phases (allocate, load, free) in its idle loop, once `running` is zero. So starting and stopping a guest costs
+//! other guests no time. A vCPU that starts first sets its bit and then reads the phase; a CPU that changes the phase reads
+//! the bits afterwards: at least one of them sees the other (`SeqCst`).
 //!
-//! Lock order: those of migration (`stage2::migrate`), of which a guest's space is one, then the locks of
-//! `stage2::phys::alloc`. `uart`, then the console's multiplexer; `uart`, then the vGIC's. The vGIC's, `placements` and
-//! `reason` are leaves; the phase changes to Stopping under `reason`. None is held when a CPU leaves the guest.
+//! Lock order: the locks of migration (`stage2::migrate`), a guest's space among them, then those of `stage2::phys::alloc`.
+//! `uart`, then the console's multiplexer; `uart`, then the vGIC's. The vGIC's, `placements` and `reason` are leaves; the
+//! phase changes to Stopping under `reason`. No lock is held when a CPU leaves the guest.
 
 pub(crate) mod claims;
 #[allow(unsafe_code)]
@@ -63,19 +63,19 @@ pub(crate) use setup::tell;
 pub(crate) use setup::{read, set_up};
 pub(crate) use stage2::owner::MAX_GUESTS;
 
-/// Where a guest is in its life.
+/// Phase of a guest's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Phase {
-    /// Has nothing, runs nowhere.
+    /// The guest has no memory and does not run.
     Stopped = 0,
-    /// Its home CPU gets it memory and loads it.
+    /// The home CPU allocates memory and loads the images.
     Starting = 1,
-    /// Its vCPUs run.
+    /// The vCPUs run.
     Running = 2,
-    /// Its vCPUs leave; then its memory is freed.
+    /// The vCPUs leave; then the memory is freed.
     Stopping = 3,
-    /// Its vCPUs leave; then it is loaded afresh.
+    /// The vCPUs leave; then the images are loaded again.
     Resetting = 4,
 }
 
@@ -91,35 +91,35 @@ impl Phase {
     }
 }
 
-/// Why a guest does not run.
+/// Reason why a guest does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
-    /// It has not been started.
+    /// The guest has not been started.
     NotStarted,
-    /// It called SYSTEM_OFF.
+    /// The guest called SYSTEM_OFF.
     PowerOff,
-    /// The operator stopped it.
+    /// The operator stopped the guest.
     Operator,
-    /// Each of its vCPUs turned itself off.
+    /// Every vCPU turned itself off.
     AllOff,
-    /// It could not be started, for this reason.
+    /// The guest could not be started, for this reason.
     StartFailed(String),
-    /// It has no exception vector where one would be fetched.
+    /// The guest's vector for an exception cannot be fetched.
     NoVector {
-        /// The virtual address.
+        /// Virtual address of the vector.
         vector: u64,
     },
-    /// Hardware reported an SError while it ran.
+    /// Hardware reported an SError while the guest ran.
     SystemError,
-    /// A unit of its memory was left in motion: a bug of Ballast's.
+    /// A unit of the guest's memory was left in motion, a bug of Ballast.
     UnitStuck {
-        /// Where the guest sees it.
+        /// IPA of the unit.
         ipa: u64,
     },
 }
 
 impl StopReason {
-    /// Whether something went wrong.
+    /// Returns true if the guest stopped because of an error.
     pub(crate) fn is_failure(&self) -> bool {
         matches!(
             self,
@@ -147,7 +147,7 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// A virtual CPU: a guest's, and the physical one that it owns.
+/// A virtual CPU of a guest, and the physical CPU that it owns.
 pub(crate) struct Vcpu {
     guest: Once<&'static Guest>,
     index: usize,
@@ -155,23 +155,23 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// The guest that it belongs to.
+    /// Returns the guest that the vCPU belongs to.
     #[inline(always)]
     pub(crate) fn guest(&self) -> &'static Guest {
         match self.guest.get() {
             Some(guest) => guest,
-            // Set by `define` before any CPU learns of the vCPU.
+            // `define` sets it before any CPU learns of the vCPU.
             None => unreachable!(),
         }
     }
 
-    /// Its number in the guest, from 0.
+    /// Returns the vCPU's number in the guest, from 0.
     #[inline(always)]
     pub(crate) fn index(&self) -> usize {
         self.index
     }
 
-    /// The CPU that it owns.
+    /// Returns the CPU that the vCPU owns.
     pub(crate) fn cpu(&self) -> &'static PerCpu {
         cpu::get(self.cpu).unwrap_or_else(|| cpu::current())
     }
@@ -186,42 +186,41 @@ pub(crate) struct Guest {
     power: Power<MAX_VCPUS>,
     uart: SharedUart,
     pub(crate) space: Space,
-    /// By piece of its RAM: where it shall lie.
+    /// Placement of each piece of RAM.
     pub(crate) placements: Mutex<Vec<Placement>>,
-    /// The vCPUs whose caches are known to be on, a bit each (`migration`).
+    /// vCPUs whose caches are known to be on, a bit each (`migration`).
     caches_on: AtomicU32,
     phase: AtomicU8,
     running: AtomicU32,
     reason: Mutex<StopReason>,
-    /// The last claim that it waited for since it began to start.
+    /// The last claim that the guest waited for since it began to start.
     start_claim: Mutex<Option<ClaimId>>,
-    /// What the vCPUs' CNTVOFF_EL2 holds; set when the guest starts.
+    /// CNTVOFF_EL2 of the vCPUs; set when the guest starts.
     pub(crate) counter_offset: AtomicU64,
     start_count: AtomicU32,
 }
 
 static GUESTS: [Once<&'static Guest>; MAX_GUESTS] = [const { Once::new() }; MAX_GUESTS];
 
-/// All guests of the configuration.
+/// Returns all guests of the configuration.
 pub(crate) fn all() -> impl Iterator<Item = &'static Guest> {
     GUESTS.iter().filter_map(|guest| guest.get().copied())
 }
 
-/// The guest with number `index`.
+/// Returns the guest with number `index`.
 pub(crate) fn get(index: usize) -> Option<&'static Guest> {
     GUESTS.get(index)?.get().copied()
 }
 
-/// The guest called `name`.
+/// Returns the guest with this name.
 pub(crate) fn find(name: &str) -> Option<&'static Guest> {
     all().find(|guest| guest.name() == name)
 }
 
-/// Makes a guest of `plan` whose vCPUs own the CPUs `cpus`, none of which belongs to another guest, and tells
-/// the CPUs.
+/// Defines a guest by `plan`, and assigns the CPUs `cpus` to its vCPUs. No other guest owns these CPUs.
 ///
 /// # Errors
-/// There are [`MAX_GUESTS`] already, or there is no memory for its tables.
+/// There are [`MAX_GUESTS`] already, or there is no memory for the guest's tables.
 pub(crate) fn define(
     index: usize,
     id: GuestId,
@@ -257,7 +256,7 @@ pub(crate) fn define(
     Ok(*slot.call_once(|| guest))
 }
 
-/// Says, for who looks for a fault, what a vCPU does or asks for in vain.
+/// Logs an unsupported request of a vCPU, or a change of its state, at debug level.
 #[cold]
 #[inline(never)]
 pub(crate) fn note(vcpu: &Vcpu, [(what, value), (more, other)]: [(&str, u64); 2]) {
@@ -266,75 +265,75 @@ pub(crate) fn note(vcpu: &Vcpu, [(what, value), (more, other)]: [(&str, u64); 2]
 }
 
 impl Guest {
-    /// Its name in the configuration.
+    /// Returns the guest's name in the configuration.
     pub(crate) fn name(&self) -> &'static str {
         self.plan.name()
     }
 
-    /// Its number.
+    /// Returns the guest's number.
     pub(crate) fn id(&self) -> GuestId {
         self.id
     }
 
-    /// What it is made from.
+    /// Returns the guest's plan.
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Its vCPUs.
+    /// Returns the vCPUs.
     pub(crate) fn vcpus(&self) -> &[Vcpu] {
         &self.vcpus
     }
 
-    /// How many vCPUs it has.
+    /// Returns the number of vCPUs.
     #[inline(always)]
     pub(crate) fn vcpu_count(&self) -> usize {
         self.vcpus.len()
     }
 
-    /// Which vCPUs are in the guest, a bit each.
+    /// Returns the vCPUs that are in the guest, a bit each.
     pub(crate) fn running(&self) -> u32 {
         self.running.load(Ordering::SeqCst)
     }
 
-    /// Where it is in its life.
+    /// Returns the guest's phase.
     pub(crate) fn phase(&self) -> Phase {
         Phase::from_u8(self.phase.load(Ordering::SeqCst))
     }
 
-    /// Why it does not run, if it does not.
+    /// Returns the reason why the guest does not run, if it does not.
     pub(crate) fn reason(&self) -> StopReason {
         self.reason.lock().clone()
     }
 
-    /// How often it has been started, resets included.
+    /// Returns the number of starts, resets included.
     pub(crate) fn start_count(&self) -> u32 {
         self.start_count.load(Ordering::Relaxed)
     }
 
-    /// Its interrupt controller.
+    /// Returns the guest's interrupt controller.
     #[inline(always)]
     pub(crate) fn vgic(&self) -> &Vgic {
         &self.vgic
     }
 
-    /// Which of its vCPUs are on.
+    /// Returns the power states of the vCPUs.
     pub(crate) fn power(&self) -> &Power<MAX_VCPUS> {
         &self.power
     }
 
-    /// Its memory: pages of stage 2 tables, and bytes of RAM mapped, 0 while it has none.
+    /// Returns the number of stage 2 tables, and the bytes of mapped RAM, 0 while there is none.
     pub(crate) fn memory(&self) -> (usize, u64) {
         (self.space.table_count(), self.space.size())
     }
 
-    /// Whether its vCPUs have to leave.
+    /// Returns true if the vCPUs have to leave.
     #[inline(always)]
     pub(crate) fn is_leaving(&self) -> bool {
         self.phase.load(Ordering::SeqCst) != Phase::Running as u8
     }
 
-    /// The region of its RAM that holds `ipa`, or the next one above, as migration sees it.
+    /// Returns the region of RAM that holds `ipa`, or the next one above, for migration.
     fn region(&self, ipa: Ipa) -> Option<Region> {
         let pieces = self.plan.pieces().iter().enumerate();
         let (index, piece) =
@@ -357,12 +356,12 @@ impl Guest {
         })
     }
 
-    /// Where piece `index` of its RAM shall lie.
+    /// Returns the placement of piece `index` of RAM.
     pub(crate) fn placement(&self, index: usize) -> Option<Placement> {
         self.placements.lock().get(index).copied()
     }
 
-    /// Makes the CPU of vCPU `index` look whether the vCPU has been turned on.
+    /// Makes the CPU of vCPU `index` check whether the vCPU has been turned on.
     pub(crate) fn wake(&self, index: usize) {
         if let Some(vcpu) = self.vcpus.get(index) {
             vcpu.cpu().request(Request::Look);

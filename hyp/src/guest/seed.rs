@@ -1,10 +1,10 @@
-//! Random seeds for guests' trees: `kaslr-seed` and `rng-seed` of `/chosen`, which Linux takes its first entropy from.
+//! Random seeds for guests' trees: `kaslr-seed` and `rng-seed` of `/chosen`, Linux's first entropy.
 //!
-//! They come from the host's own `rng-seed`; without one guests get none, and runs are the same each time. A ChaCha20
-//! key stream makes them, and each draw replaces the key (fast key erasure): from what is kept here, nothing that a
-//! guest got before can be computed, nor from what one guest got what another gets.
+//! They derive from the host's `rng-seed`; without one guests get no seeds, and runs are reproducible. They come from a
+//! ChaCha20 key stream, and each draw replaces the key (fast key erasure): neither the kept key nor one guest's seeds reveal
+//! the seeds of others.
 //!
-//! Lock: a leaf.
+//! The lock is a leaf.
 
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
@@ -13,7 +13,7 @@ use spin::Mutex;
 /// Bytes of a key, and of an `rng-seed`.
 const KEY_SIZE: usize = 32;
 
-/// What a guest gets for one life.
+/// The seeds of a guest, new at each start.
 pub(crate) struct Seeds {
     /// `kaslr-seed`.
     pub(crate) kaslr: [u8; 8],
@@ -23,7 +23,7 @@ pub(crate) struct Seeds {
 
 static KEY: Mutex<Option<[u8; KEY_SIZE]>> = Mutex::new(None);
 
-/// Takes the host's seed, where it is long enough to be one.
+/// Takes the host's seed, if it is long enough.
 pub(crate) fn init(host: &[u8]) {
     if host.len() < KEY_SIZE {
         return;
@@ -35,12 +35,12 @@ pub(crate) fn init(host: &[u8]) {
     *KEY.lock() = Some(key);
 }
 
-/// Whether there are seeds to be had.
+/// Returns true if there are seeds.
 pub(crate) fn is_available() -> bool {
     KEY.lock().is_some()
 }
 
-/// Seeds that nobody else gets.
+/// Draws seeds that no other guest gets.
 pub(crate) fn draw() -> Option<Seeds> {
     let mut stream = [0; KEY_SIZE + KEY_SIZE + 8];
     {

@@ -1,4 +1,4 @@
-//! From what was loaded beside Ballast to guests: a configuration blob, or one kernel as a boot module.
+//! Guests from what the loader left: a configuration blob, or one kernel as a boot module.
 
 use super::{MAX_GUESTS, Plan, migration, refused, seed};
 use crate::arch::cpu;
@@ -17,7 +17,7 @@ use guest_dts::tree::Tree;
 use stage2::controller::ControllerId;
 use stage2::owner::GuestId;
 
-/// Logs what was found.
+/// Logs a finding.
 pub(crate) fn tell(severity: Severity, text: fmt::Arguments<'_>) {
     match severity {
         Severity::Error => log::error!("{}", text),
@@ -26,8 +26,8 @@ pub(crate) fn tell(severity: Severity, text: fmt::Arguments<'_>) {
     }
 }
 
-/// Reads what was loaded, which `map` maps, into `place`: a configuration, or modules that stand for one. Without any guest Ballast runs
-/// all the same: its console says why.
+/// Reads what was loaded, which `map` maps, into `place`: a configuration, or boot modules. Ballast also runs without
+/// guests; the console says why there are none.
 pub(crate) fn read<'c>(
     board: &'static Board<'static>,
     place: &'c mut MaybeUninit<Configuration<'static>>,
@@ -55,12 +55,12 @@ pub(crate) fn set_up(board: &'static Board<'static>, configuration: Option<&mut 
         refused::add(refused.name, refused.finding.to_string());
     }
     for guest in super::all().filter(|guest| guest.plan().starts_at_boot()) {
-        // Just defined: it is stopped.
+        // Just defined, so it is stopped.
         let _ = guest.start();
     }
 }
 
-/// A function of its own, since a configuration takes much of the stack on its way to its place.
+/// Reads the configuration. Not inlined, since a configuration takes much of the stack while it is moved.
 #[inline(never)]
 fn read_loaded(
     board: &'static Board<'static>,
@@ -85,7 +85,7 @@ fn read_loaded(
     Configuration::default_guest(image, ramdisk, bootargs, chosen.bootargs).map(Some)
 }
 
-/// What the host has for guests now.
+/// Returns the resources that the host has for guests now.
 pub(crate) fn room(board: &Board<'_>) -> Host {
     physical::room(board, &pages::MEMORY, cpu::count())
 }
@@ -93,7 +93,7 @@ pub(crate) fn room(board: &Board<'_>) -> Host {
 fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
     let controller = |id: u8| board.ram.controller(u32::from(id)).and_then(ControllerId::try_new);
     let mut taken = 0u64;
-    // CPUs that guests name are not given to others.
+    // A CPU that a guest names is not given to another.
     for guest in &configuration.guests {
         guest.cpus.iter().for_each(|&cpu| taken |= 1 << cpu);
     }
@@ -116,8 +116,8 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
     }
 }
 
-/// A CPU for each vCPU: those that the configuration names, else the first that are nobody's, the boot CPU last,
-/// since it runs the monitor beside.
+/// Chooses a CPU for each vCPU: those that the configuration names, else the first free ones. The boot CPU comes last, since
+/// it runs the monitor too.
 fn choose_cpus(guest: &Guest<'_>, taken: &mut u64) -> Option<heapless::Vec<usize, MAX_VCPUS>> {
     let mut cpus: heapless::Vec<usize, MAX_VCPUS> = guest.cpus.iter().map(|&cpu| usize::from(cpu)).collect();
     for cpu in (1..cpu::count()).chain([0]) {

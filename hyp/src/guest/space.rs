@@ -1,4 +1,4 @@
-//! A guest's memory: the frames behind its RAM and the stage 2 tables that say where they appear.
+//! A guest's memory: the frames of its RAM, and the stage 2 tables that map them.
 
 use super::migration::{ENGINE, Host};
 use super::{Guest, Phase, claims};
@@ -19,10 +19,10 @@ use stage2::phys::frame::{Contents, Mapping};
 use stage2::phys::placement::Placement;
 use stage2::table::{Attributes, Leaf, Mark, Stage2, TableMemory};
 
-/// Orders of the blocks that back RAM, largest first: one for each size of leaf.
+/// Orders of the blocks of RAM, largest first: one for each size of leaf.
 const ORDERS: [u8; 3] = [MAX_ORDER, PAGEBLOCK_ORDER, 0];
 
-/// Where a guest's tables come from.
+/// Allocator of a guest's tables.
 #[derive(Debug)]
 pub(crate) struct Tables {
     id: GuestId,
@@ -31,7 +31,7 @@ pub(crate) struct Tables {
 impl TableMemory for Tables {
     fn allocate(&mut self, order: u8) -> Option<Frame> {
         let allocated = pages::allocate(order, Owner::Tables(self.id));
-        // What the caller is told is only that there are none.
+        // The caller learns only that there is none.
         allocated.inspect_err(|error| crate::observe::log::warn!("tables of {}: {}", self.id, error)).ok()
     }
 
@@ -46,44 +46,44 @@ impl TableMemory for Tables {
     }
 }
 
-/// A piece of RAM to be backed.
+/// A piece of a guest's RAM.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Piece {
-    /// Where the guest sees it.
+    /// IPA of its first byte.
     pub(crate) ipa: Ipa,
     /// Bytes, a multiple of 4 KiB.
     pub(crate) size: u64,
-    /// The largest order to back it with.
+    /// The largest order of its blocks.
     pub(crate) order: u8,
-    /// Whether it may be moved later.
+    /// Kind of its frames: movable or not.
     pub(crate) kind: MemoryKind,
-    /// Behind which controllers.
+    /// Controllers to allocate from.
     pub(crate) placement: Placement,
-    /// Whether it lies at the same physical address, which was kept for it at boot.
+    /// True if its IPA is its physical address, which was reserved at boot.
     pub(crate) is_in_place: bool,
-    /// Whether blocks of just that order are asked for: pools that keep such units give them.
+    /// True if the configuration asks for blocks of exactly that order, which pools that keep such units provide.
     pub(crate) wants_units: bool,
 }
 
-/// A guest's memory. The space is there for as long as the guest is defined, and empty while it is off.
+/// A guest's memory. It exists as long as the guest is defined, and is empty while the guest is off.
 pub(crate) struct Space {
     id: GuestId,
     inner: migrate::Space<Tables, Tlb>,
     stage2: translation::Stage2,
     size: AtomicU64,
-    /// How often it got RAM.
+    /// Number of times that RAM was allocated.
     life: AtomicU32,
-    /// Whether the RAM is there and loaded: migration may work in it.
+    /// True if RAM is allocated and loaded: migration may work in it.
     is_open: AtomicBool,
 }
 
-/// VMIDs: 0 is nobody's, so that a guest's is its number and one.
+/// Returns a guest's VMID: its number plus 1, since no guest has VMID 0.
 fn vmid(id: GuestId) -> u8 {
     id.index() as u8 + 1
 }
 
 impl Space {
-    /// An empty space.
+    /// Makes an empty space.
     pub(crate) fn new(id: GuestId) -> Result<Self, String> {
         let geometry = features::guest_geometry().map_err(|error| error.to_string())?;
         let vmid = vmid(id);
@@ -103,7 +103,7 @@ impl Space {
         })
     }
 
-    /// Gets frames for all of the guest's RAM and maps them. On failure [`Self::release`] frees what was mapped.
+    /// Allocates and maps all of the guest's RAM. On failure [`Self::release`] frees what was mapped.
     pub(crate) fn build(&self, guest: &'static Guest) -> Result<(), String> {
         self.life.fetch_add(1, Ordering::Relaxed);
         for (index, piece) in guest.plan().pieces().iter().enumerate() {
@@ -113,7 +113,7 @@ impl Space {
         Ok(())
     }
 
-    /// Backs a piece of RAM with the largest blocks that fit.
+    /// Allocates and maps a piece of RAM in the largest blocks that fit.
     fn back(&self, guest: &Guest, piece: &Piece) -> Result<(), String> {
         let (mut ipa, mut left) = (piece.ipa, piece.size);
         while left > 0 {
@@ -157,7 +157,7 @@ impl Space {
             .inspect_err(|_| pages::free(allocation.frame, order, owner, allocation.contents))
     }
 
-    /// Backs one unit out of a pool that keeps such units, whose tenants have to leave.
+    /// Maps one unit out of a pool that keeps such units, after its tenants have moved away.
     fn back_with_unit(&self, guest: &Guest, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
         let frame = claims::win_back(guest, order, &piece.placement, ipa).inspect_err(|why| {
             if let Some(why) = why {
@@ -177,33 +177,33 @@ impl Space {
         Ok(())
     }
 
-    /// How often it got RAM: the RAM that is there is that of the last time.
+    /// Returns the number of times that RAM was allocated, which tells a guest's lives apart.
     pub(crate) fn life(&self) -> u32 {
         self.life.load(Ordering::Relaxed)
     }
 
-    /// Lets migration work in it.
+    /// Opens the space to migration.
     pub(crate) fn open(&self) {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// Brings everything to rest: migration has no more business here. No vCPU runs.
+    /// Closes the space to migration, and completes units in motion. No vCPU runs.
     pub(crate) fn close(&self) {
         self.is_open.store(false, Ordering::SeqCst);
         ENGINE.abandon(&Host, &self.inner);
     }
 
-    /// The space, for migration; `None` while it is closed.
+    /// Returns the space for migration, or `None` while it is closed.
     pub(crate) fn if_open(&self) -> Option<&migrate::Space<Tables, Tlb>> {
         self.is_open.load(Ordering::SeqCst).then_some(&self.inner)
     }
 
-    /// The space, open or not.
+    /// Returns the space, open or not.
     pub(crate) fn any(&self) -> &migrate::Space<Tables, Tlb> {
         &self.inner
     }
 
-    /// One past the last address that a guest can have.
+    /// Returns the end of a guest's address space.
     pub(crate) fn ipa_limit(&self) -> u64 {
         self.inner.with(|stage2| stage2.geometry().ipa_limit())
     }
@@ -213,17 +213,17 @@ impl Space {
         self.stage2
     }
 
-    /// Frames in use as tables.
+    /// Returns the number of frames in use as tables.
     pub(crate) fn table_count(&self) -> usize {
         self.inner.with(|stage2| stage2.table_count() as usize)
     }
 
-    /// The unit behind `ipa`: its physical address and its size in bytes.
+    /// Returns the physical address and the size in bytes of the unit at `ipa`.
     pub(crate) fn unit(&self, ipa: Ipa) -> Option<(Pa, u64)> {
         self.inner.with(|stage2| stage2.leaf(ipa)).map(|leaf| (leaf.pa(), leaf.size()))
     }
 
-    /// What there is at `ipa`, for the check of the reverse map.
+    /// Translates `ipa`, for the check of the reverse map.
     pub(crate) fn translate(&self, ipa: Ipa) -> Translation {
         match self.inner.with(|stage2| stage2.leaf(ipa)) {
             None => Translation::Nowhere,
@@ -234,13 +234,12 @@ impl Space {
         }
     }
 
-    /// Bytes of RAM.
+    /// Returns the bytes of RAM.
     pub(crate) fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Makes all of the guest's RAM zero, to the point of coherency: nothing of what was there before can be
-    /// read, with caches on or off.
+    /// Zeroes all of the guest's RAM, to the point of coherency, so that earlier contents cannot be read with caches on or off.
     pub(crate) fn scrub(&self, pieces: &[Piece]) {
         for piece in pieces {
             let mut at = piece.ipa.get();
@@ -255,7 +254,7 @@ impl Space {
         }
     }
 
-    /// Copies `bytes` to `ipa` on, to the point of coherency. False: not all of it is RAM.
+    /// Copies `bytes` to `ipa`, to the point of coherency. Returns false if not all of it is RAM.
     pub(crate) fn write(&self, ipa: Ipa, bytes: &[u8]) -> bool {
         let mut done = 0;
         while done < bytes.len() {
@@ -293,7 +292,7 @@ impl Space {
         }
     }
 
-    /// Frees every frame, and every table but the first. No vCPU runs and the space is closed.
+    /// Frees every frame, and every table but the root. No vCPU runs, and the space is closed.
     pub(crate) fn release(&self) {
         let owner = Owner::Guest(self.id);
         let mut next = Some(Ipa::default());
@@ -306,13 +305,13 @@ impl Space {
                 let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
                 let free = |leaf: Leaf| {
                     let frame = Frame::containing(leaf.pa());
-                    // What lies in place was not allocated, and what was claimed is the pool's.
+                    // Memory in place was not allocated, and claimed memory belongs to the pool.
                     if pages::MEMORY.frame_info(frame).is_some_and(|info| info.owner == Some(owner)) {
                         pages::free(frame, leaf.level().order(), owner, Contents::Dirty);
                     }
                 };
                 if let Err(error) = stage2.unmap(base, size, free) {
-                    // Its frames stay out of use.
+                    // The frames are lost.
                     log::error!("guest {}: memory at {}: {}", self.id.index(), base, error);
                 }
                 base.checked_add(size).filter(|next| next.get() < stage2.geometry().ipa_limit())

@@ -8,7 +8,7 @@ use crate::monitor::mux::{Console, ConsoleLine};
 use crate::serial;
 use guest_dts::guest_tree::platform;
 
-/// A guest's read of its PL011 at `offset`.
+/// Reads a guest's PL011 at `offset`.
 #[inline]
 pub(crate) fn read(vcpu: &'static Vcpu, offset: u16) -> u32 {
     let guest = vcpu.guest();
@@ -20,27 +20,27 @@ pub(crate) fn read(vcpu: &'static Vcpu, offset: u16) -> u32 {
     value
 }
 
-/// A guest's write to its PL011 at `offset`.
+/// Writes a guest's PL011 at `offset`.
 #[inline]
 pub(crate) fn write(vcpu: &'static Vcpu, offset: u16, value: u32) {
     with_uart(vcpu.guest(), |uart, line| uart.write(offset, value, line));
 }
 
-/// The operator has typed something for guest `index`.
+/// Hands console input to the PL011 of guest `index`.
 pub(crate) fn receive_input(index: usize) {
     if let Some(guest) = get(index) {
         with_uart(guest, |uart, line| uart.receive(line));
     }
 }
 
-/// The operator sends a break to guest `index`.
+/// Hands a break to the PL011 of guest `index`.
 pub(crate) fn receive_break(index: usize) {
     if let Some(guest) = get(index) {
         with_uart(guest, |uart, _| uart.receive_break());
     }
 }
 
-/// The console has room for the output of guest `index` again.
+/// Sends queued output of guest `index`, whose console has room again.
 pub(crate) fn drain_output(index: usize) {
     if let Some(guest) = get(index) {
         with_uart(guest, |uart, line| uart.drain(line));
@@ -54,8 +54,8 @@ fn with_line<T>(guest: &Guest, f: impl FnOnce(&mut Line<'_>) -> T) -> Option<T> 
     Some(f(&mut serial::lock().as_mut()?.line(console)))
 }
 
-/// Calls `f` with the guest's vPL011 and its end of the console, sets the interrupt line as it is then, and kicks the CPU
-/// that has to take the interrupt.
+/// Calls `f` with the guest's vPL011 and its console, updates the interrupt line, and kicks the CPU that has to take the
+/// interrupt.
 #[inline]
 fn with_uart(guest: &'static Guest, f: impl FnOnce(&mut Vpl011, &mut Line<'_>)) {
     let use_line = |uart: &mut Vpl011| {

@@ -1,4 +1,4 @@
-//! The machine, as the engine sees it.
+//! Migration's view of the machine: time, copies, frames and guests.
 
 use crate::arch::features::is_interrupt_pending;
 use crate::arch::tlb::Tlb;
@@ -17,7 +17,7 @@ use stage2::phys::frame::Contents;
 use stage2::phys::placement::Placement;
 use stage2::range::FrameRange;
 
-/// The machine, as the engine sees it.
+/// The machine that the migration engine works on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Host;
 
@@ -67,7 +67,7 @@ impl Copier for Host {
     }
 
     fn scrub(&self, frame: Frame, count: u64) {
-        // SAFETY: the frames have left their guest, or are just being claimed: nobody reaches them.
+        // SAFETY: the frames have left their guest, or are being claimed: nobody accesses them.
         unsafe { copy::zero(frame, count) };
     }
 

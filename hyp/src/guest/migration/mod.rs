@@ -1,12 +1,12 @@
-//! Migration on this machine: what its engine asks for, and whose time it takes.
+//! Migration on this machine: the engine's host, and the CPU time that migration takes.
 //!
-//! CPUs without a guest, or whose vCPU is off, work in their idle loop. While there are jobs, the WFI of vCPUs traps, and
-//! they work in slices until an interrupt waits. Where nobody was idle for a while, EL2's timer takes slices from running
-//! vCPUs, up to the guest's share.
+//! CPUs without a guest, or whose vCPU is off, work in their idle loop. While there are jobs, WFI traps, and the vCPU's CPU
+//! works in slices until an interrupt is pending. If no CPU was idle for a while, EL2's timer takes slices from running vCPUs,
+//! up to the guest's share.
 //!
-//! A CPU learns of work by a kick ([`wake`]) and *engages*: traps are set, the timer ticks. As long as it is engaged it is
-//! not kicked again: it looks at its next tick. Once there is no more work each disengages at its next tick. Nothing is in
-//! the way of a guest then.
+//! A CPU learns of work by a kick ([`wake`]) and *engages*: it sets traps and starts the timer. An engaged CPU is not kicked
+//! again, since it looks for work at its next tick. When no work is left, it disengages at its next tick. From then on
+//! migration costs its guest nothing.
 
 #[allow(unsafe_code)]
 mod host;
@@ -22,13 +22,13 @@ use guest_dts::config;
 use stage2::addr::Ipa;
 use stage2::migrate::{Engine, Fault, JobId, Request as Job, RequestError, Verdict};
 
-/// All migration.
+/// The migration engine.
 pub(crate) static ENGINE: Engine = Engine::new();
 
 /// The doorbell of migration's and claims' work.
 static DOORBELL: Doorbell = Doorbell::new();
 
-/// Takes what the configuration says of migration.
+/// Applies the configuration's settings of migration.
 pub(crate) fn configure(settings: &config::Migration) {
     let policy = ENGINE.policy();
     policy.set_slice_ns(u64::from(settings.slice_us) * 1000);
@@ -36,20 +36,20 @@ pub(crate) fn configure(settings: &config::Migration) {
     policy.set_rate_bytes(settings.limit_bytes_per_s.unwrap_or(0));
 }
 
-/// Queues a job and lets the machine know.
+/// Queues a job and wakes the machine.
 pub(crate) fn submit(job: Job) -> Result<JobId, RequestError> {
     let id = ENGINE.submit(job)?;
     wake();
     Ok(id)
 }
 
-/// There is work: every CPU looks, soon by itself or at once.
+/// Announces work. CPUs that are not engaged are kicked; the others look at their next tick.
 pub(crate) fn wake() {
     DOORBELL.ring();
     cpu::all().filter(|cpu| !cpu.poller.is_polling()).for_each(|cpu| cpu.request(Request::Look));
 }
 
-/// Looks again for free blocks for areas that are split: memory was freed.
+/// Looks again for free blocks into which split areas can be merged, after memory was freed.
 pub(crate) fn note_freed() {
     ENGINE.note_freed();
     if ENGINE.has_spare_work() {
@@ -57,19 +57,19 @@ pub(crate) fn note_freed() {
     }
 }
 
-// What traps ask for.
+// Called by handlers of traps.
 
-/// Answers a stage 2 fault of a vCPU of `guest`.
+/// Handles a stage 2 fault of a vCPU of `guest`.
 pub(crate) fn fault(guest: &'static Guest, ipa: Ipa, fault: Fault) -> Verdict {
     ENGINE.fault(&Host, guest.id, ipa, fault)
 }
 
-/// Whether there is a leaf at `ipa`.
+/// Returns true if there is a leaf at `ipa`.
 pub(crate) fn is_mapped(guest: &'static Guest, ipa: Ipa) -> bool {
     guest.space.if_open().is_some_and(|space| space.with(|stage2| stage2.leaf(ipa).is_some()))
 }
 
-/// Answers an access flag fault of a vCPU of `guest`. False: the flag was set meanwhile, or the leaf is in motion.
+/// Handles an access flag fault of a vCPU of `guest`. Returns false if the flag was set meanwhile, or the leaf is in motion.
 pub(crate) fn mark_accessed(guest: &'static Guest, ipa: Ipa) -> bool {
     guest.space.if_open().is_some_and(|space| space.with(|stage2| stage2.mark_accessed(ipa)))
 }

@@ -1,4 +1,4 @@
-//! Whose time migration takes.
+//! CPU time of migration and claims.
 
 use super::{DOORBELL, ENGINE, Host};
 use crate::arch::features::{MigrationTraps, has_caches_on, is_interrupt_pending};
@@ -10,13 +10,13 @@ use stage2::claim;
 use stage2::migrate::{Payer, Step};
 use stage2::sync::relax;
 
-/// Periods after which the waits of a vCPU are used again for what idle CPUs do, after one that could not be.
+/// Periods until a vCPU's waits are used again for spare work, after a wait that could not be used.
 const LOOKS: u64 = 10;
 
-/// When an idle CPU last worked.
+/// Count at which an idle CPU last worked.
 static LAST_IDLE: AtomicU64 = AtomicU64::new(0);
 
-/// Works in time that the guest pays nothing for.
+/// Runs a slice in idle time, which no guest pays for.
 fn step_idle(ticks: u64) -> Step {
     let step = step(ticks, Payer::Idle);
     if is_more(step) {
@@ -25,12 +25,12 @@ fn step_idle(ticks: u64) -> Step {
     step
 }
 
-/// Whether a step has left something to do for idle CPUs.
+/// Returns true if a step has left work for idle CPUs.
 const fn is_more(step: Step) -> bool {
     matches!(step, Step::More | Step::Spare)
 }
 
-/// Whether an idle CPU may find something to do.
+/// Returns true if there may be work for an idle CPU.
 fn has_work() -> bool {
     DOORBELL.is_pending() || ENGINE.has_spare_work()
 }
@@ -53,7 +53,7 @@ fn step(ticks: u64, payer: Payer) -> Step {
     }
     let migration = ENGINE.step(&Host, ticks.saturating_sub(spent), payer);
     let step = claims.and_migration(migration, period());
-    // What is left for idle CPUs is no news for guests.
+    // Spare work is for idle CPUs: guests need not look for it.
     if matches!(step, Step::Idle | Step::Spare) {
         DOORBELL.acknowledge(mark);
     }
@@ -65,14 +65,14 @@ pub(crate) fn slice() -> u64 {
     ENGINE.slice_ticks(&Host)
 }
 
-/// The time between two slices of a running guest at its share, in ticks.
+/// Returns the ticks between two slices of a running guest, at its share.
 fn period() -> u64 {
     slice() * 100 / u64::from(ENGINE.policy().share_per_cent().max(1))
 }
 
-/// A CPU without a guest on it: works, if there is work. Whether it is to come again at once.
+/// Works on a CPU without a guest, if there is work. Returns true if the caller should call again at once.
 pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
-    // It is kicked, which costs nobody anything.
+    // A kick costs an idle CPU nothing.
     cpu.poller.stop();
     if !has_work() {
         return false;
@@ -81,7 +81,7 @@ pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
         Step::More | Step::Spare => return true,
         Step::Idle => return false,
         Step::Wait(ticks) => ticks,
-        // In case that the other CPU has something else to do soon.
+        // The other CPU may soon have something else to do.
         Step::Busy => period(),
     };
     debug_assert!(cpu.vcpu().is_none());
@@ -89,15 +89,15 @@ pub(crate) fn use_idle(cpu: &PerCpu) -> bool {
     false
 }
 
-/// Works while the vCPU on this CPU waits for an interrupt, at most until physical count `deadline`. Returns whether the
-/// wait is over; else the guest waits itself, untrapped.
+/// Works while the vCPU on this CPU waits for an interrupt, at most until physical count `deadline`. Returns true if the
+/// wait is over; else the guest executes the WFI, untrapped.
 pub(crate) fn use_wait(cpu: &PerCpu, deadline: u64) -> bool {
     loop {
         let now = timer::now();
         if is_interrupt_pending() || now >= deadline {
             return true;
         }
-        // What is in a list register may be pending or active: the CPU can tell.
+        // An interrupt in a list register may be pending or active: leave the WFI to the CPU.
         if vcpu::has_virtual_interrupt() {
             break;
         }
@@ -109,14 +109,14 @@ pub(crate) fn use_wait(cpu: &PerCpu, deadline: u64) -> bool {
     leave_wait(cpu)
 }
 
-/// Lets the vCPU on this CPU wait itself, untrapped. Returns false: its wait is not over.
+/// Lets the vCPU on this CPU execute WFI, untrapped. Returns false: its wait is not over.
 pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
     if cpu.poller.poll(&DOORBELL) {
         MigrationTraps { waits: false, caches: true }.set();
         tick_on();
     } else {
         let_alone(cpu);
-        // The guest waits itself now. If there is spare work, its waits are used again from the next look on.
+        // WFI does not trap now. If there is spare work, it traps again from the next look on.
         MigrationTraps::NONE.set();
         let look = if ENGINE.has_spare_work() { timer::now() + LOOKS * period() } else { 0 };
         timer::arm(timer::Purpose::Migration, look);
@@ -124,7 +124,7 @@ pub(crate) fn leave_wait(cpu: &PerCpu) -> bool {
     false
 }
 
-/// A vCPU is about to start on this CPU, with its caches off.
+/// Prepares for a vCPU that is about to start on this CPU, with its caches off.
 pub(crate) fn begin(vcpu: &Vcpu) {
     vcpu.guest().note_caches(vcpu.index(), false);
     let is_busy = cpu::current().poller.poll(&DOORBELL);
@@ -132,7 +132,7 @@ pub(crate) fn begin(vcpu: &Vcpu) {
     timer::arm(timer::Purpose::Migration, if is_busy { timer::now() + period() } else { 0 });
 }
 
-/// There may be work, or none any more: the CPU of a running vCPU sets its traps and its timer accordingly.
+/// Sets traps and timer of a CPU with a running vCPU by whether there is work.
 pub(crate) fn engage(cpu: &PerCpu) {
     let Some(vcpu) = cpu.vcpu() else { return };
     if !cpu.poller.poll(&DOORBELL) {
@@ -145,15 +145,14 @@ pub(crate) fn engage(cpu: &PerCpu) {
     tick_on();
 }
 
-/// An engaged CPU looks again after a period.
+/// Arms the timer for the next look of an engaged CPU.
 fn tick_on() {
     if !timer::is_armed(timer::Purpose::Migration) {
         timer::arm(timer::Purpose::Migration, timer::now() + period());
     }
 }
 
-/// Keeps out of the way of the vCPU on this CPU, which is not engaged: its waits alone trap, if idle CPUs have something to
-/// do.
+/// Disengages this CPU: the vCPU's WFI alone traps, if there is spare work.
 fn let_alone(cpu: &PerCpu) {
     if let Some(vcpu) = cpu.vcpu() {
         vcpu.guest().note_caches(vcpu.index(), false);
@@ -162,11 +161,11 @@ fn let_alone(cpu: &PerCpu) {
     timer::arm(timer::Purpose::Migration, 0);
 }
 
-/// EL2's timer has fired: takes a slice from the vCPU on this CPU where it is due and nobody was idle.
+/// Handles EL2's timer: takes a slice from the vCPU on this CPU if one is due and no CPU was idle.
 pub(crate) fn tick(cpu: &PerCpu) {
     let Some(vcpu) = cpu.vcpu() else { return };
     if timer::is_armed(timer::Purpose::Migration) {
-        // It was not for this.
+        // The timer fired for another purpose.
         return;
     }
     let (guest, now) = (vcpu.guest().id, timer::now());
@@ -179,7 +178,7 @@ pub(crate) fn tick(cpu: &PerCpu) {
     engage(cpu);
 }
 
-/// The vCPU on this CPU has written `sctlr` to SCTLR_EL1, or is about to where its caches go off by that.
+/// Notes a write of the vCPU on this CPU to SCTLR_EL1. If it turns the caches off, it is noted before it is performed.
 pub(crate) fn note_control(cpu: &PerCpu, has_caches_on: bool) {
     if let Some(vcpu) = cpu.vcpu() {
         vcpu.guest().note_caches(vcpu.index(), has_caches_on);
@@ -187,14 +186,14 @@ pub(crate) fn note_control(cpu: &PerCpu, has_caches_on: bool) {
 }
 
 impl Guest {
-    /// Whether some vCPU runs, and all that do are known to have their caches on and to trap when they turn them off. The
-    /// next one to start has them off.
+    /// Returns true if vCPUs run and all of them are known to have their caches on, and trap when they turn them off. A vCPU
+    /// that starts later has its caches off.
     pub(crate) fn has_caches_on(&self) -> bool {
         let running = self.running.load(Ordering::SeqCst);
         running != 0 && running & !self.caches_on.load(Ordering::SeqCst) == 0
     }
 
-    /// A vCPU's caches are known to be on, or not.
+    /// Notes whether a vCPU's caches are known to be on.
     pub(crate) fn note_caches(&self, vcpu: usize, are_on: bool) {
         if are_on {
             self.caches_on.fetch_or(1 << vcpu, Ordering::SeqCst);
