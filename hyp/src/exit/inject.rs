@@ -15,7 +15,7 @@ const EC_DATA_ABORT_SAME: u64 = 0x25;
 const IL: u64 = 1 << 25;
 /// Synchronous external abort, not on a translation table walk.
 const EXTERNAL_ABORT: u64 = 0x10;
-/// The same on a walk; the level is added.
+/// Synchronous external abort on a translation table walk; the level is added.
 const EXTERNAL_ABORT_ON_WALK: u64 = 0x14;
 
 /// Returns true if the exception came from EL0.
@@ -66,7 +66,7 @@ pub(crate) fn data_abort(esr: u64, far: u64) {
     synchronous(class << 26 | IL | write | status(esr));
 }
 
-/// The same for an instruction fetch.
+/// Reports an instruction fetch from an address where nothing answers, as [`data_abort`] does for data.
 #[cold]
 pub(crate) fn instruction_abort(esr: u64, far: u64) {
     let class = if is_from_el0() { EC_INSTRUCTION_ABORT_LOWER } else { EC_INSTRUCTION_ABORT_SAME };

@@ -26,7 +26,7 @@ pub(crate) struct PerCpu {
     pub(crate) local: Local,
     /// The vCPU that owns this CPU.
     assigned: Once<&'static Vcpu>,
-    /// Whether the CPU polls migration's doorbell.
+    /// Polling state of migration's doorbell.
     pub(crate) poller: Poller,
 }
 

@@ -1,17 +1,17 @@
-//! Copying frames for migration, by way of this CPU's windows.
+//! Copying and zeroing frames of guests, through this CPU's windows.
 //!
-//! The loop drops a cache line of 64 bytes of the source, moves it by four 16-byte registers and cleans it at once: five
-//! instructions. The registers are a guest's, so they are kept aside meanwhile.
+//! For each cache line of 64 bytes, the loop cleans and invalidates the source, moves the line through four 16-byte registers,
+//! and cleans the target: five instructions. The registers hold a guest's values, which are saved meanwhile.
 //!
 //! # Why both sides are cleaned and invalidated
-//! HCR_EL2.FWB stays 0, with FEAT_S2FWB or without: stage 2 says Write-Back and stage 1 may say less (Arm ARM D8.5), so a
-//! guest may map its RAM Non-cacheable while its caches are on, as Linux does for DMA. What it writes that way is in memory,
-//! and a line of that memory may be in a cache all the same, clean and stale: fetched speculatively through a window, or
-//! through a cacheable alias of the guest's own. A cacheable copy would read the line. So:
-//! - DC CIVAC on each line of the source before it is read: what the guest wrote through the cache reaches memory, what is
-//!   stale goes. Maintenance by address is in program order with loads of the same line (D7.5.9).
-//! - DC CIVAC on each line of the target after it is written: who reads past the caches finds it, and no line of it stays
-//!   that could hide what is written past them (B2.8).
+//! HCR_EL2.FWB stays 0, even with FEAT_S2FWB: stage 2 says Write-Back, and stage 1 may say less (Arm ARM D8.5). So a guest may
+//! map its RAM Non-cacheable while its caches are on, as Linux does for DMA. Its writes then go to memory, while a cache may
+//! still hold a clean, stale line of the same memory, fetched speculatively through a window or through a cacheable alias of
+//! the guest's own. A cacheable copy would read that line. Therefore:
+//! - DC CIVAC on each line of the source before it is read: the guest's cached writes reach memory, and stale lines go.
+//!   Maintenance by address is in program order with loads of the same line (D7.5.9).
+//! - DC CIVAC on each line of the target after it is written: uncached reads see the data, and no line stays that could hide
+//!   later uncached writes (B2.8).
 
 use super::window::{self, close_pair, show_pair};
 use crate::arch::sysreg::{instruction, read};
@@ -24,28 +24,30 @@ use stage2::migrate::SOME;
 const VECTOR_BYTES: usize = 256;
 /// Vector registers that the loop uses.
 const REGISTERS: usize = 8;
-/// Bytes that an iteration of the loops fills: a frame.
+/// Bytes of a frame, which an iteration of [`zero`] fills.
 const ITERATION: usize = FRAME_SIZE as usize;
-/// Frames that an iteration copies.
+/// Most frames that an iteration copies.
 const FRAMES: usize = 4;
 
-/// Whether the guest's vCPUs all run with their caches on.
+/// State of the caches of a guest's vCPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Caching {
-    /// They do, but for what they map Non-cacheable.
+    /// All vCPUs run with their caches on. They may map memory Non-cacheable.
     On,
-    /// Some may read and write all memory past the caches.
+    /// Some vCPUs may have their caches off, and access all memory uncached.
     MaybeOff,
 }
 
-/// Copies `count` frames of one pageblock to as many of another, and cleans and invalidates both to the point of coherency
-/// (see the module's head), since a fetch need not look further and a vCPU with its caches off does not (Arm ARM B2.7,
-/// D7.2). It ends with DSB ISH: the completion of cache maintenance is for the CPU that does it to wait for (D7.5.9), and
-/// another may map the target. It copies [`SOME`] at a time for as long as `goes_on`, and yields how many it copied.
+/// Copies `count` frames of one pageblock to another pageblock, [`SOME`] at a time while `goes_on` returns true. Returns the
+/// number of frames copied.
 ///
-/// With [`Caching::MaybeOff`] a vCPU may read memory past a line that was fetched by speculation after it was cleaned. So
-/// both are cleaned and invalidated once more when no cacheable window shows them (`window`). A guest with its caches on
-/// has cacheable aliases of all of its memory, by which such lines come at any time, and has to cope with them.
+/// Cleans and invalidates both sides to the point of coherency (see the module's documentation), which instruction fetches
+/// and vCPUs with their caches off access (Arm ARM B2.7, D7.2). Ends with DSB ISH: the CPU that maintains caches has to wait
+/// for completion (D7.5.9) before another CPU maps the target.
+///
+/// With [`Caching::MaybeOff`] a vCPU may read memory while a cache holds a line that was fetched speculatively after the
+/// cleaning. So both sides are cleaned and invalidated again when no cacheable window shows them (`window`). A guest with its
+/// caches on has cacheable aliases of all its memory, so it has to cope with such lines at any time.
 ///
 /// # Safety
 ///
@@ -223,9 +225,9 @@ fn write_by(pa: Pa, size: usize, f: impl FnOnce(usize)) {
     window.close();
 }
 
-/// Makes copied instructions what every CPU fetches: DSB ISH; IC IALLUIS, unless instruction caches look at data
-/// (CTR_EL0.DIC); DSB ISH; ISB (Arm ARM D7.5.9). With DIC, Neoverse N1 may fetch stale instructions (erratum 1542419), unless
-/// a TLBI of anything and a DSB follow, which it needs for other errata too.
+/// Makes all CPUs fetch copied instructions: DSB ISH; IC IALLUIS, unless instruction caches are coherent (CTR_EL0.DIC); DSB
+/// ISH; ISB (Arm ARM D7.5.9). With DIC, Neoverse N1 may fetch stale instructions (erratum 1542419) unless a TLBI of any address
+/// and a DSB follow, which other errata of it need too.
 pub(crate) fn synchronise_fetches() {
     if read!("ctr_el0") >> 29 & 1 != 0 {
         errata::complete_invalidations();
@@ -235,16 +237,16 @@ pub(crate) fn synchronise_fetches() {
     }
 }
 
-/// Room for the vector registers that serve here. It stays where it is: moving it would take longer than filling it.
+/// Room for the vector registers that the copy uses. It is not moved, which would take longer than filling it.
 type Room = MaybeUninit<[u8; REGISTERS * VECTOR_BYTES]>;
 
-/// The vector registers that serve here, as they were: a guest's.
+/// Saved values of the vector registers that the copy uses, a guest's. Restored when dropped.
 struct Kept<'a> {
     room: &'a mut Room,
 }
 
 impl<'a> Kept<'a> {
-    /// Keeps what is in the registers. All of their bits: a write to the lower 128 clears the rest (Arm ARM B1.2.1).
+    /// Saves the registers, all of their bits: a write to the lower 128 clears the others (Arm ARM B1.2.1).
     #[inline(always)]
     fn keep(room: &'a mut Room) -> Self {
         let place = room.as_mut_ptr();
@@ -311,9 +313,9 @@ impl Drop for Kept<'_> {
     }
 }
 
-/// Copies `count` frames, not 0, by lines of 64 bytes: cleans and invalidates each before it reads it, and after it has
-/// written it; completes that by DSB ISH. An iteration copies [`FRAMES`] frames; the first begins in the middle, with as many
-/// as are left over of whole ones.
+/// Copies `count` frames, not 0, by lines of 64 bytes. Cleans and invalidates each line before it is read and after it is
+/// written, and completes that by DSB ISH. An iteration copies [`FRAMES`] frames; the first one starts in the middle of the
+/// code, with the remainder.
 ///
 /// # Safety
 ///
@@ -321,8 +323,8 @@ impl Drop for Kept<'_> {
 /// The vector registers 0 to 7 are kept.
 #[inline(never)]
 unsafe fn copy_frames(from: usize, to: usize, count: usize) {
-    // SAFETY: as the caller says; EL2 is compiled without vector registers. What is jumped to is 1 to FRAMES times the code
-    // of a frame before the end of the loop's body. (GP is 0 in EL2's descriptors: what is jumped to needs no BTI.)
+    // SAFETY: as the caller says; EL2 is compiled without vector registers. The branch target lies 1 to FRAMES times the code of a
+    // frame before the end of the loop's body. (GP is 0 in EL2's descriptors: the target needs no BTI.)
     unsafe {
         core::arch::asm!(
             ".arch_extension simd",
@@ -357,11 +359,11 @@ unsafe fn copy_frames(from: usize, to: usize, count: usize) {
     }
 }
 
-/// [`copy_frames`] where cache lines are smaller than 64 bytes: all of them are cleaned and invalidated.
+/// Copies frames like [`copy_frames`], on CPUs whose cache lines are smaller than 64 bytes: cleans and invalidates all lines.
 ///
 /// # Safety
 ///
-/// As there.
+/// As for [`copy_frames`].
 #[cold]
 unsafe fn copy_small_lines(from: usize, to: usize, count: usize) {
     let bytes = count * FRAME_SIZE as usize;

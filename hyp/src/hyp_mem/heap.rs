@@ -1,7 +1,7 @@
-//! EL2's heap: for what is made at boot, when a guest starts, or by the monitor; never on a trap's path.
+//! EL2's heap, for allocations at boot, at a guest's start, and by the monitor; never on a trap's path.
 //!
-//! What is put there is bounded by limits that the configuration is checked against (guests, vCPUs, the size of a
-//! guest's device tree). What comes with the image does for two guests; more make it grow, by frames that stay its own.
+//! Limits that the configuration is checked against bound its size (guests, vCPUs, the size of a guest's device tree). The
+//! part in the image suffices for two guests. For more it grows by frames, which it never gives back.
 
 use super::pages;
 use buddy_system_allocator::{Heap, LockedHeapWithRescue};
@@ -10,10 +10,10 @@ use core::cell::UnsafeCell;
 use stage2::addr::FRAME_SIZE;
 use stage2::owner::Owner;
 
-/// Bytes of the heap that come with the image: what is made before there is other memory (the multiplexer) takes 42 KiB
-/// of them; two guests take the rest.
+/// Bytes of the heap in the image: 42 KiB for allocations before there is other memory (the multiplexer), the rest for two
+/// guests.
 const SIZE: usize = 60 * 1024;
-/// log2 of the frames that are added when they do not do: 16 KiB, a console's ring.
+/// Order of the blocks by which it grows: 16 KiB, a console's ring.
 const MORE_ORDER: u8 = 2;
 
 #[repr(C, align(4096))]
@@ -28,8 +28,8 @@ static STORAGE: Storage = Storage(UnsafeCell::new([0; SIZE]));
 #[global_allocator]
 static HEAP: LockedHeapWithRescue<20> = LockedHeapWithRescue::new(grow);
 
-/// Adds frames of Ballast's own to the heap, once there is memory to take them from. Lock: the heap's comes before
-/// those of memory and of EL2's tables, under which nobody allocates here.
+/// Adds frames to the heap, once there is memory. The heap's lock comes before those of memory and of EL2's tables, under
+/// which nobody allocates from the heap.
 fn grow(heap: &mut Heap<20>, layout: &Layout) {
     let frames = layout.size().max(layout.align()).div_ceil(FRAME_SIZE as usize).next_power_of_two();
     let order = MORE_ORDER.max(frames.trailing_zeros() as u8);

@@ -1,4 +1,4 @@
-//! The memory that all frames come from, before anything is mapped.
+//! The host's memory, from which all frames are allocated. Below EL2's mappings.
 
 use stage2::addr::Frame;
 use stage2::owner::Owner;
@@ -9,7 +9,7 @@ use stage2::phys::placement::Placement;
 /// All of the host's memory.
 pub(crate) static MEMORY: Memory<'static> = Memory::new();
 
-/// Takes `1 << order` contiguous frames for `owner`, as they are.
+/// Allocates `1 << order` contiguous frames for `owner`, neither zeroed nor mapped.
 pub(super) fn take(order: u8, owner: Owner) -> Result<(Frame, Contents), AllocError> {
     let request =
         Request { order, kind: MemoryKind::Unmovable, owner, placement: Placement::Any, mapping: None };
@@ -17,10 +17,10 @@ pub(super) fn take(order: u8, owner: Owner) -> Result<(Frame, Contents), AllocEr
     Ok((allocation.frame, allocation.contents))
 }
 
-/// Gives frames back.
+/// Frees frames.
 pub(crate) fn free(frame: Frame, order: u8, owner: Owner, contents: Contents) {
     if let Err(error) = MEMORY.free(frame, order, owner, contents) {
-        // A bookkeeping error of Ballast's own: the frame stays out of use.
+        // A bookkeeping error of Ballast itself: the frame is lost.
         crate::observe::log::error!("{}: {}", frame.pa(), error);
     }
 }

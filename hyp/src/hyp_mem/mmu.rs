@@ -1,23 +1,22 @@
 //! EL2's own translation: stage 1 of the EL2 regime, 48-bit addresses, 4 KiB granule.
 //!
-//! | what | where | how |
+//! | contents | address | attributes |
 //! |---|---|---|
 //! | the image | `IMAGE_BASE` | text read-execute, constants read-only, data read-write |
 //! | the boot page | its physical address | read-execute, for secondary CPUs and the change of tables |
 //! | stacks | `STACKS` | read-write, unmapped pages below each |
-//! | windows | `WINDOWS` | two 2 MiB slots a CPU, through which it reaches guest memory (`window`) |
+//! | windows | `WINDOWS` | two slots of 2 MiB for each CPU, for guests' memory (`window`) |
 //! | devices | `SMALL`, `LARGE` | Device-nGnRE |
 //! | boot data (device tree, configuration blob) | `SMALL`, `LARGE` | read-only |
 //! | frame table | `LARGE` | read-write |
 //! | NORMAL memory in use by Ballast | `LINEAR` + physical address | read-write, by pageblock |
 //!
-//! No address is writable and executable (SCTLR_EL2.WXN holds beside), nothing else is mapped. That holds by virtual
-//! address: the linear map is by pageblock and shows what lies beside Ballast's frames too, the image's text perhaps, as
-//! read-write. What the start alone needs, the end of the image, is unmapped when CPUs have stacks of their own
-//! ([`unmap_start`]).
+//! No virtual address is writable and executable (SCTLR_EL2.WXN enforces it too), and nothing else is mapped. The linear map
+//! consists of pageblocks, so it also shows memory next to Ballast's frames, perhaps the image's text, as read-write. The end
+//! of the image, which only boot needs, is unmapped when all CPUs have stacks of their own ([`unmap_start`]).
 //!
-//! Tables come from a static pool, and once that runs out, from blocks of frames of Ballast's own (`tables`). They are
-//! 4 KiB each, so all that is small lies in few of them. Lock: `TABLES`, a leaf: nothing else is taken while it is held.
+//! Tables come from a static pool, and when that is used up, from blocks of Ballast's own frames (`table_pool`). A table takes
+//! 4 KiB, so small mappings share few tables. The lock `TABLES` is a leaf.
 
 use super::memory;
 use crate::arch::coroutine::Stack;
@@ -36,13 +35,13 @@ use spin::Mutex;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE, Pa};
 use stage2::owner::Owner;
 
-/// Where the image is linked (link.ld).
+/// Address at which the image is linked (link.ld).
 pub(crate) const IMAGE_BASE: usize = 0x8000_0000_0000;
 const STACKS: usize = IMAGE_BASE + (2 << 20);
-/// What is smaller than a pageblock, one after another, a page unmapped between.
+/// Mappings smaller than a pageblock, one after another, with an unmapped page between them.
 const SMALL: usize = STACKS + MONITOR_STRIDE + MAX_CPUS * STACK_STRIDE + FRAME_SIZE as usize;
 const WINDOWS: usize = IMAGE_BASE + (128 << 20);
-/// What may lie in blocks of 2 MiB and more, one after another, a pageblock unmapped between.
+/// Mappings in blocks of 2 MiB and more, one after another, with an unmapped pageblock between them.
 const LARGE: usize = WINDOWS + (MAX_CPUS * WINDOWS_PER_CPU + 1) * PAGEBLOCK_SIZE as usize;
 const LINEAR: usize = 0xc000_0000_0000;
 const _: () = assert!(LINEAR as u64 + LINEAR_LIMIT <= 1 << 48);
@@ -51,18 +50,18 @@ const _: () = assert!(LINEAR as u64 + LINEAR_LIMIT <= 1 << 48);
 pub(crate) const STACK_SIZE: usize = 16 * 1024;
 /// Bytes of the monitor's stack.
 pub(crate) const MONITOR_STACK_SIZE: usize = 32 * 1024;
-/// Room of a CPU's stack with the unmapped pages below it.
+/// Address space of a CPU's stack and the unmapped pages below it.
 const STACK_STRIDE: usize = 2 * STACK_SIZE;
-/// Room of the monitor's stack with the unmapped pages below it: the first of all.
+/// Address space of the monitor's stack, the first, and the unmapped pages below it.
 const MONITOR_STRIDE: usize = 2 * MONITOR_STACK_SIZE;
-/// Whether the boot stack is mapped.
+/// True while the boot stack is mapped.
 static BOOT_STACK: AtomicBool = AtomicBool::new(false);
-/// Whether the monitor's stack is mapped.
+/// True once the monitor's stack is mapped.
 static MONITOR_STACK: AtomicBool = AtomicBool::new(false);
-/// Slots of 2 MiB that each CPU has in `WINDOWS`.
+/// Number of slots of 2 MiB that each CPU has in `WINDOWS`.
 pub(crate) const WINDOWS_PER_CPU: usize = 2;
 
-/// Bit 0 of a descriptor.
+/// Valid bit of a descriptor.
 const VALID: u64 = 1;
 const NORMAL: El23Attributes = El23Attributes::VALID
     .union(El23Attributes::ATTRIBUTE_INDEX_0)
@@ -78,17 +77,17 @@ const DEVICE: El23Attributes = El23Attributes::VALID
     .union(El23Attributes::ACCESSED)
     .union(El23Attributes::XN);
 
-/// Contents of a window's level 2 entry besides the output address while it is in use: [`READ_WRITE`], a block.
+/// Attributes of an open window's level 2 entry: [`READ_WRITE`], a block.
 pub(crate) const WINDOW_BLOCK: u64 = READ_WRITE.bits() as u64;
-/// What it holds for cache maintenance: Normal Non-cacheable memory.
+/// Attributes of a window for cache maintenance: Normal Non-cacheable memory.
 pub(crate) const WINDOW_BLOCK_UNCACHED: u64 =
     READ_WRITE.difference(El23Attributes::ATTRIBUTE_INDEX_0).union(El23Attributes::ATTRIBUTE_INDEX_2).bits()
         as u64;
 
-/// Tables in the static pool: what a machine of a few GiB needs. There is one for each GiB that Ballast has frames in,
-/// and about 13 for the rest.
+/// Tables in the static pool, enough for a machine of a few GiB: one for each GiB that Ballast has frames in, and about 13 for
+/// the rest.
 const POOL_TABLES: usize = 24;
-/// log2 of the frames of a block of tables that is added.
+/// Order of a block of tables that is added.
 const MORE_ORDER: u8 = table_pool::BLOCK.trailing_zeros() as u8;
 
 #[repr(C, align(4096))]
@@ -97,14 +96,14 @@ struct Pool([[AtomicU64; 512]; POOL_TABLES]);
 #[unsafe(link_section = ".bss.ztables")]
 static POOL: Pool = Pool([const { [const { AtomicU64::new(0) }; 512] }; POOL_TABLES]);
 
-/// Hands out tables; one given back is handed out again.
+/// Allocator of tables.
 struct PoolTranslation {
     image: u64,
     stock: Stock,
 }
 
 impl PoolTranslation {
-    /// The table with the first address `pa`.
+    /// Returns the table at `pa`.
     fn table(&self, pa: usize) -> &'static [AtomicU64; 512] {
         let offset = pa.wrapping_sub(self.image as usize).wrapping_sub((&raw const POOL).addr() - IMAGE_BASE);
         match POOL.0.get(offset / FRAME_SIZE as usize) {
@@ -120,7 +119,7 @@ impl Translation<El23Attributes> for PoolTranslation {
         let pa = match self.stock.take() {
             Some(Place::Pool(index)) => image_pa(&raw const POOL.0[index]) as usize,
             Some(Place::Added(pa)) => pa as usize,
-            // `Tables::map` saw as many free as the mapping takes.
+            // `Tables::map` has checked that enough tables are free.
             None => unreachable!(),
         };
         let table = self.table(pa);
@@ -148,18 +147,18 @@ struct Tables {
 }
 
 static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
-/// Where the image lies.
+/// Physical address of the image.
 static IMAGE: AtomicU64 = AtomicU64::new(0);
 static ROOT: AtomicUsize = AtomicUsize::new(0);
 
-/// Why something could not be mapped.
+/// Error of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MapError {
-    /// Fewer tables are free than it may take.
+    /// Too few tables are free.
     OutOfTables(Need),
-    /// The address has no place in EL2's map.
+    /// The address is above the end of EL2's map.
     AddressTooHigh(u64),
-    /// The library refused: a range backwards, past the end, or mapped already in another way.
+    /// The library refused the range: reversed, past the end, or already mapped differently.
     Refused,
 }
 
@@ -179,7 +178,7 @@ impl Tables {
         self.map_with(need, va, pa, size, flags)
     }
 
-    /// The same, with what `need` says of the tables.
+    /// Maps a range that needs `need` tables.
     fn map_with(
         &mut self,
         need: Need,
@@ -197,7 +196,7 @@ impl Tables {
             .map_err(|_| MapError::Refused)
     }
 
-    /// Maps the frames that `size` bytes at `pa` touch where there is room. Returns the address of `pa`.
+    /// Maps the frames of `size` bytes at `pa` at a free address. Returns the address of `pa`.
     fn map_anywhere(&mut self, pa: u64, size: u64, flags: El23Attributes) -> Result<NonNull<u8>, MapError> {
         if !is_physical(pa, size, crate::arch::sysreg::read!("id_aa64mmfr0_el1") & 0xf) {
             return Err(MapError::AddressTooHigh(pa));
@@ -206,7 +205,7 @@ impl Tables {
         let start = pa & !(FRAME_SIZE - 1);
         let bytes = ((pa + size).next_multiple_of(FRAME_SIZE) - start) as usize;
         let is_small = bytes < BLOCK && self.next_small + bytes < WINDOWS;
-        // The same offset within 2 MiB as the physical address, so that blocks can serve.
+        // The same offset within 2 MiB as the physical address, so that blocks can be used.
         let va = if is_small { self.next_small } else { self.next_large + start as usize % BLOCK };
         self.map(va, start, bytes, flags)?;
         if is_small {
@@ -217,15 +216,15 @@ impl Tables {
         NonNull::new((va + (pa - start) as usize) as *mut u8).ok_or(MapError::Refused)
     }
 
-    /// The level 2 entry of the pageblock at `va`, where the tables reach down to it.
+    /// Returns the level 2 entry of the pageblock at `va`, if its table exists.
     fn entry(&self, va: usize) -> Result<Option<&'static AtomicU64>, MapError> {
         let mut entry = None;
         let region = MemoryRegion::new(va, va + PAGEBLOCK_SIZE as usize);
         self.mapping
             .walk_range(&region, &mut |_, descriptor, level| {
                 if level == 2 {
-                    // SAFETY: a descriptor is one atomic word in a table. Those that lead to pageblocks of the linear
-                    // map and to windows are never freed, since neither is mapped anew.
+                    // SAFETY: a descriptor is one atomic word in a table. Tables of the linear map and of windows are
+                    // never freed.
                     entry = Some(unsafe { &*core::ptr::from_ref(descriptor).cast::<AtomicU64>() });
                 }
                 Ok(())
@@ -234,7 +233,7 @@ impl Tables {
         Ok(entry)
     }
 
-    /// Maps the pageblock that `pa` lies in at its linear address, unless it is.
+    /// Maps the pageblock of `pa` at its linear address, unless it is mapped already.
     fn map_linear(&mut self, pa: Pa, need: Need) -> Result<(), MapError> {
         if pa.get() >= LINEAR_LIMIT {
             return Err(MapError::AddressTooHigh(pa.get()));
@@ -264,7 +263,7 @@ unsafe extern "C" {
     static __text_end: u8;
     static __rodata_end: u8;
     static __image_file_end: u8;
-    /// Of the boot page (`boot::entry`).
+    /// In the boot page (`boot::entry`).
     fn switch_root(root: u64);
 }
 
@@ -284,7 +283,7 @@ unsafe fn change_root(root: u64) {
     }
 }
 
-/// The address of a symbol of the linker's that may be further away than the code model reaches.
+/// Returns the address of a linker symbol that may be out of the code model's reach.
 macro_rules! far_symbol {
     ($name:literal) => {{
         let address: usize;
@@ -302,7 +301,7 @@ fn boot_stack_bottom() -> usize {
     far_symbol!("__boot_stack_bottom")
 }
 
-/// Makes the final tables and goes over to them. Once, on the primary CPU.
+/// Makes the final tables and switches to them. Called once, on the primary CPU.
 ///
 /// # Safety
 ///
@@ -334,8 +333,7 @@ pub(crate) unsafe fn init(image: u64) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Unmaps the end of the image, which only boot needs and nobody uses any more. `kept_end` is the address at which the
-/// data of the CPUs that there are ends, the last that stays.
+/// Unmaps the end of the image, which only boot needs. `kept_end` is the end of the CPUs' data, the last part that stays.
 pub(crate) fn unmap_start(kept_end: usize) -> Result<(), MapError> {
     BOOT_STACK.store(false, Ordering::Relaxed);
     try_with_tables(|tables| {
@@ -344,37 +342,37 @@ pub(crate) fn unmap_start(kept_end: usize) -> Result<(), MapError> {
     })
 }
 
-/// Returns the bytes of the image that stay in use if the data of the CPUs that there are ends at `kept_end`.
+/// Returns the bytes of the image that stay in use if the CPUs' data ends at `kept_end`.
 pub(crate) fn kept_size(kept_end: usize) -> u64 {
     (kept_end.next_multiple_of(FRAME_SIZE as usize) - IMAGE_BASE) as u64
 }
 
-/// Physical address of the root table.
+/// Returns the physical address of the root table.
 pub(crate) fn root() -> u64 {
     ROOT.load(Ordering::Acquire) as u64
 }
 
-/// Physical address of the image.
+/// Returns the physical address of the image.
 pub(crate) fn image() -> u64 {
     IMAGE.load(Ordering::Relaxed)
 }
 
-/// Bytes from the image's first to its last, zeroed data and boot stack included.
+/// Returns the bytes of the image, with zeroed data and the boot stack.
 pub(crate) fn image_size() -> u64 {
     (image_end() - (&raw const __boot_text_start).addr()) as u64
 }
 
-/// Bytes of the image as it is loaded.
+/// Returns the bytes of the image as it is loaded.
 pub(crate) fn image_file_size() -> u64 {
     ((&raw const __image_file_end).addr() - IMAGE_BASE) as u64
 }
 
-/// Physical address of something in the image.
+/// Returns the physical address of an object in the image.
 pub(crate) fn image_pa<T>(object: *const T) -> u64 {
     (object.addr() - IMAGE_BASE) as u64 + image()
 }
 
-/// Lets `f` change the tables: again, where it found too few of them and there are more now.
+/// Calls `f` to change the tables; if too few were free, adds tables and calls it again.
 fn with_tables<T>(f: impl Fn(&mut Tables) -> Result<T, MapError>) -> Result<T, MapError> {
     loop {
         let result = try_with_tables(&f);
@@ -404,12 +402,12 @@ pub(crate) fn map_boot_data(pa: u64, size: u64) -> Result<NonNull<u8>, MapError>
     map_anywhere(pa, size, READ_ONLY)
 }
 
-/// Unmaps the boot data that was mapped last, less than a pageblock, again.
+/// Unmaps boot data that was mapped last and is smaller than a pageblock.
 pub(crate) fn unmap_boot_data(va: NonNull<u8>, size: usize) -> Result<(), MapError> {
     try_with_tables(|tables| {
         let start = va.addr().get() & !(FRAME_SIZE as usize - 1);
         tables.unmap(start, (va.addr().get() + size).next_multiple_of(FRAME_SIZE as usize))?;
-        // Not where there was no room left among what is small.
+        // Unless there was no room in `SMALL`.
         if start < WINDOWS {
             tables.next_small = start;
         }
@@ -427,7 +425,7 @@ pub(crate) fn map_stack(index: usize, pa: Pa) -> Result<u64, MapError> {
     map_stack_below(stack_top(index), STACK_SIZE, pa)
 }
 
-/// The top of the stack of CPU `index`.
+/// Returns the top of the stack of CPU `index`.
 const fn stack_top(index: usize) -> usize {
     STACKS + MONITOR_STRIDE + (index + 1) * STACK_STRIDE
 }
@@ -449,20 +447,20 @@ fn map_stack_below(top: usize, size: usize, pa: Pa) -> Result<u64, MapError> {
     Ok(top as u64)
 }
 
-/// Maps the pageblock that `pa` lies in at its linear address, once it is in use by Ballast.
+/// Maps the pageblock of `pa` at its linear address, when Ballast begins to use it.
 pub(crate) fn map_linear(pa: Pa) -> Result<(), MapError> {
     with_tables(|tables| tables.map_linear(pa, Need::tables(table_pool::RESERVE)))
 }
 
 /// Adds blocks of tables until as many are free as `need` says. Returns true if they are.
 ///
-/// Lock: one CPU at a time does so, since there is a reserve for one block; memory's and EL2's tables' come after it.
+/// Its lock admits one CPU at a time, since there is a reserve for one block. Those of memory and `TABLES` come after it.
 fn grow(need: Need) -> bool {
     static GROWING: Mutex<()> = Mutex::new(());
     let _alone = GROWING.lock();
     loop {
         match has_tables(need) {
-            // Another CPU added some meanwhile, perhaps.
+            // Another CPU may have added some meanwhile.
             Some(true) => return true,
             Some(false) => {}
             None => return false,
@@ -492,29 +490,29 @@ fn add_tables(pa: Pa) -> Result<(), MapError> {
     })
 }
 
-/// The linear address of `pa`; meaningful after [`map_linear`].
+/// Returns the linear address of `pa`, which is mapped after [`map_linear`].
 pub(crate) fn linear(pa: Pa) -> NonNull<u8> {
     // SAFETY: LINEAR is not zero and the sum stays below 2^48: physical addresses are below LINEAR_LIMIT.
     unsafe { NonNull::new_unchecked((LINEAR + pa.get() as usize) as *mut u8) }
 }
 
-/// The address of window `slot` of CPU `cpu`, and the level 2 entry that opens it, which is made invalid.
+/// Makes window `slot` of CPU `cpu`. Returns its address and its level 2 entry, which is invalid: the window is closed.
 pub(crate) fn window(cpu: usize, slot: usize) -> Result<(NonNull<u8>, &'static AtomicU64), MapError> {
     let va = WINDOWS + (cpu * WINDOWS_PER_CPU + slot) * PAGEBLOCK_SIZE as usize;
     with_tables(|tables| {
-        // Writing an invalid block makes the tables down to level 2. The address is not kept; it only must not
-        // look like the one that an empty entry holds, or the library sees nothing to do.
+        // Mapping an invalid block makes the tables down to level 2. The address is not kept. It must only differ from that
+        // of an empty entry, or the library sees nothing to do.
         tables.map(va, 1 << 40, PAGEBLOCK_SIZE as usize, El23Attributes::empty())?;
         let entry = tables.entry(va)?.ok_or(MapError::Refused)?;
         Ok((NonNull::new(va as *mut u8).ok_or(MapError::Refused)?, entry))
     })
 }
 
-/// Whether `address` lies in a mapped stack.
+/// Returns true if `address` lies in a mapped stack.
 pub(crate) fn is_stack(address: u64) -> bool {
     let address = address as usize;
     let is_below = |top: usize, size: usize| (top - size..top).contains(&address);
-    // Only the boot CPU's own may be there or not yet.
+    // Only the boot CPU's stack may not be mapped yet.
     let first = usize::from(cpu::get(0).is_some_and(|cpu| cpu.stack_top() == boot_stack_top()));
     (BOOT_STACK.load(Ordering::Relaxed)
         && (boot_stack_bottom()..boot_stack_top() as usize).contains(&address))
@@ -522,7 +520,7 @@ pub(crate) fn is_stack(address: u64) -> bool {
         || (MONITOR_STACK.load(Ordering::Acquire) && is_below(STACKS + MONITOR_STRIDE, MONITOR_STACK_SIZE))
 }
 
-/// Top of the stack that the start runs on.
+/// Returns the top of the stack that boot runs on.
 pub(crate) fn boot_stack_top() -> u64 {
     far_symbol!("__boot_stack_top") as u64
 }

@@ -1,4 +1,4 @@
-//! EL2's own memory: its translation tables, pages, heap, and the windows through which it copies guests' memory.
+//! EL2's own memory: translation tables, pages and heap; and the windows and copies for guests' memory.
 
 #[cfg(target_os = "none")]
 pub(crate) mod copy;

@@ -1,4 +1,4 @@
-//! Frames of Ballast's own, from NORMAL, mapped at their linear address; and the memory that all frames come from.
+//! Ballast's own frames, from NORMAL, mapped at their linear address.
 
 pub(crate) use super::memory::{MEMORY, free};
 use super::{memory, mmu};
@@ -9,12 +9,12 @@ use stage2::owner::Owner;
 use stage2::phys::alloc::AllocError;
 use stage2::phys::frame::Contents;
 
-/// Why Ballast got no frames for itself.
+/// Error of an allocation for Ballast itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OwnError {
-    /// There are none.
+    /// No frames are free.
     Memory(AllocError),
-    /// They cannot be mapped.
+    /// The frames cannot be mapped.
     Map(mmu::MapError),
 }
 
@@ -27,7 +27,7 @@ impl core::fmt::Display for OwnError {
     }
 }
 
-/// Takes `1 << order` contiguous frames for `owner`, zeroed and mapped.
+/// Allocates `1 << order` contiguous frames for `owner`, zeroed and mapped.
 pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
     let (frame, contents) = memory::take(order, owner).map_err(OwnError::Memory)?;
     let size = FRAME_SIZE << order;
@@ -50,13 +50,13 @@ pub(crate) fn allocate(order: u8, owner: Owner) -> Result<Frame, OwnError> {
 ///
 /// # Safety
 ///
-/// They are, and the type need not be dropped.
+/// Zeroes are a valid value, and the type need not be dropped.
 pub(crate) unsafe trait Zeroed: Sync + 'static {}
 
 // SAFETY: atomic words alone; a ring of zeroes is an empty one.
 unsafe impl Zeroed for crate::observe::trace::Ring {}
 
-/// Takes frames for a `T` of zeroes, for ever.
+/// Allocates a `T` of zeroes, for ever.
 pub(crate) fn allocate_zeroed<T: Zeroed>() -> Result<&'static T, OwnError> {
     const { assert!(align_of::<T>() <= FRAME_SIZE as usize) };
     let frames = (size_of::<T>() as u64).div_ceil(FRAME_SIZE).next_power_of_two();
@@ -77,7 +77,7 @@ pub(crate) fn keep(bytes: &[u8]) -> Result<&'static [u8], OwnError> {
     }
 }
 
-/// Where EL2 sees a frame of [`allocate`].
+/// Returns EL2's address of a frame of [`allocate`].
 #[inline(always)]
 pub(crate) fn address(frame: Frame) -> NonNull<u8> {
     mmu::linear(frame.pa())

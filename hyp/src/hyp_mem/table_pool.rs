@@ -1,31 +1,31 @@
-//! The books of EL2's translation tables: which are in use, how many a mapping may take, when there are to be more.
-//! Pure, so that a PC tries them with small pools; `hyp_mem::mmu` keeps them.
+//! The stock of EL2's translation tables: the tables in use, the number that a mapping may take, and when to add more. Pure,
+//! so that a PC can test it with small pools; `hyp_mem::mmu` uses it.
 //!
-//! A static pool grows by blocks of [`BLOCK`] tables, in frames of Ballast's own. Such a block has to be mapped itself,
-//! so the last [`RESERVE`] tables are kept for that. Every other mapping that finds too few adds blocks and tries again
-//! ([`Need`]), so none fails for good while there is memory and a place for a block.
+//! A static pool grows by blocks of [`BLOCK`] tables in Ballast's own frames. A new block has to be mapped itself, so the last
+//! [`RESERVE`] tables are kept for that. Any other mapping that finds too few tables adds blocks and tries again ([`Need`]): no
+//! mapping fails while there are memory and room for a block.
 
 use core::cell::Cell;
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
-/// Tables in a block that is added.
+/// Number of tables in a block.
 pub(crate) const BLOCK: usize = 16;
-/// How many blocks may be added: as many as bits of 64 stand for.
+/// Most blocks that may be added, a bit of 64 for each table.
 pub(crate) const MAX_BLOCKS: usize = u64::BITS as usize / BLOCK;
-/// Tables that mapping one pageblock takes at most: one of level 1, one of level 2 ([`tables_for`]).
+/// Most tables that the mapping of one pageblock takes: one of level 1, one of level 2 ([`tables_for`]).
 pub(crate) const RESERVE: usize = 2;
-/// The most bits of an address that EL2's tables translate to (no FEAT_LPA2, Arm ARM D8.1.4).
+/// Most bits of an output address of EL2's tables (no FEAT_LPA2, Arm ARM D8.1.4).
 const ADDRESS_BITS: u8 = 48;
 
-/// How many tables a mapping must find free.
+/// Number of tables that a mapping must find free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Need(usize);
 
 impl Need {
-    /// What maps the pageblock with a new block of tables: the reserve serves.
+    /// The need of the pageblock of a new block of tables, which may use the reserve.
     pub(crate) const BLOCK: Self = Self(RESERVE);
 
-    /// What takes `count` tables at most: they and the reserve.
+    /// The need of a mapping that takes at most `count` tables: these and the reserve.
     pub(crate) const fn tables(count: usize) -> Self {
         Self(count + RESERVE)
     }
@@ -34,29 +34,29 @@ impl Need {
 /// A table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The one with this number in the static pool.
+    /// The table with this number in the static pool.
     Pool(usize),
-    /// The one at this physical address, in a block that was added.
+    /// The table at this physical address, in an added block.
     Added(u64),
 }
 
-/// Which tables there are and which are in use.
+/// All tables, and those in use.
 #[derive(Debug)]
 pub(crate) struct Stock {
     /// Tables in the static pool, at most 64.
     pool: usize,
-    /// Those in use, a bit each.
+    /// Tables of the static pool in use, a bit each.
     used: u64,
     /// Tables of the added blocks in use, a bit each.
     used_more: u64,
-    /// Where the added blocks begin, in order.
+    /// Physical addresses of the added blocks, in order.
     blocks: [Cell<u64>; MAX_BLOCKS],
-    /// How many there are.
+    /// Number of added blocks.
     block_count: Cell<usize>,
 }
 
 impl Stock {
-    /// A static pool of `pool` tables (at most 64), all free.
+    /// Makes a stock of a static pool of `pool` tables (at most 64), all free.
     pub(crate) const fn new(pool: usize) -> Self {
         Self {
             pool,
@@ -67,23 +67,23 @@ impl Stock {
         }
     }
 
-    /// Tables that are free.
+    /// Returns the number of free tables.
     pub(crate) fn free_count(&self) -> usize {
         self.pool + self.block_count.get() * BLOCK
             - (self.used.count_ones() + self.used_more.count_ones()) as usize
     }
 
-    /// Whether there is what `need` says.
+    /// Returns true if enough tables are free for `need`.
     pub(crate) fn has(&self, need: Need) -> bool {
         self.free_count() >= need.0
     }
 
-    /// Whether a block may be added.
+    /// Returns true if a block may be added.
     pub(crate) fn has_room(&self) -> bool {
         self.block_count.get() < MAX_BLOCKS
     }
 
-    /// Adds the block at `base`, where there is room.
+    /// Adds the block at `base`, if there is room.
     pub(crate) fn add(&self, base: u64) {
         let count = self.block_count.get();
         if let Some(place) = self.blocks.get(count) {
@@ -92,7 +92,7 @@ impl Stock {
         }
     }
 
-    /// Takes a table, of the static pool if it has one.
+    /// Takes a free table, preferably of the static pool.
     pub(crate) fn take(&mut self) -> Option<Place> {
         let index = self.used.trailing_ones() as usize;
         if index < self.pool {
@@ -124,14 +124,14 @@ impl Stock {
     }
 }
 
-/// The most tables below the root that mapping `bytes` bytes, not 0, at `pa` to `va` takes: one for each slot of level 0
-/// that is touched, and one for each of levels 1 and 2 that no block fills.
+/// Returns the most tables below the root that a mapping of `bytes` bytes, not 0, from `va` to `pa` takes: one for each level
+/// 0 entry that it touches, and one for each level 1 and level 2 entry that it does not fill with a block.
 pub(crate) fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
     let slots = |shift: u32| {
         let (size, end) = (1_u64 << shift, va + bytes);
         let (first, last) = (va >> shift, (end - 1) >> shift);
         let touched = last - first + 1;
-        // Blocks fill what is covered whole where the addresses are congruent; level 0 has none (Arm ARM D8.3.1).
+        // Blocks fill entries that are covered wholly, if the addresses are congruent; level 0 has no blocks (Arm ARM D8.3.1).
         if shift > 30 || (va ^ pa) & (size - 1) != 0 {
             return touched;
         }
@@ -141,8 +141,7 @@ pub(crate) fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
     (slots(39) + slots(30) + slots(PAGEBLOCK_SIZE.trailing_zeros())) as usize
 }
 
-/// Whether `bytes` bytes at `pa` are addresses of a CPU with `range`, the field PARange of ID_AA64MMFR0_EL1 (Arm ARM
-/// D24.2.84).
+/// Returns true if a CPU with PARange `range` (ID_AA64MMFR0_EL1, Arm ARM D24.2.84) can address `bytes` bytes at `pa`.
 pub(crate) fn is_physical(pa: u64, bytes: u64, range: u64) -> bool {
     const BITS: [u8; 6] = [32, 36, 40, 42, 44, ADDRESS_BITS];
     let bits = BITS.get(range as usize).copied().unwrap_or(ADDRESS_BITS);

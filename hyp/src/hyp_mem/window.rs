@@ -1,18 +1,18 @@
-//! Windows: 2 MiB of address space through which a CPU reaches guest memory, which EL2 otherwise does not map.
+//! Windows: 2 MiB of address space through which a CPU accesses guests' memory, which EL2 otherwise does not map.
 //!
-//! Each CPU has two and uses them alone. A window is opened on one pageblock at a time, with a level 2 block
-//! entry; moving it is a break-before-make (Arm ARM D8.16.1): invalid entry, invalidation, new entry. The
-//! invalidation is broadcast, since any CPU may have walked the shared tables speculatively.
+//! Each CPU has two windows of its own. A window shows one pageblock at a time, by a level 2 block entry. Moving it is a
+//! break-before-make (Arm ARM D8.16.1): invalid entry, invalidation, new entry. The invalidation is broadcast, since any CPU
+//! may have walked the shared tables speculatively.
 //!
-//! Whoever opens a window closes it before it returns: the memory of a guest is mapped at EL2 only while EL2 works on it,
-//! so that what EL2 does for one guest cannot be led by speculation to what is left of another's. An open and a close take
-//! some 25 instructions and one broadcast invalidation; migration pays them once for a batch of pages or a run of a unit
-//! of 2 MiB, which takes thousands.
+//! A function that opens a window closes it before it returns. So a guest's memory is mapped at EL2 only while EL2 works on
+//! it, and speculation on behalf of one guest cannot reach another guest's memory. Opening and closing take some 25
+//! instructions and one broadcast invalidation; migration pays that once for a batch of pages or a run of a unit of 2 MiB,
+//! which takes thousands.
 //!
-//! A window is cacheable or, for cache maintenance, Non-cacheable. As long as a cacheable one is open, a line may be
-//! fetched through it by speculation, even one that has just been cleaned and invalidated (Arm ARM B2.8). So memory that
-//! somebody may access past the caches is cleaned and invalidated through a Non-cacheable window, after the other is
-//! closed; maintenance by address acts on the physical address in either case (D7.5.9).
+//! A window is cacheable or, for cache maintenance, Non-cacheable. While a cacheable window is open, a CPU may fetch lines
+//! through it speculatively, even lines that have just been cleaned and invalidated (Arm ARM B2.8). So memory that may be
+//! accessed uncached is cleaned and invalidated through a Non-cacheable window, after the cacheable one is closed.
+//! Maintenance by address acts on the physical address in either case (D7.5.9).
 
 use super::mmu;
 use crate::arch::cpu::{self, MAX_CPUS};
@@ -70,12 +70,12 @@ impl Window {
         Ok(Self { base, entry })
     }
 
-    /// Shows the pageblock that `pa` lies in; returns the address of `pa` in the window. Good until the next call.
+    /// Shows the pageblock of `pa`. Returns the address of `pa` in the window, valid until the next call.
     pub(crate) fn show(&self, pa: Pa) -> NonNull<u8> {
         self.show_as(pa, mmu::WINDOW_BLOCK)
     }
 
-    /// Shows the pageblock that `pa` lies in as Non-cacheable memory, for cache maintenance. Good until the next call.
+    /// Shows the pageblock of `pa` as Non-cacheable memory, for cache maintenance. The address is valid until the next call.
     pub(crate) fn show_uncached(&self, pa: Pa) -> NonNull<u8> {
         self.show_as(pa, mmu::WINDOW_BLOCK_UNCACHED)
     }
@@ -87,7 +87,7 @@ impl Window {
         address
     }
 
-    /// Writes the descriptor, after a break if the window was left open; returns the address of `pa` in the window.
+    /// Writes the descriptor, after a break if the window is open. Returns the address of `pa` in the window.
     #[inline(always)]
     fn set(&self, pa: Pa, attributes: u64) -> NonNull<u8> {
         if self.entry.load(Ordering::Relaxed) != 0 {
@@ -98,7 +98,7 @@ impl Window {
         unsafe { self.base.add((pa.get() % PAGEBLOCK_SIZE) as usize) }
     }
 
-    /// Shows nothing. Accesses and cache maintenance through the window are complete when it returns (DSB ISH).
+    /// Closes the window. Accesses and cache maintenance through it are complete when this returns (DSB ISH).
     pub(crate) fn close(&self) {
         self.clear();
         instruction!("dsb ishst");
@@ -111,7 +111,7 @@ impl Window {
         self.entry.store(0, Ordering::Relaxed);
     }
 
-    /// Drops cached translations of the window.
+    /// Invalidates cached translations of the window.
     #[inline(always)]
     fn invalidate(&self) {
         let page = self.base.addr().get() as u64 >> 12;

@@ -1,22 +1,21 @@
-//! What is counted of guests: exits by reason, interrupts, time at EL2.
+//! Counters of guests: exits by reason, interrupts, time at EL2.
 //!
-//! Each vCPU has [`Counters`] that its own CPU alone writes, without locks or read-modify-write; they only
-//! grow.
+//! Each vCPU has [`Counters`] that only its own CPU writes, without locks or atomic read-modify-write. They only grow.
 //!
-//! A counter costs the paths of traps a load, an addition and a store. Reading the clock would cost them more than
-//! the frequent ones take as a whole, so time at EL2 leaves those out that are answered at once (version queries,
-//! GICD_TYPER, SGIs and timer interrupts that go straight on: some 20 to 80 instructions each); they are counted.
+//! A counter costs a load, an addition and a store. Reading the clock would cost more than a fast path as a whole, so time at
+//! EL2 leaves out the fast paths (version queries, GICD_TYPER, SGIs and timer interrupts that are passed on at once: some 20
+//! to 80 instructions each). Their exits are counted.
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Why a vCPU came to EL2.
+/// Reason of an exit to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
     /// HVC or SMC.
     Hypercall = 0,
-    /// A system register that traps, but those that send SGIs.
+    /// A trapped system register, except those that send SGIs.
     SystemRegister = 1,
     /// ICC_SGI1R_EL1 and its like.
     Sgi = 2,
@@ -26,19 +25,19 @@ pub(crate) enum Exit {
     Redistributor = 4,
     /// The UART's registers.
     Uart = 5,
-    /// Guest RAM that needed EL2: a unit in flight, an access flag.
+    /// A stage 2 fault on guest RAM: a unit in flight, an access flag.
     Fault = 6,
-    /// An access that the guest got an abort for.
+    /// An access for which the guest got an abort.
     Abort = 7,
     /// A physical interrupt.
     Interrupt = 8,
-    /// WFI, which traps while migration has a use for the time.
+    /// WFI, which traps while migration can use the time.
     Wait = 9,
     /// Anything else.
     Other = 10,
 }
 
-/// How many reasons there are.
+/// Number of reasons.
 pub(crate) const EXITS: usize = 11;
 
 impl Exit {
@@ -57,7 +56,7 @@ impl Exit {
         Self::Other,
     ];
 
-    /// The reason's name.
+    /// Returns the reason's name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Hypercall => "hypercall",
@@ -80,17 +79,17 @@ impl Exit {
 pub(crate) struct Counters {
     exits: [AtomicU64; EXITS],
     injected: AtomicU64,
-    /// Physical interrupts that went straight on to the guest: an exit and an injection each, counted once.
+    /// Physical interrupts on the fast path: an exit and an injection each, counted once.
     direct: AtomicU64,
     el2_ticks: AtomicU64,
 }
 
 impl Counters {
-    /// Where hypercalls are counted.
+    /// Offset of the counter of hypercalls.
     pub(crate) const HYPERCALLS: usize =
         offset_of!(Self, exits) + Exit::Hypercall as usize * size_of::<AtomicU64>();
 
-    /// All zero.
+    /// Makes counters of zero.
     pub(crate) const fn new() -> Self {
         Self {
             exits: [const { AtomicU64::new(0) }; EXITS],
@@ -112,7 +111,7 @@ impl Counters {
         add(&self.injected, 1);
     }
 
-    /// Counts a physical interrupt that was given to the guest at once. On the vCPU's own CPU only.
+    /// Counts a physical interrupt on the fast path. On the vCPU's own CPU only.
     #[inline(always)]
     pub(crate) fn count_direct(&self) {
         add(&self.direct, 1);
@@ -124,7 +123,7 @@ impl Counters {
         add(&self.el2_ticks, ticks);
     }
 
-    /// Reads the counters, from any CPU. An interrupt that went straight on to the guest is an exit and an injection.
+    /// Reads the counters, from any CPU. An interrupt on the fast path is an exit and an injection.
     pub(crate) fn read(&self) -> Reading {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let direct = get(&self.direct);
@@ -150,7 +149,7 @@ pub(crate) struct Reading {
     pub(crate) el2_ticks: u64,
 }
 
-/// One writer: no read-modify-write is needed.
+/// Adds to a counter with a single writer, so without atomic read-modify-write.
 #[inline(always)]
 fn add(counter: &AtomicU64, value: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);

@@ -1,18 +1,16 @@
-//! The log: what Ballast has to say, from any CPU, at any time, at little cost.
+//! The log: messages from any CPU, at any time, at low cost.
 //!
-//! `log::info!("guest {} started", name)` and its like ([`error!`], [`warn!`], [`debug!`]) write to a ring
-//! of 64 KiB in memory and nowhere else: no lock, no device, no wait, so that they are allowed everywhere,
-//! before the console is up and under any lock. The console takes the lines from there
-//! ([`Reader`]), the command `log` prints them again, and a debugger finds them after a fatal error
-//! under the symbol `BALLAST_LOG`.
+//! `log::info!("guest {} started", name)` and its like ([`error!`], [`warn!`], [`debug!`]) write to a ring of 64 KiB in memory,
+//! without locks, devices or waiting. So they are allowed everywhere, before the console is up and under any lock. The
+//! console reads the lines from the ring ([`Reader`]), the command `log` prints them again, and after a fatal error a debugger
+//! finds them at the symbol `BALLAST_LOG`.
 //!
-//! With `log=frames`, a line is not put together here at all: what goes to the ring and to the console is
-//! a frame of a few bytes that names the line by a number, and the PC puts it together from the image's
-//! ELF file with the stock decoder of defmt. For that, a line's format has the form that both core::fmt and
-//! defmt know: `{}`, `{:?}`, `{:x}`, `{:#x}`, with the arguments behind it, not in it.
+//! With `log=frames`, Ballast does not format lines. A frame of a few bytes, which names the line by a number, goes to the ring
+//! and the console, and a PC formats it with defmt's decoder and the image's ELF file. So a line's format uses only what both
+//! core::fmt and defmt know: `{}`, `{:?}`, `{:x}`, `{:#x}`, with the arguments after the string.
 //!
-//! Each module has a level of its own, set by the command line's `log=` ([`configure`]); a line above it
-//! costs one load and one compare.
+//! The command line's `log=` sets the level of each module ([`configure`]). A line below the level costs one load and one
+//! compare.
 
 mod filter;
 #[allow(unsafe_code)]
@@ -30,17 +28,17 @@ use self::filter::Filter;
 pub(crate) use self::ring::{Entry, Reader, Ring, Stamp, Words};
 pub(crate) use crate::{log_debug as debug, log_error as error, log_info as info, log_warn as warn};
 
-/// How much a line matters.
+/// Severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Level {
     /// Something failed.
     Error = 1,
-    /// Something is not as it should be, and Ballast goes on.
+    /// Something is wrong, but Ballast continues.
     Warn = 2,
-    /// What an operator wants to know.
+    /// Information for the operator.
     Info = 3,
-    /// What a developer wants to know.
+    /// Information for developers.
     Debug = 4,
 }
 
@@ -48,7 +46,7 @@ impl Level {
     /// All levels, most important first.
     pub(crate) const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
 
-    /// The level's name.
+    /// Returns the level's name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -58,35 +56,35 @@ impl Level {
         }
     }
 
-    /// The level with this name.
+    /// Returns the level with this name.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 }
 
-/// Where lines go besides the ring.
+/// Destination of lines besides the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Output {
-    /// Nowhere.
+    /// The ring only.
     Off = 0,
-    /// To the console, as text.
+    /// The console, as text.
     Text = 1,
-    /// To the console, as frames for a program on the PC ([`frames`]).
+    /// The console, as frames for a program on a PC ([`frames`]).
     Frames = 2,
 }
 
-/// By which serial line.
+/// Serial line of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Line {
-    /// The console's, shared with everything else: frames as escape sequences that terminals swallow.
+    /// The console's line, shared with all other output. Frames are escape sequences that terminals ignore.
     Console = 0,
-    /// A second UART of its own, where the host has one: frames as defmt's own tools read them.
+    /// The host's second UART, if it has one. Frames are as defmt's own tools read them.
     Second = 1,
 }
 
-/// The ring. Its address and layout ([`Ring`]) are what a debugger needs.
+/// The ring, whose symbol and layout ([`Ring`]) debuggers use.
 // SAFETY: nothing else has this name.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
@@ -94,29 +92,29 @@ static BALLAST_LOG: Ring = Ring::new();
 static FILTER: Once<Filter> = Once::new();
 static STAMP: Once<fn() -> Stamp> = Once::new();
 static LISTENER: Once<fn()> = Once::new();
-/// The highest level that any module has, and [`BY_MODULE`]: what is above it, or where all modules have the
-/// same, is decided by one load.
+/// The highest level of any module, and [`BY_MODULE`]. One load decides about lines above it, and about all lines if all
+/// modules have the same level.
 static LIMIT: AtomicU8 = AtomicU8::new(Level::Info as u8);
-/// Added to [`LIMIT`] if some module has a level of its own.
+/// Flag of [`LIMIT`]: some module has a level of its own.
 const BY_MODULE: u8 = 0x80;
-/// [`Output`], where every line can see it at once.
+/// The [`Output`], in a word of its own for the macros.
 static OUTPUT: AtomicU8 = AtomicU8::new(Output::Text as u8);
 
-/// Gives the log its clock; lines before are stamped 0.
+/// Sets the log's clock. Earlier lines have time 0.
 pub(crate) fn set_clock(clock: fn() -> Stamp) {
     STAMP.call_once(|| clock);
 }
 
-/// Names who is told that there is a new line. Called under any lock and on any CPU, so it only leaves a note.
+/// Sets the function that is told of new lines. It is called under any lock and on any CPU, so it must only leave a note.
 pub(crate) fn set_listener(listener: fn()) {
     LISTENER.call_once(|| listener);
 }
 
-/// Sets levels and output as the command line's `log=` says: a list of `text`, `frames` or `off`, `second` for
-/// the second UART, a level for all modules, and `module=level`, separated by commas. Counts once.
+/// Sets levels and output from the command line's `log=`: a list, separated by commas, of `text`, `frames` or `off`, `second`
+/// for the second UART, a level for all modules, and `module=level`. Only the first call has an effect.
 ///
 /// # Errors
-/// Names the part that is none of these; nothing is changed.
+/// The part that is none of these; nothing is changed.
 pub(crate) fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
     let filter = Filter::parse(option)?;
     FILTER.call_once(|| {
@@ -128,7 +126,7 @@ pub(crate) fn configure(option: &str) -> Result<(), ConfigureError<'_>> {
     Ok(())
 }
 
-/// Where lines go besides the ring.
+/// Returns the destination of lines besides the ring.
 pub(crate) fn output() -> Output {
     [Output::Off, Output::Frames]
         .into_iter()
@@ -136,29 +134,29 @@ pub(crate) fn output() -> Output {
         .unwrap_or(Output::Text)
 }
 
-/// Whether lines are written as frames. For the macros.
+/// Returns true if lines are written as frames. For the macros.
 #[doc(hidden)]
 #[inline(always)]
 pub(crate) fn is_in_frames() -> bool {
     OUTPUT.load(Ordering::Relaxed) == Output::Frames as u8
 }
 
-/// By which serial line they go.
+/// Returns the serial line of the log.
 pub(crate) fn line() -> Line {
     FILTER.get().map_or(Line::Console, Filter::line)
 }
 
-/// The ring, for reading.
+/// Returns the ring, for reading.
 pub(crate) fn ring() -> &'static Ring {
     &BALLAST_LOG
 }
 
-/// Time and CPU, once there is a clock.
+/// Returns time and CPU, once there is a clock.
 fn stamp() -> Stamp {
     STAMP.get().map_or(Stamp::default(), |clock| clock())
 }
 
-/// Whether lines of `module` at `level` are kept. For the macros.
+/// Returns true if lines of `module` at `level` are kept. For the macros.
 #[doc(hidden)]
 #[inline]
 pub(crate) fn is_kept(level: Level, module: &str) -> bool {
@@ -189,40 +187,40 @@ fn tell() {
     }
 }
 
-/// The part of a module's path that tells it from others.
+/// Returns a module's path without the crate's name.
 fn short(module: &str) -> &str {
     module.strip_prefix("hyp::").or_else(|| module.strip_prefix("ballast::")).unwrap_or(module)
 }
 
-/// Logs that something failed.
+/// Logs an error.
 #[macro_export]
 #[collapse_debuginfo(yes)]
 macro_rules! log_error {
     ($($argument:tt)*) => { $crate::__log!(Error, $($argument)*) };
 }
 
-/// Logs that something is not as it should be.
+/// Logs a warning.
 #[macro_export]
 #[collapse_debuginfo(yes)]
 macro_rules! log_warn {
     ($($argument:tt)*) => { $crate::__log!(Warn, $($argument)*) };
 }
 
-/// Logs what an operator wants to know.
+/// Logs information for the operator.
 #[macro_export]
 #[collapse_debuginfo(yes)]
 macro_rules! log_info {
     ($($argument:tt)*) => { $crate::__log!(Info, $($argument)*) };
 }
 
-/// Logs what a developer wants to know.
+/// Logs information for developers.
 #[macro_export]
 #[collapse_debuginfo(yes)]
 macro_rules! log_debug {
     ($($argument:tt)*) => { $crate::__log!(Debug, $($argument)*) };
 }
 
-/// One line, if its module's level admits it.
+/// Writes a line, if its module's level allows it.
 #[cfg(all(target_os = "none", feature = "defmt"))]
 #[doc(hidden)]
 #[macro_export]
@@ -250,7 +248,7 @@ macro_rules! __log {
     };
 }
 
-/// One line as a frame.
+/// Writes a line as a frame.
 #[cfg(all(target_os = "none", feature = "defmt"))]
 #[doc(hidden)]
 #[macro_export]
@@ -262,7 +260,7 @@ macro_rules! __frame {
     (Debug, $($argument:tt)*) => { ::defmt::debug!($($argument)*) };
 }
 
-/// One line, if its module's level admits it.
+/// Writes a line, if its module's level allows it.
 #[cfg(not(all(target_os = "none", feature = "defmt")))]
 #[doc(hidden)]
 #[macro_export]

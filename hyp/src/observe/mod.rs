@@ -1,4 +1,4 @@
-//! Counters, the trace and the log: what any room may write to.
+//! Counters, the trace and the log, to which any room may write.
 
 pub(crate) mod counters;
 pub(crate) mod log;

@@ -1,17 +1,17 @@
 //! The trace: the last events of each CPU, with counter time.
 //!
-//! Each CPU writes a ring of its own, without locks; whoever reads copies an event and then looks whether
-//! the ring has come round. Recording is off until `trace on`: a load and a branch for each event on slow
-//! paths, nothing at all on the fast ones (`arch::trace`).
+//! Each CPU writes a ring of its own, without locks. A reader copies an event and then checks that the writer has not
+//! overwritten it. Recording is off until `trace on`; it then costs slow paths a load and a branch for each event, and fast
+//! paths nothing (`arch::trace`).
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use super::counters::Exit;
 
-/// How many events a ring keeps: with 32 bytes each and their count, two frames.
+/// Number of events in a ring: with 32 bytes each and their count, two frames.
 pub(crate) const EVENTS: usize = 255;
-/// Events at the ring's far end that its writer may be about to overwrite.
+/// Oldest events of a ring that the writer may be about to overwrite.
 const MARGIN: u64 = 4;
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
@@ -21,41 +21,40 @@ pub(crate) fn set_recording(is_on: bool) {
     IS_ON.store(is_on, Ordering::Relaxed);
 }
 
-/// Whether events are recorded.
+/// Returns true if events are recorded.
 #[inline(always)]
 pub(crate) fn is_recording() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }
 
-/// What happened.
+/// Kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A vCPU came to EL2; `detail` is the address that it was about, or the syndrome, `place` its program
-    /// counter.
+    /// An exit of a vCPU; `detail` is the accessed address or the syndrome, `place` the program counter.
     Exit(Exit),
     /// An interrupt was given to a vCPU; `detail` is its INTID.
     Inject,
-    /// A unit has moved, or several side by side; `detail` is the IPA of the first, `place` where it lies now.
+    /// One or several adjacent units have moved; `detail` is the IPA of the first, `place` its new physical address.
     Migrate,
-    /// A claim or a release of a guest's, or the operator's, got so far; `detail` is its number, `place` the first
-    /// address of its range, or 0 while it has none.
+    /// Progress of a claim or a release, by a guest or the operator; `detail` is its number, `place` the first address of its
+    /// range, or 0 while it has none.
     Claim(Step),
     /// A guest was started (`detail` 2) or has stopped (0).
     Life,
 }
 
-/// How far a claim or a release got.
+/// Progress of a claim or a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It begins.
+    /// The claim begins.
     Begins,
-    /// The range is its owner's.
+    /// The owner has the range.
     Granted,
-    /// The range is given back.
+    /// The owner has given the range back.
     Released,
-    /// It came to nothing.
+    /// The claim failed.
     Failed,
-    /// It was cancelled while it ran.
+    /// The claim was cancelled.
     Cancelled,
 }
 
@@ -77,7 +76,7 @@ impl Step {
 const FIRST_STEP: u64 = 0x30;
 
 impl Kind {
-    /// The kind's name.
+    /// Returns the kind's name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Exit(_) => "exit",
@@ -88,7 +87,7 @@ impl Kind {
         }
     }
 
-    /// The kind as a ring keeps it, with the guest and its vCPU: a constant where the kind is one.
+    /// Returns the word that a ring keeps for the kind, the guest and its vCPU; a constant for a constant kind.
     #[inline(always)]
     pub(crate) fn with(self, guest: usize, vcpu: usize) -> What {
         What(self.number() | (guest as u64 & 0xff) << 8 | (vcpu as u64 & 0xff) << 16)
@@ -116,20 +115,20 @@ impl Kind {
     }
 }
 
-/// What happened to whom, in the word that a ring has for it.
+/// A ring's word for an event's kind, guest and vCPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct What(u64);
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// When: the machine's counter.
+    /// Time, by the machine's counter.
     pub(crate) ticks: u64,
-    /// What.
+    /// Kind of the event.
     pub(crate) kind: Kind,
-    /// The guest's index.
+    /// Index of the guest.
     pub(crate) guest: u8,
-    /// The vCPU's number.
+    /// Number of the vCPU.
     pub(crate) vcpu: u8,
     /// See [`Kind`].
     pub(crate) detail: u64,
@@ -138,7 +137,7 @@ pub(crate) struct Event {
 }
 
 impl fmt::Display for Event {
-    /// What happened, without when, where and to whom.
+    /// Returns the event as text, without time, CPU and guest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { detail, place, .. } = self;
         match self.kind {
@@ -156,7 +155,7 @@ impl fmt::Display for Event {
 /// One CPU's ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// How many events were recorded since boot.
+    /// Number of events recorded since boot.
     next: AtomicU64,
     events: [[AtomicU64; 4]; EVENTS],
 }
@@ -168,7 +167,7 @@ impl Default for Ring {
 }
 
 impl Ring {
-    /// An empty ring.
+    /// Makes an empty ring.
     pub(crate) const fn new() -> Self {
         Self { next: AtomicU64::new(0), events: [const { [const { AtomicU64::new(0) }; 4] }; EVENTS] }
     }
@@ -178,7 +177,7 @@ impl Ring {
     pub(crate) fn record(&self, ticks: u64, what: What, detail: u64, place: u64) {
         let next = self.next.load(Ordering::Relaxed);
         let [time, subject, about, place_of] = &self.events[next as usize % EVENTS];
-        // Orders what follows after the count so far: a reader that sees parts of this event sees that count.
+        // Orders the stores below after the count: a reader that sees parts of this event sees that count.
         fence(Ordering::Release);
         time.store(ticks, Ordering::Relaxed);
         subject.store(what.0, Ordering::Relaxed);
@@ -193,17 +192,17 @@ impl Ring {
         self.record(event.ticks, what, event.detail, event.place);
     }
 
-    /// How many events were recorded since boot.
+    /// Returns the number of events recorded since boot.
     pub(crate) fn recorded_count(&self) -> u64 {
         self.next.load(Ordering::Acquire)
     }
 
-    /// The number of the oldest event that is still there.
+    /// Returns the number of the oldest event in the ring.
     pub(crate) fn oldest(&self) -> u64 {
         self.recorded_count().saturating_sub(EVENTS as u64 - MARGIN)
     }
 
-    /// The event with this number, if it is still there.
+    /// Returns the event with this number, if it is still in the ring.
     pub(crate) fn event(&self, number: u64) -> Option<Event> {
         if number >= self.recorded_count() {
             return None;
@@ -218,7 +217,7 @@ impl Ring {
             detail: detail.load(Ordering::Relaxed),
             place: place.load(Ordering::Relaxed),
         };
-        // Orders the loads above before the look at how far the writer has come.
+        // Orders the loads above before the load of the writer's count.
         fence(Ordering::Acquire);
         (number >= self.oldest()).then_some(event)
     }

@@ -1,15 +1,15 @@
-//! Which lines are kept: what the command line's `log=` says.
+//! The filter of lines that the command line's `log=` describes.
 
 use core::fmt;
 
 use super::{Level, Line, Output};
 
-/// How many modules can have a level of their own.
+/// Most modules that can have a level of their own.
 const RULES: usize = 8;
 /// Longest name of a module in a rule.
 const MODULE: usize = 24;
 
-/// Levels by module, and where lines go.
+/// Levels by module, and the destination of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Filter {
     output: Output,
@@ -25,16 +25,16 @@ struct Rule {
     level: Level,
 }
 
-/// Why a `log=` is not understood.
+/// Error in the value of `log=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConfigureError<'a> {
-    /// This part is none of `text`, `frames`, `off`, `second`, a level or `module=level`.
+    /// The part is none of `text`, `frames`, `off`, `second`, a level or `module=level`.
     Unknown(&'a str),
-    /// The level in this part is none.
+    /// The part's level is not a level.
     Level(&'a str),
-    /// The module in this part has more than 24 characters.
+    /// The part's module has more than 24 characters.
     Module(&'a str),
-    /// This part is the ninth `module=level`; eight are kept.
+    /// The part is the ninth `module=level`; only eight are kept.
     TooMany(&'a str),
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for ConfigureError<'_> {
 }
 
 impl Filter {
-    /// The filter that `option` describes: a list separated by commas, later parts before earlier ones.
+    /// Parses `option`, a list separated by commas. Later parts override earlier ones.
     pub(crate) fn parse(option: &str) -> Result<Self, ConfigureError<'_>> {
         let mut filter =
             Self { output: Output::Text, line: Line::Console, default: Level::Info, rules: [None; RULES] };
@@ -95,22 +95,22 @@ impl Filter {
         self.line
     }
 
-    /// Whether some module has a level of its own.
+    /// Returns true if some module has a level of its own.
     pub(crate) fn has_rules(&self) -> bool {
         self.rules.iter().any(Option::is_some)
     }
 
-    /// The highest level that any module has.
+    /// Returns the highest level of any module.
     pub(crate) fn highest(&self) -> Level {
         self.rules.iter().flatten().map(|rule| rule.level).fold(self.default, Ord::max)
     }
 
-    /// Whether a line of `module`, a path with `::`, is kept at `level`: by the last rule that names one
-    /// of the path's parts, or else by the level for all.
+    /// Returns true if a line of `module`, a path with `::`, is kept at `level`. The last rule that names a part of the path
+    /// decides, or else the level for all modules.
     pub(crate) fn keeps(&self, level: Level, module: &str) -> bool {
         let rule = self.rules.iter().flatten().rev().find(|rule| {
             let name = rule.module.get(..rule.module_len).unwrap_or(&[]);
-            // By bytes: searching text for text takes much of core.
+            // By bytes: a search for text adds much code of core to the image.
             module.as_bytes().split(|&byte| byte == b':').any(|part| !part.is_empty() && part == name)
         });
         level <= rule.map_or(self.default, |rule| rule.level)

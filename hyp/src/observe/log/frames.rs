@@ -1,12 +1,12 @@
-//! The log as frames: defmt's encoding, one frame a line.
+//! The log as frames in defmt's encoding, one frame for each line.
 //!
-//! defmt's macros call the functions below from any CPU, at any time. Each CPU puts its frame together in
-//! a buffer of its own, without locks: EL2 is not interrupted while it does so, but by an exception of its
-//! own, which is fatal; a line logged from there finds the buffer in use and is left out.
+//! defmt's macros call the functions below from any CPU, at any time. Each CPU encodes its frame in a buffer of its own,
+//! without locks. Only an exception from EL2, which is fatal, can interrupt that; lines that are logged then find the buffer
+//! in use and are dropped.
 //!
-//! What the linker has to do: keep the input sections `.defmt.*` in a section `.defmt` that takes no room in
-//! memory or file, at a multiple of 64 KiB that code reaches; a line's number is the low half of its
-//! symbol's address. Decoders want the number alone: what writes `ballast.elf` takes the rest off.
+//! The linker script keeps the input sections `.defmt.*` in a section `.defmt` that takes no room in memory or file, at a
+//! multiple of 64 KiB in reach of the code. A line's number is the low half of its symbol's address; the tool that writes
+//! `ballast.elf` removes the high half, since decoders expect the number alone.
 
 use core::fmt::Display;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -17,17 +17,17 @@ use super::{Level, Stamp, Words};
 
 /// [`Buffer::state`] between frames.
 const IDLE: u8 = 0;
-/// [`Buffer::state`] while a frame is put together.
+/// [`Buffer::state`] while a frame is being encoded.
 const OPEN: u8 = 1;
 /// [`Buffer::state`] once a frame began within a frame: neither can be decoded.
 const SPOILT: u8 = 2;
 
-/// A frame being put together, one for each CPU. All zeroes at first, so that it takes no room in the image.
+/// A CPU's frame that is being encoded. All zeroes at first, so that it takes no room in the image.
 pub(crate) struct Buffer {
     state: AtomicU8,
     level: AtomicU8,
     cpu: AtomicU16,
-    /// When the frame began.
+    /// Time at which the frame began.
     time_ns: AtomicU64,
     words: Words,
 }
@@ -92,8 +92,8 @@ pub(crate) fn at(level: Level) {
 #[defmt::global_logger]
 struct Frames;
 
-// SAFETY: a CPU is not interrupted between `acquire` and `release` but by a fatal error, whose lines find
-// the buffer in use; frames of different CPUs do not meet.
+// SAFETY: only a fatal error interrupts a CPU between `acquire` and `release`, and its lines find the buffer in use. Each CPU
+// has a buffer of its own.
 unsafe impl defmt::Logger for Frames {
     fn acquire() {
         Buffer::own().begin();
@@ -109,8 +109,8 @@ unsafe impl defmt::Logger for Frames {
         let words = &Buffer::own().words;
         let number = bytes.as_ptr().cast::<u64>();
         if bytes.len() == size_of::<u64>() && number.is_aligned() {
-            // A number, as nearly all arguments are: one load instead of eight.
-            // SAFETY: eight bytes that may be read, aligned for a `u64`, which any eight bytes are.
+            // Nearly all arguments are numbers: one load instead of eight.
+            // SAFETY: eight readable, aligned bytes; any value is a `u64`.
             words.append_number(unsafe { number.read() });
         } else {
             words.append(bytes);
@@ -120,7 +120,7 @@ unsafe impl defmt::Logger for Frames {
 
 defmt::timestamp!("{=u64:us}", Buffer::own().time_ns.load(Ordering::Relaxed) / 1000);
 
-/// Hands `frame` to `put` as defmt's own tools read it from a line (rzCOBS, which `_defmt_encoding_` names).
+/// Encodes `frame` as defmt's own tools read it from a serial line (rzCOBS, which `_defmt_encoding_` names).
 pub(crate) fn encode(frame: &[u8], mut put: impl FnMut(&[u8])) {
     let mut encoder = defmt::Encoder::new();
     encoder.start_frame(&mut put);
@@ -128,18 +128,17 @@ pub(crate) fn encode(frame: &[u8], mut put: impl FnMut(&[u8])) {
     encoder.end_frame(&mut put);
 }
 
-/// An argument of a line, on its way into a frame: in defmt's own form where it has one, else as text. For
-/// the macros, which call `for_frame` behind two references: of the two traits, the first that the argument's type allows
-/// is nearest.
+/// An argument of a line, for a frame: in defmt's form if its type has one, else as text. The macros call `for_frame` on two
+/// references, so that method resolution finds the first of the two traits that the argument's type allows.
 #[doc(hidden)]
 pub(crate) struct Argument<'a, T: ?Sized>(pub &'a T);
 
-/// Has a form of its own.
+/// Conversion of types with a form of their own in defmt.
 #[doc(hidden)]
 pub(crate) trait ByFormat<'a> {
-    /// What the frame holds.
+    /// The argument's form in the frame.
     type Output: Format;
-    /// The argument for the frame.
+    /// Converts the argument for the frame.
     fn for_frame(&self) -> Self::Output;
 }
 
@@ -151,12 +150,12 @@ impl<'a, T: Format + ?Sized> ByFormat<'a> for &Argument<'a, T> {
     }
 }
 
-/// Goes as the text of its `Display`.
+/// Conversion of other types to the text of their `Display`.
 #[doc(hidden)]
 pub(crate) trait ByDisplay<'a> {
-    /// What the frame holds.
+    /// The argument's form in the frame.
     type Output: Format;
-    /// The argument for the frame.
+    /// Converts the argument for the frame.
     fn for_frame(&self) -> Self::Output;
 }
 

@@ -1,28 +1,27 @@
-//! The log's ring: many writers, no lock, the oldest lines lost first.
+//! The log's ring: many writers, no lock; new lines overwrite the oldest.
 //!
-//! The ring is an array of slots of 128 bytes. A writer takes as many consecutive tickets as its line
-//! needs by one atomic addition; ticket *t* owns slot *t* modulo the number of slots until the ring has
-//! gone round. A slot is written behind its own sequence word: 0 while it changes, *t* + 1 when it holds
-//! ticket *t*'s part. Readers copy a part and look at the sequence word before and after; what changed
-//! under them they count as lost. All accesses are atomic: a writer that was held up for a whole round
-//! may garble a line, no more.
+//! The ring is an array of slots of 128 bytes. A writer takes consecutive tickets for its line by one atomic addition. Ticket
+//! *t* owns slot *t* modulo the number of slots, until the ring wraps around. Each slot has a sequence word: 0 while the slot
+//! changes, *t* + 1 when it holds the part of ticket *t*. A reader copies a part and checks the sequence word before and after;
+//! it counts a part that changed as lost. All accesses are atomic: a writer that is delayed for a whole round may at worst
+//! garble a line.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use super::Level;
 
-/// How many slots there are: with 128 bytes each, 64 KiB.
+/// Number of slots: with 128 bytes each, 64 KiB.
 const SLOTS: usize = 512;
 /// Words of text in a slot.
 const WORDS: usize = 13;
 /// Bytes of text in a slot.
 const PART: usize = WORDS * 8;
-/// Longest line: what is longer is cut.
+/// Most bytes of a line; longer lines are cut.
 pub(crate) const MESSAGE_SIZE: usize = 3 * PART;
-/// A writer that has not finished while this many tickets were given out never will.
+/// Number of later tickets after which a reader gives up on an unfinished part.
 const PATIENCE: u64 = 64;
-/// What [`Ring`] begins with once it has been written to.
+/// First word of a [`Ring`] that has been written to.
 const MAGIC: u64 = u64::from_le_bytes(*b"BALLASTL");
 
 /// Bits of a slot's description: length of the part in byte 0, level in byte 1, flags in byte 2, CPU in
@@ -32,7 +31,7 @@ const LAST: u64 = 1 << 17;
 const FRAME: u64 = 1 << 18;
 const WITHDRAWN: u64 = 1 << 19;
 
-/// When and where a line was written.
+/// Time and CPU of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// Time since boot in nanoseconds.
@@ -51,13 +50,13 @@ struct Slot {
     text: [AtomicU64; WORDS],
 }
 
-/// The ring as it lies in memory.
+/// The ring. Debuggers rely on its layout.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Ring {
     /// "BALLASTL".
     magic: AtomicU64,
-    /// The next ticket: how many slots have been written since boot.
+    /// The next ticket, the number of slots written since boot.
     next: AtomicU64,
     slots: [Slot; SLOTS],
 }
@@ -69,7 +68,7 @@ impl Default for Ring {
 }
 
 impl Ring {
-    /// An empty ring. All zeroes, so that it takes no room in an image.
+    /// Makes an empty ring, all zeroes, so that it takes no room in an image.
     pub(crate) const fn new() -> Self {
         Self {
             magic: AtomicU64::new(0),
@@ -92,8 +91,7 @@ impl Ring {
         self.push_words(stamp, level as u8, &words, 0);
     }
 
-    /// Adds a line as a frame of at most [`MESSAGE_SIZE`] bytes; a longer one, which could not be decoded,
-    /// is left out.
+    /// Adds a line as a frame. A frame of more than [`MESSAGE_SIZE`] bytes is dropped: cut, it could not be decoded.
     pub(crate) fn push_frame(&self, stamp: Stamp, level: u8, frame: &Words) {
         if frame.byte_count() <= MESSAGE_SIZE {
             self.push_words(stamp, level, frame, FRAME);
@@ -111,7 +109,7 @@ impl Ring {
         self.magic.store(MAGIC, Ordering::Relaxed);
         words.seal();
         let mut rest = words.byte_count().min(MESSAGE_SIZE);
-        // A short line, as nearly all frames are, needs no division.
+        // A short line needs no division; nearly all frames are short.
         let count = if rest <= PART { 1 } else { rest.div_ceil(PART) as u64 };
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         let mut description = FIRST | flags | u64::from(level) << 8 | u64::from(stamp.cpu) << 32;
@@ -131,7 +129,7 @@ impl Ring {
     fn write_slot(&self, ticket: u64, time_ns: u64, description: u64, words: &[AtomicU64]) {
         let Some(slot) = self.slot(ticket) else { return };
         slot.sequence.store(0, Ordering::Relaxed);
-        // Orders the stores below after the one above for readers that see any of them.
+        // Orders the stores below after the one above, for readers that see any of them.
         fence(Ordering::Release);
         slot.time_ns.store(time_ns, Ordering::Relaxed);
         slot.description.store(description, Ordering::Relaxed);
@@ -145,24 +143,24 @@ impl Ring {
         self.slots.get(ticket as usize % SLOTS)
     }
 
-    /// A reader that begins with the oldest line that is still there.
+    /// Makes a reader that begins with the oldest line in the ring.
     pub(crate) fn reader(&self) -> Reader {
         Reader { next: 0, lost_count: 0 }
     }
 
-    /// A reader that begins `count` lines, or parts of lines, before the end.
+    /// Makes a reader that begins `count` slots, lines or parts of lines, before the end.
     pub(crate) fn reader_near_end(&self, count: u64) -> Reader {
         Reader { next: self.next.load(Ordering::Acquire).saturating_sub(count), lost_count: 0 }
     }
 
-    /// Withdraws the lines that `cpu`, the caller's, has written since slot `first`, a [`Ring::written_count`]: readers
-    /// pass over them.
+    /// Withdraws the lines that `cpu`, the caller's CPU, has written since slot `first`, a [`Ring::written_count`]. Readers skip
+    /// them.
     pub(crate) fn withdraw(&self, first: u64, cpu: u16) {
         let end = self.next.load(Ordering::Relaxed);
         for ticket in first.max(end.saturating_sub(SLOTS as u64))..end {
             let Some(slot) = self.slot(ticket) else { return };
             let description = slot.description.load(Ordering::Relaxed);
-            // Of other CPUs', or being written: not the caller's.
+            // Not the caller's: another CPU's, or being written.
             let is_own = (description >> 32) as u16 == cpu;
             if is_own && slot.sequence.load(Ordering::Relaxed) == ticket + 1 {
                 slot.description.store(description | WITHDRAWN, Ordering::Relaxed);
@@ -170,13 +168,13 @@ impl Ring {
         }
     }
 
-    /// How many slots have been written since boot.
+    /// Returns the number of slots written since boot.
     pub(crate) fn written_count(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
 }
 
-/// One line.
+/// A line.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     stamp: Stamp,
@@ -187,12 +185,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// When and where it was written.
+    /// Returns time and CPU.
     pub(crate) fn stamp(&self) -> Stamp {
         self.stamp
     }
 
-    /// How much it matters.
+    /// Returns the line's level.
     pub(crate) fn level(&self) -> Level {
         Level::ALL.into_iter().find(|level| *level as u8 == self.level).unwrap_or(Level::Error)
     }
@@ -201,12 +199,12 @@ impl Entry {
         self.text.get(..self.text_len).unwrap_or(&[])
     }
 
-    /// The frame that it is, if it is none of text.
+    /// Returns the frame, unless the line is text.
     pub(crate) fn frame(&self) -> Option<&[u8]> {
         self.is_frame.then(|| self.bytes())
     }
 
-    /// What it says, up to the first byte that is no text; nothing for a frame.
+    /// Returns the text, up to the first invalid byte; empty for a frame.
     pub(crate) fn text(&self) -> &str {
         let bytes = if self.is_frame { &[] } else { self.bytes() };
         match core::str::from_utf8(bytes) {
@@ -234,7 +232,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// What one slot holds.
+/// Contents of a slot.
 struct Part {
     time_ns: u64,
     description: u64,
@@ -247,7 +245,7 @@ impl Part {
     }
 }
 
-/// A place in the log.
+/// A reader's position in the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader {
     next: u64,
@@ -255,20 +253,20 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// How many slots (lines or parts of lines) were lost because this reader came too late.
+    /// Returns the number of slots (lines or parts of lines) that were overwritten before this reader read them.
     pub(crate) fn lost_count(&self) -> u64 {
         self.lost_count
     }
 
-    /// The next line; `None` if there is none yet.
+    /// Returns the next line, or `None` if there is none yet.
     pub(crate) fn next(&mut self, ring: &Ring) -> Option<Entry> {
         self.next_before(ring, u64::MAX)
     }
 
-    /// The next line that begins before slot `limit`, a [`Ring::written_count`].
+    /// Returns the next line that begins before slot `limit`, a [`Ring::written_count`].
     pub(crate) fn next_before(&mut self, ring: &Ring, limit: u64) -> Option<Entry> {
         let mut entry: Option<Entry> = None;
-        // Each turn takes a ticket or ends: bounded by what the ring holds.
+        // Each iteration takes a ticket or ends the loop: bounded by the ring's size.
         loop {
             let end = ring.next.load(Ordering::Acquire);
             if self.next >= end || entry.is_none() && self.next >= limit {
@@ -282,7 +280,7 @@ impl Reader {
             }
             let Some(part) = self.part(ring) else {
                 if end - self.next <= PATIENCE {
-                    // Its writer is at it. Begin this line again next time.
+                    // The part is being written. Start this line again at the next call.
                     self.next -= entry.map_or(0, |entry| (entry.text_len / PART) as u64);
                     return None;
                 }
@@ -314,7 +312,7 @@ impl Reader {
         }
     }
 
-    /// What the slot of the next ticket holds, if it holds that ticket's part.
+    /// Returns the part of the next ticket, if its slot holds it.
     fn part(&self, ring: &Ring) -> Option<Part> {
         let slot = ring.slot(self.next)?;
         if slot.sequence.load(Ordering::Acquire) != self.next + 1 {
@@ -333,12 +331,12 @@ impl Reader {
     }
 }
 
-/// A line or a frame being put together, by words, as slots hold them. One writer at a time; all zeroes when empty.
+/// A line or frame that is being assembled, in words like a slot's. One writer at a time; all zeroes when empty.
 #[derive(Debug)]
 pub(crate) struct Words {
-    /// How many bytes there are, those beyond [`MESSAGE_SIZE`] too.
+    /// Number of bytes, including those beyond [`MESSAGE_SIZE`].
     len: AtomicUsize,
-    /// The bytes of the last word, if it is not whole.
+    /// Bytes of the last word, if it is incomplete.
     open: AtomicU64,
     words: [AtomicU64; MESSAGE_SIZE / 8],
 }
@@ -350,7 +348,7 @@ impl Default for Words {
 }
 
 impl Words {
-    /// Nothing yet.
+    /// Makes an empty line.
     pub(crate) const fn new() -> Self {
         Self {
             len: AtomicUsize::new(0),
@@ -359,12 +357,12 @@ impl Words {
         }
     }
 
-    /// How many bytes there are; beyond [`MESSAGE_SIZE`], they were only counted.
+    /// Returns the number of bytes. Bytes beyond [`MESSAGE_SIZE`] are only counted.
     pub(crate) fn byte_count(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// Begins afresh.
+    /// Clears the line.
     pub(crate) fn clear(&self) {
         self.len.store(0, Ordering::Relaxed);
         self.open.store(0, Ordering::Relaxed);
@@ -374,7 +372,7 @@ impl Words {
     #[inline(always)]
     pub(crate) fn append(&self, bytes: &[u8]) {
         match *bytes {
-            // What names a line or the kind of an argument: every other piece of a frame.
+            // Every other piece of a frame names a line or the kind of an argument.
             [low, high] => self.put(u64::from(low) | u64::from(high) << 8, 2),
             _ => self.append_many(bytes),
         }
@@ -398,14 +396,14 @@ impl Words {
         }
     }
 
-    /// Puts the bytes of a last word that is not whole where the others are.
+    /// Stores the incomplete last word with the others.
     fn seal(&self) {
         if let Some(place) = self.words.get(self.byte_count() / 8) {
             place.store(self.open.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
-    /// Adds the low `count` bytes, 1 to 8, of `value`, whose others are 0.
+    /// Adds the low `count` bytes, 1 to 8, of `value`, whose other bytes are 0.
     #[inline(always)]
     fn put(&self, value: u64, count: usize) {
         let len = self.len.load(Ordering::Relaxed);
@@ -415,7 +413,7 @@ impl Words {
             if let Some(place) = self.words.get(len / 8) {
                 place.store(open, Ordering::Relaxed);
             }
-            // What no longer fits into that word begins the next; nothing does where it was empty.
+            // The bytes that do not fit into that word begin the next one; there are none if it was empty.
             open = value >> 1 >> (63 - used * 8);
         }
         self.open.store(open, Ordering::Relaxed);
@@ -423,7 +421,7 @@ impl Words {
     }
 }
 
-/// Text being put together on the stack.
+/// Text that is being formatted, on the stack.
 pub(crate) struct Line {
     text: [u8; MESSAGE_SIZE],
     len: usize,
@@ -440,7 +438,7 @@ impl Line {
 }
 
 impl Write for Line {
-    /// Takes what fits; line ends and other control characters become spaces.
+    /// Appends the text that fits. Line ends and other control characters become spaces.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if let Some(place) = self.text.get_mut(self.len) {
@@ -616,7 +614,7 @@ mod tests {
             prop_assert_eq!(entry.frame(), Some(&b"again"[..]));
         }
 
-        /// What was written last is read back, whatever the lengths.
+        /// Reads back the last lines, of any lengths.
         #[test]
         fn it_keeps_the_newest(lengths in prop::collection::vec(0..400usize, 1..700)) {
             let ring = ring();
