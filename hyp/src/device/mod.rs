@@ -2,6 +2,7 @@
 
 pub mod data_abort;
 pub mod exception;
+pub mod function_id;
 pub mod identification;
 pub mod instruction;
 pub mod pool_call;

@@ -33,7 +33,7 @@
 //! A guest can have two operations open at a time, and its last two tickets are remembered. A cancelled claim counts as open
 //! until 10 ms after it was requested. A guest that stops or resets releases everything that it claimed.
 
-use super::smccc::{FunctionId, INVALID_PARAMETER, NOT_SUPPORTED, status};
+use super::function_id::{FunctionId, INVALID_PARAMETER, NOT_SUPPORTED, status};
 use guest_dts::guest_tree::platform::POOL_SPI;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::claim::{Cause, ClaimId, Report, RequestError, State, Wish};

@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use stage2::addr::Ipa;
 
-use super::smccc::{self, FunctionId};
+use super::function_id::{self, FunctionId, SMCCC_VERSION};
 
 /// Result of PSCI_VERSION: 1.1.
 pub const VERSION: u32 = 0x1_0001;
@@ -28,7 +28,7 @@ pub const PSCI_VERSION: u32 = 0x8400_0000;
 /// SUCCESS (DEN 0022, 5.2.2).
 pub const SUCCESS: i32 = 0;
 /// The call is not implemented.
-pub const NOT_SUPPORTED: i32 = smccc::NOT_SUPPORTED;
+pub const NOT_SUPPORTED: i32 = function_id::NOT_SUPPORTED;
 /// Invalid argument.
 pub const INVALID_PARAMETERS: i32 = -2;
 /// CPU_ON of a vCPU that is on.
@@ -153,7 +153,7 @@ pub trait Platform {
 /// The work that a call leaves to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Return this status in X0 ([`smccc::status`]).
+    /// Return this status in X0 ([`function_id::status`]).
     Return(i32),
     /// Wake the CPU of `vcpu`, which then calls [`Power::take_start`]; return SUCCESS.
     TurnOn {
@@ -197,7 +197,7 @@ pub fn answer<const N: usize>(
 /// Answers PSCI_FEATURES (DEN 0022, 5.15): 0 for available calls, including SMCCC_VERSION. The flags of CPU_SUSPEND are 0 too
 /// (original format, platform-coordinated).
 fn features(id: FunctionId) -> i32 {
-    if id == smccc::SMCCC_VERSION || decode(id, [0; 3]).is_some() { SUCCESS } else { NOT_SUPPORTED }
+    if id == SMCCC_VERSION || decode(id, [0; 3]).is_some() { SUCCESS } else { NOT_SUPPORTED }
 }
 
 fn turn_on<const N: usize>(

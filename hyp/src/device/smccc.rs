@@ -8,92 +8,26 @@
 //! has them (`crate::mitigation`), PSCI ([`super::psci`]), and the vendor-specific hypervisor range with Ballast's UID.
 //! Everything else is NOT_SUPPORTED.
 
+pub use super::function_id::{FunctionId, NOT_SUPPORTED, Owner, SMCCC_VERSION, status};
 use super::psci;
 
 /// Result of SMCCC_VERSION: 1.2.
 pub const VERSION: u32 = 0x1_0002;
 /// First version with SMCCC_ARCH_FEATURES and the mitigations: 1.1.
 pub const VERSION_1_1: i32 = 0x1_0001;
-/// NOT_SUPPORTED, also for an unknown function identifier (DEN 0028, 5.2 and 7.1).
-pub const NOT_SUPPORTED: i32 = -1;
-/// INVALID_PARAMETER (DEN 0028, 7.1).
-pub const INVALID_PARAMETER: i32 = -3;
 /// Ballast's UID in the vendor-specific hypervisor range: 63bc9d3a-0e5b-4c2e-9d57-0a86d1f4b17e.
 pub const UID: [u8; 16] =
     [0x63, 0xbc, 0x9d, 0x3a, 0x0e, 0x5b, 0x4c, 0x2e, 0x9d, 0x57, 0x0a, 0x86, 0xd1, 0xf4, 0xb1, 0x7e];
 /// Revision of the calls in the vendor-specific hypervisor range.
 pub const REVISION: (u32, u32) = (1, 0);
 
-/// SMCCC_VERSION.
-pub const SMCCC_VERSION: FunctionId = FunctionId(0x8000_0000);
 /// SMCCC_ARCH_FEATURES.
-pub const SMCCC_ARCH_FEATURES: FunctionId = FunctionId(0x8000_0001);
-const SMCCC_ARCH_WORKAROUND_1: FunctionId = FunctionId(0x8000_8000);
-const SMCCC_ARCH_WORKAROUND_2: FunctionId = FunctionId(0x8000_7fff);
-const SMCCC_ARCH_WORKAROUND_3: FunctionId = FunctionId(0x8000_3fff);
-const VENDOR_HYPERVISOR_UID: FunctionId = FunctionId(0x8600_ff01);
-const VENDOR_HYPERVISOR_REVISION: FunctionId = FunctionId(0x8600_ff03);
-
-/// A function identifier from a guest: W0 of the call (DEN 0028, table 2-1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct FunctionId(u32);
-
-/// The owner of a function (DEN 0028, table 6-2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// Arm architecture.
-    Arch,
-    /// Standard secure services, including PSCI.
-    StandardSecure,
-    /// Vendor of the hypervisor.
-    VendorHypervisor,
-    /// Any other owner.
-    Other,
-}
-
-impl FunctionId {
-    /// Wraps the identifier `value`.
-    #[inline]
-    pub const fn new(value: u32) -> Self {
-        Self(value)
-    }
-
-    /// Returns the identifier as a number.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-
-    /// Returns true for a fast call, which interrupts do not preempt. Ballast has no others.
-    pub const fn is_fast(self) -> bool {
-        self.0 >> 31 != 0
-    }
-
-    /// Returns true if arguments and results have 64 bits (SMC64, HVC64).
-    pub const fn is_wide(self) -> bool {
-        self.0 & 1 << 30 != 0
-    }
-
-    /// Returns the owner of the function.
-    pub const fn owner(self) -> Owner {
-        match self.0 >> 24 & 0x3f {
-            0 => Owner::Arch,
-            4 => Owner::StandardSecure,
-            6 => Owner::VendorHypervisor,
-            _ => Owner::Other,
-        }
-    }
-
-    /// Returns the number of the function within its owner's range.
-    pub const fn function(self) -> u16 {
-        self.0 as u16
-    }
-
-    /// Returns `argument` as the call passes it: 64 bits, or the low 32 bits.
-    pub const fn argument(self, argument: u64) -> u64 {
-        if self.is_wide() { argument } else { argument & 0xffff_ffff }
-    }
-}
+pub const SMCCC_ARCH_FEATURES: FunctionId = FunctionId::new(0x8000_0001);
+const SMCCC_ARCH_WORKAROUND_1: FunctionId = FunctionId::new(0x8000_8000);
+const SMCCC_ARCH_WORKAROUND_2: FunctionId = FunctionId::new(0x8000_7fff);
+const SMCCC_ARCH_WORKAROUND_3: FunctionId = FunctionId::new(0x8000_3fff);
+const VENDOR_HYPERVISOR_UID: FunctionId = FunctionId::new(0x8600_ff01);
+const VENDOR_HYPERVISOR_REVISION: FunctionId = FunctionId::new(0x8600_ff03);
 
 /// A mitigation that firmware offers (DEN 0028, 7.5 to 7.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,11 +75,6 @@ pub enum Call {
 pub trait Firmware {
     /// Calls the 32-bit function `id` with `argument` in W1. Returns W0.
     fn call(&self, id: FunctionId, argument: u32) -> i32;
-}
-
-/// Sign-extends a status for X0 (DEN 0028, 3.1 and 5.2).
-pub const fn status(value: i32) -> u64 {
-    value as i64 as u64
 }
 
 /// Decodes the call in a guest's X0 to X3. The immediate of the HVC or SMC is 0.

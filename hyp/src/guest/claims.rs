@@ -7,7 +7,6 @@ use super::{Guest, Phase, get, interrupts};
 use crate::arch::{cpu, timer, trace};
 use crate::device::pool_call::{self, Owned};
 use crate::hyp_mem::{copy, pages};
-use crate::monitor::claiming::Claiming;
 use crate::monitor::machine::{Reason, reason};
 use crate::monitor::units::Size;
 use crate::observe::log;
@@ -379,42 +378,5 @@ impl pool_call::Owner for Caller {
 
     fn report(&self, id: ClaimId) -> Option<Report> {
         CLAIMS.report(self.claimant(), id)
-    }
-}
-
-/// The operator's access to claims.
-pub(crate) struct Operator;
-
-impl Claiming for Operator {
-    fn claims(&self) -> &Claims {
-        &CLAIMS
-    }
-
-    fn claim(&self, pool: PoolId, wish: Wish) -> Result<ClaimId, RequestError> {
-        let id = CLAIMS.claim(&Host, Claimant::Operator, pool, wish)?;
-        migration::wake();
-        Ok(id)
-    }
-
-    fn release(&self, pool: PoolId, range: FrameRange) -> Result<ClaimId, RequestError> {
-        let id = CLAIMS.release(&Host, Claimant::Operator, pool, range)?;
-        migration::wake();
-        Ok(id)
-    }
-
-    fn release_all(&self, pool: PoolId) -> Result<(), RequestError> {
-        CLAIMS.release_all(Claimant::Operator, pool)?;
-        migration::wake();
-        Ok(())
-    }
-
-    fn cancel(&self, id: ClaimId) -> Result<(), RequestError> {
-        CLAIMS.cancel(&Host, Claimant::Operator, id)?;
-        migration::wake();
-        Ok(())
-    }
-
-    fn now(&self) -> u64 {
-        timer::now()
     }
 }

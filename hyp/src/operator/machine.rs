@@ -396,7 +396,7 @@ impl Machine for Host {
     }
 
     fn claiming(&self) -> Option<&dyn crate::monitor::claiming::Claiming> {
-        Some(&crate::guest::claims::Operator)
+        Some(&crate::operator::claims::Operator)
     }
 
     fn console(&self, console: Console) -> Option<Status<'_>> {
