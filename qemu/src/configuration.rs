@@ -1,14 +1,13 @@
-//! Ballast's configuration: a set of guests from `guest-dts/`, compiled by plain `dtc` with the kernel and the
-//! ramdisk inside.
+//! Configurations for QEMU: sets of guests from `guest-dts/`, compiled by plain `dtc` with kernel and ramdisk inside.
 //!
-//! A set includes its images by these names, whatever kernel is chosen:
+//! A set includes its images by these names, whichever kernel is chosen:
 //!
 //! ```dts
 //! kernel  = /incbin/("kernel");
 //! ramdisk = /incbin/("ramdisk");
 //! ```
 //!
-//! and may name a kernel of its own as `/incbin/("6.1/kernel")`, or one of the bare-metal guests of the tests as
+//! A set may also name a specific kernel, `/incbin/("6.1/kernel")`, or a bare-metal guest of the tests,
 //! `/incbin/("guests/NAME.bin")`.
 
 use std::fs;
@@ -18,20 +17,19 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
-use ballast_tools::configuration::{ABOUT_UNKNOWN_NAMES, Place, UnknownNames, check_blob};
+use ballast_tools::configuration::{ABOUT_UNKNOWN_NAMES, Target, UnknownNames, check_blob};
 
 use crate::error::{AtPath, Error, Result};
 use crate::{place, process, ramdisk, store};
 
-/// Compiles the set of guests called `name` with the kernel called `kernel`, unless that was done before and
-/// nothing has changed since.
+/// Compiles the set of guests `name` with the kernel `kernel`, unless the compiled file is up to date.
 ///
 /// # Errors
 /// There is no such set or kernel, something cannot be fetched, or `dtc` refuses the set.
 pub fn build(name: &str, kernel: &str) -> Result<PathBuf> {
     let source = source(name)?;
     let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    // Files elsewhere may have the name of a set, or of each other.
+    // Sets outside of guest-dts may have equal file names, so a hash of the path distinguishes them.
     let mark = match source.parent() == Some(&place::guest_sets()) {
         true => String::new(),
         false => {
@@ -45,10 +43,11 @@ pub fn build(name: &str, kernel: &str) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// The source of the set called `name`: a file of guest-dts/, or any other by its path, which ends in `.dts`.
+/// Returns the source of the set `name`: the file of that name in guest-dts/, or any other by its path, which ends in
+/// `.dts`.
 ///
 /// # Errors
-/// There is none.
+/// There is no such file.
 pub fn source(name: &str) -> Result<PathBuf> {
     let folder = place::guest_sets();
     let source = match name.ends_with(".dts") {
@@ -58,12 +57,12 @@ pub fn source(name: &str) -> Result<PathBuf> {
     };
     if !source.is_file() {
         let known = place::names(&folder, "dts");
-        return Err(Error::Unknown { kind: "set of guests, nor a file FILE.dts", name: name.into(), known });
+        return Err(Error::Unknown { kind: "set of guests or file .dts", name: name.into(), known });
     }
     Ok(source)
 }
 
-/// Compiles the set in the file `source`, wherever that is, with the kernel called `kernel`, to `out`.
+/// Compiles the set in the file `source` with the kernel `kernel` to `out`.
 ///
 /// # Errors
 /// As [`build`].
@@ -80,7 +79,7 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     if is_current(out, &dependencies) {
         return Ok(());
     }
-    // Whoever looks for it at the same time finds all of it or nothing.
+    // Writes to temporary names first, so that other processes see a complete file or none.
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let unfinished = |path: &Path| path.with_added_extension(format!("{}-{number}", std::process::id()));
@@ -92,7 +91,7 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     }
     let compiled = process::quietly(dtc.arg(source));
     if compiled.is_err() {
-        // What `dtc` left, if anything, is of no use; its complaint is the error.
+        // Errors do not matter here: the error to report is the compiler's.
         let _ = (fs::remove_file(&new_dependencies), fs::remove_file(&new_out));
     }
     compiled?;
@@ -100,15 +99,15 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     fs::rename(&new_dependencies, &dependencies).at(&dependencies)
 }
 
-/// Checks the configuration in the file `blob` by the code that Ballast boots by, for the host that the device tree `host`
-/// describes and Ballast's command line there. Prints errors and warnings.
+/// Checks the configuration in the file `blob` with Ballast's own code, for the host of the device tree `host` and a
+/// command line for Ballast. Prints errors and warnings.
 ///
 /// # Errors
 /// The blob cannot be read, or has errors.
 pub fn check(blob: &Path, host: &[u8], command_line: &str) -> Result<()> {
     let content = fs::read(blob).at(blob)?;
-    let place = Place::Described(host, Some(command_line));
-    let findings = check_blob(&content, place, UnknownNames::Refused);
+    let target = Target::Described(host, Some(command_line));
+    let findings = check_blob(&content, target, UnknownNames::Refused);
     for line in findings.lines.iter().filter(|line| !line.starts_with("note: ")) {
         println!("{line}");
     }
@@ -121,7 +120,7 @@ pub fn check(blob: &Path, host: &[u8], command_line: &str) -> Result<()> {
     }
 }
 
-/// Whether `out` is newer than everything that its dependency file names.
+/// Tests whether `out` is newer than all files in its dependency file.
 fn is_current(out: &Path, dependencies: &Path) -> bool {
     let changed = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
     let (Some(made), Ok(list)) = (changed(out), fs::read_to_string(dependencies)) else { return false };
@@ -134,10 +133,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_older_than_its_parts_is_made_again() {
-        let folder = std::env::temp_dir().join(format!("current-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let [out, part, list] = ["out", "part", "list"].map(|name| folder.join(name));
+    fn a_file_older_than_its_parts_is_not_current() {
+        let folder = tempfile::tempdir().unwrap();
+        let [out, part, list] = ["out", "part", "list"].map(|name| folder.path().join(name));
         fs::write(&list, format!("{}: {}\n", out.display(), part.display())).unwrap();
         fs::write(&out, "").unwrap();
         assert!(!is_current(&out, &list), "a part is missing");
@@ -147,14 +145,12 @@ mod tests {
         assert!(is_current(&out, &list));
         fs::File::open(&out).unwrap().set_modified(earlier - std::time::Duration::from_secs(10)).unwrap();
         assert!(!is_current(&out, &list));
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn a_configuration_is_checked_for_the_host_before_it_is_booted() {
-        let folder = std::env::temp_dir().join(format!("checked-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let (source, blob) = (folder.join("set.dts"), folder.join("set.dtb"));
+        let folder = tempfile::tempdir().unwrap();
+        let (source, blob) = (folder.path().join("set.dts"), folder.path().join("set.dtb"));
         let host = fs::read(place::guest_sets().join("corpus/host/host-qemu_virt.dtb")).unwrap();
         let check = |guest: &str| {
             let text = format!(
@@ -168,7 +164,7 @@ mod tests {
             check(&blob, &host, "")
         };
         check("memory { size = <0x4000000>; };").unwrap();
-        // What is wrong in itself, and what this host has no room for.
+        // An invalid set, and one that does not fit this host.
         for (wrong, count) in [
             ("no-migraton; memory { size = <0x4000000>; };", 1),
             ("memory { size = <0x100 0x0>; };", 1),
@@ -180,14 +176,13 @@ mod tests {
                 "{wrong}: {error}"
             );
         }
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn an_unknown_set_is_refused_by_name() {
         for name in ["no-such-set", "no-such-file.dts", "../guest-dts/alpha-beta"] {
             let said = build(name, "6.12").unwrap_err().to_string();
-            let expected = format!("there is no set of guests, nor a file FILE.dts called `{name}`");
+            let expected = format!("no set of guests or file .dts is called `{name}`");
             assert!(said.starts_with(&expected), "{said}");
         }
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ballast_tools::configuration::{Findings, Place, UnknownNames, check_blob};
+use ballast_tools::configuration::{Findings, Target, UnknownNames, check_blob};
 use serde_json::Value;
 use system_tests::{Guest, Setup, System};
 
@@ -47,7 +47,7 @@ fn without_numbers(text: &str) -> String {
 /// Runs `ballast check --host` on the configuration of `setup`. Returns its output.
 fn checked(setup: &Setup) -> Findings {
     let blob = std::fs::read(setup.configuration()).unwrap();
-    check_blob(&blob, Place::Described(&setup.host_tree(), None), UnknownNames::Refused)
+    check_blob(&blob, Target::Described(&setup.host_tree(), None), UnknownNames::Refused)
 }
 
 /// Checks that the log contains all messages of `ballast check --host`.

@@ -1,7 +1,7 @@
 //! A fatal error at EL2: its message, and its record in memory.
 
 use ballast_tools::frames::Decoder;
-use ballast_tools::splitter::{Piece, Splitter};
+use ballast_tools::splitter::{Chunk, Splitter};
 use system_tests::{Guest, LoadedImage, Setup, System, elf};
 
 /// Overwrites the code of a command that has not run yet with undefined instructions, and runs the command. Returns their
@@ -64,9 +64,9 @@ fn frames_of_the_log_come_out_after_a_fatal_error() {
         assert!(fatal >= before);
         let mut splitter = Splitter::default();
         let pieces = splitter.take(&said[fatal..]);
-        let lines = pieces.iter().filter_map(|piece| match piece {
-            Piece::Frame(frame) => Some(decoder.decode(frame).unwrap().to_string()),
-            Piece::Text(_) => None,
+        let lines = pieces.iter().filter_map(|chunk| match chunk {
+            Chunk::Frame(frame) => Some(decoder.decode(frame).unwrap().to_string()),
+            Chunk::Text(_) => None,
         });
         let lines: Vec<String> = lines.collect();
         if lines.iter().any(|line| line.contains("p: started, entry")) {

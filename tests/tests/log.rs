@@ -1,7 +1,7 @@
 //! The log: as frames in the console's text, on its own serial line, and in memory.
 
 use ballast_tools::frames::Decoder;
-use ballast_tools::splitter::{Piece, Splitter};
+use ballast_tools::splitter::{Chunk, Splitter};
 use system_tests::{Guest, Setup, System, elf};
 
 fn setup() -> Setup {
@@ -33,8 +33,8 @@ fn frames_share_the_line_with_text() {
     let decoder = Decoder::load(&elf()).unwrap();
     let mut splitter = Splitter::default();
     let mut lines = Vec::new();
-    for piece in splitter.take(&system.session().transcript_bytes()) {
-        if let Piece::Frame(frame) = piece {
+    for chunk in splitter.take(&system.session().transcript_bytes()) {
+        if let Chunk::Frame(frame) = chunk {
             lines.push(decoder.decode(&frame).unwrap().to_string());
         }
     }

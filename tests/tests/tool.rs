@@ -317,7 +317,7 @@ fn loss_and_garbage_on_the_line_are_survived_and_counted() {
     let page = std::fs::read_to_string(&out).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
     assert!(page.contains("Memory over time") && page.matches("<svg").count() >= 5);
-    assert!(page.contains("pieces came damaged over the line"), "nothing was counted: {page}");
+    assert!(page.contains("messages were damaged on the line"), "nothing was counted: {page}");
 
     let exporter = Exporter::start(&[&line]);
     let (mut damaged_count, mut right_count) = (0.0, 0);
@@ -346,7 +346,7 @@ fn loss_and_garbage_on_the_line_are_survived_and_counted() {
     drop(input);
     let output = child.wait_with_output().unwrap();
     let (shown, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("frames of the log came damaged"), "{said}");
+    assert!(output.status.success() && said.contains("log frames were damaged"), "{said}");
     let whole = shown.lines().filter(|line| line.starts_with("log| ") && !line.contains('('));
     assert!(whole.count() > 5, "{shown}");
 }

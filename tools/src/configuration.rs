@@ -1,4 +1,4 @@
-//! `ballast check` and `ballast image`: configuration blobs.
+//! `ballast check` and `ballast image`: checks of configuration blobs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,61 +13,61 @@ use hyp::physical::{Tell, tell_finding};
 
 use crate::host;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What was found, in the words that Ballast's console has for it.
+    /// The messages that Ballast would print on its console.
     pub lines: Vec<String>,
-    /// How many of them are errors.
+    /// Number of errors among them.
     pub error_count: usize,
-    /// The guests that would start, or could be started.
+    /// The guests that can start.
     pub guests: Vec<String>,
-    /// Unknown names are among the errors.
+    /// True if there are errors about unknown names.
     pub has_unknown_names: bool,
 }
 
-/// What every flattened device tree begins with.
+/// Magic number of flattened device trees.
 const FDT_MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
-/// What to do about unknown names that are meant.
-pub const ABOUT_UNKNOWN_NAMES: &str = "Unknown names are errors, since a mistyped one may be one that protects a guest. \
-     If they are meant, for a later Ballast: `lenient;` in the configuration's root, or `ballast check --lenient`.";
+/// Explanation of errors about unknown names.
+pub const ABOUT_UNKNOWN_NAMES: &str = "Unknown names are errors, since a mistyped name may be one that protects a guest. \
+     If a later version of Ballast knows them, add `lenient;` to the configuration's root or use `ballast check --lenient`.";
 
-/// What `ballast check` is told.
+/// Options of `ballast check`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckOptions {
-    /// The configuration blob; `ballast image FILE.dts -o FILE.dtb` compiles one
+    /// Configuration blob (`ballast image FILE.dts -o FILE.dtb` compiles one)
     #[arg(value_name = "FILE.dtb")]
-    pub blob: PathBuf,
-    /// Warn of properties and nodes that Ballast does not know, as with `lenient` in the configuration's root
+    blob: PathBuf,
+    /// Warn about unknown properties and nodes instead of refusing them, like `lenient` in the configuration's root
     #[arg(long)]
-    pub lenient: bool,
-    /// Check that the guests fit a host, too: its device tree (QEMU writes it with -machine …,dumpdtb=FILE; on Linux
-    /// it is /sys/firmware/fdt)
+    lenient: bool,
+    /// Also check that the configuration fits a host, by its device tree (QEMU: -machine …,dumpdtb=FILE; Linux:
+    /// /sys/firmware/fdt)
     #[arg(long, value_name = "HOST.dtb")]
-    pub host: Option<PathBuf>,
-    /// Ballast's command line on that host, where it is not the one in its tree
+    host: Option<PathBuf>,
+    /// Ballast's command line on that host, instead of the one in its tree
     #[arg(long, value_name = "TEXT", requires = "host")]
-    pub append: Option<String>,
-    /// Without the host's tree: how many CPUs it has
+    append: Option<String>,
+    /// Without the host's tree: number of CPUs
     #[arg(long, value_name = "COUNT", requires = "controller", conflicts_with = "host")]
-    pub cpus: Option<u32>,
-    /// Without the host's tree: what is free behind each of its controllers in order, like 1G
+    cpus: Option<u32>,
+    /// Without the host's tree: free memory of each controller, in order, like 1G
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cpus")]
-    pub controller: Vec<u64>,
+    controller: Vec<u64>,
 }
 
-/// What a configuration is to fit.
+/// The host that a configuration must fit.
 #[derive(Clone, Copy, Debug)]
-pub enum Place<'a> {
-    /// No host in particular.
+pub enum Target<'a> {
+    /// Any host.
     Any,
-    /// A host of which only its size is known.
+    /// A host with these CPUs and controllers.
     Sized(&'a Host),
-    /// A host, by its device tree, and Ballast's command line there if it is not the tree's.
+    /// The host of this device tree, and a command line for Ballast that replaces the tree's.
     Described(&'a [u8], Option<&'a str>),
 }
 
-/// Checks the blob in a file, and prints what is wrong. Returns `true` if nothing is.
+/// Checks the blob in a file and prints the findings. Returns `true` if there are no errors.
 ///
 /// # Errors
 /// A file cannot be read, or is the source of a blob.
@@ -75,21 +75,21 @@ pub fn check(options: &CheckOptions) -> Result<bool> {
     let blob = read_file(&options.blob)?;
     refuse_source(&options.blob, &blob)?;
     let unknown_names = if options.lenient { UnknownNames::Allowed } else { UnknownNames::Refused };
-    let check = |place| print(&options.blob, &check_blob(&blob, place, unknown_names));
+    let check = |target| print(&options.blob, &check_blob(&blob, target, unknown_names));
     if let Some(path) = &options.host {
         let tree = read_file(path)?;
-        return Ok(check(Place::Described(&tree, options.append.as_deref())));
+        return Ok(check(Target::Described(&tree, options.append.as_deref())));
     }
-    let Some(cpu_count) = options.cpus else { return Ok(check(Place::Any)) };
+    let Some(cpu_count) = options.cpus else { return Ok(check(Target::Any)) };
     let mut host = Host { cpu_count, ..Host::default() };
     for (id, &free) in options.controller.iter().enumerate() {
-        // More controllers than Ballast knows have no guests.
+        // Ballast places no guests on controllers beyond its limit.
         let _ = host.controllers.push(ControllerRoom { id: id as u8, free, unmovable: free });
     }
-    Ok(check(Place::Sized(&host)))
+    Ok(check(Target::Sized(&host)))
 }
 
-/// Refuses the source of a configuration, and says how to compile it.
+/// Refuses the source of a configuration, with the commands to compile it.
 fn refuse_source(path: &Path, content: &[u8]) -> Result<()> {
     let is_source = content.trim_ascii_start().starts_with(b"/dts-v1/")
         || path.extension().is_some_and(|extension| extension == "dts");
@@ -99,9 +99,10 @@ fn refuse_source(path: &Path, content: &[u8]) -> Result<()> {
     let (source, blob) = (path.display(), path.with_extension("dtb"));
     let blob = blob.display();
     bail!(
-        "{source} is the source of a configuration. To compile and check it:\n    \
+        "{source} is the source of a configuration. To compile and check it, with an -i for each directory of included \
+         files (kernels, ramdisks):\n    \
          ballast image {source} -o {blob} -i DIRECTORY\n\
-         with an -i for each directory of the files that it includes (kernels, ramdisks); or by plain dtc:\n    \
+         or with dtc:\n    \
          dtc -I dts -O dtb -i DIRECTORY {source} -o {blob} && ballast check {blob}"
     )
 }
@@ -110,13 +111,13 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Prints what was found in the blob at `path`. Returns `true` if no error was.
+/// Prints the findings about the blob at `path`. Returns `true` if there are no errors.
 fn print(path: &Path, findings: &Findings) -> bool {
     for line in &findings.lines {
         println!("{line}");
     }
     match findings.error_count {
-        0 => println!("{}: good, guests: {}", path.display(), findings.guests.join(", ")),
+        0 => println!("{}: no errors, guests: {}", path.display(), findings.guests.join(", ")),
         1 => println!("{}: 1 error", path.display()),
         count => println!("{}: {count} errors", path.display()),
     }
@@ -126,7 +127,7 @@ fn print(path: &Path, findings: &Findings) -> bool {
     findings.error_count == 0
 }
 
-/// A size: a number, with K, M, G or T for powers of 1024.
+/// Parses a size: a number, with K, M, G or T for powers of 1024.
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let shift = match &text[digits.len()..] {
@@ -141,8 +142,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "too large".into())
 }
 
-/// Checks a blob, by the code that Ballast itself checks it by, and whether its guests fit `place`.
-pub fn check_blob(blob: &[u8], place: Place<'_>, unknown_names: UnknownNames) -> Findings {
+/// Checks a blob against `target`, with the code that Ballast runs at boot.
+pub fn check_blob(blob: &[u8], target: Target<'_>, unknown_names: UnknownNames) -> Findings {
     let mut lines = Vec::new();
     let mut error_count = 0;
     let mut has_unknown_names = false;
@@ -155,7 +156,7 @@ pub fn check_blob(blob: &[u8], place: Place<'_>, unknown_names: UnknownNames) ->
         error_count += usize::from(severity == Severity::Error);
         lines.push(format!("{word}: {text}"));
     };
-    let guests = match guests(blob, place, unknown_names, &mut has_unknown_names, &mut tell) {
+    let guests = match guests(blob, target, unknown_names, &mut has_unknown_names, &mut tell) {
         Ok(guests) => guests,
         Err(error) => {
             tell(Severity::Error, format_args!("{error}"));
@@ -165,19 +166,19 @@ pub fn check_blob(blob: &[u8], place: Place<'_>, unknown_names: UnknownNames) ->
     Findings { lines, error_count, guests, has_unknown_names }
 }
 
-/// The names of the guests of `blob` that can be started in `place`.
+/// Returns the names of the guests of `blob` that can start on `target`.
 fn guests(
     blob: &[u8],
-    place: Place<'_>,
+    target: Target<'_>,
     unknown_names: UnknownNames,
     has_unknown_names: &mut bool,
     tell: &mut Tell<'_>,
 ) -> Result<Vec<String>> {
     let blob = AlignedBlob::new(blob);
     let tree = Tree::new(blob.as_slice()).map_err(|error| anyhow!("{error}"))?;
-    let host_blob = AlignedBlob::new(match place {
-        Place::Described(tree, _) => tree,
-        Place::Any | Place::Sized(_) => &[],
+    let host_blob = AlignedBlob::new(match target {
+        Target::Described(tree, _) => tree,
+        Target::Any | Target::Sized(_) => &[],
     });
     let mut sink = |severity, finding: Finding<'_>| {
         let is_unknown = matches!(finding.rule(), Rule::Unknown { .. });
@@ -186,36 +187,36 @@ fn guests(
     };
     let mut configuration = Configuration::read_with(&tree, unknown_names, &mut sink)
         .map_err(|finding| anyhow!("configuration: {finding}"))?;
-    match place {
-        Place::Any => {}
-        Place::Sized(host) => {
+    match target {
+        Target::Any => {}
+        Target::Sized(host) => {
             configuration.fit_blocks(host, &mut tell_finding(tell));
             configuration.fit(host, &mut tell_finding(tell));
         }
-        Place::Described(_, command_line) => {
-            let host =
-                Tree::new(host_blob.as_slice()).map_err(|error| anyhow!("the host's tree: {error}"))?;
+        Target::Described(_, command_line) => {
+            let host = Tree::new(host_blob.as_slice())
+                .map_err(|error| anyhow!("the host's device tree: {error}"))?;
             host::fit(&host, command_line, &mut configuration, tell)?;
         }
     }
     Ok(configuration.guests.iter().map(|guest| guest.name.to_owned()).collect())
 }
 
-/// What `ballast image` is told.
+/// Options of `ballast image`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImageOptions {
-    /// The configuration's source
+    /// Source of the configuration
     #[arg(value_name = "FILE.dts")]
-    pub source: PathBuf,
-    /// Where the blob goes
+    source: PathBuf,
+    /// File to write the blob to
     #[arg(short, long, value_name = "FILE.dtb")]
-    pub out: PathBuf,
-    /// Look for included files here, too
+    out: PathBuf,
+    /// Search this directory for included files; may be repeated
     #[arg(short, long, value_name = "DIRECTORY")]
-    pub include: Vec<PathBuf>,
+    include: Vec<PathBuf>,
 }
 
-/// Compiles a configuration by plain `dtc`, and checks it. Returns whether it is good.
+/// Compiles a configuration with `dtc` and checks it. Returns `true` if there are no errors.
 ///
 /// # Errors
 /// There is no `dtc`, or it refuses the source.
@@ -228,17 +229,17 @@ pub fn image(options: &ImageOptions) -> Result<bool> {
     let status = dtc
         .arg(&options.source)
         .status()
-        .context("cannot start dtc (Debian: apt install device-tree-compiler)")?;
+        .context("cannot run dtc (Debian: apt install device-tree-compiler)")?;
     if !status.success() {
         bail!("dtc refuses {}", options.source.display());
     }
-    let findings = check_blob(&read_file(&options.out)?, Place::Any, UnknownNames::Refused);
+    let findings = check_blob(&read_file(&options.out)?, Target::Any, UnknownNames::Refused);
     Ok(print(&options.out, &findings))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::io::Write;
 
     use super::*;
 
@@ -270,7 +271,7 @@ mod tests {
         let source = "/dts-v1/; / { compatible = \"ballast,configuration\"; images { kernel: kernel { data = [d5 d5 d5 d5]; }; }; \
                       guests { alpha { vcpus = <1>; kernel = <&kernel>; no-migraton; memory { size = <0x10000000>; }; }; }; };";
         let Some(blob) = compile(source) else { return };
-        let refused = check_blob(&blob, Place::Any, UnknownNames::Refused);
+        let refused = check_blob(&blob, Target::Any, UnknownNames::Refused);
         assert!(
             refused.has_unknown_names && refused.error_count == 1 && refused.guests.is_empty(),
             "{refused:?}"
@@ -279,26 +280,24 @@ mod tests {
             refused.lines[0].ends_with("no-migraton: unknown name; did you mean \"no-migration\"?"),
             "{refused:?}"
         );
-        let allowed = check_blob(&blob, Place::Any, UnknownNames::Allowed);
+        let allowed = check_blob(&blob, Target::Any, UnknownNames::Allowed);
         assert!(!allowed.has_unknown_names && allowed.error_count == 0, "{allowed:?}");
         assert_eq!((allowed.guests, allowed.lines.len()), (vec!["alpha".to_owned()], 1));
     }
 
     #[test]
-    fn what_is_no_blob_is_told() {
-        let findings = check_blob(b"no device tree", Place::Any, UnknownNames::Refused);
+    fn other_files_are_refused() {
+        let findings = check_blob(b"no device tree", Target::Any, UnknownNames::Refused);
         assert_eq!(findings.error_count, 1);
         assert!(findings.lines[0].starts_with("error: "), "{:?}", findings.lines);
     }
 
-    /// Compiles `source` by dtc, where there is one.
+    /// Compiles `source` with dtc, if it is installed.
     fn compile(source: &str) -> Option<Vec<u8>> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ballast-check-{}-{number}.dts", std::process::id()));
-        fs::write(&path, source).unwrap();
-        let output = Command::new("dtc").args(["-q", "-I", "dts", "-O", "dtb"]).arg(&path).output().ok()?;
-        fs::remove_file(&path).unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(source.as_bytes()).unwrap();
+        let output =
+            Command::new("dtc").args(["-q", "-I", "dts", "-O", "dtb"]).arg(file.path()).output().ok()?;
         assert!(output.status.success());
         Some(output.stdout)
     }
@@ -307,7 +306,7 @@ mod tests {
     fn a_guest_without_a_kernel_is_an_error() {
         let source = "/dts-v1/; / { compatible = \"ballast,configuration\"; guests { alpha { }; }; };";
         let Some(blob) = compile(source) else { return };
-        let findings = check_blob(&blob, Place::Any, UnknownNames::Refused);
+        let findings = check_blob(&blob, Target::Any, UnknownNames::Refused);
         assert!(findings.error_count >= 1, "{findings:?}");
         assert!(findings.lines.iter().any(|line| line.contains("/guests/alpha")), "{findings:?}");
     }

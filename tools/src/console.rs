@@ -1,7 +1,7 @@
-//! `ballast console`: Ballast's serial line at this terminal.
+//! `ballast console`: attaches this terminal to Ballast's serial line.
 //!
-//! Everything passes: Ballast's own keys too. Frames of the log are put together and shown between lines;
-//! what passes can be recorded, and each guest's lines written to a file of its own.
+//! All keys go to Ballast, including its prefix key. Log frames are decoded and shown between lines. Options record
+//! the session and write each console's lines to a file of its own.
 
 use std::collections::BTreeMap;
 use std::fs::{File, create_dir_all};
@@ -18,32 +18,32 @@ use crate::frames::Decoder;
 use crate::link::{Address, Link, Received};
 use crate::monitor::Lines;
 use crate::recording::Recorder;
-use crate::splitter::{Piece, Splitter};
+use crate::splitter::{Chunk, Splitter};
 
-/// Ballast's prefix key; behind it, [`QUIT`] ends this program and everything else is Ballast's.
+/// Ballast's prefix key. After it, [`QUIT`] ends this program; all other keys go to Ballast.
 const PREFIX: u8 = 0x1d;
 const QUIT: u8 = b'q';
-/// How often keys are looked for.
+/// Interval between two checks for keys.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What `ballast console` is told.
+/// Options of `ballast console`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the line is: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
+    /// The line: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
     #[arg(value_name = "LINE")]
-    pub address: Address,
-    /// The running image's ELF file, for the log's frames (log=frames)
+    address: Address,
+    /// ELF file of the running image, to decode log frames (log=frames)
     #[arg(long, value_name = "FILE")]
-    pub elf: Option<PathBuf>,
-    /// Record what passes, as an asciicast
+    elf: Option<PathBuf>,
+    /// Record the session as an asciicast
     #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
-    /// Write each console's lines to a file of its own in this directory, and the log to `log`
+    record: Option<PathBuf>,
+    /// Write each console's lines to a file of its own in this directory, and the log to the file `log`
     #[arg(long, value_name = "DIRECTORY")]
-    pub split: Option<PathBuf>,
-    /// Write the log to the files only, not to the terminal
+    split: Option<PathBuf>,
+    /// Do not show the log on the terminal; --split still writes it
     #[arg(long)]
-    pub no_log: bool,
+    no_log: bool,
 }
 
 /// Attaches this terminal to the line until Ctrl-] q, or the line ends.
@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut link = Link::open(&options.address)?;
     let mut view = View::new(options)?;
     if stdin().is_terminal() {
-        eprintln!("{} (Ctrl-] q ends, Ctrl-] ? lists Ballast's keys)", options.address);
+        eprintln!("{} (Ctrl-] q quits, Ctrl-] ? lists Ballast's keys)", options.address);
     }
     let _terminal = RawTerminal::enter();
     let keys = read_keys();
@@ -65,11 +65,11 @@ pub fn run(options: &Options) -> Result<()> {
             Received::Nothing => {}
             Received::End => return view.finish(),
         }
-        // Input that has ended leaves the line to listen to.
+        // After the end of input, output is still shown.
         while let Ok(typed) = keys.try_recv() {
             let (sent, is_over) = quit.take(&typed);
             if !sent.is_empty() {
-                view.sent(&sent)?;
+                view.record_input(&sent)?;
                 link.send(&sent)?;
             }
             if is_over {
@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Reads keys in a thread of its own.
+/// Starts a thread that reads keys.
 fn read_keys() -> Receiver<Vec<u8>> {
     let (sender, keys) = channel();
     thread::spawn(move || {
@@ -93,14 +93,14 @@ fn read_keys() -> Receiver<Vec<u8>> {
     keys
 }
 
-/// Looks for the keys that end this program.
+/// A filter for the keys that end this program.
 #[derive(Default)]
 struct Quit {
     is_prefixed: bool,
 }
 
 impl Quit {
-    /// What of `typed` is to be sent, and whether this is the end.
+    /// Returns the part of `typed` to send, and whether the program ends.
     fn take(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut sent = Vec::new();
         for &key in typed {
@@ -121,16 +121,16 @@ impl Quit {
     }
 }
 
-/// What is done with what comes.
+/// The receiver of all output.
 struct View {
     splitter: Splitter,
     decoder: Option<Decoder>,
     recorder: Option<Recorder<BufWriter<File>>>,
     files: Option<Files>,
     shows_log: bool,
-    /// The cursor is at a line's start.
+    /// True if the cursor is at the start of a line.
     is_at_start: bool,
-    /// Log lines that wait for one.
+    /// Log lines that wait for the start of a line.
     waiting: Vec<String>,
     bad_line_count: u64,
 }
@@ -149,18 +149,18 @@ impl View {
         })
     }
 
-    fn sent(&mut self, bytes: &[u8]) -> Result<()> {
-        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.sent(bytes))
+    fn record_input(&mut self, bytes: &[u8]) -> Result<()> {
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.input(bytes))
     }
 
     fn take(&mut self, bytes: &[u8], out: &mut impl Write) -> Result<()> {
         if let Some(recorder) = &mut self.recorder {
-            recorder.came(bytes)?;
+            recorder.output(bytes)?;
         }
-        for piece in self.splitter.take(bytes) {
-            match piece {
-                Piece::Text(text) => self.show(&text, out)?,
-                Piece::Frame(frame) => self.take_frame(&frame)?,
+        for chunk in self.splitter.take(bytes) {
+            match chunk {
+                Chunk::Text(text) => self.show(&text, out)?,
+                Chunk::Frame(frame) => self.take_frame(&frame)?,
             }
             self.show_log(out)?;
         }
@@ -168,7 +168,7 @@ impl View {
         Ok(())
     }
 
-    /// Shows text; lines of the log that wait come behind its line ends.
+    /// Shows text, with waiting log lines after the ends of its lines.
     fn show(&mut self, text: &[u8], out: &mut impl Write) -> Result<()> {
         for part in text.split_inclusive(|&byte| byte == b'\n') {
             out.write_all(part)?;
@@ -208,13 +208,13 @@ impl View {
     fn finish(self) -> Result<()> {
         let damaged = self.splitter.bad_frame_count + self.bad_line_count;
         if damaged != 0 {
-            eprintln!("\r\n{damaged} frames of the log came damaged");
+            eprintln!("\r\n{damaged} log frames were damaged on the line");
         }
         self.files.map_or(Ok(()), Files::finish)
     }
 }
 
-/// A file for each console.
+/// The files of all consoles.
 struct Files {
     folder: PathBuf,
     files: BTreeMap<String, BufWriter<File>>,
@@ -224,7 +224,7 @@ struct Files {
 
 impl Files {
     fn new(folder: &Path) -> Result<Self> {
-        create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(Self {
             folder: folder.into(),
             files: BTreeMap::new(),
@@ -268,22 +268,22 @@ impl Files {
     }
 }
 
-/// Tells whose line a line is, by the lines that Ballast puts between.
+/// A parser that assigns lines to consoles, by the lines that Ballast prints when it switches.
 #[derive(Debug)]
-pub struct Consoles {
+pub(crate) struct Consoles {
     front: String,
 }
 
 impl Default for Consoles {
-    /// The monitor is in front when Ballast starts.
+    /// Starts with the monitor, which Ballast shows first.
     fn default() -> Self {
         Self { front: "monitor".into() }
     }
 }
 
 impl Consoles {
-    /// The console's name and its line; nothing for the line that switches.
-    pub fn take(&mut self, line: &str) -> Option<(String, String)> {
+    /// Returns the name of the console and its line, or `None` for a line that switches consoles.
+    pub(crate) fn take(&mut self, line: &str) -> Option<(String, String)> {
         if let Some(name) = switches_to(line) {
             self.front = name.into();
             return None;
@@ -297,19 +297,19 @@ impl Consoles {
     }
 }
 
-/// The console that `--- NAME (Ctrl-] KEY)… ---` brings to front.
+/// Returns the console that the line `--- NAME (Ctrl-] KEY)… ---` brings to the front.
 fn switches_to(line: &str) -> Option<&str> {
     let (name, rest) = line.strip_prefix("--- ")?.split_once(" (Ctrl-] ")?;
     (rest.ends_with(" ---") && is_name(name)).then_some(name)
 }
 
-/// Names of guests are those of device tree nodes: no separators, so that they are good for files.
+/// Tests whether `name` is a valid console name. Such names have no separators and are safe as file names.
 fn is_name(name: &str) -> bool {
     let is_character = |character: char| character.is_ascii_alphanumeric() || ",._+-".contains(character);
     !name.is_empty() && name.len() <= 31 && !name.starts_with('.') && name.chars().all(is_character)
 }
 
-/// The terminal without line editing and signals, until this is dropped.
+/// The terminal in raw mode, until this is dropped.
 struct RawTerminal(Option<Termios>);
 
 impl RawTerminal {
@@ -327,7 +327,7 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         if let Some(settings) = &self.0 {
-            // A terminal that has gone needs no settings.
+            // Errors do not matter: the terminal is gone.
             let _ = tcsetattr(stdin(), OptionalActions::Drain, settings);
         }
     }
@@ -360,16 +360,16 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_is_shown_recorded_and_split() {
-        let folder = std::env::temp_dir().join(format!("ballast-console-{}", std::process::id()));
+    fn output_is_shown_recorded_and_split() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let options = Options {
             address: "unix:/nowhere".parse().unwrap(),
             elf: None,
             record: Some(folder.join("recording")),
-            split: Some(folder.clone()),
+            split: Some(folder.into()),
             no_log: false,
         };
-        std::fs::create_dir_all(&folder).unwrap();
         let mut view = View::new(&options).unwrap();
         let mut shown = Vec::new();
         let line = b"--- alpha (Ctrl-] 1) ---\r\n\x1b]7700;Zm9v\x1b\\Booting\r\nbeta| up\r\n";
@@ -380,6 +380,5 @@ mod tests {
         assert_eq!(std::fs::read_to_string(folder.join("alpha")).unwrap(), "Booting\n");
         assert_eq!(std::fs::read_to_string(folder.join("beta")).unwrap(), "up\n");
         assert_eq!(std::fs::read_to_string(folder.join("recording")).unwrap().lines().count(), 3);
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! `ballast exporter`: the machine's figures for Prometheus, over HTTP.
+//! `ballast exporter`: serves metrics for Prometheus over HTTP.
 
 use std::fmt::{self, Write as _};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,56 +11,56 @@ use crate::link::{Address, Link};
 use crate::model::{Heat, Snapshot};
 use crate::monitor::{Losses, Monitor};
 
-/// How long a client may take to ask.
+/// Time limit for a client's request.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long Ballast may take to answer all of a scrape, unless Prometheus says how long it waits: less than the 10 s that it
-/// waits by default, so that it gets `ballast_up 0` in time.
+/// Default time limit for Ballast to answer a scrape: less than the 10 s that Prometheus waits by default, so that it
+/// gets `ballast_up 0` in time.
 const SCRAPE: Duration = Duration::from_secs(8);
-/// What Prometheus says it waits (Prometheus, scrape/scrape.go), in seconds.
+/// Header with Prometheus's timeout in seconds (Prometheus, scrape/scrape.go).
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
-/// Longest request head that is read.
+/// Most bytes of a request's head that are read.
 const LONGEST_HEAD: u64 = 16 << 10;
-/// Type of the answer: the text format, version 0.0.4.
+/// Content type of the answer: the text format, version 0.0.4.
 const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// States of a guest, as the monitor names them.
+/// The monitor's names of guest states.
 const STATES: [&str; 6] = ["off", "starting", "running", "stopping", "failed", "refused"];
 
-/// What `ballast exporter` is told.
+/// Options of `ballast exporter`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the line is: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
+    /// The line: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
     #[arg(value_name = "LINE")]
-    pub address: Address,
-    /// Where to listen
+    address: Address,
+    /// Address to listen on
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9750")]
-    pub listen: String,
-    /// At each scrape, watch for a second how much of their memory guests touch
+    listen: String,
+    /// At each scrape, measure for a second how much of their memory guests touch
     #[arg(long)]
-    pub heat: bool,
+    heat: bool,
 }
 
-/// Answers each scrape with what the line says then.
+/// Answers each scrape with the current state of the machine.
 ///
 /// # Errors
-/// The place is taken.
+/// The address to listen on is in use.
 pub fn run(options: &Options) -> Result<()> {
     let place = &options.listen;
-    let listener = TcpListener::bind(place).with_context(|| format!("cannot listen at {place}"))?;
+    let listener = TcpListener::bind(place).with_context(|| format!("cannot listen on {place}"))?;
     eprintln!("http://{}/metrics", listener.local_addr()?);
     let mut scraper = Scraper::new(options.clone());
-    // One line, one client at a time. What a client does wrong is its own affair.
+    // There is one line, so one client at a time. Errors of a client do not end the exporter.
     for client in listener.incoming().flatten() {
         let _ = answer(client, |patience| scraper.scrape(patience));
     }
     Ok(())
 }
 
-/// Asks the machine, and keeps the line open between scrapes.
+/// A client of the monitor that keeps the line open between scrapes.
 struct Scraper {
     options: Options,
     monitor: Option<Monitor>,
-    /// Losses on lines that were closed.
+    /// Losses on earlier connections.
     earlier: Losses,
     error_count: u64,
 }
@@ -115,8 +115,8 @@ fn answer(client: TcpStream, scrape: impl FnOnce(Duration) -> String) -> Result<
     reader.read_line(&mut request)?;
     let (mut line, mut patience) = (String::new(), SCRAPE);
     while reader.read_line(&mut line)? > 2 {
-        if let Some(said) = timeout(&line) {
-            patience = said;
+        if let Some(limit) = timeout(&line) {
+            patience = limit;
         }
         line.clear();
     }
@@ -124,10 +124,10 @@ fn answer(client: TcpStream, scrape: impl FnOnce(Duration) -> String) -> Result<
     let (status, kind, body) = match (words.next(), words.next()) {
         (Some("GET"), Some("/metrics")) => ("200 OK", TYPE, scrape(patience)),
         (Some("GET"), Some("/")) => {
-            ("200 OK", "text/html", "<a href=\"/metrics\">Ballast's metrics</a>\n".into())
+            ("200 OK", "text/html", "<a href=\"/metrics\">Metrics of Ballast</a>\n".into())
         }
-        (Some("GET"), _) => ("404 Not Found", "text/plain", "Only /metrics is here.\n".into()),
-        _ => ("405 Method Not Allowed", "text/plain", "Only GET is understood.\n".into()),
+        (Some("GET"), _) => ("404 Not Found", "text/plain", "The only page is /metrics.\n".into()),
+        _ => ("405 Method Not Allowed", "text/plain", "The only method is GET.\n".into()),
     };
     let mut client = client;
     write!(
@@ -138,7 +138,7 @@ fn answer(client: TcpStream, scrape: impl FnOnce(Duration) -> String) -> Result<
     Ok(())
 }
 
-/// Returns how long Ballast may take if `line` is the header that says how long Prometheus waits: four fifths of it.
+/// Returns four fifths of Prometheus's timeout if `line` is the header with it.
 fn timeout(line: &str) -> Option<Duration> {
     let (name, value) = line.split_once(':')?;
     let seconds: f64 = value.trim().parse().ok().filter(|_| name.eq_ignore_ascii_case(TIMEOUT_HEADER))?;
@@ -149,7 +149,7 @@ fn timeout(line: &str) -> Option<Duration> {
 struct Page(String);
 
 impl Page {
-    /// A metric with its samples: labels and value.
+    /// Writes a metric with its samples: labels and value.
     fn metric<L: AsRef<str>>(
         &mut self,
         name: &str,
@@ -164,9 +164,9 @@ impl Page {
     }
 }
 
-/// What has been observed of a quantity since boot, in seconds.
+/// Statistics on a quantity since boot, in seconds.
 struct Summary {
-    /// Labels, without braces.
+    /// Labels without braces.
     labels: String,
     p50: f64,
     p99: f64,
@@ -176,7 +176,7 @@ struct Summary {
 }
 
 impl Page {
-    /// A summary, and the longest of each as a gauge of its own.
+    /// Writes a summary, and the longest value of each row as a separate gauge.
     fn summary(&mut self, name: &str, help: &str, rows: &[Summary]) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} summary");
         for Summary { labels, p50, p99, sum, count, .. } in rows {
@@ -186,16 +186,11 @@ impl Page {
         }
         let longest = rows.iter().map(|row| (format!("{{{}}}", row.labels), row.longest));
         let name = name.strip_suffix("_seconds").unwrap_or(name);
-        self.metric(
-            &format!("{name}_longest_seconds"),
-            "gauge",
-            "The longest of these, since boot.",
-            longest,
-        );
+        self.metric(&format!("{name}_longest_seconds"), "gauge", "Longest of these since boot.", longest);
     }
 }
 
-/// A label's value, escaped.
+/// Displays a label's value, escaped.
 struct Label<'a>(&'a str);
 
 impl fmt::Display for Label<'_> {
@@ -220,16 +215,16 @@ fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
-/// The page: everything that `snapshot` says, and how the scrape went.
-pub fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64) -> String {
+/// Returns the page: all figures of `snapshot`, and the result of the scrape.
+pub(crate) fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64) -> String {
     let mut page = Page(String::new());
-    page.metric("ballast_up", "gauge", "Whether Ballast answers.", [("", f64::from(snapshot.is_some()))]);
+    page.metric("ballast_up", "gauge", "1 if Ballast answers.", [("", f64::from(snapshot.is_some()))]);
     let help = "Scrapes that Ballast did not answer.";
     page.metric("ballast_scrape_errors_total", "counter", help, [("", error_count as f64)]);
     page.metric(
         "ballast_line_damaged_total",
         "counter",
-        "What came over the line damaged.",
+        "Reports and log frames damaged on the line.",
         [
             (label("what", "report"), losses.bad_report_count as f64),
             (label("what", "frame"), losses.bad_frame_count as f64),
@@ -248,10 +243,20 @@ pub fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64) -> St
         }
         let consoles = || snapshot.consoles.iter();
         let lost = consoles().map(|console| (label("console", &console.name), console.lost_bytes as f64));
-        page.metric("ballast_console_lost_bytes_total", "counter", "Output that was never shown.", lost);
+        page.metric(
+            "ballast_console_lost_bytes_total",
+            "counter",
+            "Console output lost before it was shown.",
+            lost,
+        );
         let lost =
             consoles().map(|console| (label("console", &console.name), console.input_lost_bytes as f64));
-        page.metric("ballast_console_input_lost_bytes_total", "counter", "Input that was never read.", lost);
+        page.metric(
+            "ballast_console_input_lost_bytes_total",
+            "counter",
+            "Console input lost before the guest read it.",
+            lost,
+        );
     }
     page.0
 }
@@ -264,13 +269,13 @@ fn write_version(page: &mut Page, snapshot: &Snapshot) {
         Label(&version.commit),
         Label(&version.host)
     );
-    page.metric("ballast_info", "gauge", "What is running.", [(labels, 1.0)]);
+    page.metric("ballast_info", "gauge", "Version of Ballast and name of the host.", [(labels, 1.0)]);
     let uptime = [("", seconds(version.uptime_ns))];
     page.metric("ballast_uptime_seconds", "gauge", "Time since boot.", uptime);
     page.metric(
         "ballast_own_memory_bytes",
         "gauge",
-        "What Ballast takes for itself.",
+        "Memory used by Ballast itself.",
         [
             (label("part", "image"), version.image_bytes as f64),
             (label("part", "own"), version.own_bytes as f64),
@@ -287,15 +292,15 @@ fn write_guests(page: &mut Page, snapshot: &Snapshot) {
             (labels, f64::from(guest.state == *state))
         })
     });
-    page.metric("ballast_guest_state", "gauge", "The guest's state: one of the states is 1.", states);
+    page.metric("ballast_guest_state", "gauge", "1 for the guest's current state, 0 for the others.", states);
     let memory = guests().map(|guest| (label("guest", &guest.name), guest.memory_bytes as f64));
-    page.metric("ballast_guest_memory_bytes", "gauge", "The RAM that the guest is configured with.", memory);
+    page.metric("ballast_guest_memory_bytes", "gauge", "Configured RAM of the guest.", memory);
     let backed = guests().map(|guest| (label("guest", &guest.name), guest.resident_bytes as f64));
-    page.metric("ballast_guest_backed_bytes", "gauge", "The RAM that the guest has now.", backed);
+    page.metric("ballast_guest_backed_bytes", "gauge", "RAM of the guest that is backed now.", backed);
     let vcpus = guests().map(|guest| (label("guest", &guest.name), guest.vcpu_count as f64));
-    page.metric("ballast_guest_vcpus", "gauge", "The guest's vCPUs.", vcpus);
+    page.metric("ballast_guest_vcpus", "gauge", "vCPUs of the guest.", vcpus);
     let on = guests().map(|guest| (label("guest", &guest.name), guest.vcpu_on_count as f64));
-    page.metric("ballast_guest_vcpus_on", "gauge", "The guest's vCPUs that are on.", on);
+    page.metric("ballast_guest_vcpus_on", "gauge", "vCPUs of the guest that are on.", on);
     let starts = guests().map(|guest| (label("guest", &guest.name), guest.start_count as f64));
     page.metric("ballast_guest_starts_total", "counter", "Starts of the guest, resets included.", starts);
     let uptime = guests().map(|guest| (label("guest", &guest.name), seconds(guest.uptime_ns)));
@@ -308,15 +313,15 @@ fn write_guests(page: &mut Page, snapshot: &Snapshot) {
     });
     page.metric("ballast_guest_exits_total", "counter", "Exits of the guest to EL2.", exits);
     let injected = stats().map(|guest| (label("guest", &guest.name), guest.injected_count as f64));
-    page.metric("ballast_guest_interrupts_total", "counter", "Interrupts given to the guest.", injected);
+    page.metric("ballast_guest_interrupts_total", "counter", "Interrupts injected into the guest.", injected);
     let time = stats().map(|guest| (label("guest", &guest.name), seconds(guest.el2_ns)));
-    page.metric("ballast_guest_el2_seconds_total", "counter", "Time at EL2 for the guest.", time);
+    page.metric("ballast_guest_el2_seconds_total", "counter", "Time spent at EL2 for the guest.", time);
 }
 
 fn write_controllers(page: &mut Page, snapshot: &Snapshot) {
     let controllers = || snapshot.controllers.iter();
     let size = controllers().map(|one| (label("controller", &one.name), one.total_bytes as f64));
-    page.metric("ballast_controller_size_bytes", "gauge", "RAM behind the controller.", size);
+    page.metric("ballast_controller_size_bytes", "gauge", "RAM of the controller.", size);
     let uses = controllers().flat_map(|one| {
         let uses = [
             ("free", one.free_bytes),
@@ -328,17 +333,22 @@ fn write_controllers(page: &mut Page, snapshot: &Snapshot) {
             (format!("{{controller=\"{}\",use=\"{what}\"}}", Label(&one.name)), bytes as f64)
         })
     });
-    page.metric("ballast_controller_memory_bytes", "gauge", "What the controller's RAM is used for.", uses);
+    page.metric("ballast_controller_memory_bytes", "gauge", "RAM of the controller by use.", uses);
     let blocks = controllers().map(|one| (label("controller", &one.name), one.dmb_bytes as f64));
     page.metric("ballast_controller_dmb_bytes", "gauge", "RAM in designated movable blocks.", blocks);
     let closed = controllers().map(|one| (label("controller", &one.name), f64::from(one.state != "in use")));
-    page.metric("ballast_controller_closed", "gauge", "1 if the controller takes no allocations.", closed);
+    page.metric(
+        "ballast_controller_closed",
+        "gauge",
+        "1 if the controller is closed to new allocations.",
+        closed,
+    );
     let evacuated =
         controllers().map(|one| (label("controller", &one.name), f64::from(one.state == "evacuated")));
     page.metric(
         "ballast_controller_evacuated",
         "gauge",
-        "1 if the controller takes no allocations and nothing behind it is in use.",
+        "1 if the controller is closed and none of its memory is in use.",
         evacuated,
     );
 }
@@ -350,11 +360,16 @@ fn write_migration(page: &mut Page, snapshot: &Snapshot) {
     page.metric(
         "ballast_migration_moved_bytes_total",
         "counter",
-        "What was moved of the guest's RAM.",
+        "RAM of the guest that was migrated.",
         moved,
     );
     let copying = guests().map(|one| (guest(&one.name), seconds(one.copy_ns)));
-    page.metric("ballast_migration_copy_seconds_total", "counter", "Time spent copying.", copying);
+    page.metric(
+        "ballast_migration_copy_seconds_total",
+        "counter",
+        "Time spent copying the guest's RAM.",
+        copying,
+    );
     let faults = guests().map(|one| (guest(&one.name), one.fault_count as f64));
     page.metric(
         "ballast_migration_faults_total",
@@ -366,7 +381,7 @@ fn write_migration(page: &mut Page, snapshot: &Snapshot) {
     page.metric(
         "ballast_migration_stalls_total",
         "counter",
-        "How often the guest had to wait for one.",
+        "Waits of the guest for a unit in flight.",
         stalls,
     );
     let stalls = snapshot.stalls.iter().map(|one| Summary {
@@ -380,31 +395,37 @@ fn write_migration(page: &mut Page, snapshot: &Snapshot) {
     let stalls: Vec<Summary> = stalls.collect();
     page.summary(
         "ballast_migration_stall_seconds",
-        "How long the guest waited for a unit in flight.",
+        "Length of the guest's waits for a unit in flight.",
         &stalls,
     );
     let pairs = snapshot.pairs.iter().map(|pair| {
         let labels = format!("{{from=\"{}\",to=\"{}\"}}", Label(&pair.from), Label(&pair.to));
         (labels, pair.moved_bytes as f64)
     });
-    let help = "What was moved from one controller to another.";
+    let help = "Memory migrated from one controller to another.";
     page.metric("ballast_controller_moved_bytes_total", "counter", help, pairs);
     let is_over = |state: &str| matches!(state, "finished" | "incomplete" | "cancelled");
     let open = snapshot.jobs.iter().filter(|job| !is_over(&job.state)).count();
-    page.metric("ballast_jobs", "gauge", "Migrations that wait or run.", [("", open as f64)]);
+    page.metric("ballast_jobs", "gauge", "Migration jobs queued or running.", [("", open as f64)]);
 }
 
 fn write_heat(page: &mut Page, snapshot: &Snapshot) {
     let window = [("", seconds(snapshot.heat_window_ns))];
-    page.metric("ballast_heat_window_seconds", "gauge", "For how long guests were watched.", window);
+    page.metric(
+        "ballast_heat_window_seconds",
+        "gauge",
+        "Time for which touched memory was measured.",
+        window,
+    );
     let labels =
         |one: &Heat| format!("{{guest=\"{}\",controller=\"{}\"}}", Label(&one.guest), Label(&one.controller));
     let rows = || snapshot.heat.iter();
     let resident = rows().map(|one| (labels(one), one.resident_bytes as f64));
-    let help = "What of the guest's memory lies behind the controller.";
+    let help = "Memory of the guest on the controller.";
     page.metric("ballast_guest_resident_bytes", "gauge", help, resident);
     let touched = rows().map(|one| (labels(one), one.touched_bytes as f64));
-    page.metric("ballast_guest_touched_bytes", "gauge", "What of it the guest touched meanwhile.", touched);
+    let help = "Memory of the guest on the controller that was touched in the window.";
+    page.metric("ballast_guest_touched_bytes", "gauge", help, touched);
 }
 
 fn write_claims(page: &mut Page, snapshot: &Snapshot) {
@@ -413,7 +434,7 @@ fn write_claims(page: &mut Page, snapshot: &Snapshot) {
         let labels = format!("{{pool=\"{}\",controller=\"{}\"}}", Label(&one.pool), Label(&one.controller));
         (labels, one.size_bytes as f64)
     });
-    page.metric("ballast_pool_size_bytes", "gauge", "The pool's memory.", size);
+    page.metric("ballast_pool_size_bytes", "gauge", "Size of the pool.", size);
     let uses = pools().flat_map(|one| {
         let uses = [
             ("free", one.free_bytes),
@@ -423,16 +444,21 @@ fn write_claims(page: &mut Page, snapshot: &Snapshot) {
         ];
         uses.map(|(what, bytes)| (format!("{{pool=\"{}\",use=\"{what}\"}}", Label(&one.pool)), bytes as f64))
     });
-    page.metric("ballast_pool_memory_bytes", "gauge", "What the pool's memory is used for.", uses);
+    page.metric("ballast_pool_memory_bytes", "gauge", "Memory of the pool by use.", uses);
     let claimable = pools().map(|one| (label("pool", &one.pool), one.claimable_bytes as f64));
-    page.metric("ballast_pool_claimable_bytes", "gauge", "What could be claimed now.", claimable);
+    page.metric(
+        "ballast_pool_claimable_bytes",
+        "gauge",
+        "Memory of the pool that can be claimed now.",
+        claimable,
+    );
     let stats = &snapshot.claim_stats;
     let help = "Claims that were tried.";
     page.metric("ballast_claims_tried_total", "counter", help, [("", stats.tried_count as f64)]);
     page.metric(
         "ballast_claims_total",
         "counter",
-        "Claims that are over, by what became of them.",
+        "Finished claims by outcome.",
         [
             (label("outcome", "granted"), stats.granted_count as f64),
             (label("outcome", "failed"), stats.failed_count as f64),
@@ -440,12 +466,12 @@ fn write_claims(page: &mut Page, snapshot: &Snapshot) {
         ],
     );
     let failures = stats.failures.iter().map(|one| (label("cause", &one.cause), one.count as f64));
-    page.metric("ballast_claim_failures_total", "counter", "Claims that failed, by cause.", failures);
-    let help = "What was granted to claims.";
+    page.metric("ballast_claim_failures_total", "counter", "Failed claims by cause.", failures);
+    let help = "Memory granted to claims.";
     page.metric("ballast_claim_granted_bytes_total", "counter", help, [("", stats.granted_bytes as f64)]);
-    let help = "What was moved out of the way of claims.";
+    let help = "Memory moved to empty ranges for claims.";
     page.metric("ballast_claim_moved_bytes_total", "counter", help, [("", stats.moved_bytes as f64)]);
-    let help = "Claimed ranges that were given back.";
+    let help = "Claimed ranges that were released.";
     page.metric("ballast_claim_releases_total", "counter", help, [("", stats.released_count as f64)]);
     let latencies = stats.latency.iter().map(|one| Summary {
         labels: format!("size=\"{}\",lent=\"{}\"", Label(&one.size), Label(&one.lent)),
@@ -456,10 +482,15 @@ fn write_claims(page: &mut Page, snapshot: &Snapshot) {
         count: one.count,
     });
     let latencies: Vec<Summary> = latencies.collect();
-    let help = "How long granted claims took, by size and by how much of the pool was lent.";
+    let help = "Latency of granted claims, by size and by the share of the pool that was lent.";
     page.summary("ballast_claim_latency_seconds", help, &latencies);
     let open = snapshot.claims.iter().filter(|claim| claim.is_open()).count();
-    page.metric("ballast_claims_open", "gauge", "Claims and releases that wait or run.", [("", open as f64)]);
+    page.metric(
+        "ballast_claims_open",
+        "gauge",
+        "Claims and releases queued or in progress.",
+        [("", open as f64)],
+    );
 }
 
 #[cfg(test)]
@@ -478,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_what_prometheus_reads() {
+    fn prometheus_can_parse_the_page() {
         let text = page(Some(&snapshot()), Losses { bad_report_count: 2, bad_frame_count: 3 }, 1);
         let parsed = prometheus_parse::Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).unwrap();
         let sample = |name: &str, label: &str, value: &str| {
@@ -509,7 +540,7 @@ mod tests {
         assert!(text.contains("\nballast_migration_stall_seconds_sum{guest=\"alpha\"} 0.00108\n"));
         assert_eq!(sample("ballast_claims_open", "", ""), 1.0);
         assert_eq!(sample("ballast_guest_touched_bytes", "controller", "mc0"), 67_108_864.0);
-        // Prometheus' conventions: counters end in _total, nothing else does; help for all.
+        // Prometheus's conventions: only counters end in _total, and every metric has help.
         for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
             let name = line.split(' ').nth(2).unwrap();
             assert_eq!(line.ends_with(" counter"), name.ends_with("_total"), "{line}");
@@ -528,17 +559,16 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_machine_is_down() {
+    fn a_machine_that_does_not_answer_is_down() {
         let text = page(None, Losses::default(), 4);
         assert!(text.contains("\nballast_up 0\n") && text.contains("\nballast_scrape_errors_total 4\n"));
         assert!(!text.contains("ballast_guest"));
     }
 
     #[test]
-    fn a_line_that_does_not_answer_is_down_in_time() {
-        let folder = std::env::temp_dir().join(format!("ballast-exporter-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("serial");
+    fn a_silent_line_is_reported_down_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("serial");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let address = Address::Unix(path);
         let options = Options { address: address.clone(), listen: String::new(), heat: true };
@@ -549,7 +579,7 @@ mod tests {
             assert!(page.contains("\nballast_up 0\n"), "{page}");
             start.elapsed()
         };
-        // In use by another program of ours, then a machine that accepts and is silent.
+        // First another command of this tool uses the line, then a machine accepts and stays silent.
         let server = thread::spawn(move || listener.accept().map(|(stream, _)| (listener, stream)).unwrap());
         let first = Link::open(&address).unwrap();
         let (listener, stream) = server.join().unwrap();
@@ -557,16 +587,15 @@ mod tests {
         drop((first, stream));
         let server = thread::spawn(move || listener.accept().map(|(stream, _)| (listener, stream)).unwrap());
         assert!(scrape(1500) < Duration::from_secs(6));
-        // The line is closed then, so that the next scrape can have it.
+        // The exporter closed the line, so that the next scrape can open it.
         let (_listener, mut stream) = server.join().unwrap();
         let mut came = Vec::new();
         stream.read_to_end(&mut came).unwrap();
         assert!(came.windows(14).any(|part| part == b"version --json"), "{came:?}");
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
-    fn prometheus_says_how_long_it_waits() {
+    fn the_timeout_header_is_understood() {
         assert_eq!(timeout("X-Prometheus-Scrape-Timeout-Seconds: 5\r\n"), Some(Duration::from_secs(4)));
         for line in [
             "Host: x",

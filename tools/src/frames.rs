@@ -1,4 +1,4 @@
-//! Frames of the log, put together with the image's ELF file by defmt's stock decoder.
+//! Log frames, decoded by defmt's decoder with the image's ELF file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,22 +6,22 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use defmt_decoder::{DecodeError, Frame, Location, StreamDecoder, Table};
 
-/// The section that the log's formats lie in.
+/// Section of the log's format strings.
 const SECTION: &str = ".defmt";
-/// Numbers of formats have 16 bits.
+/// Highest number of a format string: numbers have 16 bits.
 const LAST_NUMBER: usize = 0xffff;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The time that the frame carries, as text; empty if it has none.
-    pub time: String,
-    /// The level's name.
-    pub level: &'static str,
-    /// What it says.
-    pub text: String,
-    /// The module that wrote it, where the ELF file knows.
-    pub module: Option<String>,
+    /// Time in the frame, as text; empty if it has none.
+    pub(crate) time: String,
+    /// Name of the level.
+    pub(crate) level: &'static str,
+    /// The message.
+    pub(crate) text: String,
+    /// The module that wrote the line, if the ELF file has debug information.
+    pub(crate) module: Option<String>,
 }
 
 impl std::fmt::Display for Line {
@@ -34,33 +34,35 @@ impl std::fmt::Display for Line {
     }
 }
 
-/// Puts frames together.
+/// A decoder of frames.
 pub struct Decoder {
     table: Table,
     locations: BTreeMap<u64, Location>,
 }
 
 impl Decoder {
-    /// A decoder with what the ELF file of the running image knows.
+    /// Creates a decoder from the ELF file of the running image.
     ///
     /// # Errors
-    /// The file cannot be read, is no ELF file, or has no formats in it.
+    /// The file cannot be read, is not an ELF file, or has no format strings.
     pub fn load(path: &Path) -> Result<Self> {
         let elf = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::new(&elf).with_context(|| format!("{} has no log formats", path.display()))
+        Self::new(&elf).with_context(|| format!("{} has no log format strings", path.display()))
     }
 
     fn new(elf: &[u8]) -> Result<Self> {
-        let Some(table) = Table::parse(elf)? else { bail!("there is no section {SECTION}") };
+        let Some(table) = Table::parse(elf)? else { bail!("it has no section {SECTION}") };
         if table.indices().any(|number| number > LAST_NUMBER) {
-            bail!("its formats have no numbers yet: `make image` writes target/ballast.elf, where they have");
+            bail!(
+                "its format strings are not numbered yet; use target/ballast.elf, which `make image` writes"
+            );
         }
-        // Without debug information, lines have no places.
+        // Without debug information, lines have no modules.
         let locations = table.get_locations(elf).unwrap_or_default();
         Ok(Self { table, locations })
     }
 
-    /// The line that `frame` is.
+    /// Decodes `frame`.
     ///
     /// # Errors
     /// The frame is damaged, or was written by another image.
@@ -78,13 +80,13 @@ impl Decoder {
         }
     }
 
-    /// Takes apart what a line of the log's own carries (`log=frames,second`).
-    pub fn stream(&self) -> Stream<'_> {
+    /// Creates a decoder for a serial line that carries only frames (`log=frames,second`).
+    pub(crate) fn stream(&self) -> Stream<'_> {
         Stream { decoder: self, stream: self.table.new_stream_decoder(), bad_frame_count: 0 }
     }
 }
 
-/// The module of a line, as `log=text` has it: without the crate, and without the function that it is in.
+/// Returns the module of a line like `log=text`: without the crate and the function.
 fn module(location: &Location) -> Option<String> {
     let path = location.module.strip_prefix("hyp::").unwrap_or(&location.module);
     let parts: Vec<&str> = path
@@ -98,17 +100,17 @@ fn module(location: &Location) -> Option<String> {
     }
 }
 
-/// Frames of the log from a line of their own, as defmt encodes them (rzCOBS).
-pub struct Stream<'a> {
+/// A decoder for a serial line that carries only frames, in defmt's encoding (rzCOBS).
+pub(crate) struct Stream<'a> {
     decoder: &'a Decoder,
     stream: Box<dyn StreamDecoder + Send + Sync + 'a>,
-    /// Frames that came damaged.
-    pub bad_frame_count: u64,
+    /// Number of damaged frames.
+    pub(crate) bad_frame_count: u64,
 }
 
 impl Stream<'_> {
-    /// The lines that `bytes` complete.
-    pub fn take(&mut self, bytes: &[u8]) -> Vec<Line> {
+    /// Takes `bytes` and returns the lines that they complete.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Vec<Line> {
         self.stream.received(bytes);
         let mut lines = Vec::new();
         loop {
@@ -128,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// An ELF file with these symbols in a section `.defmt` at address `base`.
+    /// Makes an ELF file with log symbols in a section `.defmt` at address `base`.
     fn elf(base: u64) -> Vec<u8> {
         let mut object = Object::new(BinaryFormat::Elf, Architecture::Aarch64, Endianness::Little);
         let section = object.add_section(Vec::new(), b".defmt".to_vec(), SectionKind::ReadOnlyData);
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_images_are_refused() {
+    fn other_files_are_refused() {
         for file in [&b""[..], b"hello", &[0x7f; 200], &elf(0)[..100], &elf(0)[..700]] {
             assert!(Decoder::new(file).is_err());
         }

@@ -1,4 +1,4 @@
-//! What a host would make of a configuration, from its device tree alone: the code that Ballast boots by, on the PC.
+//! The check of a configuration against a host's device tree, by the code that Ballast runs at boot.
 
 use std::sync::atomic::AtomicU32;
 
@@ -11,14 +11,14 @@ use stage2::phys::alloc::Memory;
 use stage2::phys::frame::Footprint;
 use stage2::phys::map::BootMap;
 
-/// Leaves in `configuration` what the host of `tree` can run, and tells why not of the rest. `command_line` is
-/// Ballast's, where it is not the tree's.
+/// Removes from `configuration` the guests that the host of `tree` cannot run, and reports the reasons.
+/// `command_line` replaces Ballast's command line in the tree.
 ///
-/// What the loader puts into RAM (the image, the tree, the configuration) counts only where the tree names it.
+/// The memory of the image, the tree and the configuration counts as used only if the tree describes it.
 ///
 /// # Errors
 /// Ballast would not start on this host.
-pub fn fit<'t>(
+pub(crate) fn fit<'t>(
     tree: &Tree<'t>,
     command_line: Option<&'t str>,
     configuration: &mut Configuration<'t>,

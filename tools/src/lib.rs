@@ -1,18 +1,18 @@
-//! What `ballast`, the tool on the PC, is made of.
+//! The library behind `ballast`, the tool on the PC.
 //!
-//! What needs Ballast's serial line comes with the feature `line`, which is on by default: `ballast-qemu` checks
+//! Modules that use Ballast's serial line need the feature `line`, which is on by default. `ballast-qemu` checks
 //! configurations without it.
 //!
-//! * [`link`]: where the serial line is, and what comes over it.
-//! * [`splitter`], [`frames`]: text and the log's frames told apart, and frames put together.
-//! * [`monitor`]: Ballast's monitor, asked for reports as JSON.
+//! * [`link`]: the connection to the serial line.
+//! * [`splitter`], [`frames`]: separation of text and log frames, and decoding of frames.
+//! * [`monitor`]: a client of Ballast's monitor that asks for reports as JSON.
 //! * [`model`]: the reports as data.
-//! * [`recording`]: what passed, in a file that terminal players know.
+//! * [`recording`]: recordings of a line in the format of terminal players.
 //! * [`console`], [`log`], [`top`], [`report`], [`exporter`], [`configuration`]: the commands.
-//! * [`host`]: what a host would make of a configuration.
+//! * [`host`]: the check of a configuration against a host's device tree.
 
 pub mod configuration;
-pub mod host;
+mod host;
 
 #[cfg(feature = "line")]
 pub mod console;
@@ -21,17 +21,17 @@ pub mod exporter;
 #[cfg(feature = "line")]
 pub mod frames;
 #[cfg(feature = "line")]
-pub mod link;
+mod link;
 #[cfg(feature = "line")]
 mod lock;
 #[cfg(feature = "line")]
 pub mod log;
 #[cfg(feature = "line")]
-pub mod model;
+mod model;
 #[cfg(feature = "line")]
 pub mod monitor;
 #[cfg(feature = "line")]
-pub mod recording;
+mod recording;
 #[cfg(feature = "line")]
 pub mod report;
 #[cfg(feature = "line")]

@@ -1,4 +1,4 @@
-//! Where the serial line is: a socket of QEMU's, or a serial device.
+//! The connection to the serial line: a socket of QEMU or a serial device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,19 +20,19 @@ use rustix::termios::{
 
 use crate::lock::{self, Lock};
 
-/// Rate of a serial device unless told.
+/// Default rate of a serial device.
 const DEFAULT_BAUD: u32 = 115_200;
 
-/// Where a line is.
+/// The address of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub(crate) enum Address {
     /// A Unix socket: QEMU's `-serial unix:PATH,server=on,wait=off`.
     Unix(PathBuf),
     /// A TCP socket: QEMU's `-serial tcp:HOST:PORT,server=on,wait=off`.
     Tcp(String),
-    /// A serial device, and its rate.
+    /// A serial device and its rate in baud.
     Device(PathBuf, u32),
-    /// A file with what came over a line; nothing can be sent.
+    /// A file with a capture of a line. Nothing can be sent.
     File(PathBuf),
 }
 
@@ -54,7 +54,7 @@ impl FromStr for Address {
                 None => Ok(Self::Device(text.into(), DEFAULT_BAUD)),
                 Some((path, baud)) => match baud.parse() {
                     Ok(baud) => Ok(Self::Device(path.into(), baud)),
-                    Err(_) => Err(format!("{baud:?} is no rate in baud")),
+                    Err(_) => Err(format!("{baud:?} is not a rate in baud")),
                 },
             };
         }
@@ -64,7 +64,7 @@ impl FromStr for Address {
         if text.split_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
             return Ok(Self::Tcp(text.into()));
         }
-        Err("expected unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]".into())
+        Err("expected unix:PATH, tcp:HOST:PORT, /dev/DEVICE[,BAUD] or file:PATH".into())
     }
 }
 
@@ -80,15 +80,15 @@ impl fmt::Display for Address {
 }
 
 /// An open line.
-pub struct Link {
+pub(crate) struct Link {
     writer: Box<dyn Write + Send>,
     received: Receiver<io::Result<Vec<u8>>>,
-    /// Closes the line, which the thread that reads it has open as well; before the lock is given up.
+    /// Closes the line for the reading thread too. It precedes the lock, so that it is dropped first.
     _end: Option<End>,
     _lock: Option<Lock>,
 }
 
-/// Work that closes a line, done when this is dropped.
+/// A closure that closes a line when this is dropped.
 struct End(Box<dyn Fn() + Send>);
 
 impl End {
@@ -103,23 +103,23 @@ impl Drop for End {
     }
 }
 
-/// What came in time.
+/// The result of waiting for bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received {
-    /// These bytes.
+pub(crate) enum Received {
+    /// These bytes arrived.
     Bytes(Vec<u8>),
-    /// Nothing.
+    /// Nothing arrived in time.
     Nothing,
-    /// The line's other end is gone.
+    /// The other end closed the line.
     End,
 }
 
 impl Link {
-    /// Opens the line at `address`, for this program alone.
+    /// Opens the line at `address` for exclusive use.
     ///
     /// # Errors
-    /// Nobody listens there, there is no such device, or another program has the line.
-    pub fn open(address: &Address) -> Result<Self> {
+    /// Nobody listens there, there is no such device, or another program uses the line.
+    pub(crate) fn open(address: &Address) -> Result<Self> {
         Self::try_open(address).with_context(|| format!("cannot open {address}"))
     }
 
@@ -147,7 +147,7 @@ impl Link {
                 let reader = Device { file: file.try_clone()?, is_closed: Arc::clone(&is_closed) };
                 let end = End::new(move || {
                     is_closed.store(true, Ordering::Relaxed);
-                    // A device that is gone is nobody's.
+                    // Errors do not matter: a device that is gone is not locked.
                     let _ = (flock(&handle, FlockOperation::Unlock), ioctl_tiocnxcl(&handle));
                 });
                 Ok(Self { _end: end, ..Self::of(reader, file) })
@@ -155,18 +155,18 @@ impl Link {
         }
     }
 
-    /// A line that `reader` reads and `writer` writes.
-    pub fn of(mut reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Self {
+    /// Creates a line from a reader and a writer.
+    pub(crate) fn of(mut reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Self {
         let (sender, received) = channel();
-        thread::spawn(move || pass_on(&mut reader, &sender));
+        thread::spawn(move || forward(&mut reader, &sender));
         Self { writer: Box::new(writer), received, _end: None, _lock: None }
     }
 
-    /// What comes within `patience`.
+    /// Waits for bytes for at most `patience`.
     ///
     /// # Errors
     /// The line fails.
-    pub fn receive(&mut self, patience: Duration) -> Result<Received> {
+    pub(crate) fn receive(&mut self, patience: Duration) -> Result<Received> {
         match self.received.recv_timeout(patience) {
             Ok(Ok(bytes)) => Ok(Received::Bytes(bytes)),
             Ok(Err(error)) => Err(error).context("the line fails"),
@@ -179,13 +179,13 @@ impl Link {
     ///
     /// # Errors
     /// The line fails.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.writer.write_all(bytes).and_then(|()| self.writer.flush()).context("the line fails")
     }
 }
 
-/// Passes on what comes until nobody listens or nothing comes any more.
-fn pass_on(reader: &mut impl Read, sender: &Sender<io::Result<Vec<u8>>>) {
+/// Forwards bytes until the line ends or the receiver is gone.
+fn forward(reader: &mut impl Read, sender: &Sender<io::Result<Vec<u8>>>) {
     let mut buffer = [0; 4096];
     loop {
         let sent = match reader.read(&mut buffer) {
@@ -193,7 +193,7 @@ fn pass_on(reader: &mut impl Read, sender: &Sender<io::Result<Vec<u8>>>) {
             Ok(count) => sender.send(Ok(buffer[..count].to_vec())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                // The reason is worth more than the disconnection that follows.
+                // Reports the reason before the channel is disconnected.
                 let _ = sender.send(Err(error));
                 return;
             }
@@ -204,7 +204,7 @@ fn pass_on(reader: &mut impl Read, sender: &Sender<io::Result<Vec<u8>>>) {
     }
 }
 
-/// A serial device whose reads end soon after it is closed.
+/// A serial device whose pending read returns soon after it is closed.
 struct Device {
     file: File,
     is_closed: Arc<AtomicBool>,
@@ -213,7 +213,7 @@ struct Device {
 impl Read for Device {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            // Nothing came for a while, unless the device is gone.
+            // A read of 0 bytes is a timeout, unless the device is gone.
             match self.file.read(buffer)? {
                 0 if !self.is_closed.load(Ordering::Relaxed) && tcgetattr(&self.file).is_ok() => {}
                 count => return Ok(count),
@@ -222,22 +222,22 @@ impl Read for Device {
     }
 }
 
-/// Opens a serial device for this program alone: by an advisory lock, which picocom and minicom heed, and by the terminal's
-/// own (`TIOCEXCL`, tty_ioctl(4)), which binds everybody but root.
+/// Opens a serial device for exclusive use, by an advisory lock, which picocom and minicom respect, and by the
+/// terminal's own (`TIOCEXCL`, tty_ioctl(4)), which stops everybody but root.
 fn open_device(path: &std::path::Path, baud: u32) -> Result<File> {
     const IN_USE: &str = "the line is in use by another program";
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => bail!(IN_USE),
         opened => opened?,
     };
-    let Ok(mut settings) = tcgetattr(&file) else { bail!("it is not a terminal device") };
+    let Ok(mut settings) = tcgetattr(&file) else { bail!("not a terminal device") };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => bail!(IN_USE),
         locked => locked?,
     }
     ioctl_tiocexcl(&file)?;
     settings.make_raw();
-    // A read returns with what there is, or with nothing after two tenths of a second (termios(3), VTIME).
+    // A read returns the available bytes, or none after 0.2 s (termios(3), VTIME).
     settings.special_codes[SpecialCodeIndex::VMIN] = 0;
     settings.special_codes[SpecialCodeIndex::VTIME] = 2;
     settings.set_speed(baud)?;
@@ -270,11 +270,10 @@ mod tests {
 
     #[test]
     fn a_second_client_is_told_that_the_line_is_in_use() {
-        let folder = std::env::temp_dir().join(format!("ballast-link-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("serial");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("serial");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        // A server like QEMU: it accepts no other client while it has one.
+        // A server like QEMU, which accepts no other client while it has one.
         let server = thread::spawn(move || listener.accept().map(|(stream, _)| (listener, stream)).unwrap());
         let address = Address::Unix(path.clone());
         let first = Link::open(&address).unwrap();
@@ -282,20 +281,19 @@ mod tests {
         let start = std::time::Instant::now();
         let said = format!("{:#}", Link::open(&address).err().unwrap());
         assert!(said.starts_with(&format!("cannot open {address}: the line is in use by ")), "{said}");
-        assert!(start.elapsed() < Duration::from_secs(1), "it is said at once");
-        // And one behind a program that knows no locks.
+        assert!(start.elapsed() < Duration::from_secs(1), "the refusal is immediate");
+        // The client of another program holds no lock.
         drop((first, stream));
         let foreign = UnixStream::connect(&path).unwrap();
         let stream = listener.accept().unwrap();
         let said = format!("{:#}", Link::open(&address).err().unwrap());
         assert!(said.contains("the line is in use by another program"), "{said}");
         drop((foreign, stream, listener));
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn a_terminal_device_has_one_user() {
-        // The other end of a pseudoterminal is a device like a serial one.
+        // The other end of a pseudoterminal acts like a serial device.
         let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY);
         let master = master.unwrap();
         rustix::pty::grantpt(&master).unwrap();
@@ -305,7 +303,7 @@ mod tests {
         let first = Link::open(&address).unwrap();
         let said = format!("{:#}", Link::open(&address).err().unwrap());
         assert!(said.ends_with("the line is in use by another program"), "{said}");
-        // What is closed can be opened again at once, and its bytes are nobody else's.
+        // A closed line can be opened again at once, and the first reader takes none of its bytes.
         drop(first);
         let mut second = Link::open(&address).unwrap();
         thread::sleep(Duration::from_millis(500));

@@ -1,8 +1,9 @@
-//! Exclusive use of a serial line: it has one reader and one writer, and QEMU's socket serves one client at a time. A second
-//! client would connect, wait behind the first, and see nothing.
+//! Exclusive use of a serial line. A line has one reader and one writer, and QEMU's socket serves one client at a
+//! time. A second client would connect, wait behind the first and receive nothing.
 //!
-//! Programs of this tool lock a file beside the socket, and so refuse each other at once. Of other programs (socat, nc) the
-//! kernel's tables of sockets tell: a connection that nobody has accepted yet is in them, without a socket of its own.
+//! Commands of this tool lock a file beside the socket, so that a second one is refused at once. Other programs
+//! (socat, nc) show up in the kernel's tables of sockets: a connection that was not accepted yet is listed there
+//! without an inode.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -17,16 +18,16 @@ use anyhow::{Result, bail};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// How long the other end may take to accept a connection: it closes the one before first.
+/// Time limit for the other end to accept a connection, which includes closing an earlier one.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long a machine may take to answer a connection over TCP.
+/// Time limit for connecting over TCP.
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
-/// How often that is looked for.
+/// Interval between two checks.
 const TICK: Duration = Duration::from_millis(20);
-/// Longest note of a holder that is read.
+/// Most bytes of a holder's note that are read.
 const LONGEST_NOTE: u64 = 256;
 
-/// A lock file that this program holds until this is dropped.
+/// A lock file, held until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
@@ -34,20 +35,20 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of the line whose socket is `socket`; nothing if no file can be made beside it.
+    /// Takes the lock of the line at `socket`. Returns `None` if no file can be created beside the socket.
     ///
     /// # Errors
-    /// Another program has it; the error says which.
+    /// Another program holds the lock; the error names it.
     pub(crate) fn of_socket(socket: &Path) -> Result<Option<Self>> {
-        // The same file whatever name the socket was given by.
+        // All names of the socket lead to the same file.
         let socket = fs::canonicalize(socket).unwrap_or_else(|_| socket.into());
         Self::take(&socket.with_added_extension("lock"))
     }
 
-    /// Takes the lock of the line at a TCP port; nothing if no file can be made for it.
+    /// Takes the lock of the line at a TCP port. Returns `None` if the file cannot be created.
     ///
     /// # Errors
-    /// Another program has it; the error says which.
+    /// Another program holds the lock; the error names it.
     pub(crate) fn of_port(place: &str) -> Result<Option<Self>> {
         let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '.';
         let name = format!("ballast-tcp-{}.lock", place.replace(|character| !is_plain(character), "-"));
@@ -57,15 +58,15 @@ impl Lock {
     fn take(path: &Path) -> Result<Option<Self>> {
         loop {
             let mut options = OpenOptions::new();
-            // No link of somebody else's is followed: the folder may be everybody's.
+            // Follows no symbolic link, since others may write to the folder.
             options.read(true).write(true).create(true).mode(0o644).custom_flags(NO_FOLLOW);
             let Ok(mut file) = options.open(path) else { return Ok(None) };
             match file.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => bail!("the line is in use by {}", holder(&mut file)),
+                Err(TryLockError::WouldBlock) => bail!("the line is in use by {}", read_holder(&mut file)),
                 Err(TryLockError::Error(_)) => return Ok(None),
             }
-            // Its last holder may have removed it between our opening and our locking.
+            // The last holder may have removed the file before it was locked here.
             if !is_at(&file, path) {
                 continue;
             }
@@ -78,12 +79,12 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Still locked: nobody can hold another file of this name.
+        // The file is still locked, so nobody holds another one of this name.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// `O_NOFOLLOW`.
+/// `O_NOFOLLOW` (open(2)).
 const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -91,7 +92,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     (ours.dev(), ours.ino()) == (there.dev(), there.ino())
 }
 
-/// This program as its holder's note names it: `ballast exporter`.
+/// Returns the name of this program for the note in the lock file, like `ballast exporter`.
 fn name() -> String {
     let mut words = std::env::args().take(2);
     let program = words.next().unwrap_or_default();
@@ -99,20 +100,20 @@ fn name() -> String {
     words.next().map_or(program.clone(), |command| format!("{program} {command}"))
 }
 
-/// The holder's note, without what a terminal would act on.
-fn holder(file: &mut File) -> String {
+/// Reads the holder's note, without control characters.
+fn read_holder(file: &mut File) -> String {
     let mut note = String::new();
     let _ = file.take(LONGEST_NOTE).read_to_string(&mut note);
     let note: String = note.chars().filter(|character| !character.is_control()).collect();
     if note.is_empty() { "another program".into() } else { note }
 }
 
-/// Connects to the Unix socket at `path`, and waits until the other end has accepted that.
+/// Connects to the Unix socket at `path` and waits until the other end accepts the connection.
 ///
 /// # Errors
 /// Nobody listens there, or the other end serves another client.
 pub(crate) fn connect_to_socket(path: &Path) -> Result<UnixStream> {
-    // A connection that is given up stays in the other end's queue, which is short: none is made behind one that waits.
+    // An abandoned connection stays in the other end's short queue, so none is added behind one that waits.
     wait_until_accepted(|| is_waiting_at_socket(path))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -132,7 +133,7 @@ pub(crate) fn connect_to_socket(path: &Path) -> Result<UnixStream> {
     Ok(stream)
 }
 
-/// Connects to a TCP port, and waits until the other end has accepted that; of another machine, that cannot be told.
+/// Connects to a TCP port and, if it is on this machine, waits until the other end accepts the connection.
 ///
 /// # Errors
 /// Nobody listens there, or the other end serves another client.
@@ -148,13 +149,13 @@ pub(crate) fn connect_to_port(place: &str) -> Result<TcpStream> {
             Err(error) => last = Some(error),
         }
     }
-    last.map_or_else(|| bail!("{place} has no address"), |error| Err(error.into()))
+    last.map_or_else(|| bail!("{place} does not resolve to an address"), |error| Err(error.into()))
 }
 
-/// Waits until the other end of a connection has accepted it, as `is_waiting` tells.
+/// Waits until `is_waiting` returns `false`: the other end has accepted the connection.
 ///
 /// # Errors
-/// It does not in time: it serves another client.
+/// The other end did not accept in time, since it serves another client.
 fn wait_until_accepted(mut is_waiting: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + GRACE;
     while is_waiting() {
@@ -166,7 +167,8 @@ fn wait_until_accepted(mut is_waiting: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Tests whether a connection to the Unix socket at `path` waits to be accepted; `false` if that cannot be told.
+/// Tests whether a connection to the Unix socket at `path` waits to be accepted. Returns `false` if the table is
+/// missing.
 fn is_waiting_at_socket(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let is_it = |name: &str| {
@@ -176,29 +178,29 @@ fn is_waiting_at_socket(path: &Path) -> bool {
     waiting_sockets(&table).any(is_it)
 }
 
-/// The names of the sockets with connections that wait to be accepted, from /proc/net/unix (Linux, net/unix/af_unix.c,
-/// `unix_seq_show`): in state 2, connecting.
+/// Iterates over the names of sockets with connections that wait to be accepted: state 2, connecting, in
+/// /proc/net/unix (Linux, net/unix/af_unix.c, `unix_seq_show`).
 fn waiting_sockets(table: &str) -> impl Iterator<Item = &str> {
     table.lines().skip(1).filter_map(|line| {
         // Num RefCount Protocol Flags Type St Inode Path
         let mut fields = line.split_ascii_whitespace();
         let state = fields.nth(5)?;
         let name = fields.nth(1)?;
-        // The name may have spaces: all of the line from its first character on.
+        // The name may contain spaces, so it extends to the end of the line.
         let start = name.as_ptr() as usize - line.as_ptr() as usize;
         if state == "02" { line.get(start..) } else { None }
     })
 }
 
-/// Tests whether the connection from `ours` to `theirs`, on this machine, waits to be accepted; `false` if that cannot be
-/// told.
+/// Tests whether the connection from `ours` to `theirs`, on this machine, waits to be accepted. Returns `false` if
+/// the table is missing.
 fn is_waiting_at_port(ours: SocketAddr, theirs: SocketAddr) -> bool {
     let path = if theirs.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
     is_waiting_in(&fs::read_to_string(path).unwrap_or_default(), ours, theirs)
 }
 
-/// Looks the other end of a connection up in /proc/net/tcp (Linux, net/ipv4/tcp_ipv4.c, `get_tcp4_sock`): without an inode,
-/// nobody has accepted it.
+/// Looks up the other end of a connection in /proc/net/tcp (Linux, net/ipv4/tcp_ipv4.c, `get_tcp4_sock`). It has no
+/// inode until it is accepted.
 fn is_waiting_in(table: &str, ours: SocketAddr, theirs: SocketAddr) -> bool {
     let (local, remote) = (table_address(theirs), table_address(ours));
     table.lines().skip(1).any(|line| {
@@ -210,7 +212,7 @@ fn is_waiting_in(table: &str, ours: SocketAddr, theirs: SocketAddr) -> bool {
     })
 }
 
-/// An address as these tables have it: words of the machine's order, in hexadecimal.
+/// Formats an address as in these tables: words in native byte order, in hexadecimal.
 fn table_address(address: SocketAddr) -> String {
     let octets = match address.ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -228,15 +230,10 @@ mod tests {
 
     use super::*;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("ballast-lock-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        folder
-    }
-
     #[test]
     fn one_program_has_a_line() {
-        let folder = folder("one");
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let socket = folder.join("serial");
         let listener = UnixListener::bind(&socket).unwrap();
         let first = Lock::of_socket(&socket).unwrap().unwrap();
@@ -245,29 +242,29 @@ mod tests {
         assert!(said.ends_with(&format!("(process {})", std::process::id())), "{said}");
         drop(first);
         assert!(Lock::of_socket(&socket).unwrap().is_some());
-        assert!(!folder.join("serial.lock").exists(), "what is dropped leaves nothing");
-        // What a dead program left is no lock, and what it says is not believed of a terminal.
+        assert!(!folder.join("serial.lock").exists(), "a dropped lock leaves no file");
+        // The file of a dead program is not a lock, and its contents do not reach the terminal.
         fs::write(folder.join("serial.lock"), "\x1b[2J nobody").unwrap();
         let second = Lock::of_socket(&socket).unwrap().unwrap();
         assert!(Lock::of_socket(&socket).is_err());
         drop((second, listener));
-        // A link of somebody else's is left alone.
+        // A symbolic link is not followed.
         std::os::unix::fs::symlink(folder.join("elsewhere"), folder.join("serial.lock")).unwrap();
         assert!(Lock::of_socket(&socket).unwrap().is_none());
         assert!(!folder.join("elsewhere").exists());
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn a_connection_that_nobody_accepts_is_seen() {
-        let folder = folder("accept");
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let path = folder.join("serial");
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         assert!(is_waiting_at_socket(&path) && is_waiting_at_socket(&folder.join("./serial")));
         let (accepted, _) = listener.accept().unwrap();
         assert!(!is_waiting_at_socket(&path));
-        // However many have tried before: one that is refused is no longer in the way, nor are others that gave up.
+        // Refused and abandoned connections do not block later ones.
         let is_refused = || {
             let said = connect_to_socket(&path).unwrap_err().to_string();
             assert!(said.contains("in use by another program"), "{said}");
@@ -276,7 +273,7 @@ mod tests {
         is_refused();
         drop((client, accepted));
         let server = thread::spawn(move || {
-            // As QEMU does it: the dead ones first.
+            // Like QEMU, accepts dead connections first.
             loop {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut byte = [0];
@@ -288,10 +285,9 @@ mod tests {
         connect_to_socket(&path).unwrap().write_all(b"x").unwrap();
         server.join().unwrap();
         assert!(!is_waiting_at_socket(&folder.join("other")));
-        fs::remove_dir_all(&folder).unwrap();
 
         for place in ["127.0.0.1:0", "[::1]:0"] {
-            // A machine may have no IPv6.
+            // The machine may lack IPv6.
             let Ok(listener) = TcpListener::bind(place) else { continue };
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (ours, theirs) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
@@ -302,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_make_no_sense_tell_nothing() {
+    fn malformed_tables_are_ignored() {
         for table in ["", "x", "a\nb", "Num\n0: 1 2 3 4 02", "Num\n0: 1 2 3 4 02 0"] {
             assert_eq!(waiting_sockets(table).count(), 0, "{table:?}");
         }

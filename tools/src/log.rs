@@ -1,4 +1,4 @@
-//! `ballast log`: the log from a serial line of its own (`log=frames,second`), as text.
+//! `ballast log`: prints the log from a second serial line (`log=frames,second`) as text.
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -9,24 +9,24 @@ use anyhow::Result;
 use crate::frames::Decoder;
 use crate::link::{Address, Link, Received};
 
-/// How long nothing may come before the line is looked at again.
+/// Time limit of one wait for bytes.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What `ballast log` is told.
+/// Options of `ballast log`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the second line is: unix:PATH, tcp:HOST:PORT, /dev/DEVICE[,BAUD], or file:PATH for what came over it
+    /// The second line: unix:PATH, tcp:HOST:PORT, /dev/DEVICE[,BAUD], or file:PATH for a capture of it
     #[arg(value_name = "LINE")]
-    pub address: Address,
-    /// The running image's ELF file
+    address: Address,
+    /// ELF file of the running image
     #[arg(long, value_name = "FILE")]
-    pub elf: PathBuf,
+    elf: PathBuf,
 }
 
 /// Prints the log until the line ends.
 ///
 /// # Errors
-/// The line cannot be opened or fails, or the ELF file is no image.
+/// The line cannot be opened or fails, or the ELF file is not an image of Ballast.
 pub fn run(options: &Options) -> Result<()> {
     let decoder = Decoder::load(&options.elf)?;
     let mut link = Link::open(&options.address)?;
@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     if stream.bad_frame_count != 0 {
-        eprintln!("{} frames of the log came damaged", stream.bad_frame_count);
+        eprintln!("{} log frames were damaged on the line", stream.bad_frame_count);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `ballast`, the tool on the PC: attaches to Ballast's serial line, shows where memory lies, checks
+//! `ballast`, the tool on the PC: attaches to Ballast's serial line, shows the use of memory and checks
 //! configurations.
 
 use std::process::ExitCode;
@@ -19,30 +19,30 @@ struct Arguments {
 enum Command {
     /// Attach this terminal to Ballast's serial line
     ///
-    /// Everything that is typed goes to Ballast, its own keys too (Ctrl-] ? lists them); Ctrl-] q ends this program.
+    /// All keys go to Ballast, including its own prefix key (Ctrl-] ? lists its keys). Ctrl-] q ends this program.
     /// Example: make run SERIAL=/tmp/serial, then ballast console /tmp/serial
     Console(console::Options),
-    /// Print the log from a second serial line (Ballast's command line: log=frames,second)
+    /// Print the log from a second serial line (needs log=frames,second on Ballast's command line)
     ///
-    /// On QEMU's virt board, a second -serial option makes that line. Example: ballast log /tmp/log --elf
+    /// On QEMU's virt board, a second -serial option adds that line. Example: ballast log /tmp/log --elf
     /// target/ballast.elf
     Log(log::Options),
-    /// Show where memory lies and what the guests do, on a screen that refreshes itself
+    /// Show memory and guests on a screen that refreshes itself
     ///
-    /// Takes the line to itself: Ballast's monitor comes to front. q ends.
+    /// Uses the line exclusively and brings Ballast's monitor to the front. q quits.
     Top(top::Options),
-    /// Write one HTML file from a live machine or a recording
+    /// Write an HTML report about a live machine or a recording
     ///
-    /// From a live machine: ballast report /tmp/serial --seconds 20 --run 'migrate alpha mc0' --heat. From what ballast
-    /// console --record FILE recorded while reports were asked for (guests --json and the like): ballast report FILE
+    /// Live machine: ballast report /tmp/serial --seconds 20 --run 'migrate alpha mc0' --heat. Recording: type guests
+    /// --json and other reports under ballast console --record FILE, then ballast report FILE
     Report(report::Options),
-    /// Serve figures for Prometheus over HTTP
+    /// Serve metrics for Prometheus over HTTP
     ///
     /// Each scrape asks Ballast's monitor. Example: ballast exporter /tmp/serial --listen localhost:9750
     Exporter(exporter::Options),
-    /// Check a configuration blob, in the words that Ballast has for what is wrong
+    /// Check a configuration blob and print the messages that Ballast would print at boot
     Check(configuration::CheckOptions),
-    /// Compile a configuration by plain dtc, and check it
+    /// Compile a configuration with dtc and check it
     Image(configuration::ImageOptions),
 }
 

@@ -1,4 +1,4 @@
-//! The monitor's reports as data. What an older Ballast does not say is empty or zero here.
+//! The monitor's reports as data. Fields that an older Ballast lacks are empty or zero.
 
 use std::collections::BTreeMap;
 
@@ -9,76 +9,76 @@ use serde_json::Value;
 /// `version --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Version {
+pub(crate) struct Version {
     /// Ballast's version.
-    pub version: String,
-    /// The commit that it was built from.
-    pub commit: String,
-    /// The host, as its device tree names it.
-    pub host: String,
+    pub(crate) version: String,
+    /// The commit that Ballast was built from.
+    pub(crate) commit: String,
+    /// The host's name in its device tree.
+    pub(crate) host: String,
     /// Time since boot.
-    pub uptime_ns: u64,
-    /// What the image takes.
-    pub image_bytes: u64,
-    /// What Ballast takes besides.
-    pub own_bytes: u64,
-    /// What the frame table takes.
-    pub frame_table_bytes: u64,
+    pub(crate) uptime_ns: u64,
+    /// Size of the image.
+    pub(crate) image_bytes: u64,
+    /// Ballast's other memory, without the frame table.
+    pub(crate) own_bytes: u64,
+    /// Size of the frame table.
+    pub(crate) frame_table_bytes: u64,
 }
 
 /// A guest in `guests --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Guest {
-    /// The number of its console.
-    pub console: u64,
-    /// Its name.
-    pub name: String,
-    /// Its state's name.
-    pub state: String,
-    /// How many vCPUs it has.
-    pub vcpu_count: u64,
-    /// How many are on.
-    pub vcpu_on_count: u64,
-    /// The CPUs of its vCPUs.
-    pub cpus: Vec<u64>,
-    /// The RAM that it is configured with.
-    pub memory_bytes: u64,
-    /// The RAM that it has now.
-    pub resident_bytes: u64,
-    /// How often it was started.
-    pub start_count: u64,
-    /// For how long it has been running.
-    pub uptime_ns: u64,
-    /// Why it is off or failed.
-    pub reason: Option<String>,
+pub(crate) struct Guest {
+    /// Number of the guest's console.
+    pub(crate) console: u64,
+    /// The guest's name.
+    pub(crate) name: String,
+    /// Name of the guest's state.
+    pub(crate) state: String,
+    /// Number of vCPUs.
+    pub(crate) vcpu_count: u64,
+    /// Number of vCPUs that are on.
+    pub(crate) vcpu_on_count: u64,
+    /// The CPUs of the vCPUs.
+    pub(crate) cpus: Vec<u64>,
+    /// Configured RAM.
+    pub(crate) memory_bytes: u64,
+    /// RAM that is backed now.
+    pub(crate) resident_bytes: u64,
+    /// Number of starts.
+    pub(crate) start_count: u64,
+    /// Time since the last start.
+    pub(crate) uptime_ns: u64,
+    /// Reason why the guest is off or failed.
+    pub(crate) reason: Option<String>,
 }
 
 /// A controller in `controllers --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Controller {
-    /// Its name.
-    pub name: String,
-    /// `in use`; `closed`: takes no allocations; `evacuated`: closed, and nothing behind it is in use.
-    pub state: String,
-    /// What lies behind it.
-    pub total_bytes: u64,
-    /// What is free.
-    pub free_bytes: u64,
-    /// What guests have.
-    pub guest_bytes: u64,
-    /// What Ballast has.
-    pub own_bytes: u64,
-    /// What is reserved.
-    pub reserved_bytes: u64,
-    /// What lies in DMBs.
-    pub dmb_bytes: u64,
+pub(crate) struct Controller {
+    /// The controller's name.
+    pub(crate) name: String,
+    /// `in use`; `closed`: no new allocations; `evacuated`: closed, and no memory in use.
+    pub(crate) state: String,
+    /// RAM of the controller.
+    pub(crate) total_bytes: u64,
+    /// Free RAM.
+    pub(crate) free_bytes: u64,
+    /// RAM of guests.
+    pub(crate) guest_bytes: u64,
+    /// RAM of Ballast.
+    pub(crate) own_bytes: u64,
+    /// Reserved RAM.
+    pub(crate) reserved_bytes: u64,
+    /// RAM in designated movable blocks.
+    pub(crate) dmb_bytes: u64,
 }
 
 impl Controller {
-    /// What is none of these: claimed, or retired.
-    pub fn other_bytes(&self) -> u64 {
+    /// Returns the remaining RAM, which is claimed or retired.
+    pub(crate) fn other_bytes(&self) -> u64 {
         let known = [self.free_bytes, self.guest_bytes, self.own_bytes, self.reserved_bytes];
         known.iter().fold(self.total_bytes, |rest, part| rest.saturating_sub(*part))
     }
@@ -87,29 +87,29 @@ impl Controller {
 /// A guest in `stats --json`: counters since boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct GuestStats {
-    /// Its name.
-    pub name: String,
-    /// Interrupts given to it.
-    pub injected_count: u64,
+pub(crate) struct GuestStats {
+    /// The guest's name.
+    pub(crate) name: String,
+    /// Number of interrupts injected.
+    pub(crate) injected_count: u64,
     /// Time at EL2.
-    pub el2_ns: u64,
-    /// Everything else: `exit_REASON_count` among it.
+    pub(crate) el2_ns: u64,
+    /// All other counters, such as `exit_REASON_count`.
     #[serde(flatten)]
-    pub counters: BTreeMap<String, Value>,
+    pub(crate) counters: BTreeMap<String, Value>,
 }
 
 impl GuestStats {
-    /// Its exits by reason.
-    pub fn exits(&self) -> impl Iterator<Item = (&str, u64)> {
+    /// Iterates over the numbers of exits by reason.
+    pub(crate) fn exits(&self) -> impl Iterator<Item = (&str, u64)> {
         self.counters.iter().filter_map(|(key, value)| {
             let reason = key.strip_prefix("exit_")?.strip_suffix("_count")?;
             Some((reason, value.as_u64()?))
         })
     }
 
-    /// All its exits.
-    pub fn exit_count(&self) -> u64 {
+    /// Returns the number of all exits.
+    pub(crate) fn exit_count(&self) -> u64 {
         self.exits().map(|(_, count)| count).sum()
     }
 }
@@ -117,168 +117,168 @@ impl GuestStats {
 /// A range in `map --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct MapRange {
+pub(crate) struct MapRange {
     /// The controller's name.
-    pub controller: String,
+    pub(crate) controller: String,
     /// The first address, in hexadecimal.
-    pub base: String,
-    /// What a cell stands for.
-    pub unit_bytes: u64,
+    pub(crate) base: String,
+    /// Memory that one cell represents.
+    pub(crate) unit_bytes: u64,
     /// A character for each cell.
-    pub cells: String,
+    pub(crate) cells: String,
 }
 
 /// A console in `console --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Console {
-    /// Its name.
-    pub name: String,
+pub(crate) struct Console {
+    /// The console's name.
+    pub(crate) name: String,
     /// Output lost since boot.
-    pub lost_bytes: u64,
+    pub(crate) lost_bytes: u64,
     /// Input lost since boot.
-    pub input_lost_bytes: u64,
+    pub(crate) input_lost_bytes: u64,
 }
 
 /// A guest in `stats migration --json`: counters since boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Moved {
+pub(crate) struct Moved {
     /// The guest's name.
-    pub name: String,
-    /// What was moved.
-    pub moved_bytes: u64,
+    pub(crate) name: String,
+    /// Memory moved.
+    pub(crate) moved_bytes: u64,
     /// Time spent copying.
-    pub copy_ns: u64,
-    /// Leaves split because the guest wrote to them.
-    pub split_count: u64,
-    /// Units given up and tried again.
-    pub retry_count: u64,
-    /// Faults on units in flight.
-    pub fault_count: u64,
-    /// How often it had to wait.
-    pub stall_count: u64,
+    pub(crate) copy_ns: u64,
+    /// Number of leaves split because the guest wrote to them.
+    pub(crate) split_count: u64,
+    /// Number of units that were rolled back and tried again.
+    pub(crate) retry_count: u64,
+    /// Number of faults on units in flight.
+    pub(crate) fault_count: u64,
+    /// Number of waits for units in flight.
+    pub(crate) stall_count: u64,
 }
 
-/// The waits of a guest in `stats migration --json`.
+/// Statistics on the waits of a guest in `stats migration --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Stalls {
+pub(crate) struct Stalls {
     /// The guest's name.
-    pub guest: String,
-    /// How many.
-    pub count: u64,
-    /// Their mean.
-    pub mean_ns: u64,
-    /// Half of them are no longer.
-    pub p50_ns: u64,
-    /// 99 of 100 are no longer.
-    pub p99_ns: u64,
-    /// The longest.
-    pub max_ns: u64,
+    pub(crate) guest: String,
+    /// Number of waits.
+    pub(crate) count: u64,
+    /// Mean.
+    pub(crate) mean_ns: u64,
+    /// Median.
+    pub(crate) p50_ns: u64,
+    /// 99th percentile.
+    pub(crate) p99_ns: u64,
+    /// Maximum.
+    pub(crate) max_ns: u64,
 }
 
-/// A step of the histogram of waits in `stats migration --json`.
+/// A bucket of the histogram of waits in `stats migration --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct StallStep {
+pub(crate) struct StallStep {
     /// The guest's name.
-    pub guest: String,
-    /// They were shorter than this, and no shorter than half of it.
-    pub below_ns: u64,
-    /// How many.
-    pub count: u64,
+    pub(crate) guest: String,
+    /// Upper bound of the bucket, exclusive. The lower bound is half of it.
+    pub(crate) below_ns: u64,
+    /// Number of waits in the bucket.
+    pub(crate) count: u64,
 }
 
-/// What moved between two controllers, in `stats migration --json`.
+/// Memory moved between two controllers, in `stats migration --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Pair {
-    /// From here.
-    pub from: String,
-    /// To here.
-    pub to: String,
-    /// What was moved.
-    pub moved_bytes: u64,
+pub(crate) struct Pair {
+    /// Source controller.
+    pub(crate) from: String,
+    /// Target controller.
+    pub(crate) to: String,
+    /// Memory moved.
+    pub(crate) moved_bytes: u64,
 }
 
 /// A job in `jobs --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Job {
-    /// Its number.
-    pub job: u64,
-    /// Its state's name.
-    pub state: String,
-    /// How much of it is done.
-    pub done_permille: u64,
-    /// What it moved.
-    pub moved_bytes: u64,
-    /// What it left where it was.
-    pub unmoved_bytes: u64,
-    /// How fast.
-    pub moved_bytes_per_s: u64,
-    /// For how long it has been under way.
-    pub elapsed_ns: Option<u64>,
-    /// What it does.
-    pub what: String,
-    /// Why it was cancelled.
-    pub reason: Option<String>,
+pub(crate) struct Job {
+    /// The job's number.
+    pub(crate) job: u64,
+    /// Name of the job's state.
+    pub(crate) state: String,
+    /// Progress.
+    pub(crate) done_permille: u64,
+    /// Memory moved.
+    pub(crate) moved_bytes: u64,
+    /// Memory that could not be moved.
+    pub(crate) unmoved_bytes: u64,
+    /// Rate.
+    pub(crate) moved_bytes_per_s: u64,
+    /// Time since the start of the job.
+    pub(crate) elapsed_ns: Option<u64>,
+    /// Description of the job.
+    pub(crate) what: String,
+    /// Reason why the job was cancelled.
+    pub(crate) reason: Option<String>,
 }
 
 /// A pool in `pools --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Pool {
-    /// Its name.
-    pub pool: String,
-    /// The controller that it lies behind.
-    pub controller: String,
-    /// The guest that owns it.
-    pub owner: Option<String>,
-    /// Its size: what is free, lent, claimed and fixed together.
-    pub size_bytes: u64,
-    /// What nobody has.
-    pub free_bytes: u64,
-    /// What guests have until it is claimed.
-    pub lent_bytes: u64,
-    /// What is claimed.
-    pub claimed_bytes: u64,
-    /// What can be neither lent nor claimed.
-    pub fixed_bytes: u64,
-    /// What could be claimed now.
-    pub claimable_bytes: u64,
+pub(crate) struct Pool {
+    /// The pool's name.
+    pub(crate) pool: String,
+    /// The pool's controller.
+    pub(crate) controller: String,
+    /// The guest that owns the pool.
+    pub(crate) owner: Option<String>,
+    /// Size of the pool: the sum of free, lent, claimed and fixed memory.
+    pub(crate) size_bytes: u64,
+    /// Free memory.
+    pub(crate) free_bytes: u64,
+    /// Memory that guests borrow until it is claimed.
+    pub(crate) lent_bytes: u64,
+    /// Claimed memory.
+    pub(crate) claimed_bytes: u64,
+    /// Memory that can be neither lent nor claimed.
+    pub(crate) fixed_bytes: u64,
+    /// Memory that can be claimed now.
+    pub(crate) claimable_bytes: u64,
 }
 
 /// A claim or a release in `claims --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Claim {
-    /// Its number.
-    pub claim: u64,
+pub(crate) struct Claim {
+    /// The claim's number.
+    pub(crate) claim: u64,
     /// `claim` or `release`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The pool's name.
-    pub pool: String,
-    /// Who asked.
-    pub claimant: String,
-    /// Its state's name.
-    pub state: String,
-    /// How much of it is done.
-    pub done_permille: u64,
-    /// What was asked for.
-    pub size_bytes: u64,
-    /// What was moved out of the way.
-    pub moved_bytes: u64,
-    /// For how long it has been under way.
-    pub elapsed_ns: u64,
-    /// What stood in the way.
-    pub blocker: Option<String>,
+    pub(crate) pool: String,
+    /// The guest, or the operator, that made the claim.
+    pub(crate) claimant: String,
+    /// Name of the claim's state.
+    pub(crate) state: String,
+    /// Progress.
+    pub(crate) done_permille: u64,
+    /// Claimed or released size.
+    pub(crate) size_bytes: u64,
+    /// Memory that was moved to empty the range.
+    pub(crate) moved_bytes: u64,
+    /// Time since the start of the claim.
+    pub(crate) elapsed_ns: u64,
+    /// Obstacle that made the claim fail.
+    pub(crate) blocker: Option<String>,
 }
 
 impl Claim {
-    /// Whether it waits or is worked on.
-    pub fn is_open(&self) -> bool {
+    /// Tests whether the claim is queued or in progress.
+    pub(crate) fn is_open(&self) -> bool {
         !matches!(self.state.as_str(), "granted" | "released" | "failed" | "cancelled")
     }
 }
@@ -286,114 +286,114 @@ impl Claim {
 /// `stats claims --json`: counters since boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ClaimStats {
-    /// Claims that were begun.
-    pub tried_count: u64,
-    /// Claims that were granted.
-    pub granted_count: u64,
-    /// What they were granted.
-    pub granted_bytes: u64,
-    /// Claims that failed.
-    pub failed_count: u64,
-    /// Claims that were cancelled.
-    pub cancelled_count: u64,
-    /// Ranges that were given back.
-    pub released_count: u64,
-    /// What was moved out of the way.
-    pub moved_bytes: u64,
-    /// The failed ones by cause.
-    pub failures: Vec<ClaimFailures>,
-    /// How long granted ones took.
-    pub latency: Vec<ClaimLatency>,
+pub(crate) struct ClaimStats {
+    /// Number of claims begun.
+    pub(crate) tried_count: u64,
+    /// Number of claims granted.
+    pub(crate) granted_count: u64,
+    /// Memory of granted claims.
+    pub(crate) granted_bytes: u64,
+    /// Number of claims that failed.
+    pub(crate) failed_count: u64,
+    /// Number of claims cancelled.
+    pub(crate) cancelled_count: u64,
+    /// Number of ranges released.
+    pub(crate) released_count: u64,
+    /// Memory that was moved to empty ranges.
+    pub(crate) moved_bytes: u64,
+    /// Failures by cause.
+    pub(crate) failures: Vec<ClaimFailures>,
+    /// Latencies of granted claims.
+    pub(crate) latency: Vec<ClaimLatency>,
 }
 
-/// Claims that failed for one cause.
+/// Number of claims that failed for one cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ClaimFailures {
-    /// The cause's name.
-    pub cause: String,
-    /// How many.
-    pub count: u64,
+pub(crate) struct ClaimFailures {
+    /// Name of the cause.
+    pub(crate) cause: String,
+    /// Number of failures.
+    pub(crate) count: u64,
 }
 
-/// How long claims of a class took.
+/// Latencies of claims of one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ClaimLatency {
-    /// Their sizes.
-    pub size: String,
-    /// How much of the pool was lent at first.
-    pub lent: String,
-    /// How many.
-    pub count: u64,
-    /// Their mean.
-    pub mean_ns: u64,
-    /// Half of them took no longer.
-    pub p50_ns: u64,
-    /// 99 of 100 took no longer.
-    pub p99_ns: u64,
-    /// The longest.
-    pub max_ns: u64,
+pub(crate) struct ClaimLatency {
+    /// Range of sizes.
+    pub(crate) size: String,
+    /// Range of the pool's share that was lent at the start.
+    pub(crate) lent: String,
+    /// Number of claims.
+    pub(crate) count: u64,
+    /// Mean.
+    pub(crate) mean_ns: u64,
+    /// Median.
+    pub(crate) p50_ns: u64,
+    /// 99th percentile.
+    pub(crate) p99_ns: u64,
+    /// Maximum.
+    pub(crate) max_ns: u64,
 }
 
-/// What a guest touched behind a controller, in `heat --json`.
+/// Memory of a guest on one controller that was touched, in `heat --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Heat {
+pub(crate) struct Heat {
     /// The guest's name.
-    pub guest: String,
+    pub(crate) guest: String,
     /// The controller's name.
-    pub controller: String,
-    /// What of the guest lies there.
-    pub resident_bytes: u64,
-    /// What of it was touched.
-    pub touched_bytes: u64,
+    pub(crate) controller: String,
+    /// The guest's memory on the controller.
+    pub(crate) resident_bytes: u64,
+    /// The part of it that was touched.
+    pub(crate) touched_bytes: u64,
 }
 
-/// The machine at one time.
+/// The state of the machine at one time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Seconds since the first snapshot, by the PC's clock.
-    pub seconds: f64,
-    /// What is running.
-    pub version: Version,
+    pub(crate) seconds: f64,
+    /// The version.
+    pub(crate) version: Version,
     /// The guests.
-    pub guests: Vec<Guest>,
+    pub(crate) guests: Vec<Guest>,
     /// The controllers.
-    pub controllers: Vec<Controller>,
+    pub(crate) controllers: Vec<Controller>,
     /// The guests' counters.
-    pub stats: Vec<GuestStats>,
-    /// What lies where.
-    pub map: Vec<MapRange>,
+    pub(crate) stats: Vec<GuestStats>,
+    /// The map of physical memory.
+    pub(crate) map: Vec<MapRange>,
     /// The consoles.
-    pub consoles: Vec<Console>,
-    /// What was moved of each guest.
-    pub moved: Vec<Moved>,
-    /// How long guests that were moved had to wait.
-    pub stalls: Vec<Stalls>,
-    /// The same as a histogram.
-    pub stall_steps: Vec<StallStep>,
-    /// What moved from where to where.
-    pub pairs: Vec<Pair>,
-    /// The migrations.
-    pub jobs: Vec<Job>,
+    pub(crate) consoles: Vec<Console>,
+    /// Migration counters of the guests.
+    pub(crate) moved: Vec<Moved>,
+    /// Statistics on the guests' waits.
+    pub(crate) stalls: Vec<Stalls>,
+    /// Histogram of the guests' waits.
+    pub(crate) stall_steps: Vec<StallStep>,
+    /// Memory moved between controllers.
+    pub(crate) pairs: Vec<Pair>,
+    /// The migration jobs.
+    pub(crate) jobs: Vec<Job>,
     /// The pools.
-    pub pools: Vec<Pool>,
+    pub(crate) pools: Vec<Pool>,
     /// The claims and releases.
-    pub claims: Vec<Claim>,
+    pub(crate) claims: Vec<Claim>,
     /// The claims' counters.
-    pub claim_stats: ClaimStats,
-    /// What guests touched, if that was asked.
-    pub heat: Vec<Heat>,
-    /// For how long that was watched.
-    pub heat_window_ns: u64,
+    pub(crate) claim_stats: ClaimStats,
+    /// Memory that guests touched, if it was measured.
+    pub(crate) heat: Vec<Heat>,
+    /// Time for which it was measured.
+    pub(crate) heat_window_ns: u64,
 }
 
 impl Snapshot {
-    /// Takes in one report; `false` if it is of no kind that snapshots have.
-    pub fn take(&mut self, report: &Value) -> bool {
+    /// Stores one report. Returns `false` if snapshots do not contain this kind of report.
+    pub(crate) fn take(&mut self, report: &Value) -> bool {
         fn list<T: DeserializeOwned>(report: &Value, key: &str, into: &mut Vec<T>) -> bool {
             let list = report.get(key).and_then(|list| Vec::deserialize(list).ok());
             let is_there = list.is_some();

@@ -1,4 +1,4 @@
-//! Ballast's monitor, asked for reports.
+//! A client of Ballast's monitor that asks for reports.
 
 use std::time::{Duration, Instant};
 
@@ -9,55 +9,55 @@ use hyp::monitor::report::is_intact;
 
 use crate::link::{Link, Received};
 use crate::model::Snapshot;
-use crate::splitter::{Piece, Splitter};
+use crate::splitter::{Chunk, Splitter};
 
-/// How many seconds each try of a question waits for its answer: question and answer may be lost on their way.
+/// Seconds that each attempt of a request waits for its answer. Request and answer may be lost on the line.
 const PATIENCE: [u64; 6] = [2, 4, 8, 8, 8, 8];
-/// The same for the first question: nobody may be there.
+/// Seconds that each attempt of the first request waits, since nobody may answer at all.
 const FIRST_PATIENCE: [u64; 3] = [2, 4, 8];
-/// Damaged answers to one question after which it is given up. On a line that damages one byte of 2,500, two of three long
-/// reports are.
+/// Damaged answers after which a request fails. On a line that damages one byte of 2,500, two of three long reports
+/// are damaged.
 const MOST_DAMAGED: u32 = 40;
-/// How long a command that is given once may take.
+/// Time limit of a command that must not be repeated.
 const LONGEST_COMMAND: Duration = Duration::from_secs(30);
-/// Brings the monitor to front, and gives up the line that it has.
+/// Keys that bring the monitor to the front, cancel its command and clear its input line.
 const ATTENTION: &[u8] = b"\x1dm\x03\x15";
-/// What a report begins with.
+/// First characters of a report.
 const REPORT: &str = "{\"report\":";
-/// Longest line that is looked at.
+/// Most bytes of a line that are kept.
 const LONGEST: usize = 4 << 20;
 
-/// What the line had that was no answer.
+/// Counts of damage on the line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
-    /// Reports that were damaged.
-    pub bad_report_count: u64,
-    /// Frames of the log that were damaged.
-    pub bad_frame_count: u64,
+pub(crate) struct Losses {
+    /// Number of damaged reports.
+    pub(crate) bad_report_count: u64,
+    /// Number of damaged log frames.
+    pub(crate) bad_frame_count: u64,
 }
 
-/// A line whose front is the monitor.
-pub struct Monitor {
+/// A line with the monitor in front.
+pub(crate) struct Monitor {
     link: Link,
     splitter: Splitter,
     lines: Lines,
     bad_report_count: u64,
-    /// Ballast has answered before.
+    /// True once Ballast has answered.
     has_answered: bool,
-    /// When answers are of no use any more.
+    /// Time after which requests fail.
     deadline: Option<Instant>,
-    /// Frames of the log that came meanwhile.
-    pub frames: Vec<Vec<u8>>,
-    /// Lines of text that came meanwhile and are no reports.
-    pub text: Vec<String>,
+    /// Log frames that arrived between reports.
+    pub(crate) frames: Vec<Vec<u8>>,
+    /// Other lines that arrived between reports.
+    pub(crate) text: Vec<String>,
 }
 
 impl Monitor {
-    /// Takes the line for the monitor.
+    /// Brings the monitor to the front of the line.
     ///
     /// # Errors
     /// The line fails.
-    pub fn attach(mut link: Link) -> Result<Self> {
+    pub(crate) fn attach(mut link: Link) -> Result<Self> {
         link.send(ATTENTION)?;
         Ok(Self {
             link,
@@ -71,22 +71,22 @@ impl Monitor {
         })
     }
 
-    /// What was damaged so far.
-    pub fn losses(&self) -> Losses {
+    /// Returns the counts of damage so far.
+    pub(crate) fn losses(&self) -> Losses {
         Losses { bad_report_count: self.bad_report_count, bad_frame_count: self.splitter.bad_frame_count }
     }
 
-    /// Gives up what is asked from now on once `patience` is over.
-    pub fn limit(&mut self, patience: Duration) {
+    /// Lets all requests fail after `patience` from now.
+    pub(crate) fn limit(&mut self, patience: Duration) {
         self.deadline = Some(Instant::now() + patience);
     }
 
-    /// Returns the report that `command` gives.
+    /// Returns the report of `command`, and repeats the command if the answer is lost or damaged.
     ///
     /// # Errors
-    /// The line fails, nobody answers in time, or the monitor refuses.
-    pub fn ask(&mut self, command: &str) -> Result<Value> {
-        // What its report is called.
+    /// The line fails, nobody answers in time, or the monitor refuses the command.
+    pub(crate) fn ask(&mut self, command: &str) -> Result<Value> {
+        // The name of the report.
         let name = match command {
             "stats migration" => "migration",
             "stats claims" => "claim_stats",
@@ -99,14 +99,14 @@ impl Monitor {
             && self.deadline.is_none_or(|last| Instant::now() < last)
         {
             if silent_count > 0 && !self.has_answered && self.deadline.is_none() {
-                eprintln!("Ballast does not answer yet; Ctrl-C gives up");
+                eprintln!("Ballast does not answer yet; Ctrl-C to stop waiting");
             }
             if silent_count > 0 || damaged_count > 0 {
-                // Ctrl-C: the answer of a command that still runs would be in the way.
+                // Ctrl-C ends a command that still runs, whose answer would be confused with the next.
                 self.link.send(b"\x03")?;
             }
             self.send(command)?;
-            // A command that watches for a second takes longer than others.
+            // `heat` observes guests for a second, so it takes longer than others.
             let patience = if name == "heat" { patience.max(10) } else { patience };
             let deadline = Instant::now() + Duration::from_secs(patience);
             let deadline = self.deadline.map_or(deadline, |last| last.min(deadline));
@@ -127,7 +127,7 @@ impl Monitor {
                             _ => {}
                         }
                     }
-                    // It may have been the answer.
+                    // The damaged report may have been the answer.
                     Answer::Damaged => {
                         damaged_count += 1;
                         break;
@@ -140,54 +140,56 @@ impl Monitor {
             }
         }
         if damaged_count >= MOST_DAMAGED {
-            bail!("{command:?}: {damaged_count} answers in a row came damaged over the line");
+            bail!("{command:?}: {damaged_count} answers in a row were damaged on the line");
         }
         match self.has_answered {
-            true => bail!("Ballast does not answer to {command:?}"),
+            true => bail!("Ballast does not answer {command:?}"),
             false => {
-                bail!("Ballast does not answer: it is starting, it hangs, or another program has the line")
+                bail!(
+                    "Ballast does not answer: it is still starting, it hangs, or another program uses the line"
+                )
             }
         }
     }
 
-    /// Gives `command`, once, and yields the report that answers it.
+    /// Runs `command` once and returns its report.
     ///
     /// # Errors
-    /// The line fails, nobody answers, the answer is damaged, or the monitor refuses.
-    pub fn give(&mut self, command: &str) -> Result<Value> {
+    /// The line fails, nobody answers, the answer is damaged, or the monitor refuses the command.
+    pub(crate) fn give(&mut self, command: &str) -> Result<Value> {
         self.send(command)?;
         match self.next_report(Instant::now() + LONGEST_COMMAND)? {
             Answer::Report(report) if report.get("report").and_then(Value::as_str) == Some("error") => {
                 bail!("{command}: {}", reason(&report))
             }
             Answer::Report(report) => Ok(report),
-            Answer::Damaged => bail!("{command}: the answer came damaged"),
-            Answer::None => bail!("Ballast does not answer to {command:?}"),
+            Answer::Damaged => bail!("{command}: the answer was damaged on the line"),
+            Answer::None => bail!("Ballast does not answer {command:?}"),
         }
     }
 
     fn send(&mut self, command: &str) -> Result<()> {
-        // Ctrl-U: whatever stands in the line, it is not ours.
+        // Ctrl-U clears anything else in the input line.
         self.link.send(format!("\x15{command} --json\r").as_bytes())
     }
 
-    /// The machine as it is.
+    /// Returns the current state of the machine. Reports that this version of Ballast lacks stay empty.
     ///
     /// # Errors
-    /// The line fails, or nobody answers. A report that this Ballast does not have is left empty.
-    pub fn snapshot(&mut self, with_map: bool) -> Result<Snapshot> {
+    /// The line fails, or nobody answers.
+    pub(crate) fn snapshot(&mut self, with_map: bool) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
         snapshot.take(&self.ask("version")?);
         for command in ["guests", "controllers", "stats", "console"] {
             snapshot.take(&self.ask(command)?);
         }
-        // An older Ballast does not know these, and one that is starting not yet.
+        // An older Ballast, and one that is still starting, refuses these.
         for command in ["stats migration", "jobs"] {
             if let Ok(report) = self.ask(command) {
                 snapshot.take(&report);
             }
         }
-        // Refused where there are no pools.
+        // Refused if there are no pools.
         if let Ok(pools) = self.ask("pools") {
             snapshot.take(&pools);
             for command in ["claims", "stats claims"] {
@@ -202,16 +204,16 @@ impl Monitor {
         Ok(snapshot)
     }
 
-    /// Watches for a second what guests touch, and adds that to `snapshot`.
+    /// Measures for a second how much memory guests touch, and adds the result to `snapshot`.
     ///
     /// # Errors
-    /// The line fails, nobody answers, or this Ballast does not know.
-    pub fn add_heat(&mut self, snapshot: &mut Snapshot) -> Result<()> {
+    /// The line fails, nobody answers, or this version of Ballast cannot measure it.
+    pub(crate) fn add_heat(&mut self, snapshot: &mut Snapshot) -> Result<()> {
         snapshot.take(&self.ask("heat")?);
         Ok(())
     }
 
-    /// What comes next until `deadline`.
+    /// Waits for the next report until `deadline`.
     fn next_report(&mut self, deadline: Instant) -> Result<Answer> {
         loop {
             for line in self.lines.by_ref() {
@@ -231,32 +233,32 @@ impl Monitor {
             match self.link.receive(patience)? {
                 Received::Bytes(bytes) => self.take(&bytes),
                 Received::Nothing => return Ok(Answer::None),
-                Received::End => bail!("the line's other end is gone"),
+                Received::End => bail!("the other end closed the line"),
             }
         }
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        for piece in self.splitter.take(bytes) {
-            match piece {
-                Piece::Text(text) => self.lines.put(&text),
-                Piece::Frame(frame) => self.frames.push(frame),
+        for chunk in self.splitter.take(bytes) {
+            match chunk {
+                Chunk::Text(text) => self.lines.put(&text),
+                Chunk::Frame(frame) => self.frames.push(frame),
             }
         }
     }
 }
 
-/// What comes from the monitor.
+/// The result of waiting for a report.
 enum Answer {
     /// A report.
     Report(Value),
-    /// What was one.
+    /// A damaged report.
     Damaged,
-    /// Nothing in time.
+    /// No report in time.
     None,
 }
 
-/// Whether a refusal is of `command`, and not of what became of it on its way.
+/// Tests whether a refusal concerns `command`, and not a damaged form of it.
 fn is_about(report: &Value, command: &str) -> bool {
     let refused = report.get("command").and_then(Value::as_str);
     refused.is_none_or(|refused| command.starts_with(refused))
@@ -266,27 +268,27 @@ fn reason(report: &Value) -> &str {
     report.get("error").and_then(Value::as_str).unwrap_or("no reason given")
 }
 
-/// A report that is not as it was sent: its checksum, which is its last key, says so.
+/// An error: the checksum, the last key of a report, does not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 
-/// The report that a line holds, if it looks like one.
+/// Returns the report in a line, if the line looks like one.
 pub fn report_in(line: &str) -> Option<Result<Value, Damaged>> {
     let report = &line[line.find(REPORT)?..];
     let value = is_intact(report).then(|| serde_json::from_str(report).ok()).flatten();
     Some(value.ok_or(Damaged))
 }
 
-/// Text as lines, without carriage returns and what was erased.
+/// A splitter of text into lines, without carriage returns and erased text.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub(crate) struct Lines {
     rest: Vec<u8>,
     whole: std::collections::VecDeque<String>,
 }
 
 impl Lines {
-    /// Takes in text.
-    pub fn put(&mut self, text: &[u8]) {
+    /// Takes more text.
+    pub(crate) fn put(&mut self, text: &[u8]) {
         for &byte in text {
             if byte == b'\n' {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned();
@@ -317,7 +319,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A monitor that answers each command by what `answer` says to its line.
+    /// Starts a fake monitor that answers each command with the result of `answer`.
     pub(crate) fn fake(answer: impl Fn(&str) -> String + Send + 'static) -> Link {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || {
@@ -343,7 +345,7 @@ pub(crate) mod tests {
         Link::of(ours.try_clone().unwrap(), ours)
     }
 
-    /// What a small machine answers.
+    /// Returns the answers of a small machine.
     pub(crate) fn small_machine(command: &str) -> String {
         let report = match command {
             "version --json" => {
@@ -392,7 +394,7 @@ pub(crate) mod tests {
         sealed(report)
     }
 
-    /// A report as Ballast sends it: with its checksum.
+    /// Adds the checksum to a report.
     pub(crate) fn sealed(report: &str) -> String {
         let report = report.strip_suffix('}').unwrap();
         format!("{report},\"crc32\":\"{:08x}\"}}\n", checksum(report))
@@ -417,7 +419,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_digit_that_is_lost_or_changed_is_noticed() {
+    fn a_lost_or_changed_digit_is_noticed() {
         for (sent, came) in
             [("536870912", "53687091"), ("536870912", "536870913"), (",\"crc32\"", ",\"crc31\"")]
         {
@@ -428,7 +430,7 @@ pub(crate) mod tests {
                 if count.get() == 1 { answer.replacen(sent, came, 1) } else { answer }
             }))
             .unwrap();
-            // It is JSON all the same, and what it says could be so.
+            // The damaged report is still valid JSON with plausible figures.
             let guests = monitor.ask("guests").unwrap();
             assert_eq!(guests["guests"][0]["memory_bytes"], 536_870_912);
             assert_eq!(monitor.losses().bad_report_count, 1, "{came}");
@@ -467,7 +469,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_question_survives_many_damaged_answers_but_not_endless_ones() {
+    fn a_request_fails_after_many_damaged_answers() {
         let ask = |damaged_count| {
             let count = std::cell::Cell::new(0);
             let mut monitor = Monitor::attach(fake(move |command| {
@@ -483,11 +485,11 @@ pub(crate) mod tests {
             monitor.ask("guests")
         };
         assert!(ask(MOST_DAMAGED - 1).is_ok());
-        assert!(ask(MOST_DAMAGED).unwrap_err().to_string().contains("40 answers in a row came damaged"));
+        assert!(ask(MOST_DAMAGED).unwrap_err().to_string().contains("40 answers in a row were damaged"));
     }
 
     #[test]
-    fn commands_that_were_damaged_are_given_again() {
+    fn damaged_commands_are_repeated() {
         let count = std::cell::Cell::new(0);
         let mut monitor = Monitor::attach(fake(move |command| {
             count.set(count.get() + 1);

@@ -1,5 +1,4 @@
-//! Recordings: what passed over the line and when, as an asciicast (version 2), which terminal players
-//! show.
+//! Recordings of a line, with times, as asciicasts (version 2), which terminal players show.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -10,30 +9,30 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// A recording under way.
-pub struct Recorder<W: Write> {
+pub(crate) struct Recorder<W: Write> {
     out: W,
     start: Instant,
-    /// The beginning of a character whose rest has not come yet.
+    /// The first bytes of a character whose rest is missing.
     rest: Vec<u8>,
 }
 
 impl Recorder<BufWriter<File>> {
-    /// Begins a recording in the file at `path`.
+    /// Starts a recording in the file at `path`.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Self::new(BufWriter::new(file))
     }
 }
 
 impl<W: Write> Recorder<W> {
-    /// Begins a recording.
+    /// Starts a recording.
     ///
     /// # Errors
-    /// Those of `out`.
-    pub fn new(mut out: W) -> Result<Self> {
+    /// `out` cannot be written.
+    pub(crate) fn new(mut out: W) -> Result<Self> {
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let head =
             json!({"version": 2, "width": 80, "height": 24, "timestamp": timestamp, "title": "Ballast"});
@@ -41,11 +40,11 @@ impl<W: Write> Recorder<W> {
         Ok(Self { out, start: Instant::now(), rest: Vec::new() })
     }
 
-    /// Records what came. Bytes that are no text become the replacement character.
+    /// Records output. Invalid UTF-8 becomes the replacement character.
     ///
     /// # Errors
-    /// Those of `out`.
-    pub fn came(&mut self, bytes: &[u8]) -> Result<()> {
+    /// `out` cannot be written.
+    pub(crate) fn output(&mut self, bytes: &[u8]) -> Result<()> {
         self.rest.extend(bytes);
         let whole = whole_characters(&self.rest);
         let text = String::from_utf8_lossy(&self.rest[..whole]).into_owned();
@@ -53,23 +52,23 @@ impl<W: Write> Recorder<W> {
         if text.is_empty() { Ok(()) } else { self.write("o", &text) }
     }
 
-    /// Records what was sent.
+    /// Records input.
     ///
     /// # Errors
-    /// Those of `out`.
-    pub fn sent(&mut self, bytes: &[u8]) -> Result<()> {
+    /// `out` cannot be written.
+    pub(crate) fn input(&mut self, bytes: &[u8]) -> Result<()> {
         self.write("i", &String::from_utf8_lossy(bytes))
     }
 
     fn write(&mut self, direction: &str, text: &str) -> Result<()> {
         let seconds = self.start.elapsed().as_secs_f64();
         writeln!(self.out, "{}", json!([seconds, direction, text]))?;
-        // Whoever ends the tool hard still has a recording.
+        // A recording survives if the tool is killed.
         Ok(self.out.flush()?)
     }
 }
 
-/// How many of `bytes` come before a character that may be cut off at the end.
+/// Returns the length of `bytes` without a character that may be incomplete at the end.
 fn whole_characters(bytes: &[u8]) -> usize {
     for back in 1..=3.min(bytes.len()) {
         let at = bytes.len() - back;
@@ -85,31 +84,30 @@ fn whole_characters(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// Something that came, and when, in seconds.
+/// Output at one time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
-    /// Seconds since the recording began.
-    pub seconds: f64,
-    /// What came.
-    pub text: String,
+pub(crate) struct Event {
+    /// Seconds since the start of the recording.
+    pub(crate) seconds: f64,
+    /// The output.
+    pub(crate) text: String,
 }
 
-/// What a recording holds. Lines that are no events are counted and left out, so that a recording that was
-/// cut off can be read.
+/// The output in a recording. Malformed lines are counted and skipped, so that a truncated recording can be read.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Recording {
-    /// What came, in order.
-    pub events: Vec<Event>,
-    /// Lines that are none of a recording.
-    pub bad_line_count: u64,
+pub(crate) struct Recording {
+    /// The output, in order.
+    pub(crate) events: Vec<Event>,
+    /// Number of malformed lines.
+    pub(crate) bad_line_count: u64,
 }
 
 impl Recording {
     /// Reads the recording at `path`.
     ///
     /// # Errors
-    /// The file cannot be read, or does not begin like a recording.
-    pub fn load(path: &Path) -> Result<Self> {
+    /// The file cannot be read or does not begin like a recording.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
         let context = || format!("cannot read {}", path.display());
         let file = File::open(path).with_context(context)?;
         Self::read(BufReader::new(file)).with_context(context)
@@ -118,12 +116,12 @@ impl Recording {
     /// Reads a recording.
     ///
     /// # Errors
-    /// Those of `from`, and where it does not begin like a recording.
-    pub fn read(mut from: impl BufRead) -> Result<Self> {
+    /// `from` cannot be read or does not begin like a recording.
+    pub(crate) fn read(mut from: impl BufRead) -> Result<Self> {
         let mut line = Vec::new();
         from.read_until(b'\n', &mut line)?;
-        let head: Value = serde_json::from_slice(&line).context("it is no recording")?;
-        anyhow::ensure!(head.get("version") == Some(&json!(2)), "it is no asciicast of version 2");
+        let head: Value = serde_json::from_slice(&line).context("not a recording")?;
+        anyhow::ensure!(head.get("version") == Some(&json!(2)), "not an asciicast of version 2");
         let mut recording = Self::default();
         loop {
             line.clear();
@@ -146,14 +144,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_recorded_can_be_read() {
+    fn recordings_can_be_read() {
         let mut file = Vec::new();
         let mut recorder = Recorder::new(&mut file).unwrap();
-        recorder.came("gr".as_bytes()).unwrap();
-        recorder.came(&"ü".as_bytes()[..1]).unwrap();
-        recorder.came(&"ü".as_bytes()[1..]).unwrap();
-        recorder.came(b"\x1b]7700;Zm9v\x1b\\\xff!").unwrap();
-        recorder.sent(b"guests\r").unwrap();
+        recorder.output("gr".as_bytes()).unwrap();
+        recorder.output(&"ü".as_bytes()[..1]).unwrap();
+        recorder.output(&"ü".as_bytes()[1..]).unwrap();
+        recorder.output(b"\x1b]7700;Zm9v\x1b\\\xff!").unwrap();
+        recorder.input(b"guests\r").unwrap();
         let recording = Recording::read(&file[..]).unwrap();
         let text: String = recording.events.iter().map(|event| event.text.as_str()).collect();
         assert_eq!(text, "grü\x1b]7700;Zm9v\x1b\\\u{fffd}!");
@@ -161,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_recordings_are_read_as_far_as_they_go() {
+    fn damaged_recordings_are_read() {
         let file =
             "{\"version\": 2}\n[1.5, \"o\", \"x\"]\ngarbage\n\n[2.0, \"o\"\n[3, \"o\", \"y\"]\n[4, \"o";
         let recording = Recording::read(file.as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! `ballast report`: one HTML file that tells how a machine was and what became of it. It opens without a
-//! network: pictures are SVG, everything is in the file.
+//! `ballast report`: one HTML file about the state of a machine over time. The file is self-contained, with charts as
+//! SVG, and opens without a network.
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -11,68 +11,69 @@ use anyhow::{Context, Result, bail};
 mod chart;
 mod claims;
 
-use self::chart::{Kind, Series};
+use self::chart::{Series, Style};
 use crate::frames::Decoder;
 use crate::link::{Address, Link};
 use crate::model::{MapRange, Snapshot};
 use crate::monitor::{Lines, Monitor, report_in};
 use crate::recording::Recording;
-use crate::splitter::{Piece, Splitter};
+use crate::splitter::{Chunk, Splitter};
 use crate::top::size;
 
 /// Cells in a row of a map.
 const MAP_COLUMNS: usize = 128;
-/// Width and height of a cell.
+/// Width and height of a cell in pixels.
 const CELL: (usize, usize) = (7, 11);
-/// Colours of guests, by number; after them they begin again.
+/// Colours of guests, by console number, in rotation.
 const COLOURS: [&str; 8] =
     ["#2e7d32", "#1565c0", "#ad1457", "#00838f", "#ef6c00", "#6a1b9a", "#558b2f", "#4e342e"];
 
-/// What `ballast report` is told.
+/// Options of `ballast report`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the line is (unix:PATH, tcp:HOST:PORT, /dev/DEVICE[,BAUD]), or a recording of `ballast console`
+    /// The line (unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]), or a recording of `ballast console`
     #[arg(value_name = "LINE|RECORDING")]
-    pub source: String,
-    /// Where the report goes
+    source: String,
+    /// File to write
     #[arg(short, long, value_name = "FILE.html", default_value = "ballast.html")]
-    pub out: PathBuf,
-    /// How long to watch a line
+    out: PathBuf,
+    /// Duration of the observation of a line
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
-    pub seconds: f64,
-    /// Seconds between two looks at a line
+    seconds: f64,
+    /// Seconds between two snapshots
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
-    pub interval: f64,
-    /// The image's ELF file, for the log's frames (log=frames)
+    interval: f64,
+    /// ELF file of the running image, to decode log frames (log=frames)
     #[arg(long, value_name = "FILE")]
-    pub elf: Option<PathBuf>,
-    /// A command to give while watching, such as 'migrate alpha mc0' (again for more: they are spread over the time)
+    elf: Option<PathBuf>,
+    /// A command to run meanwhile, such as 'migrate alpha mc0'; may be repeated, and commands are spread over the
+    /// time
     #[arg(long, value_name = "COMMAND")]
-    pub run: Vec<String>,
-    /// At the end, watch for a second how much of their memory guests touch
+    run: Vec<String>,
+    /// At the end, measure for a second how much of their memory guests touch
     #[arg(long)]
-    pub heat: bool,
+    heat: bool,
 }
 
-/// What a report is made of.
+/// The input of a report.
 #[derive(Clone, Debug, Default)]
-pub struct Material {
-    /// Where it came from.
-    pub title: String,
-    /// The machine, again and again.
-    pub snapshots: Vec<Snapshot>,
+pub(crate) struct Material {
+    /// The source, as a title.
+    pub(crate) title: String,
+    /// The states of the machine, in order.
+    pub(crate) snapshots: Vec<Snapshot>,
     /// Lines of the log.
-    pub log: Vec<String>,
-    /// Commands that were given: when, what, and why one was refused.
-    pub given: Vec<(f64, String, Option<String>)>,
-    /// What was damaged on its way.
-    pub damaged_count: u64,
+    pub(crate) log: Vec<String>,
+    /// Commands that were run: seconds, command, and the error if it was refused.
+    pub(crate) given: Vec<(f64, String, Option<String>)>,
+    /// Number of messages damaged on the line.
+    pub(crate) damaged_count: u64,
 }
 
 /// Writes a report.
 ///
 /// # Errors
-/// The source cannot be read or says nothing, or the file cannot be written.
+/// The source cannot be read or has no reports, or the file cannot be written.
 pub fn run(options: &Options) -> Result<()> {
     let decoder = options.elf.as_deref().map(Decoder::load).transpose()?;
     let path = PathBuf::from(&options.source);
@@ -83,7 +84,7 @@ pub fn run(options: &Options) -> Result<()> {
         watch(Monitor::attach(Link::open(&address)?)?, decoder.as_ref(), options)?
     };
     if material.snapshots.is_empty() {
-        bail!("{} holds no reports: type `guests --json` and the like while recording", options.source);
+        bail!("{} has no reports: type `guests --json` and other reports while recording", options.source);
     }
     material.title = options.source.clone();
     fs::write(&options.out, html(&material))
@@ -92,11 +93,11 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Looks at a live machine for a while.
+/// Observes a live machine.
 fn watch(mut monitor: Monitor, decoder: Option<&Decoder>, options: &Options) -> Result<Material> {
     let start = Instant::now();
     let mut material = Material::default();
-    // In equal steps, the first after a look at how things were.
+    // Commands are spread evenly. The first follows a snapshot of the initial state.
     let step = options.seconds / (options.run.len() + 1) as f64;
     let mut commands =
         (0..).zip(&options.run).map(|(at, command)| (0.5 * step + f64::from(at) * step, command)).peekable();
@@ -131,7 +132,7 @@ fn watch(mut monitor: Monitor, decoder: Option<&Decoder>, options: &Options) -> 
 }
 
 impl Material {
-    /// When commands were given.
+    /// Returns the times of commands.
     fn marks(&self) -> Vec<f64> {
         self.given.iter().map(|(seconds, ..)| *seconds).collect()
     }
@@ -140,14 +141,14 @@ impl Material {
         let decoded = decoder.map(|decoder| decoder.decode(frame));
         self.damaged_count += u64::from(matches!(decoded, Some(Err(_))));
         self.log.push(match decoded {
-            None => format!("(a frame of {} bytes; --elf puts it together)", frame.len()),
+            None => format!("(a frame of {} bytes; use --elf to decode it)", frame.len()),
             Some(Ok(line)) => line.to_string(),
             Some(Err(error)) => format!("({error})"),
         });
     }
 }
 
-/// A line of the log in text, as Ballast shows it between others.
+/// Returns `line` if it is a log line (log=text), without its console prefix.
 fn text_log_line(line: &str) -> Option<String> {
     let line = line.strip_prefix("ballast| ").unwrap_or(line);
     let mut words = line.split_whitespace();
@@ -158,17 +159,17 @@ fn text_log_line(line: &str) -> Option<String> {
     (is_time && is_level).then(|| line.to_owned())
 }
 
-/// What a recording holds: a snapshot for each run of reports.
-pub fn from_recording(recording: &Recording, decoder: Option<&Decoder>) -> Material {
+/// Extracts snapshots, one for each sequence of different reports, from a recording.
+pub(crate) fn from_recording(recording: &Recording, decoder: Option<&Decoder>) -> Material {
     let mut material = Material { damaged_count: recording.bad_line_count, ..Material::default() };
     let (mut splitter, mut lines) = (Splitter::default(), Lines::default());
     let mut current = Snapshot::default();
     let mut seen: Vec<String> = Vec::new();
     for event in &recording.events {
-        for piece in splitter.take(event.text.as_bytes()) {
-            match piece {
-                Piece::Text(text) => lines.put(&text),
-                Piece::Frame(frame) => material.take_frame(decoder, &frame),
+        for chunk in splitter.take(event.text.as_bytes()) {
+            match chunk {
+                Chunk::Text(text) => lines.put(&text),
+                Chunk::Frame(frame) => material.take_frame(decoder, &frame),
             }
         }
         for line in lines.by_ref() {
@@ -177,7 +178,7 @@ pub fn from_recording(recording: &Recording, decoder: Option<&Decoder>) -> Mater
                 Some(Err(_)) => material.damaged_count += 1,
                 Some(Ok(report)) => {
                     let name = report.get("report").and_then(|name| name.as_str()).unwrap_or("").to_owned();
-                    // The same report again begins the next snapshot; what it lacks is as it was.
+                    // A repeated report starts the next snapshot, which inherits all other reports.
                     if seen.contains(&name) {
                         material.snapshots.push(current.clone());
                         seen.clear();
@@ -197,11 +198,11 @@ pub fn from_recording(recording: &Recording, decoder: Option<&Decoder>) -> Mater
     material
 }
 
-/// The report.
-pub fn html(material: &Material) -> String {
+/// Returns the report as HTML.
+pub(crate) fn html(material: &Material) -> String {
     let mut page = String::from(HEAD);
     let (Some(first), Some(last)) = (material.snapshots.first(), material.snapshots.last()) else {
-        return page + "<p>Nothing was seen.</p></html>\n";
+        return page + "<p>No snapshots.</p></html>\n";
     };
     // Writing to a string does not fail.
     let _ = write_page(&mut page, material, first, last);
@@ -246,7 +247,7 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
     writeln!(page, "<h1>Ballast {} on {}</h1>", Text(&version.version), Text(&version.host))?;
     writeln!(
         page,
-        "<p>From {}: {} looks in {:.1} s, commit {}, up {:.1} s. Image {}, own memory {}, frame table {}.{}</p>",
+        "<p>From {}: {} snapshots in {:.1} s, commit {}, up {:.1} s. Image {}, own memory {}, frame table {}.{}</p>",
         Text(&material.title),
         material.snapshots.len(),
         last.seconds - first.seconds,
@@ -257,7 +258,7 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
         size(version.frame_table_bytes),
         match material.damaged_count {
             0 => String::new(),
-            count => format!(" {count} pieces came damaged over the line."),
+            count => format!(" {count} messages were damaged on the line."),
         }
     )?;
     if !material.given.is_empty() {
@@ -283,7 +284,7 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
         let stats = snapshot.stats.iter().find(|stats| stats.name == name)?;
         Some(stats.exit_count())
     });
-    chart::write(page, "a second", &rates, Kind::Lines, &material.marks(), |value| format!("{value:.0}"))?;
+    chart::write(page, "per second", &rates, Style::Lines, &material.marks(), |value| format!("{value:.0}"))?;
     if !material.log.is_empty() {
         page.push_str("<h2>Log</h2>\n<pre>");
         for line in &material.log {
@@ -298,7 +299,7 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
 fn write_guests(page: &mut String, last: &Snapshot) -> fmt::Result {
     page.push_str(
         "<h2>Guests</h2>\n<table><tr><th>Guest<th>State<th class=n>vCPUs<th class=n>Memory\
-         <th class=n>Starts<th class=n>Exits<th class=n>Interrupts<th class=n>In EL2<th>Why\n",
+         <th class=n>Starts<th class=n>Exits<th class=n>Interrupts<th class=n>In EL2<th>Reason\n",
     );
     for guest in &last.guests {
         let stats = last.stats.iter().find(|stats| stats.name == guest.name);
@@ -327,7 +328,7 @@ fn write_guests(page: &mut String, last: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
-/// What the controllers' RAM is used for, over time.
+/// Writes the use of each controller's RAM over time.
 fn write_memory(page: &mut String, material: &Material, last: &Snapshot) -> fmt::Result {
     page.push_str("<h2>Memory over time</h2>\n");
     for controller in &last.controllers {
@@ -350,21 +351,21 @@ fn write_memory(page: &mut String, material: &Material, last: &Snapshot) -> fmt:
             line("claimed or retired", "#ffab00", crate::model::Controller::other_bytes),
             line("free", "#e6ebf0", |one| one.free_bytes),
         ];
-        chart::write(page, &controller.name, &series, Kind::Stack, &material.marks(), |value| {
+        chart::write(page, &controller.name, &series, Style::Stack, &material.marks(), |value| {
             size(value as u64)
         })?;
     }
     Ok(())
 }
 
-/// The migrations: jobs, what moved when, and how long guests had to wait.
+/// Writes the migrations: jobs, rates over time, and the guests' waits.
 fn write_migrations(page: &mut String, material: &Material, last: &Snapshot) -> fmt::Result {
     if last.moved.iter().all(|moved| moved.moved_bytes == 0) && last.jobs.is_empty() {
         return Ok(());
     }
     page.push_str(
-        "<h2>Migrations</h2>\n<table><tr><th class=n>Job<th>What<th>State<th class=n>Done<th class=n>Moved\
-         <th class=n>Stayed<th class=n>A second<th class=n>Time\n",
+        "<h2>Migrations</h2>\n<table><tr><th class=n>Job<th>Description<th>State<th class=n>Done<th class=n>Moved\
+         <th class=n>Not moved<th class=n>Per second<th class=n>Time\n",
     );
     for job in &last.jobs {
         writeln!(
@@ -385,12 +386,14 @@ fn write_migrations(page: &mut String, material: &Material, last: &Snapshot) -> 
     let rates = rates(material, last, &|snapshot, name| {
         Some(snapshot.moved.iter().find(|moved| moved.name == name)?.moved_bytes)
     });
-    chart::write(page, "Moved a second", &rates, Kind::Lines, &material.marks(), |value| size(value as u64))?;
+    chart::write(page, "Moved per second", &rates, Style::Lines, &material.marks(), |value| {
+        size(value as u64)
+    })?;
     for stalls in &last.stalls {
         writeln!(
             page,
-            "<h3>How long {} waited</h3>\n<p class=quiet>{} waits for a unit in flight: mean {}, half within {}, \
-             99 of 100 within {}, longest {}.</p>",
+            "<h3>Waits of {}</h3>\n<p class=quiet>{} waits for a unit in flight: mean {}, median {}, \
+             99th percentile {}, maximum {}.</p>",
             Text(&stalls.guest),
             stalls.count,
             time(stalls.mean_ns),
@@ -408,14 +411,14 @@ fn write_migrations(page: &mut String, material: &Material, last: &Snapshot) -> 
     Ok(())
 }
 
-/// What guests touched, behind each controller.
+/// Writes the memory that guests touched, by controller.
 fn write_heat(page: &mut String, last: &Snapshot) -> fmt::Result {
     if last.heat.is_empty() {
         return Ok(());
     }
     writeln!(
         page,
-        "<h2>Heat</h2>\n<p class=quiet>What guests touched in {}.</p>\n<table><tr><th>Guest<th>Controller\
+        "<h2>Heat</h2>\n<p class=quiet>Memory that guests touched in {}.</p>\n<table><tr><th>Guest<th>Controller\
          <th class=n>Resident<th class=n>Touched<th class=n>Share<th>",
         time(last.heat_window_ns)
     )?;
@@ -440,7 +443,7 @@ fn write_heat(page: &mut String, last: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
-/// A time in the unit that suits it.
+/// Formats a time in a suitable unit.
 fn time(nanoseconds: u64) -> String {
     match nanoseconds {
         0..1_000 => format!("{nanoseconds} ns"),
@@ -450,7 +453,7 @@ fn time(nanoseconds: u64) -> String {
     }
 }
 
-/// The physical map before and after.
+/// Writes the physical map before and after.
 fn write_maps(page: &mut String, first: &Snapshot, last: &Snapshot) -> fmt::Result {
     page.push_str("<h2>Physical memory</h2>\n<p class=key>");
     for guest in &last.guests {
@@ -488,7 +491,7 @@ fn write_map(page: &mut String, range: &MapRange) -> fmt::Result {
     let (width, height) = (MAP_COLUMNS * CELL.0, rows * CELL.1);
     writeln!(
         page,
-        "<p><b>{}</b> from {}, {} a cell</p>\n<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\" \
+        "<p><b>{}</b> from {}, {} per cell</p>\n<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\" \
          aria-label=\"map of {}\">",
         Text(&range.controller),
         Text(&range.base),
@@ -531,7 +534,7 @@ fn cell_colour(cell: char) -> &'static str {
     }
 }
 
-/// What a counter of each guest rose by, a second, between looks.
+/// Returns the increase per second of a counter of each guest, between snapshots.
 fn rates(
     material: &Material,
     last: &Snapshot,
@@ -549,7 +552,7 @@ fn rates(
     last.guests.iter().map(rate).collect()
 }
 
-/// Text in HTML.
+/// Displays text, escaped for HTML.
 struct Text<'a>(&'a str);
 
 impl fmt::Display for Text<'_> {
@@ -602,11 +605,11 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_whole_and_alone() {
+    fn a_report_is_complete_and_self_contained() {
         let page = html(&material());
         for part in [
             "&lt;test&gt;",
-            "3 pieces",
+            "3 messages",
             "Before",
             "After",
             "a &amp; b",
@@ -624,12 +627,12 @@ mod tests {
     }
 
     #[test]
-    fn one_look_is_enough() {
+    fn one_snapshot_is_enough() {
         let mut material = material();
         material.snapshots.truncate(1);
         let page = html(&material);
-        assert!(page.contains("Throughout") && page.contains("no course of time"));
-        assert!(html(&Material::default()).contains("Nothing was seen."));
+        assert!(page.contains("Throughout") && page.contains("no course over time"));
+        assert!(html(&Material::default()).contains("No snapshots."));
     }
 
     #[test]
@@ -644,7 +647,7 @@ mod tests {
                 event(1.0, &format!("ballast> guests --json\n{head}")),
                 event(1.5, &format!("{tail}ballast|     0.001500 info  board: 2 controllers\n")),
                 event(2.0, &format!("{version}{{\"report\":\"guests\",\"gue\n")),
-                // A digit has changed.
+                // A digit was damaged.
                 event(2.5, &version.replace("0.1", "0.7")),
                 event(3.0, &format!("\x1b]7700;Zm9v\x1b\\{none}")),
             ],

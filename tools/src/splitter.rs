@@ -1,20 +1,20 @@
-//! Takes what comes over the line apart: text for the terminal, and frames of the log.
+//! Separates the text for the terminal from log frames in the output of the line.
 //!
-//! A frame is an operating system command, `ESC ] 7700 ; <base64> ESC \` (see `hyp/src/monitor/mux/frame.rs`).
-//! Whatever else comes is text and passes unchanged. Garbage is survived: what begins like a frame and does
-//! not end like one is counted and left out.
+//! A frame is an operating system command, `ESC ] 7700 ; <base64> ESC \` (see `hyp/src/monitor/mux/frame.rs`). All
+//! other bytes are text and pass unchanged. A damaged frame, which begins like one and does not end like one, is
+//! counted and dropped.
 
-/// Begins a frame.
+/// First bytes of a frame.
 const START: &[u8] = b"\x1b]7700;";
-/// Longest frame in base64; what is longer is none.
+/// Most base64 digits of a frame.
 const LONGEST: usize = 1024;
 
-/// A piece of what came.
+/// A part of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// Text, with the escape sequences that it holds.
+pub enum Chunk {
+    /// Text, including escape sequences.
     Text(Vec<u8>),
-    /// A frame of the log.
+    /// A decoded log frame.
     Frame(Vec<u8>),
 }
 
@@ -22,35 +22,35 @@ pub enum Piece {
 enum State {
     #[default]
     Text,
-    /// This many bytes of [`START`] have come.
+    /// After this many bytes of [`START`].
     Start(usize),
-    /// In a frame's base64.
+    /// In the base64 of a frame.
     Frame(Vec<u8>),
     /// After ESC in a frame.
     FrameEscape(Vec<u8>),
 }
 
-/// Takes bytes in any portions.
+/// A parser that takes output in portions of any size.
 #[derive(Debug, Default)]
 pub struct Splitter {
     state: State,
     text: Vec<u8>,
-    /// Frames that were none: cut off, too long or not base64.
-    pub bad_frame_count: u64,
+    /// Number of damaged frames: cut off, too long or not base64.
+    pub(crate) bad_frame_count: u64,
 }
 
 impl Splitter {
-    /// The pieces that `bytes` complete.
-    pub fn take(&mut self, bytes: &[u8]) -> Vec<Piece> {
-        let mut pieces = Vec::new();
+    /// Takes `bytes` and returns the chunks that they complete.
+    pub fn take(&mut self, bytes: &[u8]) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
         for &byte in bytes {
-            self.take_byte(byte, &mut pieces);
+            self.take_byte(byte, &mut chunks);
         }
-        self.flush(&mut pieces);
-        pieces
+        self.flush(&mut chunks);
+        chunks
     }
 
-    fn take_byte(&mut self, byte: u8, pieces: &mut Vec<Piece>) {
+    fn take_byte(&mut self, byte: u8, chunks: &mut Vec<Chunk>) {
         self.state = match std::mem::take(&mut self.state) {
             State::Text => self.take_text(byte),
             State::Start(seen) if START[seen] == byte => match seen + 1 {
@@ -62,13 +62,13 @@ impl Splitter {
                 self.take_text(byte)
             }
             State::Frame(base64) if byte == 0x1b => State::FrameEscape(base64),
-            State::Frame(base64) if byte == 0x07 => self.end_frame(&base64, pieces),
+            State::Frame(base64) if byte == 0x07 => self.end_frame(&base64, chunks),
             State::Frame(mut base64) if is_digit(byte) && base64.len() < LONGEST => {
                 base64.push(byte);
                 State::Frame(base64)
             }
             State::Frame(_) => self.give_up(byte),
-            State::FrameEscape(base64) if byte == b'\\' => self.end_frame(&base64, pieces),
+            State::FrameEscape(base64) if byte == b'\\' => self.end_frame(&base64, chunks),
             State::FrameEscape(_) if byte == b']' => {
                 self.bad_frame_count += 1;
                 State::Start(2)
@@ -88,26 +88,26 @@ impl Splitter {
         State::Text
     }
 
-    /// What began like a frame is none: it is left out, and `byte` goes on as text.
+    /// Drops a damaged frame and takes `byte` as text.
     fn give_up(&mut self, byte: u8) -> State {
         self.bad_frame_count += 1;
         self.take_text(byte)
     }
 
-    fn end_frame(&mut self, base64: &[u8], pieces: &mut Vec<Piece>) -> State {
+    fn end_frame(&mut self, base64: &[u8], chunks: &mut Vec<Chunk>) -> State {
         match decode(base64) {
             Some(frame) => {
-                self.flush(pieces);
-                pieces.push(Piece::Frame(frame));
+                self.flush(chunks);
+                chunks.push(Chunk::Frame(frame));
             }
             None => self.bad_frame_count += 1,
         }
         State::Text
     }
 
-    fn flush(&mut self, pieces: &mut Vec<Piece>) {
+    fn flush(&mut self, chunks: &mut Vec<Chunk>) {
         if !self.text.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut self.text)));
+            chunks.push(Chunk::Text(std::mem::take(&mut self.text)));
         }
     }
 }
@@ -154,12 +154,12 @@ mod tests {
 
     use super::*;
 
-    fn text(pieces: &[Piece]) -> String {
-        let bytes: Vec<u8> = pieces
+    fn text(chunks: &[Chunk]) -> String {
+        let bytes: Vec<u8> = chunks
             .iter()
-            .flat_map(|piece| match piece {
-                Piece::Text(text) => text.clone(),
-                Piece::Frame(frame) => format!("<{}>", String::from_utf8_lossy(frame)).into_bytes(),
+            .flat_map(|chunk| match chunk {
+                Chunk::Text(text) => text.clone(),
+                Chunk::Frame(frame) => format!("<{}>", String::from_utf8_lossy(frame)).into_bytes(),
             })
             .collect();
         String::from_utf8(bytes).unwrap()
@@ -168,18 +168,18 @@ mod tests {
     #[test]
     fn frames_are_taken_out_of_text() {
         let mut splitter = Splitter::default();
-        let pieces =
+        let chunks =
             splitter.take(b"boot\x1b]7700;Zm9vYmFy\x1b\\ing\x1b[1mx\x1b]7700;Zm8=\x07y\x1b]0;title\x07");
-        assert_eq!(text(&pieces), "boot<foobar>ing\x1b[1mx<fo>y\x1b]0;title\x07");
+        assert_eq!(text(&chunks), "boot<foobar>ing\x1b[1mx<fo>y\x1b]0;title\x07");
         assert_eq!(splitter.bad_frame_count, 0);
     }
 
     #[test]
     fn broken_frames_are_counted() {
         let mut splitter = Splitter::default();
-        let pieces =
+        let chunks =
             splitter.take(b"a\x1b]7700;Zm9\x1b\\b\x1b]7700;Zm9v\r\nc\x1b]7700;Zm\x1b]7700;Zm9v\x1b\\d");
-        assert_eq!(text(&pieces), "ab\r\nc<foo>d");
+        assert_eq!(text(&chunks), "ab\r\nc<foo>d");
         assert_eq!(splitter.bad_frame_count, 3);
         let long = [b"\x1b]7700;".as_slice(), &[b'A'; 5000], b"\x1b\\end"].concat();
         assert!(text(&splitter.take(&long)).ends_with("end"));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     proptest! {
-        /// The portions in which bytes come make no difference, and nothing is made of garbage.
+        /// Splits the input at random, which must not change the result.
         #[test]
         fn portions_do_not_matter(
             bytes in prop::collection::vec(
@@ -212,9 +212,9 @@ mod tests {
             for pair in cuts.windows(2) {
                 got.extend(parts.take(&bytes[pair[0]..pair[1]]));
             }
-            let join = |pieces: &mut Vec<Piece>| pieces.iter().flat_map(|piece| match piece {
-                Piece::Text(text) => text.clone(),
-                Piece::Frame(frame) => [b"F", frame.as_slice()].concat(),
+            let join = |chunks: &mut Vec<Chunk>| chunks.iter().flat_map(|chunk| match chunk {
+                Chunk::Text(text) => text.clone(),
+                Chunk::Frame(frame) => [b"F", frame.as_slice()].concat(),
             }).collect::<Vec<u8>>();
             prop_assert_eq!(join(&mut expected), join(&mut got));
             prop_assert_eq!(whole.bad_frame_count, parts.bad_frame_count);

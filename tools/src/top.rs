@@ -1,4 +1,4 @@
-//! `ballast top`: a terminal screen that shows where memory lies and what the guests do.
+//! `ballast top`: a terminal screen that shows memory and guests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, channel};
@@ -17,11 +17,11 @@ use crate::link::{Address, Link};
 use crate::model::{Claim, Job, MapRange, Snapshot};
 use crate::monitor::{Losses, Monitor};
 
-/// Figures that a sparkline keeps.
+/// Number of values in a sparkline.
 const HISTORY: usize = 120;
-/// How often keys are looked for.
+/// Interval between two checks for keys.
 const TICK: Duration = Duration::from_millis(50);
-/// Colours of the guests, by their consoles' numbers.
+/// Colours of the guests, by console number.
 const COLOURS: [Color; 8] = [
     Color::Green,
     Color::Blue,
@@ -33,18 +33,18 @@ const COLOURS: [Color; 8] = [
     Color::LightMagenta,
 ];
 
-/// What `ballast top` is told.
+/// Options of `ballast top`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the line is: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
+    /// The line: unix:PATH, tcp:HOST:PORT or /dev/DEVICE[,BAUD]
     #[arg(value_name = "LINE")]
-    pub address: Address,
-    /// Seconds between two looks
+    address: Address,
+    /// Seconds between two updates
     #[arg(short, long, default_value_t = 2.0, value_name = "SECONDS")]
-    pub interval: f64,
-    /// At each look, watch for a second how much of their memory guests touch
+    interval: f64,
+    /// At each update, measure for a second how much of their memory guests touch
     #[arg(long)]
-    pub heat: bool,
+    heat: bool,
 }
 
 impl Options {
@@ -57,13 +57,13 @@ impl Options {
     }
 }
 
-/// Shows the machine until q is pressed.
+/// Shows the screen until q is pressed.
 ///
 /// # Errors
 /// The line cannot be opened, nobody answers, or the terminal fails.
 pub fn run(options: &Options) -> Result<()> {
     let mut monitor = Monitor::attach(Link::open(&options.address)?)?;
-    // The first answer before the screen is taken: what goes wrong is told in plain words.
+    // Waits for the first answer before it takes over the screen, so that errors are printed normally.
     let mut screen = Screen::default();
     screen.take(options.look(&mut monitor)?, Instant::now(), monitor.losses());
     let answers = ask_on(monitor, options.clone());
@@ -87,7 +87,7 @@ pub fn run(options: &Options) -> Result<()> {
     result
 }
 
-/// Asks in a thread of its own.
+/// Starts a thread that asks the monitor.
 fn ask_on(mut monitor: Monitor, options: Options) -> Receiver<Result<(Snapshot, Instant, Losses)>> {
     let (sender, answers) = channel();
     thread::spawn(move || {
@@ -113,18 +113,18 @@ fn is_end(event: &Event) -> bool {
         && (is_interrupt || matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc))
 }
 
-/// What is on the screen.
+/// The contents of the screen.
 #[derive(Default)]
 struct Screen {
     snapshot: Snapshot,
     time: Option<Instant>,
-    /// Exits a second, by guest.
+    /// Exits per second, by guest.
     exits: BTreeMap<String, VecDeque<u64>>,
-    /// Bytes moved a second, by guest that has been moved.
+    /// Bytes moved per second, by guest that was migrated.
     moved: BTreeMap<String, VecDeque<u64>>,
-    /// Waits a second for units in flight, by guest that has been moved.
+    /// Waits per second for units in flight, by guest that was migrated.
     stalls: BTreeMap<String, VecDeque<u64>>,
-    /// Time at EL2 since the last look, in thousandths of a CPU, by guest.
+    /// Time at EL2 since the last update, in thousandths of a CPU, by guest.
     el2: BTreeMap<String, u64>,
     losses: Losses,
 }
@@ -177,18 +177,19 @@ impl Screen {
         }
         self.draw_jobs(frame, job_list);
         if self.moved.is_empty() {
-            draw_lines(frame, lines, "Exits a second", &self.snapshot, &self.exits, u64::to_string);
+            draw_lines(frame, lines, "Exits per second", &self.snapshot, &self.exits, u64::to_string);
         } else {
             let [exits, moved, stalls] =
                 Layout::vertical([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)])
                     .areas(lines);
-            draw_lines(frame, exits, "Exits a second", &self.snapshot, &self.exits, u64::to_string);
-            draw_lines(frame, moved, "Moved a second", &self.snapshot, &self.moved, |bytes| size(*bytes));
-            draw_lines(frame, stalls, "Waits a second", &self.snapshot, &self.stalls, u64::to_string);
+            draw_lines(frame, exits, "Exits per second", &self.snapshot, &self.exits, u64::to_string);
+            draw_lines(frame, moved, "Moved per second", &self.snapshot, &self.moved, |bytes| size(*bytes));
+            draw_lines(frame, stalls, "Waits per second", &self.snapshot, &self.stalls, u64::to_string);
         }
         let damaged = self.losses.bad_frame_count + self.losses.bad_report_count;
-        let note = if damaged == 0 { String::new() } else { format!("  {damaged} damaged on the line") };
-        frame.render_widget(Paragraph::new(format!("q ends{note}")).dim(), foot);
+        let note =
+            if damaged == 0 { String::new() } else { format!("  {damaged} messages damaged on the line") };
+        frame.render_widget(Paragraph::new(format!("q quits{note}")).dim(), foot);
     }
 
     fn draw_title(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -202,7 +203,7 @@ impl Screen {
         frame.render_widget(Paragraph::new(text).bold(), area);
     }
 
-    /// For each controller a line of figures, and its map in two rows.
+    /// Draws a line of figures and a map of two rows for each controller.
     fn draw_map(&self, frame: &mut Frame<'_>, area: Rect) {
         let block = Block::bordered().title("Memory");
         let inner = block.inner(area);
@@ -260,13 +261,13 @@ impl Screen {
             Constraint::Length(8),
             Constraint::Min(10),
         ];
-        let heads = ["GUEST", "STATE", "vCPUs", "MEMORY", "TOUCHED", "EXITS/s", "IN EL2", "UP, OR WHY NOT"];
+        let heads = ["GUEST", "STATE", "vCPUs", "MEMORY", "TOUCHED", "EXITS/s", "IN EL2", "UPTIME/REASON"];
         let table =
             Table::new(rows, widths).header(Row::new(heads).dim()).block(Block::bordered().title("Guests"));
         frame.render_widget(table, area);
     }
 
-    /// How much of its memory the guest touched.
+    /// Returns the size of the memory that the guest touched.
     fn touched(&self, guest: &str) -> String {
         let rows = self.snapshot.heat.iter().filter(|row| row.guest == guest);
         size(rows.map(|row| row.touched_bytes).sum())
@@ -276,7 +277,7 @@ impl Screen {
         self.snapshot.claims.iter().filter(|claim| claim.is_open())
     }
 
-    /// The pools, a line each, and the claims that are under way.
+    /// Draws a line for each pool and for each claim in progress.
     fn draw_pools(&self, frame: &mut Frame<'_>, area: Rect) {
         let stats = &self.snapshot.claim_stats;
         let title = format!(
@@ -323,7 +324,7 @@ impl Screen {
     }
 }
 
-/// Adds to the history of `name` what was added a second.
+/// Adds the increase per second to the history of `name`.
 fn push(histories: &mut BTreeMap<String, VecDeque<u64>>, name: &str, now: u64, before: u64, elapsed: f64) {
     let history = histories.entry(name.to_owned()).or_default();
     history.push_back((now.saturating_sub(before) as f64 / elapsed) as u64);
@@ -332,7 +333,7 @@ fn push(histories: &mut BTreeMap<String, VecDeque<u64>>, name: &str, now: u64, b
     }
 }
 
-/// A sparkline for each guest.
+/// Draws a sparkline for each guest.
 fn draw_lines(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -358,8 +359,8 @@ fn draw_lines(
 }
 
 impl MapRange {
-    /// Its cells.
-    pub fn characters(&self) -> impl Iterator<Item = char> {
+    /// Iterates over the cells.
+    pub(crate) fn characters(&self) -> impl Iterator<Item = char> {
         self.cells.chars()
     }
 }
@@ -371,10 +372,10 @@ fn colour(console: u64) -> Style {
     }
 }
 
-/// `width` places from `start`, of `places` that stand for all cells.
+/// Draws `width` columns from column `start`, of `places` columns that represent all cells.
 fn map_row(cells: &[char], start: usize, width: usize, places: usize) -> Line<'static> {
     let shown = (start..start + width).filter_map(|place| {
-        // Few cells take several places each, of many the first of those that share a place is shown.
+        // A cell takes several columns if there are few cells; the first of several cells in a column is drawn.
         let at = if cells.len() < places {
             (place * cells.len()).checked_div(places)?
         } else {
@@ -394,7 +395,7 @@ fn map_row(cells: &[char], start: usize, width: usize, places: usize) -> Line<'s
     Line::from(spans.collect::<Vec<_>>())
 }
 
-/// A size in binary units.
+/// Formats a size in binary units.
 pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (1..units.len()).rev().find(|&power| bytes >> (10 * power) != 0).unwrap_or(0);
@@ -406,7 +407,7 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// A time as hours, minutes and seconds.
+/// Formats a time as hours, minutes and seconds.
 fn time(seconds: u64) -> String {
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn small_screens_do_no_harm() {
+    fn small_screens_are_drawn() {
         let mut screen = Screen::default();
         screen.take(Snapshot::default(), Instant::now(), Losses::default());
         for (width, height) in [(1, 1), (5, 3), (20, 5), (200, 60)] {

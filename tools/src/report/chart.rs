@@ -1,50 +1,54 @@
-//! The report's pictures, as SVG.
+//! The report's charts, as SVG.
 
 use std::fmt::{self, Write as _};
 
 use super::Text;
 
-/// Width of a picture.
+/// Width of a chart in pixels.
 pub(super) const WIDTH: f64 = 900.0;
-/// Height of a chart.
+/// Height of a chart in pixels.
 const HEIGHT: f64 = 170.0;
-/// Where a chart's curves begin, and how much stands below them.
+/// Margins around the curves of a chart in pixels.
 const LEFT: f64 = 84.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 12.0;
 
-/// One quantity over time.
+/// A quantity over time.
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) colour: &'static str,
-    /// Seconds and value.
+    /// Pairs of seconds and value.
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// How a chart shows its series.
+/// Style of a chart.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A line each.
+pub(super) enum Style {
+    /// A line for each series.
     Lines,
-    /// Areas, one upon the other: together they are the whole.
+    /// Stacked areas, which add up to the whole.
     Stack,
 }
 
-/// Writes a chart of `series`, whose values `unit` names, with a numbered line at each of the times `marks`.
+/// Writes a chart of `series` with a numbered mark at each of the times `marks`. `unit` formats values.
 pub(super) fn write(
     page: &mut String,
     title: &str,
     series: &[Series],
-    kind: Kind,
+    style: Style,
     marks: &[f64],
     unit: impl Fn(f64) -> String,
 ) -> fmt::Result {
     let times = || series.iter().flat_map(|line| line.points.iter().map(|point| point.0));
     let (start, end) = (times().fold(f64::INFINITY, f64::min), times().fold(f64::NEG_INFINITY, f64::max));
     if start >= end {
-        return writeln!(page, "<p class=quiet>{}: one look is no course of time.</p>", Text(title));
+        return writeln!(
+            page,
+            "<p class=quiet>{}: a single snapshot has no course over time.</p>",
+            Text(title)
+        );
     }
-    let layers = layers(series, kind);
+    let layers = layers(series, style);
     let largest = layers.iter().flatten().map(|point| point.2).fold(0.0, f64::max);
     let base = HEIGHT - BOTTOM;
     let x = |seconds: f64| LEFT + (seconds - start) * (WIDTH - LEFT - 1.0) / (end - start);
@@ -80,15 +84,15 @@ pub(super) fn write(
             layer.iter().map(|(at, _, to)| format!("{:.1} {:.1}", x(*at), y(*to))).collect();
         let lower: Vec<String> =
             layer.iter().rev().map(|(at, from, _)| format!("{:.1} {:.1}", x(*at), y(*from))).collect();
-        match kind {
-            Kind::Stack => writeln!(
+        match style {
+            Style::Stack => writeln!(
                 page,
                 "<path d=\"M{}L{}Z\" fill=\"{}\"/>",
                 upper.join("L"),
                 lower.join("L"),
                 line.colour
             )?,
-            Kind::Lines => {
+            Style::Lines => {
                 writeln!(page, "<path d=\"M{}\" class=line stroke=\"{}\"/>", upper.join("L"), line.colour)?;
             }
         }
@@ -105,14 +109,14 @@ pub(super) fn write(
     Ok(())
 }
 
-/// For each series its points: time, where it begins and where it ends.
-fn layers(series: &[Series], kind: Kind) -> Vec<Vec<(f64, f64, f64)>> {
+/// Returns the points of each series: time, lower end and upper end.
+fn layers(series: &[Series], style: Style) -> Vec<Vec<(f64, f64, f64)>> {
     let mut below: Vec<f64> = vec![0.0; series.iter().map(|line| line.points.len()).max().unwrap_or(0)];
     let layer = |line: &Series| {
         let points = line.points.iter().zip(&mut below);
-        let points = points.map(|(&(seconds, value), below)| match kind {
-            Kind::Lines => (seconds, 0.0, value),
-            Kind::Stack => {
+        let points = points.map(|(&(seconds, value), below)| match style {
+            Style::Lines => (seconds, 0.0, value),
+            Style::Stack => {
                 let from = *below;
                 *below += value;
                 (seconds, from, *below)
@@ -132,7 +136,7 @@ fn write_key(page: &mut String, title: &str, series: &[Series]) -> fmt::Result {
     Ok(())
 }
 
-/// Writes bars: a label below each, and above it its value as `unit` has it.
+/// Writes bars, each with its label below and its value above. `unit` formats values.
 pub(super) fn write_bars(
     page: &mut String,
     title: &str,

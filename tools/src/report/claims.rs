@@ -1,20 +1,20 @@
-//! The report's part on pools and claims.
+//! The report's section on pools and claims.
 
 use std::fmt::{self, Write as _};
 
-use super::chart::{self, Kind, Series};
+use super::chart::{self, Series, Style};
 use super::{Material, Text, time};
 use crate::model::{ClaimStats, Pool, Snapshot};
 use crate::top::size;
 
-/// The pools and what they were used for, the claims, and how long they took.
+/// Writes the pools, their use over time, the claims and their latencies.
 pub(super) fn write(page: &mut String, material: &Material, last: &Snapshot) -> fmt::Result {
     if last.pools.is_empty() {
         return Ok(());
     }
     page.push_str(
-        "<h2>Pools</h2>\n<table><tr><th>Pool<th>Behind<th>Owner<th class=n>Size<th class=n>Lent\
-         <th class=n>Claimed<th class=n>Free<th class=n>Can be claimed\n",
+        "<h2>Pools</h2>\n<table><tr><th>Pool<th>Controller<th>Owner<th class=n>Size<th class=n>Lent\
+         <th class=n>Claimed<th class=n>Free<th class=n>Claimable\n",
     );
     for pool in &last.pools {
         writeln!(
@@ -45,7 +45,7 @@ pub(super) fn write(page: &mut String, material: &Material, last: &Snapshot) -> 
             line("fixed", "#8c959f", |one| one.fixed_bytes),
             line("free", "#e6ebf0", |one| one.free_bytes),
         ];
-        chart::write(page, &pool.pool, &series, Kind::Stack, &material.marks(), |value| size(value as u64))?;
+        chart::write(page, &pool.pool, &series, Style::Stack, &material.marks(), |value| size(value as u64))?;
     }
     write_claims(page, material, last)
 }
@@ -55,7 +55,7 @@ fn write_claims(page: &mut String, material: &Material, last: &Snapshot) -> fmt:
     writeln!(
         page,
         "<h2>Claims</h2>\n<p>{} tried since boot: {} granted ({}), {} failed, {} cancelled; {} released; {} moved \
-         out of the way.</p>",
+         to empty ranges.</p>",
         stats.tried_count,
         stats.granted_count,
         size(stats.granted_bytes),
@@ -68,8 +68,8 @@ fn write_claims(page: &mut String, material: &Material, last: &Snapshot) -> fmt:
         return Ok(());
     }
     page.push_str(
-        "<table><tr><th class=n>Claim<th>Kind<th>Pool<th>By<th>State<th class=n>Size<th class=n>Moved\
-         <th class=n>Time<th>In the way\n",
+        "<table><tr><th class=n>Claim<th>Kind<th>Pool<th>Claimant<th>State<th class=n>Size<th class=n>Moved\
+         <th class=n>Time<th>Obstacle\n",
     );
     for claim in &last.claims {
         let class = if claim.state == "failed" { " class=failed" } else { "" };
@@ -98,26 +98,26 @@ fn write_claims(page: &mut String, material: &Material, last: &Snapshot) -> fmt:
         line("released", "#4a86c5", |stats| stats.released_count),
     ];
     let count = |value: f64| if value.fract() == 0.0 { value.to_string() } else { String::new() };
-    chart::write(page, "Claims since boot", &series, Kind::Lines, &material.marks(), count)?;
+    chart::write(page, "Claims since boot", &series, Style::Lines, &material.marks(), count)?;
     write_latency(page, last)
 }
 
-/// How long claims took: each that is remembered as a bar, all since boot by class.
+/// Writes latencies: a bar for each remembered claim, and a table of all claims since boot by class.
 fn write_latency(page: &mut String, last: &Snapshot) -> fmt::Result {
     let granted = last.claims.iter().filter(|claim| claim.kind == "claim" && claim.state == "granted");
     let bars: Vec<(String, u64)> = granted
         .map(|claim| (format!("{}: {}", claim.claim, size(claim.size_bytes)), claim.elapsed_ns))
         .collect();
     if !bars.is_empty() {
-        page.push_str("<h3>How long claims took</h3>\n<p class=quiet>Those granted last.</p>\n");
+        page.push_str("<h3>Latency of claims</h3>\n<p class=quiet>The most recent granted claims.</p>\n");
         chart::write_bars(page, "claims", "#ffab00", &bars, time)?;
     }
     if last.claim_stats.latency.is_empty() {
         return Ok(());
     }
     page.push_str(
-        "<table><tr><th>Size<th>Pool lent<th class=n>Claims<th class=n>Mean<th class=n>Half within\
-         <th class=n>99 of 100 within<th class=n>Longest\n",
+        "<table><tr><th>Size<th>Pool lent<th class=n>Claims<th class=n>Mean<th class=n>Median\
+         <th class=n>99 %<th class=n>Maximum\n",
     );
     for class in &last.claim_stats.latency {
         writeln!(
