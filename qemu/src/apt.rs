@@ -1,9 +1,8 @@
-//! Packages for another architecture and other suites, by the host's own apt in a root of its own.
+//! Downloads packages of another architecture and other suites with the host's apt, in a root of its own.
 //!
-//! Nothing of the host's apt is changed: sources, lists, state and cache lie in a folder of this project. The
-//! host's mirror and its proxy are used. apt checks the signature of each suite against Debian's keyring, and the
-//! index and the package against the hashes that are signed; the package's hash is checked here once more, and
-//! recorded.
+//! The configuration of the host's apt does not change: sources, lists, state and cache are in a folder of this
+//! project. Downloads use the host's mirror and proxy. apt checks each suite's signature against Debian's keyring,
+//! and index and packages against the signed hashes. This module checks the package's hash again and records it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ const ARCHIVE: &str = "http://deb.debian.org/debian";
 const SECURITY_ARCHIVE: &str = "http://deb.debian.org/debian-security";
 const ARCHITECTURE: &str = "arm64";
 
-/// Where Debian's packages come from.
+/// A mirror of Debian's packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mirror {
     archive: String,
@@ -27,12 +26,12 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// Debian's own.
+    /// Returns Debian's own mirror.
     pub(crate) fn debian() -> Self {
         Self { archive: ARCHIVE.into(), security: SECURITY_ARCHIVE.into() }
     }
 
-    /// The one that the host's apt uses, where that is Debian's.
+    /// Returns the mirror that the host's apt uses, or Debian's own if it uses none of Debian.
     pub(crate) fn of_host() -> Self {
         let mut apt = Command::new("apt-get");
         apt.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
@@ -66,14 +65,14 @@ impl Mirror {
     }
 }
 
-/// A private apt, its indexes fetched. Its folder goes when this is dropped.
+/// A private apt with current indexes. Its folder is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Apt {
     folder: PathBuf,
     suites: Vec<String>,
 }
 
-/// A package, downloaded.
+/// A downloaded package.
 #[derive(Debug)]
 pub(crate) struct Package {
     pub(crate) name: String,
@@ -86,7 +85,7 @@ impl Apt {
     /// Fetches the indexes of `suites` from `mirror`.
     ///
     /// # Errors
-    /// apt cannot fetch them, or a signature is wrong.
+    /// apt cannot fetch them, or a signature is invalid.
     pub(crate) fn update(folder: PathBuf, mirror: &Mirror, suites: &[String]) -> Result<Self> {
         let apt = Self { folder, suites: suites.to_vec() };
         let path = |name: &str| apt.folder.join(name);
@@ -126,7 +125,7 @@ impl Apt {
         command
     }
 
-    /// The newest package whose whole name matches `pattern`.
+    /// Returns the newest package whose full name matches `pattern`.
     ///
     /// # Errors
     /// The pattern is malformed, or no package matches.
@@ -141,7 +140,7 @@ impl Apt {
     /// Downloads the newest version of the package `name`.
     ///
     /// # Errors
-    /// apt cannot fetch it, or its hash is not the one in the signed index.
+    /// apt cannot fetch it, or its hash differs from the one in the signed index.
     pub(crate) fn download(&self, name: &str) -> Result<Package> {
         let record = process::output(self.command("apt-cache").args(["show", "--no-all-versions", name]))?;
         let field = |key: &str| {
@@ -169,32 +168,32 @@ impl Apt {
 
 impl Drop for Apt {
     fn drop(&mut self) {
-        // What is left takes room and does no harm.
+        // Errors do not matter: leftovers only take up space.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Unpacks the one file of `package` that matches the glob `member` to `to`.
+/// Extracts the only file of `package` that matches the glob `member` to `to`.
 ///
 /// # Errors
-/// The package holds none or several, or the file cannot be written.
+/// No file or several files match, or the file cannot be written.
 pub(crate) fn unpack(package: &Path, member: &str, to: &Path) -> Result<()> {
     let folder = package.with_extension("unpacked");
     fs::create_dir_all(&folder).at(&folder)?;
-    // `"$0"` and `"$1"` reach the shell as words of their own: no name is ever read as a command.
+    // The names are the arguments `$0` and `$1`, so the shell never parses them as commands.
     let script = "dpkg-deb --fsys-tarfile \"$0\" | tar -x --wildcards --transform 's|.*/||' \"./$1\"";
     let mut shell = Command::new("sh");
     process::quietly(shell.current_dir(&folder).args(["-c", script]).arg(package).arg(member))?;
     let files: Vec<PathBuf> =
         fs::read_dir(&folder).at(&folder)?.flatten().map(|entry| entry.path()).collect();
     let [file] = files.as_slice() else {
-        let reason = format!("{} files match {member}, and one should", files.len());
+        let reason = format!("{} files match {member}; exactly one must", files.len());
         return Err(Error::Image { path: package.into(), reason });
     };
     fs::rename(file, to).at(to)
 }
 
-/// The sha256 of a file, in hexadecimal.
+/// Returns the sha256 of a file in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -203,7 +202,7 @@ pub(crate) fn sha256_of(file: &Path) -> Result<String> {
     Ok(said.split_whitespace().next().unwrap_or_default().trim_start_matches('\\').to_owned())
 }
 
-/// Sorts names by the numbers in them: `6.12.9` before `6.12.10`.
+/// Returns a key that sorts names by the numbers in them: `6.12.9` before `6.12.10`.
 fn natural_key(name: &str) -> Vec<(u64, String)> {
     let mut key = Vec::new();
     let mut rest = name;

@@ -1,7 +1,7 @@
-//! What a guest's operations cost under Ballast, bare, and under Xen, in instructions.
+//! Benchmarks: the cost of a guest's operations in instructions, under Ballast, under Xen and without a hypervisor.
 //!
-//! The same bare-metal guest runs on the same machine under each, with time counted in instructions; Linux boots to
-//! its `/init` with the very device tree that it gets under Ballast.
+//! The same bare-metal guest runs on the same machine in each case, and time counts instructions. Linux boots to its
+//! `/init`, without a hypervisor with the same device tree as under Ballast.
 
 mod allocator;
 mod claims;
@@ -24,19 +24,19 @@ use crate::session::Session;
 use crate::size::{GIB, MIB};
 use crate::{configuration, place, ramdisk, store};
 
-/// Only to end a hang.
+/// Time limit, which only ends hangs.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// The most that Linux may take under Ballast, as a multiple of what it takes bare.
+/// Limit for Linux under Ballast, as a multiple of the instructions without a hypervisor.
 const LINUX_LIMIT: f64 = 1.001;
 const LINUX: &str = "6.12";
-/// Instructions of an exit that time at EL2 leaves out because it is answered at once, at most (`stats` counts them).
+/// Most instructions of a fast exit, which the time at EL2 does not include and `stats` counts.
 const QUICK_EXIT: u64 = 100;
-/// How often Linux boots for its mean, each time with other random numbers.
+/// Number of boots of Linux for the mean, each with different random numbers.
 const LINUX_BOOTS: u8 = 3;
-/// RAM of the guest in which Linux is measured.
+/// RAM of the guest that boots Linux.
 const LINUX_RAM: u64 = 512 * MIB;
 
-/// What `qemu/bench.toml` says.
+/// The contents of `qemu/bench.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Plan {
@@ -58,27 +58,27 @@ struct Operation {
 /// Instructions by operation.
 type Figures = BTreeMap<String, f64>;
 
-/// What the guest runs on.
+/// The hypervisor below the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Below {
-    Nothing,
+    None,
     Xen,
     Ballast,
 }
 
-/// Measures, prints the table, and returns whether Ballast keeps all its limits.
+/// Runs all benchmarks and prints their tables. Returns `true` if Ballast meets all limits.
 ///
 /// # Errors
-/// Something cannot be built, fetched or started, or a guest does not come to its end.
+/// Something cannot be built, fetched or started, or a guest does not finish.
 pub fn run() -> Result<bool> {
     let plan = plan()?;
     let image = Image::build()?;
     let guest = build_payloads()?.join("bench.img");
-    let bare = measure(Below::Nothing, &plan, &image, &guest)?;
+    let bare = measure(Below::None, &plan, &image, &guest)?;
     let xen = match measure(Below::Xen, &plan, &image, &guest) {
         Ok(figures) => figures,
         Err(error) => {
-            println!("without Xen: {error}");
+            println!("skipping Xen: {error}");
             Figures::new()
         }
     };
@@ -100,7 +100,7 @@ pub fn run() -> Result<bool> {
     Ok(is_kept)
 }
 
-/// Only what mitigations of speculative execution cost.
+/// Measures only the mitigations of speculative execution.
 ///
 /// # Errors
 /// As [`run`].
@@ -109,7 +109,7 @@ pub fn run_mitigations() -> Result<bool> {
     Ok(true)
 }
 
-/// Only what the log and the trace cost.
+/// Measures only the log and the trace.
 ///
 /// # Errors
 /// As [`run`].
@@ -119,11 +119,11 @@ pub fn run_watching() -> Result<bool> {
 }
 
 fn watching(image: &Image, guest: &Path) -> Result<()> {
-    println!("\nwhat watching costs at EL2, in instructions\n\n{}", costs(image, guest)?.trim_end());
+    println!("\ncost of log and trace at EL2, in instructions\n\n{}", costs(image, guest)?.trim_end());
     Ok(())
 }
 
-/// Only what migration costs.
+/// Measures only migration.
 ///
 /// # Errors
 /// As [`run`].
@@ -131,15 +131,15 @@ pub fn run_migration() -> Result<bool> {
     migration::run(&Image::build()?)
 }
 
-/// Only what allocating and freeing costs.
+/// Measures only the allocator.
 ///
 /// # Errors
-/// The benchmark cannot be built or does not come to its end.
+/// The benchmark cannot be built or does not finish.
 pub fn run_allocator() -> Result<bool> {
     allocator::run()
 }
 
-/// Only what claims cost.
+/// Measures only claims.
 ///
 /// # Errors
 /// As [`run`].
@@ -153,11 +153,11 @@ fn plan() -> Result<Plan> {
     toml::from_str(&text).map_err(|error| Error::Data { path, reason: error.to_string() })
 }
 
-/// Runs the guest once for each number of CPUs that the plan names.
+/// Runs the guest with each number of CPUs in the plan.
 fn measure(below: Below, plan: &Plan, image: &Image, guest: &Path) -> Result<Figures> {
     let mut figures = Figures::new();
     for cpus in [1, 2] {
-        println!("measuring with {cpus} CPU, {below:?} below");
+        println!("measuring with {cpus} CPU, hypervisor: {below:?}");
         let said = run_guest(below, cpus, image, guest)?;
         let wanted = plan.operation.iter().filter(|operation| operation.cpus == cpus);
         figures.extend(wanted.filter_map(|operation| {
@@ -168,7 +168,7 @@ fn measure(below: Below, plan: &Plan, image: &Image, guest: &Path) -> Result<Fig
     Ok(figures)
 }
 
-/// The guest's `bench NAME INSTRUCTIONS`.
+/// Finds the figure in the guest's line `bench NAME INSTRUCTIONS`.
 fn figure(said: &str, name: &str) -> Option<f64> {
     let mut lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     lines.find_map(|words| match words.as_slice() {
@@ -180,7 +180,7 @@ fn figure(said: &str, name: &str) -> Option<f64> {
 fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<String> {
     let machine = Machine::with_controllers(cpus, &[GIB]);
     let mut boot = match below {
-        Below::Nothing => {
+        Below::None => {
             let mut boot = Boot::new(machine, guest);
             boot.board = "virt,gic-version=3".into();
             boot
@@ -194,7 +194,7 @@ fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<Str
         }
         Below::Ballast => {
             let mut boot = under_ballast(cpus, image, guest)?;
-            // The figures are those of cores that need no mitigation, which the emulator's cortex-a72 would.
+            // The limits hold for cores without mitigations; the emulated cortex-a72 would get some.
             boot.append = "mitigations=off".into();
             boot
         }
@@ -207,7 +207,7 @@ fn run_guest(below: Below, cpus: u32, image: &Image, guest: &Path) -> Result<Str
     session.expect("bench done", PATIENCE).map_err(|error| with_transcript(&error, &session))
 }
 
-/// Ballast with the benchmark's guest, on as many CPUs as the guest has.
+/// Returns a boot of Ballast with the benchmark's guest, on `cpus` CPUs.
 fn under_ballast(cpus: u32, image: &Image, guest: &Path) -> Result<Boot> {
     let mut boot = Boot::new(Machine::with_controllers(cpus, &[GIB]), image.bin.clone());
     let images = format!("kernel: kernel {{ data = /incbin/(\"{}\"); }};", guest.display());
@@ -215,7 +215,7 @@ fn under_ballast(cpus: u32, image: &Image, guest: &Path) -> Result<Boot> {
     Ok(boot)
 }
 
-/// What Ballast's command `cost` says, with the log as text and as frames: time is counted in instructions.
+/// Runs Ballast's command `cost`, with the log as text and as frames, and formats its figures.
 fn costs(image: &Image, guest: &Path) -> Result<String> {
     let mut figures: BTreeMap<String, u64> = BTreeMap::new();
     for log in ["log=text", "log=frames"] {
@@ -244,14 +244,14 @@ fn costs(image: &Image, guest: &Path) -> Result<String> {
     Ok(figures.iter().map(line).collect())
 }
 
-/// Boots Linux to its `/init` under Ballast and bare, several times, and prints what it took.
+/// Boots Linux to its `/init` several times, under Ballast and without it, and prints the instructions.
 ///
-/// The kernel's own clock at `/init` differs by some percent between any two boots, bare ones too: where its ticks
-/// fall decides which thread waits for which. So what is held to the limit is what Ballast adds: the instructions at
-/// EL2, which are counted.
+/// The kernel's own clock at `/init` differs by some percent between any two boots, since the position of timer ticks
+/// decides which thread waits for which. The limit therefore applies to the instructions at EL2, which are counted
+/// exactly.
 fn linux(image: &Image) -> Result<bool> {
     println!(
-        "\nbooting Linux {LINUX} under Ballast and bare, {LINUX_BOOTS} times, with the same device tree"
+        "\nbooting Linux {LINUX} under Ballast and without it, {LINUX_BOOTS} times, with the same device tree"
     );
     let (mut under_ballast, mut bare, mut at_el2) = (Vec::new(), Vec::new(), Vec::new());
     for boot in 0..LINUX_BOOTS {
@@ -267,31 +267,31 @@ fn linux(image: &Image) -> Result<bool> {
         format!("{:.1} ({:.1} to {:.1})", mean(figures) * 1e3, least * 1e3, most * 1e3)
     };
     println!(
-        "Linux {LINUX} to /init, million instructions by the kernel's clock: {} bare, {} under Ballast",
+        "Linux {LINUX} to /init, million instructions by the kernel's clock: {} without Ballast, {} under Ballast",
         range(&bare),
         range(&under_ballast)
     );
     let ratio = 1.0 + mean(&at_el2) / mean(&bare);
-    let verdict = if ratio <= LINUX_LIMIT { "of at most" } else { "MORE than" };
-    println!("at EL2 {} million instructions: {ratio:.5} times, {verdict} {LINUX_LIMIT}", range(&at_el2));
+    let verdict = if ratio <= LINUX_LIMIT { "limit:" } else { "MISSED, limit:" };
+    println!("at EL2: {} million instructions; ratio {ratio:.5}, {verdict} {LINUX_LIMIT}", range(&at_el2));
     Ok(ratio <= LINUX_LIMIT)
 }
 
-/// What Linux gets as `rng-seed`. Without it, it asks the processor for random numbers, by an identification register
-/// that hypervisors trap, some 50,000 times.
+/// Returns `rng-seed` for Linux. Without a seed, Linux reads an identification register that hypervisors trap some
+/// 50,000 times, to find out whether the CPU has random numbers.
 fn seed(boot: u8) -> String {
     let bytes: Vec<String> = (0..32u8).map(|at| format!("{:02x}", at.wrapping_mul(37) ^ boot)).collect();
     format!("rng-seed = [{}];", bytes.join(" "))
 }
 
-/// Seconds to `/init` and seconds at EL2, one nanosecond an instruction, and the guest's tree.
+/// Returns seconds to `/init` and seconds at EL2, at one nanosecond per instruction, and the guest's tree.
 fn linux_under_ballast(image: &Image, number: u8) -> Result<(f64, f64, PathBuf)> {
     let images = format!(
         "kernel: kernel {{ data = /incbin/(\"{}\"); }}; ramdisk: ramdisk {{ data = /incbin/(\"{}\"); }};",
         store::get(LINUX)?.file.display(),
         ramdisk::get()?.display()
     );
-    // The jitter entropy's self test runs until the counter has varied enough: as long as it likes.
+    // The self-test of jitter entropy would take a random time: until the counter has varied enough.
     let more = format!(
         "ramdisk = <&ramdisk>; bootargs = \"console=ttyAMA0 quiet nokaslr initcall_blacklist=jent_mod_init \
          hostname=bench\"; device-tree {{ chosen {{ {} }}; }};",
@@ -309,7 +309,7 @@ fn linux_under_ballast(image: &Image, number: u8) -> Result<(f64, f64, PathBuf)>
     Ok((seconds, at_el2, tree))
 }
 
-/// Seconds that the guest's CPU has been at EL2 so far.
+/// Returns the seconds that the guest's CPU has spent at EL2.
 fn seconds_at_el2(session: &mut Session) -> Result<f64> {
     session.send("\x1dmstats bench --json\r")?;
     let said =
@@ -323,20 +323,20 @@ fn seconds_at_el2(session: &mut Session) -> Result<f64> {
     }
 }
 
-/// Seconds to `/init` with the device tree that the guest had.
+/// Returns seconds to `/init` without Ballast, with the guest's device tree.
 fn linux_bare(tree: PathBuf, number: u8) -> Result<f64> {
     let mut boot = Boot::new(Machine::with_controllers(1, &[LINUX_RAM]), store::get(LINUX)?.file);
     boot.board = "virt,gic-version=3".into();
     boot.ramdisk = Some(ramdisk::get()?);
     boot.tree = Some(tree);
-    // Linux has wiped the seed that it got.
+    // Linux wipes the seed in its tree.
     boot.tree_overlay = format!("/ {{ chosen {{ {} }}; }};\n", seed(number));
     boot.counts_instructions = true;
     seconds_to_init(&mut Session::start(&boot)?)
 }
 
-/// The kernel's own clock when it starts `/init`, from its log: with `quiet`, so that what is compared is a boot and
-/// not how fast a serial line is polled.
+/// Returns the kernel's time at the start of `/init`, from its log. Kernels boot with `quiet`, so that the speed of
+/// polling a serial line does not count.
 fn seconds_to_init(session: &mut Session) -> Result<f64> {
     let at_shell = session.expect(":~# ", PATIENCE);
     at_shell.map_err(|error| with_transcript(&error, session))?;
@@ -350,15 +350,15 @@ fn seconds_to_init(session: &mut Session) -> Result<f64> {
         .map_err(|_| Error::Data { path: "Linux".into(), reason: format!("no time in `{stamp}`") })
 }
 
-/// The device tree that the guest in front has, as a file.
+/// Reads the device tree of the guest in front into a file.
 fn guest_tree(session: &mut Session) -> Result<PathBuf> {
     session.expect(":~# ", PATIENCE)?;
-    // Quotes keep the echo of what is typed from looking like the answer.
+    // Quotes distinguish the echo from the answer.
     session
         .send("echo \"<\"tree; hexdump -v -e '64/1 \"%02x\" \"\\n\"' /sys/firmware/fdt; echo \">\"tree\r")?;
     session.expect("<tree", PATIENCE)?;
     let said = session.expect(">tree", PATIENCE)?;
-    // Lines of Ballast's log may come between.
+    // Skips lines of Ballast's log.
     let is_data = |line: &&str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit());
     let digits: Vec<u8> = said.lines().map(str::trim).filter(is_data).flat_map(str::bytes).collect();
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0) as u8;
@@ -378,7 +378,7 @@ fn bring_guest_to_front(session: &mut Session) -> Result<()> {
     session.send("\x1d1")
 }
 
-/// A configuration of one guest, compiled.
+/// Compiles a configuration of one guest.
 fn configuration(name: &str, images: &str, more: &str, vcpus: u32, ram: u64) -> Result<PathBuf> {
     let source = format!(
         "/dts-v1/;\n/ {{\n\tcompatible = \"ballast,configuration\";\n\timages {{ {images} }};\n\tguests {{ bench {{\n\
@@ -403,7 +403,7 @@ fn table(plan: &Plan, bare: &Figures, xen: &Figures, ballast: &Figures) -> Strin
         |figures: &Figures, name: &str| figures.get(name).map_or("-".into(), |f| format!("{f:.0}"));
     let mut columns = vec!["operation".to_owned(), "bare".into()];
     columns.extend(plan.columns.iter().cloned());
-    columns.extend(["Xen".into(), "Ballast".into(), "at most".into(), String::new()]);
+    columns.extend(["Xen".into(), "Ballast".into(), "limit".into(), String::new()]);
     let mut rows = vec![columns];
     for operation in &plan.operation {
         let mut row = vec![operation.title.clone(), measured(bare, &operation.name)];
@@ -441,7 +441,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_found_behind_whatever_marks_the_line() {
+    fn figures_are_found_after_a_prefix() {
         let said = "bench start\r\n(XEN) bench sgi_self 12.50\r\nbench timer_virtual 7.00\r\n";
         assert_eq!(figure(said, "sgi_self"), Some(12.5));
         assert_eq!(figure(said, "timer_virtual"), Some(7.0));
@@ -449,13 +449,13 @@ mod tests {
     }
 
     #[test]
-    fn the_table_marks_what_is_missed() {
+    fn the_table_marks_missed_limits() {
         let plan = plan().unwrap();
         let figures =
             |figure: f64| plan.operation.iter().map(|o| (o.name.clone(), figure)).collect::<Figures>();
         let text = table(&plan, &figures(1.0), &Figures::new(), &figures(130.4));
         let row = |title: &str| text.lines().find(|line| line.starts_with(title)).unwrap().to_owned();
-        assert!(row("HVC").ends_with("130       50  MISSED"), "{text}");
-        assert!(row("SGI").ends_with("-      130      190"), "{text}");
+        assert!(row("HVC").ends_with("130     50  MISSED"), "{text}");
+        assert!(row("SGI").ends_with("-      130    190"), "{text}");
     }
 }

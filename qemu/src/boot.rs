@@ -1,4 +1,4 @@
-//! One start of a machine: what is loaded, and QEMU's command line for it.
+//! One boot of a machine: the loaded files and QEMU's command line.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,28 +11,28 @@ use crate::size::MIB;
 use crate::workdir::WorkDir;
 use crate::{process, tree};
 
-/// QEMU's program.
+/// Name of the QEMU program.
 pub const QEMU: &str = "qemu-system-aarch64";
 
-/// Where QEMU puts a ramdisk, above [`RAM_BASE`]; the device tree follows it.
+/// Offset above [`RAM_BASE`] at which QEMU loads a ramdisk. The device tree follows it.
 const RAMDISK_OFFSET: u64 = 128 * MIB;
 
-/// Where boot modules begin, above [`RAM_BASE`], unless a ramdisk reaches further.
+/// Offset above [`RAM_BASE`] of the first boot module, unless the ramdisk extends further.
 const MODULES_OFFSET: u64 = 192 * MIB;
 
-/// The largest offset from the start of RAM at which a device tree is placed here, and its room.
+/// Room for the device tree after the ramdisk.
 const TREE_ROOM: u64 = 2 * MIB;
 
-/// Where the machine's serial line goes.
+/// The connection of the machine's serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serial {
-    /// To this program's terminal, shared with QEMU's own monitor (Ctrl-A C, Ctrl-A X).
+    /// This program's terminal, shared with QEMU's own monitor (Ctrl-A C, Ctrl-A X).
     Terminal,
-    /// To QEMU's standard input and output, alone.
+    /// QEMU's standard input and output, without QEMU's monitor.
     Pipe,
 }
 
-/// A boot module that QEMU's guest-loader places and describes in `/chosen`.
+/// A boot module, which QEMU's guest-loader loads and describes in `/chosen`.
 #[derive(Clone, Debug)]
 pub enum Module {
     /// A kernel and its command line.
@@ -41,41 +41,41 @@ pub enum Module {
     Ramdisk(PathBuf),
 }
 
-/// What is started, and on what.
+/// A boot: the machine and everything that is loaded.
 #[derive(Clone, Debug)]
 pub struct Boot {
     /// The machine.
     pub machine: Machine,
-    /// What QEMU starts at the highest exception level: Ballast, or a kernel bare.
+    /// The program that QEMU starts at the highest exception level: Ballast, or a kernel without Ballast.
     pub kernel: PathBuf,
-    /// Its command line.
+    /// The program's command line.
     pub append: String,
-    /// Its ramdisk: for Ballast, the configuration.
+    /// The program's ramdisk; for Ballast, the configuration.
     pub ramdisk: Option<PathBuf>,
-    /// Its boot modules.
+    /// The program's boot modules.
     pub modules: Vec<Module>,
-    /// Device-tree source laid over the tree that QEMU makes, for hosts that QEMU has no option for.
+    /// Device tree source that is applied to QEMU's tree, for hosts that QEMU has no option for.
     pub tree_overlay: String,
-    /// A device tree in place of the one that QEMU makes; it says where the ramdisk lies.
+    /// Device tree that replaces QEMU's. It states the address of the ramdisk.
     pub tree: Option<PathBuf>,
-    /// Another CPU than the machine's.
+    /// QEMU's name of a CPU model that replaces the machine's.
     pub cpu: Option<String>,
-    /// Another board than GICv3 with EL2.
+    /// Value of QEMU's `-M`; by default, `virt` with GICv3 and EL2.
     pub board: String,
-    /// Whether time is counted in instructions (`-icount shift=0`): slow, and the same at every run.
+    /// True if time counts instructions (`-icount shift=0`), which is slow and reproducible.
     pub counts_instructions: bool,
-    /// More options for QEMU.
+    /// Additional options for QEMU.
     pub options: Vec<OsString>,
-    /// Where the second serial line goes, in QEMU's words; without it there is one line.
+    /// Value of QEMU's `-serial` for a second serial line.
     pub second_serial: Option<OsString>,
-    /// Firmware at EL3, in place of QEMU's own PSCI ([`use_firmware`](Self::use_firmware)).
+    /// Firmware at EL3 that replaces QEMU's own PSCI ([`use_firmware`](Self::use_firmware)).
     firmware: Option<PathBuf>,
-    /// A Unix socket for the serial line that would be at the terminal.
+    /// Unix socket for the serial line, instead of the terminal.
     pub socket: Option<PathBuf>,
 }
 
 impl Boot {
-    /// `kernel` on `machine`, with nothing else.
+    /// Creates a boot of `kernel` on `machine` without any other files.
     pub fn new(machine: Machine, kernel: impl Into<PathBuf>) -> Self {
         Self {
             machine,
@@ -95,16 +95,16 @@ impl Boot {
         }
     }
 
-    /// Takes `firmware` for EL3 (tests/guests/bare/src/bin/firmware.rs), on a board that has that level.
+    /// Uses `firmware` at EL3 (tests/guests/bare/src/bin/firmware.rs), on a board with that exception level.
     pub fn use_firmware(&mut self, firmware: PathBuf) {
         self.firmware = Some(firmware);
         self.board = "virt,gic-version=3,virtualization=on,secure=on".into();
     }
 
-    /// The command that starts this in `folder`, where the controllers' files are made.
+    /// Returns the command that starts QEMU in `folder`, after creating the controllers' files there.
     ///
     /// # Errors
-    /// A file cannot be read or made, or the machine cannot be expressed.
+    /// A file cannot be read or created, or the device tree cannot be made.
     pub fn command(&self, folder: &WorkDir, serial: Serial) -> Result<Command> {
         for range in self.machine.ranges() {
             if let Filling::Controller(index) = range.filling {
@@ -120,7 +120,7 @@ impl Boot {
                 line.push(",server=on,wait=off");
                 command.args(["-display", "none", "-monitor", "none", "-serial"]).arg(line)
             }
-            // The option for the second would take the first one's place otherwise.
+            // Otherwise QEMU would take the second `-serial` for the first line.
             Serial::Terminal if self.second_serial.is_some() => {
                 command.args(["-nographic", "-serial", "mon:stdio"])
             }
@@ -135,12 +135,12 @@ impl Boot {
         Ok(command)
     }
 
-    /// How much the controllers' files may grow to.
+    /// Returns the size in bytes that the controllers' files can grow to.
     pub fn room(&self) -> u64 {
         self.machine.ram().0
     }
 
-    /// Whether the machine has another device tree than QEMU makes.
+    /// Tests whether the machine's device tree differs from QEMU's.
     fn needs_own_tree(&self) -> bool {
         self.machine.has_gap()
             || !self.tree_overlay.is_empty()
@@ -148,17 +148,17 @@ impl Boot {
             || self.firmware.is_some()
     }
 
-    /// The board without anything loaded.
+    /// Returns the command for the board, without loaded files.
     fn board(&self, folder: &WorkDir, board_option: &str) -> Command {
         let machine = &self.machine;
         let ranges = machine.ranges();
         let total: u64 = ranges.iter().map(|range| range.size).sum();
-        // The kernel ends QEMU when this program ends, however that happens.
+        // The kernel kills QEMU when this program ends for any reason.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", QEMU]);
         command.arg("-M").arg(format!("{}{board_option}", self.board));
         command.arg("-cpu").arg(self.cpu.as_deref().unwrap_or(&machine.cpu));
-        // A socket for each node with CPUs: QEMU warns where CPUs of one socket belong to several nodes.
+        // A socket for each node with CPUs, since QEMU warns if CPUs of one socket belong to several nodes.
         let nodes = machine.controllers.iter().filter(|controller| controller.cpus.is_some()).count().max(1);
         let sockets = if (machine.cpus as usize).is_multiple_of(nodes) { nodes } else { 1 };
         command.arg("-smp").arg(format!("{},sockets={sockets}", machine.cpus));
@@ -211,7 +211,7 @@ impl Boot {
         command
     }
 
-    /// QEMU loads everything and makes the device tree.
+    /// Returns a command with which QEMU loads everything and makes the device tree.
     fn direct(&self, folder: &WorkDir, board_option: &str) -> Result<Command> {
         let mut command = self.board(folder, board_option);
         command.arg("-kernel").arg(&self.kernel);
@@ -224,19 +224,19 @@ impl Boot {
         if self.kernel.exists() {
             Ok(command)
         } else {
-            Err(Error::Image { path: self.kernel.clone(), reason: "there is no such image".into() })
+            Err(Error::Image { path: self.kernel.clone(), reason: "no such image".into() })
         }
     }
 
-    /// QEMU makes the device tree, it is edited, and everything is loaded where QEMU would have put it: QEMU
-    /// itself writes its own memory nodes over those of a tree that it is given.
+    /// Returns a command that loads an edited copy of QEMU's device tree, and everything else at QEMU's usual
+    /// addresses. QEMU's option for a tree is of no use, since QEMU overwrites the memory nodes of such a tree.
     fn staged(&self, folder: &WorkDir) -> Result<Command> {
         let file = |name: &str| folder.path().join(name);
         let (tree, ramdisk_at) = self.make_tree(folder)?;
 
         let kernel_at = RAM_BASE + kernel_offset(&self.kernel)?;
         let tree_at = RAM_BASE + in_blocks(self.ramdisk_end());
-        // QEMU puts a tree of its own in the first MiB when it loads no kernel itself.
+        // Without `-kernel`, QEMU puts its own tree into the first MiB.
         let entry_at = RAM_BASE + MIB;
         let entry = file("entry.bin");
         std::fs::write(&entry, entry_code(tree_at, kernel_at)).at(&entry)?;
@@ -255,24 +255,24 @@ impl Boot {
         load(&tree, tree_at);
         load(&entry, entry_at);
         match &self.firmware {
-            // It enters what is loaded at `entry_at` by itself.
+            // The firmware enters the code at `entry_at`.
             Some(firmware) => command.arg("-bios").arg(firmware),
             None => command.arg("-device").arg(format!("loader,addr={entry_at:#x},cpu-num=0")),
         };
         Ok(command)
     }
 
-    /// The device tree that Ballast finds, as a blob: QEMU is started to write it, and runs nothing.
+    /// Returns the machine's device tree as a blob. QEMU writes it and exits.
     ///
     /// # Errors
-    /// There is no QEMU, or it refuses its command line; the tree cannot be edited or read.
+    /// QEMU is missing or refuses its command line, or the tree cannot be edited or read.
     pub fn host_tree(&self) -> Result<Vec<u8>> {
         let folder = WorkDir::new(0)?;
         let (tree, _) = self.make_tree(&folder)?;
         std::fs::read(&tree).at(&tree)
     }
 
-    /// Makes the tree in `folder`, and returns where it is and where the ramdisk goes.
+    /// Writes the device tree into `folder`. Returns its path and the address of the ramdisk.
     fn make_tree(&self, folder: &WorkDir) -> Result<(PathBuf, u64)> {
         let tree = folder.path().join("host.dtb");
         match &self.tree {
@@ -299,24 +299,24 @@ impl Boot {
     }
 }
 
-/// The file behind controller `index`.
+/// Returns the file that holds the RAM of controller `index`.
 pub fn controller_file(folder: &WorkDir, index: usize) -> PathBuf {
     folder.path().join(format!("controller{index}"))
 }
 
-/// Where QEMU loads a kernel, above [`RAM_BASE`]: by the arm64 Image header (Linux,
-/// Documentation/arch/arm64/booting.rst), and 512 KiB for what has none.
+/// Returns the offset above [`RAM_BASE`] at which QEMU loads a kernel: as in its arm64 Image header (Linux,
+/// Documentation/arch/arm64/booting.rst), or 512 KiB without a header.
 fn kernel_offset(kernel: &Path) -> Result<u64> {
     let image = std::fs::read(kernel).at(kernel)?;
     if image.get(56..60) != Some(b"ARM\x64") {
         return Ok(0x8_0000);
     }
     let offset = image.get(8..16).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-    // QEMU keeps its own few instructions at the start of RAM.
+    // QEMU's own boot code occupies the start of RAM.
     Ok(if offset < 4096 { offset + 2 * MIB } else { offset })
 }
 
-/// Position-independent code that enters `kernel` with `tree` in X0 and zero in X1 to X3.
+/// Returns position-independent code that enters `kernel` with `tree` in X0 and zero in X1 to X3.
 fn entry_code(tree: u64, kernel: u64) -> Vec<u8> {
     const CODE: [u32; 6] = [
         0x5800_00c0, // ldr x0, tree
@@ -331,12 +331,12 @@ fn entry_code(tree: u64, kernel: u64) -> Vec<u8> {
     bytes
 }
 
-/// `0-1,4` as QEMU wants it on a node: one `cpus=` for each range.
+/// Formats a list of CPUs such as `0-1,4` for a QEMU node, with one `cpus=` for each range.
 fn cpu_options(cpus: &str) -> String {
     cpus.split(',').map(|range| format!(",cpus={range}")).collect()
 }
 
-/// A path inside an option of QEMU's, where a comma ends the value unless it is doubled.
+/// Escapes a path for an option of QEMU, in which a single comma ends the value.
 fn option_path(path: &Path) -> PathBuf {
     PathBuf::from(path.to_string_lossy().replace(',', ",,"))
 }
@@ -404,6 +404,6 @@ mod tests {
         let folder = WorkDir::new(0).unwrap();
         let boot = Boot::new(Machine::load("two").unwrap(), "/no/kernel");
         let error = boot.command(&folder, Serial::Pipe).unwrap_err();
-        assert_eq!(error.to_string(), "/no/kernel: there is no such image");
+        assert_eq!(error.to_string(), "/no/kernel: no such image");
     }
 }

@@ -1,17 +1,18 @@
-//! Instruction sequences of a linked image that Cortex-A53 (and Brahma-B53, which derives from it) may execute wrongly.
+//! A search for instruction sequences that Cortex-A53 (and Brahma-B53, which derives from it) may execute
+//! incorrectly.
 //!
 //! - **835769** (r0p0 to r0p4): a load, store or prefetch directly before a multiply-accumulate into a 64-bit register may
-//!   spoil its result. The compiler parts them by a NOP ([`FIX_835769`]).
+//!   corrupt its result. The compiler separates them with a NOP ([`FIX_835769`]).
 //! - **843419** (r0p0 to r0p4): an ADRP in one of the last two words of a page, a load or store, and then, at most one
-//!   instruction between, an access with an unsigned offset from the ADRP's register may go to a wrong address. The linker
-//!   moves the last one elsewhere (`hyp/build.rs`).
-//!
+//!   instruction between, an access with an unsigned offset from the ADRP's register may use an incorrect address. The
+//!   linker moves the last instruction elsewhere (`hyp/build.rs`).
 //! - **819472, 824069, 826319, 827319, 855873** (r0p0 on): cleaning a cache line without invalidating it may corrupt data or
 //!   deadlock. EL2 uses DC CIVAC for both.
 //!
-//! No tool sees everything that ends up in an image (global assembly, Rust's precompiled libraries), so the image itself is
-//! looked through. Conditions: Cortex-A53 MPCore Software Developers Errata Notice (ARM-EPM-048406), as GNU's and LLVM's
-//! tools read it, less their exceptions: a pair counts also if its instructions depend on each other. Encodings: Arm ARM C4.1.
+//! Compiler and linker do not see everything in an image (global assembly, Rust's precompiled libraries), so this
+//! module searches the linked image. The conditions are those of GNU's and LLVM's tools for the Cortex-A53 MPCore
+//! Software Developers Errata Notice (ARM-EPM-048406), without their exceptions: a pair counts even if its
+//! instructions depend on each other. Encodings: Arm ARM C4.1.
 
 use std::fmt;
 
@@ -19,19 +20,19 @@ use object::Endianness;
 use object::elf::{FileHeader64, SHF_EXECINSTR, SHT_SYMTAB};
 use object::read::elf::{FileHeader, SectionHeader, Sym};
 
-/// What makes rustc keep [`Found::accumulates`] empty: a feature of LLVM's, unknown to rustc.
+/// LLVM feature, unknown to rustc, that keeps [`Found::accumulates`] empty.
 pub(crate) const FIX_835769: &str = "fix-cortex-a53-835769";
 
-/// The places of what was found in an image.
+/// The sequences found in an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Instructions looked at.
+    /// Number of instructions examined.
     pub instruction_count: usize,
-    /// Addresses of multiply-accumulates that follow an access to memory: erratum 835769.
+    /// Addresses of multiply-accumulates after an access to memory: erratum 835769.
     pub accumulates: Vec<u64>,
-    /// Addresses of ADRPs that begin a sequence of erratum 843419.
+    /// Addresses of ADRPs that start a sequence of erratum 843419.
     pub pages: Vec<u64>,
-    /// Addresses of instructions that clean a cache line and do not invalidate it: errata 819472 and others.
+    /// Addresses of instructions that clean a cache line without invalidating it: errata 819472 and others.
     pub cleans: Vec<u64>,
 }
 
@@ -56,10 +57,10 @@ impl fmt::Display for Found {
     }
 }
 
-/// Looks through all executable sections of the ELF file `data`. What its mapping symbols call data is left out.
+/// Searches all executable sections of the ELF file `data`, except parts that mapping symbols mark as data.
 ///
 /// # Errors
-/// Not an ELF file, or one whose sections lie outside of it.
+/// `data` is not an ELF file, or its sections extend past its end.
 pub fn scan(data: &[u8]) -> Result<Found, String> {
     let wrong = |error: object::Error| error.to_string();
     let header = FileHeader64::<Endianness>::parse(data).map_err(wrong)?;
@@ -71,7 +72,7 @@ pub fn scan(data: &[u8]) -> Result<Found, String> {
         if !section.sh_flags(endian).contains(SHF_EXECINSTR) {
             continue;
         }
-        // Mapping symbols: `$x` begins code, `$d` data, also with a suffix after a full stop (AAELF64, 4.5.4).
+        // Mapping symbols: `$x` starts code, `$d` data; a suffix may follow after a full stop (AAELF64, 4.5.4).
         let mut marks: Vec<(u64, bool)> = symbols
             .iter()
             .filter(|symbol| usize::from(symbol.st_shndx.get(endian).0) == index)
@@ -99,7 +100,7 @@ pub fn scan(data: &[u8]) -> Result<Found, String> {
     Ok(found)
 }
 
-/// Looks through instructions that lie one after the other from `address` on.
+/// Searches consecutive instructions from `address`.
 fn scan_code(address: u64, words: &[u32], found: &mut Found) {
     found.instruction_count += words.len();
     let places = (address..).step_by(4);
@@ -131,8 +132,8 @@ fn is_access(word: u32) -> bool {
     word & 0x0a00_0000 == 0x0800_0000
 }
 
-/// Returns true for MADD, MSUB, SMADDL, SMSUBL, UMADDL, UMSUBL into an X register; not for those that add to XZR, which are
-/// multiplications (MUL, SMULL, SMULH and the like).
+/// Returns true for MADD, MSUB, SMADDL, SMSUBL, UMADDL, UMSUBL into an X register, except plain multiplications,
+/// which add to XZR (MUL, SMULL, SMULH and others).
 fn is_long_accumulate(word: u32) -> bool {
     word & 0xff00_0000 == 0x9b00_0000 && word >> 10 & 31 != 31
 }
@@ -181,7 +182,8 @@ pub(crate) mod tests {
     /// `smaddl x1, w2, w3, x4`, `smsubl x1, w2, w3, x4`.
     pub(crate) const ACCUMULATES: [u32; 6] =
         [0x9b0a_2128, 0x9b03_9041, 0x9ba9_2015, 0x9ba3_9041, 0x9b23_1041, 0x9b23_9041];
-    /// `mul x0, x1, x2`, `umull x0, w1, w2`, `smulh x0, x1, x2`, `madd w0, w1, w2, w3`, `add x0, x1, x2`, `udiv x0, x1, x2`.
+    /// `mul x0, x1, x2`, `umull x0, w1, w2`, `smulh x0, x1, x2`, `madd w0, w1, w2, w3`, `add x0, x1, x2`, `udiv x0,
+    /// x1, x2`.
     const NOT_ACCUMULATES: [u32; 6] =
         [0x9b02_7c20, 0x9ba2_7c20, 0x9b42_7c20, 0x1b02_0c20, 0x8b02_0020, 0x9ac2_0820];
     /// `add x0, x0, #1`, `dsb ish`, `dc civac, x0`, `mrs x0, midr_el1`, `b .`, `adrp x0, .`, `fadd d0, d0, d0`.
@@ -256,18 +258,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_nearly_is_such_a_sequence_is_not_counted() {
+    fn similar_sequences_are_not_counted() {
         // Other places in the page.
         for address in [0xff0, 0xff4, 0x1000] {
             assert_eq!(pages(address, &[ADRP, STORE, LAST]), NONE);
         }
-        // ADR instead, as in the tiny code model.
+        // ADR, as in the tiny code model.
         assert_eq!(pages(0xffc, &[0x1000_0000, STORE, LAST]), NONE);
-        // No access in second place, or one that the erratum does not name: LDP, LD1.
+        // The second instruction is not an access, or is LDP or LD1, which the erratum excludes.
         for second in [NOP, 0xa940_0861, 0x4c40_7060] {
             assert_eq!(pages(0xffc, &[ADRP, second, LAST]), NONE, "{second:#x}");
         }
-        // A branch between; two instructions between.
+        // A branch, or two instructions, in between.
         assert_eq!(pages(0xffc, &[ADRP, STORE, 0xd65f_03c0, LAST]), NONE);
         assert_eq!(pages(0xffc, &[ADRP, STORE, NOP, NOP, LAST]), NONE);
         // The last access has another base, or another kind of offset.
@@ -277,7 +279,7 @@ pub(crate) mod tests {
         assert_eq!(pages(0xffc, &[ADRP, STORE]), NONE);
     }
 
-    /// An ELF file of one executable section at 0x1000 with `words`, and symbols in it.
+    /// Makes an ELF file with one executable section of `words` at 0x1000, and symbols.
     pub(crate) fn elf(words: &[u32], symbols: &[(&str, u64)]) -> Vec<u8> {
         let mut strings = b"\0".to_vec();
         let mut table = vec![0; 24];
@@ -292,7 +294,8 @@ pub(crate) mod tests {
         let mut file = b"\x7fELF\x02\x01\x01".to_vec();
         file.resize(16, 0);
         file.extend([2, 0, 183, 0, 1, 0, 0, 0]);
-        // Entry, program headers, section headers; flags; sizes: header, program header, none, section header, 4, names.
+        // Entry, program headers, section headers; flags; sizes: header, program header, none, section header, 4,
+        // names.
         for word in [0, 0, 64_u64] {
             file.extend(word.to_le_bytes());
         }
@@ -336,7 +339,7 @@ pub(crate) mod tests {
         let some = Found { instruction_count: 4, accumulates: vec![0x1004, 0x101c], ..Found::default() };
         assert_eq!(scan(&elf(&words, &marks)).unwrap(), some);
 
-        // A literal between an access and what would be an accumulate after it parts them.
+        // A literal separates an access from an accumulate.
         let marks = [("$x", 0x1000), ("$d", 0x1004), ("$x", 0x1008)];
         let clean = scan(&elf(&[pair[0], NOP, pair[1], NOP], &marks)).unwrap();
         assert_eq!(clean.to_string(), "3 instructions: 835769: 0, 843419: 0, 819472: 0");

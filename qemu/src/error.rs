@@ -1,4 +1,4 @@
-//! What can go wrong on the PC, each with what it went wrong with.
+//! Errors on the PC.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -9,20 +9,20 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// An error of the machines, the downloads or QEMU.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be read, written, made or removed.
+    /// A file could not be read, written, created or removed.
     #[error("{path}: {source}")]
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A program could not be started or waited for.
-    #[error("{program}: {source} (`make setup` installs what is missing)")]
+    #[error("{program}: {source} (`make setup` installs missing programs)")]
     Start {
         /// The program.
         program: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A program ran and failed.
@@ -30,38 +30,38 @@ pub enum Error {
     Program {
         /// The program with its arguments.
         program: String,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// What it printed, where that was caught.
+        /// The error output, if it was captured.
         said: String,
     },
-    /// A data file of this repository is wrong.
+    /// Data is invalid.
     #[error("{path}: {reason}")]
     Data {
-        /// The file.
+        /// The file, or another name of the data.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
-    /// Something was asked for by a name that nothing has.
-    #[error("there is no {kind} called `{name}`; there is {}", .known.join(", "))]
+    /// There is nothing of this name.
+    #[error("no {kind} is called `{name}`; available: {}", .known.join(", "))]
     Unknown {
-        /// What kind of thing was asked for.
+        /// Noun for the kind of thing.
         kind: &'static str,
-        /// The name asked for.
+        /// The unknown name.
         name: String,
-        /// The names that exist.
+        /// The known names.
         known: Vec<String>,
     },
-    /// A package is in none of the suites that should have it.
+    /// No suite has the package.
     #[error("no package of {} matches `{pattern}`", .suites.join(", "))]
     NoPackage {
-        /// The pattern looked for.
+        /// The pattern of the package's name.
         pattern: String,
-        /// Where it was looked for.
+        /// The suites.
         suites: Vec<String>,
     },
-    /// A downloaded package is not what the signed index says.
+    /// The hash of a downloaded package differs from the one in the signed index.
     #[error("{package}: sha256 is {found}, the signed index says {expected}")]
     Hash {
         /// The package.
@@ -76,15 +76,7 @@ pub enum Error {
     Image {
         /// The image.
         path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// A machine cannot be expressed.
-    #[error("machine `{machine}`: {reason}")]
-    Machine {
-        /// The machine.
-        machine: String,
-        /// Why not.
+        /// The defect.
         reason: String,
     },
     /// A configuration has errors, which were printed.
@@ -92,30 +84,30 @@ pub enum Error {
     Configuration {
         /// The blob.
         path: PathBuf,
-        /// Errors in it.
+        /// Number of errors.
         count: usize,
     },
-    /// A running system did not say what was waited for.
+    /// The expected output of a running system did not arrive.
     #[error("waited {seconds} s for `{pattern}`, {end}")]
     Silence {
-        /// What was waited for.
+        /// Pattern of the expected output.
         pattern: String,
-        /// For how long.
+        /// Length of the wait.
         seconds: u64,
-        /// How the wait ended.
+        /// End of the wait.
         end: &'static str,
     },
     /// A regular expression is malformed.
     #[error(transparent)]
     Pattern(#[from] regex::Error),
-    /// QEMU was ended by a signal that this program received.
+    /// This program received a signal and stopped QEMU.
     #[error("ended by signal {0}")]
     Signal(i32),
 }
 
-/// Names the file in an I/O error.
+/// Conversion of I/O errors into errors with a path.
 pub(crate) trait AtPath<T> {
-    /// Adds `path`.
+    /// Adds `path` to the error.
     fn at(self, path: impl Into<PathBuf>) -> Result<T>;
 }
 

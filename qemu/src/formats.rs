@@ -1,10 +1,10 @@
-//! The log's formats in the image's ELF file, numbered as decoders of defmt look for them.
+//! Numbers the log's format strings in the image's ELF file as decoders of defmt expect.
 //!
-//! A line's format is the name of a symbol in the section `.defmt`, and its number, which frames carry, the symbol's
-//! address. Decoders expect that section at address 0. Ballast is linked high, where code's ADR does not reach address
-//! 0: the section lies below the image, at a multiple of 64 KiB, and code takes the low half of an address. So that any
-//! decoder understands the file, `defmt-print` among them, the section is moved to 0 once all is linked: the section's
-//! header, its symbols, and what debug information says of their places.
+//! A format string is the name of a symbol in the section `.defmt`. Its number, which frames contain, is the symbol's
+//! address. Decoders expect that section at address 0. Ballast is linked at a high address, from which ADR does not
+//! reach address 0, so the section lies below the image at a multiple of 64 KiB, and code uses the low half of an
+//! address. After linking, this module moves the section to address 0 for decoders such as `defmt-print`: it changes
+//! the section's header, its symbols, and their addresses in the debug information.
 
 use std::ops::Range;
 
@@ -12,34 +12,34 @@ use object::Endianness;
 use object::elf::{FileHeader64, SHF_COMPRESSED, SHT_SYMTAB, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader};
 
-/// The section.
+/// Name of the section.
 const SECTION: &[u8] = b".defmt";
-/// Numbers have 16 bits.
+/// Count of numbers, which have 16 bits.
 const NUMBERS: u64 = 1 << 16;
 /// `DW_FORM_exprloc` of nine bytes: `DW_OP_addr` and an address (DWARF 4, 2.6 and 7.7.1).
 const PLACE: [u8; 2] = [9, 3];
 
-/// Where things lie in the file and in memory.
+/// The position of the section in the file and in memory.
 struct Found {
     /// Addresses of the section.
     addresses: Range<u64>,
-    /// Offsets of the 8-byte addresses to be moved that headers and tables hold.
+    /// File offsets of the 8-byte addresses to change in headers and tables.
     places: Vec<usize>,
-    /// The part of the file that is debug information.
+    /// The part of the file with debug information.
     debug: Range<usize>,
 }
 
-/// Moves the formats' section to address 0. A file without one, or with one that lies there, is left as it is.
+/// Moves the section to address 0. Does nothing if there is no such section or it lies there.
 ///
 /// # Errors
-/// It is no ELF file, or the section is not where its symbols' low halves are their numbers.
+/// `data` is not an ELF file, or the low halves of the symbols' addresses are not valid numbers.
 pub(crate) fn number(data: &mut [u8]) -> Result<(), String> {
     let Some(Found { addresses, mut places, debug }) = find(data)? else { return Ok(()) };
     if addresses.start == 0 {
         return Ok(());
     }
     if addresses.start % NUMBERS != 0 || addresses.end - addresses.start > NUMBERS {
-        return Err(format!("the log's formats at {addresses:x?} have no numbers of 16 bits"));
+        return Err(format!("the log's format strings at {addresses:x?} have no numbers of 16 bits"));
     }
     let pieces = data.get(debug.clone()).unwrap_or(&[]).windows(10).enumerate();
     let is_place = |(_, piece): &(usize, &[u8])| {
@@ -84,7 +84,7 @@ fn find(data: &[u8]) -> Result<Option<Found>, String> {
     Ok(Some(Found { addresses: start..start + formats.sh_size(endian), places, debug }))
 }
 
-/// The little-endian 64-bit word at `offset`.
+/// Returns the little-endian 64-bit word at `offset`.
 fn word(data: &[u8], offset: usize) -> Option<u64> {
     let bytes = data.get(offset..offset.checked_add(8)?)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))

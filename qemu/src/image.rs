@@ -1,4 +1,4 @@
-//! Ballast's image: built, and flattened from ELF to what a boot loader loads.
+//! Ballast's image: builds it and converts it from ELF to the flat image that boot loaders load.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use crate::{errata, formats, place, process, size, toolchain};
 /// Target for the size of the image, in bytes.
 pub const TARGET_SIZE: usize = 448 << 10;
 
-/// Ballast, built.
+/// The files of a build of Ballast.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// With symbols: for a debugger and for the log's decoder.
+    /// ELF file with symbols, for a debugger and the log's decoder.
     pub elf: PathBuf,
-    /// What is loaded: it begins with the arm64 Image header.
+    /// Flat image to load. It begins with the arm64 Image header.
     pub bin: PathBuf,
-    /// The size of `bin` in bytes.
+    /// Size of `bin` in bytes.
     pub size: usize,
 }
 
@@ -30,8 +30,8 @@ impl Image {
     /// Builds Ballast if anything changed, and writes `ballast.elf` and `ballast.bin` to the target folder.
     ///
     /// # Errors
-    /// Fails if the image does not build, cannot be booted, or holds what [`errata`] looks for. An image that is larger than
-    /// [`TARGET_SIZE`] is no error.
+    /// The image does not build, cannot be booted, or contains a sequence of [`errata`]. An image larger than
+    /// [`TARGET_SIZE`] is not an error.
     pub fn build() -> Result<Self> {
         let mut command = build_for_target(&place::root().join("Cargo.toml"));
         command.args(["--package", "hyp", "--bin", "ballast"]);
@@ -39,7 +39,8 @@ impl Image {
         command.args(["--config", &format!("target.{TARGET}.rustflags=[{flag:?}]")]);
         command.env("BALLAST_COMMIT", said_by("git", &["describe", "--always", "--dirty", "--abbrev=12"]));
         command.env("BALLAST_COMPILER", said_by("rustc", &["--version"]));
-        // rustc warns, in each crate, that it does not know this feature. It hands it to LLVM; `write` sees what came of it.
+        // rustc warns in each crate that it does not know this feature, and passes it on to LLVM. `write` checks the
+        // result.
         let expected = format!(
             "unknown and unstable feature specified for `-Ctarget-feature`: `{}`",
             errata::FIX_835769
@@ -62,26 +63,26 @@ impl Image {
         formats::number(&mut data).map_err(image)?;
         let flat = flatten(&data).map_err(image)?;
         if flat.get(56..60) != Some(b"ARM\x64") {
-            return Err(image("no arm64 Image header at its start".into()));
+            return Err(image("it does not begin with the arm64 Image header".into()));
         }
         replace(&elf, &data)?;
         replace(&bin, &flat)?;
         Ok(Self { elf, bin, size: flat.len() })
     }
 
-    /// Returns a line with its path, size and target.
+    /// Returns a line with path, size and target size.
     pub fn describe(&self) -> String {
         let (kib, target) = (self.size.div_ceil(1024), TARGET_SIZE >> 10);
         format!("{}: {kib} KiB (target: {target} KiB)", self.bin.display())
     }
 
-    /// Tests whether it is no larger than [`TARGET_SIZE`].
+    /// Tests whether the image has at most [`TARGET_SIZE`] bytes.
     pub fn fits(&self) -> bool {
         self.size <= TARGET_SIZE
     }
 }
 
-/// What `program` says of itself or of this repository, or that it is unknown: only shown to people.
+/// Returns the output of `program` about itself or this repository, for display, or "unknown".
 fn said_by(program: &str, arguments: &[&str]) -> String {
     let program =
         if program == "rustc" { std::env::var("RUSTC").unwrap_or(program.into()) } else { program.into() };
@@ -89,11 +90,11 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
     said.map_or("unknown".into(), |said| said.trim().to_owned())
 }
 
-/// Builds the bare-metal guests of `tests/guests` if anything changed, and returns the folder with `NAME.img` (with
-/// the arm64 Image header), `NAME.bin` (without) and `NAME.elf` of each.
+/// Builds the bare-metal guests of `tests/guests` if anything changed. Returns the folder with `NAME.img` (with the
+/// arm64 Image header), `NAME.bin` (without it) and `NAME.elf` of each.
 ///
 /// # Errors
-/// They do not build.
+/// A guest does not build.
 pub fn build_payloads() -> Result<PathBuf> {
     let target = place::payloads();
     let mut command = toolchain::cargo();
@@ -105,8 +106,8 @@ pub fn build_payloads() -> Result<PathBuf> {
     Ok(target.join("guests"))
 }
 
-/// What the loadable segments of an ELF file put into memory, from the lowest physical address on, without the
-/// zeros at the end.
+/// Returns the memory contents of an ELF file's loadable segments, from the lowest physical address, without the
+/// zeroed end.
 fn flatten(data: &[u8]) -> std::result::Result<Vec<u8>, String> {
     const LARGEST: u64 = 64 * size::MIB;
     let header = FileHeader64::<Endianness>::parse(data).map_err(|error| error.to_string())?;
@@ -117,15 +118,15 @@ fn flatten(data: &[u8]) -> std::result::Result<Vec<u8>, String> {
         if segment.p_type(endian) != PT_LOAD || segment.p_filesz(endian) == 0 {
             continue;
         }
-        let bytes = segment.data(endian, data).map_err(|()| "a segment reaches past the end of the file")?;
+        let bytes = segment.data(endian, data).map_err(|()| "a segment extends past the end of the file")?;
         parts.push((segment.p_paddr(endian), bytes));
     }
-    let base = parts.iter().map(|(address, _)| *address).min().ok_or("nothing in it is loaded")?;
+    let base = parts.iter().map(|(address, _)| *address).min().ok_or("it has no loadable segment")?;
     let mut flat = Vec::new();
     for (address, bytes) in parts {
         let end = (address - base).checked_add(bytes.len() as u64).filter(|&end| end <= LARGEST);
         let end =
-            end.ok_or_else(|| format!("the segment at {address:#x} lies too far from {base:#x}"))? as usize;
+            end.ok_or_else(|| format!("the segment at {address:#x} is too far from {base:#x}"))? as usize;
         if flat.len() < end {
             flat.resize(end, 0);
         }
@@ -134,7 +135,7 @@ fn flatten(data: &[u8]) -> std::result::Result<Vec<u8>, String> {
     Ok(flat)
 }
 
-/// Writes a file unless it already holds `data`, so that what depends on it is not made again; never half.
+/// Writes `data` to a file atomically, unless the file has these contents, so that dependent files stay current.
 fn replace(path: &Path, data: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|old| old == data) {
         return Ok(());
@@ -148,7 +149,7 @@ fn replace(path: &Path, data: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// An ELF file of segments (type, physical address, contents).
+    /// Makes an ELF file of segments: type, physical address and contents.
     fn elf(segments: &[(u32, u64, &[u8])]) -> Vec<u8> {
         let mut file = b"\x7fELF\x02\x01\x01".to_vec();
         file.resize(16, 0);
@@ -183,43 +184,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_refused() {
+    fn other_files_are_refused() {
         assert!(flatten(b"no ELF file").is_err());
-        assert_eq!(flatten(&elf(&[])).unwrap_err(), "nothing in it is loaded");
+        assert_eq!(flatten(&elf(&[])).unwrap_err(), "it has no loadable segment");
         let far = elf(&[(1, 0, b"a"), (1, 1 << 40, b"b")]);
-        assert_eq!(flatten(&far).unwrap_err(), "the segment at 0x10000000000 lies too far from 0x0");
+        assert_eq!(flatten(&far).unwrap_err(), "the segment at 0x10000000000 is too far from 0x0");
         let mut cut = elf(&[(1, 0, b"abc")]);
         cut.pop();
-        assert_eq!(flatten(&cut).unwrap_err(), "a segment reaches past the end of the file");
+        assert_eq!(flatten(&cut).unwrap_err(), "a segment extends past the end of the file");
     }
 
     #[test]
-    fn the_image_has_its_header_and_tells_its_size() {
-        let folder = std::env::temp_dir().join(format!("image-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+    fn the_image_is_checked_and_described() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let built = folder.join("built");
         let mut image = vec![0; 64];
         fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
-        let error = Image::write(&built, &folder).unwrap_err().to_string();
-        assert!(error.ends_with("no arm64 Image header at its start"), "{error}");
+        let error = Image::write(&built, folder).unwrap_err().to_string();
+        assert!(error.ends_with("it does not begin with the arm64 Image header"), "{error}");
 
         let pair = [errata::tests::ACCESSES[0], errata::tests::ACCUMULATES[0]];
         fs::write(&built, errata::tests::elf(&pair, &[])).unwrap();
-        let error = Image::write(&built, &folder).unwrap_err().to_string();
+        let error = Image::write(&built, folder).unwrap_err().to_string();
         let reason = "not safe to run on Cortex-A53: 2 instructions: 835769: 1 (first at 0x1004), 843419: 0, 819472: 0";
         assert!(error.ends_with(reason), "{error}");
 
         image[56..60].copy_from_slice(b"ARM\x64");
         fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
-        let written = Image::write(&built, &folder).unwrap();
+        let written = Image::write(&built, folder).unwrap();
         assert_eq!(fs::read(&written.bin).unwrap(), image);
 
         assert!(written.fits() && written.describe().ends_with("ballast.bin: 1 KiB (target: 448 KiB)"));
 
         image.resize(TARGET_SIZE + 1, 1);
         fs::write(&built, elf(&[(1, 0, &image)])).unwrap();
-        let large = Image::write(&built, &folder).unwrap();
+        let large = Image::write(&built, folder).unwrap();
         assert!(!large.fits() && large.describe().ends_with("ballast.bin: 449 KiB (target: 448 KiB)"));
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

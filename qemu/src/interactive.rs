@@ -1,4 +1,4 @@
-//! A machine at this program's terminal.
+//! Runs a machine at this program's terminal.
 
 use std::io::stdin;
 use std::process::Child;
@@ -17,14 +17,14 @@ use crate::error::{AtPath, Error, Result};
 use crate::process;
 use crate::workdir::WorkDir;
 
-/// How long QEMU may take to end when it is asked to.
+/// Time limit for QEMU to exit after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Starts `boot` at the terminal and returns when QEMU has ended; its process and its files are gone then, and the
-/// terminal is as it was, whether QEMU was left by Ctrl-A X or this program was sent a signal.
+/// Runs `boot` at the terminal until QEMU exits, by Ctrl-A X or because this program received a signal. Then removes
+/// its files and restores the terminal.
 ///
 /// # Errors
-/// The machine cannot be expressed, QEMU cannot be started or fails, or a signal ended it.
+/// QEMU cannot be started or fails, or this program received a signal.
 pub fn run(boot: &Boot) -> Result<()> {
     let terminal = Terminal::remember();
     let folder = WorkDir::new(boot.room())?;
@@ -41,7 +41,7 @@ pub fn run(boot: &Boot) -> Result<()> {
     }
 }
 
-/// Ends QEMU when this program is told to end, and remembers by what.
+/// Stops QEMU when this program receives a signal, and stores the signal's number.
 fn end_on_signal(qemu: &Child, mut signals: Signals) -> Arc<AtomicI32> {
     let received = Arc::new(AtomicI32::new(0));
     let seen = Arc::clone(&received);
@@ -49,7 +49,7 @@ fn end_on_signal(qemu: &Child, mut signals: Signals) -> Arc<AtomicI32> {
     thread::spawn(move || {
         let (Some(pid), Some(signal)) = (pid, signals.forever().next()) else { return };
         seen.store(signal, Ordering::SeqCst);
-        // It may have ended by itself meanwhile.
+        // Errors do not matter: QEMU may have exited meanwhile.
         let _ = kill_process(pid, Signal::TERM);
         thread::sleep(GRACE);
         let _ = kill_process(pid, Signal::KILL);
@@ -57,7 +57,7 @@ fn end_on_signal(qemu: &Child, mut signals: Signals) -> Arc<AtomicI32> {
     received
 }
 
-/// The terminal's settings, put back when this is dropped.
+/// The terminal's settings, restored when this is dropped.
 struct Terminal(Option<Termios>);
 
 impl Terminal {
@@ -69,7 +69,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(settings) = &self.0 {
-            // A terminal that has gone needs no settings.
+            // Errors do not matter: the terminal is gone.
             let _ = tcsetattr(stdin(), OptionalActions::Drain, settings);
         }
     }

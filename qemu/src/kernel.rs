@@ -1,8 +1,8 @@
-//! A kernel as a boot loader wants it: the plain arm64 Image.
+//! Decompresses kernels to the plain arm64 Image that boot loaders expect.
 //!
-//! Distributions ship it plain, compressed with gzip, or as an EFI program that unpacks itself (Linux,
+//! Distributions ship kernels plain, compressed with gzip, or as an EFI program that unpacks itself (Linux,
 //! drivers/firmware/efi/libstub/zboot-header.S: `MZ`, then `zimg`, offset and size of the payload, and the name of
-//! its compression). No EFI firmware stands below Ballast, so such a kernel is unpacked here.
+//! its compression). Ballast runs without EFI firmware, so this module unpacks such kernels.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,19 +11,19 @@ use std::process::{Command, Stdio};
 use crate::error::{AtPath, Error, Result};
 use crate::process;
 
-/// How a kernel is packed.
+/// The packing of a kernel.
 #[derive(Debug, PartialEq, Eq)]
 enum Packing {
-    /// Not at all.
+    /// None: a plain Image.
     Plain,
-    /// With `program`, in these bytes of the file.
+    /// These bytes of the file, which `program` decompresses.
     Compressed { program: &'static str, start: usize, end: usize },
 }
 
-/// Replaces the kernel in `file` by its plain Image, if it is packed.
+/// Replaces the kernel in `file` with its plain Image, if it is packed.
 ///
 /// # Errors
-/// It is no arm64 kernel, or the program that unpacks it is missing or refuses it.
+/// The file is not an arm64 kernel, or the program that decompresses it is missing or refuses it.
 pub(crate) fn make_plain(file: &Path) -> Result<()> {
     let refused = |reason: String| Error::Image { path: file.into(), reason };
     let image = fs::read(file).at(file)?;
@@ -43,7 +43,7 @@ pub(crate) fn make_plain(file: &Path) -> Result<()> {
     }
     let unpacked = fs::read(&plain).at(&plain)?;
     if packing(&unpacked) != Ok(Packing::Plain) {
-        return Err(refused("what it unpacks to is no arm64 kernel".into()));
+        return Err(refused("its decompressed payload is not an arm64 kernel".into()));
     }
     fs::remove_file(&packed).at(&packed)?;
     fs::rename(&plain, file).at(file)
@@ -71,16 +71,17 @@ fn packing(image: &[u8]) -> std::result::Result<Packing, String> {
             b"lzma" => "lzma",
             b"lzo" => "lzop",
             other => {
-                return Err(format!("packed by `{}`, which is unknown here", String::from_utf8_lossy(other)));
+                return Err(format!("unknown compression `{}`", String::from_utf8_lossy(other)));
             }
         };
         let range = word(8).zip(word(12)).and_then(|(start, size)| Some((start, start.checked_add(size)?)));
         return match range {
             Some((start, end)) if end <= image.len() => Ok(Packing::Compressed { program, start, end }),
-            _ => Err("its payload reaches past the end of the file".into()),
+            _ => Err("its payload extends past the end of the file".into()),
         };
     }
-    Err("no arm64 kernel: neither the Image header, nor gzip, nor an EFI program that unpacks itself".into())
+    Err("not an arm64 kernel: neither an Image header, nor gzip, nor an EFI program that unpacks itself"
+        .into())
 }
 
 #[cfg(test)]
@@ -106,45 +107,39 @@ mod tests {
     }
 
     fn gzipped(data: &[u8]) -> Vec<u8> {
-        let file = std::env::temp_dir().join(format!(
-            "gzip-{}-{:?}",
-            std::process::id(),
-            std::thread::current().id()
-        ));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data");
         fs::write(&file, data).unwrap();
-        let output = Command::new("gzip").arg("-c").arg(&file).output().unwrap();
-        fs::remove_file(&file).unwrap();
-        output.stdout
+        Command::new("gzip").arg("-c").arg(&file).output().unwrap().stdout
     }
 
-    fn made_plain(name: &str, image: &[u8]) -> Result<Vec<u8>> {
-        let file = std::env::temp_dir().join(format!("kernel-{name}-{}", std::process::id()));
+    fn made_plain(image: &[u8]) -> Result<Vec<u8>> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kernel");
         fs::write(&file, image).unwrap();
-        let result = make_plain(&file).map(|()| fs::read(&file).unwrap());
-        fs::remove_file(&file).unwrap();
-        result
+        make_plain(&file).map(|()| fs::read(&file).unwrap())
     }
 
     #[test]
     fn a_plain_kernel_stays_as_it_is() {
-        assert_eq!(made_plain("plain", &plain()).unwrap(), plain());
+        assert_eq!(made_plain(&plain()).unwrap(), plain());
     }
 
     #[test]
     fn packed_kernels_are_unpacked() {
         let packed = gzipped(&plain());
-        assert_eq!(made_plain("gzip", &packed).unwrap(), plain());
-        assert_eq!(made_plain("efi", &efi_program(b"gzip", &packed)).unwrap(), plain());
+        assert_eq!(made_plain(&packed).unwrap(), plain());
+        assert_eq!(made_plain(&efi_program(b"gzip", &packed)).unwrap(), plain());
     }
 
     #[test]
-    fn what_is_no_kernel_is_refused() {
+    fn other_files_are_refused() {
         assert!(packing(b"").is_err());
         assert!(packing(&efi_program(b"brotli", b"")).unwrap_err().contains("brotli"));
         let mut cut = efi_program(b"gzip", &[0; 100]);
         cut.truncate(100);
         assert!(packing(&cut).unwrap_err().contains("past the end"));
-        let error = made_plain("nested", &gzipped(b"not a kernel")).unwrap_err().to_string();
-        assert!(error.ends_with("what it unpacks to is no arm64 kernel"), "{error}");
+        let error = made_plain(&gzipped(b"not a kernel")).unwrap_err().to_string();
+        assert!(error.ends_with("its decompressed payload is not an arm64 kernel"), "{error}");
     }
 }

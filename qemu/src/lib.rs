@@ -1,11 +1,11 @@
-//! The machines that Ballast is run on under QEMU, as data, and how they are started.
+//! Builds and runs Ballast on machines under QEMU, which are described as data.
 //!
-//! - a [`Machine`](machine::Machine) is read from `qemu/machines/NAME.toml`: CPUs, and memory controllers, each of
-//!   which is a file on the PC;
-//! - an [`Image`](image::Image) is Ballast, built; [`store`] fetches kernels and other packages from Debian;
-//!   [`configuration`] compiles a set of guests;
-//! - a [`Boot`](boot::Boot) is one start: what is loaded, on which machine. [`interactive`] runs it at the terminal,
-//!   a [`Session`](session::Session) lets a program talk to it.
+//! - A [`Machine`](machine::Machine) is read from `qemu/machines/NAME.toml`: CPUs and memory controllers. Each controller
+//!   is a file on the PC.
+//! - [`Image`](image::Image) builds Ballast, [`store`] fetches kernels and other packages from Debian, and
+//!   [`configuration`] compiles a set of guests.
+//! - A [`Boot`](boot::Boot) describes one boot: the machine and the loaded files. [`interactive`] runs it at the terminal; a
+//!   [`Session`](session::Session) gives a program access to its serial line.
 
 mod apt;
 pub mod bench;

@@ -1,8 +1,7 @@
-//! A machine as data: its CPUs and its memory controllers.
+//! Machines as data: CPUs and memory controllers.
 //!
-//! QEMU's `virt` board lays NUMA nodes one after another from [`RAM_BASE`]. A controller further up is had by a
-//! *gap*: a node that fills the hole, is backed by nothing that is ever touched, and is left out of the device
-//! tree that Ballast gets (see `tree`).
+//! QEMU's `virt` board places NUMA nodes contiguously from [`RAM_BASE`]. A controller at a higher address needs a
+//! *gap* below it: a node whose memory is never touched and which is removed from the device tree (see `tree`).
 
 use std::path::Path;
 
@@ -12,30 +11,30 @@ use crate::error::{AtPath, Error, Result};
 use crate::place;
 use crate::size::{Bytes, MIB};
 
-/// Where RAM begins on QEMU's `virt` board.
+/// Base of RAM on QEMU's `virt` board.
 pub const RAM_BASE: u64 = 0x4000_0000;
 
-/// The board's kernel, ramdisk and device tree all lie in the first controller.
+/// Least size of the first controller, which holds kernel, ramdisk and device tree.
 const FIRST_CONTROLLER_AT_LEAST: u64 = 256 * MIB;
 
 /// A machine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// Its name: that of its file.
+    /// The machine's name, which is the name of its file.
     #[serde(skip)]
     pub name: String,
-    /// What it is, in a few words.
+    /// Short description.
     pub description: String,
-    /// How many CPUs it has.
+    /// Number of CPUs.
     pub cpus: u32,
-    /// Which CPUs they are, in QEMU's words.
+    /// QEMU's name of the CPU model.
     #[serde(default = "usual_cpu")]
     pub cpu: String,
-    /// The distance between two controllers in the device tree; 10 is that to oneself. Linux refuses less than 11.
+    /// NUMA distance between two controllers in the device tree, at least 11. The distance of a node to itself is 10.
     #[serde(default = "usual_distance")]
     pub distance: u8,
-    /// Its memory controllers, by rising address.
+    /// The memory controllers, by ascending address.
     #[serde(rename = "controller")]
     pub controllers: Vec<Controller>,
 }
@@ -44,31 +43,31 @@ pub struct Machine {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Controller {
-    /// How much RAM hangs on it.
+    /// Size of the controller's RAM.
     pub size: Bytes,
-    /// Where that RAM begins; without it, where the RAM before it ends.
+    /// Base of the RAM; by default, the end of the previous controller's RAM.
     pub base: Option<Bytes>,
-    /// The CPUs that the device tree shows beside it, as `0-3`.
+    /// CPUs in the controller's NUMA node, like `0-3`.
     pub cpus: Option<String>,
 }
 
-/// What fills a range of the physical map.
+/// The contents of a range of the physical map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filling {
-    /// The controller of this number.
+    /// RAM of the controller with this index.
     Controller(usize),
-    /// Nothing.
+    /// No memory.
     Gap,
 }
 
 /// A range of the physical map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Its first address.
+    /// First address.
     pub base: u64,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// What is there.
+    /// Contents.
     pub filling: Filling,
 }
 
@@ -76,7 +75,7 @@ impl Machine {
     /// Reads the machine called `name` from `qemu/machines/`.
     ///
     /// # Errors
-    /// There is none of that name, or its file is wrong.
+    /// There is no machine of that name, or its file is invalid.
     pub fn load(name: &str) -> Result<Self> {
         let folder = place::machines();
         let path = folder.join(format!("{name}.toml"));
@@ -87,17 +86,17 @@ impl Machine {
         Self::read(&path)
     }
 
-    /// Reads a machine from a file anywhere.
+    /// Reads a machine from any file.
     ///
     /// # Errors
-    /// The file cannot be read or is wrong.
+    /// The file cannot be read or is invalid.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).at(path)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Self::parse(&name, &text).map_err(|reason| Error::Data { path: path.into(), reason })
     }
 
-    /// A machine of `sizes.len()` controllers, one after another, with `cpus` CPUs beside the first.
+    /// Creates a machine with contiguous controllers of these sizes and `cpus` CPUs in the first one's node.
     pub fn with_controllers(cpus: u32, sizes: &[u64]) -> Self {
         let controller = |(index, &size): (usize, &u64)| Controller {
             size: Bytes(size),
@@ -122,7 +121,7 @@ impl Machine {
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        let first = self.controllers.first().ok_or("a machine has at least one controller")?;
+        let first = self.controllers.first().ok_or("a machine must have at least one controller")?;
         if first.size.0 < FIRST_CONTROLLER_AT_LEAST {
             return Err(format!(
                 "the first controller has {}; the kernel and the ramdisk need {}",
@@ -131,7 +130,7 @@ impl Machine {
             ));
         }
         if self.cpus == 0 {
-            return Err("a machine has at least one CPU".into());
+            return Err("a machine must have at least one CPU".into());
         }
         let mut end = RAM_BASE;
         for (index, controller) in self.controllers.iter().enumerate() {
@@ -139,25 +138,25 @@ impl Machine {
             let size = controller.size.0;
             if index == 0 && base != RAM_BASE {
                 return Err(format!(
-                    "the first controller begins at {base:#x}; the board's RAM, at {RAM_BASE:#x}"
+                    "the first controller begins at {base:#x}; it must begin at {RAM_BASE:#x}, like the board's RAM"
                 ));
             }
             if base < end {
                 return Err(format!(
-                    "controller {index} begins at {base:#x}, below the end of the one before it"
+                    "controller {index} begins at {base:#x}; it must not begin below the end of the previous one"
                 ));
             }
             if size == 0 || !size.is_multiple_of(2 * MIB) || !base.is_multiple_of(2 * MIB) {
                 return Err(format!(
-                    "controller {index} ({size:#x}@{base:#x}) is not made of whole 2 MiB blocks"
+                    "controller {index} ({size:#x}@{base:#x}) must consist of whole 2 MiB blocks"
                 ));
             }
-            end = base.checked_add(size).ok_or("the last controller ends above 64 bits")?;
+            end = base.checked_add(size).ok_or("the last controller must end below 2^64")?;
         }
         Ok(())
     }
 
-    /// The physical map from [`RAM_BASE`] up, gaps between controllers included.
+    /// Returns the physical map from [`RAM_BASE`] up, including gaps between controllers.
     pub fn ranges(&self) -> Vec<Range> {
         let mut ranges = Vec::new();
         let mut end = RAM_BASE;
@@ -172,17 +171,17 @@ impl Machine {
         ranges
     }
 
-    /// The range of controller `index`.
+    /// Returns the range of controller `index`.
     pub fn controller_range(&self, index: usize) -> Option<Range> {
         self.ranges().into_iter().find(|range| range.filling == Filling::Controller(index))
     }
 
-    /// Whether a hole lies between two controllers.
+    /// Tests whether there is a gap between two controllers.
     pub fn has_gap(&self) -> bool {
         self.ranges().iter().any(|range| range.filling == Filling::Gap)
     }
 
-    /// All RAM.
+    /// Returns the size of all RAM.
     pub fn ram(&self) -> Bytes {
         Bytes(self.controllers.iter().map(|controller| controller.size.0).sum())
     }
@@ -202,7 +201,7 @@ mod tests {
     use crate::size::GIB;
 
     #[test]
-    fn every_machine_that_ships_is_right() {
+    fn all_shipped_machines_are_valid() {
         let names = place::names(&place::machines(), "toml");
         for needed in ["two", "four", "unequal", "far"] {
             assert!(names.iter().any(|name| name == needed), "{needed}");
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_machines_are_refused() {
         let wrong = |text: &str| Machine::parse("m", text).unwrap_err();
         let head = "description = \"\"\ncpus = 1\n";
         let one = "[[controller]]\nsize = \"1G\"\n";
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_machine_lists_the_known() {
+    fn the_error_about_an_unknown_machine_lists_all_machines() {
         let said = Machine::load("three").unwrap_err().to_string();
         assert!(said.contains("`three`") && said.contains("unequal"), "{said}");
     }

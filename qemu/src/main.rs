@@ -20,37 +20,37 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a set of guests under Ballast, at this terminal; Ctrl-A X leaves
+    /// Run a set of guests under Ballast at this terminal (leave QEMU with Ctrl-A X)
     Run(Run),
-    /// Start a guest's kernel without Ballast, at this terminal; Ctrl-A X leaves
+    /// Run a guest's kernel without Ballast at this terminal (leave QEMU with Ctrl-A X)
     Bare(Bare),
     /// Build Ballast: ballast.elf and ballast.bin in the target folder
     Image,
-    /// Count the instruction sequences that Cortex-A53 may execute wrongly (errata 835769, 843419, 819472)
+    /// Search an image for instruction sequences of Cortex-A53's errata 835769, 843419 and 819472
     Errata {
-        /// An ELF file; without it, Ballast is built first
+        /// ELF file to search; by default, Ballast's, which is built first
         file: Option<PathBuf>,
     },
     /// Run all tests
     Test {
-        /// Only those whose name contains this
+        /// Run only tests whose name contains this
         filter: Option<String>,
     },
-    /// Measure what Ballast costs a guest, in instructions, beside Xen
+    /// Measure the overhead of Ballast in instructions, in comparison with Xen
     Bench {
-        /// `allocator`, `claims`, `migration`, `mitigations` or `watching` (the log and the trace): only what these cost
+        /// Measure only this part: `allocator`, `claims`, `migration`, `mitigations` or `watching` (log and trace)
         part: Option<String>,
     },
-    /// Fetch every kernel and make the ramdisk, for later work without a network
+    /// Fetch all kernels and build the ramdisk, for later work without a network
     Fetch,
     /// List the machines
     Machines,
-    /// Write the device tree that Ballast finds on a machine, for `ballast check --host`
+    /// Write the device tree of a machine, for `ballast check --host`
     Tree {
-        /// The machine, from qemu/machines
+        /// Machine, from qemu/machines
         #[arg(long, default_value = "two")]
         machine: String,
-        /// Where the blob goes
+        /// File to write the blob to
         #[arg(value_name = "FILE.dtb")]
         file: PathBuf,
     },
@@ -58,38 +58,39 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// The machine, from qemu/machines
+    /// Machine, from qemu/machines
     #[arg(long, default_value = "two")]
     machine: String,
-    /// The set of guests, from guest-dts
+    /// Set of guests, from guest-dts, or a file that ends in .dts
     #[arg(long, default_value = "alpha-beta")]
     guests: String,
-    /// The guests' kernel; without it 6.12, or 6.1 where that cannot be had
+    /// Kernel of the guests; default: 6.12, or 6.1 if Debian no longer has it
     #[arg(long)]
     kernel: Option<String>,
-    /// Another CPU than the machine's, in QEMU's words
+    /// QEMU's name of a CPU model to use instead of the machine's
     #[arg(long)]
     cpu: Option<String>,
     /// Ballast's own command line
     #[arg(long, default_value = "")]
     append: String,
-    /// The console as a Unix socket at this path, for `ballast console PATH` and its like; Ctrl-C leaves then
+    /// Connect the serial line to a Unix socket at this path, for `ballast console PATH` and other commands (leave
+    /// QEMU with Ctrl-C)
     #[arg(long)]
     serial: Option<PathBuf>,
-    /// An image that is there already, rather than building one
+    /// Use this image instead of building one
     #[arg(long)]
     image: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct Bare {
-    /// The machine, from qemu/machines
+    /// Machine, from qemu/machines
     #[arg(long, default_value = "two")]
     machine: String,
-    /// The kernel
+    /// Kernel
     #[arg(long, default_value = USUAL_KERNEL)]
     kernel: String,
-    /// More arguments for the kernel
+    /// Additional arguments for the kernel
     #[arg(long, default_value = "")]
     append: String,
 }
@@ -136,7 +137,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             }
         }
         Command::Bench { part } => {
-            // Whether the limits are kept is said in the tables: a benchmark reports.
+            // The tables mark missed limits; a benchmark reports and does not fail.
             match part.as_deref() {
                 Some("allocator") => bench::run_allocator(),
                 Some("claims") => bench::run_claims(),
@@ -158,7 +159,7 @@ fn execute(command: Command) -> Result<ExitCode> {
 }
 
 fn run(options: &Run) -> Result<()> {
-    // What is not there is told before anything is built.
+    // Reports missing files before anything is built.
     let machine = Machine::load(&options.machine)?;
     configuration::source(&options.guests)?;
     if let Some(kernel) = &options.kernel
@@ -183,7 +184,7 @@ fn run(options: &Run) -> Result<()> {
     configuration::check(&guests, &boot.host_tree()?, &options.append)?;
     boot.socket.clone_from(&options.serial);
     println!(
-        "Ballast's console: help lists the commands; Ctrl-] 1 brings the first guest to front, Ctrl-] ? lists the keys"
+        "Ballast's monitor: help lists the commands, Ctrl-] 1 shows the first guest, Ctrl-] ? lists the keys"
     );
     start(&boot, &format!("guests `{}` with Linux {kernel}", options.guests))
 }
@@ -199,21 +200,23 @@ fn start(boot: &Boot, what: &str) -> Result<()> {
     let machine = &boot.machine;
     println!("machine `{}`: {} CPUs, {}; {what}", machine.name, machine.cpus, machine.description);
     match &boot.socket {
-        None => println!("leave QEMU: Ctrl-A X; all its keys: Ctrl-A H"),
+        None => println!("leave QEMU with Ctrl-A X; Ctrl-A H lists its keys"),
         Some(path) => {
             let path = path.display();
-            println!("attach: tools/cargo run -p ballast-tools -- console {path}; leave QEMU: Ctrl-C");
+            println!(
+                "attach with: tools/cargo run -p ballast-tools -- console {path}; leave QEMU with Ctrl-C"
+            );
         }
     }
     interactive::run(boot)
 }
 
-/// The kernel asked for, or the usual one, or where that is not to be had the older one.
+/// Fetches the requested kernel or, by default, the usual one, or the older one if Debian no longer has that.
 fn kernel(asked: Option<&str>) -> Result<String> {
     let usual = asked.unwrap_or(USUAL_KERNEL);
     match store::get(usual) {
         Err(error @ Error::NoPackage { .. }) if asked.is_none() => {
-            println!("{error}: taking Linux {OLDER_KERNEL}");
+            println!("{error}; using Linux {OLDER_KERNEL} instead");
             store::get(OLDER_KERNEL)?;
             Ok(OLDER_KERNEL.into())
         }

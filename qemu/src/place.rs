@@ -1,38 +1,38 @@
-//! Where things lie on the PC.
+//! Paths on the PC.
 
 use std::path::{Path, PathBuf};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
-/// Where things are built: `CARGO_TARGET_DIR`, else `target/`.
+/// Returns the folder of build output: `CARGO_TARGET_DIR`, or else `target/`.
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Where downloads are kept: `target/guests/`, wherever things are built.
+/// Returns the folder of downloads: `target/guests/`, whatever `CARGO_TARGET_DIR` is.
 pub fn guests() -> PathBuf {
     root().join("target/guests")
 }
 
-/// Where the bare-metal guests of the tests are built.
+/// Returns the build folder of the tests' bare-metal guests.
 pub fn payloads() -> PathBuf {
     target().join("payloads")
 }
 
-/// Where the machines are described.
+/// Returns the folder of the machines.
 pub fn machines() -> PathBuf {
     root().join("qemu/machines")
 }
 
-/// Where the sets of guests are described.
+/// Returns the folder of the sets of guests.
 pub fn guest_sets() -> PathBuf {
     root().join("guest-dts")
 }
 
-/// The names of the files `*.extension` in `folder`, sorted, without the extension.
+/// Returns the sorted names of the files `*.extension` in `folder`, without the extension.
 pub(crate) fn names(folder: &Path, extension: &str) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .into_iter()

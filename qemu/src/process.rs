@@ -1,11 +1,11 @@
-//! Programs run to their end.
+//! Runs programs to completion.
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
 use crate::error::{Error, Result};
 
-/// A command line as a person would write it, for messages.
+/// Formats a command line as it would be typed, for messages.
 pub fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(shell_word));
@@ -15,7 +15,7 @@ pub fn describe(command: &Command) -> String {
 /// Runs `command` with this program's own input and output.
 ///
 /// # Errors
-/// The program is missing, or ends with anything but success.
+/// The program is missing or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().map_err(|source| start_error(command, source))?;
     if status.success() {
@@ -25,10 +25,10 @@ pub fn run(command: &mut Command) -> Result<()> {
     }
 }
 
-/// Runs `command` without input and returns what it printed.
+/// Runs `command` without input and returns its output.
 ///
 /// # Errors
-/// The program is missing, or ends with anything but success; then its error output is part of the error.
+/// The program is missing or fails. The error includes its error output.
 pub fn output(command: &mut Command) -> Result<String> {
     let Output { status, stdout, stderr } =
         command.stdin(Stdio::null()).output().map_err(|source| start_error(command, source))?;
@@ -40,7 +40,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     }
 }
 
-/// Runs `command` without input and says nothing unless it fails.
+/// Runs `command` without input and discards its output.
 ///
 /// # Errors
 /// As [`output`].
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_carries_what_was_said() {
+    fn a_failure_includes_the_error_output() {
         let error = output(Command::new("sh").args(["-c", "echo no >&2; exit 3"])).unwrap_err();
         assert_eq!(error.to_string(), "sh -c 'echo no >&2; exit 3': exit status: 3\nno");
     }

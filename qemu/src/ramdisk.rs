@@ -1,4 +1,4 @@
-//! The guests' ramdisk: Debian's static busybox and two small files of ours.
+//! The guests' ramdisk: Debian's static busybox and two small files.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::{place, process, store};
 const INIT: &str = include_str!("../ramdisk/init");
 const INITTAB: &str = include_str!("../ramdisk/inittab");
 
-/// The guests' ramdisk, made if it is missing or what it is made of has changed.
+/// Returns the guests' ramdisk. Builds it if it is missing or one of its parts has changed.
 ///
 /// # Errors
 /// busybox cannot be fetched or `cpio` fails.
@@ -21,7 +21,7 @@ pub fn get() -> Result<PathBuf> {
     let root = place::guests();
     let archive = root.join("ramdisk");
     let stamp = root.join("ramdisk.stamp");
-    // Tests that run at once ask for it at once.
+    // Parallel tests request it at the same time.
     let lock_path = root.join("ramdisk.lock");
     let lock = File::create(&lock_path).at(&lock_path)?;
     lock.lock().at(&lock_path)?;
@@ -56,7 +56,7 @@ fn make(busybox: &Path, folder: &Path, archive: &Path) -> Result<()> {
     pack(folder, "bin\nbin/busybox\nbin/sh\netc\netc/inittab\ninit\n", archive)
 }
 
-/// A ramdisk whose first program is `program`, and nothing else, in the file `archive`.
+/// Packs a ramdisk with nothing but `program` as its `/init` into the file `archive`.
 ///
 /// # Errors
 /// `cpio` fails, or a file cannot be written.
@@ -71,7 +71,7 @@ pub fn of_program(program: &Path, archive: &Path) -> Result<()> {
     packed
 }
 
-/// Packs the files of `folder` with these names, a line each.
+/// Packs the files of `folder` with these names, one per line.
 fn pack(folder: &Path, names: &str, archive: &Path) -> Result<()> {
     let fresh = archive.with_extension("new");
     let mut cpio = Command::new("cpio");

@@ -1,4 +1,4 @@
-//! A machine that a program talks to, over its serial line.
+//! A running machine with its serial line under a program's control.
 
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, ChildStdin, Stdio};
@@ -13,12 +13,12 @@ use crate::error::{AtPath, Error, Result};
 use crate::process;
 use crate::workdir::WorkDir;
 
-/// How the record of a fatal error of Ballast's begins on the serial line.
+/// Start of the record of Ballast's fatal errors on the serial line.
 const FATAL: &[u8] = b"Ballast cannot go on";
-/// How long the rest of the record may take.
+/// Time limit for the rest of the record.
 const RECORD_TIME: Duration = Duration::from_secs(2);
 
-/// A running machine. Dropping it ends QEMU and removes the controllers' files.
+/// A running machine. Dropping it stops QEMU and removes the controllers' files.
 #[derive(Debug)]
 pub struct Session {
     qemu: Child,
@@ -30,22 +30,22 @@ pub struct Session {
     command: String,
 }
 
-/// What the machine has said so far.
+/// The machine's output so far, shared with the threads that read it.
 #[derive(Debug, Default)]
 struct Output {
-    state: Mutex<Said>,
+    state: Mutex<Transcript>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct Transcript {
     serial: Vec<u8>,
     complaints: Vec<u8>,
     is_serial_closed: bool,
 }
 
-impl Said {
-    /// Takes in what the serial line carried; nothing means that it is closed.
+impl Transcript {
+    /// Appends output of the serial line. An empty slice means that the line is closed.
     fn serial(&mut self, bytes: &[u8]) {
         self.serial.extend(bytes);
         self.is_serial_closed = bytes.is_empty();
@@ -53,7 +53,7 @@ impl Said {
 }
 
 impl Output {
-    fn lock(&self) -> MutexGuard<'_, Said> {
+    fn lock(&self) -> MutexGuard<'_, Transcript> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,7 +62,7 @@ impl Session {
     /// Starts `boot`.
     ///
     /// # Errors
-    /// The machine cannot be expressed or QEMU cannot be started.
+    /// A file cannot be read or created, or QEMU cannot be started.
     pub fn start(boot: &Boot) -> Result<Self> {
         let folder = WorkDir::new(boot.room())?;
         let mut command = boot.command(&folder, Serial::Pipe)?;
@@ -74,7 +74,7 @@ impl Session {
             qemu.stderr
                 .take()
                 .map(|pipe| read_into(&output, pipe, |said, bytes| said.complaints.extend(bytes))),
-            qemu.stdout.take().map(|pipe| read_into(&output, pipe, Said::serial)),
+            qemu.stdout.take().map(|pipe| read_into(&output, pipe, Transcript::serial)),
         ];
         Ok(Self {
             input: qemu.stdin.take(),
@@ -87,11 +87,11 @@ impl Session {
         })
     }
 
-    /// Waits until what the machine says, after what was last waited for, matches `pattern`, and returns what
-    /// was said up to the end of the match.
+    /// Waits until the output after the last match matches `pattern`, and returns the output up to the end of the
+    /// match.
     ///
     /// # Errors
-    /// [`Error::Silence`]: QEMU ended, or `patience` ran out.
+    /// [`Error::Silence`]: QEMU exited, or the output did not match within `patience`.
     pub fn expect(&mut self, pattern: &str, patience: Duration) -> Result<String> {
         let regex = Regex::new(pattern)?;
         let mut until = Instant::now() + patience;
@@ -107,23 +107,23 @@ impl Session {
             let silence =
                 |end| Err(Error::Silence { pattern: pattern.into(), seconds: patience.as_secs(), end });
             if said.is_serial_closed {
-                return silence("and QEMU ended");
+                return silence("but QEMU exited");
             }
-            // Nothing comes after a fatal error but the rest of its record.
+            // After a fatal error, only the rest of its record follows.
             if said.serial[self.position..].windows(FATAL.len()).any(|window| window == FATAL) {
                 until = until.min(Instant::now() + RECORD_TIME);
             }
             if left.is_zero() {
-                return silence("in vain");
+                return silence("which did not come");
             }
             said = self.output.changed.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Waits until QEMU ends of itself, and returns whether it ended well.
+    /// Waits until QEMU exits. Returns `true` if it succeeded.
     ///
     /// # Errors
-    /// [`Error::Silence`]: `patience` ran out.
+    /// [`Error::Silence`]: QEMU did not exit within `patience`.
     pub fn wait_for_end(&mut self, patience: Duration) -> Result<bool> {
         let until = Instant::now() + patience;
         loop {
@@ -135,61 +135,60 @@ impl Session {
             }
             if Instant::now() > until {
                 let pattern = "the end of QEMU".into();
-                return Err(Error::Silence { pattern, seconds: patience.as_secs(), end: "in vain" });
+                return Err(Error::Silence {
+                    pattern,
+                    seconds: patience.as_secs(),
+                    end: "which did not come",
+                });
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Types `bytes`.
+    /// Sends `bytes` to the serial line.
     ///
     /// # Errors
-    /// QEMU has ended.
+    /// QEMU has exited.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         let Some(input) = &mut self.input else {
-            return Err(Error::Silence { pattern: "input".into(), seconds: 0, end: "and QEMU ended" });
+            return Err(Error::Silence { pattern: "input".into(), seconds: 0, end: "but QEMU exited" });
         };
         input.write_all(bytes.as_ref()).and_then(|()| input.flush()).at("the serial line")
     }
 
-    /// Everything said so far.
+    /// Returns all output of the serial line as text.
     pub fn transcript(&self) -> String {
         String::from_utf8_lossy(&self.output.lock().serial).into_owned()
     }
 
-    /// All bytes said so far.
+    /// Returns all output of the serial line.
     pub fn transcript_bytes(&self) -> Vec<u8> {
         self.output.lock().serial.clone()
     }
 
-    /// Continues to wait only for what is said from now on.
+    /// Makes the next wait ignore all output so far.
     pub fn skip_to_now(&mut self) {
         self.position = self.output.lock().serial.len();
     }
 
-    /// What QEMU itself complained of.
+    /// Returns QEMU's error output.
     pub fn complaints(&self) -> String {
         String::from_utf8_lossy(&self.output.lock().complaints).into_owned()
     }
 
-    /// The command line that started QEMU.
+    /// Returns the command line that started QEMU.
     pub fn command(&self) -> &str {
         &self.command
     }
 
-    /// The number of QEMU's process.
-    pub fn process_id(&self) -> u32 {
-        self.qemu.id()
-    }
-
-    /// The file that holds what lies behind controller `index`, byte for byte.
+    /// Returns the file with the RAM of controller `index`.
     pub fn controller_file(&self, index: usize) -> std::path::PathBuf {
         controller_file(&self.folder, index)
     }
 
-    /// Ends QEMU at once.
+    /// Kills QEMU.
     pub fn kill(&mut self) {
-        // It may have ended before.
+        // Errors do not matter: QEMU may have exited.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
         self.input = None;
@@ -205,11 +204,11 @@ impl Drop for Session {
     }
 }
 
-/// Reads `pipe` to its end in a thread of its own; `take` gets each piece, and nothing at the end.
+/// Starts a thread that reads `pipe` to its end. `take` gets each chunk, and an empty slice at the end.
 fn read_into(
     output: &Arc<Output>,
     mut pipe: impl Read + Send + 'static,
-    take: fn(&mut Said, &[u8]),
+    take: fn(&mut Transcript, &[u8]),
 ) -> JoinHandle<()> {
     let output = Arc::clone(output);
     std::thread::spawn(move || {

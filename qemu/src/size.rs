@@ -1,4 +1,4 @@
-//! Sizes and addresses as they are written in the machines' files.
+//! Sizes and addresses in the notation of the machines' files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,11 @@ impl FromStr for Bytes {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no size: a number, decimal or 0x…, and K, M, G, T or nothing");
+        let wrong = || {
+            format!(
+                "`{text}` is not a size: expected a number (decimal or 0x…) and, optionally, K, M, G or T"
+            )
+        };
         let unit = UNITS.iter().find(|(letter, _)| text.ends_with(*letter));
         let (digits, shift) =
             unit.map_or((text, 0), |&(letter, shift)| (text.trim_end_matches(letter), shift));
@@ -31,7 +35,7 @@ impl FromStr for Bytes {
             None => digits.parse(),
         };
         let number = number.map_err(|_| wrong())?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(|| format!("`{text}` does not fit 64 bits"))
+        number.checked_mul(1 << shift).map(Self).ok_or_else(|| format!("`{text}` does not fit into 64 bits"))
     }
 }
 

@@ -1,7 +1,7 @@
-//! What is fetched from Debian and kept in `target/guests/`: kernels, busybox, Xen.
+//! Files from Debian, kept in `target/guests/`: kernels, busybox, Xen.
 //!
-//! Each item is a folder with the file itself (`kernel` or `file`) and `package.toml`, which records what it is.
-//! A folder appears whole or not at all, so one that exists needs no network.
+//! Each item is a folder with the file itself (`kernel` or `file`) and `package.toml`, which records its origin.
+//! Folders are created atomically, so an existing one is complete and needs no network.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use crate::apt::{self, Apt, Mirror};
 use crate::error::{AtPath, Error, Result};
 use crate::{kernel, place};
 
-/// What `qemu/packages.toml` says.
+/// The contents of `qemu/packages.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
     package: Vec<Source>,
 }
 
-/// Where an item comes from.
+/// The source of an item.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Source {
@@ -32,39 +32,39 @@ struct Source {
     kernel: bool,
 }
 
-/// What an item is.
+/// The origin of an item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The package's name.
+    /// Name of the package.
     pub package: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
-    /// The sha256 of the package, as signed by Debian.
+    /// sha256 of the package, as signed by Debian.
     pub package_sha256: String,
-    /// The sha256 of the file that was taken out of it (of a kernel, unpacked).
+    /// sha256 of the extracted file; of a kernel, decompressed.
     pub sha256: String,
 }
 
-/// An item that is there.
+/// A fetched item.
 #[derive(Clone, Debug)]
 pub struct Item {
     /// The file.
     pub file: PathBuf,
-    /// What it is.
+    /// The file's origin.
     pub record: Record,
 }
 
 const RECORD: &str = "package.toml";
 
-/// The names of the kernels that can be had, oldest first.
+/// Returns the names of all kernels, oldest first.
 ///
 /// # Errors
-/// `qemu/packages.toml` is wrong.
+/// `qemu/packages.toml` is invalid.
 pub fn kernels() -> Result<Vec<String>> {
     Ok(sources()?.into_iter().filter(|source| source.kernel).map(|source| source.name).collect())
 }
 
-/// The item `name`, fetched if it is not there.
+/// Returns the item `name`, and fetches it if it is missing.
 ///
 /// # Errors
 /// There is no such item, or it cannot be fetched.
@@ -73,7 +73,7 @@ pub fn get(name: &str) -> Result<Item> {
     Ok(items.remove(0))
 }
 
-/// The items `names`; those that are missing are fetched, with one look at the indexes for all.
+/// Returns the items `names`, and fetches missing ones, after a single update of the indexes.
 ///
 /// # Errors
 /// One of them does not exist or cannot be fetched.
@@ -87,7 +87,7 @@ pub fn get_all(names: &[&str]) -> Result<Vec<Item>> {
     let wanted = names.iter().map(find).collect::<Result<Vec<&Source>>>()?;
     let root = place::guests();
     fs::create_dir_all(&root).at(&root)?;
-    // Two builds at once: the second finds what the first fetched.
+    // Of two parallel builds, the second waits and finds the items that the first fetched.
     let lock_path = root.join("lock");
     let lock = File::create(&lock_path).at(&lock_path)?;
     lock.lock().at(&lock_path)?;
@@ -97,7 +97,7 @@ pub fn get_all(names: &[&str]) -> Result<Vec<Item>> {
         fetch(&root, &missing)?;
     }
     let found = |source: &Source| {
-        let reason = "it was fetched and is not there".to_owned();
+        let reason = "missing after it was fetched".to_owned();
         load(&root, source).ok_or_else(|| Error::Data { path: root.join(&source.name), reason })
     };
     wanted.into_iter().map(found).collect()
@@ -121,7 +121,7 @@ fn load(root: &Path, source: &Source) -> Option<Item> {
     file.exists().then_some(Item { file, record })
 }
 
-/// Fetches from the host's mirror, and what that has not from Debian's own.
+/// Fetches items from the host's mirror or, if that fails, from Debian's own.
 fn fetch(root: &Path, missing: &[&Source]) -> Result<()> {
     let names: Vec<&str> = missing.iter().map(|source| source.name.as_str()).collect();
     println!("fetching from Debian: {}", names.join(", "));
@@ -145,7 +145,7 @@ fn fetch_from(root: &Path, missing: &[&Source], mirror: &Mirror) -> Result<()> {
         let name = match (apt.newest(&source.pattern), &source.fallback) {
             (Err(Error::NoPackage { .. }), Some(fallback)) => {
                 let name = apt.newest(fallback)?;
-                println!("Debian has no {} any more: {name} takes its place", source.name);
+                println!("Debian no longer has {}; using {name} instead", source.name);
                 name
             }
             (found, _) => found?,
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_that_the_tests_need_are_known() {
+    fn all_kernels_of_the_tests_are_known() {
         assert_eq!(kernels().unwrap(), ["6.1", "6.12", "7.3"]);
     }
 
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_item_lists_the_known() {
+    fn the_error_about_an_unknown_item_lists_all_items() {
         let said = get("5.10").unwrap_err().to_string();
         assert!(said.contains("`5.10`") && said.contains("7.3"), "{said}");
     }

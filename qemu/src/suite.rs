@@ -1,4 +1,4 @@
-//! All tests: those of the PC and those in QEMU, summed up in one line.
+//! Runs all tests, on the PC and in QEMU, and sums up their results in one line.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -8,22 +8,22 @@ use crate::error::{AtPath, Result};
 use crate::image::{Image, build_payloads};
 use crate::{process, ramdisk, store, toolchain};
 
-/// How many system tests run at once: a machine under emulation keeps a core or two busy.
+/// Number of parallel system tests. An emulated machine keeps a core or two busy.
 const SYSTEM_TESTS_AT_ONCE: &str = "2";
 
-/// How many tests passed and failed.
+/// Numbers of tests that passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
-    /// Tests that passed.
+    /// Number of tests that passed.
     pub passed_count: u64,
-    /// Tests that failed, and runs of tests that ended without a result.
+    /// Number of tests that failed, including runs that ended without a result.
     pub failed_count: u64,
 }
 
-/// Builds everything, fetches what the tests boot, and runs all tests; those whose name contains `filter`.
+/// Builds everything, fetches the tests' kernels, and runs all tests, or those whose name contains `filter`.
 ///
 /// # Errors
-/// Something cannot be built or fetched; failures of tests are no errors.
+/// Something cannot be built or fetched. A failed test is not an error.
 pub fn run(filter: Option<&str>) -> Result<Sum> {
     let started = Instant::now();
     let image = Image::build()?;
@@ -64,7 +64,7 @@ fn run_one(cargo: &mut Command) -> Result<Sum> {
     }
     let status = child.wait().at("cargo test")?;
     if !status.success() && sum.failed_count == 0 {
-        println!("cargo test: {status} without a failed test, which counts as one");
+        println!("cargo test: {status}, but no test failed; counted as one failure");
         sum.failed_count = 1;
     }
     Ok(sum)
@@ -76,7 +76,7 @@ impl Sum {
         self.failed_count += other.failed_count;
     }
 
-    /// What a line of `cargo test` adds: `test result: ok. 3 passed; 0 failed; …`.
+    /// Parses a line of `cargo test`: `test result: ok. 3 passed; 0 failed; …`.
     fn of_line(line: &str) -> Self {
         let Some(counts) = line.trim().strip_prefix("test result: ") else { return Self::default() };
         let count = |word: &str| {

@@ -1,4 +1,4 @@
-//! Cargo, for what runs on the bare machine.
+//! Cargo for bare-metal programs.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, stderr};
@@ -11,10 +11,10 @@ use crate::{place, process};
 /// The target of Ballast and of the bare-metal guests.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 
-/// Set by `tools/cargo` where Rust's own libraries for [`TARGET`] must be built from their source.
+/// Variable that `tools/cargo` sets if Rust's own libraries for [`TARGET`] must be built from source.
 const BUILD_STD: &str = "BALLAST_BUILD_STD";
 
-/// The Cargo that runs this program, or the one that is found.
+/// Returns a command for the Cargo that runs this program, or else the one on the path.
 pub fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
@@ -22,7 +22,7 @@ pub fn cargo() -> Command {
     command
 }
 
-/// `cargo build --release` for [`TARGET`], of the workspace of `manifest`.
+/// Returns `cargo build --release` for [`TARGET`] in the workspace of `manifest`.
 pub fn build_for_target(manifest: &Path) -> Command {
     let mut command = cargo();
     command.args(["build", "--release", "--target", TARGET, "--manifest-path"]).arg(manifest);
@@ -30,15 +30,15 @@ pub fn build_for_target(manifest: &Path) -> Command {
     command
 }
 
-/// Adds to a `cargo build` for [`TARGET`], or to what passes its arguments on to one, what builds Rust's own
-/// libraries, where they are not there.
+/// Adds the arguments that build Rust's own libraries, if they are missing, to a `cargo build` for [`TARGET`] or to a
+/// program that passes its arguments on to one.
 pub fn with_libraries(command: &mut Command) {
     if std::env::var_os(BUILD_STD).is_some_and(|value| !value.is_empty()) {
         command.args(["-Z", "build-std=core,alloc,compiler_builtins"]).env("RUSTC_BOOTSTRAP", "1");
     }
 }
 
-/// Runs a `cargo build`, and shows what the compiler says, except a warning with the text `expected`.
+/// Runs a `cargo build` and shows the compiler's messages, except a warning with the text `expected`.
 ///
 /// # Errors
 /// Cargo is missing, or the build fails.
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_expected_warning_is_left_out() {
+    fn only_the_expected_warning_is_hidden() {
         let line = |reason, text: &str| {
             let message = serde_json::json!({ "message": text, "rendered": format!("warning: {text}\n") });
             serde_json::json!({ "reason": reason, "message": message }).to_string()
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_build_that_fails_is_an_error() {
         let mut command = Command::new("sh");
-        // What is appended becomes the script's arguments.
+        // The appended options become arguments of the script.
         command.args(["-c", "exit 3"]);
         let error = run_without_warning(&mut command, "").unwrap_err().to_string();
         assert!(error.ends_with("exit status: 3"), "{error}");

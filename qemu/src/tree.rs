@@ -1,4 +1,4 @@
-//! Device trees, edited as source by plain `dtc`.
+//! Edits device trees as source, with plain `dtc`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,9 +8,9 @@ use crate::error::{AtPath, Result};
 use crate::machine::{Filling, Machine};
 use crate::process;
 
-/// Lays `overlay`, device-tree source, over the tree in the file `tree`.
+/// Applies `overlay`, device tree source, to the tree in the file `tree`.
 ///
-/// The source may name any node by its path (`&{/cpus/cpu@1} { … };`), and delete nodes and properties.
+/// The source may refer to any node by path (`&{/cpus/cpu@1} { … };`) and delete nodes and properties.
 ///
 /// # Errors
 /// The file cannot be read or written, or `dtc` refuses the source.
@@ -22,7 +22,7 @@ pub fn lay_over(tree: &Path, overlay: &str) -> Result<()> {
     compile(&path, tree, &[])
 }
 
-/// The source of a compiled tree.
+/// Returns the source of a compiled tree.
 ///
 /// # Errors
 /// `dtc` is missing or refuses the file.
@@ -30,7 +30,7 @@ pub fn source(tree: &Path) -> Result<String> {
     process::output(Command::new("dtc").args(["-q", "-I", "dtb", "-O", "dts"]).arg(tree))
 }
 
-/// Where `/chosen` of a compiled tree says that the ramdisk lies.
+/// Returns the address of the ramdisk in `/chosen` of a compiled tree.
 pub(crate) fn ramdisk_address(tree: &Path) -> Option<u64> {
     let mut get = Command::new("fdtget");
     let cells =
@@ -39,7 +39,7 @@ pub(crate) fn ramdisk_address(tree: &Path) -> Option<u64> {
     cells.split_whitespace().try_fold(0, add)
 }
 
-/// Compiles the tree in `source` to `tree`; `folders` are searched for what the source includes.
+/// Compiles the tree in `source` to `tree`. `dtc` searches `folders` for included files.
 ///
 /// # Errors
 /// `dtc` is missing or refuses the source.
@@ -52,8 +52,8 @@ pub fn compile(source: &Path, tree: &Path, folders: &[&Path]) -> Result<()> {
     process::quietly(command.arg(source))
 }
 
-/// The source that takes a machine's gaps out of the tree that QEMU makes: their memory nodes, and their numbers
-/// from those of the nodes above them.
+/// Returns an overlay that removes a machine's gaps from QEMU's tree: deletes their memory nodes and renumbers the
+/// NUMA nodes above them.
 pub(crate) fn without_gaps(machine: &Machine) -> String {
     if !machine.has_gap() {
         return String::new();
@@ -88,7 +88,7 @@ pub(crate) fn without_gaps(machine: &Machine) -> String {
     source
 }
 
-/// The CPUs in a list such as `0-1,4`.
+/// Returns the CPUs in a list such as `0-1,4`.
 fn cpu_numbers(list: &str) -> Vec<u32> {
     let number = |text: &str| text.trim().parse::<u32>().ok();
     let range = |item: &str| match item.split_once('-') {

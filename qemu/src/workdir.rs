@@ -1,8 +1,7 @@
-//! The private folder of one running machine: its controllers' files and what is made for it.
+//! The private folder of one running machine, with its controllers' files and other temporary files.
 //!
-//! The folder goes when its owner ends. An owner that is killed outright cannot clear up after itself, so every
-//! folder holds a file that its owner keeps locked, and whoever makes a folder first removes those that nobody
-//! holds any more.
+//! The folder is removed when its owner drops it. An owner that is killed cannot do that, so each folder contains a
+//! file that its owner keeps locked. Creating a folder first removes all folders whose file is not locked.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
@@ -15,7 +14,7 @@ use crate::place;
 
 const PREFIX: &str = "ballast-";
 const LOCK: &str = "lock";
-/// So many bytes the machine's own memory may be too small for, whatever its file system says.
+/// Size from which the PC's memory may be too small, whatever the free space in its file system.
 const MUCH: u64 = 4 << 30;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -28,11 +27,11 @@ pub struct WorkDir {
 }
 
 impl WorkDir {
-    /// Makes a folder with room for `room` bytes: in memory if that fits, and if much, leaves as much to others; else
-    /// beside what is built.
+    /// Creates a folder with space for `room` bytes: in memory if they fit there (for large ones, if twice as much
+    /// fits), or else in the target folder.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     pub fn new(room: u64) -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let wanted = if room > MUCH { room.saturating_mul(2) } else { room };
@@ -46,10 +45,10 @@ impl WorkDir {
         Self::under(&disk)
     }
 
-    /// Makes a folder in `parent`, and removes abandoned ones there.
+    /// Creates a folder in `parent` and removes abandoned ones there.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     pub fn under(parent: &Path) -> Result<Self> {
         sweep(parent);
         loop {
@@ -59,7 +58,7 @@ impl WorkDir {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 made => made.at(&path)?,
             }
-            // Someone who sweeps may take the folder away until the lock is held.
+            // Another process may sweep the folder until the lock is held.
             let Ok(lock) = File::create(path.join(LOCK)) else { continue };
             if lock.try_lock().is_ok() && path.join(LOCK).exists() {
                 return Ok(Self { path, _lock: lock });
@@ -67,7 +66,7 @@ impl WorkDir {
         }
     }
 
-    /// Where the folder is.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -75,12 +74,12 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here; the next owner sweeps.
+        // Errors do not matter: the next owner sweeps the folder.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes the folders in `parent` that nobody holds.
+/// Removes folders in `parent` whose file is not locked.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
@@ -105,10 +104,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_goes_with_its_owner_and_abandoned_ones_are_swept() {
-        let parent = std::env::temp_dir().join(format!("sweep-{}", std::process::id()));
-        fs::create_dir_all(&parent).unwrap();
-        let held = WorkDir::under(&parent).unwrap();
+    fn dropped_and_abandoned_folders_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = parent.path();
+        let held = WorkDir::under(parent).unwrap();
         let abandoned = parent.join("ballast-1-0");
         fs::create_dir(&abandoned).unwrap();
         fs::write(abandoned.join(LOCK), "").unwrap();
@@ -116,18 +115,17 @@ mod tests {
         let stranger = parent.join("other");
         fs::create_dir(&stranger).unwrap();
 
-        let second = WorkDir::under(&parent).unwrap();
+        let second = WorkDir::under(parent).unwrap();
         assert!(held.path().exists() && second.path().exists() && stranger.exists());
         assert!(!abandoned.exists());
 
         let path = held.path().to_path_buf();
         drop((held, second));
         assert!(!path.exists());
-        fs::remove_dir_all(&parent).unwrap();
     }
 
     #[test]
-    fn what_does_not_fit_memory_goes_to_the_disk() {
+    fn a_large_folder_is_on_disk() {
         let folder = WorkDir::new(u64::MAX).unwrap();
         assert!(folder.path().starts_with(place::target()));
     }

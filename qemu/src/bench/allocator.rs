@@ -1,4 +1,5 @@
-//! What the allocator of physical memory costs beside the crate buddy_system_allocator: on the PC, counted by valgrind.
+//! The cost of the physical memory allocator in comparison with the crate buddy_system_allocator, on the PC, by
+//! valgrind.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -6,12 +7,12 @@ use std::process::{Command, Stdio};
 use crate::error::{AtPath, Error, Result};
 use crate::place;
 
-/// The line in which the benchmark says how many limits it misses begins so.
+/// Start of the benchmark's line about missed limits.
 const VERDICT: &str = "limits missed: ";
 
-/// Measures, prints the tables, and returns whether all limits are kept.
+/// Measures and prints the tables. Returns `true` if all limits are met.
 pub(super) fn run() -> Result<bool> {
-    println!("\nthe allocator, on this PC; limits: how many times fewer instructions it must take\n");
+    println!("\nallocator, on this PC; a limit is the least factor by which it takes fewer instructions\n");
     let cargo = place::root().join("tools/cargo");
     let mut child = Command::new(&cargo)
         .args(["bench", "--quiet", "--package", "stage2", "--bench", "instructions"])
@@ -30,5 +31,5 @@ pub(super) fn run() -> Result<bool> {
         }
     }
     child.wait().at(&cargo)?;
-    verdict.ok_or_else(|| Error::Data { path: cargo, reason: "the benchmark came to no end".into() })
+    verdict.ok_or_else(|| Error::Data { path: cargo, reason: "the benchmark did not finish".into() })
 }

@@ -1,4 +1,4 @@
-//! What claims cost: the claim's own work beside what it costs to migrate the tenants that have to move.
+//! The cost of claims: their own work, and the migration of the tenants that must move.
 
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -14,52 +14,52 @@ use crate::session::Session;
 use crate::size::{GIB, MIB};
 use crate::{configuration, place};
 
-/// What a claim may take, as a multiple of what migrating its tenants takes and of a constant: the same claim where
-/// nothing is lent.
+/// Limit of a claim, as a multiple of the migration of its tenants plus the cost of the same claim when nothing is
+/// lent.
 const LIMIT: f64 = 1.15;
 const POOL: u64 = GIB;
 const SIZES: [u64; 4] = [2 * MIB, 64 * MIB, 256 * MIB, GIB];
 const FRAME: f64 = 4096.0;
 
-/// A claim that was granted, in instructions.
+/// The cost of a granted claim in instructions.
 struct Figure {
     own: f64,
     migration: f64,
     moved: u64,
 }
 
-/// What claims take that is not migration, measured where nothing is lent.
+/// The cost of claims without migration, measured when nothing is lent.
 struct Constant {
-    /// The claim of each size, where every frame is known to be zero.
+    /// Cost of a claim of each size if every frame is known to be zero.
     once: [f64; SIZES.len()],
-    /// For each frame that was free and is not known to be zero.
+    /// Additional cost of each free frame that is not known to be zero.
     scrub: f64,
 }
 
 impl Constant {
-    /// What a claim of size number `index` may take.
+    /// Returns the limit of a claim of size `SIZES[index]`.
     fn limit(&self, index: usize, figure: &Figure) -> f64 {
         let free = SIZES[index].saturating_sub(figure.moved) as f64 / FRAME;
         LIMIT * (figure.migration + self.once[index] + self.scrub * free)
     }
 }
 
-/// Measures, prints the table, and returns whether all limits are kept.
+/// Measures and prints the table. Returns `true` if all limits are met.
 pub(super) fn run(image: &Image) -> Result<bool> {
     let guest = build_payloads()?.join("tenant.img");
     let constant = constant(image, &guest)?;
-    println!("\nclaims out of a pool of 1 GiB, tenants in units of 2 MiB, instructions\n");
-    println!("nothing lent, all zero: {:?}; scrubbing {:.1} a frame", constant.once, constant.scrub);
-    println!("limit: {LIMIT} times migrating and that\n");
+    println!("\nclaims from a pool of 1 GiB, tenants in units of 2 MiB, in instructions\n");
+    println!("nothing lent, all zero: {:?}; scrubbing: {:.1} per frame", constant.once, constant.scrub);
+    println!("limit: {LIMIT} times the sum of migration and these\n");
     println!(
-        "  lent  tenant    claimed     moved   migrating     beside       limit  of it  in all/migrating"
+        "  lent  tenant    claimed     moved   migration      other       limit  share  total/migration"
     );
     let mut is_kept = true;
     for (per_cent, is_writing) in
         [(50, false), (95, false), (100, false), (50, true), (95, true), (100, true)]
     {
         let (mut session, mut is_fresh) = (boot(image, &guest, per_cent, is_writing)?, true);
-        // Where nobody has to move, it is all one whether they write.
+        // If no tenant must move, it does not matter whether tenants write.
         let has_tenants = |size: u64| size > POOL * (100 - per_cent) / 100;
         for (index, size) in
             SIZES.into_iter().enumerate().filter(|(_, size)| !is_writing || has_tenants(*size))
@@ -89,7 +89,7 @@ pub(super) fn run(image: &Image) -> Result<bool> {
     Ok(is_kept)
 }
 
-/// Measures claims where nothing is lent: first all is scrubbed once.
+/// Measures claims when nothing is lent. The first claim scrubs everything once.
 fn constant(image: &Image, guest: &std::path::Path) -> Result<Constant> {
     let mut session = boot(image, guest, 0, false)?;
     let dirty = claim(&mut session, POOL)?.own;
@@ -102,7 +102,7 @@ fn constant(image: &Image, guest: &std::path::Path) -> Result<Constant> {
 }
 
 fn boot(image: &Image, guest: &std::path::Path, per_cent: u64, is_writing: bool) -> Result<Session> {
-    // Whole units of 4 MiB, as Linux would want them.
+    // Whole units of 4 MiB, as Linux requires.
     let size = POOL * per_cent / 100 / (4 * MIB) * (4 * MIB);
     let block = match size {
         0 => String::new(),
@@ -131,7 +131,7 @@ fn boot(image: &Image, guest: &std::path::Path, per_cent: u64, is_writing: bool)
     Ok(session)
 }
 
-/// The report of `command`.
+/// Runs `command` and returns its report.
 pub(super) fn ask(session: &mut Session, command: &str) -> Result<Value> {
     session.send(format!("{command} --json\r"))?;
     let said = session.expect(r#"\{"report":[^\r\n]*\}\r"#, PATIENCE);
@@ -142,7 +142,7 @@ pub(super) fn ask(session: &mut Session, command: &str) -> Result<Value> {
         .map_err(|error| Error::Data { path: "Ballast".into(), reason: format!("{error}: {line}") })
 }
 
-/// Asks until `is_done` of the report of `command`.
+/// Repeats `command` until `is_done` accepts its report.
 pub(super) fn wait(session: &mut Session, command: &str, is_done: impl Fn(&Value) -> bool) -> Result<Value> {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -158,7 +158,7 @@ fn wait_for_tenant(session: &mut Session) -> Result<()> {
     wait(session, "guests", |report| report["guests"][0]["state"] == "running").map(drop)
 }
 
-/// The tenant's RAM is in the pool again.
+/// Restarts the tenant, so that its RAM is in the pool again.
 fn restart(session: &mut Session) -> Result<()> {
     session.send("stop tenant\r")?;
     wait(session, "guests", |report| report["guests"][0]["state"] == "off")?;
@@ -168,7 +168,7 @@ fn restart(session: &mut Session) -> Result<()> {
 
 fn claim(session: &mut Session, size: u64) -> Result<Figure> {
     let number = ask(session, &format!("claim video {}M", size / MIB))?["claim"].clone();
-    // Nothing is asked while it is under way: answers cost instructions.
+    // Asks for no reports meanwhile, since answers cost instructions.
     thread::sleep(Duration::from_millis(if size > 64 * MIB { 3000 } else { 500 }));
     let over = ["granted", "failed", "cancelled"];
     let report = wait(session, &format!("claim {number}"), |report| {

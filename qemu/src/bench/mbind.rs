@@ -1,5 +1,5 @@
-//! What Linux takes to move memory between two NUMA nodes: mbind with MPOL_MF_MOVE, on the machine that Ballast is
-//! measured on.
+//! The cost of moving memory between two NUMA nodes in Linux (mbind with MPOL_MF_MOVE), on the same machine as
+//! Ballast.
 
 use super::{LINUX, PATIENCE, with_transcript};
 use crate::boot::Boot;
@@ -10,16 +10,16 @@ use crate::session::Session;
 use crate::size::MIB;
 use crate::{place, ramdisk, store};
 
-/// Instructions for 4 KiB.
+/// Instructions per 4 KiB.
 #[derive(Clone, Copy)]
 pub(super) struct Mbind {
-    /// In pages of 4 KiB.
+    /// Cost in pages of 4 KiB.
     pub(super) small: f64,
-    /// In transparent huge pages of 2 MiB.
+    /// Cost in transparent huge pages of 2 MiB.
     pub(super) huge: f64,
 }
 
-/// Boots Linux bare on one CPU and two nodes, with a program of ours as the first one.
+/// Boots Linux without Ballast on one CPU and two nodes, with the benchmark as `/init`.
 pub(super) fn measure() -> Result<Mbind> {
     let archive = place::target().join("bench-mbind.cpio");
     ramdisk::of_program(&build_payloads()?.join("mbind"), &archive)?;
@@ -38,7 +38,7 @@ pub(super) fn measure() -> Result<Mbind> {
     }
 }
 
-/// Of the line `mbind UNIT PAGES NANOSECONDS`; an instruction takes one.
+/// Computes instructions per page from the line `mbind UNIT PAGES NANOSECONDS`. An instruction takes one nanosecond.
 fn figure(said: &str, unit: u64) -> Option<f64> {
     let mut lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     lines.find_map(|words| match words.as_slice() {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_for_a_page() {
+    fn figures_are_per_page() {
         let said = "[    0.9] Run /init\r\nmbind 4096 100 1340000\r\nmbind 2097152 512 1000000\r\nmbind done";
         assert_eq!(figure(said, 4096), Some(13_400.0));
         assert_eq!(figure(said, 2 << 20), Some(1_953.125));

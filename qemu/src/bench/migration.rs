@@ -1,4 +1,4 @@
-//! What moving a guest's memory costs, and how long the guest is stalled.
+//! The cost of migrating a guest's memory, and the stalls of the guest.
 
 use std::fs;
 
@@ -15,24 +15,24 @@ use crate::session::Session;
 use crate::size::{GIB, MIB};
 use crate::{configuration, place};
 
-/// What is moved, there and back.
+/// Bytes moved there and back.
 const MOVED: u64 = 64 * MIB;
-/// Beside the guest's RAM, for Ballast.
+/// RAM for Ballast in addition to the guest's.
 const ROOM: u64 = 512 * MIB;
-/// Sizes of the guest.
+/// Sizes of the guest's RAM.
 const SIZES: [u64; 4] = [256 * MIB, GIB, 4 * GIB, 16 * GIB];
 
-/// A size of unit, and its limits in instructions.
+/// A size of units and its limits in instructions.
 struct Unit {
     size: u64,
     name: &'static str,
     per_page: f64,
     stall: f64,
-    /// What Linux takes for a page.
+    /// Cost of a page in Linux.
     linux: fn(&Mbind) -> f64,
 }
 
-/// The copy of a page: 64 lines, each of which is dropped, read, written, cleaned and passed.
+/// Instructions of a page's copy: 64 lines, each invalidated, read, written, cleaned and stepped over.
 const COPY: f64 = 5.0 * 64.0 + 2.0;
 
 const UNITS: [Unit; 2] = [
@@ -40,25 +40,25 @@ const UNITS: [Unit; 2] = [
     Unit { size: 2 * MIB, name: "2 MiB", per_page: 330.0, stall: 20_000.0, linux: |mbind| mbind.huge },
 ];
 
-/// What was measured of one guest, in instructions.
+/// The results for one guest, in instructions.
 #[derive(Clone, Copy, Default)]
 struct Figure {
     moving: f64,
     scrubbing: f64,
 }
 
-/// Measures, prints the tables, and returns whether all limits are kept.
+/// Measures and prints the tables. Returns `true` if all limits are met.
 pub(super) fn run(image: &Image) -> Result<bool> {
     let guest = build_payloads()?.join("pattern.img");
     let mut is_kept = true;
-    println!("\nLinux {LINUX} moves memory between two NUMA nodes");
+    println!("\nmeasuring mbind between two NUMA nodes in Linux {LINUX}");
     let mbind = mbind::measure()?;
-    println!("\nmoving a guest's memory, instructions for each 4 KiB\n");
-    println!("units  guest's RAM    moving  at most  scrubbing  Linux, mbind");
+    println!("\nmigration of a guest's memory, instructions per 4 KiB\n");
+    println!("units  guest's RAM    moving    limit  scrubbing  Linux, mbind");
     for unit in &UNITS {
         for ram in SIZES {
             if ram > room_for_memory() {
-                println!("{}  {:>7} MiB  left out: no room for its controllers", unit.name, ram / MIB);
+                println!("{}  {:>7} MiB  skipped: no space for the controllers' files", unit.name, ram / MIB);
                 continue;
             }
             let figure = cost(image, &guest, unit, ram)?;
@@ -77,10 +77,11 @@ pub(super) fn run(image: &Image) -> Result<bool> {
         }
     }
     println!(
-        "\nstalls of a guest that writes while its memory moves, in instructions: by slices of its only CPU, or by\n\
-         another CPU. The emulator runs one CPU at a time, so what the other does meanwhile counts too.\n"
+        "\nstalls of a guest that writes while its memory migrates, in instructions; migration runs in slices on the\n\
+         guest's only CPU, or on a second CPU. The emulator runs one CPU at a time, so the other CPU's instructions\n\
+         count too.\n"
     );
-    println!("units  CPUs    count     half     99 %  longest  at most");
+    println!("units  CPUs    count   median     99 %  maximum    limit");
     for (unit, cpus) in UNITS.iter().flat_map(|unit| [(unit, 1), (unit, 2)]) {
         let stalls = stalls(image, &guest, unit, cpus)?;
         let of = |key: &str| stalls[key].as_f64().unwrap_or(0.0);
@@ -100,8 +101,8 @@ pub(super) fn run(image: &Image) -> Result<bool> {
     Ok(is_kept)
 }
 
-/// The largest guest that the files behind its controllers have room for, half of which is left to others: they are in
-/// memory, or beside what is built.
+/// Returns the size of the largest guest whose controllers' files fit into half of the free space in memory or in the
+/// target folder.
 fn room_for_memory() -> u64 {
     let room = |path: &std::path::Path| {
         rustix::fs::statvfs(path).map_or(0, |room| room.f_bavail * room.f_frsize / 2)
@@ -109,7 +110,7 @@ fn room_for_memory() -> u64 {
     room("/dev/shm".as_ref()).max(room(&place::target())).saturating_sub(2 * ROOM)
 }
 
-/// Moves [`MOVED`] bytes there and back in a guest that sleeps on the only CPU.
+/// Migrates [`MOVED`] bytes of a guest that sleeps on the only CPU there and back.
 fn cost(image: &Image, guest: &std::path::Path, unit: &Unit, ram: u64) -> Result<Figure> {
     let mut session = boot(image, guest, unit, ram, "mode=idle", 1)?;
     let mut figure = Figure::default();
@@ -125,7 +126,7 @@ fn cost(image: &Image, guest: &std::path::Path, unit: &Unit, ram: u64) -> Result
     Ok(figure)
 }
 
-/// Moves the memory of a guest that writes to it all the time there and back.
+/// Migrates the memory of a guest that writes to it all the time there and back.
 fn stalls(image: &Image, guest: &std::path::Path, unit: &Unit, cpus: u32) -> Result<Value> {
     let mut session = boot(image, guest, unit, 256 * MIB, "mode=write", cpus)?;
     for controller in ["mc1", "mc0", "mc1", "mc0"] {
@@ -140,7 +141,7 @@ fn scrubbed(session: &mut Session) -> Result<f64> {
     Ok(report["guests"][0]["scrub_ns"].as_f64().unwrap_or(0.0))
 }
 
-/// Moves what is measured, and returns the report of the job.
+/// Migrates the measured range and returns the report of the job.
 fn migrate(session: &mut Session, controller: &str) -> Result<Value> {
     let range = format!("{}M@0x40000000", MOVED / MIB);
     let job = ask(session, &format!("migrate bench {range} {controller}"))?["job"].clone();

@@ -1,12 +1,12 @@
-//! What the mitigations of speculative execution cost a guest: the operations of the benchmark with each of the ways that
-//! Ballast's vectors have to make a branch predictor forget.
+//! The cost of mitigations of speculative execution: the benchmark's operations with each of the sequences by which
+//! Ballast's vectors clear branch predictors.
 
 use super::{Figures, PATIENCE, Plan, bring_guest_to_front, figure, under_ballast, with_transcript};
 use crate::error::Result;
 use crate::image::Image;
 use crate::session::Session;
 
-/// A mitigation: its name, Ballast's command line, and whether firmware is there that offers it.
+/// Mitigations: name, Ballast's command line, and whether to run firmware that offers it.
 const WAYS: [(&str, &str, bool); 6] = [
     ("off", "mitigations=off", false),
     ("CLRBHB", "mitigations=clrbhb", false),
@@ -25,7 +25,7 @@ pub(super) fn run(plan: &Plan, image: &Image, guest: &std::path::Path) -> Result
         columns.push(measure(plan, image, guest, arguments, has_firmware)?);
     }
     println!(
-        "\nwhat mitigations cost, in instructions per operation; the firmware's own are included, and it returns at once\n"
+        "\ncost of mitigations, in instructions per operation; includes the instructions of a firmware that returns at once\n"
     );
     print!("{:26}", "operation");
     WAYS.iter().for_each(|(name, ..)| print!("  {name:>9}"));
