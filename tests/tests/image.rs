@@ -87,6 +87,6 @@ fn a_cpu_that_cannot_clear_e2h_is_refused_before_anything_depends_on_it() {
 fn device_registers_are_read_by_load_acquire() {
     // LDAR of a word (C6.2, "LDAR": size 10, all register fields free). UARTFR is read there, until there is room.
     let is_load_acquire = |word: &u32| word & 0xffe0_8000 == 0x88c0_8000;
-    let polled = Function::find(&["6serial", "Polled", "write_str"]);
+    let polled = Function::find(&["serial..Polled", "write_str"]);
     assert!(polled.instructions.iter().any(is_load_acquire), "{:#010x?}", polled.instructions);
 }
