@@ -91,7 +91,7 @@ fn the_operator_claims_memory_of_guests_and_releases_it() {
     let number = system.json("claims")["claims"][3]["claim"].as_u64().unwrap_or(0);
     assert_eq!(operation(&mut system, &format!("release {number}"))["state"], "released");
     let shown = system.monitor("pool video");
-    assert!(shown.contains("operator") && shown.contains("claimed already"), "{shown}");
+    assert!(shown.contains("operator") && shown.contains("already claimed"), "{shown}");
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
     system.monitor("release video");
     // Claim the whole pool in one piece, and release it.

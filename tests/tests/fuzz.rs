@@ -85,7 +85,7 @@ fn random_command_lines_at_a_busy_system_do_no_harm() {
         system.send(&lines);
         // Some bring a guest to the front: the monitor's output is kept until it is in front again.
         let until = Instant::now() + system_tests::patience();
-        let mark = format!("'mark-{count}' is no command");
+        let mark = format!("unknown command 'mark-{count}'");
         while system.expect_within(&mark, Duration::from_secs(1)).is_none() {
             assert!(Instant::now() < until, "no answer after {count} lines");
             system.send("\x1dm");

@@ -511,13 +511,13 @@ fn heat_is_measured_and_evened_out(setup: Setup) {
     for _ in 0..10 {
         let report = system.json("balance heat");
         assert_eq!(report["shifts"].as_array().unwrap().len(), 0, "{report}");
-        assert_eq!(report["why"], "they count as even", "{report}");
+        assert_eq!(report["why"], "the controllers are balanced", "{report}");
     }
     // Pinned memory stays.
     job(&mut system, "pin cold all mc0");
     job(&mut system, "pin hot all mc0");
     let report = system.json("balance bytes");
-    assert_eq!(report["why"], "nothing behind mc0 can move to where there is less", "{report}");
+    assert_eq!(report["why"], "nothing behind mc0 can move to a controller with less load", "{report}");
     assert_eq!(report["shifts"].as_array().unwrap().len(), 0, "{report}");
     system.monitor("unpin hot all");
     let report = system.json("balance bytes");

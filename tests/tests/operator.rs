@@ -64,8 +64,8 @@ fn interleaving_spreads_memory_of_one_controller_and_pins_are_shown() {
         "{pin}"
     );
     let shown = system.monitor("guest echo");
-    assert!(shown.contains("mc0,mc1 in turns  pin"), "{shown}");
-    // The guest is unaffected.
+    assert!(shown.contains("mc0,mc1 (interleaved)  pin"), "{shown}");
+    // The guest has noticed nothing.
     system.to_guest("echo");
     system.send("still here\x04");
     system.expect("probe echo 10 bytes");
@@ -124,7 +124,7 @@ fn jobs_against_the_placement_are_refused_and_memory_elsewhere_is_shown() {
     let mut system = boot();
     let said = system.monitor("migrate echo mc1");
     assert!(
-        said.contains("error: ram0 of echo must lie behind mc0 (strict, set by the configuration)"),
+        said.contains("error: ram0 of echo must stay behind mc0 (strict, set by the configuration)"),
         "{said}"
     );
     assert_eq!(system.json("jobs")["jobs"], serde_json::json!([]));
@@ -230,7 +230,7 @@ fn memory_of_guests_and_pools_and_reasons_for_the_end_of_jobs_are_shown() {
 
     assert!(system.monitor("trace life").contains("stopped"));
     let said = system.monitor("trace inject");
-    assert!(!said.contains("trace on records"), "it records already: {said}");
+    assert!(!said.contains("trace on starts"), "it records already: {said}");
     for view in ["all", "front"] {
         let said = system.monitor(&format!("console {view}"));
         // Output of the guest may come before.

@@ -1,12 +1,12 @@
-//! What the monitor asks of the machine about pools and claims.
+//! Pools and claims as the monitor sees them.
 
 use stage2::claim::{ClaimId, Claims, RequestError, Wish};
 use stage2::owner::PoolId;
 use stage2::range::FrameRange;
 
-/// Pools and claims, as the monitor sees them, in the operator's name. Everything returns at once.
+/// Pools, and claims on the operator's behalf. Every call returns at once.
 pub trait Claiming {
-    /// Pools, operations, counters.
+    /// Returns the pools, operations and counters.
     fn claims(&self) -> &Claims;
 
     /// Queues a claim.
@@ -19,17 +19,17 @@ pub trait Claiming {
     /// # Errors
     /// Those of [`Claims::release`].
     fn release(&self, pool: PoolId, range: FrameRange) -> Result<ClaimId, RequestError>;
-    /// Gives back all that the operator has of a pool.
+    /// Releases everything that the operator has claimed from a pool.
     ///
     /// # Errors
-    /// Where the pool is somebody else's.
+    /// The pool has another owner.
     fn release_all(&self, pool: PoolId) -> Result<(), RequestError>;
-    /// Ends a claim of the operator's.
+    /// Cancels a claim of the operator.
     ///
     /// # Errors
     /// Those of [`Claims::cancel`].
     fn cancel(&self, id: ClaimId) -> Result<(), RequestError>;
 
-    /// The counter now, in ticks.
+    /// Returns the time, in ticks of the counter.
     fn now(&self) -> u64;
 }

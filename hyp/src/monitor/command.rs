@@ -1,4 +1,14 @@
-//! The commands.
+//! The table of commands.
+
+/// Returns from a command: the machine refuses.
+macro_rules! refuse {
+    ($session:expr, $($text:tt)*) => { return Err($session.refuse(format_args!($($text)*))) };
+}
+
+/// Returns from a command: the words that were typed are wrong.
+macro_rules! usage {
+    ($session:expr, $($text:tt)*) => { return Err($session.usage(format_args!($($text)*))) };
+}
 
 mod backing;
 mod balance;
@@ -35,9 +45,10 @@ pub const COMMANDS: Commands = Commands(&[
         name: "help",
         parameters: &[optional("COMMAND", Kind::Command)],
         summary: "list the commands, or explain one",
-        details: "Tab completes commands and arguments, the arrow keys bring back earlier lines, Ctrl-C ends \
-                  what is running. Every command takes --json (one object on one line), --exact (no \
-                  rounded sizes) and --help. Ctrl-] ? lists the keys that switch consoles.",
+        details: "Tab completes commands and arguments, the arrow keys recall earlier lines, Ctrl-C \
+                  interrupts a command. Every command takes --json (one object on one line), --exact (bytes \
+                  and nanoseconds instead of rounded units) and --help. Ctrl-] ? lists the keys that switch \
+                  consoles.",
         example: "help start",
         run: help::run,
     },
@@ -52,9 +63,10 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "guest",
         parameters: &[required("GUEST", Kind::Guest), optional("tree|map", Kind::Word(&["tree", "map"]))],
-        summary: "show a guest, its device tree, or what backs its RAM",
-        details: "tree prints the tree that the guest gets, as source. map lists its RAM, and behind which \
-                  controllers it lies in units of which size; in JSON, too.",
+        summary: "show a guest, its device tree, or the memory behind its RAM",
+        details: "tree prints the source of the device tree that the guest gets. map lists the \
+                  guest's RAM: the controllers that back it, and the number of units of 1 GiB, 2 MiB and 4 \
+                  KiB.",
         example: "guest alpha map",
         run: guest::run,
     },
@@ -69,15 +81,15 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "stop",
         parameters: &[required("GUEST", Kind::Guest)],
-        summary: "stop a guest at once and free what it has",
-        details: "The guest is not asked: type poweroff in it to end it in good order.",
+        summary: "stop a guest at once and free its memory",
+        details: "The guest is not asked to shut down; to shut it down cleanly, run poweroff in it.",
         example: "stop alpha",
         run: guests::stop,
     },
     Command {
         name: "reset",
         parameters: &[required("GUEST", Kind::Guest)],
-        summary: "start a guest afresh from its images, whatever it does",
+        summary: "reset a guest: start it again from its images",
         details: "",
         example: "reset alpha",
         run: guests::reset,
@@ -85,7 +97,7 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "cpus",
         parameters: &[],
-        summary: "list the CPUs and the vCPUs that they belong to",
+        summary: "list the CPUs, their vCPUs and their mitigations",
         details: "",
         example: "cpus",
         run: host::cpus,
@@ -93,7 +105,7 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "controllers",
         parameters: &[],
-        summary: "list the memory controllers: ranges, and who has how much of them",
+        summary: "list the memory controllers: their ranges and the use of their memory",
         details: "",
         example: "controllers --exact",
         run: host::controllers,
@@ -101,34 +113,35 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "mem",
         parameters: &[],
-        summary: "show how much RAM there is and what it is used for",
-        details: "Pools are lent to guests, and so counted among Guests and Free too. MovableOnly is what lies in zone MOVABLE, the designated movable blocks.",
+        summary: "show the amount of RAM and its use",
+        details: "Pool memory is lent to guests, so it also counts as Guests or Free. MovableOnly \
+                  is the memory in zone MOVABLE: the designated movable blocks.",
         example: "mem --exact",
         run: memory::mem,
     },
     Command {
         name: "zones",
         parameters: &[],
-        summary: "list the zones, as a whole and behind each controller",
-        details: "NORMAL holds what Ballast cannot move, MOVABLE guests' RAM alone. Their spans may overlap; \
-                  every frame is present in one.",
+        summary: "list the zones, in total and by controller",
+        details: "NORMAL holds memory that Ballast cannot move, MOVABLE only guests' RAM. Their \
+                  spans may overlap; every frame is present in exactly one.",
         example: "zones",
         run: memory::zones,
     },
     Command {
         name: "dmb",
         parameters: &[],
-        summary: "list the designated movable blocks and what they are used for",
-        details: "LENT is what guests have of a block and Ballast can move away, CLAIMED what the owners of \
-                  pools have taken.",
+        summary: "list the designated movable blocks and their use",
+        details: "LENT is memory that guests use and Ballast can move away, CLAIMED memory that the \
+                  owners of pools have claimed.",
         example: "dmb",
         run: physical::dmb,
     },
     Command {
         name: "buddyinfo",
         parameters: &[],
-        summary: "list the free blocks of each zone and controller by order",
-        details: "A block of order N has 2^N frames of 4 KiB: 9 is 2 MiB, 18 is 1 GiB.",
+        summary: "list the free blocks by order, for each zone and controller",
+        details: "A block of order N has 2^N frames of 4 KiB: order 9 is 2 MiB, order 18 is 1 GiB.",
         example: "buddyinfo",
         run: physical::buddyinfo,
     },
@@ -143,24 +156,24 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "check",
         parameters: &[],
-        summary: "walk the whole frame table and prove that the books are right",
-        details: "Every frame is in one block, one zone and one state; the counters and free lists are what \
-                  is found; guests' blocks appear where the reverse map says.",
+        summary: "check the whole frame table for consistency",
+        details: "Every frame must be in one block, one zone and one state; counters and free lists \
+                  must match; guests' blocks must be mapped at the address in the reverse map.",
         example: "check",
         run: physical::check,
     },
     Command {
         name: "map",
         parameters: &[optional("CONTROLLER", Kind::Controller)],
-        summary: "draw what lies where behind a controller, or all",
-        details: "A character stands for 2 MiB, or for more behind large controllers.",
+        summary: "draw a map of the physical memory",
+        details: "A character stands for 2 MiB, or for more if the controller is large.",
         example: "map mc0",
         run: memory::map,
     },
     Command {
         name: "frame",
         parameters: &[required("ADDRESS", Kind::Number(0, u64::MAX))],
-        summary: "show everything known of the frame at a physical address",
+        summary: "show everything known about the frame at a physical address",
         details: "",
         example: "frame 0x48000000",
         run: memory::frame,
@@ -174,10 +187,10 @@ pub const COMMANDS: Commands = Commands(&[
             optional("--force", Kind::Flag),
         ],
         summary: "move a running guest's memory to a controller",
-        details: "REGION is all, dmbs (its designated movable blocks), dmb0 (the first of them), ram0 (the first \
-                  other region), or a range like 64M@0x48000000 as the guest sees it. The command returns at \
-                  once: see jobs. --force moves a region to a controller that its strict placement excludes; the \
-                  placement stays as it is.",
+        details: "REGION is all, dmbs (the designated movable blocks), dmb0 (the first of them), \
+                  ram0 (the first other region), or a range of guest addresses like 64M@0x48000000. The \
+                  command returns at once; jobs shows the progress. --force moves a region to a controller \
+                  that its strict placement excludes, and leaves the placement as it is.",
         example: "migrate alpha dmb0 mc1",
         run: migrate::migrate,
     },
@@ -189,35 +202,36 @@ pub const COMMANDS: Commands = Commands(&[
             required("CONTROLLERS", Kind::Controllers),
             optional("MODE", Kind::Word(&["strict", "preferred", "interleave"])),
         ],
-        summary: "tie a region of a guest to controllers, and move there what lies elsewhere",
-        details: "CONTROLLERS are names with commas between. Later allocations for the region obey. strict: there or not at all, the default; preferred: elsewhere if \
-                  there is nothing left; interleave: in turns of 2 MiB, in proportion to what is free; what lies behind one of them \
-                  already is spread, too. REGION as for migrate, but whole ones.",
+        summary: "pin a region of a guest to controllers, and move it there",
+        details: "CONTROLLERS are names separated by commas. The pin holds for the memory that the \
+                  region has and for later allocations. MODE is strict: only these controllers (the \
+                  default); preferred: others if these are full; interleave: in turns of 2 MiB, in \
+                  proportion to free memory, which also redistributes memory that is there already. REGION \
+                  is as for migrate, but not a part of a region.",
         example: "pin alpha all mc0,mc1 interleave",
         run: migrate::pin,
     },
     Command {
         name: "unpin",
         parameters: &[required("GUEST", Kind::Guest), optional("REGION", Kind::Region)],
-        summary: "let the configuration say again where a region lies",
-        details: "Nothing moves. REGION as for pin; without it, all.",
+        summary: "return a region of a guest to the placement in its configuration",
+        details: "Nothing moves. REGION is as for pin; the default is all.",
         example: "unpin alpha",
         run: migrate::unpin,
     },
     Command {
         name: "evacuate",
         parameters: &[required("CONTROLLER", Kind::Controller)],
-        summary: "move all guests' memory off a controller, which then takes no allocations",
-        details: "The answer lists what will stay, and why. A controller that takes no allocations is closed; once \
-                  nothing behind it is in use, it is evacuated, as controllers says. restore lets it take \
-                  allocations again.",
+        summary: "move all guests' memory off a controller and close it to allocations",
+        details: "Lists the memory that cannot move, and why. The controller is closed at once and \
+                  evacuated once nothing behind it is in use, as controllers shows. restore opens it again.",
         example: "evacuate mc1",
         run: evacuate::evacuate,
     },
     Command {
         name: "restore",
         parameters: &[required("CONTROLLER", Kind::Controller)],
-        summary: "let a controller take allocations again",
+        summary: "open a controller to allocations again",
         details: "",
         example: "restore mc1",
         run: evacuate::restore,
@@ -225,36 +239,38 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "balance",
         parameters: &[optional("free|bytes|heat", Kind::Word(&["free", "bytes", "heat"]))],
-        summary: "shift guests' memory so that the controllers carry alike",
-        details: "free: as much free memory behind each (the default); bytes: as much of guests; heat: as much that \
-                  guests touch, watched for a second. What differs by an eighth of the mean counts as even, a quarter \
-                  of the heat; twice that for heat to go back. Pins and placements hold, and jobs have to be over.",
+        summary: "move guests' memory so that controllers carry the same load",
+        details: "The load is free: free memory (the default); bytes: guests' memory; or heat: \
+                  memory that guests touch within a second. Differences up to an eighth of the mean (heat: a \
+                  quarter) are left alone. Moving heat back needs twice the threshold. Pins and placements \
+                  are respected; refused while jobs run.",
         example: "balance heat",
         run: balance::run,
     },
     Command {
         name: "heat",
         parameters: &[optional("SECONDS", Kind::Number(1, 60))],
-        summary: "watch for some seconds how much of their memory guests touch",
-        details: "By the access flags of stage 2, so by units: a unit that is touched counts whole. Each unit is looked \
-                  at twice, which the report says the cost of; on CPUs that do not keep the flags, the first access \
-                  to each is a fault beside.",
+        summary: "measure the memory that guests touch within some seconds",
+        details: "Reads the access flags in stage 2, so a touched unit counts as a whole. Each unit \
+                  is scanned twice; the report shows the cost. On CPUs without hardware access flags, the \
+                  first access to each unit also faults.",
         example: "heat 5",
         run: heat::run,
     },
     Command {
         name: "retire",
         parameters: &[required("ADDRESS", Kind::Number(0, u64::MAX)), optional("SIZE", Kind::Size)],
-        summary: "take frames out of use for good, and move what stands on them",
-        details: "For memory that fails. Guests' memory on it is moved, and the frames are retired then; the answer \
-                  lists what has to wait, for a claim or a guest's end, and what Ballast keeps.",
+        summary: "take failing memory out of use for good",
+        details: "Guests' memory in the range is moved, then the frames are retired. The answer \
+                  lists frames that must wait, for a release or for a guest to stop, and frames that cannot \
+                  be retired.",
         example: "retire 0xbfff0000 64K",
         run: retire::retire,
     },
     Command {
         name: "jobs",
         parameters: &[],
-        summary: "list the migrations: those that wait, run, and the last that ended",
+        summary: "list the migrations: waiting, running, and recently ended",
         details: "",
         example: "watch 1 jobs",
         run: jobs::list,
@@ -262,7 +278,7 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "job",
         parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
-        summary: "show a migration: progress, rate, and what stayed, and why",
+        summary: "show a migration: its progress, its rate, and the memory that did not move",
         details: "jobs lists the numbers.",
         example: "job 3",
         run: jobs::show,
@@ -270,7 +286,7 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "pause",
         parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
-        summary: "let a migration rest, at a clean unit",
+        summary: "pause a migration",
         details: "",
         example: "pause 3",
         run: jobs::pause,
@@ -278,7 +294,7 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "resume",
         parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
-        summary: "let a paused migration go on",
+        summary: "resume a paused migration",
         details: "",
         example: "resume 3",
         run: jobs::resume,
@@ -286,8 +302,8 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "cancel",
         parameters: &[required("NUMBER", Kind::Number(1, u32::MAX as u64))],
-        summary: "end a migration, at a clean unit",
-        details: "What has moved stays where it is.",
+        summary: "cancel a migration",
+        details: "Memory that has moved stays at its new place.",
         example: "cancel 3",
         run: jobs::cancel,
     },
@@ -297,17 +313,18 @@ pub const COMMANDS: Commands = Commands(&[
             optional("limit|slice|share|stall", Kind::Word(&["limit", "slice", "share", "stall"])),
             optional("VALUE", Kind::Either(&Kind::Size, &Kind::Word(&["off"]))),
         ],
-        summary: "show or set how fast migration goes and what it may take from guests",
-        details: "limit: bytes a second, at least 64K, or off. slice: for how many us a CPU is held. share: per cent of a \
-                  guest's time, where no CPU is idle. stall: a guest that writes \
-                  to a 2 MiB unit waits if at most so much of it is left to copy; else the unit is split.",
+        summary: "show or set the limits of migration",
+        details: "limit: bytes a second, at least 64K, or off. slice: microseconds for which a CPU \
+                  works on a job at a time. share: per cent of a guest's time that migration may take if no \
+                  CPU is idle. stall: bytes left to copy up to which a guest that writes to a 2 MiB unit \
+                  waits; with more left, the unit is split.",
         example: "rate limit 100M",
         run: rate::rate,
     },
     Command {
         name: "pools",
         parameters: &[],
-        summary: "list the pools: what is lent, claimed, and can be claimed",
+        summary: "list the pools: lent, claimed and claimable memory",
         details: "A pool's memory is lent to guests until its owner claims it.",
         example: "pools",
         run: pools::list,
@@ -315,7 +332,7 @@ pub const COMMANDS: Commands = Commands(&[
     Command {
         name: "pool",
         parameters: &[required("POOL", Kind::Pool)],
-        summary: "show a pool: what can be claimed now, what is in the way, a map",
+        summary: "show a pool: its use, obstacles to claims, and a map",
         details: "",
         example: "pool video",
         run: pools::show,
@@ -330,9 +347,10 @@ pub const COMMANDS: Commands = Commands(&[
             ),
             optional("ALIGNMENT", Kind::Size),
         ],
-        summary: "take contiguous memory out of a pool; show or cancel a claim",
-        details: "Tenants are moved away. The command returns at once: see claims, and claim NUMBER for one with \
-                  its tries. claim cancel NUMBER ends one: what it did is undone.",
+        summary: "claim contiguous memory from a pool; show or cancel a claim",
+        details: "Guests' memory in the range is moved away. The command returns at once; claims \
+                  shows the progress, claim NUMBER one claim with the ranges tried. claim cancel NUMBER \
+                  cancels a claim and undoes its work.",
         example: "claim video 64M",
         run: claims::claim,
     },
@@ -350,8 +368,8 @@ pub const COMMANDS: Commands = Commands(&[
             required("POOL|NUMBER", Kind::Either(&Kind::Number(1, u32::MAX as u64), &Kind::Pool)),
             optional("SIZE@ADDRESS", Kind::Any("a range like 64M@0x48000000")),
         ],
-        summary: "give back what was claimed: a claim's range, any range, or all of a pool",
-        details: "It is scrubbed and lent again.",
+        summary: "release claimed memory: a claim's range, any range, or all of a pool",
+        details: "The memory is scrubbed and lent to guests again.",
         example: "release 3",
         run: claims::release,
     },
@@ -362,9 +380,10 @@ pub const COMMANDS: Commands = Commands(&[
             optional("limit", Kind::Word(&["limit"])),
             optional("SIZE", Kind::Size),
         ],
-        summary: "list the consoles, or bring one to front",
-        details: "all shows every guest's lines behind its name, front only the console in front. limit sets \
-                  how much is kept of what a guest prints while another is in front.",
+        summary: "list the consoles, switch to one, or limit one",
+        details: "all shows every guest's output, each line behind the guest's name; front shows \
+                  only the console in front. limit sets how much output is kept while another console is in \
+                  front.",
         example: "console alpha",
         run: console::run,
     },
@@ -375,9 +394,10 @@ pub const COMMANDS: Commands = Commands(&[
             Kind::Either(&Kind::Guest, &Kind::Word(&["migration", "claims", "reset"])),
         )],
         summary: "show the guests' counters: exits, interrupts, time at EL2",
-        details: "With a guest: its exits by reason. migration: what was moved, and how long guests waited, since \
-                  boot; claims: likewise. reset begins to count anew. Time at EL2 leaves out what is answered at once. Text counts since the last reset; JSON counts since boot, \
-                  always.",
+        details: "With a guest: its exits by reason. migration: memory moved, and guests' waiting \
+                  times; claims: likewise; both since boot. reset starts the counters again from zero. Time \
+                  at EL2 leaves out exits that are answered at once. Text counts from the last reset, JSON \
+                  always from boot.",
         example: "stats alpha",
         run: stats::run,
     },
@@ -385,7 +405,7 @@ pub const COMMANDS: Commands = Commands(&[
         name: "top",
         parameters: &[optional("SECONDS", Kind::Number(1, 3600))],
         summary: "show controllers and guests on a screen that refreshes itself",
-        details: "Any key ends it.",
+        details: "Any key quits.",
         example: "top 5",
         run: top::run,
     },
@@ -401,17 +421,17 @@ pub const COMMANDS: Commands = Commands(&[
             ),
             optional("COUNT", Kind::Number(1, 4096)),
         ],
-        summary: "show the last events, or turn their recording on or off",
-        details: "KIND is exit, inject, migrate, claim or life. Each CPU keeps its last 251 events: exits, injected interrupts, migrations, claims, and \
-                  guests' lives. Nothing is recorded while they are shown.",
+        summary: "show the last events, or turn tracing on or off",
+        details: "KIND is exit, inject (interrupts), migrate, claim or life (of guests). Each CPU \
+                  keeps its last 251 events. Tracing pauses while events are shown.",
         example: "trace exit 20",
         run: trace::run,
     },
     Command {
         name: "cost",
         parameters: &[],
-        summary: "measure what a line of the log and an event of the trace cost here",
-        details: "A few lines of the log are written for it.",
+        summary: "measure the time of a log line and of a trace event on this machine",
+        details: "Writes a few lines to the log.",
         example: "cost",
         run: cost::run,
     },
@@ -419,15 +439,15 @@ pub const COMMANDS: Commands = Commands(&[
         name: "log",
         parameters: &[optional("LEVEL", Kind::Level)],
         summary: "show the log, or its lines of at least a level",
-        details: "LEVEL is error, warn, info or debug. The last 64 KiB are kept. The command line's log= sets what is logged: \
-                  log=text,info,vgic=debug.",
+        details: "LEVEL is error, warn, info or debug. The last 64 KiB are kept. log= on the \
+                  command line chooses the lines to log: log=text,info,vgic=debug.",
         example: "log warn",
         run: log::run,
     },
     Command {
         name: "version",
         parameters: &[],
-        summary: "show what is running, since when, and what it takes for itself",
+        summary: "show the version, the uptime, and Ballast's own memory",
         details: "",
         example: "version",
         run: host::version,

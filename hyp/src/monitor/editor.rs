@@ -1,13 +1,12 @@
-//! The line that an operator types: keys, editing, history, drawing.
+//! The line editor: keys, editing, history, drawing.
 //!
-//! Why no crate: embedded-cli 0.2 completes the first word only, from a function without state, so no
-//! guest, controller or pool; it knows neither Home, End and Delete nor Ctrl-U, Ctrl-W and Ctrl-C, and
-//! hides the line, which has to be drawn again when a message came between. noline completes nothing and
-//! asks the terminal where its cursor is, which hangs on a line without a terminal. Both are bound to
-//! embedded-io 0.6.
+//! No crate fits. embedded-cli 0.2 completes only the first word, from a function without state, so not guests, controllers
+//! or pools. It lacks Home, End, Delete, Ctrl-U, Ctrl-W and Ctrl-C, and hides the line, which must be redrawn after a
+//! message. noline has no completion, and asks the terminal for the cursor's position, which hangs without a terminal.
+//! Both need embedded-io 0.6.
 //!
-//! A line holds printable ASCII, which all names of guests, controllers and pools are. It is drawn in one
-//! row of the screen: what does not fit scrolls sideways.
+//! A line holds printable ASCII, as all names of guests, controllers and pools do. It is drawn in one row of the screen and
+//! scrolls sideways.
 
 mod history;
 mod key;
@@ -18,25 +17,24 @@ use self::history::History;
 pub use self::key::Key;
 use self::key::Keys;
 
-/// Longest line.
+/// Longest line, in bytes.
 pub const LINE_SIZE: usize = 160;
 /// Columns of the line that are shown.
 const WINDOW: usize = 66;
 const BELL: &str = "\x07";
 
-/// What a key did.
+/// The effect of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The line goes on.
+    /// The line is not complete.
     Pending,
-    /// The line is done: [`Editor::line`].
+    /// The line is complete: [`Editor::line`].
     Done,
-    /// The line is given up.
+    /// The operator gave the line up.
     Cancelled,
-    /// The line up to the cursor is to be completed ([`Editor::insert`]); with `is_repeated`, the last key
-    /// asked for that too.
+    /// The operator asks for completion of the line up to the cursor ([`Editor::insert`]).
     Complete {
-        /// Whether the last key was the same.
+        /// True if the key before asked for it too.
         is_repeated: bool,
     },
 }
@@ -48,7 +46,7 @@ pub struct Editor {
     text: [u8; LINE_SIZE],
     len: usize,
     cursor: usize,
-    /// First column of the line that is shown.
+    /// The first character of the line that is shown.
     start: usize,
     history: History,
     was_tab: bool,
@@ -56,7 +54,7 @@ pub struct Editor {
 }
 
 impl Editor {
-    /// An editor with an empty line and no history.
+    /// Creates an editor with an empty line and no history.
     pub const fn new(prompt: &'static str) -> Self {
         Self {
             keys: Keys::new(),
@@ -70,17 +68,17 @@ impl Editor {
         }
     }
 
-    /// The line.
+    /// Returns the line.
     pub fn line(&self) -> &str {
         text(self.text.get(..self.len))
     }
 
-    /// The line up to the cursor.
+    /// Returns the line up to the cursor.
     pub fn line_to_cursor(&self) -> &str {
         text(self.text.get(..self.cursor))
     }
 
-    /// Begins a line: keeps the last one in the history, clears it, and shows the prompt.
+    /// Begins a line: adds the last one to the history and shows the prompt.
     ///
     /// # Errors
     /// Those of `out`.
@@ -90,10 +88,10 @@ impl Editor {
         self.draw(out)
     }
 
-    /// Takes a byte that was typed.
+    /// Processes a byte that was typed.
     ///
     /// # Errors
-    /// Those of `out`, which shows the line.
+    /// Those of `out`.
     pub fn take(&mut self, byte: u8, out: &mut dyn Write) -> Result<Outcome, fmt::Error> {
         let Some(key) = self.keys.take(byte) else { return Ok(Outcome::Pending) };
         let is_repeated = core::mem::replace(&mut self.was_tab, key == Key::Tab);
@@ -133,7 +131,7 @@ impl Editor {
         Ok(Outcome::Pending)
     }
 
-    /// Puts `text` into the line at the cursor, as if typed.
+    /// Inserts `text` at the cursor, as if typed.
     ///
     /// # Errors
     /// Those of `out`.
@@ -144,7 +142,7 @@ impl Editor {
         Ok(())
     }
 
-    /// Shows prompt and line on a fresh row, and puts the cursor where it belongs.
+    /// Draws the prompt and the line, and places the cursor.
     ///
     /// # Errors
     /// Those of `out`.
@@ -180,7 +178,7 @@ impl Editor {
         self.draw(out)
     }
 
-    /// Takes out what lies from `from` to `to`, and leaves the cursor there.
+    /// Removes the characters from `from` to `to`, and places the cursor there.
     fn remove(&mut self, from: usize, to: usize) {
         self.text.copy_within(to..self.len, from);
         self.len -= to - from;
@@ -196,13 +194,13 @@ impl Editor {
         }
     }
 
-    /// Where the word before the cursor starts.
+    /// Returns the start of the word before the cursor.
     fn word_start(&self) -> usize {
         let before = self.line_to_cursor().trim_end_matches(' ');
         before.rfind(' ').map_or(0, |at| at + 1)
     }
 
-    /// Where the word behind the cursor ends.
+    /// Returns the end of the word behind the cursor.
     fn word_end(&self) -> usize {
         let behind = text(self.text.get(self.cursor..self.len));
         let word = behind.trim_start_matches(' ');
@@ -211,7 +209,7 @@ impl Editor {
     }
 }
 
-/// Bytes that are ASCII as text.
+/// Converts ASCII bytes to text.
 fn text(bytes: Option<&[u8]>) -> &str {
     bytes.and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("")
 }

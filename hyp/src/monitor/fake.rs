@@ -44,14 +44,14 @@ pub(super) struct Fake {
     log: Box<Ring>,
     /// alpha's and beta's trees.
     made: &'static [(AlignedBlob, Choice)],
-    /// Pools, where a test wants some.
+    /// Pools, if a test needs them.
     pub(super) pools: Option<FakePools>,
-    /// Migration, where a test wants it.
+    /// Migration, if a test needs it.
     pub(super) migration: Option<FakeMigration>,
     is_tracing: Cell<bool>,
 }
 
-/// Compiled once: it takes a program.
+/// Returns the trees, compiled once because that runs a program.
 fn trees() -> &'static [(AlignedBlob, Choice)] {
     static TREES: OnceLock<[(AlignedBlob, Choice); 2]> = OnceLock::new();
     TREES.get_or_init(|| {
@@ -63,13 +63,13 @@ fn trees() -> &'static [(AlignedBlob, Choice)] {
     })
 }
 
-/// A tree with no more than the monitor looks at.
+/// Compiles a tree with the nodes that the monitor reads.
 fn tree(bootargs: &str) -> AlignedBlob {
     let source = format!("/dts-v1/; / {{ model = \"a tree\"; chosen {{ bootargs = \"{bootargs}\"; }}; }};");
     guest_dts::testing::compile(&source)
 }
 
-/// Two controllers of 1 GiB; Ballast has 2 MiB, alpha a DMB of 256 MiB and as much elsewhere.
+/// Creates two controllers of 1 GiB. Ballast has 2 MiB, alpha a DMB of 256 MiB and as much elsewhere.
 fn memory() -> Box<Memory<'static>> {
     let mut map = BootMap::new();
     for (number, base) in [(0, 0x4000_0000), (1, 0x8000_0000)] {
@@ -228,7 +228,7 @@ impl Machine for Fake {
         Some(Region { name, ipa, bytes: mib << 20, backing })
     }
 
-    /// alpha's RAM as [`memory`] has it, but for a pageblock in small units on the other controller.
+    /// Maps alpha's RAM as in [`memory`], except for a pageblock in small units on the other controller.
     fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
         if let Some(migration) = &self.migration {
             return migration.unit(guest, ipa);
@@ -399,7 +399,7 @@ impl Machine for Fake {
     }
 }
 
-/// A console whose operator has typed everything beforehand.
+/// A console with all input typed in advance.
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) input: VecDeque<u8>,
@@ -420,13 +420,13 @@ impl Script {
 impl MonitorIo for Script {
     fn read(&mut self, deadline_ns: Option<u64>) -> Option<u8> {
         match (self.input.front(), deadline_ns) {
-            // NUL stands for an operator who waits.
+            // NUL makes the operator wait.
             (Some(0), Some(deadline_ns)) => {
                 self.input.pop_front();
                 self.now_ns = self.now_ns.max(deadline_ns);
                 None
             }
-            // With everything typed, Enter ends what waits.
+            // At the end of the input, Enter ends commands that wait.
             (None, _) => Some(b'\r'),
             (Some(_), _) => self.input.pop_front(),
         }

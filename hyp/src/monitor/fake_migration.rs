@@ -1,5 +1,5 @@
-//! Migration for the tests of the monitor: real memory, real tables and the real engine; what is not there is a CPU
-//! that works on its own, and the bytes.
+//! Migration for the monitor's tests: real memory, real tables and the real engine, but no CPU that works by itself, and no
+//! bytes.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -35,10 +35,10 @@ pub(super) struct FakeMigration {
     history: History,
     space: Space<Tables, Tlb>,
     placements: [Cell<Placement>; 3],
-    /// Whether the guest starts afresh whenever a window of heat has begun.
+    /// True if the guest restarts within each window of heat.
     pub(super) restarts: Cell<bool>,
     clock: Cell<u64>,
-    /// Set for a guest whose configuration has `no-migration`.
+    /// True if the guest's configuration has `no-migration`.
     pub(super) is_opted_out: Cell<bool>,
 }
 
@@ -121,7 +121,7 @@ impl FakeMigration {
         }
     }
 
-    /// The guest writes to what is in flight. Yields whether something was.
+    /// Writes to the unit in flight as the guest; returns `false` if there is none.
     pub(super) fn write(&self) -> bool {
         let in_flight = self.space.with(|stage2| {
             let mut leaves = stage2.leaves(Ipa::default(), 1 << 40);
@@ -131,7 +131,7 @@ impl FakeMigration {
         self.engine.fault(self, self.space.guest(), ipa, Fault::Write) == Verdict::Retry
     }
 
-    /// The unit behind `ipa` of `guest`: its physical address and its size.
+    /// Returns the unit that `ipa` of `guest` is mapped to: its physical address and its size.
     pub(super) fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)> {
         let leaf = self.space.with(|stage2| stage2.leaf(Ipa::try_new(ipa)?)).filter(|_| guest == 0)?;
         Some((leaf.pa().get(), leaf.size()))
@@ -233,7 +233,7 @@ impl Migration for FakeMigration {
     }
     fn frames_for(&self, guest: GuestId, controller: ControllerId) -> u64 {
         let free = self.memory.free_frames(&Placement::only(controller));
-        // What is closed is not gone back to.
+        // Memory does not move back to a closed controller.
         if free == 0 && self.memory.is_closed(controller) {
             0
         } else {
@@ -255,7 +255,7 @@ impl Migration for FakeMigration {
             return None;
         }
         heat.life = if self.restarts.get() && heat.look != Look::Begin { 2 } else { 1 };
-        // What lies in the first 8 MiB is used.
+        // The guest uses its first 8 MiB.
         self.space.with(|stage2| {
             let leaf = stage2.leaves(Ipa::try_new(ipa)?, 1 << 40).next()?;
             let at = self.memory.span_of(Frame::containing(leaf.pa()))?.controller.index();

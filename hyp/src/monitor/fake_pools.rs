@@ -1,4 +1,4 @@
-//! Pools for the tests of the monitor: real memory and real claims, but nobody who moves tenants.
+//! Pools for the monitor's tests: real memory and real claims, but no migration.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU32;
@@ -20,8 +20,8 @@ use stage2::table::Level;
 
 use super::claiming::Claiming;
 
-/// Two pools on the second of two controllers: `video`, 64 MiB, and `camera`, 32 MiB,
-/// which guest 1 owns; guest 0 has 72 MiB of both.
+/// Two pools on the second of two controllers: `video` with 64 MiB, and `camera` with 32 MiB, which guest 1 owns. Guest 0
+/// has 72 MiB of both.
 pub(super) struct FakePools {
     pub(super) memory: &'static Memory<'static>,
     claims: Claims,
@@ -68,7 +68,7 @@ impl FakePools {
         Self { memory, claims, engine: Engine::new(), clock: Cell::new(1_000_000) }
     }
 
-    /// Works until there is nothing to do, or migration would have to do it.
+    /// Works until nothing is left to do without migration.
     fn work(&self) {
         while self.claims.step(self, &self.engine, u64::MAX) == Step::More {}
     }

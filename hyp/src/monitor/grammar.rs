@@ -92,8 +92,8 @@ pub const fn optional(name: &'static str, kind: Kind) -> Parameter {
 pub enum Argument<'a> {
     /// The guest with this index.
     Guest(usize),
-    /// The controller with this index.
-    Controller(usize),
+    /// A controller.
+    Controller(ControllerId),
     /// A console.
     Console(Console),
     /// A number, or a size in bytes.
@@ -125,8 +125,8 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Returns the index of the controller given for parameter `at`.
-    pub fn controller(&self, at: usize) -> Option<usize> {
+    /// Returns the controller given for parameter `at`.
+    pub fn controller(&self, at: usize) -> Option<ControllerId> {
         match self.get(at) {
             Some(Argument::Controller(controller)) => Some(controller),
             _ => None,
@@ -198,13 +198,14 @@ impl<'a> Words<'a> {
                     let _ = words.flags.push(word);
                 }
                 _ if word.len() > 1 && word.starts_with('-') => {
-                    let text = format_args!("{word} is no option; there are --json, --exact and --help");
+                    let text =
+                        format_args!("unknown option {word}; every command takes --json, --exact and --help");
                     return Err(Failure::usage(why, text));
                 }
                 _ => {}
             }
             if is_nested || !word.starts_with('-') || word.len() == 1 {
-                let too_many = |_| Failure::usage(why, format_args!("more than {WORDS} words"));
+                let too_many = |_| Failure::usage(why, format_args!("too many words: at most {WORDS}"));
                 words.words.push(word).map_err(too_many)?;
             }
         }
@@ -247,7 +248,7 @@ pub fn parse<'a>(
     let mut next = 0;
     let takes = |flag: &str| parameters.iter().any(|parameter| parameter.name == flag);
     if let Some(flag) = words.flags.iter().find(|flag| !takes(flag)) {
-        return Err(Failure::usage(why, format_args!("{} takes no {flag}", words.name().unwrap_or(""))));
+        return Err(Failure::usage(why, format_args!("{} does not take {flag}", words.name().unwrap_or(""))));
     }
     for (value, parameter) in values.iter_mut().zip(parameters) {
         if let Kind::Flag = parameter.kind {
@@ -261,7 +262,7 @@ pub fn parse<'a>(
             spare -= 1;
         }
         let Some(&word) = given.get(next) else {
-            return Err(Failure::usage(why, format_args!("{} is missing", parameter.name)));
+            return Err(Failure::usage(why, format_args!("missing {}", parameter.name)));
         };
         next += 1;
         if let Kind::Line = parameter.kind {
@@ -273,7 +274,7 @@ pub fn parse<'a>(
         *value = Some(argument.ok_or_else(|| refuse(parameter, word, machine, why))?);
     }
     match given.get(next) {
-        Some(word) => Err(Failure::usage(why, format_args!("nothing was expected at '{word:.40}'"))),
+        Some(word) => Err(Failure::usage(why, format_args!("unexpected argument '{word:.40}'"))),
         None => Ok(Arguments { values }),
     }
 }
@@ -281,7 +282,7 @@ pub fn parse<'a>(
 fn parse_word<'a>(kind: Kind, word: &'a str, machine: &dyn Machine) -> Option<Argument<'a>> {
     match kind {
         Kind::Guest => find_guest(word, machine).map(Argument::Guest),
-        Kind::Controller => find_controller(word, machine).map(|id| Argument::Controller(id.index())),
+        Kind::Controller => find_controller(word, machine).map(Argument::Controller),
         Kind::Controllers => {
             let is_known = |name| find_controller(name, machine).is_some();
             word.split(',').all(is_known).then_some(Argument::Word(word))
@@ -312,9 +313,11 @@ pub(super) fn find_guest(name: &str, machine: &dyn Machine) -> Option<usize> {
     machine.guests().find(|(_, guest)| guest.name == name).map(|(at, _)| at)
 }
 
-/// Finds a controller by its name.
+/// Finds a controller by its name or its number.
 pub(super) fn find_controller(name: &str, machine: &dyn Machine) -> Option<ControllerId> {
-    machine.controllers().find(|(_, controller)| controller.name == name).map(|(id, _)| id)
+    let number = units::parse_number(name);
+    let is_it = |id: ControllerId, known: &str| known == name || number == Some(id.index() as u64);
+    machine.controllers().find(|(id, controller)| is_it(*id, controller.name)).map(|(id, _)| id)
 }
 
 fn find_console(name: &str, machine: &dyn Machine) -> Option<Console> {
@@ -324,7 +327,7 @@ fn find_console(name: &str, machine: &dyn Machine) -> Option<Console> {
 /// Returns the refusal of `word`, with what was expected in its place.
 fn refuse(parameter: &Parameter, word: &str, machine: &dyn Machine, why: &mut Reason) -> Failure {
     let expected = Expected { kind: parameter.kind, machine };
-    Failure::usage(why, format_args!("'{word:.32}' is no {}: expected {expected}", parameter.name))
+    Failure::usage(why, format_args!("invalid {} '{word:.32}'; expected {expected}", parameter.name))
 }
 
 /// A kind of argument, described for an error.
@@ -336,7 +339,8 @@ struct Expected<'a> {
 impl fmt::Display for Expected<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Number(_, u64::MAX) => f.write_str("a number, in decimal or behind 0x"),
+            Kind::Number(_, u64::MAX) => f.write_str("a number, decimal or 0x..."),
+            Kind::Number(_, most) if most >= u32::MAX.into() => f.write_str("a number"),
             Kind::Number(least, most) => write!(f, "a number from {least} to {most}"),
             Kind::Size => f.write_str("a size like 2M, 512MiB or 0x200000"),
             Kind::Line => f.write_str("a command"),
@@ -348,7 +352,7 @@ impl fmt::Display for Expected<'_> {
             Kind::Flag => f.write_str("an option"),
             Kind::Region => f.write_str("all, dmbs, dmb0, ram0 or a range like 64M@0x48000000"),
             Kind::Controllers => {
-                write!(f, "names out of {}, with commas between", Self { kind: Kind::Controller, ..*self })
+                write!(f, "names separated by commas, from {}", Self { kind: Kind::Controller, ..*self })
             }
             Kind::Any(what) => f.write_str(what),
             Kind::Guest | Kind::Controller | Kind::Console | Kind::Pool | Kind::Word(_) | Kind::Level => {
@@ -360,9 +364,9 @@ impl fmt::Display for Expected<'_> {
                 });
                 match (is_first, self.kind) {
                     (false, _) => Ok(()),
-                    (true, Kind::Pool) => f.write_str("a pool (there is none)"),
-                    (true, Kind::Guest) => f.write_str("a guest (there is none)"),
-                    (true, _) => f.write_str("nothing: there is none"),
+                    (true, Kind::Pool) => f.write_str("a pool, but there are none"),
+                    (true, Kind::Guest) => f.write_str("a guest, but there are none"),
+                    (true, _) => f.write_str("a name, but there are none"),
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! What the monitor asks of the machine: queries that return data, and actions. hyp implements it with
-//! the real machine, tests with a fake.
+//! The machine as the monitor sees it: queries that return data, and actions. The operator's room implements it with the
+//! real machine, tests with a fake.
 
 use core::fmt::{self, Write};
 
@@ -46,46 +46,46 @@ pub fn set_reason(reason: &mut Reason, text: fmt::Arguments<'_>) {
     let _ = Cut(reason).write_fmt(text);
 }
 
-/// What is running.
+/// The running version, and the memory that Ballast uses.
 #[derive(Clone, Debug)]
 pub struct Version<'a> {
     /// Ballast's version.
     pub version: &'a str,
-    /// The commit that it was built from, or "unknown".
+    /// The commit of the build, or "unknown".
     pub commit: &'a str,
-    /// The compiler that built it.
+    /// The compiler of the build.
     pub compiler: &'a str,
-    /// The host, as its device tree names it.
+    /// The host's name in its device tree.
     pub host: &'a str,
     /// The version of the host's PSCI: major and minor number.
     pub psci: (u16, u16),
-    /// What the image takes in memory, with its zeroed data.
+    /// The size of the image in memory, zeroed data included.
     pub image_bytes: u64,
-    /// What Ballast takes for itself beside the image and the frame table.
+    /// The size of Ballast's other memory, the frame table left out.
     pub own_bytes: u64,
-    /// What the frame table takes.
+    /// The size of the frame table.
     pub frame_table_bytes: u64,
 }
 
-/// How a guest is.
+/// The state of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestState {
-    /// Not started, or stopped.
+    /// Not started yet, or stopped.
     Off,
-    /// Being started: its RAM is filled, its CPUs are on their way.
+    /// Being started: RAM is filled, vCPUs are woken.
     Starting,
     /// Running.
     Running,
     /// Being stopped.
     Stopping,
-    /// Stopped by an error; the reason says which.
+    /// Stopped by an error, given as the reason.
     Failed,
-    /// Left out, since its configuration is wrong; the reason says how.
+    /// Refused because of an error in its configuration, given as the reason.
     Refused,
 }
 
 impl GuestState {
-    /// The state's name.
+    /// Returns the state's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -103,60 +103,60 @@ impl GuestState {
 pub struct Guest<'a> {
     /// Its name in the configuration.
     pub name: &'a str,
-    /// How it is.
+    /// Its state.
     pub state: GuestState,
-    /// Why it is off or failed; empty otherwise.
+    /// The reason why it is off or failed; empty otherwise.
     pub reason: Reason,
-    /// How many vCPUs it has.
+    /// The number of its vCPUs.
     pub vcpu_count: usize,
-    /// How many of them are on.
+    /// The number of vCPUs that are on.
     pub vcpu_on_count: usize,
-    /// The CPUs of its vCPUs, in the vCPUs' order.
+    /// The CPUs that run its vCPUs, by vCPU.
     pub cpus: heapless::Vec<u64, GUEST_CPUS>,
-    /// The RAM that it is configured with.
+    /// The size of its RAM in the configuration.
     pub memory_bytes: u64,
-    /// The RAM that it has now: none while it is off.
+    /// The RAM that it has at present; 0 while it is off.
     pub resident_bytes: u64,
-    /// How often it was started since boot, resets included.
+    /// The number of starts since boot, resets included.
     pub start_count: u64,
-    /// For how long it has been running.
+    /// The time since its last start.
     pub uptime_ns: u64,
 }
 
-/// What a guest is made from.
+/// The parts that a guest is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Making<'a> {
     /// Its device tree.
     pub tree: &'a [u8],
-    /// How it is told of its movable memory.
+    /// The way in which it is told about its movable memory.
     pub movable: Choice,
-    /// What it has in designated movable blocks.
+    /// The size of its designated movable blocks.
     pub dmb_bytes: u64,
-    /// What its stage-2 tables take now.
+    /// The present size of its stage 2 tables.
     pub table_bytes: u64,
-    /// Its kernel's size.
+    /// The size of its kernel.
     pub kernel_bytes: u64,
-    /// Its ramdisk's size; 0: none.
+    /// The size of its ramdisk; 0: none.
     pub ramdisk_bytes: u64,
-    /// Whether it is never migrated.
+    /// True if it is never migrated.
     pub is_held: bool,
-    /// How fast it is migrated at most, where it has a limit of its own.
+    /// Its own limit of migration, if it has one.
     pub limit_bytes_per_s: Option<u64>,
 }
 
-/// Whether what backs a guest's RAM may change.
+/// The mobility of the memory behind a region of a guest's RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
-    /// It is moved where that is asked for.
+    /// Migration may move it.
     Movable,
     /// The guest is never migrated.
     Held,
-    /// Guest-physical and physical addresses are the same.
+    /// Guest addresses and physical addresses are equal.
     Pinned,
 }
 
 impl Backing {
-    /// Its name.
+    /// Returns its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Movable => "movable",
@@ -171,28 +171,28 @@ impl Backing {
 pub struct Region<'a> {
     /// Its name in the configuration.
     pub name: &'a str,
-    /// Where the guest sees it.
+    /// Its guest address.
     pub ipa: u64,
     /// Its size.
     pub bytes: u64,
-    /// Whether what backs it may change.
+    /// The mobility of the memory behind it.
     pub backing: Backing,
 }
 
 /// A physical CPU.
 #[derive(Clone, Debug)]
 pub struct Cpu<'a> {
-    /// MPIDR_EL1's affinity fields.
+    /// The affinity fields of its MPIDR_EL1.
     pub mpidr: u64,
-    /// What it is: the name of MIDR_EL1's part, or empty.
+    /// The name of its part in MIDR_EL1; empty if unknown.
     pub model: &'a str,
-    /// Whether it came up.
+    /// True if it came up.
     pub is_online: bool,
-    /// The vCPU that it belongs to: the guest's name and the vCPU's number.
+    /// The vCPU that it runs: the guest's name and the vCPU's number.
     pub vcpu: Option<(&'a str, usize)>,
-    /// Whether that vCPU is on.
+    /// True if that vCPU is on.
     pub is_vcpu_on: bool,
-    /// Its mitigations of speculative execution, once it came up.
+    /// Its mitigations against speculative execution, if it came up.
     pub mitigation: Option<mitigation::Choice>,
 }
 
@@ -203,25 +203,25 @@ pub struct Controller<'a> {
     pub name: &'a str,
     /// The physical ranges behind it: first address and size.
     pub ranges: heapless::Vec<(u64, u64), CONTROLLER_RANGES>,
-    /// What lies behind it.
+    /// The size of its memory.
     pub total_bytes: u64,
-    /// What guests have of it.
+    /// The part that guests have.
     pub guest_bytes: u64,
-    /// What Ballast has of it, tables of guests included.
+    /// The part that Ballast has, guests' tables included.
     pub own_bytes: u64,
-    /// What is reserved: firmware's, and what the host's device tree withholds.
+    /// The reserved part: firmware, and reservations in the host's device tree.
     pub reserved_bytes: u64,
-    /// What is free.
+    /// The free part.
     pub free_bytes: u64,
-    /// How much of it lies in DMBs.
+    /// The part in DMBs.
     pub dmb_bytes: u64,
-    /// Bytes in use or reserved: neither free nor retired.
+    /// The part in use or reserved: neither free nor retired.
     pub used_bytes: u64,
-    /// True while it takes no allocations, until it is restored.
+    /// True while it is closed to allocations.
     pub is_closed: bool,
 }
 
-/// The use that is made of a controller.
+/// The state of a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControllerState {
     /// Takes allocations.
@@ -233,7 +233,7 @@ pub enum ControllerState {
 }
 
 impl ControllerState {
-    /// The name in reports.
+    /// Returns the state's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Open => "in use",
@@ -244,7 +244,7 @@ impl ControllerState {
 }
 
 impl Controller<'_> {
-    /// Returns the use that is made of it.
+    /// Returns its state.
     pub const fn state(&self) -> ControllerState {
         match (self.is_closed, self.used_bytes) {
             (false, _) => ControllerState::Open,
@@ -254,19 +254,19 @@ impl Controller<'_> {
     }
 }
 
-/// What something costs.
+/// The cost of an action.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// What.
+    /// The action.
     pub what: &'static str,
-    /// The time that it takes, in thousandths of a nanosecond.
+    /// Its time in picoseconds.
     pub picoseconds: u64,
 }
 
 impl Cost {
-    /// Measures `work`, which is done `rounds` times in each of some batches. A first batch is not counted (caches are
-    /// cold, an emulator translates), and the fastest of the others is the one that nothing came between. `now` is a
-    /// clock, whose ticks `picoseconds` converts.
+    /// Measures `work`, which runs `rounds` times in each of several batches. The first batch warms up caches and an
+    /// emulator's translation; the fastest of the others counts, as the one least disturbed. `now` is a clock, whose ticks
+    /// `picoseconds` converts.
     pub fn measure(
         what: &'static str,
         rounds: u64,
@@ -286,119 +286,118 @@ impl Cost {
     }
 }
 
-/// The machine as the monitor sees it. All numbers are indices from 0.
+/// The machine. Guests, CPUs and controllers are numbered from 0.
 pub trait Machine {
-    /// What is running.
+    /// Returns the version.
     fn version(&self) -> Version<'_>;
 
-    /// How many guests are configured, those that were refused included, which come last.
+    /// Returns the number of configured guests. Refused ones are counted too and come last.
     fn guest_count(&self) -> usize;
-    /// A guest.
+    /// Returns a guest.
     fn guest(&self, guest: usize) -> Option<Guest<'_>>;
-    /// Starts a guest that is off. Returns when it is on its way.
+    /// Begins to start a guest that is off.
     ///
     /// # Errors
-    /// Why it cannot be started.
+    /// The reason why it cannot be started.
     fn start(&self, guest: usize) -> Result<(), Reason>;
-    /// Stops a guest at once and frees what it has.
+    /// Stops a guest at once and frees its memory.
     ///
     /// # Errors
-    /// Why it cannot be stopped.
+    /// The reason why it cannot be stopped.
     fn stop(&self, guest: usize) -> Result<(), Reason>;
-    /// Starts a guest afresh, whatever it does.
+    /// Resets a guest.
     ///
     /// # Errors
-    /// Why it cannot be reset.
+    /// The reason why it cannot be reset.
     fn reset(&self, guest: usize) -> Result<(), Reason>;
 
-    /// What a guest is made from; `None` where it was refused.
+    /// Returns the parts that a guest is made from; `None` if it was refused.
     fn making(&self, guest: usize) -> Option<Making<'_>>;
-    /// A region of a guest's RAM, by rising address.
+    /// Returns a region of a guest's RAM, by ascending address.
     fn region(&self, guest: usize, region: usize) -> Option<Region<'_>>;
-    /// The unit behind `ipa` of a guest: its physical address and its size.
+    /// Returns the unit that a guest's `ipa` is mapped to: its physical address and its size.
     fn unit(&self, guest: usize, ipa: u64) -> Option<(u64, u64)>;
 
-    /// How many CPUs the host has.
+    /// Returns the number of CPUs.
     fn cpu_count(&self) -> usize;
-    /// A CPU.
+    /// Returns a CPU.
     fn cpu(&self, cpu: usize) -> Option<Cpu<'_>>;
 
-    /// How many controllers the host has.
+    /// Returns the number of controllers.
     fn controller_count(&self) -> usize;
-    /// A controller.
+    /// Returns a controller.
     fn controller(&self, controller: usize) -> Option<Controller<'_>>;
 
-    /// A console; `None` where there is no such guest.
+    /// Returns a console's status; `None` if there is no such guest.
     fn console(&self, console: Console) -> Option<Status<'_>>;
-    /// Brings a console to front.
+    /// Brings a console to the front.
     fn show_console(&self, console: Console);
-    /// Shows the front console, or all.
+    /// Shows the front console or all consoles.
     fn set_view(&self, view: View);
-    /// Keeps others' lines off the screen that the monitor draws.
+    /// Holds back other consoles' lines while the monitor draws a screen.
     fn set_screen(&self, is_shown: bool);
-    /// Limits what is kept of a console.
+    /// Limits the output that is kept of a console.
     fn limit_console(&self, console: Console, bytes: usize);
 
-    /// The log.
+    /// Returns the log.
     fn log(&self) -> &log::Ring;
 
-    /// The machine's memory, once it is set up.
+    /// Returns the machine's memory, once it is set up.
     fn memory(&self) -> Option<&Memory<'static>> {
         None
     }
 
-    /// Migration, where the machine has it.
+    /// Returns migration, once it is set up.
     fn migration(&self) -> Option<&dyn Migration> {
         None
     }
 
-    /// Pools and claims, where the machine has them.
+    /// Returns pools and claims, if the machine has them.
     fn claiming(&self) -> Option<&dyn Claiming> {
         None
     }
 
-    /// What a guest's stage 2 has at `ipa`.
+    /// Translates a guest's `ipa` by its stage 2.
     fn translate(&self, guest: GuestId, ipa: Ipa) -> Translation {
         let _ = (guest, ipa);
         Translation::Unknown
     }
 
-    /// A vCPU's counters, where it has some.
+    /// Returns a vCPU's counters, if it has some.
     fn counters(&self, guest: usize, vcpu: usize) -> Option<&Counters> {
         let _ = (guest, vcpu);
         None
     }
 
-    /// Ticks of the counter in nanoseconds.
+    /// Converts ticks of the counter to nanoseconds.
     fn nanoseconds(&self, ticks: u64) -> u64 {
         ticks
     }
 
-    /// What lines of the log and events of the trace cost, measured now.
+    /// Measures the cost of log lines and trace events.
     ///
     /// # Errors
-    /// Why it cannot be measured.
+    /// The reason why it cannot be measured.
     fn costs(&self) -> Result<heapless::Vec<Cost, 4>, Reason> {
         Err(reason(format_args!("there is nothing to measure here")))
     }
 
-    /// A CPU's trace, where it has one.
+    /// Returns a CPU's trace, if it has one.
     fn trace(&self, cpu: usize) -> Option<&trace::Ring> {
         let _ = cpu;
         None
     }
 
-    /// Turns the recording of events on or off, on all CPUs.
+    /// Turns tracing on or off, on all CPUs.
     ///
     /// # Errors
-    /// Why it cannot be turned on.
+    /// The reason why it cannot be turned on.
     fn set_tracing(&self, is_on: bool) -> Result<(), Reason>;
 
-    /// Whether events are recorded.
+    /// Tests if tracing is on.
     fn is_tracing(&self) -> bool;
 
-    /// Lets no event be recorded for a while, or records them again: while they are read, busy guests would come
-    /// round their rings.
+    /// Pauses or resumes tracing: busy guests would overwrite the rings while they are read.
     fn pause_tracing(&self, is_paused: bool);
 }
 
@@ -432,7 +431,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_slow_at_first_or_interrupted_does_not_count() {
+    fn slow_batches_do_not_count() {
         let (clock, count) = (Cell::new(0), Cell::new(0));
         let mut work = |_| {
             count.set(count.get() + 1);

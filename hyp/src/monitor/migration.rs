@@ -1,4 +1,4 @@
-//! What the monitor asks of the machine about migration.
+//! Migration as the monitor sees it.
 
 use core::fmt;
 
@@ -10,82 +10,82 @@ use stage2::phys::alloc::Retired;
 use stage2::phys::placement::Placement;
 use stage2::range::FrameRange;
 
-/// What becomes of a job.
+/// An order about a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// It stops at a clean unit until it is resumed.
+    /// Stops between two units until the job is resumed.
     Pause,
-    /// It goes on.
+    /// Continues.
     Resume,
-    /// It ends at a clean unit.
+    /// Ends between two units.
     Cancel,
 }
 
 /// A piece of a guest's RAM: a region or a designated movable block of its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Whether it is a designated movable block.
+    /// True for a designated movable block.
     pub is_dmb: bool,
     /// Its number among the guest's regions, or among its blocks.
     pub number: u8,
-    /// Where the guest sees it.
+    /// Its guest address.
     pub ipa: u64,
-    /// Its bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// Behind which controllers it is to lie.
+    /// The controllers that it may lie behind.
     pub placement: Placement,
-    /// Whether the operator has said so, and not the configuration.
+    /// True if the operator set the placement, false if the configuration did.
     pub is_pinned: bool,
-    /// Whether it can move.
+    /// Its mobility.
     pub mobility: Mobility,
 }
 
 impl Piece {
-    /// What operators call it: `ram0`, `dmb0`.
+    /// Returns its name: `ram0`, `dmb0`.
     pub fn name(&self) -> impl fmt::Display {
         let (kind, number) = (if self.is_dmb { "dmb" } else { "ram" }, self.number);
         fmt::from_fn(move |f| write!(f, "{kind}{number}"))
     }
 }
 
-/// What a look at access flags does with them.
+/// The effect of a scan on access flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Look {
-    /// Clears them: a window of time begins.
+    /// Clears them, which begins a window of time.
     Begin,
-    /// Leaves them as they are.
+    /// Leaves them unchanged.
     #[default]
     Count,
-    /// Sets them: the window ends, and nobody has to fault any more.
+    /// Sets them, which ends the window and the faults that it causes.
     End,
 }
 
-/// What was seen of a guest's memory.
+/// The result of scanning a guest's memory.
 #[derive(Clone, Debug)]
 pub struct Heat {
-    /// What becomes of the flags.
+    /// The effect of the scan on the flags.
     pub look: Look,
-    /// Which memory of the guest's it was: another number each time that it gets memory, 0 where none was seen.
+    /// A number that changes whenever the guest gets new memory; 0 if it has none.
     pub life: u32,
-    /// Bytes of the units that there are, by controller.
+    /// Bytes of mapped units, by controller.
     pub resident: [u64; MAX_CONTROLLERS],
-    /// Bytes of those that were touched since the window began.
+    /// Bytes of units touched since the window began, by controller.
     pub touched: [u64; MAX_CONTROLLERS],
-    /// Units that were looked at.
+    /// Units scanned.
     pub unit_count: u64,
 }
 
 impl Default for Heat {
-    /// Nothing seen yet.
+    /// Creates an empty result.
     fn default() -> Self {
         let none = [0; MAX_CONTROLLERS];
         Self { look: Look::default(), life: 0, resident: none, touched: none, unit_count: 0 }
     }
 }
 
-/// Migration, as the monitor sees it. Guests are given by their index; everything returns at once.
+/// Migration. Guests are identified by their index; every call returns at once.
 pub trait Migration {
-    /// Its counters and settings.
+    /// Returns the engine with its counters and settings.
     fn engine(&self) -> &Engine;
 
     /// The directions of earlier balancing by heat.
@@ -101,31 +101,31 @@ pub trait Migration {
     /// # Errors
     /// Those of [`Engine::cancel`].
     fn control(&self, job: JobId, order: Order) -> Result<(), RequestError>;
-    /// How a job stands.
+    /// Returns the report of a job.
     fn job(&self, job: JobId) -> Option<JobReport>;
-    /// The first job after this one.
+    /// Returns the report of the next job.
     fn job_after(&self, job: JobId) -> Option<JobReport>;
-    /// Frames that a guest has, or could have, behind a controller.
+    /// Returns the number of frames that a guest has, or could get, behind a controller.
     fn frames_for(&self, guest: GuestId, controller: ControllerId) -> u64;
-    /// What a job found no frames for.
+    /// Returns the memory for which a job found no frames.
     fn shortage(&self, report: &JobReport) -> Shortage;
 
-    /// Piece `index` of a guest's RAM, by ascending address.
+    /// Returns piece `index` of a guest's RAM, by ascending address.
     fn piece(&self, guest: usize, index: usize) -> Option<Piece>;
-    /// Says where a piece is to lie from now on; `None`: where the configuration says.
+    /// Sets the placement of a piece; `None` restores that in the configuration.
     fn place(&self, guest: usize, index: usize, placement: Option<Placement>);
 
-    /// Looks at the access flags of some of a guest's RAM: of the first that is at address `ipa` or above. Yields where to
-    /// go on, `None` at the end, or where the guest has no memory.
+    /// Scans the access flags of some of a guest's RAM, beginning with the first unit at or above `ipa`. Returns the
+    /// address to continue at; `None` at the end, or if the guest has no memory.
     fn sample(&self, guest: usize, ipa: u64, heat: &mut Heat) -> Option<u64>;
 
-    /// Lets a controller take no more allocations, or take them again.
+    /// Closes a controller to allocations, or opens it again.
     fn close(&self, controller: ControllerId, is_closed: bool);
-    /// Takes the first of `frames` out of use for good, counts them in `done`, and returns what is left.
+    /// Retires the first of `frames`, counts them in `done`, and returns the rest.
     fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange;
 
-    /// Ticks of the counter in nanoseconds.
+    /// Converts ticks of the counter to nanoseconds.
     fn nanoseconds(&self, ticks: u64) -> u64;
-    /// The counter now, in ticks.
+    /// Returns the time, in ticks of the counter.
     fn now(&self) -> u64;
 }

@@ -1,5 +1,5 @@
 //! The serial console: multiplexer, shell, commands, reports.
-#![allow(clippy::result_large_err, reason = "what went wrong is told in text, on the stack, and seldom")]
+#![allow(clippy::result_large_err, reason = "errors are rare and carry their text on the stack")]
 
 pub(crate) mod balance;
 pub(crate) mod baseline;

@@ -1,24 +1,23 @@
 //! The multiplexer: one serial line shared by the monitor and the guests.
 //!
-//! Each of them has a *console*: a ring of input and a ring of output. One console is *in front*: the
-//! operator's keys go to it, its output goes out. Output of the others is kept, the oldest lost and
-//! counted, and shown when they come to front, behind a line that names them. In [`View::All`] the
-//! others' lines are shown as they end, each behind its console's name, and nobody loses anything:
+//! The monitor and each guest have a *console*: a ring of input and a ring of output. One console is *in front*: the
+//! operator's keys go to it, and its output goes out. Output of the other consoles is kept; when a ring is full, its oldest
+//! bytes are dropped and counted. A console's kept output is shown when it comes to the front, behind a line that names it.
+//! In [`View::All`] the lines of other consoles are shown as they end, each behind its console's name. Nothing is lost then:
 //! a console whose ring is full has to wait.
 //!
-//! *Messages* (the log, events of guests) are lines that belong to no console. They and the others'
-//! lines go out where the front console is at a line's start, so that no line is torn. Where it stays
-//! within a line (a prompt), they come when it has been quiet for a [`Mux::poll`] or two: the line is
-//! taken off the screen and drawn again below them.
+//! *Messages* (the log, events of guests) are lines that belong to no console. Messages and other consoles' lines go out
+//! when the front console is at a line's start, so that no line is torn. If it stays within a line, as at a prompt, they
+//! go out once it has been quiet for a [`Mux::poll`] or two: its line is erased and drawn again below them.
 //!
-//! Lines of the log may be *frames* for a program on the PC instead of text (`log=frames`): an operating
-//! system command (ECMA-48, 8.3.89), which terminals swallow, with the frame in base64.
+//! Lines of the log may be *frames* for a program on the PC instead of text (`log=frames`): an operating system command
+//! (ECMA-48, 8.3.89), which terminals ignore, with the frame in base64.
 //!
-//! The prefix key is Ctrl-], which neither QEMU's monitor key nor shells use. It works whether or not
-//! the front console reads. What follows it is in [`HELP`].
+//! The prefix key is Ctrl-], which is neither QEMU's monitor key nor used by shells. It works even if the front console does
+//! not read its input. [`HELP`] lists the keys behind it.
 //!
-//! Cost: a byte of the front console, with nothing else under way, takes the short path of
-//! [`Mux::transmit`]. Nothing here allocates, and all loops are bounded by the rings' sizes.
+//! A byte of the front console takes the fast path of [`Mux::transmit`] if nothing else waits. Nothing here allocates, and
+//! all loops are bounded by the sizes of the rings.
 
 mod compose;
 mod console;
@@ -36,23 +35,23 @@ use super::ring::Ring;
 use crate::device::vpl011::Line;
 use crate::observe::log::Entry;
 
-/// How many guests have a console.
+/// Most guests with a console.
 pub const GUESTS: usize = 8;
-/// All consoles: the monitor's and the guests'.
+/// The number of consoles: the monitor's and the guests'.
 pub const CONSOLES: usize = GUESTS + 1;
-/// Size of a console's rings that holds a paste of 10 KiB and a good screenful of boot messages.
+/// The size of a console's rings: room for a paste of 10 KiB, or some screens of boot messages.
 pub const RING_SIZE: usize = 16 * 1024;
-/// Size that [`Storage::out`] and [`Storage::messages`] should have.
+/// The size of [`Storage::out`] and [`Storage::messages`].
 pub const QUEUE_SIZE: usize = 4 * 1024;
 /// The prefix key: Ctrl-].
 pub const PREFIX: u8 = 0x1d;
-/// Redraws the monitor's line: Ctrl-L, put into its input when its line was disturbed.
+/// Ctrl-L, which redraws the monitor's line. Put into its input when the line was disturbed.
 pub const REDRAW: u8 = 0x0c;
 
-/// Ctrl-C: ends what the monitor does.
+/// Ctrl-C, which interrupts the monitor's command.
 pub const INTERRUPT: u8 = 0x03;
 
-/// What the prefix key's help says, line by line.
+/// The help of the prefix key, line by line.
 pub const HELP: [&str; 7] = [
     "Ctrl-] m       to the monitor",
     "Ctrl-] 1..8    to guest 1 to 8",
@@ -63,34 +62,34 @@ pub const HELP: [&str; 7] = [
     "Ctrl-] ?       this help",
 ];
 
-/// A front console that has more than this waiting is told to wait: what is typed stays prompt.
+/// The most output that may wait at the front console before it has to wait too, so that echo stays prompt.
 const FRONT_BACKLOG: usize = 1024;
-/// Longest part of a line that can be drawn again.
+/// The longest part of a line that can be redrawn.
 const LINE: usize = 256;
-/// Longest line of a console that is not in front, and longest message, shown in one piece.
+/// The longest message, and the longest line of another console, that is shown in one piece.
 const OTHER_LINE: usize = 240;
-/// How many steps, a byte or a line each, one [`Mux::pump`] takes.
+/// The number of steps, a byte or a line each, of one [`Mux::pump`].
 const BURST: usize = 256;
-/// A direct console that there is not.
+/// A console that does not exist.
 const NOBODY: Console = Console(u8::MAX);
 
-/// The UART that the multiplexer sends by.
+/// The UART of the multiplexer.
 pub trait Uart {
-    /// Sends `byte`, or refuses it where there is no room.
+    /// Sends `byte`; returns `false` if there is no room.
     fn try_write(&mut self, byte: u8) -> bool;
-    /// From now on, call [`Mux::pump`] when there is room (`true`), or no longer.
+    /// Begins or ends to call [`Mux::pump`] when there is room.
     fn notify_room(&mut self, is_wanted: bool);
 }
 
 #[derive(Debug, Default)]
 struct Slot<'a> {
-    /// Empty where there is no console.
+    /// The console's name; empty if there is none.
     name: &'a str,
     input: Ring<'a>,
     output: Ring<'a>,
     input_lost_count: u64,
     lost_count: u64,
-    /// Of `lost_count`, what the operator has not been told.
+    /// The part of `lost_count` that was not reported yet.
     untold_count: u64,
 }
 
@@ -98,35 +97,35 @@ struct Slot<'a> {
 #[derive(Debug)]
 pub struct Mux<'a, U> {
     uart: U,
-    /// The console whose bytes may go to the UART at once.
+    /// The console whose bytes may go straight to the UART.
     direct: Console,
     front: Console,
     view: View,
-    /// The monitor draws a screen.
+    /// True while the monitor draws a screen.
     has_screen: bool,
-    /// What the front console has printed since its last line end, as far as it fits.
+    /// The front console's output since its last line end, cut to the size.
     line: [u8; LINE],
     line_len: usize,
     out: Ring<'a>,
     messages: Ring<'a>,
     slots: [Slot<'a>; CONSOLES],
-    /// The prefix key was the last.
+    /// True if the last key was the prefix key.
     is_prefixed: bool,
-    /// The front console has sent nothing since the last poll.
+    /// True if the front console has sent nothing since the last poll.
     is_quiet: bool,
-    /// The front console's line is off the screen, messages go out.
+    /// True while the front console's line is erased and messages go out.
     is_interrupted: bool,
-    /// The name of the front console stands at the start of the current line.
+    /// True if the current line begins with the front console's name.
     has_prefix: bool,
-    /// Whose turn was last where several have lines.
+    /// The console whose turn was last, if several have lines.
     turn: u8,
-    /// Consoles that were refused a byte.
+    /// The consoles that were refused a byte.
     refused: Consoles,
     is_notified: bool,
 }
 
 impl<'a, U: Uart> Mux<'a, U> {
-    /// A multiplexer with the monitor's console alone.
+    /// Creates a multiplexer with the monitor's console.
     pub fn new(uart: U, storage: Storage<'a>, input: &'a mut [u8], output: &'a mut [u8]) -> Self {
         let mut mux = Self {
             uart,
@@ -152,20 +151,19 @@ impl<'a, U: Uart> Mux<'a, U> {
         mux
     }
 
-    /// Gives `console` a name (its first 16 characters appear before its lines) and rings for its
-    /// input and its output.
+    /// Adds `console` with its name, of which 16 characters appear before its lines, and rings for input and output.
     pub fn add(&mut self, console: Console, name: &'a str, input: &'a mut [u8], output: &'a mut [u8]) {
         if let Some(slot) = self.slots.get_mut(usize::from(console.0)) {
             *slot = Slot { name, input: Ring::new(input), output: Ring::new(output), ..Slot::default() };
         }
     }
 
-    /// The UART, for what is no transmission: reading what came in.
+    /// Returns the UART, to read received bytes.
     pub fn uart(&mut self) -> &mut U {
         &mut self.uart
     }
 
-    /// What there is to say of a console, if it exists.
+    /// Returns the status of a console, if it exists.
     pub fn status(&self, console: Console) -> Option<Status<'a>> {
         let slot = self.slots.get(usize::from(console.0)).filter(|slot| !slot.name.is_empty())?;
         Some(Status {
@@ -178,8 +176,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         })
     }
 
-    /// Sends a byte of `console` or keeps it; refuses it (`false`) where the console has to wait until
-    /// it is in [`Mux::take_writable`].
+    /// Sends or keeps a byte of `console`; returns `false` if the console has to wait until [`Mux::take_writable`] has it.
     #[inline]
     pub fn transmit(&mut self, console: Console, byte: u8) -> bool {
         if self.direct == console && self.uart.try_write(byte) {
@@ -189,23 +186,23 @@ impl<'a, U: Uart> Mux<'a, U> {
         self.queue(console, byte)
     }
 
-    /// The next byte of input for `console`.
+    /// Takes the next byte of input of `console`.
     pub fn receive(&mut self, console: Console) -> Option<u8> {
         self.slots.get_mut(usize::from(console.0))?.input.pop()
     }
 
-    /// The same without taking it.
+    /// Returns the next byte of input of `console` and leaves it there.
     pub fn peek(&self, console: Console) -> Option<u8> {
         self.slots.get(usize::from(console.0))?.input.first()
     }
 
-    /// The guest's end of its console, for its vPL011.
+    /// Returns the guest's end of its console, for its vPL011.
     #[inline]
     pub fn line(&mut self, console: Console) -> ConsoleLine<'_, 'a, U> {
         ConsoleLine { mux: self, console }
     }
 
-    /// A byte from the operator.
+    /// Processes a byte from the operator.
     pub fn input(&mut self, byte: u8) -> Effect {
         let was_prefixed = core::mem::replace(&mut self.is_prefixed, byte == PREFIX);
         if !was_prefixed {
@@ -237,7 +234,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         Effect::Front(self.front)
     }
 
-    /// Brings `console` to front and shows what was kept of its output.
+    /// Brings `console` to the front and shows its kept output.
     pub fn set_front(&mut self, console: Console) {
         let Some(slot) = self.slots.get(usize::from(console.0)).filter(|slot| !slot.name.is_empty()) else {
             self.message(format_args!("There is no guest {}.", console.0));
@@ -260,7 +257,7 @@ impl<'a, U: Uart> Mux<'a, U> {
             let _ = write!(out, ": {kept} bytes kept");
         }
         if lost != 0 {
-            let _ = write!(out, ", {lost} older ones lost");
+            let _ = write!(out, ", {lost} older bytes lost");
         }
         let _ = out.write_str(" ---\r\n");
         self.begin_replay();
@@ -270,7 +267,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         self.pump();
     }
 
-    /// Changes what the line shows.
+    /// Changes the view.
     pub fn set_view(&mut self, view: View) {
         if view == self.view {
             return;
@@ -279,25 +276,24 @@ impl<'a, U: Uart> Mux<'a, U> {
         self.pump();
     }
 
-    /// Keeps others' lines and messages off the screen that the monitor draws while it is in front. They are kept, as in
+    /// Holds back messages and other consoles' lines while the monitor draws a screen in front. They are kept, as in
     /// [`View::Front`], and shown when the screen ends.
     pub fn set_screen(&mut self, is_shown: bool) {
         self.has_screen = is_shown;
         self.pump();
     }
 
-    /// Tests whether a screen is shown, between whose lines nothing may stand.
+    /// Tests if a screen is shown, which nothing may interrupt.
     fn shows_screen(&self) -> bool {
         self.has_screen && self.front == Console::MONITOR
     }
 
-    /// Tests whether others' lines are shown.
+    /// Tests if other consoles' lines are shown.
     fn shows_all(&self) -> bool {
         self.view == View::All && !self.shows_screen()
     }
 
-    /// Keeps at most `limit` bytes of what `console` prints while another is in front: no more than its
-    /// ring holds, no less than a line.
+    /// Limits the kept output of `console` to `limit` bytes, at least a line and at most its ring's size.
     pub fn set_limit(&mut self, console: Console, limit: usize) {
         if let Some(slot) = self.slots.get_mut(usize::from(console.0)) {
             let lost = slot.output.set_limit(limit.max(LINE)) as u64;
@@ -306,8 +302,8 @@ impl<'a, U: Uart> Mux<'a, U> {
         }
     }
 
-    /// Shows a line that belongs to no console, when the front console's line ends. Control characters
-    /// are left out, a text longer than 240 bytes is cut. `false` if there is no room; offer it again.
+    /// Queues a message, which is shown when the front console's line ends. Control characters are removed, and a text is cut
+    /// to 240 bytes. Returns `false` if there is no room; offer it again.
     pub fn message(&mut self, text: fmt::Arguments<'_>) -> bool {
         if self.messages.free() <= OTHER_LINE {
             return false;
@@ -320,7 +316,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         true
     }
 
-    /// Shows a line of the log, as text or as a frame. `false` if there is no room; offer it again.
+    /// Queues a line of the log, as text or as a frame. Returns `false` if there is no room; offer it again.
     pub fn log(&mut self, entry: &Entry) -> bool {
         let Some(bytes) = entry.frame() else { return self.message(format_args!("{entry}")) };
         if self.messages.free() <= frame::size(bytes.len()) {
@@ -335,8 +331,8 @@ impl<'a, U: Uart> Mux<'a, U> {
         true
     }
 
-    /// Sends what waits, as far as the UART takes it, but no more than a few hundred bytes at a time: other
-    /// CPUs may wait for the multiplexer. Call it when the UART has room.
+    /// Sends waiting bytes while the UART has room, but only a few hundred at a time, because other CPUs may wait for the
+    /// multiplexer. Call it when the UART has room.
     pub fn pump(&mut self) {
         for _ in 0..BURST {
             if !self.send_composed() || !self.compose() && !self.send_front() {
@@ -346,8 +342,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         self.refresh();
     }
 
-    /// Lets messages through while the front console is quiet. Call it every 50 ms or so while
-    /// [`Mux::wants_poll`].
+    /// Shows messages while the front console is quiet. Call it about every 50 ms while [`Mux::wants_poll`].
     pub fn poll(&mut self) {
         if self.is_quiet {
             self.compose_frames();
@@ -359,12 +354,12 @@ impl<'a, U: Uart> Mux<'a, U> {
         self.pump();
     }
 
-    /// Whether something waits for [`Mux::poll`], or for [`Mux::pump`].
+    /// Tests if something waits for [`Mux::poll`] or [`Mux::pump`].
     pub fn wants_poll(&self) -> bool {
         self.has_pending() || self.is_interrupted || self.is_notified
     }
 
-    /// The consoles that were refused a byte and would not be refused any more.
+    /// Takes the consoles that were refused a byte and now have room.
     pub fn take_writable(&mut self) -> Consoles {
         let mut writable = Consoles(0);
         for at in 0..CONSOLES {
@@ -377,7 +372,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         writable
     }
 
-    /// Puts `byte` into `console`'s ring.
+    /// Adds `byte` to the ring of `console`.
     #[inline(never)]
     fn queue(&mut self, console: Console, byte: u8) -> bool {
         let is_front = console == self.front;
@@ -401,7 +396,7 @@ impl<'a, U: Uart> Mux<'a, U> {
         true
     }
 
-    /// How many bytes `console` may add without loss.
+    /// Returns the number of bytes that `console` may add without loss.
     fn room(&self, console: Console) -> usize {
         let Some(slot) = self.slots.get(usize::from(console.0)) else { return 0 };
         if console == self.front {
@@ -415,7 +410,7 @@ impl<'a, U: Uart> Mux<'a, U> {
 
     fn type_byte(&mut self, byte: u8) -> Effect {
         let Some(slot) = self.slots.get_mut(usize::from(self.front.0)) else { return Effect::None };
-        // As terminals do it: what was typed ahead is given up too. A command looks at the next byte only.
+        // As on a terminal, Ctrl-C drops input typed ahead. A command looks only at the next byte.
         if byte == INTERRUPT && self.front == Console::MONITOR {
             slot.input.clear();
         }
@@ -432,7 +427,7 @@ impl<'a, U: Uart> Mux<'a, U> {
             .map_or(Console::MONITOR, |at| Console(at as u8))
     }
 
-    /// The front console's kept output begins at a line's start even where older output was lost.
+    /// Drops the rest of a torn line if older output of the front console was lost.
     fn begin_replay(&mut self) {
         let Some(slot) = self.slots.get_mut(usize::from(self.front.0)) else { return };
         if core::mem::take(&mut slot.untold_count) != 0 && slot.output.lines() != 0 {
@@ -448,7 +443,7 @@ impl<'a, U: Uart> Mux<'a, U> {
     }
 }
 
-/// One console's end of the multiplexer.
+/// A console's end of the multiplexer.
 #[derive(Debug)]
 pub struct ConsoleLine<'m, 'a, U> {
     mux: &'m mut Mux<'a, U>,

@@ -1,4 +1,4 @@
-//! Parts of a guest's RAM, as the operator names them.
+//! The operator's names for parts of a guest's RAM.
 
 use super::machine::{Machine, reason};
 use super::migration::{Migration, Piece};
@@ -11,24 +11,24 @@ pub enum Region {
     All,
     /// All designated movable blocks: `dmbs`.
     Blocks,
-    /// One of them, `dmb0`, or one of the other regions, `ram0`.
+    /// One block, `dmb0`, or one of the other regions, `ram0`.
     Piece {
-        /// Whether it is a block.
+        /// True for a block.
         is_dmb: bool,
         /// Its number in the configuration.
         number: u8,
     },
-    /// A range of addresses, as the guest sees them: `64M@0x48000000`.
+    /// A range of guest addresses: `64M@0x48000000`.
     Range {
         /// The first address.
         ipa: u64,
-        /// Bytes.
+        /// The size in bytes.
         size: u64,
     },
 }
 
 impl Region {
-    /// What `text` names, whether or not a guest has it.
+    /// Parses a name. A guest need not have such a region.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "all" => return Some(Self::All),
@@ -45,7 +45,7 @@ impl Region {
         Some(Self::Piece { is_dmb, number: u8::try_from(units::parse_number(number)?).ok()? })
     }
 
-    /// Whether `piece` is, or is part of, what is named. A range names the piece that it is.
+    /// Tests if this region contains `piece`; a range must be equal to it.
     pub fn names(self, piece: &Piece) -> bool {
         match self {
             Self::All => true,
@@ -55,7 +55,7 @@ impl Region {
         }
     }
 
-    /// The range of addresses of what is named: the first and the bytes. `None`: the guest has nothing of that name.
+    /// Returns the first address and the size of this region; `None` if the guest has no such region.
     pub fn range(self, migration: &dyn Migration, guest: usize) -> Option<(u64, u64)> {
         if let Self::Range { ipa, size } = self {
             let touches = |piece: Piece| piece.ipa < ipa.saturating_add(size) && ipa < piece.ipa + piece.size;
@@ -68,7 +68,7 @@ impl Region {
     }
 }
 
-/// Calls `take` with the name of each part of the RAM of the guest with index `guest`.
+/// Calls `take` with each name of a part of a guest's RAM.
 pub fn each_name(machine: &dyn Machine, guest: Option<usize>, take: &mut dyn FnMut(&str)) {
     let Some((migration, guest)) = machine.migration().zip(guest) else { return };
     let mut has_block = false;
@@ -82,7 +82,7 @@ pub fn each_name(machine: &dyn Machine, guest: Option<usize>, take: &mut dyn FnM
     }
 }
 
-/// The pieces of a guest's RAM, by ascending address.
+/// Iterates over the pieces of a guest's RAM, by ascending address.
 pub fn pieces(migration: &dyn Migration, guest: usize) -> impl Iterator<Item = Piece> + Clone {
     (0..).map_while(move |index| migration.piece(guest, index))
 }

@@ -1,51 +1,51 @@
-//! A ring of bytes in storage that somebody else gives.
+//! A ring buffer of bytes in borrowed storage.
 
-/// Bytes in the order in which they came. Knows how many of them are line ends.
+/// A queue of bytes that counts line ends.
 #[derive(Debug, Default)]
 pub struct Ring<'a> {
     storage: &'a mut [u8],
-    /// Where the oldest byte lies.
+    /// The index of the oldest byte.
     head: usize,
     len: usize,
-    /// How many bytes it keeps at most; at most the storage's length.
+    /// The most bytes that it keeps; at most the storage's length.
     limit: usize,
-    /// How many of the bytes are `\n`.
+    /// The number of `\n` among the bytes.
     lines: usize,
 }
 
 impl<'a> Ring<'a> {
-    /// An empty ring in `storage`. Without storage it holds nothing.
+    /// Creates an empty ring in `storage`, which may be empty.
     pub fn new(storage: &'a mut [u8]) -> Self {
         let limit = storage.len();
         Self { storage, head: 0, len: 0, limit, lines: 0 }
     }
 
-    /// How many bytes it holds.
+    /// Returns the number of bytes that it holds.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds nothing.
+    /// Tests if it is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many more bytes it takes.
+    /// Returns the room for more bytes.
     pub fn free(&self) -> usize {
         self.limit.saturating_sub(self.len)
     }
 
-    /// How many bytes it keeps at most.
+    /// Returns the most bytes that it keeps.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// How many line ends it holds.
+    /// Returns the number of line ends that it holds.
     pub fn lines(&self) -> usize {
         self.lines
     }
 
-    /// Keeps at most `limit` bytes from now on, the newest of those it holds; returns how many it lost.
+    /// Limits it to `limit` bytes. Drops the oldest beyond that and returns their number.
     pub fn set_limit(&mut self, limit: usize) -> usize {
         self.limit = limit.min(self.storage.len());
         let excess = self.len.saturating_sub(self.limit);
@@ -55,7 +55,7 @@ impl<'a> Ring<'a> {
         excess
     }
 
-    /// Adds `byte`; `false` if there is no room.
+    /// Adds `byte`; returns `false` if there is no room.
     #[inline]
     pub fn push(&mut self, byte: u8) -> bool {
         if self.len >= self.limit {
@@ -70,7 +70,7 @@ impl<'a> Ring<'a> {
         true
     }
 
-    /// Adds `byte` in place of the oldest where there is no room; `false` if a byte was lost.
+    /// Adds `byte`, in place of the oldest if there is no room; returns `false` if a byte was lost.
     #[inline]
     pub fn push_over(&mut self, byte: u8) -> bool {
         if self.push(byte) {
@@ -81,7 +81,7 @@ impl<'a> Ring<'a> {
         false
     }
 
-    /// Adds all of `bytes`, or none of them (`false`).
+    /// Adds all of `bytes`; returns `false` and adds none if there is no room.
     pub fn push_all(&mut self, bytes: &[u8]) -> bool {
         let has_room = bytes.len() <= self.free();
         if has_room {
@@ -92,19 +92,19 @@ impl<'a> Ring<'a> {
         has_room
     }
 
-    /// The oldest byte.
+    /// Returns the oldest byte.
     pub fn first(&self) -> Option<u8> {
         if self.len == 0 { None } else { self.storage.get(self.head).copied() }
     }
 
-    /// The newest byte.
+    /// Returns the newest byte.
     pub fn last(&self) -> Option<u8> {
         let end = self.head + self.len.checked_sub(1)?;
         let at = if end >= self.storage.len() { end - self.storage.len() } else { end };
         self.storage.get(at).copied()
     }
 
-    /// Takes the oldest byte.
+    /// Removes the oldest byte and returns it.
     #[inline]
     pub fn pop(&mut self) -> Option<u8> {
         let byte = self.first()?;
@@ -117,7 +117,7 @@ impl<'a> Ring<'a> {
         Some(byte)
     }
 
-    /// Forgets all bytes.
+    /// Removes all bytes.
     pub fn clear(&mut self) {
         self.head = 0;
         self.len = 0;
@@ -164,9 +164,9 @@ mod tests {
     }
 
     proptest! {
-        /// The ring does what a queue with a limit does.
+        /// The ring behaves like a queue with a limit.
         #[test]
-        fn it_is_a_queue(size in 0..33usize, steps in prop::collection::vec(step(), 0..400)) {
+        fn it_behaves_like_a_queue(size in 0..33usize, steps in prop::collection::vec(step(), 0..400)) {
             let mut storage = vec![0; size];
             let mut ring = Ring::new(&mut storage);
             let mut model = VecDeque::new();

@@ -152,12 +152,12 @@ impl<'a> Session<'a> {
         }
         if ["exit", "quit", "logout"].contains(&name) {
             return Err(self.usage(format_args!(
-                "the monitor has no end; Ctrl-] 1 shows the first guest, Ctrl-] ? the keys"
+                "the monitor does not exit: Ctrl-] 1 shows the first guest, Ctrl-] ? lists the keys; Ctrl-A X quits QEMU"
             )));
         }
         Err(match nearest(name, self.commands.0.iter().map(|command| command.name)) {
-            Some(near) => self.usage(format_args!("'{name:.32}' is no command; did you mean {near}?")),
-            None => self.usage(format_args!("'{name:.32}' is no command; help lists them")),
+            Some(near) => self.usage(format_args!("unknown command '{name:.32}'; did you mean {near}?")),
+            None => self.usage(format_args!("unknown command '{name:.32}'; help lists the commands")),
         })
     }
 

@@ -1,4 +1,4 @@
-//! Sizes and times as people read and write them.
+//! Sizes and times in human units.
 
 use core::fmt;
 
@@ -23,7 +23,7 @@ impl fmt::Display for Time {
 }
 
 impl Time {
-    /// Less than a second.
+    /// Formats a time of less than a second.
     fn fmt_short(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (divisor, unit) = match self.0 {
             0..1_000 => return write!(f, "{} ns", self.0),
@@ -35,7 +35,7 @@ impl Time {
     }
 }
 
-/// The number that `text` is, in decimal or, behind `0x`, hexadecimal. `_` may separate digits.
+/// Parses a number, decimal or, behind `0x`, hexadecimal. `_` may separate digits.
 pub fn parse_number(text: &str) -> Option<u64> {
     let (digits, base) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
@@ -49,8 +49,7 @@ pub fn parse_number(text: &str) -> Option<u64> {
     value
 }
 
-/// The size in bytes that `text` is: a number, with or without `K`, `M`, `G`, `T` (powers of 1024), with
-/// or without `iB` or `B` behind that.
+/// Parses a size: a number, an optional `K`, `M`, `G` or `T` (powers of 1024), and an optional `iB` or `B`.
 pub fn parse_size(text: &str) -> Option<u64> {
     let is_digit = |character: char| character.is_ascii_alphanumeric() || character == '_';
     if !text.chars().all(is_digit) || text.is_empty() {
@@ -86,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_by_people() {
+    fn times_are_shown_in_human_units() {
         for (nanoseconds, text) in [
             (0, "0 ns"),
             (850, "850 ns"),
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_understood() {
+    fn sizes_are_parsed() {
         for (text, bytes) in [
             ("0", Some(0)),
             ("4096", Some(4096)),
@@ -133,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_survived(text in "\\PC{0,24}", value in any::<u64>()) {
+        fn any_text_is_survived(text in "\\PC{0,24}", value in any::<u64>()) {
             let _ = (parse_size(&text), parse_number(&text));
             prop_assert_eq!(parse_number(&value.to_string()), Some(value));
             prop_assert_eq!(parse_number(&format!("{value:#x}")), Some(value));

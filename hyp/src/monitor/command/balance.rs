@@ -17,10 +17,7 @@ use crate::monitor::region::pieces;
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let migration = session.migration()?;
     if let Some(job) = jobs_under_way(migration) {
-        return Err(session.refuse(format_args!(
-            "{job} is not over, and what it moves would be counted where it was: balance when it is over, or cancel {}",
-            job.get()
-        )));
+        refuse!(session, "{job} is not over: balance once it has ended, or cancel {}", job.get());
     }
     let what = arguments.word(0).unwrap_or("free");
     let by = if what == "heat" { By::Heat } else { By::Bytes };
@@ -30,7 +27,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
     }
     if is_interrupted(session) || done.is_err() {
         look_at_all(session, Look::End, &mut all)?;
-        return Err(session.refuse(format_args!("interrupted: nothing is shifted")));
+        refuse!(session, "interrupted: nothing was moved");
     }
     let mut shares = shares(session, by, &begun)?;
     look_at_all(session, Look::Count, &mut all)?;
@@ -78,7 +75,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
         look_at_all(session, Look::End, &mut all)?;
     }
     if let Some(error) = refused {
-        return Err(session.refuse(format_args!("{error}")));
+        refuse!(session, "{error}");
     }
     show(session, what, &before, &sides, &plan, &jobs)
 }
@@ -221,17 +218,17 @@ impl fmt::Display for Why<'_> {
         let Self(machine, plan) = *self;
         let name = |controller| machine.controller_name(controller);
         match plan.end {
-            End::Even => f.write_str("they count as even"),
+            End::Even => f.write_str("the controllers are balanced"),
             End::Alone => f.write_str("fewer than two controllers take allocations"),
             End::NothingMoves(from) => {
-                write!(f, "nothing behind {} can move to where there is less", name(from))
+                write!(f, "nothing behind {} can move to a controller with less load", name(from))
             }
             End::NoRoom(to) => write!(f, "{} has no room", name(to)),
             End::Back(from, to) => {
                 let twice = Size(2 * plan.band);
-                write!(f, "{} got it from {}: it goes back for more than {twice}", name(from), name(to))
+                write!(f, "moving back from {} to {} needs a difference above {twice}", name(from), name(to))
             }
-            End::Full => f.write_str("more in the next plan"),
+            End::Full => f.write_str("the plan is full: run balance again"),
         }
     }
 }
@@ -248,18 +245,18 @@ fn show(
         let why = Why(machine, plan);
         report.fields(&[
             ("by=Balanced by", Text(what)),
-            ("even_bytes=Counts as even", Bytes(plan.band)),
-            ("why=No more because", Show(&why)),
+            ("even_bytes=Threshold", Bytes(plan.band)),
+            ("why=Ended because", Show(&why)),
         ])?;
         report.list("controllers", "No controller takes allocations.", before.iter(), |table, side| {
             let then = after.iter().find(|then| then.controller == side.controller);
             table.row(&[
                 ("controller=CONTROLLER", Text(machine.controller_name(side.controller))),
-                ("load_bytes=CARRIES", Bytes(side.load)),
-                ("planned_bytes=THEN", Bytes(then.map_or(side.load, |then| then.load))),
+                ("load_bytes=LOAD", Bytes(side.load)),
+                ("planned_bytes=PLANNED", Bytes(then.map_or(side.load, |then| then.load))),
             ])
         })?;
-        report.list("shifts", "Nothing is shifted.", jobs.iter(), |table, (job, shift)| {
+        report.list("shifts", "Nothing moves.", jobs.iter(), |table, (job, shift)| {
             table.row(&[
                 ("job=JOB", Count(job.get().into())),
                 ("guest=GUEST", Text(machine.guest_name(shift.guest))),

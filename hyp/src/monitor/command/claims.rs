@@ -21,29 +21,31 @@ pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Don
     }
     if arguments.word(0) == Some("cancel") {
         let Some(number) = arguments.word(1).and_then(units::parse_number) else {
-            return Err(session.usage(format_args!("cancel which claim? claims lists them")));
+            usage!(session, "missing NUMBER of the claim to cancel: claims lists them");
         };
         let id = id_of(number);
         claiming.cancel(id).map_err(|error| session.refuse(format_args!("{error}")))?;
-        let text = format_args!("Claim {number} ends; what it did is undone.");
+        let text = format_args!("Claim {number} is cancelled; its work is undone.");
         return session.done("claim_cancel", text, &[("claim", Count(number))]);
     }
     let (pool, definition) = find(session, arguments.word(0))?;
     let Some(what) = arguments.word(1) else {
-        return Err(session.usage(format_args!("claim how much? See help claim")));
+        usage!(session, "missing SIZE: see help claim");
     };
     let wish = match what.split_once('@') {
         Some(_) => Wish::Exactly(range(session, what)?),
         None => {
             let Some(size) = units::parse_size(what) else {
-                return Err(session.usage(format_args!("'{what:.32}' is no size like 64M")));
+                usage!(session, "invalid SIZE '{what:.32}'; expected a size like 64M");
             };
             match arguments.number(2) {
                 None => Wish::of_size(size),
                 Some(align) if align.is_multiple_of(FRAME_SIZE) => {
                     Wish::Sized { frames: size.div_ceil(FRAME_SIZE), align: align / FRAME_SIZE }
                 }
-                Some(_) => return Err(session.usage(format_args!("alignments are multiples of 4K"))),
+                Some(_) => {
+                    usage!(session, "invalid ALIGNMENT: must be a multiple of 4K");
+                }
             }
         }
     };
@@ -51,10 +53,10 @@ pub(super) fn claim(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Don
     let (number, name) = (id.get(), definition.name);
     let bytes = wish.frames() * FRAME_SIZE;
     let rounded = from_fn(|f| match units::parse_size(what) {
-        Some(asked) if asked != bytes => write!(f, ", {what} rounded up to {},", Size(bytes)),
+        Some(asked) if asked != bytes => write!(f, " ({what} rounded up to {})", Size(bytes)),
         _ => Ok(()),
     });
-    let text = format_args!("Claim {number} of {name}{rounded} is under way: see claims.");
+    let text = format_args!("Claim {number} of {name}{rounded} submitted: claims shows its progress.");
     let cells =
         [("claim", Count(number.into())), ("pool", Text(name.as_str())), ("size_bytes", Bytes(bytes))];
     session.done("claim", text, &cells)
@@ -68,7 +70,9 @@ fn range(session: &mut Session<'_>, text: &str) -> Result<FrameRange, Failure> {
         (range.bytes() == size && size > 0).then_some(range)
     });
     parsed.ok_or_else(|| {
-        session.usage(format_args!("'{text:.32}' is no range of whole 4 KiB like 64M@0x48000000"))
+        session.usage(format_args!(
+            "invalid range '{text:.32}'; expected whole frames of 4 KiB, like 64M@0x48000000"
+        ))
     })
 }
 
@@ -93,7 +97,7 @@ pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> D
     let (pool, range) = if let Some(number) = arguments.number(0) {
         let report = granted(claiming, number);
         let Some(report) = report else {
-            return Err(session.refuse(format_args!("claim {number} was not granted, or is not remembered")));
+            refuse!(session, "claim {number} was not granted, or is no longer remembered");
         };
         // The range may have been released and granted to someone else, or may be before a second release runs.
         let is_on_its_way = |other: &Report| {
@@ -104,18 +108,14 @@ pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> D
         };
         match report.returned {
             0 if reports(claiming).any(|other| is_on_its_way(&other)) => {
-                return Err(session.refuse(format_args!("claim {number} is being given back already")));
+                refuse!(session, "claim {number} is being released already");
             }
             0 => {}
             all if all == report.range.frames() => {
-                return Err(
-                    session.refuse(format_args!("what claim {number} was granted is given back already"))
-                );
+                refuse!(session, "claim {number} is released already");
             }
             _ => {
-                return Err(session.refuse(format_args!(
-                    "claim {number} is given back in part: name the pool and the range"
-                )));
+                refuse!(session, "claim {number} is partly released: give the pool and the range");
             }
         }
         (report.pool, report.range)
@@ -124,14 +124,14 @@ pub(super) fn release(session: &mut Session<'_>, arguments: &Arguments<'_>) -> D
         let Some(text) = arguments.word(1) else {
             claiming.release_all(pool).map_err(|error| refused(session, error))?;
             let name = definition.name;
-            let text = format_args!("All that is claimed of {name} is being given back.");
+            let text = format_args!("Releasing all claimed memory of {name}: claims shows the progress.");
             return session.done("release", text, &[("pool", Text(name.as_str()))]);
         };
         (pool, range(session, text)?)
     };
     let id = claiming.release(pool, range).map_err(|error| refused(session, error))?;
     let number = id.get();
-    let text = format_args!("Release {number} of {} is under way: see claims.", range.compact());
+    let text = format_args!("Release {number} of {} submitted: claims shows its progress.", range.compact());
     session.done("release", text, &[("claim", Count(number.into()))])
 }
 
@@ -177,8 +177,8 @@ const fn kind(report: &Report) -> &'static str {
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let (claiming, is_json) = (session.claiming()?, session.style.is_json);
     session.report("claims", |report, machine| {
-        report.list("claims", "Nothing was claimed yet.", reports(claiming), |table, claim| {
-            let (blocker, state) = (blocker_text(&claim), state_text(&claim));
+        report.list("claims", "There are no claims.", reports(claiming), |table, claim| {
+            let (blocker, state) = (blocker_text(&claim), state_text(claiming, &claim));
             let cause = match claim.blocker.cause {
                 Cause::Nothing => Nothing,
                 cause => Text(Cause::NAMES[cause.index()]),
@@ -191,27 +191,35 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
                 ("state=STATE", Text(if is_json { claim.state.name() } else { &state })),
                 ("done_permille", Permille(claim.per_cent() * 10)),
                 ("size_bytes=SIZE", Frames(claim.wish.frames())),
-                ("base=AT", base(&claim)),
+                ("base=BASE", base(&claim)),
                 ("returned_bytes", Frames(claim.returned)),
                 ("moved_bytes=MOVED", Bytes(claim.moved.bytes())),
                 ("elapsed_ns=TIME", Nanoseconds(time(claiming, machine, &claim))),
                 ("try_count", Count(claim.tries.len() as u64)),
                 ("cause", cause),
                 ("blocker", Text(&blocker).or_nothing()),
-                ("=WHY", if claim.state == State::Failed { Text(&blocker) } else { Nothing }),
+                ("=REASON", if claim.state == State::Failed { Text(&blocker) } else { Nothing }),
             ])
         })
     })
 }
 
+/// Tests if an operation is neither queued nor over.
+fn is_at_work(report: &Report) -> bool {
+    report.state != State::Queued && !report.state.is_over()
+}
+
 /// Describes the state and the progress of an operation.
-fn state_text(report: &Report) -> Reason {
+fn state_text(claiming: &dyn Claiming, report: &Report) -> Reason {
     match report.state {
-        State::Queued => reason(format_args!("queued")),
+        State::Queued => match reports(claiming).find(is_at_work) {
+            Some(other) => reason(format_args!("queued behind {}", other.id.get())),
+            None => reason(format_args!("queued")),
+        },
         State::Cancelled if report.is_orphan() => reason(format_args!("cancelled: its owner stopped")),
         State::Granted if report.returned > 0 => match report.returned == report.range.frames() {
-            true => reason(format_args!("returned")),
-            false => reason(format_args!("granted, part returned")),
+            true => reason(format_args!("released")),
+            false => reason(format_args!("granted, partly released")),
         },
         state if state.is_over() => reason(format_args!("{}", state.name())),
         state => reason(format_args!("{} {} %", state.name(), report.per_cent())),
@@ -229,7 +237,7 @@ fn blocker_text(report: &Report) -> Reason {
 fn show(session: &mut Session<'_>, claiming: &dyn Claiming, number: u64) -> Done {
     let found = reports(claiming).find(|report| u64::from(report.id.get()) == number);
     let Some(claim) = found else {
-        return Err(session.refuse(format_args!("there is no claim {number}: claims lists them")));
+        refuse!(session, "no claim {number}: claims lists them");
     };
     session.report("claim", |report, machine| {
         let blocker = blocker_text(&claim);
@@ -241,18 +249,18 @@ fn show(session: &mut Session<'_>, claiming: &dyn Claiming, number: u64) -> Done
             ("state=State", Text(claim.state.name())),
             ("done_permille=Done", Permille(claim.per_cent() * 10)),
             ("size_bytes=Size", Frames(claim.wish.frames())),
-            ("base=At", base(&claim)),
-            ("ipa=Seen at", Address(claim.ipa.get()).or_nothing()),
+            ("base=Base", base(&claim)),
+            ("ipa=At IPA", Address(claim.ipa.get()).or_nothing()),
             ("moved_bytes=Moved", Bytes(claim.moved.bytes())),
             ("moved_blocks=  units of 2 MiB", Count(claim.moved.blocks)),
             ("moved_pages=  units of 4 KiB", Count(claim.moved.pages)),
-            ("lent_permille=Pool lent at first", Permille(u64::from(claim.lent_per_cent) * 10)),
+            ("lent_permille=Pool lent at start", Permille(u64::from(claim.lent_per_cent) * 10)),
             ("elapsed_ns=Time", Nanoseconds(time(claiming, machine, &claim))),
-            ("migration_ns=  of it migration", Nanoseconds(machine.nanoseconds(claim.migration_ticks))),
-            ("own_ns=  and other work", Nanoseconds(machine.nanoseconds(claim.own_ticks))),
-            ("blocker=In the way", Text(&blocker).or_nothing()),
+            ("migration_ns=  migration", Nanoseconds(machine.nanoseconds(claim.migration_ticks))),
+            ("own_ns=  other work", Nanoseconds(machine.nanoseconds(claim.own_ticks))),
+            ("blocker=Blocked by", Text(&blocker).or_nothing()),
         ])?;
-        report.list("tries", "No range was tried.", claim.tries.iter(), |table, one| {
+        report.list("tries", "No range was tried yet.", claim.tries.iter(), |table, one| {
             let outcome = match (one.blocker.cause, claim.state) {
                 (Cause::Nothing, state) => reason(format_args!("{}", state.name())),
                 _ => reason(format_args!("{}", one.blocker)),
@@ -298,7 +306,7 @@ pub(super) fn counters(session: &mut Session<'_>) -> Done {
         let failures = Cause::NAMES.iter().enumerate().map(|(index, name)| (name, statistics.failed(index)));
         let failures = failures.filter(|(_, count)| *count > 0);
         report.list("failures", "No claim failed.", failures, |table, (name, count)| {
-            table.row(&[("cause=FAILED BECAUSE", Text(name)), ("count=COUNT", Count(count))])
+            table.row(&[("cause=CAUSE OF FAILURE", Text(name)), ("count=COUNT", Count(count))])
         })?;
         let classes = SIZE_CLASSES.iter().enumerate().flat_map(|(size, (_, size_name))| {
             let by_fullness = FULLNESS_CLASSES.iter().enumerate();

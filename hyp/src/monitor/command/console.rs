@@ -12,14 +12,14 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
     match (arguments.get(0), arguments.word(1), arguments.number(2)) {
         (None, ..) => list(session),
         (Some(Argument::Console(console)), Some(_), Some(bytes)) => limit(session, console, bytes),
-        (Some(Argument::Console(_)), Some(_), None) => Err(session.usage(format_args!("SIZE is missing"))),
+        (Some(Argument::Console(_)), Some(_), None) => Err(session.usage(format_args!("missing SIZE"))),
         (Some(Argument::Console(console)), None, _) => {
             let name = machine.console(console).map_or("", |status| status.name);
-            session.done("console", format_args!("To {name}."), &[("console", Text(name))])?;
+            session.done("console", format_args!("Switching to {name}."), &[("console", Text(name))])?;
             machine.show_console(console);
             Ok(())
         }
-        (Some(_), Some(_), _) => Err(session.usage(format_args!("limit applies to one console"))),
+        (Some(_), Some(_), _) => Err(session.usage(format_args!("limit needs the name of one console"))),
         (Some(_), None, _) => {
             let view = if arguments.word(0) == Some("all") { View::All } else { View::Front };
             let name = view.name();
@@ -53,7 +53,7 @@ fn list(session: &mut Session<'_>) -> Done {
 fn limit(session: &mut Session<'_>, console: Console, bytes: u64) -> Done {
     if bytes > MAX_LIMIT {
         let most = Size(MAX_LIMIT);
-        return Err(session.refuse(format_args!("at most {most} of a console are kept")));
+        refuse!(session, "limit too large: at most {most} of a console's output are kept");
     }
     let machine = session.machine;
     machine.limit_console(console, bytes as usize);

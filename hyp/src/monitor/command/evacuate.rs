@@ -47,7 +47,7 @@ pub(super) fn evacuate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> 
     let (migration, machine) = (session.migration()?, session.machine);
     let name = machine.controller_name(from);
     if open(session).without(from).is_empty() {
-        return Err(session.refuse(format_args!("{name} is the only controller that takes allocations")));
+        refuse!(session, "{name} is the only controller that takes allocations");
     }
     let (moving, staying) = predict(session, from)?;
     migration.close(from, true);
@@ -163,13 +163,10 @@ fn predict(session: &mut Session<'_>, from: ControllerId) -> Result<(u64, Vec<St
 /// Opens a controller to allocations again.
 pub(super) fn restore(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let migration = session.migration()?;
-    let index = arguments.controller(0).unwrap_or(usize::MAX);
-    let Some(id) = u8::try_from(index).ok().and_then(ControllerId::try_new) else {
-        return Err(session.refuse(format_args!("the controller is gone")));
-    };
+    let id = arguments.controller(0).unwrap_or_default();
     let name = session.machine.controller_name(id);
-    if session.machine.controller(index).is_some_and(|controller| !controller.is_closed) {
-        return Err(session.refuse(format_args!("{name} takes allocations already")));
+    if session.machine.controller(id.index()).is_some_and(|controller| !controller.is_closed) {
+        refuse!(session, "{name} takes allocations already");
     }
     migration.close(id, false);
     let text = format_args!("{name} takes allocations again.");

@@ -9,7 +9,7 @@ use stage2::phys::placement::{Placement, Strictness};
 use super::backing::{Part, Parts, parts};
 use super::names::Placed;
 use super::prelude::*;
-use crate::monitor::machine::Region;
+use crate::monitor::machine::{Backing, Region};
 use crate::monitor::region::pieces;
 use crate::monitor::report::Report;
 
@@ -50,7 +50,7 @@ fn summary(session: &mut Session<'_>, at: usize) -> Done {
     let migration = from_fn(|f| match (making.is_held, making.limit_bytes_per_s) {
         (true, _) => f.write_str("never"),
         (false, Some(limit)) => write!(f, "at most {} kB/s", limit / 1000),
-        (false, None) => f.write_str("no limit of its own"),
+        (false, None) => f.write_str("no limit"),
     });
     let movable = making.movable;
     let lying = lying(session, at)?;
@@ -65,9 +65,9 @@ fn summary(session: &mut Session<'_>, at: usize) -> Done {
             ("vcpu_on_count", Count(guest.vcpu_on_count as u64)),
             ("cpus=CPUs", Numbers(&guest.cpus)),
             ("memory_bytes=RAM", Bytes(guest.memory_bytes)),
-            ("resident_bytes=  has now", Bytes(guest.resident_bytes)),
-            ("dmb_bytes=  movable blocks", Bytes(making.dmb_bytes)),
-            ("table_bytes=  tables", Bytes(making.table_bytes)),
+            ("resident_bytes=  resident", Bytes(guest.resident_bytes)),
+            ("dmb_bytes=  in movable blocks", Bytes(making.dmb_bytes)),
+            ("table_bytes=Stage 2 tables", Bytes(making.table_bytes)),
             (
                 "movable_memory=Movable memory",
                 Show(&format_args!("{} ({})", movable.mode.name(), movable.reason)),
@@ -122,7 +122,7 @@ fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, lying: 
                 ("=SET BY", Text(if piece.is_pinned { "pin" } else { set_by })),
                 ("resident_on", Words(&resident_on)),
                 ("resident_bytes", Numbers(&resident_bytes)),
-                ("=LIES BEHIND", Show(&Parts(machine, parts))),
+                ("=RESIDENT ON", Show(&Parts(machine, parts))),
             ])?;
         }
         Ok(())
@@ -161,7 +161,7 @@ fn map(session: &mut Session<'_>, at: usize) -> Done {
     let lying = lying(session, at)?;
     session.report("guest_map", |report, machine| {
         report.fields(&[("guest", Text(machine.guest(at).map_or("", |guest| guest.name)))])?;
-        report.list("regions", "It has no RAM.", rows.iter(), |table, (region, part)| {
+        report.list("regions", "The guest has no RAM.", rows.iter(), |table, (region, part)| {
             let controller = part.and_then(|part| machine.controller(part.controller));
             let part = part.unwrap_or_default();
             let [large, medium, small] = part.units.map(Count);
@@ -169,8 +169,9 @@ fn map(session: &mut Session<'_>, at: usize) -> Done {
                 ("ipa=IPA", Address(region.ipa)),
                 ("size_bytes=SIZE", Bytes(region.bytes)),
                 ("region=REGION", Text(region.name)),
-                ("backing=IS", Text(region.backing.name())),
-                ("controller=BEHIND", controller.map_or(Nothing, |controller| Text(controller.name))),
+                ("backing", Text(region.backing.name())),
+                ("=MIGRATABLE", Flag(region.backing == Backing::Movable)),
+                ("controller=ON", controller.map_or(Nothing, |controller| Text(controller.name))),
                 ("backed_bytes=BACKED", Bytes(part.bytes)),
                 ("large_count=1 GiB", large),
                 ("medium_count=2 MiB", medium),

@@ -41,7 +41,7 @@ pub(super) fn stop(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
 
 /// Resets a guest.
 pub(super) fn reset(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
-    act(session, arguments, "reset", "starts afresh", |machine, guest| machine.reset(guest))
+    act(session, arguments, "reset", "is being reset", |machine, guest| machine.reset(guest))
 }
 
 fn act(
@@ -54,7 +54,7 @@ fn act(
     let machine = session.machine;
     let at = arguments.guest(0).unwrap_or(usize::MAX);
     let Some(guest) = machine.guest(at) else {
-        return Err(session.refuse(format_args!("the guest is gone")));
+        refuse!(session, "the guest no longer exists");
     };
     action(machine, at).map_err(|why| session.refuse(format_args!("{why}")))?;
     session.done(name, format_args!("{} {outcome}.", guest.name), &[("guest", Text(guest.name))])

@@ -104,10 +104,10 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
             }
         }
         report.fields(&[
-            ("window_ns=Watched for", Nanoseconds(window_ns)),
-            ("unit_count=Units looked at", Count(begun.unit_count + sample.unit_count)),
-            ("cost_ns=Looking took", Nanoseconds(migration.nanoseconds(cost_ticks))),
-            ("late=Not watched", Words(&late)),
+            ("window_ns=Window", Nanoseconds(window_ns)),
+            ("unit_count=Units scanned", Count(begun.unit_count + sample.unit_count)),
+            ("cost_ns=Scan time", Nanoseconds(migration.nanoseconds(cost_ticks))),
+            ("late=Started too late", Words(&late)),
         ])?;
         let seen = machine.guests().take(GUESTS).filter(|(at, _)| begun.has_seen(*at, sample.life[*at]));
         let rows = seen.flat_map(|(at, guest)| {

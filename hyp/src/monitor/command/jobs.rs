@@ -7,6 +7,7 @@ use stage2::scale::scaled;
 
 use super::names::{Names, Placed};
 use super::prelude::*;
+use crate::monitor::machine::{self, reason};
 use crate::monitor::migration::{Migration, Order};
 
 /// The work of a job, in a few words.
@@ -15,23 +16,26 @@ struct What<'a>(&'a dyn Machine, &'a Request);
 impl fmt::Display for What<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(machine, request) = *self;
-        match request.scope {
-            Scope::Everything => f.write_str("all")?,
-            Scope::Guest(guest) => f.write_str(machine.guest_name(guest))?,
-            Scope::Range(guest, ipa, size) => {
+        match (request.scope, request.select) {
+            (Scope::Everything, Select::Touching(_)) => f.write_str("clear")?,
+            (Scope::Everything, Select::Behind(_)) if request.to.is_none() => f.write_str("evacuate")?,
+            (Scope::Everything, _) => f.write_str("all")?,
+            (Scope::Guest(guest), _) => f.write_str(machine.guest_name(guest))?,
+            (Scope::Range(guest, ipa, size), _) => {
                 write!(f, "{} {}@{:#x}", machine.guest_name(guest), Compact(size), ipa.get())?;
             }
         }
         if request.limit_bytes != u64::MAX {
             write!(f, ", {}", Size(request.limit_bytes))?;
         }
+        let from = if request.scope == Scope::Everything { "" } else { " from" };
         match request.select {
             Select::Touching(frames) => {
-                write!(f, " on {}@{:#x}", Compact(frames.bytes()), frames.start() * FRAME_SIZE)?;
+                write!(f, "{from} {}@{:#x}", Compact(frames.bytes()), frames.start() * FRAME_SIZE)?;
             }
             // Everything outside the target moves: not worth saying.
-            Select::Behind(from) if request.to.is_none() || from.len() == 1 => {
-                write!(f, " off {}", Names(machine, from))?;
+            Select::Behind(set) if request.to.is_none() || set.len() == 1 => {
+                write!(f, "{from} {}", Names(machine, set))?;
             }
             Select::Behind(_) => {}
         }
@@ -42,16 +46,22 @@ impl fmt::Display for What<'_> {
     }
 }
 
-/// Returns the reason why a job was cancelled, or does not begin.
-fn why_in_state(job: &JobReport) -> &'static str {
-    match (job.state, job.is_abandoned) {
-        (JobState::Cancelled, true) => "its guest stopped or was reset",
-        (JobState::Cancelled, false) => "by the operator",
-        (JobState::Queued, _) if job.waits_for.is_some() => {
-            "waits for a guest that starts, is reset or stops"
+/// Returns the reason why a job was cancelled, or has to wait; empty if there is none.
+fn why_in_state(machine: &dyn Machine, migration: &dyn Migration, job: &JobReport) -> machine::Reason {
+    let text = from_fn(|f| match (job.state, job.waits_for) {
+        (JobState::Cancelled, _) if job.is_abandoned => f.write_str("its guest stopped or was reset"),
+        (JobState::Cancelled, _) => f.write_str("by the operator"),
+        (JobState::Queued, Some(guest)) => {
+            let state = machine.guest(guest.index()).map_or("", |guest| guest.state.name());
+            write!(f, "waits for {}, which is {state}", machine.guest_name(guest))
         }
-        _ => "",
-    }
+        (JobState::Queued, None) => match reports(migration).find(|other| other.state == JobState::Running) {
+            Some(other) => write!(f, "waits for {}", other.id),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    });
+    reason(format_args!("{text}"))
 }
 
 /// Returns the time since a job began, or that it took, in ticks.
@@ -102,9 +112,10 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     session.report("jobs", |report, machine| {
         report.list("jobs", "There are no jobs.", reports(migration), |table, job| {
             let time_ns = migration.nanoseconds(ticks(&job, now));
-            let why = why_in_state(&job);
+            let why = why_in_state(machine, migration, &job);
             let what = What(machine, &job.request);
-            let (colon, note) = if job.is_abandoned { (": ", why) } else { ("", "") };
+            let has_note = !why.is_empty() && (job.is_abandoned || job.state == JobState::Queued);
+            let (colon, note) = if has_note { (": ", why.as_str()) } else { ("", "") };
             let done = match job.state {
                 JobState::Finished => 1000,
                 // Something stayed: never shown as all of it.
@@ -124,7 +135,7 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
                 ("total_bytes", Bytes(job.total_bytes)),
                 ("scanned_bytes", Bytes(job.scanned_bytes)),
                 ("what", Show(&what)),
-                ("reason", Text(why).or_nothing()),
+                ("reason", Text(&why).or_nothing()),
                 ("=WHAT", Show(&format_args!("{what}{colon}{note}"))),
             ])
         })
@@ -151,20 +162,20 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
     let migration = session.migration()?;
     let id = number(arguments);
     let Some(job) = migration.job(id) else {
-        return Err(session.refuse(format_args!("there is no job {}: jobs lists them", id.get())));
+        refuse!(session, "no job {}: jobs lists them", id.get());
     };
     let time_ns = migration.nanoseconds(ticks(&job, migration.now()));
     let shortage = migration.shortage(&job);
-    let why = why_in_state(&job);
+    let why = why_in_state(session.machine, migration, &job);
     let colon = if why.is_empty() { "" } else { ": " };
     session.report("job", |report, machine| {
         report.fields(&[
             ("job=Job", Count(job.id.get().into())),
             ("what=What", Show(&What(machine, &job.request))),
             ("state", Show(&job.state)),
-            ("reason", Text(why).or_nothing()),
+            ("reason", Text(&why).or_nothing()),
             ("=State", Show(&format_args!("{}{colon}{why}", job.state))),
-            ("scanned_bytes=Looked at", Bytes(job.scanned_bytes)),
+            ("scanned_bytes=Scanned", Bytes(job.scanned_bytes)),
             ("total_bytes=  of", Bytes(job.total_bytes)),
             ("moved_bytes=Moved", Bytes(job.moved.bytes())),
             ("moved_blocks=  units of 2 MiB", Count(job.moved.blocks)),
@@ -178,9 +189,9 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
             let fits = Names(machine, shortage.fits);
             let fits = if shortage.fits.is_empty() { Nothing } else { Show(&fits) };
             report.fields(&[
-                ("missing_bytes=Missing", Bytes(shortage.bytes)),
+                ("missing_bytes=No room for", Bytes(shortage.bytes)),
                 ("missing_frames=  frames", Count(shortage.bytes / FRAME_SIZE)),
-                ("fits=Would fit", fits),
+                ("fits=Has room", fits),
             ])?;
         }
         let unmoved = Reason::ALL.into_iter().map(|reason| (reason, job.unmoved(reason)));
@@ -194,7 +205,7 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
                     "guest=FIRST IN",
                     unmoved.first.map_or(Nothing, |(guest, _)| Text(machine.guest_name(guest))),
                 ),
-                ("ipa=AT", unmoved.first.map_or(Nothing, |(_, ipa)| Address(ipa.get()))),
+                ("ipa=AT IPA", unmoved.first.map_or(Nothing, |(_, ipa)| Address(ipa.get()))),
             ])
         })
     })
@@ -202,17 +213,17 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
 
 /// Pauses a job.
 pub(super) fn pause(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
-    control(session, arguments, Order::Pause, "pauses")
+    control(session, arguments, Order::Pause, "is pausing")
 }
 
 /// Resumes a job.
 pub(super) fn resume(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
-    control(session, arguments, Order::Resume, "goes on")
+    control(session, arguments, Order::Resume, "resumes")
 }
 
 /// Cancels a job.
 pub(super) fn cancel(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
-    control(session, arguments, Order::Cancel, "ends; what has moved stays where it is")
+    control(session, arguments, Order::Cancel, "is cancelled; memory that has moved stays at its new place")
 }
 
 fn control(session: &mut Session<'_>, arguments: &Arguments<'_>, order: Order, outcome: &str) -> Done {

@@ -45,7 +45,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
         }
     }
     if frame_count != 0 {
-        writeln!(session, "({frame_count} lines are frames: ballast console --elf FILE shows them)")?;
+        writeln!(session, "({frame_count} lines are frames: ballast console --elf FILE decodes them)")?;
     }
     if reader.lost_count() != 0 {
         writeln!(session, "({} older lines are lost)", reader.lost_count())?;

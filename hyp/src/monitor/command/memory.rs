@@ -42,7 +42,7 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
             ("pool_in_dmb_bytes=  in movable blocks", Frames(in_blocks)),
             ("retired_bytes=Retired", Frames(normal.retired + movable.retired)),
             ("guest_bytes=Guests", Frames(of_guests)),
-            ("table_bytes=Guests' tables", Frames(of_tables)),
+            ("table_bytes=Stage 2 tables", Frames(of_tables)),
             ("own_bytes=Ballast", Frames(memory.resident_everywhere(Owner::Hypervisor))),
             ("free_bytes=Free", Frames(normal.free + movable.free)),
             ("free_movable_bytes=  in MOVABLE", Frames(movable.free)),
@@ -153,10 +153,10 @@ pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Don
     let memory = session.memory()?;
     let address = arguments.number(0).unwrap_or(0);
     let Some(pa) = Pa::try_new(address) else {
-        return Err(session.refuse(format_args!("{address:#x} is no physical address: they have 48 bits")));
+        refuse!(session, "{address:#x} is not a physical address: more than 48 bits");
     };
     let Some(info) = memory.frame_info(Frame::containing(pa)) else {
-        return Err(session.refuse(format_args!("{address:#x} is no RAM")));
+        refuse!(session, "{address:#x} is not RAM");
     };
     session.report("frame", |report, machine| {
         let kind = from_fn(|f| {
@@ -175,12 +175,12 @@ pub(super) fn frame(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Don
             ("dmb=DMB", info.block.map_or(Nothing, |block| Count(block.into()))),
             ("state=State", Text(state_name(info.state))),
             ("owner=Owner", Text(&owner)),
-            ("head=Its block at", Address(info.head.pa().get())),
-            ("order=  of order", Count(info.order.into())),
-            ("block_bytes=  that is", Bytes(FRAME_SIZE << info.order)),
+            ("head=Block at", Address(info.head.pa().get())),
+            ("order=  order", Count(info.order.into())),
+            ("block_bytes=  size", Bytes(FRAME_SIZE << info.order)),
             ("guest=Guest", mapping.map_or(Nothing, |mapping| Text(machine.guest_name(mapping.guest)))),
             ("ipa=  at IPA", mapping.map_or(Nothing, |mapping| Address(mapping.ipa.get()))),
-            ("is_known_zero=Known to be zero", Flag(info.contents == Contents::Zeroed)),
+            ("is_known_zero=Known zero", Flag(info.contents == Contents::Zeroed)),
         ])
     })
 }
@@ -189,7 +189,7 @@ fn owner_text(machine: &dyn Machine, owner: Option<Owner>) -> Reason {
     match owner {
         None => Reason::new(),
         Some(Owner::Guest(guest)) => reason(format_args!("{}", machine.guest_name(guest))),
-        Some(Owner::Tables(guest)) => reason(format_args!("stage-2 tables of {}", machine.guest_name(guest))),
+        Some(Owner::Tables(guest)) => reason(format_args!("stage 2 tables of {}", machine.guest_name(guest))),
         Some(owner) => reason(format_args!("{owner}")),
     }
 }
@@ -207,7 +207,7 @@ const fn state_name(state: State) -> &'static str {
 pub(super) fn map(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     let (memory, machine) = (session.memory()?, session.machine);
     let only = arguments.controller(0);
-    let controllers = machine.controllers().filter(|(id, _)| only.is_none_or(|only| only == id.index()));
+    let controllers = machine.controllers().filter(|(id, _)| only.is_none_or(|only| only == *id));
     let ranges = controllers.flat_map(|(id, controller)| {
         controller.ranges.into_iter().map(move |(base, size)| (machine.controller_name(id), base, size))
     });
@@ -234,9 +234,8 @@ pub(super) fn map(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
             session.io().pause();
         }
     }
-    session.write_str(
-        "1-8 guest  B Ballast  T tables  R reserved  C claimed  H huge  X retired\n: mixed  . free\n",
-    )?;
+    session
+        .write_str("1-8 guest  B Ballast  T tables  R reserved  C claimed  X retired\n: mixed  . free\n")?;
     Ok(())
 }
 

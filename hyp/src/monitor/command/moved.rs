@@ -37,14 +37,14 @@ pub(super) fn run(session: &mut Session<'_>) -> Done {
         })?;
         let stalls = guests.clone().map(|(name, counters)| (name, counters.totals().stalls));
         let stalls = stalls.filter(|(_, stalls)| stalls.count != 0);
-        report.list("stalls", "No guest has waited.", stalls, |table, (name, stalls)| {
+        report.list("stalls", "No guest has stalled.", stalls, |table, (name, stalls)| {
             table.row(&[
                 ("guest=STALLS OF", Text(name)),
                 ("count=COUNT", Count(stalls.count)),
                 ("mean_ns=MEAN", time(stalls.mean)),
-                ("p50_ns=HALF WITHIN", time(stalls.p50)),
-                ("p99_ns=99 % WITHIN", time(stalls.p99)),
-                ("max_ns=LONGEST", time(stalls.max)),
+                ("p50_ns=P50", time(stalls.p50)),
+                ("p99_ns=P99", time(stalls.p99)),
+                ("max_ns=MAX", time(stalls.max)),
             ])
         })?;
         if is_json {

@@ -19,9 +19,9 @@ impl fmt::Display for Placed<'_> {
                     f.write_str(self.0.controller_name(*controller))?;
                 }
             }
-            Placement::Interleave(..) => write!(f, "{} in turns", Names(self.0, set))?,
+            Placement::Interleave(..) => write!(f, "{} (interleaved)", Names(self.0, set))?,
         }
-        if strictness == Strictness::Preferred { f.write_str(" if possible") } else { Ok(()) }
+        if strictness == Strictness::Preferred { f.write_str(" (preferred)") } else { Ok(()) }
     }
 }
 

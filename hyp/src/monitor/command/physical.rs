@@ -18,18 +18,15 @@ pub(super) fn buddyinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let memory = session.memory()?;
     let arenas = arenas(session, memory)?;
     session.report("buddyinfo", |report, machine| {
-        report.table("arenas", "There is no memory.", &mut |table| {
-            arenas.iter().try_for_each(|arena| {
-                let name = Text(machine.controller_name(arena.controller));
-                let counts = by_order(&arena.free, None);
-                table.row(&[
-                    ("zone=ZONE", Show(&arena.zone)),
-                    ("controller=CONTROLLER", name),
-                    ("free_bytes=FREE", Frames(memory.arena_totals(arena.zone, arena.controller).free)),
-                    ("free_blocks", Numbers(&counts)),
-                    ("=FREE BLOCKS, ORDER:COUNT", Show(&ByOrder(&counts))),
-                ])
-            })
+        report.list("arenas", "There is no memory.", arenas.iter(), |table, arena| {
+            let counts = by_order(&arena.free, None);
+            table.row(&[
+                ("zone=ZONE", Show(&arena.zone)),
+                ("controller=CONTROLLER", Text(machine.controller_name(arena.controller))),
+                ("free_bytes=FREE", Frames(memory.arena_totals(arena.zone, arena.controller).free)),
+                ("free_blocks", Numbers(&counts)),
+                ("=FREE BLOCKS, ORDER:COUNT", Show(&ByOrder(&counts))),
+            ])
         })
     })
 }
@@ -39,37 +36,27 @@ pub(super) fn pagetypeinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Done
     let memory = session.memory()?;
     let arenas = arenas(session, memory)?;
     session.report("pagetypeinfo", |report, machine| {
-        report.table("types", "There is no memory.", &mut |table| {
-            for arena in &arenas {
-                let name = Text(machine.controller_name(arena.controller));
-                for migrate_type in MigrateType::ALL {
-                    let count = arena.free.pageblocks[migrate_type as usize];
-                    let counts = by_order(&arena.free, Some(migrate_type));
-                    if count > 0 {
-                        table.row(&[
-                            ("zone=ZONE", Show(&arena.zone)),
-                            ("controller=CONTROLLER", name),
-                            ("type=TYPE", Show(&migrate_type)),
-                            ("pageblock_count=PAGEBLOCKS", Count(count.into())),
-                            ("free_blocks", Numbers(&counts)),
-                            ("=FREE BLOCKS, ORDER:COUNT", Show(&ByOrder(&counts))),
-                        ])?;
-                    }
+        let rows = arenas.iter().flat_map(|arena| {
+            let types = MigrateType::ALL.into_iter().map(Some).chain([None]);
+            types.map(move |migrate_type| match migrate_type {
+                Some(migrate_type) => {
+                    (arena, Some(migrate_type), arena.free.pageblocks[migrate_type as usize])
                 }
-                if arena.free.isolated_pageblocks > 0 {
-                    let isolated = arena.free.isolated_pageblocks;
-                    let zone = Show(&arena.zone);
-                    table.row(&[
-                        ("zone=ZONE", zone),
-                        ("controller=CONTROLLER", name),
-                        ("type=TYPE", Text("of these isolated")),
-                        ("pageblock_count=PAGEBLOCKS", Count(isolated.into())),
-                        ("free_blocks", Nothing),
-                        ("=FREE BLOCKS, ORDER:COUNT", Nothing),
-                    ])?;
-                }
-            }
-            Ok(())
+                None => (arena, None, arena.free.isolated_pageblocks),
+            })
+        });
+        let rows = rows.filter(|(.., count)| *count > 0);
+        report.list("types", "There is no memory.", rows, |table, (arena, migrate_type, count)| {
+            let counts = migrate_type.map(|migrate_type| by_order(&arena.free, Some(migrate_type)));
+            let shown = counts.as_ref().map(ByOrder);
+            table.row(&[
+                ("zone=ZONE", Show(&arena.zone)),
+                ("controller=CONTROLLER", Text(machine.controller_name(arena.controller))),
+                ("type=TYPE", migrate_type.as_ref().map_or(Text("of these isolated"), |name| Show(name))),
+                ("pageblock_count=PAGEBLOCKS", Count(count.into())),
+                ("free_blocks", counts.as_ref().map_or(Nothing, |counts| Numbers(counts))),
+                ("=FREE BLOCKS, ORDER:COUNT", shown.as_ref().map_or(Nothing, |counts| Show(counts))),
+            ])
         })
     })
 }
@@ -94,24 +81,27 @@ pub(super) fn dmb(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
         uses.push(frames);
     }
     session.report("dmb", |report, machine| {
-        report.table("blocks", "No movable block is designated.", &mut |table| {
-            memory.blocks().iter().zip(&uses).enumerate().try_for_each(|(index, (block, frames))| {
-                let name = Text(machine.controller_name(block.controller));
+        let blocks = memory.blocks().iter().zip(&uses).enumerate();
+        report.list(
+            "blocks",
+            "There are no designated movable blocks.",
+            blocks,
+            |table, (index, (block, frames))| {
                 let [free, lent, claimed, fixed] = frames.map(Frames);
                 table.row(&[
                     ("dmb=#", Count(index as u64)),
                     ("base=BASE", Address(block.range.base().get())),
                     ("size_bytes=SIZE", Frames(block.range.frames())),
                     ("source=FROM", Text(source_name(block.source))),
-                    ("controller=CONTROLLER", name),
+                    ("controller=CONTROLLER", Text(machine.controller_name(block.controller))),
                     ("free_bytes=FREE", free),
                     ("lent_bytes=LENT", lent),
                     ("claimed_bytes=CLAIMED", claimed),
                     ("fixed_bytes", fixed),
                     ("name=NAME", Text(block.name.as_str())),
                 ])
-            })
-        })
+            },
+        )
     })
 }
 
@@ -145,14 +135,14 @@ pub(super) fn check(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
             ("verdict=Memory is", Text(verdict)),
             ("problem_count=Problems", Count(summary.problem_count)),
             ("ram_frame_count=Frames of RAM", Count(present)),
-            ("frame_count=  found in the books", Count(summary.frames)),
-            ("mapped_count=Blocks as in stage 2", Count(summary.mapped_count)),
-            ("unmapped_count=  not in stage 2 now", Count(summary.unmapped_count)),
-            ("busy_count=Zones too busy", Count(summary.busy_count)),
-            ("refused_count=Refused frees", Count(memory.refused_count().into())),
+            ("frame_count=  accounted for", Count(summary.frames)),
+            ("mapped_count=Blocks that match stage 2", Count(summary.mapped_count)),
+            ("unmapped_count=  not mapped now", Count(summary.unmapped_count)),
+            ("busy_count=Zones not compared", Count(summary.busy_count)),
+            ("refused_count=Invalid frees refused", Count(memory.refused_count().into())),
         ])?;
-        report.table("problems", "Nothing is wrong.", &mut |table| {
-            problems.iter().try_for_each(|problem| table.row(&[("text=WHAT IS WRONG", Show(problem))]))
+        report.list("problems", "Nothing is wrong.", problems.iter(), |table, problem| {
+            table.row(&[("text=PROBLEM", Show(problem))])
         })
     })
 }

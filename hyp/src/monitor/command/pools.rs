@@ -45,7 +45,7 @@ pub(super) fn find<'a>(session: &mut Session<'a>, name: Option<&str>) -> Result<
         let id = pools.find(name?)?;
         Some((id, pools.get(id)?))
     });
-    found.ok_or_else(|| session.refuse(format_args!("there is no such pool: pools lists them")))
+    found.ok_or_else(|| session.refuse(format_args!("no such pool: pools lists them")))
 }
 
 /// Counts the frames of a pool by their use and calls `visit` for each pageblock. Others run meanwhile.
@@ -84,7 +84,7 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
                 ("claimed_bytes=CLAIMED", Frames(usage.claimed)),
                 ("fixed_bytes", Frames(usage.fixed)),
                 ("claimable_bytes=CLAIMABLE", Frames(usage.claimable())),
-                ("controller=BEHIND", Text(machine.controller_name(pool.controller))),
+                ("controller=ON", Text(machine.controller_name(pool.controller))),
                 ("base", Address(pool.range.base().get())),
                 ("dmb=DMB", pool.block.map_or(Nothing, |block| Count(block.into()))),
                 ("owner=OWNER", Show(&Name(machine, Some(owner(pool))))),
@@ -108,44 +108,44 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
     let (id, pool) = find(session, arguments.word(0))?;
     let mut map = Vec::new();
     if map.try_reserve_exact(pool.range.frames().div_ceil(PAGEBLOCK_FRAMES) as usize).is_err() {
-        return Err(session.refuse(format_args!("there is no room for its map: see pools")));
+        refuse!(session, "no memory for the map of this pool: see pools");
     }
     let usage = survey(session, memory, (id, pool), &mut |block| map.push(block))?;
     let statistics = claiming.claims().statistics();
     session.report("pool", |report, machine| {
         report.fields(&[
             ("pool=Pool", Text(pool.name.as_str())),
-            ("controller=Behind", Text(machine.controller_name(pool.controller))),
-            ("base=From", Address(pool.range.base().get())),
+            ("controller=Controller", Text(machine.controller_name(pool.controller))),
+            ("base=Base", Address(pool.range.base().get())),
             ("size_bytes=Size", Frames(usage.frames)),
             ("dmb=In DMB", pool.block.map_or(Nothing, |block| Count(block.into()))),
             ("owner=Owner", Show(&Name(machine, Some(owner(pool))))),
             ("is_bound=  by configuration", Flag(pool.bound.is_some())),
             ("free_bytes=Free", Frames(usage.free)),
             ("lent_bytes=Lent", Frames(usage.lent)),
-            ("lent_permille=  of what can be", Permille(usage.lent_per_cent() * 10)),
+            ("lent_permille=  of the lendable", Permille(usage.lent_per_cent() * 10)),
             ("claimed_bytes=Claimed", Frames(usage.claimed)),
-            ("fixed_bytes=Cannot move", Frames(usage.fixed)),
-            ("high_lent_bytes=Most lent seen", Frames(statistics.high_lent(id))),
-            ("high_claimed_bytes=Most claimed", Frames(statistics.high_claimed(id))),
+            ("fixed_bytes=Unmovable", Frames(usage.fixed)),
+            ("high_lent_bytes=Peak lent", Frames(statistics.high_lent(id))),
+            ("high_claimed_bytes=Peak claimed", Frames(statistics.high_claimed(id))),
             ("claimable_bytes=Claimable now", Frames(usage.claimable())),
-            ("longest_bytes=  in one piece", Frames(usage.longest.frames().min(usage.claimable()))),
+            ("longest_bytes=  contiguous", Frames(usage.longest.frames().min(usage.claimable()))),
             ("elsewhere_bytes=Free elsewhere", Frames(usage.elsewhere)),
         ])?;
         let rest = [
-            (usage.claimed, "claimed already"),
-            (usage.fixed, "reserved, retired, or in use by what cannot move"),
-            (usage.stuck(), "lent, and there is no room for it elsewhere"),
+            (usage.claimed, "already claimed"),
+            (usage.fixed, "reserved, retired, or unmovable"),
+            (usage.stuck(), "lent, and no room for it elsewhere"),
         ];
         let rest = rest.iter().filter(|(frames, _)| *frames > 0);
         report.list("in_the_way", "", rest, |table, (frames, why)| {
-            table.row(&[("bytes=IN THE WAY", Frames(*frames)), ("why=BECAUSE", Text(why))])
+            table.row(&[("bytes=NOT CLAIMABLE", Frames(*frames)), ("why=BECAUSE", Text(why))])
         })?;
         report.list("map", "", map.chunks(LINE).enumerate(), |table, (index, line)| {
             let base = pool.range.base().get() + (index * LINE) as u64 * PAGEBLOCK_SIZE;
             table.row(&[
                 ("base=MAP", Address(base)),
-                ("uses=. free, l L lent, C claimed, i being claimed, X cannot move", Show(&Line(line))),
+                ("uses=. free, l L lent, C claimed, i being claimed, X unmovable", Show(&Line(line))),
             ])
         })
     })

@@ -13,7 +13,7 @@ pub(super) fn rate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
     let value = arguments.number(1);
     match (arguments.word(0), value) {
         (Some(name), None) if arguments.word(1).is_none() => {
-            return Err(session.usage(format_args!("{name} of how much? See help rate")));
+            usage!(session, "missing VALUE of {name}: see help rate");
         }
         (Some("limit"), None) => policy.set_rate_bytes(0),
         (Some("limit"), Some(bytes @ LEAST_RATE..)) => policy.set_rate_bytes(bytes),
@@ -23,26 +23,25 @@ pub(super) fn rate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
             policy.set_stall_frames((bytes / FRAME_SIZE) as u16)
         }
         (Some("limit"), Some(bytes)) => {
-            return Err(session.usage(format_args!(
-                "{bytes} bytes a second are too few: a limit is at least {}, as in 100M, or off",
+            usage!(
+                session,
+                "limit {bytes} is too low: at least {} bytes a second, as in 100M, or off",
                 Compact(LEAST_RATE)
-            )));
-        }
-        (Some("slice"), _) => return Err(session.usage(format_args!("a slice has 10 to 100000 us"))),
-        (Some("share"), _) => return Err(session.usage(format_args!("a share is 1 to 90 per cent"))),
-        (Some(_), _) => {
-            return Err(
-                session.usage(format_args!("a guest waits for at most 2M to be copied, in steps of 4K"))
             );
+        }
+        (Some("slice"), _) => usage!(session, "slice must be 10 to 100000 us"),
+        (Some("share"), _) => usage!(session, "share must be 1 to 90 per cent"),
+        (Some(_), _) => {
+            usage!(session, "stall must be a multiple of 4K up to 2M");
         }
         (None, _) => {}
     }
     session.report("rate", |report, _| {
         report.fields(&[
             ("limit_bytes_per_s=Limit per second", Bytes(policy.rate_bytes()).or_nothing()),
-            ("slice_ns=Longest slice", Nanoseconds(policy.slice_ns())),
+            ("slice_ns=Slice", Nanoseconds(policy.slice_ns())),
             ("share_permille=Share of a guest's time", Permille(u64::from(policy.share_per_cent()) * 10)),
-            ("stall_bytes=Wait for at most", Frames(policy.stall_frames().into())),
+            ("stall_bytes=Stall limit", Frames(policy.stall_frames().into())),
         ])
     })
 }

@@ -67,13 +67,13 @@ impl Holder {
 
     fn until(self, machine: &dyn Machine) -> impl fmt::Display {
         from_fn(move |f| match self {
-            Self::Guest(_) => f.write_str("when it has moved"),
+            Self::Guest(_) => f.write_str("once migrated"),
             Self::FixedGuest(guest) | Self::Tables(guest) => {
-                write!(f, "not before {} stops", machine.guest_name(guest))
+                write!(f, "once {} stops", machine.guest_name(guest))
             }
-            Self::Claim(..) => f.write_str("when it is released"),
+            Self::Claim(..) => f.write_str("once released"),
             Self::Ballast => f.write_str("never while Ballast runs"),
-            Self::Reserved => f.write_str("never: not given to Ballast"),
+            Self::Reserved => f.write_str("never: reserved by the host"),
         })
     }
 }
@@ -92,54 +92,48 @@ pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Do
     let memory = session.memory()?;
     let (pa, size) = (arguments.number(0).unwrap_or(0), arguments.number(1).unwrap_or(FRAME_SIZE));
     if size == 0 {
-        return Err(session.refuse(format_args!("a size of 0 is nothing to retire")));
+        refuse!(session, "invalid SIZE 0: must be at least 1");
     }
     let Some(frames) = FrameRange::covering(pa, size).filter(|frames| !frames.is_empty()) else {
-        return Err(
-            session.refuse(format_args!("{}@{pa:#x}: physical addresses have 48 bits", Compact(size)))
-        );
+        refuse!(session, "{}@{pa:#x} is beyond the 48 bits of physical addresses", Compact(size));
     };
     let (held, ram) = held(session, memory, frames)?;
     let never: u64 = held.iter().filter(|held| !held.holder.is_temporary()).map(|held| held.frames).sum();
     if ram == 0 {
-        return Err(session.refuse(format_args!("{pa:#x} is not RAM")));
+        refuse!(session, "{pa:#x} is not RAM");
     }
     if let Some(first) = held.first().filter(|_| never == ram) {
         let address = first.first * FRAME_SIZE;
-        return Err(match first.holder {
-            Holder::Reserved => session.refuse(format_args!(
-                "{address:#x} cannot be retired: it has been reserved since boot, so Ballast never hands it out"
-            )),
-            _ => session.refuse(format_args!(
-                "{address:#x} cannot be retired: Ballast itself uses it for as long as it runs. Keep it out of use by a \
-                 no-map node in the host's /reserved-memory, then boot again"
-            )),
-        });
+        let why = match first.holder {
+            Holder::Reserved => "it has been reserved since boot, so Ballast never allocates it",
+            _ => {
+                "Ballast itself uses it while it runs. Exclude it with a no-map node in the host's /reserved-memory \
+                 and reboot"
+            }
+        };
+        refuse!(session, "{address:#x} cannot be retired: {why}");
     }
     let (mut retired, mut rest) = (Retired::default(), frames);
     while !rest.is_empty() {
         rest = migration.retire_some(rest, &mut retired);
         session.io().pause();
     }
-    let job = match held.iter().any(|held| matches!(held.holder, Holder::Guest(_))) {
-        false => None,
-        true => {
-            let job = migration.submit(Request::retire(frames));
-            Some(job.map_err(|error| {
-                session.refuse(format_args!("marked for retirement; could not be migrated: {error}"))
-            })?)
+    let mut job = Nothing;
+    if held.iter().any(|held| matches!(held.holder, Holder::Guest(_))) {
+        match migration.submit(Request::retire(frames)) {
+            Ok(id) => job = Count(id.get().into()),
+            Err(error) => refuse!(session, "marked for retirement; could not be migrated: {error}"),
         }
-    };
-    let job_number = job.map_or(Nothing, |job| Count(job.get().into()));
+    }
     session.report("retire", |report, machine| {
         report.fields(&[
             ("base=First", Address(frames.start() * FRAME_SIZE)),
             ("retired_bytes=Retired now", Frames(retired.now)),
-            ("doomed_bytes=In use", Frames(retired.doomed)),
-            ("before_bytes=Retired before", Frames(retired.before)),
-            ("untouched_bytes=Not Ballast's", Frames(retired.untouched)),
-            ("never_bytes=Never retired", Frames(never)),
-            ("job=Moved by job", job_number),
+            ("doomed_bytes=Pending: in use", Frames(retired.doomed)),
+            ("before_bytes=Retired earlier", Frames(retired.before)),
+            ("untouched_bytes=Not managed", Frames(retired.untouched)),
+            ("never_bytes=Cannot be retired", Frames(never)),
+            ("job=Moved by job", job),
         ])?;
         report.list("held", "", held.iter(), |table, held| {
             table.row(&[

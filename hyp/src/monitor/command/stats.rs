@@ -31,7 +31,7 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
         Some(_) => {
             let machine = session.machine;
             session.state.baseline.take(machine, now_ns);
-            session.done("stats", format_args!("Counting from now on."), &[])
+            session.done("stats", format_args!("Counters reset."), &[])
         }
         None => all(session, now_ns),
     }
@@ -43,7 +43,7 @@ fn all(session: &mut Session<'_>, now_ns: u64) -> Done {
     let shown_ns = now_ns.saturating_sub(baseline.time_ns);
     let is_json = session.style.is_json;
     session.report("stats", |report, machine| {
-        report.fields(&[("=Counted for", Nanoseconds(shown_ns)), ("uptime_ns", Nanoseconds(now_ns))])?;
+        report.fields(&[("=Counted over", Nanoseconds(shown_ns)), ("uptime_ns", Nanoseconds(now_ns))])?;
         report.list("guests", "There are no guests.", machine.guests(), |table, (at, guest)| {
             let totals = if is_json { Totals::of(machine, at) } else { baseline.since(machine, at) };
             let exit = |exit: Exit| Count(totals.exits[exit as usize]);
@@ -54,7 +54,7 @@ fn all(session: &mut Session<'_>, now_ns: u64) -> Done {
                 ("=HYPERCALLS", exit(Exit::Hypercall)),
                 ("=FAULTS", exit(Exit::Fault)),
                 ("injected_count=INJECTED", Count(totals.injected_count)),
-                ("el2_ns=IN EL2", Nanoseconds(totals.el2_ns)),
+                ("el2_ns=TIME AT EL2", Nanoseconds(totals.el2_ns)),
             ];
             let exits = EXIT_KEYS.into_iter().zip(totals.exits.map(Count));
             table.row(&head.into_iter().chain(exits).collect::<heapless::Vec<Cell<'_>, { 7 + EXITS }>>())
@@ -71,11 +71,11 @@ fn one(session: &mut Session<'_>, guest: usize, now_ns: u64) -> Done {
         let totals = if is_json { Totals::of(machine, guest) } else { baseline.since(machine, guest) };
         report.fields(&[
             ("name=Guest", Text(machine.guest(guest).map_or("", |guest| guest.name))),
-            ("=Counted for", Nanoseconds(shown_ns)),
+            ("=Counted over", Nanoseconds(shown_ns)),
             ("uptime_ns", Nanoseconds(now_ns)),
             ("exit_count=Exits", Count(totals.exit_count())),
             ("injected_count=Interrupts", Count(totals.injected_count)),
-            ("el2_ns=In EL2", Nanoseconds(totals.el2_ns)),
+            ("el2_ns=Time at EL2", Nanoseconds(totals.el2_ns)),
             ("=  of one CPU", Permille(permille(totals.el2_ns, shown_ns))),
         ])?;
         report.list("exits", "", Exit::ALL.iter().zip(totals.exits), |table, (exit, count)| {

@@ -21,7 +21,7 @@ const BAR: u64 = 40;
 /// Shows the machine until a key is pressed.
 pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done {
     if session.style.is_json {
-        return Err(session.usage(format_args!("top is a screen; watch 2 stats --json repeats a report")));
+        usage!(session, "top is a screen; watch 2 stats --json repeats a report");
     }
     let machine = session.machine;
     machine.set_screen(true);
@@ -40,7 +40,7 @@ fn show(session: &mut Session<'_>, seconds: u64) -> Done {
         let machine = session.machine;
         // A screen must not be drawn over another console's lines.
         if machine.console(Console::MONITOR).is_none_or(|console| console.is_front) {
-            write!(session, "{HOME}Ballast, up {}, any key ends{LINE_END}{LINE_END}", Time(now_ns))?;
+            write!(session, "{HOME}Ballast, up {}, any key quits{LINE_END}{LINE_END}", Time(now_ns))?;
             draw_controllers(session, machine)?;
             draw_guests(session, machine, &mut earlier, now_ns.saturating_sub(earlier_ns))?;
             if let Some(migration) = machine.migration() {

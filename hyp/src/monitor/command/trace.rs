@@ -63,9 +63,9 @@ fn show(session: &mut Session<'_>, filter: &Filter<'_>, shown: u64, is_recording
         let skipped = u64::saturating_sub(count, shown);
         report.fields(&[("is_recording", Flag(is_recording))])?;
         let none = match (has_recorded, is_recording) {
-            (true, _) => "No such event is kept: each CPU keeps its last ones.",
+            (true, _) => "No such event is kept: each CPU keeps only its last ones.",
             (false, true) => "Nothing was recorded yet.",
-            (false, false) => "Nothing was recorded (trace on records).",
+            (false, false) => "Nothing was recorded: trace on starts recording.",
         };
         report.table("events", none, &mut |table| {
             let mut at = 0;

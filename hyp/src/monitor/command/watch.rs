@@ -14,12 +14,12 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
     let words = Words::split(line, &|name| commands.takes_line(name), &mut session.state.why)?;
     let name = words.name().unwrap_or("");
     if commands.takes_line(name) {
-        return Err(session.usage(format_args!("{name} cannot be watched")));
+        usage!(session, "watch cannot repeat {name}");
     }
     session.find(name)?;
     loop {
         if !style.is_json && !words.style.is_json {
-            writeln!(session, "{CLEAR}Every {seconds} s: {line} (any key ends)\n")?;
+            writeln!(session, "{CLEAR}Every {seconds} s: {line} (any key quits)\n")?;
         }
         session.nested(style).run(line).map_err(|failure| match failure {
             // The usage of `watch` would not help.

@@ -1,18 +1,18 @@
-//! The lines that were typed before.
+//! The history of typed lines.
 
 use super::LINE_SIZE;
 
-/// How many lines are kept.
+/// The number of lines kept.
 const LINES: usize = 16;
 
-/// The last lines, each once in a row.
+/// The last lines, without immediate repetitions.
 #[derive(Debug)]
 pub(super) struct History {
     lines: [[u8; LINE_SIZE]; LINES],
     lens: [u8; LINES],
-    /// How many lines have been added since boot.
+    /// The number of lines added since boot.
     added: usize,
-    /// How many lines back the operator has gone; 0 is the new line.
+    /// The number of lines that the operator has gone back; 0 is the new line.
     back: usize,
 }
 
@@ -23,7 +23,7 @@ impl History {
         Self { lines: [[0; LINE_SIZE]; LINES], lens: [0; LINES], added: 0, back: 0 }
     }
 
-    /// Keeps `line`, unless it is empty or the last one again.
+    /// Adds `line`, unless it is empty or equal to the last one.
     pub(super) fn add(&mut self, line: &str) {
         self.back = 0;
         if line.trim().is_empty() || self.line(1) == Some(line) {
@@ -40,7 +40,7 @@ impl History {
         self.added += 1;
     }
 
-    /// One line further back.
+    /// Goes back one line.
     pub(super) fn older(&mut self) -> Option<&str> {
         if self.back < LINES.min(self.added) {
             self.back += 1;
@@ -48,13 +48,13 @@ impl History {
         self.line(self.back)
     }
 
-    /// One line less far back: at last an empty one.
+    /// Goes forward one line, at last to an empty one.
     pub(super) fn newer(&mut self) -> Option<&str> {
         self.back = self.back.saturating_sub(1);
         if self.back == 0 { Some("") } else { self.line(self.back) }
     }
 
-    /// The line `back` lines ago.
+    /// Returns the line `back` lines ago.
     fn line(&self, back: usize) -> Option<&str> {
         if back == 0 {
             return None;

@@ -1,5 +1,4 @@
-//! Keys out of bytes: control characters and the sequences that terminals send (ECMA-48, xterm's and
-//! VT220's key codes).
+//! Decoding of keys: control characters and the escape sequences of terminals (ECMA-48, key codes of xterm and VT220).
 
 /// A key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,22 +37,22 @@ pub enum Key {
     EraseToStart,
     /// Ctrl-K.
     EraseToEnd,
-    /// Ctrl-L; also what the multiplexer puts in when the line has to be drawn again.
+    /// Ctrl-L. The multiplexer sends it too if the line must be redrawn.
     Redraw,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Between keys; with `true` after a carriage return, whose line feed belongs to it.
+    /// Between keys; `true` after a carriage return, whose line feed is skipped.
     Ground(bool),
     Escape,
-    /// In a control sequence, with its first parameter and whether a second one follows.
+    /// In a control sequence, with its first parameter; `true` if a second one follows.
     Sequence(u8, bool),
     /// After ESC O.
     Single,
 }
 
-/// Takes bytes one by one and makes keys of them.
+/// A decoder of keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys(State);
 
@@ -62,7 +61,7 @@ impl Keys {
         Self(State::Ground(false))
     }
 
-    /// The key that `byte` completes, if it does.
+    /// Processes a byte and returns the key that it completes.
     pub(super) fn take(&mut self, byte: u8) -> Option<Key> {
         let state = core::mem::replace(&mut self.0, State::Ground(false));
         match state {
@@ -117,7 +116,7 @@ impl Keys {
             b'b' | b'B' => Some(Key::WordLeft),
             b'f' | b'F' => Some(Key::WordRight),
             0x7f | 0x08 => Some(Key::EraseWord),
-            // A lone ESC before something else is forgotten.
+            // A lone ESC before another key is dropped.
             _ => self.take_plain(byte, false),
         }
     }
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn terminals_are_understood() {
+    fn keys_of_terminals_are_decoded() {
         assert_eq!(
             keys(b"a\r\nb\n\r"),
             [Key::Character(b'a'), Key::Enter, Key::Character(b'b'), Key::Enter, Key::Enter]

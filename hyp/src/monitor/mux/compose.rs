@@ -1,4 +1,4 @@
-//! What goes out, and in which order: the front console's bytes, and between its lines what is not its.
+//! The order of output: the front console's bytes, and between its lines messages and other consoles' lines.
 
 use core::fmt::{self, Write};
 
@@ -12,7 +12,7 @@ use crate::monitor::ring::Ring;
 pub(super) const ERASE: &[u8; 4] = b"\r\x1b[K";
 
 impl<U: Uart> Mux<'_, U> {
-    /// Keeps account of the front console's current line.
+    /// Tracks the front console's current line.
     #[inline]
     pub(super) fn note(&mut self, byte: u8) {
         if byte == b'\n' {
@@ -27,7 +27,7 @@ impl<U: Uart> Mux<'_, U> {
         }
     }
 
-    /// A line that is erased from its start is as good as a new one.
+    /// Begins a new line if the current one was erased from its start.
     #[cold]
     pub(super) fn note_erasure(&mut self) {
         if self.line_len <= LINE && self.line[..self.line_len].ends_with(ERASE) {
@@ -35,7 +35,7 @@ impl<U: Uart> Mux<'_, U> {
         }
     }
 
-    /// Sends what is put together; `true` when all of it is sent.
+    /// Sends the composed bytes; returns `true` once all are sent.
     pub(super) fn send_composed(&mut self) -> bool {
         while let Some(byte) = self.out.first() {
             if !self.uart.try_write(byte) {
@@ -46,7 +46,7 @@ impl<U: Uart> Mux<'_, U> {
         true
     }
 
-    /// Sends one byte of the front console; `false` if there is none or no room.
+    /// Sends one byte of the front console; returns `false` if there is none or no room.
     pub(super) fn send_front(&mut self) -> bool {
         let Some(slot) = self.slots.get_mut(usize::from(self.front.0)) else { return false };
         let Some(byte) = slot.output.first() else { return false };
@@ -58,7 +58,7 @@ impl<U: Uart> Mux<'_, U> {
         true
     }
 
-    /// Tests whether lines wait that are not the front console's and may be shown.
+    /// Tests if messages or other consoles' lines wait that may be shown.
     pub(super) fn has_pending(&self) -> bool {
         match self.shows_screen() {
             true => self.messages.first() == Some(FRAME),
@@ -77,7 +77,7 @@ impl<U: Uart> Mux<'_, U> {
                 .is_some_and(|slot| slot.output.lines() != 0 || slot.output.len() >= OTHER_LINE)
     }
 
-    /// Puts together what comes before the front console's next byte, if anything does.
+    /// Composes output that goes before the front console's next byte; returns `false` if there is none.
     pub(super) fn compose(&mut self) -> bool {
         let is_within_line = self.line_len != 0 || self.has_prefix;
         if is_within_line && !self.is_interrupted {
@@ -112,7 +112,7 @@ impl<U: Uart> Mux<'_, U> {
         self.compose_prefix()
     }
 
-    /// Puts the front console's name before its line, where all are shown.
+    /// Composes the front console's name before its line, if all consoles are shown.
     pub(super) fn compose_prefix(&mut self) -> bool {
         let Some(slot) = self.slots.get(usize::from(self.front.0)) else { return false };
         let is_wanted = self.view == View::All && self.front != Console::MONITOR;
@@ -137,8 +137,7 @@ impl<U: Uart> Mux<'_, U> {
         self.out.push_all(if is_frame { frame::END } else { b"\r\n" });
     }
 
-    /// Puts together the frames that wait before any message: terminals do not show them, so that they
-    /// may stand within a line.
+    /// Composes the frames that wait before the first message. Terminals do not show frames, so they may interrupt a line.
     pub(super) fn compose_frames(&mut self) {
         while self.messages.first() == Some(FRAME) && self.out.free() > OTHER_LINE {
             self.compose_message();
@@ -161,7 +160,7 @@ impl<U: Uart> Mux<'_, U> {
         self.out.push_all(b"\r\n");
     }
 
-    /// Takes the front console's line off the screen.
+    /// Erases the front console's line.
     pub(super) fn interrupt_line(&mut self) {
         if self.line_len != 0 && !self.is_interrupted {
             self.is_interrupted = true;
@@ -169,11 +168,11 @@ impl<U: Uart> Mux<'_, U> {
         }
     }
 
-    /// Draws the front console's line again.
+    /// Redraws the front console's line.
     pub(super) fn restore_line(&mut self) {
         self.is_interrupted = false;
         if self.front == Console::MONITOR {
-            // At its prompt it draws its line itself; elsewhere what follows here stands.
+            // At its prompt the monitor redraws its line itself; the line below serves the other cases.
             self.redraw_monitor();
         }
         if self.has_prefix {
@@ -187,14 +186,14 @@ impl<U: Uart> Mux<'_, U> {
         }
     }
 
-    /// Puts the start of a line that is shown among others'.
+    /// Composes a console's name at the start of its line.
     pub(super) fn put_name(&mut self, at: usize) {
         if let Some(slot) = self.slots.get(at) {
             let _ = write!(Text(&mut self.out), "{:.16}| ", slot.name);
         }
     }
 
-    /// Recomputes what the short path reads, and whether the UART should call back.
+    /// Updates the fast path's condition and the UART's notification.
     pub(super) fn refresh(&mut self) {
         let front_waits =
             self.slots.get(usize::from(self.front.0)).is_some_and(|slot| !slot.output.is_empty());
@@ -209,7 +208,7 @@ impl<U: Uart> Mux<'_, U> {
     }
 }
 
-/// Formats into a ring; what does not fit is left out.
+/// A formatter into a ring, which drops text that does not fit.
 pub(super) struct Text<'r, 'a>(pub(super) &'r mut Ring<'a>);
 
 impl Write for Text<'_, '_> {
@@ -221,7 +220,7 @@ impl Write for Text<'_, '_> {
     }
 }
 
-/// Formats one line into a ring, without what a terminal would obey.
+/// A formatter of one line into a ring, which removes control sequences.
 pub(super) struct Plain<'r, 'a> {
     pub(super) ring: &'r mut Ring<'a>,
     pub(super) left: usize,

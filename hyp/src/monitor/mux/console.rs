@@ -1,4 +1,4 @@
-//! Consoles: who they are, and what is said about them.
+//! Consoles, and reports about them.
 
 use core::fmt;
 
@@ -22,7 +22,7 @@ impl Console {
         if index < GUESTS { Some(Self(index as u8 + 1)) } else { None }
     }
 
-    /// The index of the guest whose console it is; `None` for the monitor's.
+    /// Returns the index of the console's guest; `None` for the monitor's.
     pub const fn guest_index(self) -> Option<usize> {
         (self.0 as usize).checked_sub(1)
     }
@@ -32,17 +32,17 @@ impl Console {
     }
 }
 
-/// What the line shows.
+/// The consoles that the line shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// The front console.
     Front,
-    /// The front console and, line by line behind their names, all others.
+    /// The front console, and the lines of all others behind their names.
     All,
 }
 
 impl View {
-    /// What commands call it.
+    /// Returns its name in commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Front => "front",
@@ -51,16 +51,16 @@ impl View {
     }
 }
 
-/// What has to be done after a byte came in.
+/// The work to do after a byte was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
     None,
-    /// This console has input: wake it.
+    /// Wake this console, which has input.
     Received(Console),
     /// Give the guest with this index a break condition.
     Break(usize),
-    /// Another console, or another view: wake this one, which may have input too.
+    /// Wake this console: the console in front or the view has changed, and it may have input.
     Front(Console),
 }
 
@@ -69,44 +69,44 @@ pub enum Effect {
 pub struct Consoles(pub(super) u16);
 
 impl Consoles {
-    /// Takes the indices of the guests in it.
+    /// Iterates over the indices of the guests in it.
     pub fn guests(self) -> impl Iterator<Item = usize> {
         (0..GUESTS).filter(move |index| self.0 & 2 << index != 0)
     }
 
-    /// Whether the monitor is in it.
+    /// Tests if the monitor is in it.
     pub fn has_monitor(self) -> bool {
         self.0 & 1 != 0
     }
 }
 
-/// Storage for what the multiplexer itself puts together.
+/// Storage for the multiplexer's own output.
 #[derive(Debug)]
 pub struct Storage<'a> {
-    /// What is ready to be sent; [`QUEUE_SIZE`].
+    /// Bytes ready to be sent; [`QUEUE_SIZE`].
     pub out: &'a mut [u8],
-    /// Messages that wait for a line's start; [`QUEUE_SIZE`].
+    /// Messages waiting for a line's start; [`QUEUE_SIZE`].
     pub messages: &'a mut [u8],
 }
 
-/// What there is to say of a console.
+/// The status of a console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Whether it is in front.
+    /// True if it is in front.
     pub is_front: bool,
-    /// Output that is kept and not yet shown, in bytes.
+    /// Kept output that was not shown yet, in bytes.
     pub kept: usize,
-    /// How much output is kept at most, in bytes.
+    /// The limit of kept output, in bytes.
     pub limit: usize,
-    /// Output lost since boot because it was not shown in time, in bytes.
+    /// Output lost since boot because the console was not in front, in bytes.
     pub lost_count: u64,
-    /// Input lost since boot because it was not read in time, in bytes.
+    /// Input lost since boot because the guest did not read it, in bytes.
     pub input_lost_count: u64,
 }
 
-/// The key behind the prefix that brings a console to front.
+/// The key behind the prefix that brings a console to the front.
 pub(super) struct Key(pub(super) Console);
 
 impl fmt::Display for Key {

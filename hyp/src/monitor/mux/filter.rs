@@ -1,6 +1,6 @@
-//! Leaves out what a terminal would obey instead of showing.
+//! A filter that removes control sequences, which a terminal would execute.
 
-/// Where in an escape sequence the filter is (ECMA-48, 5.4 and 5.6).
+/// The position within an escape sequence (ECMA-48, 5.4 and 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Text,
@@ -14,7 +14,7 @@ enum State {
     StringEscape,
 }
 
-/// Takes bytes one by one and says which of them a terminal may get.
+/// A filter of bytes for a terminal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Filter {
     state: State,
@@ -22,17 +22,17 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Text and tabs alone pass.
+    /// Creates a filter that passes text and tabs.
     pub(super) const fn new() -> Self {
         Self { state: State::Text, is_redraw: false }
     }
 
-    /// Backspace and carriage return pass too, which a line that is drawn again needs.
+    /// Creates a filter that also passes backspace and carriage return, for redrawing a line.
     pub(super) const fn for_redraw() -> Self {
         Self { state: State::Text, is_redraw: true }
     }
 
-    /// Whether `byte`, the next one, may go to the terminal.
+    /// Tests if the next byte, `byte`, may go to the terminal.
     pub(super) fn passes(&mut self, byte: u8) -> bool {
         let (state, passes) = match (self.state, byte) {
             (State::StringEscape, b'\\') => (State::Text, false),
@@ -49,7 +49,7 @@ impl Filter {
             (State::Escape, 0x20..=0x2f) => (State::Escape, false),
             (State::Escape, _) => (State::Text, false),
             (State::Control, 0x40..=0x7e) => (State::Text, false),
-            // A control character inside a sequence, a line end say, means the sequence was cut off.
+            // A control character inside a sequence, such as a line end, cuts the sequence off.
             (State::Control, 0..0x20) => (State::Text, false),
             (State::Control, _) => (State::Control, false),
         };
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_are_left_out() {
+    fn sequences_are_removed() {
         for (given, expected) in [
             (&b"plain\ttext"[..], &b"plain\ttext"[..]),
             (b"\x1b[1;31mred\x1b[0m", b"red"),

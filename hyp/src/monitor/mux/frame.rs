@@ -1,25 +1,25 @@
 //! Frames of the log on the line: `ESC ] 7700 ; <base64> ESC \`.
 //!
-//! 7700 is no command that a terminal knows; all of them read on to the terminator (ESC \) and forget.
+//! No terminal knows command 7700; all of them skip to the terminator (ESC \).
 
 use core::fmt::{self, Write};
 
-/// Stands before a frame in the messages' ring.
+/// Marks a frame in the ring of messages.
 pub(super) const FRAME: u8 = 0x01;
-/// Begins a frame on the line.
+/// The bytes before a frame on the line.
 pub(super) const START: &[u8] = b"\x1b]7700;";
-/// Ends it.
+/// The bytes behind it.
 pub(super) const END: &[u8] = b"\x1b\\";
 
 /// The digits of base64 (RFC 4648, 4).
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// How much room `frame_size` bytes take in the messages' ring.
+/// Returns the room that a frame of `frame_size` bytes takes in the ring of messages.
 pub(super) const fn size(frame_size: usize) -> usize {
     2 + START.len() + frame_size.div_ceil(3) * 4
 }
 
-/// Hands `frame`, marked and in base64 with padding, to `push`; [`END`] is still to follow.
+/// Passes `frame`, marked and in padded base64, to `push`. [`END`] must follow.
 pub(super) fn write(frame: &[u8], mut push: impl FnMut(u8)) {
     push(FRAME);
     START.iter().for_each(|&byte| push(byte));
@@ -51,7 +51,7 @@ impl fmt::Display for Base64<'_> {
     }
 }
 
-/// A frame as the sequence that the PC's tool looks for and terminals swallow.
+/// A frame as the sequence that the PC's tool decodes and terminals ignore.
 pub struct Sequence<'a>(pub &'a [u8]);
 
 impl fmt::Display for Sequence<'_> {

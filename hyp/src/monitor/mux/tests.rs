@@ -6,7 +6,7 @@ use crate::observe::log::Ring;
 const ALPHA: Console = Console(1);
 const BETA: Console = Console(2);
 
-/// A UART with a FIFO of `room` bytes left.
+/// A UART whose FIFO has room for `room` bytes.
 struct Wire {
     sent: Vec<u8>,
     room: usize,
@@ -139,7 +139,7 @@ fn old_output_is_lost_first_and_counted() {
     }
     let screen = screen(&mut mux);
     let mut lines = screen.lines();
-    assert_eq!(lines.next().unwrap(), "--- alpha (Ctrl-] 1): 16384 bytes kept, 5616 older ones lost ---");
+    assert_eq!(lines.next().unwrap(), "--- alpha (Ctrl-] 1): 16384 bytes kept, 5616 older bytes lost ---");
     assert_eq!(lines.next().unwrap(), "line 0511", "the cut line is left out");
     assert_eq!(lines.next_back().unwrap(), "line 1999");
     mux.set_front(BETA);
@@ -473,13 +473,13 @@ fn run(steps: Vec<Step>, may_switch: bool, view: View) -> (TestMux, [Printer; 3]
     (mux, printers, messages)
 }
 
-/// What remains on a screen of `text`: lines that were erased are gone.
+/// Returns the lines of `text` that remain on a screen, without erased ones.
 fn visible(text: &str) -> Vec<&str> {
     text.split("\r\n").map(|line| line.rsplit("\r\x1b[K").next().unwrap()).collect()
 }
 
 proptest! {
-    /// Where all consoles are shown, every line of every console and every message appears once, whole,
+    /// With all consoles shown, every line of every console and every message appears once, whole,
     /// in order.
     #[test]
     fn all_lines_arrive_whole(steps in prop::collection::vec(step(), 0..300)) {
@@ -512,7 +512,7 @@ proptest! {
         prop_assert!(!mux.wants_poll() || mux.view == View::Front);
     }
 
-    /// What is typed for a console arrives there, in order.
+    /// Input for a console arrives there, in order.
     #[test]
     fn input_arrives(keys in prop::collection::vec(any::<u8>(), 0..500)) {
         let mut mux = mux();

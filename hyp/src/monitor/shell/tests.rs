@@ -1,5 +1,4 @@
 use insta::assert_snapshot;
-use proptest::prelude::*;
 
 use stage2::controller::ControllerId;
 use stage2::owner::{GuestId, Owner};
@@ -16,7 +15,10 @@ use super::*;
 use crate::observe::counters::Exit;
 use crate::observe::trace;
 
-/// What `line` prints.
+mod keys;
+mod random;
+
+/// Returns the output of `line`.
 fn output_of(machine: &Fake, line: &str) -> String {
     run(machine, &mut Script::typing(b""), line)
 }
@@ -30,7 +32,7 @@ fn output(line: &str) -> String {
     output_of(&Fake::new(), line)
 }
 
-/// Whether a report is as hyp/schema/reports.json says; every report that a test sees should be.
+/// Checks a report against hyp/schema/reports.json, which describes every report that a test sees.
 #[track_caller]
 fn check_report(text: &str) {
     use std::sync::OnceLock;
@@ -46,12 +48,12 @@ fn check_report(text: &str) {
     }
 }
 
-/// The name of the snapshot of a line.
+/// Returns the name of a line's snapshot.
 fn name(line: &str) -> String {
     line.replace(' ', "_").replace('-', "")
 }
 
-/// What is on the screen after `keys` at the prompt, without what was erased.
+/// Returns the text on the screen after `keys` at the prompt, without erased text.
 fn screen(keys: &[u8]) -> String {
     let machine = Fake::new();
     let mut script = Script::typing(keys);
@@ -74,7 +76,7 @@ fn help() {
     assert_eq!(output("--help"), output("help"));
 }
 
-/// What `help COMMAND` says of all, to be read through in one go.
+/// The help of all commands, in one snapshot to be read.
 #[test]
 fn every_command_is_explained() {
     let mut text = String::new();
@@ -168,8 +170,7 @@ fn reports_as_json() {
 fn pools_are_claimed_and_released() {
     let mut machine = Fake::new();
     machine.pools = Some(FakePools::new());
-    let mut text = String::new();
-    for line in [
+    let lines = [
         "pools",
         "claim video 8M",
         "claim video 3M 1M",
@@ -212,18 +213,8 @@ fn pools_are_claimed_and_released() {
         "release 2 --json",
         "release video --json",
         "stats claims",
-    ] {
-        let said = output_of(&machine, line);
-        if line.ends_with("--json") {
-            check_report(&said);
-        }
-        if !line.contains("--") {
-            let is_narrow = |line: &str| line.starts_with("error") || line.chars().count() <= 80;
-            assert!(said.lines().all(is_narrow), "{said}");
-        }
-        text += &format!("> {line}\n{said}");
-    }
-    assert_snapshot!(text);
+    ];
+    assert_snapshot!(dialogue(&machine, &lines));
 }
 
 #[test]
@@ -243,13 +234,18 @@ fn an_evacuation_says_what_stays_claimed() {
     assert!(said.contains("\n2 MiB  -      -       claimed by a pool's owner\n"), "{said}");
 }
 
-/// Runs `lines`, and migration to the end where a line says so.
+/// Runs `lines` and checks the width of text and the schema of JSON. A line in parentheses is an event.
 fn dialogue(machine: &Fake, lines: &[&str]) -> String {
     let mut text = String::new();
     for &line in lines {
+        let migration = machine.migration.as_ref();
         let said = match line {
-            "(works to the end)" => {
-                machine.migration.as_ref().unwrap().work(true);
+            "(works)" | "(works to the end)" => {
+                migration.unwrap().work(line != "(works)");
+                String::new()
+            }
+            "(the guest writes)" => {
+                assert!(migration.unwrap().write(), "nothing is in flight");
                 String::new()
             }
             _ => output_of(machine, line),
@@ -391,9 +387,7 @@ fn a_guest_that_starts_within_a_window_is_not_hot() {
 fn memory_moves() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
-    let migration = machine.migration.as_ref().unwrap();
-    let mut text = String::new();
-    for line in [
+    let lines = [
         "jobs",
         "stats migration",
         "rate",
@@ -503,31 +497,8 @@ fn memory_moves() {
         "(works to the end)",
         "job 12",
         "job 12 --json",
-    ] {
-        let said = match line {
-            "(works)" => {
-                migration.work(false);
-                String::new()
-            }
-            "(works to the end)" => {
-                migration.work(true);
-                String::new()
-            }
-            "(the guest writes)" => {
-                assert!(migration.write(), "nothing is in flight");
-                String::new()
-            }
-            _ => output_of(&machine, line),
-        };
-        if line.ends_with("--json") {
-            check_report(&said);
-        } else {
-            let is_narrow = |line: &str| line.starts_with("error") || line.chars().count() <= 80;
-            assert!(said.lines().all(is_narrow), "{line}: {said}");
-        }
-        text += &format!("> {line}\n{said}");
-    }
-    assert_snapshot!(text);
+    ];
+    assert_snapshot!(dialogue(&machine, &lines));
 }
 
 #[test]
@@ -588,9 +559,7 @@ fn errors_say_what_was_expected() {
         "frame 0x1000",
         "frame 0xffffffffffffffff",
         "frame here",
-        "frame 0x1000",
-        "frame 0xffffffffffffffff",
-        "frame here",
+        "map 2",
         "help nothing",
         "help nothing --json",
     ];
@@ -611,30 +580,6 @@ fn the_prompt_completes() {
     ));
 }
 
-/// What Tab makes of `keys` on a machine that can migrate.
-fn completed(keys: &str) -> String {
-    let mut machine = Fake::new();
-    machine.migration = Some(FakeMigration::new());
-    let mut script = Script::typing(keys.as_bytes());
-    let (mut editor, mut state) = (Editor::new(PROMPT), State::new());
-    while !script.input.is_empty() {
-        read_and_execute(&mut script, &machine, &mut editor, &mut state);
-    }
-    script.text()
-}
-
-#[test]
-fn tab_offers_the_parts_of_ram_that_the_guest_has() {
-    let offered = completed("migrate alpha \t\t\x15");
-    assert!(offered.contains("\nall  ram0  ram1  dmb0  dmbs  mc0  mc1  \n"), "{offered}");
-    assert!(completed("pin --json alpha dm\t\t\x15").contains("\ndmb0  dmbs  \n"));
-    assert!(completed("unpin alpha ra\t\t\x15").contains("\nram0  ram1  \n"));
-    // beta has no memory.
-    let offered = completed("migrate beta \t\t\x15");
-    assert!(!offered.contains("ram") && !offered.contains("dmb") && offered.contains("mc0"), "{offered}");
-    assert!(!completed("migrate nobody \t\t\x15").contains("dmb"));
-}
-
 #[test]
 fn a_job_says_how_much_has_to_move() {
     let mut machine = Fake::new();
@@ -645,7 +590,7 @@ fn a_job_says_how_much_has_to_move() {
     work();
     assert_eq!(
         output_of(&machine, "migrate alpha mc1"),
-        "Job 2 moves 16 MiB of alpha to mc1; 4 MiB lie there already.\n2 MiB of it stays, pinned 1:1.\n"
+        "Job 2 moves 16 MiB of alpha to mc1; 4 MiB are there already.\n2 MiB of it cannot move: mapped 1:1.\n"
     );
     work();
     assert_eq!(
@@ -655,34 +600,8 @@ fn a_job_says_how_much_has_to_move() {
     work();
     assert_eq!(
         output_of(&machine, "migrate alpha ram0 mc1"),
-        "Job 4 moves 4 MiB of alpha to mc1; 12 MiB lie there already.\n"
+        "Job 4 moves 4 MiB of alpha to mc1; 12 MiB are there already.\n"
     );
-}
-
-#[test]
-fn a_screen_keeps_others_off_while_it_is_drawn() {
-    let machine = Fake::new();
-    // Ctrl-L, which the multiplexer types when the monitor comes to front: the screen is drawn anew.
-    let mut script = Script::typing(b"\x0cq");
-    let text = run(&machine, &mut script, "top");
-    assert_eq!(text.matches("\x1b[2J\x1b[HBallast").count(), 2, "{text:?}");
-    assert!(!machine.has_screen.get());
-    // Ctrl-C in the middle of it.
-    run(&machine, &mut Script::typing(b"\x03"), "top");
-    assert!(!machine.has_screen.get());
-    // Elsewhere it draws nothing.
-    machine.show_console(Console::guest(0).unwrap());
-    assert!(!run(&machine, &mut Script::typing(b"\0q"), "top").contains("Ballast, up"));
-}
-
-#[test]
-fn watch_repeats_until_a_key() {
-    let machine = Fake::new();
-    let mut script = Script::typing(b"\0\x0c\0qrest");
-    let text = run(&machine, &mut script, "watch 5 version");
-    assert_eq!(text.matches("Every 5 s: version").count(), 3);
-    assert!(text.contains("1 min 1 s") && text.contains("1 min 11 s"));
-    assert_eq!(script.input, b"rest");
 }
 
 #[test]
@@ -695,7 +614,7 @@ fn stats_begin_anew() {
         script.text()
     };
     let before = output("stats --json");
-    assert_eq!(output("stats reset"), "Counting from now on.\n");
+    assert_eq!(output("stats reset"), "Counters reset.\n");
     machine.counters[0].count_exit(Exit::Uart);
     assert_snapshot!(output("stats"));
     let without_sum = |text: &str| text.rsplit_once(",\"crc32\"").unwrap().0.to_owned();
@@ -719,10 +638,10 @@ fn the_trace_is_turned_on() {
     machine.traces[1] = trace::Ring::new();
     assert_eq!(
         output_of(&machine, "trace inject 5"),
-        "No such event is kept: each CPU keeps its last ones.\n"
+        "No such event is kept: each CPU keeps only its last ones.\n"
     );
     machine.traces[0] = trace::Ring::new();
-    assert_eq!(output_of(&machine, "trace life 5"), "Nothing was recorded (trace on records).\n");
+    assert_eq!(output_of(&machine, "trace life 5"), "Nothing was recorded: trace on starts recording.\n");
     output_of(&machine, "trace on");
     assert_eq!(output_of(&machine, "trace life 5"), "Nothing was recorded yet.\n");
 }
@@ -739,27 +658,6 @@ fn top_draws_the_machine() {
 }
 
 #[test]
-fn ctrl_c_ends_a_command() {
-    let machine = Fake::new();
-    let mut script = Script::typing(b"\x03guests\r");
-    assert_eq!(run(&machine, &mut script, "help"), "\nerror: interrupted\n");
-    assert_eq!(script.input, b"guests\r");
-}
-
-/// A line made of words that commands know, and of some that none knows.
-fn line() -> impl Strategy<Value = String> {
-    let mut words: Vec<String> = COMMANDS.0.iter().map(|command| command.name.into()).collect();
-    words.extend(
-        "alpha beta gamma delta mc0 mc1 monitor all front limit --json --exact --help -h -x 0 1 2 4K 0xffff 1T info \
-         warn 18446744073709551615 ' \" \\ \x7f"
-            .split(' ')
-            .map(String::from),
-    );
-    let word = prop_oneof![8 => prop::sample::select(words), 1 => "\\PC{0,12}"];
-    prop::collection::vec(word, 0..7).prop_map(|words| words.join(" "))
-}
-
-#[test]
 fn actions_as_json() {
     for line in [
         "start beta",
@@ -773,73 +671,5 @@ fn actions_as_json() {
         "frame 0x1000",
     ] {
         check_report(&output(&format!("{line} --json")));
-    }
-}
-
-/// 10^5 lines and as many keys at one machine, whatever state they bring it to.
-#[test]
-fn a_hundred_thousand_random_lines_do_no_harm() {
-    let mut machine = Fake::new();
-    machine.migration = Some(FakeMigration::new());
-    let mut state = State::new();
-    let mut words: Vec<String> = COMMANDS
-        .0
-        .iter()
-        .flat_map(|command| {
-            format!("{} {}", command.usage(), command.example)
-                .replace(['[', ']', '|'], " ")
-                .split_whitespace()
-                .map(String::from)
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    let more = "alpha beta mc0 mc1 dmb0 ram0 --json --exact --help -h -x 0 1 3 4K 0xffff 1T 0x40200000 \" \\ \x7f \u{e4} , =";
-    words.extend(more.split(' ').map(String::from));
-    // The map of all memory is long: asked for as often as the others, it would take most of the time.
-    words.retain(|word| word != "map" && word != "zones");
-    let mut random = 0x5eed_u64;
-    let mut below = |limit: usize| {
-        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (random >> 33) as usize % limit
-    };
-    for number in 0..100_000 {
-        let line: Vec<&str> = (0..=below(5)).map(|_| words[below(words.len())].as_str()).collect();
-        let line = line.join(" ");
-        // What waits for a key gets one, and so does what repeats itself.
-        let mut script = Script::typing(b"q");
-        run_line(&mut Session::new(&mut script, COMMANDS, &machine, &mut state), &line);
-        assert!(!script.output.is_empty() || line.starts_with("--"), "{line}");
-        if let Some(migration) = machine.migration.as_ref().filter(|_| number % 64 == 0) {
-            migration.work(false);
-            migration.write();
-        }
-        if number % 16 == 0 && line.ends_with("--json") && !line.contains("watch") && !line.contains("top") {
-            check_report(&script.text());
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
-
-    /// Whatever line is typed, it ends, and says something unless it is empty; with --json, it says one
-    /// object a line.
-    #[test]
-    fn any_line_is_answered(line in line()) {
-        let text = output(&line);
-        let is_empty = line.split(' ').all(|word| matches!(word, "" | "--json" | "--exact"));
-        prop_assert!(!text.is_empty() || is_empty, "{}", line);
-        if line.split(' ').next_back() == Some("--json") && !line.contains("watch") && !line.contains("top") {
-            check_report(&text);
-        }
-    }
-
-    /// Whatever bytes are typed, the prompt comes back.
-    #[test]
-    fn any_bytes_are_survived(bytes in prop::collection::vec(
-        prop_oneof![2 => any::<u8>(), 2 => b' '..0x7f, 1 => prop::sample::select(b"\t\r\x1b[ABCD\x03".to_vec())],
-        0..300,
-    )) {
-        screen(&bytes);
     }
 }
