@@ -43,10 +43,39 @@ pub struct Command {
     /// An example of its use.
     pub example: &'static str,
     /// The function that executes it.
-    pub run: fn(&mut Session<'_>, &Arguments<'_>) -> Done,
+    pub run: Run,
+}
+
+/// The function of a command.
+pub type Run = fn(&mut Session<'_>, &Arguments<'_>) -> Done;
+
+/// Makes a command without parameters and details, whose example is its name.
+pub const fn command(name: &'static str, run: Run, summary: &'static str) -> Command {
+    Command { name, parameters: &[], summary, details: "", example: name, run }
 }
 
 impl Command {
+    /// Adds parameters.
+    #[must_use]
+    pub const fn takes(mut self, parameters: &'static [Parameter]) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    /// Adds details.
+    #[must_use]
+    pub const fn details(mut self, details: &'static str) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// Replaces the example.
+    #[must_use]
+    pub const fn example(mut self, example: &'static str) -> Self {
+        self.example = example;
+        self
+    }
+
     /// Returns its name and parameters.
     pub fn usage(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(|f| {

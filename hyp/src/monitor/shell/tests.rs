@@ -288,6 +288,20 @@ fn a_controller_is_evacuated_only_when_nothing_is_left_behind_it() {
 }
 
 #[test]
+fn jobs_says_what_a_queued_job_waits_for() {
+    let mut machine = Fake::new();
+    machine.migration = Some(FakeMigration::new());
+    // A controller's number serves as its name.
+    let said = dialogue(&machine, &["migrate alpha 1", "migrate alpha dmb0 0", "(works)", "jobs"]);
+    assert!(
+        said.contains("running") && said.ends_with("alpha 4M@0x50000000 to mc0: waits for job 1\n"),
+        "{said}"
+    );
+    let said = dialogue(&machine, &["job 2"]);
+    assert!(said.contains("State             queued: waits for job 1\n"), "{said}");
+}
+
+#[test]
 fn what_must_not_move_is_refused() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
