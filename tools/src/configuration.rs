@@ -303,6 +303,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_whose_window_overlaps_its_owners_ram_is_an_error() {
+        // A pool of 512 MiB on controller 0 (1 GiB at 0x40000000) overlaps with RAM of 768 MiB from 0x40000000 at any place.
+        let source = "/dts-v1/; / { compatible = \"ballast,configuration\"; images { kernel: kernel { data = [d5 d5 d5 d5]; }; }; \
+                      pools { video { compatible = \"shared-dmb-pool\"; reusable; size = <0x20000000>; controllers = <0>; \
+                      owner = <&alpha>; pinned-in-place; }; }; \
+                      guests { alpha: alpha { vcpus = <1>; kernel = <&kernel>; memory { size = <0x30000000>; }; }; }; };";
+        let Some(blob) = compile(source) else { return };
+        let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-dts/corpus/host/host-qemu_virt.dtb");
+        let host = fs::read(host).unwrap();
+        let check = |blob: &[u8]| check_blob(blob, Target::Described(&host, None), UnknownNames::Refused);
+        let findings = check(&blob);
+        assert_eq!(findings.error_count, 1, "{findings:?}");
+        let error = findings.lines.iter().find(|line| line.starts_with("error: ")).unwrap();
+        assert!(
+            error.starts_with("error: pool video: no owner, because for guest alpha its window from "),
+            "{error}"
+        );
+        assert!(error.ends_with("overlaps with the guest's RAM: 768 MiB at 0x40000000"), "{error}");
+        let elsewhere = compile(&source.replace("controllers = <0>", "controllers = <1>")).unwrap();
+        assert_eq!(check(&elsewhere).error_count, 0, "{:?}", check(&elsewhere));
+    }
+
+    #[test]
     fn a_guest_without_a_kernel_is_an_error() {
         let source = "/dts-v1/; / { compatible = \"ballast,configuration\"; guests { alpha { }; }; };";
         let Some(blob) = compile(source) else { return };

@@ -81,7 +81,7 @@ impl Decoder {
     }
 
     /// Creates a decoder for a serial line that carries only frames (`log=frames,second`).
-    pub(crate) fn stream(&self) -> Stream<'_> {
+    pub fn stream(&self) -> Stream<'_> {
         Stream { decoder: self, stream: self.table.new_stream_decoder(), bad_frame_count: 0 }
     }
 }

@@ -36,7 +36,7 @@ pub struct Splitter {
     state: State,
     text: Vec<u8>,
     /// Number of damaged frames: cut off, too long or not base64.
-    pub(crate) bad_frame_count: u64,
+    pub bad_frame_count: u64,
 }
 
 impl Splitter {

@@ -3,7 +3,7 @@
 /// Base of RAM.
 pub const RAM_BASE: u64 = 0x4000_0000;
 /// End of a guest's address space: Ballast's stage 2 has at most 40 bits.
-pub(crate) const IPA_LIMIT: u64 = 1 << 40;
+pub const IPA_LIMIT: u64 = 1 << 40;
 /// Offset in RAM of an image without header.
 pub(crate) const RAW_TEXT_OFFSET: u64 = 0x8_0000;
 /// Room for a guest's tree in bytes: the most that the arm64 boot protocol allows.

@@ -11,15 +11,16 @@ use crate::monitor::machine::{Reason, reason};
 use crate::monitor::units::Size;
 use crate::observe::log;
 use crate::observe::trace::{Kind, Step};
+use crate::physical::{self, Owner};
 use alloc::format;
 use alloc::string::{String, ToString};
-use guest_dts::config::{Bank, Pool, Unit};
-use guest_dts::guest_tree::platform::{self, POOL_SPI};
+use guest_dts::config::Pool;
+use guest_dts::guest_tree::platform::POOL_SPI;
 use spin::Mutex;
-use stage2::addr::{FRAME_SIZE, Frame, Ipa, MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER};
+use stage2::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};
 use stage2::claim::{self, ClaimId, Claimant, Claims, Report, RequestError, Windows, Wish};
 use stage2::migrate::{Copier, Region};
-use stage2::owner::{GuestId, MAX_POOLS, PoolId};
+use stage2::owner::{GuestId, PoolId};
 use stage2::phys::alloc::Memory;
 use stage2::phys::frame::Mapping;
 use stage2::phys::placement::Placement;
@@ -44,39 +45,13 @@ pub(crate) fn designated(pools: Pools) {
 /// Sets the owners of the pools, once the guests are defined.
 pub(crate) fn set_owners(configured: &[Pool<'_>]) {
     let Some(mut pools) = DESIGNATED.lock().take() else { return };
-    for pool in configured {
-        let Some(id) = pools.find(pool.node.name()) else { continue };
-        match pool.unit {
-            Unit::Medium => pools.keep_units(id, PAGEBLOCK_ORDER, pool.unit_wait_ms),
-            Unit::Large => pools.keep_units(id, MAX_ORDER, pool.unit_wait_ms),
-            Unit::Any | Unit::Small => {}
-        }
-        let Some(name) = pool.owner else { continue };
-        match super::find(name) {
-            Some(guest) => pools.bind(id, guest.id, pool.is_pinned_in_place),
-            None => log::warn!("pool {}: its owner {} is not there", pool.node.name(), name),
-        }
-    }
-    refuse_without_window(&mut pools);
+    physical::set_owners(&mut pools, configured, |name| super::find(name).map(owner), &mut super::tell);
     CLAIMS.set_pools(pools);
 }
 
-/// Removes the owner of pools whose window does not fit into the owner's address space: the owner could claim nothing.
-fn refuse_without_window(pools: &mut Pools) {
-    for id in (0..MAX_POOLS as u8).filter_map(PoolId::try_new) {
-        let Some(pool) = pools.get(id) else { break };
-        let Some(guest) = pool.bound.and_then(|guest| get(guest.index())) else { continue };
-        if let Err(why) = try_window(pools, guest, id) {
-            let (name, owner) = (pool.name, guest.name());
-            log::error!(
-                "pool {}: refused for its owner {}: {}; nobody owns it",
-                name.as_str(),
-                owner,
-                why.as_str()
-            );
-            pools.unbind(id);
-        }
-    }
+/// Returns what decides whether windows of pools fit into the address space of `guest`.
+fn owner(guest: &'static Guest) -> Owner<'static> {
+    Owner { id: guest.id, layout: guest.plan.layout(), ipa_limit: guest.space.ipa_limit() }
 }
 
 /// Works on claims for at most about `ticks`.
@@ -201,31 +176,8 @@ fn wait_for(guest: &Guest, id: ClaimId, deadline: u64) -> Result<ClaimId, Option
 
 /// Returns the address at which the frames of `pool` appear in its owner.
 fn window(guest: &Guest, pool: PoolId) -> Option<Ipa> {
-    try_window(CLAIMS.pools()?, guest, pool).ok()
-}
-
-/// Returns the address of the window of `pool` in `guest`.
-///
-/// # Errors
-/// The reason why there is no room for it.
-fn try_window(pools: &Pools, guest: &Guest, pool: PoolId) -> Result<Ipa, String> {
-    let window =
-        pools.window(pool, guest.space.ipa_limit()).ok_or_else(|| String::from("there is no such pool"))?;
-    let window = window.map_err(|error| error.to_string())?;
-    let overlaps = |bank: &&Bank| {
-        bank.range.base().get() < window.end && window.start < bank.range.base().get() + bank.range.size()
-    };
-    let (start, end) = (window.start, window.end);
-    if start < platform::RAM_BASE {
-        return Err(format!(
-            "its window at {start:#x} must not lie below the guest's RAM, among its devices"
-        ));
-    }
-    if let Some(bank) = guest.plan.layout().banks.iter().find(overlaps) {
-        let ram = bank.range.base().get();
-        return Err(format!("its window from {start:#x} to {end:#x} overlaps the guest's RAM at {ram:#x}"));
-    }
-    Ipa::try_new(start).ok_or_else(|| format!("{start:#x} is no address"))
+    let window = physical::claim_window(CLAIMS.pools()?, pool, guest.plan.layout(), guest.space.ipa_limit());
+    Ipa::try_new(window.ok()?.start)
 }
 
 impl Windows for Host {

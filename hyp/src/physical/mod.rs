@@ -2,6 +2,7 @@
 //! the memory that is left for guests. Pure, so that `ballast check --host` on a PC reports what a host would report.
 
 mod designate;
+mod owners;
 mod pinned;
 
 pub use crate::board::MAX_CPUS;
@@ -11,6 +12,7 @@ use designate::kind;
 use guest_dts::config::{Configuration, ControllerRoom, Host, Severity};
 use guest_dts::finding::Finding;
 use guest_dts::tree::Tree;
+pub use owners::{Owner, claim_window, set_owners};
 pub use pinned::give_back;
 use stage2::addr::{FRAME_SHIFT, FRAME_SIZE, PAGEBLOCK_SIZE};
 use stage2::controller::ControllerId;

@@ -5,10 +5,13 @@ use std::string::String;
 use std::vec::Vec;
 
 use core::sync::atomic::AtomicU32;
-use guest_dts::config::{Configuration, Severity};
+use guest_dts::config::{Configuration, Layout, Severity};
+use guest_dts::guest_tree::platform::IPA_LIMIT;
 use guest_dts::testing::{compile, compile_with_images};
 use guest_dts::tree::Tree;
+use stage2::owner::GuestId;
 use stage2::phys::map::BootMap;
+use stage2::phys::pool::Pools;
 use stage2::phys::zone::Zone;
 
 use super::*;
@@ -108,6 +111,41 @@ fn a_pool_with_the_name_of_one_of_the_hosts_is_refused() {
     );
     let range = FrameRange::inside(0x6000_0000, 0x40_0000).unwrap();
     assert!(map.pools().is_empty() && map.reservation_in(range).is_some(), "it is withheld");
+}
+
+#[test]
+fn a_pool_whose_window_does_not_fit_has_no_owner() {
+    let pool = "pools { #address-cells = <2>; #size-cells = <2>; video { compatible = \"shared-dmb-pool\"; reusable; \
+                reg = <0 0x60000000 0 0x400000>; owner = <&alpha>; pinned-in-place; }; };";
+    let blob = compile_with_images(&format!(
+        "/dts-v1/; / {{ compatible = \"ballast,configuration\"; {pool} \
+         images {{ kernel: kernel {{ data = /incbin/(\"kernel\"); }}; }}; \
+         guests {{ alpha: alpha {{ vcpus = <1>; kernel = <&kernel>; memory {{ size = <0x10000000>; }}; }}; }}; }};"
+    ));
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let configuration = Configuration::read(&tree, &mut |_, finding| panic!("{finding}")).unwrap();
+    let (map, told) = laid_out("", pool.replace("owner = <&alpha>; pinned-in-place;", "").as_str());
+    assert_eq!(map.pools().len(), 1, "{told:?}");
+    let layout = Layout::of(&configuration.guests[0]).unwrap();
+    let owner = Owner { id: GuestId::default(), layout: &layout, ipa_limit: IPA_LIMIT };
+    let owned = |owner: Option<Owner<'_>>| {
+        let (mut pools, mut told) = (Pools::of(&map), Vec::new());
+        let mut tell =
+            |severity: Severity, text: fmt::Arguments<'_>| told.push(format!("{severity:?}: {text}"));
+        set_owners(&mut pools, &configuration.pools, |name| owner.filter(|_| name == "alpha"), &mut tell);
+        let pool = pools.iter().next().unwrap().1;
+        (pool.bound.is_some(), told)
+    };
+    assert_eq!(owned(Some(owner)), (true, Vec::new()));
+    let (is_owned, told) = owned(Some(Owner { ipa_limit: 0x6000_0000, ..owner }));
+    assert!(
+        !is_owned && told[0].starts_with("Error: pool video: no owner, because for guest alpha "),
+        "{told:?}"
+    );
+    assert!(told[0].contains("must end by 0x60000000"), "{told:?}");
+    let (is_owned, told) = owned(None);
+    assert!(!is_owned, "{told:?}");
+    assert_eq!(told, ["Warning: pool video: no owner, because guest alpha was refused"]);
 }
 
 #[test]
