@@ -101,16 +101,16 @@ fn module(location: &Location) -> Option<String> {
 }
 
 /// A decoder for a serial line that carries only frames, in defmt's encoding (rzCOBS).
-pub(crate) struct Stream<'a> {
+pub struct Stream<'a> {
     decoder: &'a Decoder,
     stream: Box<dyn StreamDecoder + Send + Sync + 'a>,
     /// Number of damaged frames.
-    pub(crate) bad_frame_count: u64,
+    pub bad_frame_count: u64,
 }
 
 impl Stream<'_> {
     /// Takes `bytes` and returns the lines that they complete.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> Vec<Line> {
+    pub fn take(&mut self, bytes: &[u8]) -> Vec<Line> {
         self.stream.received(bytes);
         let mut lines = Vec::new();
         loop {
