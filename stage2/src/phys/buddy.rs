@@ -123,7 +123,7 @@ impl FreeLists {
 
     /// Takes a block of `order` for a request of type `wanted` in an arena of `zone`: from the lists of that type, then
     /// from other types, then from wholly free pageblocks that were kept split.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(
         &mut self,
         table: &FrameTable<'_>,

@@ -21,7 +21,16 @@ impl<'a> Memory<'a> {
         }
         let open = layout.controllers.without_all(self.closed());
         let found = match &request.placement {
-            Placement::Any => self.allocate_by_zone(layout, request, open),
+            Placement::Any => {
+                let zone = request.kind.first_zone();
+                let found = self
+                    .roomiest(open.intersection(layout.populated[zone as usize]), zone)
+                    .and_then(|controller| self.take_from_arena(layout, request, controller, zone));
+                match found {
+                    Some(found) => return Ok(found),
+                    None => self.allocate_by_zone(layout, request, open),
+                }
+            }
             placement => self.allocate_placed(layout, request, placement, open),
         };
         found.ok_or_else(|| self.refusal(layout, request, open))
@@ -68,7 +77,8 @@ impl<'a> Memory<'a> {
     }
 
     /// Tries one zone after the other, and in each zone the controllers with the most free memory first.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn allocate_by_zone(
         &self,
         layout: &Layout<'a>,
@@ -78,9 +88,7 @@ impl<'a> Memory<'a> {
         let mut zone = request.kind.first_zone();
         loop {
             let mut candidates = open.intersection(layout.populated[zone as usize]);
-            while let Some(controller) =
-                most_free(candidates, |controller| self.arena(zone.arena(controller)).free())
-            {
+            while let Some(controller) = self.roomiest(candidates, zone) {
                 let found = self.allocate_in(layout, request, controller, zone);
                 if found.is_some() {
                     return found;
@@ -92,6 +100,12 @@ impl<'a> Memory<'a> {
             }
             zone = Zone::Normal;
         }
+    }
+
+    /// Returns the controller of `candidates` with the most free memory in `zone`.
+    #[inline]
+    fn roomiest(&self, candidates: ControllerSet, zone: Zone) -> Option<ControllerId> {
+        most_free(candidates, |controller| self.arena(zone.arena(controller)).free())
     }
 
     /// Tries the zones of one controller.
@@ -112,9 +126,21 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// Tries one arena.
+    /// Tries one arena, after the first choice had no block.
     #[inline(never)]
     fn allocate_in(
+        &self,
+        layout: &Layout<'a>,
+        request: &Request,
+        controller: ControllerId,
+        zone: Zone,
+    ) -> Option<Allocation> {
+        self.take_from_arena(layout, request, controller, zone)
+    }
+
+    /// Takes a block from one arena.
+    #[inline(always)]
+    fn take_from_arena(
         &self,
         layout: &Layout<'a>,
         request: &Request,

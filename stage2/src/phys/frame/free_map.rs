@@ -151,7 +151,7 @@ impl FreeMap<'_> {
     }
 
     /// Returns the offset of the lowest free block of `order`.
-    #[inline]
+    #[inline(always)]
     fn find(self, info: Info, order: u8) -> Option<u32> {
         let mut nonzero = info.nonzero_words();
         if order >= WORD_ORDER {
@@ -182,7 +182,7 @@ impl FreeMap<'_> {
         self.take_from(self.info(), order, offset)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_from(self, info: Info, order: u8, offset: u32) -> u32 {
         let zeroed_words = if order < WORD_ORDER {
             let index = offset as usize / 32;
