@@ -106,7 +106,7 @@ struct Layout<'a> {
 /// The records of a frame: its RAM range, its entry, its pageblock's word and its arena.
 struct FrameRecord<'m, 'a> {
     layout: &'m Layout<'a>,
-    region: &'m RamRange,
+    ram_range: &'m RamRange,
     slot: Slot,
     /// The word of the pageblock.
     cell: Cell<'a>,
@@ -224,11 +224,11 @@ impl<'a> Memory<'a> {
     #[inline]
     fn record(&self, frame: Frame) -> Option<FrameRecord<'_, 'a>> {
         let layout = self.layout.get()?;
-        let region = layout.table.region_of(frame)?;
-        let slot = region.slot(frame.number());
+        let ram_range = layout.table.ram_range_of(frame)?;
+        let slot = ram_range.slot(frame.number());
         let cell = layout.table.words.cell(slot.pageblock())?;
-        let arena = self.arena(region.arena(cell.get().zone()));
-        Some(FrameRecord { layout, region, slot, cell, arena })
+        let arena = self.arena(ram_range.arena(cell.get().zone()));
+        Some(FrameRecord { layout, ram_range, slot, cell, arena })
     }
 
     /// Returns the guest and IPA that map `frame`, from the reverse map of its block.

@@ -354,8 +354,8 @@ impl FreeLists {
             return false;
         }
         self.unlink(&table.words, index, list, info.class());
-        let region = table.region_in(word);
-        self.merge(&table.words, slot, region.number(slot), PAGEBLOCK_ORDER, info.contents());
+        let ram_range = table.ram_range_in(word);
+        self.merge(&table.words, slot, ram_range.number(slot), PAGEBLOCK_ORDER, info.contents());
         true
     }
 

@@ -49,8 +49,8 @@ const POOL_SHIFT: u32 = 9;
 const POOL: u32 = 0x1f << POOL_SHIFT;
 /// The fields that two free blocks must share to merge across pageblocks.
 const GROUP: u32 = TYPE | ISOLATED | MOVABLE_ZONE | BLOCK | POOL;
-const REGION_SHIFT: u32 = 14;
-const REGION: u32 = 0x3f << REGION_SHIFT;
+const RAM_RANGE_SHIFT: u32 = 14;
+const RAM_RANGE: u32 = 0x3f << RAM_RANGE_SHIFT;
 const SHAPE_SHIFT: u32 = 20;
 const SHAPE: u32 = 0b111 << SHAPE_SHIFT;
 const ORDER_SHIFT: u32 = 23;
@@ -208,7 +208,7 @@ impl Pageblock {
     /// Returns whether `other`, the word at the buddy's head, is the head of a free block that may merge with this one.
     #[inline]
     pub(crate) const fn is_buddy(self, other: Self) -> bool {
-        (self.0 ^ other.0) & (GROUP | REGION | SHAPE | ORDER) == 0
+        (self.0 ^ other.0) & (GROUP | RAM_RANGE | SHAPE | ORDER) == 0
     }
 
     /// Returns the head of a block twice as large, below the largest order.
@@ -225,12 +225,12 @@ impl Pageblock {
 
     /// Returns the number of the RAM range that contains the pageblock.
     #[inline]
-    pub(crate) const fn region(self) -> usize {
-        ((self.0 & REGION) >> REGION_SHIFT) as usize
+    pub(crate) const fn ram_range(self) -> usize {
+        ((self.0 & RAM_RANGE) >> RAM_RANGE_SHIFT) as usize
     }
 
-    pub(crate) const fn with_region(self, region: u8) -> Self {
-        Self(self.0 & !REGION | (region as u32) << REGION_SHIFT & REGION)
+    pub(crate) const fn with_ram_range(self, ram_range: u8) -> Self {
+        Self(self.0 & !RAM_RANGE | (ram_range as u32) << RAM_RANGE_SHIFT & RAM_RANGE)
     }
 
     /// Returns whether the entries of its frames are valid.
@@ -274,19 +274,19 @@ mod tests {
     #[test]
     fn a_word_keeps_its_parts_apart() {
         let word =
-            Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18)).with_region(63).with_touched();
+            Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18)).with_ram_range(63).with_touched();
         assert_eq!((word.zone(), word.block(), word.pool()), (Zone::Movable, Some(18), None));
-        assert_eq!((word.region(), word.shape(), word.is_touched()), (63, Shape::Part, true));
+        assert_eq!((word.ram_range(), word.shape(), word.is_touched()), (63, Shape::Part, true));
         let head = word.with_head(Shape::Free, 18);
         assert_eq!((head.shape(), head.order(), head.block()), (Shape::Free, 18, Some(18)));
         assert_eq!(head.with_shape(Shape::Split).with_head(Shape::Used, 9).order(), 9);
         let near = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(18)).with_head(Shape::Free, 12);
         let head = |order| word.with_head(Shape::Free, order);
-        let near = near.with_region(63);
+        let near = near.with_ram_range(63);
         assert!(head(12).is_buddy(near) && !head(13).is_buddy(near) && head(11).doubled().is_buddy(near));
-        assert!(!head(12).is_buddy(near.with_region(62)));
+        assert!(!head(12).is_buddy(near.with_ram_range(62)));
         let other = Pageblock::new(Zone::Movable, MigrateType::Movable, Some(17)).with_head(Shape::Free, 12);
-        assert!(!head(12).is_buddy(other.with_region(63)));
+        assert!(!head(12).is_buddy(other.with_ram_range(63)));
         let used = word.with_head(Shape::Used, 10);
         assert!(used.is_used_head(10) && !head(10).is_used_head(10) && !used.is_used_head(9));
     }

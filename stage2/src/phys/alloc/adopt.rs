@@ -25,7 +25,7 @@ impl Memory<'_> {
         let is_whole = order >= PAGEBLOCK_ORDER && record.can_head(order);
         let is_claimed = is_whole && entry.meta().is_plainly_used_as(order, from.index());
         if !is_claimed {
-            return Err(error(Self::why_not_freed(record.layout, record.region, frame.number(), from)));
+            return Err(error(Self::why_not_freed(record.layout, record.ram_range, frame.number(), from)));
         }
         entry.set_used(Meta::used(order, to.index(), MemoryKind::Movable), Some(mapping));
         locked.count_moved(FrameUse::Used(from.index()), FrameUse::Used(to.index()), 1 << order);

@@ -167,7 +167,7 @@ impl<'a> Memory<'a> {
         }
         words.entry(slot).set_used(Meta::used(order, owner, request.kind), request.mapping);
         locked.count_taken(owner, frames);
-        let frame = layout.table.region_in(word).frame(slot);
+        let frame = layout.table.ram_range_in(word).frame(slot);
         Some(Allocation { frame, order, controller, zone, contents })
     }
 

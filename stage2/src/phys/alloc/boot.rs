@@ -100,8 +100,8 @@ pub(super) fn boot<'a>(
             .sum(),
         table,
     };
-    for region in layout.table.regions() {
-        write_pageblocks(&layout.table, region);
+    for ram_range in layout.table.ram_ranges() {
+        write_pageblocks(&layout.table, ram_range);
     }
     for segment in map.segments() {
         let zone = zone_of(&segment);
@@ -110,13 +110,13 @@ pub(super) fn boot<'a>(
         *populated = populated.with(segment.controller);
         extent.present += segment.range.frames();
         extent.span = around(extent.span, segment.range);
-        if let Some(region) = layout.table.region_of(segment.range.first()) {
-            designate_pageblocks(&layout.table, region, &segment);
+        if let Some(ram_range) = layout.table.ram_range_of(segment.range.first()) {
+            designate_pageblocks(&layout.table, ram_range, &segment);
             let mut locked = memory.arena(zone.arena(segment.controller)).lock();
             for (number, order) in blocks(segment.range) {
-                reserve_block(&layout.table, region, number, order);
+                reserve_block(&layout.table, ram_range, number, order);
                 if segment.reservation.is_none() {
-                    release_block(&layout.table, &mut locked, region, number, order);
+                    release_block(&layout.table, &mut locked, ram_range, number, order);
                 }
             }
         }
@@ -141,18 +141,18 @@ fn around(span: FrameRange, range: FrameRange) -> FrameRange {
     FrameRange::from_numbers(span.start().min(range.start()), span.end().max(range.end())).unwrap_or(span)
 }
 
-/// Writes the word of every pageblock of `region`: NORMAL, until a segment changes it.
-fn write_pageblocks(table: &FrameTable<'_>, region: &RamRange) {
-    let word = Pageblock::new(Zone::Normal, MigrateType::Movable, None).with_region(region.index);
-    let around = region.range.aligned_around(PAGEBLOCK_FRAMES);
+/// Writes the word of every pageblock of `ram_range`: NORMAL, until a segment changes it.
+fn write_pageblocks(table: &FrameTable<'_>, ram_range: &RamRange) {
+    let word = Pageblock::new(Zone::Normal, MigrateType::Movable, None).with_ram_range(ram_range.index);
+    let around = ram_range.range.aligned_around(PAGEBLOCK_FRAMES);
     for number in (around.start()..around.end()).step_by(PAGEBLOCK_FRAMES as usize) {
-        table.words.set_word(region.slot(number), word);
+        table.words.set_word(ram_range.slot(number), word);
     }
 }
 
 /// Writes the words of the pageblocks of a movable segment or of one in a pool. Such segments consist of whole
 /// pageblocks.
-fn designate_pageblocks(table: &FrameTable<'_>, region: &RamRange, segment: &Segment) {
+fn designate_pageblocks(table: &FrameTable<'_>, ram_range: &RamRange, segment: &Segment) {
     let (migrate_type, block) = match (segment.movable, segment.pool) {
         (Some(MovableMark::Block(block)), _) => (MigrateType::Movable, Some(block)),
         (Some(MovableMark::Amount), _) => (MigrateType::Movable, None),
@@ -161,9 +161,9 @@ fn designate_pageblocks(table: &FrameTable<'_>, region: &RamRange, segment: &Seg
     };
     let pool = segment.pool.and_then(PoolId::try_new);
     let word =
-        Pageblock::new(zone_of(segment), migrate_type, block).with_pool(pool).with_region(region.index);
+        Pageblock::new(zone_of(segment), migrate_type, block).with_pool(pool).with_ram_range(ram_range.index);
     for number in (segment.range.start()..segment.range.end()).step_by(PAGEBLOCK_FRAMES as usize) {
-        table.words.set_word(region.slot(number), word);
+        table.words.set_word(ram_range.slot(number), word);
     }
 }
 
@@ -180,8 +180,8 @@ pub(super) fn blocks(range: FrameRange) -> impl Iterator<Item = (u64, u8)> {
 }
 
 /// Writes the head of a reserved block.
-fn reserve_block(table: &FrameTable<'_>, region: &RamRange, number: u64, order: u8) {
-    let slot = region.slot(number);
+fn reserve_block(table: &FrameTable<'_>, ram_range: &RamRange, number: u64, order: u8) {
+    let slot = ram_range.slot(number);
     let word = table.words.word(slot);
     if order >= PAGEBLOCK_ORDER {
         table.words.set_word(slot, word.with_head(Shape::Reserved, order));
@@ -199,11 +199,11 @@ fn reserve_block(table: &FrameTable<'_>, region: &RamRange, number: u64, order: 
 pub(super) fn release_block<'a>(
     table: &FrameTable<'a>,
     locked: &mut Locked<'_>,
-    region: &RamRange,
+    ram_range: &RamRange,
     number: u64,
     order: u8,
 ) {
-    let slot = region.slot(number);
+    let slot = ram_range.slot(number);
     if order < PAGEBLOCK_ORDER {
         table.words.entry(slot).set_meta(Meta::NONE);
     }

@@ -20,10 +20,10 @@ impl Memory<'_> {
         let _locked = record.arena.lock_to_change();
         let meta = words.entry(record.slot).meta();
         if meta.holds_doomed() {
-            let head = record.table().head(record.region, number)?;
+            let head = record.table().head(record.ram_range, number)?;
             cut_used(
                 record.table(),
-                record.region,
+                record.ram_range,
                 head,
                 &mut (number..number + count).map(|number| (number, 0)),
             );
@@ -50,7 +50,7 @@ impl Memory<'_> {
         let (number, index) = (first.number(), owner.index());
         let Some(record) = self.record(first) else { return false };
         let fits = number % PAGEBLOCK_FRAMES + count <= PAGEBLOCK_FRAMES && count > 0;
-        if !fits || !record.region.has(number + count - 1) {
+        if !fits || !record.ram_range.has(number + count - 1) {
             return false;
         }
         let words = record.table().words;
@@ -64,7 +64,7 @@ impl Memory<'_> {
         entries().for_each(|entry| entry.set_meta(Meta::NONE));
         locked.count_given(index, count);
         for (number, order) in boot::blocks(range) {
-            let slot = record.region.slot(number);
+            let slot = record.ram_range.slot(number);
             locked.lists.give(record.table(), slot, number, order, contents);
         }
         true

@@ -279,42 +279,42 @@ impl Check {
                 self.changes = arena_changes(memory, self.arena);
                 self.tally = Tally::NONE;
             }
-            let regions = layout.table.regions();
-            let region = regions
+            let ram_ranges = layout.table.ram_ranges();
+            let ram_range = ram_ranges
                 .iter()
-                .find(|region| region.controller == controller && region.range.end() > self.next);
-            let Some(region) = region else {
+                .find(|ram_range| ram_range.controller == controller && ram_range.range.end() > self.next);
+            let Some(ram_range) = ram_range else {
                 if self.finish_arena(memory, zone, controller, report) {
                     return true;
                 }
                 continue;
             };
-            self.look_at(memory, stage2, region, zone, report);
+            self.look_at(memory, stage2, ram_range, zone, report);
         }
         false
     }
 }
 
 impl Check {
-    /// Checks the next pageblock of `region`, if it is in `zone`.
+    /// Checks the next pageblock of `ram_range`, if it is in `zone`.
     fn look_at(
         &mut self,
         memory: &Memory<'_>,
         stage2: &dyn Translate,
-        region: &RamRange,
+        ram_range: &RamRange,
         zone: Zone,
         report: &mut dyn FnMut(Problem),
     ) {
-        let start = self.next.max(region.range.start());
-        self.next = region.range.end().min((start | (PAGEBLOCK_FRAMES - 1)) + 1);
+        let start = self.next.max(ram_range.range.start());
+        self.next = ram_range.range.end().min((start | (PAGEBLOCK_FRAMES - 1)) + 1);
         let Some(layout) = memory.layout.get() else { return };
         let Some(part) = FrameRange::from_numbers(start, self.next) else { return };
-        if layout.table.words.word(region.slot(start)).zone() != zone {
+        if layout.table.words.word(ram_range.slot(start)).zone() != zone {
             return;
         }
         let problem = {
             let locked = memory.arena(self.arena).lock();
-            pageblock::look(&layout.table, &locked.lists, region, part, &mut self.tally)
+            pageblock::look(&layout.table, &locked.lists, ram_range, part, &mut self.tally)
         };
         if self.attempt > 0 {
             return;
@@ -402,10 +402,9 @@ impl Check {
         if self.arena < memory.arena_count() {
             return false;
         }
-        let present = memory
-            .layout
-            .get()
-            .map_or(0, |layout| layout.table.regions().iter().map(|region| region.range.frames()).sum());
+        let present = memory.layout.get().map_or(0, |layout| {
+            layout.table.ram_ranges().iter().map(|ram_range| ram_range.range.frames()).sum()
+        });
         if self.summary.frames != present && self.summary.busy_count == 0 {
             self.found(Problem::Ram { found: self.summary.frames, present }, report);
         }

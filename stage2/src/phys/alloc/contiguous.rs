@@ -31,11 +31,11 @@ impl Memory<'_> {
     pub fn find_contiguous(&self, wanted: &Wanted, from: u64) -> Option<FrameRange> {
         let layout = self.layout.get()?;
         let align = |number: u64| number.checked_next_multiple_of(wanted.alignment.max(1));
-        let regions = layout.table.regions().iter();
-        for region in regions.filter(|region| wanted.controllers.contains(region.controller)) {
-            let mut start = align(from.max(region.range.start()))?;
+        let ram_ranges = layout.table.ram_ranges().iter();
+        for ram_range in ram_ranges.filter(|ram_range| wanted.controllers.contains(ram_range.controller)) {
+            let mut start = align(from.max(ram_range.range.start()))?;
             while let Some(window) = FrameRange::from_numbers(start, start.checked_add(wanted.frames)?)
-                .filter(|window| region.range.contains_range(*window) && !window.is_empty())
+                .filter(|window| ram_range.range.contains_range(*window) && !window.is_empty())
             {
                 match self.obstacle(wanted, window) {
                     None => return Some(window),

@@ -63,7 +63,7 @@ impl Memory<'_> {
             }
             let mut number = part.start();
             while number < part.end() {
-                let Some(head) = record.table().head(record.region, number) else { break };
+                let Some(head) = record.table().head(record.ram_range, number) else { break };
                 if head.state == State::Free && head.number == number {
                     into.free[at][head.order as usize] += 1;
                 }
@@ -74,8 +74,8 @@ impl Memory<'_> {
 
     /// Returns the ranges of RAM with their controllers, in ascending order.
     pub fn ram(&self) -> impl Iterator<Item = (FrameRange, ControllerId)> {
-        let regions = self.layout.get().map_or(&[][..], |layout| layout.table.regions());
-        regions.iter().map(|region| (region.range, region.controller))
+        let ram_ranges = self.layout.get().map_or(&[][..], |layout| layout.table.ram_ranges());
+        ram_ranges.iter().map(|ram_range| (ram_range.range, ram_range.controller))
     }
 
     /// Returns the designated movable blocks, in the order of their designation.

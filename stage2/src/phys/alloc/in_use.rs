@@ -73,13 +73,13 @@ impl<'a> Memory<'a> {
                 continue;
             };
             let _locked = record.lock();
-            while number < part.end().min(record.region.range.end()) {
-                let head = record.table().head(record.region, number)?;
+            while number < part.end().min(record.ram_range.range.end()) {
+                let head = record.table().head(record.ram_range, number)?;
                 if head.state == State::Free {
                     number = head.end();
                     continue;
                 }
-                let entry = record.table().words.entry(record.region.slot(head.number));
+                let entry = record.table().words.entry(record.ram_range.slot(head.number));
                 let is_used = head.state == State::Used;
                 let meta = entry.meta();
                 return Some(Occupant {

@@ -150,7 +150,7 @@ impl Memory<'_> {
         let range = FrameRange::from_numbers(done.end(), end).unwrap_or_default();
         let mut first = self
             .record(done.first())
-            .map(|record| (record.region.index, record.table().words.word(record.slot)));
+            .map(|record| (record.ram_range.index, record.table().words.word(record.slot)));
         for part in pageblocks(range) {
             let is_cut = !part.start().is_multiple_of(PAGEBLOCK_FRAMES);
             let result = match is_cut {
@@ -177,9 +177,12 @@ impl Memory<'_> {
         let Some(record) = self.record(part.first()) else { return refused(IsolateReason::Broken) };
         let mut locked = record.lock_to_change();
         let word = record.table().words.word(record.slot);
-        let (region, zone) = (record.region.index, word.zone());
-        let (first_region, first_word) = *first.get_or_insert((region, word));
-        if region != first_region || zone != first_word.zone() || !record.region.range.contains_range(part) {
+        let (ram_range, zone) = (record.ram_range.index, word.zone());
+        let (first_ram_range, first_word) = *first.get_or_insert((ram_range, word));
+        if ram_range != first_ram_range
+            || zone != first_word.zone()
+            || !record.ram_range.range.contains_range(part)
+        {
             return refused(IsolateReason::Broken);
         }
         if let Some(reason) = refusal(word, requester) {
@@ -249,7 +252,7 @@ impl Memory<'_> {
                 return Err(TakeError { frame });
             }
             for (number, order) in crate::phys::alloc::boot::blocks(part) {
-                let slot = record.region.slot(number);
+                let slot = record.ram_range.slot(number);
                 contents = contents.and(locked.lists.withdraw(record.table(), slot, order));
                 if order == PAGEBLOCK_ORDER {
                     words.set_word(slot, words.word(slot).with_head(Shape::Used, order));
@@ -267,7 +270,7 @@ impl Memory<'_> {
 fn first_not_free(record: &FrameRecord<'_, '_>, part: FrameRange) -> Option<Frame> {
     let mut number = part.start();
     while number < part.end() {
-        match record.table().head(record.region, number) {
+        match record.table().head(record.ram_range, number) {
             Some(head) if head.state == State::Free => number = head.end(),
             _ => return Frame::try_new(number),
         }
@@ -295,8 +298,8 @@ pub(super) fn check_movable(
     let mut number = part.start();
     while number < part.end() {
         let refused = |reason| (Frame::try_new(number).unwrap_or_default(), reason);
-        let head = record.table().head(record.region, number).ok_or(refused(IsolateReason::Broken))?;
-        let meta = record.table().words.entry(record.region.slot(head.number)).meta();
+        let head = record.table().head(record.ram_range, number).ok_or(refused(IsolateReason::Broken))?;
+        let meta = record.table().words.entry(record.ram_range.slot(head.number)).meta();
         match (head.state, meta.owner()) {
             (State::Reserved, _) => return Err(refused(IsolateReason::Reserved)),
             (State::Retired, _) => return Err(refused(IsolateReason::Retired)),
@@ -306,7 +309,7 @@ pub(super) fn check_movable(
             (State::Used, _) if meta.holds_doomed() => {
                 let of_part = number..head.end().min(part.end());
                 let is_doomed = |number: &u64| {
-                    let slot = record.region.slot(*number);
+                    let slot = record.ram_range.slot(*number);
                     let words = record.table().words;
                     words.word(slot).is_touched() && words.entry(slot).meta().is_doomed()
                 };

@@ -52,8 +52,8 @@ impl Frames for Memory<'_> {
     }
 
     fn span_of(&self, frame: Frame) -> Option<Span> {
-        let region = self.layout.get()?.table.region_of(frame)?;
-        Some(Span { controller: region.controller, frames: region.range })
+        let ram_range = self.layout.get()?.table.ram_range_of(frame)?;
+        Some(Span { controller: ram_range.controller, frames: ram_range.range })
     }
 
     fn tenant(&self, frames: FrameRange) -> Option<Tenant> {

@@ -46,15 +46,15 @@ impl Memory<'_> {
     pub fn glances(&self, frame: Frame, glances: &mut [Glance]) -> usize {
         let first = Frame::containing(Pa::new_truncate(frame.pa().get() & !(PAGEBLOCK_SIZE - 1)));
         let Some(record) = self.record(first) else { return 0 };
-        let (table, words, region) = (record.table(), record.table().words, record.region);
+        let (table, words, ram_range) = (record.table(), record.table().words, record.ram_range);
         let _locked = record.lock();
         let zone = words.word(record.slot).zone();
         // The end of the last block of at least a pageblock, and the usage of its pageblocks.
         let mut last = (0, Glance::default());
         let mut number = first.number();
         for (index, glance) in glances.iter_mut().enumerate() {
-            let slot = region.slot(number);
-            let word = match region.has(number) {
+            let slot = ram_range.slot(number);
+            let word = match ram_range.has(number) {
                 true => words.word(slot),
                 false => return index,
             };
@@ -70,8 +70,8 @@ impl Memory<'_> {
                 let (state, slot, end) = match word.shape() {
                     Shape::Free => (State::Free, slot, number + (1 << word.order())),
                     Shape::Used => (State::Used, slot, number + (1 << word.order())),
-                    _ => match table.head(region, number) {
-                        Some(head) => (head.state, region.slot(head.number), head.end()),
+                    _ => match table.head(ram_range, number) {
+                        Some(head) => (head.state, ram_range.slot(head.number), head.end()),
                         None => return index,
                     },
                 };

@@ -161,17 +161,17 @@ impl Memory<'_> {
 
     /// Returns the controller that `frame` is behind, or `None` if it is not RAM.
     pub fn controller_of(&self, frame: Frame) -> Option<ControllerId> {
-        Some(self.layout.get()?.table.region_of(frame)?.controller)
+        Some(self.layout.get()?.table.ram_range_of(frame)?.controller)
     }
 
     /// Returns the records of `frame`, or `None` if it is not RAM.
     pub fn frame_info(&self, frame: Frame) -> Option<FrameInfo> {
         let record = self.record(frame)?;
-        let (table, region) = (record.table(), record.region);
+        let (table, ram_range) = (record.table(), record.ram_range);
         let _locked = record.lock();
         let word = table.words.word(record.slot);
-        let head = table.head(region, frame.number())?;
-        let first = region.slot(head.number);
+        let head = table.head(ram_range, frame.number())?;
+        let first = ram_range.slot(head.number);
         let entry = table.words.entry(first);
         let (owner, mapping, contents) = match head.state {
             State::Free => (None, None, table.words.free_map(first.pageblock()).info().contents()),
@@ -180,7 +180,7 @@ impl Memory<'_> {
         };
         Some(FrameInfo {
             frame,
-            controller: region.controller,
+            controller: ram_range.controller,
             zone: word.zone(),
             migrate_type: word.migrate_type(),
             is_isolated: word.is_isolated(),

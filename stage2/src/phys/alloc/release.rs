@@ -31,7 +31,7 @@ impl Memory<'_> {
     #[cold]
     #[inline(never)]
     fn not_freed(record: &FrameRecord<'_, '_>, frame: Frame, order: u8, owner: Owner) -> BlockError {
-        let reason = Self::why_not_freed(record.layout, record.region, frame.number(), owner);
+        let reason = Self::why_not_freed(record.layout, record.ram_range, frame.number(), owner);
         BlockError { frame, order, owner, reason }
     }
 
@@ -39,12 +39,12 @@ impl Memory<'_> {
     #[cold]
     pub(super) fn why_not_freed(
         layout: &Layout<'_>,
-        region: &RamRange,
+        ram_range: &RamRange,
         number: u64,
         owner: Owner,
     ) -> BlockReason {
-        let Some(head) = layout.table.head(region, number) else { return BlockReason::NotRam };
-        let meta = layout.table.words.entry(region.slot(head.number)).meta();
+        let Some(head) = layout.table.head(ram_range, number) else { return BlockReason::NotRam };
+        let meta = layout.table.words.entry(ram_range.slot(head.number)).meta();
         match head.state {
             State::Free => BlockReason::AlreadyFree,
             State::Reserved => BlockReason::Reserved,
@@ -75,7 +75,7 @@ impl Memory<'_> {
             let _locked = record.lock();
             let mut number = part.start();
             while number < part.end() {
-                number = owned_head(record.layout, record.region, number, owner)?.end();
+                number = owned_head(record.layout, record.ram_range, number, owner)?.end();
             }
         }
         for part in pageblocks(range) {
@@ -83,9 +83,9 @@ impl Memory<'_> {
             let mut locked = record.lock_to_change();
             let mut number = part.start();
             while number < part.end() {
-                let head = owned_head(record.layout, record.region, number, owner)?;
-                let head = cut_at_edges(record.table(), record.region, head, part, number);
-                let slot = record.region.slot(head.number);
+                let head = owned_head(record.layout, record.ram_range, number, owner)?;
+                let head = cut_at_edges(record.table(), record.ram_range, head, part, number);
+                let slot = record.ram_range.slot(head.number);
                 give_used(&record, &mut locked, slot, head.number, head.order, owner.index(), contents);
                 number = head.end();
             }
@@ -108,13 +108,13 @@ impl Memory<'_> {
                 let frame = Frame::try_new(number).unwrap_or_default();
                 let record = self.record(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
                 let mut locked = record.lock_to_change();
-                let head = record.table().head(record.region, number);
+                let head = record.table().head(record.ram_range, number);
                 let head = head.ok_or_else(|| error(frame, BlockReason::NotRam))?;
                 if head.state != State::Reserved {
                     let owner = Owner::Hypervisor;
                     return Err(error(
                         frame,
-                        Self::why_not_freed(record.layout, record.region, number, owner),
+                        Self::why_not_freed(record.layout, record.ram_range, number, owner),
                     ));
                 }
                 if head.number != number || head.end() > range.end() {
@@ -122,7 +122,7 @@ impl Memory<'_> {
                     return Err(error(frame, BlockReason::InsideBlock { head: first, order: head.order }));
                 }
                 if is_final {
-                    boot::release_block(record.table(), &mut locked, record.region, number, head.order);
+                    boot::release_block(record.table(), &mut locked, record.ram_range, number, head.order);
                 }
                 number = head.end();
             }
@@ -135,25 +135,30 @@ fn not_ram(frame: Frame, owner: Owner) -> BlockError {
     BlockError { frame, order: 0, owner, reason: BlockReason::NotRam }
 }
 
-/// Returns the block of `owner` that contains frame `number` of `region`.
-fn owned_head(layout: &Layout<'_>, region: &RamRange, number: u64, owner: Owner) -> Result<Head, BlockError> {
+/// Returns the block of `owner` that contains frame `number` of `ram_range`.
+fn owned_head(
+    layout: &Layout<'_>,
+    ram_range: &RamRange,
+    number: u64,
+    owner: Owner,
+) -> Result<Head, BlockError> {
     let frame = Frame::try_new(number).unwrap_or_default();
     let error = |reason| BlockError { frame, order: 0, owner, reason };
-    if !region.has(number) {
+    if !ram_range.has(number) {
         return Err(error(BlockReason::NotRam));
     }
-    let head = layout.table.head(region, number).ok_or_else(|| error(BlockReason::NotRam))?;
-    let meta = layout.table.words.entry(region.slot(head.number)).meta();
+    let head = layout.table.head(ram_range, number).ok_or_else(|| error(BlockReason::NotRam))?;
+    let meta = layout.table.words.entry(ram_range.slot(head.number)).meta();
     if head.state == State::Used && meta.is_used_as(head.order, owner.index()) {
         return Ok(head);
     }
-    Err(error(Memory::why_not_freed(layout, region, head.number, owner)))
+    Err(error(Memory::why_not_freed(layout, ram_range, head.number, owner)))
 }
 
 /// Splits the block `head` at the ends of `part`. Returns the piece that begins at `number`.
 fn cut_at_edges(
     table: &FrameTable<'_>,
-    region: &RamRange,
+    ram_range: &RamRange,
     head: Head,
     part: FrameRange,
     number: u64,
@@ -166,8 +171,8 @@ fn cut_at_edges(
         |start: u64, end: u64| boot::blocks(FrameRange::from_numbers(start, end).unwrap_or_default());
     let (start, end) = (head.number.max(part.start()), head.end().min(part.end()));
     let mut pieces = between(head.number, start).chain(between(start, end)).chain(between(end, head.end()));
-    cut_used(table, region, head, &mut pieces);
-    table.head(region, number).unwrap_or(head)
+    cut_used(table, ram_range, head, &mut pieces);
+    table.head(ram_range, number).unwrap_or(head)
 }
 
 /// Frees the block in use at `slot`, whose owner and order have been checked.
@@ -204,7 +209,7 @@ fn give_doomed(
 ) {
     let table = record.table();
     let words = &table.words;
-    let slot_of = |number: u64| record.region.slot(number);
+    let slot_of = |number: u64| record.ram_range.slot(number);
     let is_doomed = |number: u64| words.entry(slot_of(number)).meta().is_doomed();
     for part in pageblocks(FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default()) {
         let slot = slot_of(part.start());

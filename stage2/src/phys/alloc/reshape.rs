@@ -25,10 +25,10 @@ impl Memory<'_> {
         let _locked = record.lock_to_change();
         let meta = table.words.entry(record.slot).meta();
         if !record.can_head(order) || !meta.is_used_as(order, owner.index()) {
-            return Err(error(Self::why_not_freed(record.layout, record.region, number, owner)));
+            return Err(error(Self::why_not_freed(record.layout, record.ram_range, number, owner)));
         }
-        let Some(head) = table.head(record.region, number) else { return Err(error(BlockReason::NotRam)) };
-        cut_used(table, record.region, head, &mut parts_of(number, part));
+        let Some(head) = table.head(record.ram_range, number) else { return Err(error(BlockReason::NotRam)) };
+        cut_used(table, record.ram_range, head, &mut parts_of(number, part));
         Ok(())
     }
 
@@ -51,14 +51,14 @@ impl Memory<'_> {
         let part = part.filter(|_| number.trailing_zeros() >= order.into());
         let part = part.ok_or_else(|| error(frame, BlockReason::Shape))?;
         let record = self.record(frame).ok_or_else(|| error(frame, BlockReason::NotRam))?;
-        let (table, region, words) = (record.table(), record.region, record.table().words);
-        if !region.has(number + (1 << order) - 1) {
+        let (table, ram_range, words) = (record.table(), record.ram_range, record.table().words);
+        if !ram_range.has(number + (1 << order) - 1) {
             return Err(error(frame, BlockReason::Shape));
         }
         let _locked = record.lock_to_change();
         let (first, mut meta) = (words.word(record.slot), words.entry(record.slot).meta());
         for (number, part) in parts_of(number, part) {
-            let slot = region.slot(number);
+            let slot = ram_range.slot(number);
             let (word, other) = (words.word(slot), words.entry(slot).meta());
             let is_head = if part < PAGEBLOCK_ORDER { word.is_split() } else { word.is_used_head(part) };
             let refused = |reason| error(Frame::try_new(number).unwrap_or(frame), reason);
@@ -67,7 +67,7 @@ impl Memory<'_> {
                 return Err(refused(BlockReason::Unlike));
             }
             if !is_head || !other.is_used_as(part, owner.index()) {
-                return Err(refused(Self::why_not_freed(record.layout, region, number, owner)));
+                return Err(refused(Self::why_not_freed(record.layout, ram_range, number, owner)));
             }
             if other.kind() != meta.kind() {
                 return Err(refused(BlockReason::Unlike));
@@ -77,17 +77,17 @@ impl Memory<'_> {
             }
         }
         for (number, _) in parts_of(number, part) {
-            let entry = words.entry(region.slot(number));
+            let entry = words.entry(ram_range.slot(number));
             entry.set_meta(entry.meta().without_block());
         }
         let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
         for part in pageblocks(whole) {
-            let slot = region.slot(part.start());
+            let slot = ram_range.slot(part.start());
             words.set_word(slot, words.word(slot).with_shape(Shape::Part));
         }
         words.set_word(record.slot, first.with_head(Shape::Used, order));
         words.entry(record.slot).set_used(meta.with_order(order), mapping);
-        debug_assert!(table.head(region, number).is_some_and(|head| head.order == order));
+        debug_assert!(table.head(ram_range, number).is_some_and(|head| head.order == order));
         Ok(())
     }
 }
@@ -111,17 +111,17 @@ pub(super) fn pageblocks(range: FrameRange) -> impl Iterator<Item = FrameRange> 
 /// Replaces the block in use `head` by `pieces` (frame number and order), which cover it exactly.
 pub(super) fn cut_used(
     table: &FrameTable<'_>,
-    region: &RamRange,
+    ram_range: &RamRange,
     head: Head,
     pieces: &mut dyn Iterator<Item = (u64, u8)>,
 ) {
     let words = table.words;
-    let first = words.entry(region.slot(head.number));
+    let first = words.entry(ram_range.slot(head.number));
     let (meta, mapping) = (first.meta(), first.mapping());
     let holds_doomed = meta.holds_doomed();
     first.set_meta(meta.without_block());
     for (number, order) in pieces {
-        let slot = region.slot(number);
+        let slot = ram_range.slot(number);
         let word = words.word(slot);
         if order >= PAGEBLOCK_ORDER {
             words.set_word(slot, word.with_head(Shape::Used, order));
@@ -131,10 +131,10 @@ pub(super) fn cut_used(
         }
         let mut piece = meta.as_piece(order);
         if holds_doomed {
-            if is_touched(table, region, number) && words.entry(slot).meta().is_doomed() {
+            if is_touched(table, ram_range, number) && words.entry(slot).meta().is_doomed() {
                 piece = piece.with_doomed();
             }
-            if has_doomed(table, region, number, order) {
+            if has_doomed(table, ram_range, number, order) {
                 piece = piece.with_holding_doomed();
             }
         }
@@ -142,14 +142,14 @@ pub(super) fn cut_used(
     }
 }
 
-fn is_touched(table: &FrameTable<'_>, region: &RamRange, number: u64) -> bool {
-    table.words.word(region.slot(number)).is_touched()
+fn is_touched(table: &FrameTable<'_>, ram_range: &RamRange, number: u64) -> bool {
+    table.words.word(ram_range.slot(number)).is_touched()
 }
 
 /// Returns whether the block of `order` at `number` holds a doomed frame.
-fn has_doomed(table: &FrameTable<'_>, region: &RamRange, number: u64, order: u8) -> bool {
+fn has_doomed(table: &FrameTable<'_>, ram_range: &RamRange, number: u64, order: u8) -> bool {
     let whole = FrameRange::from_numbers(number, number + (1 << order)).unwrap_or_default();
-    pageblocks(whole).filter(|part| is_touched(table, region, part.start())).any(|part| {
-        (part.start()..part.end()).any(|number| table.words.entry(region.slot(number)).meta().is_doomed())
+    pageblocks(whole).filter(|part| is_touched(table, ram_range, part.start())).any(|part| {
+        (part.start()..part.end()).any(|number| table.words.entry(ram_range.slot(number)).meta().is_doomed())
     })
 }

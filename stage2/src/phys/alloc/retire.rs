@@ -37,8 +37,8 @@ impl Memory<'_> {
     /// Retires the first part of `range`, at most a pageblock, skips what is not RAM before it, and counts both in
     /// `done`. Returns the rest of the range, for callers that work in slices.
     pub fn retire_some(&self, range: FrameRange, done: &mut Retired) -> FrameRange {
-        let regions = self.layout.get().map_or(&[][..], |layout| layout.table.regions());
-        let inside = regions.iter().map(|region| range.intersection(region.range));
+        let ram_ranges = self.layout.get().map_or(&[][..], |layout| layout.table.ram_ranges());
+        let inside = ram_ranges.iter().map(|ram_range| range.intersection(ram_range.range));
         let first = inside.filter(|inside| !inside.is_empty()).min_by_key(|inside| inside.start());
         let Some(part) = first.and_then(|inside| pageblocks(inside).next()) else {
             done.untouched += range.frames();
@@ -61,7 +61,7 @@ impl Memory<'_> {
             return number + 1;
         };
         let mut locked = record.lock_to_change();
-        let Some(head) = record.table().head(record.region, number) else {
+        let Some(head) = record.table().head(record.ram_range, number) else {
             done.untouched += 1;
             return number + 1;
         };
@@ -77,7 +77,7 @@ impl Memory<'_> {
             State::Free => {
                 done.now += frames;
                 for number in number..end {
-                    let slot = record.region.slot(number);
+                    let slot = record.ram_range.slot(number);
                     locked.lists.withdraw(record.table(), slot, 0);
                     record.table().words.entry(slot).set_meta(Meta::retired(0));
                 }
@@ -100,9 +100,9 @@ fn doom(record: &FrameRecord<'_, '_>, head: Head, start: u64, end: u64) {
     let words = record.table().words;
     words.touch_used(record.slot);
     for number in start..end {
-        let entry = words.entry(record.region.slot(number));
+        let entry = words.entry(record.ram_range.slot(number));
         entry.set_meta(entry.meta().with_doomed());
     }
-    let first = words.entry(record.region.slot(head.number));
+    let first = words.entry(record.ram_range.slot(head.number));
     first.set_meta(first.meta().with_holding_doomed());
 }

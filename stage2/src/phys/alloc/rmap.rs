@@ -24,11 +24,12 @@ impl<'a> Memory<'a> {
         let layout = self.layout.get()?;
         let mut number = range.start();
         while number < range.end() {
-            let region = layout.table.regions().iter().find(|region| region.range.end() > number)?;
-            number = number.max(region.range.start());
-            let end = range.end().min(region.range.end());
+            let ram_range =
+                layout.table.ram_ranges().iter().find(|ram_range| ram_range.range.end() > number)?;
+            number = number.max(ram_range.range.start());
+            let end = range.end().min(ram_range.range.end());
             while number < end {
-                match self.tenant_in_pageblock(layout, region, number, end) {
+                match self.tenant_in_pageblock(layout, ram_range, number, end) {
                     Ok(tenant) => return Some(tenant),
                     Err(next) => number = next,
                 }
@@ -42,20 +43,20 @@ impl<'a> Memory<'a> {
     fn tenant_in_pageblock(
         &self,
         layout: &Layout<'a>,
-        region: &RamRange,
+        ram_range: &RamRange,
         number: u64,
         end: u64,
     ) -> Result<Tenant, u64> {
         let table = &layout.table;
-        let zone = table.words.word(region.slot(number)).zone();
-        let _locked = self.arena(zone.arena(region.controller)).lock();
+        let zone = table.words.word(ram_range.slot(number)).zone();
+        let _locked = self.arena(zone.arena(ram_range.controller)).lock();
         let end = end.min((number | (PAGEBLOCK_FRAMES - 1)) + 1);
         let mut found: Option<Tenant> = None;
         let mut next = number;
         while next < end {
-            let Some(head) = table.head(region, next) else { break };
+            let Some(head) = table.head(ram_range, next) else { break };
             next = head.end();
-            let Some(mapping) = guest_mapping(layout, region, head) else {
+            let Some(mapping) = guest_mapping(layout, ram_range, head) else {
                 if found.is_some() {
                     break;
                 }
@@ -79,12 +80,12 @@ impl<'a> Memory<'a> {
 }
 
 /// Returns the guest and IPA that map the block `head`, if it is guest RAM.
-fn guest_mapping(layout: &Layout<'_>, region: &RamRange, head: Head) -> Option<Mapping> {
+fn guest_mapping(layout: &Layout<'_>, ram_range: &RamRange, head: Head) -> Option<Mapping> {
     if head.state != State::Used {
         return None;
     }
     Frame::try_new(head.number)?;
-    let entry = layout.table.words.entry(region.slot(head.number));
+    let entry = layout.table.words.entry(ram_range.slot(head.number));
     match entry.meta().owner()? {
         Owner::Guest(_) => entry.mapping(),
         _ => None,

@@ -77,10 +77,12 @@ impl FreeLists {
     /// block of its own, on no list.
     fn expose(&mut self, table: &FrameTable<'_>, slot: Slot) {
         let words = &table.words;
-        let region = table.region_in(words.word(slot));
-        let wanted = region.number(slot);
-        let Some(head) = table.head(region, wanted).filter(|head| head.state == State::Free) else { return };
-        let first = region.slot(head.number);
+        let ram_range = table.ram_range_in(words.word(slot));
+        let wanted = ram_range.number(slot);
+        let Some(head) = table.head(ram_range, wanted).filter(|head| head.state == State::Free) else {
+            return;
+        };
+        let first = ram_range.slot(head.number);
         let contents = words.free_map(first.pageblock()).info().contents();
         self.unlink(words, first.pageblock(), words.word(first).list(), head.order);
         let (mut number, mut order) = (head.number, head.order);
@@ -89,7 +91,7 @@ impl FreeLists {
             let upper = number + (1 << order);
             let other = if wanted < upper { upper } else { number };
             number = if wanted < upper { number } else { upper };
-            self.push_large(words, region.slot(other), order, contents);
+            self.push_large(words, ram_range.slot(other), order, contents);
         }
         Self::set_free_alone(words, slot, contents);
     }
@@ -106,14 +108,14 @@ impl FreeLists {
         let word = word.with_isolated(Isolation::Open);
         words.set_word(slot, word);
         self.isolated -= 1;
-        let region = table.region_in(word);
+        let ram_range = table.ram_range_in(word);
         let map = words.free_map(slot.pageblock());
         match word.shape() {
             Shape::Free => {
-                self.merge(words, slot, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
+                self.merge(words, slot, ram_range.number(slot), PAGEBLOCK_ORDER, map.info().contents());
             }
             Shape::Split if map.info().count() == PAGEBLOCK_FRAMES as u32 => {
-                self.merge(words, slot, region.number(slot), PAGEBLOCK_ORDER, map.info().contents());
+                self.merge(words, slot, ram_range.number(slot), PAGEBLOCK_ORDER, map.info().contents());
             }
             Shape::Split => {
                 if let Some(class) = map.largest() {

@@ -180,7 +180,7 @@ fn add_static(map: &BootMap, plan: &mut Plan, node: &Node<'_>, base: u64, size: 
     }
 }
 
-/// Tries one controller after the other. The error of the last reports the largest free range behind all of them.
+/// Tries one controller after the other. If none has room, the error reports the largest free range behind any of them.
 fn add_behind(
     map: &BootMap,
     plan: &mut Plan,

@@ -248,7 +248,7 @@ const SECTIONS: usize = 128;
 /// The table and the RAM ranges that it describes.
 pub(crate) struct FrameTable<'a> {
     pub(crate) words: Table<'a>,
-    regions: [RamRange; MAX_RAM_RANGES],
+    ram_ranges: [RamRange; MAX_RAM_RANGES],
     count: usize,
     /// log2 of the number of frames of a section.
     section_shift: u32,
@@ -284,13 +284,13 @@ impl<'a> FrameTable<'a> {
         };
         let mut table = Self {
             words,
-            regions: [none; MAX_RAM_RANGES],
+            ram_ranges: [none; MAX_RAM_RANGES],
             count: 0,
             section_shift: 0,
             sections: [0; SECTIONS],
         };
         let mut base = 0;
-        for (place, (range, controller)) in table.regions.iter_mut().zip(map.ram()) {
+        for (place, (range, controller)) in table.ram_ranges.iter_mut().zip(map.ram()) {
             let around = range.aligned_around(PAGEBLOCK_FRAMES);
             let slot = base + (range.start() - around.start()) as u32;
             let arena = Zone::Normal.arena(controller) as u8;
@@ -304,62 +304,65 @@ impl<'a> FrameTable<'a> {
     }
 
     fn find_sections(&mut self) {
-        let regions = self.regions.get(..self.count).unwrap_or(&[]);
-        let (Some(first), Some(last)) = (regions.first(), regions.last()) else { return };
+        let ram_ranges = self.ram_ranges.get(..self.count).unwrap_or(&[]);
+        let (Some(first), Some(last)) = (ram_ranges.first(), ram_ranges.last()) else { return };
         let span = last.range.end() - first.range.start();
         while span >> self.section_shift >= SECTIONS as u64 {
             self.section_shift += 1;
         }
         for (number, section) in self.sections.iter_mut().enumerate() {
             let start = first.range.start() + ((number as u64) << self.section_shift);
-            *section = regions.partition_point(|region| region.range.end() <= start) as u8;
+            *section = ram_ranges.partition_point(|ram_range| ram_range.range.end() <= start) as u8;
         }
     }
 
     /// Returns the RAM ranges in ascending order.
-    pub(crate) fn regions(&self) -> &[RamRange] {
-        self.regions.get(..self.count).unwrap_or(&[])
+    pub(crate) fn ram_ranges(&self) -> &[RamRange] {
+        self.ram_ranges.get(..self.count).unwrap_or(&[])
     }
 
     /// Returns the RAM range that contains `frame`.
     #[inline]
-    pub(crate) fn region_of(&self, frame: Frame) -> Option<&RamRange> {
+    pub(crate) fn ram_range_of(&self, frame: Frame) -> Option<&RamRange> {
         let number = frame.number();
-        let section = number.wrapping_sub(self.regions[0].range.start()) >> self.section_shift;
+        let section = number.wrapping_sub(self.ram_ranges[0].range.start()) >> self.section_shift;
         // A number outside all sections finds some range, which does not contain it.
         let first = usize::from(self.sections[section as usize % SECTIONS]) % MAX_RAM_RANGES;
-        let region = &self.regions[first];
-        if region.has(number) { Some(region) } else { self.region_after(first, number) }
+        let ram_range = &self.ram_ranges[first];
+        if ram_range.has(number) { Some(ram_range) } else { self.ram_range_after(first, number) }
     }
 
     /// Returns the RAM range that contains frame number `number`, if it is one after range `first`.
     #[cold]
-    fn region_after(&self, first: usize, number: u64) -> Option<&RamRange> {
-        self.regions().get(first + 1..)?.iter().find(|region| region.has(number))
+    fn ram_range_after(&self, first: usize, number: u64) -> Option<&RamRange> {
+        self.ram_ranges().get(first + 1..)?.iter().find(|ram_range| ram_range.has(number))
     }
 
     /// Returns the RAM range of the pageblock with word `word`.
     #[inline]
-    pub(crate) fn region_in(&self, word: Pageblock) -> &RamRange {
-        &self.regions[word.region() % MAX_RAM_RANGES]
+    pub(crate) fn ram_range_in(&self, word: Pageblock) -> &RamRange {
+        &self.ram_ranges[word.ram_range() % MAX_RAM_RANGES]
     }
 
-    /// Returns the block that contains frame `number` of `region`; `None` only if the table is corrupted.
-    pub(crate) fn head(&self, region: &RamRange, number: u64) -> Option<Head> {
-        let slot = region.slot(number);
+    /// Returns the block that contains frame `number` of `ram_range`; `None` only if the table is corrupted.
+    pub(crate) fn head(&self, ram_range: &RamRange, number: u64) -> Option<Head> {
+        let slot = ram_range.slot(number);
         match self.words.word(slot).shape() {
             Shape::Split => self.head_in_split(slot, number),
             Shape::Part => (PAGEBLOCK_ORDER + 1..=MAX_ORDER).find_map(|order| {
                 let first = number & !((1 << order) - 1);
-                region.has(first).then(|| self.whole_head(region, first))?.filter(|head| head.order >= order)
+                ram_range
+                    .has(first)
+                    .then(|| self.whole_head(ram_range, first))?
+                    .filter(|head| head.order >= order)
             }),
-            _ => self.whole_head(region, number & !(PAGEBLOCK_FRAMES - 1)),
+            _ => self.whole_head(ram_range, number & !(PAGEBLOCK_FRAMES - 1)),
         }
     }
 
     /// Returns the block of at least a pageblock whose head is frame `number`.
-    fn whole_head(&self, region: &RamRange, number: u64) -> Option<Head> {
-        let word = self.words.word(region.slot(number));
+    fn whole_head(&self, ram_range: &RamRange, number: u64) -> Option<Head> {
+        let word = self.words.word(ram_range.slot(number));
         let state = match word.shape() {
             Shape::Free => State::Free,
             Shape::Used => State::Used,
@@ -394,22 +397,26 @@ mod tests {
     const BASES: [u64; 5] = [0x4000_0000, 1 << 40, 1 << 43, 1 << 44, 1 << 47];
 
     #[test]
-    fn slots_and_frame_numbers_agree_in_regions_above_8_tib() {
+    fn slots_and_frame_numbers_agree_in_ram_ranges_above_8_tib() {
         // The range starts in the middle of a pageblock, after another range's slots, and takes all other slots.
         for start in BASES.map(|base| (base >> FRAME_SHIFT) + 5) {
             let (slot, frames) = (3 * PAGEBLOCK_FRAMES as u32 + 5, MAX_FRAMES - 4 * PAGEBLOCK_FRAMES);
             let range = FrameRange::from_numbers(start, start + frames).unwrap();
-            let region =
+            let ram_range =
                 RamRange { range, frames, slot, controller: ControllerId::default(), index: 0, arena: 0 };
             for offset in [0, 1, (1 << 31) - 6, (1 << 31) - 5, 1 << 31, (3 << 30) + 7, frames - 1] {
                 let number = start + offset;
-                assert_eq!(region.number(region.slot(number)), number, "{start:#x} + {offset:#x}");
-                assert_eq!(region.frame(region.slot(number)).number(), number, "{start:#x} + {offset:#x}");
-                assert!(region.has(number));
+                assert_eq!(ram_range.number(ram_range.slot(number)), number, "{start:#x} + {offset:#x}");
+                assert_eq!(
+                    ram_range.frame(ram_range.slot(number)).number(),
+                    number,
+                    "{start:#x} + {offset:#x}"
+                );
+                assert!(ram_range.has(number));
             }
-            let padding = Slot::of_pageblock(region.slot(start).pageblock());
-            assert_eq!(region.number(padding), start - 5, "the pageblock's first slot");
-            assert!(!region.has(start + frames) && !region.has(start - 1));
+            let padding = Slot::of_pageblock(ram_range.slot(start).pageblock());
+            assert_eq!(ram_range.number(padding), start - 5, "the pageblock's first slot");
+            assert!(!ram_range.has(start + frames) && !ram_range.has(start - 1));
         }
     }
 }

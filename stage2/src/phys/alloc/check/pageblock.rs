@@ -12,28 +12,28 @@ use crate::range::FrameRange;
 /// The first broken rule and the number of the frame.
 type Broken = Option<(u64, Rule)>;
 
-/// Checks `part`, the part of a pageblock in `region`, and counts the blocks that begin there. Called under the arena's
+/// Checks `part`, the part of a pageblock in `ram_range`, and counts the blocks that begin there. Called under the arena's
 /// lock. Returns the first broken rule.
 pub(super) fn look(
     table: &FrameTable<'_>,
     lists: &FreeLists,
-    region: &RamRange,
+    ram_range: &RamRange,
     part: FrameRange,
     tally: &mut Tally,
 ) -> Broken {
     let number = part.start();
-    let word = table.words.word(region.slot(number));
+    let word = table.words.word(ram_range.slot(number));
     tally.isolated_pageblocks += u64::from(word.is_isolated());
     let by_shape = match word.shape() {
-        Shape::Split => look_at_split(table, lists, region, part, tally),
+        Shape::Split => look_at_split(table, lists, ram_range, part, tally),
         Shape::Part => {
-            let head = table.head(region, number).filter(|head| head.end() >= part.end());
+            let head = table.head(ram_range, number).filter(|head| head.end() >= part.end());
             head.is_none().then_some((number, Rule::NoBlock))
         }
-        shape => look_at_head(table, lists, region, number, shape, tally),
+        shape => look_at_head(table, lists, ram_range, number, shape, tally),
     };
-    let is_of_region = word.region() == usize::from(region.index);
-    let by_word = (!is_of_region).then_some(Rule::RamRange).or_else(|| rule_of_zone(word));
+    let is_of_ram_range = word.ram_range() == usize::from(ram_range.index);
+    let by_word = (!is_of_ram_range).then_some(Rule::RamRange).or_else(|| rule_of_zone(word));
     by_shape.or(by_word.map(|rule| (number, rule)))
 }
 
@@ -61,12 +61,12 @@ fn rule_of_use(word: Pageblock, meta: Meta) -> Option<Rule> {
 fn look_at_head(
     table: &FrameTable<'_>,
     lists: &FreeLists,
-    region: &RamRange,
+    ram_range: &RamRange,
     number: u64,
     shape: Shape,
     tally: &mut Tally,
 ) -> Broken {
-    let slot = region.slot(number);
+    let slot = ram_range.slot(number);
     let word = table.words.word(slot);
     let (order, frames) = (word.order(), 1u64 << word.order());
     let meta = table.words.entry(slot).meta();
@@ -80,12 +80,12 @@ fn look_at_head(
         _ => tally.reserved += frames,
     }
     let is_part = |number: u64| {
-        let other = table.words.word(region.slot(number));
+        let other = table.words.word(ram_range.slot(number));
         let is_alike = if shape == Shape::Free { other.is_like(word) } else { other.zone() == word.zone() };
         other.shape() == Shape::Part && is_alike
     };
     let is_in_bounds = number.is_multiple_of(frames)
-        && region.has(number + frames - 1)
+        && ram_range.has(number + frames - 1)
         && (number + PAGEBLOCK_FRAMES..number + frames).step_by(PAGEBLOCK_FRAMES as usize).all(is_part);
     let rule = if !is_in_bounds {
         Some(Rule::Bounds)
@@ -100,8 +100,9 @@ fn look_at_head(
         Some(Rule::Links)
     } else {
         let buddy = number ^ frames;
-        let merges =
-            order < MAX_ORDER && region.has(buddy) && word.is_buddy(table.words.word(region.slot(buddy)));
+        let merges = order < MAX_ORDER
+            && ram_range.has(buddy)
+            && word.is_buddy(table.words.word(ram_range.slot(buddy)));
         merges.then_some(Rule::NotMerged)
     };
     rule.map(|rule| (number, rule))
@@ -111,11 +112,11 @@ fn look_at_head(
 fn look_at_split(
     table: &FrameTable<'_>,
     lists: &FreeLists,
-    region: &RamRange,
+    ram_range: &RamRange,
     part: FrameRange,
     tally: &mut Tally,
 ) -> Broken {
-    let first = region.slot(part.start());
+    let first = ram_range.slot(part.start());
     let (word, map) = (table.words.word(first), table.words.free_map(first.pageblock()));
     let mut broken = None;
     let mut note = |number, rule| broken = broken.or(Some((number, rule)));
@@ -131,20 +132,20 @@ fn look_at_split(
     }
     let mut number = part.start();
     while number < part.end() {
-        let Some(head) = table.head(region, number) else {
+        let Some(head) = table.head(ram_range, number) else {
             note(number, Rule::NoBlock);
             number += 1;
             continue;
         };
         let frames = head.end() - head.number;
-        let offset = region.slot(number).offset();
+        let offset = ram_range.slot(number).offset();
         let is_whole = head.number == number && head.end() <= part.end();
         let overlaps = head.state != State::Free
             && (offset..offset + frames as u32).any(|at| map.is_free(at % PAGEBLOCK_FRAMES as u32));
         if !is_whole || overlaps {
             note(number, Rule::Bounds);
         }
-        let meta = table.words.entry(region.slot(number)).meta();
+        let meta = table.words.entry(ram_range.slot(number)).meta();
         match head.state {
             State::Free if word.is_isolated() => tally.isolated += frames,
             State::Free => tally.free += frames,
