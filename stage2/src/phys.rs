@@ -1,7 +1,7 @@
 //! Physical memory: which frames are RAM, who owns each, and how frames are allocated.
 //!
 //! - [`map`]: the memory map during boot: RAM, reservations, designated blocks.
-//! - [`dmb`], [`pool`]: designated movable blocks and pools, checked and placed.
+//! - `block`, [`dmb`], [`pool`]: designated movable blocks and pools, checked and placed.
 //! - [`frame`]: the frame table, one entry for each frame; [`pageblock`]: one word for each 2 MiB; [`zone`]: NORMAL and
 //!   MOVABLE.
 //! - `buddy`, `arena`: the free blocks of one zone behind one controller, and their lock.
@@ -10,6 +10,7 @@
 
 pub mod alloc;
 mod arena;
+mod block;
 mod buddy;
 pub mod dmb;
 pub mod frame;

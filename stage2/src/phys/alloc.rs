@@ -24,7 +24,7 @@ use spin::Once;
 use crate::addr::{Frame, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::phys::arena::Locked;
-use crate::phys::dmb::{Block, MAX_BLOCKS};
+use crate::phys::block::{Block, MAX_BLOCKS};
 use crate::phys::frame::{Cell, FrameTable, Mapping, RamRange, Slot};
 use crate::phys::map::BootMap;
 use crate::phys::zone::{ARENAS, Zone};

@@ -12,9 +12,9 @@
 //! If it refuses a node, the caller keeps the nodes' memory out of use with [`withhold`], so that memory meant for an
 //! owner does not end up in the general pool.
 
-use crate::controller::ControllerId;
 use crate::name::Name;
 use crate::owner::MAX_POOLS;
+use crate::phys::block::Pool;
 use crate::phys::map::{BootMap, MapError, ReservationKind};
 use crate::range::FrameRange;
 
@@ -27,52 +27,11 @@ mod place;
 #[cfg(test)]
 mod tests;
 
+pub use crate::phys::block::{Block, MAX_BLOCKS, Source};
 pub use error::{Designation, DesignationError, Edge, Item, Rule, Warning};
 pub use general::default_floor;
 pub use grammar::{Amount, Core, CoreOption, option_values};
 pub use node::{Node, NodeKind, NodePlace};
-
-/// The maximum number of designated movable blocks.
-pub const MAX_BLOCKS: usize = 19;
-
-/// The source of a block or pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// `movablecore=` on Ballast's command line.
-    CommandLine,
-    /// A node of the host tree's `/reserved-memory`.
-    Tree,
-    /// A node of the configuration.
-    Configuration,
-}
-
-/// A designated movable block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Block {
-    /// Its frames.
-    pub range: FrameRange,
-    /// The controller that the frames are behind.
-    pub controller: ControllerId,
-    /// The place where it was requested.
-    pub source: Source,
-    /// The name of the node, or the item of the command line.
-    pub name: Name,
-}
-
-/// A pool: a contiguous allocator over a range of RAM, inside one block or outside all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pool {
-    /// Its frames.
-    pub range: FrameRange,
-    /// The controller that the frames are behind.
-    pub controller: ControllerId,
-    /// The block that contains it.
-    pub block: Option<u8>,
-    /// The place where it was requested.
-    pub source: Source,
-    /// The node's name.
-    pub name: Name,
-}
 
 /// The requests to [`designate`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,7 +20,7 @@ use crate::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES};
 use crate::controller::ControllerId;
 use crate::name::Name;
 use crate::owner::MAX_POOLS;
-use crate::phys::dmb::{Block, MAX_BLOCKS, Pool};
+use crate::phys::block::{Block, MAX_BLOCKS, Pool};
 use crate::range::FrameRange;
 
 mod intervals;

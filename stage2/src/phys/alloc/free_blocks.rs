@@ -3,7 +3,7 @@
 use super::Memory;
 use crate::addr::MAX_ORDER;
 use crate::controller::ControllerId;
-use crate::phys::dmb::Block;
+use crate::phys::block::Block;
 use crate::phys::frame::State;
 use crate::phys::pageblock::MigrateType;
 use crate::phys::zone::Zone;

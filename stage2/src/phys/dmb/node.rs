@@ -251,6 +251,6 @@ fn add_pool(
     controller: ControllerId,
     block: Option<u8>,
 ) -> Result<(), Rule> {
-    let pool = Pool { range, controller, block, source: node.source, name: Name::new(node.name) };
+    let pool = Pool::new(range, controller, block, node.source, Name::new(node.name));
     plan.pools.push(pool).map_err(|_| Rule::TooManyPools)
 }

@@ -3,6 +3,7 @@ use std::fmt::Write;
 use proptest::prelude::*;
 
 use crate::addr::{FRAME_SIZE, PAGEBLOCK_FRAMES};
+use crate::controller::ControllerId;
 use crate::phys::dmb::*;
 use crate::phys::map::MovableMark;
 

@@ -16,41 +16,16 @@
 //! requests from NORMAL only, and there never from a pool. [`Usage::room`] gives the number of lent frames that fit
 //! elsewhere.
 
-use crate::controller::ControllerId;
 use crate::name::Name;
 use crate::owner::{GuestId, MAX_POOLS, PoolId};
-use crate::phys::dmb::Source;
 use crate::phys::map::BootMap;
-use crate::range::FrameRange;
 
 mod usage;
 mod window;
 
+pub use crate::phys::block::Pool;
 pub use usage::{BlockUse, Survey, Usage};
 pub use window::WindowError;
-
-/// A pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pool {
-    /// Its frames.
-    pub range: FrameRange,
-    /// The controller that the frames are behind.
-    pub controller: ControllerId,
-    /// The designated block that contains the pool.
-    pub block: Option<u8>,
-    /// The place where it was requested.
-    pub source: Source,
-    /// The name of its node.
-    pub name: Name,
-    /// The owner that the configuration names.
-    pub bound: Option<GuestId>,
-    /// True if the guest sees claimed frames at their physical addresses.
-    pub is_in_place: bool,
-    /// log2 of the frames of the huge units that the pool keeps for guests that ask for such units, if it does.
-    pub unit_order: Option<u8>,
-    /// The time that a starting guest waits for such a unit, in milliseconds.
-    pub unit_wait_ms: u32,
-}
 
 /// All pools of the machine.
 #[derive(Clone, Default, Debug)]
@@ -61,18 +36,7 @@ pub struct Pools {
 impl Pools {
     /// Returns the pools designated in `map`, without owners.
     pub fn of(map: &BootMap) -> Self {
-        let pools = map.pools().iter().map(|pool| Pool {
-            range: pool.range,
-            controller: pool.controller,
-            block: pool.block,
-            source: pool.source,
-            name: pool.name,
-            bound: None,
-            is_in_place: false,
-            unit_order: None,
-            unit_wait_ms: 0,
-        });
-        Self { list: pools.collect() }
+        Self { list: map.pools().iter().copied().collect() }
     }
 
     /// Sets the owner that the configuration names for pool `id`.
@@ -120,8 +84,9 @@ impl Pools {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::ControllerId;
     use crate::phys::dmb;
-    use crate::phys::dmb::{Node, NodeKind, NodePlace, Wishes};
+    use crate::phys::dmb::{Node, NodeKind, NodePlace, Source, Wishes};
 
     fn node(name: &str, kind: NodeKind, base: u64, size: u64) -> Node<'_> {
         Node {

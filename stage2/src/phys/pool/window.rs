@@ -71,8 +71,7 @@ mod tests {
     use super::*;
     use crate::controller::ControllerId;
     use crate::name::Name;
-    use crate::phys::dmb::Source;
-    use crate::phys::pool::Pool;
+    use crate::phys::block::{Pool, Source};
     use crate::range::FrameRange;
 
     const GIB: u64 = 1 << 30;
@@ -80,17 +79,10 @@ mod tests {
     fn pools(ranges: &[(u64, u64, bool)]) -> Pools {
         let mut pools = Pools::default();
         for &(base, bytes, is_in_place) in ranges {
-            let pool = Pool {
-                range: FrameRange::inside(base, bytes).unwrap(),
-                controller: ControllerId::default(),
-                block: None,
-                source: Source::Configuration,
-                name: Name::new("pool"),
-                bound: None,
-                is_in_place,
-                unit_order: None,
-                unit_wait_ms: 0,
-            };
+            let range = FrameRange::inside(base, bytes).unwrap();
+            let pool =
+                Pool::new(range, ControllerId::default(), None, Source::Configuration, Name::new("pool"));
+            let pool = Pool { is_in_place, ..pool };
             pools.list.push(pool).unwrap();
         }
         pools
