@@ -8,6 +8,7 @@ pub mod addr;
 mod cases;
 pub mod claim;
 pub mod controller;
+pub mod histogram;
 pub mod migrate;
 pub mod name;
 pub mod owner;

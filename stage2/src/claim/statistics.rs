@@ -6,7 +6,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::cause::Cause;
 use super::operation::{Kind, Report, State};
 use crate::addr::FRAME_SIZE;
-use crate::migrate::{Distribution, Histogram, PairTotals};
+use crate::histogram::{Distribution, Histogram};
+use crate::migrate::PairTotals;
 use crate::owner::{MAX_POOLS, PoolId};
 
 /// Size classes: largest size in bytes, and name.

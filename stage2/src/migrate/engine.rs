@@ -1,4 +1,4 @@
-//! Migration as a whole: what hyp and the console call.
+//! The interface to migration for hyp and the console.
 
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -22,57 +22,56 @@ use crate::sync::{Aside, aside, relax};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Whose time a step takes.
+/// The owner of the time that a step takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Payer {
-    /// Nobody's: the CPU had nothing to do.
+    /// Nobody: the CPU was idle.
     Idle,
-    /// A guest's, one of whose vCPUs could have run.
+    /// A guest with a vCPU that could have run.
     Guest(GuestId),
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// The time is up; there is more to do.
+    /// The time is up and work is left.
     More,
     /// There is nothing to do.
     Idle,
-    /// The time is up; there is more to do, but nothing that is worth a guest's time: no job can go on.
+    /// The time is up, no job can run, and work for idle CPUs is left.
     Spare,
-    /// The limit of the rate is reached, or all jobs wait for guests: nothing to do for this many ticks.
+    /// The rate limit is reached, or all jobs wait for guests: nothing to do for this many ticks.
     Wait(u64),
     /// Another CPU is the worker.
     Busy,
 }
 
-/// What a job found no frames for.
+/// The memory of a job for which there were no frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shortage {
-    /// The bytes that have no place.
+    /// Bytes without a target.
     pub bytes: u64,
-    /// The controllers behind which so much is free, which all regions that it is about allow, and behind which it does not
-    /// lie already.
+    /// Controllers with that much free memory that all of the regions allow, except a controller that has all of it already.
     pub fits: ControllerSet,
 }
 
-/// Migration. One for the machine; a static costs no room in the image.
+/// The migration engine, one for the machine. All zero bytes at first, so a static costs no room in the image.
 pub struct Engine {
     worker: SpinMutex<Worker>,
     pub(super) jobs: SpinMutex<Jobs>,
-    /// What all jobs move.
+    /// Paces the sum of all jobs.
     pub(super) rate: Pacer,
-    /// What is moved of each guest.
+    /// Pace each guest's moves.
     pub(super) guest_rates: Aside<[Pacer; MAX_GUESTS]>,
-    /// The time taken from each guest.
+    /// Pace the time taken from each guest.
     shares: Aside<[Pacer; MAX_GUESTS]>,
     policy: Policy,
     statistics: Aside<Statistics>,
-    /// Guests with areas that may have to be coalesced, a bit each.
+    /// Guests with areas to coalesce, a bit each.
     split: AtomicU32,
-    /// The one of them that is gone through, or none.
+    /// The guest that is being coalesced: its bit, or 0.
     coalescing: AtomicU32,
-    /// Those with areas that could not be coalesced, but maybe once more memory is free.
+    /// Guests with areas that could not be coalesced yet: tried again once memory is freed.
     split_for_later: AtomicU32,
 }
 
@@ -83,7 +82,7 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// Without a job.
+    /// Makes an engine without jobs.
     pub const fn new() -> Self {
         Self {
             worker: SpinMutex::new(Worker::new()),
@@ -99,12 +98,12 @@ impl Engine {
         }
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub const fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The counters.
+    /// Returns the counters.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
@@ -119,7 +118,7 @@ impl Engine {
         self.lock_jobs().submit(request)
     }
 
-    /// Pauses a job once the unit in flight has arrived.
+    /// Pauses a job, once the unit in flight has arrived.
     ///
     /// # Errors
     /// [`RequestError::NoSuchJob`], [`RequestError::JobIsOver`].
@@ -135,7 +134,7 @@ impl Engine {
         self.lock_jobs().resume(id)
     }
 
-    /// Ends a job once no unit is in flight. What has moved stays.
+    /// Cancels a job, once no unit is in flight. Memory that has moved stays at its target.
     ///
     /// # Errors
     /// As [`Self::pause`].
@@ -143,19 +142,19 @@ impl Engine {
         self.lock_jobs().cancel(id, time.now())
     }
 
-    /// How a job stands.
+    /// Returns a job's report.
     pub fn job(&self, id: JobId) -> Option<JobReport> {
         self.lock_jobs().report(id).copied()
     }
 
-    /// The first job with a number above `after`, to go through all of them.
+    /// Returns the report of the first job with a number above `after`, to iterate over all jobs.
     pub fn job_after(&self, after: JobId) -> Option<JobReport> {
         let jobs = self.lock_jobs();
         jobs.reports().filter(|report| report.id > after).min_by_key(|report| report.id).copied()
     }
 
-    /// What `report` says that no frame was found for: how much, and behind which other controllers that much is
-    /// free, and allowed by the regions' own placement.
+    /// Returns how much of a job's memory found no frames, and which other controllers have that much free and are allowed
+    /// by the placement of the regions.
     pub fn shortage(&self, host: &impl Frames, report: &JobReport) -> Shortage {
         let bytes = report.unmoved(Reason::NoFrame).bytes;
         let stuck = report.stuck;
@@ -179,22 +178,22 @@ impl Engine {
 
     // Work.
 
-    /// The longest slice, in ticks.
+    /// Returns the longest slice in ticks.
     pub fn slice_ticks(&self, time: &impl Time) -> u64 {
         scaled(self.policy.slice_ns(), time.ticks_per_second(), NANOSECONDS)
     }
 
-    /// The ticks that may be taken from `guest` now without going above its share: a slice or nothing.
+    /// Returns the ticks that may be taken from `guest` now within its share: a slice or 0.
     pub fn allowance(&self, time: &impl Time, guest: GuestId) -> u64 {
         let wait = self.shares[guest.index() % MAX_GUESTS].wait(time.now(), 0);
         if wait == 0 { self.slice_ticks(time) } else { 0 }
     }
 
-    /// Works on the jobs for at most `ticks`, and for at most a slice. One CPU at a time: another gets
-    /// [`Step::Busy`] at once.
+    /// Works on the jobs for at most `ticks`, and for at most a slice. While one CPU is here, others get [`Step::Busy`] at
+    /// once.
     ///
-    /// A slice may end late by what can not be interrupted: a batch of 4 KiB units, the frames of a larger one that are
-    /// copied between two looks at the time, or a change of a leaf's size, each in the order of 10,000 instructions.
+    /// A slice may end late by one uninterruptible action, in the order of 10,000 instructions: a batch of 4 KiB units, the
+    /// frames of a 2 MiB unit that are copied between two looks at the time, or a change of a leaf's size.
     pub fn step<H: Host>(&self, host: &H, ticks: u64, payer: Payer) -> Step {
         let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
         let started = host.now();
@@ -202,7 +201,7 @@ impl Engine {
         worker.begin_step(started, started.saturating_add(slice));
         let step = loop {
             match worker.turn(self, host, payer) {
-                Turn::Worked | Turn::Spare if worker.goes_on(host) => {}
+                Turn::Worked | Turn::Spare if worker.may_continue(host) => {}
                 Turn::Worked => break Step::More,
                 Turn::Spare => break Step::Spare,
                 Turn::Idle => break Step::Idle,
@@ -217,7 +216,7 @@ impl Engine {
         step
     }
 
-    /// How long the limits of the rate keep `guest`'s memory from being moved, in ticks, if they do.
+    /// Returns the ticks until the rate limits allow `guest`'s memory to move; `None` if they do now.
     pub(super) fn rate_wait(&self, time: &impl Time, guest: GuestId) -> Option<u64> {
         let pacers = [&self.rate, &self.guest_rates[guest.index() % MAX_GUESTS]];
         pacers.into_iter().map(|pacer| pacer.wait(time.now(), 0)).max().filter(|wait| *wait > 0)
@@ -225,19 +224,19 @@ impl Engine {
 
     // Work for idle CPUs.
 
-    /// Whether an idle CPU would find something to do in [`Self::step`], beside jobs.
+    /// Returns whether [`Self::step`] has work for an idle CPU besides jobs.
     pub fn has_spare_work(&self) -> bool {
         self.split.load(Acquire) | self.coalescing.load(Relaxed) != 0
     }
 
-    /// Memory was freed: areas for which there was no block may find one now.
+    /// Notes that memory was freed: areas that found no block are tried again.
     pub fn note_freed(&self) {
         if self.split_for_later.load(Relaxed) != 0 {
             self.split.fetch_or(self.split_for_later.swap(0, Relaxed), Relaxed);
         }
     }
 
-    /// An area of `guest` was split, and may stay so.
+    /// Notes that an area of `guest` was split and may stay split.
     #[inline]
     pub(super) fn note_split(&self, guest: GuestId) {
         let bit = 1 << guest.index();
@@ -246,27 +245,27 @@ impl Engine {
         }
     }
 
-    /// Takes a guest to go through.
+    /// Selects a guest to coalesce.
     pub(super) fn begin_coalescing(&self) -> Option<GuestId> {
         let split = self.split.load(Relaxed);
         let guest = GuestId::try_new(split.trailing_zeros() as u8).filter(|_| split != 0)?;
-        // In this order: at any time one of the words says that there is work.
+        // In this order: at any time one of the two words shows that there is work.
         self.coalescing.store(1 << guest.index(), Relaxed);
         self.split.fetch_and(!(1 << guest.index()), Release);
         Some(guest)
     }
 
-    /// The guest was gone through.
+    /// Ends the pass over the selected guest.
     pub(super) fn end_coalescing(&self) {
         self.coalescing.store(0, Relaxed);
     }
 
-    /// `guest` is to be gone through again once memory was freed.
+    /// Schedules another pass over `guest`, once memory is freed.
     pub(super) fn coalesce_later(&self, guest: GuestId) {
         self.split_for_later.fetch_or(1 << guest.index(), Relaxed);
     }
 
-    /// Charges `ticks` that were spent on other work of the same kind to who pays for them.
+    /// Charges `ticks` of other work of the same kind to `payer`.
     pub fn charge(&self, time: &impl Time, payer: Payer, ticks: u64) {
         if let Payer::Guest(guest) = payer {
             self.charge_share(time, guest, ticks);
@@ -278,8 +277,8 @@ impl Engine {
         self.shares[guest.index() % MAX_GUESTS].charge(time.now(), cost);
     }
 
-    /// Answers a guest's access that trapped at `ipa`: waits for a unit in flight, helps it along, or
-    /// splits it. The stall counts towards the guest's share.
+    /// Handles a guest's access that trapped at `ipa`: waits for a unit in flight, copies it, or splits it. The stall counts
+    /// towards the guest's share.
     pub fn fault<H: Host>(&self, host: &H, guest: GuestId, ipa: Ipa, fault: Fault) -> Verdict {
         let Some(space) = host.space(guest) else { return Verdict::NotOurs };
         let started = host.now();
@@ -291,10 +290,10 @@ impl Engine {
         verdict
     }
 
-    /// Brings `space` to rest before its guest's memory goes: the unit in flight arrives or stays, nothing
-    /// is left over, and jobs about this guest alone are cancelled. No vCPU of the guest may run, and
-    /// [`Guests::space`](super::Guests::space) must not yield it any more. Takes up to the time of moving
-    /// one 2 MiB area, and of the slice that another CPU may be in.
+    /// Brings `space` to rest before its guest's memory is freed: completes or undoes the unit in flight, releases what is
+    /// left over, and cancels the jobs about this guest alone. No vCPU of the guest may run, and
+    /// [`Guests::space`](super::Guests::space) must no longer return the space. Takes up to the time of moving one 2 MiB
+    /// area, after the slice that another CPU may be in.
     pub fn abandon<H: Host>(&self, host: &H, space: &Space<H::Tables, H::Tlb>) {
         let mut worker = loop {
             if let Some(worker) = self.worker.try_lock() {

@@ -1,4 +1,4 @@
-//! What migration asks for: time, copies, frames, guests.
+//! The traits through which migration reaches the machine: time, copies, frames, guests.
 
 use super::job::{JobId, JobState};
 use super::space::Space;
@@ -13,31 +13,31 @@ use crate::table::{Level, Maintenance, TableMemory};
 
 /// The architected counter, and this CPU's other duties.
 pub trait Time {
-    /// The counter, in ticks.
+    /// Returns the counter in ticks.
     fn now(&self) -> u64;
 
-    /// Ticks a second; not 0.
+    /// Returns the ticks per second; not 0.
     fn ticks_per_second(&self) -> u64;
 
-    /// Whether this CPU is wanted for something else: a step ends after the turn that it is in.
+    /// Returns whether this CPU has something more urgent to do. A step then ends after the current turn.
     fn is_wanted(&self) -> bool {
         false
     }
 }
 
-/// Frames that are copied or scrubbed between two looks at the time.
+/// Number of frames that are copied or scrubbed between two looks at the time.
 pub const SOME: u64 = 48;
 
 /// Copies and cache maintenance.
 pub trait Copier {
-    /// Copies `count` frames from `source` on to `target` on, of `guest`'s memory, and cleans the target
-    /// to the point of coherency: when it returns, the cleaning is complete too (DSB ISH), since that is for the CPU
-    /// alone that has done it (D7.5.9). What the guest wrote past the caches, with caches off or by a Non-cacheable
-    /// mapping, is in memory: it cleans and invalidates the source first.
+    /// Copies `count` frames of `guest`'s memory from `source` to `target`.
+    ///
+    /// Cleans and invalidates the source first, since the guest may have written past the caches, with caches off or by a
+    /// Non-cacheable mapping. Cleans the target to the point of coherency and completes that by DSB ISH, since only the CPU
+    /// that issued the maintenance can complete it (D7.5.9).
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64);
 
-    /// Copies frames as [`Self::copy`] does, some at a time, for as long as `goes_on` says so after each time. Yields how
-    /// many it copied.
+    /// Copies frames like [`Self::copy`], [`SOME`] at a time, until `goes_on` returns false. Returns the number copied.
     fn copy_some(
         &self,
         guest: GuestId,
@@ -60,7 +60,8 @@ pub trait Copier {
         copied
     }
 
-    /// Copies up to `count` frames one by one: number `index` if `claim(index)`, and then calls `done(index)`.
+    /// Copies up to `count` frames one by one: each frame for which `claim(index)` returns true, and then calls
+    /// `done(index)`.
     fn copy_each(
         &self,
         guest: GuestId,
@@ -81,15 +82,15 @@ pub trait Copier {
         }
     }
 
-    /// Fills `count` frames from `frame` on with zeroes.
+    /// Zeroes `count` frames from `frame`.
     fn scrub(&self, frame: Frame, count: u64);
 
-    /// Lets every CPU fetch what was copied: DSB ISH; IC IALLUIS unless CTR_EL0.DIC; DSB ISH; ISB. The
-    /// first DSB completes the copies and their cleaning too.
+    /// Makes copied instructions visible to the fetches of all CPUs: DSB ISH; IC IALLUIS unless CTR_EL0.DIC; DSB ISH; ISB.
+    /// The first DSB also completes the copies and their cleaning.
     fn synchronise_fetches(&self);
 }
 
-/// Frames of one controller side by side.
+/// A contiguous range of frames behind one controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
     /// The controller.
@@ -98,77 +99,77 @@ pub struct Span {
     pub frames: FrameRange,
 }
 
-/// The frame allocator, as far as migration needs it. Orders are 0, 9 and 18.
+/// The frame allocator. Orders are 0, 9 and 18.
 pub trait Frames {
-    /// The first of a guest's RAM that touches `frames`, by the reverse map.
+    /// Returns the first part of any guest's RAM in `frames`, by the reverse map.
     fn tenant(&self, frames: FrameRange) -> Option<Tenant>;
 
-    /// A movable block of `guest`'s, which will appear at `ipa`, with any content.
+    /// Allocates a movable block for `guest`, to be mapped at `ipa`. Its content is undefined.
     fn allocate(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame>;
 
-    /// Gives back a block of `guest`'s. A retired frame in it is never handed out again.
+    /// Releases a block of `guest`. Retired frames in it are never allocated again.
     fn release(&self, guest: GuestId, frame: Frame, order: u8, contents: Contents);
 
-    /// `1 << order` movable blocks of one frame each side by side, within a pageblock, which will appear from `ipa` on;
-    /// `None` also where that is not worth the while.
+    /// Allocates `1 << order` contiguous movable blocks of one frame each within a pageblock, to be mapped from `ipa`.
+    /// Returns `None` also if that would cost more than single allocations.
     fn allocate_run(&self, guest: GuestId, order: u8, placement: &Placement, ipa: Ipa) -> Option<Frame> {
         let _ = (guest, order, placement, ipa);
         None
     }
 
-    /// Gives back `count` blocks of one frame each that lie side by side within a pageblock.
+    /// Releases `count` contiguous blocks of one frame each within a pageblock.
     fn release_run(&self, guest: GuestId, first: Frame, count: u64, contents: Contents) {
         for frame in (0..count).filter_map(|index| first.checked_add(index)) {
             self.release(guest, frame, 0, contents);
         }
     }
 
-    /// Makes 512 blocks of a block of `guest`'s in use. Yields whether it did.
+    /// Splits an allocated block of `guest` into 512 blocks. Returns false if that failed.
     fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool;
 
-    /// Makes one block of `order` of 512 blocks of `guest`'s in use, from `frame` on, which will appear at
-    /// `ipa`. Yields whether it did.
+    /// Merges 512 allocated blocks of `guest` from `frame` into one block of `order`, to be mapped at `ipa`. Returns false
+    /// if that failed.
     fn unite(&self, guest: GuestId, frame: Frame, order: u8, ipa: Ipa) -> bool;
 
-    /// The controller behind `frame`, with the frames around it for which the answer is the same.
+    /// Returns the controller behind `frame`, and the range of frames around it behind the same controller.
     fn span_of(&self, frame: Frame) -> Option<Span>;
 
-    /// The free frames that [`Self::allocate`] could take for `placement`.
+    /// Returns the number of free frames that [`Self::allocate`] could take for `placement`.
     fn free_frames(&self, placement: &Placement) -> u64;
 }
 
-/// Whether a region of a guest's RAM can move.
+/// The mobility of a region of a guest's RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mobility {
-    /// It can.
+    /// Can move.
     Movable,
-    /// It is mapped 1:1.
+    /// Mapped 1:1.
     PinnedInPlace,
-    /// The configuration of the guest says no.
+    /// Excluded by the guest's configuration.
     OptedOut,
-    /// The owner of a pool has claimed it.
+    /// Claimed by the owner of a pool.
     Claimed,
-    /// It lies in a pool of which a claim is under way.
+    /// In a pool that is being claimed from.
     InClaim,
 }
 
-/// A stretch of a guest's RAM.
+/// A range of a guest's RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Region {
-    /// Where it starts.
+    /// Start.
     pub ipa: Ipa,
-    /// Its bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Whether it can move.
+    /// Mobility.
     pub mobility: Mobility,
-    /// Behind which controllers it may lie.
+    /// Allowed and preferred controllers.
     pub placement: Placement,
-    /// The largest leaves wanted: 1 GiB, 2 MiB or 4 KiB.
+    /// Largest leaf size to use: 1 GiB, 2 MiB or 4 KiB.
     pub largest: Level,
 }
 
 impl Region {
-    /// The controllers that it may lie behind, wherever it lies now; none if it cannot move.
+    /// Returns the controllers that it may move to; none if it cannot move.
     pub(crate) const fn allowed(&self) -> ControllerSet {
         match (self.mobility, self.placement.named()) {
             (Mobility::Movable, (named, Strictness::Strict)) => named,
@@ -177,18 +178,18 @@ impl Region {
         }
     }
 
-    /// Whether `size` bytes from `ipa` on lie in it.
+    /// Returns whether `size` bytes from `ipa` lie in it.
     pub(super) const fn holds(&self, ipa: Ipa, size: u64) -> bool {
         ipa.get() >= self.ipa.get() && ipa.get() + size <= self.ipa.get() + self.size
     }
 }
 
-/// A change in a guest's life that its memory is out of reach during. It will be over soon.
+/// A short phase in a guest's life during which its memory cannot be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Absence {
-    /// The guest gets its RAM and is loaded. It may wait for a claim meanwhile.
+    /// The guest gets its RAM and is loaded. It may wait for a claim.
     Starting,
-    /// The guest is loaded afresh.
+    /// The guest is loaded again.
     Resetting,
     /// The guest's RAM is being freed.
     Stopping,
@@ -196,39 +197,39 @@ pub enum Absence {
 
 /// The guests.
 pub trait Guests {
-    /// Where their table frames come from.
+    /// Source of stage 2 table frames.
     type Tables: TableMemory;
-    /// How their translations are invalidated.
+    /// Invalidation of stage 2 translations.
     type Tlb: Maintenance;
 
-    /// The address space of `guest`, if there is such a guest and its memory is there.
+    /// Returns the address space of `guest`, if the guest exists and its memory can be reached.
     fn space(&self, guest: GuestId) -> Option<&Space<Self::Tables, Self::Tlb>>;
 
-    /// The reason why the memory of `guest` cannot be reached for now; `None` for a guest that runs or is off. Jobs wait for
-    /// such a guest.
+    /// Returns the reason why the memory of `guest` cannot be reached for now; `None` for a guest that runs or is off. Jobs
+    /// wait for an absent guest.
     fn absence(&self, guest: GuestId) -> Option<Absence> {
         let _ = guest;
         None
     }
 
-    /// The region of RAM that holds `ipa`, or else the next one above it.
+    /// Returns the region of RAM that contains `ipa`, or else the next one above it.
     fn region(&self, guest: GuestId, ipa: Ipa) -> Option<Region>;
 
-    /// Bytes a second of `guest` that may be moved; 0 is no limit.
+    /// Returns the limit for moving `guest`'s memory in bytes per second; 0 for no limit.
     fn rate_bytes(&self, guest: GuestId) -> u64;
 
-    /// The unit at `ipa` of `guest` has moved to `target`, and maybe some behind it that lie side by side there too.
+    /// Notes that the unit at `ipa` of `guest` has moved to `target`, and possibly units after it to the frames after it.
     fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
         let _ = (guest, ipa, target);
     }
 
-    /// A job begins, or stops so.
+    /// Notes that a job starts, or stops in `state`.
     fn has_reached(&self, job: JobId, state: JobState) {
         let _ = (job, state);
     }
 }
 
-/// All of these together.
+/// The machine: all of these traits.
 pub trait Host: Time + Copier + Frames + Guests {}
 
 impl<H: Time + Copier + Frames + Guests> Host for H {}

@@ -111,4 +111,4 @@ pub use job::{JobId, JobReport, JobState, MAX_JOBS, Request, RequestError, Scope
 pub use pacer::Pacer;
 pub use reason::{Reason, Unmoved};
 pub use space::{BATCH, Fault, Space, Verdict};
-pub use statistics::{Counters, Distribution, Histogram, PairTotals, Statistics, Totals};
+pub use statistics::{Counters, PairTotals, Statistics, Totals};

@@ -1,10 +1,9 @@
-//! Pacing: what costs is spread over time.
+//! Pacing: spreads costs over time.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Spreads costs, in ticks, over time: what is charged pushes the time of the next go-ahead back.
-///
-/// (The virtual scheduling form of a leaky bucket: one number, any CPU may read it.)
+/// A leaky bucket in its virtual scheduling form: a charge, in ticks, postpones the next go-ahead. One atomic word that
+/// any CPU may use.
 #[derive(Debug, Default)]
 pub struct Pacer {
     /// The tick at which everything charged so far is paid for.
@@ -12,24 +11,24 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// A pacer with nothing to pay.
+    /// Makes a pacer without charges.
     pub const fn new() -> Self {
         Self { paid: AtomicU64::new(0) }
     }
 
-    /// Ticks until the next go-ahead, 0 if that is now. Up to `burst` ticks may be in debt.
+    /// Returns the ticks until the next go-ahead, 0 for now. Up to `burst` ticks may be unpaid.
     pub fn wait(&self, now: u64, burst: u64) -> u64 {
         self.paid.load(Ordering::Relaxed).saturating_sub(now.saturating_add(burst))
     }
 
-    /// Charges `ticks`. What was not used before `now` is not saved up.
+    /// Charges `ticks`. Unused time before `now` is not credited.
     pub fn charge(&self, now: u64, ticks: u64) {
         let charged = |paid: u64| Some(paid.max(now).saturating_add(ticks));
-        // The closure always yields a value.
+        // The closure always returns a value.
         let _ = self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
     }
 
-    /// Forgets all debts.
+    /// Removes all charges.
     pub fn reset(&self) {
         self.paid.store(0, Ordering::Relaxed);
     }
@@ -65,7 +64,4 @@ mod tests {
         pacer.reset();
         assert_eq!(pacer.wait(0, 0), 0);
     }
-
-    #[test]
-    fn scaling_saturates() {}
 }

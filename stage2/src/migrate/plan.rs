@@ -1,4 +1,4 @@
-//! From a job to its next unit.
+//! Finds the next unit of a job.
 
 use super::host::{Absence, Frames, Guests, Mobility, Region, Span};
 use super::job::{Cursor, Request, Select};
@@ -11,16 +11,17 @@ use crate::phys::placement::{Placement, Strictness};
 use crate::range::FrameRange;
 use crate::table::{Leaf, Level, Maintenance, TableMemory};
 
-/// Leaves that are looked at under one holding of a space's lock.
+/// Number of leaves that are looked at in one critical section of a space's lock.
 const LOOK: usize = 128;
-/// Tenants whose space is closed that are passed over in a turn.
+/// Number of tenants with a closed space that are passed over in a turn.
 const SKIP: u32 = 64;
-/// How often a job goes back to guests whose memory was not there: one that is reset all the time does not keep it for ever.
+/// Number of times that a job goes back to guests whose memory was not there. A guest that is reset all the time does not
+/// hold it up for ever.
 const RETURNS: u8 = 16;
-/// Frames that are looked through for a tenant in a turn.
+/// Number of frames that are searched for a tenant in a turn.
 const SEARCH: u64 = 64 * PAGEBLOCK_FRAMES;
 
-/// Remembers the last answer of [`Frames::span_of`].
+/// A cache of the last result of [`Frames::span_of`].
 #[derive(Clone, Copy, Default)]
 pub(super) struct SpanCache(Option<Span>);
 
@@ -29,7 +30,7 @@ impl SpanCache {
         Self(None)
     }
 
-    /// The controller behind `frame`.
+    /// Returns the controller behind `frame`.
     #[inline(always)]
     pub(super) fn controller(&mut self, frames: &impl Frames, frame: Frame) -> Option<ControllerId> {
         match self.0 {
@@ -45,7 +46,7 @@ impl SpanCache {
     }
 }
 
-/// The part of a region that a job looks at.
+/// A part of a region that a job looks at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Portion {
     pub(super) guest: GuestId,
@@ -55,28 +56,28 @@ pub(super) struct Portion {
 }
 
 impl Portion {
-    /// Whether `size` bytes from `ipa` on lie in it.
+    /// Returns whether `size` bytes from `ipa` lie in it.
     pub(super) const fn holds(&self, ipa: Ipa, size: u64) -> bool {
         ipa.get() >= self.from.get() && ipa.get() + size <= self.end
     }
 }
 
-/// What a job has to look at next.
+/// The next thing for a job to do.
 pub(super) enum Next {
-    /// This.
+    /// Look at this portion.
     Portion(Portion),
-    /// Nothing up to the cursor: the search goes on in another turn.
+    /// Continue in another turn: there is nothing up to the cursor.
     Later,
-    /// Nothing as long as this guest starts, is reset or stops, which will not take long.
+    /// Wait for this guest, which starts, is reset or stops.
     Wait(GuestId),
-    /// This guest is given up: each time that the job came to it, its memory went away.
+    /// Give this guest up: its memory has gone each time that the job came to it.
     Missed(GuestId),
-    /// Nothing more.
+    /// End the job.
     End,
 }
 
-/// The next part that a job has to look at; moves the cursor over what lies between. Counts in `missed` what of the frames
-/// to be cleared belongs to guests that cannot be reached, and is not waited for.
+/// Returns the next thing for a job to do, and advances the cursor to it. Adds frames to `missed` that were to be cleared and
+/// belong to guests that cannot be reached and that the job does not wait for.
 pub(super) fn next_portion<G: Guests + Frames>(
     guests: &G,
     request: &Request,
@@ -92,17 +93,18 @@ pub(super) fn next_portion<G: Guests + Frames>(
     }
 }
 
+/// Returns whether `request` is about `guest`.
 fn is_wanted(request: &Request, guest: GuestId) -> bool {
     request.guest().is_none_or(|wanted| wanted == guest)
 }
 
-/// Whether the memory of `guest` cannot be reached now, but will be soon, or will be gone.
+/// Returns whether the memory of `guest` cannot be reached now, but will be back or gone soon.
 pub(super) fn is_away<G: Guests>(guests: &G, guest: GuestId) -> bool {
-    // In this order: a guest that has just come is seen by the second look.
+    // In this order: the second condition sees a guest that has just come back.
     guests.absence(guest).is_some() && guests.space(guest).is_none()
 }
 
-/// After the last guest: goes back to one that the job is not through with, if its memory is there now, or will be.
+/// Goes back, after the last guest, to one that is not done and whose memory is there now, or waits for one.
 fn go_back<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Next {
     let done = cursor.done;
     let mut left = (0..MAX_GUESTS as u8)
@@ -124,7 +126,7 @@ fn go_back<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Nex
     }
 }
 
-/// The next part of a guest's RAM that a job by guests has to look at.
+/// Returns the next portion of a job by guests.
 fn next_region<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) -> Option<Portion> {
     let (first, end) = request.range();
     loop {
@@ -155,8 +157,8 @@ fn next_region<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) ->
     }
 }
 
-/// The next part of `frames` that is a guest's RAM. Notes the first that belongs to a guest that cannot be reached for now,
-/// and comes back to it after the last.
+/// Returns the next portion of a job by frames. Notes the first frame of a guest that cannot be reached for now, and comes
+/// back to it after the last frame.
 fn next_tenant<G: Guests + Frames>(
     guests: &G,
     request: &Request,
@@ -204,7 +206,7 @@ fn next_tenant<G: Guests + Frames>(
     Next::Later
 }
 
-/// Whether `guest` is one that cannot be reached for now, and that the job waits for.
+/// Returns whether `guest` cannot be reached for now and the job waits for it.
 fn can_wait_for<G: Guests>(guests: &G, request: &Request, guest: GuestId) -> bool {
     match guests.absence(guest) {
         None => false,
@@ -213,13 +215,13 @@ fn can_wait_for<G: Guests>(guests: &G, request: &Request, guest: GuestId) -> boo
     }
 }
 
-/// Counts the rest of the tenant at the cursor as not moved.
+/// Counts the rest of the tenant at the cursor as unmoved.
 fn count_missed(cursor: &Cursor, guest: GuestId, frames: FrameRange, missed: &mut Unmoved) {
     let bytes = (cursor.end.get() - cursor.next.get()).min(frames.bytes());
     missed.add(guest, cursor.next, 1, bytes);
 }
 
-/// After the last frame: goes back to the first that was passed over, once its guest can be reached or is off.
+/// Goes back, after the last frame, to the first that was passed over, once its guest can be reached or is off.
 fn come_back<G: Guests>(guests: &G, cursor: &mut Cursor) -> Next {
     let Some((guest, frame)) = cursor.away else { return Next::End };
     if is_away(guests, guest) {
@@ -231,11 +233,11 @@ fn come_back<G: Guests>(guests: &G, cursor: &mut Cursor) -> Next {
     Next::Later
 }
 
-/// The bytes of a job by frames that were looked at.
+/// Returns the bytes that a job by frames has looked at; `None` for other jobs.
 pub(super) fn cleared_bytes(request: &Request, cursor: &Cursor) -> Option<u64> {
     let frames = request.frames()?;
     if let Some((_, frame)) = cursor.away {
-        // It comes back to this one.
+        // The job comes back to this frame.
         return Some((frame.clamp(frames.start(), frames.end()) - frames.start()) * FRAME_SIZE);
     }
     let left = cursor.end.get().saturating_sub(cursor.next.get());
@@ -243,7 +245,7 @@ pub(super) fn cleared_bytes(request: &Request, cursor: &Cursor) -> Option<u64> {
     Some((passed * FRAME_SIZE).saturating_sub(left))
 }
 
-/// How many frames of `leaf` have to move, where it can be taken apart.
+/// Returns the number of frames of `leaf` that have to move if it can be split.
 pub(super) fn frames_to_move(request: &Request, leaf: Leaf) -> u64 {
     let frames = leaf.size() / FRAME_SIZE;
     match request.select {
@@ -253,7 +255,7 @@ pub(super) fn frames_to_move(request: &Request, leaf: Leaf) -> u64 {
     }
 }
 
-/// The first frame of `leaf` that has to move.
+/// Returns the first frame of `leaf` that has to move.
 pub(super) fn first_to_move(request: &Request, leaf: Leaf) -> Frame {
     let first = Frame::containing(leaf.pa());
     match request.select {
@@ -262,8 +264,8 @@ pub(super) fn first_to_move(request: &Request, leaf: Leaf) -> Frame {
     }
 }
 
-/// Whether so much of `leaf` has to move that it is worth a place of its size, where `left` bytes may move.
-pub(super) fn moves_whole(request: &Request, leaf: Leaf, left: u64) -> bool {
+/// Returns whether enough of `leaf` has to move to move all of it, if `left` bytes may move.
+pub(super) fn moves_as_one(request: &Request, leaf: Leaf, left: u64) -> bool {
     let frames = leaf.size() / FRAME_SIZE;
     match request.of_kind {
         None => frames_to_move(request, leaf) > frames / 2,
@@ -271,7 +273,7 @@ pub(super) fn moves_whole(request: &Request, leaf: Leaf, left: u64) -> bool {
     }
 }
 
-/// The bytes that a job looks at.
+/// Returns the bytes that a job looks at.
 pub(super) fn total_bytes<G: Guests + Frames>(guests: &G, request: &Request) -> u64 {
     if let Some(frames) = request.frames() {
         return frames.bytes();
@@ -284,12 +286,12 @@ pub(super) fn total_bytes<G: Guests + Frames>(guests: &G, request: &Request) -> 
     bytes
 }
 
-/// Whether a job moves `leaf`.
+/// Returns whether a job moves `leaf`.
 pub(super) fn is_selected(select: &Select, frames: &impl Frames, spans: &mut SpanCache, leaf: Leaf) -> bool {
     selects(select, frames, spans, Frame::containing(leaf.pa()), leaf.size() / FRAME_SIZE)
 }
 
-/// Whether a job moves what stands on `count` frames from `first` on.
+/// Returns whether a job moves the memory on `count` frames from `first`.
 #[inline(always)]
 pub(super) fn selects(
     select: &Select,
@@ -308,7 +310,7 @@ pub(super) fn selects(
     }
 }
 
-/// Why nothing of `region` can move for `request`, if that is so.
+/// Returns the reason why nothing of `region` can move for `request`, if there is one.
 pub(super) fn obstacle(request: &Request, region: &Region) -> Option<Reason> {
     match region.mobility {
         Mobility::PinnedInPlace => return Some(Reason::PinnedInPlace),
@@ -334,7 +336,7 @@ fn is_subset(small: ControllerSet, large: ControllerSet) -> bool {
     small.intersection(large) == small
 }
 
-/// The free frames that [`allocate`] could take.
+/// Returns the number of free frames that [`allocate`] could take.
 pub(super) fn free_frames(host: &impl Frames, request: &Request, placement: &Placement) -> u64 {
     let Select::Behind(from) = request.select else { return host.free_frames(placement) };
     let is_of_use = |controller: &ControllerId| !from.contains(*controller) && placement.allows(*controller);
@@ -342,7 +344,7 @@ pub(super) fn free_frames(host: &impl Frames, request: &Request, placement: &Pla
     ControllerSet::ALL.iter().filter(is_of_use).map(free).sum()
 }
 
-/// A target block that is of use: not behind the controllers that the job clears.
+/// Allocates a target block that is not behind a controller that the job clears.
 pub(super) fn allocate(
     host: &impl Frames,
     request: &Request,
@@ -362,7 +364,7 @@ pub(super) fn allocate(
     None
 }
 
-/// As [`allocate`], `1 << order` single frames side by side.
+/// Allocates `1 << order` contiguous single frames, with the condition of [`allocate`].
 pub(super) fn allocate_run(
     host: &impl Frames,
     request: &Request,
@@ -382,25 +384,25 @@ pub(super) fn allocate_run(
     None
 }
 
-/// What a look at a space found.
+/// The result of a search in a space.
 pub(super) enum Found {
     /// A leaf to move.
     Leaf(Leaf),
-    /// None up to here.
+    /// No leaf to move up to this address.
     None(Ipa),
 }
 
-/// What an area of 4 KiB leaves looks like.
+/// A summary of an area of 4 KiB leaves.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Survey {
-    /// Units that are there and at rest.
+    /// Number of units that are mapped and at rest.
     pub(super) present: u64,
-    /// Units to move.
+    /// Number of units to move.
     pub(super) selected: u64,
 }
 
 impl<T: TableMemory, M: Maintenance> Space<T, M> {
-    /// The first leaf of a portion for which `is_wanted`; looks at a bounded number of leaves.
+    /// Returns the first leaf of a portion for which `is_wanted`. Looks at a bounded number of leaves.
     pub(super) fn find(&self, portion: &Portion, mut is_wanted: impl FnMut(Leaf) -> bool) -> Found {
         self.with(|stage2| {
             let size = portion.end - portion.from.get();
@@ -418,12 +420,12 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         })
     }
 
-    /// How many of the 4 KiB leaves from `ipa` on, up to `most`, are at rest and such that `is_selected`.
+    /// Returns the number of leading 4 KiB leaves from `ipa`, up to `most`, that are at rest and selected.
     pub(super) fn leading(&self, ipa: Ipa, most: usize, is_selected: impl FnMut(Pa) -> bool) -> usize {
         self.with(|stage2| stage2.leading(ipa, most, is_selected))
     }
 
-    /// Looks at the 4 KiB leaves from `ipa` to the end of its area, at most `most`.
+    /// Summarises the 4 KiB leaves from `ipa` to the end of its area, at most `most`.
     pub(super) fn survey(&self, ipa: Ipa, most: u64, mut is_selected: impl FnMut(Leaf) -> bool) -> Survey {
         let left = PAGEBLOCK_FRAMES - (ipa.get() % PAGEBLOCK_SIZE) / FRAME_SIZE;
         let size = left.min(most) * FRAME_SIZE;
@@ -441,7 +443,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
     }
 }
 
-/// Where a job puts what it moves out of a portion.
+/// Returns the placement of the targets for a portion.
 pub(super) fn placement_of<'a>(request: &'a Request, portion: &'a Portion) -> &'a Placement {
     request.to.as_ref().unwrap_or(&portion.region.placement)
 }

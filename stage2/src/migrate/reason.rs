@@ -1,28 +1,28 @@
-//! What did not move, and why.
+//! Memory that did not move, with the reasons.
 
 use core::fmt;
 
 use crate::addr::{Frame, Ipa};
 use crate::owner::GuestId;
 
-/// Why something did not move.
+/// The reason why memory did not move.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reason {
-    /// It is mapped 1:1.
+    /// Mapped 1:1.
     PinnedInPlace,
-    /// Its guest's configuration says no.
+    /// Excluded by the guest's configuration.
     OptedOut,
-    /// The owner of a pool has claimed it.
+    /// Claimed by the owner of a pool.
     Claimed,
-    /// It lies in a pool of which a claim is under way.
+    /// In a pool that is being claimed from.
     InClaim,
-    /// Its placement is strict, and names no other controllers than those it is to leave.
+    /// Strict placement that allows only the controllers to be left.
     Placement,
-    /// The target has no frame for it.
+    /// No free frame behind the target.
     NoFrame,
-    /// There is no frame for a translation table that is needed to move it by parts.
+    /// No frame for a translation table that moving by parts needs.
     NoTable,
-    /// It changed while it was looked at: something else unmaps or resizes it.
+    /// Changed meanwhile: unmapped or resized by something else.
     Busy,
 }
 
@@ -59,27 +59,28 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What did not move for one reason.
+/// Memory that did not move for one reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Unmoved {
-    /// How many leaves.
+    /// Number of leaves.
     pub leaf_count: u64,
-    /// Their bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// The first of them.
+    /// The first leaf.
     pub first: Option<(GuestId, Ipa)>,
-    /// The first frame of what it lies on that was to be cleared, where that is known.
+    /// The first of its frames that was to be cleared, if known.
     pub(crate) frame: Option<Frame>,
 }
 
 impl Unmoved {
+    /// Adds `leaf_count` leaves from `ipa`.
     pub(super) fn add(&mut self, guest: GuestId, ipa: Ipa, leaf_count: u64, bytes: u64) {
         self.leaf_count += leaf_count;
         self.bytes += bytes;
         self.first.get_or_insert((guest, ipa));
     }
 
-    /// As [`Self::add`], where the first frame of it that was to be cleared is `frame`.
+    /// Adds leaves like [`Self::add`]; `frame` is the first of their frames that was to be cleared.
     pub(super) fn add_at(&mut self, frame: Frame, guest: GuestId, ipa: Ipa, leaf_count: u64, bytes: u64) {
         self.frame.get_or_insert(frame);
         self.add(guest, ipa, leaf_count, bytes);

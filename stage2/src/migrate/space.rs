@@ -1,4 +1,4 @@
-//! A guest's address space while its memory moves: the protocol of the module's head, step by step.
+//! A guest's address space while its memory moves: the steps of the protocol at the head of `migrate`.
 
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
@@ -7,79 +7,80 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use super::host::{Copier, SOME, Time};
 use super::statistics::Counters;
 pub use super::unit::BATCH;
-use super::unit::{Batch, Block, COPYING, Copying, MOVING, SWITCHING, Whole, Work, area_of, frame_at};
+use super::unit::{Batch, Block, COPYING, Copying, HugeUnit, MOVING, SWITCHING, Work, area_of, frame_at};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_FRAMES};
 use crate::owner::GuestId;
 use crate::sync::relax;
 use crate::table::{Access, Execute, Leaf, Level, Maintenance, Mark, Stage2, TableError, TableMemory};
 
-/// Why a guest's access trapped, as stage 2 sees it.
+/// The stage 2 fault that a guest's access took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// A translation fault: no valid leaf.
     Translation,
-    /// A permission fault of a data access or of a stage 1 walk: the leaf forbids to write.
+    /// A permission fault of a data access or of a stage 1 walk: the leaf is not writable.
     Write,
     /// A permission fault of an instruction fetch.
     Fetch,
 }
 
-/// What becomes of a guest's access that trapped.
+/// The outcome of a guest's access that trapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The guest tries again: the unit has arrived, or nothing stood in the way any more.
+    /// The guest tries again: the unit has arrived, or the cause is gone.
     Retry,
-    /// Migration has no part in it: nothing is mapped there, or the guest may not do that.
+    /// Not caused by migration: nothing is mapped there, or the access is not allowed.
     NotOurs,
-    /// The leaf is in motion, but nobody moves it. This is a bug of Ballast's; the guest cannot go on.
+    /// The leaf is in flight, but nobody moves it: a bug in Ballast. The guest cannot continue.
     Stuck,
 }
 
-/// What one look at a fault led to.
+/// The result of one attempt to handle a fault.
 enum Answer {
-    /// No unit in flight is in the way.
+    /// The verdict; no unit in flight is involved.
     Final(Verdict),
-    /// A unit in flight was in the way.
+    /// The verdict; a unit in flight was involved.
     Moved(Verdict),
-    /// A unit in flight is in the way: look again.
+    /// A unit in flight is involved: try again.
     Again,
 }
 
-/// What a part of a copy led to.
+/// The result of a part of a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Copied {
-    /// There is more to copy, or someone else is at it.
+    /// More is left to copy, or another CPU copies.
     Part,
     /// The unit is no longer being copied: moved, split or given up.
     Changed,
 }
 
-/// The stage-2 tables of a guest behind their lock, and what moves in them.
+/// A guest's stage 2 tables behind their lock, and the units in flight in them.
 pub struct Space<T, M> {
     guest: GuestId,
     inner: SpinMutex<Inner<T, M>>,
-    /// Units of the batch that someone copies or has copied, a bit each. Set under the lock or by the
-    /// worker, cleared under the lock.
+    /// Units of the batch that a CPU copies or has copied, a bit each. Set under the lock or by the worker, cleared under
+    /// the lock.
     claimed: AtomicU64,
     /// Units of the batch that are copied.
     copied: AtomicU64,
-    /// Frames of the 2 MiB unit that are copied while the worker copies, or [`STOPPED`], set by who splits it.
+    /// Number of frames of the 2 MiB unit that the worker has copied so far, or [`STOPPED`], set by the CPU that splits it.
     so_far: AtomicU16,
-    /// Whether a vCPU has faulted, or someone waits for the lock, since the worker last gave way.
+    /// True if a vCPU has faulted, or a CPU waits for the lock, since the worker last yielded.
     has_waiter: AtomicBool,
 }
 
+/// The part of a space under its lock.
 struct Inner<T, M> {
     stage2: Stage2<T, M>,
     work: Work,
     batch: Option<Batch>,
 }
 
-/// The unit that the worker copies is split or given up.
+/// Value of [`Space::so_far`] once the unit that the worker copies is split or given up.
 const STOPPED: u16 = u16::MAX;
 
 impl<T: TableMemory, M: Maintenance> Space<T, M> {
-    /// The address space of `guest`.
+    /// Makes the address space of `guest`.
     pub const fn new(guest: GuestId, stage2: Stage2<T, M>) -> Self {
         let inner = Inner { stage2, work: Work::Nothing, batch: None };
         Self {
@@ -92,13 +93,13 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         }
     }
 
-    /// The guest.
+    /// Returns the guest.
     pub const fn guest(&self) -> GuestId {
         self.guest
     }
 
-    /// Runs `f` with the tables, under the lock. Nothing that migration has in motion can be unmapped;
-    /// call [`Engine::abandon`](super::Engine::abandon) before the guest's memory goes.
+    /// Calls `f` with the tables, under the lock. Units in flight cannot be unmapped: call
+    /// [`Engine::abandon`](super::Engine::abandon) before the guest's memory is freed.
     pub fn with<R>(&self, f: impl FnOnce(&mut Stage2<T, M>) -> R) -> R {
         f(&mut self.lock().stage2)
     }
@@ -115,7 +116,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         }
     }
 
-    /// Between two things that someone may wait for: where CPUs take turns, as in an emulator, now it is theirs.
+    /// Yields if a CPU waits for this one: between two actions, so that CPUs that take turns, as in an emulator, can run.
     #[inline(always)]
     pub(super) fn give_way(&self) {
         if self.has_waiter.load(Ordering::Relaxed) {
@@ -124,12 +125,12 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         }
     }
 
-    /// What is under way.
+    /// Returns the work in flight.
     pub(super) fn work(&self) -> Work {
         self.lock().work
     }
 
-    /// Takes what a finished or given up 2 MiB unit left over.
+    /// Takes a completed or given up 2 MiB unit, whose source or target is to be released.
     pub(super) fn take_leftover(&self) -> Option<Work> {
         let mut inner = self.lock();
         match inner.work {
@@ -143,36 +144,39 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 
     // 2 MiB units.
 
-    /// Protects the 2 MiB leaf at `ipa`; its contents are copied to the block at `target` from now on.
-    pub(super) fn begin_whole(&self, ipa: Ipa, target: Frame) -> Result<(), TableError> {
+    /// Protects the 2 MiB leaf at `ipa`, whose contents are to be copied to the block at `target`.
+    ///
+    /// # Errors
+    /// The leaf has changed, or another unit is in flight.
+    pub(super) fn begin_huge(&self, ipa: Ipa, target: Frame) -> Result<(), TableError> {
         let mut inner = self.lock();
         if inner.work != Work::Nothing {
             return Err(TableError::InMotion(ipa));
         }
         let leaf = inner.stage2.protect(ipa, COPYING)?;
         if leaf.level() != Level::L2 {
-            // Its size has changed since the worker saw it.
+            // Its size has changed since the worker looked at it.
             let _ = inner.stage2.unprotect(ipa);
             inner.stage2.synchronise();
             return Err(TableError::InMotion(ipa));
         }
         inner.stage2.synchronise();
         let source = Frame::containing(leaf.pa());
-        inner.work = Work::Whole(Whole { ipa, source, target, copied: 0, copying: Copying::Nobody });
+        inner.work = Work::Huge(HugeUnit { ipa, source, target, copied: 0, copying: Copying::Nobody });
         Ok(())
     }
 
-    /// Copies frames of the 2 MiB unit that is being copied for as long as `goes_on`, and switches the unit after the last
-    /// one. For the worker.
-    pub(super) fn copy_whole(
+    /// Copies frames of the 2 MiB unit until `goes_on` returns false, and switches the unit after the last one. For the
+    /// worker.
+    pub(super) fn copy_huge(
         &self,
         host: &(impl Time + Copier),
         counters: &Counters,
         goes_on: impl Fn() -> bool,
     ) -> Copied {
         let mut inner = self.lock();
-        let Some(whole) = self.take_copy(&mut inner, Copying::Worker) else {
-            let is_helped = matches!(inner.work, Work::Whole(_));
+        let Some(huge) = self.take_copy(&mut inner, Copying::Worker) else {
+            let is_helped = matches!(inner.work, Work::Huge(_));
             drop(inner);
             if !is_helped {
                 return Copied::Changed;
@@ -181,34 +185,35 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             return Copied::Part;
         };
         drop(inner);
-        self.copy_taken(host, &whole, counters, goes_on)
+        self.copy_taken(host, &huge, counters, goes_on)
     }
 
-    /// Makes `copier` the one that copies the 2 MiB unit, unless another CPU does already. Under the lock that the caller
-    /// looked at the unit under: what is copied next is that unit and no other.
-    fn take_copy(&self, inner: &mut Inner<T, M>, copier: Copying) -> Option<Whole> {
-        let Work::Whole(whole) = &mut inner.work else { return None };
-        if whole.copying != Copying::Nobody {
+    /// Makes `copier` copy the 2 MiB unit, unless another CPU does already. The caller has held the lock since it looked at
+    /// the unit, so it is that unit that is copied next.
+    fn take_copy(&self, inner: &mut Inner<T, M>, copier: Copying) -> Option<HugeUnit> {
+        let Work::Huge(huge) = &mut inner.work else { return None };
+        if huge.copying != Copying::Nobody {
             return None;
         }
-        whole.copying = copier;
-        self.so_far.store(whole.copied, Ordering::Relaxed);
-        Some(*whole)
+        huge.copying = copier;
+        self.so_far.store(huge.copied, Ordering::Relaxed);
+        Some(*huge)
     }
 
-    /// Copies frames of `whole`, which the caller has taken, for as long as `goes_on`, and switches it after the last one.
+    /// Copies frames of `huge`, which the caller has taken, until `goes_on` returns false, and switches it after the last
+    /// one.
     fn copy_taken(
         &self,
         host: &(impl Time + Copier),
-        whole: &Whole,
+        huge: &HugeUnit,
         counters: &Counters,
         goes_on: impl Fn() -> bool,
     ) -> Copied {
-        let first = u64::from(whole.copied);
-        let (source, target) = (frame_at(whole.source, first), frame_at(whole.target, first));
-        let (started, mut copied) = (host.now(), whole.copied);
-        let count = host.copy_some(self.guest, source, target, whole.left().into(), || {
-            // Told at once: a split keeps it, and ends this.
+        let first = u64::from(huge.copied);
+        let (source, target) = (frame_at(huge.source, first), frame_at(huge.target, first));
+        let (started, mut copied) = (host.now(), huge.copied);
+        let count = host.copy_some(self.guest, source, target, huge.left().into(), || {
+            // Published at once: a split keeps these frames, and ends the copy.
             let next = (copied + SOME as u16).min(PAGEBLOCK_FRAMES as u16);
             let before = core::mem::replace(&mut copied, next);
             let told = self.so_far.compare_exchange(before, next, Ordering::AcqRel, Ordering::Relaxed);
@@ -218,52 +223,51 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         counters.count_copy(host.now().wrapping_sub(started));
 
         let mut inner = self.lock();
-        let Work::Whole(now) = &mut inner.work else {
-            // Split or given up meanwhile: what was copied does not count. A split unit's part at the
-            // source may be written to, and is copied anew. Only the worker's copy can end here: while a
-            // helper copies nobody splits.
+        let Work::Huge(now) = &mut inner.work else {
+            // Split or given up meanwhile. Unpublished frames do not count: the guest may have written to their source, so
+            // they are copied again. Only the worker's copy can end here: while a helper copies, nobody splits.
             return Copied::Changed;
         };
-        now.copied = whole.copied + (count as u16).min(whole.left());
+        now.copied = huge.copied + (count as u16).min(huge.left());
         now.copying = Copying::Nobody;
         if now.left() > 0 {
             return Copied::Part;
         }
-        let whole = *now;
-        inner.work = inner.switch(host, &whole);
+        let huge = *now;
+        inner.work = inner.switch(host, &huge);
         Copied::Changed
     }
 
-    /// Gives the guest back its 2 MiB unit where it was. Yields the target and how much of it was written
-    /// to, or `None` where no unit is being copied, or a helper is at it.
+    /// Makes the 2 MiB unit writable again at its source. Returns the target, or `None` if no unit is being copied or a
+    /// helper copies it.
     pub(super) fn roll_back(&self) -> Option<Frame> {
         let mut inner = self.lock();
-        let Work::Whole(whole) = inner.work else { return None };
-        if whole.copying != Copying::Nobody {
+        let Work::Huge(huge) = inner.work else { return None };
+        if huge.copying != Copying::Nobody {
             return None;
         }
-        // It was protected by us and has not moved since.
-        let _ = inner.stage2.unprotect(whole.ipa);
+        // It was protected by migration and has not moved since.
+        let _ = inner.stage2.unprotect(huge.ipa);
         inner.stage2.synchronise();
         inner.work = Work::Nothing;
-        Some(whole.target)
+        Some(huge.target)
     }
 
     // 4 KiB units.
 
-    /// From now on the area at `ipa` moves into the block at `target`.
+    /// Starts to move the area at `ipa` into the block at `target`.
     pub(super) fn begin_block(&self, ipa: Ipa, target: Frame) {
         self.lock().work = Work::Block(Block { ipa, source: None, target, next: 0, uncounted: 0 });
     }
 
-    /// `count` more units of the block have moved.
+    /// Notes that `count` more units of the block have moved.
     pub(super) fn advance_block(&self, count: u16) {
         if let Work::Block(block) = &mut self.lock().work {
             block.next += count;
         }
     }
 
-    /// Takes the units of the block that its split has moved: those that nobody has counted yet.
+    /// Takes the number of units that the split of the block has moved and that are not counted yet.
     pub(super) fn take_uncounted(&self) -> u16 {
         match &mut self.lock().work {
             Work::Block(block) => core::mem::take(&mut block.uncounted),
@@ -271,13 +275,16 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         }
     }
 
-    /// The block is complete, or given up.
+    /// Ends the work on the block: it is complete, or given up.
     pub(super) fn end_block(&self) {
         self.lock().work = Work::Nothing;
     }
 
-    /// Breaks the 4 KiB units from `ipa` on, as many as `batch` has targets, which are `count`, and completes the
-    /// invalidation. It may be fewer: the area ends, or a unit is not there.
+    /// Breaks up to `count` 4 KiB units from `ipa`, for which `batch` has targets, and completes the invalidation. Breaks
+    /// fewer if the area ends or a unit is not mapped.
+    ///
+    /// # Errors
+    /// The unit at `ipa` has changed, or another batch is in flight.
     pub(super) fn begin_batch(&self, ipa: Ipa, count: usize, batch: &mut Batch) -> Result<(), TableError> {
         let mut inner = self.lock();
         let level = inner.stage2.leaf(ipa).ok_or(TableError::NotMapped(ipa))?.level();
@@ -300,7 +307,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         Ok(())
     }
 
-    /// Copies the units of the batch that no helper has taken, waits for those that one has, and makes all.
+    /// Copies the units of the batch that no helper has claimed, waits for the others, and makes all of them.
     pub(super) fn run_batch(&self, host: &(impl Time + Copier), batch: &Batch, counters: &Counters) {
         let started = host.now();
         for (first, count) in batch.runs() {
@@ -320,7 +327,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         counters.count_wait(host.now().wrapping_sub(copied));
         host.synchronise_fetches();
         let mut inner = self.lock();
-        // The run was broken and synchronised by `begin_batch` and its targets are frames of the machine.
+        // Cannot fail: `begin_batch` has broken and synchronised the run, and its targets are frames of the machine.
         let _ = inner.stage2.make_leaves(&batch.run, |index| batch.targets[index % BATCH].pa());
         inner.stage2.publish();
         inner.batch = None;
@@ -328,16 +335,16 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         self.give_way();
     }
 
-    /// Takes the copy of unit `index` of the batch. Only one CPU gets it.
+    /// Claims the copy of unit `index` of the batch. Returns true to one CPU only.
     #[inline(always)]
     fn claim(&self, index: usize) -> bool {
         self.claimed.fetch_or(1 << index, Ordering::AcqRel) & 1 << index == 0
     }
 
-    // A vCPU touched a unit in flight.
+    // Faults on units in flight.
 
-    /// Answers a fault at `ipa`: brings the unit there, waits for who does, or splits it. Where a unit in
-    /// flight was in the way, counts the fault and the time that it cost.
+    /// Handles a fault at `ipa`: completes the unit there, waits for the CPU that does, or splits it. Counts the fault and
+    /// its time if a unit in flight was involved.
     pub(super) fn fault(
         &self,
         host: &(impl Time + Copier),
@@ -392,7 +399,7 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             host.copy(self.guest, source, target, 1);
             counters.count_help();
             host.synchronise_fetches();
-            // The batch does not end before this unit is copied: it is still there, and nobody else makes the unit.
+            // The batch cannot end before this unit is copied, so it is still there, and nobody else makes the unit.
             let mut inner = self.lock();
             self.copied.fetch_or(1 << index, Ordering::AcqRel);
             return Answer::Moved(inner.make_one(index, target));
@@ -401,21 +408,21 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
             return Answer::Final(Verdict::NotOurs);
         }
         if fault != Fault::Write || leaf.mark() != COPYING {
-            // It has arrived meanwhile, or the fault came from a cached entry that is gone by now.
+            // The unit has arrived meanwhile, or the fault came from a TLB entry that is gone by now.
             return Answer::Final(Verdict::Retry);
         }
-        let Work::Whole(mut whole) = inner.work else { return Answer::Final(Verdict::Stuck) };
-        if area_of(ipa) != whole.ipa {
+        let Work::Huge(mut huge) = inner.work else { return Answer::Final(Verdict::Stuck) };
+        if area_of(ipa) != huge.ipa {
             return Answer::Final(Verdict::Stuck);
         }
-        if whole.copying == Copying::Worker {
-            whole.copied = self.so_far.load(Ordering::Acquire);
+        if huge.copying == Copying::Worker {
+            huge.copied = self.so_far.load(Ordering::Acquire);
         }
-        let is_near = whole.left() <= stall_frames;
-        match whole.copying {
+        let is_near = huge.left() <= stall_frames;
+        match huge.copying {
             Copying::Nobody if is_near => {
-                // Taken under the same lock: once it is dropped, the worker may arrive and begin with another unit, of
-                // which far more than the stall bound is left.
+                // Taken under the same lock: after it is dropped, the worker may complete this unit and start another one,
+                // with far more than the stall bound left.
                 let taken = self.take_copy(&mut inner, Copying::Helper);
                 drop(inner);
                 if let Some(taken) = taken {
@@ -423,12 +430,12 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
                     self.copy_taken(host, &taken, counters, || true);
                 }
             }
-            // A helper's copy is short, and it may not be cut off: see `copy_whole`.
+            // A helper's copy is short and must not be interrupted: see `copy_taken`.
             Copying::Worker if !is_near => {
-                whole.copied = self.so_far.swap(STOPPED, Ordering::AcqRel);
-                return inner.split(host, &whole, counters);
+                huge.copied = self.so_far.swap(STOPPED, Ordering::AcqRel);
+                return inner.split(host, &huge, counters);
             }
-            Copying::Nobody => return inner.split(host, &whole, counters),
+            Copying::Nobody => return inner.split(host, &huge, counters),
             Copying::Worker | Copying::Helper => {
                 drop(inner);
                 relax();
@@ -439,13 +446,14 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 }
 
 impl<T: TableMemory, M: Maintenance> Inner<T, M> {
-    /// The number, source and target of the unit at `ipa`, if it is one of the batch.
+    /// Returns index, source and target of the unit at `ipa`, if it is in the batch.
     fn in_batch(&self, ipa: Ipa) -> Option<(usize, Frame, Frame)> {
         let batch = self.batch.as_ref()?;
         let index = batch.index_of(ipa)?;
         Some((index, batch.sources[index % BATCH], batch.targets[index % BATCH]))
     }
 
+    /// Makes one unit of the batch at its target.
     fn make_one(&mut self, index: usize, target: Frame) -> Verdict {
         let Some(batch) = &self.batch else { return Verdict::Stuck };
         let made = self.stage2.make_leaf(&batch.run, index, Some(target.pa()));
@@ -453,31 +461,31 @@ impl<T: TableMemory, M: Maintenance> Inner<T, M> {
         if made.is_ok() { Verdict::Retry } else { Verdict::Stuck }
     }
 
-    /// Lets the unit, copied to the end, lead to the target. Short: nobody waits longer than for this.
-    fn switch(&mut self, host: &impl Copier, whole: &Whole) -> Work {
+    /// Switches the leaf of the completely copied unit to the target.
+    fn switch(&mut self, host: &impl Copier, huge: &HugeUnit) -> Work {
         host.synchronise_fetches();
-        let Ok(run) = self.stage2.break_leaves(whole.ipa, 1, COPYING, SWITCHING, |_| ()) else {
-            return Work::GivenUp { target: whole.target };
+        let Ok(run) = self.stage2.break_leaves(huge.ipa, 1, COPYING, SWITCHING, |_| ()) else {
+            return Work::GivenUp { target: huge.target };
         };
         self.stage2.synchronise();
-        let made = self.stage2.make_leaf(&run, 0, Some(whole.target.pa()));
+        let made = self.stage2.make_leaf(&run, 0, Some(huge.target.pa()));
         self.stage2.publish();
         match made {
-            Ok(_) => Work::Switched { ipa: whole.ipa, source: whole.source, target: whole.target },
-            Err(_) => Work::GivenUp { target: whole.target },
+            Ok(_) => Work::Switched { ipa: huge.ipa, source: huge.source, target: huge.target },
+            Err(_) => Work::GivenUp { target: huge.target },
         }
     }
 
-    /// Splits the unit where the copy stands; without a frame for the table, gives it up.
-    fn split(&mut self, host: &impl Copier, whole: &Whole, counters: &Counters) -> Answer {
-        if whole.copied > 0 {
+    /// Splits the unit at the progress of the copy, or gives it up if there is no frame for the table.
+    fn split(&mut self, host: &impl Copier, huge: &HugeUnit, counters: &Counters) -> Answer {
+        if huge.copied > 0 {
             host.synchronise_fetches();
         }
-        let (ipa, source, target) = (whole.ipa, whole.source, whole.target);
-        self.work = match self.stage2.split(ipa, whole.copied.into(), target.pa()) {
+        let (ipa, source, target) = (huge.ipa, huge.source, huge.target);
+        self.work = match self.stage2.split(ipa, huge.copied.into(), target.pa()) {
             Ok(_) => {
                 counters.count_split();
-                let (next, uncounted) = (whole.copied, whole.copied);
+                let (next, uncounted) = (huge.copied, huge.copied);
                 Work::Block(Block { ipa, source: Some(source), target, next, uncounted })
             }
             Err(_) => {
@@ -490,7 +498,7 @@ impl<T: TableMemory, M: Maintenance> Inner<T, M> {
     }
 }
 
-/// Whether the guest may not do that, in flight or not.
+/// Returns whether the leaf's attributes forbid the access, in flight or not.
 fn is_forbidden(leaf: Leaf, fault: Fault) -> bool {
     match fault {
         Fault::Translation => false,

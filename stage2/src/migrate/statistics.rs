@@ -1,120 +1,14 @@
-//! Counters since boot, and how long guests were stalled. Readable at any time, by any CPU.
+//! Counters since boot. Any CPU may read them at any time.
 
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU16, AtomicU64};
 
 use crate::controller::ControllerId;
+use crate::histogram::{Distribution, Histogram};
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::table::Level;
 
-/// Buckets to a power of two: percentiles are exact to an eighth.
-const FINENESS_SHIFT: u32 = 2;
-const FINENESS: u64 = 1 << FINENESS_SHIFT;
-/// Values from 2^40 ticks on share the last bucket.
-const OCTAVES: usize = 40;
-const BUCKETS: usize = OCTAVES << FINENESS_SHIFT;
-
-/// A histogram over powers of two, each in four parts.
-pub struct Histogram {
-    buckets: [AtomicU32; BUCKETS],
-    count: AtomicU64,
-    sum: AtomicU64,
-    max: AtomicU64,
-}
-
-/// A histogram in a few numbers, in ticks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Distribution {
-    /// How many values.
-    pub count: u64,
-    /// Their mean.
-    pub mean: u64,
-    /// Half of them are at most this.
-    pub p50: u64,
-    /// 99 of 100 are at most this.
-    pub p99: u64,
-    /// The largest.
-    pub max: u64,
-}
-
-impl Histogram {
-    /// An empty histogram.
-    pub const fn new() -> Self {
-        Self {
-            buckets: [const { AtomicU32::new(0) }; BUCKETS],
-            count: AtomicU64::new(0),
-            sum: AtomicU64::new(0),
-            max: AtomicU64::new(0),
-        }
-    }
-
-    /// Adds a value.
-    pub fn record(&self, value: u64) {
-        if let Some(bucket) = self.buckets.get(bucket_of(value)) {
-            bucket.fetch_add(1, Relaxed);
-        }
-        self.sum.fetch_add(value, Relaxed);
-        self.max.fetch_max(value, Relaxed);
-        self.count.fetch_add(1, Relaxed);
-    }
-
-    /// How many values fell below each power of two: `(limit, count)`, without empty ones.
-    pub fn octaves(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.buckets.chunks(FINENESS as usize).enumerate().filter_map(|(octave, buckets)| {
-            let count: u64 = buckets.iter().map(|bucket| u64::from(bucket.load(Relaxed))).sum();
-            (count > 0).then_some((limit_of((octave << FINENESS_SHIFT) + FINENESS as usize - 1) + 1, count))
-        })
-    }
-
-    /// Count, mean, percentiles, maximum. A percentile is the upper end of its bucket, at most the maximum.
-    pub fn distribution(&self) -> Distribution {
-        let (count, max) = (self.count.load(Relaxed), self.max.load(Relaxed));
-        let counts = || self.buckets.iter().map(|bucket| u64::from(bucket.load(Relaxed)));
-        let total: u64 = counts().sum();
-        let percentile = |per_cent: u64| {
-            let rank = (total * per_cent).div_ceil(100);
-            let mut seen = 0;
-            let bucket = counts().position(|count| {
-                seen += count;
-                seen >= rank
-            });
-            bucket.map_or(max, limit_of).min(max)
-        };
-        let mean = self.sum.load(Relaxed).checked_div(count).unwrap_or(0);
-        if total == 0 {
-            return Distribution::default();
-        }
-        Distribution { count, mean, p50: percentile(50), p99: percentile(99), max }
-    }
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// The bucket of `value`: 0 to 3 have one each, then four to a power of two.
-fn bucket_of(value: u64) -> usize {
-    if value < FINENESS {
-        return value as usize;
-    }
-    let octave = value.ilog2();
-    let part = (value >> (octave - FINENESS_SHIFT)) & (FINENESS - 1);
-    let bucket = (u64::from(octave - FINENESS_SHIFT + 1) << FINENESS_SHIFT) + part;
-    (bucket as usize).min(BUCKETS - 1)
-}
-
-/// The largest value of a bucket.
-fn limit_of(bucket: usize) -> u64 {
-    let (octave, part) = ((bucket >> FINENESS_SHIFT) as u32, bucket as u64 & (FINENESS - 1));
-    match octave {
-        0 => part,
-        _ => ((FINENESS + part + 1) << (octave - 1)) - 1,
-    }
-}
-
-/// Units moved, by size, and their bytes.
+/// Number of units moved, by size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PairTotals {
     /// Units of 2 MiB.
@@ -124,7 +18,7 @@ pub struct PairTotals {
 }
 
 impl PairTotals {
-    /// Bytes moved.
+    /// Returns the bytes moved.
     pub const fn bytes(&self) -> u64 {
         self.blocks * Level::L2.size() + self.pages * Level::L3.size()
     }
@@ -154,7 +48,7 @@ impl Moved {
     }
 }
 
-/// What migration did in one guest since boot.
+/// Counters of one guest since boot.
 pub struct Counters {
     moved: Moved,
     demotions: AtomicU64,
@@ -177,36 +71,36 @@ pub struct Counters {
 pub struct Totals {
     /// Units moved.
     pub moved: PairTotals,
-    /// Leaves demoted to be moved by parts.
+    /// Leaves demoted to move by parts.
     pub demotions: u64,
     /// Leaves promoted.
     pub promotions: u64,
-    /// Areas that were made units of 2 MiB again in idle time.
+    /// Areas coalesced into units of 2 MiB in idle time.
     pub coalesced: u64,
-    /// Those of them that were moved into one block for that.
+    /// Coalesced areas that were moved into one block first.
     pub gathered: u64,
     /// 2 MiB units split because the guest wrote to them.
     pub splits: u64,
     /// Units that were given up and tried again.
     pub retries: u64,
-    /// Invalidations completed, one for a batch.
+    /// Completed invalidations, one for a batch.
     pub invalidations: u64,
-    /// Ticks that the worker and its helpers copied.
+    /// Ticks that the worker and its helpers spent on copies.
     pub copy_ticks: u64,
-    /// Ticks that the worker scrubbed what units had left.
+    /// Ticks that the worker spent on scrubbing sources.
     pub scrub_ticks: u64,
     /// Ticks that the worker waited for helpers.
     pub wait_ticks: u64,
     /// Faults of the guest on units in flight.
     pub faults: u64,
-    /// Copies that a vCPU's CPU did itself, rather than wait.
+    /// Copies by helpers.
     pub helps: u64,
-    /// How long such faults stalled the guest.
+    /// Times that such faults stalled the guest, in ticks.
     pub stalls: Distribution,
 }
 
 impl Counters {
-    /// All zero.
+    /// Makes counters of zero.
     pub const fn new() -> Self {
         Self {
             moved: Moved::new(),
@@ -226,7 +120,7 @@ impl Counters {
         }
     }
 
-    /// All counters now.
+    /// Reads all counters.
     pub fn totals(&self) -> Totals {
         let read = |counter: &AtomicU64| counter.load(Relaxed);
         Totals {
@@ -247,7 +141,7 @@ impl Counters {
         }
     }
 
-    /// The stalls in full.
+    /// Returns the histogram of stalls.
     pub const fn stalls(&self) -> &Histogram {
         &self.stalls
     }
@@ -309,15 +203,15 @@ impl Default for Counters {
     }
 }
 
-/// Pairs of controllers that are told apart: all of those of 16 controllers.
+/// Number of pairs of controllers that are counted separately: all pairs of 16 controllers.
 const PAIRS: usize = 256;
-/// Places that are looked at for a pair. Under load, as many as this are rarely taken side by side.
+/// Number of slots that are probed for a pair. Longer runs of used slots are rare.
 const PROBES: usize = 32;
 
-/// Units moved by pair of controllers: a hash table without deletion, since 64 controllers have 4032 pairs, of which few
-/// are ever in use. A pair without a place in it is counted with all others of its kind.
+/// Units moved, by pair of controllers: a hash table without deletion. 64 controllers have 4032 pairs, but few are ever
+/// used. Pairs without a slot share one counter.
 struct Pairs {
-    /// For each place the pair that has it: see [`Pairs::key`]. 0 for none.
+    /// The pair of each slot as [`Pairs::key`], 0 for none.
     keys: [AtomicU16; PAIRS],
     moved: [Moved; PAIRS],
     others: Moved,
@@ -332,12 +226,12 @@ impl Pairs {
         }
     }
 
-    /// The pair as a number other than 0.
+    /// Returns the pair as a number other than 0.
     const fn key(from: ControllerId, to: ControllerId) -> u16 {
         (1 + from.index() as u16) << 6 | to.index() as u16
     }
 
-    /// The places that a pair may have, in the order in which they are tried. Those of 16 controllers never collide.
+    /// Returns the slots for a pair, in the order of probing. The first slots of 16 controllers' pairs never collide.
     fn places(from: ControllerId, to: ControllerId) -> impl Iterator<Item = usize> {
         let first = from.index() << 4 ^ from.index() >> 4 ^ to.index();
         (first..first + PROBES).map(|place| place % PAIRS)
@@ -361,7 +255,7 @@ impl Pairs {
         Self::places(from, to).find(has_or_takes).map_or(&self.others, |place| &self.moved[place])
     }
 
-    /// Adds up the pairs that `is_wanted`.
+    /// Returns the sum over the pairs that `is_wanted`.
     fn sum(&self, is_wanted: impl Fn(ControllerId, ControllerId) -> bool) -> PairTotals {
         let ids = |key: u16| {
             let pair = key.checked_sub(1 << 6)?;
@@ -373,19 +267,19 @@ impl Pairs {
     }
 }
 
-/// All that is counted: by guest, and by pair of controllers.
+/// All counters: by guest, and by pair of controllers.
 pub struct Statistics {
     guests: [Counters; MAX_GUESTS],
     pairs: Pairs,
 }
 
 impl Statistics {
-    /// All zero.
+    /// Makes statistics of zero.
     pub const fn new() -> Self {
         Self { guests: [const { Counters::new() }; MAX_GUESTS], pairs: Pairs::new() }
     }
 
-    /// What was done in `guest`, in all its lives.
+    /// Returns the counters of `guest`, over all its lives.
     pub fn guest(&self, guest: GuestId) -> &Counters {
         &self.guests[guest.index() % MAX_GUESTS]
     }
@@ -429,33 +323,6 @@ impl Default for Statistics {
 mod tests {
     use super::*;
     use crate::controller::MAX_CONTROLLERS;
-
-    #[test]
-    fn buckets_meet_without_a_gap() {
-        let mut last = 0;
-        for value in (0..5000u64).chain((12..40).flat_map(|shift| [(1 << shift) - 1, 1 << shift])) {
-            let bucket = bucket_of(value);
-            assert!(value <= limit_of(bucket), "{value}");
-            assert!(bucket == 0 || value > limit_of(bucket - 1), "{value}");
-            assert!(value < 5000 || bucket >= last);
-            last = bucket;
-        }
-        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
-    }
-
-    #[test]
-    fn percentiles_are_close() {
-        let histogram = Histogram::new();
-        assert_eq!(histogram.distribution(), Distribution::default());
-        (1..=1000).for_each(|value| histogram.record(value));
-        let found = histogram.distribution();
-        assert_eq!((found.count, found.mean, found.max), (1000, 500, 1000));
-        assert!((500..=575).contains(&found.p50), "{found:?}");
-        assert!((990..=1000).contains(&found.p99), "{found:?}");
-        let octaves: Vec<_> = histogram.octaves().collect();
-        assert_eq!(octaves.last(), Some(&(1024, 489)));
-        assert_eq!(octaves.iter().map(|(_, count)| count).sum::<u64>(), 1000);
-    }
 
     #[test]
     fn each_pair_of_many_controllers_counts_for_itself_until_there_are_too_many() {

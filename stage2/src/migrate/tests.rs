@@ -102,7 +102,7 @@ fn what_is_no_unit_of_2_mib_any_more_is_not_begun_as_one() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
     let space = host.space(guest).unwrap();
     let target = Frame::containing(Pa::new_truncate(host.frames_behind(1).start() * FRAME_SIZE));
-    assert_eq!(space.begin_whole(ipa(BASE), target), Err(TableError::InMotion(ipa(BASE))));
+    assert_eq!(space.begin_huge(ipa(BASE), target), Err(TableError::InMotion(ipa(BASE))));
     let leaf = space.with(|stage2| stage2.leaf(ipa(BASE))).unwrap();
     assert!(!leaf.is_protected() && !leaf.is_broken(), "{leaf:?}");
     assert!(host.access(guest, 0, ipa(BASE), true), "it may be written to");

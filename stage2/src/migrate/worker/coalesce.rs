@@ -1,19 +1,18 @@
-//! Areas that are split without need become units of 2 MiB again, in time that nobody else wants.
+//! Coalesces areas of 4 KiB units into units of 2 MiB in idle time.
 //!
-//! A job leaves an area in units of 4 KiB where only a part of it had to move, or where no 2 MiB were free side by side.
-//! Its guest then needs 512 entries of the TLB where it needed one. Guests in which that may have happened are noted
-//! ([`Engine::note_split`]); once no job can go on, and as long as an idle CPU works, their RAM is gone through:
-//! - 512 units that lie side by side, aligned and with the same attributes become one at once, by break-before-make;
-//! - if they are scattered behind one controller, they move into a free block of 2 MiB behind the same controller, in
-//!   batches, as units of 4 KiB move for a job, and become one there. It is worth the copy: it is paid once, in time that
-//!   is left over, and the walks that it saves are the guest's for good. What a job has put behind different controllers
-//!   stays as it is.
+//! A job leaves an area in units of 4 KiB if only a part of it had to move, or if no contiguous 2 MiB were free. The guest
+//! then needs 512 TLB entries instead of one. Guests with such areas are noted ([`Engine::note_split`]). While no job can
+//! run and a CPU is idle, it passes over their RAM:
+//! - 512 contiguous, aligned units with the same attributes are promoted at once, by break-before-make.
+//! - Units that are scattered behind one controller move into a free block of 2 MiB behind the same controller, in batches,
+//!   like those of a job, and are promoted there. The copy costs idle time once, and saves the guest page walks for good.
+//! - Areas behind several controllers stay as they are.
 //!
-//! A turn looks at some leaves, promotes one area, or moves one batch. A vCPU waits no longer than for a job's: for one
-//! unit of 4 KiB, or for one change of a leaf's size. Jobs come first: an area in flight is brought to rest, and then they
-//! begin. Where no block was free, the guest is gone through again after a job, a claim or a guest has ended.
+//! A turn looks at some leaves, promotes one area, or moves one batch. A vCPU waits no longer than for a job: for one unit
+//! of 4 KiB, or for one change of a leaf's size. Jobs have priority: they start once the area in flight is at rest. If no
+//! block was free, the guest gets another pass after a job, a claim or a guest has ended.
 
-use super::{Active, Hands, Place, Turn};
+use super::{Active, Context, Mover, Turn};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
 use crate::controller::ControllerId;
 use crate::migrate::engine::Engine;
@@ -24,78 +23,78 @@ use crate::owner::{GuestId, MAX_GUESTS};
 use crate::phys::placement::Placement;
 use crate::table::{Leaf, Level, TableError};
 
-/// How far the guest that is gone through was looked at.
+/// The progress of the pass over a guest.
 pub(super) struct Coalescing {
-    /// The guest's number and one; 0 if none is gone through.
+    /// The guest's number plus one, or 0 for no guest.
     guest: u8,
-    /// Where the next area is looked for.
+    /// The next address to look at.
     next: Ipa,
-    /// The area that moves into a block, if one does.
-    moving: bool,
+    /// True while an area moves into a block.
+    is_moving: bool,
 }
 
-/// What an area of units of 4 KiB is like.
+/// The state of an area of 4 KiB units.
 enum Area {
-    /// One block: it can be promoted at once.
+    /// One block, which can be promoted at once.
     Block,
     /// Scattered behind this controller.
     Scattered(ControllerId),
-    /// Something is in the way that may pass.
+    /// Blocked for now.
     Busy,
-    /// It has to stay as it is.
+    /// Cannot be coalesced.
     Different,
 }
 
 impl Coalescing {
     pub(super) const fn new() -> Self {
-        Self { guest: 0, next: Ipa::new_truncate(0), moving: false }
+        Self { guest: 0, next: Ipa::new_truncate(0), is_moving: false }
     }
 
     fn guest(&self) -> Option<GuestId> {
         GuestId::try_new(self.guest.checked_sub(1)?)
     }
 
-    /// Whether an area is in flight.
+    /// Returns whether an area is in flight.
     pub(super) const fn is_moving(&self) -> bool {
-        self.moving
+        self.is_moving
     }
 
-    /// The memory of `guest` was brought to rest.
+    /// Notes that the memory of `guest` was brought to rest.
     pub(super) fn leave(&mut self, guest: GuestId) {
         if self.guest() == Some(guest) {
-            self.moving = false;
+            self.is_moving = false;
         }
     }
 }
 
-impl Hands {
-    /// Brings the area in flight to rest, a batch in a turn.
-    pub(super) fn go_on_coalescing<H: Host>(&mut self, engine: &Engine, host: &H, state: &mut Coalescing) {
+impl Mover {
+    /// Moves the next batch of the area in flight.
+    pub(super) fn continue_coalescing<H: Host>(&mut self, engine: &Engine, host: &H, state: &mut Coalescing) {
         let space = state.guest().and_then(|guest| host.space(guest));
         let Some(space) = space else {
-            // It was brought to rest when it was closed.
-            state.moving = false;
+            // The space was brought to rest when it was closed.
+            state.is_moving = false;
             return;
         };
-        let place = Place { engine, host, space };
+        let context = Context { engine, host, space };
         match space.work() {
             Work::Nothing => {
-                state.moving = false;
+                state.is_moving = false;
                 let area = Ipa::new_truncate(state.next.get() - PAGEBLOCK_SIZE);
                 let is_whole =
                     space.with(|stage2| stage2.leaf(area).is_some_and(|leaf| leaf.level() < Level::L3));
                 if is_whole {
-                    place.counters().count_coalesced(true);
+                    context.counters().count_coalesced(true);
                 }
             }
-            work => self.go_on(&place, &mut Active::nobody(space.guest()), work),
+            work => self.continue_work(&context, &mut Active::nobody(space.guest()), work),
         }
     }
 
-    /// Looks for the next area, and coalesces it or begins to.
+    /// Finds the next area, and coalesces it or starts to.
     pub(super) fn coalesce<H: Host>(&mut self, engine: &Engine, host: &H, state: &mut Coalescing) -> Turn {
-        if state.moving {
-            self.go_on_coalescing(engine, host, state);
+        if state.is_moving {
+            self.continue_coalescing(engine, host, state);
             return Turn::Spare;
         }
         let Some(guest) = state.guest() else {
@@ -117,7 +116,7 @@ impl Hands {
             return Turn::Spare;
         }
         let from = state.next.max(region.ipa);
-        let place = Place { engine, host, space };
+        let context = Context { engine, host, space };
         let portion = Portion { guest, region, from, end };
         let is_first = |leaf: Leaf| leaf.level() == Level::L3 && leaf.ipa() == area_of(leaf.ipa());
         let area = match space.find(&portion, is_first) {
@@ -133,51 +132,53 @@ impl Hands {
         }
         state.next = Ipa::new_truncate(area.get() + PAGEBLOCK_SIZE);
         if region.holds(area, PAGEBLOCK_SIZE) {
-            self.coalesce_area(&place, state, &region, area);
+            self.coalesce_area(&context, state, &region, area);
         }
         Turn::Spare
     }
 
-    /// The guest was gone through.
+    /// Ends the pass over the guest.
     fn pass(engine: &Engine, state: &mut Coalescing) -> Turn {
         state.guest = 0;
         engine.end_coalescing();
         Turn::Spare
     }
 
+    /// Coalesces an area, or starts to.
     fn coalesce_area<H: Host>(
         &mut self,
-        place: &Place<'_, H>,
+        context: &Context<'_, H>,
         state: &mut Coalescing,
         region: &Region,
         area: Ipa,
     ) {
-        let (host, guest) = (place.host, place.guest());
-        match self.look_at_area(place, area) {
+        let (host, guest) = (context.host, context.guest());
+        match self.look_at_area(context, area) {
             Area::Block => {
-                if self.promote(place, region, Level::L2, area) {
-                    place.counters().count_coalesced(false);
+                if self.promote(context, region, Level::L2, area) {
+                    context.counters().count_coalesced(false);
                     let gigantic = Ipa::new_truncate(area.get() & !(Level::L1.size() - 1));
-                    self.promote(place, region, Level::L1, gigantic);
+                    self.promote(context, region, Level::L1, gigantic);
                 }
             }
             Area::Scattered(controller) => {
                 match host.allocate(guest, PAGEBLOCK_ORDER, &Placement::only(controller), area) {
                     Some(target) => {
-                        place.space.begin_block(area, target);
-                        state.moving = true;
+                        context.space.begin_block(area, target);
+                        state.is_moving = true;
                     }
-                    None => place.engine.coalesce_later(guest),
+                    None => context.engine.coalesce_later(guest),
                 }
             }
-            Area::Busy => place.engine.coalesce_later(guest),
+            Area::Busy => context.engine.coalesce_later(guest),
             Area::Different => {}
         }
     }
 
-    fn look_at_area<H: Host>(&mut self, place: &Place<'_, H>, area: Ipa) -> Area {
-        let host = place.host;
-        let can_promote = place.space.with(|stage2| stage2.can_promote(area, Level::L2));
+    /// Determines the state of an area.
+    fn look_at_area<H: Host>(&mut self, context: &Context<'_, H>, area: Ipa) -> Area {
+        let host = context.host;
+        let can_promote = context.space.with(|stage2| stage2.can_promote(area, Level::L2));
         match can_promote {
             Ok(()) => return Area::Block,
             Err(TableError::NotOneBlock(_)) => {}
@@ -185,7 +186,7 @@ impl Hands {
             Err(_) => return Area::Different,
         }
         let mut first = None;
-        let survey = place.space.survey(area, PAGEBLOCK_FRAMES, |leaf| {
+        let survey = context.space.survey(area, PAGEBLOCK_FRAMES, |leaf| {
             let behind = self.sources.controller(host, Frame::containing(leaf.pa()));
             let like = (behind, leaf.attributes());
             *first.get_or_insert(like) == like

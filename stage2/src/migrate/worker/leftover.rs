@@ -1,6 +1,6 @@
-//! What is left over: blocks to be scrubbed and released, and reserves.
+//! Blocks that units leave behind, which are scrubbed and released, and reserves of target blocks.
 
-use super::{Active, Hands, Place, is_before};
+use super::{Active, Context, Mover, is_before};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
 use crate::migrate::engine::Engine;
 use crate::migrate::host::{Frames, Host, SOME};
@@ -11,27 +11,27 @@ use crate::phys::frame::Contents;
 use crate::sync::relax;
 use crate::table::Level;
 
-/// Unused blocks of a reserve that are released in a turn.
+/// Number of unused blocks of a reserve that are released in a turn.
 const UNRESERVE: usize = 16;
-/// Areas in 1 GiB.
+/// Number of areas in 1 GiB.
 const AREAS: usize = 512;
 
-/// A block that is no guest's memory any more, until it is scrubbed and released.
-pub(super) struct Debt {
+/// A block that no guest reaches any more, until it is scrubbed and released.
+pub(super) struct PendingScrub {
     guest: GuestId,
     frame: Frame,
     order: u8,
     scrubbed: u64,
 }
 
-/// Blocks side by side for all areas of 1 GiB, so that it can be one leaf again.
+/// Contiguous target blocks for all areas of 1 GiB, so that it can be promoted to one leaf again.
 pub(super) struct Reserve {
     guest: GuestId,
     ipa: u64,
     base: Frame,
-    /// Areas whose block was taken.
+    /// Areas whose block was taken, a bit each.
     used: [u64; AREAS / 64],
-    /// Areas whose block was released, if it was not used.
+    /// Number of areas whose block was released unless it was used.
     released: usize,
 }
 
@@ -62,44 +62,44 @@ impl Reserve {
     }
 }
 
-impl Hands {
-    /// Notes a block of 2 MiB to scrub and release. There is always room: debts are paid before anything is
-    /// begun, and no turn leaves more than one.
-    pub(super) fn owe(&mut self, guest: GuestId, frame: Frame) {
-        let _ = self.debts.push(Debt { guest, frame, order: PAGEBLOCK_ORDER, scrubbed: 0 });
+impl Mover {
+    /// Schedules a block of 2 MiB to be scrubbed and released. There is always room: pending blocks are scrubbed before
+    /// anything else starts, and no turn leaves more than one.
+    pub(super) fn scrub_later(&mut self, guest: GuestId, frame: Frame) {
+        let _ = self.pending_scrubs.push(PendingScrub { guest, frame, order: PAGEBLOCK_ORDER, scrubbed: 0 });
     }
 
-    /// Whether anything is owed.
+    /// Returns whether blocks are to be scrubbed.
     #[inline(always)]
-    pub(super) fn is_in_debt(&self) -> bool {
-        !self.debts.is_empty()
+    pub(super) fn has_pending_scrub(&self) -> bool {
+        !self.pending_scrubs.is_empty()
     }
 
-    /// Scrubs some of what is owed, and releases it at the end. Yields whether anything was owed.
-    pub(super) fn pay_debt<H: Host>(&mut self, engine: &Engine, host: &H) -> bool {
+    /// Scrubs part of a pending block, and releases it once all of it is zero. Returns whether there was one.
+    pub(super) fn scrub_pending<H: Host>(&mut self, engine: &Engine, host: &H) -> bool {
         let deadline = self.deadline;
-        let Some(debt) = self.debts.last_mut() else { return false };
+        let Some(pending) = self.pending_scrubs.last_mut() else { return false };
         let started = host.now();
-        let size = 1 << debt.order;
-        while debt.scrubbed < size {
-            let count = SOME.min(size - debt.scrubbed);
-            host.scrub(frame_at(debt.frame, debt.scrubbed), count);
-            debt.scrubbed += count;
-            // Where CPUs take turns, whoever waits has one.
+        let size = 1 << pending.order;
+        while pending.scrubbed < size {
+            let count = SOME.min(size - pending.scrubbed);
+            host.scrub(frame_at(pending.frame, pending.scrubbed), count);
+            pending.scrubbed += count;
+            // CPUs that take turns, as in an emulator, have theirs.
             relax();
             if !is_before(host, deadline) {
                 break;
             }
         }
-        engine.statistics().guest(debt.guest).count_scrub(host.now().wrapping_sub(started));
-        if debt.scrubbed == size {
-            host.release(debt.guest, debt.frame, debt.order, Contents::Zeroed);
-            self.debts.pop();
+        engine.statistics().guest(pending.guest).count_scrub(host.now().wrapping_sub(started));
+        if pending.scrubbed == size {
+            host.release(pending.guest, pending.frame, pending.order, Contents::Zeroed);
+            self.pending_scrubs.pop();
         }
         true
     }
 
-    /// A block of 2 MiB for the area at `ipa`: of the reserve, or a new one.
+    /// Returns a target block for the area at `ipa`: from the reserve, or a new one.
     pub(super) fn target_block<H: Host>(
         &mut self,
         host: &H,
@@ -114,10 +114,10 @@ impl Hands {
         })
     }
 
-    /// Takes 1 GiB for the leaf at `ipa`, if there is as much in one piece.
+    /// Reserves 1 GiB for the leaf at `ipa`, if that much is free and contiguous.
     pub(super) fn reserve<H: Host>(
         &mut self,
-        place: &Place<'_, H>,
+        context: &Context<'_, H>,
         active: &Active,
         portion: &Portion,
         ipa: Ipa,
@@ -125,7 +125,7 @@ impl Hands {
         if self.reserve.get().is_some() {
             return;
         }
-        let (host, guest, order) = (place.host, portion.guest, Level::L1.order());
+        let (host, guest, order) = (context.host, portion.guest, Level::L1.order());
         let placement = plan::placement_of(&active.request, portion);
         let Some(base) = plan::allocate(host, &active.request, placement, (guest, ipa), order) else {
             return;
@@ -137,12 +137,12 @@ impl Hands {
         }
     }
 
-    /// Whether there is no reserve, or one for the GiB of `ipa`.
+    /// Returns whether there is no reserve, or one for the 1 GiB of `ipa`.
     pub(super) fn is_reserve_for(&self, guest: GuestId, ipa: Ipa) -> bool {
         self.reserve.get().is_none_or(|reserve| reserve.index_of(guest, ipa).is_some())
     }
 
-    /// Gives back some of what of the reserve was not used. Yields whether there was a reserve.
+    /// Releases part of the unused reserve. Returns whether there was a reserve.
     pub(super) fn unreserve(&mut self, host: &impl Frames) -> bool {
         let Some(reserve) = self.reserve.get_mut() else { return false };
         let end = (reserve.released + UNRESERVE).min(AREAS);

@@ -1,7 +1,7 @@
-//! The worker: what one turn of migration does. Every turn is short.
+//! The worker: performs migration in short turns.
 //!
-//! A turn pays a debt (scrubs what was left over), or goes on with the area in flight, or finds the job's next
-//! unit and begins with it. Nothing is kept on a stack between turns.
+//! A turn scrubs a pending block, continues the area in flight, or finds the job's next unit and starts it. No state is
+//! kept on a stack between turns.
 
 mod coalesce;
 mod huge_page;
@@ -12,7 +12,7 @@ mod size;
 use heapless::Vec;
 
 use self::coalesce::Coalescing;
-use self::leftover::{Debt, Reserve};
+use self::leftover::{PendingScrub, Reserve};
 use super::engine::{Engine, Payer};
 use super::host::{Host, Time};
 use super::job::{Cursor, JobId, JobReport, JobState, Request};
@@ -28,40 +28,40 @@ use crate::range::FrameRange;
 use crate::scale::scaled;
 use crate::table::{Leaf, Level};
 
-/// What a turn came to.
+/// The result of a turn.
 pub(super) enum Turn {
-    /// Something was done.
+    /// Work was done.
     Worked,
-    /// Something was done that only idle CPUs do, and no job can go on.
+    /// Work was done that only idle CPUs do; no job can run.
     Spare,
     /// There is nothing to do.
     Idle,
-    /// The limit of the rate is reached, for this many ticks.
+    /// Nothing can be done for this many ticks: the rate limit is reached, or all jobs wait for guests.
     Wait(u64),
 }
 
-/// How a job goes on after a turn.
+/// The result of a turn of a job: the job continues, or stops in a state.
 enum Outcome {
     Turn(Turn),
     Stop(JobState),
 }
 
-/// Slices between two looks at guests that are coming.
+/// Number of slices between two looks at absent guests.
 const WAIT_SLICES: u64 = 10;
 
-/// Stands for no job.
+/// The number of no job.
 const NOBODY: JobId = JobId::new(0);
 
 const WORKED: Outcome = Outcome::Turn(Turn::Worked);
 
-/// Where a turn takes place.
-struct Place<'a, H: Host> {
+/// The engine, the machine and the guest's address space of a turn.
+struct Context<'a, H: Host> {
     engine: &'a Engine,
     host: &'a H,
     space: &'a Space<H::Tables, H::Tlb>,
 }
 
-impl<H: Host> Place<'_, H> {
+impl<H: Host> Context<'_, H> {
     const fn guest(&self) -> GuestId {
         self.space.guest()
     }
@@ -71,18 +71,18 @@ impl<H: Host> Place<'_, H> {
     }
 }
 
-/// The job being worked on.
+/// The running job.
 struct Active {
     id: JobId,
     request: Request,
     cursor: Cursor,
-    /// The region that `is_exhausted` is about.
+    /// The region that `is_exhausted` refers to.
     region: Option<(GuestId, Ipa)>,
-    /// Whether the target has no frame left.
+    /// True if the target has no free frame left.
     is_exhausted: bool,
-    /// How often the present unit was tried again.
+    /// Number of times that the current unit was tried again.
     retries: u8,
-    /// Bytes that may still move.
+    /// Bytes that may still move within the request's limit.
     left_bytes: u64,
 }
 
@@ -91,30 +91,30 @@ impl Active {
         Self { id, request, cursor, region: None, is_exhausted: false, retries: 0, left_bytes: u64::MAX }
     }
 
-    /// In the name of no job: to bring a guest to rest that jobs have left.
+    /// Makes a stand-in for a job, to bring a guest to rest after the job has left it.
     fn nobody(guest: GuestId) -> Self {
         let request = Request::retire(FrameRange::EMPTY);
         let cursor = Cursor { guest: guest.index() as u8, is_counted: true, ..Cursor::default() };
         Self::new(NOBODY, request, cursor)
     }
 
-    /// Changes what is known of the job.
+    /// Updates the job's report.
     fn report(&self, engine: &Engine, f: impl FnOnce(&mut JobReport)) {
         if let Some(report) = engine.lock_jobs().report(self.id) {
             f(report);
         }
     }
 
-    /// Notes that the guest has an area that stays split. What coalescing itself leaves so would only come again.
-    fn note_split<H: Host>(&self, place: &Place<'_, H>) {
+    /// Notes that an area of the guest stays split, unless coalescing itself left it so: that would repeat for ever.
+    fn note_split<H: Host>(&self, context: &Context<'_, H>) {
         if self.id != NOBODY {
-            place.engine.note_split(place.guest());
+            context.engine.note_split(context.guest());
         }
     }
 
-    /// Counts what has moved, and charges it to the rates.
-    fn count_moved<H: Host>(&self, place: &Place<'_, H>, level: Level, count: u64) {
-        let (engine, host, guest) = (place.engine, place.host, place.guest());
+    /// Counts moved units, and charges them to the rate limits.
+    fn count_moved<H: Host>(&self, context: &Context<'_, H>, level: Level, count: u64) {
+        let (engine, host, guest) = (context.engine, context.host, context.guest());
         self.report(engine, |report| report.count_moved(level, count));
         let pacers = [
             (&engine.rate, engine.policy().rate_bytes()),
@@ -125,8 +125,7 @@ impl Active {
         }
     }
 
-    /// There is nothing more to look at: at the job's end, or because its guest has stopped meanwhile and is no longer to be
-    /// seen.
+    /// Returns the final state of a job with nothing left to look at: it is complete, or its guest has stopped meanwhile.
     fn end<H: Host>(&self, engine: &Engine, host: &H) -> JobState {
         let is_gone = self.request.guest().is_some_and(|guest| host.space(guest).is_none());
         let mut state = JobState::Finished;
@@ -142,29 +141,29 @@ impl Active {
         state
     }
 
-    /// Moves the cursor on.
-    fn reach<H: Host>(&mut self, place: &Place<'_, H>, from: Ipa, to: Ipa) {
+    /// Advances the cursor.
+    fn reach<H: Host>(&mut self, context: &Context<'_, H>, from: Ipa, to: Ipa) {
         self.cursor.next = to;
         let bytes = to.get().saturating_sub(from.get());
         if bytes > 0 && self.request.frames().is_none() {
-            // What it goes back to may be seen twice, or not have been there when it was counted.
-            self.report(place.engine, |report| {
+            // Memory that the job goes back to may be seen twice, or may not be part of the total.
+            self.report(context.engine, |report| {
                 report.scanned_bytes += bytes;
                 report.total_bytes = report.total_bytes.max(report.scanned_bytes);
             });
         }
     }
 
-    /// Counts what cannot move of a portion; `behind` is where it lies.
+    /// Counts memory of a portion that cannot move. It lies behind the controllers in `behind`.
     fn count_unmoved<H: Host>(
         &self,
-        place: &Place<'_, H>,
+        context: &Context<'_, H>,
         portion: &Portion,
         reason: Reason,
         unmoved: &Unmoved,
         behind: ControllerSet,
     ) {
-        self.report(place.engine, |report| {
+        self.report(context.engine, |report| {
             report.count_unmoved(reason, unmoved);
             if reason == Reason::NoFrame {
                 report.stuck.add(behind, &portion.region.placement);
@@ -172,7 +171,7 @@ impl Active {
         });
     }
 
-    /// Counts what of `guest` was never seen at rest.
+    /// Counts all RAM of `guest` as unmoved: it could never be reached.
     fn miss<H: Host>(&self, engine: &Engine, host: &H, guest: GuestId) {
         let mut unmoved = Unmoved::default();
         let mut at = Ipa::default();
@@ -183,20 +182,20 @@ impl Active {
         self.report(engine, |report| report.count_unmoved(Reason::Busy, &unmoved));
     }
 
-    /// Passes over `leaf`, which cannot move.
-    fn skip<H: Host>(&mut self, place: &Place<'_, H>, portion: &Portion, leaf: Leaf, reason: Reason) {
+    /// Skips `leaf`, which cannot move.
+    fn skip<H: Host>(&mut self, context: &Context<'_, H>, portion: &Portion, leaf: Leaf, reason: Reason) {
         let end = (leaf.ipa().get() + leaf.size()).min(portion.end);
         let mut unmoved = Unmoved::default();
         let frame = plan::first_to_move(&self.request, leaf);
         unmoved.add_at(frame, portion.guest, leaf.ipa(), 1, end.saturating_sub(portion.from.get()));
-        let behind = place.host.span_of(Frame::containing(leaf.pa())).map(|span| span.controller);
-        self.count_unmoved(place, portion, reason, &unmoved, behind.into_iter().collect());
+        let behind = context.host.span_of(Frame::containing(leaf.pa())).map(|span| span.controller);
+        self.count_unmoved(context, portion, reason, &unmoved, behind.into_iter().collect());
         self.retries = 0;
-        self.reach(place, portion.from, Ipa::new_truncate(end));
+        self.reach(context, portion.from, Ipa::new_truncate(end));
     }
 }
 
-/// An optional value whose absence is all zeroes, so that a static engine takes no room in the image.
+/// An optional value. `None` is all zeroes, so that a static engine takes no room in the image.
 struct Slot<T>(Vec<T, 1>);
 
 impl<T> Slot<T> {
@@ -214,7 +213,7 @@ impl<T> Slot<T> {
 
     fn put(&mut self, value: T) {
         self.0.clear();
-        // It has room for one.
+        // Cannot fail: there is room for one.
         let _ = self.0.push(value);
     }
 
@@ -230,59 +229,59 @@ impl<T> Slot<T> {
 /// The worker's state between turns.
 pub(super) struct Worker {
     active: Slot<Active>,
-    hands: Hands,
+    mover: Mover,
     coalescing: Coalescing,
-    /// The job that time goes into, and since when.
+    /// The job that time is charged to.
     last: Option<JobId>,
+    /// The time of the last charge.
     since: u64,
 }
 
-/// What the worker has in its hands, besides the job: apart from it, so that neither has to be moved aside while it is
-/// worked on.
-struct Hands {
+/// The worker's state besides the job, which can be borrowed at the same time.
+struct Mover {
     reserve: Slot<Reserve>,
-    debts: Vec<Debt, 4>,
+    pending_scrubs: Vec<PendingScrub, 4>,
     sources: SpanCache,
     targets: SpanCache,
-    /// When the present step is to end.
+    /// The end of the current step.
     deadline: u64,
 }
 
-/// Whether there is time left before `deadline`, and nothing else for this CPU to do.
+/// Returns whether `deadline` is ahead and this CPU has nothing more urgent to do.
 fn is_before(time: &impl Time, deadline: u64) -> bool {
     time.now() < deadline && !time.is_wanted()
 }
 
 impl Worker {
     pub(super) const fn new() -> Self {
-        let hands = Hands {
+        let mover = Mover {
             reserve: Slot::empty(),
-            debts: Vec::new(),
+            pending_scrubs: Vec::new(),
             sources: SpanCache::new(),
             targets: SpanCache::new(),
             deadline: 0,
         };
-        Self { active: Slot::empty(), hands, coalescing: Coalescing::new(), last: None, since: 0 }
+        Self { active: Slot::empty(), mover, coalescing: Coalescing::new(), last: None, since: 0 }
     }
 
-    /// A step begins that is to end at `deadline`.
+    /// Starts a step that is to end at `deadline`.
     pub(super) fn begin_step(&mut self, now: u64, deadline: u64) {
         self.since = now;
-        self.hands.deadline = deadline;
+        self.mover.deadline = deadline;
     }
 
-    /// Whether the step that began last is to go on.
-    pub(super) fn goes_on(&self, time: &impl Time) -> bool {
-        self.hands.goes_on(time)
+    /// Returns whether the current step may continue.
+    pub(super) fn may_continue(&self, time: &impl Time) -> bool {
+        self.mover.may_continue(time)
     }
 
-    /// Does the next thing, in time that is `payer`'s.
+    /// Performs one turn in `payer`'s time.
     pub(super) fn turn<H: Host>(&mut self, engine: &Engine, host: &H, payer: Payer) -> Turn {
-        if self.hands.is_in_debt() && self.hands.pay_debt(engine, host) {
+        if self.mover.has_pending_scrub() && self.mover.scrub_pending(engine, host) {
             return Turn::Worked;
         }
         let Some(active) = self.active.get_mut() else { return self.start_next(engine, host, payer) };
-        match self.hands.advance(engine, host, active) {
+        match self.mover.advance(engine, host, active) {
             Outcome::Turn(turn) => turn,
             Outcome::Stop(state) => {
                 let left = engine.lock_jobs().stop(active.id, state, active.cursor, host.now());
@@ -297,17 +296,18 @@ impl Worker {
         }
     }
 
+    /// Starts the next job, or coalesces if no job can run.
     fn start_next<H: Host>(&mut self, engine: &Engine, host: &H, payer: Payer) -> Turn {
         let is_moving = self.coalescing.is_moving();
         let next = {
             let mut jobs = engine.lock_jobs();
             let is_away = |guest| plan::is_away(host, guest);
-            // An area in flight arrives first: no job begins meanwhile.
+            // An area in flight is completed first: no job starts meanwhile.
             let next = if is_moving { None } else { jobs.start_next(host.now(), is_away) };
             next.ok_or(if is_moving && jobs.has_ready(is_away) {
                 Turn::Worked
             } else if jobs.has_queued() {
-                // Each waits for a guest, which will not take long.
+                // All jobs wait for guests, which will not take long.
                 Turn::Wait(WAIT_SLICES * engine.slice_ticks(host))
             } else {
                 Turn::Idle
@@ -316,14 +316,14 @@ impl Worker {
         let (id, request, cursor) = match next {
             Ok(next) => next,
             Err(Turn::Worked) => {
-                self.hands.go_on_coalescing(engine, host, &mut self.coalescing);
+                self.mover.continue_coalescing(engine, host, &mut self.coalescing);
                 return Turn::Worked;
             }
             Err(Turn::Idle) if payer == Payer::Idle => {
-                // The time goes into no job.
+                // Coalescing is charged to no job.
                 self.charge(engine, host);
                 self.last = None;
-                return self.hands.coalesce(engine, host, &mut self.coalescing);
+                return self.mover.coalesce(engine, host, &mut self.coalescing);
             }
             Err(turn) => return turn,
         };
@@ -340,7 +340,7 @@ impl Worker {
         Turn::Worked
     }
 
-    /// Charges the time since then, or since the last charge, to the job that it went into.
+    /// Charges the time since the last charge to the job that used it.
     pub(super) fn charge<H: Host>(&mut self, engine: &Engine, host: &H) {
         let now = host.now();
         let ticks = now.wrapping_sub(self.since);
@@ -354,24 +354,24 @@ impl Worker {
     /// Brings `space` to rest: see [`Engine::abandon`].
     pub(super) fn abandon<H: Host>(&mut self, engine: &Engine, host: &H, space: &Space<H::Tables, H::Tlb>) {
         let guest = space.guest();
-        let place = Place { engine, host, space };
-        // The job may have left the guest already, since it is no longer to be seen.
+        let context = Context { engine, host, space };
+        // The job may have left the guest already, since the guest is gone.
         let is_here = |active: &&mut Active| active.cursor.guest == guest.index() as u8;
         let mut job = self.active.take();
         let mut nobody = Active::nobody(guest);
         let active = job.as_mut().filter(is_here).unwrap_or(&mut nobody);
-        self.hands.deadline = u64::MAX;
+        self.mover.deadline = u64::MAX;
         loop {
-            while self.hands.pay_debt(engine, host) {}
+            while self.mover.scrub_pending(engine, host) {}
             match space.work() {
                 Work::Nothing => break,
-                Work::Whole(_) => self.hands.roll_back(&place),
-                work => self.hands.go_on(&place, active, work),
+                Work::Huge(_) => self.mover.roll_back(&context),
+                work => self.mover.continue_work(&context, active, work),
             }
         }
         self.coalescing.leave(guest);
-        if self.hands.reserve.get().is_some_and(|reserve| reserve.guest() == guest) {
-            while self.hands.unreserve(host) {}
+        if self.mover.reserve.get().is_some_and(|reserve| reserve.guest() == guest) {
+            while self.mover.unreserve(host) {}
         }
         if let Some(active) = job.filter(|active| active.request.guest() != Some(guest)) {
             self.active.put(active);
@@ -379,11 +379,12 @@ impl Worker {
     }
 }
 
-impl Hands {
-    fn goes_on(&self, time: &impl Time) -> bool {
+impl Mover {
+    fn may_continue(&self, time: &impl Time) -> bool {
         is_before(time, self.deadline)
     }
 
+    /// Performs one turn of a job.
     fn advance<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
         let mut now = (JobState::Cancelled, 0);
         active.report(engine, |report| now = (report.state, report.moved.bytes()));
@@ -392,15 +393,15 @@ impl Hands {
         if let Some(guest) = GuestId::try_new(active.cursor.guest)
             && let Some(space) = host.space(guest)
         {
-            let place = Place { engine, host, space };
+            let context = Context { engine, host, space };
             match space.work() {
                 Work::Nothing => {}
-                Work::Whole(_) if state == JobState::Cancelling => {
-                    self.roll_back(&place);
+                Work::Huge(_) if state == JobState::Cancelling => {
+                    self.roll_back(&context);
                     return WORKED;
                 }
                 work => {
-                    self.go_on(&place, active, work);
+                    self.continue_work(&context, active, work);
                     return WORKED;
                 }
             }
@@ -409,7 +410,7 @@ impl Hands {
             JobState::Cancelling | JobState::Cancelled => Some(JobState::Cancelled),
             JobState::Pausing => Some(JobState::Paused),
             _ if active.left_bytes == 0 => Some(JobState::Finished),
-            // An owner's claim goes before the operator's convenience: this one goes on afterwards.
+            // A claim precedes the operator's jobs: this one continues afterwards.
             _ if engine.lock_jobs().is_overtaken(&active.request, |guest| plan::is_away(host, guest)) => {
                 Some(JobState::Queued)
             }
@@ -422,16 +423,17 @@ impl Hands {
         }
     }
 
-    /// Goes on with what is under way.
-    fn go_on<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, work: Work) {
+    /// Continues the work in flight.
+    fn continue_work<H: Host>(&mut self, context: &Context<'_, H>, active: &mut Active, work: Work) {
         match work {
             Work::Nothing => {}
-            Work::Whole(_) => self.copy_whole(place, active),
-            Work::Switched { .. } | Work::GivenUp { .. } => self.settle(place, active),
-            Work::Block(block) => self.move_block(place, active, block),
+            Work::Huge(_) => self.copy_huge(context, active),
+            Work::Switched { .. } | Work::GivenUp { .. } => self.settle(context, active),
+            Work::Block(block) => self.move_block(context, active, block),
         }
     }
 
+    /// Finds the job's next unit and starts it.
     fn next_unit<H: Host>(&mut self, engine: &Engine, host: &H, active: &mut Active) -> Outcome {
         let mut missed = Unmoved::default();
         let next = plan::next_portion(host, &active.request, &mut active.cursor, &mut missed);
@@ -446,14 +448,14 @@ impl Hands {
             Next::Portion(mut portion) => {
                 if let Some(end) = active.request.aim(portion.from) {
                     portion.end = portion.end.min(end);
-                    // The next 2 MiB have another target.
+                    // The next area has another target.
                     active.region = None;
                 }
                 portion
             }
             Next::Later => return WORKED,
             Next::Wait(_) if self.unreserve(host) => return WORKED,
-            // Others may go on meanwhile.
+            // Other jobs may run meanwhile.
             Next::Wait(guest) => {
                 active.report(engine, |report| report.waits_for = Some(guest));
                 return Outcome::Stop(JobState::Queued);
@@ -473,62 +475,70 @@ impl Hands {
             return Outcome::Turn(Turn::Wait(wait));
         }
         let Some(space) = host.space(guest) else { return WORKED };
-        let place = Place { engine, host, space };
+        let context = Context { engine, host, space };
         let region = Some((guest, portion.region.ipa));
         if active.region != region {
             active.region = region;
             active.is_exhausted = false;
         }
-        match self.find(&place, active, &portion) {
-            Found::None(reached) => active.reach(&place, portion.from, reached),
+        match self.find(&context, active, &portion) {
+            Found::None(reached) => active.reach(&context, portion.from, reached),
             Found::Leaf(leaf) => {
                 let from = leaf.ipa().max(portion.from);
-                active.reach(&place, portion.from, from);
-                self.begin(&place, active, &Portion { from, ..portion }, leaf);
+                active.reach(&context, portion.from, from);
+                self.begin(&context, active, &Portion { from, ..portion }, leaf);
             }
         }
         WORKED
     }
 
-    /// Looks for the next leaf to move, and counts those that would have to but cannot.
-    fn find<H: Host>(&mut self, place: &Place<'_, H>, active: &Active, portion: &Portion) -> Found {
+    /// Finds the next leaf to move, and counts selected leaves that cannot move.
+    fn find<H: Host>(&mut self, context: &Context<'_, H>, active: &Active, portion: &Portion) -> Found {
         let obstacle = plan::obstacle(&active.request, &portion.region);
         let reason = obstacle.or(active.is_exhausted.then_some(Reason::NoFrame));
         let (mut unmoved, mut behind) = (Unmoved::default(), ControllerSet::EMPTY);
-        let found = place.space.find(portion, |leaf| {
-            let is_selected = plan::is_selected(&active.request.select, place.host, &mut self.sources, leaf);
+        let found = context.space.find(portion, |leaf| {
+            let is_selected =
+                plan::is_selected(&active.request.select, context.host, &mut self.sources, leaf);
             if is_selected && reason.is_some() {
                 let frame = plan::first_to_move(&active.request, leaf);
                 unmoved.add_at(frame, portion.guest, leaf.ipa(), 1, leaf.size());
-                let controller = self.sources.controller(place.host, Frame::containing(leaf.pa()));
+                let controller = self.sources.controller(context.host, Frame::containing(leaf.pa()));
                 behind = controller.map_or(behind, |controller| behind.with(controller));
             }
             is_selected && reason.is_none()
         });
         if let Some(reason) = reason.filter(|_| unmoved.leaf_count > 0) {
-            active.count_unmoved(place, portion, reason, &unmoved, behind);
+            active.count_unmoved(context, portion, reason, &unmoved, behind);
         }
         found
     }
 
-    fn begin<H: Host>(&mut self, place: &Place<'_, H>, active: &mut Active, portion: &Portion, leaf: Leaf) {
+    /// Starts to move `leaf`, or demotes it to move its parts.
+    fn begin<H: Host>(
+        &mut self,
+        context: &Context<'_, H>,
+        active: &mut Active,
+        portion: &Portion,
+        leaf: Leaf,
+    ) {
         match leaf.level() {
-            Level::L3 => self.begin_pages(place, active, portion, leaf),
+            Level::L3 => self.begin_pages(context, active, portion, leaf),
             Level::L2
                 if portion.holds(leaf.ipa(), leaf.size())
-                    && plan::moves_whole(&active.request, leaf, active.left_bytes) =>
+                    && plan::moves_as_one(&active.request, leaf, active.left_bytes) =>
             {
-                self.begin_whole(place, active, portion, leaf);
+                self.begin_huge(context, active, portion, leaf);
             }
-            Level::L2 => self.demote(place, active, portion, leaf),
+            Level::L2 => self.demote(context, active, portion, leaf),
             _ => {
                 if portion.region.largest == Level::L1
                     && portion.holds(leaf.ipa(), leaf.size())
-                    && plan::moves_whole(&active.request, leaf, active.left_bytes)
+                    && plan::moves_as_one(&active.request, leaf, active.left_bytes)
                 {
-                    self.reserve(place, active, portion, leaf.ipa());
+                    self.reserve(context, active, portion, leaf.ipa());
                 }
-                self.demote(place, active, portion, leaf);
+                self.demote(context, active, portion, leaf);
             }
         }
     }
