@@ -1,4 +1,4 @@
-//! Every order of steps, within a bound, of worker, vCPUs and console: contents and books hold.
+//! Explores interleavings of worker, vCPUs and console within a bound, and checks memory contents and the allocator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,18 +9,18 @@ use crate::addr::{Frame, PAGEBLOCK_FRAMES};
 use crate::owner::GuestId;
 
 const BASE: u64 = 0x4000_0000;
-/// Runs of one search. More, and with them a search to its end, by the environment's INTERLEAVINGS.
+/// Number of runs of one search. The environment variable INTERLEAVINGS sets a larger one, for a complete search.
 const RUNS: u64 = if cfg!(miri) { 2 } else { 1_000 };
 
 struct World {
     host: Host,
     guest: GuestId,
-    /// vCPUs and console that are not done.
+    /// Number of vCPUs and consoles that are not done.
     busy: AtomicUsize,
 }
 
 impl World {
-    /// A guest with one area in blocks of `order`; vCPUs touch `pages` of it.
+    /// Makes a guest with one area in blocks of `order`. vCPUs touch `pages` of it.
     fn new(order: u8, pages: &[u64], busy: usize, scheduler: Arc<Scheduler>) -> Self {
         let mut host = Host::new(2 * PAGEBLOCK_FRAMES, Some(scheduler));
         let guest = host.add_guest();
@@ -33,7 +33,7 @@ impl World {
         Self { host, guest, busy: AtomicUsize::new(busy) }
     }
 
-    /// The worker: steps until there is nothing to do and nobody is left to make something.
+    /// Runs the worker until it is idle and the other threads are done.
     fn work(&self) {
         loop {
             let step = self.host.engine.step(&self.host, 40_000, Payer::Idle);
@@ -54,7 +54,7 @@ impl World {
         self.host.hardware.pause();
     }
 
-    /// Adds one to word 1 with Load-Exclusive and Store-Exclusive.
+    /// Increments word 1 with Load-Exclusive and Store-Exclusive.
     fn increment(&self, vcpu: usize, page: u64) {
         let hardware = &self.host.hardware;
         loop {
@@ -69,7 +69,7 @@ impl World {
             match hardware.store_exclusive(self.guest, vcpu, at(page), monitor) {
                 Ok(true) => return,
                 Ok(false) => {}
-                // The exception return clears the monitor: again from the load.
+                // The exception return clears the monitor: start again from the load.
                 Err(fault) => self.host.handle(self.guest, at(page), fault),
             }
         }
@@ -87,7 +87,7 @@ fn at(page: u64) -> crate::addr::Ipa {
     ipa(BASE + page * K4)
 }
 
-/// Every order with one preemption, as many as may be with two, and some at random with any number.
+/// Explores all orders with one preemption, up to the bound with two, and random ones with any number.
 fn search(build: impl Fn(Arc<Scheduler>) -> World, actors: &[Actor<'_, World>], check: impl Fn(&World)) {
     let asked = std::env::var("INTERLEAVINGS").ok().and_then(|runs| runs.parse().ok());
     let runs = asked.unwrap_or(RUNS);
@@ -127,7 +127,7 @@ fn two_writers_and_a_moving_page_area() {
 
 #[test]
 fn two_writers_and_a_moving_block() {
-    // A page of the first chunk, and one within the stall bound of the end.
+    // A page in the first part of the copy, and one within the stall bound of the end.
     search(
         |scheduler| World::new(9, &[3, 500], 2, scheduler),
         &[
@@ -264,7 +264,7 @@ fn two_writers_and_an_area_that_is_coalesced() {
             let mut host = Host::new(4 * PAGEBLOCK_FRAMES, Some(scheduler));
             let guest = host.add_guest();
             host.add_ram(guest, BASE, M2, 0, only(0));
-            // Its last page lies elsewhere: the area has to move into another block.
+            // The last page is in another block, so the area has to move.
             let scope = Scope::Range(guest, at(511), K4);
             host.engine.submit(Request::migrate(scope, controller(1))).unwrap();
             host.run_jobs();

@@ -1,4 +1,4 @@
-//! Jobs from one end to the other, on one CPU.
+//! Complete jobs on one CPU.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ mod evacuation;
 
 const BASE: u64 = 0x4000_0000;
 
-/// A guest with `size` bytes in blocks of `order` behind controller 0.
+/// Makes a guest with `size` bytes in blocks of `order` behind controller 0.
 fn guest(frames: u64, size: u64, order: u8) -> (Host, GuestId) {
     let mut host = Host::new(frames, None);
     let guest = host.add_guest();
@@ -40,7 +40,7 @@ fn migrate_all(host: &Host, guest: GuestId, to: u8) -> JobReport {
 }
 
 #[test]
-fn blocks_move_whole() {
+fn blocks_move_as_units() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 3 * M2, 9);
     let report = migrate_all(&host, guest, 1);
     assert_eq!(report.state, JobState::Finished);
@@ -56,11 +56,11 @@ fn blocks_move_whole() {
     assert_eq!(host.hardware.frames_copied.load(Ordering::Relaxed), 3 * PAGEBLOCK_FRAMES);
     let back = migrate_all(&host, guest, 0);
     assert_eq!(back.moved.blocks, 3);
-    assert_eq!(migrate_all(&host, guest, 0).moved, PairTotals::default(), "it is all there already");
+    assert_eq!(migrate_all(&host, guest, 0).moved, PairTotals::default(), "all of it is there already");
 }
 
 #[test]
-fn time_is_charged_to_the_job_that_it_went_into() {
+fn time_is_charged_to_the_job_that_used_it() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     host.hardware.ticks_per_copy.store(1, Ordering::Relaxed);
     // Both in one step.
@@ -88,7 +88,7 @@ fn pages_gather_into_blocks_and_are_promoted() {
 }
 
 #[test]
-fn pages_stay_pages_where_the_region_wants_it() {
+fn pages_are_not_promoted_if_the_region_forbids_it() {
     let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
     host.regions[0][0].largest = Level::L3;
     let report = migrate_all(&host, guest, 1);
@@ -98,21 +98,21 @@ fn pages_stay_pages_where_the_region_wants_it() {
 }
 
 #[test]
-fn what_is_no_unit_of_2_mib_any_more_is_not_begun_as_one() {
+fn a_leaf_that_was_demoted_meanwhile_is_not_moved_as_2_mib() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
     let space = host.space(guest).unwrap();
     let target = Frame::containing(Pa::new_truncate(host.frames_behind(1).start() * FRAME_SIZE));
     assert_eq!(space.begin_huge(ipa(BASE), target), Err(TableError::InMotion(ipa(BASE))));
     let leaf = space.with(|stage2| stage2.leaf(ipa(BASE))).unwrap();
     assert!(!leaf.is_protected() && !leaf.is_broken(), "{leaf:?}");
-    assert!(host.access(guest, 0, ipa(BASE), true), "it may be written to");
+    assert!(host.access(guest, 0, ipa(BASE), true), "the leaf is writable");
     host.check();
 }
 
 #[test]
-fn pages_that_come_to_lie_side_by_side_are_promoted() {
+fn pages_that_become_contiguous_are_promoted() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, M2, 0);
-    // No block to gather in: frame by frame, but in order and from an aligned one on.
+    // There is no block to gather in, but single frames are allocated in order from an aligned one.
     host.hardware.allocator().forbidden_orders.push(9);
     migrate_all(&host, guest, 1);
     assert_eq!(host.leaf_counts(guest), [0, 1, 0]);
@@ -130,7 +130,7 @@ fn a_part_of_a_block_is_moved_by_pages() {
     assert_eq!(host.leaf_counts(guest), [0, 0, 1024]);
     assert_eq!(host.engine.statistics().guest(guest).totals().demotions, 2);
     migrate_all(&host, guest, 1);
-    assert_eq!(host.leaf_counts(guest), [0, 1, 512], "what mostly lies there already is not gathered");
+    assert_eq!(host.leaf_counts(guest), [0, 1, 512], "an area that is mostly there already is not gathered");
 }
 
 #[test]
@@ -154,11 +154,11 @@ fn a_gigantic_leaf_is_moved_without_a_gigantic_block() {
     host.hardware.allocator().forbidden_orders.push(18);
     migrate_all(&host, guest, 1);
     assert_eq!(host.behind(guest), behind(1));
-    assert_eq!(host.leaf_counts(guest), [1, 0, 0], "the blocks came side by side");
+    assert_eq!(host.leaf_counts(guest), [1, 0, 0], "the blocks are contiguous");
 }
 
 #[test]
-fn a_cancelled_gigantic_move_gives_its_reserve_back() {
+fn a_cancelled_gigantic_move_releases_its_reserve() {
     let (host, guest) = guest(512 * PAGEBLOCK_FRAMES, G1, 18);
     let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     while host.moved(id) < 3 * M2 {
@@ -172,9 +172,9 @@ fn a_cancelled_gigantic_move_gives_its_reserve_back() {
 }
 
 #[test]
-fn blocks_are_moved_by_pages_where_no_block_is_free() {
+fn blocks_move_by_pages_if_no_block_is_free() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
-    // 600 frames on the target, of which no 512 are aligned.
+    // 600 free frames on the target, but no aligned 512.
     let blocker = GuestId::try_new(7).unwrap();
     for offset in [0, 1, 2, 3] {
         let frame = host.allocate(blocker, 9, &only(1), ipa(0)).unwrap();
@@ -196,7 +196,7 @@ fn blocks_are_moved_by_pages_where_no_block_is_free() {
 }
 
 #[test]
-fn a_full_target_takes_what_fits_and_the_rest_is_named() {
+fn a_full_target_takes_what_fits_and_the_rest_is_reported() {
     let mut host = Host::with_controllers(&[4 * PAGEBLOCK_FRAMES, PAGEBLOCK_FRAMES], None);
     let guest = host.add_guest();
     host.add_ram(guest, BASE, 3 * M2, 9, only(0));
@@ -209,7 +209,7 @@ fn a_full_target_takes_what_fits_and_the_rest_is_named() {
 }
 
 #[test]
-fn where_it_would_fit_heeds_placement_and_where_it_lies() {
+fn a_shortage_lists_controllers_that_have_room_and_are_allowed() {
     for (placement, fits) in [
         (Placement::Any, behind(2)),
         (Placement::prefer(controller(0)), behind(2)),
@@ -230,7 +230,7 @@ fn where_it_would_fit_heeds_placement_and_where_it_lies() {
 }
 
 #[test]
-fn what_cannot_move_says_why() {
+fn unmoved_memory_is_reported_with_its_reason() {
     let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
     for (number, mobility) in
         [Mobility::PinnedInPlace, Mobility::OptedOut, Mobility::Claimed, Mobility::InClaim]
@@ -269,7 +269,7 @@ fn a_controller_that_closes_at_any_step_of_a_job_ends_empty() {
                 host.access(guest, 0, ipa(BASE + step * M2 / 8), true);
             }
         }
-        // It is evacuated while the job targets it.
+        // The target is evacuated while the job runs.
         host.hardware.allocator().close(controller(1));
         let back = host.engine.submit(Request::evacuate(controller(1))).unwrap();
         host.run_jobs();
@@ -282,7 +282,7 @@ fn a_controller_that_closes_at_any_step_of_a_job_ends_empty() {
 }
 
 #[test]
-fn pinning_moves_what_lies_elsewhere() {
+fn pinning_moves_memory_behind_other_controllers() {
     let mut host = Host::with_controllers(&[4 * PAGEBLOCK_FRAMES; 4], None);
     let guest = host.add_guest();
     for number in 0..4 {
@@ -301,7 +301,7 @@ fn pinning_moves_what_lies_elsewhere() {
 }
 
 #[test]
-fn controllers_take_turns_over_what_lies_behind_one() {
+fn memory_behind_one_controller_is_interleaved() {
     for (order, largest) in [(0, Level::L3), (9, Level::L2), (18, Level::L1)] {
         let mut host = Host::with_controllers(&[1024 * PAGEBLOCK_FRAMES; 2], None);
         let guest = host.add_guest();
@@ -321,7 +321,7 @@ fn controllers_take_turns_over_what_lies_behind_one() {
             let span = host.span_of(Frame::containing(pa)).unwrap();
             assert_eq!(span.controller, turns.at(ipa(at)), "at {at:#x}");
         }
-        // There is nothing left to do.
+        // A second job finds nothing to do.
         let again = host.engine.submit(request).unwrap();
         host.run_jobs();
         assert_eq!(host.moved(again), 0);
@@ -329,7 +329,7 @@ fn controllers_take_turns_over_what_lies_behind_one() {
 }
 
 #[test]
-fn turns_go_on_where_one_of_the_controllers_is_full() {
+fn interleaving_continues_if_a_controller_is_full() {
     let mut host =
         Host::with_controllers(&[32 * PAGEBLOCK_FRAMES, PAGEBLOCK_FRAMES, 32 * PAGEBLOCK_FRAMES], None);
     let guest = host.add_guest();
@@ -344,10 +344,10 @@ fn turns_go_on_where_one_of_the_controllers_is_full() {
 }
 
 #[test]
-fn a_preferred_pin_to_a_full_controller_leaves_units_whole() {
+fn a_preferred_pin_to_a_full_controller_splits_no_unit() {
     let (mut host, first) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     let other = host.add_guest();
-    // Less than a unit is left on the target.
+    // Less than a unit is free on the target.
     host.add_ram(other, BASE, 4 * M2 - 16 * K4, 0, only(1));
     let preferred = Placement::prefer(controller(1));
     let id = host.engine.submit(Request::pin(Scope::Guest(first), preferred)).unwrap();
@@ -359,7 +359,7 @@ fn a_preferred_pin_to_a_full_controller_leaves_units_whole() {
 }
 
 #[test]
-fn a_share_of_a_guest_is_shifted_where_it_may_lie() {
+fn a_share_of_a_guest_is_shifted_if_its_placement_allows() {
     let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, 5 * M2, 9);
     let request = Request::shift(Scope::Guest(guest), controller(0), controller(1), 3 * M2);
     let pinned = host.engine.submit(request).unwrap();
@@ -383,7 +383,7 @@ fn a_slice_ends_in_time() {
     loop {
         let before = host.now();
         let step = host.engine.step(&host, 50_000, Payer::Idle);
-        // 50 µs, and what cannot be interrupted: a chunk of 32 frames at 300 ticks each.
+        // 50 µs, and one uninterruptible batch of 32 frames at 300 ticks each.
         assert!(host.now() - before <= 50_000 + 32 * 300 + 5_000, "{}", host.now() - before);
         if step == Step::Idle {
             break;
@@ -393,7 +393,7 @@ fn a_slice_ends_in_time() {
 }
 
 #[test]
-fn a_paused_job_lets_others_pass_and_goes_on_later() {
+fn a_paused_job_lets_others_run_and_continues_later() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     let [half, rest] = [0, 2].map(|area| Scope::Range(guest, ipa(BASE + area * M2), 2 * M2));
     let first = host.engine.submit(Request::migrate(half, controller(1))).unwrap();
@@ -415,7 +415,7 @@ fn a_paused_job_lets_others_pass_and_goes_on_later() {
 }
 
 #[test]
-fn a_cancelled_unit_stays_where_it_was() {
+fn a_cancelled_unit_stays_at_its_source() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
     host.engine.step(&host, 20_000, Payer::Idle);
@@ -438,7 +438,7 @@ fn a_write_splits_a_unit_and_the_parts_are_promoted() {
     host.engine.step(&host, 30_000, Payer::Idle);
     assert!(host.access(guest, 0, ipa(BASE + 7 * K4), false), "reads do not fault");
     let before = host.now();
-    assert!(!host.access(guest, 0, ipa(BASE + 511 * K4), true), "a write does");
+    assert!(!host.access(guest, 0, ipa(BASE + 511 * K4), true), "a write faults");
     assert!(host.now() - before < 5_000, "without waiting for a copy");
     assert_eq!(host.leaf_counts(guest), [0, 1, 512]);
     assert!(host.access(guest, 1, ipa(BASE), true));
@@ -448,11 +448,11 @@ fn a_write_splits_a_unit_and_the_parts_are_promoted() {
     assert_eq!((totals.splits, totals.promotions, totals.faults), (1, 1, 1));
     assert_eq!(host.leaf_counts(guest), [0, 2, 0]);
     assert_eq!(host.behind(guest), behind(1));
-    assert_eq!((totals.moved.pages, totals.moved.blocks), (512, 1), "what the split has moved counts");
+    assert_eq!((totals.moved.pages, totals.moved.blocks), (512, 1), "pages that the split has moved count");
 }
 
 #[test]
-fn a_writer_helps_where_little_is_left() {
+fn a_writer_helps_if_little_is_left() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
     host.engine.policy().set_stall_frames(512);
     host.engine.submit(Request::migrate(Scope::Guest(guest), controller(1))).unwrap();
@@ -479,7 +479,7 @@ fn a_unit_that_cannot_be_split_is_given_up_and_tried_again() {
     host.check();
     assert_eq!(host.moved(id), M2);
     assert_eq!(host.engine.statistics().guest(guest).totals().retries, 1);
-    // Where it happens every time, the job says so.
+    // If it happens every time, the job reports it.
     let id = host.engine.submit(Request::migrate(Scope::Guest(guest), controller(0))).unwrap();
     while host.engine.step(&host, 20_000, Payer::Idle) != Step::Idle {
         host.access(guest, 0, ipa(BASE), true);
@@ -490,11 +490,11 @@ fn a_unit_that_cannot_be_split_is_given_up_and_tried_again() {
 }
 
 #[test]
-fn a_guest_that_ends_takes_nothing_along() {
+fn a_guest_that_ends_leaks_nothing() {
     let is_gigantic = |steps: &u64| steps % 8 == 5;
-    // A GiB takes too long under Miri.
+    // 1 GiB takes too long under Miri.
     for steps in some((0..32).filter(|steps| !(cfg!(miri) && is_gigantic(steps))), 5) {
-        // Of a gigantic leaf, of blocks, of pages.
+        // A gigantic leaf, blocks, pages.
         let (host, guest) = match steps % 8 {
             5 => guest(512 * PAGEBLOCK_FRAMES, G1, 18),
             even if even % 2 == 0 => guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9),
@@ -518,12 +518,12 @@ fn a_guest_that_ends_takes_nothing_along() {
 }
 
 #[test]
-fn jobs_whose_guest_is_gone_are_cancelled_and_say_so() {
+fn jobs_whose_guest_is_gone_are_cancelled_as_abandoned() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     let ids =
         [1, 0].map(|to| host.engine.submit(Request::migrate(Scope::Guest(guest), controller(to))).unwrap());
     host.engine.step(&host, 20_000, Payer::Idle);
-    // It is no longer to be seen, and CPUs go on working before it is brought to rest.
+    // The guest is gone, and CPUs continue to work before its space is brought to rest.
     host.is_gone.store(true, Ordering::Relaxed);
     host.run_jobs();
     host.engine.abandon(&host, host.any_space(guest));
@@ -536,10 +536,10 @@ fn jobs_whose_guest_is_gone_are_cancelled_and_say_so() {
 
 #[test]
 fn a_helper_copies_no_more_than_the_stall_bound() {
-    // Just more than what is left after ten parts of the copy.
+    // Slightly more than is left after ten parts of the copy.
     const STALL: u16 = 33;
     let mut helps = 0;
-    // The worker goes on while the helper is about to take a lock: arrives, and begins with the next unit.
+    // The worker runs while the helper is about to take a lock: it completes the unit and starts the next one.
     for (locks, steps) in (0..6).flat_map(|locks| (0..30).map(move |steps| (locks, steps))) {
         let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
         let host = Rc::new(host);
@@ -549,7 +549,7 @@ fn a_helper_copies_no_more_than_the_stall_bound() {
         while copied() + u64::from(STALL) < PAGEBLOCK_FRAMES {
             host.engine.step(&*host, 1, Payer::Idle);
         }
-        assert!(PAGEBLOCK_FRAMES - copied() == 32, "a unit near its end, which nobody copies just now");
+        assert!(PAGEBLOCK_FRAMES - copied() == 32, "a nearly complete unit that nobody copies now");
         *host.work_at_lock.lock().unwrap() = Some((locks, steps));
         let other = host.clone();
         hooks::set_before_lock(Some(Rc::new(move || other.work_before_lock())));
@@ -607,7 +607,7 @@ fn the_rate_is_kept() {
 }
 
 #[test]
-fn a_failed_allocation_leaves_everything_sound() {
+fn a_failed_allocation_breaks_no_invariant() {
     for order in [0, 9, 18] {
         if order == 18 && cfg!(miri) {
             continue;
@@ -630,7 +630,7 @@ fn a_failed_allocation_leaves_everything_sound() {
 }
 
 #[test]
-fn faults_that_are_the_guests_own_are_told_apart() {
+fn faults_of_the_guests_own_are_told_apart() {
     let (host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
     let fault = |at, kind| host.engine.fault(&host, guest, ipa(at), kind);
     assert_eq!(fault(0, Fault::Translation), Verdict::NotOurs);

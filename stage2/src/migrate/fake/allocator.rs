@@ -1,4 +1,4 @@
-//! An allocator that knows who has which block, and takes nothing that is not exactly so.
+//! An allocator that knows the owner of each block, and fails on every mismatch.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,11 @@ use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::GuestId;
 use crate::range::FrameRange;
 
-/// What is in use.
+/// The blocks in use.
 pub(in super::super) trait Books {
-    /// Order and owner of the block that starts at `frame`.
+    /// Returns order and owner of the block that starts at `frame`.
     fn block(&self, frame: Frame) -> Option<(u8, GuestId)>;
+    /// Returns the number of frames in use.
     fn used_frames(&self) -> u64;
 }
 
@@ -21,9 +22,9 @@ pub(in super::super) struct Allocator {
     /// For each controller, a frame below which none is free.
     full_below: Vec<u64>,
     closed: ControllerSet,
-    /// Allocations of these orders fail.
+    /// Orders whose allocations fail.
     pub(in super::super) forbidden_orders: Vec<u8>,
-    /// Allocations until one fails, once.
+    /// Number of allocations that succeed before one fails, once.
     pub(in super::super) fail_after: Option<u64>,
     pub(in super::super) retired: Vec<FrameRange>,
 }
@@ -87,7 +88,7 @@ impl Allocator {
                 if self.is_free(first, order) {
                     return Some((number, first));
                 }
-                // Past the block that is in the way, or frame by frame around retired ones.
+                // After the block in the way, or step by step around retired frames.
                 let next = self.used.range(..first + size).next_back();
                 let past = next.map_or(0, |(start, (order, _))| start + (1 << order));
                 first = past.max(first + size).next_multiple_of(size);
@@ -102,7 +103,7 @@ impl Allocator {
         Frame::try_new(found)
     }
 
-    /// First frame, order and owner of the blocks that touch `frames`.
+    /// Returns first frame, order and owner of the blocks that overlap `frames`.
     pub(in super::super) fn blocks_in(&self, frames: FrameRange) -> impl Iterator<Item = (u64, u8, GuestId)> {
         let before = self.used.range(..frames.start()).next_back();
         let before = before.filter(move |(first, (order, _))| **first + (1 << order) > frames.start());

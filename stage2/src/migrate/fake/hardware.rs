@@ -1,4 +1,4 @@
-//! Frames, tables, TLBs, a clock.
+//! Frames, tables, TLBs and a clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,17 +11,17 @@ use crate::owner::GuestId;
 use crate::range::FrameRange;
 use crate::table::{Access, Kind, Level, Table};
 
-/// Words that stand for the 4 KiB of a frame.
+/// Number of words that stand for the 4 KiB of a frame.
 const WORDS: usize = 2;
-/// How many frames are allocated in one piece: for the reason given at [`crate::cases::tables`] no more.
+/// Number of frames in one allocation. No more, for the reason given at [`crate::cases::tables`].
 const PIECE: u64 = 64;
 
 type Frames = [[AtomicU64; WORDS]; PIECE as usize];
-/// Table frames.
+/// Number of table frames.
 const TABLES: usize = 48;
 const TABLE_BASE: u64 = 0x80_0000;
 
-/// A translation that a vCPU may use.
+/// A TLB entry.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     guest: GuestId,
@@ -37,33 +37,32 @@ pub(in super::super) struct Hardware {
     controllers: Vec<FrameRange>,
     #[expect(clippy::vec_box, reason = "each an allocation of its own: see `cases::tables`")]
     frames: Vec<Vec<Box<Frames>>>,
-    /// Frames written to since boot: those outside are zero.
     allocator: Mutex<Allocator>,
     arena: Vec<Box<Table>>,
     tables_taken: Mutex<Vec<bool>>,
     roots: Mutex<BTreeMap<GuestId, Pa>>,
     tlb: Mutex<Vec<Entry>>,
-    /// What each word has to hold, by guest and IPA; without an entry, the pattern.
+    /// The expected value of each word, by guest and IPA. Words without an entry have the pattern.
     expected: Mutex<BTreeMap<(GuestId, u64, usize), u64>>,
-    /// Bumped by each write to a word, for exclusives.
+    /// The number of writes to a word, for exclusives.
     versions: Mutex<BTreeMap<(u64, usize), u64>>,
-    /// Targets of copies that no `synchronise_fetches` came after.
+    /// Targets of copies since the last `synchronise_fetches`.
     unfetched: Mutex<BTreeSet<u64>>,
-    /// Pages that vCPUs touch, and the frames behind them: what has to do with none of them is not worth
-    /// a switch.
+    /// Pages that vCPUs touch. Only actions on these or on their frames are worth a switch of threads.
     watched: Mutex<BTreeSet<u64>>,
+    /// Frames behind the watched pages.
     interesting: Mutex<BTreeSet<u64>>,
-    /// Whether the last invalidation was of a page that vCPUs touch.
+    /// True if the last invalidation was of a watched page.
     is_hot: AtomicBool,
     clock: AtomicU64,
     scheduler: Option<Arc<Scheduler>>,
     pub(in super::super) fail_tables: AtomicBool,
     pub(in super::super) frames_copied: AtomicU64,
-    /// How long a frame takes.
+    /// Additional ticks for copying a frame.
     pub(in super::super) ticks_per_copy: AtomicU64,
 }
 
-/// What a word of `guest`'s page at `ipa` holds at first.
+/// Returns the first value of a word of `guest`'s page at `ipa`.
 fn pattern(guest: GuestId, ipa: u64, word: usize) -> u64 {
     (guest.index() as u64 + 1) << 56 | ipa << 4 | word as u64
 }
@@ -108,7 +107,7 @@ impl Hardware {
         self.clock.fetch_add(ticks, Ordering::Relaxed);
     }
 
-    /// Another CPU may run now.
+    /// Lets another CPU run, if the scheduler decides so.
     pub(in super::super) fn pause(&self) {
         if let Some(scheduler) = &self.scheduler {
             scheduler.pause();
@@ -142,13 +141,13 @@ impl Hardware {
         }
     }
 
-    /// vCPUs will touch the page at `ipa`, which `frame` is behind.
+    /// Notes that vCPUs will touch the page at `ipa`, which `frame` is behind.
     pub(in super::super) fn watch(&self, ipa: Ipa, frame: Frame) {
         self.watched.lock().unwrap().insert(ipa.get());
         self.interesting.lock().unwrap().insert(frame.number());
     }
 
-    /// Another CPU may run now, if what goes on concerns it.
+    /// Lets another CPU run if the last invalidation was of a watched page.
     pub(super) fn pause_if_hot(&self) {
         if self.is_hot.load(Ordering::Relaxed) {
             self.pause();
@@ -159,7 +158,7 @@ impl Hardware {
         self.interesting.lock().unwrap().contains(&frame.number())
     }
 
-    /// Copies word by word; another CPU may run in between.
+    /// Copies a frame word by word. Another CPU may run in between.
     pub(super) fn copy(&self, source: Frame, target: Frame) {
         let is_interesting = self.is_interesting(source) || self.is_interesting(target);
         if is_interesting {
@@ -275,7 +274,7 @@ impl Hardware {
         self.tlb.lock().unwrap().retain(|entry| !entry.is_dying);
     }
 
-    /// What a walk of `guest`'s tables yields: start and size of the leaf, PA, whether it may be written.
+    /// Walks `guest`'s tables. Returns start and size of the leaf, its PA, and whether it is writable.
     fn walk(&self, guest: GuestId, ipa: Ipa) -> Option<(u64, u64, u64, bool)> {
         let root = self.roots.lock().unwrap().get(&guest).copied()?;
         let mut frame = Frame::containing(root).checked_add(ipa.get() >> 39)?;
@@ -297,7 +296,7 @@ impl Hardware {
         }
     }
 
-    /// The frame that `vcpu` reaches at `ipa`, by its TLB or by a walk.
+    /// Returns the frame that `vcpu` reaches at `ipa`, by its TLB or by a walk.
     fn reach(&self, guest: GuestId, vcpu: usize, ipa: Ipa, is_write: bool) -> Result<Frame, Fault> {
         let mut tlb = self.tlb.lock().unwrap();
         let cached = tlb.iter().find(|entry| {
@@ -333,7 +332,7 @@ impl Hardware {
         written.unwrap_or_else(|| pattern(guest, page, word))
     }
 
-    /// Reads both words of a page and compares, or increments word 0. One step: nobody runs in between.
+    /// Checks both words of a page, and increments word 0 for a write. No other CPU runs in between.
     pub(in super::super) fn access(
         &self,
         guest: GuestId,
@@ -364,7 +363,7 @@ impl Hardware {
         self.expected.lock().unwrap().insert((guest, page, word), new);
     }
 
-    /// Load-Exclusive of word 1: yields what the monitor holds.
+    /// Performs a Load-Exclusive of word 1. Returns the monitor's state.
     pub(in super::super) fn load_exclusive(
         &self,
         guest: GuestId,
@@ -378,7 +377,7 @@ impl Hardware {
         Ok((frame, version))
     }
 
-    /// Store-Exclusive of word 1, plus one: yields whether it was done. The monitor holds a physical address.
+    /// Performs a Store-Exclusive of word 1 plus one. Returns whether it succeeded. The monitor holds a physical address.
     pub(in super::super) fn store_exclusive(
         &self,
         guest: GuestId,

@@ -1,5 +1,5 @@
-//! A machine in plain memory: frames of a few words, an allocator that keeps books, TLBs that keep what
-//! they may, vCPUs that read and write, and a scheduler that decides who runs when.
+//! A machine for tests: frames of a few words, an allocator that checks, TLBs that keep entries as long as they may, vCPUs
+//! that read and write, and a scheduler that decides which CPU runs.
 
 mod allocator;
 mod hardware;
@@ -30,7 +30,7 @@ pub(super) const K4: u64 = FRAME_SIZE;
 pub(super) const M2: u64 = FRAME_SIZE * PAGEBLOCK_FRAMES;
 pub(super) const G1: u64 = M2 * 512;
 
-/// Ticks that things take: one is an instruction.
+/// Ticks for copying a frame. A tick is an instruction.
 const COPY_TICKS: u64 = 300;
 const SCRUB_TICKS: u64 = 80;
 
@@ -87,28 +87,28 @@ impl Maintenance for Tlb {
     }
 }
 
-/// One guest, its memory, and migration.
+/// The machine: guests, their memory, and migration.
 pub(super) struct Host {
     pub(super) hardware: Arc<Hardware>,
     pub(super) engine: Engine,
     spaces: Vec<FakeSpace>,
     pub(super) regions: Vec<Vec<Region>>,
     pub(super) is_gone: AtomicBool,
-    /// Guests that start, a bit each.
+    /// Guests that are starting, a bit each.
     pub(super) coming: AtomicU32,
-    /// How often the reverse map was asked.
+    /// Number of lookups in the reverse map.
     pub(super) tenant_count: AtomicU64,
     pub(super) rate: AtomicU64,
-    /// How often something was said to have moved.
+    /// Number of notes that a unit has moved.
     pub(super) arrivals: AtomicU64,
-    /// Locks of spaces that are taken before the worker runs, on the CPU that takes the next one; and for how many steps.
+    /// The number of locks of spaces that are taken before the worker runs, and the number of its steps then.
     pub(super) work_at_lock: Mutex<Option<(u32, u32)>>,
-    /// Frames that the worker has copied so.
+    /// Frames that the worker has copied in these steps.
     pub(super) copied_at_lock: AtomicU64,
 }
 
 impl Host {
-    /// Two controllers with `frames` frames each (a multiple of 512), and no guest.
+    /// Makes a machine with two controllers of `frames` frames each (a multiple of 512), and no guest.
     pub(super) fn new(frames: u64, scheduler: Option<Arc<Scheduler>>) -> Self {
         Self::with_controllers(&[frames, frames], scheduler)
     }
@@ -140,7 +140,7 @@ impl Host {
         guest
     }
 
-    /// Gives `guest` RAM at `base`, in blocks of `order`, and writes the pattern into it.
+    /// Adds RAM for `guest` at `base`, in blocks of `order`, filled with the pattern.
     pub(super) fn add_ram(&mut self, guest: GuestId, base: u64, size: u64, order: u8, placement: Placement) {
         self.map_ram(guest, base, size, order, &placement);
         let largest = if order == 0 { Level::L2 } else { Level::L1 };
@@ -166,10 +166,10 @@ impl Host {
         }
     }
 
-    /// Lets the worker run until there is nothing to do.
+    /// Runs the worker until it is idle.
     pub(super) fn run_jobs(&self) {
         for _ in 0..2_000_000 {
-            // In a guest's time nothing but jobs is worked on.
+            // In a guest's time only jobs are worked on.
             match self.engine.step(self, u64::MAX, Payer::Guest(GuestId::default())) {
                 Step::Idle => return,
                 Step::Wait(ticks) => self.hardware.pass(ticks),
@@ -177,10 +177,10 @@ impl Host {
                 Step::Busy => self.relax(),
             }
         }
-        panic!("the jobs do not come to an end");
+        panic!("the jobs do not end");
     }
 
-    /// Lets an idle CPU work until there is nothing to do.
+    /// Runs an idle CPU until it has no work.
     pub(super) fn run_idle(&self) {
         for _ in 0..2_000_000 {
             match self.engine.step(self, u64::MAX, Payer::Idle) {
@@ -190,7 +190,7 @@ impl Host {
                 Step::Busy => self.relax(),
             }
         }
-        panic!("the work does not come to an end");
+        panic!("the work does not end");
     }
 
     /// Lets another CPU run.
@@ -217,7 +217,7 @@ impl Host {
         }
     }
 
-    /// One access of a vCPU, as often as it faults. Yields whether it was done at the first try.
+    /// Performs an access of a vCPU, and repeats it while it faults. Returns whether it succeeded at once.
     pub(super) fn access(&self, guest: GuestId, vcpu: usize, ipa: Ipa, is_write: bool) -> bool {
         let mut is_first = true;
         loop {
@@ -229,7 +229,7 @@ impl Host {
         }
     }
 
-    /// What EL2 does on a fault.
+    /// Handles a fault, as EL2 does.
     pub(super) fn handle(&self, guest: GuestId, ipa: Ipa, fault: Fault) {
         let verdict = self.engine.fault(self, guest, ipa, fault);
         assert_eq!(verdict, Verdict::Retry, "{fault:?} at {ipa}");
@@ -239,7 +239,7 @@ impl Host {
         self.engine.job(id).unwrap().moved.bytes()
     }
 
-    /// The controllers behind `guest`'s RAM.
+    /// Returns the controllers behind `guest`'s RAM.
     pub(super) fn behind(&self, guest: GuestId) -> ControllerSet {
         self.spaces[guest.index()].with(|stage2| {
             let leaves = stage2.leaves(Ipa::default(), 1 << 40);
@@ -247,7 +247,7 @@ impl Host {
         })
     }
 
-    /// The leaves of `guest`, by size: 1 GiB, 2 MiB, 4 KiB.
+    /// Returns the number of `guest`'s leaves of 1 GiB, 2 MiB and 4 KiB.
     pub(super) fn leaf_counts(&self, guest: GuestId) -> [u64; 3] {
         let mut counts = [0; 3];
         self.spaces[guest.index()].with(|stage2| {
@@ -256,7 +256,7 @@ impl Host {
         counts
     }
 
-    /// Everything that has to hold when no job is under way.
+    /// Checks the invariants that hold when no job is running.
     pub(super) fn check(&self) {
         let mut mapped = 0;
         for space in &self.spaces {
@@ -334,7 +334,7 @@ impl Frames for Host {
             self.hardware.check_zero(frame, 1 << order);
         }
         self.hardware.allocator().release(guest, frame, order);
-        // The allocator's own duty, done at once here.
+        // The allocator scrubs later; here it is done at once.
         self.hardware.scrub_free(frame, 1 << order);
     }
 
@@ -384,13 +384,13 @@ impl Guests for Host {
 
     fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
         let pa = self.any_space(guest).with(|stage2| stage2.translate(ipa));
-        assert_eq!(pa, Some(target.pa()), "{ipa} is said to have moved");
+        assert_eq!(pa, Some(target.pa()), "{ipa} was reported as moved");
         self.arrivals.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Host {
-    /// The address space, even of a guest that is gone.
+    /// Returns the address space, even of a guest that is gone.
     pub(super) fn any_space(&self, guest: GuestId) -> &FakeSpace {
         &self.spaces[guest.index()]
     }

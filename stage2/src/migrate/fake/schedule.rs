@@ -1,20 +1,20 @@
-//! Who runs when: threads of which one runs at a time, and a search through the orders that there are.
+//! Runs threads one at a time, and explores their interleavings.
 //!
-//! A thread goes on until a point where another may run. There the scheduler asks [`Choices`]: at a pause, whether to
-//! preempt (as often as the bound allows), and at a wait, who comes next. [`explore`] repeats a run with every
-//! combination of answers, or with random ones.
+//! A thread runs up to a point where another may run. There the scheduler asks [`Choices`]: at a pause, whether to preempt
+//! (up to the bound), and at a wait, which thread is next. [`explore`] repeats a run with every combination of answers, or
+//! with random ones.
 
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::sync::hooks;
 
-/// Waits in a row, by all threads, after which nobody can go on.
+/// Number of waits in a row, by all threads, that counts as a deadlock.
 const DEADLOCK: u32 = 20_000;
 
-/// The answers of one run.
+/// The choices of one run.
 pub(in super::super) struct Choices {
-    /// What was answered and how many answers there were.
+    /// The answers so far, each with the number of options.
     taken: Vec<(usize, usize)>,
     next: usize,
     preemptions: u32,
@@ -45,14 +45,14 @@ impl Choices {
 
 struct State {
     current: usize,
-    /// Threads that are not done.
+    /// True for threads that are not done.
     alive: Vec<bool>,
     waits: u32,
     choices: Choices,
     is_failed: bool,
 }
 
-/// Lets one thread run at a time.
+/// A scheduler that lets one thread run at a time.
 pub(in super::super) struct Scheduler {
     state: Mutex<State>,
     turn: Condvar,
@@ -68,7 +68,7 @@ impl Scheduler {
         Self { state: Mutex::new(state), turn: Condvar::new() }
     }
 
-    /// Another thread may run now.
+    /// Lets another thread run, if the choices say so.
     pub(super) fn pause(&self) {
         let Some(me) = NUMBER.get() else { return };
         let mut state = self.state.lock().unwrap();
@@ -77,7 +77,7 @@ impl Scheduler {
         if state.choices.preemptions == 0 || others.is_empty() {
             return;
         }
-        // At random, switching everywhere is as blind as nowhere.
+        // At random, switching at every point would find as little as never switching.
         let stays = state.choices.random.is_some() && state.choices.choose(4) != 0;
         let answer = if stays { 0 } else { state.choices.choose(others.len() + 1) };
         if answer > 0 {
@@ -86,7 +86,7 @@ impl Scheduler {
         }
     }
 
-    /// Another thread has to run now: this one waits for it.
+    /// Lets another thread run: this one waits for it.
     fn wait(&self) {
         let Some(me) = NUMBER.get() else { return };
         let mut state = self.state.lock().unwrap();
@@ -95,13 +95,13 @@ impl Scheduler {
             state.is_failed = true;
             self.turn.notify_all();
             drop(state);
-            panic!("nobody can go on");
+            panic!("deadlock");
         }
         let others: Vec<usize> = (0..state.alive.len()).filter(|&n| n != me && state.alive[n]).collect();
         if others.is_empty() {
             return;
         }
-        // In turn: the next one after this. What another order would give, preemption gives.
+        // The next thread in turn. Preemption covers other orders.
         let next = others.iter().copied().find(|&n| n > me).unwrap_or(others[0]);
         self.switch(state, me, next);
     }
@@ -141,20 +141,20 @@ impl Scheduler {
     }
 }
 
-/// How to look through the orders.
+/// A strategy of exploration.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) enum Explorer {
-    /// Every order with at most this many preemptions, but no more runs than that.
+    /// Every order with at most `preemptions` preemptions, but at most `runs` runs.
     Every { preemptions: u32, runs: u64 },
-    /// This many runs at random, from a seed.
+    /// `runs` random runs from a seed.
     Random { runs: u64, seed: u64 },
 }
 
-/// What one thread does.
+/// The body of a thread.
 pub(in super::super) type Actor<'a, W> = &'a (dyn Fn(&W) + Sync);
 
-/// Runs `actors` over a world that `build` makes, in one order after the other; `check` looks at each
-/// world at the end. Yields how many runs there were.
+/// Runs `actors` over a world that `build` makes, in one interleaving after the other. `check` checks each world at the end.
+/// Returns the number of runs.
 pub(in super::super) fn explore<W: Sync>(
     explorer: Explorer,
     build: impl Fn(Arc<Scheduler>) -> W,

@@ -1,8 +1,8 @@
-//! Areas that were split become units of 2 MiB again, in idle time and in no other.
+//! Coalescing in idle time.
 
 use super::*;
 
-/// A guest of two units of 2 MiB behind controller 0, one of which was split since a frame of it was retired.
+/// Makes a guest with two units of 2 MiB behind controller 0, one of them split by the retirement of a frame.
 fn split() -> (Host, GuestId) {
     let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     host.regions[0][0].placement = Placement::Any;
@@ -21,7 +21,7 @@ fn counts(host: &Host, guest: GuestId) -> (u64, u64) {
 }
 
 #[test]
-fn an_area_whose_frames_are_scattered_moves_into_one_block() {
+fn an_area_with_scattered_frames_moves_into_one_block() {
     let (host, guest) = split();
     let copied = host.hardware.frames_copied.load(Ordering::Relaxed);
     assert!(host.engine.has_spare_work());
@@ -37,9 +37,9 @@ fn an_area_whose_frames_are_scattered_moves_into_one_block() {
 }
 
 #[test]
-fn an_area_whose_frames_lie_side_by_side_is_promoted_where_it_is() {
+fn an_area_with_contiguous_frames_is_promoted_in_place() {
     let (host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
-    // A job that finds a frame for none of a unit's parts has demoted it in vain.
+    // A job demotes a unit and then finds no frame for any of its parts.
     host.hardware.allocator().forbidden_orders.extend([0, 9]);
     let report = migrate_all(&host, guest, 1);
     assert_eq!((report.moved.bytes(), report.unmoved_bytes()), (0, 2 * M2));
@@ -52,14 +52,14 @@ fn an_area_whose_frames_lie_side_by_side_is_promoted_where_it_is() {
 }
 
 #[test]
-fn what_lies_behind_several_controllers_or_is_to_be_small_stays() {
+fn areas_behind_several_controllers_or_of_small_regions_stay() {
     let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     let scope = Scope::Range(guest, ipa(BASE + M2 - 2 * K4), 5 * K4);
     let id = host.engine.submit(Request::migrate(scope, controller(1))).unwrap();
     host.run_idle();
     assert_eq!((host.moved(id), host.leaf_counts(guest)), (5 * K4, [0, 0, 1024]));
     assert_eq!(host.behind(guest), behind(0).with(controller(1)));
-    // Back: it is one again, unless it is to stay small.
+    // Back again: coalesced, unless the region forbids it.
     host.regions[0][0].largest = Level::L3;
     host.engine.submit(Request::migrate(scope, controller(0))).unwrap();
     host.run_idle();
@@ -72,7 +72,7 @@ fn what_lies_behind_several_controllers_or_is_to_be_small_stays() {
 }
 
 #[test]
-fn without_a_free_block_it_is_tried_again_when_memory_was_freed() {
+fn without_a_free_block_an_area_is_tried_again_once_memory_is_freed() {
     let (host, guest) = split();
     host.hardware.allocator().forbidden_orders.push(9);
     host.run_idle();
@@ -87,7 +87,7 @@ fn without_a_free_block_it_is_tried_again_when_memory_was_freed() {
 }
 
 #[test]
-fn a_turn_copies_a_batch_at_most_and_a_job_begins_once_the_area_is_at_rest() {
+fn a_turn_copies_at_most_a_batch_and_a_job_starts_once_the_area_is_at_rest() {
     for steps in some(1..60, 7) {
         let (host, guest) = split();
         let copied = || host.hardware.frames_copied.load(Ordering::Relaxed);
@@ -109,7 +109,7 @@ fn a_turn_copies_a_batch_at_most_and_a_job_begins_once_the_area_is_at_rest() {
 }
 
 #[test]
-fn a_guest_that_is_reset_or_stops_in_the_middle_leaves_nothing() {
+fn a_guest_that_is_reset_or_stops_meanwhile_leaks_nothing() {
     for (steps, is_reset) in some(1..40, 5).flat_map(|steps| [(steps, true), (steps, false)]) {
         let (host, guest) = split();
         (0..steps).for_each(|_| _ = host.engine.step(&host, 0, Payer::Idle));
@@ -130,14 +130,14 @@ fn a_guest_that_is_reset_or_stops_in_the_middle_leaves_nothing() {
 }
 
 #[test]
-fn the_limit_of_the_rate_holds_for_coalescing_too() {
+fn the_rate_limit_holds_for_coalescing_too() {
     let (host, guest) = split();
     host.engine.policy().set_rate_bytes(M2 * 100);
     host.engine.submit(Request::migrate(Scope::Range(guest, ipa(BASE), M2), controller(1))).unwrap();
     host.run_jobs();
     let started = host.now();
     host.run_idle();
-    // It waits for the 10 ms that the job's 2 MiB take.
+    // It waits for the 10 ms that the job's 2 MiB have used up.
     assert!(host.now() - started >= 9_000_000, "{}", host.now() - started);
     assert_eq!(host.leaf_counts(guest), [0, 2, 0]);
 }

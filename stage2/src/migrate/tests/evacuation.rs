@@ -1,9 +1,9 @@
-//! Frames and controllers that all tenants leave.
+//! Jobs that clear frames or controllers.
 
 use super::*;
 
 #[test]
-fn retired_frames_are_left_by_their_tenants() {
+fn tenants_leave_retired_frames() {
     let (mut host, guest) = guest(4 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     host.regions[0][0].placement = Placement::Any;
     let bad = host.any_space(guest).with(|s| s.translate(ipa(BASE + M2 + 7 * K4))).unwrap();
@@ -12,7 +12,7 @@ fn retired_frames_are_left_by_their_tenants() {
     let id = host.engine.submit(Request::retire(frames)).unwrap();
     host.run_jobs();
     host.check();
-    // The unit is demoted in place: most of it need not move.
+    // The unit is demoted in place, since most of it does not have to move.
     assert_eq!(host.moved(id), K4);
     assert_eq!(host.leaf_counts(guest), [0, 1, 512]);
     assert_eq!(host.behind(guest), behind(0), "within its controller");
@@ -21,10 +21,10 @@ fn retired_frames_are_left_by_their_tenants() {
 }
 
 #[test]
-fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
+fn a_turn_skips_a_bounded_number_of_closed_tenants() {
     let (host, guest) = guest(512 * PAGEBLOCK_FRAMES, M2, 0);
     host.is_gone.store(true, Ordering::Relaxed);
-    // 512 tenants that cannot be reached and are not waited for, and then 511 pageblocks with nobody.
+    // 512 tenants that cannot be reached and that the job does not wait for, then 511 pageblocks without tenants.
     let frames = host.frames_behind(0);
     let id = host.engine.submit(Request::retire(frames)).unwrap();
     let mut steps = 0;
@@ -36,8 +36,8 @@ fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
     assert!(steps >= 512 / 64 + 512 / 64, "{steps}");
     let report = host.engine.job(id).unwrap();
     assert_eq!((report.state, report.scanned_bytes), (JobState::Incomplete, frames.bytes()));
-    assert_eq!(report.unmoved(Reason::Busy).bytes, M2, "what stays is counted");
-    // Its space opens between two turns: what the cursor has not passed is moved.
+    assert_eq!(report.unmoved(Reason::Busy).bytes, M2, "unmoved memory is counted");
+    // The space opens between two turns: memory after the cursor moves.
     let id = host.engine.submit(Request::retire(frames)).unwrap();
     (0..4).for_each(|_| _ = host.engine.step(&host, 0, Payer::Idle));
     host.is_gone.store(false, Ordering::Relaxed);
@@ -47,7 +47,7 @@ fn a_turn_passes_a_bounded_number_of_tenants_that_are_closed() {
     host.check();
 }
 
-/// Lets the worker work, and notes that it neither ends nor spins.
+/// Runs the worker, and checks that the job neither ends nor spins.
 fn waits(host: &Host, id: JobId) {
     let mut wait_count = 0;
     for _ in 0..100 {
@@ -56,10 +56,10 @@ fn waits(host: &Host, id: JobId) {
                 wait_count += 1;
                 host.hardware.pass(ticks);
             }
-            step => assert_eq!(step, Step::More, "it is not over"),
+            step => assert_eq!(step, Step::More, "the job is not over"),
         }
     }
-    assert!(wait_count > 50, "it waits, and does not spin: {wait_count}");
+    assert!(wait_count > 50, "the job waits and does not spin: {wait_count}");
     assert!(!host.engine.job(id).unwrap().state.is_over());
 }
 
@@ -80,7 +80,7 @@ fn frames_of_a_guest_that_starts_are_cleared_once_it_runs() {
         let report = host.engine.job(id).unwrap();
         assert_eq!((report.state, report.waits_for), (JobState::Queued, Some(first)));
         assert_eq!((report.moved.bytes(), report.scanned_bytes), (0, 0));
-        // One comes before the other.
+        // The guests become reachable one after the other.
         host.coming.store(1 << late, Ordering::Relaxed);
         waits(&host, id);
         host.coming.store(0, Ordering::Relaxed);
@@ -95,7 +95,7 @@ fn frames_of_a_guest_that_starts_are_cleared_once_it_runs() {
 }
 
 #[test]
-fn a_job_that_waits_for_a_guest_does_not_keep_others_waiting() {
+fn a_job_that_waits_for_a_guest_does_not_block_others() {
     let (mut host, _) = guest(8 * PAGEBLOCK_FRAMES, 2 * M2, 9);
     let second = host.add_guest();
     host.add_ram(second, BASE, 2 * M2, 9, only(0));
@@ -112,7 +112,7 @@ fn a_job_that_waits_for_a_guest_does_not_keep_others_waiting() {
 }
 
 #[test]
-fn frames_of_a_guest_that_is_reset_in_the_middle_are_cleared_afterwards() {
+fn frames_of_a_guest_that_is_reset_meanwhile_are_cleared_afterwards() {
     let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 0);
     host.regions[0][0].placement = Placement::Any;
     let frames = FrameRange::try_new(host.frames_behind(0).first(), 4 * PAGEBLOCK_FRAMES).unwrap();
@@ -132,7 +132,7 @@ fn frames_of_a_guest_that_is_reset_in_the_middle_are_cleared_afterwards() {
 }
 
 #[test]
-fn a_guest_that_is_reset_all_the_time_does_not_keep_a_job_by_frames() {
+fn a_guest_that_is_reset_all_the_time_does_not_hold_up_a_job_by_frames() {
     let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     host.regions[0][0].placement = Placement::Any;
     let frames = FrameRange::try_new(host.frames_behind(0).first(), 4 * PAGEBLOCK_FRAMES).unwrap();
@@ -232,7 +232,7 @@ fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_res
     while host.moved(id) < M2 {
         host.engine.step(&host, 20_000, Payer::Idle);
     }
-    // The first one is reset in the middle of it.
+    // The first guest is reset meanwhile.
     set(&[first, second]);
     host.engine.abandon(&host, host.any_space(first));
     let mut waits = 0;
@@ -242,10 +242,10 @@ fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_res
                 waits += 1;
                 host.hardware.pass(ticks);
             }
-            step => assert_eq!(step, Step::More, "it is not over"),
+            step => assert_eq!(step, Step::More, "the job is not over"),
         }
     }
-    assert!(waits > 90, "it waits, and does not spin: {waits}");
+    assert!(waits > 90, "the job waits and does not spin: {waits}");
     let report = host.engine.job(id).unwrap();
     assert_eq!((report.state, report.waits_for), (JobState::Queued, Some(first)));
     set(&[]);
@@ -258,7 +258,7 @@ fn an_evacuation_waits_for_a_guest_that_starts_and_comes_back_to_one_that_is_res
 }
 
 #[test]
-fn an_evacuation_can_be_cancelled_while_it_waits_and_does_not_wait_for_what_does_not_come() {
+fn a_waiting_evacuation_can_be_cancelled_and_ends_when_the_guest_stops() {
     let (host, first) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
     host.hardware.allocator().close(controller(0));
     for is_cancelled in [true, false] {
@@ -270,7 +270,7 @@ fn an_evacuation_can_be_cancelled_while_it_waits_and_does_not_wait_for_what_does
         if is_cancelled {
             host.engine.cancel(&host, id).unwrap();
         } else {
-            // It was stopped before it ran.
+            // The guest was stopped before it ran.
             host.is_gone.store(true, Ordering::Relaxed);
             host.coming.store(0, Ordering::Relaxed);
         }
@@ -284,13 +284,13 @@ fn an_evacuation_can_be_cancelled_while_it_waits_and_does_not_wait_for_what_does
 }
 
 #[test]
-fn a_guest_that_is_reset_all_the_time_does_not_keep_an_evacuation() {
+fn a_guest_that_is_reset_all_the_time_does_not_hold_up_an_evacuation() {
     let (mut host, first) = guest(8 * PAGEBLOCK_FRAMES, 4 * M2, 9);
     host.regions[0][0].placement = Placement::Any;
     host.hardware.allocator().close(controller(0));
     let id = host.engine.submit(Request::evacuate(controller(0))).unwrap();
     for turn in 0..10_000 {
-        // Its memory is there for as long as one short step.
+        // The guest's memory can be reached for one short step at a time.
         let is_coming = turn % 2 == 0;
         host.coming.store(u32::from(is_coming), Ordering::Relaxed);
         if is_coming {
