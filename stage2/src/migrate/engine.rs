@@ -51,7 +51,8 @@ pub enum Step {
 pub struct Shortage {
     /// Bytes without a target.
     pub bytes: u64,
-    /// Controllers with that much free memory that all of the regions allow, except a controller that has all of it already.
+    /// Controllers with that much free memory that all of the regions allow, except a controller that has all of it
+    /// already.
     pub fits: ControllerSet,
 }
 
@@ -153,8 +154,8 @@ impl Engine {
         jobs.reports().filter(|report| report.id > after).min_by_key(|report| report.id).copied()
     }
 
-    /// Returns how much of a job's memory found no frames, and which other controllers have that much free and are allowed
-    /// by the placement of the regions.
+    /// Returns how much of a job's memory found no frames, and which other controllers have that much free and are
+    /// allowed by the placement of the regions.
     pub fn shortage(&self, host: &impl Frames, report: &JobReport) -> Shortage {
         let bytes = report.unmoved(Reason::NoFrame).bytes;
         let stuck = report.stuck;
@@ -189,11 +190,11 @@ impl Engine {
         if wait == 0 { self.slice_ticks(time) } else { 0 }
     }
 
-    /// Works on the jobs for at most `ticks`, and for at most a slice. While one CPU is here, others get [`Step::Busy`] at
-    /// once.
+    /// Works on the jobs for at most `ticks`, and for at most a slice. While one CPU is here, others get [`Step::Busy`]
+    /// at once.
     ///
-    /// A slice may end late by one uninterruptible action, in the order of 10,000 instructions: a batch of 4 KiB units, the
-    /// frames of a 2 MiB unit that are copied between two looks at the time, or a change of a leaf's size.
+    /// A slice may end late by one uninterruptible action, in the order of 10,000 instructions: a batch of 4 KiB units,
+    /// the frames of a 2 MiB unit that are copied between two looks at the time, or a change of a leaf's size.
     pub fn step<H: Host>(&self, host: &H, ticks: u64, payer: Payer) -> Step {
         let Some(mut worker) = self.worker.try_lock() else { return Step::Busy };
         let started = host.now();
@@ -277,8 +278,8 @@ impl Engine {
         self.shares[guest.index() % MAX_GUESTS].charge(time.now(), cost);
     }
 
-    /// Handles a guest's access that trapped at `ipa`: waits for a unit in flight, copies it, or splits it. The stall counts
-    /// towards the guest's share.
+    /// Handles a guest's access that trapped at `ipa`: waits for a unit in flight, copies it, or splits it. The stall
+    /// counts towards the guest's share.
     pub fn fault<H: Host>(&self, host: &H, guest: GuestId, ipa: Ipa, fault: Fault) -> Verdict {
         let Some(space) = host.space(guest) else { return Verdict::NotOurs };
         let started = host.now();
@@ -290,10 +291,10 @@ impl Engine {
         verdict
     }
 
-    /// Brings `space` to rest before its guest's memory is freed: completes or undoes the unit in flight, releases what is
-    /// left over, and cancels the jobs about this guest alone. No vCPU of the guest may run, and
-    /// [`Guests::space`](super::Guests::space) must no longer return the space. Takes up to the time of moving one 2 MiB
-    /// area, after the slice that another CPU may be in.
+    /// Brings `space` to rest before its guest's memory is freed: completes or undoes the unit in flight, releases what
+    /// is left over, and cancels the jobs about this guest alone. No vCPU of the guest may run, and
+    /// [`Guests::space`](super::Guests::space) must no longer return the space. Takes up to the time of moving one 2
+    /// MiB area, after the slice that another CPU may be in.
     pub fn abandon<H: Host>(&self, host: &H, space: &Space<H::Tables, H::Tlb>) {
         let mut worker = loop {
             if let Some(worker) = self.worker.try_lock() {

@@ -32,9 +32,9 @@ pub const SOME: u64 = 48;
 pub trait Copier {
     /// Copies `count` frames of `guest`'s memory from `source` to `target`.
     ///
-    /// Cleans and invalidates the source first, since the guest may have written past the caches, with caches off or by a
-    /// Non-cacheable mapping. Cleans the target to the point of coherency and completes that by DSB ISH, since only the CPU
-    /// that issued the maintenance can complete it (D7.5.9).
+    /// Cleans and invalidates the source first, since the guest may have written past the caches, with caches off or by
+    /// a Non-cacheable mapping. Cleans the target to the point of coherency and completes that by DSB ISH, since only
+    /// the CPU that issued the maintenance can complete it (D7.5.9).
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64);
 
     /// Copies frames like [`Self::copy`], [`SOME`] at a time, until `goes_on` returns false. Returns the number copied.
@@ -85,8 +85,8 @@ pub trait Copier {
     /// Zeroes `count` frames from `frame`.
     fn scrub(&self, frame: Frame, count: u64);
 
-    /// Makes copied instructions visible to the fetches of all CPUs: DSB ISH; IC IALLUIS unless CTR_EL0.DIC; DSB ISH; ISB.
-    /// The first DSB also completes the copies and their cleaning.
+    /// Makes copied instructions visible to the fetches of all CPUs: DSB ISH; IC IALLUIS unless CTR_EL0.DIC; DSB ISH;
+    /// ISB. The first DSB also completes the copies and their cleaning.
     fn synchronise_fetches(&self);
 }
 
@@ -127,8 +127,8 @@ pub trait Frames {
     /// Splits an allocated block of `guest` into 512 blocks. Returns false if that failed.
     fn divide(&self, guest: GuestId, frame: Frame, order: u8) -> bool;
 
-    /// Merges 512 allocated blocks of `guest` from `frame` into one block of `order`, to be mapped at `ipa`. Returns false
-    /// if that failed.
+    /// Merges 512 allocated blocks of `guest` from `frame` into one block of `order`, to be mapped at `ipa`. Returns
+    /// false if that failed.
     fn unite(&self, guest: GuestId, frame: Frame, order: u8, ipa: Ipa) -> bool;
 
     /// Returns the controller behind `frame`, and the range of frames around it behind the same controller.
@@ -205,8 +205,8 @@ pub trait Guests {
     /// Returns the address space of `guest`, if the guest exists and its memory can be reached.
     fn space(&self, guest: GuestId) -> Option<&Space<Self::Tables, Self::Tlb>>;
 
-    /// Returns the reason why the memory of `guest` cannot be reached for now; `None` for a guest that runs or is off. Jobs
-    /// wait for an absent guest.
+    /// Returns the reason why the memory of `guest` cannot be reached for now; `None` for a guest that runs or is off.
+    /// Jobs wait for an absent guest.
     fn absence(&self, guest: GuestId) -> Option<Absence> {
         let _ = guest;
         None
@@ -218,7 +218,8 @@ pub trait Guests {
     /// Returns the limit for moving `guest`'s memory in bytes per second; 0 for no limit.
     fn rate_bytes(&self, guest: GuestId) -> u64;
 
-    /// Notes that the unit at `ipa` of `guest` has moved to `target`, and possibly units after it to the frames after it.
+    /// Notes that the unit at `ipa` of `guest` has moved to `target`, and possibly units after it to the frames after
+    /// it.
     fn has_moved(&self, guest: GuestId, ipa: Ipa, target: Frame) {
         let _ = (guest, ipa, target);
     }

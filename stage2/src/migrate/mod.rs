@@ -10,8 +10,8 @@
 //! - A *helper* is a CPU inside [`Engine::fault`]: its vCPU touched a unit in flight.
 //!
 //! # States of a unit
-//! A unit's state is in its leaf (valid bit, protection and [`Mark`](crate::table::Mark)), so a CPU that faults on the unit
-//! finds it there. The guest's [`Space`] has what does not fit into the leaf.
+//! A unit's state is in its leaf (valid bit, protection and [`Mark`](crate::table::Mark)), so a CPU that faults on the
+//! unit finds it there. The guest's [`Space`] has what does not fit into the leaf.
 //!
 //! A unit of 4 KiB:
 //!
@@ -33,44 +33,45 @@
 //! | split | table of 4 KiB leaves at rest: copied ones at the target, the others at the source | vCPUs | The worker moves the others as 4 KiB units into the same target block, then promotes. |
 //! | at rest | valid, at the target | vCPUs | |
 //!
-//! If a guest writes to a 2 MiB unit that is being copied and at most [`Policy::stall_frames`](policy::Policy) are left, its
-//! CPU waits for the copy or does it. Otherwise the unit is split, which copies nothing, and the guest writes to the source.
-//! If there is no memory for the table of the split, the worker gives the unit up: it becomes writable at the source and is
-//! tried again. A helper takes the copy under the lock under which it looked at the unit, so the bound holds for the unit
-//! that it copies.
+//! If a guest writes to a 2 MiB unit that is being copied and at most [`Policy::stall_frames`](policy::Policy) are
+//! left, its CPU waits for the copy or does it. Otherwise the unit is split, which copies nothing, and the guest writes
+//! to the source. If there is no memory for the table of the split, the worker gives the unit up: it becomes writable
+//! at the source and is tried again. A helper takes the copy under the lock under which it looked at the unit, so the
+//! bound holds for the unit that it copies.
 //!
 //! # Order of barriers and invalidations (DDI 0487)
-//! 1. *Break or protect; DSB ISHST; TLBI IPAS2E1IS; DSB ISH; TLBI VMALLE1IS; DSB ISH*, before the first read of the source.
-//!    When the last DSB completes, so have all stores through the old translation (D8.14, completion of TLB maintenance).
-//! 2. *DC CIVAC on the source; copy; DC CIVAC on the target*. A guest with its MMU or caches off, or with a Non-cacheable
-//!    mapping, accesses memory and not the cache (B2.7; D7.2). Fetches read at the point of unification.
+//! 1. *Break or protect; DSB ISHST; TLBI IPAS2E1IS; DSB ISH; TLBI VMALLE1IS; DSB ISH*, before the first read of the
+//!    source. When the last DSB completes, so have all stores through the old translation (D8.14, completion of TLB
+//!    maintenance).
+//! 2. *DC CIVAC on the source; copy; DC CIVAC on the target*. A guest with its MMU or caches off, or with a
+//!    Non-cacheable mapping, accesses memory and not the cache (B2.7; D7.2). Fetches read at the point of unification.
 //! 3. *DSB ISH; IC IALLUIS; DSB ISH* ([`Copier::synchronise_fetches`]), before the target can be fetched from. An
 //!    instruction cache may still hold the target's previous content (D7.5.9). One for a batch.
 //! 4. *Make; DSB ISHST*. A change from invalid to valid needs no invalidation, since faults are not cached (D8.13).
 //! 5. *Scrub and release the source*. Since 1, no TLB has a translation to it.
 //!
-//! Hardware may set a leaf's access flag at any time. [`table`](crate::table) changes leaves by atomic operations that keep
-//! it, and hardware does not write to an invalid descriptor (D8.4, hardware updates): no update is lost between break and
-//! make.
+//! Hardware may set a leaf's access flag at any time. [`table`](crate::table) changes leaves by atomic operations that
+//! keep it, and hardware does not write to an invalid descriptor (D8.4, hardware updates): no update is lost between
+//! break and make.
 //!
-//! A stage 1 walk through a unit in flight faults like any other access, with S1PTW set. A walk that updates the guest's own
-//! descriptor is a write: on a protected unit it takes a permission fault. Such a fault is therefore handled as a write,
-//! whatever the syndrome says.
+//! A stage 1 walk through a unit in flight faults like any other access, with S1PTW set. A walk that updates the
+//! guest's own descriptor is a write: on a protected unit it takes a permission fault. Such a fault is therefore
+//! handled as a write, whatever the syndrome says.
 //!
-//! A Load-Exclusive works on a protected unit; a Store-Exclusive or an atomic takes a permission fault. The exception return
-//! clears the local monitor (B2.9), so the Store-Exclusive fails and the guest tries again. If a unit moves between the two
-//! without a fault, the global monitor holds the source's address, which does not cover the Store-Exclusive to the target
-//! (B2.9.3).
+//! A Load-Exclusive works on a protected unit; a Store-Exclusive or an atomic takes a permission fault. The exception
+//! return clears the local monitor (B2.9), so the Store-Exclusive fails and the guest tries again. If a unit moves
+//! between the two without a fault, the global monitor holds the source's address, which does not cover the
+//! Store-Exclusive to the target (B2.9.3).
 //!
 //! # Guests that start, reset or stop
-//! The memory of such a guest cannot be reached ([`Guests::absence`]). A job passes over it and comes back at the end, a
-//! bounded number of times. A job that waits for a guest stays in the queue, and others run. A job on behalf of a guest
-//! that starts does not wait for guests that start.
+//! The memory of such a guest cannot be reached ([`Guests::absence`]). A job passes over it and comes back at the end,
+//! a bounded number of times. A job that waits for a guest stays in the queue, and others run. A job on behalf of a
+//! guest that starts does not wait for guests that start.
 //!
 //! # Idle time
-//! Jobs leave areas in 4 KiB units. When no job can run, an idle CPU coalesces them (`worker/coalesce.rs`); no CPU does so
-//! in a guest's time. If the units lie apart, they first move into one block, like those of a job; between two batches the
-//! area is at rest. A job that arrives meanwhile starts once the area is complete.
+//! Jobs leave areas in 4 KiB units. When no job can run, an idle CPU coalesces them (`worker/coalesce.rs`); no CPU does
+//! so in a guest's time. If the units lie apart, they first move into one block, like those of a job; between two
+//! batches the area is at rest. A job that arrives meanwhile starts once the area is complete.
 //!
 //! # Locks
 //! In this order:
@@ -79,8 +80,8 @@
 //! 3. one [`Space`]'s,
 //! 4. an arena's ([`alloc`](crate::phys::alloc)).
 //!
-//! Under the jobs' lock the worker asks whether a guest's memory is there; that takes no lock. Under a space's lock nothing
-//! is scrubbed or printed, and no more is copied than the stall bound allows.
+//! Under the jobs' lock the worker asks whether a guest's memory is there; that takes no lock. Under a space's lock
+//! nothing is scrubbed or printed, and no more is copied than the stall bound allows.
 //!
 //! # Invariant
 //! Each leaf of a guest's RAM is backed by one allocated block of the same size (order 0, 9 or 18) that the guest owns.

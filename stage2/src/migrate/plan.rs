@@ -15,8 +15,8 @@ use crate::table::{Leaf, Level, Maintenance, TableMemory};
 const LOOK: usize = 128;
 /// Number of tenants with a closed space that are passed over in a turn.
 const SKIP: u32 = 64;
-/// Number of times that a job goes back to guests whose memory was not there. A guest that is reset all the time does not
-/// hold it up for ever.
+/// Number of times that a job goes back to guests whose memory was not there. A guest that is reset all the time does
+/// not hold it up for ever.
 const RETURNS: u8 = 16;
 /// Number of frames that are searched for a tenant in a turn.
 const SEARCH: u64 = 64 * PAGEBLOCK_FRAMES;
@@ -76,8 +76,8 @@ pub(super) enum Next {
     End,
 }
 
-/// Returns the next thing for a job to do, and advances the cursor to it. Adds frames to `missed` that were to be cleared and
-/// belong to guests that cannot be reached and that the job does not wait for.
+/// Returns the next thing for a job to do, and advances the cursor to it. Adds frames to `missed` that were to be
+/// cleared and belong to guests that cannot be reached and that the job does not wait for.
 pub(super) fn next_portion<G: Guests + Frames>(
     guests: &G,
     request: &Request,
@@ -157,8 +157,8 @@ fn next_region<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) ->
     }
 }
 
-/// Returns the next portion of a job by frames. Notes the first frame of a guest that cannot be reached for now, and comes
-/// back to it after the last frame.
+/// Returns the next portion of a job by frames. Notes the first frame of a guest that cannot be reached for now, and
+/// comes back to it after the last frame.
 fn next_tenant<G: Guests + Frames>(
     guests: &G,
     request: &Request,

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The settings of migration. Each may change at any time.
 ///
-/// A setting is stored as its exclusive or with the default. So the defaults are zeroes, and a static takes no room in the
-/// image.
+/// A setting is stored as its exclusive or with the default. So the defaults are zeroes, and a static takes no room in
+/// the image.
 #[derive(Debug)]
 pub struct Policy {
     slice_ns: AtomicU64,
@@ -63,8 +63,8 @@ impl Policy {
         self.rate_bytes.store(rate_bytes, Relaxed);
     }
 
-    /// Returns the stall bound: a guest that writes to a 2 MiB unit waits or helps if at most this many frames are left to
-    /// copy. With more left, the unit is split.
+    /// Returns the stall bound: a guest that writes to a 2 MiB unit waits or helps if at most this many frames are left
+    /// to copy. With more left, the unit is split.
     pub fn stall_frames(&self) -> u16 {
         self.stall_frames.load(Relaxed) as u16 ^ Self::STALL_FRAMES
     }

@@ -58,12 +58,13 @@ pub(super) enum Copied {
 pub struct Space<T, M> {
     guest: GuestId,
     inner: SpinMutex<Inner<T, M>>,
-    /// Units of the batch that a CPU copies or has copied, a bit each. Set under the lock or by the worker, cleared under
-    /// the lock.
+    /// Units of the batch that a CPU copies or has copied, a bit each. Set under the lock or by the worker, cleared
+    /// under the lock.
     claimed: AtomicU64,
     /// Units of the batch that are copied.
     copied: AtomicU64,
-    /// Number of frames of the 2 MiB unit that the worker has copied so far, or [`STOPPED`], set by the CPU that splits it.
+    /// Number of frames of the 2 MiB unit that the worker has copied so far, or [`STOPPED`], set by the CPU that splits
+    /// it.
     so_far: AtomicU16,
     /// True if a vCPU has faulted, or a CPU waits for the lock, since the worker last yielded.
     has_waiter: AtomicBool,
@@ -116,7 +117,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         }
     }
 
-    /// Yields if a CPU waits for this one: between two actions, so that CPUs that take turns, as in an emulator, can run.
+    /// Yields if a CPU waits for this one: between two actions, so that CPUs that take turns, as in an emulator, can
+    /// run.
     #[inline(always)]
     pub(super) fn give_way(&self) {
         if self.has_waiter.load(Ordering::Relaxed) {
@@ -188,8 +190,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         self.copy_taken(host, &huge, counters, goes_on)
     }
 
-    /// Makes `copier` copy the 2 MiB unit, unless another CPU does already. The caller has held the lock since it looked at
-    /// the unit, so it is that unit that is copied next.
+    /// Makes `copier` copy the 2 MiB unit, unless another CPU does already. The caller has held the lock since it
+    /// looked at the unit, so it is that unit that is copied next.
     fn take_copy(&self, inner: &mut Inner<T, M>, copier: Copying) -> Option<HugeUnit> {
         let Work::Huge(huge) = &mut inner.work else { return None };
         if huge.copying != Copying::Nobody {
@@ -200,8 +202,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         Some(*huge)
     }
 
-    /// Copies frames of `huge`, which the caller has taken, until `goes_on` returns false, and switches it after the last
-    /// one.
+    /// Copies frames of `huge`, which the caller has taken, until `goes_on` returns false, and switches it after the
+    /// last one.
     fn copy_taken(
         &self,
         host: &(impl Time + Copier),
@@ -224,8 +226,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 
         let mut inner = self.lock();
         let Work::Huge(now) = &mut inner.work else {
-            // Split or given up meanwhile. Unpublished frames do not count: the guest may have written to their source, so
-            // they are copied again. Only the worker's copy can end here: while a helper copies, nobody splits.
+            // Split or given up meanwhile. Unpublished frames do not count: the guest may have written to their source,
+            // so they are copied again. Only the worker's copy can end here: while a helper copies, nobody splits.
             return Copied::Changed;
         };
         now.copied = huge.copied + (count as u16).min(huge.left());
@@ -280,8 +282,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         self.lock().work = Work::Nothing;
     }
 
-    /// Breaks up to `count` 4 KiB units from `ipa`, for which `batch` has targets, and completes the invalidation. Breaks
-    /// fewer if the area ends or a unit is not mapped.
+    /// Breaks up to `count` 4 KiB units from `ipa`, for which `batch` has targets, and completes the invalidation.
+    /// Breaks fewer if the area ends or a unit is not mapped.
     ///
     /// # Errors
     /// The unit at `ipa` has changed, or another batch is in flight.
@@ -343,8 +345,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
 
     // Faults on units in flight.
 
-    /// Handles a fault at `ipa`: completes the unit there, waits for the CPU that does, or splits it. Counts the fault and
-    /// its time if a unit in flight was involved.
+    /// Handles a fault at `ipa`: completes the unit there, waits for the CPU that does, or splits it. Counts the fault
+    /// and its time if a unit in flight was involved.
     pub(super) fn fault(
         &self,
         host: &(impl Time + Copier),
@@ -421,8 +423,8 @@ impl<T: TableMemory, M: Maintenance> Space<T, M> {
         let is_near = huge.left() <= stall_frames;
         match huge.copying {
             Copying::Nobody if is_near => {
-                // Taken under the same lock: after it is dropped, the worker may complete this unit and start another one,
-                // with far more than the stall bound left.
+                // Taken under the same lock: after it is dropped, the worker may complete this unit and start another
+                // one, with far more than the stall bound left.
                 let taken = self.take_copy(&mut inner, Copying::Helper);
                 drop(inner);
                 if let Some(taken) = taken {

@@ -22,10 +22,6 @@ impl PairTotals {
     pub const fn bytes(&self) -> u64 {
         self.blocks * Level::L2.size() + self.pages * Level::L3.size()
     }
-
-    fn plus(self, other: Self) -> Self {
-        Self { blocks: self.blocks + other.blocks, pages: self.pages + other.pages }
-    }
 }
 
 struct Moved {
@@ -232,38 +228,29 @@ impl Pairs {
     }
 
     /// Returns the slots for a pair, in the order of probing. The first slots of 16 controllers' pairs never collide.
-    fn places(from: ControllerId, to: ControllerId) -> impl Iterator<Item = usize> {
+    fn slots(from: ControllerId, to: ControllerId) -> impl Iterator<Item = usize> {
         let first = from.index() << 4 ^ from.index() >> 4 ^ to.index();
-        (first..first + PROBES).map(|place| place % PAIRS)
+        (first..first + PROBES).map(|slot| slot % PAIRS)
     }
 
+    /// Returns the counters of a pair that has a slot.
     fn find(&self, from: ControllerId, to: ControllerId) -> Option<&Moved> {
         let key = Self::key(from, to);
-        let place = Self::places(from, to).find(|&place| self.keys[place].load(Relaxed) == key)?;
-        Some(&self.moved[place])
+        let slot = Self::slots(from, to).find(|&slot| self.keys[slot].load(Relaxed) == key)?;
+        Some(&self.moved[slot])
     }
 
+    /// Returns the counters of a pair: those of its slot, which it takes if it has none, or the shared ones.
     fn find_or_add(&self, from: ControllerId, to: ControllerId) -> &Moved {
         let key = Self::key(from, to);
-        let has_or_takes = |&place: &usize| match self.keys[place].load(Relaxed) {
-            0 => match self.keys[place].compare_exchange(0, key, Relaxed, Relaxed) {
+        let has_or_takes = |&slot: &usize| match self.keys[slot].load(Relaxed) {
+            0 => match self.keys[slot].compare_exchange(0, key, Relaxed, Relaxed) {
                 Ok(_) => true,
                 Err(other) => other == key,
             },
             taken => taken == key,
         };
-        Self::places(from, to).find(has_or_takes).map_or(&self.others, |place| &self.moved[place])
-    }
-
-    /// Returns the sum over the pairs that `is_wanted`.
-    fn sum(&self, is_wanted: impl Fn(ControllerId, ControllerId) -> bool) -> PairTotals {
-        let ids = |key: u16| {
-            let pair = key.checked_sub(1 << 6)?;
-            Some((ControllerId::try_new((pair >> 6) as u8)?, ControllerId::try_new((pair & 0x3f) as u8)?))
-        };
-        let is_pair = |key: u16| ids(key).is_some_and(|(from, to)| is_wanted(from, to));
-        let wanted = self.keys.iter().zip(&self.moved).filter(|(key, _)| is_pair(key.load(Relaxed)));
-        wanted.map(|(_, moved)| moved.totals()).fold(PairTotals::default(), PairTotals::plus)
+        Self::slots(from, to).find(has_or_takes).map_or(&self.others, |slot| &self.moved[slot])
     }
 }
 
@@ -289,16 +276,7 @@ impl Statistics {
         self.pairs.find(from, to).map_or_else(PairTotals::default, Moved::totals)
     }
 
-    /// Returns the units moved to `controller`.
-    pub fn incoming(&self, controller: ControllerId) -> PairTotals {
-        self.pairs.sum(|_, to| to == controller)
-    }
-
-    /// Returns the units moved away from `controller`.
-    pub fn outgoing(&self, controller: ControllerId) -> PairTotals {
-        self.pairs.sum(|from, _| from == controller)
-    }
-
+    /// Counts `count` moved units of `level`, for the guest and for the pair of source and target.
     pub(super) fn count_moved(
         &self,
         guest: GuestId,
@@ -325,7 +303,7 @@ mod tests {
     use crate::controller::MAX_CONTROLLERS;
 
     #[test]
-    fn each_pair_of_many_controllers_counts_for_itself_until_there_are_too_many() {
+    fn pairs_are_counted_separately_until_there_are_too_many() {
         let controllers =
             |count: usize| (0..count.min(MAX_CONTROLLERS) as u8).filter_map(ControllerId::try_new);
         let pairs = Pairs::new();
@@ -336,12 +314,12 @@ mod tests {
             let blocks = pairs.find(from, to).unwrap().totals().blocks;
             assert_eq!(blocks, 1 + (from.index() * 16 + to.index()) as u64, "{from} {to}");
         }
-        // Of 64 controllers not all pairs have a place, but nothing is lost and none counts for another.
+        // Not all pairs of 64 controllers have a slot, but no unit is lost or counted for another pair.
         let pairs = Pairs::new();
         for (from, to) in controllers(64).flat_map(|from| controllers(64).map(move |to| (from, to))) {
             pairs.find_or_add(from, to).add(Level::L2, 1);
         }
-        let all = pairs.sum(|_, _| true).blocks;
+        let all: u64 = pairs.moved.iter().map(|moved| moved.totals().blocks).sum();
         let count = controllers(64).count() as u64;
         assert_eq!(all + pairs.others.totals().blocks, count * count);
         let known = controllers(64).flat_map(|from| controllers(64).map(move |to| (from, to)));
@@ -349,16 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn pairs_add_up_to_what_a_controller_sends_and_gets() {
+    fn units_are_counted_by_guest_and_by_pair() {
         let statistics = Statistics::new();
         let [a, b, c] = [0, 1, 2].map(|number| ControllerId::try_new(number).unwrap());
         let guest = GuestId::try_new(3).unwrap();
         statistics.count_moved(guest, Some((a, b)), Level::L2, 2);
         statistics.count_moved(guest, Some((a, c)), Level::L3, 5);
         statistics.count_moved(guest, None, Level::L3, 1);
-        assert_eq!(statistics.outgoing(a), PairTotals { blocks: 2, pages: 5 });
-        assert_eq!(statistics.incoming(b).bytes(), 4 << 20);
-        assert_eq!(statistics.incoming(a), PairTotals::default());
+        assert_eq!(statistics.pair(a, b), PairTotals { blocks: 2, pages: 0 });
+        assert_eq!(statistics.pair(a, c).bytes(), 5 << 12);
+        assert_eq!(statistics.pair(b, a), PairTotals::default());
         assert_eq!(statistics.guest(guest).totals().moved, PairTotals { blocks: 2, pages: 6 });
     }
 }

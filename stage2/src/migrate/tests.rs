@@ -51,7 +51,7 @@ fn blocks_move_as_units() {
     assert_eq!(host.leaf_counts(guest), [0, 3, 0]);
     let statistics = host.engine.statistics();
     assert_eq!(statistics.pair(controller(0), controller(1)).bytes(), 3 * M2);
-    assert_eq!(statistics.incoming(controller(0)), PairTotals::default());
+    assert_eq!(statistics.pair(controller(1), controller(0)), PairTotals::default());
     // No frame was copied twice.
     assert_eq!(host.hardware.frames_copied.load(Ordering::Relaxed), 3 * PAGEBLOCK_FRAMES);
     let back = migrate_all(&host, guest, 0);

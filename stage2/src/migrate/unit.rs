@@ -107,8 +107,8 @@ impl Batch {
         if index < self.len() { Some(index) } else { None }
     }
 
-    /// Returns the runs, index of the first unit and count: units whose sources and targets are both contiguous within a
-    /// pageblock.
+    /// Returns the runs, index of the first unit and count: units whose sources and targets are both contiguous within
+    /// a pageblock.
     pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
         let (mut next, mut starts, count) = (0, self.starts & !1, self.len());
         core::iter::from_fn(move || {

@@ -4,9 +4,9 @@
 //! works in slices until an interrupt is pending. If no CPU was idle for a while, EL2's timer takes slices from running vCPUs,
 //! up to the guest's share.
 //!
-//! A CPU learns of work by a kick ([`wake`]) and *engages*: it sets traps and starts the timer. An engaged CPU is not kicked
-//! again, since it looks for work at its next tick. When no work is left, it disengages at its next tick. From then on
-//! migration costs its guest nothing.
+//! A CPU learns of work by a kick ([`wake`]) and starts to poll the doorbell: it sets traps, and its timer ticks. While it
+//! polls, it is not kicked again. Once no work is pending, it stops at its next tick. From then on migration costs its guest
+//! nothing.
 
 #[allow(unsafe_code)]
 mod host;
@@ -43,7 +43,7 @@ pub(crate) fn submit(job: Job) -> Result<JobId, RequestError> {
     Ok(id)
 }
 
-/// Announces work. CPUs that are not engaged are kicked; the others look at their next tick.
+/// Announces work. Kicks the CPUs that do not poll; the others look at their next tick.
 pub(crate) fn wake() {
     DOORBELL.ring();
     cpu::all().filter(|cpu| !cpu.poller.is_polling()).for_each(|cpu| cpu.request(Request::Look));

@@ -145,14 +145,14 @@ pub(crate) fn engage(cpu: &PerCpu) {
     tick_on();
 }
 
-/// Arms the timer for the next look of an engaged CPU.
+/// Arms the timer for the next poll, unless it is armed.
 fn tick_on() {
     if !timer::is_armed(timer::Purpose::Migration) {
         timer::arm(timer::Purpose::Migration, timer::now() + period());
     }
 }
 
-/// Disengages this CPU: the vCPU's WFI alone traps, if there is spare work.
+/// Removes traps and timer from this CPU, which does not poll. Only WFI traps, if there is spare work.
 fn let_alone(cpu: &PerCpu) {
     if let Some(vcpu) = cpu.vcpu() {
         vcpu.guest().note_caches(vcpu.index(), false);

@@ -377,7 +377,8 @@ impl Hardware {
         Ok((frame, version))
     }
 
-    /// Performs a Store-Exclusive of word 1 plus one. Returns whether it succeeded. The monitor holds a physical address.
+    /// Performs a Store-Exclusive of word 1 plus one. Returns whether it succeeded. The monitor holds a physical
+    /// address.
     pub(in super::super) fn store_exclusive(
         &self,
         guest: GuestId,

@@ -1,5 +1,5 @@
-//! A machine for tests: frames of a few words, an allocator that checks, TLBs that keep entries as long as they may, vCPUs
-//! that read and write, and a scheduler that decides which CPU runs.
+//! A machine for tests: frames of a few words, an allocator that checks, TLBs that keep entries as long as they may,
+//! vCPUs that read and write, and a scheduler that decides which CPU runs.
 
 mod allocator;
 mod hardware;

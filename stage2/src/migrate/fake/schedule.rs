@@ -1,8 +1,8 @@
 //! Runs threads one at a time, and explores their interleavings.
 //!
-//! A thread runs up to a point where another may run. There the scheduler asks [`Choices`]: at a pause, whether to preempt
-//! (up to the bound), and at a wait, which thread is next. [`explore`] repeats a run with every combination of answers, or
-//! with random ones.
+//! A thread runs up to a point where another may run. There the scheduler asks [`Choices`]: at a pause, whether to
+//! preempt (up to the bound), and at a wait, which thread is next. [`explore`] repeats a run with every combination of
+//! answers, or with random ones.
 
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
@@ -153,8 +153,8 @@ pub(in super::super) enum Explorer {
 /// The body of a thread.
 pub(in super::super) type Actor<'a, W> = &'a (dyn Fn(&W) + Sync);
 
-/// Runs `actors` over a world that `build` makes, in one interleaving after the other. `check` checks each world at the end.
-/// Returns the number of runs.
+/// Runs `actors` over a world that `build` makes, in one interleaving after the other. `check` checks each world at the
+/// end. Returns the number of runs.
 pub(in super::super) fn explore<W: Sync>(
     explorer: Explorer,
     build: impl Fn(Arc<Scheduler>) -> W,

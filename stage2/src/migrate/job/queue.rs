@@ -19,8 +19,8 @@ pub(in super::super) struct Cursor {
     pub(in super::super) tenant: u64,
     /// For a job by frames: the number of the next frame after the tenant.
     pub(in super::super) frame: u64,
-    /// For a job by frames: a guest whose memory could not be reached, and the number of its first frame that was passed
-    /// over.
+    /// For a job by frames: a guest whose memory could not be reached, and the number of its first frame that was
+    /// passed over.
     pub(in super::super) away: Option<(GuestId, u64)>,
     /// True once the total is known.
     pub(in super::super) is_counted: bool,
@@ -164,9 +164,9 @@ impl Jobs {
         request.frames().is_none() && self.reports().any(is_urgent)
     }
 
-    /// Ends the work on a job, in the state that the worker chose: over, paused, or queued again. A pause, cancellation or
-    /// resumption that the operator has asked for since takes precedence. Returns the resulting state, or `None` if there
-    /// is no such job.
+    /// Ends the work on a job, in the state that the worker chose: over, paused, or queued again. A pause, cancellation
+    /// or resumption that the operator has asked for since takes precedence. Returns the resulting state, or `None` if
+    /// there is no such job.
     pub(in super::super) fn stop(
         &mut self,
         id: JobId,

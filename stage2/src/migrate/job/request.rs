@@ -111,8 +111,8 @@ impl Request {
         }
     }
 
-    /// Sets the source and target of an interleaving request to those of the area at `ipa`. Returns the end of the area,
-    /// or `None` for other requests.
+    /// Sets the source and target of an interleaving request to those of the area at `ipa`. Returns the end of the
+    /// area, or `None` for other requests.
     pub(in super::super) fn aim(&mut self, ipa: Ipa) -> Option<u64> {
         let target = self.turns.as_ref()?.at(ipa);
         self.select = Select::Behind(ControllerSet::ALL.without(target));
@@ -139,8 +139,8 @@ impl Request {
         Self { skips_starting: true, ..self }
     }
 
-    /// Requests to move `count` frames' worth of tenants of `frames` to `target`: of those whose allowed controllers are
-    /// exactly `kind`.
+    /// Requests to move `count` frames' worth of tenants of `frames` to `target`: of those whose allowed controllers
+    /// are exactly `kind`.
     pub(crate) const fn retire_some(
         frames: FrameRange,
         kind: ControllerSet,

@@ -211,7 +211,7 @@ fn all_guests_are_evacuated() {
     host.check();
     assert_eq!(host.engine.job(id).unwrap().moved, PairTotals { blocks: 2, pages: 512 });
     assert_eq!((host.behind(first), host.behind(second)), (behind(1), behind(1)));
-    assert_eq!(host.engine.statistics().outgoing(controller(0)).bytes(), 3 * M2);
+    assert_eq!(host.engine.statistics().pair(controller(0), controller(1)).bytes(), 3 * M2);
 }
 
 #[test]

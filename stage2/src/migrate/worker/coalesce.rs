@@ -1,16 +1,17 @@
 //! Coalesces areas of 4 KiB units into units of 2 MiB in idle time.
 //!
-//! A job leaves an area in units of 4 KiB if only a part of it had to move, or if no contiguous 2 MiB were free. The guest
-//! then needs 512 TLB entries instead of one. Guests with such areas are noted ([`Engine::note_split`]). While no job can
-//! run and a CPU is idle, it passes over their RAM:
+//! A job leaves an area in units of 4 KiB if only a part of it had to move, or if no contiguous 2 MiB were free. The
+//! guest then needs 512 TLB entries instead of one. Guests with such areas are noted ([`Engine::note_split`]). While no
+//! job can run and a CPU is idle, it passes over their RAM:
 //! - 512 contiguous, aligned units with the same attributes are promoted at once, by break-before-make.
-//! - Units that are scattered behind one controller move into a free block of 2 MiB behind the same controller, in batches,
-//!   like those of a job, and are promoted there. The copy costs idle time once, and saves the guest page walks for good.
+//! - Units that are scattered behind one controller move into a free block of 2 MiB behind the same controller, in
+//!   batches, like those of a job, and are promoted there. The copy costs idle time once, and saves the guest page
+//!   walks for good.
 //! - Areas behind several controllers stay as they are.
 //!
-//! A turn looks at some leaves, promotes one area, or moves one batch. A vCPU waits no longer than for a job: for one unit
-//! of 4 KiB, or for one change of a leaf's size. Jobs have priority: they start once the area in flight is at rest. If no
-//! block was free, the guest gets another pass after a job, a claim or a guest has ended.
+//! A turn looks at some leaves, promotes one area, or moves one batch. A vCPU waits no longer than for a job: for one
+//! unit of 4 KiB, or for one change of a leaf's size. Jobs have priority: they start once the area in flight is at
+//! rest. If no block was free, the guest gets another pass after a job, a claim or a guest has ended.
 
 use super::{Active, Context, Mover, Turn};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};

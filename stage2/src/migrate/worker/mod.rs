@@ -125,7 +125,8 @@ impl Active {
         }
     }
 
-    /// Returns the final state of a job with nothing left to look at: it is complete, or its guest has stopped meanwhile.
+    /// Returns the final state of a job with nothing left to look at: it is complete, or its guest has stopped
+    /// meanwhile.
     fn end<H: Host>(&self, engine: &Engine, host: &H) -> JobState {
         let is_gone = self.request.guest().is_some_and(|guest| host.space(guest).is_none());
         let mut state = JobState::Finished;

@@ -198,8 +198,8 @@ impl Mover {
         self.arrived(context, active, block.ipa);
     }
 
-    /// Gives the area up: a unit has gone, since something else unmaps the guest's memory. Units that have moved stay at
-    /// their targets.
+    /// Gives the area up: a unit has gone, since something else unmaps the guest's memory. Units that have moved stay
+    /// at their targets.
     fn give_up_block<H: Host>(&mut self, context: &Context<'_, H>, active: &mut Active, block: Block) {
         let (host, guest, next) = (context.host, context.guest(), u64::from(block.next));
         context.space.end_block();
