@@ -553,11 +553,15 @@ fn a_helper_copies_no_more_than_the_stall_bound() {
         *host.work_at_lock.lock().unwrap() = Some((locks, steps));
         let other = host.clone();
         hooks::set_before_lock(Some(Rc::new(move || other.work_before_lock())));
+        let other = host.clone();
+        // The worker waits for the helper that it interrupts until its step ends: the clock has to advance.
+        hooks::set_relax(Some(Rc::new(move || other.hardware.pass(10))));
         let before = copied();
         host.access(guest, 0, ipa(BASE + 500 * K4), true);
         let by_helper = copied() - before - host.copied_at_lock.load(Ordering::Relaxed);
         assert!(by_helper <= STALL.into(), "{by_helper} frames while the guest waits: {locks} {steps}");
         hooks::set_before_lock(None);
+        hooks::set_relax(None);
         helps += host.engine.statistics().guest(guest).totals().helps;
         host.run_jobs();
         host.check();
