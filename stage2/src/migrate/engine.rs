@@ -5,7 +5,8 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::host::{Frames, Host, Time};
+use super::copier::Time;
+use super::host::{Frames, Host};
 use super::job::{JobId, JobReport, Jobs, Request, RequestError};
 use super::pacer::Pacer;
 use super::policy::Policy;
@@ -293,8 +294,8 @@ impl Engine {
 
     /// Brings `space` to rest before its guest's memory is freed: completes or undoes the unit in flight, releases what
     /// is left over, and cancels the jobs about this guest alone. No vCPU of the guest may run, and
-    /// [`Guests::space`](super::Guests::space) must no longer return the space. Takes up to the time of moving one 2
-    /// MiB area, after the slice that another CPU may be in.
+    /// [`Guests::space`](super::Guests::space) must no longer return the space. Takes up to the time of
+    /// moving one 2 MiB area, after the slice that another CPU may be in.
     pub fn abandon<H: Host>(&self, host: &H, space: &Space<H::Tables, H::Tlb>) {
         let mut worker = loop {
             if let Some(worker) = self.worker.try_lock() {

@@ -34,10 +34,10 @@
 //! | at rest | valid, at the target | vCPUs | |
 //!
 //! If a guest writes to a 2 MiB unit that is being copied and at most [`Policy::stall_frames`](policy::Policy) are
-//! left, its CPU waits for the copy or does it. Otherwise the unit is split, which copies nothing, and the guest writes
-//! to the source. If there is no memory for the table of the split, the worker gives the unit up: it becomes writable
-//! at the source and is tried again. A helper takes the copy under the lock under which it looked at the unit, so the
-//! bound holds for the unit that it copies.
+//! left, its CPU waits for the copy or does it. Otherwise its CPU splits the unit, which takes no copy: the guest writes
+//! to the target if its page is copied, and to the source if not. If there is no memory for the table, the unit is given
+//! up: it becomes writable at the source, and is tried again. A helper takes the copy under the lock under which it
+//! looked at the unit, so the bound holds for the unit that it copies.
 //!
 //! # Order of barriers and invalidations (DDI 0487)
 //! 1. *Break or protect; DSB ISHST; TLBI IPAS2E1IS; DSB ISH; TLBI VMALLE1IS; DSB ISH*, before the first read of the
@@ -88,6 +88,7 @@
 //! Demotion and promotion keep this ([`Frames::divide`], [`Frames::unite`]).
 #![forbid(unsafe_code)]
 
+mod copier;
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -106,8 +107,9 @@ mod tests;
 mod unit;
 mod worker;
 
+pub use copier::{Copier, SOME, Time};
 pub use engine::{Engine, Payer, Shortage, Step};
-pub use host::{Absence, Copier, Frames, Guests, Host, Mobility, Region, SOME, Span, Time};
+pub use host::{Absence, Frames, Guests, Host, Mobility, Region, Span};
 pub use job::{JobId, JobReport, JobState, MAX_JOBS, Request, RequestError, Scope, Select};
 pub use pacer::Pacer;
 pub use reason::{Reason, Unmoved};

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::host::{Copier, SOME, Time};
+use super::copier::{Copier, SOME, Time};
 use super::statistics::Counters;
 pub use super::unit::BATCH;
 use super::unit::{Batch, Block, COPYING, Copying, HugeUnit, MOVING, SWITCHING, Work, area_of, frame_at};

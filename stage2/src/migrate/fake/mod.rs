@@ -12,8 +12,9 @@ pub(super) use schedule::{Actor, Explorer, Scheduler, explore};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::copier::{Copier, Time};
 use super::engine::{Engine, Payer, Step};
-use super::host::{Absence, Copier, Frames, Guests, Mobility, Region, Span, Time};
+use super::host::{Absence, Frames, Guests, Mobility, Region, Span};
 use super::job::JobId;
 use super::space::{Fault, Space, Verdict};
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES};

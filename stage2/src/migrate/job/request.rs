@@ -120,7 +120,8 @@ impl Request {
         Some((ipa.get() & !(PAGEBLOCK_SIZE - 1)) + PAGEBLOCK_SIZE)
     }
 
-    /// Requests to move what uses `frames` to where its placement says. Keep the allocator from handing them out first.
+    /// Requests to move the tenants of `frames` to where their placement says. Isolate or retire the frames first, so that
+    /// they are not allocated again.
     pub const fn retire(frames: FrameRange) -> Self {
         Self {
             scope: Scope::Everything,

@@ -2,8 +2,9 @@
 
 use super::{Active, Context, Mover, is_before};
 use crate::addr::{Frame, Ipa, PAGEBLOCK_ORDER, PAGEBLOCK_SIZE};
+use crate::migrate::copier::SOME;
 use crate::migrate::engine::Engine;
-use crate::migrate::host::{Frames, Host, SOME};
+use crate::migrate::host::{Frames, Host};
 use crate::migrate::plan::{self, Portion};
 use crate::migrate::unit::frame_at;
 use crate::owner::GuestId;

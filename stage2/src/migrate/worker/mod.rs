@@ -13,8 +13,9 @@ use heapless::Vec;
 
 use self::coalesce::Coalescing;
 use self::leftover::{PendingScrub, Reserve};
+use super::copier::Time;
 use super::engine::{Engine, Payer};
-use super::host::{Host, Time};
+use super::host::Host;
 use super::job::{Cursor, JobId, JobReport, JobState, Request};
 use super::plan::{self, Found, Next, Portion, SpanCache};
 use super::reason::{Reason, Unmoved};
