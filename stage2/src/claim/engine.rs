@@ -63,7 +63,7 @@ pub struct Claims {
     statistics: Aside<Statistics>,
     /// Bit mask of the pools whose claimed frames have to be reclaimed, because the owner stopped or asked for it.
     abandoned: AtomicU32,
-    /// Bit mask of those of them of which frames have been reclaimed.
+    /// Bit mask of the abandoned pools that had frames to reclaim.
     reclaimed: AtomicU32,
 }
 
