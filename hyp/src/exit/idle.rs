@@ -5,7 +5,7 @@ use super::{interrupt, vectors};
 use crate::arch::cpu::Request;
 use crate::arch::frame::Frame;
 use crate::arch::vcpu::{self, Start};
-use crate::guest::{self, cpu, migration};
+use crate::guest::{self, cpu, time};
 use crate::operator::scheduler;
 
 /// Abandons this CPU's stack and idles.
@@ -24,7 +24,7 @@ extern "C" fn idle(_: u64) -> ! {
             enter_guest(&start)
         }
         scheduler::resume(cpu);
-        if !migration::use_idle(cpu) {
+        if !time::use_idle(cpu) {
             aarch64_cpu::asm::wfi();
         }
     }

@@ -8,7 +8,7 @@ use crate::device::vgic::DIRECT_SGIS;
 use crate::device::vgic::list_register::ListRegister;
 use crate::guest::cpu::{self, PerCpu};
 use crate::guest::interrupts::{kick_others, refill};
-use crate::guest::{self, migration, uart};
+use crate::guest::{self, time, uart};
 use crate::observe::counters::Exit;
 use crate::operator::scheduler;
 use crate::serial;
@@ -80,7 +80,7 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
         }
         intid if timer::is_own_timer(intid) => {
             timer::expired();
-            migration::tick(cpu);
+            time::tick(cpu);
         }
         intid if serial::is_interrupt(intid) => serve_consoles(&serial::interrupt()),
         _ => {}
@@ -113,7 +113,7 @@ fn requests(cpu: &'static PerCpu) {
         if vcpu.guest().is_leaving() {
             guest::leave(vcpu);
         }
-        migration::engage(cpu);
+        time::engage(cpu);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::arch::os_lock;
 use crate::arch::stage1::Register;
 use crate::device::vgic::{DIRECT_SGIS, Kick, common_registers};
 use crate::guest::cpu::{self, PerCpu};
-use crate::guest::{self, interrupts, migration};
+use crate::guest::{self, interrupts, time};
 use crate::observe::counters::Exit;
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
@@ -160,7 +160,7 @@ fn write_translation_control(cpu: &'static PerCpu, written: u64, value: u64) -> 
     let register = match written {
         SCTLR => {
             // A unit that is being copied on the assumption of caches on stays inaccessible until the copy is complete.
-            migration::note_control(cpu, value & SCTLR_CACHES == SCTLR_CACHES);
+            time::note_control(cpu, value & SCTLR_CACHES == SCTLR_CACHES);
             Register::Sctlr
         }
         TTBR0 => Register::Ttbr0,

@@ -1,7 +1,7 @@
 //! A guest's life: starting, leaving, resetting, stopping.
 
 use super::cpu::{self, PerCpu};
-use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note, uart};
+use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note, time, uart};
 use crate::arch::cpu::{Request, idle};
 use crate::arch::gic::Lists;
 use crate::arch::{timer, trace, vcpu};
@@ -217,7 +217,7 @@ fn enter(vcpu: &'static Vcpu, start: Start) -> Option<vcpu::Start> {
     cpu.self_bit.set(1 << vcpu.index());
     vcpu::prepare_interrupts();
     cpu.set_vcpu(Some(vcpu));
-    migration::begin(vcpu);
+    time::begin(vcpu);
     guest.vgic.bring_online(vcpu.index(), &cpu.local, &Lists);
     note(vcpu, [("on, entry", start.entry.get()), ("x0", start.context)]);
     Some(vcpu::Start {

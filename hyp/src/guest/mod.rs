@@ -32,7 +32,11 @@ pub(crate) mod seed;
 pub(crate) mod setup;
 #[allow(unsafe_code)]
 pub(crate) mod space;
+#[allow(unsafe_code)]
+mod tables;
+pub(crate) mod time;
 pub(crate) mod uart;
+mod units;
 
 pub(crate) use life::serve;
 pub(crate) use life::{leave, reset_current, stop_current, turn_off};
@@ -62,6 +66,7 @@ pub(crate) use load::Plan;
 pub(crate) use setup::tell;
 pub(crate) use setup::{read, set_up};
 pub(crate) use stage2::owner::MAX_GUESTS;
+pub(crate) use units::waited_for;
 
 /// Phase of a guest's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

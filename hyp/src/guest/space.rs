@@ -1,7 +1,8 @@
 //! A guest's memory: the frames of its RAM, and the stage 2 tables that map them.
 
 use super::migration::{ENGINE, Host};
-use super::{Guest, Phase, claims};
+use super::tables::Tables;
+use super::{Guest, Phase, units};
 use crate::arch::tlb::Tlb;
 use crate::arch::{cpu, features};
 use crate::hyp_mem::{copy, pages};
@@ -17,34 +18,10 @@ use stage2::phys::alloc::check::Translation;
 use stage2::phys::alloc::{MemoryKind, Request};
 use stage2::phys::frame::{Contents, Mapping};
 use stage2::phys::placement::Placement;
-use stage2::table::{Attributes, Leaf, Mark, Stage2, TableMemory};
+use stage2::table::{Attributes, Leaf, Mark, Stage2};
 
 /// Orders of the blocks of RAM, largest first: one for each size of leaf.
 const ORDERS: [u8; 3] = [MAX_ORDER, PAGEBLOCK_ORDER, 0];
-
-/// Allocator of a guest's tables.
-#[derive(Debug)]
-pub(crate) struct Tables {
-    id: GuestId,
-}
-
-impl TableMemory for Tables {
-    fn allocate(&mut self, order: u8) -> Option<Frame> {
-        let allocated = pages::allocate(order, Owner::Tables(self.id));
-        // The caller learns only that there is none.
-        allocated.inspect_err(|error| crate::observe::log::warn!("tables of {}: {}", self.id, error)).ok()
-    }
-
-    fn free(&mut self, frame: Frame, order: u8) {
-        pages::free(frame, order, Owner::Tables(self.id), Contents::Zeroed);
-    }
-
-    #[inline]
-    fn table(&self, frame: Frame) -> &[AtomicU64; 512] {
-        // SAFETY: `frame` came from `allocate`: mapped at its linear address, 4 KiB, used as a table only.
-        unsafe { pages::address(frame).cast().as_ref() }
-    }
-}
 
 /// A piece of a guest's RAM.
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +136,7 @@ impl Space {
 
     /// Maps one unit out of a pool that keeps such units, after its tenants have moved away.
     fn back_with_unit(&self, guest: &Guest, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
-        let frame = claims::win_back(guest, order, &piece.placement, ipa).inspect_err(|why| {
+        let frame = units::claim(guest, order, &piece.placement, ipa).inspect_err(|why| {
             if let Some(why) = why {
                 log::warn!("guest {}: no huge unit for {}: {}", self.id.index(), ipa, why.as_str());
             }

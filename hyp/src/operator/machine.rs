@@ -195,7 +195,7 @@ const MODELS: [(u64, &str); 12] = [
 /// Describes what a starting guest waits for.
 fn why_starting(guest: &crate::guest::Guest) -> Reason {
     let (ram, resident) = (guest.plan().ram_size(), guest.memory().1);
-    match crate::guest::claims::waited_for(guest) {
+    match crate::guest::waited_for(guest) {
         Some(claim) => claim,
         None if resident < ram => reason(format_args!("getting memory: {} of {}", Size(resident), Size(ram))),
         None => reason(format_args!("loading its images")),

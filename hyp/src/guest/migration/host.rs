@@ -3,7 +3,7 @@
 use crate::arch::features::is_interrupt_pending;
 use crate::arch::tlb::Tlb;
 use crate::arch::{timer, trace};
-use crate::guest::space::Tables;
+use crate::guest::tables::Tables;
 use crate::guest::{Guest, Phase, get};
 use crate::hyp_mem::copy::Caching;
 use crate::hyp_mem::{copy, pages};

@@ -1,4 +1,4 @@
-//! Migration on this machine: the engine's host, and the CPU time that migration takes.
+//! Migration on this machine: the engine and its host. `guest::time` gives it CPU time.
 //!
 //! CPUs without a guest, or whose vCPU is off, work in their idle loop. While there are jobs, WFI traps, and the vCPU's CPU
 //! works in slices until an interrupt is pending. If no CPU was idle for a while, EL2's timer takes slices from running vCPUs,
@@ -10,10 +10,8 @@
 
 #[allow(unsafe_code)]
 mod host;
-mod time;
 
 pub(crate) use host::Host;
-pub(crate) use time::{begin, engage, leave_wait, note_control, slice, tick, use_idle, use_wait, work_along};
 
 use super::{Guest, cpu};
 use crate::arch::cpu::Request;
@@ -26,7 +24,7 @@ use stage2::migrate::{Engine, Fault, JobId, Request as Job, RequestError, Verdic
 pub(crate) static ENGINE: Engine = Engine::new();
 
 /// The doorbell of migration's and claims' work.
-static DOORBELL: Doorbell = Doorbell::new();
+pub(super) static DOORBELL: Doorbell = Doorbell::new();
 
 /// Applies the configuration's settings of migration.
 pub(crate) fn configure(settings: &config::Migration) {

@@ -1,10 +1,10 @@
 //! CPU time of migration and claims.
 
-use super::{DOORBELL, ENGINE, Host};
+use super::cpu::{self, PerCpu};
+use super::migration::{DOORBELL, ENGINE, Host};
+use super::{Guest, Vcpu, claims};
 use crate::arch::features::{MigrationTraps, has_caches_on, is_interrupt_pending};
 use crate::arch::{timer, vcpu};
-use crate::guest::cpu::{self, PerCpu};
-use crate::guest::{Guest, Vcpu, claims};
 use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::claim;
 use stage2::migrate::{Payer, Step};
