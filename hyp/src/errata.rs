@@ -8,47 +8,47 @@ use core::fmt;
 
 /// A set of workarounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Workarounds(u8);
+pub(crate) struct Workarounds(u8);
 
 impl Workarounds {
     /// No workarounds.
-    pub const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
     /// A broadcast TLBI and its DSB may complete before accesses by the invalidated translation do. Another TLBI and DSB follow
     /// ([`crate::translation::complete`]), on all CPUs if one of them is affected.
-    pub const REPEAT_TLBI: Self = Self(1 << 0);
+    pub(crate) const REPEAT_TLBI: Self = Self(1 << 0);
     /// A speculative AT at EL2 may fill the TLB with translations that mix one guest's stage 1 with another's stage 2. Stage 1
     /// is closed while stage 2 changes ([`crate::translation`]).
-    pub const CLOSE_STAGE_1: Self = Self(1 << 1);
+    pub(crate) const CLOSE_STAGE_1: Self = Self(1 << 1);
     /// A load across pages may report a stage 2 fault although it faults at stage 1, which has priority.
-    pub const CHECK_STAGE_1: Self = Self(1 << 2);
+    pub(crate) const CHECK_STAGE_1: Self = Self(1 << 2);
     /// Exclusive accesses may deadlock with loads of Device memory. EL2 uses load-acquire, which does not deadlock. It cannot
     /// prevent a guest from using other loads.
-    pub const GUEST_DEADLOCK: Self = Self(1 << 3);
+    pub(crate) const GUEST_DEADLOCK: Self = Self(1 << 3);
 
     /// All workarounds.
-    pub const ALL: [Self; 4] =
+    pub(crate) const ALL: [Self; 4] =
         [Self::REPEAT_TLBI, Self::CLOSE_STAGE_1, Self::CHECK_STAGE_1, Self::GUEST_DEADLOCK];
 
     /// Converts the number that [`Self::bits`] returned to the set.
-    pub const fn from_bits(bits: u8) -> Self {
+    pub(crate) const fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
 
     /// Returns the set as a number.
-    pub const fn bits(self) -> u8 {
+    pub(crate) const fn bits(self) -> u8 {
         self.0
     }
 
     /// Returns true if a stage 2 fault in a data abort from a guest may be a stage 1 fault instead: with
     /// [`Self::CHECK_STAGE_1`], a load (ESR_EL2.ISS.WnR, bit 6) that was not a stage 1 walk (S1PTW, bit 7).
     #[inline(always)]
-    pub const fn doubt_abort(self, esr: u64) -> bool {
+    pub(crate) const fn doubt_abort(self, esr: u64) -> bool {
         self.has(Self::CHECK_STAGE_1) && esr & (1 << 6 | 1 << 7) == 0
     }
 
     /// Returns true if the set contains all workarounds of `other`.
     #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
+    pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
@@ -124,18 +124,18 @@ impl Erratum {
 }
 
 /// Returns the workarounds that the CPU with this MIDR_EL1 needs.
-pub fn needed(midr: u64) -> Workarounds {
+pub(crate) fn needed(midr: u64) -> Workarounds {
     let bits = ERRATA.iter().filter(|erratum| erratum.is_in(midr)).map(|erratum| erratum.workaround.0);
     Workarounds(bits.fold(0, |all, bits| all | bits))
 }
 
 /// The numbers of the errata because of which some of these CPUs need a workaround, for the log.
 #[derive(Clone, Debug)]
-pub struct Numbers<I> {
+pub(crate) struct Numbers<I> {
     /// Workaround.
-    pub workaround: Workarounds,
+    pub(crate) workaround: Workarounds,
     /// MIDR_EL1 of all CPUs.
-    pub midrs: I,
+    pub(crate) midrs: I,
 }
 
 impl<I: Iterator<Item = u64> + Clone> fmt::Display for Numbers<I> {

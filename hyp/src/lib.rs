@@ -20,10 +20,8 @@ pub mod board;
 #[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 mod boot;
-#[allow(unreachable_pub, reason = "to other rooms")]
 mod device;
 mod doorbell;
-#[allow(unreachable_pub, reason = "to other rooms")]
 mod errata;
 #[cfg(target_os = "none")]
 mod exit;
@@ -35,7 +33,6 @@ mod host;
 mod hyp_mem;
 #[cfg(all(test, loom))]
 mod interleavings;
-#[allow(unreachable_pub, reason = "to other rooms")]
 mod mitigation;
 #[allow(unreachable_pub, reason = "to other rooms")]
 pub mod monitor;

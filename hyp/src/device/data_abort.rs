@@ -2,7 +2,7 @@
 
 /// A data abort's syndrome (Arm ARM, ESR_EL2, "ISS encoding for an exception from a Data Abort").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Syndrome(u64);
+pub(crate) struct Syndrome(u64);
 
 /// ISV: SAS, SSE, SRT, SF and AR describe the access.
 const IS_VALID: u64 = 1 << 24;
@@ -18,63 +18,63 @@ const TRANSLATION: u64 = 0x04;
 impl Syndrome {
     /// Wraps the syndrome in ESR_EL2 = `esr`.
     #[inline(always)]
-    pub const fn new(esr: u64) -> Self {
+    pub(crate) const fn new(esr: u64) -> Self {
         Self(esr)
     }
 
     /// Returns true if stage 2 did not translate the address of a load or store that the syndrome describes.
-    pub const fn is_access(self) -> bool {
+    pub(crate) const fn is_access(self) -> bool {
         self.is_untranslated() && self.is_described()
     }
 
     /// Returns true if stage 2 did not translate the address of a load or store, [described](Self::is_described) or not.
     #[inline(always)]
-    pub const fn is_untranslated(self) -> bool {
+    pub(crate) const fn is_untranslated(self) -> bool {
         self.0 & (MAINTENANCE | ON_WALK | STATUS) == TRANSLATION
     }
 
     /// Returns true if the syndrome describes the access.
     #[inline(always)]
-    pub const fn is_described(self) -> bool {
+    pub(crate) const fn is_described(self) -> bool {
         self.0 & IS_VALID != 0
     }
 
     /// Returns true if stage 2 did not translate the address of a cache maintenance instruction.
-    pub const fn is_maintenance(self) -> bool {
+    pub(crate) const fn is_maintenance(self) -> bool {
         self.0 & (MAINTENANCE | ON_WALK | STATUS) == MAINTENANCE | TRANSLATION
     }
 
     /// Returns true if the access is a store.
     #[inline(always)]
-    pub const fn is_write(self) -> bool {
+    pub(crate) const fn is_write(self) -> bool {
         self.0 & 1 << 6 != 0
     }
 
     /// Size of the access in bytes: 1, 2, 4 or 8.
     #[inline(always)]
-    pub const fn size(self) -> u64 {
+    pub(crate) const fn size(self) -> u64 {
         1 << (self.0 >> 22 & 3)
     }
 
     /// Number of the register that is loaded or stored; 31 is the zero register.
     #[inline(always)]
-    pub const fn register(self) -> usize {
+    pub(crate) const fn register(self) -> usize {
         (self.0 >> 16 & 0x1f) as usize
     }
 
     /// Returns true if the access is an unsigned load of a word (SAS, SSE).
     #[inline(always)]
-    pub const fn is_plain_word(self) -> bool {
+    pub(crate) const fn is_plain_word(self) -> bool {
         self.0 & (3 << 22 | 1 << 21) == 2 << 22
     }
 
     /// Returns the value that the device receives from a store of `register`. Devices are little-endian.
-    pub const fn stored(self, register: u64, is_big_endian: bool) -> u64 {
+    pub(crate) const fn stored(self, register: u64, is_big_endian: bool) -> u64 {
         if is_big_endian { self.swapped(register) } else { register }
     }
 
     /// Returns the register value that a load of the device's `value` produces.
-    pub const fn loaded(self, value: u64, is_big_endian: bool) -> u64 {
+    pub(crate) const fn loaded(self, value: u64, is_big_endian: bool) -> u64 {
         self.extended(if is_big_endian { self.swapped(value) } else { value })
     }
 
@@ -89,7 +89,7 @@ impl Syndrome {
     /// An abort of stage 1 has priority over one of stage 2. A device is not cached, so maintenance of its address
     /// completes without effect. Nothing else that neither a device nor memory answers may.
     #[inline(always)]
-    pub fn answer<R>(self, steps: &mut impl Steps<R>) -> Option<R> {
+    pub(crate) fn answer<R>(self, steps: &mut impl Steps<R>) -> Option<R> {
         if steps.is_stage1_fault() {
             return None;
         }
@@ -120,7 +120,7 @@ impl Syndrome {
 }
 
 /// The steps of which the answer to a data abort consists, for [`Syndrome::answer`].
-pub trait Steps<R> {
+pub(crate) trait Steps<R> {
     /// Returns true if the access faults at stage 1: the guest makes it again, and takes that fault.
     fn is_stage1_fault(&self) -> bool;
     /// Performs the access if a device is at its address.

@@ -20,20 +20,20 @@ const UNKNOWN: u64 = 1 << 25;
 
 /// The features of a CPU that decide on the state after an exception.
 #[derive(Clone, Copy, Debug)]
-pub struct Features {
+pub(crate) struct Features {
     /// FEAT_PAN.
-    pub has_pan: bool,
+    pub(crate) has_pan: bool,
     /// FEAT_MTE2: allocation tags.
-    pub has_tags: bool,
+    pub(crate) has_tags: bool,
 }
 
 /// Returns true if the exception that left `spsr` came from EL0.
-pub const fn is_from_el0(spsr: u64) -> bool {
+pub(crate) const fn is_from_el0(spsr: u64) -> bool {
     spsr & AARCH32 != 0 || spsr & MODE == 0
 }
 
 /// Returns the offset in EL1's vector table for a synchronous exception in state `spsr`.
-pub const fn vector_offset(spsr: u64) -> u64 {
+pub(crate) const fn vector_offset(spsr: u64) -> u64 {
     match spsr & (AARCH32 | MODE) {
         mode if mode & AARCH32 != 0 => 0x600,
         0 => 0x400,
@@ -43,7 +43,7 @@ pub const fn vector_offset(spsr: u64) -> u64 {
 }
 
 /// Returns the state in which EL1 takes an exception in state `spsr`, as a value of SPSR_EL2. `sctlr` is SCTLR_EL1.
-pub const fn entered(spsr: u64, sctlr: u64, cpu: Features) -> u64 {
+pub(crate) const fn entered(spsr: u64, sctlr: u64, cpu: Features) -> u64 {
     let mut state = EL1H | DAIF | spsr & (NZCV | DIT | PAN);
     if sctlr & SPAN == 0 && cpu.has_pan {
         state |= PAN;
@@ -59,7 +59,7 @@ pub const fn entered(spsr: u64, sctlr: u64, cpu: Features) -> u64 {
 
 /// Returns the syndrome for EL1 of an instruction that does not exist for the guest. `esr` is EL2's, of a trapped system
 /// register; `has_idst`: the CPU has FEAT_IDST, with which reads of identification registers keep their syndrome.
-pub const fn undefined(esr: u64, has_idst: bool) -> u64 {
+pub(crate) const fn undefined(esr: u64, has_idst: bool) -> u64 {
     if has_idst && is_identification_read(esr) { esr & 0xffff_ffff } else { UNKNOWN }
 }
 

@@ -103,7 +103,7 @@ fn keep(value: u64, fields: &[Field]) -> u64 {
 
 /// Returns the guest's value of the identification register with op0 3, op1 0, CRn 0, CRm `crm` and op2 `op2`. `host` is the
 /// value of the CPU. `has_sve`: the CPU has SVE, which a guest gets completely.
-pub fn guest_value(crm: u64, op2: u64, host: u64, has_sve: bool) -> u64 {
+pub(crate) fn guest_value(crm: u64, op2: u64, host: u64, has_sve: bool) -> u64 {
     match (crm, op2) {
         // AArch32, for programs at EL0. ID_PFR0: no RAS, no AMU.
         (1, 0) => host & !(0xf << 28 | 0xf << 20),

@@ -26,16 +26,16 @@ const EE: u64 = 1 << 25;
 
 /// The state of a guest after an exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     /// ELR_EL2.
-    pub elr: u64,
+    pub(crate) elr: u64,
     /// SPSR_EL2.
-    pub spsr: u64,
+    pub(crate) spsr: u64,
 }
 
 /// Returns true if adding 4 to ELR_EL2 is enough to complete an instruction in state `spsr`.
 #[inline(always)]
-pub const fn is_plain(spsr: u64) -> bool {
+pub(crate) const fn is_plain(spsr: u64) -> bool {
     spsr & UNUSUAL == 0
 }
 
@@ -44,18 +44,18 @@ pub const fn is_plain(spsr: u64) -> bool {
 /// One test is enough: the shift aligns SS (bit 21) with the upper bit of BTYPE. The lower one meets SPSR_EL2.IL (bit 20),
 /// which is clear for an instruction that was executed.
 #[inline(always)]
-pub const fn is_plain_aarch64(spsr: u64) -> bool {
+pub(crate) const fn is_plain_aarch64(spsr: u64) -> bool {
     (spsr | spsr >> 10) & BTYPE == 0
 }
 
 /// Returns true if AArch64 data accesses are little-endian at both EL0 and EL1, with `sctlr` in SCTLR_EL1.
 #[inline(always)]
-pub const fn is_always_little_endian(sctlr: u64) -> bool {
+pub(crate) const fn is_always_little_endian(sctlr: u64) -> bool {
     sctlr & (E0E | EE) == 0
 }
 
 /// Returns true if data accesses in state `spsr` are big-endian, with `sctlr` in SCTLR_EL1 (Arm ARM, `BigEndian()`).
-pub const fn is_big_endian(spsr: u64, sctlr: u64) -> bool {
+pub(crate) const fn is_big_endian(spsr: u64, sctlr: u64) -> bool {
     if spsr & AARCH32 != 0 {
         spsr & AARCH32_BIG_ENDIAN != 0
     } else if spsr & MODE == 0 {
@@ -70,7 +70,7 @@ impl State {
     ///
     /// Completing an instruction ends its single step (SPSR.SS, Arm ARM chapter "AArch64 Self-hosted Debug": the step becomes
     /// active-pending), clears the branch type (SPSR.BTYPE), and advances a Thumb IT block (`AArch32.ITAdvance()`).
-    pub const fn completed(self, esr: u64) -> Self {
+    pub(crate) const fn completed(self, esr: u64) -> Self {
         let length = if esr & INSTRUCTION_LENGTH == 0 { 2 } else { 4 };
         let spsr = self.spsr & !SINGLE_STEP;
         if spsr & AARCH32 != 0 {
@@ -82,7 +82,7 @@ impl State {
 
     /// Returns true if the instruction passes its condition. An instruction that fails its condition may trap too (Arm ARM,
     /// ESR_ELx, "Conditionality of ... trapped"), and must then have no effect.
-    pub const fn passes_condition(self, esr: u64) -> bool {
+    pub(crate) const fn passes_condition(self, esr: u64) -> bool {
         // Only exception classes below 0x10, except Unknown, have a condition in the syndrome.
         let class = esr >> 26;
         if self.spsr & AARCH32 == 0 || class == 0 || class >= 0x10 {

@@ -50,7 +50,7 @@ const COUNT: u32 = 6;
 /// The result of a call or of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
-pub enum Status {
+pub(crate) enum Status {
     /// The operation succeeded.
     Success = 0,
     /// The operation is in progress.
@@ -83,7 +83,7 @@ pub enum Status {
 
 /// A call with unchecked arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     /// FEATURES.
     Features,
     /// POOL_INFO.
@@ -130,21 +130,21 @@ pub enum Call {
 
 /// A pool that the calling guest owns.
 #[derive(Clone, Copy, Debug)]
-pub struct Owned {
+pub(crate) struct Owned {
     /// Identifier of the pool on this machine.
-    pub id: PoolId,
+    pub(crate) id: PoolId,
     /// Frames of the pool.
-    pub range: FrameRange,
+    pub(crate) range: FrameRange,
     /// Start of the pool's window, if it has one.
-    pub window: Option<Ipa>,
+    pub(crate) window: Option<Ipa>,
     /// Number of claimed frames.
-    pub claimed: u64,
+    pub(crate) claimed: u64,
     /// True if the window maps the pool at its physical address.
-    pub is_in_place: bool,
+    pub(crate) is_in_place: bool,
 }
 
 /// The calling guest.
-pub trait Owner {
+pub(crate) trait Owner {
     /// Returns the guest's pool number `index`.
     fn pool(&self, index: usize) -> Option<Owned>;
     /// Queues a claim.
@@ -167,7 +167,7 @@ pub trait Owner {
 }
 
 /// Decodes the call `id` with the guest's X1 to X3. Returns `None` for an unknown function.
-pub fn decode(id: FunctionId, [first, second, third]: [u64; 3]) -> Option<Call> {
+pub(crate) fn decode(id: FunctionId, [first, second, third]: [u64; 3]) -> Option<Call> {
     Some(match id.get() {
         FEATURES => Call::Features,
         0xc600_0010 => Call::Info { pool: first },
@@ -181,7 +181,7 @@ pub fn decode(id: FunctionId, [first, second, third]: [u64; 3]) -> Option<Call> 
 }
 
 /// Performs the call. Returns X0 to X3.
-pub fn answer(call: Call, owner: &impl Owner) -> [u64; 4] {
+pub(crate) fn answer(call: Call, owner: &impl Owner) -> [u64; 4] {
     match try_answer(call, owner) {
         Ok(values) => values,
         Err(error) => [status(error as i32), 0, 0, 0],
@@ -189,7 +189,7 @@ pub fn answer(call: Call, owner: &impl Owner) -> [u64; 4] {
 }
 
 /// The answer to an unknown function.
-pub const UNKNOWN: [u64; 4] = [status(NOT_SUPPORTED), 0, 0, 0];
+pub(crate) const UNKNOWN: [u64; 4] = [status(NOT_SUPPORTED), 0, 0, 0];
 
 fn try_answer(call: Call, owner: &impl Owner) -> Result<[u64; 4], Status> {
     let pool_of =

@@ -21,22 +21,22 @@ use stage2::addr::Ipa;
 use super::function_id::{self, FunctionId, SMCCC_VERSION};
 
 /// Result of PSCI_VERSION: 1.1.
-pub const VERSION: u32 = 0x1_0001;
+pub(crate) const VERSION: u32 = 0x1_0001;
 /// Identifier of PSCI_VERSION.
-pub const PSCI_VERSION: u32 = 0x8400_0000;
+pub(crate) const PSCI_VERSION: u32 = 0x8400_0000;
 
 /// SUCCESS (DEN 0022, 5.2.2).
-pub const SUCCESS: i32 = 0;
+pub(crate) const SUCCESS: i32 = 0;
 /// The call is not implemented.
-pub const NOT_SUPPORTED: i32 = function_id::NOT_SUPPORTED;
+pub(crate) const NOT_SUPPORTED: i32 = function_id::NOT_SUPPORTED;
 /// Invalid argument.
-pub const INVALID_PARAMETERS: i32 = -2;
+pub(crate) const INVALID_PARAMETERS: i32 = -2;
 /// CPU_ON of a vCPU that is on.
-pub const ALREADY_ON: i32 = -4;
+pub(crate) const ALREADY_ON: i32 = -4;
 /// CPU_ON of a vCPU that is being turned on.
-pub const ON_PENDING: i32 = -5;
+pub(crate) const ON_PENDING: i32 = -5;
 /// The entry point is not in the guest's RAM.
-pub const INVALID_ADDRESS: i32 = -9;
+pub(crate) const INVALID_ADDRESS: i32 = -9;
 
 /// AFFINITY_INFO: on, off, being turned on (DEN 0022, 5.7.4).
 const AFFINITY_ON: i32 = 0;
@@ -53,7 +53,7 @@ const POWER_DOWN: u32 = 1 << 16;
 
 /// An unchecked value from a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Untrusted(u64);
+pub(crate) struct Untrusted(u64);
 
 impl Untrusted {
     /// Returns the vCPU with this MPIDR, if the guest has one.
@@ -73,7 +73,7 @@ impl Untrusted {
 
 /// A PSCI call. The arguments of 32-bit calls are truncated to 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     /// PSCI_VERSION.
     Version,
     /// PSCI_FEATURES.
@@ -117,7 +117,7 @@ pub enum Call {
 }
 
 /// Decodes the call `id`. [`FunctionId::argument`] has truncated `arguments`. Returns `None` if Ballast's PSCI lacks the call.
-pub fn decode(id: FunctionId, arguments: [u64; 3]) -> Option<Call> {
+pub(crate) fn decode(id: FunctionId, arguments: [u64; 3]) -> Option<Call> {
     let [first, second, third] = arguments;
     Some(match (id.function(), id.is_wide()) {
         _ if !is_psci(id) => return None,
@@ -141,7 +141,7 @@ fn is_psci(id: FunctionId) -> bool {
 }
 
 /// The properties of a guest on which PSCI depends. They do not change while the guest runs.
-pub trait Platform {
+pub(crate) trait Platform {
     /// Returns the number of the guest's vCPUs.
     fn vcpu_count(&self) -> usize;
     /// Returns the MPIDR_EL1 of a vCPU as the guest reads it.
@@ -152,7 +152,7 @@ pub trait Platform {
 
 /// The work that a call leaves to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Return this status in X0 ([`function_id::status`]).
     Return(i32),
     /// Wake the CPU of `vcpu`, which then calls [`Power::take_start`]; return SUCCESS.
@@ -174,7 +174,7 @@ pub enum Action {
 }
 
 /// Checks `call` by vCPU `caller` and updates `power`. Returns the work that is left to EL2.
-pub fn answer<const N: usize>(
+pub(crate) fn answer<const N: usize>(
     call: Call,
     caller: usize,
     power: &Power<N>,
@@ -261,7 +261,7 @@ fn affinity_info<const N: usize>(
 /// Power state of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum State {
+pub(crate) enum State {
     /// Off.
     Off = 0,
     /// A caller of CPU_ON has won the vCPU and writes its start.
@@ -274,11 +274,11 @@ pub enum State {
 
 /// The start of a vCPU, with a checked entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Start {
+pub(crate) struct Start {
     /// The first instruction, a word of the guest's RAM.
-    pub entry: Ipa,
+    pub(crate) entry: Ipa,
     /// X0.
-    pub context: u64,
+    pub(crate) context: u64,
 }
 
 #[derive(Debug)]
@@ -290,7 +290,7 @@ struct Slot {
 
 /// The power states of a guest's vCPUs, shared by its CPUs.
 #[derive(Debug)]
-pub struct Power<const N: usize> {
+pub(crate) struct Power<const N: usize> {
     slots: [Slot; N],
 }
 
@@ -302,7 +302,7 @@ impl<const N: usize> Default for Power<N> {
 
 impl<const N: usize> Power<N> {
     /// Creates the states with all vCPUs off.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             slots: [const {
                 Slot {
@@ -315,7 +315,7 @@ impl<const N: usize> Power<N> {
     }
 
     /// Returns the state of a vCPU. A vCPU that does not exist is off.
-    pub fn state(&self, vcpu: usize) -> State {
+    pub(crate) fn state(&self, vcpu: usize) -> State {
         match self.slots.get(vcpu).map(|slot| slot.state.load(Ordering::Acquire)) {
             Some(1) => State::Claimed,
             Some(2) => State::Pending,
@@ -328,7 +328,7 @@ impl<const N: usize> Power<N> {
     ///
     /// # Errors
     /// [`ALREADY_ON`], [`ON_PENDING`], and [`INVALID_PARAMETERS`] for a vCPU that does not exist.
-    pub fn turn_on(&self, vcpu: usize, start: Start) -> Result<(), i32> {
+    pub(crate) fn turn_on(&self, vcpu: usize, start: Start) -> Result<(), i32> {
         let slot = self.slots.get(vcpu).ok_or(INVALID_PARAMETERS)?;
         let (off, claimed) = (State::Off as u8, State::Claimed as u8);
         match slot.state.compare_exchange(off, claimed, Ordering::Acquire, Ordering::Relaxed) {
@@ -343,7 +343,7 @@ impl<const N: usize> Power<N> {
     }
 
     /// Takes the pending start of `vcpu`, if any, and turns the vCPU on. Called on the vCPU's own CPU.
-    pub fn take_start(&self, vcpu: usize) -> Option<Start> {
+    pub(crate) fn take_start(&self, vcpu: usize) -> Option<Start> {
         let slot = self.slots.get(vcpu)?;
         if slot.state.load(Ordering::Acquire) != State::Pending as u8 {
             return None;
@@ -357,7 +357,7 @@ impl<const N: usize> Power<N> {
     }
 
     /// Turns `vcpu` off, on its own CPU. Returns true if no vCPU is on or being turned on.
-    pub fn turn_off(&self, vcpu: usize) -> bool {
+    pub(crate) fn turn_off(&self, vcpu: usize) -> bool {
         if let Some(slot) = self.slots.get(vcpu) {
             // Sequentially consistent: if two vCPUs turn off at once, at least one of them sees the other one off.
             slot.state.store(State::Off as u8, Ordering::SeqCst);
@@ -366,7 +366,7 @@ impl<const N: usize> Power<N> {
     }
 
     /// Turns all vCPUs off. Only called while none of them runs.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         for slot in &self.slots {
             slot.state.store(State::Off as u8, Ordering::Release);
         }

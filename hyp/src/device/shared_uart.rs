@@ -9,7 +9,7 @@ use super::vpl011::Vpl011;
 use stage2::sync::Lock;
 
 /// A vPL011 behind a lock.
-pub struct SharedUart(Lock<Inner>);
+pub(crate) struct SharedUart(Lock<Inner>);
 
 struct Inner {
     uart: Vpl011,
@@ -38,19 +38,19 @@ impl Default for SharedUart {
 
 impl SharedUart {
     /// Creates a UART in its reset state, with the line low.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Lock::new(Inner { uart: Vpl011::new(), line: false }))
     }
 
     /// Resets the UART. `set_line` is as for [`Self::with`].
-    pub fn reset<K>(&self, set_line: impl FnOnce(bool) -> K) -> Option<K> {
+    pub(crate) fn reset<K>(&self, set_line: impl FnOnce(bool) -> K) -> Option<K> {
         self.with(|uart| *uart = Vpl011::new(), set_line)
     }
 
     /// Calls `f` with the UART, then `set_line` with the new level of the interrupt line if it has changed, both under the
     /// lock. Returns the result of `set_line`.
     #[inline]
-    pub fn with<K>(&self, f: impl FnOnce(&mut Vpl011), set_line: impl FnOnce(bool) -> K) -> Option<K> {
+    pub(crate) fn with<K>(&self, f: impl FnOnce(&mut Vpl011), set_line: impl FnOnce(bool) -> K) -> Option<K> {
         let mut inner = self.0.lock();
         f(&mut inner.uart);
         inner.publish(set_line)
@@ -58,7 +58,7 @@ impl SharedUart {
 
     /// Reads the register at `offset`, by calling `read` unless its value is at hand. `set_line` is as for [`Self::with`].
     #[inline]
-    pub fn read<K>(
+    pub(crate) fn read<K>(
         &self,
         offset: u16,
         read: impl FnOnce(&mut Vpl011) -> u32,

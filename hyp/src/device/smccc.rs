@@ -8,21 +8,21 @@
 //! has them (`crate::mitigation`), PSCI ([`super::psci`]), and the vendor-specific hypervisor range with Ballast's UID.
 //! Everything else is NOT_SUPPORTED.
 
-pub use super::function_id::{FunctionId, NOT_SUPPORTED, Owner, SMCCC_VERSION, status};
+pub(crate) use super::function_id::{FunctionId, NOT_SUPPORTED, Owner, SMCCC_VERSION, status};
 use super::psci;
 
 /// Result of SMCCC_VERSION: 1.2.
-pub const VERSION: u32 = 0x1_0002;
+pub(crate) const VERSION: u32 = 0x1_0002;
 /// First version with SMCCC_ARCH_FEATURES and the mitigations: 1.1.
-pub const VERSION_1_1: i32 = 0x1_0001;
+pub(crate) const VERSION_1_1: i32 = 0x1_0001;
 /// Ballast's UID in the vendor-specific hypervisor range: 63bc9d3a-0e5b-4c2e-9d57-0a86d1f4b17e.
-pub const UID: [u8; 16] =
+pub(crate) const UID: [u8; 16] =
     [0x63, 0xbc, 0x9d, 0x3a, 0x0e, 0x5b, 0x4c, 0x2e, 0x9d, 0x57, 0x0a, 0x86, 0xd1, 0xf4, 0xb1, 0x7e];
 /// Revision of the calls in the vendor-specific hypervisor range.
-pub const REVISION: (u32, u32) = (1, 0);
+pub(crate) const REVISION: (u32, u32) = (1, 0);
 
 /// SMCCC_ARCH_FEATURES.
-pub const SMCCC_ARCH_FEATURES: FunctionId = FunctionId::new(0x8000_0001);
+pub(crate) const SMCCC_ARCH_FEATURES: FunctionId = FunctionId::new(0x8000_0001);
 const SMCCC_ARCH_WORKAROUND_1: FunctionId = FunctionId::new(0x8000_8000);
 const SMCCC_ARCH_WORKAROUND_2: FunctionId = FunctionId::new(0x8000_7fff);
 const SMCCC_ARCH_WORKAROUND_3: FunctionId = FunctionId::new(0x8000_3fff);
@@ -31,7 +31,7 @@ const VENDOR_HYPERVISOR_REVISION: FunctionId = FunctionId::new(0x8600_ff03);
 
 /// A mitigation that firmware offers (DEN 0028, 7.5 to 7.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workaround {
+pub(crate) enum Workaround {
     /// SMCCC_ARCH_WORKAROUND_1: branch predictor, CVE-2017-5715.
     BranchPredictor,
     /// SMCCC_ARCH_WORKAROUND_2: speculative store bypass, CVE-2018-3639.
@@ -45,7 +45,7 @@ pub enum Workaround {
 
 impl Workaround {
     /// Returns the function identifier of the call.
-    pub const fn id(self) -> FunctionId {
+    pub(crate) const fn id(self) -> FunctionId {
         match self {
             Self::BranchPredictor => SMCCC_ARCH_WORKAROUND_1,
             Self::StoreBypass { .. } => SMCCC_ARCH_WORKAROUND_2,
@@ -56,7 +56,7 @@ impl Workaround {
 
 /// A decoded call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     /// Return these values in X0 to X3.
     Answer([u64; 4]),
     /// SMCCC_ARCH_FEATURES: answered by [`arch_features`].
@@ -72,13 +72,13 @@ pub enum Call {
 }
 
 /// The host's firmware on the calling CPU.
-pub trait Firmware {
+pub(crate) trait Firmware {
     /// Calls the 32-bit function `id` with `argument` in W1. Returns W0.
     fn call(&self, id: FunctionId, argument: u32) -> i32;
 }
 
 /// Decodes the call in a guest's X0 to X3. The immediate of the HVC or SMC is 0.
-pub fn decode(registers: [u64; 4]) -> Call {
+pub(crate) fn decode(registers: [u64; 4]) -> Call {
     // Bits 63 to 32 of X0 are not part of the identifier.
     let id = FunctionId::new(registers[0] as u32);
     if !id.is_fast() {
@@ -126,7 +126,7 @@ fn workaround(id: FunctionId, enable: u32) -> Option<Workaround> {
 }
 
 /// Answers SMCCC_ARCH_FEATURES for `id` (DEN 0028, 7.3). `answer` returns the firmware's answer for a mitigation.
-pub fn arch_features(id: FunctionId, answer: impl FnOnce(Workaround) -> i32) -> i32 {
+pub(crate) fn arch_features(id: FunctionId, answer: impl FnOnce(Workaround) -> i32) -> i32 {
     match id {
         SMCCC_VERSION | SMCCC_ARCH_FEATURES => 0,
         _ => workaround(id, 0).map_or(NOT_SUPPORTED, answer),

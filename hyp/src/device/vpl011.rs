@@ -88,7 +88,7 @@ const BREAK: u16 = 1 << 10 | 1 << 8;
 const OVERRUN: u8 = 1 << 3;
 
 /// The other end of a guest's UART.
-pub trait Line {
+pub(crate) trait Line {
     /// Takes one byte from the guest. Returns false to refuse it; it then stays in the guest's FIFO.
     fn transmit(&mut self, byte: u8) -> bool;
     /// Returns the next byte for the guest, if any.
@@ -129,7 +129,7 @@ impl<T: Copy> Fifo<T> {
 
 /// One guest's UART.
 #[derive(Clone, Debug)]
-pub struct Vpl011 {
+pub(crate) struct Vpl011 {
     /// UARTFR, always up to date.
     flags: u32,
     /// UARTRIS.
@@ -166,7 +166,7 @@ impl Default for Vpl011 {
 
 impl Vpl011 {
     /// Creates a UART in its reset state: enabled, 8N1, FIFOs on and empty, all interrupts masked.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             flags: flag::TXFE | flag::RXFE | flag::CTS | flag::DSR | flag::DCD,
             raw: 0,
@@ -187,7 +187,7 @@ impl Vpl011 {
 
     /// Returns true if the combined interrupt (UARTINTR) is asserted.
     #[inline]
-    pub const fn interrupt_level(&self) -> bool {
+    pub(crate) const fn interrupt_level(&self) -> bool {
         self.raw & self.mask != 0
     }
 
@@ -196,7 +196,7 @@ impl Vpl011 {
     ///
     /// Reading UARTDR may lower [`Vpl011::interrupt_level`], and takes input from the line.
     #[inline]
-    pub fn read(&mut self, offset: u16, line: &mut impl Line) -> u32 {
+    pub(crate) fn read(&mut self, offset: u16, line: &mut impl Line) -> u32 {
         if offset == offset::FR && self.tx.len == 0 {
             return self.flags;
         }
@@ -205,7 +205,7 @@ impl Vpl011 {
 
     /// Returns the register at `offset` if reading it does not need the line: UARTFR while the transmit FIFO is empty.
     #[inline]
-    pub fn peek(&self, offset: u16) -> Option<u32> {
+    pub(crate) fn peek(&self, offset: u16) -> Option<u32> {
         (offset == offset::FR && self.tx.len == 0).then_some(self.flags)
     }
 
@@ -213,7 +213,7 @@ impl Vpl011 {
     ///
     /// May change [`Vpl011::interrupt_level`].
     #[inline]
-    pub fn write(&mut self, offset: u16, value: u32, line: &mut impl Line) {
+    pub(crate) fn write(&mut self, offset: u16, value: u32, line: &mut impl Line) {
         if offset == offset::DR && self.is_direct && line.transmit(value as u8) {
             self.raw |= interrupt::TX;
             return;
@@ -223,7 +223,7 @@ impl Vpl011 {
 
     /// Sends the waiting bytes until the line refuses one.
     #[cold]
-    pub fn drain(&mut self, line: &mut impl Line) {
+    pub(crate) fn drain(&mut self, line: &mut impl Line) {
         let before = self.tx.len;
         while let Some(byte) = self.tx.first() {
             if self.is_transmitter_off() {
@@ -245,7 +245,7 @@ impl Vpl011 {
     /// Takes input from the line while the receive FIFO has room and the receiver is on.
     ///
     /// Called when input arrives for a guest. May raise [`Vpl011::interrupt_level`].
-    pub fn receive(&mut self, line: &mut impl Line) {
+    pub(crate) fn receive(&mut self, line: &mut impl Line) {
         let on = control::UARTEN | control::RXE;
         if self.control & (on | control::LBE) != on {
             return;
@@ -262,7 +262,7 @@ impl Vpl011 {
 
     /// Puts a break condition into the receive FIFO: Linux takes the next key as SysRq. The break is lost if the FIFO is full
     /// or the receiver is off.
-    pub fn receive_break(&mut self) {
+    pub(crate) fn receive_break(&mut self) {
         if self.control & control::UARTEN == 0 || usize::from(self.rx.len) >= self.depth() {
             return;
         }

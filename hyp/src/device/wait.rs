@@ -2,7 +2,7 @@
 
 /// A wait, decoded from the syndrome (Arm ARM D24.2.40, "ISS encoding for an exception from a WF* instruction").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// WFE or WFET: until an event. The wait may end at any time.
     Event,
     /// WFI: until an interrupt.
@@ -15,7 +15,7 @@ pub enum Wait {
 
 impl Wait {
     /// Decodes syndrome `esr`. `read` returns a register of the vCPU; register 31 is zero.
-    pub fn decode(esr: u64, read: impl FnOnce(usize) -> u64) -> Self {
+    pub(crate) fn decode(esr: u64, read: impl FnOnce(usize) -> u64) -> Self {
         // ISS.TI, RV, RN.
         let (kind, is_register_valid, register) = (esr & 3, esr & 1 << 2 != 0, esr >> 5 & 0x1f);
         match kind {

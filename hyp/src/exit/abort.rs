@@ -154,7 +154,7 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
     interrupts::wait_clean(cpu, vcpu, readers.0);
     let mut value = vgic.read_redistributor(index, offset, syndrome.size());
     if Vgic::is_pending_word(offset) && syndrome.size() == 4 {
-        value |= u64::from(vgic.from_physical(vcpu::pending_interrupts(guest.vcpus()[index].cpu())));
+        value |= u64::from(vgic.to_guest(vcpu::pending_interrupts(guest.vcpus()[index].cpu())));
     }
     Some(frame.set(syndrome.register(), syndrome.loaded(value, is_big_endian())))
 }

@@ -7,7 +7,7 @@ use crate::device::smccc::Workaround;
 
 /// The mitigation of branch-target and branch history injection on entry to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Branches {
+pub(crate) enum Branches {
     /// None needed: the core is not affected, or its hardware separates contexts.
     NotNeeded,
     /// A loop with this number of iterations, which overwrites the branch history.
@@ -69,7 +69,7 @@ impl Branches {
     }
 
     /// Returns a name for reports.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::NotNeeded => "not needed",
             Self::Loop(_) => "loop",
@@ -81,7 +81,7 @@ impl Branches {
     }
 
     /// Returns the number of iterations if the mitigation is a loop.
-    pub const fn loop_count(self) -> Option<u8> {
+    pub(crate) const fn loop_count(self) -> Option<u8> {
         match self {
             Self::Loop(count) => Some(count),
             _ => None,
@@ -89,7 +89,7 @@ impl Branches {
     }
 
     /// Returns the reason why an affected core has no mitigation; `None` if it has one or the operator turned it off.
-    pub const fn gap(self) -> Option<&'static str> {
+    pub(crate) const fn gap(self) -> Option<&'static str> {
         match self {
             Self::NoFirmware => Some("its firmware has neither SMCCC_ARCH_WORKAROUND_1 nor 3"),
             Self::Unlisted => {

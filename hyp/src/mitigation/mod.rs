@@ -14,8 +14,8 @@ mod branches;
 mod cores;
 mod stores;
 
-pub use branches::Branches;
-pub use stores::{StoreBypass, Stores};
+pub(crate) use branches::Branches;
+pub(crate) use stores::{StoreBypass, Stores};
 
 use crate::device::smccc::{
     Firmware, NOT_SUPPORTED, SMCCC_ARCH_FEATURES, SMCCC_VERSION, VERSION_1_1, Workaround,
@@ -26,7 +26,7 @@ const PSCI_FEATURES: crate::device::smccc::FunctionId = crate::device::smccc::Fu
 
 /// The operator's choice: `mitigations=` on Ballast's command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// `auto`: the mitigation that each core needs.
     #[default]
     Auto,
@@ -38,7 +38,7 @@ pub enum Policy {
 
 impl Policy {
     /// Parses the value of `mitigations=`. Returns `None` for an invalid one.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "auto" => Some(Self::Auto),
             "off" => Some(Self::Off),
@@ -53,17 +53,17 @@ impl Policy {
 
 /// The registers of a CPU on which the choice depends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Registers {
+pub(crate) struct Registers {
     /// MIDR_EL1.
-    pub midr: u64,
+    pub(crate) midr: u64,
     /// ID_AA64PFR0_EL1, of which CSV2 (bits 59:56) matters.
-    pub pfr0: u64,
+    pub(crate) pfr0: u64,
     /// ID_AA64PFR1_EL1, of which SSBS (bits 7:4) matters.
-    pub pfr1: u64,
+    pub(crate) pfr1: u64,
     /// ID_AA64ISAR2_EL1, of which CLRBHB (bits 31:28) matters.
-    pub isar2: u64,
+    pub(crate) isar2: u64,
     /// ID_AA64MMFR1_EL1, of which ECBHB (bits 63:60) matters.
-    pub mmfr1: u64,
+    pub(crate) mmfr1: u64,
 }
 
 impl Registers {
@@ -83,19 +83,19 @@ const fn field(value: u64, shift: u32) -> u64 {
 /// Values (DEN 0028, 7.5 to 7.7): negative if no CPU may make the call, 0 if this CPU needs it, 1 if calls are allowed but this
 /// CPU does not need them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub(crate) struct Answers {
     workarounds: [i32; 3],
 }
 
 impl Answers {
     /// No mitigations: no firmware, or firmware before version 1.1 of the convention.
-    pub const NONE: Self = Self { workarounds: [NOT_SUPPORTED; 3] };
+    pub(crate) const NONE: Self = Self { workarounds: [NOT_SUPPORTED; 3] };
 
     /// Asks firmware on this CPU. `psci` is the version of its PSCI.
     ///
     /// Before SMCCC_VERSION may be called, PSCI_FEATURES must report it, which exists from PSCI 1.0. SMCCC_ARCH_FEATURES exists
     /// from version 1.1 of the convention (DEN 0028, 7.2 and 7.3).
-    pub fn ask(psci: (u16, u16), firmware: &impl Firmware) -> Self {
+    pub(crate) fn ask(psci: (u16, u16), firmware: &impl Firmware) -> Self {
         if psci.0 < 1
             || firmware.call(PSCI_FEATURES, SMCCC_VERSION.get()) < 0
             || firmware.call(SMCCC_VERSION, 0) < VERSION_1_1
@@ -108,7 +108,7 @@ impl Answers {
     }
 
     /// Returns the answer for `workaround`.
-    pub const fn of(&self, workaround: Workaround) -> i32 {
+    pub(crate) const fn of(&self, workaround: Workaround) -> i32 {
         match workaround {
             Workaround::BranchPredictor => self.workarounds[0],
             Workaround::StoreBypass { .. } => self.workarounds[1],
@@ -119,18 +119,18 @@ impl Answers {
 
 /// The mitigations of one CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub(crate) struct Choice {
     /// Mitigation of attacks on branch prediction, in the vectors.
-    pub branches: Branches,
+    pub(crate) branches: Branches,
     /// Mitigation of speculative store bypass.
-    pub stores: Stores,
+    pub(crate) stores: Stores,
     answers: Answers,
     policy: Policy,
 }
 
 impl Choice {
     /// Chooses the mitigations of a CPU with `registers` whose firmware gives `answers`.
-    pub fn new(registers: &Registers, answers: Answers, policy: Policy) -> Self {
+    pub(crate) fn new(registers: &Registers, answers: Answers, policy: Policy) -> Self {
         Self {
             branches: Branches::choose(registers, &answers, policy),
             stores: Stores::choose(registers, &answers),
@@ -141,12 +141,12 @@ impl Choice {
 
     /// Returns true if EL2 itself runs with store bypassing allowed, because the operator turned mitigations off. The guest's
     /// choice still applies to the guest.
-    pub const fn allows_store_bypass(&self) -> bool {
+    pub(crate) const fn allows_store_bypass(&self) -> bool {
         matches!(self.policy, Policy::Off)
     }
 
     /// Returns a name for reports.
-    pub fn stores_name(&self) -> &'static str {
+    pub(crate) fn stores_name(&self) -> &'static str {
         match self.stores {
             Stores::Ssbs | Stores::Firmware if self.allows_store_bypass() => "off",
             stores => stores.name(),
@@ -154,12 +154,17 @@ impl Choice {
     }
 
     /// Answers SMCCC_ARCH_FEATURES for `workaround` from a guest on this CPU.
-    pub const fn feature(&self, workaround: Workaround) -> i32 {
+    pub(crate) const fn feature(&self, workaround: Workaround) -> i32 {
         self.answers.of(workaround)
     }
 
     /// Performs a guest's call of `workaround`. Returns the status for X0. [`StoreBypass::leave`] applies a change of `stores`.
-    pub fn apply(&self, workaround: Workaround, stores: &StoreBypass, firmware: &impl Firmware) -> i32 {
+    pub(crate) fn apply(
+        &self,
+        workaround: Workaround,
+        stores: &StoreBypass,
+        firmware: &impl Firmware,
+    ) -> i32 {
         if self.feature(workaround) < 0 {
             return NOT_SUPPORTED;
         }

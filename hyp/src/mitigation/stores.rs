@@ -12,7 +12,7 @@ use crate::device::smccc::{Firmware, Workaround};
 
 /// The mitigation of speculative store bypass on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stores {
+pub(crate) enum Stores {
     /// None needed: the core is not affected, or firmware has turned bypassing off permanently.
     NotNeeded,
     /// PSTATE.SSBS (FEAT_SSBS).
@@ -41,7 +41,7 @@ impl Stores {
     }
 
     /// Returns a name for reports.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::NotNeeded => "not needed",
             Self::Ssbs => "ssbs",
@@ -53,7 +53,7 @@ impl Stores {
 
 /// The state of SMCCC_ARCH_WORKAROUND_2 on one CPU, and the choice of the vCPU that owns the CPU. Used only on that CPU.
 #[derive(Debug, Default)]
-pub struct StoreBypass {
+pub(crate) struct StoreBypass {
     /// True if the vCPU has chosen to allow bypassing while it runs.
     is_wanted: Cell<bool>,
     /// True if bypassing is allowed at the moment.
@@ -62,36 +62,36 @@ pub struct StoreBypass {
 
 impl StoreBypass {
     /// Creates the state of a CPU that has come up: firmware leaves bypassing off (DEN 0028, 7.6).
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { is_wanted: Cell::new(false), is_allowed: Cell::new(false) }
     }
 
     /// Sets the vCPU's choice, which [`leave`](Self::leave) applies.
-    pub fn choose(&self, is_mitigated: bool) {
+    pub(crate) fn choose(&self, is_mitigated: bool) {
         self.is_wanted.set(!is_mitigated);
     }
 
     /// Returns true if the vCPU runs with bypassing allowed, which each entry to EL2 must then turn off.
     #[inline(always)]
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.get()
     }
 
     /// Turns bypassing off. Called first on entry to EL2.
-    pub fn enter(&self, firmware: &impl Firmware) {
+    pub(crate) fn enter(&self, firmware: &impl Firmware) {
         self.set(false, firmware);
     }
 
     /// Applies the vCPU's choice. Called last before the vCPU runs again.
     #[inline(always)]
-    pub fn leave(&self, firmware: &impl Firmware) {
+    pub(crate) fn leave(&self, firmware: &impl Firmware) {
         if self.is_wanted.get() != self.is_allowed.get() {
             self.set(self.is_wanted.get(), firmware);
         }
     }
 
     /// Resets the choice: a vCPU starts with the mitigation on, as after a reset of its CPU.
-    pub fn reset(&self, firmware: &impl Firmware) {
+    pub(crate) fn reset(&self, firmware: &impl Firmware) {
         self.is_wanted.set(false);
         self.set(false, firmware);
     }

@@ -27,16 +27,16 @@ const fn register(crn: u64, crm: u64, op2: u64) -> u64 {
 }
 
 /// ICC_CTLR_EL1.
-pub const CTLR: u64 = register(12, 12, 4);
+pub(crate) const CTLR: u64 = register(12, 12, 4);
 /// ICC_PMR_EL1.
-pub const PMR: u64 = register(4, 6, 0);
+pub(crate) const PMR: u64 = register(4, 6, 0);
 /// ICC_RPR_EL1, read-only.
-pub const RPR: u64 = register(12, 11, 3);
+pub(crate) const RPR: u64 = register(12, 11, 3);
 /// The bits that [`register`] sets.
 const REGISTER: u64 = 3 << 20 | 7 << 17 | 7 << 14 | 15 << 10 | 15 << 1;
 
 /// The virtual CPU interface that the registers show.
-pub trait Interface {
+pub(crate) trait Interface {
     /// Reads ICH_VTR_EL2.
     fn vtr(&self) -> u64;
     /// Reads ICH_VMCR_EL2.
@@ -49,7 +49,7 @@ pub trait Interface {
 
 /// Performs a trapped access with syndrome `esr` to [`CTLR`], [`PMR`] or [`RPR`]; `value` is what a write writes. Returns
 /// what a read reads.
-pub fn access(interface: &impl Interface, esr: u64, value: u64) -> Option<u64> {
+pub(crate) fn access(interface: &impl Interface, esr: u64, value: u64) -> Option<u64> {
     let (vtr, vmcr) = (interface.vtr(), interface.vmcr());
     let is_read = esr & 1 != 0;
     match (esr & REGISTER, is_read) {
@@ -64,7 +64,7 @@ pub fn access(interface: &impl Interface, esr: u64, value: u64) -> Option<u64> {
 }
 
 /// Returns the bit of ICH_HCR_EL2 that traps ICC_DIR_EL1 on a CPU with this ICH_VTR_EL2.
-pub const fn deactivation_trap(vtr: u64) -> u64 {
+pub(crate) const fn deactivation_trap(vtr: u64) -> u64 {
     if vtr & VTR_TDS != 0 { HCR_TRAP_DIR } else { HCR_TRAP_COMMON }
 }
 

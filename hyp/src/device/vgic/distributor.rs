@@ -138,14 +138,14 @@ impl State {
 impl Vgic {
     /// Returns GICD_TYPER, a constant.
     #[inline(always)]
-    pub const fn typer() -> u32 {
+    pub(crate) const fn typer() -> u32 {
         TYPER
     }
 
     /// Returns true if a write to the distributor has no effect in any state: zero, to a register that sets or clears bits
     /// which are 1.
     #[inline(always)]
-    pub const fn is_no_write(offset: u64, value: u64) -> bool {
+    pub(crate) const fn is_no_write(offset: u64, value: u64) -> bool {
         value == 0 && matches!(offset, 0x100..0x400)
     }
 
@@ -158,7 +158,7 @@ impl Vgic {
     }
 
     /// Returns the vCPUs whose list registers hold interrupts that a read at `offset` shows. They must refill first.
-    pub fn distributor_readers(&self, offset: u64) -> Kick {
+    pub(crate) fn distributor_readers(&self, offset: u64) -> Kick {
         let Some((
             BitRegister::SetPending
             | BitRegister::ClearPending
@@ -182,7 +182,7 @@ impl Vgic {
     ///
     /// For interrupts in list registers, pending and active bits are those of the last refill: the vCPUs of
     /// [`Self::distributor_readers`] must refill first.
-    pub fn read_distributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
+    pub(crate) fn read_distributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
         if size == 8 {
             return if offset & 7 == 0 { self.read_route(offset) } else { 0 };
         }
@@ -226,7 +226,7 @@ impl Vgic {
 
     /// Writes `size` bytes at `offset` of the distributor. Registers that do not exist ignore writes. Returns the vCPUs to
     /// kick, which may include the writer.
-    pub fn write_distributor(&self, vcpu: usize, offset: u64, size: u64, value: u64) -> Kick {
+    pub(crate) fn write_distributor(&self, vcpu: usize, offset: u64, size: u64, value: u64) -> Kick {
         let mut state = self.state.lock();
         let word = value as u32;
         let affected = match (size, offset) {

@@ -6,42 +6,43 @@ use bitfield_struct::bitfield;
 /// The value of ICH_LR<n>_EL2.
 #[bitfield(u64, order = Lsb)]
 #[derive(PartialEq, Eq)]
-pub struct ListRegister {
+pub(crate) struct ListRegister {
     /// The INTID that the guest sees.
     #[bits(32)]
-    pub virtual_intid: u32,
+    pub(crate) virtual_intid: u32,
     /// With `hardware`: the physical INTID that is deactivated together with the virtual one.
     #[bits(9)]
-    pub physical_intid: u16,
+    pub(crate) physical_intid: u16,
     /// Without `hardware`: request for a maintenance interrupt when the guest ends the interrupt. With it: bit 9 of the physical
     /// INTID.
-    pub eoi_maintenance: bool,
+    pub(crate) eoi_maintenance: bool,
     #[bits(6)]
     __: u8,
     /// Priority; 0 is the highest.
     #[bits(8)]
-    pub priority: u8,
+    pub(crate) priority: u8,
     #[bits(4)]
     __: u8,
     /// True for group 1, false for group 0.
-    pub group1: bool,
+    pub(crate) group1: bool,
     /// Linked to a physical interrupt.
-    pub hardware: bool,
+    pub(crate) hardware: bool,
     /// Pending. May be set together with `active`.
-    pub pending: bool,
+    pub(crate) pending: bool,
     /// Active.
-    pub active: bool,
+    pub(crate) active: bool,
 }
 
+#[cfg(test)]
 impl ListRegister {
     /// Returns true if the register is free for another interrupt.
-    pub const fn is_empty(self) -> bool {
+    pub(crate) const fn is_empty(self) -> bool {
         !self.pending() && !self.active()
     }
 }
 
 /// The list registers and the physical interrupt controller of the CPU that a vCPU owns. Used on that CPU only.
-pub trait ListRegisters {
+pub(crate) trait ListRegisters {
     /// Returns the number of list registers, 1 to 16.
     fn count(&self) -> usize;
     /// Reads register `index`.

@@ -15,7 +15,7 @@ pub(super) const NO_INTID: u16 = u16::MAX;
 pub(super) const MAX_LIST_REGISTERS: usize = 16;
 
 /// The lock-free part of a vCPU's state, used on its own CPU only.
-pub struct Local {
+pub(crate) struct Local {
     /// By physical INTID: the value for a list register when the interrupt arrives; 0 for the slow path.
     direct: [Cell<u64>; 32],
     /// By physical INTID: the list register that last held it.
@@ -29,7 +29,7 @@ pub struct Local {
 impl Local {
     /// Creates the state before a vCPU runs: all interrupts take the slow path. All zero, to be in the image's zeroed data;
     /// [`Self::forget`] must come before the first use.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             direct: [const { Cell::new(0) }; 32],
             slot: [const { Cell::new(0) }; 32],
@@ -40,7 +40,7 @@ impl Local {
 
     /// Injects the private interrupt of physical INTID `physical_intid`. Returns `None` if the slow path must do it.
     #[inline(always)]
-    pub fn inject(&self, physical_intid: u32, lrs: &impl ListRegisters) -> Option<ListRegister> {
+    pub(crate) fn inject(&self, physical_intid: u32, lrs: &impl ListRegisters) -> Option<ListRegister> {
         let index = physical_intid as usize & 31;
         let value = self.direct[index].get();
         let slot = self.slot[index].get();

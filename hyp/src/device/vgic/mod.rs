@@ -16,47 +16,47 @@
 //! another vGIC's lock is held.
 
 mod bank;
-pub mod common_registers;
+pub(crate) mod common_registers;
 mod distributor;
-pub mod list_register;
+pub(crate) mod list_register;
 mod local;
 mod redistributor;
-pub use redistributor::REDISTRIBUTOR_SIZE;
+pub(crate) use redistributor::REDISTRIBUTOR_SIZE;
 #[cfg(test)]
 mod tests;
 
 use bank::{Bank, NOBODY};
 use list_register::{ListRegister, ListRegisters};
-pub use local::Local;
+pub(crate) use local::Local;
 use local::{MAX_LIST_REGISTERS, NO_INTID};
 use stage2::sync::{Counter, Lock, Ordering};
 
 /// Maximum number of vCPUs of a guest: those of one SGI target list (IHI 0069H, 12.2.19).
-pub const MAX_VCPUS: usize = 16;
+pub(crate) const MAX_VCPUS: usize = 16;
 /// Number of shared banks.
 const SHARED_BANKS: usize = 3;
 /// One past the largest INTID.
-pub const INTID_LIMIT: u32 = 32 * (1 + SHARED_BANKS as u32);
+pub(crate) const INTID_LIMIT: u32 = 32 * (1 + SHARED_BANKS as u32);
 /// Number of the guest's SGIs that are sent as physical SGIs with the same INTID. The others go through [`Vgic::send_sgi`]:
 /// software can rely on eight non-secure SGIs only, and Ballast needs one (IHI 0069H, 4.1 "SGIs 0-7").
-pub const DIRECT_SGIS: u32 = 7;
+pub(crate) const DIRECT_SGIS: u32 = 7;
 
 /// A hardware interrupt: a PPI of the guest that is linked to a physical one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HardwareLink {
+pub(crate) struct HardwareLink {
     /// The guest's INTID, 16 to 31.
-    pub virtual_intid: u32,
+    pub(crate) virtual_intid: u32,
     /// The INTID in the host's device tree, 16 to 31.
-    pub physical_intid: u32,
+    pub(crate) physical_intid: u32,
 }
 
 /// vCPUs whose CPUs must refill their list registers, a bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Kick(pub u32);
+pub(crate) struct Kick(pub(crate) u32);
 
 /// A guest's interrupt controller.
-pub struct Vgic {
+pub(crate) struct Vgic {
     state: Lock<State>,
     /// vCPUs that must still refill, a bit each. Written under the lock. A CPU that was kicked reads it without the lock, after
     /// `arch::gic::cpu_interface::synchronize` has ordered the read after the kick.
@@ -154,7 +154,7 @@ impl Before {
 
 impl Vgic {
     /// Creates the interrupt controller of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) and the timers `links`.
-    pub fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
+    pub(crate) fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
         let vgic = Self {
             state: Lock::new(State {
                 groups: 0,
@@ -173,7 +173,7 @@ impl Vgic {
     }
 
     /// Resets everything, as at power-on. No vCPU runs.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         let mut state = self.state.lock();
         let hardware = self.links.iter().fold(0, |mask, link| mask | 1 << link.virtual_intid);
         for bank in &mut state.private {
@@ -193,12 +193,12 @@ impl Vgic {
     }
 
     /// Returns true if `vcpu` must synchronise and refill.
-    pub fn is_dirty(&self, vcpu: usize) -> bool {
+    pub(crate) fn is_dirty(&self, vcpu: usize) -> bool {
         self.dirty.load(Ordering::Acquire) >> vcpu & 1 != 0
     }
 
     /// Returns the vCPUs that must still refill, a bit each.
-    pub fn dirty(&self) -> u32 {
+    pub(crate) fn dirty(&self) -> u32 {
         self.dirty.load(Ordering::Acquire)
     }
 
@@ -210,7 +210,7 @@ impl Vgic {
     }
 
     /// Brings `vcpu` online on this CPU, with empty list registers.
-    pub fn bring_online(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) {
+    pub(crate) fn bring_online(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) {
         {
             let mut state = self.state.lock();
             state.online |= 1 << vcpu;
@@ -227,7 +227,7 @@ impl Vgic {
 
     /// Takes `vcpu` offline on this CPU: moves the interrupts in its list registers back to the banks, and disables and
     /// deactivates the physical interrupts that are linked to it. Returns the vCPUs that may have to take over shared interrupts.
-    pub fn take_offline(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
+    pub(crate) fn take_offline(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
         let mut state = self.state.lock();
         let _ = self.synchronise(&mut state, vcpu, local, lrs);
         for index in 0..lrs.count() {
@@ -253,7 +253,7 @@ impl Vgic {
 
     /// Makes SGI `intid` of group 1 or 0 pending for vCPU `target` if the target has it in that group (IHI 0069H, 12.2.18 and
     /// 12.2.19).
-    pub fn send_sgi(&self, target: usize, intid: u32, is_group1: bool) -> Kick {
+    pub(crate) fn send_sgi(&self, target: usize, intid: u32, is_group1: bool) -> Kick {
         if target >= self.vcpu_count || intid >= 16 {
             return Kick(0);
         }
@@ -267,7 +267,7 @@ impl Vgic {
     }
 
     /// Sets the input line of shared interrupt `intid`.
-    pub fn set_level(&self, intid: u32, is_high: bool) -> Kick {
+    pub(crate) fn set_level(&self, intid: u32, is_high: bool) -> Kick {
         if !(32..INTID_LIMIT).contains(&intid) {
             return Kick(0);
         }
@@ -286,7 +286,7 @@ impl Vgic {
     }
 
     /// Converts a mask of physical private interrupts to the guest's.
-    pub fn from_physical(&self, mask: u32) -> u32 {
+    pub(crate) fn to_guest(&self, mask: u32) -> u32 {
         let sgis = mask & ((1 << DIRECT_SGIS) - 1);
         self.links
             .iter()
@@ -294,7 +294,13 @@ impl Vgic {
     }
 
     /// Handles a physical interrupt that `local` could not inject.
-    pub fn arrive(&self, vcpu: usize, physical_intid: u32, local: &Local, lrs: &impl ListRegisters) -> Kick {
+    pub(crate) fn arrive(
+        &self,
+        vcpu: usize,
+        physical_intid: u32,
+        local: &Local,
+        lrs: &impl ListRegisters,
+    ) -> Kick {
         {
             let mut state = self.state.lock();
             if let Some(link) = self.links.iter().find(|link| link.physical_intid == physical_intid) {
@@ -310,7 +316,7 @@ impl Vgic {
 
     /// Synchronises and refills the list registers of `vcpu`, on its own CPU. Returns the vCPUs to kick because shared
     /// interrupts go to them now.
-    pub fn refill(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
+    pub(crate) fn refill(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
         let mut state = self.state.lock();
         // Cleared before the banks are read: a later change marks the vCPU again.
         self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
@@ -429,7 +435,13 @@ impl Vgic {
     }
 
     /// Handles a trapped write to ICC_DIR_EL1 by `vcpu`. Returns the other vCPUs to kick.
-    pub fn deactivate(&self, vcpu: usize, intid: u32, local: &Local, lrs: &impl ListRegisters) -> Kick {
+    pub(crate) fn deactivate(
+        &self,
+        vcpu: usize,
+        intid: u32,
+        local: &Local,
+        lrs: &impl ListRegisters,
+    ) -> Kick {
         if intid >= INTID_LIMIT {
             return Kick(0);
         }

@@ -4,7 +4,7 @@ use super::distributor::{BitRegister, IIDR, PIDR2};
 use super::{Kick, Vgic};
 
 /// Size of one vCPU's frames.
-pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+pub(crate) const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 /// Offset of the SGI frame.
 const SGI_FRAME: u64 = 0x1_0000;
 
@@ -22,7 +22,7 @@ impl Vgic {
     }
 
     /// Returns the vCPU whose list registers hold interrupts that a read at `offset` of `vcpu`'s frames shows.
-    pub fn redistributor_readers(&self, vcpu: usize, offset: u64) -> Kick {
+    pub(crate) fn redistributor_readers(&self, vcpu: usize, offset: u64) -> Kick {
         match BitRegister::at(offset.wrapping_sub(SGI_FRAME)) {
             Some((
                 BitRegister::SetPending
@@ -37,17 +37,17 @@ impl Vgic {
 
     /// Returns true if the word at `offset` shows pending interrupts (GICR_ISPENDR0, GICR_ICPENDR0). Those of hardware lines
     /// come from the physical redistributor.
-    pub fn is_pending_word(offset: u64) -> bool {
+    pub(crate) fn is_pending_word(offset: u64) -> bool {
         matches!(offset.wrapping_sub(SGI_FRAME), 0x200 | 0x280)
     }
 
     /// Returns true if a write of `size` bytes at `offset` clears pending private interrupts (GICR_ICPENDR0).
-    pub fn clears_pending(offset: u64, size: u64) -> bool {
+    pub(crate) fn clears_pending(offset: u64, size: u64) -> bool {
         (offset, size) == (SGI_FRAME + 0x280, 4)
     }
 
     /// Reads `size` bytes at `offset` of the frames of `vcpu`. Registers that do not exist read as zero.
-    pub fn read_redistributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
+    pub(crate) fn read_redistributor(&self, vcpu: usize, offset: u64, size: u64) -> u64 {
         if offset & !7 == 0x0008 && (size == 8 || size == 4) && offset & (size - 1) == 0 {
             let typer = self.redistributor_typer(vcpu);
             return if size == 8 { typer } else { typer >> (8 * (offset & 4)) & 0xffff_ffff };
@@ -85,7 +85,7 @@ impl Vgic {
 
     /// Writes `size` bytes at `offset` of the frames of `vcpu`. Registers that do not exist ignore writes. Returns the vCPUs to
     /// kick.
-    pub fn write_redistributor(&self, vcpu: usize, offset: u64, size: u64, value: u64) -> Kick {
+    pub(crate) fn write_redistributor(&self, vcpu: usize, offset: u64, size: u64, value: u64) -> Kick {
         let mut state = self.state.lock();
         let word = value as u32;
         if size == 4 && offset == 0x0014 {

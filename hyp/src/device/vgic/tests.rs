@@ -367,9 +367,9 @@ fn pending_physical_interrupts_have_the_guests_numbers() {
         HardwareLink { virtual_intid: 30, physical_intid: 30 },
     ];
     let vgic = Vgic::new(1, links);
-    assert_eq!(vgic.from_physical(u32::MAX), 1 << 27 | 1 << 30 | 0x7f, "not EL2's kick");
-    assert_eq!(vgic.from_physical(1 << 20 | 1 << 3), 1 << 27 | 1 << 3);
-    assert_eq!(vgic.from_physical(1 << 27), 0);
+    assert_eq!(vgic.to_guest(u32::MAX), 1 << 27 | 1 << 30 | 0x7f, "not EL2's kick");
+    assert_eq!(vgic.to_guest(1 << 20 | 1 << 3), 1 << 27 | 1 << 3);
+    assert_eq!(vgic.to_guest(1 << 27), 0);
 }
 
 #[test]
