@@ -2,7 +2,7 @@
 //! on a PC. ARCHITECTURE.md has the table of rooms: each knows only rooms below it.
 //!
 //! `unsafe` is allowed in `arch` and `hyp_mem`, in `boot`, and in these leaves: the vectors, the idle loop, which enters
-//! guests, and the fatal record (`exit`); a CPU's data, a guest's memory and migration's copies (`guest`); the PL011
+//! guests, and the fatal record (`exit`); a CPU's data, a guest's tables and memory, and migration's copies (`guest`); the PL011
 //! (`serial`); the log's frames and its ring's symbol (`observe`).
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]

@@ -13,7 +13,7 @@ fn provoke(system: &mut System, image: &LoadedImage) -> std::ops::Range<u64> {
     let (address, size, place) = image.symbol("monitor7command4cost3run17h");
     system.write_controller(0, place, &vec![0; size as usize]);
     system.send("cost\r");
-    system.expect("Ballast cannot go on: synchronous exception at EL2");
+    system.expect("Ballast: fatal error: synchronous exception at EL2");
     // An unknown reason (Arm ARM, ESR_EL2.EC 0b000000), from an instruction of 32 bits.
     system.expect(r"ESR_EL2 0x2000000 ");
     // The monitor has a stack of its own.
@@ -60,7 +60,7 @@ fn frames_of_the_log_come_out_after_a_fatal_error() {
     let until = std::time::Instant::now() + system_tests::patience();
     loop {
         let said = system.session().transcript_bytes();
-        let fatal = said.windows(21).rposition(|text| text == b"Ballast cannot go on:").unwrap();
+        let fatal = said.windows(21).rposition(|text| text == b"Ballast: fatal error:").unwrap();
         assert!(fatal >= before);
         let mut splitter = Splitter::default();
         let pieces = splitter.take(&said[fatal..]);

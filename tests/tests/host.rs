@@ -121,7 +121,7 @@ fn a_cpu_that_does_not_start_is_left_out() {
     let overlay = "&{/cpus/cpu@1} { reg = <0x77>; };";
     let guest = Guest::payload("p", "probe").bootargs("probe=echo").ram_mib(32);
     let mut system = Setup::new().tree(overlay).set(&[guest], "").boot();
-    system.expect(r"CPU with MPIDR 0x77 does not start: PSCI says");
+    system.expect(r"cannot start the CPU with MPIDR 0x77: PSCI returned");
     assert_eq!(system.json("cpus")["cpus"].as_array().unwrap().len(), 3);
 }
 

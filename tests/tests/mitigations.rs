@@ -46,7 +46,7 @@ fn each_core_gets_its_mitigation_and_the_console_says_which() {
         let mut system = Setup::new().cpu(cpu).append(arguments).set(&[guest("probe=echo")], "").boot();
         assert_eq!(choice(&mut system), expected, "{cpu} {arguments}");
         let log = system.json("log").to_string();
-        assert_eq!(log.contains("guests can train its branch predictor"), warns, "{log}");
+        assert_eq!(log.contains("guests can train the branch predictor"), warns, "{log}");
         assert_eq!(
             log.contains("mitigations=off: guests can attack"),
             arguments == "mitigations=off",

@@ -73,7 +73,7 @@ pub(crate) fn report_gaps() {
     for cpu in cpu::all().filter(|&cpu| is_first(cpu)) {
         if let Some(why) = gap(cpu) {
             log::warn!(
-                "CPU {} and its like, MIDR {:#x}: guests can train its branch predictor against Ballast: {}",
+                "CPU {} and others of MIDR {:#x}: guests can train the branch predictor against Ballast: {}",
                 cpu.index(),
                 cpu.midr(),
                 why

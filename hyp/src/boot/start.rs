@@ -356,7 +356,7 @@ fn init_cpu(index: usize) {
     let redistributor: Option<Redistributor> =
         REDISTRIBUTORS.get().and_then(|regions| regions.iter().find_map(|region| region.find(this.mpidr())));
     let Some(redistributor) = redistributor else {
-        refuse(format_args!("CPU {index} (MPIDR {:#x}): no GIC redistributor names it", this.mpidr()))
+        refuse(format_args!("CPU {index} (MPIDR {:#x}): it has no GIC redistributor", this.mpidr()))
     };
     redistributor.init();
     this.set_redistributor(redistributor);
@@ -416,7 +416,7 @@ fn start_secondaries(board: &Board<'_>) {
         crate::arch::sysreg::instruction!("dsb sy");
         let entry = entry::secondary_entry_address();
         if let Err(error) = firmware::cpu_on(host.mpidr, entry, mmu::image_pa(start)) {
-            log::warn!("CPU with MPIDR {:#x} does not start: PSCI says {}", host.mpidr, error);
+            log::warn!("cannot start the CPU with MPIDR {:#x}: PSCI returned {}", host.mpidr, error);
             cpu::set_count(count);
             unused_stack = Some(top);
             continue;
@@ -425,7 +425,7 @@ fn start_secondaries(board: &Board<'_>) {
         let deadline = timer::now() + 5 * timer::frequency();
         while !this.is_online() {
             if timer::now() > deadline {
-                refuse(format_args!("CPU with MPIDR {:#x} was started but does not come up", host.mpidr));
+                refuse(format_args!("CPU with MPIDR {:#x} was started, but did not come up", host.mpidr));
             }
             cpu::relax();
         }

@@ -140,7 +140,7 @@ fn report(reason: fmt::Arguments<'_>, x: &[u64; 31], sp: u64, pc: u64, is_except
 
 fn print(out: &mut impl Write, record: &Record, is_exception: bool) -> fmt::Result {
     let reason = core::str::from_utf8(&record.reason[..record.reason_size]).unwrap_or("?");
-    writeln!(out, "\r\n\nBallast cannot go on: {reason}\r")?;
+    writeln!(out, "\r\n\nBallast: fatal error: {reason}\r")?;
     writeln!(out, "  CPU {} at {:#x}, stack {:#x}\r", record.cpu, record.elr, record.sp)?;
     if is_exception {
         writeln!(

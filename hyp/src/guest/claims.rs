@@ -10,8 +10,6 @@ use crate::hyp_mem::{copy, pages};
 use crate::observe::log;
 use crate::observe::trace::{Kind, Step};
 use crate::physical::{self, Owner};
-use alloc::format;
-use alloc::string::{String, ToString};
 use guest_dts::config::Pool;
 use guest_dts::guest_tree::platform::POOL_SPI;
 use spin::Mutex;

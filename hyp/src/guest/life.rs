@@ -146,7 +146,7 @@ fn between_phases(guest: &'static Guest) {
             guest.space.close();
             match claims::abandon(guest) {
                 true => load_and_run(guest),
-                false => fail(guest, "what it had claimed cannot be taken from it"),
+                false => fail(guest, "its claimed memory cannot be unmapped"),
             }
         }
         Phase::Stopping => {

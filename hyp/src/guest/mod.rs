@@ -145,7 +145,7 @@ impl fmt::Display for StopReason {
                 write!(f, "took an exception, but its vector at {vector:#x} cannot be fetched")
             }
             Self::UnitStuck { ipa } => {
-                write!(f, "its memory at {ipa:#x} was left in motion: a bug of Ballast's")
+                write!(f, "bug in Ballast: its memory at {ipa:#x} was left in motion")
             }
             Self::SystemError => f.write_str("hardware reported an SError while it ran"),
         }

@@ -36,7 +36,7 @@ pub(crate) fn read<'c>(
     match read_loaded(board, map) {
         Ok(Some(configuration)) => return Some(place.write(configuration)),
         Ok(None) => {
-            log::warn!("nothing was loaded that starts a guest: neither a configuration nor a kernel")
+            log::warn!("no guests: the loader passed neither a configuration nor a kernel")
         }
         Err(finding) => log::error!("configuration: {}", finding),
     }

@@ -96,7 +96,7 @@ impl Space {
         while left > 0 {
             cpu::serve_interrupts();
             if guest.phase() != Phase::Starting {
-                return Err(String::from("stopped while it starts"));
+                return Err(String::from("stopped while starting"));
             }
             let mut result = Err(String::new());
             for order in ORDERS.into_iter().filter(|&order| order <= piece.order) {

@@ -59,9 +59,10 @@ pub(crate) fn claim(
         let end = end.map_err(|why| why.unwrap_or_else(|| format!("no unit after {wait_ms} ms")));
         let adopted = end.and_then(|claim| match CLAIMS.adopt(&Host, &pages::MEMORY, claim, mapping) {
             Some(adopted) => adopted.map_err(|error| error.to_string()),
-            None => Err(CLAIMS
-                .report(Claimant::Units, claim)
-                .map_or_else(|| String::from("the claim is forgotten"), |report| report.blocker.to_string())),
+            None => Err(CLAIMS.report(Claimant::Units, claim).map_or_else(
+                || String::from("the record of the claim is gone"),
+                |report| report.blocker.to_string(),
+            )),
         });
         match adopted {
             Ok(frame) => return Ok(frame),

@@ -197,8 +197,10 @@ fn why_starting(guest: &crate::guest::Guest) -> Reason {
     let (ram, resident) = (guest.plan().ram_size(), guest.memory().1);
     match crate::guest::waited_for(guest) {
         Some(claim) => claim,
-        None if resident < ram => reason(format_args!("getting memory: {} of {}", Size(resident), Size(ram))),
-        None => reason(format_args!("loading its images")),
+        None if resident < ram => {
+            reason(format_args!("allocating memory: {} of {}", Size(resident), Size(ram)))
+        }
+        None => reason(format_args!("loading images")),
     }
 }
 
@@ -267,7 +269,7 @@ impl Machine for Host {
         let (state, why) = match guest.phase() {
             Phase::Running => (GuestState::Running, Reason::new()),
             Phase::Starting => (GuestState::Starting, why_starting(guest)),
-            Phase::Resetting => (GuestState::Starting, reason(format_args!("loading its images"))),
+            Phase::Resetting => (GuestState::Starting, reason(format_args!("loading images"))),
             Phase::Stopping => (GuestState::Stopping, reason(format_args!("{stop_reason}"))),
             Phase::Stopped if stop_reason.is_failure() => {
                 (GuestState::Failed, reason(format_args!("{stop_reason}")))
