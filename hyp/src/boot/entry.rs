@@ -45,7 +45,7 @@ const TCR: u64 = 1 << 31 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 16;
 /// Descriptor of a next-level table.
 const TABLE: u64 = 3;
 
-/// A page of data: attribute 0, AP[1] RES1, inner shareable, accessed, XN (Arm ARM D8.3.2).
+/// A page of data: attribute 0, `AP[1]` RES1, inner shareable, accessed, XN (Arm ARM D8.3.2).
 const DATA_PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10 | 1 << 54;
 
 /// A page of text: like a page of data, but read-only and not XN.

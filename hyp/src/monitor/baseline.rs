@@ -8,7 +8,7 @@ use crate::observe::counters::EXITS;
 /// Counters of a guest, the sum of its vCPUs'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Exits, by [`Exit`].
+    /// Exits, by [`Exit`](crate::observe::counters::Exit).
     pub exits: [u64; EXITS],
     /// Interrupts given to the guest.
     pub injected_count: u64,
