@@ -77,7 +77,7 @@ impl fmt::Write for Polled {
             return Ok(());
         }
         for byte in text.bytes() {
-            // SAFETY: the PL011's registers, mapped for ever; single aligned accesses.
+            // SAFETY: the PL011's registers, mapped forever; single aligned accesses.
             unsafe {
                 while read32(registers.add(FR).cast()) & FR_TXFF != 0 {
                     core::hint::spin_loop();
@@ -99,7 +99,7 @@ pub(crate) fn init_early(registers: PaRange) -> Result<(), mmu::MapError> {
 /// Initializes the UART and the multiplexer.
 pub(crate) fn init(console: &board::Console) {
     let Some(base) = NonNull::new(REGISTERS.load(Ordering::Acquire)) else { return };
-    // SAFETY: the PL011's registers, mapped for ever. Only `Polled` uses them too, for fatal errors.
+    // SAFETY: the PL011's registers, mapped forever. Only `Polled` uses them too, for fatal errors.
     let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(base.cast::<PL011Registers>()) });
     if let Some(clock) = console.clock_hz {
         let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
@@ -118,7 +118,7 @@ pub(crate) fn init(console: &board::Console) {
 /// Initializes the second UART, for the log. Only the monitor's coroutine writes to it, by polling.
 pub(crate) fn init_second(console: &board::Console) -> Result<(), mmu::MapError> {
     let base = mmu::map_device(console.registers.base(), SIZE)?;
-    // SAFETY: the PL011's registers, mapped for ever and used by nobody else.
+    // SAFETY: the PL011's registers, mapped forever and used by nobody else.
     let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(base.cast::<PL011Registers>()) });
     if let Some(clock) = console.clock_hz {
         let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
@@ -139,7 +139,7 @@ pub(crate) fn try_write_second(byte: u8) -> bool {
     if registers.is_null() {
         return true;
     }
-    // SAFETY: the PL011's registers, mapped for ever; single aligned accesses.
+    // SAFETY: the PL011's registers, mapped forever; single aligned accesses.
     unsafe {
         if read32(registers.add(FR).cast()) & FR_TXFF != 0 {
             return false;

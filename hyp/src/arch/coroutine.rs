@@ -55,7 +55,7 @@ impl Stack {
     ///
     /// # Safety
     ///
-    /// It is mapped for ever and used by nobody else; `top` is a multiple of 16.
+    /// It is mapped forever and used by nobody else; `top` is a multiple of 16.
     pub(crate) const unsafe fn new(top: u64) -> Self {
         Self { top }
     }

@@ -149,7 +149,7 @@ impl Core {
 
     /// Returns the CPU's last events, once they have been asked for.
     pub(crate) fn trace(&self) -> Option<&'static trace::Ring> {
-        // SAFETY: null, or what `set_trace` stored, which lives for ever; its contents came before it.
+        // SAFETY: null, or what `set_trace` stored, which lives forever; its contents came before it.
         unsafe { self.trace.load(Ordering::Acquire).as_ref() }
     }
 
@@ -261,7 +261,7 @@ fn log_buffer() -> &'static crate::observe::log::frames::Buffer {
 ///
 /// # Safety
 ///
-/// `core` is the first field of a `guest::cpu::PerCpu` that lives for ever and is no other CPU's.
+/// `core` is the first field of a `guest::cpu::PerCpu` that lives forever and is no other CPU's.
 pub(crate) unsafe fn install(core: *const Core) {
     TPIDR_EL2.set(core.expose_provenance() as u64);
 }

@@ -61,7 +61,7 @@ pub(crate) fn pa_bits() -> u8 {
 /// Returns the geometry of guests' address spaces: 40 bits, or fewer if this CPU's physical addresses have fewer.
 ///
 /// # Errors
-/// Does not fail: there is a geometry for every number of [`pa_bits`] that the architecture allows.
+/// Does not fail: there is a geometry forevery number of [`pa_bits`] that the architecture allows.
 pub(crate) fn guest_geometry() -> Result<Geometry, TableError> {
     Geometry::new(pa_bits().min(40), pa_bits())
 }

@@ -279,7 +279,7 @@ pub(crate) fn quiet() -> Closed {
     translation::leave(&errata::This, empty_stage2())
 }
 
-/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs without a vCPU, for ever.
+/// Makes the zeroed frames at `pa`, as many as `geometry` has root tables, the stage 2 of CPUs without a vCPU, forever.
 pub(crate) fn set_empty_stage2(pa: Pa, geometry: Geometry) {
     // No guest has VMID 0.
     EMPTY_STAGE2.call_once(|| Stage2 { vtcr: geometry.vtcr(), vttbr: pa.get() });

@@ -263,12 +263,12 @@ fn boot_memory(
         Ok(address) => address,
         Err(error) => fail("frame table", &error),
     };
-    // SAFETY: reserved for this, mapped for ever, used by nobody else; any value is valid for atomic words.
+    // SAFETY: reserved for this, mapped forever, used by nobody else; any value is valid for atomic words.
     let words = unsafe {
         core::slice::from_raw_parts(address.cast::<AtomicU32>().as_ptr(), footprint.words() as usize)
     };
     if footprint.arenas > 0 {
-        // SAFETY: reserved with the table, behind its words and aligned; mapped for ever, used by nobody else, and written
+        // SAFETY: reserved with the table, behind its words and aligned; mapped forever, used by nobody else, and written
         // before the slice is made.
         let arenas = unsafe {
             let first = address.byte_add(footprint.arena_offset() as usize).cast::<Arena>();
@@ -298,7 +298,7 @@ fn stop_lpis(gic: &Gic) {
             Ok(registers) => registers,
             Err(error) => refuse(format_args!("GIC ITS at {:#x}: {error}", base.get())),
         };
-        // SAFETY: the host's tree says that this is an ITS; mapped for ever.
+        // SAFETY: the host's tree says that this is an ITS; mapped forever.
         match unsafe { its::stop(registers) } {
             Some(false) => {}
             Some(true) => log::warn!("GIC ITS at {:#x}: left enabled by the loader, disabled", base.get()),
@@ -329,7 +329,7 @@ fn init_interrupts(gic: &Gic) -> Distributor {
         match mmu::map_device(range.base(), range.size()) {
             Ok(base) => {
                 let stride = gic.redistributor_stride.map(|stride| stride as usize);
-                // SAFETY: the host's tree says that these are redistributors; mapped for ever.
+                // SAFETY: the host's tree says that these are redistributors; mapped forever.
                 let region = unsafe { Region::new(base, range.size() as usize, stride) };
                 // The board keeps no more regions than fit here.
                 let _ = regions.push(region);
@@ -339,7 +339,7 @@ fn init_interrupts(gic: &Gic) -> Distributor {
     }
     REDISTRIBUTORS.call_once(|| regions);
     stop_lpis(gic);
-    // SAFETY: the host's tree says that this is the distributor; mapped for ever.
+    // SAFETY: the host's tree says that this is the distributor; mapped forever.
     match unsafe { Distributor::new(base) } {
         Ok(distributor) => distributor,
         Err(architecture) => refuse(format_args!(

@@ -176,7 +176,7 @@ fn print_log(out: &mut impl Write, ring: &crate::observe::log::Ring) -> fmt::Res
     Ok(())
 }
 
-/// Stops this CPU for ever.
+/// Stops this CPU forever.
 pub(crate) fn halt() -> ! {
     loop {
         aarch64_cpu::asm::wfi();

@@ -1,4 +1,4 @@
-//! Exceptions that EL2 gives to EL1 (Arm ARM D1.3.1, "entering an exception level").
+//! Exceptions that EL2 injects into EL1 (Arm ARM D1.3.1, "entering an exception level").
 
 use crate::arch::features;
 use crate::device::exception::{self, Features};
@@ -23,19 +23,19 @@ fn is_from_el0() -> bool {
     exception::is_from_el0(SPSR_EL2.get())
 }
 
-/// Says that nothing answers a guest's access.
+/// Logs an access of a guest to an address without device or RAM.
 fn note(what: &str) {
     if let Some(vcpu) = cpu::current().vcpu() {
         guest::note(vcpu, [(what, super::stage2_fault::faulting_ipa()), ("at", ELR_EL2.get())]);
     }
 }
 
-/// The guest's next instruction is the one at its vector for synchronous exceptions.
+/// Injects a synchronous exception with syndrome `esr`: the guest continues at its vector.
 fn synchronous(esr: u64) {
     let (spsr, elr) = (SPSR_EL2.get(), ELR_EL2.get());
     let vector = VBAR_EL1.get() + exception::vector_offset(spsr);
     if esr >> 26 == EC_INSTRUCTION_ABORT_SAME && elr == vector {
-        // The same fetch would abort for ever.
+        // The same fetch would abort forever.
         if let Some(vcpu) = cpu::current().vcpu() {
             stop_current(vcpu, StopReason::NoVector { vector });
         }
@@ -49,14 +49,14 @@ fn synchronous(esr: u64) {
     ELR_EL2.set(vector);
 }
 
-/// Reports an instruction that does not exist for the guest; `esr` is EL2's.
+/// Injects an exception for an instruction that the guest does not have; `esr` is EL2's.
 #[cold]
 pub(crate) fn undefined(esr: u64) {
     synchronous(exception::undefined(esr, features::has_identification_syndrome()));
 }
 
-/// Nothing answers at the address: what hardware reports as a synchronous external abort. `esr` is EL2's, of a
-/// data abort, `far` the virtual address.
+/// Injects a synchronous external abort, like hardware's, for a data access to an address without device or RAM. `esr` is
+/// EL2's syndrome of the data abort, `far` the virtual address.
 #[cold]
 pub(crate) fn data_abort(esr: u64, far: u64) {
     let class = if is_from_el0() { EC_DATA_ABORT_LOWER } else { EC_DATA_ABORT_SAME };
@@ -66,7 +66,7 @@ pub(crate) fn data_abort(esr: u64, far: u64) {
     synchronous(class << 26 | IL | write | status(esr));
 }
 
-/// Reports an instruction fetch from an address where nothing answers, as [`data_abort`] does for data.
+/// Injects a synchronous external abort for an instruction fetch, like [`data_abort`].
 #[cold]
 pub(crate) fn instruction_abort(esr: u64, far: u64) {
     let class = if is_from_el0() { EC_INSTRUCTION_ABORT_LOWER } else { EC_INSTRUCTION_ABORT_SAME };
@@ -75,8 +75,8 @@ pub(crate) fn instruction_abort(esr: u64, far: u64) {
     synchronous(class << 26 | IL | status(esr));
 }
 
-/// The fault status for EL1: on a walk of the guest's own tables (S1PTW), the walk's level is not known to EL2,
-/// which sees the level of stage 2; level 3 is where most walks read last.
+/// Returns the fault status for EL1. For a fault on a walk of the guest's own tables (S1PTW), EL2's syndrome has the level of
+/// stage 2, not of the walk: level 3 is the most likely.
 fn status(esr: u64) -> u64 {
     if esr & 1 << 7 != 0 { EXTERNAL_ABORT_ON_WALK | 3 } else { EXTERNAL_ABORT }
 }

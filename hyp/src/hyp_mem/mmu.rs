@@ -108,7 +108,7 @@ impl PoolTranslation {
         let offset = pa.wrapping_sub(self.image as usize).wrapping_sub((&raw const POOL).addr() - IMAGE_BASE);
         match POOL.0.get(offset / FRAME_SIZE as usize) {
             Some(table) => table,
-            // SAFETY: a frame of a block that `add_tables` was given: mapped for ever, used as tables only.
+            // SAFETY: a frame of a block that `add_tables` was given: mapped forever, used as tables only.
             None => unsafe { linear(Pa::new_truncate(pa as u64)).cast().as_ref() },
         }
     }
@@ -437,7 +437,7 @@ pub(crate) fn map_monitor_stack(pa: Pa) -> Result<Stack, MapError> {
     }
     let top = map_stack_below(STACKS + MONITOR_STRIDE, MONITOR_STACK_SIZE, pa)?;
     MONITOR_STACK.store(true, Ordering::Release);
-    // SAFETY: just mapped, for ever, and not handed out before; pages are aligned.
+    // SAFETY: just mapped, forever, and not handed out before; pages are aligned.
     Ok(unsafe { Stack::new(top) })
 }
 
@@ -481,7 +481,7 @@ fn has_tables(need: Need) -> Option<bool> {
     (has || stock.has_room()).then_some(has)
 }
 
-/// Maps the block of [`MORE_ORDER`] at `pa` and adds it to the tables, for ever, if there is room.
+/// Maps the block of [`MORE_ORDER`] at `pa` and adds it to the tables, forever, if there is room.
 fn add_tables(pa: Pa) -> Result<(), MapError> {
     try_with_tables(|tables| {
         tables.map_linear(pa, Need::BLOCK)?;
@@ -525,7 +525,7 @@ pub(crate) fn boot_stack_top() -> u64 {
     far_symbol!("__boot_stack_top") as u64
 }
 
-/// Maps what the loader left in `range` read-only, for ever. Returns `None`, and logs why, if it cannot be mapped.
+/// Maps what the loader left in `range` read-only, forever. Returns `None`, and logs why, if it cannot be mapped.
 ///
 /// # Safety
 ///

@@ -56,7 +56,7 @@ pub(crate) unsafe trait Zeroed: Sync + 'static {}
 // SAFETY: atomic words alone; a ring of zeroes is an empty one.
 unsafe impl Zeroed for crate::observe::trace::Ring {}
 
-/// Allocates a `T` of zeroes, for ever.
+/// Allocates a `T` of zeroes, forever.
 pub(crate) fn allocate_zeroed<T: Zeroed>() -> Result<&'static T, OwnError> {
     const { assert!(align_of::<T>() <= FRAME_SIZE as usize) };
     let frames = (size_of::<T>() as u64).div_ceil(FRAME_SIZE).next_power_of_two();
@@ -65,7 +65,7 @@ pub(crate) fn allocate_zeroed<T: Zeroed>() -> Result<&'static T, OwnError> {
     Ok(unsafe { address(frame).cast::<T>().as_ref() })
 }
 
-/// Copies `bytes`, at most 1 MiB, into frames of Ballast's own, for ever.
+/// Copies `bytes`, at most 1 MiB, into frames of Ballast's own, forever.
 pub(crate) fn keep(bytes: &[u8]) -> Result<&'static [u8], OwnError> {
     let frames = (bytes.len() as u64).div_ceil(FRAME_SIZE).max(1).next_power_of_two();
     let frame = allocate(frames.trailing_zeros() as u8, Owner::Hypervisor)?;

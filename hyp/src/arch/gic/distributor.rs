@@ -41,7 +41,7 @@ impl Distributor {
     ///
     /// # Safety
     ///
-    /// [`DISTRIBUTOR_SIZE`] bytes at `base` are a GIC's distributor, mapped for ever, and nobody else uses it.
+    /// [`DISTRIBUTOR_SIZE`] bytes at `base` are a GIC's distributor, mapped forever, and nobody else uses it.
     pub(crate) unsafe fn new(base: NonNull<u8>) -> Result<Self, u32> {
         // SAFETY: as the caller says.
         let registers = unsafe { Registers::new(base, DISTRIBUTOR_SIZE as usize) };

@@ -20,7 +20,7 @@ impl Registers {
     ///
     /// # Safety
     ///
-    /// `size` bytes at `base` are mapped as device memory and hold registers for ever.
+    /// `size` bytes at `base` are mapped as device memory and hold registers forever.
     pub(crate) const unsafe fn new(base: NonNull<u8>, size: usize) -> Self {
         Self { base, size }
     }

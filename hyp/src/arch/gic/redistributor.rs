@@ -54,7 +54,7 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// `size` bytes at `base` are redistributors, mapped for ever, and nobody else uses them.
+    /// `size` bytes at `base` are redistributors, mapped forever, and nobody else uses them.
     pub(crate) unsafe fn new(base: NonNull<u8>, size: usize, stride: Option<usize>) -> Self {
         // SAFETY: as the caller says.
         Self { registers: unsafe { Registers::new(base, size) }, stride }
