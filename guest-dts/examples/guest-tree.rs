@@ -26,8 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let layout = Layout::of(guest).map_err(|error| error.to_string())?;
     let image = Image::parse(guest.kernel)?;
     let plan = BootPlan::new(&image, guest.ramdisk.map(|ramdisk| ramdisk.len() as u64), layout.regions())?;
-    for bank in &layout.banks {
-        eprintln!("{:?}: {}", bank.kind, bank.range);
+    for ram in &layout.ranges {
+        eprintln!("{:?}: {}", ram.source, ram.range);
     }
     eprintln!("{plan:?}\n{}", Choice::of(guest));
     let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };

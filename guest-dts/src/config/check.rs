@@ -2,7 +2,7 @@
 
 use super::layout::Layout;
 use super::reader::Reader;
-use super::{Bank, Configuration, Extent, Guest, MovableMemory, Pool};
+use super::{Configuration, Extent, Guest, MovableMemory, Pool, RamRange};
 use crate::finding::{Finding, Note, Rule, Value};
 use crate::guest_tree::{BuildError, Choice, GuestTree, movable_argument};
 use crate::image::{BootPlan, Image, NoRoom};
@@ -214,8 +214,8 @@ fn over_owner<'t>(configuration: &Configuration<'t>, pool: &Pool<'t>, range: PaR
     let guest = configuration.guests.iter().find(|guest| guest.name == owner)?;
     let layout = Layout::of(guest).ok()?;
     let (start, end) = (range.base().get(), range.end());
-    let overlaps = |bank: &Bank| bank.range.base().get() < end && start < bank.range.end();
-    layout.banks.iter().any(overlaps).then(|| {
+    let overlaps = |ram: &RamRange| ram.range.base().get() < end && start < ram.range.end();
+    layout.ranges.iter().any(overlaps).then(|| {
         let value = Value::Range { base: start, size: range.size() };
         Finding::new(
             pool.node,

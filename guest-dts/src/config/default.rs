@@ -4,7 +4,7 @@ use heapless::Vec;
 
 use stage2::addr::PAGEBLOCK_SIZE;
 
-use super::{Configuration, Guest, GuestMigration, MovableMemory, Placement, Region, Unit, VCPU_LIMIT};
+use super::{Configuration, Guest, GuestMigration, MovableMemory, Placement, RamRegion, Unit, VCPU_LIMIT};
 use crate::argument;
 use crate::finding::{Finding, Rule, Value};
 use crate::image::Image;
@@ -48,7 +48,7 @@ impl<'t> Configuration<'t> {
                     Finding::argument("cpus", Value::Text(text), rule)
                 })?,
         };
-        let region = Region {
+        let region = RamRegion {
             node: None,
             size,
             ipa: None,

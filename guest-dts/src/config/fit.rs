@@ -5,8 +5,8 @@ use stage2::name::Name;
 
 use super::reader::Reader;
 use super::{
-    CONTROLLER_LIMIT, Configuration, Extent, Guest, Layout, Placement, REGION_LIMIT, Region, Severity, Sink,
-    Spread, Strictness,
+    CONTROLLER_LIMIT, Configuration, Extent, Guest, Layout, Placement, REGION_LIMIT, RamRegion, Severity,
+    Sink, Spread, Strictness,
 };
 use crate::finding::{Finding, Rule, Shortage, Value};
 use crate::guest_tree::GuestTree;
@@ -235,7 +235,7 @@ fn fit_memory<'t>(guest: &Guest<'t>, room: &mut Host, reader: &mut Reader<'_, 't
 }
 
 /// Subtracts the memory for `region` from `room`.
-fn take<'t>(guest: &Guest<'t>, region: &Region<'t>, room: &mut Host) -> Result<(), Finding<'t>> {
+fn take<'t>(guest: &Guest<'t>, region: &RamRegion<'t>, room: &mut Host) -> Result<(), Finding<'t>> {
     let placement = &region.placement;
     let finding = |name, value, rule| match region.node.or(guest.node) {
         Some(node) => Finding::new(node, Some(name), value, rule),

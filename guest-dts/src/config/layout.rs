@@ -9,7 +9,7 @@ use heapless::Vec;
 
 use stage2::addr::PAGEBLOCK_SIZE;
 
-use super::{DMB_LIMIT, Guest, REGION_LIMIT, Region, Unit};
+use super::{DMB_LIMIT, Guest, REGION_LIMIT, RamRegion, Unit};
 use crate::finding::{Finding, Rule, Value};
 use crate::guest_tree::platform;
 use crate::range::IpaRange;
@@ -18,28 +18,28 @@ use crate::range::IpaRange;
 /// Linux 6.1, 6.12 and 7.3).
 const ZONE_BOUNDARY: u64 = 1 << 32;
 
-/// Most banks of a guest's RAM.
-pub(crate) const BANK_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
+/// Most regions and blocks of a guest's RAM.
+pub(crate) const RANGE_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
 
 /// A guest's RAM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// The banks, by ascending address.
-    pub banks: Vec<Bank, BANK_LIMIT>,
+    /// The placed regions and blocks, by ascending address.
+    pub ranges: Vec<RamRange, RANGE_LIMIT>,
 }
 
-/// A region or block of a guest's RAM with its address.
+/// A placed region or block of a guest's RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bank {
+pub struct RamRange {
     /// The guest addresses.
     pub range: IpaRange,
     /// The region or block.
-    pub kind: BankKind,
+    pub source: RamSource,
 }
 
-/// The region or block behind a bank.
+/// The position of a region or block in the guest's lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BankKind {
+pub enum RamSource {
     /// Index in `Guest::regions`.
     Region(u8),
     /// Index in `Guest::dmbs`.
@@ -64,15 +64,15 @@ impl Layout {
         }
         for (index, region) in guest.regions.iter().enumerate() {
             if let Some(range) = region.ipa {
-                layout.insert(range, BankKind::Region(index as u8));
+                layout.insert(range, RamSource::Region(index as u8));
             }
         }
         for (index, region) in guest.regions.iter().enumerate().filter(|(_, region)| region.ipa.is_none()) {
             let base = layout.first_gap(region.size, alignment(region.unit));
-            layout.place(guest, region, base, BankKind::Region(index as u8))?;
+            layout.place(guest, region, base, RamSource::Region(index as u8))?;
         }
         let block_alignment = guest.page_size.block_alignment();
-        let alignment_of = |dmb: &Region<'t>| alignment(dmb.unit).max(block_alignment);
+        let alignment_of = |dmb: &RamRegion<'t>| alignment(dmb.unit).max(block_alignment);
         // Blocks below the boundary are not in ZONE_MOVABLE if there is RAM above it, and no CMA area may cross it.
         let top = guest.dmbs.iter().try_fold(layout.end(), |end, dmb| {
             end.checked_next_multiple_of(alignment_of(dmb))?.checked_add(dmb.size)
@@ -85,42 +85,42 @@ impl Layout {
                 return Err(finding(guest, dmb, "size", Value::Size(dmb.size), rule));
             }
             let base = layout.end().max(lowest).checked_next_multiple_of(alignment_of(dmb));
-            layout.place(guest, dmb, base, BankKind::Dmb(index as u8))?;
+            layout.place(guest, dmb, base, RamSource::Dmb(index as u8))?;
         }
         Ok(layout)
     }
 
     /// Returns the first address after all RAM.
     pub fn end(&self) -> u64 {
-        self.banks.last().map_or(platform::RAM_BASE, |bank| bank.range.end())
+        self.ranges.last().map_or(platform::RAM_BASE, |ram| ram.range.end())
     }
 
-    /// Returns the bank that contains `address`.
-    pub fn bank_at(&self, address: u64) -> Option<&Bank> {
-        self.banks.iter().find(|bank| bank.range.base().get() <= address && address < bank.range.end())
+    /// Returns the region or block that contains `address`.
+    pub fn range_at(&self, address: u64) -> Option<&RamRange> {
+        self.ranges.iter().find(|ram| ram.range.base().get() <= address && address < ram.range.end())
     }
 
     /// Iterates over the ranges of all regions, without designated movable blocks, by ascending address.
     pub fn regions(&self) -> impl Iterator<Item = IpaRange> + Clone {
-        self.banks.iter().filter(|bank| matches!(bank.kind, BankKind::Region(_))).map(|bank| bank.range)
+        self.ranges.iter().filter(|ram| matches!(ram.source, RamSource::Region(_))).map(|ram| ram.range)
     }
 
     /// Iterates over the designated movable blocks by ascending address.
-    pub fn dmbs(&self) -> impl Iterator<Item = &Bank> {
-        self.banks.iter().filter(|bank| matches!(bank.kind, BankKind::Dmb(_)))
+    pub fn dmbs(&self) -> impl Iterator<Item = &RamRange> {
+        self.ranges.iter().filter(|ram| matches!(ram.source, RamSource::Dmb(_)))
     }
 
     fn place<'t>(
         &mut self,
         guest: &Guest<'t>,
-        region: &Region<'t>,
+        region: &RamRegion<'t>,
         base: Option<u64>,
-        kind: BankKind,
+        source: RamSource,
     ) -> Result<(), Finding<'t>> {
         let range = base.and_then(|base| IpaRange::from_numbers(base, region.size));
         match range.filter(|range| range.end() <= platform::IPA_LIMIT) {
             Some(range) => {
-                self.insert(range, kind);
+                self.insert(range, source);
                 Ok(())
             }
             None => {
@@ -133,26 +133,26 @@ impl Layout {
     /// Returns the lowest aligned base at which `size` bytes are free.
     fn first_gap(&self, size: u64, alignment: u64) -> Option<u64> {
         let mut base = platform::RAM_BASE.checked_next_multiple_of(alignment)?;
-        for bank in &self.banks {
-            if base.checked_add(size)? <= bank.range.base().get() {
+        for ram in &self.ranges {
+            if base.checked_add(size)? <= ram.range.base().get() {
                 break;
             }
-            if bank.range.end() > base {
-                base = bank.range.end().checked_next_multiple_of(alignment)?;
+            if ram.range.end() > base {
+                base = ram.range.end().checked_next_multiple_of(alignment)?;
             }
         }
         Some(base)
     }
 
-    fn insert(&mut self, range: IpaRange, kind: BankKind) {
-        let place = self.banks.iter().position(|bank| bank.range.base() > range.base());
+    fn insert(&mut self, range: IpaRange, source: RamSource) {
+        let place = self.ranges.iter().position(|ram| ram.range.base() > range.base());
         // There is room for the most regions and blocks that a guest can have.
-        let _ = self.banks.insert(place.unwrap_or(self.banks.len()), Bank { range, kind });
+        let _ = self.ranges.insert(place.unwrap_or(self.ranges.len()), RamRange { range, source });
     }
 }
 
 /// Tests whether size and address of `region` are multiples of `page`.
-fn is_whole_pages(region: &Region<'_>, page: u64) -> bool {
+fn is_whole_pages(region: &RamRegion<'_>, page: u64) -> bool {
     region.size.is_multiple_of(page) && region.ipa.is_none_or(|ipa| ipa.is_aligned(page))
 }
 
@@ -163,7 +163,7 @@ fn alignment(unit: Unit) -> u64 {
 
 fn finding<'t>(
     guest: &Guest<'t>,
-    region: &Region<'t>,
+    region: &RamRegion<'t>,
     name: &'static str,
     value: Value<'t>,
     rule: Rule,

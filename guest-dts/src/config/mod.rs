@@ -19,7 +19,7 @@ mod reader;
 mod region;
 
 pub use fit::{ControllerRoom, Host};
-pub use layout::{Bank, BankKind, Layout};
+pub use layout::{Layout, RamRange, RamSource};
 pub use reader::{Severity, Sink, UnknownNames};
 
 use heapless::Vec;
@@ -106,9 +106,9 @@ pub struct Guest<'t> {
     /// Method by which the guest learns of its movable memory.
     pub movable_memory: MovableMemory,
     /// RAM, in the blob's order.
-    pub regions: Vec<Region<'t>, REGION_LIMIT>,
+    pub regions: Vec<RamRegion<'t>, REGION_LIMIT>,
     /// Designated movable blocks, in the blob's order. They are RAM too, above all regions.
-    pub dmbs: Vec<Region<'t>, DMB_LIMIT>,
+    pub dmbs: Vec<RamRegion<'t>, DMB_LIMIT>,
     /// The guest's limits of migration.
     pub migration: GuestMigration,
     /// The node `device-tree`: nodes and properties that the operator adds to the guest's tree.
@@ -119,7 +119,7 @@ pub struct Guest<'t> {
 
 /// A part of a guest's RAM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Region<'t> {
+pub struct RamRegion<'t> {
     /// The region's node; `None` for the default guest's.
     pub node: Option<Node<'t>>,
     /// Size in bytes.
@@ -382,7 +382,15 @@ impl<'t> Configuration<'t> {
     }
 }
 
-impl Guest<'_> {
+impl<'t> Guest<'t> {
+    /// Returns the region or block at `source`.
+    pub fn ram(&self, source: RamSource) -> Option<&RamRegion<'t>> {
+        match source {
+            RamSource::Region(index) => self.regions.get(usize::from(index)),
+            RamSource::Dmb(index) => self.dmbs.get(usize::from(index)),
+        }
+    }
+
     /// Returns the size of all RAM in bytes, movable blocks included.
     pub fn ram_size(&self) -> u64 {
         self.regions.iter().chain(&self.dmbs).fold(0, |sum, region| sum.saturating_add(region.size))

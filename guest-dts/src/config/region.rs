@@ -3,7 +3,7 @@
 use stage2::addr::{FRAME_SIZE, PAGEBLOCK_SIZE};
 
 use super::reader::Reader;
-use super::{Placement, Region, Spread, Strictness, Unit};
+use super::{Placement, RamRegion, Spread, Strictness, Unit};
 use crate::finding::{Finding, Rule, Value};
 use crate::guest_tree::platform;
 use crate::image::PageSize;
@@ -29,7 +29,7 @@ pub(super) fn read<'t>(
     node: Node<'t>,
     page_size: PageSize,
     reader: &mut Reader<'_, 't>,
-) -> Option<Region<'t>> {
+) -> Option<RamRegion<'t>> {
     reader.check_names(node, &REGION_PROPERTIES, &[]);
     let has_reg = node.has("reg");
     let ipa = if has_reg { read_reg(node, reader) } else { None };
@@ -44,7 +44,7 @@ pub(super) fn read<'t>(
         let own = unit.filter(|unit| *unit != Unit::Any).map_or(FRAME_SIZE, Unit::alignment);
         check_alignment(node, (ipa, size), own, page_size.bytes(), page_size, reader);
     }
-    Some(Region { node: Some(node), size: size?, ipa, is_pinned_in_place, placement, unit: unit? })
+    Some(RamRegion { node: Some(node), size: size?, ipa, is_pinned_in_place, placement, unit: unit? })
 }
 
 /// Reads a `dmb` node of a guest with pages of `page_size`. Checks every property, even after an error in another.
@@ -53,7 +53,7 @@ pub(super) fn read_dmb<'t>(
     node: Node<'t>,
     page_size: PageSize,
     reader: &mut Reader<'_, 't>,
-) -> Option<Region<'t>> {
+) -> Option<RamRegion<'t>> {
     reader.check_names(node, &DMB_PROPERTIES, &[]);
     let (size, unit) = (read_size(node, reader), read_unit(node, reader));
     let placement = read_placement(node, reader);
@@ -61,7 +61,7 @@ pub(super) fn read_dmb<'t>(
         let own = unit.map_or(PAGEBLOCK_SIZE, |unit| unit.alignment().max(PAGEBLOCK_SIZE));
         check_alignment(node, (None, size), own, page_size.block_alignment(), page_size, reader);
     }
-    Some(Region {
+    Some(RamRegion {
         node: Some(node),
         size: size?,
         ipa: None,

@@ -596,11 +596,11 @@ fn memory_is_laid_out_with_blocks_on_top() {
         |severity: Severity, finding: Finding<'_>| assert!(severity == Severity::Note, "{finding}");
     let configuration = Configuration::read(&tree, &mut sink).unwrap();
     let layout = Layout::of(&configuration.guests[0]).unwrap();
-    let banks: Vec<_> = layout.banks.iter().map(|bank| format!("{:?} {}", bank.kind, bank.range)).collect();
-    insta::assert_snapshot!(banks.join("\n"));
+    let ranges: Vec<_> = layout.ranges.iter().map(|ram| format!("{:?} {}", ram.source, ram.range)).collect();
+    insta::assert_snapshot!(ranges.join("\n"));
     assert_eq!(layout.regions().count(), 4, "without blocks");
-    assert_eq!(layout.bank_at(0x4fff_ffff).unwrap().kind, BankKind::Region(0));
-    assert_eq!(layout.bank_at(0x3fff_ffff), None);
+    assert_eq!(layout.range_at(0x4fff_ffff).unwrap().source, RamSource::Region(0));
+    assert_eq!(layout.range_at(0x3fff_ffff), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use core::fmt;
 
 use super::writer::{Writer, reg};
 use crate::argument;
-use crate::config::{Bank, BankKind, Guest, Layout, MovableMemory};
+use crate::config::{Guest, Layout, MovableMemory, RamRange};
 
 /// The method by which a guest learns of its movable memory, and the reason for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +93,15 @@ fn template_mode(guest: &Guest<'_>) -> Option<MovableMemory> {
     Some(if block.is_compatible("shared-dma-pool") { MovableMemory::Cma } else { MovableMemory::Dmb })
 }
 
-/// Writes the `memory` nodes and what describes the movable blocks.
+/// Writes the `memory` nodes, the NUMA distances and `/hypervisor`.
 #[inline(never)]
 pub(super) fn write(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout, mode: MovableMemory) {
-    for bank in &layout.banks {
-        writer.begin_at("memory", bank.range.base().get());
+    for ram in &layout.ranges {
+        writer.begin_at("memory", ram.range.base().get());
         writer.string("device_type", "memory");
-        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()));
+        writer.cells("reg", &reg(ram.range.base().get(), ram.range.size()));
         if mode == MovableMemory::Numa {
-            writer.cells("numa-node-id", &[numa_node(guest, bank)]);
+            writer.cells("numa-node-id", &[numa_node(guest, ram)]);
         }
         writer.end();
     }
@@ -114,11 +114,11 @@ pub(super) fn write(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout, mod
 /// Writes a node of reserved memory for each block: exactly `compatible`, and one `reg` entry each.
 #[inline(never)]
 pub(super) fn write_blocks(writer: &mut Writer, layout: &Layout, compatible: &[&str]) {
-    for bank in layout.dmbs() {
-        writer.begin_at("dmb", bank.range.base().get());
+    for ram in layout.dmbs() {
+        writer.begin_at("dmb", ram.range.base().get());
         writer.strings("compatible", compatible);
         writer.flag("reusable");
-        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()));
+        writer.cells("reg", &reg(ram.range.base().get(), ram.range.size()));
         writer.end();
     }
 }
@@ -133,34 +133,31 @@ fn hypervisor(writer: &mut Writer, layout: &Layout) {
     writer.cells("#address-cells", &[2]);
     writer.cells("#size-cells", &[2]);
     writer.flag("ranges");
-    for bank in layout.dmbs() {
-        writer.begin_at("dmb", bank.range.base().get());
+    for ram in layout.dmbs() {
+        writer.begin_at("dmb", ram.range.base().get());
         writer.string("compatible", "ballast,movable-memory");
-        writer.cells("reg", &reg(bank.range.base().get(), bank.range.size()));
+        writer.cells("reg", &reg(ram.range.base().get(), ram.range.size()));
         writer.end();
     }
     writer.end();
 }
 
-/// Returns the NUMA node of a bank: the number of its first controller.
-fn numa_node(guest: &Guest<'_>, bank: &Bank) -> u32 {
-    let region = match bank.kind {
-        BankKind::Region(index) => guest.regions.get(usize::from(index)),
-        BankKind::Dmb(index) => guest.dmbs.get(usize::from(index)),
-    };
+/// Returns the NUMA node of a region or block: the number of its first controller.
+fn numa_node(guest: &Guest<'_>, ram: &RamRange) -> u32 {
+    let region = guest.ram(ram.source);
     let controller = region.and_then(|region| region.placement.controllers.first());
     controller.copied().unwrap_or(0).into()
 }
 
-/// Returns the NUMA node of the vCPUs: the one of the first bank.
+/// Returns the NUMA node of the vCPUs: the one of the first region.
 pub(super) fn first_numa_node(guest: &Guest<'_>, layout: &Layout) -> Option<u32> {
-    layout.banks.first().map(|bank| numa_node(guest, bank))
+    layout.ranges.first().map(|ram| numa_node(guest, ram))
 }
 
 #[inline(never)]
 fn distance_map(writer: &mut Writer, guest: &Guest<'_>, layout: &Layout) {
     // By ascending number; controller numbers have 8 bits.
-    let is_there = |node: &u32| layout.banks.iter().any(|bank| numa_node(guest, bank) == *node);
+    let is_there = |node: &u32| layout.ranges.iter().any(|ram| numa_node(guest, ram) == *node);
     let nodes: Vec<u32> = (0..256).filter(is_there).collect();
     let mut matrix = Vec::new();
     for &from in &nodes {

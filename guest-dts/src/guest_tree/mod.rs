@@ -12,7 +12,7 @@ use core::fmt;
 use core::fmt::Write;
 
 use crate::argument;
-use crate::config::{BOOTARGS_LIMIT, Bank, BankKind, Guest, Layout, MovableMemory, Region};
+use crate::config::{BOOTARGS_LIMIT, Guest, Layout, MovableMemory};
 use crate::finding::Finding;
 use crate::image::BootPlan;
 use crate::tree::{Node, Tree};
@@ -190,14 +190,6 @@ impl<'t> GuestTree<'_, 't> {
     /// Returns the method by which the guest learns of its movable memory.
     pub(crate) fn mode(&self) -> MovableMemory {
         Choice::of(self.guest).mode
-    }
-
-    /// Returns the region or block behind `bank`.
-    pub(crate) fn region_of(&self, bank: &Bank) -> Option<&Region<'t>> {
-        match bank.kind {
-            BankKind::Region(index) => self.guest.regions.get(usize::from(index)),
-            BankKind::Dmb(index) => self.guest.dmbs.get(usize::from(index)),
-        }
     }
 
     /// Writes `/reserved-memory`, unless it would be empty. Linux silently ignores the node unless it has the root's

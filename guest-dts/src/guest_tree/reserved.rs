@@ -220,7 +220,7 @@ fn is_left_out(input: &GuestTree<'_, '_>, host: Option<&Tree<'_>>, child: &Child
     matches!(treatment(input, host, child), Treatment::LeftOut(_))
 }
 
-/// A kernel resource, of which there are few, that a node takes up.
+/// A limited kernel resource that a node takes up.
 enum Slot {
     /// A movable block, or a pool in one.
     Block,
@@ -280,21 +280,21 @@ fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Re
     let Some(range) = IpaRange::from_numbers(reg.base, reg.size).filter(|range| !range.is_empty()) else {
         return broken(Rule::Must("not be empty, and end below 2^48"));
     };
-    let banks = || input.layout.banks.iter();
-    let is_outside = !banks().any(|bank| bank.range.overlaps(&range));
+    let ranges = || input.layout.ranges.iter();
+    let is_outside = !ranges().any(|ram| ram.range.overlaps(&range));
     if node.has("reusable") {
         let size = input.guest.page_size.block_alignment();
         if !range.is_aligned(size) {
             return broken(Rule::MultipleOfForPages { size, page: input.guest.page_size.bytes() });
         }
-        if !banks().any(|bank| bank.range.contains(&range)) {
+        if !ranges().any(|ram| ram.range.contains(&range)) {
             return broken(Rule::Must("lie in one region of the guest's RAM, since it is `reusable`"));
         }
     }
     if child.source == Source::Host {
-        let mut pinned =
-            banks().filter(|bank| input.region_of(bank).is_some_and(|region| region.is_pinned_in_place));
-        if !is_outside && !pinned.any(|bank| bank.range.contains(&range)) {
+        let mut pinned = ranges()
+            .filter(|ram| input.guest.ram(ram.source).is_some_and(|region| region.is_pinned_in_place));
+        if !is_outside && !pinned.any(|ram| ram.range.contains(&range)) {
             return broken(Rule::Must(
                 "lie outside the guest's RAM, or in a region that is `pinned-in-place`",
             ));
@@ -308,7 +308,7 @@ fn check_entry<'t>(input: &GuestTree<'_, 't>, child: &Child<'t>, reg: Reg) -> Re
         }
     }
     let is_described = matches!(input.mode(), MovableMemory::Dmb | MovableMemory::Cma);
-    if is_described && input.layout.dmbs().any(|bank| bank.range.overlaps(&range)) {
+    if is_described && input.layout.dmbs().any(|ram| ram.range.overlaps(&range)) {
         return broken(Rule::OverlapsWith("a movable block of the guest"));
     }
     Ok(())

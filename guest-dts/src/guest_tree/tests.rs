@@ -356,18 +356,18 @@ fn long_boot_arguments_are_refused() {
 
 #[test]
 fn no_block_lies_below_4_gib_while_another_lies_above() {
-    let banks = |region: &str, blocks: &str| {
+    let bases = |region: &str, blocks: &str| {
         let text =
             source("").replace("size = <0x10000000>", region).replacen("size = <0x8000000>", blocks, 1);
         let (tree, said) = build(&text, None);
-        let banks: Vec<_> = tree.lines().filter_map(|line| line.trim().strip_prefix("dmb@")).collect();
+        let bases: Vec<_> = tree.lines().filter_map(|line| line.trim().strip_prefix("dmb@")).collect();
         assert!(tree.contains("movablecore="), "{said:?}");
-        banks.join(" ")
+        bases.join(" ")
     };
     // All of it below, across, all above.
-    assert_eq!(banks("size = <0x80000000>", "size = <0x38000000>"), "c0000000 { f8000000 {");
-    assert_eq!(banks("size = <0x80000000>", "size = <0x3c000000>"), "100000000 { 13c000000 {");
-    assert_eq!(banks("size = <0xc8000000>", "size = <0x8000000>"), "108000000 { 110000000 {");
+    assert_eq!(bases("size = <0x80000000>", "size = <0x38000000>"), "c0000000 { f8000000 {");
+    assert_eq!(bases("size = <0x80000000>", "size = <0x3c000000>"), "100000000 { 13c000000 {");
+    assert_eq!(bases("size = <0xc8000000>", "size = <0x8000000>"), "108000000 { 110000000 {");
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl<'t> Cursor<'t> {
     #[allow(unsafe_code)]
     pub(super) fn blob(self) -> &'t [u8] {
         // SAFETY: `validate` checked that the slice begins at a multiple of 8 bytes, holds a header, and has as many
-        // bytes as the second word of its header says; it is borrowed for 't.
+        // bytes as the second word of its header states; it is borrowed for 't.
         unsafe {
             let size = u32::from_be(self.header.add(1).read());
             core::slice::from_raw_parts(self.header.as_ptr().cast(), size as usize)

@@ -7,7 +7,7 @@ use crate::observe::log;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use guest_dts::config::{self, BankKind, Layout, Region, Spread, Unit};
+use guest_dts::config::{self, Layout, RamRegion, RamSource, Spread, Unit};
 use guest_dts::guest_tree::{Choice, GuestTree};
 use guest_dts::image::{BootPlan, Image};
 use guest_dts::tree::Tree;
@@ -51,15 +51,11 @@ impl Plan {
         let ramdisk = guest.ramdisk.map(|bytes| bytes.len() as u64);
         let boot = BootPlan::new(&image, ramdisk, layout.regions()).map_err(|error| error.to_string())?;
         let mut pieces = Vec::new();
-        for bank in &layout.banks {
-            let region = match bank.kind {
-                BankKind::Region(index) => guest.regions.get(usize::from(index)),
-                BankKind::Dmb(index) => guest.dmbs.get(usize::from(index)),
-            };
-            let Some(region) = region else { continue };
+        for ram in &layout.ranges {
+            let Some(region) = guest.ram(ram.source) else { continue };
             pieces.push(Piece {
-                ipa: bank.range.base(),
-                size: bank.range.size(),
+                ipa: ram.range.base(),
+                size: ram.range.size(),
                 order: order(region.unit),
                 // Memory that cannot move must not use a pool's frames.
                 kind: match region.is_pinned_in_place || guest.migration.is_opted_out {
@@ -140,13 +136,13 @@ impl Plan {
     }
 
     /// Returns the region or block of the configuration that the RAM at `ipa` belongs to.
-    pub(crate) fn kind_at(&self, ipa: Ipa) -> Option<BankKind> {
-        self.layout.bank_at(ipa.get()).map(|bank| bank.kind)
+    pub(crate) fn kind_at(&self, ipa: Ipa) -> Option<RamSource> {
+        self.layout.range_at(ipa.get()).map(|ram| ram.source)
     }
 
     /// Returns true if there is RAM at `ipa`.
     pub(crate) fn is_ram(&self, ipa: Ipa) -> bool {
-        self.layout.bank_at(ipa.get()).is_some()
+        self.layout.range_at(ipa.get()).is_some()
     }
 }
 
@@ -159,7 +155,7 @@ fn order(unit: Unit) -> u8 {
 }
 
 fn placement(
-    region: &Region<'_>,
+    region: &RamRegion<'_>,
     controller: &impl Fn(u8) -> Option<ControllerId>,
 ) -> Result<Placement, String> {
     let wanted = &region.placement;

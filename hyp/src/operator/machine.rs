@@ -17,7 +17,6 @@ use crate::operator::scheduler;
 use crate::{arch, serial};
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
-use guest_dts::config::BankKind;
 use guest_dts::guest_tree::Choice;
 use stage2::addr::{FRAME_SIZE, Ipa};
 use stage2::controller::ControllerId;
@@ -240,15 +239,12 @@ impl Machine for Host {
 
     fn region(&self, guest: usize, region: usize) -> Option<Region<'_>> {
         let plan = crate::guest::all().nth(guest)?.plan();
-        let bank = plan.layout().banks.get(region)?;
-        let made = match bank.kind {
-            BankKind::Region(index) => plan.guest().regions.get(usize::from(index)),
-            BankKind::Dmb(index) => plan.guest().dmbs.get(usize::from(index)),
-        }?;
+        let ram = plan.layout().ranges.get(region)?;
+        let made = plan.guest().ram(ram.source)?;
         Some(Region {
             name: made.node.map_or("memory", |node| node.name()),
-            ipa: bank.range.base().get(),
-            bytes: bank.range.size(),
+            ipa: ram.range.base().get(),
+            bytes: ram.range.size(),
             backing: match (made.is_pinned_in_place, plan.guest().migration.is_opted_out) {
                 (true, _) => Backing::Pinned,
                 (false, true) => Backing::Held,

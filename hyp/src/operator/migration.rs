@@ -6,7 +6,7 @@ use crate::guest::migration::{ENGINE, Host, submit, wake};
 use crate::hyp_mem::pages;
 use crate::monitor::balance::History;
 use crate::monitor::migration::{Heat, Look, Migration, Order, Piece};
-use guest_dts::config::BankKind;
+use guest_dts::config::RamSource;
 use stage2::addr::{FRAME_SIZE, Frame, Ipa};
 use stage2::controller::ControllerId;
 use stage2::migrate::{Engine, Frames, Guests, JobId, JobReport, Request, RequestError, Shortage};
@@ -78,8 +78,8 @@ impl Migration for Operator {
         let guest = guest(index)?;
         let planned = guest.plan().pieces().get(piece)?;
         let (is_dmb, number) = match guest.plan().kind_at(planned.ipa)? {
-            BankKind::Region(number) => (false, number),
-            BankKind::Dmb(number) => (true, number),
+            RamSource::Region(number) => (false, number),
+            RamSource::Dmb(number) => (true, number),
         };
         let placement = guest.placement(piece).unwrap_or(planned.placement);
         Some(Piece {

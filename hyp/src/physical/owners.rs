@@ -68,12 +68,11 @@ pub fn claim_window(
             "its window begins at {start:#x}; it must not lie below the guest's RAM at {RAM_BASE:#x}, among its devices"
         ));
     }
-    let overlapped =
-        layout.banks.iter().find(|bank| bank.range.base().get() < end && start < bank.range.end());
+    let overlapped = layout.ranges.iter().find(|ram| ram.range.base().get() < end && start < ram.range.end());
     match overlapped {
-        Some(bank) => Err(format!(
+        Some(ram) => Err(format!(
             "its window from {start:#x} to {end:#x} overlaps with the guest's RAM: {}",
-            bank.range
+            ram.range
         )),
         None => Ok(window),
     }

@@ -3,7 +3,7 @@
 
 use super::{Tell, tell_finding};
 use crate::board::{Board, Extent};
-use guest_dts::config::{self, Configuration, Guest, Region, Severity};
+use guest_dts::config::{self, Configuration, Guest, RamRegion, Severity};
 use guest_dts::finding::{Finding, Rule, Value};
 use guest_dts::range::IpaRange;
 use stage2::name::Name;
@@ -51,7 +51,7 @@ pub fn give_back(memory: &Memory<'_>, ranges: impl Iterator<Item = IpaRange>, te
 }
 
 /// Returns the pinned regions of `guest`.
-fn pinned<'a, 't>(guest: &'a Guest<'t>) -> impl Iterator<Item = (IpaRange, &'a Region<'t>)> {
+fn pinned<'a, 't>(guest: &'a Guest<'t>) -> impl Iterator<Item = (IpaRange, &'a RamRegion<'t>)> {
     let regions = guest.regions.iter().filter(|region| region.is_pinned_in_place);
     regions.filter_map(|region| Some((region.ipa?, region)))
 }
