@@ -12,7 +12,7 @@ use crate::workdir::WorkDir;
 use crate::{process, tree};
 
 /// Name of the QEMU program.
-pub const QEMU: &str = "qemu-system-aarch64";
+pub(crate) const QEMU: &str = "qemu-system-aarch64";
 
 /// Offset above [`RAM_BASE`] at which QEMU loads a ramdisk. The device tree follows it.
 const RAMDISK_OFFSET: u64 = 128 * MIB;
@@ -25,7 +25,7 @@ const TREE_ROOM: u64 = 2 * MIB;
 
 /// The connection of the machine's serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serial {
+pub(crate) enum Serial {
     /// This program's terminal, shared with QEMU's own monitor (Ctrl-A C, Ctrl-A X).
     Terminal,
     /// QEMU's standard input and output, without QEMU's monitor.
@@ -57,7 +57,7 @@ pub struct Boot {
     /// Device tree source that is applied to QEMU's tree, for hosts that QEMU has no option for.
     pub tree_overlay: String,
     /// Device tree that replaces QEMU's. It states the address of the ramdisk.
-    pub tree: Option<PathBuf>,
+    pub(crate) tree: Option<PathBuf>,
     /// QEMU's name of a CPU model that replaces the machine's.
     pub cpu: Option<String>,
     /// Value of QEMU's `-M`; by default, `virt` with GICv3 and EL2.
@@ -105,7 +105,7 @@ impl Boot {
     ///
     /// # Errors
     /// A file cannot be read or created, or the device tree cannot be made.
-    pub fn command(&self, folder: &WorkDir, serial: Serial) -> Result<Command> {
+    pub(crate) fn command(&self, folder: &WorkDir, serial: Serial) -> Result<Command> {
         for range in self.machine.ranges() {
             if let Filling::Controller(index) = range.filling {
                 let path = controller_file(folder, index);
@@ -136,7 +136,7 @@ impl Boot {
     }
 
     /// Returns the size in bytes that the controllers' files can grow to.
-    pub fn room(&self) -> u64 {
+    pub(crate) fn room(&self) -> u64 {
         self.machine.ram().0
     }
 
@@ -300,7 +300,7 @@ impl Boot {
 }
 
 /// Returns the file that holds the RAM of controller `index`.
-pub fn controller_file(folder: &WorkDir, index: usize) -> PathBuf {
+pub(crate) fn controller_file(folder: &WorkDir, index: usize) -> PathBuf {
     folder.path().join(format!("controller{index}"))
 }
 

@@ -27,13 +27,13 @@ pub(crate) const FIX_835769: &str = "fix-cortex-a53-835769";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Number of instructions examined.
-    pub instruction_count: usize,
+    pub(crate) instruction_count: usize,
     /// Addresses of multiply-accumulates after an access to memory: erratum 835769.
-    pub accumulates: Vec<u64>,
+    pub(crate) accumulates: Vec<u64>,
     /// Addresses of ADRPs that start a sequence of erratum 843419.
-    pub pages: Vec<u64>,
+    pub(crate) pages: Vec<u64>,
     /// Addresses of instructions that clean a cache line without invalidating it: errata 819472 and others.
-    pub cleans: Vec<u64>,
+    pub(crate) cleans: Vec<u64>,
 }
 
 impl Found {

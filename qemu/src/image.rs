@@ -77,7 +77,7 @@ impl Image {
     }
 
     /// Tests whether the image has at most [`TARGET_SIZE`] bytes.
-    pub fn fits(&self) -> bool {
+    pub(crate) fn fits(&self) -> bool {
         self.size <= TARGET_SIZE
     }
 }

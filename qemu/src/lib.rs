@@ -22,11 +22,11 @@ pub mod place;
 pub mod process;
 pub mod ramdisk;
 pub mod session;
-pub mod size;
+mod size;
 pub mod store;
 pub mod suite;
 pub mod toolchain;
-pub mod tree;
-pub mod workdir;
+mod tree;
+mod workdir;
 
 pub use error::{Error, Result};

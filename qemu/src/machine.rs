@@ -12,7 +12,7 @@ use crate::place;
 use crate::size::{Bytes, MIB};
 
 /// Base of RAM on QEMU's `virt` board.
-pub const RAM_BASE: u64 = 0x4000_0000;
+pub(crate) const RAM_BASE: u64 = 0x4000_0000;
 
 /// Least size of the first controller, which holds kernel, ramdisk and device tree.
 const FIRST_CONTROLLER_AT_LEAST: u64 = 256 * MIB;
@@ -30,30 +30,30 @@ pub struct Machine {
     pub cpus: u32,
     /// QEMU's name of the CPU model.
     #[serde(default = "usual_cpu")]
-    pub cpu: String,
+    pub(crate) cpu: String,
     /// NUMA distance between two controllers in the device tree, at least 11. The distance of a node to itself is 10.
     #[serde(default = "usual_distance")]
-    pub distance: u8,
+    pub(crate) distance: u8,
     /// The memory controllers, by ascending address.
     #[serde(rename = "controller")]
-    pub controllers: Vec<Controller>,
+    pub(crate) controllers: Vec<Controller>,
 }
 
 /// A memory controller.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Controller {
+pub(crate) struct Controller {
     /// Size of the controller's RAM.
-    pub size: Bytes,
+    pub(crate) size: Bytes,
     /// Base of the RAM; by default, the end of the previous controller's RAM.
-    pub base: Option<Bytes>,
+    pub(crate) base: Option<Bytes>,
     /// CPUs in the controller's NUMA node, like `0-3`.
-    pub cpus: Option<String>,
+    pub(crate) cpus: Option<String>,
 }
 
 /// The contents of a range of the physical map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filling {
+pub(crate) enum Filling {
     /// RAM of the controller with this index.
     Controller(usize),
     /// No memory.
@@ -62,13 +62,13 @@ pub enum Filling {
 
 /// A range of the physical map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
+pub(crate) struct Range {
     /// First address.
-    pub base: u64,
+    pub(crate) base: u64,
     /// Size in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Contents.
-    pub filling: Filling,
+    pub(crate) filling: Filling,
 }
 
 impl Machine {
@@ -157,7 +157,7 @@ impl Machine {
     }
 
     /// Returns the physical map from [`RAM_BASE`] up, including gaps between controllers.
-    pub fn ranges(&self) -> Vec<Range> {
+    pub(crate) fn ranges(&self) -> Vec<Range> {
         let mut ranges = Vec::new();
         let mut end = RAM_BASE;
         for (index, controller) in self.controllers.iter().enumerate() {
@@ -171,18 +171,13 @@ impl Machine {
         ranges
     }
 
-    /// Returns the range of controller `index`.
-    pub fn controller_range(&self, index: usize) -> Option<Range> {
-        self.ranges().into_iter().find(|range| range.filling == Filling::Controller(index))
-    }
-
     /// Tests whether there is a gap between two controllers.
-    pub fn has_gap(&self) -> bool {
+    pub(crate) fn has_gap(&self) -> bool {
         self.ranges().iter().any(|range| range.filling == Filling::Gap)
     }
 
     /// Returns the size of all RAM.
-    pub fn ram(&self) -> Bytes {
+    pub(crate) fn ram(&self) -> Bytes {
         Bytes(self.controllers.iter().map(|controller| controller.size.0).sum())
     }
 }
@@ -216,7 +211,7 @@ mod tests {
         let far = Machine::load("far").unwrap();
         let ranges = far.ranges();
         assert_eq!(ranges[1], Range { base: 2 * GIB, size: 62 * GIB, filling: Filling::Gap });
-        assert_eq!(far.controller_range(1).unwrap().base, 64 * GIB);
+        assert_eq!((ranges[2].base, ranges[2].filling), (64 * GIB, Filling::Controller(1)));
         assert!(far.has_gap());
         assert_eq!(far.ram(), Bytes(2 * GIB));
     }

@@ -28,7 +28,7 @@ pub fn machines() -> PathBuf {
 }
 
 /// Returns the folder of the sets of guests.
-pub fn guest_sets() -> PathBuf {
+pub(crate) fn guest_sets() -> PathBuf {
     root().join("guest-dts")
 }
 

@@ -6,30 +6,17 @@ use std::process::{Command, Output, Stdio};
 use crate::error::{Error, Result};
 
 /// Formats a command line as it would be typed, for messages.
-pub fn describe(command: &Command) -> String {
+pub(crate) fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(shell_word));
     words.join(" ")
-}
-
-/// Runs `command` with this program's own input and output.
-///
-/// # Errors
-/// The program is missing or fails.
-pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().map_err(|source| start_error(command, source))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::Program { program: describe(command), status, said: String::new() })
-    }
 }
 
 /// Runs `command` without input and returns its output.
 ///
 /// # Errors
 /// The program is missing or fails. The error includes its error output.
-pub fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let Output { status, stdout, stderr } =
         command.stdin(Stdio::null()).output().map_err(|source| start_error(command, source))?;
     if status.success() {

@@ -60,7 +60,7 @@ fn make(busybox: &Path, folder: &Path, archive: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `cpio` fails, or a file cannot be written.
-pub fn of_program(program: &Path, archive: &Path) -> Result<()> {
+pub(crate) fn of_program(program: &Path, archive: &Path) -> Result<()> {
     let folder = archive.with_extension("folder");
     fs::create_dir_all(&folder).at(&folder)?;
     let init = folder.join("init");

@@ -40,9 +40,9 @@ pub struct Record {
     /// Version of the package.
     pub version: String,
     /// sha256 of the package, as signed by Debian.
-    pub package_sha256: String,
+    pub(crate) package_sha256: String,
     /// sha256 of the extracted file; of a kernel, decompressed.
-    pub sha256: String,
+    pub(crate) sha256: String,
 }
 
 /// A fetched item.

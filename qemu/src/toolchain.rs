@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::{place, process};
 
 /// The target of Ballast and of the bare-metal guests.
-pub const TARGET: &str = "aarch64-unknown-none-softfloat";
+pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
 
 /// Variable that `tools/cargo` sets if Rust's own libraries for [`TARGET`] must be built from source.
 const BUILD_STD: &str = "BALLAST_BUILD_STD";
@@ -23,7 +23,7 @@ pub fn cargo() -> Command {
 }
 
 /// Returns `cargo build --release` for [`TARGET`] in the workspace of `manifest`.
-pub fn build_for_target(manifest: &Path) -> Command {
+pub(crate) fn build_for_target(manifest: &Path) -> Command {
     let mut command = cargo();
     command.args(["build", "--release", "--target", TARGET, "--manifest-path"]).arg(manifest);
     with_libraries(&mut command);
@@ -32,7 +32,7 @@ pub fn build_for_target(manifest: &Path) -> Command {
 
 /// Adds the arguments that build Rust's own libraries, if they are missing, to a `cargo build` for [`TARGET`] or to a
 /// program that passes its arguments on to one.
-pub fn with_libraries(command: &mut Command) {
+pub(crate) fn with_libraries(command: &mut Command) {
     if std::env::var_os(BUILD_STD).is_some_and(|value| !value.is_empty()) {
         command.args(["-Z", "build-std=core,alloc,compiler_builtins"]).env("RUSTC_BOOTSTRAP", "1");
     }

@@ -14,19 +14,19 @@ use crate::process;
 ///
 /// # Errors
 /// The file cannot be read or written, or `dtc` refuses the source.
-pub fn lay_over(tree: &Path, overlay: &str) -> Result<()> {
+pub(crate) fn lay_over(tree: &Path, overlay: &str) -> Result<()> {
     let mut source = source(tree)?;
     source.push_str(overlay);
     let path = tree.with_extension("dts");
     std::fs::write(&path, source).at(&path)?;
-    compile(&path, tree, &[])
+    compile(&path, tree)
 }
 
 /// Returns the source of a compiled tree.
 ///
 /// # Errors
 /// `dtc` is missing or refuses the file.
-pub fn source(tree: &Path) -> Result<String> {
+pub(crate) fn source(tree: &Path) -> Result<String> {
     process::output(Command::new("dtc").args(["-q", "-I", "dtb", "-O", "dts"]).arg(tree))
 }
 
@@ -39,17 +39,10 @@ pub(crate) fn ramdisk_address(tree: &Path) -> Option<u64> {
     cells.split_whitespace().try_fold(0, add)
 }
 
-/// Compiles the tree in `source` to `tree`. `dtc` searches `folders` for included files.
-///
-/// # Errors
-/// `dtc` is missing or refuses the source.
-pub fn compile(source: &Path, tree: &Path, folders: &[&Path]) -> Result<()> {
+/// Compiles the tree in `source` to `tree`.
+fn compile(source: &Path, tree: &Path) -> Result<()> {
     let mut command = Command::new("dtc");
-    command.args(["-q", "-I", "dts", "-O", "dtb", "-o"]).arg(tree);
-    for folder in folders {
-        command.arg("-i").arg(folder);
-    }
-    process::quietly(command.arg(source))
+    process::quietly(command.args(["-q", "-I", "dts", "-O", "dtb", "-o"]).arg(tree).arg(source))
 }
 
 /// Returns an overlay that removes a machine's gaps from QEMU's tree: deletes their memory nodes and renumbers the

@@ -21,7 +21,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A private folder that is removed when this is dropped.
 #[derive(Debug)]
-pub struct WorkDir {
+pub(crate) struct WorkDir {
     path: PathBuf,
     _lock: File,
 }
@@ -32,7 +32,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// The folder cannot be created.
-    pub fn new(room: u64) -> Result<Self> {
+    pub(crate) fn new(room: u64) -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let wanted = if room > MUCH { room.saturating_mul(2) } else { room };
         if free_bytes(memory).is_some_and(|free| free > wanted)
@@ -49,7 +49,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// The folder cannot be created.
-    pub fn under(parent: &Path) -> Result<Self> {
+    pub(crate) fn under(parent: &Path) -> Result<Self> {
         sweep(parent);
         loop {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl WorkDir {
     }
 
     /// Returns the path of the folder.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
