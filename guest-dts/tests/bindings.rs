@@ -222,7 +222,7 @@ fn broken_pools_are_found_by_schema_and_by_reader() {
     for (index, (_, from, to)) in changes.iter().enumerate() {
         assert!(
             said.contains(&format!("change-{index}-")),
-            "the schema says nothing about {to:?} instead of {from:?}"
+            "the schema reports no error about {to:?} instead of {from:?}"
         );
     }
 }
