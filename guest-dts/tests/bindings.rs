@@ -75,12 +75,12 @@ fn assert_all_found(test: &str, good: &str, changes: &[(&str, &str)], compile: i
 }
 
 #[test]
-fn the_bindings_are_sound() {
+fn the_bindings_are_valid() {
     assert_eq!(schema::validate_bindings(), "");
 }
 
 #[test]
-fn the_sets_that_ship_obey() {
+fn the_shipped_sets_conform() {
     let files: Vec<_> = sets()
         .iter()
         .map(|(name, source)| file("sets", name, compile_with_images(source).as_slice()))
@@ -99,7 +99,7 @@ fn memory_and_blocks_may_be_disabled() {
 }
 
 #[test]
-fn trees_of_guests_obey_in_every_mode() {
+fn trees_of_guests_conform_in_every_mode() {
     let mut files = Vec::new();
     for (name, source) in sets() {
         for (guest, blob) in guest_trees(&source) {
@@ -121,7 +121,7 @@ fn trees_of_guests_obey_in_every_mode() {
 }
 
 #[test]
-fn what_is_broken_is_found() {
+fn broken_configurations_are_refused_by_the_schema() {
     let (_, good) = sets().into_iter().find(|(name, _)| name == "pool-owner").unwrap();
     let changes = [
         ("vcpus = <1>;", "vcpus = <0>;"),
@@ -166,7 +166,7 @@ fn is_complaint(severity: Severity) -> bool {
 }
 
 #[test]
-fn good_pools_obey_and_are_taken() {
+fn valid_pools_conform_and_are_accepted() {
     let files: Vec<_> = GOOD_POOLS
         .iter()
         .enumerate()

@@ -37,8 +37,8 @@ impl Image {
         command.args(["--package", "hyp", "--bin", "ballast"]);
         let flag = format!("-Ctarget-feature=+{}", errata::FIX_835769);
         command.args(["--config", &format!("target.{TARGET}.rustflags=[{flag:?}]")]);
-        command.env("BALLAST_COMMIT", said_by("git", &["describe", "--always", "--dirty", "--abbrev=12"]));
-        command.env("BALLAST_COMPILER", said_by("rustc", &["--version"]));
+        command.env("BALLAST_COMMIT", output_of("git", &["describe", "--always", "--dirty", "--abbrev=12"]));
+        command.env("BALLAST_COMPILER", output_of("rustc", &["--version"]));
         // rustc warns in each crate that it does not know this feature, and passes it on to LLVM. `write` checks the
         // result.
         let expected = format!(
@@ -83,7 +83,7 @@ impl Image {
 }
 
 /// Returns the output of `program` about itself or this repository, for display, or "unknown".
-fn said_by(program: &str, arguments: &[&str]) -> String {
+fn output_of(program: &str, arguments: &[&str]) -> String {
     let program =
         if program == "rustc" { std::env::var("RUSTC").unwrap_or(program.into()) } else { program.into() };
     let said = process::output(Command::new(program).args(arguments).current_dir(place::root()));

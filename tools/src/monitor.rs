@@ -445,7 +445,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn refusals_are_told() {
+    fn refusals_are_reported() {
         let mut monitor = Monitor::attach(fake(small_machine)).unwrap();
         assert_eq!(monitor.ask("bogus").unwrap_err().to_string(), "bogus: is no command");
     }
@@ -506,7 +506,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_line_that_ends_is_told() {
+    fn the_end_of_the_line_is_reported() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut monitor = Monitor::attach(Link::of(ours.try_clone().unwrap(), ours)).unwrap();
         drop(theirs);

@@ -54,7 +54,7 @@ fn findings(source: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_sets_that_ship_are_sound_and_fit() {
+fn the_shipped_sets_are_valid_and_fit() {
     for (name, source) in SETS {
         let said = findings(source);
         assert!(said.iter().all(|line| line.starts_with("Note: ")), "{name}: {said:?}");
@@ -400,7 +400,7 @@ fn disabled_nodes_are_ignored() {
 }
 
 #[test]
-fn boot_arguments_that_divide_memory_beside_movablecore_are_warned_of() {
+fn boot_arguments_that_conflict_with_movablecore_cause_a_warning() {
     let text = |mode: &str, arguments: &str| {
         findings(&one_guest(
             &format!(

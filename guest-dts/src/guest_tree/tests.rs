@@ -110,7 +110,7 @@ fn movable_memory_in_every_way() {
 }
 
 #[test]
-fn automatic_choice_heeds_boot_arguments() {
+fn auto_respects_boot_arguments() {
     for argument in ["kernelcore=64M", "movablecore=10%", "movable_node"] {
         let text = source("").replace("console=ttyAMA0", argument);
         let (tree, said) = build(&text, None);
@@ -377,7 +377,7 @@ fn arguments_of_init_stay_last() {
 }
 
 #[test]
-fn what_is_added_twice_is_refused() {
+fn duplicate_additions_are_refused() {
     let host = "/dts-v1/; / { #address-cells = <2>; #size-cells = <2>; foo@1000 { phandle = <1>; };
         soc { reserved-memory { r { size = <0 1>; }; }; };
         reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges;
@@ -416,7 +416,7 @@ fn reserved_memory_without_a_place_is_checked() {
 }
 
 #[test]
-fn a_guest_is_told_the_frequency_that_the_host_is_told() {
+fn a_guest_gets_the_timer_frequency_of_the_hosts_tree() {
     let host = |property: &str| {
         format!("/dts-v1/; / {{ timer {{ compatible = \"arm,armv8-timer\"; {property} }}; }};")
     };

@@ -61,7 +61,7 @@ fn a_kernel_that_is_cut_short_is_refused() {
 }
 
 #[test]
-fn what_is_no_kernel_is_named() {
+fn other_files_are_refused() {
     let mut report = String::new();
     for (start, _) in FORMATS {
         report += &format!("{}\n", Image::parse(&[start, &[0; 80]].concat()).unwrap_err());

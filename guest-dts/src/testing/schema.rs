@@ -20,7 +20,7 @@ fn bindings() -> PathBuf {
 pub fn validate(files: &[&Path]) -> String {
     let mut command = Command::new(tool("dt-validate"));
     command.arg("-m").arg("-s").arg(bindings()).args(files);
-    said_by(command)
+    output_of(command)
 }
 
 /// Returns the messages of `dt-doc-validate` about the bindings themselves.
@@ -30,7 +30,7 @@ pub fn validate(files: &[&Path]) -> String {
 pub fn validate_bindings() -> String {
     let mut command = Command::new(tool("dt-doc-validate"));
     command.arg("-u").arg(bindings()).args(files_below(&bindings()));
-    said_by(command)
+    output_of(command)
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {
@@ -48,7 +48,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the output of `command`, except warnings that a schema of Ballast replaces one of dt-schema.
-fn said_by(mut command: Command) -> String {
+fn output_of(mut command: Command) -> String {
     let output = command.output().expect("the program starts");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
