@@ -129,7 +129,7 @@ pub(crate) fn needed(midr: u64) -> Workarounds {
     Workarounds(bits.fold(0, |all, bits| all | bits))
 }
 
-/// The numbers of the errata because of which some of these CPUs need a workaround, for the log.
+/// The numbers of the errata for which some of these CPUs need a workaround, for the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Numbers<I> {
     /// Workaround.

@@ -185,7 +185,7 @@ fn an_sgi_that_arrives_in_both_ways_is_in_one_list_register() {
                 }
             }
         });
-        // The physical one, by the fast path if that may.
+        // The physical SGI, by the fast path if possible.
         if local.inject(3, &lists).is_none() {
             let _ = vgic.arrive(1, 3, &local, &lists);
         }
@@ -199,7 +199,7 @@ fn an_sgi_that_arrives_in_both_ways_is_in_one_list_register() {
 #[test]
 fn a_request_shows_earlier_writes_regardless_of_the_sender_of_the_kick() {
     loom::model(|| {
-        // Two CPUs wake the monitor; the second may find the first one's request, and then sends no kick.
+        // Two CPUs wake the monitor. If the second finds the request of the first pending, it sends no kick.
         let (requests, sgi) = (Arc::new(Requests::new()), Arc::new(Sgi::new()));
         let written = Arc::new(AtomicU32::new(0));
         let others = [1, 2].map(|bit| {
@@ -213,7 +213,7 @@ fn a_request_shows_earlier_writes_regardless_of_the_sender_of_the_kick() {
         });
         let mut seen = 0;
         let mut look = || {
-            // As `operator::scheduler::resume` does: the request first.
+            // Take the request before reading, as `operator::scheduler::resume` does.
             if sgi.acknowledge(Barrier::Executed) {
                 requests.take(Request::Monitor);
                 seen |= written.swap(0, Ordering::AcqRel);

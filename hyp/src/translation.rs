@@ -15,7 +15,7 @@ use crate::errata::Workarounds;
 
 /// TCR_EL1.EPD0, EPD1.
 const NO_WALKS: u64 = 1 << 7 | 1 << 23;
-/// PAR_EL1.F, and the address of the page where it is clear.
+/// PAR_EL1.F, and the address of the page if that is clear.
 const PAR_FAULT: u64 = 1;
 const PAR_PAGE: u64 = 0xf_ffff_ffff_f000;
 /// SCTLR_EL1.M.

@@ -147,7 +147,7 @@ fn run(
     if let Some(system) = system {
         let file = ballast_qemu::place::target().join(format!("soak-{part}-{seed}.log"));
         match save(&file, &system) {
-            Ok(()) => println!("what the serial line carried: {}", file.display()),
+            Ok(()) => println!("transcript of the serial line: {}", file.display()),
             Err(error) => println!("{}: {error}", file.display()),
         }
     }

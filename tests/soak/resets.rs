@@ -51,5 +51,5 @@ pub(crate) fn run(progress: &mut Progress, place: &mut Option<System>, resets: u
     std::thread::sleep(Duration::from_millis(200));
     books::check(system);
     books::compare(&before, &books::read(system), 0);
-    println!("{} resets by the operator, {} by the guest itself: no frame is gone", told - 1, itself - 1);
+    println!("{} resets by the operator, {} by the guest itself: no frame was lost", told - 1, itself - 1);
 }

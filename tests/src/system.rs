@@ -162,7 +162,7 @@ impl System {
         let line = said.lines().find(|line| line.starts_with('{')).unwrap_or_default();
         report_in(line)
             .and_then(Result::ok)
-            .unwrap_or_else(|| panic!("`{command} --json` said `{said}`, which is no whole report"))
+            .unwrap_or_else(|| panic!("`{command} --json` printed no valid report: `{said}`"))
     }
 
     /// Waits for the shell of the Linux guest `name`.

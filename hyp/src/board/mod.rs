@@ -1,8 +1,8 @@
 //! The host, as its device tree describes it, in plain data.
 //!
 //! All knowledge about the host comes from here: RAM and the *controller* of each range, reservations, the CPUs and how they
-//! are started (PSCI), the GICv3, the timer's interrupts, the console's UART, Ballast's command line, and what was loaded with
-//! it. If a tree lacks something that Ballast needs, a [`Finding`] names node, property, value and rule.
+//! are started (PSCI), the GICv3, the timer's interrupts, the console's UART, Ballast's command line, and the files that were
+//! loaded with it. If a tree lacks something that Ballast needs, a [`Finding`] names node, property, value and rule.
 //!
 //! All vectors are bounded. The finding for a host that exceeds a limit names the limit.
 

@@ -83,11 +83,11 @@ impl Syndrome {
         value.swap_bytes() >> (64 - 8 * self.size())
     }
 
-    /// Answers the abort, in the order that the architecture and CPU errata ask for. Returns what
-    /// [`Steps::access_device`] returned.
+    /// Answers the abort in the order that the architecture and CPU errata require. Returns the result of
+    /// [`Steps::access_device`], if a device answered.
     ///
-    /// An abort of stage 1 has priority over one of stage 2. A device is not cached, so maintenance of its address
-    /// completes without effect. Nothing else that neither a device nor memory answers may.
+    /// A stage 1 fault has priority over one of stage 2. A device is not cached, so cache maintenance of its address completes
+    /// without effect. All other accesses to a hole get an external abort.
     #[inline(always)]
     pub(crate) fn answer<R>(self, steps: &mut impl Steps<R>) -> Option<R> {
         if steps.is_stage1_fault() {
@@ -119,13 +119,13 @@ impl Syndrome {
     }
 }
 
-/// The steps of which the answer to a data abort consists, for [`Syndrome::answer`].
+/// The steps of [`Syndrome::answer`].
 pub(crate) trait Steps<R> {
-    /// Returns true if the access faults at stage 1: the guest makes it again, and takes that fault.
+    /// Returns true if the access faults at stage 1: the guest repeats it, and takes that fault.
     fn is_stage1_fault(&self) -> bool;
     /// Performs the access if a device is at its address.
     fn access_device(&mut self) -> Option<R>;
-    /// Returns true if memory is there, so that the guest can make the access again.
+    /// Returns true if there is memory at the address, so that the guest can repeat the access.
     fn resolve(&mut self) -> bool;
     /// Completes the instruction.
     fn complete(&mut self);
@@ -137,7 +137,7 @@ pub(crate) trait Steps<R> {
 mod tests {
     use super::*;
 
-    /// An address, and what was done about an abort of it.
+    /// An address, and the steps after an abort.
     #[derive(Default)]
     struct Fake {
         is_stage1_fault: bool,
@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn maintenance_of_a_device_completes_without_effect() {
-        // Whether a device is there or not: its registers are not touched.
+        // With or without a device, no register is accessed.
         for is_device in [false, true] {
             answers(CLEAN, Fake { is_device, ..Fake::default() }, None, &["resolve", "complete"]);
         }
-        // Memory that is being moved: the guest executes the instruction again.
+        // Memory in migration: the guest repeats the instruction.
         answers(CLEAN, Fake { is_memory: true, ..Fake::default() }, None, &["resolve"]);
     }
 
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_accessed_again_and_the_rest_aborts() {
+    fn accesses_to_memory_are_repeated_and_those_to_holes_abort() {
         answers(LOAD, Fake { is_memory: true, ..Fake::default() }, None, &["access", "resolve"]);
         answers(LOAD, Fake::default(), None, &["access", "resolve", "inject"]);
         answers(WALK, Fake { is_memory: true, ..Fake::default() }, None, &["resolve"]);

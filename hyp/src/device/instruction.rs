@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_single_step_and_a_branch_end_with_the_instruction() {
-        let flags = 0xf << 28 | 1 << 22 | 1 << 24;
+        // NZCV, PAN, DIT, and TCO, which has a place of ITSTATE's in AArch32.
+        let flags = 0xf << 28 | 1 << 22 | 1 << 24 | 1 << 25;
         for unusual in [SINGLE_STEP, BTYPE, 1 << 10, 2 << 10, SINGLE_STEP | BTYPE] {
             assert!(!is_plain(EL1H | unusual) && !is_plain_aarch64(EL1H | unusual));
             assert_eq!(completed(0, EL1H | flags | unusual, ABORT), (4, EL1H | flags));
@@ -227,7 +228,7 @@ mod tests {
                 let state = State { elr: 0, spsr: ARM | flags << 28 };
                 let esr = WFI | 1 << 24 | condition << 20;
                 assert_eq!(state.passes_condition(esr), expected, "condition {condition}, flags {flags:#x}");
-                // The same from an IT block, where the syndrome has none.
+                // From an IT block, if the syndrome has no condition.
                 let state =
                     State { elr: 0, spsr: with_it_state(THUMB_USER | flags << 28, condition << 4 | 8) };
                 assert_eq!(state.passes_condition(WFI), expected, "IT {condition}, flags {flags:#x}");

@@ -56,13 +56,13 @@ impl Policy {
 pub(crate) struct Registers {
     /// MIDR_EL1.
     pub(crate) midr: u64,
-    /// ID_AA64PFR0_EL1, of which CSV2 (bits 59:56) matters.
+    /// ID_AA64PFR0_EL1, for CSV2 (bits 59:56).
     pub(crate) pfr0: u64,
-    /// ID_AA64PFR1_EL1, of which SSBS (bits 7:4) matters.
+    /// ID_AA64PFR1_EL1, for SSBS (bits 7:4).
     pub(crate) pfr1: u64,
-    /// ID_AA64ISAR2_EL1, of which CLRBHB (bits 31:28) matters.
+    /// ID_AA64ISAR2_EL1, for CLRBHB (bits 31:28).
     pub(crate) isar2: u64,
-    /// ID_AA64MMFR1_EL1, of which ECBHB (bits 63:60) matters.
+    /// ID_AA64MMFR1_EL1, for ECBHB (bits 63:60).
     pub(crate) mmfr1: u64,
 }
 

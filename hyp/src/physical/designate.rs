@@ -16,7 +16,7 @@ use stage2::phys::dmb::{Core, CoreOption, DesignationError, Node, NodeKind, Node
 use stage2::phys::map::BootMap;
 use stage2::range::FrameRange;
 
-/// Returns what a reservation designates, if anything.
+/// Returns the kind of block or pool that a reservation designates, if any.
 pub(super) fn kind(reservation: &Reservation<'_>) -> Option<NodeKind> {
     match reservation.kind {
         ReservationKind::DesignatedMovableBlock => Some(NodeKind::Block),

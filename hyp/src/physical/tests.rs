@@ -222,7 +222,7 @@ fn pinned_ram_of_a_refused_guest_is_available_to_the_next() {
     assert_eq!((told.len(), names), (1, ["hungry".into()].to_vec()), "{told:?}");
     assert!(told[0].starts_with("Error: configuration: /guests/next/memory-1: size "), "{told:?}");
     assert!(reserved >= 256 << 20);
-    // The first guest needs 4 GiB more than there are: the second gets what was reserved for it.
+    // The first guest needs 4 GiB more than there are: the second gets the memory that was reserved for it.
     let more = format!("{pinned} memory-2 {{ size = <1 0>; }};");
     let (told, names, after) = fitted(&guest("hungry", &more));
     assert_eq!((told.len(), names), (1, ["next".into()].to_vec()), "{told:?}");

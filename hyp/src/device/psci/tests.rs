@@ -110,7 +110,7 @@ fn arguments_of_32_bit_calls_are_cut() {
     let on = [0x8400_0003, 0xffff_ffff_0000_0001, 0xffff_ffff_4008_0000, 0xffff_ffff_0000_0007];
     assert_eq!(call(&power, 0, on), Action::TurnOn { vcpu: 1 });
     assert_eq!(power.take_start(1).unwrap().context, 7);
-    // The same as a 64-bit call names no vCPU.
+    // As a 64-bit call, the argument does not name a vCPU.
     assert_eq!(status([0xc400_0003, on[1], on[2], on[3]]), INVALID_PARAMETERS);
 }
 
@@ -194,7 +194,7 @@ fn one_of_many_callers_wins_and_its_start_is_not_mixed() {
 }
 
 proptest! {
-    /// No register contents of a caller reach a panic, and only checked starts reach a vCPU.
+    /// No register contents of a caller cause a panic, and only checked starts reach a vCPU.
     #[test]
     fn any_call_is_survived(calls in prop::collection::vec((0..4usize, any::<[u64; 4]>(), 0..0x20u64), 0..50)) {
         let power = Power::<4>::new();

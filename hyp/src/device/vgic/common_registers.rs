@@ -47,8 +47,8 @@ pub(crate) trait Interface {
     fn active_priorities(&self) -> [u64; 4];
 }
 
-/// Performs a trapped access with syndrome `esr` to [`CTLR`], [`PMR`] or [`RPR`]; `value` is what a write writes. Returns
-/// what a read reads.
+/// Performs a trapped access to [`CTLR`], [`PMR`] or [`RPR`] with syndrome `esr`. `value` is the value of a write. Returns the
+/// value of a read.
 pub(crate) fn access(interface: &impl Interface, esr: u64, value: u64) -> Option<u64> {
     let (vtr, vmcr) = (interface.vtr(), interface.vmcr());
     let is_read = esr & 1 != 0;

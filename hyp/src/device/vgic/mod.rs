@@ -94,7 +94,7 @@ impl State {
         if route & ROUTE_ANY != 0 {
             return (self.online != 0).then(|| self.online.trailing_zeros() as usize);
         }
-        // Affinity 0 numbers the vCPUs; MAX_VCPUS keeps the higher levels 0.
+        // Affinity 0 is the number of the vCPU; with at most MAX_VCPUS, the higher levels are 0.
         let index = route as usize & 0xff;
         (route & !0xff == 0 && index < MAX_VCPUS && self.online >> index & 1 != 0).then_some(index)
     }
@@ -306,7 +306,7 @@ impl Vgic {
             if let Some(link) = self.links.iter().find(|link| link.physical_intid == physical_intid) {
                 state.private[vcpu].pending |= 1 << link.virtual_intid;
             } else if physical_intid < DIRECT_SGIS {
-                // Sent with ICC_SGI1R_EL1: group 1, or it goes nowhere.
+                // Sent with ICC_SGI1R_EL1: only to group 1.
                 let bank = &mut state.private[vcpu];
                 bank.pending |= bank.group & 1 << physical_intid;
             }
@@ -365,7 +365,7 @@ impl Vgic {
             }
             pending &= bank.cancel_pending & bit == 0;
             if !pending && bank.pending & bit == 0 {
-                // Taken, or withdrawn.
+                // Taken or cancelled.
                 bank.latched &= !bit;
             }
             active &= bank.cancel_active & bit == 0;

@@ -1,4 +1,4 @@
-//! Tests of the vGIC against list registers as a CPU has them, and a guest that acknowledges and ends.
+//! Tests of the vGIC with fake list registers, and a guest that acknowledges and ends interrupts.
 
 use super::list_register::{ListRegister, ListRegisters};
 use super::*;
@@ -8,7 +8,7 @@ const LINKS: [HardwareLink; 2] = [
     HardwareLink { virtual_intid: 27, physical_intid: 27 },
     HardwareLink { virtual_intid: 30, physical_intid: 30 },
 ];
-/// Offsets in the distributor.
+/// Offsets of registers in the distributor.
 const CTLR: u64 = 0x000;
 const ISENABLER: u64 = 0x100;
 const ICENABLER: u64 = 0x180;
@@ -20,14 +20,14 @@ const IROUTER: u64 = 0x6000;
 /// Offset of a redistributor's SGI frame.
 const SGI_FRAME: u64 = 0x1_0000;
 
-/// Four list registers, a physical redistributor's lines, and what was asked of them.
+/// Four list registers, the lines of a physical redistributor, and the requests to them.
 #[derive(Default)]
 struct Fake {
     lrs: RefCell<[ListRegister; 4]>,
     eoi_count: Cell<u32>,
     underflow: Cell<bool>,
     deactivated: RefCell<Vec<u32>>,
-    /// Physical interrupts that were made active, and not deactivated since.
+    /// Physical interrupts that were activated, and not deactivated since.
     active: Cell<u32>,
     lines: Cell<u32>,
     enabled: Cell<u32>,
@@ -69,18 +69,18 @@ impl ListRegisters for Fake {
 }
 
 impl Fake {
-    /// The guest acknowledges: the most urgent pending interrupt becomes active.
+    /// Acknowledges the most urgent pending interrupt, which becomes active.
     fn acknowledge(&self) -> Option<u32> {
         let mut lrs = self.lrs.borrow_mut();
         let lr = lrs.iter_mut().filter(|lr| lr.pending() && !lr.active()).min_by_key(|lr| lr.priority())?;
         *lr = lr.with_pending(false).with_active(true);
-        // No INTID stands in two list registers.
+        // No INTID is in two list registers.
         let intid = lr.virtual_intid();
         assert_eq!(lrs.iter().filter(|lr| !lr.is_empty() && lr.virtual_intid() == intid).count(), 1);
         Some(intid)
     }
 
-    /// The guest ends interrupt `intid`, which may be in no list register.
+    /// Ends interrupt `intid`, which may be in no list register.
     fn end(&self, intid: u32) {
         let mut lrs = self.lrs.borrow_mut();
         match lrs.iter_mut().find(|lr| lr.active() && lr.virtual_intid() == intid) {
@@ -95,7 +95,7 @@ impl Fake {
     }
 }
 
-/// A guest with `count` vCPUs, all online, group 1 enabled, every interrupt group 1.
+/// A guest with all vCPUs online, group 1 enabled, and all interrupts in group 1.
 struct Guest {
     vgic: Vgic,
     cpus: Vec<(Local, Fake)>,
@@ -117,7 +117,7 @@ impl Guest {
         guest
     }
 
-    /// Does what kicked CPUs do, until nobody is dirty.
+    /// Refills as kicked CPUs do, until no vCPU is dirty.
     fn settle(&self, mut kick: Kick) {
         while kick.0 != 0 {
             let vcpu = kick.0.trailing_zeros() as usize;
@@ -188,7 +188,7 @@ fn more_than_list_registers_hold_come_in_order_of_priority() {
     let guest = Guest::new(1);
     guest.write(ISENABLER + 4, u64::from(u32::MAX));
     for intid in 32..64 {
-        // The last has the highest priority.
+        // The last interrupt has the highest priority.
         let _ = guest.vgic.write_distributor(0, IPRIORITYR + intid, 1, (63 - intid) << 3);
     }
     guest.write(ISPENDR + 4, u64::from(u32::MAX));
@@ -209,7 +209,7 @@ fn an_active_interrupt_that_had_to_leave_can_be_ended() {
     let _ = guest.vgic.write_distributor(0, IPRIORITYR + 32, 1, 0xf8);
     guest.write(ISPENDR + 4, 1);
     assert_eq!(guest.lrs(0).acknowledge(), Some(32));
-    // Four more urgent ones take all list registers.
+    // Four interrupts with higher priority take all list registers.
     guest.write(ISPENDR + 4, 0b11110);
     assert!(guest.lrs(0).lrs.borrow().iter().all(|lr| lr.pending()));
     assert_eq!(guest.read(ISACTIVER + 4), 1);
@@ -245,7 +245,7 @@ fn pending_can_be_taken_back_from_another_vcpu() {
     assert!(guest.lrs(1).lrs.borrow().iter().any(|lr| lr.virtual_intid() == 32 && lr.pending()));
     guest.write(ICPENDR + 4, 1);
     assert_eq!(guest.lrs(1).acknowledge(), None);
-    // The cancellation does not hold for the next.
+    // The cancellation does not affect the next one.
     guest.write(ISPENDR + 4, 1);
     assert_eq!(guest.lrs(1).acknowledge(), Some(32));
 }
@@ -273,7 +273,7 @@ fn an_sgi_takes_the_short_way_once_it_has_a_list_register() {
     assert!(local.inject(0, lrs).is_some());
     assert_eq!(lrs.acknowledge(), Some(0));
     lrs.end(0);
-    // Disabled, it may not.
+    // It must not while it is disabled.
     guest.redistributor(0, 0x180, 1);
     assert!(local.inject(0, lrs).is_none());
 }
@@ -292,7 +292,7 @@ fn two_timers_at_once_do_not_drive_each_other_out() {
         lrs.lrs.borrow().iter().any(|lr| lr.pending() && lr.hardware() && lr.virtual_intid() == intid)
     };
     assert!(pending(27) && pending(30));
-    // The line of one falls before it is taken: it is let go of.
+    // The line of one falls before it is taken: its physical interrupt is deactivated.
     lrs.lines.set(1 << 30);
     guest.maintain(0);
     assert_eq!(*lrs.deactivated.borrow(), [27]);
@@ -306,12 +306,12 @@ fn a_timer_that_software_makes_pending_fires_once_regardless_of_its_line() {
     guest.redistributor(0, 0x100, 1 << 27);
     guest.redistributor(0, 0x200, 1 << 27);
     assert_eq!(lrs.active.get(), 1 << 27, "the guest's deactivation has to find it active");
-    // It stays while others look.
+    // It stays pending during refills.
     guest.maintain(0);
     assert_eq!(guest.read_redistributor(0, 0x200) & 1 << 27, 1 << 27);
     assert_eq!(lrs.acknowledge(), Some(27));
     assert_eq!(guest.read_redistributor(0, 0x300) & 1 << 27, 1 << 27);
-    // Made pending again by its own handler: it comes when it is not active any more.
+    // Made pending again by its own handler: it is taken when it is inactive.
     guest.redistributor(0, 0x200, 1 << 27);
     assert_eq!(lrs.acknowledge(), None);
     assert!(lrs.underflow.get(), "nothing else would bring it");
@@ -322,7 +322,7 @@ fn a_timer_that_software_makes_pending_fires_once_regardless_of_its_line() {
     lrs.end(27);
     guest.maintain(0);
     assert_eq!((lrs.acknowledge(), lrs.active.get()), (None, 0));
-    // While it is disabled it waits, without keeping the physical one active; and it can be taken back.
+    // While it is disabled it waits, without keeping the physical one active, and can be cleared.
     guest.redistributor(0, 0x200, 1 << 27);
     guest.redistributor(0, 0x180, 1 << 27);
     assert_eq!((lrs.acknowledge(), lrs.active.get()), (None, 0));
@@ -331,7 +331,7 @@ fn a_timer_that_software_makes_pending_fires_once_regardless_of_its_line() {
     assert_eq!(lrs.active.get(), 1 << 27);
     guest.redistributor(0, 0x280, 1 << 27);
     assert_eq!((lrs.acknowledge(), lrs.active.get()), (None, 0));
-    // What the line says is the line's again.
+    // The line determines the state again.
     let (local, lrs) = &guest.cpus[0];
     lrs.lines.set(1 << 27);
     if local.inject(27, lrs).is_none() {
@@ -348,7 +348,7 @@ fn a_timer_that_software_has_made_pending_is_so_after_its_vcpu_was_off() {
     let (local, lrs) = &guest.cpus[1];
     guest.redistributor(1, 0x100, 1 << 27 | 1 << 30);
     guest.redistributor(1, 0x200, 1 << 27);
-    // The line of the other is high, and then the vCPU goes off, which stops its timers.
+    // The line of the other is high. Then the vCPU turns off, which stops its timers.
     lrs.lines.set(1 << 30);
     guest.settle(guest.vgic.arrive(1, 30, local, lrs));
     let _ = guest.vgic.take_offline(1, local, lrs);
@@ -376,7 +376,7 @@ fn pending_physical_interrupts_have_the_guests_numbers() {
 fn shared_interrupts_of_a_vcpu_that_leaves_go_to_others() {
     let guest = Guest::new(2);
     guest.write(ISENABLER + 4, 1);
-    // Any vCPU: the first that is online.
+    // Any vCPU: the first online one.
     guest.write(IROUTER + 8 * 32, 1 << 31);
     guest.write(ISPENDR + 4, 1);
     let (local, lrs) = &guest.cpus[0];
@@ -418,7 +418,7 @@ fn readwaits_until_everybody_has_taken_notice() {
     assert_eq!(guest.vgic.read_distributor(0, CTLR, 4) >> 31, 1);
     guest.settle(kick);
     assert_eq!(guest.vgic.read_distributor(0, CTLR, 4) >> 31, 0);
-    // The redistributor of another vCPU likewise (GICR_CTLR.RWP), and of that one alone.
+    // Also the redistributor of another vCPU (GICR_CTLR.RWP), but only of that one.
     let kick = guest.vgic.write_redistributor(1, SGI_FRAME + 0x180, 4, 1);
     let waiting = |vcpu| guest.vgic.read_redistributor(vcpu, 0, 4);
     assert_eq!((waiting(0), waiting(1)), (0, 1 << 3));
@@ -427,8 +427,7 @@ fn readwaits_until_everybody_has_taken_notice() {
 }
 
 proptest::proptest! {
-    /// Whatever a guest writes wherever with whatever size, nothing panics, nothing is lost track of, and no INTID is in
-    /// two list registers.
+    /// No write of a guest, with any address, size and value, causes a panic, a lost interrupt, or an INTID in two list registers.
     #[test]
     fn hostile_accesses_do_no_harm(
         accesses in proptest::collection::vec(

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A line that takes `room` bytes and gives what is queued.
+/// A line that takes `room` bytes, and has queued input.
 #[derive(Default)]
 struct Wire {
     sent: Vec<u8>,
@@ -223,8 +223,7 @@ fn registers_keep_their_implemented_bits() {
     }
 }
 
-/// A driver in the manner of Linux: fills until TXFF, then waits for the transmit interrupt and writes
-/// half a FIFO without looking.
+/// Writes like the driver of Linux: until TXFF, then half a FIFO for each transmit interrupt, without looking at the flags.
 #[test]
 fn a_driver_that_trusts_the_transmit_interrupt_loses_nothing() {
     let mut uart = Vpl011::new();
@@ -280,8 +279,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever a guest does, flags agree with the FIFOs, and no byte that was accepted (TXFF clear,
-    /// no loopback) is lost or reordered.
+    /// With any accesses of a guest, the flags match the FIFOs, and no accepted byte (TXFF clear, no loopback) is lost or reordered.
     #[test]
     fn flags_and_bytes_agree(steps in steps()) {
         let mut uart = Vpl011::new();
