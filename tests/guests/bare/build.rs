@@ -1,12 +1,12 @@
-//! Links every guest with the one memory layout, position-independent.
+//! Links every guest with the same memory layout, position-independent.
 
 fn main() {
     let directory = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());
     for argument in [
-        // The last of several output kinds wins: rustc asks for a fixed address for this target.
+        // The last output kind wins: rustc requests a fixed address for this target.
         "-pie",
         "--no-dynamic-linker",
-        // Pointers in read-only data are relocated too, by the guest itself (boot.S).
+        // The guest itself relocates pointers, also in read-only data (boot.S).
         "-znotext",
         "-znorelro",
         "--orphan-handling=error",

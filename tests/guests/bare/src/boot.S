@@ -30,7 +30,7 @@ _start:
     b.hs    2f
     ldp     x4, x5, [x2], #16       /* offset, type */
     ldr     x6, [x2], #8            /* addend */
-    cmp     w5, #1027               /* R_AARCH64_RELATIVE is the only kind that such a link leaves */
+    cmp     w5, #1027               /* R_AARCH64_RELATIVE, the only kind after this link */
     b.ne    halt
     add     x6, x6, x1
     str     x6, [x4, x1]
@@ -55,7 +55,7 @@ halt:
     wfi
     b       halt
 
-/* x0: this CPU's record, whose first words are its stack and what enables the MMU as the first CPU has it. */
+/* x0: this CPU's record, which begins with its stack and the first CPU's MMU registers. */
 .global secondary_start
 secondary_start:
     mov     x19, x0
@@ -84,7 +84,7 @@ secondary_start:
     bl      {secondary}
     b       halt
 
-/* A known EL1: interrupts masked, MMU and caches off, FP/SIMD usable, exceptions to the library's vectors. */
+/* Initialises EL1: interrupts masked, MMU and caches off, FP/SIMD enabled, the library's vectors. */
 el1_sane:
     msr     daifset, #0xf
     msr     spsel, #1
@@ -99,7 +99,7 @@ el1_sane:
     isb
     ret
 
-/* A machine without a hypervisor may start at EL2: leave a vector table there and return at EL1. */
+/* A machine without a hypervisor may start at EL2: install a vector table there and continue at EL1. */
 el2_leave:
     mov     x9, #(1 << 31)          /* HCR_EL2.RW, and where they exist APK, API, EnSCXT and ATA */
     orr     x9, x9, #(3 << 40)
@@ -137,7 +137,7 @@ el2_leave:
     isb
     eret
 
-/* At EL2 nothing is answered but PSCI_VERSION, as short as it can be: the bare figure of the hypercall benchmark. */
+/* EL2 answers only PSCI_VERSION, with a minimum of instructions: the baseline of the hypercall benchmark. */
 .balign 2048
 el2_vectors:
     .rept 8
@@ -151,7 +151,7 @@ el2_vectors:
     eret
 5:  mrs     x1, esr_el2
     lsr     x1, x1, #26
-    cmp     x1, #0x16               /* HVC; anything else was not meant to come here */
+    cmp     x1, #0x16               /* HVC; no other exception is expected */
     b.ne    halt
     mov     x0, #-1
     eret

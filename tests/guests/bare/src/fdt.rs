@@ -46,13 +46,13 @@ impl Tree {
         if address == 0 || !address.is_multiple_of(4) {
             return None;
         }
-        // SAFETY: whoever started this guest put a tree there, or memory that is readable all the same.
+        // SAFETY: the loader put a tree there; otherwise the memory is readable.
         let header = unsafe { core::slice::from_raw_parts(address as *const u8, 40) };
         if word(header, 0)? != MAGIC {
             return None;
         }
         let size = word(header, 4)? as usize;
-        // SAFETY: a tree's header tells its size.
+        // SAFETY: the header has the size of the tree.
         Some(Self { blob: unsafe { core::slice::from_raw_parts(address as *const u8, size) } })
     }
 

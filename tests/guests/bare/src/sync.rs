@@ -16,7 +16,7 @@ pub struct Lock<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is reached only through a guard, of which there is one at a time.
+// SAFETY: the value is reached only through a guard, and only one exists at a time.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
 /// A guard, which gives access to the lock's value.

@@ -1,4 +1,4 @@
-/* The library's EL1 vectors: every exception is saved whole and handed to Rust. */
+/* The library's EL1 vectors: they save the whole state and call Rust. */
 .section .text.vectors, "ax"
 .macro vector number
     .balign 128

@@ -4,8 +4,7 @@ use core::arch::asm;
 
 /// Writes `text` to the console of a Xen domain.
 pub fn console_write(text: &[u8]) {
-    // SAFETY: hypercall 18, console_io, command 0: Xen reads `text` and changes no register but x0. That it failed could
-    // be told to nobody.
+    // SAFETY: hypercall 18, console_io, command 0: Xen reads `text` and changes only x0. A failure cannot be reported.
     unsafe {
         asm!(
             "hvc #0xea1",

@@ -4,14 +4,14 @@
 //! Prints `bench NAME NANOSECONDS` for each operation, then `bench done`, and powers the machine off. The figures include the
 //! loops and the handler, which are in assembly below.
 //!
-//! | name | what is measured |
+//! | name | operation |
 //! |---|---|
 //! | `hvc_psci_version` | HVC, PSCI_VERSION |
 //! | `gicd_typer_read` | read of GICD_TYPER |
 //! | `gicd_isenabler_write` | write of 0 to GICD_ISENABLER1 |
-//! | `sgi_self` | SGI to oneself, until its handler has returned |
-//! | `timer_virtual` | virtual timer interrupt, from its being set until its handler has returned |
-//! | `ipi_round_trip` | SGI to another CPU that sleeps in WFI and back to this one, which sleeps too; with one CPU left out |
+//! | `sgi_self` | SGI to the same CPU, until its handler has returned |
+//! | `timer_virtual` | virtual timer interrupt, from setting the timer until its handler has returned |
+//! | `ipi_round_trip` | SGI to another CPU, which sleeps in WFI, and back to this one, which sleeps too; needs two CPUs |
 //! | `page_first_write` | first write to a page of RAM, the best and the only one of 4096 pages |
 
 #![no_std]
@@ -125,7 +125,7 @@ bench_ipi:
     b.ne    1b
     loop_end
 
-/* The other side of it, for ever. */
+/* The other CPU's part, without end. */
 .global bench_answer
 bench_answer:
 1:  str     wzr, [x2]
@@ -286,9 +286,9 @@ fn answer(_index: usize) {
     unsafe { bench_answer(gic::sgi_target(SGI, first), 0, &BENCH_FLAGS[1]) }
 }
 
-/// Installs the handler above on this CPU and enables what it handles.
+/// Installs the handler above on this CPU, and enables its interrupts.
 fn take_interrupts(index: usize) {
-    // The handler finds the flag in a register that nothing else here uses.
+    // The handler finds the flag in a register that no other code here uses.
     msr!("contextidr_el1", core::ptr::from_ref(&BENCH_FLAGS[index]) as u64);
     msr!("vbar_el1", &raw const bench_vectors as u64);
     BENCH_FLAGS[index].0.store(0, Ordering::Relaxed);
@@ -299,7 +299,7 @@ fn take_interrupts(index: usize) {
 fn measure_first_write(platform: &Platform) {
     let free = platform.free_ram();
     let pages = ROUNDS.min((free.size() / mmu::PAGE) as u64);
-    // From the top, where nothing has been yet.
+    // From the top of RAM, which is unused.
     let start = free.end - pages as usize * mmu::PAGE;
     // SAFETY: RAM that neither the image nor the tree is in.
     let ticks = unsafe { bench_touch(start as u64, pages, &BENCH_FLAGS[0]) };

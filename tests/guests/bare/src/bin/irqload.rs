@@ -308,7 +308,7 @@ impl core::fmt::Display for Missing {
         let next = &COUNTS[(self.index + 1) % count];
         let (spis, timers) = (next.spis.load(Ordering::Relaxed), next.timers.load(Ordering::Relaxed));
         write!(formatter, "self {}, SPIs {} taken, ", own.own.load(Ordering::Relaxed), spis)?;
-        // Many: the interrupt is stuck. Few: the CPU hardly ran.
+        // A large number means that the interrupt is stuck, a small one that the CPU hardly ran.
         write!(formatter, "{} timer interrupts there meanwhile", timers - self.timers)
     }
 }

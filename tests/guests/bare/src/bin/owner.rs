@@ -4,11 +4,15 @@
 //! range. Claimed memory must be zero; it is filled with a pattern, which must still be there before the release.
 //!
 //! Prints `owner pool BYTES window IPA`, `owner hostile ok`, and at the end
-//! `owner done rounds N granted N released N refused N bytes N`, and switches the machine off. Boot arguments: `rounds=N`
-//! (default 100) or `claims=N` (as many rounds as it takes until so many were granted), `most=MIB` (default 16), `forever=1` (a line every hundred rounds, no end), `keep=MIB` (claims so much,
-//! says `owner has MIB`, and stays), `bench=MIB` (claims so much once, says how long it took, releases it), `lenient=1` (a
-//! claim may fail for want of memory or because something cannot move, or be cancelled: for machines whose operator
-//! evacuates and retires meanwhile; nothing is tried that must be refused), `pause=MS` (sleeps between rounds).
+//! `owner done rounds N granted N released N refused N bytes N`, and powers the machine off. Boot arguments:
+//! - `rounds=N` (default 100), or `claims=N`: number of rounds, or of granted claims;
+//! - `most=MIB` (default 16): maximum size of a claim;
+//! - `forever=1`: prints a line every hundred rounds, without end;
+//! - `keep=MIB`: claims this much, prints `owner has MIB`, and keeps it;
+//! - `bench=MIB`: claims this much once, prints the time that it took, and releases it;
+//! - `lenient=1`: claims may be cancelled, or fail because memory is missing or cannot be migrated, for machines whose operator
+//!   evacuates and retires meanwhile; makes no requests that must be refused;
+//! - `pause=MS`: sleeps between rounds.
 
 #![no_std]
 #![no_main]

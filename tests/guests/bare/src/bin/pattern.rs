@@ -29,7 +29,7 @@ fn main(platform: &'static Platform) {
     say!("pattern ready");
     match platform.argument("mode") {
         Some("idle") => loop {
-            // SAFETY: waits for an interrupt, of which none is enabled.
+            // SAFETY: waits for an interrupt; none is enabled.
             unsafe { core::arch::asm!("wfi", options(nomem, nostack)) };
         },
         Some("write") => loop {

@@ -32,7 +32,7 @@ fn main(platform: &'static Platform) {
         round += 1;
         for range in platform.free_ranges() {
             for address in (range.start..range.end).step_by(PAGE) {
-                // SAFETY: free RAM, which nobody else uses.
+                // SAFETY: free RAM without other users.
                 unsafe { (address as *mut u64).write_volatile(round) };
             }
         }

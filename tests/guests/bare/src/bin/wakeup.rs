@@ -4,7 +4,7 @@
 //! reports it, and turns itself off. The ways are `affinity`, which polls AFFINITY_INFO until the CPU is on, `memory`, which
 //! polls a word that CPU 1 writes with its first instructions, and `none`, which does not wait: the SGI is pending before.
 //!
-//! Prints `wakeup WAY rounds N lost N wrong N` for each way, then `wakeup done`, and switches the machine off. Boot
+//! Prints `wakeup WAY rounds N lost N wrong N` for each way, then `wakeup done`, and powers the machine off. Boot
 //! arguments: `rounds=N` (for each way, default 1000).
 
 #![no_std]

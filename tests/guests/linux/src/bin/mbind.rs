@@ -47,7 +47,7 @@ fn measure(unit: usize, advice: usize) -> Result<(), Failure> {
     // SAFETY: new memory.
     let got = unsafe { call(number::MMAP, [0, SIZE + HUGE, READ_WRITE, PRIVATE_ANONYMOUS, usize::MAX, 0]) };
     let start = (check("mmap", got)? as usize).next_multiple_of(HUGE);
-    // SAFETY: says what the new memory is to be made of.
+    // SAFETY: selects the page size of the new memory.
     check("madvise", unsafe { call(number::MADVISE, [start, SIZE, advice, 0, 0, 0]) })?;
     bind(start, 0)?;
     for (index, page) in (start..start + SIZE).step_by(PAGE).enumerate() {

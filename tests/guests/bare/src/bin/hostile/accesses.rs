@@ -1,10 +1,10 @@
-//! Loads and stores of every kind, made from random fields (Arm ARM C4.1.94, loads and stores).
+//! Loads and stores of every kind, generated from random fields (Arm ARM C4.1.94, loads and stores).
 
 use crate::slots::{ACCESS_SLOTS, ACCESSES, Operands};
 use crate::{Attacker, Kind, place};
 use bare::random::Random;
 
-/// Kinds that are made, each as often as the others.
+/// Kinds of accesses, with equal probability.
 const KINDS: [Kind; 8] = [
     Kind::Single,
     Kind::Indexed,
@@ -34,7 +34,7 @@ pub(crate) fn choose(attacker: &mut Attacker) -> (Kind, usize, Operands) {
     (kind(slot), ACCESSES + slot, operands)
 }
 
-/// Returns values that matter more often than chance gives them.
+/// Returns interesting values more often than random ones.
 fn value(random: &mut Random) -> u64 {
     match random.below(4) {
         0 => 0,
@@ -49,8 +49,7 @@ fn kind(slot: usize) -> Kind {
     KINDS[slot % KINDS.len()]
 }
 
-/// Returns an instruction of a slot's kind; everything else is random. Some encodings are of extensions that a CPU lacks, and
-/// undefined.
+/// Returns a random instruction of the kind of a slot. Some encodings are undefined on CPUs without an extension.
 pub(crate) fn instruction(slot: usize, random: &mut Random) -> u32 {
     let kind = kind(slot);
     let mut bits = |count: u32| (random.draw() >> 20) as u32 & ((1 << count) - 1);
@@ -72,10 +71,10 @@ pub(crate) fn instruction(slot: usize, random: &mut Random) -> u32 {
         // Exclusives, of one and of pairs, acquiring and releasing too; CAS and CASP.
         Kind::Exclusive => {
             let (o2, load, o1, o0) = (bits(1), bits(1), bits(1), bits(1));
-            // o2 without o1 are the ordered ones below.
+            // Encodings with o2 and without o1 are the ordered ones below.
             let o1 = o1 | o2;
             let (rs, rt2) = match (o2, o1, size >> 1) {
-                // CAS and CASP have an even register that is compared, and no second one.
+                // CAS and CASP compare an even register, and have no second one.
                 (1, _, _) | (0, 1, 0) => (4, 31),
                 (0, 1, _) => (if load == 1 { 31 } else { 4 }, 3),
                 _ => (if load == 1 { 31 } else { 4 }, 31),
@@ -88,7 +87,7 @@ pub(crate) fn instruction(slot: usize, random: &mut Random) -> u32 {
             2 => 0x1900_0000 | size << 30 | bits(2) << 22 | offset << 12 | 2,
             _ => 0x38bf_c000 | size << 30 | 2,
         },
-        // LDADD and the like, SWP; the few that are of other extensions, too.
+        // LDADD and similar ones, SWP; including a few of other extensions.
         Kind::Atomic => 0x3820_0000 | size << 30 | bits(2) << 22 | 4 << 16 | bits(4) << 12 | 2,
         Kind::Simd => match bits(2) {
             // One register of 8 to 128 bits.
@@ -119,6 +118,6 @@ pub(crate) fn instruction(slot: usize, random: &mut Random) -> u32 {
             _ => 0xf980_0000 | bits(5), // PRFM
         },
     };
-    // System instructions have x0 in the place of their operand already.
+    // System instructions already have x0 as their operand.
     if kind == Kind::Maintenance { encoding } else { encoding | base }
 }

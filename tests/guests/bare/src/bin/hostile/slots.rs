@@ -70,8 +70,8 @@ pub(crate) fn fill(platform: &Platform, random: &mut Random) {
 pub(crate) fn run(slot: usize, operands: &Operands) -> u64 {
     let address = CODE.load(Ordering::Relaxed) + slot % SLOTS * size_of::<u64>();
     let [mut x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15, x16, x17] = *operands;
-    // SAFETY: one instruction and RET. What it changes beside the registers that a call may change is mended by the
-    // caller, or is the end of this guest, which is what it is for.
+    // SAFETY: one instruction and RET. The caller repairs other effects than those of a call, or the guest ends, which is
+    // allowed here.
     unsafe {
         asm!(
             "blr {code}",

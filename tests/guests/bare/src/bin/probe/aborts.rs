@@ -99,7 +99,7 @@ enum Load {
 
 fn load(address: usize, kind: Load) -> u64 {
     let mut value = 0u64;
-    // SAFETY: the address lies in a hole: each of these aborts and changes nothing but what is declared.
+    // SAFETY: the address is in a hole: each of these aborts, and changes only the declared registers.
     unsafe {
         match kind {
             Load::Pair => {

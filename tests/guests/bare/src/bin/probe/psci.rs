@@ -52,7 +52,7 @@ unsafe extern "C" {
 macro_rules! immediate {
     ($instruction:literal, $function:expr) => {{
         let result: u64;
-        // SAFETY: whoever answers may change what SMCCC lets a call change.
+        // SAFETY: the call changes only the registers that SMCCC allows.
         unsafe { core::arch::asm!($instruction, inout("x0") $function => result, clobber_abi("C")) };
         result
     }};
