@@ -11,7 +11,7 @@ use super::grammar::{Arguments, Kind, Need, Parameter, Words, nearest, parse};
 use super::machine::{Machine, Reason, reason, set_reason};
 use super::migration::Migration;
 use super::mux::INTERRUPT;
-use super::report::{Cell, Report, Style};
+use super::report::{Cell, Report, Style, Table};
 
 /// The console as the monitor uses it. Calls that wait let others run meanwhile.
 pub trait MonitorIo {
@@ -203,6 +203,21 @@ impl<'a> Session<'a> {
         let mut report = Report::begin(self, style, name)?;
         write(&mut report, machine)?;
         Ok(report.end()?)
+    }
+
+    /// Writes the report `name`, which is one table, as [`Report::list`] does.
+    ///
+    /// # Errors
+    /// The operator interrupts.
+    pub fn list<T>(
+        &mut self,
+        name: &str,
+        key: &str,
+        none: &str,
+        items: impl Iterator<Item = T> + Clone,
+        row: impl FnMut(&mut Table<'_>, T) -> fmt::Result,
+    ) -> Done {
+        self.report(name, |report, _| report.list(key, none, items, row))
     }
 
     /// Reports that something was done: by `text`, or in JSON by `cells`.

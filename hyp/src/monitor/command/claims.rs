@@ -176,31 +176,30 @@ const fn kind(report: &Report) -> &'static str {
 /// Lists the remembered operations.
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let (claiming, is_json) = (session.claiming()?, session.style.is_json);
-    session.report("claims", |report, machine| {
-        report.list("claims", "There are no claims.", reports(claiming), |table, claim| {
-            let (blocker, state) = (blocker_text(&claim), state_text(claiming, &claim));
-            let cause = match claim.blocker.cause {
-                Cause::Nothing => Nothing,
-                cause => Text(Cause::NAMES[cause.index()]),
-            };
-            table.row(&[
-                ("claim=#", Count(claim.id.get().into())),
-                ("kind", Text(kind(&claim))),
-                ("pool=POOL", Text(pool_name(claiming, claim.pool))),
-                ("claimant=BY", Show(&Name(machine, Some(claim.claimant)))),
-                ("state=STATE", Text(if is_json { claim.state.name() } else { &state })),
-                ("done_permille", Permille(claim.per_cent() * 10)),
-                ("size_bytes=SIZE", Frames(claim.wish.frames())),
-                ("base=BASE", base(&claim)),
-                ("returned_bytes", Frames(claim.returned)),
-                ("moved_bytes=MOVED", Bytes(claim.moved.bytes())),
-                ("elapsed_ns=TIME", Nanoseconds(time(claiming, machine, &claim))),
-                ("try_count", Count(claim.tries.len() as u64)),
-                ("cause", cause),
-                ("blocker", Text(&blocker).or_nothing()),
-                ("=REASON", if claim.state == State::Failed { Text(&blocker) } else { Nothing }),
-            ])
-        })
+    let machine = session.machine;
+    session.list("claims", "claims", "There are no claims.", reports(claiming), |table, claim| {
+        let (blocker, state) = (blocker_text(&claim), state_text(claiming, &claim));
+        let cause = match claim.blocker.cause {
+            Cause::Nothing => Nothing,
+            cause => Text(Cause::NAMES[cause.index()]),
+        };
+        table.row(&[
+            ("claim=#", Count(claim.id.get().into())),
+            ("kind", Text(kind(&claim))),
+            ("pool=POOL", Text(pool_name(claiming, claim.pool))),
+            ("claimant=BY", Show(&Name(machine, Some(claim.claimant)))),
+            ("state=STATE", Text(if is_json { claim.state.name() } else { &state })),
+            ("done_permille", Permille(claim.per_cent() * 10)),
+            ("size_bytes=SIZE", Frames(claim.wish.frames())),
+            ("base=BASE", base(&claim)),
+            ("returned_bytes", Frames(claim.returned)),
+            ("moved_bytes=MOVED", Bytes(claim.moved.bytes())),
+            ("elapsed_ns=TIME", Nanoseconds(time(claiming, machine, &claim))),
+            ("try_count", Count(claim.tries.len() as u64)),
+            ("cause", cause),
+            ("blocker", Text(&blocker).or_nothing()),
+            ("=REASON", if claim.state == State::Failed { Text(&blocker) } else { Nothing }),
+        ])
     })
 }
 

@@ -30,23 +30,22 @@ pub(super) fn run(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
 }
 
 fn list(session: &mut Session<'_>) -> Done {
-    session.report("console", |report, machine| {
-        let consoles = Console::all().filter_map(|console| Some((console, machine.console(console)?)));
-        report.list("consoles", "There are no consoles.", consoles, |table, (console, status)| {
-            let key = from_fn(|f| match console.guest_index() {
-                None => f.write_str("Ctrl-] m"),
-                Some(index) => write!(f, "Ctrl-] {}", index + 1),
-            });
-            table.row(&[
-                ("key=KEY", Show(&key)),
-                ("name=NAME", Text(status.name)),
-                ("is_front=FRONT", Flag(status.is_front)),
-                ("kept_bytes=KEPT", Bytes(status.kept as u64)),
-                ("limit_bytes=LIMIT", Bytes(status.limit as u64)),
-                ("lost_bytes=LOST", Bytes(status.lost_count)),
-                ("input_lost_bytes=INPUT LOST", Bytes(status.input_lost_count)),
-            ])
-        })
+    let machine = session.machine;
+    let consoles = Console::all().filter_map(|console| Some((console, machine.console(console)?)));
+    session.list("console", "consoles", "There are no consoles.", consoles, |table, (console, status)| {
+        let key = from_fn(|f| match console.guest_index() {
+            None => f.write_str("Ctrl-] m"),
+            Some(index) => write!(f, "Ctrl-] {}", index + 1),
+        });
+        table.row(&[
+            ("key=KEY", Show(&key)),
+            ("name=NAME", Text(status.name)),
+            ("is_front=FRONT", Flag(status.is_front)),
+            ("kept_bytes=KEPT", Bytes(status.kept as u64)),
+            ("limit_bytes=LIMIT", Bytes(status.limit as u64)),
+            ("lost_bytes=LOST", Bytes(status.lost_count)),
+            ("input_lost_bytes=INPUT LOST", Bytes(status.input_lost_count)),
+        ])
     })
 }
 

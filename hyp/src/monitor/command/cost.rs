@@ -6,13 +6,11 @@ use super::prelude::*;
 pub(super) fn run(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let machine = session.machine;
     let costs = machine.costs().map_err(|why| session.refuse(format_args!("{why}")))?;
-    session.report("cost", |report, _| {
-        report.list("costs", "", costs.iter(), |table, cost| {
-            table.row(&[
-                ("what=WHAT", Text(cost.what)),
-                ("picoseconds", Count(cost.picoseconds)),
-                ("=EACH", Nanoseconds((cost.picoseconds + 500) / 1000)),
-            ])
-        })
+    session.list("cost", "costs", "", costs.iter(), |table, cost| {
+        table.row(&[
+            ("what=WHAT", Text(cost.what)),
+            ("picoseconds", Count(cost.picoseconds)),
+            ("=EACH", Nanoseconds((cost.picoseconds + 500) / 1000)),
+        ])
     })
 }

@@ -5,27 +5,26 @@ use crate::monitor::machine::{GuestState, Reason};
 
 /// Lists the guests.
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
-    session.report("guests", |report, machine| {
-        report.list("guests", "There are no guests.", machine.guests(), |table, (at, guest)| {
-            let is_refused = guest.state == GuestState::Refused;
-            let (present, all) = (guest.resident_bytes, guest.memory_bytes);
-            let part = from_fn(|f| write!(f, "{} of {}", Size(present), Size(all)));
-            table.row(&[
-                ("console=#", if is_refused { Nothing } else { Count(at as u64 + 1) }),
-                ("name=NAME", Text(guest.name)),
-                ("state=STATE", Text(guest.state.name())),
-                ("=vCPUs ON", Show(&format_args!("{} of {}", guest.vcpu_on_count, guest.vcpu_count))),
-                ("vcpu_count", Count(guest.vcpu_count as u64)),
-                ("vcpu_on_count", Count(guest.vcpu_on_count as u64)),
-                ("cpus=CPUs", Numbers(&guest.cpus)),
-                ("=MEMORY", if present == all { Bytes(all) } else { Show(&part) }),
-                ("memory_bytes", Bytes(all)),
-                ("resident_bytes", Bytes(present)),
-                ("start_count", Count(guest.start_count)),
-                ("uptime_ns=UP", Nanoseconds(guest.uptime_ns).or_nothing()),
-                ("reason=REASON", Text(&guest.reason).or_nothing()),
-            ])
-        })
+    let machine = session.machine;
+    session.list("guests", "guests", "There are no guests.", machine.guests(), |table, (at, guest)| {
+        let is_refused = guest.state == GuestState::Refused;
+        let (present, all) = (guest.resident_bytes, guest.memory_bytes);
+        let part = from_fn(|f| write!(f, "{} of {}", Size(present), Size(all)));
+        table.row(&[
+            ("console=#", if is_refused { Nothing } else { Count(at as u64 + 1) }),
+            ("name=NAME", Text(guest.name)),
+            ("state=STATE", Text(guest.state.name())),
+            ("=vCPUs ON", Show(&format_args!("{} of {}", guest.vcpu_on_count, guest.vcpu_count))),
+            ("vcpu_count", Count(guest.vcpu_count as u64)),
+            ("vcpu_on_count", Count(guest.vcpu_on_count as u64)),
+            ("cpus=CPUs", Numbers(&guest.cpus)),
+            ("=MEMORY", if present == all { Bytes(all) } else { Show(&part) }),
+            ("memory_bytes", Bytes(all)),
+            ("resident_bytes", Bytes(present)),
+            ("start_count", Count(guest.start_count)),
+            ("uptime_ns=UP", Nanoseconds(guest.uptime_ns).or_nothing()),
+            ("reason=REASON", Text(&guest.reason).or_nothing()),
+        ])
     })
 }
 

@@ -109,36 +109,35 @@ pub(super) fn draw_open(
 pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let migration = session.migration()?;
     let now = migration.now();
-    session.report("jobs", |report, machine| {
-        report.list("jobs", "There are no jobs.", reports(migration), |table, job| {
-            let time_ns = migration.nanoseconds(ticks(&job, now));
-            let why = why_in_state(machine, migration, &job);
-            let what = What(machine, &job.request);
-            let has_note = !why.is_empty() && (job.is_abandoned || job.state == JobState::Queued);
-            let (colon, note) = if has_note { (": ", why.as_str()) } else { ("", "") };
-            let done = match job.state {
-                JobState::Finished => 1000,
-                // Something stayed: never shown as all of it.
-                JobState::Incomplete => {
-                    share(job.total_bytes.saturating_sub(job.unmoved_bytes()), job.total_bytes).min(999)
-                }
-                _ => share(job.scanned_bytes, job.total_bytes),
-            };
-            table.row(&[
-                ("job=JOB", Count(job.id.get().into())),
-                ("state=STATE", Show(&job.state)),
-                ("done_permille=DONE", Permille(done)),
-                ("moved_bytes=MOVED", Bytes(job.moved.bytes())),
-                ("unmoved_bytes=STAYED", Bytes(job.unmoved_bytes())),
-                ("moved_bytes_per_s", Bytes(per_second(job.moved.bytes(), time_ns))),
-                ("elapsed_ns=TIME", Nanoseconds(time_ns).or_nothing()),
-                ("total_bytes", Bytes(job.total_bytes)),
-                ("scanned_bytes", Bytes(job.scanned_bytes)),
-                ("what", Show(&what)),
-                ("reason", Text(&why).or_nothing()),
-                ("=WHAT", Show(&format_args!("{what}{colon}{note}"))),
-            ])
-        })
+    let machine = session.machine;
+    session.list("jobs", "jobs", "There are no jobs.", reports(migration), |table, job| {
+        let time_ns = migration.nanoseconds(ticks(&job, now));
+        let why = why_in_state(machine, migration, &job);
+        let what = What(machine, &job.request);
+        let has_note = !why.is_empty() && (job.is_abandoned || job.state == JobState::Queued);
+        let (colon, note) = if has_note { (": ", why.as_str()) } else { ("", "") };
+        let done = match job.state {
+            JobState::Finished => 1000,
+            // Something stayed: never shown as all of it.
+            JobState::Incomplete => {
+                share(job.total_bytes.saturating_sub(job.unmoved_bytes()), job.total_bytes).min(999)
+            }
+            _ => share(job.scanned_bytes, job.total_bytes),
+        };
+        table.row(&[
+            ("job=JOB", Count(job.id.get().into())),
+            ("state=STATE", Show(&job.state)),
+            ("done_permille=DONE", Permille(done)),
+            ("moved_bytes=MOVED", Bytes(job.moved.bytes())),
+            ("unmoved_bytes=STAYED", Bytes(job.unmoved_bytes())),
+            ("moved_bytes_per_s", Bytes(per_second(job.moved.bytes(), time_ns))),
+            ("elapsed_ns=TIME", Nanoseconds(time_ns).or_nothing()),
+            ("total_bytes", Bytes(job.total_bytes)),
+            ("scanned_bytes", Bytes(job.scanned_bytes)),
+            ("what", Show(&what)),
+            ("reason", Text(&why).or_nothing()),
+            ("=WHAT", Show(&format_args!("{what}{colon}{note}"))),
+        ])
     })
 }
 

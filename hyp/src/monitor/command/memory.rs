@@ -113,38 +113,37 @@ pub(super) fn by_order(free: &FreeBlocks, only: Option<MigrateType>) -> [u64; OR
 pub(super) fn zones(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let memory = session.memory()?;
     let arenas = arenas(session, memory)?;
-    session.report("zones", |report, machine| {
-        let rows = Zone::ALL.into_iter().flat_map(|zone| {
-            let ids = machine.controllers().filter(|(id, _)| memory.controllers().contains(*id));
-            core::iter::once((zone, None)).chain(ids.map(move |(id, _)| (zone, Some(id))))
-        });
-        report.list("zones", "There is no memory.", rows, |table, (zone, controller)| {
-            let totals = controller
-                .map_or_else(|| memory.zone_totals(zone), |controller| memory.arena_totals(zone, controller));
-            let (mut pool_bytes, mut blocks) = (0, [0; ORDERS]);
-            for arena in arenas.iter().filter(|arena| {
-                arena.zone == zone && controller.is_none_or(|controller| controller == arena.controller)
-            }) {
-                pool_bytes += u64::from(arena.free.pool_pageblocks) * PAGEBLOCK_SIZE;
-                for (sum, more) in blocks.iter_mut().zip(by_order(&arena.free, None)) {
-                    *sum += more;
-                }
+    let machine = session.machine;
+    let rows = Zone::ALL.into_iter().flat_map(|zone| {
+        let ids = machine.controllers().filter(|(id, _)| memory.controllers().contains(*id));
+        core::iter::once((zone, None)).chain(ids.map(move |(id, _)| (zone, Some(id))))
+    });
+    session.list("zones", "zones", "There is no memory.", rows, |table, (zone, controller)| {
+        let totals = controller
+            .map_or_else(|| memory.zone_totals(zone), |controller| memory.arena_totals(zone, controller));
+        let (mut pool_bytes, mut blocks) = (0, [0; ORDERS]);
+        for arena in arenas.iter().filter(|arena| {
+            arena.zone == zone && controller.is_none_or(|controller| controller == arena.controller)
+        }) {
+            pool_bytes += u64::from(arena.free.pool_pageblocks) * PAGEBLOCK_SIZE;
+            for (sum, more) in blocks.iter_mut().zip(by_order(&arena.free, None)) {
+                *sum += more;
             }
-            let start = Address(totals.span.start() * FRAME_SIZE);
-            table.row(&[
-                ("zone=ZONE", Show(&zone)),
-                ("controller=CONTROLLER", controller.map_or(Nothing, |id| Text(machine.controller_name(id)))),
-                ("start=START", if totals.present == 0 { Nothing } else { start }),
-                ("spanned_bytes=SPANNED", Frames(totals.span.frames())),
-                ("present_bytes=PRESENT", Frames(totals.present)),
-                ("managed_bytes=MANAGED", Frames(totals.managed)),
-                ("free_bytes=FREE", Frames(totals.free)),
-                ("pool_bytes=POOLS", Bytes(pool_bytes)),
-                ("isolated_bytes", Frames(totals.isolated)),
-                ("retired_bytes", Frames(totals.retired)),
-                ("free_blocks", Numbers(&blocks)),
-            ])
-        })
+        }
+        let start = Address(totals.span.start() * FRAME_SIZE);
+        table.row(&[
+            ("zone=ZONE", Show(&zone)),
+            ("controller=CONTROLLER", controller.map_or(Nothing, |id| Text(machine.controller_name(id)))),
+            ("start=START", if totals.present == 0 { Nothing } else { start }),
+            ("spanned_bytes=SPANNED", Frames(totals.span.frames())),
+            ("present_bytes=PRESENT", Frames(totals.present)),
+            ("managed_bytes=MANAGED", Frames(totals.managed)),
+            ("free_bytes=FREE", Frames(totals.free)),
+            ("pool_bytes=POOLS", Bytes(pool_bytes)),
+            ("isolated_bytes", Frames(totals.isolated)),
+            ("retired_bytes", Frames(totals.retired)),
+            ("free_blocks", Numbers(&blocks)),
+        ])
     })
 }
 
@@ -212,16 +211,14 @@ pub(super) fn map(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done 
         controller.ranges.into_iter().map(move |(base, size)| (machine.controller_name(id), base, size))
     });
     if session.style.is_json {
-        return session.report("map", |report, _| {
-            report.list("ranges", "", ranges, |table, (name, base, size)| {
-                let unit = unit_for(size);
-                table.row(&[
-                    ("controller", Text(name)),
-                    ("base", Address(base)),
-                    ("unit_bytes", Bytes(unit)),
-                    ("cells", Show(&from_fn(|f| write_cells(f, memory, base, base + size, unit)))),
-                ])
-            })
+        return session.list("map", "ranges", "", ranges, |table, (name, base, size)| {
+            let unit = unit_for(size);
+            table.row(&[
+                ("controller", Text(name)),
+                ("base", Address(base)),
+                ("unit_bytes", Bytes(unit)),
+                ("cells", Show(&from_fn(|f| write_cells(f, memory, base, base + size, unit)))),
+            ])
         });
     }
     for (name, base, size) in ranges {

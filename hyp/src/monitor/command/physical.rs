@@ -17,17 +17,16 @@ const LISTED: usize = 16;
 pub(super) fn buddyinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let memory = session.memory()?;
     let arenas = arenas(session, memory)?;
-    session.report("buddyinfo", |report, machine| {
-        report.list("arenas", "There is no memory.", arenas.iter(), |table, arena| {
-            let counts = by_order(&arena.free, None);
-            table.row(&[
-                ("zone=ZONE", Show(&arena.zone)),
-                ("controller=CONTROLLER", Text(machine.controller_name(arena.controller))),
-                ("free_bytes=FREE", Frames(memory.arena_totals(arena.zone, arena.controller).free)),
-                ("free_blocks", Numbers(&counts)),
-                ("=FREE BLOCKS, ORDER:COUNT", Show(&ByOrder(&counts))),
-            ])
-        })
+    let machine = session.machine;
+    session.list("buddyinfo", "arenas", "There is no memory.", arenas.iter(), |table, arena| {
+        let counts = by_order(&arena.free, None);
+        table.row(&[
+            ("zone=ZONE", Show(&arena.zone)),
+            ("controller=CONTROLLER", Text(machine.controller_name(arena.controller))),
+            ("free_bytes=FREE", Frames(memory.arena_totals(arena.zone, arena.controller).free)),
+            ("free_blocks", Numbers(&counts)),
+            ("=FREE BLOCKS, ORDER:COUNT", Show(&ByOrder(&counts))),
+        ])
     })
 }
 
@@ -35,18 +34,21 @@ pub(super) fn buddyinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
 pub(super) fn pagetypeinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let memory = session.memory()?;
     let arenas = arenas(session, memory)?;
-    session.report("pagetypeinfo", |report, machine| {
-        let rows = arenas.iter().flat_map(|arena| {
-            let types = MigrateType::ALL.into_iter().map(Some).chain([None]);
-            types.map(move |migrate_type| match migrate_type {
-                Some(migrate_type) => {
-                    (arena, Some(migrate_type), arena.free.pageblocks[migrate_type as usize])
-                }
-                None => (arena, None, arena.free.isolated_pageblocks),
-            })
-        });
-        let rows = rows.filter(|(.., count)| *count > 0);
-        report.list("types", "There is no memory.", rows, |table, (arena, migrate_type, count)| {
+    let machine = session.machine;
+    let rows = arenas.iter().flat_map(|arena| {
+        let types = MigrateType::ALL.into_iter().map(Some).chain([None]);
+        types.map(move |migrate_type| match migrate_type {
+            Some(migrate_type) => (arena, Some(migrate_type), arena.free.pageblocks[migrate_type as usize]),
+            None => (arena, None, arena.free.isolated_pageblocks),
+        })
+    });
+    let rows = rows.filter(|(.., count)| *count > 0);
+    session.list(
+        "pagetypeinfo",
+        "types",
+        "There is no memory.",
+        rows,
+        |table, (arena, migrate_type, count)| {
             let counts = migrate_type.map(|migrate_type| by_order(&arena.free, Some(migrate_type)));
             let shown = counts.as_ref().map(ByOrder);
             table.row(&[
@@ -57,8 +59,8 @@ pub(super) fn pagetypeinfo(session: &mut Session<'_>, _: &Arguments<'_>) -> Done
                 ("free_blocks", counts.as_ref().map_or(Nothing, |counts| Numbers(counts))),
                 ("=FREE BLOCKS, ORDER:COUNT", shown.as_ref().map_or(Nothing, |counts| Show(counts))),
             ])
-        })
-    })
+        },
+    )
 }
 
 /// Lists the designated movable blocks.
@@ -80,29 +82,29 @@ pub(super) fn dmb(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
         }
         uses.push(frames);
     }
-    session.report("dmb", |report, machine| {
-        let blocks = memory.blocks().iter().zip(&uses).enumerate();
-        report.list(
-            "blocks",
-            "There are no designated movable blocks.",
-            blocks,
-            |table, (index, (block, frames))| {
-                let [free, lent, claimed, fixed] = frames.map(Frames);
-                table.row(&[
-                    ("dmb=#", Count(index as u64)),
-                    ("base=BASE", Address(block.range.base().get())),
-                    ("size_bytes=SIZE", Frames(block.range.frames())),
-                    ("source=FROM", Text(source_name(block.source))),
-                    ("controller=CONTROLLER", Text(machine.controller_name(block.controller))),
-                    ("free_bytes=FREE", free),
-                    ("lent_bytes=LENT", lent),
-                    ("claimed_bytes=CLAIMED", claimed),
-                    ("fixed_bytes", fixed),
-                    ("name=NAME", Text(block.name.as_str())),
-                ])
-            },
-        )
-    })
+    let machine = session.machine;
+    let blocks = memory.blocks().iter().zip(&uses).enumerate();
+    session.list(
+        "dmb",
+        "blocks",
+        "There are no designated movable blocks.",
+        blocks,
+        |table, (index, (block, frames))| {
+            let [free, lent, claimed, fixed] = frames.map(Frames);
+            table.row(&[
+                ("dmb=#", Count(index as u64)),
+                ("base=BASE", Address(block.range.base().get())),
+                ("size_bytes=SIZE", Frames(block.range.frames())),
+                ("source=FROM", Text(source_name(block.source))),
+                ("controller=CONTROLLER", Text(machine.controller_name(block.controller))),
+                ("free_bytes=FREE", free),
+                ("lent_bytes=LENT", lent),
+                ("claimed_bytes=CLAIMED", claimed),
+                ("fixed_bytes", fixed),
+                ("name=NAME", Text(block.name.as_str())),
+            ])
+        },
+    )
 }
 
 const fn source_name(source: Source) -> &'static str {

@@ -74,22 +74,21 @@ pub(super) fn list(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     for (id, pool) in claiming.claims().pools().into_iter().flat_map(|pools| pools.iter()) {
         pools.push((pool, survey(session, memory, (id, pool), &mut |_| ())?));
     }
-    session.report("pools", |report, machine| {
-        report.list("pools", "There are no pools.", pools.iter(), |table, (pool, usage)| {
-            table.row(&[
-                ("pool=POOL", Text(pool.name.as_str())),
-                ("size_bytes=SIZE", Frames(usage.frames)),
-                ("free_bytes=FREE", Frames(usage.free)),
-                ("lent_bytes=LENT", Frames(usage.lent)),
-                ("claimed_bytes=CLAIMED", Frames(usage.claimed)),
-                ("fixed_bytes", Frames(usage.fixed)),
-                ("claimable_bytes=CLAIMABLE", Frames(usage.claimable())),
-                ("controller=ON", Text(machine.controller_name(pool.controller))),
-                ("base", Address(pool.range.base().get())),
-                ("dmb=DMB", pool.block.map_or(Nothing, |block| Count(block.into()))),
-                ("owner=OWNER", Show(&Name(machine, Some(owner(pool))))),
-            ])
-        })
+    let machine = session.machine;
+    session.list("pools", "pools", "There are no pools.", pools.iter(), |table, (pool, usage)| {
+        table.row(&[
+            ("pool=POOL", Text(pool.name.as_str())),
+            ("size_bytes=SIZE", Frames(usage.frames)),
+            ("free_bytes=FREE", Frames(usage.free)),
+            ("lent_bytes=LENT", Frames(usage.lent)),
+            ("claimed_bytes=CLAIMED", Frames(usage.claimed)),
+            ("fixed_bytes", Frames(usage.fixed)),
+            ("claimable_bytes=CLAIMABLE", Frames(usage.claimable())),
+            ("controller=ON", Text(machine.controller_name(pool.controller))),
+            ("base", Address(pool.range.base().get())),
+            ("dmb=DMB", pool.block.map_or(Nothing, |block| Count(block.into()))),
+            ("owner=OWNER", Show(&Name(machine, Some(owner(pool))))),
+        ])
     })
 }
 

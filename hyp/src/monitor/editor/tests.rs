@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A terminal of one row: what is on it, and where its cursor is.
+/// A terminal of one row, with its text and its cursor.
 #[derive(Default)]
 struct Row {
     cells: Vec<char>,
@@ -25,7 +25,7 @@ impl Row {
                 '\x1b' => {
                     assert_eq!(characters.next(), Some('['));
                     let parameter: String = characters.by_ref().take_while(|c| c.is_ascii_digit()).collect();
-                    // `take_while` has taken the final byte: K without a parameter, D with one.
+                    // `take_while` took the final byte: K without a parameter, D with one.
                     match parameter.parse::<usize>() {
                         Ok(left) => self.cursor -= left,
                         Err(_) => self.cells.truncate(self.cursor),
@@ -96,7 +96,7 @@ fn a_line_is_edited() {
 }
 
 #[test]
-fn lines_come_back() {
+fn lines_are_recalled() {
     let mut bench = Bench::new();
     assert_eq!(bench.keys(b"first\r"), Outcome::Done);
     bench.keys(b"second\r\x1b[A\x1b[A");
@@ -131,7 +131,7 @@ fn a_long_line_scrolls_and_ends() {
 }
 
 proptest! {
-    /// Whatever is typed: the row shows the line, the cursor is where it should be, nothing overflows.
+    /// For any input, the row shows the line, the cursor is in its place, and nothing overflows.
     #[test]
     fn the_row_shows_the_line(bytes in prop::collection::vec(
         prop_oneof![4 => any::<u8>(), 4 => b' '..0x7f, 2 => prop::sample::select(b"\x1b[OABCDHF~;135\t\r\x17".to_vec())],

@@ -32,7 +32,7 @@ fn ring(size: usize) -> &'static mut [u8] {
     vec![0; size].leak()
 }
 
-/// The monitor, alpha and beta; a UART that takes everything.
+/// Creates the monitor's console, alpha's and beta's, and a UART that takes everything.
 fn mux() -> Mux<'static, Wire> {
     let wire = Wire { sent: Vec::new(), room: usize::MAX, is_notified: false };
     let storage = Storage { out: ring(QUEUE_SIZE), messages: ring(QUEUE_SIZE) };
@@ -186,7 +186,7 @@ fn a_slow_uart_pushes_back_and_loses_nothing() {
 }
 
 #[test]
-fn who_leaves_the_front_need_not_wait() {
+fn a_console_that_leaves_the_front_need_not_wait() {
     let mut mux = mux();
     mux.set_front(ALPHA);
     mux.uart().room = 0;
@@ -209,7 +209,7 @@ fn messages_come_between_lines() {
 }
 
 #[test]
-fn a_prompt_is_drawn_again_below_messages() {
+fn a_prompt_is_redrawn_below_messages() {
     let mut mux = mux();
     mux.set_front(ALPHA);
     screen(&mut mux);
@@ -227,7 +227,7 @@ fn a_prompt_is_drawn_again_below_messages() {
 }
 
 #[test]
-fn the_monitor_draws_its_own_line_again() {
+fn the_monitor_redraws_its_own_line() {
     let mut mux = mux();
     print(&mut mux, Console::MONITOR, "ballast> gue");
     screen(&mut mux);
@@ -315,7 +315,7 @@ fn all_consoles_are_shown_line_by_line() {
 }
 
 #[test]
-fn nothing_stands_between_the_lines_of_a_screen() {
+fn nothing_interrupts_a_screen() {
     let mut mux = mux();
     keys(&mut mux, b"\x1da");
     mux.set_screen(true);
@@ -332,12 +332,12 @@ fn nothing_stands_between_the_lines_of_a_screen() {
         assert_eq!(draw(&mut mux), "\x1b[HBallast\r\nalpha running\r\n");
         assert!(!mux.wants_poll());
     }
-    // No guest waits for a screen: what is older is lost and counted.
+    // No guest waits for a screen: older output is lost and counted.
     for _ in 0..2 * RING_SIZE {
         assert!(mux.transmit(ALPHA, b'x'));
     }
     assert!(mux.status(ALPHA).unwrap().lost_count > 0);
-    // Frames are not seen: they need not wait.
+    // Terminals do not show frames, so they need not wait.
     let log = Ring::new();
     log.push_frame_bytes(b"foo");
     mux.set_screen(false);
@@ -347,7 +347,7 @@ fn nothing_stands_between_the_lines_of_a_screen() {
     assert!(mux.log(&log.reader().next(&log).unwrap()));
     (0..2).for_each(|_| mux.poll());
     assert!(screen(&mut mux).contains("Zm9v"));
-    // Another console in front is no screen; and what was kept comes when the screen ends.
+    // Another console in front shows no screen, and kept output comes when the screen ends.
     print(&mut mux, BETA, "kept\r\n");
     assert!(mux.message(format_args!("told")));
     assert_eq!(screen(&mut mux), "");
@@ -362,14 +362,14 @@ fn nothing_stands_between_the_lines_of_a_screen() {
 }
 
 #[test]
-fn ctrl_c_goes_before_what_was_typed_ahead() {
+fn ctrl_c_drops_input_typed_ahead() {
     let mut mux = mux();
     keys(&mut mux, b"guests\rstop alpha\r");
     assert_eq!(mux.peek(Console::MONITOR), Some(b'g'));
     keys(&mut mux, b"\x03jobs");
     let mut read = || core::iter::from_fn(|| mux.receive(Console::MONITOR)).collect::<Vec<u8>>();
     assert_eq!(read(), b"\x03jobs");
-    // A guest gets all that is typed.
+    // A guest gets all input.
     mux.set_front(ALPHA);
     keys(&mut mux, b"cat\r\x03x");
     let read: Vec<u8> = core::iter::from_fn(|| mux.receive(ALPHA)).collect();
@@ -413,7 +413,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Consoles that print numbered lines, waiting where they are refused.
+/// A console that prints numbered lines, and waits while it is refused.
 #[derive(Default)]
 struct Printer {
     wanted: Vec<u8>,
@@ -500,7 +500,7 @@ proptest! {
         prop_assert_eq!(got.len(), messages);
     }
 
-    /// Whatever is typed, printed and switched: no line is torn, and the front console has lost nothing.
+    /// For any input, output and switches, no line is torn, and the front console loses nothing.
     #[test]
     fn no_line_is_torn(steps in prop::collection::vec(step(), 0..300)) {
         let (mut mux, printers, _) = run(steps, true, View::Front);

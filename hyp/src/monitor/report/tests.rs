@@ -60,7 +60,7 @@ fn json_is_one_line() {
 }
 
 #[test]
-fn no_character_can_be_lost_unnoticed() {
+fn every_damaged_character_is_noticed() {
     let whole = report(Style { is_json: true, is_exact: false });
     let whole = whole.trim_end();
     assert!(is_intact(whole));
@@ -77,7 +77,7 @@ fn no_character_can_be_lost_unnoticed() {
 }
 
 #[test]
-fn an_empty_table_says_so() {
+fn an_empty_table_has_words_of_its_own() {
     let mut out = String::new();
     let mut report = Report::begin(&mut out, Style::default(), "x").unwrap();
     report.table("x", "Nothing here.", &mut |_| Ok(())).unwrap();
@@ -86,7 +86,7 @@ fn an_empty_table_says_so() {
 }
 
 proptest! {
-    /// JSON strings come back as they were; no line of text passes the screen's edge but for long words.
+    /// JSON strings are parsed back unchanged; only a long word passes the screen's edge.
     #[test]
     fn any_text_survives(text in any::<String>(), words in prop::collection::vec("[a-z]{0,40}", 0..40)) {
         let json = format!("\"{}\"", Escaped(&text));

@@ -342,7 +342,7 @@ fn retirement_says_what_it_waits_for_and_what_stays() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
     let memory = machine.migration.as_ref().unwrap().memory;
-    // From 0x43000000 on: a frame of Ballast's, one of alpha's tables, one that an owner has claimed.
+    // A frame of Ballast's and one of alpha's stage 2 tables; the frame behind them is free.
     let request = |owner| Request {
         order: 0,
         kind: MemoryKind::Unmovable,
@@ -385,7 +385,7 @@ fn a_guest_that_starts_within_a_window_is_not_hot() {
     };
     assert_eq!(heat(false), (serde_json::json!([]), 1));
     assert_eq!(heat(true), (serde_json::json!(["alpha"]), 0));
-    // All of it would count as touched, and some of it be shifted for that.
+    // Otherwise all of its memory would count as touched, and some would move.
     let said = output_of(&machine, "balance heat --json");
     let report: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(
@@ -518,7 +518,7 @@ fn memory_moves() {
 }
 
 #[test]
-fn without_migration_the_commands_say_so() {
+fn commands_report_that_migration_is_not_set_up() {
     for line in
         ["jobs", "job 1", "rate", "stats migration", "migrate alpha mc0", "restore mc1", "retire 0x40000000"]
     {
@@ -527,7 +527,7 @@ fn without_migration_the_commands_say_so() {
 }
 
 #[test]
-fn without_pools_the_commands_say_so() {
+fn commands_report_that_there_are_no_pools() {
     for line in ["pools", "claims", "claims stats"] {
         assert_eq!(output(line), "error: there are no pools\n");
     }
@@ -601,7 +601,7 @@ fn a_job_says_how_much_has_to_move() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
     let work = || machine.migration.as_ref().unwrap().work(true);
-    // Of 22 MiB, 2 are mapped 1:1; then 4 have moved.
+    // 2 of 22 MiB are mapped 1:1; after the first job, 4 have moved.
     assert_eq!(output_of(&machine, "migrate alpha dmb0 mc1"), "Job 1 moves 4 MiB of alpha to mc1.\n");
     work();
     assert_eq!(
@@ -649,7 +649,7 @@ fn the_trace_is_turned_on() {
     assert_snapshot!(output_of(&machine, "trace --json"));
     assert_eq!(output_of(&machine, "trace off"), "Not recording.\n");
     assert!(output_of(&machine, "trace --json").contains("\"is_recording\":false"));
-    // What there is nothing of, and why.
+    // The reasons for an empty list.
     let mut machine = Fake::new();
     machine.traces[1] = trace::Ring::new();
     assert_eq!(
@@ -667,7 +667,7 @@ fn top_draws_the_machine() {
     let mut machine = Fake::new();
     machine.migration = Some(FakeMigration::new());
     let mut script = Script::typing(b"\0q");
-    // Its job waits, and its memory is on its way.
+    // The job waits, so the bar shows its memory as moving in.
     output_of(&machine, "migrate alpha mc1");
     machine.migration.as_ref().unwrap().work(false);
     assert_snapshot!(run(&machine, &mut script, "top").replace('\x1b', "^"));

@@ -27,17 +27,17 @@ fn tab_offers_the_parts_of_ram_that_the_guest_has() {
 }
 
 #[test]
-fn a_screen_keeps_others_off_while_it_is_drawn() {
+fn a_screen_holds_back_other_consoles() {
     let machine = Fake::new();
-    // Ctrl-L, which the multiplexer types when the monitor comes to front: the screen is drawn anew.
+    // The multiplexer sends Ctrl-L when the monitor comes to the front: the screen is redrawn.
     let mut script = Script::typing(b"\x0cq");
     let text = run(&machine, &mut script, "top");
     assert_eq!(text.matches("\x1b[2J\x1b[HBallast").count(), 2, "{text:?}");
     assert!(!machine.has_screen.get());
-    // Ctrl-C in the middle of it.
+    // Ctrl-C while the screen is drawn.
     run(&machine, &mut Script::typing(b"\x03"), "top");
     assert!(!machine.has_screen.get());
-    // Elsewhere it draws nothing.
+    // Nothing is drawn while another console is in front.
     machine.show_console(Console::guest(0).unwrap());
     assert!(!run(&machine, &mut Script::typing(b"\0q"), "top").contains("Ballast, up"));
 }
