@@ -252,7 +252,7 @@ impl<'a> Report<'a> {
             return write_members(&mut self.out, cells, ",");
         }
         let shown =
-            || cells.iter().map(|(cell, value)| (split(cell).1, value)).filter(|(head, _)| *head != "");
+            || cells.iter().map(|(cell, value)| (split(cell).1, value)).filter(|(head, _)| !head.is_empty());
         let width = shown().map(|(head, _)| head.len()).max().unwrap_or(0);
         if width != 0 {
             self.separate()?;
