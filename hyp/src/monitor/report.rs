@@ -391,12 +391,14 @@ impl Table<'_> {
             let value = choose(head, *value);
             let (mut counter, is_last) = (Counter(0), last == Some(at));
             value.write_text(&mut counter, self.is_exact)?;
+            let room = SCREEN_WIDTH.saturating_sub(start);
+            let has_own_lines = is_last && !is_right && counter.0 > room && room < NARROW;
+            match start {
+                _ if has_own_lines => write!(self.out, "\n{:INDENT$}", "")?,
+                0 => {}
+                _ => write!(self.out, "{:GAP$}", "")?,
+            }
             if is_last && !is_right {
-                let room = SCREEN_WIDTH.saturating_sub(start);
-                let has_own_lines = counter.0 > room && room < NARROW;
-                if has_own_lines {
-                    write!(self.out, "\n{:INDENT$}", "")?;
-                }
                 let indent = if has_own_lines { INDENT } else { start };
                 let mut wrapped = Wrapped::new(self.out, indent, SCREEN_WIDTH);
                 value.write_text(&mut wrapped, self.is_exact)?;
@@ -407,10 +409,9 @@ impl Table<'_> {
                 value.write_text(self.out, self.is_exact)?;
                 write!(self.out, "{:1$}", "", if is_right { 0 } else { pad })?;
             }
-            self.out.write_str(if is_last { "\n" } else { "  " })?;
             start += width + GAP;
         }
-        Ok(())
+        self.out.write_str("\n")
     }
 }
 
