@@ -301,7 +301,8 @@ impl FreeLists {
     fn give_small(&mut self, table: &FrameTable<'_>, slot: Slot, order: u8, contents: Contents) {
         let map = table.words.free_map(slot.pageblock());
         let before = map.give(order, slot.offset(), contents);
-        if before.count() == 0 || map.may_exceed(before.class(), slot.offset()) {
+        // Its list changes if it had no free frame, or if the free block is now larger than its class.
+        if before.count() == 0 || map.is_block_free(before.class() + 1, slot.offset()) {
             self.relist(table, slot, order, before);
         }
     }

@@ -140,7 +140,7 @@ fn a_table_that_is_too_short_is_refused() {
     let words = words(&map);
     let memory = Memory::new();
     let error = memory.boot(&map, &words[1..], 0).unwrap_err();
-    assert_eq!(error.to_string(), "frame table: 12447 words given, the memory map needs 12448");
+    assert_eq!(error.to_string(), "frame table: 12455 words given, the memory map needs 12456");
     assert_eq!(memory.allocate(&request(0, MemoryKind::Movable)), Err(AllocError::NotBooted));
 }
 

@@ -311,7 +311,7 @@ fn p10_an_oversized_amount_is_clamped_with_a_warning() {
     assert!(left >= floor && left < floor + PAGEBLOCK_FRAMES, "{left} of {floor}");
     insta::assert_snapshot!(
         done.warning.unwrap(),
-        @"movable memory: 2560 MiB requested, 2530 MiB granted: NORMAL keeps 26212 KiB for Ballast and its tables"
+        @"movable memory: 2560 MiB requested, 2530 MiB granted: NORMAL keeps 26220 KiB for Ballast and its tables"
     );
     let mut same = machine();
     apply(&mut same, &["100%"], &[], &[], floor).unwrap();
@@ -337,7 +337,7 @@ fn p15_blocks_count_as_part_of_the_general_amount() {
     assert_eq!(movable(&map), [(0x7000_0000, 256 * MIB)]);
     insta::assert_snapshot!(
         done.warning.unwrap(),
-        @"movablecore=: the general amount of 128 MiB is less than the designated blocks' 256 MiB, which stand"
+        @"movablecore=: the general amount of 128 MiB is less than the 256 MiB of the designated blocks, which are kept"
     );
 }
 

@@ -16,7 +16,9 @@ const MAP_WORDS: usize = PAGEBLOCK_FRAMES as usize / 32;
 const PREVIOUS: usize = 0;
 const NEXT: usize = 1;
 const INFO: usize = 2;
-const MAP: usize = 3;
+/// The word with a bit for each full word of the bit map.
+const FULL: usize = 3;
+const MAP: usize = 4;
 /// The number of orders below a pageblock's.
 pub(crate) const SMALL_ORDERS: u8 = PAGEBLOCK_ORDER;
 /// The order of a word of the bit map.
@@ -115,6 +117,7 @@ impl FreeMap<'_> {
     /// Makes this the map of a split pageblock with all frames free.
     pub(crate) fn fill(self, contents: Contents) {
         let nonzero = self.set_words(SMALL_ORDERS, 0, u32::MAX) << NONZERO_SHIFT;
+        self.set_full(nonzero >> NONZERO_SHIFT);
         let zeroed = if contents == Contents::Zeroed { ZEROED } else { 0 };
         let class = (SMALL_ORDERS as u32 - 1) << CLASS_SHIFT;
         self.set_info(Info(PAGEBLOCK_FRAMES as u32 | class | zeroed | nonzero));
@@ -123,7 +126,18 @@ impl FreeMap<'_> {
     /// Makes this the map of a split pageblock without a free frame.
     pub(crate) fn clear(self) {
         self.set_words(SMALL_ORDERS, 0, 0);
+        self.set_full(0);
         self.set_info(Info(ZEROED));
+    }
+
+    #[inline]
+    fn full(self) -> u32 {
+        self.0[FULL].load(Relaxed)
+    }
+
+    #[inline]
+    fn set_full(self, full: u32) {
+        self.0[FULL].store(full, Relaxed);
     }
 
     #[inline]
@@ -155,7 +169,8 @@ impl FreeMap<'_> {
     fn find(self, info: Info, order: u8) -> Option<u32> {
         let mut nonzero = info.nonzero_words();
         if order >= WORD_ORDER {
-            return self.find_words(order, nonzero);
+            let runs = runs(self.full(), order - WORD_ORDER);
+            return (runs != 0).then(|| runs.trailing_zeros() * 32);
         }
         while nonzero != 0 {
             let index = nonzero.trailing_zeros();
@@ -168,15 +183,6 @@ impl FreeMap<'_> {
         None
     }
 
-    /// Returns the offset of the lowest free block of `order`, at least a word's, in the words named by `nonzero`.
-    #[inline(never)]
-    fn find_words(self, order: u8, nonzero: u32) -> Option<u32> {
-        let is_full = |index: &usize| nonzero & 1 << index != 0 && self.word(*index) == u32::MAX;
-        let full = (0..MAP_WORDS).filter(is_full).fold(0, |full, index| full | 1 << index);
-        let runs = runs(full, order - WORD_ORDER);
-        (runs != 0).then(|| runs.trailing_zeros() * 32)
-    }
-
     /// Takes the free block of `order` at `offset`. Returns the number of frames left.
     pub(crate) fn take_at(self, order: u8, offset: u32) -> u32 {
         self.take_from(self.info(), order, offset)
@@ -186,11 +192,17 @@ impl FreeMap<'_> {
     fn take_from(self, info: Info, order: u8, offset: u32) -> u32 {
         let zeroed_words = if order < WORD_ORDER {
             let index = offset as usize / 32;
-            let rest = self.word(index) & !(ones(order) << (offset % 32));
+            let before = self.word(index);
+            let rest = before & !(ones(order) << (offset % 32));
             self.set_word(index, rest);
+            if before == u32::MAX {
+                self.set_full(self.full() & !(1 << index));
+            }
             u32::from(rest == 0) << index
         } else {
-            self.set_words(order, offset, 0)
+            let words = self.set_words(order, offset, 0);
+            self.set_full(self.full() & !words);
+            words
         };
         let info = Info(info.0 - (1 << order) & !(zeroed_words << NONZERO_SHIFT));
         self.set_info(info);
@@ -214,10 +226,16 @@ impl FreeMap<'_> {
         let before = self.info();
         let written = if order < WORD_ORDER {
             let index = offset as usize / 32;
-            self.set_word(index, self.word(index) | ones(order) << (offset % 32));
+            let word = self.word(index) | ones(order) << (offset % 32);
+            self.set_word(index, word);
+            if word == u32::MAX {
+                self.set_full(self.full() | 1 << index);
+            }
             1 << index
         } else {
-            self.set_words(order, offset, u32::MAX)
+            let words = self.set_words(order, offset, u32::MAX);
+            self.set_full(self.full() | words);
+            words
         };
         let mut info = before.0 + (1 << order) | written << NONZERO_SHIFT;
         if contents == Contents::Dirty {
@@ -228,24 +246,14 @@ impl FreeMap<'_> {
     }
 
     /// Returns whether all of the block of `order`, up to a pageblock's, around the frame at `offset` is free.
-    pub(crate) fn is_block_free(self, order: u8, offset: u32) -> bool {
-        if order < WORD_ORDER {
-            let block = ones(order) << (offset % 32 & u32::MAX << order);
-            return self.word(offset as usize / 32) & block == block;
-        }
-        let count = 1 << (order - WORD_ORDER);
-        let first = offset as usize / 32 & !(count - 1);
-        (first..first + count).all(|index| self.word(index) == u32::MAX)
-    }
-
-    /// Returns false if the free block around the frame at `offset` is certainly of at most order `class`.
     #[inline]
-    pub(crate) fn may_exceed(self, class: u8, offset: u32) -> bool {
-        let block = match class + 1 {
-            order @ 0..WORD_ORDER => ones(order) << (offset % 32 & u32::MAX << order),
-            _ => u32::MAX,
+    pub(crate) fn is_block_free(self, order: u8, offset: u32) -> bool {
+        let (order, word, at) = match order {
+            0..WORD_ORDER => (order, self.word(offset as usize / 32), offset % 32),
+            _ => (order - WORD_ORDER, self.full(), offset / 32),
         };
-        self.word(offset as usize / 32) & block == block
+        let block = ones(order) << (at & (u32::MAX << order));
+        word & block == block
     }
 
     /// Returns the order of the largest free block, below a pageblock, that contains the free block of `order` at
@@ -296,7 +304,9 @@ impl FreeMap<'_> {
         let words = || (0..MAP_WORDS).map(|index| self.word(index));
         let count: u32 = words().map(u32::count_ones).sum();
         let nonzero = words().enumerate().fold(0, |bits, (index, word)| bits | u32::from(word != 0) << index);
-        (self.info().count(), self.info().nonzero_words()) == (count, nonzero)
+        let full =
+            words().enumerate().fold(0, |bits, (index, word)| bits | u32::from(word == u32::MAX) << index);
+        (self.info().count(), self.info().nonzero_words(), self.full()) == (count, nonzero, full)
     }
 }
 

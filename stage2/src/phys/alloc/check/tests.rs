@@ -55,7 +55,7 @@ fn damaged_records_are_found() {
         word.store(before, Relaxed);
     }
     // Four pageblocks; the free map of the split one; the links of the free block of 4 MiB; two heads in use.
-    assert_eq!(told, 4 + 19 + 2 + 2);
+    assert_eq!(told, 4 + 20 + 2 + 2);
     memory.free(block.frame, 9, guest(0), Contents::Dirty).unwrap();
     memory.free(page.frame, 0, guest(0), Contents::Dirty).unwrap();
     assert_in_order(&memory, &map);
