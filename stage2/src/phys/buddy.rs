@@ -198,12 +198,12 @@ impl FreeLists {
     fn take_small(&mut self, table: &Table<'_>, list: usize, order: u8) -> Option<Taken> {
         let (index, class) = self.candidate(list, order)?;
         let map = table.free_map(index);
-        let contents = map.info().contents();
-        let (offset, left) = map.take(order)?;
+        let info = map.info();
+        let (offset, left) = map.take(info, order)?;
         if left == 0 {
             self.unlink(table, index, list, class);
         }
-        Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents })
+        Some(Taken { slot: Slot::of_pageblock(index).add(offset.into()), contents: info.contents() })
     }
 
     /// Takes a block of `order` from a split pageblock, after correcting the class of at most `tries` of them.

@@ -156,10 +156,10 @@ impl FreeMap<'_> {
         self.word(offset as usize / 32) & 1 << (offset % 32) != 0
     }
 
-    /// Takes the lowest free block of `order`. Returns its offset and the number of frames left.
+    /// Takes the lowest free block of `order` from the map with summary `info`. Returns its offset and the number of
+    /// frames left.
     #[inline(always)]
-    pub(crate) fn take(self, order: u8) -> Option<(u32, u32)> {
-        let info = self.info();
+    pub(crate) fn take(self, info: Info, order: u8) -> Option<(u32, u32)> {
         let offset = self.find(info, order)?;
         Some((offset, self.take_from(info, order, offset)))
     }
@@ -340,11 +340,11 @@ mod tests {
         let words = storage();
         let map = FreeMap(&words);
         map.fill(Contents::Zeroed);
-        assert_eq!(map.take(0), Some((0, 511)));
-        assert_eq!(map.take(3), Some((8, 503)));
-        assert_eq!(map.take(6), Some((64, 439)));
-        assert_eq!(map.take(8), Some((256, 183)));
-        assert_eq!(map.take(8), None);
+        assert_eq!(map.take(map.info(), 0), Some((0, 511)));
+        assert_eq!(map.take(map.info(), 3), Some((8, 503)));
+        assert_eq!(map.take(map.info(), 6), Some((64, 439)));
+        assert_eq!(map.take(map.info(), 8), Some((256, 183)));
+        assert_eq!(map.take(map.info(), 8), None);
         assert_eq!(map.info().count(), 512 - 1 - 8 - 64 - 256);
         assert_eq!(map.largest(), Some(7));
         assert!(map.is_consistent());
@@ -380,7 +380,7 @@ mod tests {
         let words = storage();
         let map = FreeMap(&words);
         map.fill(Contents::Dirty);
-        assert_eq!((map.take(8), map.take(8)), (Some((0, 256)), Some((256, 0))));
+        assert_eq!((map.take(map.info(), 8), map.take(map.info(), 8)), (Some((0, 256)), Some((256, 0))));
         map.give(0, 3, Contents::Zeroed);
         assert_eq!(map.info().contents(), Contents::Zeroed);
     }
@@ -400,7 +400,7 @@ mod tests {
                 if takes {
                     let size = 1usize << order;
                     let expected = (0..512).step_by(size).find(|&at| free[at..at + size].iter().all(|&free| free));
-                    let found = map.take(order);
+                    let found = map.take(map.info(), order);
                     prop_assert_eq!(found, expected.map(|at| (at as u32, free.iter().filter(|&&free| free).count() as u32 - (1 << order))));
                     if let Some(at) = expected {
                         free[at..at + size].fill(false);
