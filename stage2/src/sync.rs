@@ -82,7 +82,8 @@ pub fn set_relax(relax: fn()) {
 }
 
 /// Passes a moment of a wait for another CPU, or lets CPUs that wait for this one run, if an emulator runs one CPU at a
-/// time.
+/// time. Out of line, since callers seldom get here.
+#[inline(never)]
 pub fn relax() {
     #[cfg(test)]
     if hooks::relax() {

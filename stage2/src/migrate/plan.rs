@@ -7,6 +7,7 @@ use super::space::Space;
 use crate::addr::{FRAME_SIZE, Frame, Ipa, PAGEBLOCK_FRAMES, PAGEBLOCK_SIZE, Pa};
 use crate::controller::{ControllerId, ControllerSet};
 use crate::owner::{GuestId, MAX_GUESTS};
+use crate::phys::frame::Contents;
 use crate::phys::placement::{Placement, Strictness};
 use crate::range::FrameRange;
 use crate::table::{Leaf, Level, Maintenance, TableMemory};
@@ -344,6 +345,15 @@ pub(super) fn free_frames(host: &impl Frames, request: &Request, placement: &Pla
     ControllerSet::ALL.iter().filter(is_of_use).map(free).sum()
 }
 
+/// Returns whether `frame` may be a target: it is not behind a controller that the job clears.
+#[inline(always)]
+fn is_useful(host: &impl Frames, request: &Request, frame: Frame) -> bool {
+    match request.select {
+        Select::Behind(from) => host.span_of(frame).is_some_and(|span| !from.contains(span.controller)),
+        Select::Touching(_) => true,
+    }
+}
+
 /// Allocates a target block that is not behind a controller that the job clears.
 pub(super) fn allocate(
     host: &impl Frames,
@@ -353,14 +363,10 @@ pub(super) fn allocate(
     order: u8,
 ) -> Option<Frame> {
     let frame = host.allocate(guest, order, placement, ipa)?;
-    let is_of_use = match request.select {
-        Select::Behind(from) => host.span_of(frame).is_some_and(|span| !from.contains(span.controller)),
-        Select::Touching(_) => true,
-    };
-    if is_of_use {
+    if is_useful(host, request, frame) {
         return Some(frame);
     }
-    host.release(guest, frame, order, crate::phys::frame::Contents::Dirty);
+    host.release(guest, frame, order, Contents::Dirty);
     None
 }
 
@@ -373,14 +379,10 @@ pub(super) fn allocate_run(
     order: u8,
 ) -> Option<Frame> {
     let frame = host.allocate_run(guest, order, placement, ipa)?;
-    let is_of_use = match request.select {
-        Select::Behind(from) => host.span_of(frame).is_some_and(|span| !from.contains(span.controller)),
-        Select::Touching(_) => true,
-    };
-    if is_of_use {
+    if is_useful(host, request, frame) {
         return Some(frame);
     }
-    host.release_run(guest, frame, 1 << order, crate::phys::frame::Contents::Dirty);
+    host.release_run(guest, frame, 1 << order, Contents::Dirty);
     None
 }
 

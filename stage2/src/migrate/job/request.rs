@@ -53,12 +53,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// Requests to move everything in `scope` to `target`.
-    pub const fn migrate(scope: Scope, target: ControllerId) -> Self {
+    const fn new(scope: Scope, select: Select, to: Option<Placement>) -> Self {
         Self {
             scope,
-            select: Select::Behind(ControllerSet::ALL.without(target)),
-            to: Some(Placement::only(target)),
+            select,
+            to,
             limit_bytes: u64::MAX,
             keeps_placement: false,
             turns: None,
@@ -67,48 +66,27 @@ impl Request {
         }
     }
 
+    /// Requests to move everything in `scope` to `target`.
+    pub const fn migrate(scope: Scope, target: ControllerId) -> Self {
+        Self::new(scope, Select::Behind(ControllerSet::ALL.without(target)), Some(Placement::only(target)))
+    }
+
     /// Requests to move everything behind `controller` to where its placement says. Close the controller first.
     pub const fn evacuate(controller: ControllerId) -> Self {
-        Self {
-            scope: Scope::Everything,
-            select: Select::Behind(ControllerSet::EMPTY.with(controller)),
-            to: None,
-            limit_bytes: u64::MAX,
-            keeps_placement: false,
-            turns: None,
-            skips_starting: false,
-            of_kind: None,
-        }
+        Self::new(Scope::Everything, Select::Behind(ControllerSet::EMPTY.with(controller)), None)
     }
 
     /// Requests to move the memory in `scope` behind other controllers than `placement` names to those that it names.
     pub fn pin(scope: Scope, placement: Placement) -> Self {
         let (named, _) = placement.named();
         let others = named.iter().fold(ControllerSet::ALL, ControllerSet::without);
-        Self {
-            scope,
-            select: Select::Behind(others),
-            to: Some(placement),
-            limit_bytes: u64::MAX,
-            keeps_placement: false,
-            turns: None,
-            skips_starting: false,
-            of_kind: None,
-        }
+        Self::new(scope, Select::Behind(others), Some(placement))
     }
 
     /// Requests to interleave the memory in `scope` over the controllers in `set`, in the order of `turns`.
     pub const fn spread(scope: Scope, set: ControllerSet, turns: Turns) -> Self {
-        Self {
-            scope,
-            select: Select::Behind(ControllerSet::ALL),
-            to: Some(Placement::Interleave(set, Strictness::Strict)),
-            limit_bytes: u64::MAX,
-            keeps_placement: false,
-            turns: Some(turns),
-            skips_starting: false,
-            of_kind: None,
-        }
+        let to = Placement::Interleave(set, Strictness::Strict);
+        Self { turns: Some(turns), ..Self::new(scope, Select::Behind(ControllerSet::ALL), Some(to)) }
     }
 
     /// Sets the source and target of an interleaving request to those of the area at `ipa`. Returns the end of the
@@ -123,16 +101,7 @@ impl Request {
     /// Requests to move the tenants of `frames` to where their placement says. Isolate or retire the frames first, so that
     /// they are not allocated again.
     pub const fn retire(frames: FrameRange) -> Self {
-        Self {
-            scope: Scope::Everything,
-            select: Select::Touching(frames),
-            to: None,
-            limit_bytes: u64::MAX,
-            keeps_placement: false,
-            turns: None,
-            skips_starting: false,
-            of_kind: None,
-        }
+        Self::new(Scope::Everything, Select::Touching(frames), None)
     }
 
     /// Makes the request pass over guests that start: for a job on behalf of a guest that starts, and so waits itself.
@@ -159,15 +128,11 @@ impl Request {
     /// Requests to move `bytes` in `scope` from one controller to another; memory whose placement does not allow the
     /// target stays.
     pub const fn shift(scope: Scope, from: ControllerId, to: ControllerId, bytes: u64) -> Self {
+        let select = Select::Behind(ControllerSet::EMPTY.with(from));
         Self {
-            scope,
-            select: Select::Behind(ControllerSet::EMPTY.with(from)),
-            to: Some(Placement::only(to)),
             limit_bytes: bytes,
             keeps_placement: true,
-            turns: None,
-            skips_starting: false,
-            of_kind: None,
+            ..Self::new(scope, select, Some(Placement::only(to)))
         }
     }
 

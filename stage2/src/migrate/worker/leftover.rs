@@ -82,10 +82,13 @@ impl Mover {
         let Some(pending) = self.pending_scrubs.last_mut() else { return false };
         let started = host.now();
         let size = 1 << pending.order;
-        while pending.scrubbed < size {
+        loop {
             let count = SOME.min(size - pending.scrubbed);
             host.scrub(frame_at(pending.frame, pending.scrubbed), count);
             pending.scrubbed += count;
+            if pending.scrubbed == size {
+                break;
+            }
             // CPUs that take turns, as in an emulator, have theirs.
             relax();
             if !is_before(host, deadline) {
