@@ -2,7 +2,7 @@
 //!
 //! A job leaves an area in units of 4 KiB if only a part of it had to move, or if no contiguous 2 MiB were free. The
 //! guest then needs 512 TLB entries instead of one. Guests with such areas are noted ([`Engine::note_split`]). While no
-//! job can run and a CPU is idle, it passes over their RAM:
+//! job can run, an idle CPU passes over their RAM:
 //! - 512 contiguous, aligned units with the same attributes are promoted at once, by break-before-make.
 //! - Units that are scattered behind one controller move into a free block of 2 MiB behind the same controller, in
 //!   batches, like those of a job, and are promoted there. The copy costs idle time once, and saves the guest page
