@@ -128,7 +128,7 @@ impl Cause {
     /// Number of causes.
     pub(super) const COUNT: usize = 18;
 
-    /// Returns the number of the cause, below [`Self::COUNT`].
+    /// Returns the number of the cause, an index of [`Self::NAMES`].
     pub const fn index(self) -> usize {
         match self {
             Self::Nothing => 0,

@@ -11,7 +11,7 @@
 //! # Steps of a claim
 //! | step | action | undone by |
 //! |---|---|---|
-//! | choose | Finds the range that is cheapest to empty: the one with the fewest frames in use ([`search`]). | |
+//! | choose | Finds the range that is cheapest to empty: the one with the fewest frames in use (`search.rs`). | |
 //! | isolate | Isolates every pageblock that the range touches. None of their frames is allocated from now on, and frames that are freed stay there. | ending the isolation |
 //! | move | Migration moves the tenants to frames outside every isolated pageblock. A large unit that lies in the range in part is demoted. | (moved tenants stay where they are) |
 //! | take | Verifies that every frame is free, makes the claimant its owner, scrubs it unless it is known to be zero. Frames that a guest will see are cleaned to the point of coherency. | freeing the frames |
@@ -23,10 +23,10 @@
 //! frame in the way and the reason, for each try.
 //!
 //! A claim of a size then examines every range of the pool, and tries the cheapest of those that can be emptied
-//! ([`exhaustive`]). A claim of an exact range fails.
+//! (`exhaustive.rs`). A claim of an exact range fails.
 //!
 //! If a controller may run out of free frames, tenants are counted before any of them moves, by the controllers that
-//! they may move to ([`room`]). If they do not all have room, the try fails at once. If they have room only in a certain
+//! they may move to (`room.rs`). If they do not all have room, the try fails at once. If they have room only in a certain
 //! arrangement, several jobs move them, each to one controller. So a claim is granted whenever its pool has a range
 //! whose tenants can all move, and there are enough free frames outside that range.
 //!

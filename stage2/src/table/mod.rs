@@ -29,11 +29,11 @@
 //!    CPU, also for TLB entries that combine stage 1 and stage 2.
 //! 5. Make the leaf, then publish it.
 //!
-//! [`Stage2::break_leaves`] does steps 1 to 3 for a run of leaves and returns a [`Ticket`] with it. One
-//! [`Stage2::synchronise`] completes the tickets of any number of runs. [`Stage2::make_leaf`] does step 5, and
+//! `Stage2::break_leaves` does steps 1 to 3 for a run of leaves and returns a ticket with it. One
+//! [`Stage2::synchronise`] completes the tickets of any number of runs. `Stage2::make_leaf` does step 5, and
 //! refuses a run whose ticket is not complete.
 //!
-//! Other changes of a valid leaf (permissions, access flag, mark) need no break. [`exchange`] checks each against
+//! Other changes of a valid leaf (permissions, access flag, mark) need no break. `exchange` checks each against
 //! the bits that the architecture lets change, and refuses others with [`TableError::BreakBeforeMake`].
 #![forbid(unsafe_code)]
 

@@ -27,7 +27,8 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
     /// Demotes leaves until none crosses `ipa`, so that the two sides can be unmapped separately.
     ///
     /// # Errors
-    /// As [`Self::demote`]. The leaf may have been demoted by one level.
+    /// [`TableError::InMotion`] if the leaf is broken, protected or marked; [`TableError::NotDivisible`] if `ipa` is not
+    /// the start of a frame; [`TableError::OutOfTables`]. The leaf may have been demoted by one level.
     pub fn split_at(&mut self, ipa: Ipa) -> Result<(), TableError> {
         while self.leaf(ipa).is_some_and(|leaf| leaf.ipa() != ipa) {
             self.demote(ipa)?;
