@@ -23,6 +23,24 @@ tools/cargo clippy --package hyp --bin ballast --target $TARGET $build_std -- -D
 # shellcheck disable=SC2086
 tools/cargo clippy --manifest-path tests/guests/Cargo.toml --target-dir target/payloads --workspace --exclude pack \
     --target $TARGET $build_std -- -D warnings
+# A doc summary opens with a verb or a noun phrase (CONTRIBUTING.md). Only the first line of a doc comment counts.
+# shellcheck disable=SC2016 # $0 is awk's
+git ls-files -z '*.rs' | xargs -0 awk '
+    FNR == 1 { was_doc = 0 }
+    {
+        is_doc = $0 ~ /^[ \t]*\/\/[\/!]( |$)/
+        if (is_doc && !was_doc && $0 ~ /\/\/[\/!] (What|How|Whether|Where|Who|Which|It|They|That|The same)($|[^A-Za-z])/) {
+            print FILENAME ":" FNR ": " $0
+            bad++
+        }
+        was_doc = is_doc
+    }
+    END {
+        if (bad) {
+            print "lint: a doc summary must open with a verb or a noun phrase: " bad " do not"
+            exit 1
+        }
+    }'
 shellcheck tools/cargo tools/*.sh .ci/run qemu/ramdisk/init
 tools/cargo run --quiet --package ballast-qemu -- errata
 echo "lint: no errors"
