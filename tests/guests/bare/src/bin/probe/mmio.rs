@@ -5,6 +5,7 @@ use bare::console::{Console, pl011};
 use bare::exception::{Caught, catch, class};
 use bare::gic::{self, register};
 use bare::mmio::{read8, read16, read32, read64, write8, write16, write32, write64};
+use bare::mrs;
 use bare::platform::Platform;
 use core::arch::asm;
 
@@ -120,6 +121,12 @@ fn sign_extension(priorities: usize) {
     write32(priorities, 0xf0f0_f0f0);
     equal!("mmio_ldr_w_zero_extends", load!("ldr {v:w}, [{a}]", priorities), 0xf0f0_f0f0);
     equal!("mmio_ldar", load!("ldar {v:w}, [{a}]", priorities), 0xf0f0_f0f0);
+    if mrs!("id_aa64isar1_el1") >> 20 & 0xf == 0 {
+        skip("mmio_ldapr", "there is no LDAPR");
+    } else {
+        let value = load!(".arch_extension rcpc\nldapr {v:w}, [{a}]", priorities);
+        equal!("mmio_ldapr", value, 0xf0f0_f0f0);
+    }
 }
 
 fn zero_register(priorities: usize, route: usize) {
