@@ -270,6 +270,10 @@ impl Migration for FakeMigration {
     fn close(&self, controller: ControllerId, is_closed: bool) {
         if is_closed { self.memory.close(controller) } else { self.memory.open(controller) }
     }
+    fn forget_some(&self, frames: FrameRange) -> FrameRange {
+        self.memory.forget_some(frames)
+    }
+
     fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange {
         self.memory.retire_some(frames, done)
     }

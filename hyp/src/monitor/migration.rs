@@ -121,6 +121,8 @@ pub trait Migration {
 
     /// Closes a controller to allocations, or opens it again.
     fn close(&self, controller: ControllerId, is_closed: bool);
+    /// Marks the first free ones of `frames` as dirty, and returns the rest of the range.
+    fn forget_some(&self, frames: FrameRange) -> FrameRange;
     /// Retires the first of `frames`, counts them in `done`, and returns the rest.
     fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange;
 

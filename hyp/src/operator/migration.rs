@@ -140,6 +140,10 @@ impl Migration for Operator {
         }
     }
 
+    fn forget_some(&self, frames: FrameRange) -> FrameRange {
+        pages::MEMORY.forget_some(frames)
+    }
+
     fn retire_some(&self, frames: FrameRange, done: &mut Retired) -> FrameRange {
         pages::MEMORY.retire_some(frames, done)
     }

@@ -38,6 +38,7 @@ mod bulk;
 pub mod check;
 mod contiguous;
 mod error;
+mod forget;
 mod free_blocks;
 mod in_use;
 mod isolation;

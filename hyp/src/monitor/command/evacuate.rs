@@ -7,6 +7,7 @@ use stage2::migrate::{Mobility, Reason, Request};
 use stage2::owner::Owner;
 use stage2::phys::frame::State;
 use stage2::phys::placement::Strictness;
+use stage2::range::FrameRange;
 
 use super::backing::parts;
 use super::migrate::target;
@@ -167,6 +168,16 @@ pub(super) fn restore(session: &mut Session<'_>, arguments: &Arguments<'_>) -> D
     let name = session.machine.controller_name(id);
     if session.machine.controller(id.index()).is_some_and(|controller| !controller.is_closed) {
         refuse!(session, "{name} takes allocations already");
+    }
+    // Its memory may have been replaced meanwhile.
+    let ranges =
+        session.machine.controller(id.index()).map(|controller| controller.ranges).unwrap_or_default();
+    for (start, size) in ranges {
+        let mut rest = FrameRange::inside(start, size).unwrap_or_default();
+        while !rest.is_empty() {
+            rest = migration.forget_some(rest);
+            session.io().pause();
+        }
     }
     migration.close(id, false);
     let text = format_args!("{name} takes allocations again.");

@@ -11,6 +11,7 @@ use crate::phys::placement::{ControllerList, Placement, Strictness};
 
 mod blocks;
 mod contiguous;
+mod forget;
 mod isolation;
 mod migration;
 pub(crate) mod model;

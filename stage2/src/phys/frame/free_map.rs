@@ -114,6 +114,14 @@ impl FreeMap<'_> {
         self.set_info(Info(if contents == Contents::Zeroed { ZEROED } else { 0 }));
     }
 
+    /// Marks the free frames as dirty. A split pageblock without a free frame stays as it is: what is freed next decides.
+    pub(crate) fn forget(self, is_split: bool) {
+        let info = self.info();
+        if !is_split || info.count() != 0 {
+            self.set_info(Info(info.0 & !ZEROED));
+        }
+    }
+
     /// Makes this the map of a split pageblock with all frames free.
     pub(crate) fn fill(self, contents: Contents) {
         let nonzero = self.set_words(SMALL_ORDERS, 0, u32::MAX) << NONZERO_SHIFT;
