@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use stage2::controller::ControllerId;
-use stage2::phys::alloc::Memory;
+use stage2::phys::alloc::{Arena, Memory};
 use stage2::phys::frame::Footprint;
 use stage2::phys::map::{BootMap, ReservationKind};
 
@@ -57,7 +57,7 @@ impl Boot {
         }
         let words = words(&self.map);
         words.iter().for_each(|word| word.store(PATTERN, Relaxed));
-        let memory = Box::new(Memory::new());
+        let memory = self.new_memory();
         self.boot(&memory, words);
         Some(4 * words.iter().filter(|word| word.load(Relaxed) != PATTERN).count() as u64)
     }
@@ -66,9 +66,17 @@ impl Boot {
     #[inline(never)]
     pub(crate) fn run(&self) {
         let words = words(&self.map);
-        let memory = Box::new(Memory::new());
+        let memory = self.new_memory();
         self.boot(&memory, words);
         std::mem::forget(memory);
+    }
+
+    /// Creates memory with enough arenas.
+    fn new_memory(&self) -> Box<Memory<'static>> {
+        let memory = Box::new(Memory::new());
+        let arenas: Vec<Arena> = (0..Memory::arenas_to_extend(&self.map)).map(|_| Arena::new()).collect();
+        memory.extend(arenas.leak());
+        memory
     }
 
     #[inline(never)]

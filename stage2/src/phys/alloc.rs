@@ -9,12 +9,8 @@
 //! so they may be read to find that arena.
 //!
 //! # Cost
-//! Allocating and freeing take one path each, which counts every frame, checks every block and merges. In instructions
-//! on a PC (`make bench PART=allocator`) a frame that is allocated and freed again takes an eighth of what the crate
-//! buddy_system_allocator takes. Three patterns miss the target of twice that crate's speed, or 0.9 of it for larger
-//! blocks: frames allocated one after the other, frames freed in order, and a block of 1 GiB allocated and freed again.
-//! The first two cost that crate little, because it neither locks nor knows a frame's owner; only a cache of frames, a
-//! second path, would meet the target.
+//! Allocating and freeing take one path each, which checks every block, counts every frame and merges. There is no cache
+//! of frames. `stage2/FIGURES.md` has the cost beside that of the crate buddy_system_allocator, and the missed targets.
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
