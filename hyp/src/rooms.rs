@@ -54,8 +54,8 @@ fn tokens(text: &str) -> Vec<Token> {
                 at += if bytes[at] == b'\\' { 2 } else { 1 };
             }
             at += 1;
-        } else if rest.starts_with("'\\") {
-            at += 2 + rest[2..].find('\'').map_or(0, |end| end + 1).max(2);
+        } else if let Some(escaped) = rest.strip_prefix("'\\") {
+            at += 2 + escaped.find('\'').map_or(0, |end| end + 1).max(2);
         } else if bytes[at] == b'\'' && rest.chars().nth(2) == Some('\'') {
             at += rest.char_indices().nth(3).map_or(rest.len(), |(end, _)| end);
         } else if is_word(bytes[at]) {

@@ -92,43 +92,6 @@ pub fn relax() {
     RELAX.get().map_or_else(core::hint::spin_loop, |relax| relax());
 }
 
-/// Points at which tests let another CPU run. Each thread has its own hooks.
-#[cfg(test)]
-pub(crate) mod hooks {
-    use std::cell::RefCell;
-    use std::rc::Rc;
-
-    type Hook = RefCell<Option<Rc<dyn Fn()>>>;
-
-    thread_local! {
-        static RELAX: Hook = const { RefCell::new(None) };
-        static BEFORE_LOCK: Hook = const { RefCell::new(None) };
-    }
-
-    /// Sets the function that [`super::relax`] calls on this thread.
-    pub(crate) fn set_relax(hook: Option<Rc<dyn Fn()>>) {
-        RELAX.set(hook);
-    }
-
-    /// Sets the function that is called on this thread before it takes the lock of a guest's address space.
-    pub(crate) fn set_before_lock(hook: Option<Rc<dyn Fn()>>) {
-        BEFORE_LOCK.set(hook);
-    }
-
-    /// Calls the hook for [`super::relax`]. Returns false if there is none.
-    pub(super) fn relax() -> bool {
-        let hook = RELAX.with_borrow(Clone::clone);
-        hook.inspect(|hook| hook()).is_some()
-    }
-
-    /// Calls the hook for a lock that is about to be taken.
-    pub(crate) fn before_lock() {
-        // The hook may take locks itself, or remove itself: it runs outside the borrow.
-        let hook = BEFORE_LOCK.with_borrow(Clone::clone);
-        hook.inspect(|hook| hook());
-    }
-}
-
 /// Mutual exclusion between CPUs.
 pub struct Lock<T>(Mutex<T>);
 
@@ -169,5 +132,42 @@ impl<T> Lock<T> {
     #[cfg(loom)]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
+    }
+}
+
+/// Points at which tests let another CPU run. Each thread has its own hooks.
+#[cfg(test)]
+pub(crate) mod hooks {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    type Hook = RefCell<Option<Rc<dyn Fn()>>>;
+
+    thread_local! {
+        static RELAX: Hook = const { RefCell::new(None) };
+        static BEFORE_LOCK: Hook = const { RefCell::new(None) };
+    }
+
+    /// Sets the function that [`super::relax`] calls on this thread.
+    pub(crate) fn set_relax(hook: Option<Rc<dyn Fn()>>) {
+        RELAX.set(hook);
+    }
+
+    /// Sets the function that is called on this thread before it takes the lock of a guest's address space.
+    pub(crate) fn set_before_lock(hook: Option<Rc<dyn Fn()>>) {
+        BEFORE_LOCK.set(hook);
+    }
+
+    /// Calls the hook for [`super::relax`]. Returns false if there is none.
+    pub(super) fn relax() -> bool {
+        let hook = RELAX.with_borrow(Clone::clone);
+        hook.inspect(|hook| hook()).is_some()
+    }
+
+    /// Calls the hook for a lock that is about to be taken.
+    pub(crate) fn before_lock() {
+        // The hook may take locks itself, or remove itself: it runs outside the borrow.
+        let hook = BEFORE_LOCK.with_borrow(Clone::clone);
+        hook.inspect(|hook| hook());
     }
 }

@@ -212,7 +212,7 @@ impl FreeMap<'_> {
             self.set_full(self.full() & !words);
             words
         };
-        let info = Info(info.0 - (1 << order) & !(zeroed_words << NONZERO_SHIFT));
+        let info = Info((info.0 - (1 << order)) & !(zeroed_words << NONZERO_SHIFT));
         self.set_info(info);
         if info.count() == 0 {
             // With nothing free, nothing is dirty.
@@ -245,7 +245,7 @@ impl FreeMap<'_> {
             self.set_full(self.full() | words);
             words
         };
-        let mut info = before.0 + (1 << order) | written << NONZERO_SHIFT;
+        let mut info = (before.0 + (1 << order)) | (written << NONZERO_SHIFT);
         if contents == Contents::Dirty {
             info &= !ZEROED;
         }
