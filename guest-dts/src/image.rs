@@ -195,7 +195,7 @@ fn sections_end(bytes: &[u8]) -> u64 {
 }
 
 /// Tests whether `bytes` may begin with an instruction: not with a word of zeroes or ones, which are undefined (Arm
-/// ARM, C4.1), and not with text.
+/// ARM, "A64 instruction set encoding"), and not with text.
 fn begins_with_instruction(bytes: &[u8]) -> bool {
     let Some(first) = bytes.get(..4) else { return false };
     let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();

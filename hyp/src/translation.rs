@@ -45,7 +45,7 @@ impl Stage1 {
 }
 
 /// SCTLR_EL1 with MMU and caches off: the RES1 bits of Armv8.0. They are also the reset values of the fields that replaced
-/// them: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM D24.2.145).
+/// them: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS (Arm ARM, SCTLR_EL1).
 pub(crate) const SCTLR_RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
 
 /// The registers and instructions of this CPU.
@@ -74,7 +74,7 @@ pub(crate) trait Processor {
     fn invalidate_nothing(&self);
 }
 
-/// Waits for preceding broadcast TLB invalidations with a DSB ISH (Arm ARM D8.17).
+/// Waits for preceding broadcast TLB invalidations with a DSB ISH (Arm ARM, "TLB maintenance").
 ///
 /// With [`Workarounds::REPEAT_TLBI`], another invalidation of any address and its DSB wait for accesses by the translations
 /// that the first ones dropped.
@@ -152,7 +152,7 @@ pub(crate) fn leave(cpu: &impl Processor, nothing: Stage2) -> Closed {
 
 /// Returns the page that `translate`, an AT of stage 1, finds, or `None` if the guest's tables fault.
 ///
-/// PAR_EL1 holds the result after an ISB (Arm ARM D24.2.120). The guest's value of PAR_EL1 is restored.
+/// PAR_EL1 holds the result after an ISB (Arm ARM, PAR_EL1). The guest's value of PAR_EL1 is restored.
 #[inline(always)]
 pub(crate) fn look_up(cpu: &impl Processor, translate: impl FnOnce()) -> Option<u64> {
     let before = cpu.par();

@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn the_entry_code_finds_its_two_addresses() {
         let code = entry_code(0x4a00_0000, 0x4020_0000);
-        // `ldr x0` at 0 reads 24 bytes on, `ldr x4` at 16 reads 16 bytes on (Arm ARM C6.2, LDR (literal)).
+        // `ldr x0` at 0 reads 24 bytes on, `ldr x4` at 16 reads 16 bytes on (Arm ARM, LDR (literal)).
         assert_eq!(code[24..32], 0x4a00_0000_u64.to_le_bytes());
         assert_eq!(code[32..40], 0x4020_0000_u64.to_le_bytes());
         assert_eq!((0x5800_00c0_u32 >> 5) & 0x7ffff, 24 / 4);

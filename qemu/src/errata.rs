@@ -12,7 +12,7 @@
 //! Compiler and linker do not see everything in an image (global assembly, Rust's precompiled libraries), so this
 //! module searches the linked image. The conditions are those of GNU's and LLVM's tools for the Cortex-A53 MPCore
 //! Software Developers Errata Notice (ARM-EPM-048406), without their exceptions: a pair counts even if its
-//! instructions depend on each other. Encodings: Arm ARM C4.1.
+//! instructions depend on each other. Encodings: Arm ARM, "A64 instruction set encoding".
 
 use std::fmt;
 
@@ -127,7 +127,7 @@ fn scan_code(address: u64, words: &[u32], found: &mut Found) {
     }
 }
 
-/// Returns true for loads, stores and prefetches of all kinds (C4.1: op0 is x1x0).
+/// Returns true for loads, stores and prefetches of all kinds ("A64 instruction set encoding": op0 is x1x0).
 fn is_access(word: u32) -> bool {
     word & 0x0a00_0000 == 0x0800_0000
 }

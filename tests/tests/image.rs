@@ -58,12 +58,14 @@ const BL: u32 = 0x9400_0000;
 const BL_MASK: u32 = 0xfc00_0000;
 const RET: u32 = 0xd65f_03c0;
 
-/// A load, of any kind (Arm ARM C4.1, "Loads and Stores": bits 27 and 25 are 1 and 0; bit 22 is L, or the low bit of opc).
+/// A load, of any kind (Arm ARM, "A64 instruction set encoding", "Loads and Stores": bits 27 and 25 are 1 and 0; bit 22
+/// is L, or the low bit of opc).
 fn is_load(instruction: u32) -> bool {
     instruction & 0x0a00_0000 == 0x0800_0000 && instruction & 1 << 22 != 0
 }
 
-/// A branch that ends a run of instructions which are executed one after the other (C4.1, "Branches"): B, BL, BR, BLR, RET.
+/// A branch that ends a run of instructions which are executed one after the other (Arm ARM, "Branches, Exception
+/// Generating and System instructions"): B, BL, BR, BLR, RET.
 fn leaves(instruction: u32) -> bool {
     instruction & 0x7c00_0000 == 0x1400_0000 || instruction & 0xfe00_0000 == 0xd600_0000
 }
@@ -109,7 +111,7 @@ fn a_cpu_that_cannot_clear_e2h_is_refused_before_anything_depends_on_it() {
 /// Erratum 832075 of Cortex-A57. A PC test of hyp::errata sees that all accesses go through the same functions.
 #[test]
 fn device_registers_are_read_by_load_acquire() {
-    // LDAR of a word (C6.2, "LDAR": size 10, all register fields free). UARTFR is read there, until there is room.
+    // LDAR of a word (Arm ARM, LDAR: size 10, all register fields free). UARTFR is read there, until there is room.
     let is_load_acquire = |word: &u32| word & 0xffe0_8000 == 0x88c0_8000;
     let polled = Function::find(&["serial..Polled", "write_str"]);
     assert!(polled.instructions.iter().any(is_load_acquire), "{:#010x?}", polled.instructions);

@@ -1,4 +1,4 @@
-//! Data and instruction cache maintenance by address (Arm ARM D7.5.9).
+//! Data and instruction cache maintenance by address (Arm ARM, "A64 Cache maintenance instructions").
 //!
 //! A guest starts with its caches off, and may turn them off again. So EL2's cached writes for it must reach the point of
 //! coherency, and no stale line may hide the guest's own writes to memory.

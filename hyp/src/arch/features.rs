@@ -100,7 +100,7 @@ pub(crate) fn identification(crm: u64, op2: u64) -> u64 {
     identification::guest_value(crm, op2, host, has_sve())
 }
 
-/// HCR_EL2 for a guest (Arm ARM D24.2.53): stage 2 on; invalidation by set/way also cleans; table walks may not access
+/// HCR_EL2 for a guest (Arm ARM, HCR_EL2): stage 2 on; invalidation by set/way also cleans; table walks may not access
 /// device memory; FIQ, IRQ and SError go to EL2; identification group 3, SMC, implementation defined registers and ACTLR
 /// trap; EL1 is AArch64.
 const HCR: u64 = 1          // VM
@@ -219,7 +219,7 @@ pub(crate) fn configure(_: Closed) {
         write!(vector "S3_4_C1_C2_0", 0xf);
     }
 
-    // HPMN stays as large as the number of counters, else it is CONSTRAINED UNPREDICTABLE (D24.3.22).
+    // HPMN stays as large as the number of counters, else it is CONSTRAINED UNPREDICTABLE (Arm ARM, MDCR_EL2).
     let pmu = field(dfr0, 8);
     let counters = if (1..15).contains(&pmu) { read!("pmcr_el0") >> 11 & 0x1f } else { 0 };
     let mut mdcr = counters | MDCR_TDOSA;

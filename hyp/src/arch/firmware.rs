@@ -5,7 +5,7 @@ use crate::device::smccc::{Firmware, FunctionId};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// PSCI_VERSION and, from 0.2 on, CPU_ON with 64-bit arguments (DEN0022, 5.1).
+/// PSCI_VERSION and, from 0.2 on, CPU_ON with 64-bit arguments (PSCI, DEN 0022).
 const VERSION: u32 = 0x8400_0000;
 const CPU_ON: u32 = 0xc400_0003;
 
@@ -27,7 +27,7 @@ pub(crate) fn is_hvc() -> bool {
 }
 
 /// Calls function `id` and returns W0. Firmware may change x0 to x17: before SMCCC 1.1 it need not preserve x4 to x17
-/// (DEN0028, "Changes between 1.0 and 1.1"). The `smc32` of the `smccc` crate assumes that x8 to x17 are preserved.
+/// (DEN 0028, "Changes between 1.0 and 1.1"). The `smc32` of the `smccc` crate assumes that x8 to x17 are preserved.
 fn call(id: u32, first: [u64; 3]) -> i32 {
     let mut arguments = [0; 17];
     arguments[..3].copy_from_slice(&first);
@@ -48,7 +48,7 @@ pub(crate) fn version() -> (u16, u16) {
     ((version >> 16) as u16, version as u16)
 }
 
-/// An error code of PSCI (DEN0022, 5.2.2).
+/// An error code of PSCI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(i32);
 

@@ -10,7 +10,7 @@ use aarch64_cpu::registers::{Readable, SCTLR_EL2, Writeable};
 use guest_dts::argument;
 use spin::Once;
 
-/// SCTLR_EL2.DSSBS: PSTATE.SSBS on exceptions to EL2 (Arm ARM D24.2.146).
+/// SCTLR_EL2.DSSBS: PSTATE.SSBS on exceptions to EL2 (Arm ARM, SCTLR_EL2).
 const SCTLR_DSSBS: u64 = 1 << 44;
 
 /// The operator's choice, set before the first CPU needs it.
@@ -46,7 +46,7 @@ pub(crate) fn init_cpu(this: &Core) {
     let choice = Choice::new(&registers, Answers::ask(firmware::version(), &Host), policy);
     match choice.stores {
         Stores::Ssbs => set_ssbs(choice.allows_store_bypass()),
-        // The mitigation is on after a reset (DEN 0028, 7.6), but a loader may have turned it off.
+        // The mitigation is on after a reset (DEN 0028, SMCCC_ARCH_WORKAROUND_2), but a loader may have turned it off.
         Stores::Firmware => {
             let enable = Workaround::StoreBypass { enable: 1 };
             let _ = Host.call(enable.id(), 1);

@@ -73,7 +73,7 @@ pub(crate) const NEVER: u64 = u64::MAX;
 /// Returns the physical count at which the virtual count of the vCPU on this CPU reaches `virtual_count`; [`NEVER`] if it
 /// does not.
 pub(crate) fn physical(virtual_count: u64) -> u64 {
-    // CNTVOFF_EL2 is a past count, so the virtual count has not wrapped (Arm ARM D12.2).
+    // CNTVOFF_EL2 is a past count, so the virtual count has not wrapped (Arm ARM, CNTVOFF_EL2).
     virtual_count.saturating_add(CNTVOFF_EL2.get())
 }
 

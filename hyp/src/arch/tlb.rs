@@ -1,4 +1,4 @@
-//! Stage 2 TLB maintenance for one guest, on all CPUs (Arm ARM D8.17).
+//! Stage 2 TLB maintenance for one guest, on all CPUs (Arm ARM, "TLB maintenance").
 //!
 //! TLBI by IPA and by VMID act on the VMID in VTTBR_EL2. The CPU may hold another guest's VMID there, or none, so
 //! VTTBR_EL2 is exchanged around the instruction (`translation`); EL2's own accesses do not use it.

@@ -159,7 +159,7 @@ fn reset_pointer_keys() {
 
 macro_rules! vectors_to_zero {
     ($($register:literal),*) => {
-        // A write to a vector register clears the bits that SVE adds (Arm ARM B1.2.1).
+        // A write to a vector register clears the bits that SVE adds (Arm ARM, "Registers in AArch64 state").
         concat!(".arch_extension fp\n.arch_extension simd\nmsr fpcr, xzr\nmsr fpsr, xzr\n",
             $("movi v", $register, ".2d, #0\n"),*)
     };

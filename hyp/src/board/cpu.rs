@@ -12,7 +12,7 @@ pub const CPU_LIMIT: usize = 128;
 /// Most CPUs that Ballast uses; others are left alone.
 pub const MAX_CPUS: usize = 32;
 
-/// The affinity fields of MPIDR_EL1: Aff3 in bits 39 to 32, Aff2 to Aff0 in bits 23 to 0 (Arm ARM, D23.2).
+/// The affinity fields: Aff3 in bits 39 to 32, Aff2 to Aff0 in bits 23 to 0 (Arm ARM, MPIDR_EL1).
 const AFFINITY_MASK: u64 = 0xff_00ff_ffff;
 
 /// A CPU of the host.

@@ -7,8 +7,8 @@
 //! The code here is position-independent and fits into one page, the boot page. EL2's final tables keep that page
 //! identity-mapped for secondary CPUs and for changes of the root table. `EARLY_TABLES` map the boot page at its physical
 //! address and the image at its linked address, text read-only and the rest execute-never. They map nothing else: memory
-//! next to the image may be secure, `no-map` or a device, and a CPU may access Normal memory speculatively (Arm ARM, chapter
-//! B2, "Memory types and attributes"). They are used until `mmu::init` has made the final tables.
+//! next to the image may be secure, `no-map` or a device, and a CPU may access Normal memory speculatively (Arm ARM,
+//! "Memory types and attributes"). They are used until `mmu::init` has made the final tables.
 //!
 //! The boot protocol guarantees EL2 (or EL1), the MMU off, and `x0`. `begin` sets the state of EL2 that the entry itself
 //! needs, `features::configure` the rest.
@@ -28,10 +28,10 @@ struct EarlyTables([[u64; 512]; EARLY_TABLE_COUNT]);
 static mut EARLY_TABLES: EarlyTables = EarlyTables([[0; 512]; EARLY_TABLE_COUNT]);
 
 /// MAIR_EL2: attribute 0 Normal, inner and outer write-back, read- and write-allocate; 1 Device-nGnRE; 2 Normal
-/// non-cacheable (Arm ARM D24.2.122).
+/// non-cacheable (Arm ARM, MAIR_EL2).
 pub(crate) const MAIR: u64 = 0x44_04_ff;
 
-/// SCTLR_EL2 with the MMU off: RES1 bits only, little-endian (Arm ARM D24.2.146).
+/// SCTLR_EL2 with the MMU off: RES1 bits only, little-endian (Arm ARM, SCTLR_EL2).
 const SCTLR_RES1: u64 = 0x30c5_0830;
 
 /// SCTLR_EL2 while Ballast runs: MMU, caches, stack alignment check, no execution of writable memory.
@@ -39,13 +39,13 @@ const SCTLR_RES1: u64 = 0x30c5_0830;
 const SCTLR_MMU_ON: u64 = SCTLR_RES1 | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 
 /// TCR_EL2 without the physical address size: 48-bit addresses (T0SZ 16), 4 KiB granule, write-back inner shareable
-/// walks, RES1 bits 23 and 31 (Arm ARM D24.2.158, EL2&0 regime not in use).
+/// walks, RES1 bits 23 and 31 (Arm ARM, TCR_EL2, EL2&0 regime not in use).
 const TCR: u64 = 1 << 31 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 16;
 
 /// Descriptor of a next-level table.
 const TABLE: u64 = 3;
 
-/// A page of data: attribute 0, `AP[1]` RES1, inner shareable, accessed, XN (Arm ARM D8.3.2).
+/// A page of data: attribute 0, `AP[1]` RES1, inner shareable, accessed, XN (Arm ARM, "VMSAv8-64 descriptor formats").
 const DATA_PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10 | 1 << 54;
 
 /// A page of text: like a page of data, but read-only and not XN.
@@ -69,7 +69,7 @@ image_header:
 
 // Invalidates the data cache by address from x0 to x1, which starts a line (DC IVAC). The line of x0 is cleaned as well
 // (DC CIVAC), since it may hold data of others before x0. Stores with the MMU off bypass the cache: lines that the loader
-// left must not hide them later, nor be written back over them (Arm ARM B2.8).
+// left must not hide them later, nor be written back over them (Arm ARM, "Mismatched memory attributes").
 invalidate_range:
     mrs     x2, ctr_el0
     ubfx    x2, x2, #16, #4
@@ -235,8 +235,8 @@ secondary_entry:
     br      x2
 
 // Changes the root table to x0 (physical). Called at this page's identity-mapped address. The MMU is off meanwhile, so
-// that no address ever has two live translations (Arm ARM D8.16.1, break-before-make). No memory is accessed while it is
-// off.
+// that no address ever has two live translations (Arm ARM, "Using break-before-make when updating translation table
+// entries"). No memory is accessed while it is off.
     .global switch_root
 switch_root:
     ldr     x1, ={sctlr}

@@ -1,6 +1,6 @@
-//! Exceptions that EL2 raises at EL1 in place of the hardware (Arm ARM D1.3.1, `AArch64.TakeException()`).
+//! Exceptions that EL2 raises at EL1 in place of the hardware (Arm ARM, `AArch64.TakeException()`).
 
-/// SPSR_ELx (Arm ARM C5.2.19).
+/// SPSR_ELx (Arm ARM, SPSR_EL1).
 const AARCH32: u64 = 1 << 4;
 const MODE: u64 = 0xf;
 const EL1T: u64 = 4;

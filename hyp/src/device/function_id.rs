@@ -1,19 +1,19 @@
 //! Function identifiers and status codes of the SMC Calling Convention (Arm DEN 0028), for all kinds of calls.
 
-/// NOT_SUPPORTED, also for an unknown function identifier (DEN 0028, 5.2 and 7.1).
+/// NOT_SUPPORTED, also for an unknown function identifier ("Return codes").
 pub(crate) const NOT_SUPPORTED: i32 = -1;
-/// INVALID_PARAMETER (DEN 0028, 7.1).
+/// INVALID_PARAMETER ("Return codes").
 pub(crate) const INVALID_PARAMETER: i32 = -3;
 
 /// SMCCC_VERSION.
 pub(crate) const SMCCC_VERSION: FunctionId = FunctionId(0x8000_0000);
 
-/// A function identifier from a guest: W0 of the call (DEN 0028, table 2-1).
+/// A function identifier from a guest: W0 of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct FunctionId(u32);
 
-/// The owner of a function (DEN 0028, table 6-2).
+/// The owner of a function: the owning entity number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// Arm architecture.
@@ -69,7 +69,7 @@ impl FunctionId {
     }
 }
 
-/// Sign-extends a status for X0 (DEN 0028, 3.1 and 5.2).
+/// Sign-extends a status for X0 ("Return codes").
 pub(crate) const fn status(value: i32) -> u64 {
     value as i64 as u64
 }

@@ -1,8 +1,8 @@
 //! Identification registers as a guest reads them. A guest gets a feature completely or not at all.
 //!
 //! A field that is not listed reads as zero, which hides features that are newer than this table. EL2 leaves their enables
-//! off (HCRX_EL2, fine-grained traps, MDCR_EL2), so that using them is UNDEFINED. Registers and fields: Arm ARM
-//! D24.2, ID_AA64*_EL1; all of them trap by HCR_EL2.TID3.
+//! off (HCRX_EL2, fine-grained traps, MDCR_EL2), so that using them is UNDEFINED. Registers and fields: Arm ARM,
+//! ID_AA64*_EL1; all of them trap by HCR_EL2.TID3.
 
 /// ID_AA64MMFR0_EL1.PARange for the largest intermediate physical address of a guest: 40 bits.
 const PA_RANGE_40_BITS: u64 = 2;

@@ -11,7 +11,7 @@
 //! Only the caller that wins the claim writes the vCPU's entry point and context, and publishes them; the vCPU's own CPU takes
 //! them. The guest sees both Claimed and Pending as ON_PENDING.
 //!
-//! CPU_SUSPEND waits for an interrupt, for power-down states too: DEN 0022 allows a shallower state than the requested one.
+//! CPU_SUSPEND waits for an interrupt, for power-down states too: PSCI allows a shallower state than the requested one.
 //! PSCI_FEATURES reports calls that would need more (SYSTEM_SUSPEND, STAT_*, MEM_PROTECT…) as NOT_SUPPORTED.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ pub(crate) const VERSION: u32 = 0x1_0001;
 /// Identifier of PSCI_VERSION.
 pub(crate) const PSCI_VERSION: u32 = 0x8400_0000;
 
-/// SUCCESS (DEN 0022, 5.2.2).
+/// SUCCESS, the first of the return error codes.
 pub(crate) const SUCCESS: i32 = 0;
 /// The call is not implemented.
 pub(crate) const NOT_SUPPORTED: i32 = function_id::NOT_SUPPORTED;
@@ -38,15 +38,15 @@ pub(crate) const ON_PENDING: i32 = -5;
 /// The entry point is not in the guest's RAM.
 pub(crate) const INVALID_ADDRESS: i32 = -9;
 
-/// AFFINITY_INFO: on, off, being turned on (DEN 0022, 5.7.4).
+/// AFFINITY_INFO: on, off, being turned on.
 const AFFINITY_ON: i32 = 0;
 const AFFINITY_OFF: i32 = 1;
 const AFFINITY_ON_PENDING: i32 = 2;
-/// MIGRATE_INFO_TYPE: no trusted OS that would have to migrate (DEN 0022, 5.9.2).
+/// MIGRATE_INFO_TYPE: no trusted OS that would have to migrate.
 const MIGRATION_NOT_REQUIRED: i32 = 2;
 /// The affinity fields of an MPIDR: Aff3 in bits 39 to 32, Aff2 to Aff0 in 23 to 0.
 const AFFINITY_MASK: u64 = 0xff_00ff_ffff;
-/// The bits of CPU_SUSPEND's power_state that the original format defines (DEN 0022, 5.4.2).
+/// The bits of CPU_SUSPEND's power_state that the original format defines.
 const POWER_STATE_MASK: u32 = 0x0301_ffff;
 /// power_state.StateType: power-down.
 const POWER_DOWN: u32 = 1 << 16;
@@ -194,8 +194,8 @@ pub(crate) fn answer<const N: usize>(
     }
 }
 
-/// Answers PSCI_FEATURES (DEN 0022, 5.15): 0 for available calls, including SMCCC_VERSION. The flags of CPU_SUSPEND are 0 too
-/// (original format, platform-coordinated).
+/// Answers PSCI_FEATURES: 0 for available calls, including SMCCC_VERSION. The flags of CPU_SUSPEND are 0 too (original
+/// format, platform-coordinated).
 fn features(id: FunctionId) -> i32 {
     if id == SMCCC_VERSION || decode(id, [0; 3]).is_some() { SUCCESS } else { NOT_SUPPORTED }
 }

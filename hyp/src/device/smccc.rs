@@ -29,7 +29,7 @@ const SMCCC_ARCH_WORKAROUND_3: FunctionId = FunctionId::new(0x8000_3fff);
 const VENDOR_HYPERVISOR_UID: FunctionId = FunctionId::new(0x8600_ff01);
 const VENDOR_HYPERVISOR_REVISION: FunctionId = FunctionId::new(0x8600_ff03);
 
-/// A mitigation that firmware offers (DEN 0028, 7.5 to 7.7).
+/// A mitigation that firmware offers (SMCCC_ARCH_WORKAROUND_1 to 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Workaround {
     /// SMCCC_ARCH_WORKAROUND_1: branch predictor, CVE-2017-5715.
@@ -125,7 +125,7 @@ fn workaround(id: FunctionId, enable: u32) -> Option<Workaround> {
     }
 }
 
-/// Answers SMCCC_ARCH_FEATURES for `id` (DEN 0028, 7.3). `answer` returns the firmware's answer for a mitigation.
+/// Answers SMCCC_ARCH_FEATURES for `id`. `answer` returns the firmware's answer for a mitigation.
 pub(crate) fn arch_features(id: FunctionId, answer: impl FnOnce(Workaround) -> i32) -> i32 {
     match id {
         SMCCC_VERSION | SMCCC_ARCH_FEATURES => 0,
@@ -133,7 +133,7 @@ pub(crate) fn arch_features(id: FunctionId, answer: impl FnOnce(Workaround) -> i
     }
 }
 
-/// Returns the UID as W0 to W3 of a UID call: bytes 0 to 3 in W0, the first one in its low bits (DEN 0028, 6.2.2).
+/// Returns the UID as W0 to W3 of a UID call: bytes 0 to 3 in W0, the first one in its low bits.
 const fn uid_registers() -> [u64; 4] {
     let mut words = [0; 4];
     let mut at = 0;

@@ -1,6 +1,6 @@
 //! Trapped WFI, WFE, WFIT and WFET instructions.
 
-/// A wait, decoded from the syndrome (Arm ARM D24.2.40, "ISS encoding for an exception from a WF* instruction").
+/// A wait, decoded from the syndrome (Arm ARM, ESR_EL2, "ISS encoding for an exception from a WF* instruction").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// WFE or WFET: until an event. The wait may end at any time.

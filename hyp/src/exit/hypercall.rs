@@ -22,7 +22,7 @@ pub(crate) fn smc(frame: &mut Frame, esr: u64) {
 fn call(frame: &mut Frame, esr: u64) {
     let cpu = cpu::current();
     let Some(vcpu) = cpu.vcpu() else { return };
-    // DEN0028, 2.9: only the immediate 0 is a call under the convention.
+    // DEN 0028, "SMC and HVC immediate value": only the immediate 0 is a call under the convention.
     if esr & 0xffff != 0 {
         frame.x[0] = smccc::status(NOT_SUPPORTED);
         return;

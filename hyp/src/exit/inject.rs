@@ -1,4 +1,4 @@
-//! Exceptions that EL2 injects into EL1 (Arm ARM D1.3.1, "entering an exception level").
+//! Exceptions that EL2 injects into EL1 (Arm ARM, "Exceptions").
 
 use crate::arch::features;
 use crate::device::exception::{self, Features};

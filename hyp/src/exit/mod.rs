@@ -35,7 +35,7 @@ pub(crate) fn init() {
     arch::cpu::set_entries(idle::enter, interrupt::poll);
 }
 
-/// ESR_ELx.EC (Arm ARM D24.2.40).
+/// ESR_ELx.EC (Arm ARM, ESR_EL2).
 const EC_WAIT: u64 = 0x01;
 const EC_HVC64: u64 = 0x16;
 const EC_SMC64: u64 = 0x17;

@@ -15,7 +15,7 @@ pub(crate) enum Access {
     Fetch,
 }
 
-/// Mask of the fault status without its level (Arm ARM D24.2.40).
+/// Mask of the fault status without its level (Arm ARM, ESR_EL2).
 const STATUS: u64 = 0x3c;
 const TRANSLATION: u64 = 0x04;
 const ACCESS_FLAG: u64 = 0x08;
@@ -40,7 +40,7 @@ pub(crate) fn is_answered(esr: u64, far: u64, access: Access) -> bool {
     let page = match esr & STATUS {
         TRANSLATION | ACCESS_FLAG => faulting_page(),
         PERMISSION if is_walk => faulting_page(),
-        // HPFAR_EL2 is not valid (Arm ARM D24.2.66).
+        // HPFAR_EL2 is not valid (Arm ARM, HPFAR_EL2).
         PERMISSION => match stage1::page(far) {
             Some(page) => page,
             // The guest's own translation has changed meanwhile, or lies in a unit in flight: it retries.

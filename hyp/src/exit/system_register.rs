@@ -12,7 +12,7 @@ use crate::guest::{self, interrupts, time};
 use crate::observe::counters::Exit;
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 
-/// Op0, Op2, Op1, CRn, CRm as they lie in the syndrome's bits 21:10 and 4:1 (Arm ARM D24.2.40, "ISS encoding for
+/// Op0, Op2, Op1, CRn, CRm as they lie in the syndrome's bits 21:10 and 4:1 (Arm ARM, ESR_EL2, "ISS encoding for
 /// an exception from MSR, MRS"), the direction in bit 0: 1 reads.
 const fn register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
     op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | crm << 1
@@ -67,7 +67,7 @@ pub(crate) const fn reason(esr: u64) -> Exit {
 }
 
 /// Handles a trapped MSR, MRS or system instruction; called by the vectors. SGIs to vCPUs of the guest are sent here
-/// (ICC_SGI1R_EL1, IHI 0069H, 12.2.19).
+/// (IHI 0069H, ICC_SGI1R_EL1).
 pub(crate) extern "C" fn system_register(frame: &mut Frame, esr: u64) -> Reload {
     let moved = (esr >> 5 & 0x1f) as usize;
     // Only instructions of AArch64 come here.

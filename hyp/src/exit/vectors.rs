@@ -29,8 +29,8 @@ use core::arch::global_asm;
 const FRAME_SIZE: usize = size_of::<Frame>();
 const _: () = assert!(FRAME_SIZE == 256 && Frame::SP == 248);
 
-/// ESR_EL2 of `HVC #0` from AArch64: EC 0x16, IL, and the immediate (Arm ARM D24.2.40). Other immediates are not calls
-/// under the SMC Calling Convention (DEN0028, 2.9).
+/// ESR_EL2 of `HVC #0` from AArch64: EC 0x16, IL, and the immediate (Arm ARM, ESR_EL2). Other immediates are not calls
+/// under the SMC Calling Convention (DEN 0028, "SMC and HVC immediate value").
 const HVC64_0: u64 = 0x16 << 26 | 1 << 25;
 /// Data abort from a lower exception level.
 const EC_DATA_ABORT: u64 = 0x24;
@@ -119,7 +119,7 @@ global_asm!(
 2:  hint    #22                         // CLRBHB; a NOP on CPUs without it
     ldr     w0, [x1, #{call}]
     cbz     w0, 6f
-    // Firmware may change x0 to x3 (DEN0028, 1.1 and later: 2.6); its calls exist from 1.1 on.
+    // Firmware may change x0 to x3 (DEN 0028, 1.1 and later); its calls exist from 1.1 on.
     stp     x2, x3, [sp, #16]
     ldrb    w2, [x1, #{is_hvc}]
     cbnz    w2, 4f
@@ -150,7 +150,7 @@ guest_exception:
     b.ne    guest_sync
     // A hypercall with immediate 0. The two version queries are constants.
     ldr     w0, [sp]
-    mov     w1, #0x84000000             // PSCI_VERSION (DEN0022, 5.1.1)
+    mov     w1, #0x84000000             // PSCI_VERSION (DEN 0022)
     cmp     w0, w1
     b.ne    1f
     count_hypercall
@@ -159,7 +159,7 @@ guest_exception:
 2:  ldr     x1, [sp, #8]
     add     sp, sp, #{frame}
     return_to_guest
-1:  eor     w1, w1, #0x04000000         // SMCCC_VERSION 0x8000_0000 (DEN0028, 7.2)
+1:  eor     w1, w1, #0x04000000         // SMCCC_VERSION 0x8000_0000 (DEN 0028)
     cmp     w0, w1
     b.ne    guest_hypercall
     count_hypercall

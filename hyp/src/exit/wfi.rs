@@ -8,7 +8,7 @@ use crate::guest::{cpu, time};
 
 /// Returns the latest physical count at which a wait without a deadline ends. With FEAT_WFxT the syndrome tells WFIT from
 /// WFI, but QEMU (10.0, and later versions so far) reports both as WFI: then a wait takes at most a slice. A WFI may end
-/// without an interrupt (Arm ARM D1.6.2), and the guest checks the time itself.
+/// without an interrupt (Arm ARM, "Wait for Interrupt"), and the guest checks the time itself.
 fn latest_end() -> u64 {
     if features::has_wfxt() { timer::now() + time::slice() } else { timer::NEVER }
 }
@@ -30,8 +30,8 @@ pub(crate) fn wait(frame: &Frame, esr: u64) {
 
 /// Waits as the guest's WFI would: until an interrupt is pending for this CPU or in its list registers.
 pub(crate) fn standby() {
-    // ICC_HPPIR1_EL1 at EL2 shows the physical interface only, and virtual interrupts do not end a WFI at EL2 (Arm ARM
-    // D1.6.2): so do not wait if a list register holds an interrupt.
+    // ICC_HPPIR1_EL1 at EL2 shows the physical interface only, and virtual interrupts do not end a WFI at EL2 (Arm ARM,
+    // "Wait for Interrupt"): so do not wait if a list register holds an interrupt.
     if !vcpu::has_virtual_interrupt() && !time::use_wait(cpu::current(), timer::NEVER) {
         aarch64_cpu::asm::wfi();
     }

@@ -4,14 +4,15 @@
 //! and cleans the target: five instructions. The registers hold a guest's values, which are saved meanwhile.
 //!
 //! # Why both sides are cleaned and invalidated
-//! HCR_EL2.FWB stays 0, even with FEAT_S2FWB: stage 2 says Write-Back, and stage 1 may say less (Arm ARM D8.5). So a guest may
-//! map its RAM Non-cacheable while its caches are on, as Linux does for DMA. Its writes then go to memory, while a cache may
-//! still hold a clean, stale line of the same memory, fetched speculatively through a window or through a cacheable alias of
-//! the guest's own. A cacheable copy would read that line. Therefore:
+//! HCR_EL2.FWB stays 0, even with FEAT_S2FWB: stage 2 says Write-Back, and stage 1 may say less (Arm ARM, HCR_EL2). So
+//! a guest may map its RAM Non-cacheable while its caches are on, as Linux does for DMA. Its writes then go to memory,
+//! while a cache may still hold a clean, stale line of the same memory, fetched speculatively through a window or through
+//! a cacheable alias of the guest's own. A cacheable copy would read that line. Therefore:
 //! - DC CIVAC on each line of the source before it is read: the guest's cached writes reach memory, and stale lines go.
-//!   Maintenance by address is in program order with loads of the same line (D7.5.9).
+//!   Maintenance by address is in program order with loads of the same line (Arm ARM, "A64 Cache maintenance
+//!   instructions").
 //! - DC CIVAC on each line of the target after it is written: uncached reads see the data, and no line stays that could hide
-//!   later uncached writes (B2.8).
+//!   later uncached writes (Arm ARM, "Mismatched memory attributes").
 
 use super::window::{self, close_pair, show_pair};
 use crate::arch::sysreg::{instruction, read};
@@ -20,7 +21,7 @@ use core::mem::MaybeUninit;
 use stage2::addr::{FRAME_SIZE, Frame, PAGEBLOCK_FRAMES, Pa};
 use stage2::migrate::SOME;
 
-/// Bytes of the largest vector register (Arm ARM B1.2.1).
+/// Bytes of the largest vector register (Arm ARM, "Registers in AArch64 state").
 const VECTOR_BYTES: usize = 256;
 /// Vector registers that the loop uses.
 const REGISTERS: usize = 8;
@@ -42,8 +43,9 @@ pub(crate) enum Caching {
 /// number of frames copied.
 ///
 /// Cleans and invalidates both sides to the point of coherency (see the module's documentation), which instruction fetches
-/// and vCPUs with their caches off access (Arm ARM B2.7, D7.2). Ends with DSB ISH: the CPU that maintains caches has to wait
-/// for completion (D7.5.9) before another CPU maps the target.
+/// and vCPUs with their caches off access (Arm ARM, "Enabling and disabling the caching of memory accesses"). Ends with
+/// DSB ISH: the CPU that maintains caches has to wait for completion (Arm ARM, "A64 Cache maintenance instructions")
+/// before another CPU maps the target.
 ///
 /// With [`Caching::MaybeOff`] a vCPU may read memory while a cache holds a line that was fetched speculatively after the
 /// cleaning. So both sides are cleaned and invalidated again when no cacheable window shows them (`window`). A guest with its
@@ -178,7 +180,7 @@ pub(crate) unsafe fn zero(frame: Frame, count: u64) {
 }
 
 /// Cleans and invalidates `count` frames of one pageblock, which no cacheable mapping leads to, to the point of coherency
-/// (Arm ARM D7.5.6).
+/// (Arm ARM, "A64 Cache maintenance instructions").
 pub(crate) fn clean(frame: Frame, count: u64) {
     let [window, _] = window::own();
     // SAFETY: the window shows the frames.
@@ -226,8 +228,8 @@ fn write_by(pa: Pa, size: usize, f: impl FnOnce(usize)) {
 }
 
 /// Makes all CPUs fetch copied instructions: DSB ISH; IC IALLUIS, unless instruction caches are coherent (CTR_EL0.DIC); DSB
-/// ISH; ISB (Arm ARM D7.5.9). With DIC, Neoverse N1 may fetch stale instructions (erratum 1542419) unless a TLBI of any address
-/// and a DSB follow, which other errata of it need too.
+/// ISH; ISB (Arm ARM, "A64 Cache maintenance instructions"). With DIC, Neoverse N1 may fetch stale instructions
+/// (erratum 1542419) unless a TLBI of any address and a DSB follow, which other errata of it need too.
 pub(crate) fn synchronise_fetches() {
     if read!("ctr_el0") >> 29 & 1 != 0 {
         errata::complete_invalidations();
@@ -246,7 +248,8 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    /// Saves the registers, all of their bits: a write to the lower 128 clears the others (Arm ARM B1.2.1).
+    /// Saves the registers, all of their bits: a write to the lower 128 clears the others (Arm ARM, "Registers in
+    /// AArch64 state").
     #[inline(always)]
     fn keep(room: &'a mut Room) -> Self {
         let place = room.as_mut_ptr();

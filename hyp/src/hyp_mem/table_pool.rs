@@ -14,7 +14,7 @@ pub(crate) const BLOCK: usize = 16;
 pub(crate) const MAX_BLOCKS: usize = u64::BITS as usize / BLOCK;
 /// Most tables that the mapping of one pageblock takes: one of level 1, one of level 2 ([`tables_for`]).
 pub(crate) const RESERVE: usize = 2;
-/// Most bits of an output address of EL2's tables (no FEAT_LPA2, Arm ARM D8.1.4).
+/// Most bits of an output address of EL2's tables (no FEAT_LPA2; Arm ARM, TCR_EL2.DS).
 const ADDRESS_BITS: u8 = 48;
 
 /// Number of tables that a mapping must find free.
@@ -131,7 +131,8 @@ pub(crate) fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
         let (size, end) = (1_u64 << shift, va + bytes);
         let (first, last) = (va >> shift, (end - 1) >> shift);
         let touched = last - first + 1;
-        // Blocks fill entries that are covered wholly, if the addresses are congruent; level 0 has no blocks (Arm ARM D8.3.1).
+        // Blocks fill entries that are covered wholly, if the addresses are congruent; level 0 has no blocks (Arm ARM,
+        // "VMSAv8-64 descriptor formats").
         if shift > 30 || (va ^ pa) & (size - 1) != 0 {
             return touched;
         }
@@ -141,7 +142,7 @@ pub(crate) fn tables_for(va: u64, pa: u64, bytes: u64) -> usize {
     (slots(39) + slots(30) + slots(PAGEBLOCK_SIZE.trailing_zeros())) as usize
 }
 
-/// Returns true if a CPU with PARange `range` (ID_AA64MMFR0_EL1, Arm ARM D24.2.84) can address `bytes` bytes at `pa`.
+/// Returns true if a CPU with PARange `range` (Arm ARM, ID_AA64MMFR0_EL1) can address `bytes` bytes at `pa`.
 pub(crate) fn is_physical(pa: u64, bytes: u64, range: u64) -> bool {
     const BITS: [u8; 6] = [32, 36, 40, 42, 44, ADDRESS_BITS];
     let bits = BITS.get(range as usize).copied().unwrap_or(ADDRESS_BITS);

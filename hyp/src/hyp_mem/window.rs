@@ -1,8 +1,9 @@
 //! Windows: 2 MiB of address space through which a CPU accesses guests' memory, which EL2 otherwise does not map.
 //!
 //! Each CPU has two windows of its own. A window shows one pageblock at a time, by a level 2 block entry. Moving it is a
-//! break-before-make (Arm ARM D8.16.1): invalid entry, invalidation, new entry. The invalidation is broadcast, since any CPU
-//! may have walked the shared tables speculatively.
+//! break-before-make (Arm ARM, "Using break-before-make when updating translation table entries"): invalid entry,
+//! invalidation, new entry. The invalidation is broadcast, since any CPU may have walked the shared tables
+//! speculatively.
 //!
 //! A function that opens a window closes it before it returns. So a guest's memory is mapped at EL2 only while EL2 works on
 //! it, and speculation on behalf of one guest cannot reach another guest's memory. Opening and closing take some 25
@@ -10,9 +11,10 @@
 //! which takes thousands.
 //!
 //! A window is cacheable or, for cache maintenance, Non-cacheable. While a cacheable window is open, a CPU may fetch lines
-//! through it speculatively, even lines that have just been cleaned and invalidated (Arm ARM B2.8). So memory that may be
-//! accessed uncached is cleaned and invalidated through a Non-cacheable window, after the cacheable one is closed.
-//! Maintenance by address acts on the physical address in either case (D7.5.9).
+//! through it speculatively, even lines that have just been cleaned and invalidated (Arm ARM, "General behavior of the
+//! caches"). So memory that may be accessed uncached is cleaned and invalidated through a Non-cacheable window, after
+//! the cacheable one is closed. Maintenance by address acts on the physical address in either case (Arm ARM, "Data and
+//! unified caches").
 
 use super::mmu;
 use crate::arch::cpu::{self, MAX_CPUS};

@@ -8,7 +8,7 @@
 //!
 //! The properties of cores are from Arm: "Speculative Processor Vulnerability", and the whitepaper "Spectre-BHB: Speculative
 //! Target Reuse Attacks", which has the iteration counts in [`cores`]. Firmware calls are those of the SMC Calling Convention
-//! (DEN 0028, 7.5 to 7.7). Firmware answers for the CPU that asks, so each CPU asks once.
+//! (DEN 0028, SMCCC_ARCH_WORKAROUND_1 to 3). Firmware answers for the CPU that asks, so each CPU asks once.
 
 mod branches;
 mod cores;
@@ -21,7 +21,7 @@ use crate::device::smccc::{
     Firmware, NOT_SUPPORTED, SMCCC_ARCH_FEATURES, SMCCC_VERSION, VERSION_1_1, Workaround,
 };
 
-/// PSCI_FEATURES (DEN 0022, 5.15).
+/// PSCI_FEATURES (DEN 0022).
 const PSCI_FEATURES: crate::device::smccc::FunctionId = crate::device::smccc::FunctionId::new(0x8400_000a);
 
 /// The operator's choice: `mitigations=` on Ballast's command line.
@@ -80,8 +80,8 @@ const fn field(value: u64, shift: u32) -> u64 {
 
 /// The answers of firmware to SMCCC_ARCH_FEATURES on one CPU, for each mitigation.
 ///
-/// Values (DEN 0028, 7.5 to 7.7): negative if no CPU may make the call, 0 if this CPU needs it, 1 if calls are allowed but this
-/// CPU does not need them.
+/// Values: negative if no CPU may make the call, 0 if this CPU needs it, 1 if calls are allowed but this CPU does not
+/// need them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answers {
     workarounds: [i32; 3],
@@ -94,7 +94,7 @@ impl Answers {
     /// Asks firmware on this CPU. `psci` is the version of its PSCI.
     ///
     /// Before SMCCC_VERSION may be called, PSCI_FEATURES must report it, which exists from PSCI 1.0. SMCCC_ARCH_FEATURES exists
-    /// from version 1.1 of the convention (DEN 0028, 7.2 and 7.3).
+    /// from version 1.1 of the convention.
     pub(crate) fn ask(psci: (u16, u16), firmware: &impl Firmware) -> Self {
         if psci.0 < 1
             || firmware.call(PSCI_FEATURES, SMCCC_VERSION.get()) < 0
@@ -172,7 +172,7 @@ impl Choice {
             Workaround::StoreBypass { enable } if self.stores == Stores::Firmware => {
                 stores.choose(enable != 0)
             }
-            // No effect on a CPU that does not need the call (DEN 0028, 7.6).
+            // No effect on a CPU that does not need the call (SMCCC_ARCH_WORKAROUND_2).
             Workaround::StoreBypass { .. } => {}
             // The vectors have just made this call, or one that includes it.
             Workaround::BranchPredictor | Workaround::BranchHistory

@@ -34,7 +34,7 @@ impl Stores {
         }
         match answers.of(Workaround::StoreBypass { enable: 0 }) {
             0 => Self::Firmware,
-            // NOT_REQUIRED, or not needed on this CPU (DEN 0028, 7.6).
+            // NOT_REQUIRED, or not needed on this CPU (DEN 0028, SMCCC_ARCH_WORKAROUND_2).
             -2 | 1.. => Self::NotNeeded,
             _ => Self::Vulnerable,
         }
@@ -61,7 +61,7 @@ pub(crate) struct StoreBypass {
 }
 
 impl StoreBypass {
-    /// Creates the state of a CPU that has come up: firmware leaves bypassing off (DEN 0028, 7.6).
+    /// Creates the state of a CPU that has come up: firmware leaves bypassing off.
     pub(crate) const fn new() -> Self {
         Self { is_wanted: Cell::new(false), is_allowed: Cell::new(false) }
     }

@@ -26,7 +26,7 @@ pub trait Copier {
     ///
     /// Cleans and invalidates the source first, since the guest may have written past the caches, with caches off or by
     /// a Non-cacheable mapping. Cleans the target to the point of coherency and completes that by DSB ISH, since only
-    /// the CPU that issued the maintenance can complete it (D7.5.9).
+    /// the CPU that issued the maintenance can complete it (Arm ARM, "A64 Cache maintenance instructions").
     fn copy(&self, guest: GuestId, source: Frame, target: Frame, count: u64);
 
     /// Copies frames like [`Self::copy`], [`SOME`] at a time, until `goes_on` returns false. Returns the number copied.

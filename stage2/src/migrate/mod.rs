@@ -39,29 +39,34 @@
 //! up: it becomes writable at the source, and is tried again. A helper takes the copy under the lock under which it
 //! looked at the unit, so the bound holds for the unit that it copies.
 //!
-//! # Order of barriers and invalidations (DDI 0487)
+//! # Order of barriers and invalidations
+//! Titles in quotation marks are those of sections of the Arm ARM.
+//!
 //! 1. *Break or protect; DSB ISHST; TLBI IPAS2E1IS; DSB ISH; TLBI VMALLE1IS; DSB ISH*, before the first read of the
-//!    source. When the last DSB completes, so have all stores through the old translation (D8.14, completion of TLB
-//!    maintenance).
+//!    source. When the last DSB completes, so have all stores through the old translation ("Ordering and
+//!    completion of TLB maintenance instructions").
 //! 2. *DC CIVAC on the source; copy; DC CIVAC on the target*. A guest with its MMU or caches off, or with a
-//!    Non-cacheable mapping, accesses memory and not the cache (B2.7; D7.2). Fetches read at the point of unification.
+//!    Non-cacheable mapping, accesses memory and not the cache ("Memory types and attributes", "Enabling and disabling
+//!    the caching of memory accesses"). Fetches read at the point of unification.
 //! 3. *DSB ISH; IC IALLUIS; DSB ISH* ([`Copier::synchronise_fetches`]), before the target can be fetched from. An
-//!    instruction cache may still hold the target's previous content (D7.5.9). One for a batch.
-//! 4. *Make; DSB ISHST*. A change from invalid to valid needs no invalidation, since faults are not cached (D8.13).
+//!    instruction cache may still hold the target's previous content ("A64 Cache maintenance instructions"). One for a
+//!    batch.
+//! 4. *Make; DSB ISHST*. A change from invalid to valid needs no invalidation, since faults are not cached
+//!    ("Translation Lookaside Buffers").
 //! 5. *Scrub and release the source*. Since 1, no TLB has a translation to it.
 //!
 //! Hardware may set a leaf's access flag at any time. [`table`](crate::table) changes leaves by atomic operations that
-//! keep it, and hardware does not write to an invalid descriptor (D8.4, hardware updates): no update is lost between
-//! break and make.
+//! keep it, and hardware does not write to an invalid descriptor ("Hardware management of the Access flag"): no update
+//! is lost between break and make.
 //!
 //! A stage 1 walk through a unit in flight faults like any other access, with S1PTW set. A walk that updates the
 //! guest's own descriptor is a write: on a protected unit it takes a permission fault. Such a fault is therefore
 //! handled as a write, whatever the syndrome says.
 //!
 //! A Load-Exclusive works on a protected unit; a Store-Exclusive or an atomic takes a permission fault. The exception
-//! return clears the local monitor (B2.9), so the Store-Exclusive fails and the guest tries again. If a unit moves
-//! between the two without a fault, the global monitor holds the source's address, which does not cover the
-//! Store-Exclusive to the target (B2.9.3).
+//! return clears the local monitor ("Synchronization and semaphores"), so the Store-Exclusive fails and the guest tries
+//! again. If a unit moves between the two without a fault, the global monitor holds the source's address, which does
+//! not cover the Store-Exclusive to the target ("Exclusive access instructions and shareable memory locations").
 //!
 //! # Guests that start, reset or stop
 //! The memory of such a guest cannot be reached ([`Guests::absence`]). A job passes over it and comes back at the end,

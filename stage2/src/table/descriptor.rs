@@ -1,17 +1,17 @@
 //! Typed view of a stage-2 descriptor of VMSAv8-64.
 //!
-//! | bits | field | section |
+//! | bits | field | Arm ARM |
 //! |---|---|---|
-//! | 0 | valid | D8.3.1, VMSAv8-64 descriptor formats |
-//! | 1 | 1: table, or page at level 3; 0: block | D8.3.1 |
-//! | 5:2 | MemAttr, with HCR_EL2.FWB = 0 | D8.5, stage 2 memory region attributes |
-//! | 7:6 | S2AP: bit 6 read, bit 7 write | D8.4, stage 2 data access permissions |
-//! | 9:8 | SH | D8.5, shareability |
-//! | 10 | AF | D8.4, the access flag |
-//! | 47:12 | output address | D8.3.1 |
-//! | 51 | DBM, always 0: hardware does not manage the dirty state | D8.4 |
-//! | 54:53 | XN: 0b10 forbids execution at EL1 and EL0, with and without FEAT_XNX | D8.4 |
-//! | 58:55 | reserved for software | D8.3.1 |
+//! | 0 | valid | "VMSAv8-64 descriptor formats" |
+//! | 1 | 1: table, or page at level 3; 0: block | "VMSAv8-64 descriptor formats" |
+//! | 5:2 | MemAttr, with HCR_EL2.FWB = 0 | "Stage 2 memory type and Cacheability attributes when FEAT_S2FWB is disabled" |
+//! | 7:6 | S2AP: bit 6 read, bit 7 write | "Data access permissions for stage 2 translations" |
+//! | 9:8 | SH | "Stage 2 Shareability attributes" |
+//! | 10 | AF | "The Access flag" |
+//! | 47:12 | output address | "VMSAv8-64 descriptor formats" |
+//! | 51 | DBM, always 0: hardware does not manage the dirty state | "Hardware management of the dirty state" |
+//! | 54:53 | XN: 0b10 forbids execution at EL1 and EL0, with and without FEAT_XNX | "Instruction execution permissions" |
+//! | 58:55 | reserved for software | "VMSAv8-64 descriptor formats" |
 //!
 //! Ballast uses three of the four software bits:
 //! - 56:55: the [`Mark`], which belongs to migration;
@@ -174,7 +174,8 @@ const MARK_MASK: u64 = 0b11 << MARK_SHIFT;
 const PROTECTED: u64 = 1 << 57;
 
 /// Bits in which a valid leaf may be replaced by another valid leaf. Every other change (memory type,
-/// shareability, output address, block size) needs break-before-make (D8.14.1, R_WHZWS).
+/// shareability, output address, block size) needs break-before-make (Arm ARM, "Using break-before-make when
+/// updating translation table entries", R_WHZWS).
 const LIVE_CHANGES: u64 = READ | WRITE | ACCESSED | EXECUTE_NEVER | 1 << 53 | MARK_MASK | PROTECTED;
 
 /// Kind of a descriptor.
@@ -236,7 +237,7 @@ impl Descriptor {
     }
 
     /// Returns the descriptor of a table at `frame`. The attribute bits of a stage-2 table descriptor are ignored
-    /// or RES0 (D8.3.1).
+    /// or RES0 (Arm ARM, "VMSAv8-64 descriptor formats").
     pub(super) const fn table(frame: Frame) -> Self {
         Self(VALID | TABLE_OR_PAGE | frame.pa().get())
     }

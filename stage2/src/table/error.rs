@@ -65,7 +65,8 @@ pub enum TableError {
     InMotion(Ipa),
     /// The leaf is not broken, or its invalidation is not complete.
     NotBroken(Ipa),
-    /// This change of a valid entry needs break-before-make (D8.14.1).
+    /// This change of a valid entry needs break-before-make (Arm ARM, "Using break-before-make when updating
+    /// translation table entries").
     BreakBeforeMake {
         /// First address that the entry translates.
         ipa: Ipa,

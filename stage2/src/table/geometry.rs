@@ -4,8 +4,8 @@ use super::descriptor::{ENTRIES_SHIFT, Level};
 use super::error::TableError;
 use crate::addr::{FRAME_SHIFT, Ipa, Pa};
 
-/// Binary logarithm of the maximum number of concatenated tables at the start level: 16 (D8.2, concatenated
-/// translation tables).
+/// Binary logarithm of the maximum number of concatenated tables at the start level: 16 (Arm ARM,
+/// "Concatenated translation tables").
 const CONCATENATION_SHIFT: u32 = 4;
 
 /// Size of a guest's address space and level at which its lookup starts.
@@ -25,7 +25,7 @@ impl Geometry {
     ///
     /// # Errors
     /// [`TableError::AddressSize`] if `ipa_bits` is below 32, above 48 or above `pa_bits`, or if `pa_bits` is not a
-    /// size that the architecture defines (D8.2).
+    /// size that the architecture defines (Arm ARM, ID_AA64MMFR0_EL1.PARange).
     pub const fn new(ipa_bits: u8, pa_bits: u8) -> Result<Self, TableError> {
         let known = matches!(pa_bits, 32 | 36 | 40 | 42 | 44 | 48 | 52);
         if !known || ipa_bits < 32 || ipa_bits > 48 || ipa_bits > pa_bits {

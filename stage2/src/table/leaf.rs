@@ -182,7 +182,7 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
 
     /// Sets the access flag of the leaf that holds `ipa`, to resolve an access flag fault on a CPU that does not
     /// manage the flag. Returns whether it was clear. Nothing is invalidated, because a leaf whose access flag is
-    /// clear is not held in a TLB (D8.4, the access flag).
+    /// clear is not held in a TLB (Arm ARM, "The Access flag").
     pub fn mark_accessed(&self, ipa: Ipa) -> bool {
         let Some(slot) = self.slot(ipa) else { return false };
         let mut found = load(slot.entry);

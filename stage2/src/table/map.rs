@@ -146,7 +146,8 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
                 fill(table, &run, attributes);
             }
         }
-        // Entries that were invalid need no invalidation: a TLB does not hold what faults (D8.13).
+        // Entries that were invalid need no invalidation: a TLB does not hold what faults (Arm ARM,
+        // "Translation Lookaside Buffers").
         self.maintenance.publish();
         self.table_count += needed - spare.free(&mut self.tables);
         Ok(())

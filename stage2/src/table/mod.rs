@@ -1,6 +1,6 @@
 //! Stage-2 translation tables of one guest: VMSAv8-64, 4 KiB granule, IPAs of up to 48 bits.
 //!
-//! Sections (D8.…) are those of the Arm ARM, DDI 0487J.a.
+//! Titles in quotation marks are those of sections of the Arm ARM.
 //!
 //! # Words
 //! - A *leaf* is a block or page descriptor: 1 GiB at level 1, 2 MiB at level 2, 4 KiB at level 3.
@@ -12,16 +12,16 @@
 //!
 //! # Concurrency
 //! The guest's CPUs walk the tables at any time, and with VTCR_EL2.HA they set the access flag of valid leaves
-//! atomically (D8.4, hardware management of the access flag). VTCR_EL2.HD is 0, so hardware never changes
-//! permissions. Every change of an entry that may be valid is a compare-exchange or an atomic AND, so that no
-//! access flag is lost.
+//! atomically ("Hardware management of the Access flag"). VTCR_EL2.HD is 0, so hardware never changes permissions.
+//! Every change of an entry that may be valid is a compare-exchange or an atomic AND, so that no access flag is lost.
 //!
 //! CPUs at EL2 call in under the lock of the guest's [`Space`](crate::migrate::Space), which is not held while
 //! contents are copied. Methods that add or remove tables take `&mut self`. Methods that read or change leaves
 //! take `&self`, and change a leaf in such a way that a concurrent walk or access flag update is harmless.
 //!
-//! # Break-before-make (D8.14.1)
-//! The output address, the size or the memory type of a valid leaf changes in five steps:
+//! # Break-before-make
+//! The output address, the size or the memory type of a valid leaf changes in five steps ("Using break-before-make when
+//! updating translation table entries"):
 //! 1. Break the leaf atomically. The operation returns the leaf with its final access flag.
 //! 2. [`Maintenance::publish`] (DSB ISHST): no walk after it finds the old entry.
 //! 3. [`Maintenance::invalidate`] (TLBI IPAS2E1IS or a variant) for all that the leaf translated.
@@ -93,7 +93,7 @@ pub enum Cached {
     LeavesAndTables,
 }
 
-/// Barriers, and TLB invalidation for the guest's VMID on all CPUs (D8.14).
+/// Barriers, and TLB invalidation for the guest's VMID on all CPUs ("TLB maintenance").
 pub trait Maintenance {
     /// Makes earlier table writes visible to the walks of every CPU: DSB ISHST.
     fn publish(&self);
@@ -174,8 +174,9 @@ impl<T: TableMemory, M: Maintenance> Stage2<T, M> {
 
     /// Completes all invalidations that this CPU started, and with them their tickets.
     ///
-    /// A DSB waits for the TLBI instructions of its own CPU only (D8.14). So the CPU that starts an invalidation
-    /// calls this before it releases the lock that guards the guest's tables.
+    /// A DSB waits for the TLBI instructions of its own CPU only ("Ordering and completion of TLB maintenance
+    /// instructions"). So the CPU that starts an invalidation calls this before it releases the lock that guards the
+    /// guest's tables.
     pub fn synchronise(&self) {
         let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
         self.maintenance.synchronise();

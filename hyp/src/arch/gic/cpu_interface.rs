@@ -1,5 +1,5 @@
-//! System registers of the CPU interface (IHI 0069H, 12.2). EL2 accesses the physical ones; with HCR_EL2.IMO and FMO set,
-//! EL1 accesses the virtual ones by the same names.
+//! System registers of the CPU interface (IHI 0069H, ICC_*). EL2 accesses the physical ones; with HCR_EL2.IMO and FMO
+//! set, EL1 accesses the virtual ones by the same names.
 
 use crate::arch::sysreg::{instruction, read, write};
 
@@ -8,7 +8,7 @@ use crate::arch::sysreg::{instruction, read, write};
 pub(crate) const KICK_SGI: u32 = 7;
 const _: () = assert!(KICK_SGI >= crate::device::vgic::DIRECT_SGIS);
 
-/// Returns true if `intid` means that there is no interrupt (IHI 0069H, "Special INTIDs").
+/// Returns true if `intid` means that there is no interrupt ("Special INTIDs").
 pub(crate) const fn is_special(intid: u32) -> bool {
     matches!(intid, 1020..=1023)
 }
@@ -30,7 +30,7 @@ pub(crate) fn init() {
 
 /// Clears active priorities of interrupts that a loader acknowledged and never ended; they would mask all others.
 fn clear_active_priorities() {
-    // ICC_CTLR_EL1.PRIbits bounds the number of words (IHI 0069H, ICC_AP1R<n>_EL1).
+    // ICC_CTLR_EL1.PRIbits bounds the number of words (ICC_AP1R<n>_EL1).
     let bits = (read!("S3_0_C12_C12_4") >> 8 & 7) + 1;
     // ICC_AP0R0_EL1 to ICC_AP0R3_EL1.
     if has_group0(bits) {
@@ -56,7 +56,7 @@ fn clear_active_priorities() {
 }
 
 /// Returns true if EL2 may use the registers of group 0. If EL3 takes FIQs (SCR_EL3.FIQ), they trap there, and the priority
-/// mask is a non-secure view without the least significant implemented bit (IHI 0069H, 4.8.1).
+/// mask is a non-secure view without the least significant implemented bit ("Interrupt prioritization").
 fn has_group0(priority_bits: u64) -> bool {
     let least = 1 << (8 - priority_bits);
     write!(interrupt "S3_0_C4_C6_0", least);
@@ -75,7 +75,7 @@ pub(crate) fn acknowledge() -> u32 {
 ///
 /// The acknowledged interrupt may have become pending after this CPU entered EL2 for another one. Then neither exception
 /// entry orders it nor the branch on its INTID, past which loads may be speculated. The DSB completes the acknowledgement
-/// (IHI 0069H, "Observability of the effects of accesses to the GIC registers") before any later load, so that this CPU
+/// ("Observability of the effects of accesses to the GIC registers") before any later load, so that this CPU
 /// sees what the sender wrote before the DSB of [`send_sgi`]. The ISB does so for system registers that the interrupt's
 /// source has written indirectly.
 ///

@@ -1,4 +1,4 @@
-//! The distributor: shared interrupts (IHI 0069H, 12.9).
+//! The distributor: shared interrupts (IHI 0069H, GICD_*).
 
 use super::Priority;
 use super::mmio::Registers;

@@ -12,7 +12,7 @@ const CTLR_QUIESCENT: u32 = 1 << 31;
 /// Bytes of an ITS's registers that Ballast uses.
 pub(crate) const ITS_SIZE: u64 = 0x1_0000;
 
-/// Stops the ITS at `base` (GITS_CTLR, IHI 0069H, 12.19). Returns true if it was enabled, and `None` if it does not
+/// Stops the ITS at `base` (IHI 0069H, GITS_CTLR). Returns true if it was enabled, and `None` if it does not
 /// stop.
 ///
 /// # Safety

@@ -1,4 +1,4 @@
-//! This CPU's list registers and virtual CPU interface (IHI 0069H, 12.4).
+//! This CPU's list registers and virtual CPU interface (IHI 0069H, ICH_*).
 
 use super::cpu_interface;
 use crate::arch::sysreg::{read, write};

@@ -1,12 +1,12 @@
-//! Redistributors: the private interrupts of each CPU (IHI 0069H, 12.11).
+//! Redistributors: the private interrupts of each CPU (IHI 0069H, GICR_*).
 
 use super::cpu_interface::KICK_SGI;
 use super::mmio::Registers;
 use core::ptr::NonNull;
 
-/// Priorities of physical interrupts, most urgent first (IHI 0069H, 4.8). EL2 runs with interrupts masked, so priorities
-/// only decide which pending interrupt ICC_IAR1_EL1 returns: interrupts that a guest can flood do not delay more urgent
-/// ones. Steps of 0x20 stay distinct in a non-secure view with 16 levels.
+/// Priorities of physical interrupts, most urgent first ("Interrupt prioritization"). EL2 runs with interrupts masked,
+/// so priorities only decide which pending interrupt ICC_IAR1_EL1 returns: interrupts that a guest can flood do not
+/// delay more urgent ones. Steps of 0x20 stay distinct in a non-secure view with 16 levels.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Priority {
@@ -70,7 +70,7 @@ impl Region {
     ///
     /// # Errors
     /// The affinity (GICR_TYPER) of a redistributor whose LPIs cannot be disabled: it is IMPLEMENTATION DEFINED whether
-    /// they can be (GICR_CTLR.EnableLPIs, IHI 0069H, 12.11).
+    /// they can be (GICR_CTLR.EnableLPIs).
     pub(crate) fn disable_lpis(&self) -> Result<usize, u64> {
         let mut count = 0;
         let stuck = self.find_map(|registers, typer| {

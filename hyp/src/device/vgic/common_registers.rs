@@ -2,8 +2,8 @@
 //!
 //! While active interrupts do not fit the list registers, ICC_DIR_EL1 must trap. A CPU with ICH_VTR_EL2.TDS traps it alone
 //! (ICH_HCR_EL2.TDIR). Others, such as Cortex-A57 and A72, trap it together with ICC_CTLR_EL1, ICC_PMR_EL1 and ICC_RPR_EL1
-//! (ICH_HCR_EL2.TC). This module emulates these three from ICH_VMCR_EL2, ICH_VTR_EL2 and the active priorities (IHI 0069H, 12.4
-//! and 12.5, the descriptions of these registers and of ICV_CTLR_EL1, ICV_PMR_EL1, ICV_RPR_EL1).
+//! (ICH_HCR_EL2.TC). This module emulates these three from ICH_VMCR_EL2, ICH_VTR_EL2 and the active priorities
+//! (IHI 0069H, the descriptions of these registers and of ICV_CTLR_EL1, ICV_PMR_EL1, ICV_RPR_EL1).
 
 /// ICH_HCR_EL2.TC and TDIR.
 const HCR_TRAP_COMMON: u64 = 1 << 10;
@@ -21,7 +21,7 @@ const CTLR_EOI_MODE: u64 = 1 << 1;
 /// ICV_RPR_EL1 while no interrupt is active.
 const IDLE_PRIORITY: u64 = 0xff;
 
-/// A register by its place in the syndrome of a trapped MSR or MRS (Arm ARM D24.2.40): op0 3, op1 0.
+/// A register by its place in the syndrome of a trapped MSR or MRS (Arm ARM, ESR_EL2): op0 3, op1 0.
 const fn register(crn: u64, crm: u64, op2: u64) -> u64 {
     3 << 20 | op2 << 17 | crn << 10 | crm << 1
 }

@@ -1,4 +1,4 @@
-//! The distributor's registers (IHI 0069H, 12.9).
+//! The distributor's registers (IHI 0069H, GICD_*).
 
 use super::bank::NOBODY;
 use super::{INTID_LIMIT, Kick, ROUTE_ANY, SHARED_BANKS, State, Vgic, bits};
@@ -16,7 +16,7 @@ pub(super) const IIDR: u32 = 0xba << 24;
 /// GICD_PIDR2 and GICR_PIDR2: GICv3.
 pub(super) const PIDR2: u32 = 0x3b;
 
-/// The five bits of priority that every CPU interface implements (IHI 0069H, 4.8).
+/// The five bits of priority that every CPU interface implements ("Interrupt prioritization").
 const PRIORITY_MASK: u8 = 0xf8;
 
 /// A register with one bit for each interrupt.

@@ -1,5 +1,5 @@
 //! A list register, which holds one virtual interrupt for a vCPU (GICv3 and GICv4 architecture specification,
-//! IHI 0069H, 12.4.4 ICH_LR<n>_EL2).
+//! IHI 0069H, ICH_LR<n>_EL2).
 
 use bitfield_struct::bitfield;
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an INTID is in at most one entry of `held`, and the entry of a list register is the INTID that was last written
 //! to it. So if the list register in `slot` is empty, the interrupt is in no list register, and may be written to this one
-//! again. Two list registers with the same INTID are UNPREDICTABLE (IHI 0069H, 12.4.4).
+//! again. Two list registers with the same INTID are UNPREDICTABLE (IHI 0069H, `ICH_LR<n>_EL2`).
 
 use super::list_register::{ListRegister, ListRegisters};
 use core::cell::Cell;

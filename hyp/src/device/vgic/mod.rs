@@ -31,14 +31,15 @@ pub(crate) use local::Local;
 use local::{MAX_LIST_REGISTERS, NO_INTID};
 use stage2::sync::{Counter, Lock, Ordering};
 
-/// Maximum number of vCPUs of a guest: those of one SGI target list (IHI 0069H, 12.2.19).
+/// Maximum number of vCPUs of a guest: those of one SGI target list (ICC_SGI1R_EL1.TargetList).
 pub(crate) const MAX_VCPUS: usize = 16;
 /// Number of shared banks.
 const SHARED_BANKS: usize = 3;
 /// One past the largest INTID.
 pub(crate) const INTID_LIMIT: u32 = 32 * (1 + SHARED_BANKS as u32);
 /// Number of the guest's SGIs that are sent as physical SGIs with the same INTID. The others go through [`Vgic::send_sgi`]:
-/// software can rely on eight non-secure SGIs only, and Ballast needs one (IHI 0069H, 4.1 "SGIs 0-7").
+/// software can rely on eight non-secure SGIs only, and Ballast needs one (chapter "Physical Interrupt
+/// Handling and Prioritization").
 pub(crate) const DIRECT_SGIS: u32 = 7;
 
 /// A hardware interrupt: a PPI of the guest that is linked to a physical one.
@@ -251,8 +252,8 @@ impl Vgic {
         self.mark(&state, online)
     }
 
-    /// Makes SGI `intid` of group 1 or 0 pending for vCPU `target` if the target has it in that group (IHI 0069H, 12.2.18 and
-    /// 12.2.19).
+    /// Makes SGI `intid` of group 1 or 0 pending for vCPU `target` if the target has it in that group (ICC_SGI0R_EL1,
+    /// ICC_SGI1R_EL1).
     pub(crate) fn send_sgi(&self, target: usize, intid: u32, is_group1: bool) -> Kick {
         if target >= self.vcpu_count || intid >= 16 {
             return Kick(0);
@@ -398,8 +399,8 @@ impl Vgic {
         (leaving & !(1 << vcpu), given)
     }
 
-    /// Ends the interrupts outside the list registers that the guest has ended: the most urgent active ones (IHI 0069H, 12.4.2,
-    /// EOIcount).
+    /// Ends the interrupts outside the list registers that the guest has ended: the most urgent active ones
+    /// (ICH_HCR_EL2.EOIcount).
     fn end_absent(&self, state: &mut State, vcpu: usize, lrs: &impl ListRegisters) {
         for _ in 0..lrs.take_eoi_count() {
             let mut urgent: Option<(u8, u32)> = None;
@@ -597,7 +598,7 @@ impl Vgic {
         if bank.hardware & bit != 0
             && let Some(physical) = self.physical(candidate.intid)
         {
-            // A hardware interrupt cannot be both pending and active (IHI 0069H, 12.4.4).
+            // A hardware interrupt cannot be both pending and active (ICH_LR<n>_EL2).
             return lr
                 .with_hardware(true)
                 .with_physical_intid(physical as u16)

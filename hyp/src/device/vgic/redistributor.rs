@@ -1,4 +1,4 @@
-//! The redistributors' registers: a pair of 64 KiB frames for each vCPU (IHI 0069H, 12.11).
+//! The redistributors' registers: a pair of 64 KiB frames for each vCPU (IHI 0069H, GICR_*).
 
 use super::distributor::{BitRegister, IIDR, PIDR2};
 use super::{Kick, Vgic};

@@ -88,7 +88,7 @@ secondary_start:
 el1_sane:
     msr     daifset, #0xf
     msr     spsel, #1
-    mov     x9, #0x0800             /* SCTLR_EL1: RES1 bits alone (Arm ARM D24.2.175) */
+    mov     x9, #0x0800             /* SCTLR_EL1: RES1 bits alone (Arm ARM, SCTLR_EL1) */
     movk    x9, #0x30d0, lsl #16
     msr     sctlr_el1, x9
     mov     x9, #(3 << 20)          /* CPACR_EL1.FPEN */

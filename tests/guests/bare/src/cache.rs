@@ -45,7 +45,8 @@ by_line!(
 );
 by_line!(invalidate_instructions, "ic ivau", "dsb ish", 0, "Invalidates fetched instructions on all CPUs.");
 
-/// Makes new instructions visible to all CPUs (Arm ARM B2.7.4.2). Other CPUs also need an ISB.
+/// Makes new instructions visible to all CPUs (Arm ARM, "Concurrent modification and execution of instructions"). Other
+/// CPUs also need an ISB.
 pub fn publish_code(start: usize, length: usize) {
     clean_to_unification(start, length);
     invalidate_instructions(start, length);

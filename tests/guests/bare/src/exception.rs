@@ -41,7 +41,7 @@ pub struct Caught {
     pub number: usize,
 }
 
-/// Exception classes (Arm ARM D24.2.40).
+/// Exception classes (Arm ARM, ESR_EL1).
 pub mod class {
     /// Unknown reason, such as an undefined instruction.
     pub const UNKNOWN: u64 = 0x00;

@@ -19,7 +19,7 @@ const RECORDS: u64 = 0x0e00_0000;
 const UART: u64 = 0x0904_0000;
 /// GICD_CTLR; DS, bit 6, gives the whole interrupt controller to the non-secure side.
 const GICD_CTLR: u64 = 0x0800_0000;
-/// SCR_EL3: NS, RES1, HCE, RW, ST, APK, API (Arm ARM D24.2.142).
+/// SCR_EL3: NS, RES1, HCE, RW, ST, APK, API (Arm ARM, SCR_EL3).
 const SCR: u64 = 1 | 3 << 4 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 16 | 1 << 17;
 /// CPTR_EL3.EZ: SVE does not trap.
 const CPTR: u64 = 1 << 8;

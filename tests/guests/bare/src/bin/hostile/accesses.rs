@@ -1,4 +1,4 @@
-//! Loads and stores of every kind, generated from random fields (Arm ARM C4.1.94, loads and stores).
+//! Loads and stores of every kind, generated from random fields (Arm ARM, "A64 instruction set encoding").
 
 use crate::slots::{ACCESS_SLOTS, ACCESSES, Operands};
 use crate::{Attacker, Kind, place};

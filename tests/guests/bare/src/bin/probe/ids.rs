@@ -185,7 +185,8 @@ pub(crate) fn run(platform: &'static Platform) {
     msr!("cpacr_el1", cpacr);
 }
 
-/// Checks that all encodings of op0 3, op1 0, CRn 0, CRm 1 to 7 can be read; unallocated ones read as zero (Arm ARM D23.3.1).
+/// Checks that all encodings of op0 3, op1 0, CRn 0, CRm 1 to 7 can be read; unallocated ones read as zero (Arm ARM,
+/// chapter "AArch64 System Register Descriptions").
 fn identification_space() {
     let mut undefined = None;
     for m in 1..8 {

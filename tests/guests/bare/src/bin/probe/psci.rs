@@ -163,7 +163,7 @@ fn conduits(platform: &Platform) {
     }
 }
 
-/// Checks that a call changes only x0 to x3, as from SMCCC 1.1 (DEN 0028 section 2.6).
+/// Checks that a call changes only x0 to x3, as from SMCCC 1.1.
 fn preserved_registers(platform: &Platform) {
     let registers: Registers =
         core::array::from_fn(
@@ -319,7 +319,7 @@ fn second_cpu(platform: &Platform) {
     equal!("psci_cpu_on_and_off_50_times", rounds, 50);
 }
 
-/// Checks the initial state of a CPU (DEN 0022 section 6.4).
+/// Checks the initial state of a CPU ("Initial core configuration").
 fn witness(platform: &Platform, other: u64) {
     if platform.conduit != Conduit::Hvc {
         return;

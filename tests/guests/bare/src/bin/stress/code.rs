@@ -33,7 +33,8 @@ pub(crate) fn run(round: &mut Round) {
             LEFT[round.cpu].store(place, Ordering::Release);
             round.barrier();
             let neighbour = LEFT[(round.cpu + 1) % round.cpus].load(Ordering::Acquire);
-            // Fetched by a CPU that did not write it (Arm ARM B2.7.4.2).
+            // Fetched by a CPU that did not write it (Arm ARM, "Concurrent modification and execution of
+            // instructions").
             bare::instruction!("isb");
             call("other's code", neighbour, mix(neighbour as u64));
             round.barrier();

@@ -1,5 +1,6 @@
 //! Translation tables in pages of the window: each CPU builds two levels of tables, reads other pages through them, changes
-//! entries with break-before-make (Arm ARM D8.17.1), and restores the pages.
+//! entries with break-before-make (Arm ARM, "Using break-before-make when updating translation table entries"), and
+//! restores the pages.
 
 use crate::memory::{self, PAGE};
 use crate::{Round, error};

@@ -45,7 +45,7 @@ pub(crate) fn run(round: &mut Round) {
         let address = round.memory.address(page);
         let key = memory::key(address, round.number);
         let want = (0..WORDS).fold(0u64, |sum, index| sum.wrapping_add(memory::word(key, index)));
-        // Clean and invalidate the cache lines (Arm ARM D7.5.9).
+        // Clean and invalidate the cache lines (Arm ARM, "A64 Cache maintenance instructions").
         cache::clean_invalidate(address, PAGE);
         // SAFETY: a page of this CPU's share, translated one to one, and code that uses registers alone.
         let got = unsafe { stress_uncached(address, WORDS, mmu::SCTLR_OFF) };
