@@ -173,7 +173,7 @@ fn descriptor(system: &System, pa: u64, index: u64) -> u64 {
 
 /// Returns the level 2 descriptors of all windows in EL2's tables.
 fn windows(system: &System, image: &LoadedImage) -> Vec<u64> {
-    let root = u64::from_le_bytes(image.read(system, "arch3mmu4ROOT").try_into().unwrap());
+    let root = u64::from_le_bytes(image.read(system, "hyp_mem3mmu4ROOT").try_into().unwrap());
     let address = |descriptor: u64| {
         assert_eq!(descriptor & 3, 3, "a table: {descriptor:#x}");
         descriptor & 0xffff_ffff_f000
