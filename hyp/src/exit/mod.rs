@@ -1,4 +1,18 @@
 //! Exceptions: the vectors, the handlers that they call with the syndrome, the idle loop, and fatal errors.
+//!
+//! An exception from a guest arrives in `vectors`, which calls one of four functions:
+//!
+//! | function | exceptions |
+//! |---|---|
+//! | [`data_abort`] (`abort`) | accesses to virtual devices and, by `stage2_fault`, to RAM whose unit is in flight |
+//! | [`system_register`] | trapped system registers and system instructions |
+//! | [`sync`] | HVC and SMC (`hypercall`), WFI (`wfi`), all other synchronous exceptions, SErrors and FIQs |
+//! | [`irq`] (`interrupt`) | physical interrupts |
+//!
+//! A handler returns, and the vectors resume the guest; or it leaves the guest, and the CPU continues in `idle`. If a guest
+//! uses a feature that it does not have, `inject` raises an exception in the guest. `traced` and `hardened` are variants of
+//! the entry: they record events, or handle mitigations against speculation, before they call the same handlers. An
+//! exception from EL2 itself is a fatal error (`fatal`).
 
 pub(crate) mod abort;
 #[allow(unsafe_code)]

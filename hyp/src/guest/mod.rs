@@ -10,15 +10,22 @@
 //!
 //! The operator may also stop a guest that is starting or resetting.
 //!
-//! Each vCPU owns a CPU. `running` has a bit for each vCPU that is in the guest. To end a phase, a CPU sets the next phase and
-//! kicks the guest's CPUs; each of them leaves the guest and clears its bit. The *home* CPU, that of vCPU 0, does the work
-//! between phases (allocate, load, free) in its idle loop, once `running` is zero. So starting and stopping a guest costs
-//! other guests no time. A vCPU that starts first sets its bit and then reads the phase; a CPU that changes the phase reads
-//! the bits afterwards: at least one of them sees the other (`SeqCst`).
+//! # Changes of phase
+//! Each vCPU has a CPU of its own. `running` has a bit for each vCPU that executes the guest.
+//! 1. A CPU sets the next phase and kicks the guest's CPUs.
+//! 2. Each of these CPUs leaves the guest and clears its bit in `running`.
+//! 3. When `running` is zero, the *home* CPU (that of vCPU 0) allocates, loads or frees the guest's memory, in its idle
+//!    loop. Starting or stopping a guest therefore takes no time from other guests.
 //!
-//! Lock order: the locks of migration (`stage2::migrate`), a guest's space among them, then those of `stage2::phys::alloc`.
-//! `uart`, then the console's multiplexer; `uart`, then the vGIC's. The vGIC's, `placements` and `reason` are leaves; the
-//! phase changes to Stopping under `reason`. No lock is held when a CPU leaves the guest.
+//! A vCPU that starts sets its bit first, and then reads the phase. A CPU that changes the phase reads the bits after the
+//! change. All these accesses are `SeqCst`, so at least one of the two CPUs sees the other.
+//!
+//! # Locks
+//! - The locks of migration (`stage2::migrate`), which include a guest's space → those of `stage2::phys::alloc`.
+//! - `uart` → the console's multiplexer; `uart` → the vGIC's.
+//! - The vGIC's, `placements` and `reason` are leaves. The phase changes to Stopping under `reason`.
+//!
+//! No lock is held when a CPU leaves the guest.
 
 pub(crate) mod claims;
 #[allow(unsafe_code)]

@@ -1,8 +1,8 @@
 //! Claims: taking a contiguous range out of a pool whose frames are lent to guests, and giving it back.
 //!
 //! # Words
-//! - A pool's frames are *lent*: guests use them as RAM while nobody has claimed them. A guest with such RAM is a
-//!   *tenant* of the range that it lies in.
+//! - A pool's frames are *lent*: guests use them as RAM until the pool's owner claims them. A guest with RAM in a range is
+//!   a *tenant* of that range.
 //! - A *claim* empties a range and gives it to the *claimant*, the owner of the pool. A *release* is the reverse.
 //! - A *try* is an attempt to claim one range; a claim makes up to four.
 //! - A *unit* is one stage-2 leaf. Ballast claims a single one for a guest that starts with huge units
@@ -18,37 +18,39 @@
 //! | show | Maps the range into the window of the guest that owns the pool, a few leaves per turn. | unmapping it |
 //! | grant | Ends the isolation. | |
 //!
-//! If a frame is still in use when it is to be taken, the rest of the range is moved once more, up to a limit. A try that fails
-//! is undone in reverse order: types, owners and isolation of all pageblocks are then as before. The report names the
-//! frame in the way and the reason, for each try.
+//! The *take* step may find a frame still in use. The claim then repeats the *move* step for the rest of the range, up to a
+//! limit. A failed try is undone in reverse order, which restores types, owners and isolation of all pageblocks. The
+//! report names, for each try, the frame that blocked it and the reason.
 //!
-//! A claim of a size then examines every range of the pool, and tries the cheapest of those that can be emptied
+//! After a failed try, a claim by size examines every range of the pool, and tries the cheapest range that can be emptied
 //! (`exhaustive.rs`). A claim of an exact range fails.
 //!
-//! If a controller may run out of free frames, tenants are counted before any of them moves, by the controllers that
-//! they may move to (`room.rs`). If they do not all have room, the try fails at once. If they have room only in a certain
-//! arrangement, several jobs move them, each to one controller. So a claim is granted whenever its pool has a range
-//! whose tenants can all move, and there are enough free frames outside that range.
+//! Before any tenant moves, the claim checks that no controller can run out of free frames. If one can, it counts the
+//! tenants by the controllers that they may move to (`room.rs`):
+//! - If some tenant has no room, the try fails at once.
+//! - If all fit, but only in one arrangement, several jobs move them, each to one controller.
 //!
-//! No tenant moves into a range that is being emptied, because isolated pageblocks hand out no frame. Frames freed into
-//! an isolated pageblock are on no free list. A migration job is over only once all that it moved is scrubbed and freed,
-//! so nothing is in flight when frames are taken.
+//! So a claim is granted if its pool has a range whose tenants can all move, and enough frames outside that range are free.
+//!
+//! No tenant moves into a range that is being emptied, because the allocator does not use isolated pageblocks. Frames that
+//! are freed into an isolated pageblock are on no free list. A migration job ends only after it has scrubbed and freed all
+//! sources, so nothing is in flight when the claim takes the frames.
 //!
 //! # Steps of a release
 //! Verifies that the claimant owns every frame of the range, unmaps it from the guest's window (with invalidation),
 //! scrubs it, and only then frees it. When a guest stops or resets, all that it claimed is released in the same way.
 //!
 //! # Order of operations
-//! Operations wait in a queue. One at a time is worked on, in bounded turns, by the CPU that is inside
-//! [`Claims::step`]. This holds for all pools together, so two operations never race for a frame: of two claims that
-//! overlap, the later one finds frames claimed.
+//! Operations on all pools wait in one queue. The CPU inside [`Claims::step`] works on one operation at a time, in
+//! bounded turns. Two operations therefore never race for a frame: if two claims overlap, the later one finds claimed
+//! frames.
 //!
-//! - The migration job of a claim overtakes all other jobs, also the one in progress once the unit in flight has
-//!   arrived. It does not overtake `retire`.
+//! - The migration job of a claim runs before all other jobs except `retire`. It also interrupts the job in progress,
+//!   after that job's unit in flight is complete.
 //! - A claim waits for guests that start, reset or stop, for migration's rate limit, and for a job that the operator has
 //!   paused.
-//! - A claim for a guest that starts does not wait for guests that start. Another claim that waits for such a guest
-//!   returns to the queue in its favour. So neither waits for the other.
+//! - A claim for a starting guest does not wait for other starting guests. A claim that waits for a starting guest goes
+//!   back to the queue, so that the guest's own claim can run. This prevents a deadlock between the two.
 //! - A guest may have two operations open at a time, the operator eight.
 //!
 //! # Length of a turn
@@ -59,8 +61,8 @@
 //! 1. The worker's lock. A CPU tries it, and never waits for it.
 //! 2. The lock of the records.
 //!
-//! With the worker's lock held, migration's job lock and the locks of the allocator's arenas are taken too. Nothing is
-//! scrubbed or printed under the lock of the records.
+//! A CPU that holds the worker's lock may also take migration's job lock and the locks of the allocator's arenas. Nothing
+//! is scrubbed or printed under the lock of the records.
 #![forbid(unsafe_code)]
 
 mod cause;

@@ -33,11 +33,14 @@
 //! | split | table of 4 KiB leaves at rest: copied ones at the target, the others at the source | vCPUs | The worker moves the others as 4 KiB units into the same target block, then promotes. |
 //! | at rest | valid, at the target | vCPUs | |
 //!
-//! If a guest writes to a 2 MiB unit that is being copied and at most [`Policy::stall_frames`](policy::Policy) are
-//! left, its CPU waits for the copy or does it. Otherwise its CPU splits the unit, which takes no copy: the guest writes
-//! to the target if its page is copied, and to the source if not. If there is no memory for the table, the unit is given
-//! up: it becomes writable at the source, and is tried again. A helper takes the copy under the lock under which it
-//! looked at the unit, so the bound holds for the unit that it copies.
+//! A guest may write to a 2 MiB unit that is being copied. The next step depends on how much is left to copy:
+//! - At most [`Policy::stall_frames`](policy::Policy): the guest's CPU waits for the copy, or finishes the copy itself.
+//! - More: the guest's CPU splits the unit, without copying. The guest then writes to the target if that page is copied,
+//!   and to the source if not. If there is no memory for the table, the move is rolled back: the unit becomes writable
+//!   at the source, and the worker tries it again later.
+//!
+//! A helper counts the frames that are left and claims the copy under one hold of the space's lock. The stall bound
+//! therefore holds for the unit that it copies.
 //!
 //! # Order of barriers and invalidations
 //! Titles in quotation marks are those of sections of the Arm ARM.
@@ -59,24 +62,25 @@
 //! keep it, and hardware does not write to an invalid descriptor ("Hardware management of the Access flag"): no update
 //! is lost between break and make.
 //!
-//! A stage 1 walk through a unit in flight faults like any other access, with S1PTW set. A walk that updates the
-//! guest's own descriptor is a write: on a protected unit it takes a permission fault. Such a fault is therefore
-//! handled as a write, whatever the syndrome says.
+//! A stage 1 walk through a unit in flight faults like any other access, with S1PTW set. If the walk updates the guest's
+//! own descriptor, it writes, and takes a permission fault on a protected unit. A permission fault with S1PTW is therefore
+//! handled as a write, whether or not the syndrome has WnR set.
 //!
-//! A Load-Exclusive works on a protected unit; a Store-Exclusive or an atomic takes a permission fault. The exception
-//! return clears the local monitor ("Synchronization and semaphores"), so the Store-Exclusive fails and the guest tries
-//! again. If a unit moves between the two without a fault, the global monitor holds the source's address, which does
-//! not cover the Store-Exclusive to the target ("Exclusive access instructions and shareable memory locations").
+//! A Load-Exclusive succeeds on a protected unit. A Store-Exclusive or an atomic takes a permission fault. The exception
+//! return clears the local monitor ("Synchronization and semaphores"), so the Store-Exclusive then fails and the guest
+//! tries again. A unit may also move between a Load-Exclusive and its Store-Exclusive without a fault. Break-before-make
+//! covers this case: monitors that are not cleared are among the consequences that the Arm ARM lists if it is omitted.
+//! The global monitor then holds an address of the source, and the line there has been cleaned and invalidated.
 //!
 //! # Guests that start, reset or stop
-//! The memory of such a guest cannot be reached ([`Guests::absence`]). A job passes over it and comes back at the end,
-//! a bounded number of times. A job that waits for a guest stays in the queue, and others run. A job on behalf of a
-//! guest that starts does not wait for guests that start.
+//! The memory of such a guest is not accessible ([`Guests::absence`]). A job skips the guest and returns to it after the
+//! other guests, a bounded number of times. While a job waits for a guest, it stays in the queue and other jobs run. A
+//! job on behalf of a starting guest does not wait for other starting guests.
 //!
 //! # Idle time
-//! Jobs leave areas in 4 KiB units. When no job can run, an idle CPU coalesces them (`worker/coalesce.rs`); no CPU does
-//! so in a guest's time. If the units lie apart, they first move into one block, like those of a job; between two
-//! batches the area is at rest. A job that arrives meanwhile starts once the area is complete.
+//! Jobs may leave areas split into 4 KiB units. When no job can run, an idle CPU coalesces these areas
+//! (`worker/coalesce.rs`). This never uses a guest's CPU time. Scattered units first move into one block, in batches, as in
+//! a job; between two batches the area is at rest. A job that is submitted meanwhile starts once the area is complete.
 //!
 //! # Locks
 //! In this order:
@@ -85,8 +89,8 @@
 //! 3. one [`Space`]'s,
 //! 4. an arena's ([`alloc`](crate::phys::alloc)).
 //!
-//! Under the jobs' lock the worker asks whether a guest's memory is there; that takes no lock. Under a space's lock
-//! nothing is scrubbed or printed, and no more is copied than the stall bound allows.
+//! While the worker holds the jobs' lock, it checks whether a guest's memory is accessible; the check takes no lock.
+//! Nothing is scrubbed or printed under a space's lock, and no more is copied under it than the stall bound allows.
 //!
 //! # Invariant
 //! Each leaf of a guest's RAM is backed by one allocated block of the same size (order 0, 9 or 18) that the guest owns.

@@ -15,15 +15,15 @@
 //! atomically ("Hardware management of the Access flag"). VTCR_EL2.HD is 0, so hardware never changes permissions.
 //! Every change of an entry that may be valid is a compare-exchange or an atomic AND, so that no access flag is lost.
 //!
-//! CPUs at EL2 call in under the lock of the guest's [`Space`](crate::migrate::Space), which is not held while
-//! contents are copied. Methods that add or remove tables take `&mut self`. Methods that read or change leaves
-//! take `&self`, and change a leaf in such a way that a concurrent walk or access flag update is harmless.
+//! EL2 uses the tables under the lock of the guest's [`Space`](crate::migrate::Space). The worker does not hold that
+//! lock while it copies. Methods that add or remove tables take `&mut self`. Methods that read or change leaves take
+//! `&self`; a concurrent walk or access flag update cannot break their changes.
 //!
 //! # Break-before-make
 //! The output address, the size or the memory type of a valid leaf changes in five steps ("Using break-before-make when
 //! updating translation table entries"):
 //! 1. Break the leaf atomically. The operation returns the leaf with its final access flag.
-//! 2. [`Maintenance::publish`] (DSB ISHST): no walk after it finds the old entry.
+//! 2. [`Maintenance::publish`] (DSB ISHST): later walks see the invalid entry.
 //! 3. [`Maintenance::invalidate`] (TLBI IPAS2E1IS or a variant) for all that the leaf translated.
 //! 4. [`Maintenance::synchronise`] (DSB ISH; TLBI VMALLE1IS; DSB ISH; ISB): the invalidation is complete on every
 //!    CPU, also for TLB entries that combine stage 1 and stage 2.
@@ -33,8 +33,8 @@
 //! [`Stage2::synchronise`] completes the tickets of any number of runs. `Stage2::make_leaf` does step 5, and
 //! refuses a run whose ticket is not complete.
 //!
-//! Other changes of a valid leaf (permissions, access flag, mark) need no break. `exchange` checks each against
-//! the bits that the architecture lets change, and refuses others with [`TableError::BreakBeforeMake`].
+//! Changes of permissions, access flag or mark need no break. `exchange` compares each change of a valid leaf with
+//! the bits that the architecture allows to change, and refuses all others with [`TableError::BreakBeforeMake`].
 #![forbid(unsafe_code)]
 
 mod descriptor;
