@@ -170,10 +170,9 @@ pub(super) fn restore(session: &mut Session<'_>, arguments: &Arguments<'_>) -> D
         refuse!(session, "{name} takes allocations already");
     }
     // Its memory may have been replaced meanwhile.
-    let ranges =
-        session.machine.controller(id.index()).map(|controller| controller.ranges).unwrap_or_default();
-    for (start, size) in ranges {
-        let mut rest = FrameRange::inside(start, size).unwrap_or_default();
+    let ram = session.machine.memory().into_iter().flat_map(|memory| memory.ram());
+    let ranges: Vec<FrameRange> = ram.filter(|(_, behind)| *behind == id).map(|(range, _)| range).collect();
+    for mut rest in ranges {
         while !rest.is_empty() {
             rest = migration.forget_some(rest);
             session.io().pause();
