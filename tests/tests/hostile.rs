@@ -45,7 +45,7 @@ fn seed(usual: u64) -> u64 {
 fn beside_a_witness(cpu: &str, arguments: &str) -> System {
     let hostile = Guest::payload("hostile", "hostile").bootargs(arguments).ram_mib(8).vcpus(4);
     let witness = Guest::payload("witness", "irqload")
-        .bootargs("forever=1 rounds=200 patience=200")
+        .bootargs("forever=1 rounds=200 patience=60")
         .ram_mib(16)
         .vcpus(2);
     let pool = "pools { prey { compatible = \"shared-dmb-pool\"; reusable; size = <0 0x1000000>; controllers = <1>; \
