@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use stage2::addr::{FRAME_SIZE, Frame, Ipa};
-use stage2::controller::ControllerId;
+use stage2::controller::{ControllerId, ControllerSet};
 use stage2::migrate::{
     Copier, Engine, Fault, Frames, Guests, JobId, JobReport, Mobility, Payer, Region, Request, RequestError,
     Shortage, Space, Span, Step, Time, Verdict,
@@ -180,6 +180,9 @@ impl Frames for FakeMigration {
     }
     fn span_of(&self, frame: Frame) -> Option<Span> {
         self.memory.span_of(frame)
+    }
+    fn claimed_frames(&self, controllers: ControllerSet) -> u64 {
+        self.memory.claimed_frames(controllers)
     }
     fn free_frames(&self, placement: &Placement) -> u64 {
         self.memory.free_frames(placement)

@@ -58,6 +58,9 @@ pub trait Frames {
 
     /// Returns the number of free frames that [`Self::allocate`] could take for `placement`.
     fn free_frames(&self, placement: &Placement) -> u64;
+
+    /// Returns the number of frames behind `controllers` that owners of pools have claimed.
+    fn claimed_frames(&self, controllers: ControllerSet) -> u64;
 }
 
 /// The mobility of a region of a guest's RAM.

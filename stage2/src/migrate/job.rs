@@ -172,6 +172,13 @@ impl JobReport {
         self.unmoved_bytes() > 0 && self.moved.bytes() < self.request.limit_bytes
     }
 
+    /// Counts memory that owners of pools have claimed and that therefore stays. Claims that a guest sees in a window may
+    /// have been counted unit by unit.
+    pub(super) fn count_claimed(&mut self, bytes: u64) {
+        let claimed = &mut self.unmoved[Reason::Claimed.index()];
+        claimed.bytes = claimed.bytes.max(bytes);
+    }
+
     /// Counts `count` moved units of `level`.
     pub(super) fn count_moved(&mut self, level: Level, count: u64) {
         if level == Level::L3 {

@@ -10,6 +10,7 @@ use crate::hyp_mem::{copy, pages};
 use crate::observe::log;
 use crate::observe::trace::Kind;
 use stage2::addr::{Frame, Ipa};
+use stage2::controller::ControllerSet;
 use stage2::migrate::{Absence, Copier, Frames, Guests, JobId, JobState, Region, Space, Span, Time};
 use stage2::owner::GuestId;
 use stage2::phys::alloc::Tenant;
@@ -107,6 +108,10 @@ impl Frames for Host {
 
     fn span_of(&self, frame: Frame) -> Option<Span> {
         pages::MEMORY.span_of(frame)
+    }
+
+    fn claimed_frames(&self, controllers: ControllerSet) -> u64 {
+        pages::MEMORY.claimed_frames(controllers)
     }
 
     fn free_frames(&self, placement: &Placement) -> u64 {

@@ -194,7 +194,7 @@ pub(super) fn show(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Done
             ])?;
         }
         let unmoved = Reason::ALL.into_iter().map(|reason| (reason, job.unmoved(reason)));
-        let unmoved = unmoved.filter(|(_, unmoved)| unmoved.leaf_count != 0);
+        let unmoved = unmoved.filter(|(_, unmoved)| unmoved.bytes != 0);
         report.list("unmoved", "", unmoved, |table, (reason, unmoved)| {
             table.row(&[
                 ("reason=STAYED BECAUSE", Show(&reason)),

@@ -4,7 +4,7 @@ use super::machine::{MIB, Machine};
 use super::*;
 use crate::addr::Ipa;
 use crate::cases::some;
-use crate::migrate::{Frames, JobState, Request};
+use crate::migrate::{Frames, JobState, Reason, Request};
 use crate::owner::{GuestId, Owner};
 use crate::phys::frame::{Mapping, State};
 
@@ -124,4 +124,21 @@ fn p04_p06_a_unit_in_use_is_replaced_before_it_goes() {
     // The pool has one unit less, and still grants the others.
     let report = machine.claim(UNITS, pool, Wish::Sized { frames: 512, align: 512 });
     assert!(report.state == super::State::Granted && !report.range.overlaps(span), "{:?}", report.blocker);
+}
+
+#[test]
+fn an_evacuation_is_incomplete_while_a_claim_stays() {
+    let (machine, pool) = lent(9, 16 * MIB);
+    let claimed = machine.granted(OPERATOR, pool, Wish::Sized { frames: 1024, align: 512 });
+    let from = machine.memory().span_of(claimed.first()).unwrap().controller;
+    machine.memory().close(from);
+    let evacuate = || {
+        let job = machine.engine.submit(Request::evacuate(from)).unwrap();
+        machine.run();
+        let report = machine.engine.job(job).unwrap();
+        (report.state, report.unmoved(Reason::Claimed).bytes, report.unmoved_bytes())
+    };
+    assert_eq!(evacuate(), (JobState::Incomplete, 4 * MIB, 4 * MIB));
+    assert_eq!(machine.release(OPERATOR, pool, claimed).state, super::State::Released);
+    assert_eq!(evacuate(), (JobState::Finished, 0, 0));
 }

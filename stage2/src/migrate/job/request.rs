@@ -153,6 +153,14 @@ impl Request {
         }
     }
 
+    /// Returns the controllers to empty, for an evacuation.
+    pub(in super::super) const fn evacuated(&self) -> Option<ControllerSet> {
+        match (self.scope, self.select, self.to) {
+            (Scope::Everything, Select::Behind(controllers), None) => Some(controllers),
+            _ => None,
+        }
+    }
+
     /// Returns start and end of the IPA range to look at in a guest.
     pub(in super::super) const fn range(&self) -> (u64, u64) {
         match self.scope {

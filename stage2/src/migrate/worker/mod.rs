@@ -22,7 +22,7 @@ use super::reason::{Reason, Unmoved};
 use super::space::Space;
 use super::statistics::Counters;
 use super::unit::Work;
-use crate::addr::{Frame, Ipa};
+use crate::addr::{FRAME_SIZE, Frame, Ipa};
 use crate::controller::ControllerSet;
 use crate::owner::{GuestId, MAX_GUESTS};
 use crate::range::FrameRange;
@@ -286,6 +286,15 @@ impl Worker {
         match self.mover.advance(engine, host, active) {
             Outcome::Turn(turn) => turn,
             Outcome::Stop(state) => {
+                // An evacuation has not finished while memory is left behind the controller.
+                if state == JobState::Finished
+                    && let Some(controllers) = active.request.evacuated()
+                {
+                    let claimed = host.claimed_frames(controllers) * FRAME_SIZE;
+                    if let Some(report) = engine.lock_jobs().report(active.id) {
+                        report.count_claimed(claimed);
+                    }
+                }
                 let left = engine.lock_jobs().stop(active.id, state, active.cursor, host.now());
                 let left = left.unwrap_or(state);
                 host.has_reached(active.id, left);

@@ -4,7 +4,7 @@ use super::{Memory, MemoryKind, Request, Tenant};
 use crate::addr::{Frame, Ipa};
 use crate::controller::ControllerSet;
 use crate::migrate::{Frames, Span};
-use crate::owner::{GuestId, Owner};
+use crate::owner::{GuestId, Owner, PoolId};
 use crate::phys::frame::{Contents, Mapping};
 use crate::phys::placement::{Placement, Strictness};
 use crate::phys::zone::Zone;
@@ -58,6 +58,12 @@ impl Frames for Memory<'_> {
 
     fn tenant(&self, frames: FrameRange) -> Option<Tenant> {
         self.tenant_in(frames)
+    }
+
+    fn claimed_frames(&self, controllers: ControllerSet) -> u64 {
+        let pools = || (0..=u8::MAX).map_while(PoolId::try_new).map(Owner::Pool);
+        let behind = |controller| pools().map(move |pool| self.resident(pool, controller)).sum::<u64>();
+        controllers.iter().map(behind).sum()
     }
 
     fn free_frames(&self, placement: &Placement) -> u64 {

@@ -7,6 +7,7 @@ use super::tables::{Tables, Tlb};
 use super::{Guest, Machine, WINDOW};
 use crate::addr::{FRAME_SIZE, Frame, Ipa};
 use crate::claim::{Host, Windows};
+use crate::controller::ControllerSet;
 use crate::migrate::{Absence, Copier, Frames, Guests, Region, Space, Span, Time};
 use crate::owner::{GuestId, PoolId};
 use crate::phys::alloc::Tenant;
@@ -73,6 +74,9 @@ impl Frames for Machine {
     }
     fn free_frames(&self, placement: &Placement) -> u64 {
         Frames::free_frames(self.memory(), placement)
+    }
+    fn claimed_frames(&self, controllers: ControllerSet) -> u64 {
+        Frames::claimed_frames(self.memory(), controllers)
     }
 }
 
