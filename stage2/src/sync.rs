@@ -5,22 +5,22 @@
 
 #[cfg(loom)]
 mod imp {
-    pub(crate) use loom::sync::Mutex;
-    pub use loom::sync::MutexGuard;
     pub use loom::sync::atomic::{AtomicBool as Flag, AtomicU32 as Counter, Ordering};
+    pub(crate) use loom::sync::{Mutex, Mutex as FairMutex};
+    pub use loom::sync::{MutexGuard, MutexGuard as FairMutexGuard};
 }
 
 #[cfg(not(loom))]
 mod imp {
     pub use core::sync::atomic::{AtomicBool as Flag, AtomicU32 as Counter, Ordering};
-    pub(crate) use spin::mutex::SpinMutex as Mutex;
-    pub use spin::mutex::SpinMutexGuard as MutexGuard;
+    pub(crate) use spin::mutex::{SpinMutex as Mutex, TicketMutex as FairMutex};
+    pub use spin::mutex::{SpinMutexGuard as MutexGuard, TicketMutexGuard as FairMutexGuard};
 }
 
-use imp::Mutex;
+use imp::{FairMutex, Mutex};
 use spin::Once;
 
-pub use imp::{Counter, Flag, MutexGuard, Ordering};
+pub use imp::{Counter, FairMutexGuard, Flag, MutexGuard, Ordering};
 
 /// Words shared between CPUs.
 ///
@@ -120,17 +120,48 @@ impl<T> Lock<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap()
     }
+}
+
+/// Mutual exclusion between CPUs that get the lock in the order in which they ask for it. For locks that guests take as
+/// often as they like: no CPU waits longer than for one turn of each other CPU.
+pub struct FairLock<T>(FairMutex<T>);
+
+impl<T> FairLock<T> {
+    /// Creates an unlocked lock around `value`.
+    #[cfg(not(loom))]
+    pub const fn new(value: T) -> Self {
+        Self(FairMutex::new(value))
+    }
+
+    /// Creates an unlocked lock around `value`.
+    #[cfg(loom)]
+    pub fn new(value: T) -> Self {
+        Self(FairMutex::new(value))
+    }
+
+    /// Locks, waiting for the CPUs that have asked before.
+    #[cfg(not(loom))]
+    #[inline]
+    pub fn lock(&self) -> FairMutexGuard<'_, T> {
+        self.0.lock()
+    }
+
+    /// Locks, waiting until the lock is free.
+    #[cfg(loom)]
+    pub fn lock(&self) -> FairMutexGuard<'_, T> {
+        self.0.lock().unwrap()
+    }
 
     /// Locks if the lock is free.
     #[cfg(not(loom))]
     #[inline]
-    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+    pub fn try_lock(&self) -> Option<FairMutexGuard<'_, T>> {
         self.0.try_lock()
     }
 
     /// Locks if the lock is free.
     #[cfg(loom)]
-    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+    pub fn try_lock(&self) -> Option<FairMutexGuard<'_, T>> {
         self.0.try_lock().ok()
     }
 }

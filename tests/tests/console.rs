@@ -101,7 +101,6 @@ fn the_console_answers_while_a_guest_floods_its_cpu_with_sgis() {
 }
 
 #[test]
-#[ignore = "an open fault: the monitor answers late, or not at all, in about half of the runs"]
 fn the_console_answers_while_a_guest_makes_ballast_kick_its_cpu() {
     answers_in_time("kick");
 }

@@ -6,10 +6,10 @@
 //! Lock order: this lock, then the console's multiplexer, then the guest's vGIC.
 
 use super::vpl011::Vpl011;
-use stage2::sync::Lock;
+use stage2::sync::FairLock;
 
 /// A vPL011 behind a lock.
-pub(crate) struct SharedUart(Lock<Inner>);
+pub(crate) struct SharedUart(FairLock<Inner>);
 
 struct Inner {
     uart: Vpl011,
@@ -39,7 +39,7 @@ impl Default for SharedUart {
 impl SharedUart {
     /// Creates a UART in its reset state, with the line low.
     pub(crate) fn new() -> Self {
-        Self(Lock::new(Inner { uart: Vpl011::new(), line: false }))
+        Self(FairLock::new(Inner { uart: Vpl011::new(), line: false }))
     }
 
     /// Resets the UART. `set_line` is as for [`Self::with`].

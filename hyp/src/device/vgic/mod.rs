@@ -12,7 +12,7 @@
 //!
 //! A *hardware* interrupt is a PPI that is linked to a physical one, which is deactivated together with it.
 //!
-//! Lock: one for each guest, around everything except `local`. It is a leaf, taken with interrupts masked, never while
+//! FairLock: one for each guest, around everything except `local`. It is a leaf, taken with interrupts masked, never while
 //! another vGIC's lock is held.
 
 mod bank;
@@ -29,7 +29,7 @@ use bank::{Bank, NOBODY};
 use list_register::{ListRegister, ListRegisters};
 pub(crate) use local::Local;
 use local::{MAX_LIST_REGISTERS, NO_INTID};
-use stage2::sync::{Counter, Lock, Ordering};
+use stage2::sync::{Counter, FairLock, Ordering};
 
 /// Maximum number of vCPUs of a guest: those of one SGI target list (ICC_SGI1R_EL1.TargetList).
 pub(crate) const MAX_VCPUS: usize = 16;
@@ -58,7 +58,7 @@ pub(crate) struct Kick(pub(crate) u32);
 
 /// A guest's interrupt controller.
 pub(crate) struct Vgic {
-    state: Lock<State>,
+    state: FairLock<State>,
     /// vCPUs that must still refill, a bit each. Written under the lock. A CPU that was kicked reads it without the lock, after
     /// `arch::gic::cpu_interface::synchronize` has ordered the read after the kick.
     dirty: Counter,
@@ -157,7 +157,7 @@ impl Vgic {
     /// Creates the interrupt controller of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) and the timers `links`.
     pub(crate) fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
         let vgic = Self {
-            state: Lock::new(State {
+            state: FairLock::new(State {
                 groups: 0,
                 private: [const { Bank::new() }; MAX_VCPUS],
                 shared: [const { Bank::new() }; SHARED_BANKS],
