@@ -39,6 +39,7 @@ enum Command {
     /// Measure the overhead of Ballast in instructions, in comparison with Xen
     Bench {
         /// Measure only this part: `allocator`, `claims`, `migration`, `mitigations` or `watching` (log and trace)
+        #[arg(value_parser = ["allocator", "claims", "migration", "mitigations", "watching"])]
         part: Option<String>,
     },
     /// Fetch all kernels and build the ramdisk, for later work without a network

@@ -95,12 +95,12 @@ impl Steps<Reload> for Abort<'_> {
 
 /// Returns the reason that an access of `vcpu` to `ipa` is counted under.
 pub(crate) fn reason(vcpu: Option<&Vcpu>, ipa: u64) -> Exit {
-    if ipa.wrapping_sub(platform::GICD_BASE) < platform::GICD_SIZE {
+    if ipa.wrapping_sub(platform::UART_BASE) < platform::UART_SIZE {
+        Exit::Uart
+    } else if ipa.wrapping_sub(platform::GICD_BASE) < platform::GICD_SIZE {
         Exit::Distributor
     } else if ipa.wrapping_sub(platform::GICR_BASE) < REDISTRIBUTOR_SIZE * MAX_VCPUS as u64 {
         Exit::Redistributor
-    } else if ipa.wrapping_sub(platform::UART_BASE) < platform::UART_SIZE {
-        Exit::Uart
     } else if vcpu.is_some_and(|vcpu| vcpu.guest().plan().is_ram(Ipa::new_truncate(ipa))) {
         Exit::Fault
     } else {
@@ -119,6 +119,11 @@ pub(crate) fn instruction(esr: u64) {
 
 /// Performs an access to a device of the guest. Returns `None` if there is none at `ipa`.
 fn device(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> Option<Reload> {
+    // A booting kernel mostly prints.
+    let offset = ipa.wrapping_sub(platform::UART_BASE);
+    if offset < platform::UART_SIZE {
+        return Some(uart(frame, syndrome, vcpu, offset as u16));
+    }
     let distributor = ipa.wrapping_sub(platform::GICD_BASE);
     if distributor < platform::GICD_SIZE {
         if syndrome.is_write() {
@@ -137,7 +142,7 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
     let index = usize::try_from(offset / REDISTRIBUTOR_SIZE).ok()?;
     let guest = vcpu.guest();
     if index >= guest.vcpu_count() {
-        return uart(frame, syndrome, vcpu, ipa);
+        return None;
     }
     let (cpu, vgic, offset) = (cpu::current(), guest.vgic(), offset % REDISTRIBUTOR_SIZE);
     if syndrome.is_write() {
@@ -160,18 +165,14 @@ fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa
 }
 
 /// Performs an access to the PL011.
-fn uart(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> Option<Reload> {
-    let offset = ipa.wrapping_sub(platform::UART_BASE);
-    if offset >= platform::UART_SIZE {
-        return None;
-    }
+fn uart(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, offset: u16) -> Reload {
     if syndrome.is_write() {
         let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian());
-        guest_uart::write(vcpu, offset as u16, value as u32);
-        return Some(KEEP);
+        guest_uart::write(vcpu, offset, value as u32);
+        return KEEP;
     }
-    let value = guest_uart::read(vcpu, offset as u16);
-    Some(frame.set(syndrome.register(), syndrome.loaded(u64::from(value), is_big_endian())))
+    let value = guest_uart::read(vcpu, offset);
+    frame.set(syndrome.register(), syndrome.loaded(u64::from(value), is_big_endian()))
 }
 
 fn write_distributor(vcpu: &'static Vcpu, offset: u64, size: u64, value: u64) {
