@@ -130,7 +130,7 @@ pub trait Guests {
     /// Returns the address space of `guest`, if the guest exists and its memory can be reached.
     fn space(&self, guest: GuestId) -> Option<&Space<Self::Tables, Self::Tlb>>;
 
-    /// Returns the reason why the memory of `guest` cannot be reached for now; `None` for a guest that runs or is off.
+    /// Returns the reason why the memory of `guest` is out of reach; `None` for a guest that runs or is off.
     /// Jobs wait for an absent guest.
     fn absence(&self, guest: GuestId) -> Option<Absence> {
         let _ = guest;

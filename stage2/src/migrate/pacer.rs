@@ -16,7 +16,7 @@ impl Pacer {
         Self { paid: AtomicU64::new(0) }
     }
 
-    /// Returns the ticks until the next go-ahead, 0 for now. Up to `burst` ticks may be unpaid.
+    /// Returns the ticks until the next go-ahead; 0 if it may go ahead. Up to `burst` ticks may be unpaid.
     pub fn wait(&self, now: u64, burst: u64) -> u64 {
         self.paid.load(Ordering::Relaxed).saturating_sub(now.saturating_add(burst))
     }

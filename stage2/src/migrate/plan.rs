@@ -158,7 +158,7 @@ fn next_region<G: Guests>(guests: &G, request: &Request, cursor: &mut Cursor) ->
     }
 }
 
-/// Returns the next portion of a job by frames. Notes the first frame of a guest that cannot be reached for now, and
+/// Returns the next portion of a job by frames. Notes the first frame of a guest that is out of reach, and
 /// comes back to it after the last frame.
 fn next_tenant<G: Guests + Frames>(
     guests: &G,
@@ -207,7 +207,7 @@ fn next_tenant<G: Guests + Frames>(
     Next::Later
 }
 
-/// Returns whether `guest` cannot be reached for now and the job waits for it.
+/// Returns whether `guest` is out of reach and the job waits for it.
 fn can_wait_for<G: Guests>(guests: &G, request: &Request, guest: GuestId) -> bool {
     match guests.absence(guest) {
         None => false,

@@ -40,7 +40,7 @@ enum Area {
     Block,
     /// Scattered behind this controller.
     Scattered(ControllerId),
-    /// Blocked for now.
+    /// Blocked until the next look.
     Busy,
     /// Cannot be coalesced.
     Different,
