@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         eprintln!("{:?}: {}", ram.source, ram.range);
     }
     eprintln!("{plan:?}\n{}", Choice::of(guest));
-    let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+    let input =
+        GuestTree { guest, layout: &layout, plan: &plan, assigned: None, kaslr_seed: None, rng_seed: None };
     std::io::stdout().write_all(&input.build().map_err(|error| error.to_string())?)?;
     Ok(())
 }

@@ -22,7 +22,7 @@ fn sets() -> Vec<(String, String)> {
         })
         .collect();
     sets.sort();
-    assert!(sets.len() >= 5);
+    assert!(sets.len() >= 6);
     sets
 }
 
@@ -51,7 +51,7 @@ fn guest_trees(source: &str) -> Vec<(String, Vec<u8>)> {
         let layout = Layout::of(guest).unwrap();
         let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), Some(8), layout.regions()).unwrap();
         let (kaslr_seed, rng_seed) = (Some(0x1234), Some([7; 32]));
-        let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed, rng_seed };
+        let input = GuestTree { guest, layout: &layout, plan: &plan, assigned: None, kaslr_seed, rng_seed };
         (guest.name.to_owned(), input.build().unwrap())
     };
     configuration.guests.iter().map(build).collect()

@@ -63,7 +63,14 @@ fn read_configuration(bytes: &[u8]) -> String {
         let layout = Layout::of(guest).unwrap();
         let ramdisk = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
         let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), ramdisk, layout.regions()).unwrap();
-        let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+        let input = GuestTree {
+            guest,
+            layout: &layout,
+            plan: &plan,
+            assigned: None,
+            kaslr_seed: None,
+            rng_seed: None,
+        };
         let _ = write!(answer, "{}", Choice::of(guest));
         match input.build_with_host(Some(&tree)) {
             Ok(built) => {

@@ -1,5 +1,6 @@
 //! Rules between the parts of a configuration.
 
+use super::devices;
 use super::layout::Layout;
 use super::reader::Reader;
 use super::{Configuration, Extent, Guest, MovableMemory, Pool, RamRange};
@@ -68,6 +69,7 @@ fn check_guest<'t>(guest: &Guest<'t>, before: &[Guest<'t>], reader: &mut Reader<
             }
         }
     }
+    devices::check(guest, node, before, reader);
     if guest.movable_memory == MovableMemory::Numa {
         check_numa(guest, reader);
     }
@@ -103,6 +105,7 @@ fn check_numa<'t>(guest: &Guest<'t>, reader: &mut Reader<'_, 't>) {
 #[inline(never)]
 fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>) {
     let Some(layout) = reader.ok(Layout::of(guest)) else { return };
+    devices::check_layout(guest, &layout, reader);
     let Ok(image) = Image::parse(guest.kernel) else { return }; // Already reported.
     let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
     let plan = match BootPlan::new(&image, ramdisk_size, layout.regions()) {
@@ -111,7 +114,8 @@ fn check_tree<'t>(guest: &Guest<'t>, node: Node<'t>, reader: &mut Reader<'_, 't>
             return reader.error(Finding::named(node, "memory", Rule::ImagesDoNotFit { needed, largest }));
         }
     };
-    let tree = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+    let tree =
+        GuestTree { guest, layout: &layout, plan: &plan, assigned: None, kaslr_seed: None, rng_seed: None };
     if let Err(finding) = tree.check(None) {
         return reader.error(finding);
     }

@@ -53,6 +53,8 @@ impl<'t> Configuration<'t> {
             size,
             ipa: None,
             is_pinned_in_place: false,
+            is_dma_window: false,
+            backing: None,
             placement: Placement::default(),
             unit: Unit::Any,
         };
@@ -72,6 +74,9 @@ impl<'t> Configuration<'t> {
             migration: GuestMigration::default(),
             template: None,
             host_nodes: Vec::new(),
+            pci_functions: Vec::new(),
+            devices: Vec::new(),
+            assigns_without_smmu: false,
         };
         Ok(Self { guests: core::iter::once(guest).collect(), ..Self::default() })
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::finding::{Finding, Rule, Shortage, Value};
 use crate::guest_tree::GuestTree;
 use crate::image::{BootPlan, Image};
-use crate::range::IpaRange;
+use crate::range::PaRange;
 use crate::tree::{Node, Tree};
 
 /// The host's resources for guests.
@@ -57,11 +57,11 @@ impl<'t> Configuration<'t> {
         while self.fit_some(host, sink).is_some() {}
     }
 
-    /// Refuses guests like [`Configuration::fit`], but returns after refusing a guest with RAM pinned in place, with
-    /// the ranges of that RAM. The caller releases them, which makes more room on `host`, and calls this again until
+    /// Refuses guests like [`Configuration::fit`], but returns after refusing a guest with reserved memory, with the
+    /// ranges of that memory. The caller releases them, which makes more room on `host`, and calls this again until
     /// it returns `None`.
     #[must_use]
-    pub fn fit_some(&mut self, host: &Host, sink: &mut dyn Sink<'t>) -> Option<Vec<IpaRange, REGION_LIMIT>> {
+    pub fn fit_some(&mut self, host: &Host, sink: &mut dyn Sink<'t>) -> Option<Vec<PaRange, REGION_LIMIT>> {
         let mut reader = Reader::new(sink);
         let mut left = host.clone();
         let mut index = 0;
@@ -74,10 +74,10 @@ impl<'t> Configuration<'t> {
             match reader.take_error() {
                 Some(finding) => {
                     left.cpu_count = cpus_before;
-                    let pinned: Vec<_, REGION_LIMIT> = guest.pinned_ranges().collect();
+                    let reserved: Vec<_, REGION_LIMIT> = guest.reserved_ranges().collect();
                     self.refuse(index, finding);
-                    if !pinned.is_empty() {
-                        return Some(pinned);
+                    if !reserved.is_empty() {
+                        return Some(reserved);
                     }
                 }
                 None => {
@@ -155,11 +155,6 @@ impl<'t> Configuration<'t> {
 }
 
 impl<'t> Guest<'t> {
-    /// Iterates over the ranges of the RAM that is pinned in place.
-    pub fn pinned_ranges(&self) -> impl Iterator<Item = IpaRange> {
-        self.regions.iter().filter(|region| region.is_pinned_in_place).filter_map(|region| region.ipa)
-    }
-
     /// Checks that the guest's memory fits into the free memory of `host`.
     ///
     /// # Errors
@@ -179,7 +174,8 @@ fn fit_guest_nodes<'t>(guest: &Guest<'t>, host: &Tree<'t>, reader: &mut Reader<'
     let (Ok(layout), Ok(image)) = (Layout::of(guest), Image::parse(guest.kernel)) else { return };
     let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
     let Ok(plan) = BootPlan::new(&image, ramdisk_size, layout.regions()) else { return };
-    let tree = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+    let tree =
+        GuestTree { guest, layout: &layout, plan: &plan, assigned: None, kaslr_seed: None, rng_seed: None };
     match tree.check(Some(host)) {
         Ok(()) => tree.notes(Some(host), &mut |finding| reader.note(finding)),
         Err(finding) => reader.error(finding),
@@ -225,8 +221,8 @@ fn fit_cpus<'t>(guest: &Guest<'t>, host: &Host, left: &mut Host, reader: &mut Re
 /// Subtracts the memory of `guest` from `room`, or reports what is missing.
 fn fit_memory<'t>(guest: &Guest<'t>, room: &mut Host, reader: &mut Reader<'_, 't>) {
     for region in guest.regions.iter().chain(&guest.dmbs) {
-        if region.is_pinned_in_place {
-            continue; // The memory map decides whether this address is free.
+        if region.backing.is_some() {
+            continue; // The memory map has reserved it, or decides whether this address is free.
         }
         if let Err(finding) = take(guest, region, room) {
             reader.error(finding);
@@ -245,7 +241,7 @@ fn take<'t>(guest: &Guest<'t>, region: &RamRegion<'t>, room: &mut Host) -> Resul
         let rule = Rule::NoController { count: room.controllers.len() };
         return Err(finding("controllers", Value::Number(id.into()), rule));
     }
-    let is_unmovable = guest.migration.is_opted_out;
+    let is_unmovable = guest.migration.is_opted_out || region.is_dma_window;
     let free = room.free_on(placement, is_unmovable);
     if region.size > free {
         let controller = placement.controllers.first().copied().filter(|_| placement.controllers.len() == 1);

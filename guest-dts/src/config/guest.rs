@@ -5,13 +5,13 @@ use heapless::Vec;
 use super::reader::{Reader, kind};
 use super::{
     BOOTARGS_LIMIT, Configuration, DMB_LIMIT, GUEST_LIMIT, Guest, GuestMigration, HOST_NODE_LIMIT, Migration,
-    MovableMemory, REGION_LIMIT, Refused, VCPU_LIMIT, region,
+    MovableMemory, REGION_LIMIT, Refused, VCPU_LIMIT, devices, region,
 };
 use crate::finding::{Finding, Rule, Value};
 use crate::image::{Image, ImageError, PageSize};
 use crate::tree::Node;
 
-const GUEST_PROPERTIES: [&str; 14] = [
+const GUEST_PROPERTIES: [&str; 17] = [
     "#address-cells",
     "#size-cells",
     "status",
@@ -24,6 +24,9 @@ const GUEST_PROPERTIES: [&str; 14] = [
     "page-size",
     "movable-memory",
     "host-nodes",
+    "pci-functions",
+    "devices",
+    "assign-without-smmu",
     "no-migration",
     "migration-limit-kBps",
 ];
@@ -106,6 +109,9 @@ fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Guest<'t>> {
         },
         template: node.child("device-tree"),
         host_nodes: read_host_nodes(node, reader),
+        pci_functions: devices::read_functions(node, reader),
+        devices: devices::read_devices(node, reader),
+        assigns_without_smmu: reader.flag(node, "assign-without-smmu"),
     };
     read_memory(node, &mut guest, reader);
     Some(guest)

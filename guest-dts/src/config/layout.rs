@@ -1,7 +1,8 @@
 //! The layout of a guest's RAM in its address space.
 //!
 //! Regions with `reg` lie at that address. The others are placed in the order of the configuration, each in the first
-//! gap at or above 0x4000_0000 that it fits into. Designated movable blocks follow above all regions, so that the top
+//! gap at or above 0x4000_0000 that it fits into. A DMA window comes first; the others then lie above the RAM that Linux
+//! takes for DMA. Designated movable blocks follow above all regions, so that the top
 //! of the guest's RAM is exactly those blocks: `movablecore=` makes an unmodified Linux use them as ZONE_MOVABLE
 //! (measured with Linux 6.1, 6.12 and 7.3).
 
@@ -9,6 +10,7 @@ use heapless::Vec;
 
 use stage2::addr::PAGEBLOCK_SIZE;
 
+use super::devices::zone_end;
 use super::{DMB_LIMIT, Guest, REGION_LIMIT, RamRegion, Unit};
 use crate::finding::{Finding, Rule, Value};
 use crate::guest_tree::platform;
@@ -26,6 +28,8 @@ pub(crate) const RANGE_LIMIT: usize = REGION_LIMIT + DMB_LIMIT;
 pub struct Layout {
     /// The placed regions and blocks, by ascending address.
     pub ranges: Vec<RamRange, RANGE_LIMIT>,
+    /// Index of the DMA window in [`Guest::regions`].
+    window: Option<u8>,
 }
 
 /// A placed region or block of a guest's RAM.
@@ -67,18 +71,27 @@ impl Layout {
                 layout.insert(range, RamSource::Region(index as u8));
             }
         }
-        for (index, region) in guest.regions.iter().enumerate().filter(|(_, region)| region.ipa.is_none()) {
-            let base = layout.first_gap(region.size, alignment(region.unit));
+        layout.window = guest.dma_window().map(|(index, _)| index as u8);
+        let unplaced = || guest.regions.iter().enumerate().filter(|(_, region)| region.ipa.is_none());
+        let (windows, others) = (
+            unplaced().filter(|(_, region)| region.is_dma_window),
+            unplaced().filter(|(_, region)| !region.is_dma_window),
+        );
+        for (index, region) in windows.chain(others) {
+            let lowest = layout.lowest(region);
+            let base = layout.first_gap(lowest, region.size, alignment(region.unit));
             layout.place(guest, region, base, RamSource::Region(index as u8))?;
         }
         let block_alignment = guest.page_size.block_alignment();
         let alignment_of = |dmb: &RamRegion<'t>| alignment(dmb.unit).max(block_alignment);
+        let floor = layout.window().map_or(0, zone_end);
         // Blocks below the boundary are not in ZONE_MOVABLE if there is RAM above it, and no CMA area may cross it.
-        let top = guest.dmbs.iter().try_fold(layout.end(), |end, dmb| {
+        let top = guest.dmbs.iter().try_fold(layout.end().max(floor), |end, dmb| {
             end.checked_next_multiple_of(alignment_of(dmb))?.checked_add(dmb.size)
         });
-        let is_crossing = layout.end() < ZONE_BOUNDARY && top.is_some_and(|top| top > ZONE_BOUNDARY);
-        let lowest = if is_crossing { ZONE_BOUNDARY } else { 0 };
+        let is_crossing =
+            layout.end().max(floor) < ZONE_BOUNDARY && top.is_some_and(|top| top > ZONE_BOUNDARY);
+        let lowest = if is_crossing { ZONE_BOUNDARY } else { floor };
         for (index, dmb) in guest.dmbs.iter().enumerate() {
             if !dmb.size.is_multiple_of(block_alignment) {
                 let rule = Rule::MultipleOfForPages { size: block_alignment, page: guest.page_size.bytes() };
@@ -100,9 +113,19 @@ impl Layout {
         self.ranges.iter().find(|ram| ram.range.base().get() <= address && address < ram.range.end())
     }
 
-    /// Iterates over the ranges of all regions, without designated movable blocks, by ascending address.
+    /// Iterates over the ranges of the regions that may contain images, by ascending address: all but the DMA window. The
+    /// kernel would otherwise take up room there that it needs for DMA.
     pub fn regions(&self) -> impl Iterator<Item = IpaRange> + Clone {
-        self.ranges.iter().filter(|ram| matches!(ram.source, RamSource::Region(_))).map(|ram| ram.range)
+        let window = self.window;
+        let is_for_images =
+            move |ram: &&RamRange| matches!(ram.source, RamSource::Region(index) if Some(index) != window);
+        self.ranges.iter().filter(is_for_images).map(|ram| ram.range)
+    }
+
+    /// Returns the DMA window.
+    pub fn window(&self) -> Option<IpaRange> {
+        let source = RamSource::Region(self.window?);
+        self.ranges.iter().find(|ram| ram.source == source).map(|ram| ram.range)
     }
 
     /// Iterates over the designated movable blocks by ascending address.
@@ -130,9 +153,17 @@ impl Layout {
         }
     }
 
-    /// Returns the lowest aligned base at which `size` bytes are free.
-    fn first_gap(&self, size: u64, alignment: u64) -> Option<u64> {
-        let mut base = platform::RAM_BASE.checked_next_multiple_of(alignment)?;
+    /// Returns the lowest address for `region`: above the RAM that Linux takes for DMA, unless it is the DMA window.
+    fn lowest(&self, region: &RamRegion<'_>) -> u64 {
+        match self.window() {
+            Some(window) if !region.is_dma_window => zone_end(window).max(platform::RAM_BASE),
+            _ => platform::RAM_BASE,
+        }
+    }
+
+    /// Returns the lowest aligned base at or above `lowest` at which `size` bytes are free.
+    fn first_gap(&self, lowest: u64, size: u64, alignment: u64) -> Option<u64> {
+        let mut base = lowest.checked_next_multiple_of(alignment)?;
         for ram in &self.ranges {
             if base.checked_add(size)? <= ram.range.base().get() {
                 break;

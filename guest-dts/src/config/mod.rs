@@ -11,6 +11,7 @@
 
 mod check;
 mod default;
+mod devices;
 mod fit;
 mod guest;
 mod layout;
@@ -51,6 +52,10 @@ pub const CONTROLLER_LIMIT: usize = stage2::controller::MAX_CONTROLLERS;
 pub(crate) const POOL_LIMIT: usize = 8;
 /// Most nodes of the host's tree that one guest's tree may include.
 pub(crate) const HOST_NODE_LIMIT: usize = 8;
+/// Most PCI functions of a guest.
+pub const FUNCTION_LIMIT: usize = 8;
+/// Most platform devices of a guest.
+pub const DEVICE_LIMIT: usize = 8;
 /// Size limit of a guest's boot arguments in bytes, NUL included (COMMAND_LINE_SIZE of arm64 Linux).
 pub(crate) const BOOTARGS_LIMIT: usize = 2048;
 
@@ -115,6 +120,13 @@ pub struct Guest<'t> {
     pub template: Option<Node<'t>>,
     /// Paths of nodes of the host's tree to copy into the guest's tree.
     pub(crate) host_nodes: Vec<&'t str, HOST_NODE_LIMIT>,
+    /// Requester IDs of the host's PCI functions that the guest owns: bus << 8 | device << 3 | function. The function
+    /// at index i is device i + 1 on the guest's bus.
+    pub pci_functions: Vec<u16, FUNCTION_LIMIT>,
+    /// Paths in the host's tree of the platform devices that the guest owns.
+    pub devices: Vec<&'t str, DEVICE_LIMIT>,
+    /// True if the guest may own devices that no SMMU isolates.
+    pub assigns_without_smmu: bool,
 }
 
 /// A part of a guest's RAM.
@@ -128,6 +140,11 @@ pub struct RamRegion<'t> {
     pub ipa: Option<IpaRange>,
     /// True if guest and physical addresses are equal (1:1). Such a region never migrates.
     pub is_pinned_in_place: bool,
+    /// True if this is the RAM that the guest's devices access. It is contiguous and never migrates.
+    pub is_dma_window: bool,
+    /// Physical range that is reserved for the region: the same numbers as `ipa` if it is pinned in place. The range of
+    /// another DMA window is found and written here at boot.
+    pub backing: Option<PaRange>,
     /// The controllers that the memory comes from.
     pub placement: Placement,
     /// The largest stage 2 leaf to use.
@@ -394,6 +411,21 @@ impl<'t> Guest<'t> {
     /// Returns the size of all RAM in bytes, movable blocks included.
     pub fn ram_size(&self) -> u64 {
         self.regions.iter().chain(&self.dmbs).fold(0, |sum, region| sum.saturating_add(region.size))
+    }
+
+    /// Returns the DMA window and its index in `regions`.
+    pub fn dma_window(&self) -> Option<(usize, &RamRegion<'t>)> {
+        self.regions.iter().enumerate().find(|(_, region)| region.is_dma_window)
+    }
+
+    /// Iterates over the physical ranges that are reserved for the guest.
+    pub fn reserved_ranges(&self) -> impl Iterator<Item = PaRange> {
+        self.regions.iter().filter_map(|region| region.backing)
+    }
+
+    /// Tests whether the guest owns PCI functions or platform devices of the host.
+    pub fn has_devices(&self) -> bool {
+        !self.pci_functions.is_empty() || !self.devices.is_empty()
     }
 
     /// Returns the size of all designated movable blocks in bytes.

@@ -7,16 +7,17 @@ use super::{Placement, RamRegion, Spread, Strictness, Unit};
 use crate::finding::{Finding, Rule, Value};
 use crate::guest_tree::platform;
 use crate::image::PageSize;
-use crate::range::IpaRange;
+use crate::range::{IpaRange, PaRange};
 use crate::tree::Node;
 
-const REGION_PROPERTIES: [&str; 9] = [
+const REGION_PROPERTIES: [&str; 10] = [
     "reg",
     "size",
     "controllers",
     "interleave",
     "preferred",
     "pinned-in-place",
+    "dma-window",
     "unit-size",
     "device_type",
     "status",
@@ -38,13 +39,27 @@ pub(super) fn read<'t>(
     if is_pinned_in_place && !has_reg {
         reader.error(Finding::missing(node, "reg", Rule::Add("the address range that is `pinned-in-place`")));
     }
+    let is_dma_window = reader.flag(node, "dma-window");
     let unit = read_unit(node, reader);
     let placement = read_placement(node, reader);
     if let Some(size) = size {
         let own = unit.filter(|unit| *unit != Unit::Any).map_or(FRAME_SIZE, Unit::alignment);
         check_alignment(node, (ipa, size), own, page_size.bytes(), page_size, reader);
     }
-    Some(RamRegion { node: Some(node), size: size?, ipa, is_pinned_in_place, placement, unit: unit? })
+    if is_dma_window {
+        super::devices::check_window(node, (ipa, size), reader);
+    }
+    let in_place = ipa.filter(|_| is_pinned_in_place);
+    Some(RamRegion {
+        node: Some(node),
+        size: size?,
+        ipa,
+        is_pinned_in_place,
+        is_dma_window,
+        backing: in_place.and_then(|ipa| PaRange::from_numbers(ipa.base().get(), ipa.size())),
+        placement,
+        unit: unit?,
+    })
 }
 
 /// Reads a `dmb` node of a guest with pages of `page_size`. Checks every property, even after an error in another.
@@ -66,6 +81,8 @@ pub(super) fn read_dmb<'t>(
         size: size?,
         ipa: None,
         is_pinned_in_place: false,
+        is_dma_window: false,
+        backing: None,
         placement,
         unit: unit?,
     })

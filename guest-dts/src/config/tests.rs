@@ -11,9 +11,10 @@ use crate::testing::compile_with_images as compile;
 use crate::tree::AlignedBlob;
 
 /// The shipped sets.
-const SETS: [(&str, &str); 5] = [
+const SETS: [(&str, &str); 6] = [
     ("alpha-beta", include_str!("../../alpha-beta.dts")),
     ("two-controllers", include_str!("../../two-controllers.dts")),
+    ("devices", include_str!("../../devices.dts")),
     ("own-controllers", include_str!("../../own-controllers.dts")),
     ("interleaved", include_str!("../../interleaved.dts")),
     ("pool-owner", include_str!("../../pool-owner.dts")),
@@ -74,7 +75,14 @@ fn guests_of_the_sets_get_trees() {
             let image = Image::parse(guest.kernel).unwrap();
             let plan =
                 BootPlan::new(&image, guest.ramdisk.map(|data| data.len() as u64), layout.regions()).unwrap();
-            let input = GuestTree { guest, layout: &layout, plan: &plan, kaslr_seed: None, rng_seed: None };
+            let input = GuestTree {
+                guest,
+                layout: &layout,
+                plan: &plan,
+                assigned: None,
+                kaslr_seed: None,
+                rng_seed: None,
+            };
             let blob = AlignedBlob::new(&input.build().unwrap());
             let built = Tree::new(blob.as_slice()).unwrap();
             assert_eq!(built.find("/cpus").unwrap().children().count(), guest.vcpu_count as usize, "{name}");

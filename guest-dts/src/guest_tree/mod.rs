@@ -1,5 +1,6 @@
 //! The device tree of a guest: the fixed platform and the contents of its configuration.
 
+mod assigned;
 mod extra;
 mod memory;
 pub mod platform;
@@ -20,6 +21,7 @@ use platform::{
     GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE, TIMER_PPIS, UART_BASE, UART_CLOCK_HZ, UART_SIZE,
 };
 
+pub use assigned::{Assigned, AssignedDevice, PciBus, PciSlot};
 pub(crate) use memory::movable_argument;
 pub use memory::{Choice, Reason};
 use writer::{Writer, reg};
@@ -43,6 +45,8 @@ pub struct GuestTree<'a, 't> {
     pub layout: &'a Layout,
     /// The placement of the guest's images.
     pub plan: &'a BootPlan,
+    /// The host's devices that the guest owns; `None`: they are not in the tree.
+    pub assigned: Option<&'a Assigned<'t>>,
     /// Seed for the kernel's address space layout.
     pub kaslr_seed: Option<u64>,
     /// Seed for the kernel's random numbers.

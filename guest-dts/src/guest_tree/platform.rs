@@ -18,6 +18,23 @@ pub const GICR_BASE: u64 = 0x080a_0000;
 /// Size of one redistributor in bytes.
 pub(crate) const GICR_STRIDE: u64 = 0x2_0000;
 
+/// Base of the window for memory of PCI functions.
+pub const PCI_MEMORY_BASE: u64 = 0x1000_0000;
+/// Size of that window in bytes.
+pub const PCI_MEMORY_SIZE: u64 = 0x2000_0000;
+/// Base of the PCI configuration space (ECAM).
+pub const PCI_ECAM_BASE: u64 = 0x3000_0000;
+/// Size of the configuration space in bytes: bus 0.
+pub const PCI_ECAM_SIZE: u64 = 0x10_0000;
+/// Base of the registers of platform devices.
+pub const DEVICE_BASE: u64 = 0x3800_0000;
+/// Size of the room for these registers in bytes.
+pub const DEVICE_SIZE: u64 = 0x0800_0000;
+/// First SPI of assigned devices: INTID 64.
+pub const ASSIGNED_SPI_BASE: u32 = 32;
+/// Number of SPIs of assigned devices.
+pub const ASSIGNED_SPI_COUNT: u32 = 32;
+
 /// Base of the PL011.
 pub const UART_BASE: u64 = 0x0900_0000;
 /// Size of the PL011 in bytes.

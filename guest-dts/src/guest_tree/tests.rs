@@ -55,6 +55,7 @@ fn build(source: &str, host: Option<&str>) -> (String, Vec<String>) {
         guest,
         layout: &layout,
         plan: &plan,
+        assigned: None,
         kaslr_seed: Some(0x0123_4567_89ab_cdef),
         rng_seed: None,
     };

@@ -58,7 +58,8 @@ impl Plan {
                 size: ram.range.size(),
                 order: order(region.unit),
                 // Memory that cannot move must not use a pool's frames.
-                kind: match region.is_pinned_in_place || guest.migration.is_opted_out {
+                kind: match region.is_pinned_in_place || region.is_dma_window || guest.migration.is_opted_out
+                {
                     true => MemoryKind::Unmovable,
                     false => MemoryKind::Movable,
                 },
@@ -72,7 +73,8 @@ impl Plan {
         let needs = |name| seed::is_available() && !chosen.is_some_and(|node| node.has(name));
         let kaslr_seed = needs("kaslr-seed").then_some(0);
         let rng_seed = needs("rng-seed").then_some([0; 32]);
-        let tree = GuestTree { guest: &guest, layout: &layout, plan: &boot, kaslr_seed, rng_seed };
+        let tree =
+            GuestTree { guest: &guest, layout: &layout, plan: &boot, assigned: None, kaslr_seed, rng_seed };
         let tree = tree.build_with_host(crate::host::tree()).map_err(|error| error.to_string())?;
         let tree = pages::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
         Ok(Self { guest, layout, boot, pieces, tree })

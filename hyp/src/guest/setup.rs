@@ -109,7 +109,7 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
             Ok(_) => index += 1,
             Err(why) => {
                 log::error!("{}: {}", guest.name, why);
-                physical::give_back(&pages::MEMORY, guest.pinned_ranges(), &mut tell);
+                physical::give_back(&pages::MEMORY, guest.reserved_ranges(), &mut tell);
                 refused::add(guest.name, why);
             }
         }

@@ -5,7 +5,7 @@ use super::{Tell, tell_finding};
 use crate::board::{Board, Extent};
 use guest_dts::config::{self, Configuration, Guest, RamRegion, Severity};
 use guest_dts::finding::{Finding, Rule, Value};
-use guest_dts::range::IpaRange;
+use guest_dts::range::{IpaRange, PaRange};
 use stage2::name::Name;
 use stage2::phys::alloc::Memory;
 use stage2::phys::map::{BootMap, MapError, ReservationKind};
@@ -29,7 +29,7 @@ pub(super) fn reserve(
             configuration.refuse(index, finding);
             continue;
         }
-        for range in guest.pinned_ranges() {
+        for range in guest.reserved_ranges() {
             if let Some(frames) = FrameRange::covering(range.base().get(), range.size()) {
                 map.reserve_range(frames, ReservationKind::Pinned, Name::new(guest.name))?;
             }
@@ -40,7 +40,7 @@ pub(super) fn reserve(
 }
 
 /// Releases the pinned RAM of a guest that was refused.
-pub fn give_back(memory: &Memory<'_>, ranges: impl Iterator<Item = IpaRange>, tell: &mut Tell<'_>) {
+pub fn give_back(memory: &Memory<'_>, ranges: impl Iterator<Item = PaRange>, tell: &mut Tell<'_>) {
     for range in ranges {
         let frames = FrameRange::covering(range.base().get(), range.size());
         // It was reserved as a whole, so this does not fail.
