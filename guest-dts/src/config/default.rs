@@ -75,7 +75,7 @@ impl<'t> Configuration<'t> {
             template: None,
             host_nodes: Vec::new(),
             pci_functions: Vec::new(),
-            devices: Vec::new(),
+            devices: alloc::vec::Vec::new(),
             assigns_without_smmu: false,
         };
         Ok(Self { guests: core::iter::once(guest).collect(), ..Self::default() })

@@ -54,8 +54,8 @@ pub(super) fn read_functions<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) ->
 
 /// Reads the paths in `devices`.
 #[inline(never)]
-pub(super) fn read_devices<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Vec<&'t str, DEVICE_LIMIT> {
-    let mut paths = Vec::new();
+pub(super) fn read_devices<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> alloc::vec::Vec<&'t str> {
+    let mut paths = alloc::vec::Vec::new();
     let Some(property) = node.property("devices") else { return paths };
     if !property.is_strings() {
         reader.broken(
@@ -70,9 +70,10 @@ pub(super) fn read_devices<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> V
             Rule::Must("be the absolute path of a device in the host's tree")
         } else if paths.contains(&path) {
             Rule::Must("be listed once")
-        } else if paths.push(path).is_err() {
+        } else if index == DEVICE_LIMIT {
             Rule::TooMany { index, limit: DEVICE_LIMIT, what: "devices" }
         } else {
+            paths.push(path);
             continue;
         };
         reader.error(Finding::new(node, Some("devices"), Value::Text(path), rule));

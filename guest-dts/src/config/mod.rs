@@ -123,8 +123,8 @@ pub struct Guest<'t> {
     /// Requester IDs of the host's PCI functions that the guest owns: bus << 8 | device << 3 | function. The function
     /// at index i is device i + 1 on the guest's bus.
     pub pci_functions: Vec<u16, FUNCTION_LIMIT>,
-    /// Paths in the host's tree of the platform devices that the guest owns.
-    pub devices: Vec<&'t str, DEVICE_LIMIT>,
+    /// Paths in the host's tree of the platform devices that the guest owns: at most [`DEVICE_LIMIT`].
+    pub devices: alloc::vec::Vec<&'t str>,
     /// True if the guest may own devices that no SMMU isolates.
     pub assigns_without_smmu: bool,
 }

@@ -1,5 +1,7 @@
 //! Tests with the shipped configurations and broken ones.
 
+mod devices;
+
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -14,10 +16,10 @@ use crate::tree::AlignedBlob;
 const SETS: [(&str, &str); 6] = [
     ("alpha-beta", include_str!("../../alpha-beta.dts")),
     ("two-controllers", include_str!("../../two-controllers.dts")),
-    ("devices", include_str!("../../devices.dts")),
     ("own-controllers", include_str!("../../own-controllers.dts")),
     ("interleaved", include_str!("../../interleaved.dts")),
     ("pool-owner", include_str!("../../pool-owner.dts")),
+    ("devices", include_str!("../../devices.dts")),
 ];
 
 /// A configuration with two guests of 2 vCPUs and 512 MiB each, without placement.

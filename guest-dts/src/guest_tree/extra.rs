@@ -5,6 +5,7 @@
 //! `/reserved-memory` are merged with Ballast's own.
 
 use super::GuestTree;
+use super::assigned;
 use super::writer::{Writer, reg};
 use crate::finding::{Finding, Rule, Value};
 use crate::tree::{Cells, Node, Property, Tree};
@@ -30,6 +31,9 @@ const OWN_ROOT_PROPERTIES: [&str; 5] =
     ["compatible", "model", "#address-cells", "#size-cells", "interrupt-parent"];
 const OWN_CHOSEN_PROPERTIES: [&str; 4] =
     ["bootargs", "stdout-path", "linux,initrd-start", "linux,initrd-end"];
+/// Likewise, for a guest with PCI functions.
+const OWN_PCI_NODE: &str = "pcie";
+const OWN_PCI_CHOSEN_PROPERTIES: [&str; 1] = ["linux,pci-probe-only"];
 const OWN_ALIASES: [&str; 1] = ["serial0"];
 /// Properties of a host node that have no meaning in a guest's tree.
 const HOST_PROPERTIES: [&str; 2] = ["interrupt-parent", "interrupts-extended"];
@@ -52,10 +56,11 @@ fn check_size<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<
         let node = host?.find(path)?;
         Some((node, node.subtree()))
     });
+    let devices = assigned_nodes(input).map(|node| (node, node.subtree()));
     // Addresses and sizes of one cell are written as two.
     let widened = hosts.clone().filter(|(node, _)| !has_root_cells(*node)).map(|(node, _)| weight(node));
     let mut size = widened.fold(super::reserved::repeated_weight(input, host), usize::saturating_add);
-    for (top, nodes) in template.into_iter().chain(hosts) {
+    for (top, nodes) in template.into_iter().chain(hosts).chain(devices) {
         size = nodes.map(weight).fold(size, usize::saturating_add);
         if size > SIZE_LIMIT {
             let rule =
@@ -66,6 +71,22 @@ fn check_size<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<
     Ok(())
 }
 
+/// Iterates over the nodes of the guest's platform devices in the host's tree.
+fn assigned_nodes<'t>(input: &GuestTree<'_, 't>) -> impl Iterator<Item = Node<'t>> {
+    input.assigned.into_iter().flat_map(|assigned| assigned.devices.iter().map(|device| device.node))
+}
+
+/// Tests whether Ballast writes `child`, a child of the root, itself.
+fn is_own(input: &GuestTree<'_, '_>, child: Node<'_>) -> bool {
+    let name = child.base_name();
+    OWN_NODES.contains(&name) || (name == OWN_PCI_NODE && !input.guest.pci_functions.is_empty())
+}
+
+/// Tests whether `child` of the template is the bus with additions to the guest's devices.
+fn is_device_bus(input: &GuestTree<'_, '_>, child: Node<'_>) -> bool {
+    child.name() == assigned::BUS && !input.guest.devices.is_empty()
+}
+
 /// Checks all additions.
 #[inline(never)]
 pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
@@ -74,10 +95,15 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
         check_own(template, &OWN_ROOT_PROPERTIES)?;
         for child in template.children() {
             match child.base_name() {
-                "chosen" => check_own(child, &OWN_CHOSEN_PROPERTIES)?,
+                "chosen" => {
+                    check_own(child, &OWN_CHOSEN_PROPERTIES)?;
+                    if !input.guest.pci_functions.is_empty() {
+                        check_own(child, &OWN_PCI_CHOSEN_PROPERTIES)?;
+                    }
+                }
                 "aliases" => check_own(child, &OWN_ALIASES)?,
                 "reserved-memory" => {}
-                name if OWN_NODES.contains(&name) => {
+                _ if is_own(input, child) => {
                     return Err(Finding::node(
                         child,
                         Rule::Must("be removed: Ballast writes this node itself"),
@@ -108,14 +134,16 @@ pub(super) fn check<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> R
 /// Checks that phandles are unique: the template and the host's tree were numbered independently.
 #[inline(never)]
 fn check_phandles<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
-    let nodes = || {
-        let hosts = input.guest.host_nodes.iter().filter_map(|path| host?.find(path));
-        input.guest.template.into_iter().chain(hosts).flat_map(Node::subtree)
-    };
-    for (index, node) in nodes().enumerate() {
-        let Some(phandle) = node.phandle() else { continue };
-        let is_taken = [super::GIC_PHANDLE, super::CLOCK_PHANDLE].contains(&phandle)
-            || nodes().take(index).any(|other| other.phandle() == Some(phandle));
+    let hosts = input.guest.host_nodes.iter().filter_map(|path| host?.find(path));
+    let additions = input.guest.template.into_iter().chain(hosts).flat_map(Node::subtree);
+    let devices = assigned_nodes(input)
+        .flat_map(|device| device.subtree().map(move |node| (node, assigned::inner_phandle(device, node))));
+    let nodes = additions.map(|node| (node, node.phandle())).chain(devices);
+    let mut taken = alloc::vec![super::GIC_PHANDLE, super::CLOCK_PHANDLE];
+    for (node, phandle) in nodes {
+        let Some(phandle) = phandle else { continue };
+        let is_taken = taken.contains(&phandle);
+        taken.push(phandle);
         if is_taken {
             let rule = Rule::Must("differ from the phandles of all other nodes of the guest's tree");
             return Err(Finding::new(node, Some("phandle"), Value::Address(phandle.into()), rule));
@@ -149,7 +177,7 @@ pub(super) fn check_name(node: Node<'_>) -> Result<(), Finding<'_>> {
     Ok(())
 }
 
-fn check_own<'t>(node: Node<'t>, own: &[&str]) -> Result<(), Finding<'t>> {
+pub(super) fn check_own<'t>(node: Node<'t>, own: &[&str]) -> Result<(), Finding<'t>> {
     match node.properties().find(|property| own.contains(&property.name())) {
         Some(property) => {
             Err(Finding::property(node, property, Rule::Must("be removed: Ballast sets it itself")))
@@ -176,7 +204,7 @@ fn host_nodes<'t>(input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) -> Result<
         if before.into_iter().any(|other| host.find(other) == Some(node)) {
             return broken(Rule::Must("be listed once"));
         }
-        if OWN_NODES.contains(&node.base_name()) || MERGED_NODES.contains(&node.base_name()) {
+        if is_own(input, node) || is_device_bus(input, node) || MERGED_NODES.contains(&node.base_name()) {
             return broken(Rule::Must("be another node: Ballast writes this one itself"));
         }
         if parent.is_empty() && !has_root_cells(node) {
@@ -211,7 +239,9 @@ pub(super) fn write_merged(writer: &mut Writer, input: &GuestTree<'_, '_>, name:
 #[inline(never)]
 pub(super) fn write_nodes<'t>(writer: &mut Writer, input: &GuestTree<'_, 't>, host: Option<&Tree<'t>>) {
     if let Some(template) = input.guest.template {
-        for child in template.children().filter(|child| !MERGED_NODES.contains(&child.base_name())) {
+        let is_copied =
+            |child: &Node<'_>| !MERGED_NODES.contains(&child.base_name()) && !is_device_bus(input, *child);
+        for child in template.children().filter(is_copied) {
             copy(writer, child, &[]);
         }
     }
@@ -288,7 +318,7 @@ fn copy_from_host(writer: &mut Writer, node: Node<'_>) {
 }
 
 /// Copies `node` and its descendants, except properties in `without`.
-fn copy(writer: &mut Writer, node: Node<'_>, without: &[&str]) {
+pub(super) fn copy(writer: &mut Writer, node: Node<'_>, without: &[&str]) {
     let mut nodes = node.subtree();
     let mut open = 0;
     while let Some(node) = nodes.next() {
@@ -304,7 +334,7 @@ fn copy(writer: &mut Writer, node: Node<'_>, without: &[&str]) {
     }
 }
 
-fn write_properties(writer: &mut Writer, node: Node<'_>, without: &[&str]) {
+pub(super) fn write_properties(writer: &mut Writer, node: Node<'_>, without: &[&str]) {
     let wanted =
         |property: &Property<'_>| !without.contains(&property.name()) && property.name() != "linux,phandle";
     for property in node.properties().filter(wanted) {

@@ -127,6 +127,7 @@ impl<'t> GuestTree<'_, 't> {
     /// The first broken rule.
     pub fn check(&self, host: Option<&Tree<'t>>) -> Result<(), Finding<'t>> {
         extra::check(self, host)?;
+        assigned::check(self)?;
         reserved::check(self, host)
     }
 
@@ -161,6 +162,7 @@ impl<'t> GuestTree<'_, 't> {
         self.interrupt_controller(&mut writer);
         self.clock(&mut writer);
         self.serial(&mut writer);
+        assigned::write(&mut writer, self);
         extra::write_nodes(&mut writer, self, host);
         writer.end();
         let blob = writer.finish()?;
@@ -184,11 +186,27 @@ impl<'t> GuestTree<'_, 't> {
             // Sizes of blocks are multiples of 2 MiB.
             let _ = write!(bootargs, "{separator}movablecore={}M", self.guest.dmb_size() >> 20);
         }
+        if self.is_without_default_cma() {
+            let separator = if bootargs.is_empty() { "" } else { " " };
+            let _ = write!(bootargs, "{separator}cma=0");
+        }
         bootargs.push_str(for_init);
         match bootargs.len() < BOOTARGS_LIMIT {
             true => Ok(bootargs),
             false => Err(BuildError::Bootargs(bootargs.len())),
         }
+    }
+
+    /// Tests whether the kernel should have no default CMA area: it would take up the DMA window, where Linux puts it. The
+    /// areas of reserved memory remain, unless one of them is to be the default itself.
+    fn is_without_default_cma(&self) -> bool {
+        let has_default = |template: Node<'t>| {
+            let reserved = template.child("reserved-memory");
+            reserved.is_some_and(|node| node.children().any(|area| area.has("linux,cma-default")))
+        };
+        self.layout.window().is_some()
+            && argument::value(self.guest.bootargs, "cma").is_none()
+            && !self.guest.template.is_some_and(has_default)
     }
 
     /// Returns the method by which the guest learns of its movable memory.
@@ -235,6 +253,7 @@ impl<'t> GuestTree<'_, 't> {
         if let Some(seed) = self.rng_seed {
             writer.bytes("rng-seed", &seed);
         }
+        assigned::write_chosen(writer, self.assigned);
         extra::write_merged(writer, self, "chosen");
         writer.end();
     }
@@ -301,6 +320,10 @@ impl<'t> GuestTree<'_, 't> {
         let regions = [reg(GICD_BASE, GICD_SIZE), reg(GICR_BASE, redistributors)];
         writer.cells("reg", regions.as_flattened());
         writer.cells("#interrupt-cells", &[3]);
+        // The interrupt-map of a host bridge gives no address of this node.
+        if self.assigned.is_some_and(|assigned| assigned.pci.is_some()) {
+            writer.cells("#address-cells", &[0]);
+        }
         writer.flag("interrupt-controller");
         writer.phandle(GIC_PHANDLE);
         writer.end();

@@ -1,5 +1,7 @@
 //! Tests of guests' trees, displayed as source.
 
+mod devices;
+
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
