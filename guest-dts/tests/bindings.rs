@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use guest_dts::config::{Configuration, Layout, Severity};
 use guest_dts::finding::Finding;
-use guest_dts::guest_tree::GuestTree;
+use guest_dts::guest_tree::{Assigned, AssignedDevice, GuestTree, PciBus, PciSlot, platform};
 use guest_dts::image::{BootPlan, Image};
 use guest_dts::testing::{compile, compile_with_images, schema};
 use guest_dts::tree::{AlignedBlob, Tree};
@@ -257,4 +257,90 @@ fn broken_reserved_memory_is_found() {
         ("\"arm,gic-v3\"", "\"arm,gic-v2\""),
     ];
     assert_all_found("broken-guests", &good, &changes, compile);
+}
+
+/// A configuration of a guest with devices, and the node of the host's tree that it owns.
+fn with_devices() -> String {
+    let (_, good) = sets().into_iter().find(|(name, _)| name == "devices").unwrap();
+    good.replace(
+        "pci-functions = <0x08 0x10>;",
+        "pci-functions = <0x08 0x10>; devices = \"/soc/serial@9040000\";",
+    )
+}
+
+#[test]
+fn devices_are_checked_by_schema_and_by_reader() {
+    let good = with_devices();
+    assert_eq!(validate(&[file("devices", "good", compile_with_images(&good).as_slice())]), "");
+    let functions = "pci-functions = <0x08 0x10>;";
+    let changes = [
+        (functions, "pci-functions = <0x08 0x10000>;"),
+        (functions, "pci-functions = <1 2 3 4 5 6 7 8 9>;"),
+        (functions, "pci-functions = \"0000:00:01.0\";"),
+        (functions, "pci-function = <0x08>;"),
+        ("\"/soc/serial@9040000\"", "\"serial\""),
+        ("\"/soc/serial@9040000\"", "<1>"),
+        (functions, "assign-without-smmu = <1>;"),
+        ("dma-window;", "dma-window = <1>;"),
+        ("dma-window;", "dma-window; interleave;"),
+        ("dma-window;", "dma-window; unit-size = <0x200000>;"),
+        ("dma-window;", "dma-windows;"),
+    ];
+    assert_all_found("devices", &good, &changes, compile_with_images);
+    for (from, to) in changes {
+        let blob = compile_with_images(&good.replace(from, to));
+        let mut said = 0;
+        let mut sink = |severity: Severity, _: Finding<'_>| said += u8::from(is_complaint(severity));
+        Configuration::read(&Tree::new(blob.as_slice()).unwrap(), &mut sink).unwrap();
+        assert!(said > 0, "the reader reports no error about {to:?} instead of {from:?}");
+    }
+}
+
+/// Returns the source of the tree of a guest with two PCI functions and a platform device.
+fn tree_with_devices() -> String {
+    let host = compile(
+        "/dts-v1/; / { soc { serial@9040000 { compatible = \"arm,pl011\", \"arm,primecell\";
+            reg = <0x9040000 0x1000>; interrupts = <0 8 4>; clocks = <1>; }; }; };",
+    );
+    let host = Tree::new(host.as_slice()).unwrap();
+    let blob = compile_with_images(&with_devices());
+    let tree = Tree::new(blob.as_slice()).unwrap();
+    let mut sink =
+        |severity: Severity, finding: Finding<'_>| assert!(severity != Severity::Error, "{finding}");
+    let configuration = Configuration::read(&tree, &mut sink).unwrap();
+    let guest = &configuration.guests[0];
+    let layout = Layout::of(guest).unwrap();
+    let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), Some(8), layout.regions()).unwrap();
+    let slot = |device, spi| PciSlot { device, spi: Some((spi, false)) };
+    let assigned = Assigned {
+        pci: Some(PciBus { slots: vec![slot(1, 32), slot(2, 33)], is_coherent: true }),
+        devices: vec![AssignedDevice {
+            node: host.find("/soc/serial@9040000").unwrap(),
+            regs: vec![(platform::DEVICE_BASE, 0x1000)],
+            spis: vec![(34, false)],
+            is_coherent: false,
+        }],
+    };
+    let (kaslr_seed, rng_seed) = (Some(0x1234), Some([7; 32]));
+    let input =
+        GuestTree { guest, layout: &layout, plan: &plan, assigned: Some(&assigned), kaslr_seed, rng_seed };
+    let blob = AlignedBlob::new(&input.build().unwrap());
+    guest_dts::tree::TreeSource(Tree::new(blob.as_slice()).unwrap()).to_string()
+}
+
+#[test]
+fn trees_with_devices_conform_and_broken_ones_do_not() {
+    let good = tree_with_devices();
+    assert_eq!(validate(&[file("device-trees", "good", compile(&good).as_slice())]), "");
+    let changes = [
+        ("pci-host-ecam-generic", "pci-host-cam-generic"),
+        ("\tbus-range = <0x0 0x0>;\n", ""),
+        ("linux,pci-domain = <0x0>", "linux,pci-domain = <0x1>"),
+        ("linux,pci-probe-only = <0x1>", "linux,pci-probe-only = <0x0>"),
+        ("interrupt-map-mask = <0xf800 ", "interrupt-map-mask = <0x1800 "),
+        ("\"simple-bus\"", "\"complex-bus\""),
+        ("\tbus {", "\tdevices {"),
+        ("\tdevice_type = \"pci\";\n", ""),
+    ];
+    assert_all_found("device-trees", &good, &changes, compile);
 }
