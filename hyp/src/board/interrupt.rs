@@ -29,8 +29,31 @@ pub enum Trigger {
     Level,
 }
 
-/// Maximum number of interrupts of a node that are read.
-pub(super) const INTERRUPT_LIMIT: usize = 8;
+/// Maximum number of interrupts of a node that are read: one more than an assigned device may have.
+const INTERRUPT_LIMIT: usize = DEVICE_INTERRUPT_LIMIT + 1;
+/// Maximum number of interrupts of an assigned device.
+pub const DEVICE_INTERRUPT_LIMIT: usize = 16;
+
+/// Reads the interrupts of a platform device, which are all SPIs; none if the node has none.
+///
+/// # Errors
+/// An interrupt is malformed, is not an SPI, does not go to the GICv3, or there are too many.
+#[inline(never)]
+pub fn device_interrupts<'t>(node: Node<'t>) -> Result<Vec<Interrupt, DEVICE_INTERRUPT_LIMIT>, Finding<'t>> {
+    let Some(property) = node.property("interrupts-extended").or_else(|| node.property("interrupts")) else {
+        return Ok(Vec::new());
+    };
+    let found = read(node)?;
+    if !found.iter().all(|interrupt| interrupt.is_spi()) {
+        let rule =
+            Rule::Must("be shared interrupts of type 0 (SPI): private and extended ones are not assigned");
+        return Err(Finding::property(node, property, rule));
+    }
+    Vec::from_slice(&found).map_err(|_| {
+        let (index, limit) = (DEVICE_INTERRUPT_LIMIT, DEVICE_INTERRUPT_LIMIT);
+        Finding::property(node, property, Rule::TooMany { index, limit, what: "interrupts of a device" })
+    })
+}
 
 /// Reads the interrupts of `node` from `interrupts-extended` or `interrupts`. All must go to a GICv3.
 #[inline(never)]
@@ -96,8 +119,7 @@ fn parent<'t>(node: Node<'t>) -> Result<Node<'t>, Finding<'t>> {
 
 #[inline(never)]
 fn by_phandle<'t>(node: Node<'t>, property: Property<'t>, phandle: u32) -> Result<Node<'t>, Finding<'t>> {
-    let found = node.tree_root().descendants().find(|node| node.phandle() == Some(phandle));
-    match found.filter(|found| found.is_compatible("arm,gic-v3")) {
+    match super::node_by_phandle(node, phandle).filter(|found| found.is_compatible("arm,gic-v3")) {
         Some(gic) => Ok(gic),
         None => {
             Err(Finding::property(node, property, Rule::Must("name a node compatible with \"arm,gic-v3\"")))
@@ -115,6 +137,29 @@ fn specifier_cells<'t>(gic: Node<'t>) -> Result<usize, Finding<'t>> {
         Some(cells @ 3..=4) => Ok(cells as usize),
         _ => Err(Finding::property(gic, property, Rule::Must("be 3 or 4"))),
     }
+}
+
+/// Decodes `specifier` of an `interrupt-map` entry for the interrupt controller `gic`.
+#[inline(never)]
+pub(super) fn decode_for<'t>(
+    node: Node<'t>,
+    property: Property<'t>,
+    gic: Node<'t>,
+    specifier: &[u8],
+) -> Result<Interrupt, Finding<'t>> {
+    if !gic.is_compatible("arm,gic-v3") {
+        return Err(Finding::property(
+            node,
+            property,
+            Rule::Must("name a node compatible with \"arm,gic-v3\""),
+        ));
+    }
+    specifier_cells(gic)?;
+    let interrupt = decode(node, property, specifier)?;
+    if !interrupt.is_spi() {
+        return Err(Finding::property(node, property, Rule::Must("name shared interrupts of type 0 (SPI)")));
+    }
+    Ok(interrupt)
 }
 
 #[inline(never)]

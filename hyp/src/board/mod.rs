@@ -6,29 +6,36 @@
 //!
 //! All vectors are bounded. The finding for a host that exceeds a limit names the limit.
 
+mod bridge;
 mod chosen;
 mod console;
 mod cpu;
 mod gic;
 mod interrupt;
+mod intx;
 mod psci;
 mod ram;
 mod reserved;
+mod smmu;
+mod streams;
 mod timer;
 
+pub use bridge::{BRIDGE_LIMIT, HostBridge, PCI_WINDOW_LIMIT, PciWindow};
 pub use chosen::{Chosen, MODULE_LIMIT, Module, ModuleKind};
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Cpu, MAX_CPUS};
 pub use gic::{Gic, REDISTRIBUTOR_REGION_LIMIT};
 pub use guest_dts::range::PaRange;
-pub use interrupt::{Interrupt, Trigger};
+pub use interrupt::{DEVICE_INTERRUPT_LIMIT, Interrupt, Trigger, device_interrupts};
 pub use psci::{Conduit, Psci, PsciVersion};
 pub use ram::{CONTROLLER_LIMIT, Controller, RAM_LIMIT, Ram, RamRange};
 pub use reserved::{ALLOC_RANGE_LIMIT, Extent, RESERVATION_LIMIT, Reservation, ReservationKind};
+pub use smmu::{SMMU_LIMIT, STREAM_LIMIT, Smmu, Stream, device_streams, has_stream};
+pub use streams::StreamMap;
 pub use timer::Timer;
 
 use guest_dts::finding::Finding;
-use guest_dts::tree::Tree;
+use guest_dts::tree::{Node, Tree};
 use heapless::Vec;
 
 /// The reason why a host's tree is refused.
@@ -82,6 +89,10 @@ pub struct Board<'t> {
     pub console: Console,
     /// Second PL011, whose interrupt is not used.
     pub second_uart: Option<Console>,
+    /// SMMUs that Ballast can use.
+    pub smmus: Vec<Smmu<'t>, SMMU_LIMIT>,
+    /// PCI host bridges that Ballast can use.
+    pub bridges: Vec<HostBridge<'t>, BRIDGE_LIMIT>,
     /// Command line, initrd and boot modules.
     pub chosen: Chosen<'t>,
     /// Oddities that do not prevent a start.
@@ -114,8 +125,48 @@ impl<'t> Board<'t> {
         let gic = Gic::read(tree)?;
         let timer = Timer::read(tree)?;
         let second_uart = console.second(tree);
-        Ok(Self { ram, reservations, cpus, psci, gic, timer, console, second_uart, chosen, warnings })
+        let smmus = Smmu::read_all(tree, &mut warnings);
+        let bridges = HostBridge::read_all(tree);
+        Ok(Self {
+            ram,
+            reservations,
+            cpus,
+            psci,
+            gic,
+            timer,
+            console,
+            second_uart,
+            smmus,
+            bridges,
+            chosen,
+            warnings,
+        })
     }
+}
+
+/// Tests whether DMA of `node` is coherent with the CPUs' caches: `dma-coherent` or `dma-noncoherent` in the node or in the
+/// nearest ancestor that has one of them.
+pub fn is_coherent(node: Node<'_>) -> bool {
+    let holders = core::iter::once(node).chain(node.ancestors());
+    let mut says =
+        holders.filter_map(|holder| match (holder.has("dma-coherent"), holder.has("dma-noncoherent")) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        });
+    says.next().unwrap_or(false)
+}
+
+/// Returns the node with `phandle` in the tree of `node`.
+fn node_by_phandle<'t>(node: Node<'t>, phandle: u32) -> Option<Node<'t>> {
+    node.tree_root().descendants().find(|node| node.phandle() == Some(phandle))
+}
+
+/// Removes a number of `cells` cells from the front of `bytes` and returns it.
+fn take_cells(bytes: &mut &[u8], cells: u32) -> Option<u64> {
+    let (number, rest) = bytes.split_at_checked(cells as usize * 4)?;
+    *bytes = rest;
+    Some(number.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 #[cfg(test)]

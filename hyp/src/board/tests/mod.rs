@@ -1,5 +1,7 @@
 //! Boards from trees that QEMU wrote, from trees like those of real hosts, and from broken trees.
 
+mod devices;
+
 use std::format;
 use std::string::String;
 use std::vec::Vec;
