@@ -53,6 +53,9 @@ impl Plan {
         let mut pieces = Vec::new();
         for ram in &layout.ranges {
             let Some(region) = guest.ram(ram.source) else { continue };
+            if region.is_dma_window && region.backing.is_none() {
+                return Err(String::from("no memory was reserved for its DMA window at boot"));
+            }
             pieces.push(Piece {
                 ipa: ram.range.base(),
                 size: ram.range.size(),
@@ -64,7 +67,8 @@ impl Plan {
                     false => MemoryKind::Movable,
                 },
                 placement: placement(region, controller)?,
-                is_in_place: region.is_pinned_in_place,
+                backing: region.backing.map(|range| range.base()),
+                is_dma_window: region.is_dma_window,
                 wants_units: matches!(region.unit, Unit::Medium | Unit::Large),
             });
         }

@@ -354,7 +354,8 @@ impl Guest {
             ipa: piece.ipa,
             size: piece.size,
             mobility: match piece.kind {
-                _ if piece.is_in_place => Mobility::PinnedInPlace,
+                _ if piece.is_dma_window => Mobility::DmaWindow,
+                _ if piece.backing.is_some() => Mobility::PinnedInPlace,
                 _ if self.plan.migration().is_opted_out => Mobility::OptedOut,
                 MemoryKind::Unmovable => Mobility::PinnedInPlace,
                 MemoryKind::Movable => Mobility::Movable,

@@ -36,10 +36,19 @@ pub(crate) struct Piece {
     pub(crate) kind: MemoryKind,
     /// Controllers to allocate from.
     pub(crate) placement: Placement,
-    /// True if its IPA is its physical address, which was reserved at boot.
-    pub(crate) is_in_place: bool,
+    /// Physical address that was reserved for it at boot, if it has a fixed one.
+    pub(crate) backing: Option<Pa>,
+    /// True if it is the guest's DMA window.
+    pub(crate) is_dma_window: bool,
     /// True if the configuration asks for blocks of exactly that order, which pools that keep such units provide.
     pub(crate) wants_units: bool,
+}
+
+impl Piece {
+    /// Returns the fixed physical address of `ipa` in the piece, if it has one.
+    fn fixed(&self, ipa: Ipa) -> Option<Pa> {
+        self.backing?.checked_add(ipa.get().checked_sub(self.ipa.get())?)
+    }
 }
 
 /// A guest's memory. It exists as long as the guest is defined, and is empty while the guest is off.
@@ -101,7 +110,9 @@ impl Space {
             let mut result = Err(String::new());
             for order in ORDERS.into_iter().filter(|&order| order <= piece.order) {
                 let size = FRAME_SIZE << order;
-                if !ipa.is_aligned(size) || size > left {
+                // A leaf maps as many bytes as both of its addresses are aligned to.
+                let is_aligned = piece.fixed(ipa).is_none_or(|pa| pa.is_aligned(size));
+                if !ipa.is_aligned(size) || !is_aligned || size > left {
                     continue;
                 }
                 result = self.back_one(piece, ipa, order);
@@ -123,8 +134,8 @@ impl Space {
 
     fn back_one(&self, piece: &Piece, ipa: Ipa, order: u8) -> Result<(), String> {
         let size = FRAME_SIZE << order;
-        if piece.is_in_place {
-            return self.map(ipa, Pa::new_truncate(ipa.get()), size);
+        if let Some(pa) = piece.fixed(ipa) {
+            return self.map(ipa, pa, size);
         }
         let owner = Owner::Guest(self.id);
         let mapping = Some(Mapping { guest: self.id, ipa });
@@ -282,7 +293,7 @@ impl Space {
                 let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
                 let free = |leaf: Leaf| {
                     let frame = Frame::containing(leaf.pa());
-                    // Memory in place was not allocated, and claimed memory belongs to the pool.
+                    // Memory that was reserved at boot was not allocated, and claimed memory belongs to the pool.
                     if pages::MEMORY.frame_info(frame).is_some_and(|info| info.owner == Some(owner)) {
                         pages::free(frame, leaf.level().order(), owner, Contents::Dirty);
                     }

@@ -153,6 +153,8 @@ pub enum Backing {
     Held,
     /// Guest addresses and physical addresses are equal.
     Pinned,
+    /// The guest's devices access it, so it never moves.
+    DmaWindow,
 }
 
 impl Backing {
@@ -162,6 +164,7 @@ impl Backing {
             Self::Movable => "movable",
             Self::Held => "held",
             Self::Pinned => "pinned",
+            Self::DmaWindow => "dma-window",
         }
     }
 }

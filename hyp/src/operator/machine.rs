@@ -246,6 +246,7 @@ impl Machine for Host {
             ipa: ram.range.base().get(),
             bytes: ram.range.size(),
             backing: match (made.is_pinned_in_place, plan.guest().migration.is_opted_out) {
+                _ if made.is_dma_window => Backing::DmaWindow,
                 (true, _) => Backing::Pinned,
                 (false, true) => Backing::Held,
                 (false, false) => Backing::Movable,

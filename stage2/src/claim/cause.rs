@@ -54,6 +54,8 @@ pub enum Cause {
     Cancelled,
     /// The claimant stopped.
     OwnerGone,
+    /// The tenant is a DMA window.
+    DmaWindow,
 }
 
 /// Reason for which no range may touch a pageblock.
@@ -124,9 +126,10 @@ impl Cause {
         "no-window",
         "cancelled",
         "owner-gone",
+        "dma-window",
     ];
     /// Number of causes.
-    pub(super) const COUNT: usize = 18;
+    pub(super) const COUNT: usize = 19;
 
     /// Returns the number of the cause, an index of [`Self::NAMES`].
     pub const fn index(self) -> usize {
@@ -149,6 +152,7 @@ impl Cause {
             Self::NoWindow => 15,
             Self::Cancelled => 16,
             Self::OwnerGone => 17,
+            Self::DmaWindow => 18,
         }
     }
 
@@ -156,6 +160,7 @@ impl Cause {
     pub(super) const fn of_migration(reason: Reason) -> Self {
         match reason {
             Reason::PinnedInPlace => Self::PinnedInPlace,
+            Reason::DmaWindow => Self::DmaWindow,
             Reason::OptedOut => Self::OptedOut,
             Reason::Claimed => Self::Claimed,
             Reason::InClaim => Self::Isolated,
@@ -207,6 +212,7 @@ impl fmt::Display for Cause {
             Self::Retired => "retired",
             Self::Isolated => "being claimed",
             Self::PinnedInPlace => "its tenant is mapped 1:1",
+            Self::DmaWindow => "its tenant is a DMA window",
             Self::OptedOut => "its tenant opted out of migration",
             Self::Placement => "its tenant's placement allows no other controller",
             Self::NoFrame { missing: 0 } => "no free frame for its tenant elsewhere",

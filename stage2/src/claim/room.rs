@@ -210,6 +210,7 @@ fn kind_of(host: &impl Host, occupant: &Occupant, number: u64) -> (ControllerSet
     let why = match region.mobility {
         Mobility::Movable => Cause::Nothing,
         Mobility::PinnedInPlace => Cause::PinnedInPlace,
+        Mobility::DmaWindow => Cause::DmaWindow,
         Mobility::OptedOut => Cause::OptedOut,
         Mobility::Claimed => Cause::Claimed,
         Mobility::InClaim => Cause::Isolated,

@@ -70,6 +70,8 @@ pub enum Mobility {
     Movable,
     /// Mapped 1:1.
     PinnedInPlace,
+    /// DMA window: a device may access it at any time.
+    DmaWindow,
     /// Excluded by the guest's configuration.
     OptedOut,
     /// Claimed by the owner of a pool.

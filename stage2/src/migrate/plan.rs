@@ -315,6 +315,7 @@ pub(super) fn selects(
 pub(super) fn obstacle(request: &Request, region: &Region) -> Option<Reason> {
     match region.mobility {
         Mobility::PinnedInPlace => return Some(Reason::PinnedInPlace),
+        Mobility::DmaWindow => return Some(Reason::DmaWindow),
         Mobility::OptedOut => return Some(Reason::OptedOut),
         Mobility::Claimed => return Some(Reason::Claimed),
         Mobility::InClaim => return Some(Reason::InClaim),

@@ -10,6 +10,8 @@ use crate::owner::GuestId;
 pub enum Reason {
     /// Mapped 1:1.
     PinnedInPlace,
+    /// DMA window: a device may access it at any time.
+    DmaWindow,
     /// Excluded by the guest's configuration.
     OptedOut,
     /// Claimed by the owner of a pool.
@@ -28,8 +30,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PinnedInPlace,
+        Self::DmaWindow,
         Self::OptedOut,
         Self::Claimed,
         Self::InClaim,
@@ -48,6 +51,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PinnedInPlace => "pinned 1:1",
+            Self::DmaWindow => "DMA window",
             Self::OptedOut => "the guest opted out",
             Self::Claimed => "claimed by a pool's owner",
             Self::InClaim => "in a pool that is being claimed",

@@ -232,10 +232,15 @@ fn a_shortage_lists_controllers_that_have_room_and_are_allowed() {
 #[test]
 fn unmoved_memory_is_reported_with_its_reason() {
     let (mut host, guest) = guest(8 * PAGEBLOCK_FRAMES, M2, 9);
-    for (number, mobility) in
-        [Mobility::PinnedInPlace, Mobility::OptedOut, Mobility::Claimed, Mobility::InClaim]
-            .into_iter()
-            .enumerate()
+    for (number, mobility) in [
+        Mobility::PinnedInPlace,
+        Mobility::OptedOut,
+        Mobility::Claimed,
+        Mobility::InClaim,
+        Mobility::DmaWindow,
+    ]
+    .into_iter()
+    .enumerate()
     {
         let base = BASE + (number as u64 + 1) * M2;
         host.add_ram(guest, base, M2, 9, only(0));
@@ -243,7 +248,9 @@ fn unmoved_memory_is_reported_with_its_reason() {
     }
     let report = migrate_all(&host, guest, 1);
     assert_eq!(report.moved.blocks, 1);
-    for reason in [Reason::PinnedInPlace, Reason::OptedOut, Reason::Claimed, Reason::InClaim] {
+    for reason in
+        [Reason::PinnedInPlace, Reason::OptedOut, Reason::Claimed, Reason::InClaim, Reason::DmaWindow]
+    {
         assert_eq!(report.unmoved(reason).bytes, M2, "{reason}");
     }
     assert_eq!(report.unmoved(Reason::Claimed).first, Some((guest, ipa(BASE + 3 * M2))));

@@ -118,6 +118,7 @@ fn predict(session: &mut Session<'_>, from: ControllerId) -> Result<(u64, Vec<St
         for piece in pieces(migration, at) {
             let why = match (piece.mobility, piece.placement.named()) {
                 (Mobility::PinnedInPlace, _) => Why::Migration(Reason::PinnedInPlace),
+                (Mobility::DmaWindow, _) => Why::Migration(Reason::DmaWindow),
                 (Mobility::OptedOut, _) => Why::Migration(Reason::OptedOut),
                 (Mobility::Claimed, _) => Why::Migration(Reason::Claimed),
                 (Mobility::InClaim, _) => Why::Migration(Reason::InClaim),

@@ -102,6 +102,7 @@ fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, lying: 
                 ids.map(|id| machine.controller_name(id)).collect();
             let (mode, set_by) = match (&piece.placement, piece.mobility) {
                 (_, Mobility::PinnedInPlace) => ("in-place", "1:1"),
+                (_, Mobility::DmaWindow) => ("dma-window", "DMA window"),
                 (Placement::Any, _) => ("any", "-"),
                 (Placement::Listed(..), _) => ("listed", "configuration"),
                 (Placement::Interleave(..), _) => ("interleave", "configuration"),

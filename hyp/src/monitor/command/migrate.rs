@@ -78,11 +78,11 @@ impl<'a, 'w> Selected<'a, 'w> {
         Ok((scope, self.touched().map(|(_, start, end)| end - start).sum()))
     }
 
-    /// Returns the bytes of the region that are mapped 1:1.
+    /// Returns the bytes of the region that cannot move.
     ///
     /// # Errors
-    /// Nothing in the region can move: the guest opted out, or all of it is mapped 1:1.
-    fn held(&self, session: &mut Session<'_>) -> Result<u64, Failure> {
+    /// Nothing in the region can move: the guest opted out, or all of it is mapped 1:1 or a DMA window.
+    fn held(&self, session: &mut Session<'_>) -> Result<Held, Failure> {
         let touched = || self.touched().map(|(piece, ..)| piece);
         if touched().any(|piece| piece.mobility == Mobility::OptedOut) {
             refuse!(
@@ -92,19 +92,25 @@ impl<'a, 'w> Selected<'a, 'w> {
                 self.name
             );
         }
-        let is_held = |piece: &Piece| piece.mobility == Mobility::PinnedInPlace;
-        match touched().find(is_held) {
-            Some(piece) if touched().all(|piece| is_held(&piece)) => {
-                Err(self.pinned_in_place(session, &piece))
+        match touched().find(|piece| fixed(piece).is_some()) {
+            Some(piece) if touched().all(|piece| fixed(&piece).is_some()) => {
+                Err(self.refuse_fixed(session, &piece))
             }
-            _ => Ok(touched().filter(is_held).map(|piece| piece.size).sum()),
+            _ => {
+                let bytes = |reason| {
+                    let held = touched().filter(|piece| fixed(piece) == Some(reason));
+                    held.map(|piece| piece.size).sum()
+                };
+                Ok(Held { in_place: bytes(IN_PLACE), window: bytes(DMA_WINDOW) })
+            }
         }
     }
 
-    /// Returns the refusal to move `piece`, which is mapped 1:1.
-    fn pinned_in_place(&self, session: &mut Session<'_>, piece: &Piece) -> Failure {
+    /// Returns the refusal to move `piece`, which is mapped 1:1 or a DMA window.
+    fn refuse_fixed(&self, session: &mut Session<'_>, piece: &Piece) -> Failure {
         let (ipa, size, name) = (piece.ipa, Compact(piece.size), self.name);
-        session.refuse(format_args!("{size}@{ipa:#x} of {name} is mapped 1:1 and cannot move"))
+        let reason = fixed(piece).unwrap_or_default();
+        session.refuse(format_args!("{size}@{ipa:#x} of {name} is {reason} and cannot move"))
     }
 
     /// Counts the bytes of the region that can move and lie behind other controllers than `to`.
@@ -121,16 +127,35 @@ impl<'a, 'w> Selected<'a, 'w> {
     /// Sets the placement of the pieces in the region; `None` restores that in the configuration.
     fn place(&self, session: &mut Session<'_>, placement: Option<Placement>) -> Done {
         let named = || self.pieces().enumerate().filter(|(_, piece)| self.region.names(piece));
-        // Memory that is mapped 1:1 cannot be pinned; unpinning it does nothing.
-        let in_place = named().find(|(_, piece)| piece.mobility == Mobility::PinnedInPlace);
-        if let Some((_, piece)) = in_place.filter(|_| placement.is_some()) {
-            return Err(self.pinned_in_place(session, &piece));
-        }
         if named().next().is_none() {
             refuse!(session, "{} is not a whole region of {}; it has {}", self.word, self.name, Names(self));
         }
-        named().for_each(|(at, _)| self.migration.place(self.index, at, placement));
+        // Memory that cannot move has no placement; unpinning it does nothing.
+        let movable = || named().filter(|(_, piece)| fixed(piece).is_none());
+        if let Some((_, piece)) = named().next().filter(|_| placement.is_some() && movable().next().is_none())
+        {
+            return Err(self.refuse_fixed(session, &piece));
+        }
+        movable().for_each(|(at, _)| self.migration.place(self.index, at, placement));
         Ok(())
+    }
+}
+
+/// Bytes that cannot move, by reason.
+struct Held {
+    in_place: u64,
+    window: u64,
+}
+
+const IN_PLACE: &str = "mapped 1:1";
+const DMA_WINDOW: &str = "a DMA window";
+
+/// Returns the reason why `piece` has a fixed place, if it has one.
+fn fixed(piece: &Piece) -> Option<&'static str> {
+    match piece.mobility {
+        Mobility::PinnedInPlace => Some(IN_PLACE),
+        Mobility::DmaWindow => Some(DMA_WINDOW),
+        Mobility::Movable | Mobility::OptedOut | Mobility::Claimed | Mobility::InClaim => None,
     }
 }
 
@@ -194,14 +219,16 @@ pub(super) fn migrate(session: &mut Session<'_>, arguments: &Arguments<'_>) -> D
         if let Some(piece) = excluding {
             write!(f, ", against the strict placement of {}", piece.name())?;
         }
-        match size.saturating_sub(held + moving) {
+        match size.saturating_sub(held.in_place + held.window + moving) {
             0 => {}
             there => write!(f, "; {} are there already", Size(there))?,
         }
-        match held {
-            0 => Ok(()),
-            held => write!(f, ".\n{} of it cannot move: mapped 1:1", Size(held)),
+        for (bytes, reason) in [(held.in_place, IN_PLACE), (held.window, DMA_WINDOW)] {
+            if bytes > 0 {
+                write!(f, ".\n{} of it cannot move: {reason}", Size(bytes))?;
+            }
         }
+        Ok(())
     });
     submit(session, "migrate", Request::migrate(scope, to), format_args!("{what}"))
 }
