@@ -117,6 +117,11 @@ pub enum Rule {
         /// Number of controllers of the host.
         count: usize,
     },
+    /// No contiguous range of this size is free on the allowed controllers.
+    NoRange {
+        /// Bytes of the longest free range there.
+        longest: u64,
+    },
     /// There is not enough free memory.
     Shortage(Shortage),
     /// Kernel, ramdisk and tree do not fit into any region of RAM. Movable blocks do not count.
@@ -392,6 +397,10 @@ impl fmt::Display for Rule {
                     Size(needed)
                 )?;
                 write!(f, " the largest has {}", Size(largest))
+            }
+            Self::NoRange { longest } => {
+                write!(f, "must be free in one range outside blocks and pools on an allowed controller;")?;
+                write!(f, " the longest free range has {}", Size(longest))
             }
             Self::Note(note) => write!(f, "{note}"),
             Self::Shortage(shortage) => write!(f, "{shortage}"),

@@ -4,6 +4,7 @@
 mod designate;
 mod owners;
 mod pinned;
+mod window;
 
 pub use crate::board::MAX_CPUS;
 use crate::board::{Board, Extent};
@@ -61,7 +62,7 @@ impl fmt::Display for LayoutError<'_> {
     }
 }
 
-/// Fills the empty `map`: RAM, reservations, guests' pinned RAM, designated blocks and pools, and the frame table, whose frames
+/// Fills the empty `map`: RAM, reservations, guests' pinned RAM, designated blocks and pools, DMA windows, and the frame table, whose frames
 /// it returns. `tree` is that of `board`.
 ///
 /// Errors in the configuration or in designations are passed to `tell`, and the layout continues without them.
@@ -117,7 +118,10 @@ pub fn lay_out<'t>(
         configuration.fit_cpus(board.cpus.len().min(MAX_CPUS) as u32, &mut tell_finding(tell));
         pinned::reserve(map, board, configuration, tell).map_err(failed("pinned memory"))?;
     }
-    designate::designate(map, board, configuration, tell);
+    designate::designate(map, board, configuration.as_deref_mut(), tell);
+    if let Some(configuration) = configuration {
+        window::reserve(map, board, configuration, tell).map_err(failed("DMA windows"))?;
+    }
     if map.ram().any(|(ram, _)| ram.end() > LINEAR_LIMIT >> FRAME_SHIFT) {
         map.restrict_to_movable(LINEAR_LIMIT >> FRAME_SHIFT, "above 64 TiB")
             .map_err(failed("RAM above 64 TiB"))?;

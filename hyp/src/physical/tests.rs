@@ -261,3 +261,85 @@ fn boot_memory_stays_if_the_tree_reserves_part_of_it() {
         assert_eq!(other_in_start(&map, &loaded), other);
     }
 }
+
+/// A guest with a DMA window of `size` MiB and `more` properties.
+fn with_window(name: &str, size: u64, more: &str) -> String {
+    format!(
+        "{name} {{ vcpus = <1>; kernel = <&kernel>; #address-cells = <2>; #size-cells = <2>; \
+         memory {{ size = <0 {:#x}>; dma-window; {more} }}; memory-1 {{ size = <0 0x4000000>; }}; }};",
+        size << 20
+    )
+}
+
+/// Lays out `HOST` with `command_line`, `top` and `guests`. Returns the places of the windows by guest, and the messages.
+fn placed(command_line: &str, top: &str, guests: &str) -> (Vec<u64>, Vec<String>) {
+    let source = format!(
+        "/dts-v1/; / {{ compatible = \"ballast,configuration\"; #address-cells = <2>; #size-cells = <2>; {top} \
+         images {{ kernel: kernel {{ data = /incbin/(\"kernel\"); }}; }}; guests {{ {guests} }}; }};"
+    );
+    let (host, blob) = (compile(HOST), compile_with_images(&source));
+    let (host, tree) = (Tree::new(host.as_slice()).unwrap(), Tree::new(blob.as_slice()).unwrap());
+    let board = Board::read_with(&host, Some(command_line)).unwrap();
+    let mut configuration = Configuration::read(&tree, &mut |_, _| {}).unwrap();
+    let mut told = Vec::new();
+    let mut tell = |severity: Severity, text: fmt::Arguments<'_>| told.push(format!("{severity:?}: {text}"));
+    let mut map = BootMap::new();
+    lay_out(&mut map, &host, &board, &Loaded::default(), Some(&mut configuration), &mut tell).unwrap();
+    for range in configuration.guests.iter().flat_map(|guest| guest.reserved_ranges()) {
+        let frames = FrameRange::covering(range.base().get(), range.size()).unwrap();
+        assert!(range.is_aligned(PAGEBLOCK_SIZE), "{range}");
+        assert_eq!(map.reservation_in(frames).map(|other| other.range), Some(frames));
+        assert!(map.blocks().iter().all(|block| !block.range.overlaps(frames)));
+        assert!(map.pools().iter().all(|pool| !pool.range.overlaps(frames)));
+    }
+    let kept = map.reservations().iter().filter(|other| other.kind == ReservationKind::Pinned).count();
+    assert_eq!(kept, configuration.guests.iter().flat_map(|guest| guest.reserved_ranges()).count());
+    let bases = configuration.guests.iter().flat_map(|guest| guest.reserved_ranges());
+    (bases.map(|range| range.base().get()).collect(), told)
+}
+
+#[test]
+fn dma_windows_lie_where_they_are_allowed() {
+    let blocks = "designated-movable-blocks { fast { compatible = \"designated-movable-block\"; reusable; \
+                  size = <0 0x8000000>; controllers = <1>; }; }; pools { own { compatible = \"shared-dma-pool\"; reusable; \
+                  reg = <0 0x7f000000 0 0x1000000>; }; };";
+    let guests =
+        with_window("alpha", 64, "controllers = <1>;") + &with_window("beta", 32, "controllers = <0>;");
+    let (bases, told) = placed("", blocks, &guests);
+    // Below the block at the end of controller 1, and below the pool at the end of controller 0.
+    assert_eq!(bases, [0xb400_0000, 0x7d00_0000], "{told:?}");
+    assert!(
+        told.iter().any(|line| line == "Note: guest alpha: DMA window of 64 MiB at 0xb4000000"),
+        "{told:?}"
+    );
+    // Only controller 1 has 896 MiB outside the block.
+    let block = "movablecore=512M@0x40000000";
+    let preferred = with_window("alpha", 896, "controllers = <0>; preferred;");
+    assert_eq!(placed(block, "", &preferred).0, [0x8800_0000]);
+    let (bases, told) = placed(block, "", &preferred.replace("preferred;", ""));
+    let expected = "Error: configuration: /guests/alpha/memory: size = 896 MiB: must be free in one range outside blocks and \
+                    pools on an allowed controller; the longest free range has 512 MiB";
+    assert!(bases.is_empty() && told.iter().any(|line| line == expected), "{told:?}");
+    let (bases, told) = placed("", "", &with_window("alpha", 64, "controllers = <3>;"));
+    assert!(
+        bases.is_empty() && told[0].contains("controllers = 3: no such controller: the host has 2"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_dma_window_leaves_memory_for_ballast() {
+    let (bases, told) = placed("movablecore=1000M@0x40000000", "", &with_window("alpha", 1024, ""));
+    assert!(
+        bases.is_empty() && told.iter().any(|line| line.contains("size = 1 GiB: must leave")),
+        "{told:?}"
+    );
+    // Pinned RAM of a guest whose window has no room is not kept; `placed` checks that.
+    let pinned = "memory-2@70000000 { reg = <0 0x70000000 0 0x1000000>; pinned-in-place; }; memory-1";
+    let guest = with_window("alpha", 1024, "controllers = <0>;").replace("memory-1", pinned);
+    let (bases, told) = placed("", "", &guest);
+    assert!(
+        bases.is_empty() && told.iter().any(|line| line.contains("must be free in one range")),
+        "{told:?}"
+    );
+}

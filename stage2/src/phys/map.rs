@@ -24,6 +24,7 @@ use crate::phys::block::{Block, MAX_BLOCKS, Pool};
 use crate::range::FrameRange;
 
 mod intervals;
+mod place;
 mod segments;
 #[cfg(test)]
 mod tests;
@@ -260,6 +261,11 @@ impl BootMap {
         self.reservations
             .insert(place, Reservation { range, kind, name })
             .map_err(|_| MapError::ReservationsFull { name, range })
+    }
+
+    /// Releases the reservations of `kind` whose range is exactly `range`.
+    pub fn release(&mut self, range: FrameRange, kind: ReservationKind) {
+        self.reservations.retain(|reservation| reservation.range != range || reservation.kind != kind);
     }
 
     /// Allocates `bytes` bytes, rounded up to whole frames and aligned to `align` bytes, at the lowest free address of
