@@ -7,6 +7,7 @@ use guest_dts::config::{Configuration, Layout, Severity};
 use guest_dts::guest_tree::platform::IPA_LIMIT;
 use guest_dts::tree::Tree;
 use hyp::board::Board;
+use hyp::physical::assignment::{self, Unprobed};
 use hyp::physical::{self, Loaded, MAX_CPUS, NORMAL_FLOOR_FRAMES, Owner, Tell};
 use stage2::owner::GuestId;
 use stage2::phys::alloc::Memory;
@@ -39,6 +40,7 @@ pub(crate) fn fit<'t>(
     let memory = Box::new(Memory::new());
     memory.boot(&map, &words, NORMAL_FLOOR_FRAMES).map_err(|error| anyhow!("memory: {error}"))?;
     physical::fit(&board, &memory, board.cpus.len().min(MAX_CPUS), configuration, tell);
+    assignment::resolve(&board, tree, &memory, configuration, &Unprobed, tell);
     let layouts: Vec<(&str, Layout)> =
         configuration.guests.iter().filter_map(|guest| Some((guest.name, Layout::of(guest).ok()?))).collect();
     let find = |name: &str| {

@@ -1,5 +1,6 @@
 //! Addresses: their numbers of cells, `reg`, and translation through `ranges`.
 
+use super::DEPTH_LIMIT;
 use super::node::Node;
 use super::property::Property;
 use crate::finding::{Finding, Rule, Value};
@@ -168,17 +169,27 @@ impl<'t> Node<'t> {
     /// A `ranges` is malformed.
     #[inline(never)]
     pub fn translate(self, reg: Reg) -> Result<Translation, Finding<'t>> {
+        let mut path: heapless::Vec<Self, DEPTH_LIMIT> = self.ancestors().collect();
+        path.reverse();
+        Self::translate_below(&path, reg)
+    }
+
+    /// Translates `reg` like [`Node::translate`] for a node with the ancestors `path`, the root first. A caller that walks
+    /// the tree knows them; a node has to search for each.
+    ///
+    /// # Errors
+    /// A `ranges` is malformed.
+    #[inline(never)]
+    pub fn translate_below(path: &[Self], reg: Reg) -> Result<Translation, Finding<'t>> {
         let mut base = reg.base;
-        for bus in self.ancestors() {
-            if bus.is_root() {
-                break;
-            }
+        for pair in path.windows(2).rev() {
+            let &[parent, bus] = pair else { break };
             let Some(ranges) = bus.property("ranges") else { return Ok(Translation::Unreachable) };
             // An empty `ranges` maps addresses to the same addresses (specification, 2.3.8).
             if ranges.bytes().is_empty() {
                 continue;
             }
-            match translate_once(bus, ranges, Reg { base, size: reg.size })? {
+            match translate_once(parent, bus, ranges, Reg { base, size: reg.size })? {
                 Some(address) => base = address,
                 None => return Ok(Translation::Unreachable),
             }
@@ -187,10 +198,15 @@ impl<'t> Node<'t> {
     }
 }
 
-/// Translates `reg` to the address space of `bus`'s parent.
-fn translate_once<'t>(bus: Node<'t>, ranges: Property<'t>, reg: Reg) -> Result<Option<u64>, Finding<'t>> {
+/// Translates `reg` to the address space of `parent`, the parent of `bus`.
+fn translate_once<'t>(
+    parent: Node<'t>,
+    bus: Node<'t>,
+    ranges: Property<'t>,
+    reg: Reg,
+) -> Result<Option<u64>, Finding<'t>> {
     let child = bus.child_cells()?;
-    let parent = bus.own_cells()?;
+    let parent = parent.child_cells()?;
     let mut bytes = ranges.bytes();
     let stride = (child.address + parent.address + child.size) as usize * 4;
     if child.address == 0 || parent.address == 0 || child.size == 0 || !bytes.len().is_multiple_of(stride) {

@@ -1,6 +1,7 @@
 //! The layout of physical memory at boot: from the host's tree, the loader and the configuration to the boot memory map, and
 //! the memory that is left for guests. Pure, so that `ballast check --host` on a PC reports what a host would report.
 
+pub mod assignment;
 mod designate;
 mod owners;
 mod pinned;
