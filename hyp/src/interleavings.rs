@@ -98,7 +98,7 @@ const ISPENDR0: u64 = 0x1_0200;
 /// Returns a vGIC with group 1 enabled, and vCPU 1 on this CPU with all SGIs enabled.
 fn vgic_with(local: &Local, lists: &Lists) -> Arc<Vgic> {
     let vgic = Vgic::new(2, LINKS);
-    vgic.bring_online(1, local, lists);
+    let _ = vgic.bring_online(1, local, lists);
     let _ = vgic.write_distributor(1, CTLR, 4, 2);
     let _ = vgic.write_redistributor(1, IGROUPR0, 4, u64::from(u32::MAX));
     let _ = vgic.write_redistributor(1, ISENABLER0, 4, 0xffff);
@@ -164,7 +164,7 @@ fn a_vcpu_that_turns_off_and_on_keeps_its_pending_sgis() {
             }
         });
         let _ = vgic.take_offline(1, &local, &lists);
-        vgic.bring_online(1, &local, &lists);
+        let _ = vgic.bring_online(1, &local, &lists);
         other.join().unwrap();
         take_kick(&sgi, Barrier::Executed, &vgic, &local, &lists);
         assert_eq!((lists.pending(9), vgic.dirty()), (1, 0));

@@ -137,7 +137,7 @@ extern "C" fn primary_main(tree_pa: u64, image: u64) -> ! {
     start_secondaries(board);
     mitigation::report_gaps();
     errata::report();
-    serial::enable_interrupts(&distributor);
+    serial::enable_interrupts(distributor);
     guest::set_up(board, configuration);
     start_monitor();
     leave_boot_stack()
@@ -318,7 +318,7 @@ fn stop_lpis(gic: &Gic) {
     }
 }
 
-fn init_interrupts(gic: &Gic) -> Distributor {
+fn init_interrupts(gic: &Gic) -> &'static Distributor {
     let range = gic.distributor;
     let base = match mmu::map_device(range.base(), range.size()) {
         Ok(base) => base,

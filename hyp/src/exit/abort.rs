@@ -5,6 +5,7 @@ use super::{
     counted, inject, is_big_endian, is_plain, skip_instruction, skip_plain_instruction, stage2_fault,
 };
 use crate::arch::frame::{Frame, KEEP, Reload};
+use crate::arch::gic::Lists;
 use crate::arch::{errata, vcpu};
 use crate::device::data_abort::{Steps, Syndrome};
 use crate::device::instruction;
@@ -176,7 +177,9 @@ fn uart(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, offset: u16)
 }
 
 fn write_distributor(vcpu: &'static Vcpu, offset: u64, size: u64, value: u64) {
-    let kick = vcpu.guest().vgic().write_distributor(vcpu.index(), offset, size, value);
+    let vgic = vcpu.guest().vgic();
+    let kick = vgic.write_distributor(vcpu.index(), offset, size, value);
+    vgic.forward_pending(offset, size, value, &Lists);
     interrupts::kick(cpu::current(), vcpu, kick);
 }
 
@@ -185,5 +188,5 @@ fn read_distributor(vcpu: &'static Vcpu, offset: u64, size: u64) -> u64 {
     let readers = vgic.distributor_readers(offset);
     interrupts::kick(cpu, vcpu, readers);
     interrupts::wait_clean(cpu, vcpu, readers.0);
-    vgic.read_distributor(vcpu.index(), offset, size)
+    vgic.read_distributor(vcpu.index(), offset, size) | vgic.pending_lines(offset, size, &Lists)
 }

@@ -7,7 +7,7 @@ use crate::arch::{timer, vcpu};
 use crate::device::vgic::DIRECT_SGIS;
 use crate::device::vgic::list_register::ListRegister;
 use crate::guest::cpu::{self, PerCpu};
-use crate::guest::interrupts::{kick_others, refill};
+use crate::guest::interrupts::{self, kick_others, refill};
 use crate::guest::{self, time, uart};
 use crate::observe::counters::Exit;
 use crate::operator::scheduler;
@@ -24,7 +24,18 @@ pub(crate) extern "C" fn irq() {
         hand_over(intid, value);
         return;
     }
+    if let Some(value) = inject_line(cpu, intid) {
+        cpu.counters.count_direct();
+        hand_over(intid, value);
+        return;
+    }
     from_guest(cpu, intid);
+}
+
+/// Injects physical interrupt `intid` by the fast path if it is a line of the guest that runs here.
+#[inline(always)]
+pub(crate) fn inject_line(cpu: &PerCpu, intid: u32) -> Option<ListRegister> {
+    if intid < 32 { None } else { cpu.local.inject_line(intid, &Lists) }
 }
 
 /// Ends physical interrupt `intid`, which is in a list register now.
@@ -60,6 +71,9 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
             }
             None => cpu_interface::deactivate(intid),
         }
+        return;
+    }
+    if intid >= 32 && !serial::is_interrupt(intid) && interrupts::arrive_line(cpu, intid) {
         return;
     }
     cpu_interface::deactivate(intid);

@@ -54,5 +54,11 @@ pub(crate) extern "C" fn traced_irq() {
         Lists.given(value.virtual_intid());
         return;
     }
+    if let Some(value) = interrupt::inject_line(cpu, intid) {
+        cpu.counters.count_exit(Exit::Interrupt);
+        interrupt::hand_over(intid, value);
+        Lists.given(value.virtual_intid());
+        return;
+    }
     interrupt::from_guest(cpu, intid);
 }

@@ -1,10 +1,14 @@
-//! Delivery of interrupts to vCPUs: filling list registers and kicking CPUs.
+//! Delivery of interrupts to vCPUs: filling list registers, kicking CPUs, and the lines of devices.
+//!
+//! A guest's lines are set once, at boot ([`Guest::set_lines`]). They are open from the load of the guest until its vCPUs have
+//! left, so no line is enabled while a device changes hands.
 
 use super::cpu::{self, PerCpu};
 use super::{Guest, Vcpu};
 use crate::arch;
-use crate::arch::gic::{KICK_SGI, Lists, cpu_interface};
-use crate::device::vgic::Kick;
+use crate::arch::gic::{self, KICK_SGI, Lists, Priority, cpu_interface};
+use crate::board::{Interrupt, Trigger};
+use crate::device::vgic::{Kick, LINE_LIMIT, Line};
 
 /// Refills the list registers of the vCPU that runs here.
 pub(crate) fn refill(cpu: &'static PerCpu, vcpu: &'static Vcpu) {
@@ -47,6 +51,66 @@ pub(crate) fn wait_clean(cpu: &'static PerCpu, vcpu: &'static Vcpu, mask: u32) {
         }
         arch::cpu::relax();
     }
+}
+
+impl Guest {
+    /// Makes the shared interrupts `interrupts` the guest's lines: entry `i` is its SPI `ASSIGNED_SPI_BASE + i`. Called once, at
+    /// boot, before the guest can start. All are SPIs but no extended ones; no other guest has them, and EL2 does not use them.
+    pub(crate) fn set_lines(&self, interrupts: &[Interrupt]) {
+        let lines: heapless::Vec<Line, LINE_LIMIT> = interrupts
+            .iter()
+            .take_while(|interrupt| interrupt.is_spi())
+            .map(|interrupt| Line {
+                physical_intid: interrupt.intid,
+                is_edge: interrupt.trigger == Trigger::Edge,
+            })
+            .take(LINE_LIMIT)
+            .collect();
+        if let Some(distributor) = gic::distributor() {
+            for line in &lines {
+                distributor.configure(line.physical_intid, line.is_edge, Priority::Guest);
+                distributor.clear_pending(line.physical_intid);
+                distributor.clear_active(line.physical_intid);
+            }
+        }
+        self.vgic.set_lines(&lines, self.vcpus.iter().map(|vcpu| vcpu.cpu().mpidr()));
+    }
+
+    /// Lets the guest enable its lines. Its devices are attached.
+    pub(crate) fn open_lines(&'static self) {
+        deliver(self, self.vgic.open_lines(&Lists));
+    }
+
+    /// Disables the guest's lines; its vCPUs may run. Later interrupts of its devices stay pending.
+    pub(crate) fn mask_lines(&'static self) {
+        deliver(self, self.vgic.mask_lines(&Lists));
+    }
+
+    /// Disables the guest's lines and forgets their interrupts. No vCPU is in the guest.
+    pub(crate) fn quiet_lines(&self) {
+        self.vgic.quiet_lines(&Lists);
+    }
+
+    /// Returns the number of interrupts of line `line` that the guest has got.
+    pub(crate) fn line_count(&self, line: usize) -> u64 {
+        self.vcpus.iter().map(|vcpu| vcpu.cpu().local.line_count(line)).sum()
+    }
+}
+
+/// Handles an acknowledged shared interrupt whose priority was dropped, if it is a line of a guest. Returns false if not.
+#[inline(never)]
+pub(crate) fn arrive_line(cpu: &'static PerCpu, intid: u32) -> bool {
+    if let Some(vcpu) = cpu.vcpu()
+        && let Some(line) = vcpu.guest().vgic().line(intid)
+    {
+        let others = vcpu.guest().vgic().arrive_line(vcpu.index(), line, &cpu.local, &Lists);
+        kick_others(cpu, others);
+        return true;
+    }
+    let mut lines = super::all().filter_map(|guest| Some((guest, guest.vgic().line(intid)?)));
+    let Some((guest, line)) = lines.next() else { return false };
+    deliver(guest, guest.vgic().arrive_astray(line, &Lists));
+    true
 }
 
 /// Pulses the line of the guest's shared interrupt `spi`.

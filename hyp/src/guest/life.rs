@@ -1,7 +1,7 @@
 //! A guest's life: starting, leaving, resetting, stopping.
 
 use super::cpu::{self, PerCpu};
-use super::{Guest, Phase, StopReason, Vcpu, claims, migration, note, time, uart};
+use super::{Guest, Phase, StopReason, Vcpu, claims, interrupts, migration, note, time, uart};
 use crate::arch::cpu::{Request, idle};
 use crate::arch::gic::Lists;
 use crate::arch::{timer, trace, vcpu};
@@ -143,6 +143,7 @@ fn between_phases(guest: &'static Guest) {
             }
         }
         Phase::Resetting => {
+            guest.quiet_lines();
             guest.space.close();
             match claims::abandon(guest) {
                 true => load_and_run(guest),
@@ -150,6 +151,7 @@ fn between_phases(guest: &'static Guest) {
             }
         }
         Phase::Stopping => {
+            guest.quiet_lines();
             guest.space.close();
             // Claimed memory that is still mapped is unmapped with the rest.
             let _ = claims::abandon(guest);
@@ -168,6 +170,7 @@ fn load_and_run(guest: &'static Guest) {
     guest.power.reset();
     // Every vCPU has left, and the SGIs that it sent have arrived.
     guest.vcpus.iter().for_each(|vcpu| vcpu::forget_sgis(vcpu.cpu()));
+    guest.quiet_lines();
     guest.vgic.reset();
     // All vCPUs are off: nobody needs a kick.
     let _ = guest.uart.reset(|level| uart::set_line(guest, level));
@@ -178,6 +181,7 @@ fn load_and_run(guest: &'static Guest) {
     guest.space.open();
     guest.counter_offset.store(timer::now(), Ordering::Relaxed);
     guest.start_count.fetch_add(1, Ordering::Relaxed);
+    guest.open_lines();
     // All vCPUs are off, so this cannot fail.
     let _ = guest.power.turn_on(0, Start { entry: entry.kernel, context: entry.tree.get() });
     // If the operator has stopped it meanwhile, it continues to stop.
@@ -218,7 +222,8 @@ fn enter(vcpu: &'static Vcpu, start: Start) -> Option<vcpu::Start> {
     vcpu::prepare_interrupts();
     cpu.set_vcpu(Some(vcpu));
     time::begin(vcpu);
-    guest.vgic.bring_online(vcpu.index(), &cpu.local, &Lists);
+    let others = guest.vgic.bring_online(vcpu.index(), &cpu.local, &Lists);
+    interrupts::kick_others(cpu, others);
     note(vcpu, [("on, entry", start.entry.get()), ("x0", start.context)]);
     Some(vcpu::Start {
         entry: start.entry,

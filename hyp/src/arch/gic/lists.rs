@@ -1,6 +1,6 @@
 //! This CPU's list registers and virtual CPU interface (IHI 0069H, ICH_*).
 
-use super::cpu_interface;
+use super::{cpu_interface, distributor};
 use crate::arch::sysreg::{read, write};
 use crate::arch::{cpu, trace};
 use crate::device::vgic::common_registers;
@@ -80,18 +80,53 @@ impl ListRegisters for Lists {
     }
 
     fn is_line_high(&self, physical_intid: u32) -> bool {
+        if physical_intid >= 32 {
+            return distributor().is_some_and(|distributor| distributor.is_pending(physical_intid));
+        }
         let redistributor = cpu::current().redistributor();
         redistributor.is_some_and(|redistributor| redistributor.pending() >> (physical_intid & 31) & 1 != 0)
     }
 
     fn activate(&self, physical_intid: u32) {
-        if let Some(redistributor) = cpu::current().redistributor() {
+        if physical_intid >= 32 {
+            if let Some(distributor) = distributor() {
+                distributor.set_active(physical_intid);
+            }
+        } else if let Some(redistributor) = cpu::current().redistributor() {
             redistributor.set_active(1 << (physical_intid & 31));
         }
     }
 
     fn deactivate(&self, physical_intid: u32) {
-        cpu_interface::deactivate(physical_intid);
+        match distributor() {
+            // Another CPU may have acknowledged it, and a guest may have deactivated it meanwhile.
+            Some(distributor) if physical_intid >= 32 => distributor.clear_active(physical_intid),
+            _ => cpu_interface::deactivate(physical_intid),
+        }
+    }
+
+    fn set_pending(&self, physical_intid: u32) {
+        if let Some(distributor) = distributor() {
+            distributor.set_pending(physical_intid);
+        }
+    }
+
+    fn clear_pending(&self, physical_intid: u32) {
+        if let Some(distributor) = distributor() {
+            distributor.clear_pending(physical_intid);
+        }
+    }
+
+    fn enable_line(&self, physical_intid: u32, mpidr: u64) {
+        if let Some(distributor) = distributor() {
+            distributor.enable_at(physical_intid, mpidr);
+        }
+    }
+
+    fn disable_line(&self, physical_intid: u32) {
+        if let Some(distributor) = distributor() {
+            distributor.disable(physical_intid);
+        }
     }
 
     fn given(&self, intid: u32) {

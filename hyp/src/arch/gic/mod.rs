@@ -13,7 +13,7 @@ mod mmio;
 pub(crate) mod redistributor;
 
 pub(crate) use cpu_interface::KICK_SGI;
-pub(crate) use distributor::Distributor;
+pub(crate) use distributor::{Distributor, distributor};
 pub(crate) use lists::Lists;
 pub(crate) use redistributor::{Priority, Redistributor, Region};
 

@@ -14,7 +14,7 @@ pub(crate) enum Priority {
     Host = 0x60,
     /// The kick and the maintenance interrupt, which a guest can raise at will.
     Service = 0x80,
-    /// Interrupts that are passed to a guest: its SGIs and timers.
+    /// Interrupts that are passed to a guest: its SGIs, its timers, its devices' SPIs.
     Guest = 0xa0,
 }
 

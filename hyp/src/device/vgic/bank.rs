@@ -22,6 +22,9 @@ pub(super) struct Bank {
     /// Hardware interrupts that are pending because software wrote ISPENDR, regardless of the line. While such an interrupt is
     /// in a list register, the physical one is active, as if it had arrived, for the guest to deactivate.
     pub(super) latched: u32,
+    /// Hardware interrupts that are outside the list registers while the physical one is active: EL2 has acknowledged it, or
+    /// has taken it out of a list register, and nobody has deactivated it.
+    pub(super) taken: u32,
     /// Pending in a list register when it was filled; for reads.
     pub(super) listed_pending: u32,
     /// Those that were pending because of `pending`, not because their line was high.
@@ -34,7 +37,8 @@ pub(super) struct Bank {
     pub(super) cancel_active: u32,
     /// GICD_IPRIORITYR.
     pub(super) priority: [u8; 32],
-    /// The vCPU whose list registers hold the interrupt, or that has it active; else [`NOBODY`]. For shared interrupts only.
+    /// The vCPU whose list registers hold the interrupt, that may put it there without the lock (`local`), or that has it
+    /// active; else [`NOBODY`]. For shared interrupts only.
     pub(super) holder: [u8; 32],
 }
 
@@ -49,6 +53,7 @@ impl Bank {
             edge: 0,
             hardware: 0,
             latched: 0,
+            taken: 0,
             listed_pending: 0,
             listed_latch: 0,
             listed_active: 0,

@@ -71,7 +71,8 @@ impl State {
             BitRegister::SetEnable => bank.enabled |= value,
             BitRegister::ClearEnable => bank.enabled &= !value,
             BitRegister::SetPending => {
-                bank.pending |= value;
+                // The physical distributor has the pending state of lines (`lines`).
+                bank.pending |= if word == 0 { value } else { value & !bank.hardware };
                 bank.latched |= value & bank.hardware;
                 bank.cancel_pending &= !value;
             }
@@ -238,7 +239,8 @@ impl Vgic {
             (4, 0x0080..0x0400) if offset & 3 == 0 => match BitRegister::at(offset) {
                 Some((register, index @ 1..=SHARED_BANKS)) => {
                     let held = Self::held_mask(&state, index);
-                    state.write_bits_affecting(vcpu, register, index, word, held)
+                    let affected = state.write_bits_affecting(vcpu, register, index, word, held);
+                    affected | state.releaser(vcpu, index)
                 }
                 _ => 0,
             },
@@ -252,7 +254,7 @@ impl Vgic {
             (4, 0x0c08..0x0d00) if offset < 0xc00 + u64::from(INTID_LIMIT) / 4 && offset & 3 == 0 => {
                 let intid = (offset - 0xc00) as u32 * 4;
                 let bank = state.bank(vcpu, intid as usize / 32);
-                bank.set_configuration(intid % 32, word, u32::MAX);
+                bank.set_configuration(intid % 32, word, !bank.hardware);
                 state.affected(vcpu, intid as usize / 32, 0xffff << (intid % 32))
             }
             (4 | 8, 0x6000..0x8000) if offset & (size - 1) == 0 => {

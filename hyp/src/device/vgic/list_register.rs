@@ -33,6 +33,20 @@ pub(crate) struct ListRegister {
     pub(crate) active: bool,
 }
 
+impl ListRegister {
+    /// Returns the physical INTID of 10 bits, which `hardware` uses.
+    #[inline(always)]
+    pub(crate) const fn physical(self) -> u32 {
+        (self.into_bits() >> 32) as u32 & 0x3ff
+    }
+
+    /// Links the register to physical INTID `intid`, below 1020.
+    pub(crate) const fn with_physical(self, intid: u32) -> Self {
+        let low = self.with_hardware(true).with_physical_intid(intid as u16 & 0x1ff);
+        low.with_eoi_maintenance(intid >> 9 & 1 != 0)
+    }
+}
+
 #[cfg(test)]
 impl ListRegister {
     /// Returns true if the register is free for another interrupt.
@@ -57,14 +71,31 @@ pub(crate) trait ListRegisters {
     /// Requests maintenance interrupts: `underflow` when at most one list register is in use, `not_present` when the guest
     /// ends an interrupt that is in none. The latter also traps deactivation (ICH_HCR_EL2.UIE, LRENPIE, TDIR).
     fn request_maintenance(&self, underflow: bool, not_present: bool);
-    /// Returns true if the line of a physical private interrupt of this CPU is high.
+    /// Returns true if a physical interrupt, private to this CPU or shared, is pending: of a level-sensitive one, the line is
+    /// high.
     fn is_line_high(&self, physical_intid: u32) -> bool;
-    /// Activates a physical private interrupt of this CPU, as if it had been acknowledged.
+    /// Activates a physical interrupt, private to this CPU or shared, as if it had been acknowledged.
     fn activate(&self, physical_intid: u32);
     /// Deactivates a physical interrupt.
     fn deactivate(&self, physical_intid: u32);
     /// Enables or disables a physical private interrupt of this CPU.
     fn set_physical_enable(&self, physical_intid: u32, is_enabled: bool);
+    /// Makes a physical shared interrupt pending. Does nothing by default, for tests without lines.
+    fn set_pending(&self, physical_intid: u32) {
+        let _ = physical_intid;
+    }
+    /// Clears the pending state of a physical shared interrupt, except for a line that is high.
+    fn clear_pending(&self, physical_intid: u32) {
+        let _ = physical_intid;
+    }
+    /// Routes a physical shared interrupt to the CPU with MPIDR `mpidr`, and enables it.
+    fn enable_line(&self, physical_intid: u32, mpidr: u64) {
+        let _ = (physical_intid, mpidr);
+    }
+    /// Disables a physical shared interrupt, with effect when this returns.
+    fn disable_line(&self, physical_intid: u32) {
+        let _ = physical_intid;
+    }
     /// Counts interrupt `intid`, which has become pending in a list register.
     fn given(&self, intid: u32) {
         let _ = intid;

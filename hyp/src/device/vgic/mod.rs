@@ -10,7 +10,8 @@
 //! Most interrupts take the fast path (`local`): one register write injects a private interrupt that arrives physically (a
 //! timer, an SGI of another vCPU), as long as no interrupt waits outside the list registers.
 //!
-//! A *hardware* interrupt is a PPI that is linked to a physical one, which is deactivated together with it.
+//! A *hardware* interrupt is linked to a physical one, which is deactivated together with it: a timer's PPI, or a *line*, the
+//! SPI of a device that belongs to the guest (`lines`).
 //!
 //! FairLock: one for each guest, around everything except `local`. It is a leaf, taken with interrupts masked, never while
 //! another vGIC's lock is held.
@@ -18,17 +19,21 @@
 mod bank;
 pub(crate) mod common_registers;
 mod distributor;
+mod lines;
 pub(crate) mod list_register;
 mod local;
 mod redistributor;
+pub(crate) use lines::{LINE_LIMIT, Line};
 pub(crate) use redistributor::REDISTRIBUTOR_SIZE;
 #[cfg(test)]
 mod tests;
 
 use bank::{Bank, NOBODY};
+use lines::Lines;
 use list_register::{ListRegister, ListRegisters};
 pub(crate) use local::Local;
-use local::{MAX_LIST_REGISTERS, NO_INTID};
+use local::{Entry, MAX_LIST_REGISTERS, NO_INTID};
+use spin::Once;
 use stage2::sync::{Counter, FairLock, Ordering};
 
 /// Maximum number of vCPUs of a guest: those of one SGI target list (ICC_SGI1R_EL1.TargetList).
@@ -64,6 +69,10 @@ pub(crate) struct Vgic {
     dirty: Counter,
     vcpu_count: usize,
     links: [HardwareLink; 2],
+    /// The physical interrupts of the guest's devices, set before the guest runs.
+    lines: Once<Lines>,
+    /// Interrupts of lines that arrived on a CPU without a vCPU of the guest.
+    stray_count: Counter,
 }
 
 struct State {
@@ -77,6 +86,10 @@ struct State {
     online: u32,
     /// GICR_WAKER.ProcessorSleep, a bit for each vCPU.
     asleep: u32,
+    /// By line: the vCPU to whose CPU the physical interrupt is routed and enabled; [`NOBODY`] while it is disabled.
+    line_at: [u8; LINE_LIMIT],
+    /// Lines may be enabled.
+    has_open_lines: bool,
 }
 
 /// SGIs, which are always edge-triggered.
@@ -164,16 +177,20 @@ impl Vgic {
                 route: [0; 32 * SHARED_BANKS],
                 online: 0,
                 asleep: u32::MAX,
+                line_at: [NOBODY; LINE_LIMIT],
+                has_open_lines: false,
             }),
             dirty: Counter::new(0),
             vcpu_count: vcpu_count.min(MAX_VCPUS),
             links,
+            lines: Once::new(),
+            stray_count: Counter::new(0),
         };
         vgic.reset();
         vgic
     }
 
-    /// Resets everything, as at power-on. No vCPU runs.
+    /// Resets everything, as at power-on. No vCPU runs, and the lines are quiet ([`Self::quiet_lines`]).
     pub(crate) fn reset(&self) {
         let mut state = self.state.lock();
         let hardware = self.links.iter().fold(0, |mask, link| mask | 1 << link.virtual_intid);
@@ -183,7 +200,7 @@ impl Vgic {
             bank.level = 0;
         }
         for bank in &mut state.shared {
-            bank.reset(0);
+            bank.reset(bank.edge & bank.hardware);
             bank.level = 0;
         }
         state.route = [0; 32 * SHARED_BANKS];
@@ -210,8 +227,8 @@ impl Vgic {
         Kick(mask)
     }
 
-    /// Brings `vcpu` online on this CPU, with empty list registers.
-    pub(crate) fn bring_online(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) {
+    /// Brings `vcpu` online on this CPU, with empty list registers. Returns the vCPUs to kick because lines go to this one now.
+    pub(crate) fn bring_online(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
         {
             let mut state = self.state.lock();
             state.online |= 1 << vcpu;
@@ -222,8 +239,7 @@ impl Vgic {
                 lrs.set_physical_enable(link.physical_intid, false);
             }
         }
-        // The list registers were empty, so no other vCPU is affected.
-        let _ = self.refill(vcpu, local, lrs);
+        self.refill(vcpu, local, lrs)
     }
 
     /// Takes `vcpu` offline on this CPU: moves the interrupts in its list registers back to the banks, and disables and
@@ -237,17 +253,19 @@ impl Vgic {
         local.clear_direct();
         for link in &self.links {
             lrs.set_physical_enable(link.physical_intid, false);
-            if state.private[vcpu].active >> link.virtual_intid & 1 != 0 {
+            if state.private[vcpu].taken >> link.virtual_intid & 1 != 0 {
                 lrs.deactivate(link.physical_intid);
             }
         }
         local.physical_enabled.set(0);
         let bank = &mut state.private[vcpu];
+        bank.taken = 0;
         bank.active &= !bank.hardware;
         // The line determines this when the vCPU runs again.
         bank.pending &= !bank.hardware | bank.latched;
         state.online &= !(1 << vcpu);
         self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
+        let _ = self.update_lines(&mut state, lrs);
         let online = state.online;
         self.mark(&state, online)
     }
@@ -275,7 +293,7 @@ impl Vgic {
         let (word, bit) = (intid as usize / 32, 1 << (intid % 32));
         let mut state = self.state.lock();
         let bank = &mut state.shared[word - 1];
-        if (bank.level & bit != 0) == is_high {
+        if (bank.level & bit != 0) == is_high || bank.hardware & bit != 0 {
             return Kick(0);
         }
         bank.level ^= bit;
@@ -305,7 +323,9 @@ impl Vgic {
         {
             let mut state = self.state.lock();
             if let Some(link) = self.links.iter().find(|link| link.physical_intid == physical_intid) {
-                state.private[vcpu].pending |= 1 << link.virtual_intid;
+                let bank = &mut state.private[vcpu];
+                bank.pending |= 1 << link.virtual_intid;
+                bank.taken |= 1 << link.virtual_intid;
             } else if physical_intid < DIRECT_SGIS {
                 // Sent with ICC_SGI1R_EL1: only to group 1.
                 let bank = &mut state.private[vcpu];
@@ -323,8 +343,9 @@ impl Vgic {
         self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
         let before = core::array::from_fn(|slot| local.held[slot].get());
         let (leaving, given) = self.synchronise(&mut state, vcpu, local, lrs);
+        let moved = self.update_lines(&mut state, lrs) & !(1 << vcpu);
         self.fill(&mut state, vcpu, local, lrs, Before { held: before, given });
-        self.mark(&state, leaving)
+        self.mark(&state, leaving | moved)
     }
 
     /// Reads the list registers back into the banks. `fill` must rewrite them before the guest runs. Returns the other vCPUs
@@ -348,7 +369,16 @@ impl Vgic {
             let groups = state.groups;
             let bank = state.bank(vcpu, word);
             let (mut pending, mut active) = (lr.pending(), lr.active());
-            if bank.hardware & bit != 0 {
+            if word != 0 && !pending && !active && bank.holder[intid as usize % 32] != vcpu as u8 {
+                // It left this list register long ago, and may be in another vCPU's.
+                continue;
+            }
+            if bank.hardware & bit != 0 && word != 0 {
+                // `update_lines` deactivates what must not stay.
+                if pending || active {
+                    bank.taken |= bit;
+                }
+            } else if bank.hardware & bit != 0 {
                 let physical = u32::from(lr.physical_intid());
                 let is_latched = bank.latched & bit != 0;
                 let is_wanted = bank.forwarded(groups) & bit != 0 && bank.cancel_pending & bit == 0;
@@ -357,15 +387,17 @@ impl Vgic {
                     // due. An interrupt that software made pending stays pending.
                     lrs.deactivate(physical);
                     pending = is_latched;
-                } else if active && bank.cancel_active & bit != 0 {
-                    lrs.deactivate(physical);
+                } else if pending || active {
+                    bank.taken |= bit;
                 }
             } else if bank.edge & bit == 0 && bank.listed_latch & bit == 0 {
                 // The line determines whether it is pending.
                 pending = false;
             }
             pending &= bank.cancel_pending & bit == 0;
-            if !pending && bank.pending & bit == 0 {
+            let is_line = word != 0 && bank.hardware & bit != 0;
+            if !pending && bank.pending & bit == 0 && !(is_line && (active || self.is_line_high(intid, lrs)))
+            {
                 // Taken or cancelled.
                 bank.latched &= !bit;
             }
@@ -385,16 +417,24 @@ impl Vgic {
                 bank.active |= bit;
             }
             let is_pending = bank.pending_now() & bit != 0;
-            if word != 0 && !active {
-                bank.holder[intid as usize % 32] = NOBODY;
-                if is_pending {
+            if word != 0 {
+                bank.holder[intid as usize % 32] = if active { vcpu as u8 } else { NOBODY };
+                if is_pending && !active {
                     leaving |= state.affected(vcpu, word, bit);
                 }
             }
         }
         // No other interrupt of the private bank can be in a list register.
-        state.private[vcpu].cancel_pending = 0;
-        state.private[vcpu].cancel_active = 0;
+        let bank = &mut state.private[vcpu];
+        bank.cancel_pending = 0;
+        bank.cancel_active = 0;
+        // Cancelled while it was in no list register.
+        let unclaimed = bank.taken & !(bank.pending | bank.active);
+        bank.taken &= !unclaimed;
+        for link in self.links.iter().filter(|link| unclaimed >> link.virtual_intid & 1 != 0) {
+            lrs.deactivate(link.physical_intid);
+        }
+        Self::disarm_lines(state, vcpu, local);
         local.forget();
         (leaving & !(1 << vcpu), given)
     }
@@ -426,9 +466,10 @@ impl Vgic {
         let bit = 1 << (intid % 32);
         bank.active &= !bit;
         if bank.hardware & bit != 0
-            && let Some(link) = self.links.iter().find(|link| link.virtual_intid == intid)
+            && let Some(physical) = self.physical(intid)
         {
-            lrs.deactivate(link.physical_intid);
+            bank.taken &= !bit;
+            lrs.deactivate(physical);
         }
         if intid >= 32 {
             bank.holder[intid as usize % 32] = NOBODY;
@@ -454,8 +495,9 @@ impl Vgic {
         if mine && bank.active >> (intid % 32) & 1 != 0 {
             self.end(&mut state, vcpu, intid, lrs);
         }
+        let moved = self.update_lines(&mut state, lrs) & !(1 << vcpu);
         self.fill(&mut state, vcpu, local, lrs, Before { held: before, given });
-        self.mark(&state, leaving)
+        self.mark(&state, leaving | moved)
     }
 
     /// Puts the most urgent interrupts of `vcpu` into its list registers.
@@ -506,6 +548,7 @@ impl Vgic {
         }
         lrs.request_maintenance(left_pending, left_active);
         self.prepare_direct(state, vcpu, local, lrs, left_pending);
+        self.arm_lines(state, vcpu, local, left_pending);
     }
 
     /// Writes `chosen` to the list registers, each to the one that held it `before` if possible, so that `local` finds it there
@@ -542,16 +585,17 @@ impl Vgic {
                 Some(index) => {
                     let candidate = chosen[index];
                     let is_waiting = Self::is_latched_behind_active(state, vcpu, &candidate);
-                    if let Some(physical) = self.physical(candidate.intid)
-                        && candidate.pending
-                        && !is_waiting
-                        && Self::is_latched(state, vcpu, candidate.intid)
+                    let bit = 1 << (candidate.intid % 32);
+                    let bank = state.bank(vcpu, candidate.intid as usize / 32);
+                    if bank.hardware & !bank.taken & bit != 0
+                        && let Some(physical) = self.physical(candidate.intid)
                     {
+                        // Software made it pending or active: the guest's deactivation must find the physical one active.
                         lrs.activate(physical);
                     }
+                    bank.taken &= !bit;
                     lrs.write(slot, self.list_register(state, vcpu, candidate));
-                    local.set_held(slot, candidate.intid, self.physical(candidate.intid));
-                    let bit = 1 << (candidate.intid % 32);
+                    local.set_held(slot, candidate.intid, self.entry(candidate.intid));
                     let bank = state.bank(vcpu, candidate.intid as usize / 32);
                     if candidate.pending && !is_waiting {
                         bank.listed_latch |= bank.pending & bit;
@@ -570,7 +614,7 @@ impl Vgic {
                     lrs.write(slot, ListRegister::new());
                     if before[slot] != NO_INTID {
                         let intid = u32::from(before[slot]);
-                        local.set_held(slot, intid, self.physical(intid));
+                        local.set_held(slot, intid, self.entry(intid));
                     }
                 }
             }
@@ -600,8 +644,7 @@ impl Vgic {
         {
             // A hardware interrupt cannot be both pending and active (ICH_LR<n>_EL2).
             return lr
-                .with_hardware(true)
-                .with_physical_intid(physical as u16)
+                .with_physical(physical)
                 .with_active(candidate.active)
                 .with_pending(candidate.pending && !candidate.active);
         }
@@ -615,7 +658,18 @@ impl Vgic {
         if intid < DIRECT_SGIS {
             return Some(intid);
         }
+        if intid >= 32 {
+            return self.line_physical(intid);
+        }
         self.links.iter().find(|link| link.virtual_intid == intid).map(|link| link.physical_intid)
+    }
+
+    /// Returns the place of virtual `intid` in the tables of the fast path, if it has one.
+    fn entry(&self, intid: u32) -> Option<Entry> {
+        match intid {
+            0..32 => self.physical(intid).map(|physical| Entry::Private(physical as usize)),
+            _ => self.line_entry(intid).map(Entry::Line),
+        }
     }
 
     /// Prepares `local` to inject physical private interrupts without the lock, and enables those that the guest would take.

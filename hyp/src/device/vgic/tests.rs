@@ -107,7 +107,7 @@ impl Guest {
         let cpus: Vec<_> = (0..count).map(|_| (Local::new(), Fake::default())).collect();
         let guest = Self { vgic, cpus };
         for (index, (local, lrs)) in guest.cpus.iter().enumerate() {
-            guest.vgic.bring_online(index, local, lrs);
+            let _ = guest.vgic.bring_online(index, local, lrs);
             guest.redistributor(index, 0x80, u64::from(u32::MAX));
         }
         guest.write(CTLR, 2);
@@ -354,7 +354,7 @@ fn a_timer_that_software_has_made_pending_is_so_after_its_vcpu_was_off() {
     let _ = guest.vgic.take_offline(1, local, lrs);
     lrs.lines.set(0);
     lrs.active.set(0);
-    guest.vgic.bring_online(1, local, lrs);
+    let _ = guest.vgic.bring_online(1, local, lrs);
     assert_eq!((lrs.acknowledge(), lrs.active.get()), (Some(27), 1 << 27));
     lrs.end(27);
     assert_eq!(lrs.acknowledge(), None, "its line is low");
