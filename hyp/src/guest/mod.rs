@@ -229,6 +229,11 @@ pub(crate) fn find(name: &str) -> Option<&'static Guest> {
     all().find(|guest| guest.name() == name)
 }
 
+/// Returns the devices that are assigned to guests.
+pub(crate) fn devices() -> Option<&'static dyn crate::monitor::devices::Devices> {
+    None
+}
+
 /// Defines a guest by `plan`, and assigns the CPUs `cpus` to its vCPUs. No other guest owns these CPUs.
 ///
 /// # Errors

@@ -12,6 +12,8 @@ pub struct Totals {
     pub exits: [u64; EXITS],
     /// Interrupts given to the guest.
     pub injected_count: u64,
+    /// Those that came from assigned devices.
+    pub device_count: u64,
     /// Time at EL2.
     pub el2_ns: u64,
 }
@@ -19,7 +21,7 @@ pub struct Totals {
 impl Totals {
     /// Adds up the counters of a guest's vCPUs.
     pub fn of(machine: &dyn Machine, guest: usize) -> Self {
-        let mut totals = Self::default();
+        let mut totals = Self { device_count: machine.device_interrupt_count(guest), ..Self::default() };
         let vcpus = machine.guest(guest).map_or(0, |guest| guest.vcpu_count);
         for counters in (0..vcpus).filter_map(|vcpu| machine.counters(guest, vcpu)) {
             let reading = counters.read();
@@ -39,6 +41,7 @@ impl Totals {
             *exit = exit.saturating_sub(*earlier);
         }
         self.injected_count = self.injected_count.saturating_sub(earlier.injected_count);
+        self.device_count = self.device_count.saturating_sub(earlier.device_count);
         self.el2_ns = self.el2_ns.saturating_sub(earlier.el2_ns);
         self
     }
@@ -61,7 +64,10 @@ pub struct Baseline {
 impl Baseline {
     /// Makes a baseline of zeroes: counters since boot.
     pub const fn new() -> Self {
-        Self { time_ns: 0, guests: [Totals { exits: [0; EXITS], injected_count: 0, el2_ns: 0 }; GUESTS] }
+        Self {
+            time_ns: 0,
+            guests: [Totals { exits: [0; EXITS], injected_count: 0, device_count: 0, el2_ns: 0 }; GUESTS],
+        }
     }
 
     /// Makes the present counters the baseline.
@@ -85,8 +91,8 @@ mod tests {
 
     #[test]
     fn totals_never_go_below_zero() {
-        let earlier = Totals { exits: [5; EXITS], injected_count: 9, el2_ns: 9 };
+        let earlier = Totals { exits: [5; EXITS], injected_count: 9, device_count: 9, el2_ns: 9 };
         assert_eq!(Totals::default().since(&earlier), Totals::default());
-        assert_eq!(earlier.since(&Totals::default()).exit_count(), 55);
+        assert_eq!(earlier.since(&Totals::default()).exit_count(), 60);
     }
 }

@@ -15,6 +15,7 @@ mod balance;
 mod claims;
 mod console;
 mod cost;
+mod devices;
 mod evacuate;
 mod guest;
 mod guests;
@@ -70,6 +71,14 @@ pub const COMMANDS: Commands = Commands(&[
     command("reset", guests::reset, "reset a guest: start it again from its images")
         .takes(&[GUEST])
         .example("reset alpha"),
+    command("devices", devices::run, "list the guests' devices, their DMA windows, and the SMMUs")
+        .takes(&[optional("GUEST", Kind::Guest)])
+        .details(
+            "HOST is a PCI function's address on the host. STREAMS are the device's streams, SMMU:StreamID. \
+             Devices of a guest that share an interrupt share its count. FAULTS are accesses that the SMMU \
+             denied. A device that failed is cut off until its guest starts again.",
+        )
+        .example("devices alpha"),
     command("cpus", host::cpus, "list the CPUs, their vCPUs and their mitigations"),
     command(
         "controllers",
@@ -265,14 +274,14 @@ pub const COMMANDS: Commands = Commands(&[
                 "GUEST|KIND|on|off",
                 Kind::Either(
                     &Kind::Guest,
-                    &Kind::Word(&["on", "off", "exit", "inject", "migrate", "claim", "life"]),
+                    &Kind::Word(&["on", "off", "exit", "inject", "migrate", "claim", "device", "life"]),
                 ),
             ),
             optional("COUNT", Kind::Number(1, 4096)),
         ])
         .details(
-            "KIND is exit, inject (interrupts), migrate, claim or life (of guests). Each CPU keeps its last \
-             251 events. Tracing pauses while events are shown.",
+            "KIND is exit, inject (interrupts), migrate, claim, device (faults) or life (of guests). Each CPU \
+             keeps its last 251 events. Tracing pauses while events are shown.",
         )
         .example("trace exit 20"),
     command("cost", cost::run, "measure the time of a log line and of a trace event on this machine")

@@ -18,6 +18,7 @@ use stage2::phys::frame::{Footprint, Mapping};
 use stage2::phys::map::{BootMap, ReservationKind};
 use stage2::phys::placement::Placement;
 
+use super::fake_devices::FakeDevices;
 use super::fake_migration::FakeMigration;
 use super::fake_pools::FakePools;
 use super::machine::{
@@ -46,6 +47,8 @@ pub(super) struct Fake {
     made: &'static [(AlignedBlob, Choice)],
     /// Pools, if a test needs them.
     pub(super) pools: Option<FakePools>,
+    /// Assigned devices, unless a test does without.
+    pub(super) devices: Option<FakeDevices>,
     /// Migration, if a test needs it.
     pub(super) migration: Option<FakeMigration>,
     is_tracing: Cell<bool>,
@@ -141,6 +144,14 @@ impl Fake {
                 place: 0xffff_8000_8001_2344,
             });
         }
+        traces[1].record_event(&Event {
+            ticks: 60_000_020_000,
+            kind: trace::Kind::DeviceFault(trace::Access::Write),
+            guest: 0,
+            vcpu: 0,
+            detail: 0x4800_1000,
+            place: 0x10,
+        });
         let abort = "data abort by vCPU 1 at 0xffff800080012344: read of IPA 0x9010000, where nothing is";
         Self {
             states: RefCell::new(vec![
@@ -156,6 +167,7 @@ impl Fake {
             traces,
             log,
             pools: None,
+            devices: Some(FakeDevices::default()),
             migration: None,
             made: trees(),
             is_tracing: Cell::new(false),
@@ -376,6 +388,10 @@ impl Machine for Fake {
 
     fn migration(&self) -> Option<&dyn super::migration::Migration> {
         Some(self.migration.as_ref()?)
+    }
+
+    fn devices(&self) -> Option<&dyn super::devices::Devices> {
+        Some(self.devices.as_ref()?)
     }
 
     fn claiming(&self) -> Option<&dyn super::claiming::Claiming> {

@@ -11,6 +11,7 @@ use stage2::phys::alloc::Memory;
 use stage2::phys::alloc::check::Translation;
 
 use super::claiming::Claiming;
+use super::devices::Devices;
 use super::migration::Migration;
 use super::mux::{Console, Status, View};
 use crate::mitigation;
@@ -357,6 +358,11 @@ pub trait Machine {
 
     /// Returns pools and claims, if the machine has them.
     fn claiming(&self) -> Option<&dyn Claiming> {
+        None
+    }
+
+    /// Returns assigned devices and the SMMUs, if the machine has them.
+    fn devices(&self) -> Option<&dyn Devices> {
         None
     }
 

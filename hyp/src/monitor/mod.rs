@@ -7,7 +7,7 @@
 //! | `command` | the table of commands; one file for each group of commands |
 //! | `session` | checks a line by the `grammar`, and runs its command with the console, the machine and the form of the answer |
 //! | `report` | writes an answer as text or as JSON |
-//! | `machine`, `migration`, `claiming` | the traits through which commands reach the hypervisor |
+//! | `machine`, `migration`, `claiming`, `devices` | the traits through which commands reach the hypervisor |
 //!
 //! `operator` implements these traits on the target, `fake` in tests on a PC.
 #![allow(clippy::result_large_err, reason = "errors are rare and carry their text on the stack")]
@@ -17,10 +17,13 @@ pub(crate) mod baseline;
 pub(crate) mod claiming;
 pub(crate) mod command;
 mod complete;
+pub(crate) mod devices;
 pub(crate) mod editor;
 pub(crate) mod failure;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fake_devices;
 #[cfg(test)]
 mod fake_migration;
 #[cfg(test)]

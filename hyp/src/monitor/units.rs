@@ -35,6 +35,16 @@ impl Time {
     }
 }
 
+/// A time in nanoseconds, shown in seconds with six digits: `61.000123`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds(pub u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000_000, self.0 / 1000 % 1_000_000)
+    }
+}
+
 /// Parses a number, decimal or, behind `0x`, hexadecimal. `_` may separate digits.
 pub fn parse_number(text: &str) -> Option<u64> {
     let (digits, base) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {

@@ -25,20 +25,22 @@ pub(crate) enum Exit {
     Redistributor = 4,
     /// The UART's registers.
     Uart = 5,
+    /// The PCI configuration space of the guest's host bridge.
+    Pci = 6,
     /// A stage 2 fault on guest RAM: a unit in flight, an access flag.
-    Fault = 6,
+    Fault = 7,
     /// An access for which the guest got an abort.
-    Abort = 7,
+    Abort = 8,
     /// A physical interrupt.
-    Interrupt = 8,
+    Interrupt = 9,
     /// WFI, which traps while migration can use the time.
-    Wait = 9,
+    Wait = 10,
     /// Anything else.
-    Other = 10,
+    Other = 11,
 }
 
 /// Number of reasons.
-pub(crate) const EXITS: usize = 11;
+pub(crate) const EXITS: usize = 12;
 
 impl Exit {
     /// All reasons, by their numbers.
@@ -49,6 +51,7 @@ impl Exit {
         Self::Distributor,
         Self::Redistributor,
         Self::Uart,
+        Self::Pci,
         Self::Fault,
         Self::Abort,
         Self::Interrupt,
@@ -65,6 +68,7 @@ impl Exit {
             Self::Distributor => "gicd",
             Self::Redistributor => "gicr",
             Self::Uart => "uart",
+            Self::Pci => "pci",
             Self::Fault => "fault",
             Self::Abort => "abort",
             Self::Interrupt => "interrupt",

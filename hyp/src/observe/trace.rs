@@ -41,6 +41,18 @@ pub(crate) enum Kind {
     Claim(Step),
     /// A guest was started (`detail` 2) or has stopped (0).
     Life,
+    /// An SMMU denied an access of a guest's device; `detail` is the address, `place` the SMMU's number, shifted left by 32
+    /// bits, and the StreamID.
+    DeviceFault(Access),
+}
+
+/// An access of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
 }
 
 /// Progress of a claim or a release.
@@ -84,6 +96,7 @@ impl Kind {
             Self::Migrate => "migrate",
             Self::Claim(_) => "claim",
             Self::Life => "life",
+            Self::DeviceFault(_) => "device",
         }
     }
 
@@ -101,6 +114,7 @@ impl Kind {
             Self::Migrate => 0x21,
             Self::Claim(step) => FIRST_STEP + step as u64,
             Self::Life => 0x23,
+            Self::DeviceFault(access) => 0x24 + access as u64,
         }
     }
 
@@ -110,6 +124,8 @@ impl Kind {
             0x21 => Some(Self::Migrate),
             FIRST_STEP..0x40 => Step::ALL.get((number - FIRST_STEP) as usize).map(|&step| Self::Claim(step)),
             0x23 => Some(Self::Life),
+            0x24 => Some(Self::DeviceFault(Access::Read)),
+            0x25 => Some(Self::DeviceFault(Access::Write)),
             _ => Exit::ALL.get(usize::try_from(number).ok()?).map(|&exit| Self::Exit(exit)),
         }
     }
@@ -147,6 +163,11 @@ impl fmt::Display for Event {
             Kind::Migrate => write!(f, "migrate IPA {detail:#x} to {place:#x}"),
             Kind::Claim(step) if *place == 0 => write!(f, "claim {detail} {}", step.name()),
             Kind::Claim(step) => write!(f, "claim {detail} {}, {place:#x}", step.name()),
+            Kind::DeviceFault(access) => {
+                let access = if access == Access::Read { "read" } else { "write" };
+                let (smmu, stream) = (place >> 32, place & 0xffff_ffff);
+                write!(f, "device fault: {access} of {detail:#x} by stream {smmu}:{stream:#x}")
+            }
             Kind::Life => f.write_str(if *detail == 0 { "stopped" } else { "started" }),
         }
     }
@@ -240,6 +261,7 @@ mod tests {
     fn kinds_have_numbers() {
         let kinds = Exit::ALL.map(Kind::Exit).into_iter();
         let kinds = kinds.chain(Step::ALL.map(Kind::Claim));
+        let kinds = kinds.chain([Access::Read, Access::Write].map(Kind::DeviceFault));
         for kind in kinds.chain([Kind::Inject, Kind::Migrate, Kind::Life]) {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
         }

@@ -394,6 +394,10 @@ impl Machine for Host {
         Some(&crate::operator::migration::Operator)
     }
 
+    fn devices(&self) -> Option<&dyn crate::monitor::devices::Devices> {
+        crate::guest::devices()
+    }
+
     fn claiming(&self) -> Option<&dyn crate::monitor::claiming::Claiming> {
         Some(&crate::operator::claims::Operator)
     }

@@ -7,6 +7,7 @@ use stage2::migrate::Mobility;
 use stage2::phys::placement::{Placement, Strictness};
 
 use super::backing::{Part, Parts, parts};
+use super::devices::{devices, windows};
 use super::names::Placed;
 use super::prelude::*;
 use crate::monitor::machine::{Backing, Region};
@@ -54,6 +55,7 @@ fn summary(session: &mut Session<'_>, at: usize) -> Done {
     });
     let movable = making.movable;
     let lying = lying(session, at)?;
+    let assigned = session.machine.assigned(Some(at));
     session.report("guest", |report, machine| {
         report.fields(&[
             guest_cell,
@@ -80,7 +82,9 @@ fn summary(session: &mut Session<'_>, at: usize) -> Done {
             ("limit_bytes_per_s", making.limit_bytes_per_s.map_or(Nothing, Count)),
             ("bootargs=Boot arguments", Text(bootargs.unwrap_or_default())),
         ])?;
-        placements(report, machine, at, &lying)
+        placements(report, machine, at, &lying)?;
+        devices(report, &assigned, "")?;
+        windows(report, machine, Some(at))
     })
 }
 
@@ -93,6 +97,7 @@ fn lying(session: &mut Session<'_>, at: usize) -> Result<Vec<Vec<Part>>, Failure
 
 /// Lists, for each region, the controllers that it may lie behind, the origin of that rule, and its present backing.
 fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, lying: &[Vec<Part>]) -> fmt::Result {
+    let window = machine.devices().and_then(|devices| devices.window(at));
     let all = machine.migration().into_iter().flat_map(|migration| pieces(migration, at)).zip(lying);
     report.table("placements", "", &mut |table| {
         for (piece, parts) in all.clone() {
@@ -101,6 +106,7 @@ fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, lying: 
             let names: heapless::Vec<&str, MAX_CONTROLLERS> =
                 ids.map(|id| machine.controller_name(id)).collect();
             let (mode, set_by) = match (&piece.placement, piece.mobility) {
+                _ if window.is_some_and(|window| window.ipa == piece.ipa) => ("window", "DMA window"),
                 (_, Mobility::PinnedInPlace) => ("in-place", "1:1"),
                 (_, Mobility::DmaWindow) => ("dma-window", "DMA window"),
                 (Placement::Any, _) => ("any", "-"),

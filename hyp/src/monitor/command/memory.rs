@@ -33,7 +33,7 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let pools = session.machine.claiming().and_then(|claiming| claiming.claims().pools());
     let in_blocks = pools.into_iter().flat_map(|pools| pools.iter()).filter(|(_, pool)| pool.block.is_some());
     let in_blocks: u64 = in_blocks.map(|(_, pool)| pool.range.frames()).sum();
-    session.report("mem", |report, _| {
+    session.report("mem", |report, machine| {
         report.fields(&[
             ("ram_bytes=RAM", Frames(normal.present + movable.present)),
             ("movable_only_bytes=MovableOnly", Frames(movable.present)),
@@ -44,6 +44,7 @@ pub(super) fn mem(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
             ("guest_bytes=Guests", Frames(of_guests)),
             ("table_bytes=Stage 2 tables", Frames(of_tables)),
             ("own_bytes=Ballast", Frames(memory.resident_everywhere(Owner::Hypervisor))),
+            ("smmu_bytes=  for SMMUs", Bytes(machine.smmus().map(|smmu| smmu.memory_bytes).sum())),
             ("free_bytes=Free", Frames(normal.free + movable.free)),
             ("free_movable_bytes=  in MOVABLE", Frames(movable.free)),
         ])

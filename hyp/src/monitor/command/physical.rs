@@ -9,6 +9,7 @@ use stage2::phys::pageblock::MigrateType;
 
 use super::memory::{ByOrder, SLICE, arenas, by_order, slices};
 use super::prelude::*;
+use crate::monitor::devices::Devices;
 
 /// Most problems that `check` lists.
 const LISTED: usize = 16;
@@ -115,7 +116,7 @@ const fn source_name(source: Source) -> &'static str {
     }
 }
 
-/// Walks the whole frame table and checks it against counters, free lists and stage 2.
+/// Walks the whole frame table and checks it against counters, free lists and stage 2. Checks the SMMUs' tables.
 pub(super) fn check(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
     let memory = session.memory()?;
     let mut check = Check::new();
@@ -126,24 +127,35 @@ pub(super) fn check(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
         session.pause()?;
     }
     let summary = check.summary();
+    let smmus = machine.devices().map(Devices::check);
+    let damage = smmus.as_ref().and_then(|smmus| smmus.as_ref().err());
+    let problem_count = summary.problem_count + u64::from(damage.is_some());
     let present: u64 = memory.ram().map(|(range, _)| range.frames()).sum();
     session.report("check", |report, _| {
-        let verdict = match (summary.problem_count, summary.busy_count) {
+        let verdict = match (problem_count, summary.busy_count) {
             (0, 0) => "in order",
             (0, _) => "in order, but some counters changed too fast to be compared",
             _ => "DAMAGED",
         };
         report.fields(&[
             ("verdict=Memory is", Text(verdict)),
-            ("problem_count=Problems", Count(summary.problem_count)),
+            ("problem_count=Problems", Count(problem_count)),
             ("ram_frame_count=Frames of RAM", Count(present)),
             ("frame_count=  accounted for", Count(summary.frames)),
             ("mapped_count=Blocks that match stage 2", Count(summary.mapped_count)),
             ("unmapped_count=  not mapped now", Count(summary.unmapped_count)),
+            (
+                "smmu_tables=SMMU tables",
+                smmus
+                    .as_ref()
+                    .map_or(Nothing, |smmus| Text(if smmus.is_ok() { "in order" } else { "DAMAGED" })),
+            ),
             ("busy_count=Zones not compared", Count(summary.busy_count)),
             ("refused_count=Invalid frees refused", Count(memory.refused_count().into())),
         ])?;
-        report.list("problems", "Nothing is wrong.", problems.iter(), |table, problem| {
+        let problems = problems.iter().map(|problem| problem as &dyn fmt::Display);
+        let problems = problems.chain(damage.map(|damage| damage as &dyn fmt::Display));
+        report.list("problems", "Nothing is wrong.", problems, |table, problem| {
             table.row(&[("text=PROBLEM", Show(problem))])
         })
     })

@@ -14,6 +14,7 @@ const EXIT_KEYS: [&str; EXITS] = [
     "exit_gicd_count",
     "exit_gicr_count",
     "exit_uart_count",
+    "exit_pci_count",
     "exit_fault_count",
     "exit_abort_count",
     "exit_interrupt_count",
@@ -54,10 +55,11 @@ fn all(session: &mut Session<'_>, now_ns: u64) -> Done {
                 ("=HYPERCALLS", exit(Exit::Hypercall)),
                 ("=FAULTS", exit(Exit::Fault)),
                 ("injected_count=INJECTED", Count(totals.injected_count)),
+                ("device_interrupt_count", Count(totals.device_count)),
                 ("el2_ns=TIME AT EL2", Nanoseconds(totals.el2_ns)),
             ];
             let exits = EXIT_KEYS.into_iter().zip(totals.exits.map(Count));
-            table.row(&head.into_iter().chain(exits).collect::<heapless::Vec<Cell<'_>, { 7 + EXITS }>>())
+            table.row(&head.into_iter().chain(exits).collect::<heapless::Vec<Cell<'_>, { 8 + EXITS }>>())
         })
     })
 }
@@ -75,6 +77,7 @@ fn one(session: &mut Session<'_>, guest: usize, now_ns: u64) -> Done {
             ("uptime_ns", Nanoseconds(now_ns)),
             ("exit_count=Exits", Count(totals.exit_count())),
             ("injected_count=Interrupts", Count(totals.injected_count)),
+            ("device_interrupt_count=  of devices", Count(totals.device_count)),
             ("el2_ns=Time at EL2", Nanoseconds(totals.el2_ns)),
             ("=  of one CPU", Permille(permille(totals.el2_ns, shown_ns))),
         ])?;

@@ -1,6 +1,7 @@
 //! `trace`.
 
 use super::prelude::*;
+use crate::monitor::units::Seconds;
 use crate::observe::trace;
 use crate::observe::trace::Event;
 
@@ -75,12 +76,10 @@ fn show(session: &mut Session<'_>, filter: &Filter<'_>, shown: u64, is_recording
                     return Ok(());
                 }
                 let time_ns = machine.nanoseconds(event.ticks);
-                let microseconds = time_ns / 1000;
-                let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
                 let guest = machine.guest(event.guest.into());
                 table.row(&[
                     ("time_ns", Nanoseconds(time_ns)),
-                    ("=TIME", Show(&format_args!("{seconds}.{rest:06}"))),
+                    ("=TIME", Show(&Seconds(time_ns))),
                     ("cpu=CPU", Count(cpu as u64)),
                     ("guest=GUEST", guest.as_ref().map_or(Nothing, |guest| Text(guest.name))),
                     ("vcpu=vCPU", Count(event.vcpu.into())),
