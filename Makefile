@@ -14,7 +14,8 @@ SOAK = $(call option,hours,HOURS) $(call option,part,PART) $(call option,seed,SE
 RUN = $(call option,machine,MACHINE) $(call option,guests,GUESTS) $(call option,kernel,KERNEL) \
       $(call option,cpu,CPU) $(call option,append,APPEND) $(call option,serial,SERIAL)
 
-run: setup
+run:
+	@tools/setup.sh $(filter debian,$(GUESTS))
 	$(QEMU) run $(RUN)
 
 image: setup

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs missing packages that are needed to build and run Ballast on Debian 12 and 13.
 #
-#   tools/setup.sh [lint] [bench]   `lint` adds packages for `make lint`, `bench` adds packages for `make bench`
+#   tools/setup.sh [lint] [bench] [debian]   `lint` adds packages for `make lint`, `bench` for `make bench`, `debian` for
+#                                            `make run GUESTS=debian`
 #
 # Prints packages before it installs them. Writes the choice of Rust to target/toolchain, which tools/cargo reads.
 set -eu
@@ -172,12 +173,31 @@ set_up_bench() {
     has valgrind || install_packages valgrind
 }
 
+# Installs the programs that build the disk of `make run GUESTS=debian`.
+set_up_debian() {
+    packages=
+    has mmdebstrap || packages="mmdebstrap"
+    has fakeroot || packages="$packages fakeroot"
+    has mkfs.ext4 || [ -x /sbin/mkfs.ext4 ] || packages="$packages e2fsprogs"
+    # mmdebstrap maps users with newuidmap, unless root calls it.
+    [ "$(id -u)" = 0 ] || has newuidmap || packages="$packages uidmap"
+    # Programs for arm64 run in an emulator while their packages are set up.
+    [ "$(uname -m)" = aarch64 ] || has qemu-aarch64-static || has qemu-aarch64 || packages="$packages qemu-user-static"
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$packages" ] || install_packages $packages
+    if [ "$(id -u)" != 0 ] && ! grep -q "^$(id -un):" /etc/subuid; then
+        die "mmdebstrap needs a range of user IDs for $(id -un). Run as root: usermod --add-subuids 100000-165535" \
+            "--add-subgids 100000-165535 $(id -un)"
+    fi
+}
+
 set_up_packages
 set_up_rust
 for extra in "$@"; do
     case $extra in
     lint) set_up_lint ;;
     bench) set_up_bench ;;
+    debian) set_up_debian ;;
     *) die "unknown argument: $extra" ;;
     esac
 done

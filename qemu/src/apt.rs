@@ -50,7 +50,8 @@ impl Mirror {
         }
     }
 
-    fn sources(&self, suites: &[String]) -> String {
+    /// Returns the description of `suites` for apt, in its deb822 format.
+    pub(crate) fn sources(&self, suites: &[String]) -> String {
         let (security, plain): (Vec<&str>, Vec<&str>) =
             suites.iter().map(String::as_str).partition(|suite| suite.ends_with("-security"));
         let stanza = |uri: &str, suites: Vec<&str>| match suites.as_slice() {
@@ -164,6 +165,22 @@ impl Apt {
         }
         Ok(Package { name: name.into(), version, sha256, file })
     }
+
+    /// Returns a command that downloads `packages` and everything they depend on into the folder `archives`. It keeps
+    /// files that are there, and resumes partial ones.
+    ///
+    /// # Errors
+    /// The folder cannot be created.
+    pub(crate) fn download_all(&self, packages: &[&str], archives: &Path) -> Result<Command> {
+        let partial = archives.join("partial");
+        fs::create_dir_all(&partial).at(&partial)?;
+        let mut command = self.command("apt-get");
+        // Without locking: apt would lock the PC's dpkg, which takes no part in this.
+        command.args(["install", "--yes", "--download-only", "--no-install-recommends"]);
+        command.args(["-o", "Debug::NoLocking=true", "-o"]).arg(cache_option(archives));
+        command.args(packages);
+        Ok(command)
+    }
 }
 
 impl Drop for Apt {
@@ -191,6 +208,12 @@ pub(crate) fn unpack(package: &Path, member: &str, to: &Path) -> Result<()> {
         return Err(Error::Image { path: package.into(), reason });
     };
     fs::rename(file, to).at(to)
+}
+
+fn cache_option(archives: &Path) -> std::ffi::OsString {
+    let mut option = std::ffi::OsString::from("Dir::Cache::archives=");
+    option.push(archives);
+    option
 }
 
 /// Returns the sha256 of a file in hexadecimal.

@@ -94,7 +94,8 @@ fn sweep(parent: &Path) {
     }
 }
 
-fn free_bytes(path: &Path) -> Option<u64> {
+/// Returns the free space in the file system of `path`, if that can be told.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(path).ok()?;
     space.f_bavail.checked_mul(space.f_frsize)
 }
