@@ -5,11 +5,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::devices::Disk;
 use crate::error::{AtPath, Error, Result};
 use crate::machine::{Filling, Machine, RAM_BASE};
 use crate::size::MIB;
 use crate::workdir::WorkDir;
-use crate::{process, tree};
+use crate::{devices, process, tree};
 
 /// Name of the QEMU program.
 pub(crate) const QEMU: &str = "qemu-system-aarch64";
@@ -72,6 +73,9 @@ pub struct Boot {
     firmware: Option<PathBuf>,
     /// Unix socket for the serial line, instead of the terminal.
     pub socket: Option<PathBuf>,
+    /// Folder that keeps the disks ([`kept_folder`](crate::devices::kept_folder)); without one, all that guests write
+    /// is discarded at the end.
+    pub disks: Option<PathBuf>,
 }
 
 impl Boot {
@@ -92,6 +96,7 @@ impl Boot {
             second_serial: None,
             firmware: None,
             socket: None,
+            disks: None,
         }
     }
 
@@ -135,9 +140,9 @@ impl Boot {
         Ok(command)
     }
 
-    /// Returns the size in bytes that the controllers' files can grow to.
+    /// Returns the size in bytes that the files of controllers and disks can grow to.
     pub(crate) fn room(&self) -> u64 {
-        self.machine.ram().0
+        self.machine.ram().0 + self.machine.disks.iter().map(Disk::room).sum::<u64>()
     }
 
     /// Tests whether the machine's device tree differs from QEMU's.
@@ -148,15 +153,19 @@ impl Boot {
             || self.firmware.is_some()
     }
 
-    /// Returns the command for the board, without loaded files.
-    fn board(&self, folder: &WorkDir, board_option: &str) -> Command {
+    /// Returns the command for the board and its devices, without loaded files.
+    ///
+    /// # Errors
+    /// The file of a disk cannot be created.
+    fn board(&self, folder: &WorkDir, board_option: &str) -> Result<Command> {
         let machine = &self.machine;
         let ranges = machine.ranges();
         let total: u64 = ranges.iter().map(|range| range.size).sum();
         // The kernel kills QEMU when this program ends for any reason.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", QEMU]);
-        command.arg("-M").arg(format!("{}{board_option}", self.board));
+        let smmu = devices::board_options(machine);
+        command.arg("-M").arg(format!("{}{smmu}{board_option}", self.board));
         command.arg("-cpu").arg(self.cpu.as_deref().unwrap_or(&machine.cpu));
         // A socket for each node with CPUs, since QEMU warns if CPUs of one socket belong to several nodes.
         let nodes = machine.controllers.iter().filter(|controller| controller.cpus.is_some()).count().max(1);
@@ -207,13 +216,14 @@ impl Boot {
             command.arg("-device").arg(device);
             address += in_blocks(file_size(path));
         }
+        devices::add(&mut command, machine, folder.path(), self.disks.as_deref())?;
         command.args(&self.options);
-        command
+        Ok(command)
     }
 
     /// Returns a command with which QEMU loads everything and makes the device tree.
     fn direct(&self, folder: &WorkDir, board_option: &str) -> Result<Command> {
-        let mut command = self.board(folder, board_option);
+        let mut command = self.board(folder, board_option)?;
         command.arg("-kernel").arg(&self.kernel);
         if !self.append.is_empty() {
             command.arg("-append").arg(&self.append);
@@ -241,7 +251,7 @@ impl Boot {
         let entry = file("entry.bin");
         std::fs::write(&entry, entry_code(tree_at, kernel_at)).at(&entry)?;
 
-        let mut command = self.board(folder, "");
+        let mut command = self.board(folder, "")?;
         let mut load = |path: &Path, address: u64| {
             let mut device = OsString::from("loader,force-raw=on,file=");
             device.push(option_path(path));

@@ -1,7 +1,7 @@
 //! Builds and runs Ballast on machines under QEMU, which are described as data.
 //!
-//! - A [`Machine`](machine::Machine) is read from `qemu/machines/NAME.toml`: CPUs and memory controllers. Each controller
-//!   is a file on the PC.
+//! - A [`Machine`](machine::Machine) is read from `qemu/machines/NAME.toml`: CPUs, memory controllers and devices.
+//!   Each controller is a file on the PC, and so is each disk.
 //! - [`Image`](image::Image) builds Ballast, [`store`] fetches kernels and other packages from Debian, and
 //!   [`configuration`] compiles a set of guests.
 //! - A [`Boot`](boot::Boot) describes one boot: the machine and the loaded files. [`interactive`] runs it at the terminal; a
@@ -12,6 +12,7 @@ pub mod bench;
 pub mod boot;
 pub mod configuration;
 pub mod debian;
+pub mod devices;
 pub mod errata;
 pub mod error;
 mod formats;

@@ -1,4 +1,4 @@
-//! Machines as data: CPUs and memory controllers.
+//! Machines as data: CPUs, memory controllers and devices.
 //!
 //! QEMU's `virt` board places NUMA nodes contiguously from [`RAM_BASE`]. A controller at a higher address needs a
 //! *gap* below it: a node whose memory is never touched and which is removed from the device tree (see `tree`).
@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::devices::{self, Disk, Forward, Network, Smmu};
 use crate::error::{AtPath, Error, Result};
 use crate::place;
 use crate::size::{Bytes, MIB};
@@ -37,6 +38,18 @@ pub struct Machine {
     /// The memory controllers, by ascending address.
     #[serde(rename = "controller")]
     pub(crate) controllers: Vec<Controller>,
+    /// The SMMU in front of the PCI bus, if there is one.
+    #[serde(rename = "iommu")]
+    pub smmu: Option<Smmu>,
+    /// The disks.
+    #[serde(default, rename = "disk")]
+    pub disks: Vec<Disk>,
+    /// The network interfaces.
+    #[serde(default, rename = "network")]
+    pub networks: Vec<Network>,
+    /// The PC's ports that are forwarded to guests.
+    #[serde(default, rename = "forward")]
+    pub forwards: Vec<Forward>,
 }
 
 /// A memory controller.
@@ -110,10 +123,14 @@ impl Machine {
             cpu: usual_cpu(),
             distance: usual_distance(),
             controllers: sizes.iter().enumerate().map(controller).collect(),
+            smmu: None,
+            disks: Vec::new(),
+            networks: Vec::new(),
+            forwards: Vec::new(),
         }
     }
 
-    fn parse(name: &str, text: &str) -> std::result::Result<Self, String> {
+    pub(crate) fn parse(name: &str, text: &str) -> std::result::Result<Self, String> {
         let mut machine: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         machine.name = name.into();
         machine.check()?;
@@ -153,7 +170,7 @@ impl Machine {
             }
             end = base.checked_add(size).ok_or("the last controller must end below 2^64")?;
         }
-        Ok(())
+        devices::check(self)
     }
 
     /// Returns the physical map from [`RAM_BASE`] up, including gaps between controllers.
@@ -198,7 +215,7 @@ mod tests {
     #[test]
     fn all_shipped_machines_are_valid() {
         let names = place::names(&place::machines(), "toml");
-        for needed in ["two", "four", "unequal", "far"] {
+        for needed in ["two", "four", "unequal", "far", "devices"] {
             assert!(names.iter().any(|name| name == needed), "{needed}");
         }
         for name in names {
