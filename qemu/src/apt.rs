@@ -171,7 +171,7 @@ impl Apt {
     ///
     /// # Errors
     /// The folder cannot be created.
-    pub(crate) fn download_all(&self, packages: &[&str], archives: &Path) -> Result<Command> {
+    pub(crate) fn download_with_dependencies(&self, packages: &[&str], archives: &Path) -> Result<Command> {
         let partial = archives.join("partial");
         fs::create_dir_all(&partial).at(&partial)?;
         let mut command = self.command("apt-get");

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::apt::{Apt, Mirror};
+use crate::devices::{Content, Disk};
 use crate::error::{AtPath, Error, Result};
+use crate::machine::Machine;
 use crate::size::{Bytes, GIB};
 use crate::{place, progress, workdir};
 
 /// Path of the image in the folder of downloads, as machines name it.
-pub const IMAGE: &str = "debian/root.ext4";
+const IMAGE: &str = "debian/root.ext4";
 
 const SUITES: [&str; 3] = ["trixie", "trixie-updates", "trixie-security"];
 
@@ -57,6 +59,15 @@ pub fn get() -> Result<PathBuf> {
         build.stage("image", &image, Build::write_image)?;
     }
     Ok(place::guests().join(IMAGE))
+}
+
+/// Builds the image if `machine` has a disk with it.
+///
+/// # Errors
+/// As [`get`].
+pub fn prepare(machine: &Machine) -> Result<()> {
+    let is_ours = |disk: &Disk| disk.content == Content::Image(IMAGE.into());
+    if machine.disks.iter().any(is_ours) { get().map(drop) } else { Ok(()) }
 }
 
 /// A build.
@@ -123,7 +134,7 @@ impl Build {
         let sources = self.path("debian.sources");
         fs::write(&sources, mirror.sources(&suites)).at(sources)?;
         let packages: Vec<&str> = LEAST_SYSTEM.iter().chain(&PACKAGES).copied().collect();
-        let mut download = apt.download_all(&packages, &self.path("packages"))?;
+        let mut download = apt.download_with_dependencies(&packages, &self.path("packages"))?;
         let mut all = 0;
         progress::watch(&mut download, "packages", &self.path("packages.log"), |line| {
             all = new_packages(line).unwrap_or(all);

@@ -7,7 +7,7 @@ use ballast_qemu::boot::Boot;
 use ballast_qemu::error::Error;
 use ballast_qemu::image::Image;
 use ballast_qemu::machine::Machine;
-use ballast_qemu::{Result, bench, configuration, errata, interactive, place, ramdisk, store, suite};
+use ballast_qemu::{Result, bench, configuration, debian, errata, interactive, place, ramdisk, store, suite};
 use clap::{Args, Parser, Subcommand};
 
 /// Builds Ballast, fetches guests, and runs or tests them in QEMU.
@@ -43,7 +43,11 @@ enum Command {
         part: Option<String>,
     },
     /// Fetch all kernels and build the ramdisk, for later work without a network
-    Fetch,
+    Fetch {
+        /// Build the disk of the set `debian`, too
+        #[arg(long)]
+        debian: bool,
+    },
     /// List the machines
     Machines,
     /// Write the device tree of a machine, for `ballast check --host`
@@ -148,7 +152,12 @@ fn execute(command: Command) -> Result<ExitCode> {
                 _ => bench::run(),
             }?;
         }
-        Command::Fetch => fetch()?,
+        Command::Fetch { debian } => {
+            fetch()?;
+            if debian {
+                println!("Debian's root file system: {}", debian::get()?.display());
+            }
+        }
         Command::Machines => machines()?,
         Command::Tree { machine, file } => {
             let boot = Boot::new(Machine::load(&machine)?, Image::build()?.bin);
@@ -178,6 +187,7 @@ fn run(options: &Run) -> Result<()> {
     };
     let kernel = kernel(options.kernel.as_deref())?;
     let guests = configuration::build(&options.guests, &kernel)?;
+    debian::prepare(&machine)?;
     let mut boot = Boot::new(machine, image);
     boot.cpu.clone_from(&options.cpu);
     boot.append.clone_from(&options.append);
