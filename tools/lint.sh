@@ -41,6 +41,6 @@ git ls-files -z '*.rs' | xargs -0 awk '
             exit 1
         }
     }'
-shellcheck tools/cargo tools/*.sh .ci/run qemu/ramdisk/init qemu/debian/emulate qemu/debian/image
+shellcheck tools/cargo tools/*.sh .ci/run qemu/ramdisk/init qemu/ramdisk/root qemu/debian/emulate qemu/debian/image
 tools/cargo run --quiet --package ballast-qemu -- errata
 echo "lint: no errors"

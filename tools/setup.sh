@@ -173,6 +173,12 @@ set_up_bench() {
     has valgrind || install_packages valgrind
 }
 
+# Tests whether programs for arm64 can run below another root: on this CPU, or in an emulator without shared libraries.
+has_arm64() {
+    [ "$(uname -m)" = aarch64 ] || has qemu-aarch64-static ||
+        { has qemu-aarch64 && ! ldd "$(command -v qemu-aarch64)" 2>/dev/null | grep -q 'libc\.so'; }
+}
+
 # Installs the programs that build the disk of `make run GUESTS=debian`.
 set_up_debian() {
     packages=
@@ -182,10 +188,10 @@ set_up_debian() {
     # mmdebstrap maps users with newuidmap, unless root calls it.
     [ "$(id -u)" = 0 ] || has newuidmap || packages="$packages uidmap"
     # Programs for arm64 run in an emulator while their packages are set up.
-    [ "$(uname -m)" = aarch64 ] || has qemu-aarch64-static || has qemu-aarch64 || packages="$packages qemu-user-static"
+    has_arm64 || packages="$packages qemu-user-static"
     # shellcheck disable=SC2086 # a list of words
     [ -z "$packages" ] || install_packages $packages
-    if [ "$(id -u)" != 0 ] && ! grep -q "^$(id -un):" /etc/subuid; then
+    if [ "$(id -u)" != 0 ] && ! grep -q "^$(id -un):" /etc/subuid 2>/dev/null; then
         die "mmdebstrap needs a range of user IDs for $(id -un). Run as root: usermod --add-subuids 100000-165535" \
             "--add-subgids 100000-165535 $(id -un)"
     fi

@@ -109,7 +109,8 @@ impl Build {
         for (folder, needed) in [self.folder.clone(), std::env::temp_dir()].into_iter().zip(ROOM) {
             if let Some(free) = workdir::free_bytes(&folder).filter(|&free| free < needed) {
                 let (free, needed) = (Bytes(free >> 20 << 20), Bytes(needed));
-                let reason = format!("{free} are free; the build needs {needed}. Free some, then run it again");
+                let reason =
+                    format!("{free} are free; the build needs {needed}. Free some, then run it again");
                 return Err(Error::Data { path: folder, reason });
             }
         }

@@ -128,11 +128,17 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "seq 100; exit 3"]);
         let said = watch(&mut command, "test", &log, |_| None).unwrap_err().to_string();
-        assert!(said.contains("exit status: 3\n86\n87") && said.contains("\n100\nall that it said: "), "{said}");
+        assert!(
+            said.contains("exit status: 3\n86\n87") && said.contains("\n100\nall that it said: "),
+            "{said}"
+        );
     }
 
     #[test]
     fn a_share_is_a_percentage() {
-        assert_eq!([percentage(0, 0), percentage(1, 3), percentage(3, 3), percentage(9, 3)], [0, 33, 100, 100]);
+        assert_eq!(
+            [percentage(0, 0), percentage(1, 3), percentage(3, 3), percentage(9, 3)],
+            [0, 33, 100, 100]
+        );
     }
 }
