@@ -13,9 +13,10 @@ use crate::testing::compile_with_images as compile;
 use crate::tree::AlignedBlob;
 
 /// The shipped sets.
-const SETS: [(&str, &str); 6] = [
+const SETS: [(&str, &str); 7] = [
     ("alpha-beta", include_str!("../../alpha-beta.dts")),
     ("two-controllers", include_str!("../../two-controllers.dts")),
+    ("debian", include_str!("../../debian.dts")),
     ("own-controllers", include_str!("../../own-controllers.dts")),
     ("interleaved", include_str!("../../interleaved.dts")),
     ("pool-owner", include_str!("../../pool-owner.dts")),

@@ -41,7 +41,7 @@ pub fn compile(source: &str) -> AlignedBlob {
 }
 
 /// Compiles a configuration `source` in which `/incbin/("kernel")` is an arm64 kernel of 1 KiB and
-/// `/incbin/("ramdisk")` or `/incbin/("devices.cpio")` a few bytes.
+/// `/incbin/("ramdisk")` or `/incbin/("ramdisk-devices")` a few bytes.
 ///
 /// # Panics
 /// As [`compile_in`].
@@ -50,10 +50,11 @@ pub fn compile_with_images(source: &str) -> AlignedBlob {
     let header = "[0000000000000000 0000000000000000 0010000000000000 0a00000000000000
         0000000000000000 0000000000000000 0000000000000000 41524d64 00000000]";
     let kernel = format!("{header}, [{}]", "00".repeat(0x400));
+    let ramdisk = "\"ramdisk\"";
     compile(
         &source
             .replace("/incbin/(\"kernel\")", &kernel)
-            .replace("/incbin/(\"ramdisk\")", "\"ramdisk\"")
-            .replace("/incbin/(\"devices.cpio\")", "\"ramdisk\""),
+            .replace("/incbin/(\"ramdisk\")", ramdisk)
+            .replace("/incbin/(\"ramdisk-devices\")", ramdisk),
     )
 }
