@@ -14,8 +14,7 @@ SOAK = $(call option,hours,HOURS) $(call option,part,PART) $(call option,seed,SE
 RUN = $(call option,machine,MACHINE) $(call option,guests,GUESTS) $(call option,kernel,KERNEL) \
       $(call option,cpu,CPU) $(call option,append,APPEND) $(call option,serial,SERIAL)
 
-run:
-	@tools/setup.sh $(filter debian,$(GUESTS))
+run: setup
 	$(QEMU) run $(RUN)
 
 image: setup
@@ -42,4 +41,4 @@ clean:
 	rm -rf target tests/guests/target
 
 setup:
-	@tools/setup.sh
+	@tools/setup.sh $(filter debian,$(GUESTS))

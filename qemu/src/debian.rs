@@ -154,7 +154,8 @@ impl Build {
         mmdebstrap.args(["--verbose", "--skip=check/qemu,download/empty,essential/unlink"]);
         mmdebstrap.arg(format!("--include={}", PACKAGES.join(",")));
         for hook in [
-            format!("sh {}", quoted(&self.source.join("emulate"))),
+            // Its text, since the namespace's root may not read the folders of the user.
+            self.text("emulate")?,
             r#"mkdir -p "$1/var/cache/apt/archives""#.to_owned(),
             format!("sync-in {} /var/cache/apt/archives", quoted(&packages)),
         ] {

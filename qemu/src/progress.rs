@@ -50,7 +50,8 @@ pub(crate) fn watch(
         return Ok(());
     }
     let said = format!("{}\nall that it said: {}", last.join("\n"), log.display());
-    Err(Error::Program { program: process::describe(command), status, said })
+    let program = command.get_program().to_string_lossy().into_owned();
+    Err(Error::Program { program, status, said })
 }
 
 /// A line on the screen that shows how far a program is.
