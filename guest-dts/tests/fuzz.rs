@@ -4,9 +4,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use guest_dts::config::{Configuration, ControllerRoom, Host, Layout, Severity};
+use guest_dts::config::{Configuration, ControllerRoom, Guest, Host, Layout, Severity};
 use guest_dts::finding::Finding;
-use guest_dts::guest_tree::{Choice, GuestTree};
+use guest_dts::guest_tree::{Assigned, AssignedDevice, Choice, GuestTree, PciBus, PciSlot, platform};
 use guest_dts::image::{BootPlan, Image};
 use guest_dts::testing::fuzz;
 use guest_dts::tree::{AlignedBlob, Tree, TreeSource};
@@ -38,6 +38,21 @@ fn read_tree(bytes: &[u8]) -> String {
     answer
 }
 
+/// Returns the devices of `guest`, from the tree `host`.
+fn assigned<'t>(guest: &Guest<'t>, host: &Tree<'t>) -> Assigned<'t> {
+    let slot = |index| PciSlot { device: index as u8 + 1, spi: Some((platform::ASSIGNED_SPI_BASE, false)) };
+    let slots = (0..guest.pci_functions.len()).map(slot).collect();
+    let nodes = guest.devices.iter().filter_map(|path| host.find(path)).enumerate();
+    let device = |(index, node)| AssignedDevice {
+        node,
+        regs: vec![(platform::DEVICE_BASE + index as u64 * 0x1_0000, 0x1000)],
+        spis: vec![(platform::ASSIGNED_SPI_BASE + 1, true)],
+        is_coherent: true,
+    };
+    let pci = (!guest.pci_functions.is_empty()).then_some(PciBus { slots, is_coherent: true });
+    Assigned { pci, devices: nodes.map(device).collect() }
+}
+
 /// Reads a configuration, places its guests on a host and builds their trees.
 fn read_configuration(bytes: &[u8]) -> String {
     let blob = AlignedBlob::new(bytes);
@@ -63,11 +78,12 @@ fn read_configuration(bytes: &[u8]) -> String {
         let layout = Layout::of(guest).unwrap();
         let ramdisk = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
         let plan = BootPlan::new(&Image::parse(guest.kernel).unwrap(), ramdisk, layout.regions()).unwrap();
+        let assigned = assigned(guest, &tree);
         let input = GuestTree {
             guest,
             layout: &layout,
             plan: &plan,
-            assigned: None,
+            assigned: guest.has_devices().then_some(&assigned),
             kaslr_seed: None,
             rng_seed: None,
         };
