@@ -39,6 +39,11 @@ pub mod monitor;
 mod observe;
 #[cfg(target_os = "none")]
 mod operator;
+#[cfg_attr(
+    target_os = "none",
+    expect(dead_code, unused_imports, reason = "guests get functions with the glue of devices")
+)]
+pub(crate) mod pci;
 pub mod physical;
 mod requests;
 #[cfg(test)]
