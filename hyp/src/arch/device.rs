@@ -16,6 +16,24 @@ macro_rules! load {
     }};
 }
 
+/// Reads a register of 8 bits.
+///
+/// # Safety
+///
+/// `address` is that of a mapped register.
+pub(crate) unsafe fn read8(address: *const u8) -> u8 {
+    load!(u8, "ldarb {0:w}, [{1}]", address)
+}
+
+/// Reads a register of 16 bits.
+///
+/// # Safety
+///
+/// `address` is that of a mapped, aligned register.
+pub(crate) unsafe fn read16(address: *const u16) -> u16 {
+    load!(u16, "ldarh {0:w}, [{1}]", address)
+}
+
 /// Reads a register of 32 bits.
 ///
 /// # Safety
@@ -39,11 +57,13 @@ struct Library;
 
 impl MmioOps for Library {
     unsafe fn read_u8(address: *const u8) -> u8 {
-        load!(u8, "ldarb {0:w}, [{1}]", address)
+        // SAFETY: as the caller says.
+        unsafe { read8(address) }
     }
 
     unsafe fn read_u16(address: *const u16) -> u16 {
-        load!(u16, "ldarh {0:w}, [{1}]", address)
+        // SAFETY: as the caller says.
+        unsafe { read16(address) }
     }
 
     unsafe fn read_u32(address: *const u32) -> u32 {

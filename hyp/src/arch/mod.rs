@@ -13,6 +13,8 @@ pub(crate) mod hardening;
 pub(crate) mod mem;
 pub(crate) mod mitigation;
 pub(crate) mod os_lock;
+#[expect(dead_code, reason = "guests get functions with the glue of devices")]
+pub(crate) mod pci;
 pub(crate) mod stage1;
 pub(crate) mod sysreg;
 pub(crate) mod timer;

@@ -1,6 +1,6 @@
 //! Registers of a device, by byte offset.
 
-use crate::arch::device::{read32, read64};
+use crate::arch::device::{read8, read16, read32, read64};
 use core::ptr::NonNull;
 
 /// A device's registers, mapped for as long as Ballast runs.
@@ -60,6 +60,24 @@ impl Registers {
     pub(crate) fn write64(self, offset: usize, value: u64) {
         // SAFETY: a mapped, aligned register.
         unsafe { self.pointer::<u64>(offset).write_volatile(value) }
+    }
+
+    #[expect(dead_code, reason = "guests get functions with the glue of devices")]
+    pub(crate) fn read8(self, offset: usize) -> u8 {
+        // SAFETY: a mapped register.
+        unsafe { read8(self.pointer(offset)) }
+    }
+
+    #[expect(dead_code, reason = "guests get functions with the glue of devices")]
+    pub(crate) fn read16(self, offset: usize) -> u16 {
+        // SAFETY: a mapped, aligned register.
+        unsafe { read16(self.pointer(offset)) }
+    }
+
+    #[expect(dead_code, reason = "guests get functions with the glue of devices")]
+    pub(crate) fn write16(self, offset: usize, value: u16) {
+        // SAFETY: a mapped, aligned register.
+        unsafe { self.pointer::<u16>(offset).write_volatile(value) }
     }
 
     pub(crate) fn write8(self, offset: usize, value: u8) {
