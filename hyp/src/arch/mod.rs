@@ -12,6 +12,7 @@ pub(crate) mod gic;
 pub(crate) mod hardening;
 pub(crate) mod mem;
 pub(crate) mod mitigation;
+pub(crate) mod mmio;
 pub(crate) mod os_lock;
 #[expect(dead_code, reason = "guests get functions with the glue of devices")]
 pub(crate) mod pci;

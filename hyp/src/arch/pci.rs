@@ -1,6 +1,6 @@
 //! PCI configuration space and device registers, as `pci` reaches them.
 
-use crate::arch::gic::Registers;
+use crate::arch::mmio::Registers;
 use crate::pci::{Bus, RegisterSpace, Rid, Width};
 
 /// Device memory keeps the order of accesses to one device, and its loads are load-acquire: what follows a read waits for it.

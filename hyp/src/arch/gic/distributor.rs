@@ -9,7 +9,7 @@
 //! accesses to the GIC registers").
 
 use super::Priority;
-use super::mmio::Registers;
+use crate::arch::mmio::Registers;
 use crate::arch::sysreg::instruction;
 use core::ptr::NonNull;
 use spin::{Mutex, Once};

@@ -2,7 +2,7 @@
 //!
 //! A running ITS, and a redistributor with LPIs enabled, read and write tables in RAM that Ballast gives to others.
 
-use super::mmio::Registers;
+use crate::arch::mmio::Registers;
 use core::ptr::NonNull;
 
 const CTLR: usize = 0x0000;

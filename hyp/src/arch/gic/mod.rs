@@ -9,7 +9,6 @@ pub(crate) mod cpu_interface;
 mod distributor;
 pub(crate) mod its;
 mod lists;
-mod mmio;
 pub(crate) mod redistributor;
 
 pub(crate) use cpu_interface::KICK_SGI;

@@ -1,7 +1,7 @@
 //! Redistributors: the private interrupts of each CPU (IHI 0069H, GICR_*).
 
 use super::cpu_interface::KICK_SGI;
-use super::mmio::Registers;
+use crate::arch::mmio::Registers;
 use core::ptr::NonNull;
 
 /// Priorities of physical interrupts, most urgent first ("Interrupt prioritization"). EL2 runs with interrupts masked,
