@@ -51,4 +51,6 @@ mod rooms;
 #[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 mod serial;
+#[cfg_attr(target_os = "none", expect(dead_code, unused_imports, reason = "guests have no devices yet"))]
+mod smmu;
 mod translation;

@@ -1,0 +1,517 @@
+use super::fake::{Fake, Outcome};
+use super::registers::{
+    CMDQ_CONS, CR0, CR0_CMDQEN, CR0ACK, CR2, GBPA, GBPA_ABORT, GERROR, IRQ_CTRL, IRQ_GERROR, STRTAB_BASE_CFG,
+};
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::string::ToString;
+use std::vec::Vec;
+
+/// IDR0 of an SMMU: both stages, AArch64 tables, coherent, no stalls, streams at two levels.
+const IDR0: u32 = 0b11 | 0b10 << 2 | 1 << 4 | 0b10 << 21 | 0b01 << 24 | 0b01 << 27;
+/// IDR0 as QEMU 7.2 has it, as far as it matters: stage 1 only.
+const STAGE_1: u32 = IDR0 & !1;
+/// StreamIDs of 16 bits, queues of 2^19.
+const IDR1: u32 = 16 | 19 << 16 | 19 << 21;
+/// OAS of 44 bits, 4 KiB granule.
+const IDR5: u32 = 4 | 1 << 4;
+
+const MIB: u64 = 1 << 20;
+const WINDOW: Window = Window { ipa: 0x4000_0000, pa: 0x8800_0000, size: 32 * MIB };
+const OTHER: Window = Window { ipa: 0x3fe0_0000, pa: 0x9000_0000, size: 4 * MIB };
+
+type Driver = Smmu<Fake, Fake>;
+
+fn driver_of(fake: &Fake) -> Result<Driver, Error> {
+    Smmu::new(fake.clone(), fake.clone(), Setup { is_coherent: true, largest_stream: 0x3ff })
+}
+
+fn driver(idr0: u32) -> (Fake, Driver) {
+    let fake = Fake::new(idr0, IDR1, IDR5);
+    let driver = driver_of(&fake).unwrap();
+    (fake, driver)
+}
+
+/// SMMUs of all kinds: stage, coherence, levels of the stream table.
+fn kinds() -> impl Iterator<Item = u32> {
+    [IDR0, STAGE_1]
+        .into_iter()
+        .flat_map(|idr0| [idr0, idr0 & !(1 << 4), idr0 & !(1 << 27), idr0 | 1 << 9, idr0 | 1 << 10])
+}
+
+fn events(driver: &mut Driver) -> Vec<std::string::String> {
+    let mut told = Vec::new();
+    driver.take_events(&mut |event| told.push(event.to_string()));
+    told
+}
+
+#[test]
+fn a_new_smmu_aborts_every_stream() {
+    for idr0 in kinds() {
+        let (fake, mut driver) = driver(idr0);
+        for stream in [0, 8, 0x100, 0x3ff, 0x400, u32::MAX] {
+            assert_eq!(fake.access(stream, 0x4000_0000, true), Outcome::Aborted);
+        }
+        assert_eq!(driver.check(), Ok(()));
+        assert_eq!(fake.machine().registers[&CR2], 0b110);
+        // ATSCHK, if devices may use ATS.
+        assert_eq!(fake.machine().registers[&CR0ACK], 0b1101 | idr0 >> 10 << 4 & 1 << 4);
+        assert!(events(&mut driver).iter().all(|event| event.starts_with("C_BAD_STREAMID")));
+        let bytes: u64 = fake.machine().allocated.values().map(|order| 4096 << order).sum();
+        assert_eq!(driver.memory_bytes(), bytes);
+        assert_eq!(fake.machine().registers[&STRTAB_BASE_CFG] & 0x3f, 10);
+    }
+}
+
+#[test]
+fn streams_reach_their_window_alone_and_only_while_attached() {
+    for idr0 in kinds() {
+        let (fake, mut driver) = driver(idr0);
+        let bytes = driver.memory_bytes();
+        let (window, other) = (driver.make_window(WINDOW).unwrap(), driver.make_window(OTHER).unwrap());
+        driver.attach(1, true, window).unwrap();
+        driver.attach(2, false, other).unwrap();
+        driver.attach(0x10f, true, other).unwrap();
+        assert_eq!(driver.attach(1, true, other), Err(Error::Attached(1)));
+        assert_eq!(driver.attach(0x400, true, other), Err(Error::Stream { id: 0x400, bits: 10 }));
+        assert_eq!(fake.access(1, 0x4000_1234, true), Outcome::Memory(0x8800_1234));
+        assert_eq!(fake.access(1, 0x41ff_fffc, false), Outcome::Memory(0x89ff_fffc));
+        for stream in [2, 0x10f] {
+            assert_eq!(fake.access(stream, 0x3fe0_0010, false), Outcome::Memory(0x9000_0010));
+            assert_eq!(fake.access(stream, 0x4000_0010, false), Outcome::Memory(0x9020_0010));
+        }
+        for address in [0x3fff_ffff, 0x4200_0000, 0x8800_0000, 0, 1 << 39, u64::MAX] {
+            assert_eq!(fake.access(1, address, true), Outcome::Aborted, "{address:#x}");
+        }
+        assert_eq!(fake.access(3, 0x4000_0000, true), Outcome::Aborted);
+        let told = events(&mut driver);
+        assert_eq!(told.len(), 6);
+        assert_eq!(told[1], "F_TRANSLATION, stream 0x1, write at 0x42000000");
+        assert_eq!(driver.streams()[0].event_count, 6);
+        assert_eq!(driver.check(), Ok(()));
+
+        assert_eq!(driver.drop_window(other), Err(Error::WindowInUse));
+        for stream in [1, 2, 0x10f] {
+            driver.detach(stream).unwrap();
+            assert_eq!(fake.access(stream, 0x4000_0010, false), Outcome::Aborted);
+            assert_eq!(driver.detach(stream), Err(Error::NotAttached(stream)));
+        }
+        assert!(events(&mut driver).is_empty());
+        driver.drop_window(window).unwrap();
+        driver.drop_window(other).unwrap();
+        assert_eq!(driver.drop_window(other), Err(Error::NoWindow));
+        // Leaves of the stream table stay.
+        let leaves = if idr0 & 1 << 27 != 0 { 2 * 0x4000 } else { 0 };
+        assert_eq!(driver.memory_bytes(), bytes + leaves);
+        assert_eq!(driver.check(), Ok(()));
+
+        // The tag of a dropped window is used again, with another window behind it.
+        let window = driver.make_window(Window { pa: 0xa000_0000, ..WINDOW }).unwrap();
+        driver.attach(1, true, window).unwrap();
+        assert_eq!(fake.access(1, 0x4000_1234, true), Outcome::Memory(0xa000_1234));
+    }
+}
+
+#[test]
+fn memory_types_follow_the_device_and_walks_the_smmu() {
+    let entry = |features: &Features, walks, device| {
+        let target = entry::Target { root: 0x1000, vmid: 3, context: 0x2040 };
+        entry::stream(features, target, walks, device)
+    };
+    let features = |idr0, idr1| Features::read(&Fake::new(idr0, idr1, IDR5)).unwrap();
+    // Stage 2: incoming types are kept, or replaced if the SMMU can.
+    let [word0, word1, word2, root] = entry(&features(IDR0, IDR1), true, true);
+    assert_eq!((word0, word1 >> 32, root), (0b1101, 0b01 << 12, 0x1000));
+    assert_eq!((word2 & 0xffff, word2 >> 32 & 0x3f, word2 >> 40 & 0x3f), (3, 25, 0b11_01_01));
+    let overriding = features(IDR0, IDR1 | 1 << 27);
+    assert_eq!(entry(&overriding, true, true)[1] >> 32, 0b11 << 12 | 1 << 4 | 0b1111);
+    assert_eq!(entry(&overriding, false, false)[1] >> 32, 0b11 << 12 | 1 << 4 | 0b0101);
+    assert_eq!(entry(&overriding, false, false)[2] >> 40 & 0x3f, 0);
+    // Stage 1: S1STALLD only if the SMMU has both models.
+    let [word0, word1, ..] = entry(&features(STAGE_1, IDR1), true, true);
+    assert_eq!((word0, word1 & 0xffff_ffff), (0x2040 | 0b1011, 1 << 19 | 0b11_01_01 << 2));
+    assert_eq!(entry(&features(STAGE_1 & !(3 << 24), IDR1), true, true)[1] & 1 << 27, 1 << 27);
+    assert_eq!(entry::context(&overriding, 0x1000, 7, true, false)[3], 0x44);
+    // 32-bit physical addresses narrow stage 2 to 32 bits.
+    let narrow = Features::read(&Fake::new(IDR0, IDR1, 1 << 4)).unwrap();
+    assert_eq!(entry(&narrow, true, true)[2] >> 32 & 0x3f, 32);
+}
+
+#[test]
+fn missing_features_are_named() {
+    for (idr0, idr1, idr5, error) in [
+        (IDR0 & !3, IDR1, IDR5, Error::NoTranslation),
+        (IDR0 & !(2 << 2), IDR1, IDR5, Error::NoAarch64Tables),
+        (IDR0 | 3 << 21, IDR1, IDR5, Error::BigEndian),
+        (IDR0, IDR1, 4, Error::No4kGranule),
+        (IDR0 & !(3 << 24) | 2 << 24, IDR1, IDR5, Error::StallsForced),
+        (IDR0, IDR1 | 1 << 30, IDR5, Error::Preset),
+        (IDR0, IDR1 | 1 << 29, IDR5, Error::Preset),
+        (0, 0, 0, Error::NoTranslation),
+        (u32::MAX, u32::MAX, u32::MAX, Error::BigEndian),
+    ] {
+        let fake = Fake::new(idr0, idr1, idr5);
+        assert_eq!(driver_of(&fake).unwrap_err(), error);
+        assert!(fake.machine().allocated.is_empty());
+    }
+    let fake = Fake::new(IDR0, 32, IDR5);
+    let setup = Setup { is_coherent: true, largest_stream: u32::MAX };
+    assert_eq!(Smmu::new(fake.clone(), fake, setup).unwrap_err(), Error::StreamTable(32));
+}
+
+#[test]
+fn windows_that_tables_cannot_hold_are_refused() {
+    let (fake, mut driver) = driver(IDR0);
+    let count = fake.machine().allocated.len();
+    for window in [
+        Window { size: 0, ..WINDOW },
+        Window { size: 4096, ..WINDOW },
+        Window { size: (1 << 30) + 2 * MIB, ..WINDOW },
+        Window { pa: 0x8810_0000, ..WINDOW },
+        Window { ipa: (1 << 39) - 2 * MIB, ..WINDOW },
+        Window { pa: (1 << 44) - 2 * MIB, ..WINDOW },
+        Window { pa: u64::MAX & !(2 * MIB - 1), ..WINDOW },
+    ] {
+        assert!(matches!(driver.make_window(window), Err(Error::Window { .. })), "{window:x?}");
+    }
+    fake.machine().faults.allocations = Some(2);
+    assert_eq!(driver.make_window(OTHER), Err(Error::Memory { bytes: 4096 }));
+    assert_eq!(fake.machine().allocated.len(), count);
+    fake.machine().faults.allocations = None;
+    let windows: Vec<_> = (0..WINDOW_LIMIT).map(|_| driver.make_window(WINDOW).unwrap()).collect();
+    assert_eq!(driver.make_window(WINDOW), Err(Error::WindowLimit));
+    windows.into_iter().for_each(|window| driver.drop_window(window).unwrap());
+    assert_eq!(fake.machine().allocated.len(), count);
+}
+
+#[test]
+fn a_start_that_fails_frees_what_the_smmu_does_not_reach() {
+    for allocations in 0..3 {
+        let fake = Fake::new(IDR0, IDR1, IDR5);
+        fake.machine().faults.allocations = Some(allocations);
+        assert!(matches!(driver_of(&fake), Err(Error::Memory { .. })));
+        assert!(fake.machine().allocated.is_empty());
+        assert_eq!(fake.access(0, 0, true), Outcome::Aborted);
+    }
+    let fake = Fake::new(IDR0, IDR1, IDR5);
+    fake.machine().faults.hangs_sync = true;
+    assert_eq!(driver_of(&fake).unwrap_err(), Error::Failed(Failure::SyncTimeout));
+    assert!(fake.machine().allocated.is_empty());
+    for (register, name) in [(GBPA, "GBPA"), (CR0, "CR0"), (IRQ_CTRL, "IRQ_CTRL")] {
+        let fake = Fake::new(IDR0, IDR1, IDR5);
+        fake.machine().registers.insert(CR0ACK, CR0_CMDQEN);
+        fake.machine().faults.unacknowledged = Some(register);
+        fake.machine().registers.insert(super::registers::IRQ_CTRLACK, 1);
+        assert_eq!(driver_of(&fake).unwrap_err(), Error::Failed(Failure::Unacknowledged(name)));
+    }
+}
+
+#[test]
+fn errors_of_the_command_queue_are_recovered_from() {
+    // CERROR_ILL once: the batch runs again. CERROR_ABT: the same command again.
+    for errors in [&[1_u8][..], &[2], &[0, 1], &[0, 2, 2], &[3], &[2, 2, 2, 2]] {
+        let (fake, mut driver) = driver(IDR0);
+        let window = driver.make_window(WINDOW).unwrap();
+        fake.machine().faults.errors.extend(errors);
+        driver.attach(1, true, window).unwrap();
+        assert_eq!(fake.access(1, WINDOW.ipa, true), Outcome::Memory(WINDOW.pa));
+        assert_eq!(driver.check(), Ok(()));
+    }
+    for (errors, failure) in [
+        // Rejected, skipped, synchronized; rejected again.
+        (&[1_u8, 0, 0, 1][..], Failure::Illegal(0x03)),
+        (&[2; 9][..], Failure::Queue(2)),
+        (&[9][..], Failure::Queue(9)),
+    ] {
+        let (fake, mut driver) = driver(IDR0);
+        let window = driver.make_window(WINDOW).unwrap();
+        fake.machine().faults.errors.extend(errors);
+        assert_eq!(driver.attach(1, true, window), Err(Error::Failed(failure)));
+        assert!(driver.is_closed());
+        assert_eq!(fake.access(1, WINDOW.ipa, true), Outcome::Aborted);
+    }
+}
+
+#[test]
+fn an_smmu_that_hangs_is_closed_and_stays_so() {
+    let hang: [(fn(&mut super::fake::Faults), Failure); 2] = [
+        (|faults| faults.hangs_sync = true, Failure::SyncTimeout),
+        (|faults| faults.hangs_queue = true, Failure::SyncTimeout),
+    ];
+    for (hang, failure) in hang {
+        let (fake, mut driver) = driver(IDR0);
+        let window = driver.make_window(WINDOW).unwrap();
+        driver.attach(1, true, window).unwrap();
+        assert_eq!(fake.access(1, WINDOW.ipa, true), Outcome::Memory(WINDOW.pa));
+        hang(&mut fake.machine().faults);
+        let error = Error::Failed(failure);
+        assert_eq!(driver.detach(1), Err(error));
+        assert!(driver.is_closed());
+        assert_eq!(fake.access(1, WINDOW.ipa, true), Outcome::Aborted);
+        assert_eq!(driver.streams()[0].state, StreamState::Closed);
+        assert_eq!(driver.attach(2, true, window), Err(error));
+        assert_eq!(driver.drop_window(window), Err(error));
+        assert_eq!(driver.make_window(WINDOW), Err(error));
+        assert_eq!(driver.check(), Err(Mismatch::Failed(failure)));
+    }
+}
+
+#[test]
+fn an_smmu_that_would_be_bypassed_is_not_turned_off() {
+    let (fake, mut driver) = driver(STAGE_1);
+    let window = driver.make_window(WINDOW).unwrap();
+    driver.attach(1, true, window).unwrap();
+    // QEMU 7.2 has no GBPA.
+    driver.aborts_when_off = false;
+    fake.machine().registers.insert(GBPA, 0);
+    fake.machine().faults.hangs_sync = true;
+    assert_eq!(driver.cut_off(1), Err(Error::Failed(Failure::SyncTimeout)));
+    assert!(!driver.is_closed());
+    assert_eq!(driver.streams()[0].state, StreamState::Unknown);
+    assert_ne!(fake.access(1, 0, true), Outcome::Bypassed);
+}
+
+#[test]
+fn a_queue_of_one_command_is_enough() {
+    let fake = Fake::new(IDR0, 16, IDR5);
+    let mut driver = driver_of(&fake).unwrap();
+    let window = driver.make_window(WINDOW).unwrap();
+    driver.attach(1, true, window).unwrap();
+    assert_eq!(fake.access(1, WINDOW.ipa, true), Outcome::Memory(WINDOW.pa));
+    fake.machine().faults.hangs_queue = true;
+    assert_eq!(driver.detach(1), Err(Error::Failed(Failure::QueueFull)));
+}
+
+#[test]
+fn a_stream_that_floods_is_cut_off_and_others_are_not() {
+    let (fake, mut driver) = driver(IDR0);
+    let window = driver.make_window(WINDOW).unwrap();
+    driver.attach(1, true, window).unwrap();
+    driver.attach(2, true, window).unwrap();
+    // 20 events in each period are no flood.
+    for _ in 0..20 {
+        (0..20).for_each(|_| assert_eq!(fake.access(2, 0, false), Outcome::Aborted));
+        assert_eq!(events(&mut driver).len(), 20);
+        fake.machine().now_ns += Limiter::PERIOD_NS;
+    }
+    // More than the queue holds.
+    (0..400).for_each(|_| assert_eq!(fake.access(1, 0, false), Outcome::Aborted));
+    let told = events(&mut driver);
+    assert_eq!(told.len(), 65);
+    assert!(told[64].ends_with("too many events, stream cut off"), "{}", told[64]);
+    assert_eq!(driver.streams()[0].state, StreamState::CutOff);
+    let counters = driver.counters();
+    assert_eq!((counters.overflows, counters.cut_offs, counters.suppressed_events), (1, 1, 256 - 65));
+    assert_eq!(fake.access(1, WINDOW.ipa, false), Outcome::Aborted);
+    assert_eq!(fake.access(2, WINDOW.ipa, false), Outcome::Memory(WINDOW.pa));
+    assert!(events(&mut driver).is_empty());
+    assert_eq!(driver.check(), Ok(()));
+    // A second overflow toggles the flags back.
+    (0..257).for_each(|_| assert_eq!(fake.access(2, 0, false), Outcome::Aborted));
+    events(&mut driver);
+    assert_eq!(driver.counters().overflows, 2);
+    driver.detach(1).unwrap();
+    driver.attach(1, true, window).unwrap();
+    assert_eq!(fake.access(1, WINDOW.ipa, false), Outcome::Memory(WINDOW.pa));
+}
+
+#[test]
+fn streams_that_are_not_attached_are_silenced_or_polled() {
+    let (fake, mut driver) = driver(IDR0);
+    (0..100).for_each(|_| assert_eq!(fake.access(0x205, 0, true), Outcome::Aborted));
+    let told = events(&mut driver);
+    assert_eq!(told.len(), 64);
+    assert_eq!(told[0], "C_BAD_STREAMID, stream 0x205; stream is not assigned");
+    // It has an entry now, which aborts without events.
+    assert_eq!(fake.access(0x205, 0, true), Outcome::Aborted);
+    assert_eq!(driver.counters().unassigned_events, 100);
+    assert_eq!(driver.check(), Ok(()));
+    // Beyond the table there is no entry: the interrupt is off until the flood ends.
+    fake.machine().now_ns += Limiter::PERIOD_NS;
+    events(&mut driver);
+    (0..100).for_each(|_| assert_eq!(fake.access(0x4000, 0, true), Outcome::Aborted));
+    events(&mut driver);
+    assert!(driver.is_polled());
+    assert_eq!(fake.machine().registers[&IRQ_CTRL], IRQ_GERROR);
+    fake.machine().now_ns += Limiter::PERIOD_NS;
+    events(&mut driver);
+    assert!(!driver.is_polled());
+    assert_eq!(fake.machine().registers[&IRQ_CTRL], 0b101);
+}
+
+#[test]
+fn global_errors_are_named_and_acknowledged() {
+    let (fake, mut driver) = driver(IDR0);
+    assert!(driver.take_errors().is_empty());
+    fake.machine().registers.insert(GERROR, 1 << 2 | 1 << 5);
+    assert_eq!(driver.take_errors().to_string(), "EVENTQ_ABT_ERR, MSI_EVENTQ_ABT_ERR");
+    assert!(driver.take_errors().is_empty());
+    // An error of the command queue while no batch runs.
+    *fake.machine().registers.get_mut(&GERROR).unwrap() ^= 1;
+    let consumer = fake.machine().registers[&CMDQ_CONS];
+    fake.machine().registers.insert(CMDQ_CONS, consumer | 2 << 24);
+    assert_eq!(driver.take_errors().to_string(), "CMDQ_ERR");
+    assert!(driver.take_errors().is_empty());
+    let window = driver.make_window(WINDOW).unwrap();
+    driver.attach(1, true, window).unwrap();
+    *fake.machine().registers.get_mut(&GERROR).unwrap() ^= 1 << 8;
+    assert_eq!(driver.take_errors().to_string(), "SFM_ERR");
+    assert_eq!(driver.failure(), Some(Failure::Service));
+    assert!(driver.is_closed());
+    assert_ne!(fake.machine().registers[&GBPA] & GBPA_ABORT, 0);
+}
+
+#[test]
+fn events_have_the_names_that_linux_users_know() {
+    for (kind, text) in [
+        (0x13_u64, "F_PERMISSION, stream 0x18, read at 0x1234; stream is not assigned"),
+        (0x04, "C_BAD_STE, stream 0x18; stream is not assigned"),
+        (0x77, "unknown event 0x77, stream 0x18; stream is not assigned"),
+    ] {
+        assert_eq!(Event::decode([kind | 0x18 << 32, 1 << 35, 0x1234, 0]).to_string(), text);
+    }
+}
+
+#[test]
+fn check_finds_each_wrong_word() {
+    for idr0 in kinds() {
+        let (fake, mut driver) = driver(idr0);
+        let window = driver.make_window(WINDOW).unwrap();
+        driver.attach(1, true, window).unwrap();
+        assert_eq!(driver.check(), Ok(()));
+        // The model must not follow wrong words.
+        fake.machine().registers.insert(CR0ACK, 0);
+        let allocated = fake.machine().allocated.clone();
+        for (at, _) in allocated.into_iter().filter(|(_, order)| *order != 1).take(4) {
+            let is_queue =
+                driver.port.registers.machine().registers[&super::registers::CMDQ_BASE] & !0xfff == at as u32;
+            let word = driver.port.memory.read64(at);
+            driver.port.write64(at, word ^ 0x8000);
+            driver.port.memory.barrier();
+            assert_eq!(driver.check().is_err(), !is_queue, "{at:#x}");
+            driver.port.write64(at, word);
+            driver.port.memory.barrier();
+        }
+        fake.machine().registers.insert(CR0, 0);
+        assert!(matches!(driver.check(), Err(Mismatch::Register { name: "CR0", value: 0, .. })));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Attach(u32, bool, usize),
+    Detach(u32),
+    CutOff(u32),
+    Make(bool),
+    Drop(usize),
+    Access(u32, u64, u16),
+    Wait,
+    Events,
+    Errors(Vec<u8>),
+    Hang(bool),
+    NoMemory(u32),
+    Global(u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let stream = || prop_oneof![0..4_u32, 0x1fe..0x202_u32, Just(0x400)];
+    prop_oneof![
+        8 => (stream(), any::<bool>(), 0..4_usize).prop_map(|(id, coherent, at)| Step::Attach(id, coherent, at)),
+        6 => stream().prop_map(Step::Detach),
+        2 => stream().prop_map(Step::CutOff),
+        4 => any::<bool>().prop_map(Step::Make),
+        3 => (0..4_usize).prop_map(Step::Drop),
+        8 => (stream(), 0..8_u64, 1..300_u16).prop_map(|(id, at, count)| Step::Access(id, at, count)),
+        2 => Just(Step::Wait),
+        4 => Just(Step::Events),
+        1 => proptest::collection::vec(0..4_u8, 1..6).prop_map(Step::Errors),
+        1 => any::<bool>().prop_map(Step::Hang),
+        1 => (0..4_u32).prop_map(Step::NoMemory),
+        1 => (0..12_u32).prop_map(|bit| Step::Global(1 << bit)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn devices_reach_their_windows_alone_whatever_fails(
+        kind in 0..10_usize,
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let (fake, mut driver) = driver(kinds().nth(kind).unwrap());
+        let mut windows: Vec<Option<(WindowId, Window)>> = Vec::new();
+        let mut attached: BTreeMap<u32, (WindowId, Window)> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Make(which) => {
+                    let window = if which { WINDOW } else { OTHER };
+                    if windows.len() < 4 && let Ok(id) = driver.make_window(window) {
+                        windows.push(Some((id, window)));
+                    }
+                    fake.machine().faults.allocations = None;
+                }
+                Step::Drop(at) => {
+                    if let Some(place) = windows.get_mut(at) && let Some((id, _)) = *place {
+                        match driver.drop_window(id) {
+                            Ok(()) => *place = None,
+                            Err(Error::WindowInUse) => prop_assert!(attached.values().any(|entry| entry.0 == id)),
+                            Err(error) => prop_assert!(matches!(error, Error::Failed(_)), "{error}"),
+                        }
+                    }
+                    windows.retain(Option::is_some);
+                }
+                Step::Attach(id, coherent, at) => {
+                    if let Some(&Some(window)) = windows.get(at) && driver.attach(id, coherent, window.0).is_ok() {
+                        attached.insert(id, window);
+                    }
+                    fake.machine().faults.allocations = None;
+                }
+                Step::Detach(id) => {
+                    if driver.detach(id).is_ok() {
+                        attached.remove(&id);
+                    }
+                }
+                Step::CutOff(id) => {
+                    let _ = driver.cut_off(id);
+                }
+                Step::Access(id, at, count) => {
+                    let address = OTHER.ipa + at * MIB;
+                    let translated = attached.get(&id).map(|(_, window)| {
+                        address.checked_sub(window.ipa).filter(|at| *at < window.size).map(|at| window.pa + at)
+                    });
+                    let state = driver.streams().iter().find(|stream| stream.id == id).map(|stream| stream.state);
+                    for _ in 0..count {
+                        let expected = match (state, translated) {
+                            (Some(StreamState::Translating), Some(Some(pa))) => Outcome::Memory(pa),
+                            (Some(StreamState::Unknown), _) => break,
+                            _ => Outcome::Aborted,
+                        };
+                        prop_assert_eq!(fake.access(id, address, true), expected);
+                    }
+                }
+                Step::Wait => fake.machine().now_ns += Limiter::PERIOD_NS,
+                Step::Events => {
+                    prop_assert!(driver.take_events(&mut |_| ()) <= 256);
+                }
+                Step::Errors(errors) => fake.machine().faults.errors = errors.into(),
+                Step::Hang(is_sync) => {
+                    let faults = &mut fake.machine().faults;
+                    *if is_sync { &mut faults.hangs_sync } else { &mut faults.hangs_queue } = true;
+                }
+                Step::NoMemory(count) => fake.machine().faults.allocations = Some(count),
+                Step::Global(bit) => {
+                    *fake.machine().registers.entry(GERROR).or_default() ^= bit;
+                    driver.take_errors();
+                }
+            }
+            let bytes: u64 = fake.machine().allocated.values().map(|order| 4096 << order).sum();
+            prop_assert_eq!(driver.memory_bytes(), bytes);
+            match driver.failure() {
+                None => prop_assert_eq!(driver.check(), Ok(())),
+                Some(_) => prop_assert!(driver.is_closed()),
+            }
+        }
+    }
+}
