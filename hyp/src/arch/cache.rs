@@ -43,6 +43,11 @@ pub(crate) fn complete() {
     instruction!("isb");
 }
 
+/// Completes memory accesses and cache maintenance for all observers, devices too (DSB SY).
+pub(crate) fn synchronize_system() {
+    instruction!("dsb sy");
+}
+
 /// Returns the bytes that one DC ZVA clears, or `None` if DC ZVA is prohibited (DCZID_EL0).
 fn zero_block() -> Option<usize> {
     let dczid = read!("dczid_el0");
