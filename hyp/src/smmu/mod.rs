@@ -54,12 +54,12 @@ pub(crate) use stream::{Counters, Stream, StreamState, WindowId};
 pub(crate) use window::Window;
 
 use access::Port;
+use alloc::vec::Vec;
 use command::Command;
 use core::cell::Cell;
 use entry::{ABORT, STE_WORDS};
 use event::Limiter;
 use features::Features;
-use heapless::Vec;
 use queue::{CommandQueue, EventQueue};
 use registers::{CR0, CR0_SMMUEN, CR0ACK};
 use stream_table::StreamTable;
@@ -88,7 +88,8 @@ pub(crate) struct Smmu<R, M> {
     commands: CommandQueue,
     events: EventQueue,
     windows: [Option<WindowTable>; WINDOW_LIMIT],
-    streams: Vec<Stream, STREAM_LIMIT>,
+    /// On the heap: this may be moved on a small stack.
+    streams: Vec<Stream>,
     failure: Option<Failure>,
     is_closed: bool,
     /// GBPA.ABORT is set: streams abort while the SMMU is off.
@@ -197,12 +198,12 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
             limiter: Limiter::default(),
         };
         let words = self.translating(&stream).ok_or(Error::NoWindow)?;
-        if self.streams.is_full() {
+        if self.streams.len() >= STREAM_LIMIT {
             return Err(Error::StreamLimit);
         }
+        self.streams.try_reserve(1).map_err(|_| Error::Memory { bytes: size_of::<Stream>() as u64 })?;
         let (entry, is_new) = self.table.prepare(&self.port, id)?;
-        // Not full, as just checked.
-        let _ = self.streams.push(stream);
+        self.streams.push(stream);
         // The entry aborts and its other words are ignored. Once no fetch is in flight that may have read their old values,
         // word 0 makes them count.
         self.port.write_words(entry + 8, &words[1..]);
@@ -311,7 +312,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     }
 
     /// Returns the commands that drop a window's translations.
-    fn invalidation(&self, id: WindowId) -> Option<Vec<Command, 2>> {
+    fn invalidation(&self, id: WindowId) -> Option<heapless::Vec<Command, 2>> {
         let window = self.window(id)?;
         Some(match self.features.stage {
             Stage::One => window.asids().into_iter().map(Command::invalidate_asid).collect(),

@@ -93,7 +93,12 @@ fn streams_reach_their_window_alone_and_only_while_attached() {
 
         assert_eq!(driver.drop_window(other), Err(Error::WindowInUse));
         for stream in [1, 2, 0x10f] {
+            fake.machine().opcodes.clear();
             driver.detach(stream).unwrap();
+            // CMD_CFGI_STE, then CMD_TLBI_S12_VMALL or two CMD_TLBI_NH_ASID.
+            let commands: &[u8] =
+                if idr0 & 1 != 0 { &[3, 0x46, 0x28, 0x46] } else { &[3, 0x46, 0x11, 0x11, 0x46] };
+            assert_eq!(fake.machine().opcodes, commands);
             assert_eq!(fake.access(stream, 0x4000_0010, false), Outcome::Aborted);
             assert_eq!(driver.detach(stream), Err(Error::NotAttached(stream)));
         }
@@ -183,6 +188,12 @@ fn windows_that_tables_cannot_hold_are_refused() {
     assert_eq!(driver.make_window(WINDOW), Err(Error::WindowLimit));
     windows.into_iter().for_each(|window| driver.drop_window(window).unwrap());
     assert_eq!(fake.machine().allocated.len(), count);
+    // EL2's stacks have 16 KiB.
+    assert!(size_of::<Driver>() <= 3072, "{}", size_of::<Driver>());
+
+    let window = driver.make_window(WINDOW).unwrap();
+    (0..STREAM_LIMIT as u32).for_each(|id| driver.attach(id, true, window).unwrap());
+    assert_eq!(driver.attach(STREAM_LIMIT as u32, true, window), Err(Error::StreamLimit));
 }
 
 #[test]
