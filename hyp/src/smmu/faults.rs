@@ -26,7 +26,8 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         if self.events.acknowledge_overflow(&self.port) {
             self.counters.overflows += 1;
         }
-        if count == 0 && self.is_polled && !self.unassigned.is_within(self.port.memory.now_ns()) {
+        self.has_more_events = count == self.events.capacity();
+        if count == 0 && self.is_masked && !self.unassigned.is_within(self.port.memory.now_ns()) {
             self.signal_events(true);
         }
         count
@@ -66,7 +67,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     /// Stops events of a stream that is not attached: it gets an entry, which aborts without events. If it cannot have one, the
     /// event interrupt is turned off for some time.
     fn silence(&mut self, id: u32) {
-        if self.usable().is_err() || self.is_polled {
+        if self.usable().is_err() || self.is_masked {
             return;
         }
         if self.table.entry(id).is_none()
@@ -83,7 +84,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     fn signal_events(&mut self, is_signalled: bool) {
         let value = if is_signalled { start::INTERRUPTS } else { IRQ_GERROR };
         match self.port.control("IRQ_CTRL", IRQ_CTRL, IRQ_CTRLACK, value) {
-            Ok(()) => self.is_polled = !is_signalled,
+            Ok(()) => self.is_masked = !is_signalled,
             Err(failure) => {
                 self.fail(failure);
             }

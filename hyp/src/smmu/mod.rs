@@ -95,7 +95,9 @@ pub(crate) struct Smmu<R, M> {
     /// GBPA.ABORT is set: streams abort while the SMMU is off.
     aborts_when_off: bool,
     /// The event interrupt is off because of events of streams that are not attached.
-    is_polled: bool,
+    is_masked: bool,
+    /// Events were left in the queue, which signals only when it stops being empty.
+    has_more_events: bool,
     unassigned: Limiter,
     counters: Counters,
 }
@@ -107,10 +109,12 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     ///
     /// A feature that is missing, memory, or an SMMU that does not answer. Memory that it may still access is never freed.
     pub(crate) fn new(registers: R, memory: M, setup: Setup) -> Result<Self, Error> {
-        let features = Features::read(&registers)?;
-        let is_coherent = setup.is_coherent && features.is_coherent;
+        let features = Features::read(&registers);
+        let is_coherent = setup.is_coherent && features.is_ok_and(|features| features.is_coherent);
         let port = Port { registers, memory, is_coherent, bytes: Cell::new(0) };
         let aborts_when_off = start::quiet(&port).map_err(Error::Failed)?;
+        // An SMMU that cannot be used stays off, with all its streams aborting.
+        let features = features?;
         let table = StreamTable::new(&port, &features, setup.largest_stream)?;
         let (mut commands, events) = match Self::queues(&port, &features) {
             Ok(queues) => queues,
@@ -138,7 +142,8 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
             failure: None,
             is_closed: false,
             aborts_when_off,
-            is_polled: false,
+            is_masked: false,
+            has_more_events: false,
             unassigned: Limiter::default(),
             counters: Counters::default(),
         })
@@ -267,10 +272,10 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         self.aborts_when_off
     }
 
-    /// Returns true while the event interrupt is off, so that [`take_events`](Self::take_events) must be called from time to
-    /// time.
+    /// Returns true while events may come or be left without an interrupt, so that [`take_events`](Self::take_events) must be
+    /// called from time to time.
     pub(crate) fn is_polled(&self) -> bool {
-        self.is_polled
+        self.is_masked || self.has_more_events
     }
 
     /// Returns the stage of translation that windows use.

@@ -159,6 +159,7 @@ fn missing_features_are_named() {
         let fake = Fake::new(idr0, idr1, idr5);
         assert_eq!(driver_of(&fake).unwrap_err(), error);
         assert!(fake.machine().allocated.is_empty());
+        assert_eq!(fake.access(1, 0, true), Outcome::Aborted);
     }
     let fake = Fake::new(IDR0, 32, IDR5);
     let setup = Setup { is_coherent: true, largest_stream: u32::MAX };
@@ -316,7 +317,10 @@ fn a_stream_that_floods_is_cut_off_and_others_are_not() {
     assert_eq!((counters.overflows, counters.cut_offs, counters.suppressed_events), (1, 1, 256 - 65));
     assert_eq!(fake.access(1, WINDOW.ipa, false), Outcome::Aborted);
     assert_eq!(fake.access(2, WINDOW.ipa, false), Outcome::Memory(WINDOW.pa));
+    // The queue was not seen empty, so no interrupt may come.
+    assert!(driver.is_polled());
     assert!(events(&mut driver).is_empty());
+    assert!(!driver.is_polled());
     assert_eq!(driver.check(), Ok(()));
     // A second overflow toggles the flags back.
     (0..257).for_each(|_| assert_eq!(fake.access(2, 0, false), Outcome::Aborted));
