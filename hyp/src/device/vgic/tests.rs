@@ -1,5 +1,7 @@
 //! Tests of the vGIC with fake list registers, and a guest that acknowledges and ends interrupts.
 
+mod lines;
+
 use super::list_register::{ListRegister, ListRegisters};
 use super::*;
 use std::cell::{Cell, RefCell};
