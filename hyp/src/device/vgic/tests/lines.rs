@@ -435,6 +435,36 @@ fn a_route_is_followed_and_an_absent_target_masks() {
     rig.settle();
     rig.check();
     assert_eq!(rig.physical.borrow().enabled[&40], 0, "the first vCPU that is online");
+    for round in 0..2 {
+        let fast_count = rig.fast_count.get();
+        rig.raise(2);
+        assert_eq!((rig.arrive(), rig.acknowledge(0)), (1, Some(66)));
+        assert_eq!(rig.fast_count.get(), fast_count + round, "the first one finds the list register");
+        rig.end(0, 66);
+        rig.settle();
+    }
+}
+
+#[test]
+fn an_active_line_of_a_vcpu_that_is_off_can_be_cleared() {
+    let rig = Rig::new();
+    rig.enable(0);
+    rig.route(0, 1);
+    rig.settle();
+    rig.raise(0);
+    rig.arrive();
+    assert_eq!(rig.acknowledge(1), Some(64));
+    rig.turn_off(1);
+    rig.settle();
+    rig.check();
+    assert!(rig.physical.borrow().active.contains(&35), "active, as in a GIC");
+    rig.write(ICACTIVER_LINES, 1);
+    rig.settle();
+    rig.check();
+    assert!(rig.physical.borrow().active.is_empty());
+    rig.route(0, 0);
+    rig.settle();
+    assert_eq!((rig.arrive(), rig.acknowledge(0)), (1, Some(64)));
 }
 
 #[test]
