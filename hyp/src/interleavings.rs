@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use crate::device::shared_uart::SharedUart;
 use crate::device::vgic::list_register::{ListRegister, ListRegisters};
-use crate::device::vgic::{HardwareLink, Kick, Line, Local, Vgic};
+use crate::device::vgic::{HardwareLink, Kick, Local, Vgic};
 use crate::device::vpl011::Line;
 use crate::doorbell::{Doorbell, Poller};
 use crate::requests::{Request, Requests};
@@ -94,8 +94,6 @@ const CTLR: u64 = 0;
 const IGROUPR0: u64 = 0x1_0080;
 const ISENABLER0: u64 = 0x1_0100;
 const ISPENDR0: u64 = 0x1_0200;
-/// GICD_IROUTER of the first line.
-const IROUTER64: u64 = 0x6000 + 8 * 64;
 
 /// Returns a vGIC with group 1 enabled, and vCPU 1 on this CPU with all SGIs enabled.
 fn vgic_with(local: &Local, lists: &Lists) -> Arc<Vgic> {
@@ -170,49 +168,6 @@ fn a_vcpu_that_turns_off_and_on_keeps_its_pending_sgis() {
         other.join().unwrap();
         take_kick(&sgi, Barrier::Executed, &vgic, &local, &lists);
         assert_eq!((lists.pending(9), vgic.dirty()), (1, 0));
-    });
-}
-
-/// A device's edge arrives on the CPU of vCPU 1 while vCPU 0 routes the line to itself.
-#[test]
-fn a_line_that_arrives_while_its_route_changes_is_in_one_list_register() {
-    loom::model(|| {
-        let (local, lists) = (Local::new(), Lists::default());
-        let (other_local, other_lists) = (Local::new(), Lists::default());
-        let vgic = Arc::new(Vgic::new(2, LINKS));
-        vgic.set_lines(&[Line { physical_intid: 40, is_edge: true }], 0..2);
-        let _ = vgic.open_lines(&lists);
-        let _ = vgic.bring_online(0, &other_local, &other_lists);
-        let _ = vgic.bring_online(1, &local, &lists);
-        // GICD_IGROUPR2, GICD_ISENABLER2, GICD_IROUTER64.
-        for (offset, size, value) in [(CTLR, 4, 2), (0x88, 4, 1), (0x108, 4, 1), (IROUTER64, 8, 1)] {
-            let _ = vgic.write_distributor(0, offset, size, value);
-        }
-        let _ = vgic.refill(0, &other_local, &other_lists);
-        let _ = vgic.refill(1, &local, &lists);
-        let sgi = Arc::new(Sgi::new());
-        let other = thread::spawn({
-            let (vgic, sgi) = (vgic.clone(), sgi.clone());
-            move || {
-                if vgic.write_distributor(0, IROUTER64, 8, 0).0 & 2 != 0 {
-                    sgi.send();
-                }
-                let _ = vgic.refill(0, &other_local, &other_lists);
-                (other_local, other_lists)
-            }
-        });
-        let mut kick = Kick(0);
-        if local.inject_line(40, &lists).is_none() {
-            kick = vgic.arrive_line(1, 0, &local, &lists);
-        }
-        let (other_local, other_lists) = other.join().unwrap();
-        if sgi.acknowledge(Barrier::Executed) && vgic.is_dirty(1) {
-            kick.0 |= vgic.refill(1, &local, &lists).0;
-        }
-        if kick.0 & 1 != 0 {
-            let _ = vgic.refill(0, &other_local, &other_lists);
-        }
-        assert_eq!((lists.pending(64), other_lists.pending(64), vgic.dirty()), (0, 1, 0));
     });
 }
 
