@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::link::{Address, Link};
-use crate::model::{Heat, Snapshot};
+use crate::model::{Device, Heat, Smmu, Snapshot};
 use crate::monitor::{Losses, Monitor};
 
 /// Time limit for a client's request.
@@ -25,6 +25,8 @@ const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The monitor's names of guest states.
 const STATES: [&str; 6] = ["off", "starting", "running", "stopping", "failed", "refused"];
+/// The monitor's names of device states.
+const DEVICE_STATES: [&str; 3] = ["off", "attached", "failed"];
 
 /// Options of `ballast exporter`.
 #[derive(Clone, Debug, clap::Args)]
@@ -233,6 +235,12 @@ pub(crate) fn page(snapshot: Option<&Snapshot>, losses: Losses, error_count: u64
     if let Some(snapshot) = snapshot {
         write_version(&mut page, snapshot);
         write_guests(&mut page, snapshot);
+        if !snapshot.devices.is_empty() {
+            write_devices(&mut page, snapshot);
+        }
+        if !snapshot.smmus.is_empty() {
+            write_smmus(&mut page, snapshot);
+        }
         write_controllers(&mut page, snapshot);
         write_migration(&mut page, snapshot);
         if !snapshot.pools.is_empty() {
@@ -314,8 +322,58 @@ fn write_guests(page: &mut Page, snapshot: &Snapshot) {
     page.metric("ballast_guest_exits_total", "counter", "Exits of the guest to EL2.", exits);
     let injected = stats().map(|guest| (label("guest", &guest.name), guest.injected_count as f64));
     page.metric("ballast_guest_interrupts_total", "counter", "Interrupts injected into the guest.", injected);
+    let device = stats().map(|guest| (label("guest", &guest.name), guest.device_interrupt_count as f64));
+    let help = "Interrupts of assigned devices, a part of ballast_guest_interrupts_total.";
+    page.metric("ballast_guest_device_interrupts_total", "counter", help, device);
     let time = stats().map(|guest| (label("guest", &guest.name), seconds(guest.el2_ns)));
     page.metric("ballast_guest_el2_seconds_total", "counter", "Time spent at EL2 for the guest.", time);
+}
+
+fn write_devices(page: &mut Page, snapshot: &Snapshot) {
+    let devices = || snapshot.devices.iter();
+    let labels = |one: &Device| format!("guest=\"{}\",device=\"{}\"", Label(&one.guest), Label(&one.device));
+    let info = devices().map(|one| {
+        let (host, kind) = (Label(&one.host), Label(&one.kind));
+        (format!("{{{},host=\"{host}\",kind=\"{kind}\"}}", labels(one)), 1.0)
+    });
+    page.metric("ballast_device_info", "gauge", "Name on the host and kind of the device.", info);
+    let states = devices().flat_map(|one| {
+        let sample =
+            |state| (format!("{{{},state=\"{state}\"}}", labels(one)), f64::from(one.state == state));
+        DEVICE_STATES.map(sample)
+    });
+    page.metric(
+        "ballast_device_state",
+        "gauge",
+        "1 for the device's current state, 0 for the others.",
+        states,
+    );
+    let mut each = |name, kind, help, value: fn(&Device) -> f64| {
+        page.metric(name, kind, help, devices().map(|one| (format!("{{{}}}", labels(one)), value(one))));
+    };
+    let help = "1 if an SMMU isolates the device.";
+    each("ballast_device_isolated", "gauge", help, |one| f64::from(one.is_isolated));
+    let help = "Interrupts of the device. Devices that share one share the count.";
+    each("ballast_device_interrupts_total", "counter", help, |one| one.interrupt_count as f64);
+    let help = "Accesses of the device that an SMMU denied.";
+    each("ballast_device_faults_total", "counter", help, |one| one.fault_count as f64);
+}
+
+fn write_smmus(page: &mut Page, snapshot: &Snapshot) {
+    let mut each = |name, kind, help, value: fn(&Smmu) -> f64| {
+        let samples = snapshot.smmus.iter().map(|one| (label("smmu", &one.smmu.to_string()), value(one)));
+        page.metric(name, kind, help, samples);
+    };
+    let help = "1 if the SMMU failed.";
+    each("ballast_smmu_failed", "gauge", help, |one| f64::from(one.state == "failed"));
+    each("ballast_smmu_memory_bytes", "gauge", "Tables and queues of the SMMU.", |one| {
+        one.memory_bytes as f64
+    });
+    each("ballast_smmu_events_total", "counter", "Accesses that the SMMU denied.", |one| {
+        one.event_count as f64
+    });
+    let help = "Global errors of the SMMU.";
+    each("ballast_smmu_errors_total", "counter", help, |one| one.error_count as f64);
 }
 
 fn write_controllers(page: &mut Page, snapshot: &Snapshot) {
@@ -525,6 +583,12 @@ mod tests {
         assert_eq!(sample("ballast_uptime_seconds", "", ""), 61.5);
         assert_eq!(sample("ballast_guest_memory_bytes", "guest", "alpha"), 536_870_912.0);
         assert_eq!(sample("ballast_guest_exits_total", "reason", "uart"), 40.0);
+        assert_eq!(sample("ballast_guest_device_interrupts_total", "guest", "alpha"), 13.0);
+        assert_eq!(sample("ballast_device_interrupts_total", "device", "00:01.0"), 12_345.0);
+        assert_eq!(sample("ballast_device_faults_total", "device", "00:02.0"), 66.0);
+        assert_eq!(sample("ballast_device_state", "state", "off"), 0.0);
+        assert_eq!(sample("ballast_device_isolated", "device", "ethernet@ff0e0000"), 0.0);
+        assert_eq!(sample("ballast_smmu_events_total", "smmu", "0"), 66.0);
         assert_eq!(sample("ballast_controller_closed", "controller", "mc0"), 0.0);
         assert_eq!(sample("ballast_controller_closed", "controller", "mc1"), 1.0);
         assert_eq!(sample("ballast_controller_evacuated", "controller", "mc1"), 1.0);

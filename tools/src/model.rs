@@ -92,6 +92,8 @@ pub(crate) struct GuestStats {
     pub(crate) name: String,
     /// Number of interrupts injected.
     pub(crate) injected_count: u64,
+    /// Number of those that came from assigned devices.
+    pub(crate) device_interrupt_count: u64,
     /// Time at EL2.
     pub(crate) el2_ns: u64,
     /// All other counters, such as `exit_REASON_count`.
@@ -112,6 +114,55 @@ impl GuestStats {
     pub(crate) fn exit_count(&self) -> u64 {
         self.exits().map(|(_, count)| count).sum()
     }
+}
+
+/// A device in `devices --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Device {
+    /// The guest that it is assigned to.
+    pub(crate) guest: String,
+    /// Its name in the guest.
+    pub(crate) device: String,
+    /// Its name on the host.
+    pub(crate) host: String,
+    /// The kind of device.
+    pub(crate) kind: String,
+    /// `off`, `attached` or `failed`.
+    pub(crate) state: String,
+    /// Reason why it failed.
+    pub(crate) reason: Option<String>,
+    /// False if no SMMU isolates it.
+    pub(crate) is_isolated: bool,
+    /// Number of its interrupts since boot.
+    pub(crate) interrupt_count: u64,
+    /// Number of its accesses that an SMMU denied since boot.
+    pub(crate) fault_count: u64,
+}
+
+impl Device {
+    /// Returns the state, the reason for it, and a note if the device is not isolated.
+    pub(crate) fn status(&self) -> String {
+        let reason = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let note = if self.is_isolated { "" } else { "; no SMMU: not isolated" };
+        format!("{}{reason}{note}", self.state)
+    }
+}
+
+/// An SMMU in `devices --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Smmu {
+    /// Its number.
+    pub(crate) smmu: u64,
+    /// `working` or `failed`.
+    pub(crate) state: String,
+    /// Size of its tables and queues.
+    pub(crate) memory_bytes: u64,
+    /// Number of events since boot.
+    pub(crate) event_count: u64,
+    /// Number of global errors since boot.
+    pub(crate) error_count: u64,
 }
 
 /// A range in `map --json`.
@@ -365,6 +416,10 @@ pub(crate) struct Snapshot {
     pub(crate) controllers: Vec<Controller>,
     /// The guests' counters.
     pub(crate) stats: Vec<GuestStats>,
+    /// The assigned devices.
+    pub(crate) devices: Vec<Device>,
+    /// The SMMUs.
+    pub(crate) smmus: Vec<Smmu>,
     /// The map of physical memory.
     pub(crate) map: Vec<MapRange>,
     /// The consoles.
@@ -411,6 +466,10 @@ impl Snapshot {
             Some("guests") => list(report, "guests", &mut self.guests),
             Some("controllers") => list(report, "controllers", &mut self.controllers),
             Some("stats") => list(report, "guests", &mut self.stats),
+            Some("devices") => {
+                list(report, "smmus", &mut self.smmus);
+                list(report, "devices", &mut self.devices)
+            }
             Some("map") => list(report, "ranges", &mut self.map),
             Some("console") => list(report, "consoles", &mut self.consoles),
             Some("migration") => {
@@ -450,6 +509,7 @@ mod tests {
             r#"{"report":"guests","guests":[{"console":1,"name":"alpha","state":"running","cpus":[0,1],"reason":null,"new":1}]}"#,
             r#"{"report":"controllers","controllers":[{"name":"mc0","total_bytes":1024}]}"#,
             r#"{"report":"stats","guests":[{"name":"alpha","exit_count":5,"exit_uart_count":3,"exit_wait_count":2}]}"#,
+            r#"{"report":"devices","devices":[{"guest":"alpha","device":"00:01.0","state":"off"}],"smmus":[{"smmu":0}]}"#,
             r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":2097152,"cells":"R1."}]}"#,
             r#"{"report":"console","consoles":[{"name":"alpha","lost_bytes":7}]}"#,
             r#"{"report":"migration","guests":[{"name":"alpha","moved_bytes":5}],"stalls":[],"pairs":[]}"#,
@@ -464,6 +524,8 @@ mod tests {
         assert_eq!(snapshot.guests[0].cpus, [0, 1]);
         assert_eq!(snapshot.stats[0].exit_count(), 5);
         assert_eq!(snapshot.map[0].cells, "R1.");
+        assert_eq!(snapshot.devices[0].status(), "off; no SMMU: not isolated");
+        assert_eq!(snapshot.smmus.len(), 1);
         assert_eq!(snapshot.pools[0].lent_bytes, 5);
         assert_eq!((snapshot.heat_window_ns, snapshot.heat[0].touched_bytes), (9, 7));
         assert_eq!([0, 1].map(|at| snapshot.claims[at].is_open()), [false, true]);

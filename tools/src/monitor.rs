@@ -184,7 +184,7 @@ impl Monitor {
             snapshot.take(&self.ask(command)?);
         }
         // An older Ballast, and one that is still starting, refuses these.
-        for command in ["stats migration", "jobs"] {
+        for command in ["stats migration", "jobs", "devices"] {
             if let Ok(report) = self.ask(command) {
                 snapshot.take(&report);
             }
@@ -358,7 +358,7 @@ pub(crate) mod tests {
                 r#"{"report":"controllers","controllers":[{"name":"mc0","state":"in use","total_bytes":1073741824,"free_bytes":533725184,"guest_bytes":536870912,"own_bytes":3145728,"reserved_bytes":0,"dmb_bytes":0},{"name":"mc1","state":"evacuated","total_bytes":1073741824,"free_bytes":1073741824,"guest_bytes":0,"own_bytes":0,"reserved_bytes":0,"dmb_bytes":268435456}]}"#
             }
             "stats --json" => {
-                r#"{"report":"stats","uptime_ns":61500000000,"guests":[{"name":"alpha","exit_count":70,"injected_count":20,"el2_ns":1220000000,"exit_hypercall_count":30,"exit_uart_count":40},{"name":"beta","exit_count":0,"injected_count":0,"el2_ns":0,"exit_hypercall_count":0,"exit_uart_count":0}]}"#
+                r#"{"report":"stats","uptime_ns":61500000000,"guests":[{"name":"alpha","exit_count":70,"injected_count":20,"device_interrupt_count":13,"el2_ns":1220000000,"exit_hypercall_count":30,"exit_uart_count":40},{"name":"beta","exit_count":0,"injected_count":0,"el2_ns":0,"exit_hypercall_count":0,"exit_uart_count":0}]}"#
             }
             "console --json" => {
                 r#"{"report":"console","consoles":[{"key":"Ctrl-] m","name":"monitor","is_front":true,"kept_bytes":0,"limit_bytes":16384,"lost_bytes":0,"input_lost_bytes":0},{"key":"Ctrl-] 1","name":"alpha","is_front":false,"kept_bytes":5,"limit_bytes":16384,"lost_bytes":56,"input_lost_bytes":0}]}"#
@@ -380,6 +380,9 @@ pub(crate) mod tests {
             }
             "heat --json" => {
                 r#"{"report":"heat","window_ns":1000000000,"unit_count":512,"cost_ns":90000,"heat":[{"guest":"alpha","controller":"mc0","resident_bytes":268435456,"touched_bytes":67108864,"share_permille":250},{"guest":"alpha","controller":"mc1","resident_bytes":268435456,"touched_bytes":0,"share_permille":0}]}"#
+            }
+            "devices --json" => {
+                r#"{"report":"devices","devices":[{"guest":"alpha","device":"00:01.0","host":"0000:00:01.0","kind":"virtio-blk","streams":["0:0x8"],"is_isolated":true,"interrupt_count":12345,"fault_count":0,"state":"attached","reason":null},{"guest":"alpha","device":"00:02.0","host":"0000:00:02.0","kind":"virtio-net","streams":["0:0x10"],"is_isolated":true,"interrupt_count":678,"fault_count":66,"state":"failed","reason":"64 faults within 100 ms"},{"guest":"beta","device":"ethernet@ff0e0000","host":"/axi/ethernet@ff0e0000","kind":"cdns,zynqmp-gem","streams":[],"is_isolated":false,"interrupt_count":0,"fault_count":0,"state":"off","reason":null}],"windows":[{"guest":"alpha","ipa":"0x40000000","size_bytes":67108864,"base":"0x48000000","controller":"mc0"}],"interrupts":[],"faults":[],"smmus":[{"smmu":0,"base":"0x9050000","stage":2,"stream_count":1,"memory_bytes":344064,"event_count":66,"error_count":1,"state":"working","reason":null}]}"#
             }
             "map --json" => {
                 r#"{"report":"map","ranges":[{"controller":"mc0","base":"0x40000000","unit_bytes":67108864,"cells":":R111111........"},{"controller":"mc1","base":"0x80000000","unit_bytes":67108864,"cells":"................"}]}"#
@@ -409,7 +412,8 @@ pub(crate) mod tests {
         let snapshot = monitor.snapshot(true).unwrap();
         assert_eq!(snapshot.guests.len(), 2);
         assert_eq!(snapshot.map.len(), 2);
-        assert_eq!(monitor.frames.len(), 11);
+        assert_eq!((snapshot.devices.len(), snapshot.smmus.len()), (3, 1));
+        assert_eq!(monitor.frames.len(), 12);
         assert_eq!(
             (snapshot.pools.len(), snapshot.claims.len(), snapshot.claim_stats.tried_count),
             (1, 3, 3)

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 mod chart;
 mod claims;
+mod devices;
 
 use self::chart::{Series, Style};
 use crate::frames::Decoder;
@@ -274,6 +275,7 @@ fn write_page(page: &mut String, material: &Material, first: &Snapshot, last: &S
         page.push_str("</ol>\n");
     }
     write_guests(page, last)?;
+    devices::write(page, last)?;
     write_maps(page, first, last)?;
     write_memory(page, material, last)?;
     write_migrations(page, material, last)?;

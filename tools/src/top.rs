@@ -159,10 +159,12 @@ impl Screen {
         let guests = self.snapshot.guests.len() as u16 + 3;
         let jobs = self.open_jobs().count() as u16;
         let pools = self.snapshot.pools.len() as u16 + self.open_claims().count() as u16;
-        let [title, map, table, pool_list, job_list, lines, foot] = Layout::vertical([
+        let devices = self.snapshot.devices.len() as u16;
+        let [title, map, table, device_list, pool_list, job_list, lines, foot] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Length(maps + 2),
             Constraint::Length(guests),
+            Constraint::Length(if devices == 0 { 0 } else { devices + 3 }),
             Constraint::Length(if pools == 0 { 0 } else { pools + 2 }),
             Constraint::Length(if jobs == 0 { 0 } else { jobs + 2 }),
             Constraint::Min(3),
@@ -172,6 +174,9 @@ impl Screen {
         self.draw_title(frame, title);
         self.draw_map(frame, map);
         self.draw_guests(frame, table);
+        if devices != 0 {
+            self.draw_devices(frame, device_list);
+        }
         if pools != 0 {
             self.draw_pools(frame, pool_list);
         }
@@ -264,6 +269,42 @@ impl Screen {
         let heads = ["GUEST", "STATE", "vCPUs", "MEMORY", "TOUCHED", "EXITS/s", "IN EL2", "UPTIME/REASON"];
         let table =
             Table::new(rows, widths).header(Row::new(heads).dim()).block(Block::bordered().title("Guests"));
+        frame.render_widget(table, area);
+    }
+
+    fn draw_devices(&self, frame: &mut Frame<'_>, area: Rect) {
+        let rows = self.snapshot.devices.iter().map(|device| {
+            let console = self.snapshot.guests.iter().find(|guest| guest.name == device.guest);
+            let state = match device.state.as_str() {
+                "attached" => Span::raw(device.status()).green(),
+                "failed" => Span::raw(device.status()).red(),
+                _ => Span::raw(device.status()),
+            };
+            Row::new([
+                Cell::from(Span::styled(
+                    device.guest.clone(),
+                    colour(console.map_or(0, |guest| guest.console)),
+                )),
+                Cell::from(device.device.clone()),
+                Cell::from(device.kind.clone()),
+                Cell::from(device.interrupt_count.to_string()),
+                Cell::from(device.fault_count.to_string()),
+                Cell::from(state),
+            ])
+        });
+        let widths = [
+            Constraint::Length(16),
+            Constraint::Length(9),
+            Constraint::Length(15),
+            Constraint::Length(10),
+            Constraint::Length(6),
+            Constraint::Min(10),
+        ];
+        let heads = ["GUEST", "DEVICE", "KIND", "INTERRUPTS", "FAULTS", "STATE"];
+        let errors: u64 = self.snapshot.smmus.iter().map(|smmu| smmu.error_count).sum();
+        let title = if errors == 0 { "Devices".into() } else { format!("Devices, SMMU errors: {errors}") };
+        let table =
+            Table::new(rows, widths).header(Row::new(heads).dim()).block(Block::bordered().title(title));
         frame.render_widget(table, area);
     }
 
@@ -433,7 +474,7 @@ mod tests {
             screen.take(snapshot.clone(), start + Duration::from_secs(second), Losses::default());
         }
         screen.losses.bad_frame_count = 2;
-        let mut terminal = Terminal::new(TestBackend::new(80, 40)).unwrap();
+        let mut terminal = Terminal::new(TestBackend::new(80, 46)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         insta::assert_snapshot!(terminal.backend());
     }
