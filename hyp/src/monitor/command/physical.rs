@@ -127,7 +127,7 @@ pub(super) fn check(session: &mut Session<'_>, _: &Arguments<'_>) -> Done {
         session.pause()?;
     }
     let summary = check.summary();
-    let smmus = machine.devices().map(Devices::check);
+    let smmus = machine.smmus().next().and(machine.devices()).map(Devices::check);
     let damage = smmus.as_ref().and_then(|smmus| smmus.as_ref().err());
     let problem_count = summary.problem_count + u64::from(damage.is_some());
     let present: u64 = memory.ram().map(|(range, _)| range.frames()).sum();
