@@ -2,7 +2,8 @@
 //! on a PC. ARCHITECTURE.md has the table of rooms: each knows only rooms below it.
 //!
 //! `unsafe` is allowed in `arch` and `hyp_mem`, in `boot`, and in these leaves: the vectors, the idle loop, which enters
-//! guests, and the fatal record (`exit`); a CPU's data, a guest's tables and memory, and migration's copies (`guest`); the PL011
+//! guests, and the fatal record (`exit`); a CPU's data, a guest's tables and memory, migration's copies, and
+//! the mapping of devices' registers (`guest`); the PL011
 //! (`serial`); the log's frames and its ring's symbol (`observe`).
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
@@ -39,11 +40,7 @@ pub mod monitor;
 mod observe;
 #[cfg(target_os = "none")]
 mod operator;
-#[cfg_attr(
-    target_os = "none",
-    expect(dead_code, unused_imports, reason = "guests get functions with the glue of devices")
-)]
-pub(crate) mod pci;
+mod pci;
 pub mod physical;
 mod requests;
 #[cfg(test)]
@@ -51,6 +48,5 @@ mod rooms;
 #[allow(unsafe_code)]
 #[cfg(target_os = "none")]
 mod serial;
-#[cfg_attr(target_os = "none", expect(dead_code, unused_imports, reason = "guests have no devices yet"))]
 mod smmu;
 mod translation;

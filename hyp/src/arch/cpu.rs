@@ -59,10 +59,12 @@ pub(crate) enum Purpose {
     Monitor = 0,
     /// Migration's slices.
     Migration = 1,
+    /// Polls of SMMUs whose event interrupt is off.
+    Smmu = 2,
 }
 
 /// Number of uses of EL2's own timer.
-const PURPOSES: usize = 2;
+const PURPOSES: usize = 3;
 
 /// The CPUs that have been described, by index.
 static CORES: [Once<&Core>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];

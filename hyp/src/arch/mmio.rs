@@ -62,19 +62,16 @@ impl Registers {
         unsafe { self.pointer::<u64>(offset).write_volatile(value) }
     }
 
-    #[expect(dead_code, reason = "guests get functions with the glue of devices")]
     pub(crate) fn read8(self, offset: usize) -> u8 {
         // SAFETY: a mapped register.
         unsafe { read8(self.pointer(offset)) }
     }
 
-    #[expect(dead_code, reason = "guests get functions with the glue of devices")]
     pub(crate) fn read16(self, offset: usize) -> u16 {
         // SAFETY: a mapped, aligned register.
         unsafe { read16(self.pointer(offset)) }
     }
 
-    #[expect(dead_code, reason = "guests get functions with the glue of devices")]
     pub(crate) fn write16(self, offset: usize, value: u16) {
         // SAFETY: a mapped, aligned register.
         unsafe { self.pointer::<u16>(offset).write_volatile(value) }

@@ -14,7 +14,6 @@ pub(crate) mod mem;
 pub(crate) mod mitigation;
 pub(crate) mod mmio;
 pub(crate) mod os_lock;
-#[expect(dead_code, reason = "guests get functions with the glue of devices")]
 pub(crate) mod pci;
 pub(crate) mod stage1;
 pub(crate) mod sysreg;

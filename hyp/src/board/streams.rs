@@ -76,8 +76,8 @@ impl<'t> StreamMap<'t> {
     /// The entry for `rid` names an SMMU that Ballast cannot use, or a StreamID beyond 32 bits.
     #[inline(never)]
     pub fn stream(self, smmus: &[Smmu<'t>], rid: u16) -> Result<Option<Stream>, Finding<'t>> {
-        let Some((_, entry)) = self.entry(rid) else { return Ok(None) };
-        let masked = self.masked(rid) as u32;
+        let masked = self.masked(rid);
+        let Some((_, entry)) = self.entry(masked) else { return Ok(None) };
         let smmu = Smmu::find(smmus, self.node, self.map, entry.phandle)?;
         match entry.stream.checked_add(masked - entry.rid) {
             Some(id) => Ok(Some(Stream { smmu, id })),
@@ -90,31 +90,28 @@ impl<'t> StreamMap<'t> {
 
     /// Iterates over the requester IDs that use `stream`.
     pub fn users(self, smmus: &[Smmu<'t>], stream: Stream) -> impl Iterator<Item = u16> {
-        let masks = move |at: u64| {
-            // With a full mask, no two RIDs have the same entry and offset.
-            let is_full = self.mask & 0xffff == 0xffff;
-            let range = if is_full { at..at + 1 } else { 0..0x1_0000 };
-            range.filter_map(|rid| u16::try_from(rid).ok()).filter(move |&rid| self.masked(rid) == at)
-        };
-        let is_of =
-            move |entry: &Entry| Smmu::find(smmus, self.node, self.map, entry.phandle) == Ok(stream.smmu);
-        self.entries().enumerate().filter(move |(_, entry)| is_of(entry)).flat_map(move |(index, entry)| {
-            let offset = stream.id.checked_sub(entry.stream).filter(|&offset| offset < entry.length);
-            let rids = offset.map(|offset| masks(u64::from(entry.rid) + u64::from(offset)));
+        let masked = self.entries().enumerate().filter_map(move |(index, entry)| {
+            let offset = stream.id.checked_sub(entry.stream).filter(|&offset| offset < entry.length)?;
+            let masked = entry.rid.checked_add(offset)?;
             // Only the first entry for a RID counts.
-            rids.into_iter()
-                .flatten()
-                .filter(move |&rid| self.entry(rid).is_some_and(|(first, _)| first == index))
+            let is_first = self.entry(masked).is_some_and(|(first, _)| first == index);
+            let smmu = is_first.then(|| Smmu::find(smmus, self.node, self.map, entry.phandle))?;
+            (smmu == Ok(stream.smmu)).then_some(masked)
+        });
+        masked.flat_map(move |masked| {
+            // With a full mask, a RID is its masked number.
+            let is_full = self.mask & 0xffff == 0xffff;
+            let range = if is_full { masked..masked.saturating_add(1) } else { 0..0x1_0000 };
+            range.filter_map(|rid| u16::try_from(rid).ok()).filter(move |&rid| self.masked(rid) == masked)
         })
     }
 
-    fn masked(self, rid: u16) -> u64 {
-        u64::from(u32::from(rid) & self.mask)
+    fn masked(self, rid: u16) -> u32 {
+        u32::from(rid) & self.mask
     }
 
-    /// Returns the entry for function `rid`, with its index.
-    fn entry(self, rid: u16) -> Option<(usize, Entry)> {
-        let masked = self.masked(rid) as u32;
+    /// Returns the entry for a masked requester ID, with its index.
+    fn entry(self, masked: u32) -> Option<(usize, Entry)> {
         self.entries().enumerate().find(|(_, entry)| entry.contains(masked))
     }
 }

@@ -11,7 +11,6 @@ pub(crate) mod mmu;
 #[cfg(target_os = "none")]
 pub(crate) mod pages;
 #[cfg(target_os = "none")]
-#[expect(dead_code, reason = "guests have no devices yet")]
 pub(crate) mod smmu;
 pub(crate) mod table_pool;
 #[cfg(target_os = "none")]

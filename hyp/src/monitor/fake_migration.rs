@@ -248,7 +248,7 @@ impl Migration for FakeMigration {
         let (is_dmb, number, ipa, size, mobility) = *PIECES.get(index).filter(|_| guest == 0)?;
         let placement = self.placements[index].get();
         let (is_pinned, mobility) = (placement != Placement::Any, self.mobility(mobility));
-        Some(Piece { is_dmb, number, ipa, size, placement, is_pinned, mobility })
+        Some(Piece { is_dmb, number, ipa, size, placement, is_pinned, mobility, backing: None })
     }
     fn place(&self, _: usize, index: usize, placement: Option<Placement>) {
         self.placements[index].set(placement.unwrap_or(Placement::Any));

@@ -38,6 +38,8 @@ pub struct Piece {
     pub is_pinned: bool,
     /// Its mobility.
     pub mobility: Mobility,
+    /// First physical address, if it was reserved at boot.
+    pub backing: Option<u64>,
 }
 
 impl Piece {

@@ -90,6 +90,7 @@ impl Migration for Operator {
             placement,
             is_pinned: placement != planned.placement,
             mobility: Host.region(guest.id(), planned.ipa)?.mobility,
+            backing: planned.backing.map(|base| base.get()),
         })
     }
 

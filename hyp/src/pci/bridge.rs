@@ -3,7 +3,8 @@
 use core::ops::Range;
 
 use super::capability::{self, EXPRESS};
-use super::config::{RegisterSpace, Rid};
+use super::config::{Bus, HEADER_TYPE, ID, MULTI_FUNCTION, RegisterSpace, Rid};
+use super::probe::{NO_VENDOR, interrupt_pin};
 
 /// Secondary bus number.
 const SECONDARY: u16 = 0x19;
@@ -67,6 +68,26 @@ impl Bridge {
     pub(super) fn is_root_port(&self) -> bool {
         self.kind == Some(ROOT_PORT)
     }
+}
+
+/// Returns device and pin (1 for INTA) at which INTx of `rid` arrives on `first_bus`; pin 0: the function has no INTx.
+/// Bridges swizzle the pins of devices behind them (PCI-to-PCI Bridge Architecture Specification, "Interrupt Support").
+/// `None`: `rid` is absent, or no root port leads to its bus.
+pub(crate) fn root_pin(bus: &impl Bus, first_bus: u8, rid: Rid) -> Option<(u8, u8)> {
+    let space = bus.function(rid).filter(|space| space.read16(ID) != NO_VENDOR)?;
+    let Some(pin) = interrupt_pin(&space) else { return Some((rid.device(), 0)) };
+    if rid.bus() == first_bus {
+        return Some((rid.device(), pin));
+    }
+    let ports = (0..=u8::MAX).map(|number| Rid::from_parts(first_bus, number >> 3, number & 7));
+    let port = ports.into_iter().find(|&port| {
+        bus.function(port).is_some_and(|space| {
+            space.read16(ID) != NO_VENDOR
+                && space.read8(HEADER_TYPE) & !MULTI_FUNCTION == 1
+                && space.read8(SECONDARY) == rid.bus()
+        })
+    })?;
+    Some((port.device(), (pin - 1 + rid.device()) % 4 + 1))
 }
 
 /// Reads the window whose base and limit are at `register`, with their upper halves.

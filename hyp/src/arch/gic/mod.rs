@@ -14,7 +14,6 @@ pub(crate) mod redistributor;
 pub(crate) use cpu_interface::KICK_SGI;
 pub(crate) use distributor::{Distributor, distributor};
 pub(crate) use lists::Lists;
-pub(crate) use mmio::Registers;
 pub(crate) use redistributor::{Priority, Redistributor, Region};
 
 /// Waits until `condition` holds. Returns false if it does not within the time that hardware may need.

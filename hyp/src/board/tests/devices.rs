@@ -25,6 +25,45 @@ fn said<T: core::fmt::Debug>(result: Result<T, Finding<'_>>) -> String {
     format!("{}", result.unwrap_err())
 }
 
+/// Follows the maps of all bridges, as a configuration may ask for.
+pub(super) fn follow_maps(tree: &Tree<'_>, board: &Board<'_>) {
+    for bridge in &board.bridges {
+        for rid in [0, 8, 0xff, 0x100, 0xffff] {
+            if let Ok(Some(stream)) = bridge.stream(&board.smmus, rid) {
+                let map = StreamMap::read(bridge.node).unwrap().unwrap();
+                assert!(map.users(&board.smmus, stream).any(|user| user == rid));
+            }
+            assert!(bridge.config_page(rid).is_none_or(|page| bridge.ecam.end() > page.get()));
+        }
+        for pin in 0..=5 {
+            let _ = bridge.interrupt(31, pin);
+        }
+    }
+    for node in tree.nodes() {
+        let _ = (device_streams(&board.smmus, node), device_interrupts(node));
+    }
+    HostBridge::errors(tree).for_each(|error| assert!(!format!("{error}").is_empty()));
+}
+
+proptest! {
+    /// Following the maps of any tree ends.
+    #[test]
+    fn changed_maps_do_no_harm(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        static BLOB: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let mut bytes = BLOB.get_or_init(|| compile(WITH_SMMU).as_slice().to_vec()).clone();
+        for (index, value) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = value;
+        }
+        let blob = guest_dts::tree::AlignedBlob::new(&bytes);
+        if let Ok(tree) = Tree::new(blob.as_slice())
+            && let Ok(board) = Board::read(&tree)
+        {
+            follow_maps(&tree, &board);
+        }
+    }
+}
+
 #[test]
 fn smmu_and_bridge_of_qemu_are_read() {
     with_board(WITH_SMMU, |board| {

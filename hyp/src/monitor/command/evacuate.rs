@@ -108,6 +108,11 @@ fn claimed_behind(machine: &dyn Machine, controller: ControllerId) -> u64 {
     here.map(|(id, _)| memory.resident_everywhere(Owner::Pool(id)) * FRAME_SIZE).sum()
 }
 
+fn is_behind(machine: &dyn Machine, frame: Frame, controller: ControllerId) -> bool {
+    let mut ram = machine.memory().into_iter().flat_map(|memory| memory.ram());
+    ram.any(|(range, behind)| behind == controller && range.contains(frame))
+}
+
 /// Predicts the bytes that an evacuation of `from` moves, and the memory that stays.
 fn predict(session: &mut Session<'_>, from: ControllerId) -> Result<(u64, Vec<Staying>), Failure> {
     let (migration, machine) = (session.migration()?, session.machine);
@@ -128,11 +133,18 @@ fn predict(session: &mut Session<'_>, from: ControllerId) -> Result<(u64, Vec<St
                 (Mobility::Movable, _) => continue,
             };
             let parts = parts(session, at, piece.ipa, piece.size)?;
-            let bytes =
+            let base = piece.backing.or_else(|| machine.unit(at, piece.ipa).map(|(pa, _)| pa));
+            let frame = base.and_then(Pa::try_new).map(Frame::containing);
+            let mut bytes: u64 =
                 parts.iter().filter(|part| part.controller == from.index()).map(|part| part.bytes).sum();
+            if parts.iter().all(|part| part.bytes == 0)
+                && piece.backing.is_some()
+                && frame.is_some_and(|frame| is_behind(machine, frame, from))
+            {
+                // The memory is kept for the guest although the guest is off.
+                bytes = piece.size;
+            }
             if bytes > 0 {
-                let frame =
-                    machine.unit(at, piece.ipa).and_then(|(pa, _)| Pa::try_new(pa)).map(Frame::containing);
                 let info = frame.zip(machine.memory()).and_then(|(frame, memory)| memory.frame_info(frame));
                 let is_reserved = info.is_some_and(|info| info.state == State::Reserved);
                 staying.push(Staying { owner: Some((at, piece)), bytes, is_reserved, why });

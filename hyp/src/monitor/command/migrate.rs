@@ -127,14 +127,17 @@ impl<'a, 'w> Selected<'a, 'w> {
     /// Sets the placement of the pieces in the region; `None` restores that in the configuration.
     fn place(&self, session: &mut Session<'_>, placement: Option<Placement>) -> Done {
         let named = || self.pieces().enumerate().filter(|(_, piece)| self.region.names(piece));
+        let is = |mobility| move |(_, piece): &(usize, Piece)| piece.mobility == mobility;
+        let movable = || named().filter(|(_, piece)| fixed(piece).is_none());
+        // Memory that is mapped 1:1 cannot be pinned; unpinning it does nothing. A DMA window stays where it is when all of
+        // the guest's RAM is pinned: every guest with devices has one.
+        let in_place = named().find(is(Mobility::PinnedInPlace));
+        let window = named().find(is(Mobility::DmaWindow)).filter(|_| movable().next().is_none());
+        if let Some((_, piece)) = in_place.or(window).filter(|_| placement.is_some()) {
+            return Err(self.refuse_fixed(session, &piece));
+        }
         if named().next().is_none() {
             refuse!(session, "{} is not a whole region of {}; it has {}", self.word, self.name, Names(self));
-        }
-        // Memory that cannot move has no placement; unpinning it does nothing.
-        let movable = || named().filter(|(_, piece)| fixed(piece).is_none());
-        if let Some((_, piece)) = named().next().filter(|_| placement.is_some() && movable().next().is_none())
-        {
-            return Err(self.refuse_fixed(session, &piece));
         }
         movable().for_each(|(at, _)| self.migration.place(self.index, at, placement));
         Ok(())

@@ -1,7 +1,7 @@
 //! `retire`: taking frames out of use for good.
 
 use alloc::vec::Vec;
-use stage2::addr::FRAME_SIZE;
+use stage2::addr::{FRAME_SIZE, Frame};
 use stage2::claim::{ClaimId, Kind, State as ClaimState};
 use stage2::migrate::{Mobility, Request};
 use stage2::owner::{GuestId, Owner, PoolId};
@@ -28,6 +28,8 @@ enum Holder {
     Claim(PoolId, Option<ClaimId>),
     /// Ballast itself, for as long as it runs.
     Ballast,
+    /// Kept for a guest since boot: its DMA window, or RAM that is mapped 1:1.
+    Kept(GuestId, Mobility),
     /// Reserved since boot.
     Reserved,
 }
@@ -35,7 +37,7 @@ enum Holder {
 impl Holder {
     /// Tests if the frames can be retired while Ballast runs.
     const fn is_temporary(self) -> bool {
-        !matches!(self, Self::Ballast | Self::Reserved)
+        !matches!(self, Self::Ballast | Self::Kept(..) | Self::Reserved)
     }
 
     /// The state's name in reports.
@@ -43,7 +45,7 @@ impl Holder {
         match self {
             Self::Guest(_) => "moving",
             Self::FixedGuest(_) | Self::Tables(_) | Self::Claim(..) => "waiting",
-            Self::Ballast | Self::Reserved => "never",
+            Self::Ballast | Self::Kept(..) | Self::Reserved => "never",
         }
     }
 
@@ -61,6 +63,10 @@ impl Holder {
                 }
             }
             Self::Ballast => f.write_str("Ballast"),
+            Self::Kept(guest, Mobility::DmaWindow) => {
+                write!(f, "DMA window of {}", machine.guest_name(guest))
+            }
+            Self::Kept(guest, _) => f.write_str(machine.guest_name(guest)),
             Self::Reserved => f.write_str("reserved since boot"),
         })
     }
@@ -73,6 +79,7 @@ impl Holder {
             }
             Self::Claim(..) => f.write_str("once released"),
             Self::Ballast => f.write_str("never while Ballast runs"),
+            Self::Kept(..) => f.write_str("never: kept for the guest since boot"),
             Self::Reserved => f.write_str("never: reserved by the host"),
         })
     }
@@ -105,6 +112,9 @@ pub(super) fn retire(session: &mut Session<'_>, arguments: &Arguments<'_>) -> Do
     if let Some(first) = held.first().filter(|_| never == ram) {
         let address = first.first * FRAME_SIZE;
         let why = match first.holder {
+            Holder::Kept(..) => {
+                "it is kept for a guest while Ballast runs, as its DMA window or 1:1. Change the configuration and reboot"
+            }
             Holder::Reserved => "it has been reserved since boot, so Ballast never allocates it",
             _ => {
                 "Ballast itself uses it while it runs. Exclude it with a no-map node in the host's /reserved-memory \
@@ -178,7 +188,7 @@ fn held(
 fn holder(machine: &dyn Machine, occupant: &Occupant, frames: FrameRange) -> Option<Holder> {
     match (occupant.state, occupant.owner) {
         (State::Retired | State::Free, _) => None,
-        (State::Reserved, _) => Some(Holder::Reserved),
+        (State::Reserved, _) => Some(kept(machine, occupant.frame).unwrap_or(Holder::Reserved)),
         (State::Used, Some(Owner::Guest(guest))) => {
             let mapping = occupant.mapping.filter(|mapping| mapping.guest == guest);
             let is_fixed = mapping.is_some_and(|mapping| {
@@ -195,6 +205,19 @@ fn holder(machine: &dyn Machine, occupant: &Occupant, frames: FrameRange) -> Opt
         }
         (State::Used, _) => Some(Holder::Ballast),
     }
+}
+
+/// Returns the guest that reserved `frame` is kept for, if there is one.
+fn kept(machine: &dyn Machine, frame: Frame) -> Option<Holder> {
+    let migration = machine.migration()?;
+    let address = frame.pa().get();
+    let mut all =
+        (0..machine.guest_count()).flat_map(|at| pieces(migration, at).map(move |piece| (at, piece)));
+    let (at, piece) = all.find(|(_, piece)| {
+        let offset = piece.backing.and_then(|base| address.checked_sub(base));
+        offset.is_some_and(|offset| offset < piece.size)
+    })?;
+    Some(Holder::Kept(GuestId::try_new(u8::try_from(at).ok()?)?, piece.mobility))
 }
 
 /// Returns the claim that holds the first frame of a block in `frames`, if it is remembered.

@@ -27,7 +27,7 @@ pub(super) fn add_all<'t>(
     for &path in &guest.devices {
         let finding = |rule| Finding::new(owner, Some("devices"), Value::Text(path), rule);
         let Some(node) = host.tree.find(path) else {
-            return Err(finding(Rule::Must("be the path or an alias of a node in the host's tree")));
+            return Err(finding(Rule::Must("be the path of a node in the host's tree")));
         };
         // Two paths may name one node.
         if assignment.devices.iter().any(|device| device.node == node) {
@@ -51,19 +51,22 @@ pub(super) fn add_all<'t>(
         if streams.is_empty() {
             permit_without_smmu(guest, finding)?;
         }
-        let (pages, regs) = place(host, node, assignment)?;
+        let is_coherent = board::is_coherent(node);
+        let mut device =
+            Device { node, pages: Vec::new(), regs: Vec::new(), streams, lines: Vec::new(), is_coherent };
+        place(host, &mut device, assignment)?;
         let others =
             |node| configuration.guests.iter().any(|one| !is_same(one, guest) && has(host, one, node));
         let own = |node| has(host, guest, node);
-        for &(_, range) in &pages {
-            check_neighbours(host, node, range, !streams.is_empty(), &own, &others, tell)?;
+        for &(_, range) in &device.pages {
+            check_neighbours(host, node, range, !device.streams.is_empty(), &own, &others, tell)?;
         }
-        let mut lines = Vec::new();
         for interrupt in device_interrupts(node)? {
-            lines.push(assignment.line(host.board, interrupt).map_err(|rule| about_interrupts(node, rule))?);
+            device
+                .lines
+                .push(assignment.line(host.board, interrupt).map_err(|rule| about_interrupts(node, rule))?);
         }
-        let is_coherent = board::is_coherent(node);
-        assignment.devices.push(Device { node, pages, regs, streams, lines, is_coherent });
+        assignment.devices.push(device);
     }
     Ok(())
 }
@@ -90,16 +93,15 @@ fn has<'t>(host: &Host<'_, 't>, guest: &Guest<'t>, node: Node<'t>) -> bool {
     guest.devices.iter().any(|path| host.tree.find(path) == Some(node))
 }
 
-/// Gives the registers of `node` guest addresses. Returns the pages to map, and the guest address and size of each entry.
-#[expect(clippy::type_complexity, reason = "the types of two fields of `Device`")]
+/// Gives the registers of `device` guest addresses, after those of the devices in `assignment`.
 fn place<'t>(
     host: &Host<'_, 't>,
-    node: Node<'t>,
+    device: &mut Device<'t>,
     assignment: &Assignment<'t>,
-) -> Result<(Vec<(u64, PaRange)>, Vec<(u64, u64)>), Finding<'t>> {
+) -> Result<(), Finding<'t>> {
+    let node = device.node;
     let mapped = assignment.devices.iter().flat_map(|device| &device.pages);
     let mut next = mapped.map(|(ipa, range)| ipa + range.size()).max().unwrap_or(DEVICE_BASE);
-    let (mut pages, mut regs) = (Vec::<(u64, PaRange)>::new(), Vec::new());
     for Reg { base, size } in node.cpu_reg::<REG_LIMIT>()? {
         let finding = |rule| Finding::new(node, Some("reg"), Value::Range { base, size }, rule);
         let whole = (|| {
@@ -111,21 +113,21 @@ fn place<'t>(
             return Err(finding(Rule::OverlapsWith(owner)));
         }
         let offset = base - whole.base().get();
-        let mapped = assignment.devices.iter().flat_map(|device| &device.pages).chain(&pages);
+        let mapped = assignment.devices.iter().flat_map(|device| &device.pages).chain(&device.pages);
         let mut holding = mapped.filter(|(_, range)| range.contains(&whole));
         if let Some(&(ipa, range)) = holding.next() {
-            regs.push((ipa + (base - range.base().get()), size));
+            device.regs.push((ipa + (base - range.base().get()), size));
             continue;
         }
         let end = next.checked_add(whole.size()).filter(|end| *end <= DEVICE_BASE + DEVICE_SIZE);
         let Some(end) = end else {
             return Err(finding(Rule::Must("fit into the 128 MiB for the registers of a guest's devices")));
         };
-        pages.push((next, whole));
-        regs.push((next + offset, size));
+        device.pages.push((next, whole));
+        device.regs.push((next + offset, size));
         next = end;
     }
-    Ok((pages, regs))
+    Ok(())
 }
 
 /// Checks whose registers lie in the pages `range` of the device `node`.

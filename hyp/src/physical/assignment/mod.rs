@@ -17,7 +17,8 @@ use alloc::vec::Vec;
 use guest_dts::config::{Configuration, Guest, Layout, Severity};
 use guest_dts::finding::{Finding, Rule};
 use guest_dts::guest_tree::platform::{ASSIGNED_SPI_BASE, ASSIGNED_SPI_COUNT};
-use guest_dts::guest_tree::{Assigned, AssignedDevice, PciBus, PciSlot};
+use guest_dts::guest_tree::{Assigned, AssignedDevice, GuestTree, PciBus, PciSlot};
+use guest_dts::image::{BootPlan, Image};
 use guest_dts::range::PaRange;
 use guest_dts::tree::{Node, Tree};
 use registers::Registers;
@@ -174,7 +175,24 @@ fn one<'t>(
     function::add_all(host, guest, node, &mut assignment, tell)?;
     device::add_all(host, configuration, guest, node, &mut assignment, before, tell)?;
     sharing::check(host, node, &assignment, before)?;
+    check_tree(host, guest, &layout, &assignment)?;
     Ok(Some(assignment))
+}
+
+/// Checks that the guest's tree can describe the devices.
+fn check_tree<'t>(
+    host: &Host<'_, 't>,
+    guest: &Guest<'t>,
+    layout: &Layout,
+    assignment: &Assignment<'t>,
+) -> Result<(), Finding<'t>> {
+    // These were checked when the configuration was read.
+    let Ok(image) = Image::parse(guest.kernel) else { return Ok(()) };
+    let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
+    let Ok(plan) = BootPlan::new(&image, ramdisk_size, layout.regions()) else { return Ok(()) };
+    let assigned = assignment.tree();
+    let (plan, assigned) = (&plan, Some(&assigned));
+    GuestTree { guest, layout, plan, assigned, kaslr_seed: None, rng_seed: None }.check(Some(host.tree))
 }
 
 /// Checks that `guest` may have a device that no SMMU isolates; `finding` makes the finding about the device.

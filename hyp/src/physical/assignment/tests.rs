@@ -34,10 +34,11 @@ struct Outcome {
     reserved: u64,
 }
 
-/// Returns a guest of 128 MiB and what `more` describes.
+/// Returns a guest of 128 MiB and what `more` describes: nodes of windows, then properties.
 fn guest(name: &str, more: &str) -> String {
+    let (window, properties) = more.split_at(more.rfind("};").map_or(0, |at| at + 2));
     format!(
-        "{name} {{ vcpus = <1>; kernel = <&kernel>; #address-cells = <2>; #size-cells = <2>; {more} \
+        "{name} {{ vcpus = <1>; kernel = <&kernel>; #address-cells = <2>; #size-cells = <2>; {properties} {window} \
          memory-9 {{ size = <0 0x8000000>; }}; }};"
     )
 }
@@ -146,7 +147,7 @@ fn devices_that_break_a_rule_are_refused() {
     let devices = |names: &str| format!("{WINDOW} devices = {names};");
     let host = host();
     for (names, expected) in [
-        ("\"/nothing\"", "/guests/alpha: devices = \"/nothing\": must be the path or an alias"),
+        ("\"/nothing\"", "/guests/alpha: devices = \"/nothing\": must be the path of a node"),
         ("\"/net@a140000\"", "devices = \"/net@a140000\": must name a device that is enabled"),
         ("\"/net@a100000\"", "/net@a100000: reg = 4 KiB at 0xa100000: overlaps with /net@a100200"),
         ("\"/net@a130000\"", "devices = \"/net@a130000\": must be behind an SMMUv3"),
@@ -216,16 +217,16 @@ fn what_another_guest_has_is_refused() {
         ),
         (
             &device("net@a110010"),
-            &device("net@a120000"),
-            "/net@a120000: interrupts = <0x0 0x53 0x4>: must be interrupts",
+            &device("eth@a120000"),
+            "/eth@a120000: interrupts = <0x0 0x53 0x4>: must be interrupts",
         ),
         (
-            &device("net@a120000"),
-            "devices = \"spare\";",
-            "/guests/beta: devices = \"spare\": already used by /guests/alpha",
+            &device("eth@a120000"),
+            "devices = \"/eth\";",
+            "/guests/beta: devices = \"/eth\": already used by /guests/alpha",
         ),
     ] {
-        let host = host().replacen("aliases {", "aliases { spare = \"/net@a120000\";", 1);
+        let host = host().replacen("net@a120000", "eth@a120000", 1);
         let outcome = resolve_on(&host, &pair(one, other), &Unprobed, |_, _| {});
         assert_eq!((outcome.guests.len(), outcome.told.len()), (1, 1), "{:?}", outcome.told);
         assert!(outcome.told[0].contains(expected), "{:?}", outcome.told);
