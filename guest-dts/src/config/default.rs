@@ -70,7 +70,7 @@ impl<'t> Configuration<'t> {
             page_size: image.page_size().unwrap_or_default(),
             movable_memory: MovableMemory::Auto,
             regions: core::iter::once(region).collect(),
-            dmbs: Vec::new(),
+            dmbs: alloc::vec::Vec::new(),
             migration: GuestMigration::default(),
             template: None,
             host_nodes: Vec::new(),

@@ -99,8 +99,8 @@ fn read<'t>(node: Node<'t>, reader: &mut Reader<'_, 't>) -> Option<Guest<'t>> {
         starts_at_boot: !reader.flag(node, "start-manually"),
         page_size: read_page_size(node, kernel.unwrap_or_default(), reader),
         movable_memory: read_movable_memory(node, reader),
-        regions: Vec::new(),
-        dmbs: Vec::new(),
+        regions: alloc::vec::Vec::new(),
+        dmbs: alloc::vec::Vec::new(),
         migration: GuestMigration {
             limit_bytes_per_s: reader
                 .number(node, "migration-limit-kBps", 1, u32::MAX)
@@ -250,17 +250,15 @@ fn read_memory<'t>(node: Node<'t>, guest: &mut Guest<'t>, reader: &mut Reader<'_
             _ => continue,
         };
         has_memory |= !is_dmb;
-        let (region, count, limit, what) = match is_dmb {
-            true => (region::read_dmb(child, page, reader), guest.dmbs.len(), DMB_LIMIT, "movable blocks"),
-            false => (region::read(child, page, reader), guest.regions.len(), REGION_LIMIT, "regions of RAM"),
+        let (region, list, limit, what) = match is_dmb {
+            true => (region::read_dmb(child, page, reader), &mut guest.dmbs, DMB_LIMIT, "movable blocks"),
+            false => (region::read(child, page, reader), &mut guest.regions, REGION_LIMIT, "regions of RAM"),
         };
         let Some(region) = region else { continue };
-        let pushed = match is_dmb {
-            true => guest.dmbs.push(region),
-            false => guest.regions.push(region),
-        };
-        if pushed.is_err() {
-            reader.error(Finding::node(child, Rule::TooMany { index: count, limit, what }));
+        if list.len() < limit {
+            list.push(region);
+        } else {
+            reader.error(Finding::node(child, Rule::TooMany { index: limit, limit, what }));
         }
     }
     if !has_memory {

@@ -111,9 +111,9 @@ pub struct Guest<'t> {
     /// Method by which the guest learns of its movable memory.
     pub movable_memory: MovableMemory,
     /// RAM, in the blob's order.
-    pub regions: Vec<RamRegion<'t>, REGION_LIMIT>,
+    pub regions: alloc::vec::Vec<RamRegion<'t>>,
     /// Designated movable blocks, in the blob's order. They are RAM too, above all regions.
-    pub dmbs: Vec<RamRegion<'t>, DMB_LIMIT>,
+    pub dmbs: alloc::vec::Vec<RamRegion<'t>>,
     /// The guest's limits of migration.
     pub migration: GuestMigration,
     /// The node `device-tree`: nodes and properties that the operator adds to the guest's tree.
