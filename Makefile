@@ -1,6 +1,6 @@
 # The main commands are `make run` and `make test`; CONTRIBUTING.md lists all.
 #
-#   make run [MACHINE=two] [GUESTS=alpha-beta] [KERNEL=6.12] [CPU=cortex-a72] [APPEND=…] [SERIAL=/tmp/serial]
+#   make run [GUESTS=alpha-beta] [MACHINE=two] [KERNEL=6.12] [CPU=cortex-a72] [DISKS=keep] [APPEND=…] [SERIAL=/tmp/serial]
 #   make test [FILTER=…]
 #   make soak [HOURS=1] [PART=mix|resets] [SEED=…]
 
@@ -12,7 +12,7 @@ QEMU = tools/cargo run --package ballast-qemu --
 option = $(if $($(2)),--$(1) '$($(2))')
 SOAK = $(call option,hours,HOURS) $(call option,part,PART) $(call option,seed,SEED)
 RUN = $(call option,machine,MACHINE) $(call option,guests,GUESTS) $(call option,kernel,KERNEL) \
-      $(call option,cpu,CPU) $(call option,append,APPEND) $(call option,serial,SERIAL)
+      $(call option,cpu,CPU) $(call option,disks,DISKS) $(call option,append,APPEND) $(call option,serial,SERIAL)
 
 run: setup
 	$(QEMU) run $(RUN)

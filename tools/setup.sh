@@ -54,6 +54,7 @@ missing_packages() {
     has qemu-system-aarch64 || echo qemu-system-arm
     has dtc || echo device-tree-compiler
     has cpio || echo cpio
+    has xz || echo xz-utils
     has cc || echo gcc libc6-dev
     has setpriv || echo util-linux
     # The tests of guest-dts install dt-validate into a virtual environment.

@@ -138,32 +138,49 @@ impl Apt {
         newest.map(str::to_owned).ok_or_else(missing)
     }
 
+    /// Returns the packages that an installation of `name` needs, except those that have no shared libraries by their names.
+    ///
+    /// # Errors
+    /// apt cannot resolve the dependencies.
+    pub(crate) fn libraries_of(&self, name: &str) -> Result<Vec<String>> {
+        let mut simulate = self.command("apt-get");
+        simulate.args(["install", "--simulate", "--no-install-recommends", name]);
+        let said = process::output(&mut simulate)?;
+        let names = said.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+        let names = names.map(|name| name.split(':').next().unwrap_or(name));
+        Ok(names
+            .filter(|name| name.starts_with("lib") || name.starts_with("zlib"))
+            .map(str::to_owned)
+            .collect())
+    }
+
     /// Downloads the newest version of the package `name`.
     ///
     /// # Errors
-    /// apt cannot fetch it, or its hash differs from the one in the signed index.
+    /// As [`download_all`](Self::download_all).
     pub(crate) fn download(&self, name: &str) -> Result<Package> {
-        let record = process::output(self.command("apt-cache").args(["show", "--no-all-versions", name]))?;
-        let field = |key: &str| {
-            let line = record.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
-            let missing = || Error::Data { path: name.into(), reason: format!("its record has no {key}") };
-            line.map(|value| value.trim().to_owned()).ok_or_else(missing)
-        };
-        let (version, sha256) = (field("Version")?, field("SHA256")?);
-        process::quietly(self.command("apt-get").arg("download").arg(format!("{name}={version}")))?;
-        let is_it = |path: &PathBuf| {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
-        };
-        let entries = fs::read_dir(&self.folder).at(&self.folder)?;
-        let file = entries.flatten().map(|entry| entry.path()).find(is_it);
-        let file =
-            file.ok_or_else(|| Error::Data { path: name.into(), reason: "apt downloaded nothing".into() })?;
-        let found = sha256_of(&file)?;
-        if found != sha256 {
-            return Err(Error::Hash { package: name.into(), found, expected: sha256 });
+        Ok(self.download_all(&[name.to_owned()])?.remove(0))
+    }
+
+    /// Downloads the newest versions of the packages `names`.
+    ///
+    /// # Errors
+    /// apt cannot fetch one, or its hash differs from the one in the signed index.
+    pub(crate) fn download_all(&self, names: &[String]) -> Result<Vec<Package>> {
+        // A call for each package would read apt's cache each time.
+        let mut show = self.command("apt-cache");
+        let records = process::output(show.args(["show", "--no-all-versions"]).args(names))?;
+        let mut packages = names
+            .iter()
+            .map(|name| described(name, &records))
+            .collect::<std::result::Result<Vec<Package>, String>>()
+            .map_err(|reason| Error::Data { path: "apt-cache show".into(), reason })?;
+        let wanted = packages.iter().map(|package| format!("{}={}", package.name, package.version));
+        process::quietly(self.command("apt-get").arg("download").args(wanted))?;
+        for package in &mut packages {
+            self.check(package)?;
         }
-        Ok(Package { name: name.into(), version, sha256, file })
+        Ok(packages)
     }
 
     /// Returns a command that downloads `packages` and everything they depend on into the folder `archives`. It keeps
@@ -181,6 +198,25 @@ impl Apt {
         command.args(packages);
         Ok(command)
     }
+
+    /// Finds the file of a downloaded package and checks its hash.
+    fn check(&self, package: &mut Package) -> Result<()> {
+        let prefix = format!("{}_", package.name);
+        let is_it = |path: &PathBuf| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with(&prefix) && file.ends_with(".deb")
+        };
+        let entries = fs::read_dir(&self.folder).at(&self.folder)?;
+        let file = entries.flatten().map(|entry| entry.path()).find(is_it);
+        let nothing =
+            || Error::Data { path: (&package.name).into(), reason: "apt downloaded nothing".into() };
+        package.file = file.ok_or_else(nothing)?;
+        let (name, found) = (package.name.clone(), sha256_of(&package.file)?);
+        if found != package.sha256 {
+            return Err(Error::Hash { package: name, found, expected: package.sha256.clone() });
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Apt {
@@ -190,6 +226,23 @@ impl Drop for Apt {
     }
 }
 
+/// Returns the package `name` from the records that `apt-cache show` prints. It has no file yet.
+fn described(name: &str, records: &str) -> std::result::Result<Package, String> {
+    let value = |record: &str, key: &str| {
+        let line = record.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))?;
+        Some(line.trim().to_owned())
+    };
+    let is_it = |record: &&str| value(record, "Package").is_some_and(|found| found == name);
+    let record = records.split("\n\n").find(is_it).ok_or_else(|| format!("no record of {name}"))?;
+    let field = |key| value(record, key).ok_or_else(|| format!("the record of {name} has no {key}"));
+    Ok(Package {
+        name: name.into(),
+        version: field("Version")?,
+        sha256: field("SHA256")?,
+        file: PathBuf::new(),
+    })
+}
+
 /// Extracts the only file of `package` that matches the glob `member` to `to`.
 ///
 /// # Errors
@@ -197,10 +250,7 @@ impl Drop for Apt {
 pub(crate) fn unpack(package: &Path, member: &str, to: &Path) -> Result<()> {
     let folder = package.with_extension("unpacked");
     fs::create_dir_all(&folder).at(&folder)?;
-    // The names are the arguments `$0` and `$1`, so the shell never parses them as commands.
-    let script = "dpkg-deb --fsys-tarfile \"$0\" | tar -x --wildcards --transform 's|.*/||' \"./$1\"";
-    let mut shell = Command::new("sh");
-    process::quietly(shell.current_dir(&folder).args(["-c", script]).arg(package).arg(member))?;
+    extract(package, &format!("./{member}"), "s|.*/||", &folder)?;
     let files: Vec<PathBuf> =
         fs::read_dir(&folder).at(&folder)?.flatten().map(|entry| entry.path()).collect();
     let [file] = files.as_slice() else {
@@ -208,6 +258,23 @@ pub(crate) fn unpack(package: &Path, member: &str, to: &Path) -> Result<()> {
         return Err(Error::Image { path: package.into(), reason });
     };
     fs::rename(file, to).at(to)
+}
+
+/// Extracts all files of `package` that match the glob `members`, with their folders, into the folder `to`.
+///
+/// # Errors
+/// No file matches, or one cannot be written.
+pub(crate) fn unpack_tree(package: &Path, members: &str, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).at(to)?;
+    extract(package, members, "", to)
+}
+
+fn extract(package: &Path, members: &str, transform: &str, to: &Path) -> Result<()> {
+    // The names are the arguments `$0` to `$2`, so the shell never parses them as commands.
+    let script = "dpkg-deb --fsys-tarfile \"$0\" | tar -x --wildcards --transform \"$2\" \"$1\"";
+    let mut shell = Command::new("sh");
+    shell.current_dir(to).args(["-c", script]).arg(package).args([members, transform]);
+    process::quietly(&mut shell)
 }
 
 fn cache_option(archives: &Path) -> std::ffi::OsString {
@@ -261,6 +328,14 @@ mod tests {
         let mirror = Mirror::among(targets);
         assert_eq!(mirror, Mirror { archive: "https://m/d".into(), security: "http://m/security".into() });
         assert_eq!(Mirror::among("Debian cdrom://x/\n"), Mirror::debian());
+    }
+
+    #[test]
+    fn records_of_several_packages_are_told_apart() {
+        let records = "Package: a-b\nVersion: 1\nSHA256: x\n\nPackage: a\nVersion: 2\nSHA256: y\n\n";
+        let package = described("a", records).unwrap();
+        assert_eq!((package.version.as_str(), package.sha256.as_str()), ("2", "y"));
+        assert_eq!(described("b", records).unwrap_err(), "no record of b");
     }
 
     #[test]

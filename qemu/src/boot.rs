@@ -118,6 +118,8 @@ impl Boot {
             }
         }
         let mut command = if self.needs_own_tree() { self.staged(folder)? } else { self.direct(folder, "")? };
+        // Not for the device tree, which does not describe devices behind PCI: their ports and disks may be in use.
+        devices::add(&mut command, &self.machine, folder.path(), self.disks.as_deref())?;
         match serial {
             Serial::Terminal if self.socket.is_some() => {
                 let mut line = OsString::from("unix:");
@@ -153,11 +155,8 @@ impl Boot {
             || self.firmware.is_some()
     }
 
-    /// Returns the command for the board and its devices, without loaded files.
-    ///
-    /// # Errors
-    /// The file of a disk cannot be created.
-    fn board(&self, folder: &WorkDir, board_option: &str) -> Result<Command> {
+    /// Returns the command for the board, without loaded files.
+    fn board(&self, folder: &WorkDir, board_option: &str) -> Command {
         let machine = &self.machine;
         let ranges = machine.ranges();
         let total: u64 = ranges.iter().map(|range| range.size).sum();
@@ -216,14 +215,13 @@ impl Boot {
             command.arg("-device").arg(device);
             address += in_blocks(file_size(path));
         }
-        devices::add(&mut command, machine, folder.path(), self.disks.as_deref())?;
         command.args(&self.options);
-        Ok(command)
+        command
     }
 
     /// Returns a command with which QEMU loads everything and makes the device tree.
     fn direct(&self, folder: &WorkDir, board_option: &str) -> Result<Command> {
-        let mut command = self.board(folder, board_option)?;
+        let mut command = self.board(folder, board_option);
         command.arg("-kernel").arg(&self.kernel);
         if !self.append.is_empty() {
             command.arg("-append").arg(&self.append);
@@ -251,7 +249,7 @@ impl Boot {
         let entry = file("entry.bin");
         std::fs::write(&entry, entry_code(tree_at, kernel_at)).at(&entry)?;
 
-        let mut command = self.board(folder, "")?;
+        let mut command = self.board(folder, "");
         let mut load = |path: &Path, address: u64| {
             let mut device = OsString::from("loader,force-raw=on,file=");
             device.push(option_path(path));

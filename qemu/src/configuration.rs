@@ -7,8 +7,9 @@
 //! ramdisk = /incbin/("ramdisk");
 //! ```
 //!
-//! A set may also name a specific kernel, `/incbin/("6.1/kernel")`, or a bare-metal guest of the tests,
-//! `/incbin/("guests/NAME.bin")`.
+//! A guest with devices has the ramdisk `devices.cpio`, or `fio.cpio`, which fit the chosen kernel. A set may also
+//! name a specific kernel, `/incbin/("6.1/kernel")` and `/incbin/("6.1/devices.cpio")`, or a bare-metal guest of the
+//! tests, `/incbin/("guests/NAME.bin")`.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -73,7 +74,7 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     let mut needed: Vec<&str> = known.iter().filter(is_named).map(String::as_str).collect();
     needed.push(kernel);
     store::get_all(&needed)?;
-    ramdisk::get()?;
+    build_ramdisks(&text, kernel, &known)?;
 
     let dependencies = out.with_extension("d");
     if is_current(out, &dependencies) {
@@ -97,6 +98,22 @@ pub fn compile(source: &Path, kernel: &str, out: &Path) -> Result<()> {
     compiled?;
     fs::rename(&new_out, out).at(out)?;
     fs::rename(&new_dependencies, &dependencies).at(&dependencies)
+}
+
+/// Builds the ramdisks that a set with the source `text` includes.
+fn build_ramdisks(text: &str, kernel: &str, known: &[String]) -> Result<()> {
+    ramdisk::get()?;
+    let kernels = known.iter().map(|name| (name.as_str(), format!("{name}/")));
+    for (kernel, prefix) in kernels.chain([(kernel, String::new())]) {
+        let includes = |name: &str| text.contains(&format!("\"{prefix}{name}\""));
+        if includes(ramdisk::WITH_DEVICES) {
+            ramdisk::with_devices(kernel)?;
+        }
+        if includes(ramdisk::WITH_FIO) {
+            ramdisk::with_fio(kernel)?;
+        }
+    }
+    Ok(())
 }
 
 /// Checks the configuration in the file `blob` with Ballast's own code, for the host of the device tree `host` and a

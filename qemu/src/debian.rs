@@ -206,7 +206,10 @@ fn contents(folder: &Path) -> Result<String> {
     for path in paths {
         text += &match path.is_dir() {
             true => contents(&path)?,
-            false => format!("{}\n{}", path.display(), fs::read_to_string(&path).at(&path)?),
+            false => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                format!("{name}\n{}", fs::read_to_string(&path).at(&path)?)
+            }
         };
     }
     Ok(text)

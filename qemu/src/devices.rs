@@ -2,7 +2,9 @@
 //!
 //! A device is behind PCI (`slot`) or is a platform device (`mmio`). All devices offer VIRTIO_F_ACCESS_PLATFORM, so
 //! that a guest's driver uses the DMA API, and an SMMU, if the machine has one, translates their accesses. An interface
-//! is attached to a hub. A hub with a [`Forward`] also has QEMU's user-mode network, 10.0.2.0/24 with gateway 10.0.2.2.
+//! is attached to a hub. A hub with a [`Forward`] also has QEMU's user-mode network, 10.0.2.0/24 with gateway 10.0.2.2, and
+//! one interface alone: a hub repeats each frame to all, and the user-mode network answers frames for any MAC address,
+//! so that it would reset the connections between two guests.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -186,8 +188,11 @@ pub(crate) fn check(machine: &Machine) -> std::result::Result<(), String> {
         }
     }
     for Forward { hub, port, to, .. } in &machine.forwards {
-        if !machine.networks.iter().any(|network| network.hub == *hub) {
-            return Err(format!("port {port} is forwarded to hub {hub}, which no network is attached to"));
+        let count = machine.networks.iter().filter(|network| network.hub == *hub).count();
+        if count != 1 {
+            return Err(format!(
+                "port {port} is forwarded to hub {hub}, which has {count} networks; it must have one"
+            ));
         }
         if to.octets()[..3] != [10, 0, 2] {
             return Err(format!("port {port} is forwarded to {to}; the address must be in 10.0.2.0/24"));

@@ -99,6 +99,15 @@ impl Machine {
         Self::read(&path)
     }
 
+    /// Reads the machine for the set of guests `set`: the machine of the same name, or `two` if there is none.
+    ///
+    /// # Errors
+    /// The machine's file is invalid.
+    pub fn for_guests(set: &str) -> Result<Self> {
+        let has_own = place::names(&place::machines(), "toml").iter().any(|name| name == set);
+        Self::load(if has_own { set } else { "two" })
+    }
+
     /// Reads a machine from any file.
     ///
     /// # Errors
@@ -246,6 +255,12 @@ mod tests {
         );
         assert!(wrong(&format!("{head}{one}[[controller]]\nsize = \"1M\"")).contains("whole 2 MiB"));
         assert!(wrong(&format!("{head}{one}colour = 1")).contains("colour"));
+    }
+
+    #[test]
+    fn a_set_can_have_a_machine_of_its_own() {
+        assert_eq!(Machine::for_guests("devices").unwrap().name, "devices");
+        assert_eq!(Machine::for_guests("alpha-beta").unwrap().name, "two");
     }
 
     #[test]

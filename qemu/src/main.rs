@@ -7,7 +7,9 @@ use ballast_qemu::boot::Boot;
 use ballast_qemu::error::Error;
 use ballast_qemu::image::Image;
 use ballast_qemu::machine::Machine;
-use ballast_qemu::{Result, bench, configuration, debian, errata, interactive, place, ramdisk, store, suite};
+use ballast_qemu::{
+    Result, bench, configuration, debian, devices, errata, interactive, place, ramdisk, store, suite,
+};
 use clap::{Args, Parser, Subcommand};
 
 /// Builds Ballast, fetches guests, and runs or tests them in QEMU.
@@ -42,7 +44,7 @@ enum Command {
         #[arg(value_parser = ["allocator", "claims", "migration", "mitigations", "watching"])]
         part: Option<String>,
     },
-    /// Fetch all kernels and build the ramdisk, for later work without a network
+    /// Fetch all kernels and build the ramdisks, for later work without a network
     Fetch {
         /// Build the disk of the set `debian`, too
         #[arg(long)]
@@ -63,9 +65,9 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// Machine, from qemu/machines
-    #[arg(long, default_value = "two")]
-    machine: String,
+    /// Machine, from qemu/machines; default: the one that is called like the set of guests, or else `two`
+    #[arg(long)]
+    machine: Option<String>,
     /// Set of guests, from guest-dts, or a file that ends in .dts
     #[arg(long, default_value = "alpha-beta")]
     guests: String,
@@ -75,6 +77,9 @@ struct Run {
     /// QEMU's name of a CPU model to use instead of the machine's
     #[arg(long)]
     cpu: Option<String>,
+    /// `keep` what guests write to disks, in target/disks, or `discard` it at the end
+    #[arg(long, default_value = "discard", value_parser = ["keep", "discard"])]
+    disks: String,
     /// Ballast's own command line
     #[arg(long, default_value = "")]
     append: String,
@@ -95,6 +100,9 @@ struct Bare {
     /// Kernel
     #[arg(long, default_value = USUAL_KERNEL)]
     kernel: String,
+    /// Load the drivers of the machine's devices, set up the network, and include fio
+    #[arg(long)]
+    devices: bool,
     /// Additional arguments for the kernel
     #[arg(long, default_value = "")]
     append: String,
@@ -170,7 +178,10 @@ fn execute(command: Command) -> Result<ExitCode> {
 
 fn run(options: &Run) -> Result<()> {
     // Reports missing files before anything is built.
-    let machine = Machine::load(&options.machine)?;
+    let machine = match &options.machine {
+        Some(name) => Machine::load(name)?,
+        None => Machine::for_guests(&options.guests)?,
+    };
     configuration::source(&options.guests)?;
     if let Some(kernel) = &options.kernel
         && !store::kernels()?.contains(kernel)
@@ -194,6 +205,7 @@ fn run(options: &Run) -> Result<()> {
     boot.ramdisk = Some(guests.clone());
     configuration::check(&guests, &boot.host_tree()?, &options.append)?;
     boot.socket.clone_from(&options.serial);
+    boot.disks = (options.disks == "keep").then(|| devices::kept_folder(&boot.machine.name));
     println!(
         "Ballast's monitor: help lists the commands, Ctrl-] 1 shows the first guest, Ctrl-] ? lists the keys"
     );
@@ -201,8 +213,10 @@ fn run(options: &Run) -> Result<()> {
 }
 
 fn bare(options: &Bare) -> Result<()> {
-    let mut boot = Boot::new(Machine::load(&options.machine)?, store::get(&options.kernel)?.file);
-    boot.ramdisk = Some(ramdisk::get()?);
+    let machine = Machine::load(&options.machine)?;
+    debian::prepare(&machine)?;
+    let mut boot = Boot::new(machine, store::get(&options.kernel)?.file);
+    boot.ramdisk = Some(if options.devices { ramdisk::with_fio(&options.kernel)? } else { ramdisk::get()? });
     boot.append = format!("console=ttyAMA0 hostname=bare {}", options.append);
     start(&boot, &format!("Linux {} without Ballast", options.kernel))
 }
@@ -210,6 +224,15 @@ fn bare(options: &Bare) -> Result<()> {
 fn start(boot: &Boot, what: &str) -> Result<()> {
     let machine = &boot.machine;
     println!("machine `{}`: {} CPUs, {}; {what}", machine.name, machine.cpus, machine.description);
+    if !machine.disks.is_empty() {
+        match &boot.disks {
+            Some(folder) => println!("disks: kept in {}", folder.display()),
+            None => println!("disks: all that guests write is discarded at the end; DISKS=keep keeps it"),
+        }
+    }
+    for forward in &machine.forwards {
+        println!("network: http://localhost:{} reaches {}:{}", forward.port, forward.to, forward.to_port);
+    }
     match &boot.socket {
         None => println!("leave QEMU with Ctrl-A X; Ctrl-A H lists its keys"),
         Some(path) => {
@@ -238,11 +261,14 @@ fn kernel(asked: Option<&str>) -> Result<String> {
 fn fetch() -> Result<()> {
     let kernels = store::kernels()?;
     let mut names: Vec<&str> = kernels.iter().map(String::as_str).collect();
-    names.extend(["busybox", "xen"]);
+    names.extend(["busybox", "fio", "xen"]);
     for (name, item) in names.iter().zip(store::get_all(&names)?) {
         println!("{name}: {} {}", item.record.package, item.record.version);
     }
     println!("ramdisk: {}", ramdisk::get()?.display());
+    for kernel in &kernels {
+        println!("ramdisk with devices and fio: {}", ramdisk::with_fio(kernel)?.display());
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
-//! Files from Debian, kept in `target/guests/`: kernels, busybox, Xen.
+//! Files from Debian, kept in `target/guests/`: kernels, busybox, Xen, fio.
 //!
-//! Each item is a folder with the file itself (`kernel` or `file`) and `package.toml`, which records its origin.
+//! Each item is a folder with the file itself (`kernel` or `file`) and `package.toml`, which records its origin. A kernel
+//! also has `modules/`, and a program with shared libraries has `libraries/`.
 //! Folders are created atomically, so an existing one is complete and needs no network.
 
 use std::fs::{self, File};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::apt::{self, Apt, Mirror};
 use crate::error::{AtPath, Error, Result};
-use crate::{kernel, place};
+use crate::{kernel, libraries, modules, place};
 
 /// The contents of `qemu/packages.toml`.
 #[derive(Debug, Deserialize)]
@@ -30,6 +31,9 @@ struct Source {
     file: String,
     #[serde(default)]
     kernel: bool,
+    /// True if the file is a program that needs shared libraries.
+    #[serde(default)]
+    libraries: bool,
 }
 
 /// The origin of an item.
@@ -50,6 +54,8 @@ pub struct Record {
 pub struct Item {
     /// The file.
     pub file: PathBuf,
+    /// The folder of a kernel's modules or of a program's libraries.
+    pub(crate) parts: PathBuf,
     /// The file's origin.
     pub record: Record,
 }
@@ -114,11 +120,21 @@ fn file_name(source: &Source) -> &'static str {
     if source.kernel { "kernel" } else { "file" }
 }
 
+/// Returns the name of the item's folder of further files, or an empty one if there are none.
+fn parts_name(source: &Source) -> &'static str {
+    match source {
+        Source { kernel: true, .. } => "modules",
+        Source { libraries: true, .. } => "libraries",
+        _ => "",
+    }
+}
+
 fn load(root: &Path, source: &Source) -> Option<Item> {
     let folder = root.join(&source.name);
     let record = toml::from_str(&fs::read_to_string(folder.join(RECORD)).ok()?).ok()?;
-    let file = folder.join(file_name(source));
-    file.exists().then_some(Item { file, record })
+    let (file, parts) = (folder.join(file_name(source)), folder.join(parts_name(source)));
+    // A kernel that was fetched without modules is fetched again.
+    (file.exists() && parts.exists()).then_some(Item { file, parts, record })
 }
 
 /// Fetches items from the host's mirror or, if that fails, from Debian's own.
@@ -157,6 +173,19 @@ fn fetch_from(root: &Path, missing: &[&Source], mirror: &Mirror) -> Result<()> {
         apt::unpack(&package.file, &source.file, &file)?;
         if source.kernel {
             kernel::make_plain(&file)?;
+            let name = modules::package_of(&package.name);
+            let separate = (name != package.name).then(|| apt.download(&name)).transpose()?;
+            let package = separate.as_ref().unwrap_or(&package);
+            modules::extract(&package.file, &fresh.join(parts_name(source)))?;
+        }
+        if source.libraries {
+            let names = apt.libraries_of(&package.name)?;
+            println!("{}: fetching {} packages of libraries", source.name, names.len());
+            let all = folder.join("libraries");
+            for package in apt.download_all(&names)? {
+                apt::unpack_tree(&package.file, "*", &all)?;
+            }
+            libraries::collect(&file, &all, &fresh.join(parts_name(source)))?;
         }
         let record = Record {
             package: package.name,

@@ -31,7 +31,7 @@ pub fn run(filter: Option<&str>) -> Result<Sum> {
     let payloads = build_payloads()?;
     let kernels = store::kernels()?;
     let mut items: Vec<&str> = kernels.iter().map(String::as_str).collect();
-    items.push("busybox");
+    items.extend(["busybox", "fio"]);
     store::get_all(&items)?;
     ramdisk::get()?;
 

@@ -18,6 +18,7 @@ enum Program {
 pub struct Guest {
     name: String,
     program: Program,
+    ramdisk: &'static str,
     vcpus: u32,
     ram: u64,
     bootargs: String,
@@ -31,6 +32,7 @@ impl Guest {
         Self {
             name: name.into(),
             program: Program::Linux,
+            ramdisk: "ramdisk",
             vcpus: 1,
             ram: 256 << 20,
             bootargs: format!("console=ttyAMA0 hostname={name}"),
@@ -56,6 +58,13 @@ impl Guest {
         crate::raw_payload(program);
         let program = Program::Payload(format!("guests/{program}.bin"));
         Self { program, bootargs: String::new(), ..Self::linux(name) }
+    }
+
+    /// Gives a Linux guest the ramdisk with the drivers of its devices, a network and fio: an interface with the
+    /// MAC address 52:54:00:00:00:N has the address 192.168.0.(10 + N), any other one 10.0.2.15.
+    pub fn with_device_drivers(mut self) -> Self {
+        self.ramdisk = "fio.cpio";
+        self
     }
 
     /// Sets the number of vCPUs.
@@ -95,8 +104,13 @@ impl Guest {
 
     fn images(&self) -> (String, Option<String>) {
         match &self.program {
-            Program::Linux => ("kernel".into(), Some("ramdisk".into())),
-            Program::OtherLinux(kernel) => (format!("{kernel}/kernel"), Some("ramdisk".into())),
+            Program::Linux => ("kernel".into(), Some(self.ramdisk.into())),
+            Program::OtherLinux(kernel) if self.ramdisk == "ramdisk" => {
+                (format!("{kernel}/kernel"), Some("ramdisk".into()))
+            }
+            Program::OtherLinux(kernel) => {
+                (format!("{kernel}/kernel"), Some(format!("{kernel}/{}", self.ramdisk)))
+            }
             Program::Payload(file) => (file.clone(), None),
         }
     }
@@ -155,5 +169,14 @@ mod tests {
             "{source}"
         );
         assert!(source.contains("c { vcpus = <1>; kernel = <&image2>; ramdisk = <&image1>; "), "{source}");
+    }
+
+    #[test]
+    fn drivers_are_those_of_the_guests_kernel() {
+        let guests =
+            [Guest::linux("a").with_device_drivers(), Guest::linux_of("b", "6.1").with_device_drivers()];
+        let source = source(&guests, "");
+        assert!(source.contains("/incbin/(\"fio.cpio\")"), "{source}");
+        assert!(source.contains("/incbin/(\"6.1/fio.cpio\")"), "{source}");
     }
 }

@@ -37,3 +37,12 @@ pub fn patience() -> std::time::Duration {
     let seconds = std::env::var("BALLAST_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
     std::time::Duration::from_secs(seconds.unwrap_or(300))
 }
+
+/// Returns a TCP port of the PC's loopback interface that was free a moment ago.
+///
+/// # Panics
+/// There is no free port.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    listener.unwrap_or_else(|error| panic!("no free port: {error}")).port()
+}

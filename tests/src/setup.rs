@@ -1,9 +1,11 @@
 //! The setup that a test boots.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ballast_qemu::boot::{Boot, Module};
+use ballast_qemu::devices::{Disk, Forward, Network, Smmu};
 use ballast_qemu::machine::Machine;
 use ballast_qemu::{Result, configuration, place, store};
 
@@ -67,15 +69,49 @@ impl Setup {
         setup
     }
 
-    /// Selects a machine of qemu/machines.
+    /// Describes Linux without a hypervisor, with the drivers of the machine's devices, a network and fio; its name is
+    /// `bare`.
+    pub fn bare_linux_with_devices(kernel: &str) -> Self {
+        let mut setup = Self::bare_linux(kernel);
+        let ramdisk = ballast_qemu::ramdisk::with_fio(kernel).unwrap_or_else(|error| panic!("{error}"));
+        setup.boot.ramdisk = Some(ramdisk);
+        setup
+    }
+
+    /// Selects a machine of qemu/machines, without its forwarded ports, which tests that run at the same time cannot share.
     pub fn machine(mut self, name: &str) -> Self {
         self.machine = Machine::load(name).unwrap_or_else(|error| panic!("{error}"));
+        self.machine.forwards.clear();
         self
     }
 
     /// Sets the number of CPUs, and controllers with these sizes in bytes.
     pub fn controllers(mut self, cpus: u32, sizes: &[u64]) -> Self {
         self.machine = Machine::with_controllers(cpus, sizes);
+        self
+    }
+
+    /// Adds an SMMU in front of the PCI bus, or removes it. Call this after the machine has been selected.
+    pub fn smmu(mut self, smmu: impl Into<Option<Smmu>>) -> Self {
+        self.machine.smmu = smmu.into();
+        self
+    }
+
+    /// Adds a disk. Its file is discarded at the end.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.machine.disks.push(disk);
+        self
+    }
+
+    /// Adds a network interface.
+    pub fn network(mut self, network: Network) -> Self {
+        self.machine.networks.push(network);
+        self
+    }
+
+    /// Forwards `port` of the PC ([`free_port`](crate::free_port)) to port 80 of the guest whose interface is on `hub`, alone.
+    pub fn forward(mut self, port: u16, hub: u32) -> Self {
+        self.machine.forwards.push(Forward { hub, port, to: Ipv4Addr::new(10, 0, 2, 15), to_port: 80 });
         self
     }
 

@@ -41,7 +41,7 @@ pub fn compile(source: &str) -> AlignedBlob {
 }
 
 /// Compiles a configuration `source` in which `/incbin/("kernel")` is an arm64 kernel of 1 KiB and
-/// `/incbin/("ramdisk")` or `/incbin/("ramdisk-devices")` a few bytes.
+/// `/incbin/("ramdisk")` or `/incbin/("devices.cpio")` a few bytes.
 ///
 /// # Panics
 /// As [`compile_in`].
@@ -55,6 +55,6 @@ pub fn compile_with_images(source: &str) -> AlignedBlob {
         &source
             .replace("/incbin/(\"kernel\")", &kernel)
             .replace("/incbin/(\"ramdisk\")", ramdisk)
-            .replace("/incbin/(\"ramdisk-devices\")", ramdisk),
+            .replace("/incbin/(\"devices.cpio\")", ramdisk),
     )
 }
