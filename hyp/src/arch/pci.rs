@@ -9,18 +9,18 @@ impl RegisterSpace for Registers {
     fn read(&self, offset: u16, width: Width) -> u32 {
         let offset = offset.into();
         match width {
-            Width::Byte => self.read8(offset).into(),
-            Width::Half => self.read16(offset).into(),
-            Width::Word => self.read32(offset),
+            Width::Byte => Registers::read8(*self, offset).into(),
+            Width::Half => Registers::read16(*self, offset).into(),
+            Width::Word => Registers::read32(*self, offset),
         }
     }
 
     fn write(&self, offset: u16, width: Width, value: u32) {
         let offset = offset.into();
         match width {
-            Width::Byte => self.write8(offset, value as u8),
-            Width::Half => self.write16(offset, value as u16),
-            Width::Word => self.write32(offset, value),
+            Width::Byte => Registers::write8(*self, offset, value as u8),
+            Width::Half => Registers::write16(*self, offset, value as u16),
+            Width::Word => Registers::write32(*self, offset, value),
         }
     }
 }

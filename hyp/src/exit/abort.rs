@@ -102,6 +102,8 @@ pub(crate) fn reason(vcpu: Option<&Vcpu>, ipa: u64) -> Exit {
         Exit::Distributor
     } else if ipa.wrapping_sub(platform::GICR_BASE) < REDISTRIBUTOR_SIZE * MAX_VCPUS as u64 {
         Exit::Redistributor
+    } else if ipa.wrapping_sub(platform::PCI_ECAM_BASE) < platform::PCI_ECAM_SIZE {
+        Exit::Pci
     } else if vcpu.is_some_and(|vcpu| vcpu.guest().plan().is_ram(Ipa::new_truncate(ipa))) {
         Exit::Fault
     } else {
@@ -135,7 +137,23 @@ fn device(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) 
         let value = read_distributor(vcpu, distributor, syndrome.size());
         return Some(frame.set(syndrome.register(), syndrome.loaded(value, is_big_endian())));
     }
+    let config = ipa.wrapping_sub(platform::PCI_ECAM_BASE);
+    if config < platform::PCI_ECAM_SIZE && vcpu.guest().devices().has_functions() {
+        return Some(pci_config(frame, syndrome, vcpu, config));
+    }
     redistributor(frame, syndrome, vcpu, ipa)
+}
+
+/// Performs an access to the PCI configuration space.
+fn pci_config(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, offset: u64) -> Reload {
+    let devices = vcpu.guest().devices();
+    if syndrome.is_write() {
+        let value = syndrome.stored(frame.get(syndrome.register()), is_big_endian());
+        devices.write_config(offset, syndrome.size(), value);
+        return KEEP;
+    }
+    let value = devices.read_config(offset, syndrome.size());
+    frame.set(syndrome.register(), syndrome.loaded(value, is_big_endian()))
 }
 
 fn redistributor(frame: &mut Frame, syndrome: Syndrome, vcpu: &'static Vcpu, ipa: u64) -> Option<Reload> {

@@ -7,6 +7,7 @@ use crate::arch::{timer, vcpu};
 use crate::device::vgic::DIRECT_SGIS;
 use crate::device::vgic::list_register::ListRegister;
 use crate::guest::cpu::{self, PerCpu};
+use crate::guest::devices::smmus;
 use crate::guest::interrupts::{self, kick_others, refill};
 use crate::guest::{self, time, uart};
 use crate::observe::counters::Exit;
@@ -94,10 +95,11 @@ fn slow(cpu: &'static PerCpu, intid: u32) {
         }
         intid if timer::is_own_timer(intid) => {
             timer::expired();
+            smmus::poll();
             time::tick(cpu);
         }
         intid if serial::is_interrupt(intid) => serve_consoles(&serial::interrupt()),
-        _ => {}
+        intid => smmus::interrupt(intid),
     }
     scheduler::resume(cpu);
 }

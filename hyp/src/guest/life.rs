@@ -144,6 +144,7 @@ fn between_phases(guest: &'static Guest) {
         }
         Phase::Resetting => {
             guest.quiet_lines();
+            guest.devices.detach(guest);
             guest.space.close();
             match claims::abandon(guest) {
                 true => load_and_run(guest),
@@ -152,6 +153,7 @@ fn between_phases(guest: &'static Guest) {
         }
         Phase::Stopping => {
             guest.quiet_lines();
+            guest.devices.detach(guest);
             guest.space.close();
             // Claimed memory that is still mapped is unmapped with the rest.
             let _ = claims::abandon(guest);
@@ -181,6 +183,7 @@ fn load_and_run(guest: &'static Guest) {
     guest.space.open();
     guest.counter_offset.store(timer::now(), Ordering::Relaxed);
     guest.start_count.fetch_add(1, Ordering::Relaxed);
+    guest.devices.attach(guest);
     guest.open_lines();
     // All vCPUs are off, so this cannot fail.
     let _ = guest.power.turn_on(0, Start { entry: entry.kernel, context: entry.tree.get() });

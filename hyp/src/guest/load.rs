@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use guest_dts::config::{self, Layout, RamRegion, RamSource, Spread, Unit};
-use guest_dts::guest_tree::{Choice, GuestTree};
+use guest_dts::guest_tree::{Assigned, Choice, GuestTree};
 use guest_dts::image::{BootPlan, Image};
 use guest_dts::tree::Tree;
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
@@ -36,7 +36,8 @@ pub(crate) struct Entry {
 }
 
 impl Plan {
-    /// Makes the plan of `guest`. `controller` finds a controller by its number in the configuration.
+    /// Makes the plan of `guest`. `controller` finds a controller by its number in the configuration; `assigned` describes the
+    /// guest's devices.
     ///
     /// # Errors
     ///
@@ -44,6 +45,7 @@ impl Plan {
     pub(crate) fn new(
         guest: config::Guest<'static>,
         controller: &impl Fn(u8) -> Option<ControllerId>,
+        assigned: Option<&Assigned<'static>>,
     ) -> Result<Self, String> {
         let image =
             Image::parse(guest.kernel).map_err(|error| format!("its kernel must {}", error.must()))?;
@@ -77,8 +79,7 @@ impl Plan {
         let needs = |name| seed::is_available() && !chosen.is_some_and(|node| node.has(name));
         let kaslr_seed = needs("kaslr-seed").then_some(0);
         let rng_seed = needs("rng-seed").then_some([0; 32]);
-        let tree =
-            GuestTree { guest: &guest, layout: &layout, plan: &boot, assigned: None, kaslr_seed, rng_seed };
+        let tree = GuestTree { guest: &guest, layout: &layout, plan: &boot, assigned, kaslr_seed, rng_seed };
         let tree = tree.build_with_host(crate::host::tree()).map_err(|error| error.to_string())?;
         let tree = pages::keep(&tree).map_err(|error| format!("its device tree: {error}"))?;
         Ok(Self { guest, layout, boot, pieces, tree })

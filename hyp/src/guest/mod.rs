@@ -30,6 +30,7 @@
 pub(crate) mod claims;
 #[allow(unsafe_code)]
 pub(crate) mod cpu;
+pub(crate) mod devices;
 pub(crate) mod interrupts;
 pub(crate) mod life;
 pub(crate) mod load;
@@ -59,6 +60,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use cpu::PerCpu;
+use devices::Devices;
 use space::Space;
 use spin::{Mutex, Once};
 use stage2::addr::{Ipa, MAX_ORDER, PAGEBLOCK_ORDER};
@@ -197,6 +199,7 @@ pub(crate) struct Guest {
     vgic: Vgic,
     power: Power<MAX_VCPUS>,
     uart: SharedUart,
+    devices: Devices,
     pub(crate) space: Space,
     /// Placement of each piece of RAM.
     pub(crate) placements: Mutex<Vec<Placement>>,
@@ -229,11 +232,6 @@ pub(crate) fn find(name: &str) -> Option<&'static Guest> {
     all().find(|guest| guest.name() == name)
 }
 
-/// Returns the devices that are assigned to guests.
-pub(crate) fn devices() -> Option<&'static dyn crate::monitor::devices::Devices> {
-    None
-}
-
 /// Defines a guest by `plan`, and assigns the CPUs `cpus` to its vCPUs. No other guest owns these CPUs.
 ///
 /// # Errors
@@ -242,6 +240,7 @@ pub(crate) fn define(
     index: usize,
     id: GuestId,
     plan: Plan,
+    devices: Devices,
     cpus: &[usize],
 ) -> Result<&'static Guest, String> {
     let slot = GUESTS.get(index).ok_or("there are too many guests")?;
@@ -255,6 +254,7 @@ pub(crate) fn define(
         vgic: Vgic::new(cpus.len(), crate::arch::timer::links()),
         power: Power::new(),
         uart: SharedUart::new(),
+        devices,
         space,
         placements: Mutex::new(placements),
         caches_on: AtomicU32::new(0),
@@ -269,6 +269,7 @@ pub(crate) fn define(
         vcpu.guest.call_once(|| guest);
         vcpu.cpu().assign(vcpu);
     }
+    guest.set_lines(&guest.devices.assignment().lines);
     serial::add_guest(index, guest.name());
     Ok(*slot.call_once(|| guest))
 }
@@ -332,6 +333,12 @@ impl Guest {
     #[inline(always)]
     pub(crate) fn vgic(&self) -> &Vgic {
         &self.vgic
+    }
+
+    /// Returns the guest's devices.
+    #[inline(always)]
+    pub(crate) fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Returns the power states of the vCPUs.

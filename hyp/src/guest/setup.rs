@@ -1,13 +1,17 @@
 //! Guests from what the loader left: a configuration blob, or one kernel as a boot module.
 
+use super::devices::{self, Devices};
 use super::{MAX_GUESTS, Plan, migration, refused, seed};
 use crate::arch::cpu;
 use crate::board::{Board, ModuleKind};
 use crate::device::vgic::MAX_VCPUS;
 use crate::hyp_mem::pages;
 use crate::observe::log;
+use crate::physical::assignment::Assignment;
 use crate::physical::{self, tell_finding};
-use alloc::string::ToString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 use core::mem::MaybeUninit;
 use guest_dts::config::{Configuration, Guest, Host, Severity};
@@ -45,11 +49,15 @@ pub(crate) fn read<'c>(
 
 /// Defines the guests of `configuration` that fit the host, and starts those that start at boot.
 pub(crate) fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configuration<'static>>) {
-    let Some(configuration) = configuration else { return super::claims::set_owners(&[]) };
+    let Some(configuration) = configuration else {
+        devices::setup::set_up(board, None);
+        return super::claims::set_owners(&[]);
+    };
     seed::init(board.chosen.rng_seed);
     physical::fit(board, &pages::MEMORY, cpu::count(), configuration, &mut tell);
+    let assignments = devices::setup::set_up(board, Some(configuration));
     migration::configure(&configuration.migration);
-    define_all(board, configuration);
+    define_all(board, configuration, assignments);
     super::claims::set_owners(&configuration.pools);
     for refused in &configuration.refused {
         refused::add(refused.name, refused.finding.to_string());
@@ -90,7 +98,11 @@ pub(crate) fn room(board: &Board<'_>) -> Host {
     physical::room(board, &pages::MEMORY, cpu::count())
 }
 
-fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
+fn define_all(
+    board: &'static Board<'static>,
+    configuration: &Configuration<'static>,
+    assignments: Vec<Option<Assignment<'static>>>,
+) {
     let controller = |id: u8| board.ram.controller(u32::from(id)).and_then(ControllerId::try_new);
     let mut taken = 0u64;
     // A CPU that a guest names is not given to another.
@@ -98,11 +110,10 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
         guest.cpus.iter().for_each(|&cpu| taken |= 1 << cpu);
     }
     let mut index = 0;
-    for guest in configuration.guests.iter().take(MAX_GUESTS) {
+    let assignments = assignments.into_iter().chain(core::iter::repeat_with(|| None));
+    for (guest, assignment) in configuration.guests.iter().zip(assignments).take(MAX_GUESTS) {
         let defined = match (choose_cpus(guest, &mut taken), GuestId::try_new(index as u8)) {
-            (Some(cpus), Some(id)) => Plan::new(guest.clone(), &controller)
-                .inspect(Plan::note)
-                .and_then(|plan| super::define(index, id, plan, &cpus)),
+            (Some(cpus), Some(id)) => define_one(board, guest, assignment, &controller, (index, id), &cpus),
             _ => Err("the CPUs that are left do not do".to_string()),
         };
         match defined {
@@ -114,6 +125,24 @@ fn define_all(board: &Board<'_>, configuration: &Configuration<'static>) {
             }
         }
     }
+}
+
+/// Defines a guest with its devices.
+fn define_one(
+    board: &'static Board<'static>,
+    guest: &Guest<'static>,
+    assignment: Option<Assignment<'static>>,
+    controller: &impl Fn(u8) -> Option<ControllerId>,
+    (index, id): (usize, GuestId),
+    cpus: &[usize],
+) -> Result<(), String> {
+    let devices = match assignment {
+        Some(assignment) => Devices::new(board, assignment).map_err(|why| format!("its devices: {why}"))?,
+        None => Devices::default(),
+    };
+    let plan = Plan::new(guest.clone(), controller, devices.tree().as_ref())?;
+    plan.note();
+    super::define(index, id, plan, devices, cpus).map(drop)
 }
 
 /// Chooses a CPU for each vCPU: those that the configuration names, else the first free ones. The boot CPU comes last, since

@@ -42,7 +42,6 @@ pub struct Device<'a> {
 
 /// The identity of a device: a PCI function or a node of the host's tree.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(target_os = "none", expect(dead_code, reason = "guest::devices lists none yet"))]
 pub enum Origin<'a> {
     /// A PCI function.
     Function {
@@ -90,7 +89,6 @@ pub struct Interrupt {
 
 /// The state of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(target_os = "none", expect(dead_code, reason = "guest::devices lists none yet"))]
 pub enum DeviceState {
     /// Its guest is off: its streams abort, its interrupts are masked.
     Off,

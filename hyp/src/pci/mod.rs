@@ -35,10 +35,10 @@ mod tests;
 mod virtio;
 mod virtual_config;
 
+pub(crate) use bridge::root_pin;
 pub(crate) use config::{Bus, RegisterSpace, Rid, Width};
 pub(crate) use error::Error;
 pub(crate) use place::{Survey, Window, give_guest_addresses};
-pub(crate) use probe::{Function, interrupt_pin};
+pub(crate) use probe::Function;
 pub(crate) use quiesce::{Clock, Quiescence, quiesce};
-pub(crate) use virtio::CommonConfig;
 pub(crate) use virtual_config::{VirtualConfig, slot};

@@ -26,11 +26,13 @@ pub(crate) struct Event {
     pub(crate) is_write: bool,
     /// The driver's action.
     pub(crate) action: Action,
+    /// Time at which the driver took it from the queue.
+    pub(crate) time_ns: u64,
 }
 
 impl Event {
-    /// Decodes an entry of the event queue.
-    pub(super) fn decode(words: [u64; 4]) -> Self {
+    /// Decodes an entry of the event queue, taken at `time_ns`.
+    pub(super) fn decode(words: [u64; 4], time_ns: u64) -> Self {
         let kind = words[0] as u8;
         Self {
             stream: (words[0] >> 32) as u32,
@@ -40,6 +42,7 @@ impl Event {
             // RnW is 1 for a read.
             is_write: words[1] >> 35 & 1 == 0,
             action: Action::Unassigned,
+            time_ns,
         }
     }
 

@@ -21,7 +21,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         while count < self.events.capacity() {
             let Some(words) = self.events.take(&self.port) else { break };
             count += 1;
-            self.judge(Event::decode(words), tell);
+            self.judge(Event::decode(words, self.port.memory.now_ns()), tell);
         }
         if self.events.acknowledge_overflow(&self.port) {
             self.counters.overflows += 1;
@@ -34,7 +34,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     }
 
     fn judge(&mut self, mut event: Event, tell: &mut dyn FnMut(&Event)) {
-        let now = self.port.memory.now_ns();
+        let now = event.time_ns;
         self.counters.events += 1;
         let Some(stream) = self.find(event.stream) else {
             self.counters.unassigned_events += 1;

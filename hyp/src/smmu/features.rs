@@ -16,6 +16,16 @@ pub(crate) enum Stage {
     Two,
 }
 
+impl Stage {
+    /// Returns the stage's name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::One => "stage 1",
+            Self::Two => "stage 2",
+        }
+    }
+}
+
 /// Features, read once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Features {

@@ -45,11 +45,9 @@ mod tests;
 mod window;
 
 pub(crate) use access::{Memory, Registers};
-pub(crate) use check::Mismatch;
 pub(crate) use error::{Error, Failure};
 pub(crate) use event::{Action, Event};
 pub(crate) use features::Stage;
-pub(crate) use global_error::GlobalErrors;
 pub(crate) use stream::{Counters, Stream, StreamState, WindowId};
 pub(crate) use window::Window;
 

@@ -1,3 +1,4 @@
+use super::check::Mismatch;
 use super::fake::{Fake, Outcome};
 use super::registers::{
     CMDQ_CONS, CR0, CR0_CMDQEN, CR0ACK, CR2, GBPA, GBPA_ABORT, GERROR, IRQ_CTRL, IRQ_GERROR, STRTAB_BASE_CFG,
@@ -384,7 +385,7 @@ fn events_have_the_names_that_linux_users_know() {
         (0x04, "C_BAD_STE, stream 0x18; stream is not assigned"),
         (0x77, "unknown event 0x77, stream 0x18; stream is not assigned"),
     ] {
-        assert_eq!(Event::decode([kind | 0x18 << 32, 1 << 35, 0x1234, 0]).to_string(), text);
+        assert_eq!(Event::decode([kind | 0x18 << 32, 1 << 35, 0x1234, 0], 0).to_string(), text);
     }
 }
 

@@ -97,7 +97,6 @@ fn lying(session: &mut Session<'_>, at: usize) -> Result<Vec<Vec<Part>>, Failure
 
 /// Lists, for each region, the controllers that it may lie behind, the origin of that rule, and its present backing.
 fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, lying: &[Vec<Part>]) -> fmt::Result {
-    let window = machine.devices().and_then(|devices| devices.window(at));
     let all = machine.migration().into_iter().flat_map(|migration| pieces(migration, at)).zip(lying);
     report.table("placements", "", &mut |table| {
         for (piece, parts) in all.clone() {
@@ -106,7 +105,6 @@ fn placements(report: &mut Report<'_>, machine: &dyn Machine, at: usize, lying: 
             let names: heapless::Vec<&str, MAX_CONTROLLERS> =
                 ids.map(|id| machine.controller_name(id)).collect();
             let (mode, set_by) = match (&piece.placement, piece.mobility) {
-                _ if window.is_some_and(|window| window.ipa == piece.ipa) => ("window", "DMA window"),
                 (_, Mobility::PinnedInPlace) => ("in-place", "1:1"),
                 (_, Mobility::DmaWindow) => ("dma-window", "DMA window"),
                 (Placement::Any, _) => ("any", "-"),

@@ -1,0 +1,132 @@
+//! The host's SMMUs: taken over at boot, before the first guest starts, with every stream aborting.
+//!
+//! Lock: one for each SMMU, a leaf but for the allocator's. Their interrupts go to the boot CPU.
+
+use super::registers::{self, HostSmmu};
+use crate::arch::gic::{Distributor, Priority};
+use crate::arch::{cpu, timer, trace};
+use crate::board::{Board, Interrupt, Stream, Trigger};
+use crate::guest;
+use crate::observe::log;
+use crate::observe::trace::{Access, Kind};
+use crate::smmu::{Action, Event, Setup};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use spin::{Mutex, Once};
+
+/// Microseconds between two polls of an SMMU whose event interrupt is off.
+const POLL_US: u64 = 50_000;
+
+/// An SMMU of the board.
+pub(super) struct Entry {
+    /// Physical address of its registers.
+    pub(super) base: u64,
+    /// The driver, or the reason why the SMMU cannot be used.
+    pub(super) driver: Result<Mutex<HostSmmu>, String>,
+    interrupts: [Option<Interrupt>; 2],
+}
+
+static SMMUS: Once<Vec<Entry>> = Once::new();
+
+/// Returns the SMMUs, by their index in the board.
+pub(super) fn all() -> &'static [Entry] {
+    SMMUS.get().map_or(&[], |smmus| smmus)
+}
+
+/// Calls `f` with SMMU `index`.
+///
+/// # Errors
+///
+/// The reason why it cannot be used.
+pub(super) fn with<T>(index: u8, f: impl FnOnce(&mut HostSmmu) -> T) -> Result<T, String> {
+    let entry = all().get(usize::from(index)).ok_or("there is no such SMMU")?;
+    match &entry.driver {
+        Ok(driver) => Ok(f(&mut driver.lock())),
+        Err(why) => Err(why.clone()),
+    }
+}
+
+/// Takes over all SMMUs of the board. `streams` are those that guests will use.
+pub(super) fn init(board: &Board<'_>, streams: &[Stream], distributor: &Distributor) {
+    let smmus = board.smmus.iter().enumerate().map(|(index, smmu)| {
+        let own = streams.iter().filter(|stream| usize::from(stream.smmu) == index);
+        let largest_stream = own.map(|stream| stream.id).max().unwrap_or(0);
+        let setup = Setup { is_coherent: smmu.is_coherent, largest_stream };
+        let base = smmu.registers.base().get();
+        let driver = registers::map(smmu.registers).and_then(|registers| {
+            registers::take_over(registers, setup).map(Mutex::new).map_err(|error| error.to_string())
+        });
+        match &driver {
+            Ok(driver) => {
+                log::info!("SMMU {} at {:#x}: translates by {}", index, base, driver.lock().stage().name())
+            }
+            Err(why) => log::error!("SMMU {} at {:#x}: {}; devices behind it are refused", index, base, why),
+        }
+        Entry { base, driver, interrupts: [smmu.event_interrupt, smmu.error_interrupt] }
+    });
+    let smmus = SMMUS.call_once(|| smmus.collect());
+    for entry in smmus.iter().filter(|entry| entry.driver.is_ok()) {
+        for interrupt in entry.interrupts.iter().flatten().filter(|interrupt| interrupt.is_spi()) {
+            distributor.configure(interrupt.intid, interrupt.trigger == Trigger::Edge, Priority::Host);
+            distributor.enable_at(interrupt.intid, cpu::current().mpidr());
+        }
+    }
+}
+
+/// Handles interrupt `intid` if it is an SMMU's.
+pub(crate) fn interrupt(intid: u32) {
+    for (index, entry) in all().iter().enumerate() {
+        if entry.interrupts.iter().flatten().any(|interrupt| interrupt.intid == intid) {
+            serve(index, entry);
+        }
+    }
+}
+
+/// Serves the SMMUs that have to be polled. Called upon EL2's timer on the boot CPU.
+pub(crate) fn poll() {
+    for (index, entry) in all().iter().enumerate() {
+        if let Ok(driver) = &entry.driver
+            && driver.lock().is_polled()
+        {
+            serve(index, entry);
+        }
+    }
+}
+
+/// Takes events and errors from an SMMU, and arms the next poll if it needs one.
+fn serve(index: usize, entry: &Entry) {
+    let Ok(driver) = &entry.driver else { return };
+    let mut driver = driver.lock();
+    driver.take_events(&mut |event| tell(index, event));
+    let errors = driver.take_errors();
+    if !errors.is_empty() {
+        log::error!("SMMU {}: {}", index, errors);
+    }
+    if driver.is_polled() && !timer::is_armed(timer::Purpose::Smmu) {
+        timer::arm(timer::Purpose::Smmu, timer::now() + timer::ticks(POLL_US));
+    }
+}
+
+/// Logs and traces an event. The driver bounds their rate.
+fn tell(smmu: usize, event: &Event) {
+    let stream = Stream { smmu: smmu as u8, id: event.stream };
+    let owner = guest::all().find(|guest| guest.devices().has_stream(stream));
+    match owner {
+        Some(guest) => {
+            let access = if event.is_write { Access::Write } else { Access::Read };
+            let (address, place) =
+                (event.address.unwrap_or(0), (smmu as u64) << 32 | u64::from(event.stream));
+            trace::record(Kind::DeviceFault(access), guest.id().index(), 0, address, place);
+            let device = guest.devices().name_of(stream);
+            log::warn!("{}: device {}: SMMU {}: {}", guest.name(), device.as_str(), smmu, event);
+            if event.action == Action::CutOff {
+                log::error!(
+                    "{}: device {} failed: it is cut off until the guest starts again",
+                    guest.name(),
+                    device.as_str()
+                );
+            }
+        }
+        None => log::warn!("SMMU {}: {}", smmu, event),
+    }
+}
