@@ -3,6 +3,7 @@
 pub(crate) mod cache;
 pub(crate) mod coroutine;
 pub(crate) mod cpu;
+pub(crate) mod debug_channel;
 pub(crate) mod device;
 pub(crate) mod errata;
 pub(crate) mod features;

@@ -70,6 +70,7 @@ fn reset_el1() {
     VBAR_EL1.set(0);
     ELR_EL1.set(0);
     SPSR_EL1.set(0);
+    reset_debug_channel();
     SP_EL0.set(0);
     SP_EL1.set(0);
     TPIDR_EL0.set(0);
@@ -83,7 +84,6 @@ fn reset_el1() {
     CNTV_CVAL_EL0.set(0);
     CNTP_CVAL_EL0.set(0);
     MDSCR_EL1.set(0);
-    reset_debug_channel();
     reset_breakpoints();
     // AArch32's DACR32_EL2, IFSR32_EL2, FPEXC32_EL2 and SPSR_abt and its like are accessible from EL2 only (EL1 is
     // AArch64), and are UNDEFINED if EL1 cannot be AArch32.
@@ -107,10 +107,7 @@ fn reset_debug_channel() {
     // state.
     write!(guest "oslar_el1", 1);
     instruction!("isb");
-    write!(guest "osdtrrx_el1", 0);
-    write!(guest "osdtrtx_el1", 0);
-    write!(guest "oseccr_el1", 0);
-    write!(guest "mdccint_el1", 0);
+    super::debug_channel::clear();
     write!(guest "dbgclaimclr_el1", 0xff);
 }
 

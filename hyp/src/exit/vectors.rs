@@ -311,7 +311,29 @@ resume_guest:
     // x0 = number of the vector, SP_EL0 = the interrupted x0. The stack may be the cause: the first CPU that arrives here
     // takes the fatal stack, all others stop.
 fatal_exception:
-    msr     tpidr_el1, x1
+    // `debug_channel` writes registers that a CPU may lack: an UNDEFINED instruction there is skipped. FAR_EL2 is UNKNOWN
+    // after an exception with EC 0, so it may hold x1.
+    cmp     x0, #4
+    b.ne    5f
+    mrs     x0, esr_el2
+    lsr     x0, x0, #26
+    cbnz    x0, 4f
+    msr     far_el2, x1
+    mrs     x0, elr_el2
+    adrp    x1, debug_channel_start
+    add     x1, x1, :lo12:debug_channel_start
+    sub     x1, x0, x1
+    cmp     x1, #(debug_channel_end - debug_channel_start)
+    mrs     x1, far_el2
+    b.hs    4f
+    add     x0, x0, #4
+    msr     elr_el2, x0
+    mrs     x0, sp_el0
+    eret
+    dsb     nsh
+    isb
+4:  mov     x0, #4
+5:  msr     tpidr_el1, x1
     msr     far_el1, x2
     msr     elr_el1, x3
     adrp    x1, {owner}
