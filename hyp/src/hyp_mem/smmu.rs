@@ -3,6 +3,7 @@
 use super::pages;
 use crate::arch::mmio::Registers;
 use crate::arch::{cache, timer};
+use core::sync::atomic::{AtomicU64, Ordering};
 use stage2::addr::{Frame, Pa};
 use stage2::owner::Owner;
 use stage2::phys::frame::Contents;
@@ -35,6 +36,7 @@ impl Frames {
         Self(())
     }
 
+    /// Returns a pointer to the word at `pa`. The SMMU accesses words while the driver does: both by single 64-bit accesses.
     fn pointer(pa: u64) -> *mut u64 {
         debug_assert!(pa.is_multiple_of(8));
         super::mmu::linear(Pa::new_truncate(pa)).as_ptr().cast()
@@ -52,12 +54,12 @@ impl crate::smmu::Memory for Frames {
 
     fn read64(&self, pa: u64) -> u64 {
         // SAFETY: an aligned word of a mapped frame, as `new` demands.
-        unsafe { Self::pointer(pa).read_volatile() }
+        unsafe { AtomicU64::from_ptr(Self::pointer(pa)) }.load(Ordering::Relaxed)
     }
 
     fn write64(&self, pa: u64, value: u64) {
         // SAFETY: an aligned word of a mapped frame, as `new` demands; nobody holds a reference into it.
-        unsafe { Self::pointer(pa).write_volatile(value) };
+        unsafe { AtomicU64::from_ptr(Self::pointer(pa)) }.store(value, Ordering::Relaxed);
     }
 
     fn clean_invalidate(&self, pa: u64, size: u64) {

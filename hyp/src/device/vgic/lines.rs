@@ -18,13 +18,11 @@
 
 use super::bank::NOBODY;
 use super::distributor::BitRegister;
+use super::fill::Candidate;
 use super::list_register::ListRegisters;
 use super::local::{LINE_ENTRIES, Local};
-use super::{Candidate, Kick, MAX_VCPUS, State, Vgic, bits};
-use stage2::sync::Ordering;
+use super::{Kick, LINE_LIMIT, MAX_VCPUS, State, Vgic, bits};
 
-/// Maximum number of lines of a guest: those of one bank.
-pub(crate) const LINE_LIMIT: usize = 32;
 /// Bank of the lines. Line `i` is INTID `32 * LINE_WORD + i`.
 pub(super) const LINE_WORD: usize = 2;
 const FIRST_INTID: u32 = 32 * LINE_WORD as u32;
@@ -96,11 +94,6 @@ impl Vgic {
         self.lines().iter().position(|line| line.physical_intid == physical_intid)
     }
 
-    /// Returns the number of interrupts that arrived on a CPU without a vCPU of the guest.
-    pub(crate) fn stray_count(&self) -> u32 {
-        self.stray_count.load(Ordering::Relaxed)
-    }
-
     /// Returns the physical INTID of the guest's `intid`, if it is a line.
     pub(super) fn line_physical(&self, intid: u32) -> Option<u32> {
         Some(self.lines().get(line_of(intid)?)?.physical_intid)
@@ -125,7 +118,7 @@ impl Vgic {
 
     /// Disables all lines, with effect when this returns. An interrupt that a vCPU has in a list register stays there. Returns
     /// the vCPUs to kick.
-    pub(crate) fn mask_lines(&self, lrs: &impl ListRegisters) -> Kick {
+    pub(super) fn mask_lines(&self, lrs: &impl ListRegisters) -> Kick {
         self.set_open(false, lrs)
     }
 
@@ -179,7 +172,6 @@ impl Vgic {
     /// Handles an interrupt of `line` that arrived on a CPU on which no vCPU of the guest runs: the vCPU has just left it, or
     /// the line has just moved. It goes to the vCPU to which it is routed now, or is given back and masked.
     pub(crate) fn arrive_astray(&self, line: usize, lrs: &impl ListRegisters) -> Kick {
-        self.stray_count.fetch_add(1, Ordering::Relaxed);
         // One critical section: a reset of the guest must not forget the interrupt between the two steps.
         let mut state = self.state.lock();
         let affected = state.take_line(line) | self.update_lines(&mut state, lrs);

@@ -4,6 +4,7 @@
 //! to it. So if the list register in `slot` is empty, the interrupt is in no list register, and may be written to this one
 //! again. Two list registers with the same INTID are UNPREDICTABLE (IHI 0069H, `ICH_LR<n>_EL2`).
 
+use super::LINE_LIMIT;
 use super::list_register::{ListRegister, ListRegisters};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +34,7 @@ pub(crate) struct Local {
     /// `slot` of shared hardware interrupts.
     line_slot: [Cell<u8>; LINE_ENTRIES],
     /// By line: its interrupts that this CPU has passed on. Only this CPU writes.
-    line_count: [AtomicU64; super::lines::LINE_LIMIT],
+    line_count: [AtomicU64; LINE_LIMIT],
 }
 
 impl Local {
@@ -47,7 +48,7 @@ impl Local {
             physical_enabled: Cell::new(0),
             line_direct: [const { Cell::new(0) }; LINE_ENTRIES],
             line_slot: [const { Cell::new(0) }; LINE_ENTRIES],
-            line_count: [const { AtomicU64::new(0) }; super::lines::LINE_LIMIT],
+            line_count: [const { AtomicU64::new(0) }; LINE_LIMIT],
         }
     }
 
@@ -83,7 +84,7 @@ impl Local {
     /// Counts an interrupt of a line, by its INTID or its number.
     #[inline(always)]
     pub(super) fn count_line(&self, line: usize) {
-        let count = &self.line_count[line % super::lines::LINE_LIMIT];
+        let count = &self.line_count[line % LINE_LIMIT];
         // No other CPU writes: an atomic addition is not needed.
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }

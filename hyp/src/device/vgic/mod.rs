@@ -19,25 +19,31 @@
 mod bank;
 pub(crate) mod common_registers;
 mod distributor;
+mod fill;
 mod lines;
 pub(crate) mod list_register;
 mod local;
+mod online;
 mod redistributor;
-pub(crate) use lines::{LINE_LIMIT, Line};
+mod synchronise;
+pub(crate) use lines::Line;
 pub(crate) use redistributor::REDISTRIBUTOR_SIZE;
 #[cfg(test)]
 mod tests;
 
 use bank::{Bank, NOBODY};
+use fill::Before;
 use lines::Lines;
-use list_register::{ListRegister, ListRegisters};
+use list_register::ListRegisters;
+use local::Entry;
 pub(crate) use local::Local;
-use local::{Entry, MAX_LIST_REGISTERS, NO_INTID};
 use spin::Once;
 use stage2::sync::{Counter, FairLock, Ordering};
 
 /// Maximum number of vCPUs of a guest: those of one SGI target list (ICC_SGI1R_EL1.TargetList).
 pub(crate) const MAX_VCPUS: usize = 16;
+/// Maximum number of lines of a guest: those of one bank.
+pub(crate) const LINE_LIMIT: usize = 32;
 /// Number of shared banks.
 const SHARED_BANKS: usize = 3;
 /// One past the largest INTID.
@@ -71,8 +77,6 @@ pub(crate) struct Vgic {
     links: [HardwareLink; 2],
     /// The physical interrupts of the guest's devices, set before the guest runs.
     lines: Once<Lines>,
-    /// Interrupts of lines that arrived on a CPU without a vCPU of the guest.
-    stray_count: Counter,
 }
 
 struct State {
@@ -141,31 +145,6 @@ fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// An interrupt that needs a list register.
-#[derive(Clone, Copy)]
-struct Candidate {
-    intid: u32,
-    priority: u8,
-    pending: bool,
-    active: bool,
-}
-
-/// The list registers before a refill.
-#[derive(Clone, Copy)]
-struct Before {
-    /// By list register: its INTID.
-    held: [u16; MAX_LIST_REGISTERS],
-    /// List registers with a pending interrupt, a bit each.
-    given: u16,
-}
-
-impl Before {
-    fn had_given(&self, candidate: &Candidate) -> bool {
-        let slot = self.held.iter().position(|&held| u32::from(held) == candidate.intid);
-        slot.is_some_and(|slot| self.given >> slot & 1 != 0)
-    }
-}
-
 impl Vgic {
     /// Creates the interrupt controller of a guest with `vcpu_count` vCPUs (at most [`MAX_VCPUS`]) and the timers `links`.
     pub(crate) fn new(vcpu_count: usize, links: [HardwareLink; 2]) -> Self {
@@ -184,7 +163,6 @@ impl Vgic {
             vcpu_count: vcpu_count.min(MAX_VCPUS),
             links,
             lines: Once::new(),
-            stray_count: Counter::new(0),
         };
         vgic.reset();
         vgic
@@ -225,49 +203,6 @@ impl Vgic {
         let mask = mask & state.online;
         self.dirty.fetch_or(mask, Ordering::AcqRel);
         Kick(mask)
-    }
-
-    /// Brings `vcpu` online on this CPU, with empty list registers. Returns the vCPUs to kick because lines go to this one now.
-    pub(crate) fn bring_online(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
-        {
-            let mut state = self.state.lock();
-            state.online |= 1 << vcpu;
-            local.forget();
-            local.clear_direct();
-            local.physical_enabled.set(0);
-            for link in &self.links {
-                lrs.set_physical_enable(link.physical_intid, false);
-            }
-        }
-        self.refill(vcpu, local, lrs)
-    }
-
-    /// Takes `vcpu` offline on this CPU: moves the interrupts in its list registers back to the banks, and disables and
-    /// deactivates the physical interrupts that are linked to it. Returns the vCPUs that may have to take over shared interrupts.
-    pub(crate) fn take_offline(&self, vcpu: usize, local: &Local, lrs: &impl ListRegisters) -> Kick {
-        let mut state = self.state.lock();
-        let _ = self.synchronise(&mut state, vcpu, local, lrs);
-        for index in 0..lrs.count() {
-            lrs.write(index, ListRegister::new());
-        }
-        local.clear_direct();
-        for link in &self.links {
-            lrs.set_physical_enable(link.physical_intid, false);
-            if state.private[vcpu].taken >> link.virtual_intid & 1 != 0 {
-                lrs.deactivate(link.physical_intid);
-            }
-        }
-        local.physical_enabled.set(0);
-        let bank = &mut state.private[vcpu];
-        bank.taken = 0;
-        bank.active &= !bank.hardware;
-        // The line determines this when the vCPU runs again.
-        bank.pending &= !bank.hardware | bank.latched;
-        state.online &= !(1 << vcpu);
-        self.dirty.fetch_and(!(1 << vcpu), Ordering::AcqRel);
-        let _ = self.update_lines(&mut state, lrs);
-        let online = state.online;
-        self.mark(&state, online)
     }
 
     /// Makes SGI `intid` of group 1 or 0 pending for vCPU `target` if the target has it in that group (ICC_SGI0R_EL1,
@@ -348,134 +283,6 @@ impl Vgic {
         self.mark(&state, leaving | moved)
     }
 
-    /// Reads the list registers back into the banks. `fill` must rewrite them before the guest runs. Returns the other vCPUs
-    /// to which shared interrupts may go now, and the list registers that were pending.
-    fn synchronise(
-        &self,
-        state: &mut State,
-        vcpu: usize,
-        local: &Local,
-        lrs: &impl ListRegisters,
-    ) -> (u32, u16) {
-        let (mut leaving, mut given) = (0, 0);
-        self.end_absent(state, vcpu, lrs);
-        for index in 0..lrs.count() {
-            let intid = u32::from(local.held[index].get());
-            if intid == u32::from(NO_INTID) {
-                continue;
-            }
-            let lr = lrs.read(index);
-            let (word, bit) = (intid as usize / 32, 1 << (intid % 32));
-            let groups = state.groups;
-            let bank = state.bank(vcpu, word);
-            let (mut pending, mut active) = (lr.pending(), lr.active());
-            if word != 0 && !pending && !active && bank.holder[intid as usize % 32] != vcpu as u8 {
-                // It left this list register long ago, and may be in another vCPU's.
-                continue;
-            }
-            if bank.hardware & bit != 0 && word != 0 {
-                // `update_lines` deactivates what must not stay.
-                if pending || active {
-                    bank.taken |= bit;
-                }
-            } else if bank.hardware & bit != 0 {
-                let physical = u32::from(lr.physical_intid());
-                let is_latched = bank.latched & bit != 0;
-                let is_wanted = bank.forwarded(groups) & bit != 0 && bank.cancel_pending & bit == 0;
-                if pending && !active && !(is_wanted && (is_latched || lrs.is_line_high(physical))) {
-                    // The guest must not take it now. After deactivation, the physical interrupt fires again when it is
-                    // due. An interrupt that software made pending stays pending.
-                    lrs.deactivate(physical);
-                    pending = is_latched;
-                } else if pending || active {
-                    bank.taken |= bit;
-                }
-            } else if bank.edge & bit == 0 && bank.listed_latch & bit == 0 {
-                // The line determines whether it is pending.
-                pending = false;
-            }
-            pending &= bank.cancel_pending & bit == 0;
-            let is_line = word != 0 && bank.hardware & bit != 0;
-            if !pending && bank.pending & bit == 0 && !(is_line && (active || self.is_line_high(intid, lrs)))
-            {
-                // Taken or cancelled.
-                bank.latched &= !bit;
-            }
-            active &= bank.cancel_active & bit == 0;
-            bank.cancel_pending &= !bit;
-            bank.cancel_active &= !bit;
-            bank.listed_pending &= !bit;
-            bank.listed_latch &= !bit;
-            bank.listed_active &= !bit;
-            if lr.pending() {
-                given |= 1 << index;
-            }
-            if pending {
-                bank.pending |= bit;
-            }
-            if active {
-                bank.active |= bit;
-            }
-            let is_pending = bank.pending_now() & bit != 0;
-            if word != 0 {
-                bank.holder[intid as usize % 32] = if active { vcpu as u8 } else { NOBODY };
-                if is_pending && !active {
-                    leaving |= state.affected(vcpu, word, bit);
-                }
-            }
-        }
-        // No other interrupt of the private bank can be in a list register.
-        let bank = &mut state.private[vcpu];
-        bank.cancel_pending = 0;
-        bank.cancel_active = 0;
-        // Cancelled while it was in no list register.
-        let unclaimed = bank.taken & !(bank.pending | bank.active);
-        bank.taken &= !unclaimed;
-        for link in self.links.iter().filter(|link| unclaimed >> link.virtual_intid & 1 != 0) {
-            lrs.deactivate(link.physical_intid);
-        }
-        Self::disarm_lines(state, vcpu, local);
-        local.forget();
-        (leaving & !(1 << vcpu), given)
-    }
-
-    /// Ends the interrupts outside the list registers that the guest has ended: the most urgent active ones
-    /// (ICH_HCR_EL2.EOIcount).
-    fn end_absent(&self, state: &mut State, vcpu: usize, lrs: &impl ListRegisters) {
-        for _ in 0..lrs.take_eoi_count() {
-            let mut urgent: Option<(u8, u32)> = None;
-            for word in 0..=SHARED_BANKS {
-                let bank = state.bank(vcpu, word);
-                for bit in bits(bank.active) {
-                    let mine = word == 0 || bank.holder[bit as usize] == vcpu as u8;
-                    let key = (bank.priority[bit as usize], 32 * word as u32 + bit);
-                    if mine && urgent.is_none_or(|other| key < other) {
-                        urgent = Some(key);
-                    }
-                }
-            }
-            if let Some((_, intid)) = urgent {
-                self.end(state, vcpu, intid, lrs);
-            }
-        }
-    }
-
-    /// Ends an active interrupt that is in no list register.
-    fn end(&self, state: &mut State, vcpu: usize, intid: u32, lrs: &impl ListRegisters) {
-        let bank = state.bank(vcpu, intid as usize / 32);
-        let bit = 1 << (intid % 32);
-        bank.active &= !bit;
-        if bank.hardware & bit != 0
-            && let Some(physical) = self.physical(intid)
-        {
-            bank.taken &= !bit;
-            lrs.deactivate(physical);
-        }
-        if intid >= 32 {
-            bank.holder[intid as usize % 32] = NOBODY;
-        }
-    }
-
     /// Handles a trapped write to ICC_DIR_EL1 by `vcpu`. Returns the other vCPUs to kick.
     pub(crate) fn deactivate(
         &self,
@@ -500,159 +307,6 @@ impl Vgic {
         self.mark(&state, leaving | moved)
     }
 
-    /// Puts the most urgent interrupts of `vcpu` into its list registers.
-    fn fill(&self, state: &mut State, vcpu: usize, local: &Local, lrs: &impl ListRegisters, before: Before) {
-        let count = lrs.count().min(MAX_LIST_REGISTERS);
-        let mut chosen: heapless::Vec<Candidate, MAX_LIST_REGISTERS> = heapless::Vec::new();
-        let (mut left_pending, mut left_active) = (false, false);
-        for word in 0..=SHARED_BANKS {
-            let groups = state.groups;
-            let bank = state.bank(vcpu, word);
-            let (deliverable, active) = (bank.deliverable(groups), bank.active);
-            for bit in bits(deliverable | active) {
-                let intid = 32 * word as u32 + bit;
-                let bank = state.bank(vcpu, word);
-                let holder = bank.holder[bit as usize];
-                let priority = bank.priority[bit as usize];
-                if word != 0
-                    && holder != vcpu as u8
-                    && (holder != NOBODY || state.target(intid) != Some(vcpu))
-                {
-                    continue;
-                }
-                let (pending, active) = (deliverable >> bit & 1 != 0, active >> bit & 1 != 0);
-                let candidate = Candidate { intid, priority, pending, active };
-                let place = chosen.iter().position(|other| priority < other.priority).unwrap_or(chosen.len());
-                let leaves = if place == count {
-                    Some(candidate)
-                } else {
-                    let last = if chosen.len() == count { chosen.pop() } else { None };
-                    // There is room: `count` is at most the capacity.
-                    let _ = chosen.insert(place, candidate);
-                    last
-                };
-                if let Some(last) = leaves {
-                    left_pending |= last.pending;
-                    left_active |= last.active;
-                }
-            }
-        }
-        // A hardware interrupt that is both pending and active waits until it is inactive.
-        let waits = |candidate: &Candidate| {
-            candidate.pending && Self::is_latched_behind_active(state, vcpu, candidate)
-        };
-        left_pending |= chosen.iter().any(waits);
-        self.place(state, vcpu, local, lrs, &before.held[..count], &chosen);
-        for candidate in chosen.iter().filter(|candidate| candidate.pending && !before.had_given(candidate)) {
-            lrs.given(candidate.intid);
-        }
-        lrs.request_maintenance(left_pending, left_active);
-        self.prepare_direct(state, vcpu, local, lrs, left_pending);
-        self.arm_lines(state, vcpu, local, left_pending);
-    }
-
-    /// Writes `chosen` to the list registers, each to the one that held it `before` if possible, so that `local` finds it there
-    /// next time.
-    fn place(
-        &self,
-        state: &mut State,
-        vcpu: usize,
-        local: &Local,
-        lrs: &impl ListRegisters,
-        before: &[u16],
-        chosen: &[Candidate],
-    ) {
-        let mut slots = [None; MAX_LIST_REGISTERS];
-        let mut homeless: heapless::Vec<usize, MAX_LIST_REGISTERS> = heapless::Vec::new();
-        for (index, candidate) in chosen.iter().enumerate() {
-            match before.iter().position(|&held| u32::from(held) == candidate.intid) {
-                Some(slot) => slots[slot] = Some(index),
-                None => {
-                    let _ = homeless.push(index);
-                }
-            }
-        }
-        for index in homeless {
-            let unused = |slot: &usize| slots[*slot].is_none();
-            let fresh = (0..before.len()).filter(unused).find(|&slot| before[slot] == NO_INTID);
-            // There are at least as many list registers as candidates.
-            if let Some(slot) = fresh.or_else(|| (0..before.len()).find(unused)) {
-                slots[slot] = Some(index);
-            }
-        }
-        for slot in 0..before.len() {
-            match slots[slot] {
-                Some(index) => {
-                    let candidate = chosen[index];
-                    let is_waiting = Self::is_latched_behind_active(state, vcpu, &candidate);
-                    let bit = 1 << (candidate.intid % 32);
-                    let bank = state.bank(vcpu, candidate.intid as usize / 32);
-                    if bank.hardware & !bank.taken & bit != 0
-                        && let Some(physical) = self.physical(candidate.intid)
-                    {
-                        // Software made it pending or active: the guest's deactivation must find the physical one active.
-                        lrs.activate(physical);
-                    }
-                    bank.taken &= !bit;
-                    lrs.write(slot, self.list_register(state, vcpu, candidate));
-                    local.set_held(slot, candidate.intid, self.entry(candidate.intid));
-                    let bank = state.bank(vcpu, candidate.intid as usize / 32);
-                    if candidate.pending && !is_waiting {
-                        bank.listed_latch |= bank.pending & bit;
-                        bank.pending &= !bit;
-                        bank.listed_pending |= bit;
-                    }
-                    if candidate.active {
-                        bank.active &= !bit;
-                        bank.listed_active |= bit;
-                    }
-                    if candidate.intid >= 32 {
-                        bank.holder[candidate.intid as usize % 32] = vcpu as u8;
-                    }
-                }
-                None => {
-                    lrs.write(slot, ListRegister::new());
-                    if before[slot] != NO_INTID {
-                        let intid = u32::from(before[slot]);
-                        local.set_held(slot, intid, self.entry(intid));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns true if software made hardware interrupt `intid` of `vcpu` pending.
-    fn is_latched(state: &State, vcpu: usize, intid: u32) -> bool {
-        intid < 32 && state.private[vcpu].latched >> intid & 1 != 0
-    }
-
-    /// Returns true if `candidate` is such an interrupt and also active. Its list register can only hold the active state.
-    fn is_latched_behind_active(state: &State, vcpu: usize, candidate: &Candidate) -> bool {
-        candidate.active && Self::is_latched(state, vcpu, candidate.intid)
-    }
-
-    /// Returns the list register for `candidate`.
-    fn list_register(&self, state: &mut State, vcpu: usize, candidate: Candidate) -> ListRegister {
-        let bank = state.bank(vcpu, candidate.intid as usize / 32);
-        let bit = 1 << (candidate.intid % 32);
-        let lr = ListRegister::new()
-            .with_virtual_intid(candidate.intid)
-            .with_priority(candidate.priority)
-            .with_group1(bank.group & bit != 0);
-        if bank.hardware & bit != 0
-            && let Some(physical) = self.physical(candidate.intid)
-        {
-            // A hardware interrupt cannot be both pending and active (ICH_LR<n>_EL2).
-            return lr
-                .with_physical(physical)
-                .with_active(candidate.active)
-                .with_pending(candidate.pending && !candidate.active);
-        }
-        lr.with_pending(candidate.pending)
-            .with_active(candidate.active)
-            .with_eoi_maintenance(bank.edge & bit == 0)
-    }
-
     /// Returns the physical INTID of virtual `intid`, if it has one.
     fn physical(&self, intid: u32) -> Option<u32> {
         if intid < DIRECT_SGIS {
@@ -669,35 +323,6 @@ impl Vgic {
         match intid {
             0..32 => self.physical(intid).map(|physical| Entry::Private(physical as usize)),
             _ => self.line_entry(intid).map(Entry::Line),
-        }
-    }
-
-    /// Prepares `local` to inject physical private interrupts without the lock, and enables those that the guest would take.
-    fn prepare_direct(
-        &self,
-        state: &mut State,
-        vcpu: usize,
-        local: &Local,
-        lrs: &impl ListRegisters,
-        is_overflowing: bool,
-    ) {
-        let groups = state.groups;
-        let forwarded = state.private[vcpu].forwarded(groups);
-        let links = self.links.iter().map(|link| (link.virtual_intid, link.physical_intid));
-        for (intid, physical) in (0..DIRECT_SGIS).map(|sgi| (sgi, sgi)).chain(links) {
-            let is_forwarded = forwarded >> intid & 1 != 0;
-            let priority = state.private[vcpu].priority[intid as usize];
-            let candidate = Candidate { intid, priority, pending: true, active: false };
-            // If interrupts wait outside the list registers, only the slow path keeps the order of priorities.
-            let is_group1 = state.private[vcpu].group >> intid & 1 != 0;
-            let is_latched = Self::is_latched(state, vcpu, intid);
-            let is_direct = is_forwarded && !is_overflowing && !is_latched && (is_group1 || intid >= 16);
-            let value = is_direct.then(|| self.list_register(state, vcpu, candidate));
-            local.set_direct(physical, value);
-            if intid >= 16 && (local.physical_enabled.get() >> physical & 1 != 0) != is_forwarded {
-                lrs.set_physical_enable(physical, is_forwarded);
-                local.physical_enabled.set(local.physical_enabled.get() ^ 1 << physical);
-            }
         }
     }
 }

@@ -489,7 +489,6 @@ fn an_interrupt_that_arrives_where_the_vcpu_has_left_goes_on() {
         rig.turn_on(0);
         rig.settle();
     }
-    assert_eq!(rig.vgic.stray_count(), 2);
     // No vCPU is left: it is masked, and inactive.
     rig.raise(2);
     let (intid, cpu) = rig.take_physical().unwrap();
@@ -498,7 +497,7 @@ fn an_interrupt_that_arrives_where_the_vcpu_has_left_goes_on() {
     rig.handle(intid, cpu);
     rig.kicks.set(0);
     rig.check();
-    assert_eq!((rig.arrive(), rig.vgic.stray_count()), (0, 3));
+    assert_eq!(rig.arrive(), 0);
 }
 
 #[test]
