@@ -81,11 +81,6 @@ impl Guest {
         deliver(self, self.vgic.open_lines(&Lists));
     }
 
-    /// Disables the guest's lines; its vCPUs may run. Later interrupts of its devices stay pending.
-    pub(crate) fn mask_lines(&'static self) {
-        deliver(self, self.vgic.mask_lines(&Lists));
-    }
-
     /// Disables the guest's lines and forgets their interrupts. No vCPU is in the guest.
     pub(crate) fn quiet_lines(&self) {
         self.vgic.quiet_lines(&Lists);

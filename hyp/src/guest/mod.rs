@@ -269,7 +269,7 @@ pub(crate) fn define(
         vcpu.guest.call_once(|| guest);
         vcpu.cpu().assign(vcpu);
     }
-    guest.set_lines(&guest.devices.assignment().lines);
+    guest.set_lines(guest.devices.lines());
     serial::add_guest(index, guest.name());
     Ok(*slot.call_once(|| guest))
 }

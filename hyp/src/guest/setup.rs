@@ -1,6 +1,7 @@
 //! Guests from what the loader left: a configuration blob, or one kernel as a boot module.
 
-use super::devices::{self, Devices};
+use super::devices::Devices;
+use super::devices::setup::{Bridges, resolve};
 use super::{MAX_GUESTS, Plan, migration, refused, seed};
 use crate::arch::cpu;
 use crate::board::{Board, ModuleKind};
@@ -49,15 +50,17 @@ pub(crate) fn read<'c>(
 
 /// Defines the guests of `configuration` that fit the host, and starts those that start at boot.
 pub(crate) fn set_up(board: &'static Board<'static>, configuration: Option<&mut Configuration<'static>>) {
+    let bridges = Bridges::new(board);
     let Some(configuration) = configuration else {
-        devices::setup::set_up(board, None);
+        // No guest has devices, but every stream shall abort.
+        resolve(board, &bridges, None);
         return super::claims::set_owners(&[]);
     };
     seed::init(board.chosen.rng_seed);
     physical::fit(board, &pages::MEMORY, cpu::count(), configuration, &mut tell);
-    let assignments = devices::setup::set_up(board, Some(configuration));
+    let assignments = resolve(board, &bridges, Some(configuration));
     migration::configure(&configuration.migration);
-    define_all(board, configuration, assignments);
+    define_all(board, configuration, &bridges, assignments);
     super::claims::set_owners(&configuration.pools);
     for refused in &configuration.refused {
         refused::add(refused.name, refused.finding.to_string());
@@ -101,6 +104,7 @@ pub(crate) fn room(board: &Board<'_>) -> Host {
 fn define_all(
     board: &'static Board<'static>,
     configuration: &Configuration<'static>,
+    bridges: &Bridges,
     assignments: Vec<Option<Assignment<'static>>>,
 ) {
     let controller = |id: u8| board.ram.controller(u32::from(id)).and_then(ControllerId::try_new);
@@ -113,7 +117,7 @@ fn define_all(
     let assignments = assignments.into_iter().chain(core::iter::repeat_with(|| None));
     for (guest, assignment) in configuration.guests.iter().zip(assignments).take(MAX_GUESTS) {
         let defined = match (choose_cpus(guest, &mut taken), GuestId::try_new(index as u8)) {
-            (Some(cpus), Some(id)) => define_one(board, guest, assignment, &controller, (index, id), &cpus),
+            (Some(cpus), Some(id)) => define_one(bridges, guest, assignment, &controller, (index, id), &cpus),
             _ => Err("the CPUs that are left do not do".to_string()),
         };
         match defined {
@@ -129,18 +133,20 @@ fn define_all(
 
 /// Defines a guest with its devices.
 fn define_one(
-    board: &'static Board<'static>,
+    bridges: &Bridges,
     guest: &Guest<'static>,
     assignment: Option<Assignment<'static>>,
     controller: &impl Fn(u8) -> Option<ControllerId>,
     (index, id): (usize, GuestId),
     cpus: &[usize],
 ) -> Result<(), String> {
+    let has_devices = |assignment: &&Assignment<'_>| !assignment.is_empty();
+    let tree = assignment.as_ref().filter(has_devices).map(Assignment::tree);
+    let plan = Plan::new(guest.clone(), controller, tree.as_ref())?;
     let devices = match assignment {
-        Some(assignment) => Devices::new(board, assignment).map_err(|why| format!("its devices: {why}"))?,
+        Some(assignment) => Devices::new(bridges, assignment).map_err(|why| format!("its devices: {why}"))?,
         None => Devices::default(),
     };
-    let plan = Plan::new(guest.clone(), controller, devices.tree().as_ref())?;
     plan.note();
     super::define(index, id, plan, devices, cpus).map(drop)
 }

@@ -89,19 +89,18 @@ impl Space {
         })
     }
 
-    /// Allocates and maps all of the guest's RAM, and maps the registers of its devices. On failure [`Self::release`] frees what was mapped.
+    /// Allocates and maps all of the guest's RAM, and maps the registers of its devices. On failure [`Self::release`] frees what
+    /// was mapped.
     pub(crate) fn build(&self, guest: &'static Guest) -> Result<(), String> {
         self.life.fetch_add(1, Ordering::Relaxed);
         for (index, piece) in guest.plan().pieces().iter().enumerate() {
             let placement = guest.placement(index).unwrap_or(piece.placement);
             self.back(guest, &Piece { placement, ..*piece })?;
         }
-        for (ipa, pa, size) in guest.devices().pages() {
-            self.inner
-                .with(|stage2| stage2.map(ipa, pa, size, Attributes::DEVICE))
-                .map_err(|error| format!("registers at {ipa}: {error}"))?;
-        }
-        Ok(())
+        guest.devices().map_registers(&mut |(ipa, pa, size)| {
+            let mapped = self.inner.with(|stage2| stage2.map(ipa, pa, size, Attributes::DEVICE));
+            mapped.map_err(|error| format!("registers at {ipa}: {error}"))
+        })
     }
 
     /// Allocates and maps a piece of RAM in the largest blocks that fit.

@@ -159,7 +159,7 @@ impl Survey {
         self.taken.retain(|taken| taken.rid != rid);
         // What ends in an error holds no addresses.
         set_command(&space, at_rest(command(&space)).with_memory(false));
-        let mut to_move = Vec::new();
+        let mut to_move: Vec<usize> = Vec::new();
         for (index, bar) in function.bars.iter_mut().enumerate() {
             let range = bar.address..bar.address.saturating_add(bar.mapped_size());
             let cpu = rooms(windows, bar, bridge.as_ref())
@@ -174,7 +174,7 @@ impl Survey {
                 None => to_move.push(index),
             }
         }
-        to_move.sort_by_key(|&index| core::cmp::Reverse(function.bars[index].size));
+        largest_first(&mut to_move, |&index| function.bars[index].size);
         for index in to_move {
             let bar = &mut function.bars[index];
             let found = rooms(windows, bar, bridge.as_ref()).find_map(|room| self.free(&room, bar, above));
@@ -222,6 +222,18 @@ impl Survey {
     }
 }
 
+/// Sorts a few BARs by size, the largest first; those of one size keep their order. By insertion: the library's sort is far
+/// larger than all else here.
+fn largest_first<T>(bars: &mut [T], size: impl Fn(&T) -> u64) {
+    for end in 1..bars.len() {
+        let mut at = end;
+        while at > 0 && size(&bars[at - 1]) < size(&bars[at]) {
+            bars.swap(at - 1, at);
+            at -= 1;
+        }
+    }
+}
+
 /// Rounds `value` up to a multiple of `align`, a power of two; at the top of the address space, up to the last one.
 fn round_up(value: u64, align: u64) -> u64 {
     value.checked_next_multiple_of(align).unwrap_or(u64::MAX / align * align)
@@ -264,7 +276,7 @@ pub(crate) fn give_guest_addresses(functions: &mut [Function], base: u64, size: 
         let rid = function.rid;
         order.extend(function.bars.iter_mut().map(|bar| (rid, bar)));
     }
-    order.sort_by_key(|(_, bar)| core::cmp::Reverse(bar.size));
+    largest_first(&mut order, |(_, bar)| bar.size);
     let (mut next, end) = (base, base.saturating_add(size));
     for (rid, bar) in order {
         let start = round_up(next, bar.size.max(FRAME_SIZE));

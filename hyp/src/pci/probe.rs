@@ -47,7 +47,6 @@ pub(crate) struct Function {
     pub(super) id: (u16, u16),
     /// Class code: base class, sub-class, programming interface.
     class: u32,
-    pin: Option<u8>,
     pub(super) bars: Vec<Bar, { BAR_LIMIT as usize }>,
     /// Capabilities of the first 256 bytes.
     pub(super) standard: List,
@@ -98,7 +97,6 @@ impl Function {
             rid,
             id,
             class: space.read32(CLASS) >> 8,
-            pin: interrupt_pin(&space),
             virtio: virtio::Location::find(rid, &space, id, &standard, &bars)?,
             express: find(&standard, EXPRESS).and_then(|offset| express(&space, offset)),
             // An offset below 0x100 and a register behind it are inside the space.
@@ -125,11 +123,6 @@ impl Function {
     /// Returns the class code: base class, sub-class and programming interface, 24 bits.
     pub(crate) fn class(&self) -> u32 {
         self.class
-    }
-
-    /// Returns the interrupt pin, 1 (INTA) to 4, or `None` if the function has none.
-    pub(crate) fn pin(&self) -> Option<u8> {
-        self.pin
     }
 
     /// Returns the memory BARs. Each has frames of its own, at the CPU's address and at the guest's.

@@ -73,7 +73,7 @@ const STREAM_LIMIT: usize = 128;
 pub(crate) struct Setup {
     /// True if the node has `dma-coherent`.
     pub(crate) is_coherent: bool,
-    /// Largest StreamID that any device of the tree has.
+    /// Largest StreamID that will be attached.
     pub(crate) largest_stream: u32,
 }
 

@@ -89,11 +89,6 @@ impl StreamTable {
         format | u32::from(self.bits)
     }
 
-    /// Returns the bits of a StreamID in the table.
-    pub(super) fn bits(&self) -> u8 {
-        self.bits
-    }
-
     /// Returns the number of leaves that may still be added.
     pub(super) fn free_leaf_count(&self) -> usize {
         if self.root.is_some() { LEAF_LIMIT - self.leaves.len() } else { 0 }

@@ -1,17 +1,19 @@
 //! Devices at boot: the functions and platform devices of each guest are found, checked, placed and made quiet, and the SMMUs
 //! taken over.
 
+use super::device::Device;
 use super::function::Function;
-use super::registers;
-use super::{Devices, State, smmus};
+use super::windows::Windows;
+use super::{Devices, registers, smmus};
 use crate::arch::gic;
+use crate::arch::mmio::Registers;
 use crate::arch::pci::Ecam;
 use crate::board::{Board, HostBridge, Stream};
+use crate::guest;
 use crate::hyp_mem::pages;
 use crate::observe::log;
 use crate::pci::{self, Bus, Rid, Survey, Window};
 use crate::physical::assignment::{self, Assignment, Probe, RootPin};
-use crate::{guest, smmu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -20,34 +22,35 @@ use guest_dts::config::Configuration;
 use guest_dts::guest_tree::platform::{PCI_MEMORY_BASE, PCI_MEMORY_SIZE};
 
 /// A host bridge, mapped and surveyed when the first guest needs it.
-struct Bridge<'b> {
-    board: &'b HostBridge<'static>,
+struct Bridge {
+    board: &'static HostBridge<'static>,
     ecam: OnceCell<Result<Ecam, String>>,
     survey: RefCell<Option<Survey>>,
 }
 
 /// The host's bridges, by their index in the board.
-struct Bridges<'b>(Vec<Bridge<'b>>);
+pub(crate) struct Bridges(Vec<Bridge>);
 
-impl<'b> Bridges<'b> {
-    fn new(board: &'b Board<'static>) -> Self {
+impl Bridges {
+    /// Makes the bridges of `board`.
+    pub(crate) fn new(board: &'static Board<'static>) -> Self {
         let bridge = |board| Bridge { board, ecam: OnceCell::new(), survey: RefCell::new(None) };
         Self(board.bridges.iter().map(bridge).collect())
     }
 
-    fn get(&self, index: u8) -> Option<&Bridge<'b>> {
+    fn get(&self, index: u8) -> Option<&Bridge> {
         self.0.get(usize::from(index))
     }
 }
 
-impl Bridge<'_> {
+impl Bridge {
     fn ecam(&self) -> Result<Ecam, String> {
         let map = || Ok(Ecam::new(registers::map(self.board.ecam)?, self.board.buses.0));
         self.ecam.get_or_init(map).clone()
     }
 
     /// Probes function `rid`, and gives its BARs addresses on the host's bus.
-    fn place(&self, rid: Rid) -> Result<(pci::Function, crate::arch::mmio::Registers), String> {
+    fn place(&self, rid: Rid) -> Result<(pci::Function, Registers), String> {
         let ecam = self.ecam()?;
         let (first, last) = self.board.buses;
         let mut survey = self.survey.borrow_mut();
@@ -72,7 +75,7 @@ impl Bridge<'_> {
     }
 }
 
-impl Probe for Bridges<'_> {
+impl Probe for Bridges {
     fn is_present(&self, bridge: u8, rid: u16) -> bool {
         self.root_pin(bridge, rid).is_some()
     }
@@ -87,14 +90,14 @@ impl Probe for Bridges<'_> {
 
 /// Takes over the SMMUs, and finds the devices of each guest of `configuration`, by its index there. Guests whose devices break a
 /// rule are refused.
-pub(crate) fn set_up(
+pub(crate) fn resolve(
     board: &'static Board<'static>,
+    bridges: &Bridges,
     configuration: Option<&mut Configuration<'static>>,
 ) -> Vec<Option<Assignment<'static>>> {
-    let bridges = Bridges::new(board);
     let assignments = match (configuration, crate::host::tree()) {
         (Some(configuration), Some(tree)) => {
-            assignment::resolve(board, tree, &pages::MEMORY, configuration, &bridges, &mut guest::tell)
+            assignment::resolve(board, tree, &pages::MEMORY, configuration, bridges, &mut guest::tell)
         }
         _ => Vec::new(),
     };
@@ -106,18 +109,14 @@ pub(crate) fn set_up(
 }
 
 impl Devices {
-    /// Makes the devices of a guest.
+    /// Makes the devices of a guest: its functions are placed and quiet, and its DMA window is in the SMMUs.
     ///
     /// # Errors
     ///
-    /// The device that cannot be used, and why.
-    pub(crate) fn new(
-        board: &'static Board<'static>,
-        assignment: Assignment<'static>,
-    ) -> Result<Self, String> {
-        let bridges = Bridges::new(board);
-        let mut hosts = Vec::new();
-        let mut spaces = Vec::new();
+    /// The device that cannot be used, and the reason. Nothing is left in the SMMUs then.
+    pub(crate) fn new(bridges: &Bridges, assignment: Assignment<'static>) -> Result<Self, String> {
+        let windows = Windows::new(&assignment)?;
+        let (mut hosts, mut spaces) = (Vec::new(), Vec::new());
         for assigned in &assignment.functions {
             let bridge = bridges.get(assigned.bridge).ok_or("there is no such host bridge")?;
             let (host, space) = bridge.place(Rid::new(assigned.rid))?;
@@ -126,30 +125,13 @@ impl Devices {
         }
         pci::give_guest_addresses(&mut hosts, PCI_MEMORY_BASE, PCI_MEMORY_SIZE)
             .map_err(|error| error.to_string())?;
-        let mut functions = Vec::new();
-        for ((assigned, host), space) in assignment.functions.iter().zip(hosts).zip(spaces) {
+        let mut devices = Vec::new();
+        for ((&assigned, host), space) in assignment.functions.iter().zip(hosts).zip(spaces) {
             let rid = host.rid();
-            functions.push(Function::new(*assigned, host, space).map_err(|why| format!("{rid}: {why}"))?);
+            let function = Function::new(assigned, host, space).map_err(|why| format!("{rid}: {why}"))?;
+            devices.push(Device::function(function));
         }
-        let paths = assignment.devices.iter().map(|device| device.node.path().to_string()).collect();
-        let mut devices = Self { assignment, functions, paths, ..Self::default() };
-        devices.make_windows()?;
-        *devices.state.lock() = (0..devices.count()).map(|_| State::Off).collect();
-        Ok(devices)
-    }
-
-    /// Builds the DMA window in each SMMU that has a stream of the guest.
-    fn make_windows(&mut self) -> Result<(), String> {
-        let Some(window) = self.assignment.window else { return Ok(()) };
-        let window = smmu::Window { ipa: window.ipa, pa: window.pa, size: window.size };
-        for stream in self.assignment.streams() {
-            if self.windows.iter().any(|(smmu, _)| *smmu == stream.smmu) {
-                continue;
-            }
-            let made = smmus::with(stream.smmu, |smmu| smmu.make_window(window));
-            let id = made.and_then(|made| made.map_err(|error| error.to_string()));
-            self.windows.push((stream.smmu, id.map_err(|why| format!("SMMU {}: {why}", stream.smmu))?));
-        }
-        Ok(())
+        devices.extend(assignment.devices.into_iter().map(Device::platform));
+        Ok(Self { devices, lines: assignment.lines, window: assignment.window, windows })
     }
 }

@@ -5,14 +5,14 @@
 use super::registers::{self, HostSmmu};
 use crate::arch::gic::{Distributor, Priority};
 use crate::arch::{cpu, timer, trace};
-use crate::board::{Board, Interrupt, Stream, Trigger};
+use crate::board::{self, Board, Interrupt, Stream, Trigger};
 use crate::guest;
 use crate::observe::log;
 use crate::observe::trace::{Access, Kind};
 use crate::smmu::{Action, Event, Setup};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use spin::{Mutex, Once};
+use spin::{Mutex, MutexGuard, Once};
 
 /// Microseconds between two polls of an SMMU whose event interrupt is off.
 const POLL_US: u64 = 50_000;
@@ -33,37 +33,24 @@ pub(super) fn all() -> &'static [Entry] {
     SMMUS.get().map_or(&[], |smmus| smmus)
 }
 
-/// Calls `f` with SMMU `index`.
+/// Locks SMMU `index`.
 ///
 /// # Errors
 ///
 /// The reason why it cannot be used.
-pub(super) fn with<T>(index: u8, f: impl FnOnce(&mut HostSmmu) -> T) -> Result<T, String> {
+pub(super) fn lock(index: u8) -> Result<MutexGuard<'static, HostSmmu>, &'static str> {
     let entry = all().get(usize::from(index)).ok_or("there is no such SMMU")?;
-    match &entry.driver {
-        Ok(driver) => Ok(f(&mut driver.lock())),
-        Err(why) => Err(why.clone()),
-    }
+    entry.driver.as_ref().map(Mutex::lock).map_err(String::as_str)
+}
+
+/// Returns the state of the streams of an SMMU that failed, which is closed or not.
+pub(super) const fn streams_of_failed(is_closed: bool) -> &'static str {
+    if is_closed { "its streams abort" } else { "its streams may still reach their DMA windows" }
 }
 
 /// Takes over all SMMUs of the board. `streams` are those that guests will use.
 pub(super) fn init(board: &Board<'_>, streams: &[Stream], distributor: &Distributor) {
-    let smmus = board.smmus.iter().enumerate().map(|(index, smmu)| {
-        let own = streams.iter().filter(|stream| usize::from(stream.smmu) == index);
-        let largest_stream = own.map(|stream| stream.id).max().unwrap_or(0);
-        let setup = Setup { is_coherent: smmu.is_coherent, largest_stream };
-        let base = smmu.registers.base().get();
-        let driver = registers::map(smmu.registers).and_then(|registers| {
-            registers::take_over(registers, setup).map(Mutex::new).map_err(|error| error.to_string())
-        });
-        match &driver {
-            Ok(driver) => {
-                log::info!("SMMU {} at {:#x}: translates by {}", index, base, driver.lock().stage().name())
-            }
-            Err(why) => log::error!("SMMU {} at {:#x}: {}; devices behind it are refused", index, base, why),
-        }
-        Entry { base, driver, interrupts: [smmu.event_interrupt, smmu.error_interrupt] }
-    });
+    let smmus = board.smmus.iter().enumerate().map(|(index, smmu)| take_over(index, smmu, streams));
     let smmus = SMMUS.call_once(|| smmus.collect());
     for entry in smmus.iter().filter(|entry| entry.driver.is_ok()) {
         for interrupt in entry.interrupts.iter().flatten().filter(|interrupt| interrupt.is_spi()) {
@@ -71,6 +58,26 @@ pub(super) fn init(board: &Board<'_>, streams: &[Stream], distributor: &Distribu
             distributor.enable_at(interrupt.intid, cpu::current().mpidr());
         }
     }
+}
+
+/// Takes over SMMU `index`: from then on, all its streams abort.
+fn take_over(index: usize, smmu: &board::Smmu<'_>, streams: &[Stream]) -> Entry {
+    let own = streams.iter().filter(|stream| usize::from(stream.smmu) == index);
+    let largest_stream = own.map(|stream| stream.id).max().unwrap_or(0);
+    let setup = Setup { is_coherent: smmu.is_coherent, largest_stream };
+    let base = smmu.registers.base().get();
+    let driver = registers::map(smmu.registers)
+        .and_then(|registers| registers::take_over(registers, setup).map_err(|error| error.to_string()));
+    match &driver {
+        Ok(driver) => {
+            log::info!("SMMU {} at {:#x}: translates by {}", index, base, driver.stage().name());
+            if !driver.aborts_when_off() {
+                log::warn!("SMMU {}: should it fail, streams bypass it: GBPA.ABORT cannot be set", index);
+            }
+        }
+        Err(why) => log::error!("SMMU {} at {:#x}: {}; devices behind it are refused", index, base, why),
+    }
+    Entry { base, driver: driver.map(Mutex::new), interrupts: [smmu.event_interrupt, smmu.error_interrupt] }
 }
 
 /// Handles interrupt `intid` if it is an SMMU's.
@@ -110,23 +117,13 @@ fn serve(index: usize, entry: &Entry) {
 /// Logs and traces an event. The driver bounds their rate.
 fn tell(smmu: usize, event: &Event) {
     let stream = Stream { smmu: smmu as u8, id: event.stream };
-    let owner = guest::all().find(|guest| guest.devices().has_stream(stream));
-    match owner {
-        Some(guest) => {
-            let access = if event.is_write { Access::Write } else { Access::Read };
-            let (address, place) =
-                (event.address.unwrap_or(0), (smmu as u64) << 32 | u64::from(event.stream));
-            trace::record(Kind::DeviceFault(access), guest.id().index(), 0, address, place);
-            let device = guest.devices().name_of(stream);
-            log::warn!("{}: device {}: SMMU {}: {}", guest.name(), device.as_str(), smmu, event);
-            if event.action == Action::CutOff {
-                log::error!(
-                    "{}: device {} failed: it is cut off until the guest starts again",
-                    guest.name(),
-                    device.as_str()
-                );
-            }
-        }
-        None => log::warn!("SMMU {}: {}", smmu, event),
+    let owner = guest::all().find_map(|guest| Some((guest, guest.devices().name_of(stream)?)));
+    let Some((guest, device)) = owner else { return log::warn!("SMMU {}: {}", smmu, event) };
+    let access = if event.is_write { Access::Write } else { Access::Read };
+    let place = (smmu as u64) << 32 | u64::from(event.stream);
+    trace::record(Kind::DeviceFault(access), guest.id().index(), 0, event.address.unwrap_or(0), place);
+    log::warn!("{}: device {}: SMMU {}: {}", guest.name(), device, smmu, event);
+    if event.action == Action::CutOff {
+        log::error!("{}: device {} failed: it is cut off until the guest starts again", guest.name(), device);
     }
 }

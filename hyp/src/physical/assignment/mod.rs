@@ -244,6 +244,11 @@ impl<'t> Assignment<'t> {
         functions.chain(self.devices.iter().flat_map(|device| device.streams.iter().copied()))
     }
 
+    /// Returns true if there are neither functions nor devices: a DMA window alone is pinned RAM.
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty() && self.devices.is_empty()
+    }
+
     /// Returns the devices as the guest's tree describes them.
     pub fn tree(&self) -> Assigned<'t> {
         let spi = |line: u8| {
