@@ -219,7 +219,7 @@ fn write_device(writer: &mut Writer, device: &AssignedDevice<'_>, addition: Opti
         addition.children().for_each(|child| extra::copy(writer, child, &[]));
     }
     for child in node.children() {
-        if !addition.is_some_and(|addition| addition.child(child.name()).is_some()) {
+        if addition.is_none_or(|addition| addition.child(child.name()).is_none()) {
             write_inner(writer, node, child);
         }
     }

@@ -8,7 +8,7 @@ use std::vec::Vec;
 use super::config::{Bus, RegisterSpace, Rid, Width};
 use super::quiesce::Clock;
 
-/// What may be wrong with a function.
+/// Faults of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Faults {
     /// Transactions Pending stays set.

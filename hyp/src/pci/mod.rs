@@ -41,4 +41,5 @@ pub(crate) use error::Error;
 pub(crate) use place::{Survey, Window, give_guest_addresses};
 pub(crate) use probe::Function;
 pub(crate) use quiesce::{Clock, Quiescence, quiesce};
+pub(crate) use virtio::CommonConfig;
 pub(crate) use virtual_config::{VirtualConfig, slot};

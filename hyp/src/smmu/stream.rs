@@ -9,11 +9,11 @@ pub(crate) struct WindowId(pub(super) u8);
 /// State of an attached stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamState {
-    /// Its accesses are translated.
+    /// Accesses are translated.
     Translating,
-    /// It aborts: it was cut off.
+    /// Aborting: it was cut off.
     CutOff,
-    /// It aborts: the SMMU failed and is closed.
+    /// Aborting: the SMMU failed and is closed.
     Closed,
     /// Unknown: the SMMU failed.
     Unknown,

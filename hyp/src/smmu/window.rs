@@ -62,7 +62,7 @@ impl Window {
     fn block(&self, features: &Features, ipa: u64) -> u64 {
         let attributes = if features.stage == Stage::Two { STAGE_2 } else { STAGE_1 };
         match ipa.checked_sub(self.ipa) {
-            Some(offset) if offset < self.size => self.pa + offset | BLOCK | attributes,
+            Some(offset) if offset < self.size => (self.pa + offset) | BLOCK | attributes,
             _ => 0,
         }
     }

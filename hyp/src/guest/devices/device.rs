@@ -40,11 +40,11 @@ pub(super) enum Kind {
 /// The state of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Its streams abort, and it is quiet.
+    /// Streams abort, and the device is quiet.
     Off,
-    /// The guest uses it.
+    /// In use by the guest.
     Attached,
-    /// It could not be attached or stopped, for this reason, which says so if its streams do not abort.
+    /// Not attached or not stopped, for this reason, which says so if the streams do not abort.
     Failed(String),
 }
 

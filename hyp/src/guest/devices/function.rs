@@ -1,10 +1,9 @@
 //! A PCI function of a guest: its registers, and the configuration space that the guest sees.
 
 use super::registers;
-use crate::arch::cpu;
 use crate::arch::mmio::Registers;
-use crate::arch::timer;
-use crate::pci::{self, Clock, Error, Quiescence, VirtualConfig};
+use crate::arch::{cpu, timer};
+use crate::pci::{self, Clock, CommonConfig, Error, Quiescence, VirtualConfig};
 use crate::physical::assignment;
 use alloc::string::{String, ToString};
 use guest_dts::range::PaRange;
@@ -15,16 +14,18 @@ pub(super) struct Function {
     pub(super) assigned: assignment::Function,
     /// The function on the host.
     pub(super) host: pci::Function,
+    /// Configuration space on the host.
     config: Registers,
-    /// Common configuration of a virtio function.
+    /// Common configuration of a virtio function: its status and features.
     common: Option<Registers>,
+    /// Configuration space as the guest sees it.
     view: VirtualConfig,
 }
 
-/// EL2's clock. It serves this CPU's interrupts while it waits.
-struct Wait;
+/// The clock of this CPU, which serves its interrupts while it waits. So the caller holds no lock.
+struct ServingClock;
 
-impl Clock for Wait {
+impl Clock for ServingClock {
     fn wait(&mut self, microseconds: u32) {
         let end = timer::now() + timer::ticks(microseconds.into());
         while timer::now() < end {
@@ -35,8 +36,8 @@ impl Clock for Wait {
 }
 
 impl Function {
-    /// Makes a function of `host`, which is placed on the host's bus and has guest addresses. It is made quiet, whatever
-    /// firmware did with it.
+    /// Makes a function of `host`, which is placed on the host's bus and has guest addresses. `config` is its configuration
+    /// space. Whatever firmware did with the function, it is quiet then.
     ///
     /// # Errors
     ///
@@ -46,31 +47,22 @@ impl Function {
         host: pci::Function,
         config: Registers,
     ) -> Result<Self, String> {
-        let common = match host.common_config() {
-            None => None,
-            Some(place) => {
-                let range = PaRange::from_numbers(place.frame.get(), place.mapped_size);
-                let range = range.ok_or("its common configuration is beyond all addresses")?;
-                let frame = registers::map(range)?;
-                frame.part(place.offset.into(), frame.size() - usize::from(place.offset))
-            }
-        };
+        let common = host.common_config().map(map_common_config).transpose()?;
         let view = VirtualConfig::new(&host, &config);
         let function = Self { assigned, host, config, common, view };
-        // A reset first: before it, a virtio device may not answer.
+        // First, since a virtio device that is in use need not answer.
         function.quiesce().map_err(|error| error.to_string())?;
         if assigned.stream.is_some() && !function.host.is_isolated_by_smmu(function.common.as_ref()) {
             return Err(String::from(
                 "virtio device without VIRTIO_F_ACCESS_PLATFORM: it would bypass the SMMU; with QEMU, add iommu_platform=on",
             ));
         }
-        function.quiesce().map_err(|error| error.to_string())?;
         Ok(function)
     }
 
     /// Stops the function's DMA and interrupts, and resets it.
     pub(super) fn quiesce(&self) -> Result<Quiescence, Error> {
-        pci::quiesce(&self.host, &self.config, self.common.as_ref(), &mut Wait)
+        pci::quiesce(&self.host, &self.config, self.common.as_ref(), &mut ServingClock)
     }
 
     /// Prepares the function, which is quiet, for a guest that starts.
@@ -87,4 +79,12 @@ impl Function {
     pub(super) fn write(&self, register: u16, size: u8, value: u64) {
         self.view.write(&self.config, register, size, value);
     }
+}
+
+/// Maps the common configuration of a virtio function.
+fn map_common_config(place: CommonConfig) -> Result<Registers, String> {
+    let range = PaRange::from_numbers(place.frame.get(), place.mapped_size);
+    let frames = registers::map(range.ok_or("its common configuration is beyond all addresses")?)?;
+    let (offset, size) = (usize::from(place.offset), frames.size());
+    Ok(frames.part(offset, size - offset).ok_or("its common configuration is too small")?)
 }

@@ -1,4 +1,4 @@
-//! What holds for every guest, function and bus.
+//! Properties of every guest, function and bus.
 
 use std::vec::Vec;
 

@@ -25,7 +25,7 @@ use registers::Registers;
 use stage2::addr::Pa;
 use stage2::phys::alloc::Memory;
 
-/// What a guest gets of the host's devices.
+/// The host's devices that a guest gets, with their window and interrupts.
 #[derive(Clone, Debug, Default)]
 pub struct Assignment<'t> {
     /// The memory that the devices access.

@@ -1,4 +1,4 @@
-//! What belongs to Ballast: registers, configuration space and interrupts that no guest gets.
+//! Ballast's own registers, configuration space and interrupts, which no guest gets.
 
 use crate::board::{Board, Interrupt};
 use guest_dts::range::PaRange;

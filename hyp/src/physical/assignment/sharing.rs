@@ -1,4 +1,4 @@
-//! What two guests must not share: interrupts and StreamIDs.
+//! Interrupts and StreamIDs, which two guests must not share.
 
 use super::device::about_interrupts;
 use super::{Assignment, Host};

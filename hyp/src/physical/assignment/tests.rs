@@ -27,7 +27,7 @@ const DEVICES: &str = "
     e: net@a130000 { reg = <0 0xa130000 0 0x1000>; interrupts = <0 85 4>; };
     off: net@a140000 { reg = <0 0xa140000 0 0x1000>; iommus = <0x8007 0x10006>; status = \"disabled\"; };";
 
-/// What a resolution left.
+/// The outcome of a resolution.
 struct Outcome {
     told: Vec<String>,
     guests: Vec<String>,
