@@ -100,12 +100,18 @@ impl Device {
     fn let_translate(&self, windows: &Windows) -> Result<(), String> {
         if let Some(function) = self.as_function() {
             function.quiesce().map_err(|error| error.to_string())?;
-            function.attach();
         }
         for stream in &self.streams {
             let window = windows.in_smmu(stream.smmu).ok_or("it has no DMA window")?;
-            let attached = smmus::lock(stream.smmu)?.attach(stream.id, self.is_coherent, window);
-            attached.map_err(|error| format!("SMMU {}: {error}", stream.smmu))?;
+            match smmus::lock(stream.smmu)?.attach(stream.id, self.is_coherent, window) {
+                // Another device of the guest may have the same stream.
+                Ok(()) | Err(Error::Attached(_)) => {}
+                Err(error) => return Err(format!("SMMU {}: {error}", stream.smmu)),
+            }
+        }
+        if let Some(function) = self.as_function() {
+            // It is not bus master before the guest makes it so.
+            function.attach();
         }
         Ok(())
     }
@@ -116,7 +122,7 @@ impl Device {
             return;
         }
         let quiet = match self.as_function() {
-            Some(function) => function.quiesce().map(drop).map_err(|error| error.to_string()),
+            Some(function) => function.detach().map(drop).map_err(|error| error.to_string()),
             // Nothing is known of its registers: its streams abort, and nothing else stops it.
             None => Ok(()),
         };

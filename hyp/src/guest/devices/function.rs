@@ -6,6 +6,7 @@ use crate::arch::{cpu, timer};
 use crate::pci::{self, Clock, CommonConfig, Error, Quiescence, VirtualConfig};
 use crate::physical::assignment;
 use alloc::string::{String, ToString};
+use core::sync::atomic::{AtomicBool, Ordering};
 use guest_dts::range::PaRange;
 
 /// A PCI function of a guest.
@@ -20,6 +21,8 @@ pub(super) struct Function {
     common: Option<Registers>,
     /// Configuration space as the guest sees it.
     view: VirtualConfig,
+    /// True while the guest has it. A function that failed is absent from the guest's bus, so that nobody makes it bus master.
+    is_present: AtomicBool,
 }
 
 /// The clock of this CPU, which serves its interrupts while it waits. So the caller holds no lock.
@@ -49,7 +52,8 @@ impl Function {
     ) -> Result<Self, String> {
         let common = host.common_config().map(map_common_config).transpose()?;
         let view = VirtualConfig::new(&host, &config);
-        let function = Self { assigned, host, config, common, view };
+        let is_present = AtomicBool::new(false);
+        let function = Self { assigned, host, config, common, view, is_present };
         // First, since a virtio device that is in use need not answer.
         function.quiesce().map_err(|error| error.to_string())?;
         if assigned.stream.is_some() && !function.host.is_isolated_by_smmu(function.common.as_ref()) {
@@ -65,19 +69,31 @@ impl Function {
         pci::quiesce(&self.host, &self.config, self.common.as_ref(), &mut ServingClock)
     }
 
-    /// Prepares the function, which is quiet, for a guest that starts.
+    /// Shows the function, which is quiet, to a guest that starts.
     pub(super) fn attach(&self) {
         self.view.attach(&self.config);
+        self.is_present.store(true, Ordering::Relaxed);
+    }
+
+    /// Hides the function from its guest, of which no vCPU runs, and makes it quiet.
+    pub(super) fn detach(&self) -> Result<Quiescence, Error> {
+        self.is_present.store(false, Ordering::Relaxed);
+        self.quiesce()
     }
 
     /// Reads `size` bytes of the configuration space that the guest sees.
     pub(super) fn read(&self, register: u16, size: u8) -> u64 {
-        self.view.read(&self.config, register, size)
+        match self.is_present.load(Ordering::Relaxed) {
+            true => self.view.read(&self.config, register, size),
+            false => u64::MAX,
+        }
     }
 
     /// Writes `size` bytes of the configuration space that the guest sees.
     pub(super) fn write(&self, register: u16, size: u8, value: u64) {
-        self.view.write(&self.config, register, size, value);
+        if self.is_present.load(Ordering::Relaxed) {
+            self.view.write(&self.config, register, size, value);
+        }
     }
 }
 
