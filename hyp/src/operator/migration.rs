@@ -7,6 +7,7 @@ use crate::hyp_mem::pages;
 use crate::monitor::balance::History;
 use crate::monitor::migration::{Heat, Look, Migration, Order, Piece};
 use guest_dts::config::RamSource;
+use guest_dts::guest_tree::platform;
 use stage2::addr::{FRAME_SIZE, Frame, Ipa};
 use stage2::controller::ControllerId;
 use stage2::migrate::{Engine, Frames, Guests, JobId, JobReport, Request, RequestError, Shortage};
@@ -106,9 +107,10 @@ impl Migration for Operator {
         let guest = guest(index)?;
         let space = guest.space.if_open()?;
         heat.life = guest.space.life();
-        let from = Ipa::try_new(ipa)?;
+        // Registers of devices, below RAM, have no heat: nobody sets their access flags again.
+        let from = Ipa::try_new(ipa.max(platform::RAM_BASE))?;
         space.with(|stage2| {
-            let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(ipa)?).next()?;
+            let leaf = stage2.leaves(from, stage2.geometry().ipa_limit().checked_sub(from.get())?).next()?;
             // Bounded: a guest that faults waits for the lock.
             let size = leaf.size().max(LOOK);
             let base = Ipa::new_truncate(leaf.ipa().get() & !(size - 1));
