@@ -26,7 +26,7 @@ impl fmt::Display for GlobalErrors {
             (1 << 7, "MSI_GERROR_ABT_ERR"),
             (GERROR_SFM, "SFM_ERR"),
             (1 << 9, "CMDQP_ERR"),
-            (1 << 11, "DPT_ERR"),
+            (1 << 10, "DPT_ERR"),
         ];
         let mut separator = "";
         for (_, name) in names.iter().filter(|(bit, _)| self.0 & bit != 0) {

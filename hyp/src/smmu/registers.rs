@@ -61,7 +61,7 @@ pub(super) const GERROR_EVENTQ_ABORT: u32 = 1 << 2;
 /// GERROR.SFM_ERR: service failure mode.
 pub(super) const GERROR_SFM: u32 = 1 << 8;
 /// All errors that GERROR may show.
-pub(super) const GERROR_ALL: u32 = 0xbfd;
+pub(super) const GERROR_ALL: u32 = 0x7fd;
 
 /// RA and WA of the tables' and queues' base registers: allocation hints.
 pub(super) const BASE_ALLOCATE: u64 = 1 << 62;
