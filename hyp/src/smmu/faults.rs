@@ -29,6 +29,8 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         self.has_more_events = count == self.events.capacity();
         if count == 0 && self.is_masked && !self.unassigned.is_within(self.port.memory.now_ns()) {
             self.signal_events(true);
+            // One that came before the interrupt was on signals nothing.
+            self.has_more_events = !self.events.is_empty(&self.port);
         }
         count
     }

@@ -59,7 +59,7 @@ use entry::{ABORT, STE_WORDS};
 use event::Limiter;
 use features::Features;
 use queue::{CommandQueue, EventQueue};
-use registers::{CR0, CR0_SMMUEN, CR0ACK};
+use registers::{CR0, CR0_SMMUEN, CR0ACK, IRQ_CTRL};
 use stream_table::StreamTable;
 use window::WindowTable;
 
@@ -273,7 +273,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     /// Returns true while events may come or be left without an interrupt, so that [`take_events`](Self::take_events) must be
     /// called from time to time.
     pub(crate) fn is_polled(&self) -> bool {
-        self.is_masked || self.has_more_events
+        self.failure.is_none() && (self.is_masked || self.has_more_events)
     }
 
     /// Returns the stage of translation that windows use.
@@ -333,6 +333,8 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
             return Error::Failed(first);
         }
         self.failure = Some(failure);
+        // Nobody limits its events any more. Not acknowledged: it may not answer.
+        self.port.registers.write32(IRQ_CTRL, 0);
         for stream in &self.streams {
             if let Some(entry) = self.table.entry(stream.id) {
                 self.port.write64(entry, ABORT);

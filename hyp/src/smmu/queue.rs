@@ -193,10 +193,14 @@ impl EventQueue {
         1 << self.ring.bits
     }
 
+    /// Returns true if no event is in the queue.
+    pub(super) fn is_empty<R: Registers, M: Memory>(&self, port: &Port<R, M>) -> bool {
+        self.ring.count(self.consumer, port.registers.read32(EVENTQ_PROD)) == 0
+    }
+
     /// Takes the oldest event.
     pub(super) fn take<R: Registers, M: Memory>(&mut self, port: &Port<R, M>) -> Option<[u64; 4]> {
-        let producer = port.registers.read32(EVENTQ_PROD);
-        if self.ring.count(self.consumer, producer) == 0 {
+        if self.is_empty(port) {
             return None;
         }
         let event = port.read_fresh(self.ring.entry(self.consumer, 32));

@@ -12,6 +12,7 @@ use crate::observe::trace::{Access, Kind};
 use crate::smmu::{Action, Event, Setup};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard, Once};
 
 /// Microseconds between two polls of an SMMU whose event interrupt is off.
@@ -25,6 +26,9 @@ pub(super) struct Entry {
     pub(super) driver: Result<Mutex<HostSmmu>, String>,
     interrupts: [Option<Interrupt>; 2],
 }
+
+/// Count at which SMMUs are polled next; 0: none needs it.
+static POLL_AT: AtomicU64 = AtomicU64::new(0);
 
 static SMMUS: Once<Vec<Entry>> = Once::new();
 
@@ -58,6 +62,8 @@ pub(super) fn init(board: &Board<'_>, streams: &[Stream], distributor: &Distribu
             distributor.enable_at(interrupt.intid, cpu::current().mpidr());
         }
     }
+    // An edge may have come before its interrupt was configured, and no other comes while the queue is not empty.
+    smmus.iter().enumerate().for_each(|(index, entry)| serve(index, entry));
 }
 
 /// Takes over SMMU `index`: from then on, all its streams abort.
@@ -89,8 +95,16 @@ pub(crate) fn interrupt(intid: u32) {
     }
 }
 
-/// Serves the SMMUs that have to be polled. Called upon EL2's timer on the boot CPU.
+/// Serves the SMMUs that have to be polled, if it is time. Called upon EL2's timer on any CPU.
 pub(crate) fn poll() {
+    let due = POLL_AT.load(Ordering::Relaxed);
+    // One CPU takes the turn, and no lock is taken before it is time.
+    if due == 0
+        || timer::now() < due
+        || POLL_AT.compare_exchange(due, 0, Ordering::Relaxed, Ordering::Relaxed).is_err()
+    {
+        return;
+    }
     for (index, entry) in all().iter().enumerate() {
         if let Ok(driver) = &entry.driver
             && driver.lock().is_polled()
@@ -104,13 +118,23 @@ pub(crate) fn poll() {
 fn serve(index: usize, entry: &Entry) {
     let Ok(driver) = &entry.driver else { return };
     let mut driver = driver.lock();
+    let before = driver.failure();
     driver.take_events(&mut |event| tell(index, event));
     let errors = driver.take_errors();
     if !errors.is_empty() {
         log::error!("SMMU {}: {}", index, errors);
     }
-    if driver.is_polled() && !timer::is_armed(timer::Purpose::Smmu) {
-        timer::arm(timer::Purpose::Smmu, timer::now() + timer::ticks(POLL_US));
+    if let Some(failure) = driver.failure().filter(|_| before.is_none()) {
+        let streams =
+            if driver.is_closed() { "its streams abort" } else { "the state of its streams is unknown" };
+        log::error!("SMMU {} failed: {}; {}", index, failure, streams);
+    }
+    if driver.is_polled() {
+        let next = timer::now() + timer::ticks(POLL_US);
+        // If it is armed, the turn of another SMMU comes first, and does for this one.
+        if POLL_AT.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            timer::arm(timer::Purpose::Smmu, next);
+        }
     }
 }
 

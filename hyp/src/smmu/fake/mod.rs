@@ -43,6 +43,8 @@ pub(super) struct Faults {
     pub(super) unacknowledged: Option<usize>,
     /// Allocations that succeed before all fail.
     pub(super) allocations: Option<u32>,
+    /// The device of this stream accesses address 0 just before the next write of IRQ_CTRL.
+    pub(super) late_access: Option<u32>,
 }
 
 /// The machine: memory, registers, caches of the SMMU.
@@ -187,6 +189,11 @@ impl Registers for Fake {
         let mut machine = self.machine();
         let enabled = machine.register(CR0ACK);
         let acknowledges = machine.faults.unacknowledged != Some(offset);
+        if offset == IRQ_CTRL
+            && let Some(stream) = machine.faults.late_access.take()
+        {
+            machine.access(stream, 0, true);
+        }
         match offset {
             CR0 if acknowledges => {
                 machine.registers.insert(CR0ACK, value);

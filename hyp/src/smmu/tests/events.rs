@@ -63,6 +63,21 @@ fn streams_that_are_not_attached_are_silenced_or_polled() {
 }
 
 #[test]
+fn an_event_that_comes_just_before_its_interrupt_is_on_is_not_left() {
+    let (fake, mut driver) = driver(IDR0);
+    (0..100).for_each(|_| assert_eq!(fake.access(0x4000, 0, true), Outcome::Aborted));
+    events(&mut driver);
+    assert!(driver.is_polled());
+    fake.machine().now_ns += Limiter::PERIOD_NS;
+    fake.machine().faults.late_access = Some(0x4001);
+    assert!(events(&mut driver).is_empty());
+    // The queue is not empty, so no event interrupts.
+    assert!(driver.is_polled());
+    assert_eq!(events(&mut driver), ["C_BAD_STREAMID, stream 0x4001; stream is not assigned"]);
+    assert!(!driver.is_polled());
+}
+
+#[test]
 fn events_have_the_names_that_linux_users_know() {
     for (kind, text) in [
         (0x13_u64, "F_PERMISSION, stream 0x18, read at 0x1234; stream is not assigned"),

@@ -71,6 +71,9 @@ fn an_smmu_that_hangs_is_closed_and_stays_so() {
         assert_eq!(driver.drop_window(window), Err(error));
         assert_eq!(driver.make_window(WINDOW), Err(error));
         assert_eq!(driver.check(), Err(Mismatch::Failed(failure)));
+        // Nobody limits its events any more.
+        assert!(!driver.is_polled());
+        assert_eq!(fake.machine().registers[&IRQ_CTRL], 0);
     }
 }
 
