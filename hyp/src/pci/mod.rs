@@ -35,6 +35,7 @@ mod tests;
 mod virtio;
 mod virtual_config;
 
+pub(crate) use bar::Bar;
 pub(crate) use bridge::root_pin;
 pub(crate) use config::{Bus, RegisterSpace, Rid, Width};
 pub(crate) use error::Error;

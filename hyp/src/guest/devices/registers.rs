@@ -11,17 +11,19 @@ use guest_dts::range::PaRange;
 /// An SMMU of the host.
 pub(super) type HostSmmu = Smmu<Registers, Frames>;
 
+/// Returns true if RAM of the host lies in `range`. A device mapping of RAM beside a cacheable one loses coherency (Arm ARM,
+/// "Mismatched memory attributes"), and a guest must not reach it.
+pub(super) fn has_ram(range: PaRange) -> bool {
+    crate::host::board().is_none_or(|board| board.ram.ranges.iter().any(|ram| ram.range.overlaps(&range)))
+}
+
 /// Maps the registers at `range`, whole frames, forever.
 ///
 /// # Errors
 ///
 /// RAM lies there, or there is no memory for tables.
 pub(super) fn map(range: PaRange) -> Result<Registers, String> {
-    let overlaps = |ram: &crate::board::RamRange| {
-        ram.range.base().get() < range.end() && range.base().get() < ram.range.end()
-    };
-    // A device mapping of RAM beside a cacheable one loses coherency (Arm ARM, "Mismatched memory attributes").
-    if crate::host::board().is_none_or(|board| board.ram.ranges.iter().any(overlaps)) {
+    if has_ram(range) {
         return Err(format!("registers at {range}: RAM lies there"));
     }
     let base = mmu::map_device(range.base(), range.size())

@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 use core::cell::{OnceCell, RefCell};
 use guest_dts::config::Configuration;
 use guest_dts::guest_tree::platform::{PCI_MEMORY_BASE, PCI_MEMORY_SIZE};
+use guest_dts::range::PaRange;
 
 /// A host bridge, mapped and surveyed when the first guest needs it.
 struct Bridge {
@@ -128,6 +129,14 @@ impl Devices {
         let mut devices = Vec::new();
         for ((&assigned, host), space) in assignment.functions.iter().zip(hosts).zip(spaces) {
             let rid = host.rid();
+            // The bridge's windows come from the host's tree.
+            let is_ram = |bar: &pci::Bar| {
+                PaRange::from_numbers(bar.cpu().get(), bar.mapped_size()).is_none_or(registers::has_ram)
+            };
+            if let Some(bar) = host.bars().iter().find(|bar| is_ram(bar)) {
+                let (size, at) = (bar.mapped_size(), bar.cpu());
+                return Err(format!("{rid}: BAR of {size:#x} bytes at {at}: RAM lies there"));
+            }
             let function = Function::new(assigned, host, space).map_err(|why| format!("{rid}: {why}"))?;
             devices.push(Device::function(function));
         }
