@@ -335,6 +335,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         self.failure = Some(failure);
         // Nobody limits its events any more. Not acknowledged: it may not answer.
         self.port.registers.write32(IRQ_CTRL, 0);
+        self.is_masked = false;
         for stream in &self.streams {
             if let Some(entry) = self.table.entry(stream.id) {
                 self.port.write64(entry, ABORT);
