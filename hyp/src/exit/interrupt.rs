@@ -18,13 +18,20 @@ use crate::serial;
 pub(crate) extern "C" fn irq() {
     let intid = cpu_interface::acknowledge();
     let cpu = cpu::current();
-    if intid < 32
-        && let Some(value) = cpu.local.inject(intid, &Lists)
-    {
+    if intid >= 32 {
+        return line(cpu, intid);
+    }
+    if let Some(value) = cpu.local.inject(intid, &Lists) {
         cpu.counters.count_direct();
         hand_over(intid, value);
         return;
     }
+    from_guest(cpu, intid);
+}
+
+/// Handles an SPI while a guest ran. A function of its own, so that timers and SGIs have the end of [`irq`] to themselves.
+#[inline(never)]
+fn line(cpu: &'static PerCpu, intid: u32) {
     if let Some(value) = inject_line(cpu, intid) {
         cpu.counters.count_direct();
         hand_over(intid, value);
