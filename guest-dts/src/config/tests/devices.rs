@@ -103,9 +103,9 @@ fn wrong_windows_get_their_messages() {
 #[test]
 fn guests_share_no_devices() {
     let source = super::SETS[5].1;
-    let functions = source.replace("<0x18 0x20>", "<0x18 0x10>");
-    let devices = source.replace("pci-functions = <0x08 0x10>;", "devices = \"/eth\", \"/dma\";");
-    let devices = devices.replace("pci-functions = <0x18 0x20>;", "devices = \"/usb\", \"/dma\";");
+    let functions = source.replace("<0x18 0x20 0x38>", "<0x18 0x10 0x38>");
+    let devices = source.replace("pci-functions = <0x08 0x10 0x28>;", "devices = \"/eth\", \"/dma\";");
+    let devices = devices.replace("pci-functions = <0x18 0x20 0x38>;", "devices = \"/usb\", \"/dma\";");
     assert!(functions != source && devices != source);
     insta::assert_snapshot!(report(&[functions, devices]));
 }
