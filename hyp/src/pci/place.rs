@@ -163,6 +163,7 @@ impl Survey {
         for (index, bar) in function.bars.iter_mut().enumerate() {
             let range = bar.address..bar.address.saturating_add(bar.mapped_size());
             let cpu = rooms(windows, bar, bridge.as_ref())
+                .iter()
                 .find(|room| room.addresses.start <= range.start && range.end <= room.addresses.end)
                 .and_then(|room| Pa::try_new(range.start.wrapping_add(room.offset)))
                 .filter(|cpu| cpu.is_aligned(FRAME_SIZE) && range.start.is_multiple_of(FRAME_SIZE));
@@ -177,7 +178,8 @@ impl Survey {
         largest_first(&mut to_move, |&index| function.bars[index].size);
         for index in to_move {
             let bar = &mut function.bars[index];
-            let found = rooms(windows, bar, bridge.as_ref()).find_map(|room| self.free(&room, bar, above));
+            let rooms = rooms(windows, bar, bridge.as_ref());
+            let found = rooms.iter().find_map(|room| self.free(room, bar, above));
             let (start, cpu) =
                 found.ok_or(Fault::BarSpace { register: bar.register(), size: bar.size }.of(rid))?;
             (bar.address, bar.cpu) = (start, cpu);
@@ -239,12 +241,8 @@ fn round_up(value: u64, align: u64) -> u64 {
     value.checked_next_multiple_of(align).unwrap_or(u64::MAX / align * align)
 }
 
-/// Returns where in `windows` `bar` may lie behind `bridge`.
-fn rooms<'a>(
-    windows: &'a [Window],
-    bar: &Bar,
-    bridge: Option<&'a Bridge>,
-) -> impl Iterator<Item = Room> + use<'a> {
+/// Returns the addresses in `windows` that `bar` may have behind `bridge`.
+fn rooms(windows: &[Window], bar: &Bar, bridge: Option<&Bridge>) -> Vec<Room> {
     let is_prefetchable = bar.is_prefetchable();
     let limit = if bar.is_64() { u64::MAX } else { 1 << 32 };
     // What passes the bridge; a prefetchable BAR may also lie in the other window.
@@ -253,15 +251,15 @@ fn rooms<'a>(
         Some(bridge) if is_prefetchable => [bridge.prefetchable.clone(), bridge.memory.clone()],
         Some(bridge) => [bridge.memory.clone(), 0..0],
     };
-    let windows = windows.iter().filter(move |window| is_prefetchable || !window.is_prefetchable);
-    windows.flat_map(move |window| {
+    let mut rooms = Vec::new();
+    for window in windows.iter().filter(|window| is_prefetchable || !window.is_prefetchable) {
         let end = window.bus.saturating_add(window.size).min(limit);
-        let offset = window.cpu.wrapping_sub(window.bus);
-        passed
-            .clone()
-            .into_iter()
-            .map(move |passed| Room { addresses: window.bus.max(passed.start)..end.min(passed.end), offset })
-    })
+        for passed in &passed {
+            let addresses = window.bus.max(passed.start)..end.min(passed.end);
+            rooms.push(Room { addresses, offset: window.cpu.wrapping_sub(window.bus) });
+        }
+    }
+    rooms
 }
 
 /// Gives the BARs of all `functions` of a guest addresses in its PCI memory, `size` bytes at `base`: the largest first, each

@@ -176,23 +176,33 @@ impl WindowTable {
         port: &Port<R, M>,
         features: &Features,
     ) -> Option<u64> {
+        let is_wrong = |at: u64, word: u64| port.memory.read64(at) != word;
         let first = self.window.ipa / LEVEL_1_SIZE;
-        let root = (0..512_u64).map(|at| {
-            let leaf = at.checked_sub(first).and_then(|number| *self.leaves.get(number as usize)?);
-            (self.root + at * 8, leaf.map_or(0, |leaf| leaf | TABLE))
-        });
-        let leaves = self.leaves.iter().enumerate().filter_map(|(number, leaf)| Some((number, (*leaf)?)));
-        let blocks = leaves.flat_map(|(number, leaf)| {
-            let first = self.leaf_ipa(number);
-            (0..512).map(move |at| (leaf + at * 8, self.window.block(features, first + at * BLOCK_SIZE)))
-        });
-        let contexts = self.contexts.iter().flat_map(|_| [false, true]).flat_map(|is_coherent| {
+        for number in 0..512_u64 {
+            let leaf = number.checked_sub(first).and_then(|number| *self.leaves.get(number as usize)?);
+            let at = self.root + number * 8;
+            if is_wrong(at, leaf.map_or(0, |leaf| leaf | TABLE)) {
+                return Some(at);
+            }
+        }
+        for (number, leaf) in self.leaves.iter().enumerate() {
+            let Some(leaf) = *leaf else { continue };
+            for block in 0..512 {
+                let ipa = self.leaf_ipa(number) + block * BLOCK_SIZE;
+                if is_wrong(leaf + block * 8, self.window.block(features, ipa)) {
+                    return Some(leaf + block * 8);
+                }
+            }
+        }
+        self.contexts?;
+        for is_coherent in [false, true] {
             let words = self.expected_context(port, features, is_coherent);
-            words.into_iter().zip((self.context(is_coherent)..).step_by(8)).map(|(word, at)| (at, word))
-        });
-        root.chain(blocks)
-            .chain(contexts)
-            .find(|&(at, word)| port.memory.read64(at) != word)
-            .map(|(at, _)| at)
+            for (at, word) in (self.context(is_coherent)..).step_by(8).zip(words) {
+                if is_wrong(at, word) {
+                    return Some(at);
+                }
+            }
+        }
+        None
     }
 }

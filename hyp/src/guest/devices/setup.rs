@@ -1,5 +1,5 @@
-//! Devices at boot: the functions and platform devices of each guest are found, checked, placed and made quiet, and the SMMUs
-//! taken over.
+//! Devices at boot: the functions and platform devices of each guest are found, checked, placed and made quiet, after the SMMUs
+//! were taken over.
 
 use super::device::Device;
 use super::function::Function;
@@ -8,7 +8,7 @@ use super::{Devices, registers, smmus};
 use crate::arch::gic;
 use crate::arch::mmio::Registers;
 use crate::arch::pci::Ecam;
-use crate::board::{Board, HostBridge, Stream};
+use crate::board::{Board, HostBridge};
 use crate::guest;
 use crate::hyp_mem::pages;
 use crate::observe::log;
@@ -25,6 +25,8 @@ use guest_dts::range::PaRange;
 /// A host bridge, mapped and surveyed when the first guest needs it.
 struct Bridge {
     board: &'static HostBridge<'static>,
+    /// Windows to the memory of its bus, for BARs.
+    windows: Vec<Window>,
     ecam: OnceCell<Result<Ecam, String>>,
     survey: RefCell<Option<Survey>>,
 }
@@ -35,8 +37,7 @@ pub(crate) struct Bridges(Vec<Bridge>);
 impl Bridges {
     /// Makes the bridges of `board`.
     pub(crate) fn new(board: &'static Board<'static>) -> Self {
-        let bridge = |board| Bridge { board, ecam: OnceCell::new(), survey: RefCell::new(None) };
-        Self(board.bridges.iter().map(bridge).collect())
+        Self(board.bridges.iter().map(Bridge::new).collect())
     }
 
     fn get(&self, index: u8) -> Option<&Bridge> {
@@ -45,12 +46,23 @@ impl Bridges {
 }
 
 impl Bridge {
+    fn new(board: &'static HostBridge<'static>) -> Self {
+        let windows = board.windows.iter().map(|window| Window {
+            bus: window.pci,
+            cpu: window.cpu.base().get(),
+            size: window.cpu.size(),
+            is_prefetchable: window.is_prefetchable,
+        });
+        Self { board, windows: windows.collect(), ecam: OnceCell::new(), survey: RefCell::new(None) }
+    }
+
+    /// Returns the configuration space of all functions, which is mapped by the first call.
     fn ecam(&self) -> Result<Ecam, String> {
         let map = || Ok(Ecam::new(registers::map(self.board.ecam)?, self.board.buses.0));
         self.ecam.get_or_init(map).clone()
     }
 
-    /// Probes function `rid`, and gives its BARs addresses on the host's bus.
+    /// Probes function `rid`, and gives its BARs addresses on the host's bus. Returns it with its configuration space.
     fn place(&self, rid: Rid) -> Result<(pci::Function, Registers), String> {
         let ecam = self.ecam()?;
         let (first, last) = self.board.buses;
@@ -58,19 +70,8 @@ impl Bridge {
         let survey = survey.get_or_insert_with(|| {
             Survey::scan(&ecam, first, last, &mut |error| log::warn!("PCI: {}", error))
         });
-        let windows: Vec<Window> = self
-            .board
-            .windows
-            .iter()
-            .map(|window| Window {
-                bus: window.pci,
-                cpu: window.cpu.base().get(),
-                size: window.cpu.size(),
-                is_prefetchable: window.is_prefetchable,
-            })
-            .collect();
         let mut function = pci::Function::probe(&ecam, rid).map_err(|error| error.to_string())?;
-        survey.place(&ecam, &mut function, &windows).map_err(|error| error.to_string())?;
+        survey.place(&ecam, &mut function, &self.windows).map_err(|error| error.to_string())?;
         let space = ecam.function(rid).ok_or("no configuration space")?;
         Ok((function, space))
     }
@@ -102,7 +103,8 @@ pub(crate) fn resolve(
         }
         _ => Vec::new(),
     };
-    let streams: Vec<Stream> = assignments.iter().flatten().flat_map(Assignment::streams).collect();
+    let mut streams = Vec::new();
+    assignments.iter().flatten().for_each(|assignment| streams.append(&mut assignment.streams()));
     if let Some(distributor) = gic::distributor() {
         smmus::init(board, &streams, distributor);
     }

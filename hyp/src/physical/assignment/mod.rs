@@ -238,10 +238,11 @@ impl<'t> Assignment<'t> {
         Ok(index as u8)
     }
 
-    /// Iterates over the streams of all functions and devices.
-    pub fn streams(&self) -> impl Iterator<Item = Stream> {
-        let functions = self.functions.iter().filter_map(|function| function.stream);
-        functions.chain(self.devices.iter().flat_map(|device| device.streams.iter().copied()))
+    /// Returns the streams of all functions and devices.
+    pub fn streams(&self) -> Vec<Stream> {
+        let mut streams: Vec<Stream> = self.functions.iter().filter_map(|function| function.stream).collect();
+        self.devices.iter().for_each(|device| streams.extend_from_slice(&device.streams));
+        streams
     }
 
     /// Returns true if there are neither functions nor devices: a DMA window alone is pinned RAM.

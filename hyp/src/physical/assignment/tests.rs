@@ -137,7 +137,7 @@ fn platform_devices_are_resolved() {
         assert_eq!((a.regs[0], b.regs[0]), ((0x3800_2000, 0x200), (0x3800_2200, 0x200)));
         let tree = alpha.tree();
         assert_eq!(tree.devices[0].spis, [(32, true), (33, false)]);
-        assert_eq!(alpha.streams().count(), 4);
+        assert_eq!(alpha.streams().len(), 4);
     });
     assert!(outcome.told.is_empty(), "{:?}", outcome.told);
 }

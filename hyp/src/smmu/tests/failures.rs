@@ -52,16 +52,15 @@ fn errors_of_the_command_queue_are_recovered_from() {
 
 #[test]
 fn an_smmu_that_hangs_is_closed_and_stays_so() {
-    let hang: [(fn(&mut super::fake::Faults), Failure); 2] = [
-        (|faults| faults.hangs_sync = true, Failure::SyncTimeout),
-        (|faults| faults.hangs_queue = true, Failure::SyncTimeout),
-    ];
-    for (hang, failure) in hang {
+    type Hang = fn(&mut fake::Faults);
+    let hangs: [Hang; 2] = [|faults| faults.hangs_sync = true, |faults| faults.hangs_queue = true];
+    for hang in hangs {
         let (fake, mut driver) = driver(IDR0);
         let window = driver.make_window(WINDOW).unwrap();
         driver.attach(1, true, window).unwrap();
         assert_eq!(fake.access(1, WINDOW.ipa, true), Outcome::Memory(WINDOW.pa));
         hang(&mut fake.machine().faults);
+        let failure = Failure::SyncTimeout;
         let error = Error::Failed(failure);
         assert_eq!(driver.detach(1), Err(error));
         assert!(driver.is_closed());

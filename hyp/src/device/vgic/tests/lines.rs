@@ -652,8 +652,8 @@ proptest::proptest! {
             }
         }
         // The guest takes what is left.
-        for vcpu in 0..2 {
-            if let Some(intid) = handling[vcpu].take() {
+        for (vcpu, handled) in handling.iter_mut().enumerate() {
+            if let Some(intid) = handled.take() {
                 rig.end(vcpu, intid);
             }
             if !rig.is_online(vcpu) {
