@@ -2,8 +2,8 @@
 //!
 //! # Life
 //! At boot, functions are probed and placed, and made quiet; every stream aborts (`setup`, `smmus`). When a guest starts, its
-//! devices are attached last: configuration space, then streams, then interrupts. When it stops or is reset, and no vCPU is in
-//! it, this is undone in the reverse order ([`Devices::detach`]) before its memory is freed or loaded again.
+//! devices are attached last: reset, then streams, then configuration space, then interrupts. When it stops or is reset, and no
+//! vCPU is in it, this is undone in the reverse order ([`Devices::detach`]) before its memory is freed or loaded again.
 //!
 //! A device reaches only its guest's DMA window, whose memory is reserved for that guest forever. So an access that is late, or
 //! of a device that cannot be stopped, reaches nobody else.

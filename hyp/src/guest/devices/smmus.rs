@@ -78,7 +78,8 @@ fn take_over(index: usize, smmu: &board::Smmu<'_>, streams: &[Stream]) -> Entry 
         Ok(driver) => {
             log::info!("SMMU {} at {:#x}: translates by {}", index, base, driver.stage().name());
             if !driver.aborts_when_off() {
-                log::warn!("SMMU {}: should it fail, streams bypass it: GBPA.ABORT cannot be set", index);
+                // It stays on if it fails, since it would be bypassed.
+                log::warn!("SMMU {}: should it fail, it cannot be closed: GBPA.ABORT cannot be set", index);
             }
         }
         Err(why) => log::error!("SMMU {} at {:#x}: {}; devices behind it are refused", index, base, why),
@@ -125,9 +126,7 @@ fn serve(index: usize, entry: &Entry) {
         log::error!("SMMU {}: {}", index, errors);
     }
     if let Some(failure) = driver.failure().filter(|_| before.is_none()) {
-        let streams =
-            if driver.is_closed() { "its streams abort" } else { "the state of its streams is unknown" };
-        log::error!("SMMU {} failed: {}; {}", index, failure, streams);
+        log::error!("SMMU {} failed: {}; {}", index, failure, streams_of_failed(driver.is_closed()));
     }
     if driver.is_polled() {
         let next = timer::now() + timer::ticks(POLL_US);
