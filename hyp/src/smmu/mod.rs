@@ -181,6 +181,11 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         Ok(())
     }
 
+    /// Checks that a stream can be attached: that its StreamID is in the stream table (IDR1.SIDSIZE).
+    pub(crate) fn reach(&self, id: u32) -> Result<(), Error> {
+        self.table.reach(id)
+    }
+
     /// Attaches a stream to a window: its device reaches the window's memory from now on.
     ///
     /// # Errors

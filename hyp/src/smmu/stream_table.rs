@@ -136,6 +136,14 @@ impl StreamTable {
         Some(leaf.pa + (u64::from(stream) & ((1 << bits) - 1)) * STE_SIZE)
     }
 
+    /// Checks that the table reaches a stream.
+    pub(super) fn reach(&self, stream: u32) -> Result<(), Error> {
+        match u64::from(stream) >> self.bits {
+            0 => Ok(()),
+            _ => Err(Error::Stream { id: stream, bits: self.bits }),
+        }
+    }
+
     /// Returns a stream's entry, which aborts if it is new, and true if it is new: the caller then invalidates the level 1
     /// descriptor.
     pub(super) fn prepare<R: Registers, M: Memory>(
@@ -143,9 +151,7 @@ impl StreamTable {
         port: &Port<R, M>,
         stream: u32,
     ) -> Result<(u64, bool), Error> {
-        if u64::from(stream) >> self.bits != 0 {
-            return Err(Error::Stream { id: stream, bits: self.bits });
-        }
+        self.reach(stream)?;
         if let Some(entry) = self.entry(stream) {
             return Ok((entry, false));
         }

@@ -1,6 +1,7 @@
 //! The DMA window of a guest in the SMMUs that its devices are behind.
 
 use super::smmus;
+use crate::board::Stream;
 use crate::observe::log;
 use crate::physical::assignment::Assignment;
 use crate::smmu::{Window, WindowId};
@@ -24,6 +25,7 @@ impl Windows {
         let Some(window) = assignment.window else { return Ok(windows) };
         let window = Window { ipa: window.ipa, pa: window.pa, size: window.size };
         for stream in assignment.streams() {
+            reach(stream).map_err(|why| format!("SMMU {}: {why}", stream.smmu))?;
             if windows.in_smmu(stream.smmu).is_none() {
                 let id = make(stream.smmu, window).map_err(|why| format!("SMMU {}: {why}", stream.smmu))?;
                 windows.0.push((stream.smmu, id));
@@ -36,6 +38,11 @@ impl Windows {
     pub(super) fn in_smmu(&self, smmu: u8) -> Option<WindowId> {
         self.0.iter().find(|window| window.0 == smmu).map(|window| window.1)
     }
+}
+
+/// Checks that the SMMU can have the stream, before the guest starts.
+fn reach(stream: Stream) -> Result<(), String> {
+    smmus::lock(stream.smmu)?.reach(stream.id).map_err(|error| error.to_string())
 }
 
 fn make(smmu: u8, window: Window) -> Result<WindowId, String> {

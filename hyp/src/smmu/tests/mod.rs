@@ -80,6 +80,8 @@ fn streams_reach_their_window_alone_and_only_while_attached() {
         driver.attach(0x10f, true, other).unwrap();
         assert_eq!(driver.attach(1, true, other), Err(Error::Attached(1)));
         assert_eq!(driver.attach(0x400, true, other), Err(Error::Stream { id: 0x400, bits: 10 }));
+        assert_eq!(driver.reach(0x400), Err(Error::Stream { id: 0x400, bits: 10 }));
+        assert_eq!(driver.reach(0x3ff), Ok(()));
         assert_eq!(fake.access(1, 0x4000_1234, true), Outcome::Memory(0x8800_1234));
         assert_eq!(fake.access(1, 0x41ff_fffc, false), Outcome::Memory(0x89ff_fffc));
         for stream in [2, 0x10f] {
