@@ -36,12 +36,14 @@ impl Registers {
         self.size
     }
 
+    #[inline(always)]
     fn pointer<T>(self, offset: usize) -> *mut T {
         assert!(offset + size_of::<T>() <= self.size && offset.is_multiple_of(align_of::<T>()));
         // SAFETY: within the mapping, as just checked.
         unsafe { self.base.as_ptr().add(offset).cast() }
     }
 
+    #[inline(always)]
     pub(crate) fn read32(self, offset: usize) -> u32 {
         // SAFETY: a mapped, aligned register.
         unsafe { read32(self.pointer(offset)) }

@@ -6,6 +6,7 @@ use crate::pci::{Bus, RegisterSpace, Rid, Width};
 /// Device memory keeps the order of accesses to one device, and its loads are load-acquire: what follows a read waits for it.
 /// A write alone may be acknowledged early (Device-nGnRE).
 impl RegisterSpace for Registers {
+    #[inline(always)]
     fn read(&self, offset: u16, width: Width) -> u32 {
         let offset = offset.into();
         match width {

@@ -42,7 +42,29 @@ pub(crate) extern "C" fn data_abort(frame: &mut Frame, esr: u64) -> Reload {
                 skip_plain_instruction();
                 return frame.set(syndrome.register(), u64::from(Vgic::typer()));
             }
+        } else if page.wrapping_sub(platform::PCI_ECAM_BASE >> 8) < platform::PCI_ECAM_SIZE >> 8
+            && !syndrome.is_write()
+        {
+            return read_config(frame, esr, (page << 8 | offset) - platform::PCI_ECAM_BASE);
         }
+    }
+    other(frame, esr)
+}
+
+/// Answers a load from the PCI configuration space. A word in the first 256 bytes needs no lock and no clock.
+#[inline(never)]
+fn read_config(frame: &mut Frame, esr: u64, offset: u64) -> Reload {
+    let (syndrome, cpu) = (Syndrome::new(esr), cpu::current());
+    if syndrome.is_plain_word()
+        && is_plain()
+        && instruction::is_always_little_endian(SCTLR_EL1.get())
+        && !errata::machine().doubt_abort(esr)
+        && let Some(vcpu) = cpu.vcpu()
+        && let Some(word) = vcpu.guest().devices().config_word(offset)
+    {
+        cpu.counters.count_exit(Exit::Pci);
+        skip_plain_instruction();
+        return frame.set(syndrome.register(), u64::from(word));
     }
     other(frame, esr)
 }

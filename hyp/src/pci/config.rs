@@ -97,6 +97,7 @@ pub(crate) trait RegisterSpace {
         self.read(offset, Width::Half) as u16
     }
     /// Reads a register of 32 bits.
+    #[inline(always)]
     fn read32(&self, offset: u16) -> u32 {
         self.read(offset, Width::Word)
     }

@@ -43,4 +43,4 @@ pub(crate) use place::{Survey, Window, give_guest_addresses};
 pub(crate) use probe::Function;
 pub(crate) use quiesce::{Clock, Quiescence, quiesce};
 pub(crate) use virtio::CommonConfig;
-pub(crate) use virtual_config::{VirtualConfig, slot};
+pub(crate) use virtual_config::{VirtualConfig, slot, word_slot};

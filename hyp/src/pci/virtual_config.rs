@@ -114,7 +114,10 @@ impl VirtualConfig {
     /// all ones.
     pub(crate) fn read(&self, space: &impl RegisterSpace, offset: u16, size: u8) -> u64 {
         let Some(width) = aligned(offset, size) else { return u64::MAX };
-        let word = self.word(space, offset & !3);
+        let word = match u8::try_from(offset / 4).ok().filter(|&number| usize::from(number) < WORDS) {
+            Some(number) => self.word(space, number),
+            None => self.extended_word(space, offset & !3),
+        };
         (word >> (8 * (offset & 3)) & width.mask()).into()
     }
 
@@ -142,10 +145,12 @@ impl VirtualConfig {
         }
     }
 
-    fn word(&self, space: &impl RegisterSpace, offset: u16) -> u32 {
-        let Some(Overlay { mask, value }) = self.overlay.get(usize::from(offset / 4)).copied() else {
-            return self.extended_word(space, offset);
-        };
+    /// Reads word `number`, of [`WORDS`], of the first 256 bytes.
+    #[inline(always)]
+    pub(crate) fn word(&self, space: &impl RegisterSpace, number: u8) -> u32 {
+        let number = number % WORDS as u8;
+        let Overlay { mask, value } = self.overlay[usize::from(number)];
+        let offset = 4 * u16::from(number);
         let live = if mask == 0 { 0 } else { space.read32(offset) & mask };
         live | match offset {
             COMMAND => self.command.load(Relaxed).into(),
@@ -186,6 +191,17 @@ pub(crate) const fn slot(offset: u64) -> Option<(usize, u16)> {
         return None;
     }
     Some((device as usize - 1, register))
+}
+
+/// Returns the device, counted from 0, and the number of the word that `offset` in the guest's ECAM names, if that is a word in
+/// the first 256 bytes of function 0. There may be no such device.
+#[inline(always)]
+pub(crate) const fn word_slot(offset: u64) -> Option<(usize, u8)> {
+    const NUMBER: u64 = (EXTENDED - 4) as u64;
+    if offset & 0x7fff & !NUMBER != 0 {
+        return None;
+    }
+    Some(((offset >> 15).wrapping_sub(1) as usize, ((offset & NUMBER) / 4) as u8))
 }
 
 /// Returns the width of an access of `size` bytes that lies inside the space and is naturally aligned.

@@ -81,6 +81,12 @@ impl Function {
         self.quiesce()
     }
 
+    /// Reads word `number` of the first 256 bytes of the configuration space that the guest sees.
+    #[inline(always)]
+    pub(super) fn read_word(&self, number: u8) -> u32 {
+        self.view.word(&self.config, number)
+    }
+
     /// Reads `size` bytes of the configuration space that the guest sees.
     pub(super) fn read(&self, register: u16, size: u8) -> u64 {
         match self.is_present.load(Ordering::Relaxed) {

@@ -90,6 +90,14 @@ impl Devices {
         Ok(())
     }
 
+    /// Reads the word at `offset` in the guest's PCI configuration space. Returns `None` if the function is absent, or if the
+    /// offset is not that of a word in the first 256 bytes.
+    #[inline(always)]
+    pub(crate) fn config_word(&self, offset: u64) -> Option<u32> {
+        let (index, register) = pci::word_slot(offset)?;
+        Some(self.functions.get(index)?.read_word(register))
+    }
+
     /// Reads `size` bytes of the guest's PCI configuration space. An absent function reads as all ones.
     pub(crate) fn read_config(&self, offset: u64, size: u64) -> u64 {
         match self.function(offset) {

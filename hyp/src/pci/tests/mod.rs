@@ -266,6 +266,21 @@ fn the_guests_ecam_has_its_functions_from_device_1_on() {
 }
 
 #[test]
+fn words_without_a_lock_are_those_of_the_space() {
+    let (space, _, view) = assigned(endpoint());
+    for offset in 0..0x1_8000_u64 {
+        let expected = slot(offset).filter(|(_, register)| *register < 256 && register % 4 == 0);
+        // Device 0 has no index that a guest's function has.
+        let found = word_slot(offset).filter(|(index, _)| *index < 32);
+        assert_eq!(found.map(|(index, number)| (index, 4 * u16::from(number))), expected, "{offset:#x}");
+    }
+    for number in 0..64 {
+        let word = u64::from(view.word(&space, number));
+        assert_eq!(word, view.read(&space, 4 * u16::from(number), 4), "{number}");
+    }
+}
+
+#[test]
 fn an_endpoint_is_quiet_after_a_function_level_reset_with_its_state_restored() {
     let (space, function, view) = assigned(endpoint());
     space.write16(0xd2, 1);
