@@ -83,8 +83,8 @@ impl Function {
 
     /// Reads word `number` of the first 256 bytes of the configuration space that the guest sees.
     #[inline(always)]
-    pub(super) fn read_word(&self, number: u8) -> u32 {
-        self.view.word(&self.config, number)
+    pub(super) fn read_word(&self, number: u8) -> Option<u32> {
+        self.is_present.load(Ordering::Relaxed).then(|| self.view.word(&self.config, number))
     }
 
     /// Reads `size` bytes of the configuration space that the guest sees.

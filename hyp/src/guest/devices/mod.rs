@@ -95,7 +95,7 @@ impl Devices {
     #[inline(always)]
     pub(crate) fn config_word(&self, offset: u64) -> Option<u32> {
         let (index, register) = pci::word_slot(offset)?;
-        Some(self.functions.get(index)?.read_word(register))
+        self.devices.get(index)?.as_function()?.read_word(register)
     }
 
     /// Reads `size` bytes of the guest's PCI configuration space. An absent function reads as all ones.
