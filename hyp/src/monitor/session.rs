@@ -197,7 +197,17 @@ impl<'a> Session<'a> {
     pub fn report(
         &mut self,
         name: &str,
-        write: impl FnOnce(&mut Report<'_>, &'a dyn Machine) -> fmt::Result,
+        mut write: impl FnMut(&mut Report<'_>, &'a dyn Machine) -> fmt::Result,
+    ) -> Done {
+        self.report_by(name, &mut write)
+    }
+
+    /// Writes a report. Not generic: there are many of them.
+    #[inline(never)]
+    fn report_by(
+        &mut self,
+        name: &str,
+        write: &mut dyn FnMut(&mut Report<'_>, &'a dyn Machine) -> fmt::Result,
     ) -> Done {
         let (machine, style) = (self.machine, self.style);
         let mut report = Report::begin(self, style, name)?;
@@ -215,9 +225,9 @@ impl<'a> Session<'a> {
         key: &str,
         none: &str,
         items: impl Iterator<Item = T> + Clone,
-        row: impl FnMut(&mut Table<'_>, T) -> fmt::Result,
+        mut row: impl FnMut(&mut Table<'_>, T) -> fmt::Result,
     ) -> Done {
-        self.report(name, |report, _| report.list(key, none, items, row))
+        self.report(name, |report, _| report.list(key, none, items.clone(), &mut row))
     }
 
     /// Reports that something was done: by `text`, or in JSON by `cells`.
