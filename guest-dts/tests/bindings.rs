@@ -263,8 +263,8 @@ fn broken_reserved_memory_is_found() {
 fn with_devices() -> String {
     let (_, good) = sets().into_iter().find(|(name, _)| name == "devices").unwrap();
     good.replace(
-        "pci-functions = <0x08 0x10>;",
-        "pci-functions = <0x08 0x10>; devices = \"/soc/serial@9040000\";",
+        "pci-functions = <0x08 0x10 0x28>;",
+        "pci-functions = <0x08 0x10 0x28>; devices = \"/soc/serial@9040000\";",
     )
 }
 
@@ -272,7 +272,7 @@ fn with_devices() -> String {
 fn devices_are_checked_by_schema_and_by_reader() {
     let good = with_devices();
     assert_eq!(validate(&[file("devices", "good", compile_with_images(&good).as_slice())]), "");
-    let functions = "pci-functions = <0x08 0x10>;";
+    let functions = "pci-functions = <0x08 0x10 0x28>;";
     let changes = [
         (functions, "pci-functions = <0x08 0x10000>;"),
         (functions, "pci-functions = <1 2 3 4 5 6 7 8 9>;"),
