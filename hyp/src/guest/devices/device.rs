@@ -9,6 +9,7 @@ use crate::observe::log;
 use crate::pci::Rid;
 use crate::physical::assignment;
 use crate::smmu::Error;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -32,7 +33,7 @@ pub(super) struct Device {
 /// The kind of a device.
 pub(super) enum Kind {
     /// A PCI function.
-    Function(Function),
+    Function(Box<Function>),
     /// A platform device.
     Platform(assignment::Device<'static>),
 }
@@ -57,7 +58,7 @@ impl Device {
             streams: assigned.stream.into_iter().collect(),
             is_coherent: assigned.is_coherent,
             lines: assigned.line.into_iter().collect(),
-            kind: Kind::Function(function),
+            kind: Kind::Function(Box::new(function)),
             state: Mutex::new(State::Off),
         }
     }
@@ -82,7 +83,7 @@ impl Device {
     /// Returns the PCI function, if the device is one.
     pub(super) fn as_function(&self) -> Option<&Function> {
         match &self.kind {
-            Kind::Function(function) => Some(function),
+            Kind::Function(function) => Some(&**function),
             Kind::Platform(_) => None,
         }
     }
