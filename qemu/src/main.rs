@@ -40,8 +40,9 @@ enum Command {
     },
     /// Measure the overhead of Ballast in instructions, in comparison with Xen
     Bench {
-        /// Measure only this part: `allocator`, `claims`, `migration`, `mitigations` or `watching` (log and trace)
-        #[arg(value_parser = ["allocator", "claims", "migration", "mitigations", "watching"])]
+        /// Measure only this part: `allocator`, `claims`, `devices`, `linux`, `migration`, `mitigations`, `traps` or
+        /// `watching` (log and trace)
+        #[arg(value_parser = ["allocator", "claims", "devices", "linux", "migration", "mitigations", "traps", "watching"])]
         part: Option<String>,
     },
     /// Fetch all kernels and build the ramdisks, for later work without a network
@@ -154,8 +155,11 @@ fn execute(command: Command) -> Result<ExitCode> {
             match part.as_deref() {
                 Some("allocator") => bench::run_allocator(),
                 Some("claims") => bench::run_claims(),
+                Some("devices") => bench::run_devices(),
+                Some("linux") => bench::run_linux(),
                 Some("migration") => bench::run_migration(),
                 Some("mitigations") => bench::run_mitigations(),
+                Some("traps") => bench::run_traps(),
                 Some("watching") => bench::run_watching(),
                 _ => bench::run(),
             }?;

@@ -42,8 +42,8 @@ const UNITS: [Unit; 2] = [
 
 /// The results for one guest, in instructions.
 #[derive(Clone, Copy, Default)]
-struct Figure {
-    moving: f64,
+pub(super) struct Figure {
+    pub(super) moving: f64,
     scrubbing: f64,
 }
 
@@ -112,16 +112,20 @@ fn room_for_memory() -> u64 {
 
 /// Migrates [`MOVED`] bytes of a guest that sleeps on the only CPU there and back.
 fn cost(image: &Image, guest: &std::path::Path, unit: &Unit, ram: u64) -> Result<Figure> {
-    let mut session = boot(image, guest, unit, ram, "mode=idle", 1)?;
+    there_and_back(&mut boot(image, guest, unit, ram, "mode=idle", 1)?, MOVED, 0x4000_0000)
+}
+
+/// Migrates the range of `size` bytes at `base` to the other controller and back. The guest is called `bench`.
+pub(super) fn there_and_back(session: &mut Session, size: u64, base: u64) -> Result<Figure> {
     let mut figure = Figure::default();
-    let before = scrubbed(&mut session)?;
+    let before = scrubbed(session)?;
     let mut pages = 0.0;
     for controller in ["mc1", "mc0"] {
-        let report = migrate(&mut session, controller)?;
+        let report = migrate(session, size, base, controller)?;
         pages += report["moved_bytes"].as_f64().unwrap_or(0.0) / 4096.0;
         figure.moving += report["worked_ns"].as_f64().unwrap_or(0.0);
     }
-    figure.scrubbing = (scrubbed(&mut session)? - before) / pages;
+    figure.scrubbing = (scrubbed(session)? - before) / pages;
     figure.moving = figure.moving / pages - figure.scrubbing;
     Ok(figure)
 }
@@ -130,7 +134,7 @@ fn cost(image: &Image, guest: &std::path::Path, unit: &Unit, ram: u64) -> Result
 fn stalls(image: &Image, guest: &std::path::Path, unit: &Unit, cpus: u32) -> Result<Value> {
     let mut session = boot(image, guest, unit, 256 * MIB, "mode=write", cpus)?;
     for controller in ["mc1", "mc0", "mc1", "mc0"] {
-        migrate(&mut session, controller)?;
+        migrate(&mut session, MOVED, 0x4000_0000, controller)?;
     }
     let report = ask(&mut session, "stats migration")?;
     Ok(report["stalls"][0].clone())
@@ -141,10 +145,9 @@ fn scrubbed(session: &mut Session) -> Result<f64> {
     Ok(report["guests"][0]["scrub_ns"].as_f64().unwrap_or(0.0))
 }
 
-/// Migrates the measured range and returns the report of the job.
-fn migrate(session: &mut Session, controller: &str) -> Result<Value> {
-    let range = format!("{}M@0x40000000", MOVED / MIB);
-    let job = ask(session, &format!("migrate bench {range} {controller}"))?["job"].clone();
+/// Migrates `size` bytes at `base` and returns the report of the job.
+fn migrate(session: &mut Session, size: u64, base: u64, controller: &str) -> Result<Value> {
+    let job = ask(session, &format!("migrate bench {}M@{base:#x} {controller}", size / MIB))?["job"].clone();
     let report = wait(session, &format!("job {job}"), |report| report["state"] == "finished")?;
     match report["unmoved_bytes"].as_u64() {
         Some(0) => Ok(report),

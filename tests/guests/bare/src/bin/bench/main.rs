@@ -13,13 +13,17 @@
 //! | `timer_virtual` | virtual timer interrupt, from setting the timer until its handler has returned |
 //! | `ipi_round_trip` | SGI to another CPU, which sleeps in WFI, and back to this one, which sleeps too; needs two CPUs |
 //! | `page_first_write` | first write to a page of RAM, the best and the only one of 4096 pages |
+//!
+//! With `devices=1` in the boot arguments, it measures the operations of [`devices`] instead.
 
 #![no_std]
 #![no_main]
 
+mod devices;
+
 use bare::platform::Platform;
 use bare::{gic, mmu, msr, say, smp, timer};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 bare::entry!(main);
 
@@ -27,12 +31,15 @@ const ROUNDS: u64 = 4096;
 /// The SGI that a CPU sends to itself and to others.
 const SGI: u32 = 1;
 
-/// Counters of handled interrupts: one word for each CPU, in a cache line of its own.
+/// For each CPU, in a cache line of its own: the counter of handled interrupts, and the register that masks the device's line.
 #[repr(C, align(64))]
-struct Flag(AtomicU32);
+struct Flag {
+    count: AtomicU32,
+    mask: AtomicU64,
+}
 
 #[unsafe(no_mangle)]
-static BENCH_FLAGS: [Flag; 2] = [const { Flag(AtomicU32::new(0)) }; 2];
+static BENCH_FLAGS: [Flag; 2] = [const { Flag { count: AtomicU32::new(0), mask: AtomicU64::new(0) } }; 2];
 
 core::arch::global_asm!(
     r#"
@@ -106,6 +113,19 @@ bench_timer:
     b.ne    1b
     loop_end
 
+/* x0: the register that lets the device's line through. The handler masks it. */
+.global bench_line
+bench_line:
+    mov     w4, #1
+    loop_start
+1:  str     wzr, [x2]
+    str     w4, [x0]
+2:  ldr     w3, [x2]
+    cbz     w3, 2b
+    subs    x1, x1, #1
+    b.ne    1b
+    loop_end
+
 /* x0: ICC_SGI1R_EL1 for the other CPU. Interrupts are masked but for a moment after each sleep. */
 .global bench_ipi
 bench_ipi:
@@ -156,9 +176,10 @@ bench_touch:
     .balign 128
     b       .
 .endm
-.balign 2048
-.global bench_vectors
-bench_vectors:
+.macro vectors name, handler
+    .balign 2048
+    .global \name
+\name:
     not_expected
     not_expected
     not_expected
@@ -178,7 +199,7 @@ bench_vectors:
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
     stp     x0, x1, [sp, #160]
-    bl      bench_handle
+    bl      \handler
     ldp     x0, x1, [sp, #160]
     msr     elr_el1, x0
     msr     spsr_el1, x1
@@ -197,6 +218,9 @@ bench_vectors:
     not_expected
     .endr
     .balign 128
+.endm
+    vectors bench_vectors, bench_handle
+    vectors bench_line_vectors, bench_handle_line
 
 bench_handle:
     mrs     x0, icc_iar1_el1
@@ -208,6 +232,22 @@ bench_handle:
     msr     cntv_ctl_el0, xzr
     isb
 1:  mrs     x2, contextidr_el1
+    ldr     w3, [x2]
+    add     w3, w3, #1
+    str     w3, [x2]
+    msr     icc_eoir1_el1, x0
+    isb
+2:  ret
+
+/* The same for the device's line alone: its register masks it. */
+bench_handle_line:
+    mrs     x0, icc_iar1_el1
+    dsb     sy
+    cmp     w0, #1020
+    b.hs    2f
+    mrs     x2, contextidr_el1
+    ldr     x3, [x2, #8]
+    str     wzr, [x3]
     ldr     w3, [x2]
     add     w3, w3, #1
     str     w3, [x2]
@@ -227,10 +267,12 @@ unsafe extern "C" {
     fn bench_write(address: u64, rounds: u64, flag: &Flag) -> u64;
     fn bench_sgi(target: u64, rounds: u64, flag: &Flag) -> u64;
     fn bench_timer(unused: u64, rounds: u64, flag: &Flag) -> u64;
+    fn bench_line(mask: u64, rounds: u64, flag: &Flag) -> u64;
     fn bench_ipi(target: u64, rounds: u64, flag: &Flag) -> u64;
     fn bench_touch(address: u64, rounds: u64, flag: &Flag) -> u64;
     fn bench_answer(target: u64, unused: u64, flag: &Flag) -> !;
     static bench_vectors: u8;
+    static bench_line_vectors: u8;
 }
 
 fn main(platform: &'static Platform) {
@@ -240,6 +282,11 @@ fn main(platform: &'static Platform) {
         platform.entry_level,
         timer::frequency()
     );
+    if platform.number("devices") == Some(1) {
+        devices::measure_all(platform);
+        say!("bench done");
+        return;
+    }
     let distributor = gic::distributor() as u64;
     let own = gic::sgi_target(SGI, platform.cpus()[0]);
     measure("hvc_psci_version", bench_hvc, 0);
@@ -291,7 +338,7 @@ fn take_interrupts(index: usize) {
     // The handler finds the flag in a register that no other code here uses.
     msr!("contextidr_el1", core::ptr::from_ref(&BENCH_FLAGS[index]) as u64);
     msr!("vbar_el1", &raw const bench_vectors as u64);
-    BENCH_FLAGS[index].0.store(0, Ordering::Relaxed);
+    BENCH_FLAGS[index].count.store(0, Ordering::Relaxed);
     gic::enable(SGI);
     gic::enable(timer::VIRTUAL_INTID);
 }
