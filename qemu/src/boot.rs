@@ -163,8 +163,8 @@ impl Boot {
         // The kernel kills QEMU when this program ends for any reason.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", QEMU]);
-        let smmu = devices::board_options(machine);
-        command.arg("-M").arg(format!("{}{smmu}{board_option}", self.board));
+        let options = devices::board_options(machine, &self.board);
+        command.arg("-M").arg(format!("{options}{board_option}"));
         command.arg("-cpu").arg(self.cpu.as_deref().unwrap_or(&machine.cpu));
         // A socket for each node with CPUs, since QEMU warns if CPUs of one socket belong to several nodes.
         let nodes = machine.controllers.iter().filter(|controller| controller.cpus.is_some()).count().max(1);

@@ -201,9 +201,16 @@ pub(crate) fn check(machine: &Machine) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// Returns the options that devices add to QEMU's `-M`.
-pub(crate) fn board_options(machine: &Machine) -> &'static str {
-    if machine.smmu.is_some() { ",iommu=smmuv3" } else { "" }
+/// Returns the options of QEMU's `-M`: those of `board`, and those that devices add.
+pub(crate) fn board_options(machine: &Machine, board: &str) -> String {
+    match machine.smmu {
+        None => board.into(),
+        Some(Smmu::Usual) => format!("{board},iommu=smmuv3"),
+        // Since 9.2, `virt` has an SMMU with both stages, whatever the option says.
+        Some(Smmu::Stage1 | Smmu::Stage2) => {
+            format!("{},iommu=smmuv3", board.replacen("virt,", "virt-8.1,", 1))
+        }
+    }
 }
 
 /// Adds the devices of `machine` to QEMU's command line, and creates files of blank disks: in `kept` if guests' writes
@@ -369,7 +376,7 @@ to_port = 80
              -netdev hubport,id=userport3,hubid=3,netdev=user3"
         );
         assert_eq!(fs::metadata(folder.path().join("a.raw")).unwrap().len(), 1 << 20);
-        assert_eq!(board_options(&machine), ",iommu=smmuv3");
+        assert_eq!(board_options(&machine, "virt,secure=on"), "virt-8.1,secure=on,iommu=smmuv3");
     }
 
     #[test]

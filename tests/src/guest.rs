@@ -24,6 +24,7 @@ pub struct Guest {
     bootargs: String,
     lines: String,
     memory: String,
+    window: String,
 }
 
 impl Guest {
@@ -38,6 +39,7 @@ impl Guest {
             bootargs: format!("console=ttyAMA0 hostname={name}"),
             lines: String::new(),
             memory: String::new(),
+            window: String::new(),
         }
     }
 
@@ -92,9 +94,27 @@ impl Guest {
         self
     }
 
+    /// Adds properties to the guest's node.
+    pub fn property(mut self, source: &str) -> Self {
+        self.lines.insert_str(0, source);
+        self
+    }
+
     /// Adds source to the guest's region of RAM.
     pub fn memory(mut self, source: &str) -> Self {
         self.memory.push_str(source);
+        self
+    }
+
+    /// Assigns the functions in these slots of the PCI bus to the guest.
+    pub fn slots(self, slots: &[u16]) -> Self {
+        let functions: Vec<String> = slots.iter().map(|slot| format!("{:#x}", slot << 3)).collect();
+        self.property(&format!("pci-functions = <{}>; ", functions.join(" ")))
+    }
+
+    /// Adds a DMA window with these properties.
+    pub fn window(mut self, properties: &str) -> Self {
+        self.window = format!("memory-0 {{ dma-window; {properties} }};");
         self
     }
 
@@ -140,8 +160,8 @@ pub(crate) fn source(guests: &[Guest], more: &str) -> String {
         let (high, low) = (guest.ram >> 32, guest.ram & 0xffff_ffff);
         let _ = writeln!(
             nodes,
-            "{} memory {{ size = <{high:#x} {low:#x}>; {} }}; }};",
-            guest.lines, guest.memory
+            "{} {} memory {{ size = <{high:#x} {low:#x}>; {} }}; }};",
+            guest.lines, guest.window, guest.memory
         );
     }
     let mut images = String::new();

@@ -15,7 +15,9 @@
 //! ```
 
 mod artifacts;
+mod devices;
 mod guest;
+mod io;
 mod linux;
 mod loaded;
 mod random;
@@ -25,6 +27,7 @@ mod system;
 
 pub use artifacts::{elf, image, payload, raw_payload, tool};
 pub use guest::Guest;
+pub use io::Load;
 pub use linux::Zone;
 pub use loaded::LoadedImage;
 pub use random::Random;

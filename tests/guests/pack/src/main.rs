@@ -31,6 +31,7 @@ const GUESTS: &[&str] = &[
     "flood",
     "gicloader",
     "residue",
+    "saboteur",
 ];
 /// Programs for Linux.
 const PROGRAMS: [&str; 1] = ["mbind"];

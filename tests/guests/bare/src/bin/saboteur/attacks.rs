@@ -1,21 +1,27 @@
-//! The attacks.
+//! Attacks that end, or end the guest.
 
-use crate::pci::{BUS_MASTER, ECAM, ECAM_SIZE, Function, MEMORY};
+use crate::pci::{ECAM, ECAM_SIZE, Function};
 use crate::virtio::{Block, Places, peek};
 use bare::platform::Platform;
 use bare::random::Random;
 use bare::{exception, gic, mmio, psci, register, say, timer};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Patience with the device in microseconds.
-const PATIENCE: u64 = 300_000;
+/// Addresses for BARs: those of other functions, of the configuration space, the distributor, and RAM.
+const PLACES: [u32; 5] = [0x1000_0000, 0x1000_4000, 0x3000_0000, 0x0800_0000, 0x4000_0000];
+/// A word that is not on the disk.
+const UNWRITTEN: u32 = 0x5a5a_5a5a;
+/// Patience in microseconds with a device that must answer.
+const PATIENCE: u64 = 20_000_000;
+/// Patience in microseconds with a device whose accesses are denied.
+const SHORT_PATIENCE: u64 = 300_000;
 /// INTID of the first interrupt of an assigned device.
-const FIRST_INTID: u32 = 64;
+pub(crate) const FIRST_INTID: u32 = 64;
 /// Number of interrupts that assigned devices can have.
-const INTIDS: u32 = 32;
+pub(crate) const INTIDS: u32 = 32;
 
 /// Returns the disk, or ends the guest.
-fn disk() -> Block {
+pub(crate) fn disk() -> Block {
     match Block::find() {
         Some(block) => block,
         None => {
@@ -26,47 +32,53 @@ fn disk() -> Block {
 }
 
 /// Returns places in the DMA window that a request may use.
-fn honest(platform: &Platform) -> Places {
+pub(crate) fn places(platform: &Platform) -> Places {
     let window = platform.ram().iter().map(|ram| ram.start).min().unwrap_or_default();
     let rings = window + 0x10_0000;
     Places { rings, told_rings: rings as u64, data: rings as u64 + 0x1_0000, sectors: 1 }
 }
 
-/// Returns the addresses in `targets=`.
-fn targets(platform: &'static Platform) -> impl Iterator<Item = u64> {
-    let list = platform.argument("targets").unwrap_or_default();
-    list.split(',').filter_map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+/// Performs one request that is allowed. Returns the status that the device wrote, if it wrote one.
+pub(crate) fn attempt(disk: &Block, places: &Places) -> Option<u32> {
+    attempt_for(disk, places, PATIENCE)
 }
 
-/// Performs one request. Returns the status that the device wrote, if it wrote one.
-fn attempt(disk: &Block, places: &Places) -> Option<u32> {
+/// Performs one request, and waits for its end at most `patience` microseconds.
+fn attempt_for(disk: &Block, places: &Places, patience: u64) -> Option<u32> {
     disk.clear(places);
     if !disk.start(places) {
         return None;
     }
     disk.submit(places);
-    disk.wait(places, PATIENCE)
+    disk.wait(places, patience)
 }
 
-/// Lets the device read its rings and write its data at each target, and checks that an honest request works before and after.
-pub(crate) fn dma(platform: &'static Platform) {
-    let (disk, places) = (disk(), honest(platform));
-    mmio::write32(places.data as usize, 0x5a5a_5a5a);
-    say!("sabotage honest {:?} data {:#x}", attempt(&disk, &places), peek(places.data as usize));
-    for target in targets(platform) {
-        let data = attempt(&disk, &Places { data: target, ..places });
-        let rings = attempt(&disk, &Places { told_rings: target & !0xfff, ..places });
-        say!("sabotage target {:#x} data {:?} rings {:?}", target, data, rings);
-    }
-    say!("sabotage honest {:?}", attempt(&disk, &places));
+/// Performs a request that is allowed, and checks that the device wrote its data.
+pub(crate) fn honest(platform: &'static Platform, _: Option<u64>) {
+    let (disk, places) = (disk(), places(platform));
+    mmio::write32(places.data as usize, UNWRITTEN);
+    let status = attempt(&disk, &places);
+    say!("sabotage honest {:?} written {}", status, peek(places.data as usize) != UNWRITTEN);
+}
+
+/// Lets the device write its name to `target`: few bytes, since QEMU reports each word.
+pub(crate) fn data(platform: &'static Platform, target: Option<u64>) {
+    let places = Places { data: target.unwrap_or_default(), sectors: 0, ..places(platform) };
+    say!("sabotage data {:#x} {:?}", places.data, attempt_for(&disk(), &places, SHORT_PATIENCE));
+}
+
+/// Lets the device have its rings at the page `target`.
+pub(crate) fn rings(platform: &'static Platform, target: Option<u64>) {
+    let places = Places { told_rings: target.unwrap_or_default() & !0xfff, ..places(platform) };
+    say!("sabotage rings {:#x} {:?}", places.told_rings, attempt_for(&disk(), &places, SHORT_PATIENCE));
 }
 
 /// Writes to every word of the configuration space, in random order and of every size, and checks that each function has the
 /// same identity and BARs afterwards.
-pub(crate) fn config(platform: &'static Platform) {
+pub(crate) fn config(platform: &'static Platform, count: Option<u64>) {
     let mut random = Random::new(platform.number("seed").unwrap_or(1));
     let before = fingerprint();
-    let count = platform.number("count").unwrap_or(200_000);
+    let count = count.unwrap_or(20_000);
     for _ in 0..count {
         let draw = random.draw();
         let (offset, value) = (draw as usize % ECAM_SIZE, random.draw());
@@ -86,8 +98,6 @@ pub(crate) fn config(platform: &'static Platform) {
     restore(&before);
     let same = before == fingerprint();
     say!("sabotage config functions {} same {}", Function::all().count(), same);
-    let disk = disk();
-    say!("sabotage honest {:?}", attempt(&disk, &honest(platform)));
 }
 
 /// Identity and BARs of up to eight functions.
@@ -112,92 +122,55 @@ fn restore(prints: &Fingerprint) {
 }
 
 /// Moves each BAR over the other functions' and over RAM, and uses the disk at its old address.
-pub(crate) fn bars(platform: &'static Platform) {
-    let (disk, places) = (disk(), honest(platform));
+pub(crate) fn bars(platform: &'static Platform, _: Option<u64>) {
+    let (disk, places) = (disk(), places(platform));
     let before = fingerprint();
-    for place in [0x1000_0000, 0x1000_4000, 0x3000_0000, 0x0800_0000, 0x4000_0000u32] {
+    let mut answers = [None; PLACES.len()];
+    for (answer, place) in answers.iter_mut().zip(PLACES) {
         (0..6).for_each(|index| disk.function.set_bar(index, place));
-        say!("sabotage bars at {:#x} honest {:?}", place, attempt(&disk, &places));
+        *answer = attempt(&disk, &places);
     }
     restore(&before);
-    say!("sabotage bars same {}", before == fingerprint());
+    let worked = answers.iter().filter(|answer| **answer == Some(0)).count();
+    say!("sabotage bars same {} worked {} of {}", before == fingerprint(), worked, PLACES.len());
 }
 
-/// Causes DMA faults without end.
-pub(crate) fn flood(platform: &'static Platform) {
-    let (disk, places) = (disk(), honest(platform));
-    let target = targets(platform).next().unwrap_or(0xdead_0000);
-    for round in 0u64.. {
-        disk.clear(&places);
-        if disk.start(&Places { told_rings: target & !0xfff, ..places }) {
-            disk.submit(&places);
-        }
-        if round.is_multiple_of(1000) {
-            say!("sabotage flood {}", round);
-        }
-    }
-}
-
-/// Raises the disk's interrupt and never lowers its line.
-pub(crate) fn storm(platform: &'static Platform) {
-    exception::on_irq(count_irq);
-    (FIRST_INTID..FIRST_INTID + INTIDS).for_each(gic::enable);
-    register::unmask_interrupts();
-    let (disk, places) = (disk(), honest(platform));
-    say!("sabotage honest {:?}", attempt(&disk, &places));
-    loop {
-        timer::delay(500_000);
-        say!("sabotage storm {}", TAKEN.load(Ordering::Relaxed));
-    }
-}
-
-static TAKEN: AtomicU32 = AtomicU32::new(0);
-
-fn count_irq() {
-    let intid = gic::acknowledge();
-    if intid < 1020 {
-        TAKEN.fetch_add(1, Ordering::Relaxed);
-        gic::end(intid);
-    }
-}
-
-/// Resets the machine in the middle of a long read, `count` times in all by the number of starts that the caller counts.
-pub(crate) fn reset(platform: &'static Platform) {
-    let (disk, mut places) = (disk(), honest(platform));
+/// Starts a long read and does not wait for it.
+fn start_read(platform: &'static Platform) -> Block {
+    let (disk, mut places) = (disk(), places(platform));
     places.sectors = 4096;
     disk.clear(&places);
     disk.start(&places);
     disk.submit(&places);
+    disk
+}
+
+/// Resets the machine during a read.
+pub(crate) fn reset(platform: &'static Platform, _: Option<u64>) {
+    start_read(platform);
     psci::call(psci::SYSTEM_RESET, 0, 0, 0);
     psci::stay()
 }
 
-/// Reads without end.
-pub(crate) fn busy(platform: &'static Platform) {
-    let (disk, mut places) = (disk(), honest(platform));
-    places.sectors = 2048;
-    for round in 0u64.. {
-        let status = attempt(&disk, &places);
-        if status != Some(0) {
-            say!("sabotage busy bad {:?} in round {}", status, round);
-        }
-        if round.is_multiple_of(100) {
-            say!("sabotage busy {}", round);
-        }
-    }
+/// Powers the machine off during a read.
+pub(crate) fn off(platform: &'static Platform, _: Option<u64>) {
+    start_read(platform);
+    psci::system_off()
 }
 
+/// Number of interrupts that were taken.
+pub(crate) static TAKEN: AtomicU32 = AtomicU32::new(0);
 static DISK: AtomicUsize = AtomicUsize::new(0);
 
-/// Takes the disk's interrupt 1000 times, and says how many arrived: each request raises the line once, and reading the ISR
+/// Takes the disk's interrupt `count` times, and says how many arrived: each request raises the line once, and reading the ISR
 /// lowers it.
-pub(crate) fn interrupts(platform: &'static Platform) {
-    let (disk, places) = (disk(), honest(platform));
+pub(crate) fn interrupts(platform: &'static Platform, count: Option<u64>) {
+    let (disk, places) = (disk(), places(platform));
     DISK.store(core::ptr::from_ref(&disk) as usize, Ordering::Release);
     exception::on_irq(acknowledge_irq);
     (FIRST_INTID..FIRST_INTID + INTIDS).for_each(gic::enable);
     register::unmask_interrupts();
-    let rounds = platform.number("count").unwrap_or(1000) as u32;
+    let rounds = count.unwrap_or(1000) as u32;
     let mut missing = 0;
     for round in 1..=rounds {
         if round == 1 {
@@ -227,14 +200,9 @@ fn acknowledge_irq() {
     gic::end(intid);
 }
 
-/// Ends by an exception without a vector while the device writes.
-pub(crate) fn crash(platform: &'static Platform) {
-    let (disk, mut places) = (disk(), honest(platform));
-    places.sectors = 4096;
-    disk.clear(&places);
-    disk.start(&places);
-    disk.submit(&places);
-    disk.function.set_command(MEMORY | BUS_MASTER);
+/// Ends in exceptions for ever, without vectors, while the device writes.
+pub(crate) fn crash(platform: &'static Platform, _: Option<u64>) {
+    start_read(platform);
     bare::msr!("vbar_el1", 0xdead_0000_0000u64);
     // SAFETY: ends the guest: there is nothing to return to.
     unsafe { core::arch::asm!("udf #0", options(noreturn)) };

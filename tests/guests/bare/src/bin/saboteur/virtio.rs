@@ -25,6 +25,9 @@ const QUEUE_USED: usize = 0x30;
 /// Feature bits 63:32: VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM.
 const FEATURES_HIGH: u32 = 1 << 0 | 1 << 1;
 const QUEUE_LENGTH: usize = 8;
+/// VIRTIO_BLK_T_GET_ID, and the size of its answer in bytes.
+const GET_ID: u64 = 8;
+const ID_SIZE: u32 = 20;
 
 /// Status byte of a request before the device has answered.
 const UNANSWERED: u32 = 0xff;
@@ -38,7 +41,7 @@ pub(crate) struct Places {
     pub(crate) told_rings: u64,
     /// Address of the data as the device is told.
     pub(crate) data: u64,
-    /// Number of sectors.
+    /// Number of sectors; 0 asks for the disk's name instead.
     pub(crate) sectors: u32,
 }
 
@@ -94,11 +97,12 @@ impl Block {
         read8(self.common + STATUS) & 8 != 0
     }
 
-    /// Submits a read of `places.sectors` from sector 0 and does not wait for it.
+    /// Submits a read of `places.sectors` from sector 0, or of the disk's name, and does not wait for it.
     pub(crate) fn submit(&self, places: &Places) {
         let (header, status) = (places.rings + 0x3000, places.rings + 0x3100);
         let told = |address: usize| places.told_rings + (address - places.rings) as u64;
-        write64(header, 0);
+        let (kind, length) = if places.sectors == 0 { (GET_ID, ID_SIZE) } else { (0, 512 * places.sectors) };
+        write64(header, kind);
         write64(header + 8, 0);
         write8(status, UNANSWERED);
         let descriptor = |index: usize, address: u64, length: u32, flags: u32, next: u32| {
@@ -108,7 +112,7 @@ impl Block {
             write32(at + 12, flags | next << 16);
         };
         descriptor(0, told(header), 16, 1, 1);
-        descriptor(1, places.data, 512 * places.sectors, 1 | 2, 2);
+        descriptor(1, places.data, length, 1 | 2, 2);
         descriptor(2, told(status), 1, 2, 0);
         let available = places.rings + 0x1000;
         let index = read16(available + 2);
