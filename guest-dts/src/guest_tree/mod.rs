@@ -190,6 +190,10 @@ impl<'t> GuestTree<'_, 't> {
             let separator = if bootargs.is_empty() { "" } else { " " };
             let _ = write!(bootargs, "{separator}cma=0");
         }
+        if let Some(slots) = self.bounce_slots() {
+            let separator = if bootargs.is_empty() { "" } else { " " };
+            let _ = write!(bootargs, "{separator}swiotlb={slots}");
+        }
         bootargs.push_str(for_init);
         match bootargs.len() < BOOTARGS_LIMIT {
             true => Ok(bootargs),
@@ -207,6 +211,16 @@ impl<'t> GuestTree<'_, 't> {
         self.layout.window().is_some()
             && argument::value(self.guest.bootargs, "cma").is_none()
             && !self.guest.template.is_some_and(has_default)
+    }
+
+    /// Returns the number of slots of 2 KiB for swiotlb if its default size, 64 MiB, is more than half of the DMA window: drivers
+    /// also allocate their rings in the window. Linux 6.1 would leave them nothing of 64 MiB.
+    fn bounce_slots(&self) -> Option<u64> {
+        const SLOT_SIZE: u64 = 2 << 10;
+        const DEFAULT_SIZE: u64 = 64 << 20;
+        let half = self.layout.window()?.size() / 2;
+        let is_needed = half < DEFAULT_SIZE && argument::value(self.guest.bootargs, "swiotlb").is_none();
+        is_needed.then_some(half / SLOT_SIZE)
     }
 
     /// Returns the method by which the guest learns of its movable memory.

@@ -191,7 +191,7 @@ fn a_default_cma_area_does_not_take_up_the_window() {
         cma { compatible = \"shared-dma-pool\"; reusable; linux,cma-default; size = <0 0x400000>; }; }; };";
     let report = [
         bootargs(&guest("")),
-        bootargs(&guest("").replace("console=ttyAMA0", "cma=16M")),
+        bootargs(&guest("").replace("console=ttyAMA0", "cma=16M swiotlb=512")),
         bootargs(&guest("").replace("console=ttyAMA0", "quiet -- init")),
         bootargs(&guest("").replace("bootargs = \"console=ttyAMA0\";", "movable-memory = \"none\";")),
         bootargs(&guest("movable-memory = \"cma\";")),
