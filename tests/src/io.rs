@@ -29,12 +29,15 @@ impl Load<'_> {
             "fio --name=io --filename=/dev/{disk} --rw=randwrite --bsrange=4k-64k --size=12M --direct=1 \
              --ioengine=libaio --iodepth=16 --thread --verify=crc32c --verify_fatal=1"
         );
-        system.run(self.guest, "rm -f /tmp/stop /tmp/bad /tmp/rounds /tmp/fetches; touch /tmp/fetches");
+        system.run(
+            self.guest,
+            "rm -f /tmp/stop /tmp/bad; for file in ended rounds fetches; do : > /tmp/$file; done",
+        );
         let disk = format!(
             "(while [ ! -e /tmp/stop ]; do {fio} > /tmp/fio 2>&1 || cat /tmp/fio >> /tmp/bad; \
              echo >> /tmp/rounds; done; echo >> /tmp/ended) > /dev/null 2>&1 &"
         );
-        system.run(self.guest, &format!("rm -f /tmp/ended; {disk} true"));
+        system.run(self.guest, &format!("{disk} true"));
         if let Some(peer) = self.peer {
             system.run(self.guest, &format!("wget -q -T 100 -O /tmp/sum http://{peer}/sum"));
             let network = format!(
@@ -52,7 +55,7 @@ impl Load<'_> {
     /// It does not get there, or there was an error.
     #[track_caller]
     pub fn wait_for_rounds(&self, system: &mut System, rounds: u32) {
-        let count = "$(wc -l < /tmp/rounds 2> /dev/null || echo 0)";
+        let count = "$(wc -l < /tmp/rounds)";
         let wait = format!(
             "end=$(({count} + {rounds})); until [ {count} -ge $end ] || [ -e /tmp/bad ]; do sleep 1; done; \
              [ ! -e /tmp/bad ] || cat /tmp/bad"
@@ -68,7 +71,7 @@ impl Load<'_> {
     pub fn end(&self, system: &mut System) -> (u32, u32) {
         let parts = 1 + u32::from(self.peer.is_some());
         let wait = format!(
-            "touch /tmp/stop; until [ $(wc -l < /tmp/ended 2> /dev/null || echo 0) -ge {parts} ]; do sleep 1; done; \
+            "touch /tmp/stop; until [ $(wc -l < /tmp/ended) -ge {parts} ]; do sleep 1; done; \
              [ ! -e /tmp/bad ] || cat /tmp/bad"
         );
         assert_eq!(system.run(self.guest, &wait), "", "errors in {}", self.guest);

@@ -71,7 +71,7 @@ fn targets(system: &mut System, others: &[&str]) -> Vec<u64> {
     targets.extend(others.iter().map(|other| system.window_of(other)));
     targets.push(system.window_of("saboteur"));
     targets.extend(REGISTERS);
-    targets.extend([WINDOW - 4096, WINDOW + WINDOW_SIZE, 0x7f_ffff_f000, 0xffff_ffff_f000]);
+    targets.extend([WINDOW - 2 * MIB, WINDOW + WINDOW_SIZE, 0x7f_fff0_0000]);
     targets
 }
 
@@ -144,10 +144,11 @@ fn a_neighbour_is_not_affected_by_a_hostile_device() {
     assert!(said.contains("of 200 missing 0"), "{said}");
     flood(&mut system);
 
-    // A line that is never lowered: the guest alone is busy with it.
+    // A line that is never lowered: the guest gets no further than its handler, and alone is busy with it.
     system.to_guest("saboteur");
     system.send("storm\r");
-    system.expect(r"sabotage storm \d{3}");
+    system.expect("sabotage start storm");
+    system.wait_for("devices saboteur", |report| report["interrupts"][0]["count"].as_u64() > Some(5000));
     WITNESS.wait_for_rounds(&mut system, 1);
     assert!(system.monitor("guests").contains("saboteur"));
     system.monitor("stop saboteur");
@@ -184,7 +185,8 @@ fn a_neighbour_is_not_affected_by_a_hostile_device() {
         (&"attached".into(), &0.into()),
         "{witness:?}"
     );
-    assert_eq!(system.json("devices")["smmus"][0]["error_count"], 0);
+    // QEMU reports a full event queue, which a flood causes, as a global error.
+    assert_eq!(system.json("devices")["smmus"][0]["state"], "working");
 }
 
 #[test]
