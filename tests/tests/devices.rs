@@ -113,7 +113,7 @@ fn io_goes_on_while_memory_moves_is_claimed_and_evacuated() {
     let report = system.json("evacuate mc1");
     let staying = report["staying"].as_array().unwrap();
     let window = staying.iter().find(|one| one["guest"] == "beta").unwrap_or_else(|| panic!("{report}"));
-    assert_eq!((&window["region"], &window["bytes"]), (&"memory-0".into(), &(64 << 20).into()), "{report}");
+    assert_eq!(window["bytes"], 64 << 20, "{report}");
     assert!(window["reason"].as_str().unwrap().contains("DMA window"), "{report}");
     assert!(staying.iter().all(|one| one["guest"] != "alpha"), "{report}");
     system.end_of_job(report["job"].as_u64().unwrap());
