@@ -185,6 +185,21 @@ fn a_neighbour_is_not_affected_by_a_hostile_device() {
         (&"attached".into(), &0.into()),
         "{witness:?}"
     );
+    // Linux, too, is reset and stopped during I/O, and finds its disk as new.
+    for (ends, starts) in [("reset witness", ""), ("stop witness", "start witness")] {
+        WITNESS.start(&mut system);
+        system.monitor(ends);
+        if !starts.is_empty() {
+            system.wait_for_state("witness", "off");
+            system.monitor(starts);
+        }
+        system.to_guest("witness");
+        system.expect("witness: Linux .* ready");
+        system.wait_for_shell("witness");
+    }
+    WITNESS.start(&mut system);
+    WITNESS.wait_for_rounds(&mut system, 1);
+    WITNESS.end(&mut system);
     // QEMU reports a full event queue, which a flood causes, as a global error.
     assert_eq!(system.json("devices")["smmus"][0]["state"], "working");
 }
