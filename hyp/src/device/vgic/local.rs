@@ -99,9 +99,11 @@ impl Local {
         self.line_direct[entry].set(value.map_or(0, ListRegister::into_bits));
     }
 
-    /// Selects the slow path for every shared interrupt.
+    /// Selects the slow path for every shared interrupt, and forgets their list registers. Not a part of [`Self::forget`], so that
+    /// guests without lines do not pay for it.
     pub(super) fn clear_line_direct(&self) {
         self.line_direct.iter().for_each(|direct| direct.set(0));
+        self.line_slot.iter().for_each(|slot| slot.set(NO_SLOT));
     }
 
     /// Sets the value that [`Self::inject`] writes for a physical INTID; `None` selects the slow path.
@@ -119,11 +121,10 @@ impl Local {
         }
     }
 
-    /// Forgets the contents of the list registers.
+    /// Forgets the contents of the list registers. A guest with lines also needs [`Self::clear_line_direct`].
     pub(super) fn forget(&self) {
         self.held.iter().for_each(|held| held.set(NO_INTID));
         self.slot.iter().for_each(|slot| slot.set(NO_SLOT));
-        self.line_slot.iter().for_each(|slot| slot.set(NO_SLOT));
     }
 
     /// Selects the slow path for every interrupt.
