@@ -112,7 +112,7 @@ fn ballast_takes_little_for_itself() {
     let version = system.json("version");
     let [image, own] = ["image_bytes", "own_bytes"].map(|key| version[key].as_u64().unwrap());
     // On 4 CPUs, the frame table apart. The target of 1 MiB is missed since the image outgrew its own; it must not grow.
-    assert!(image + own <= 1152 << 10, "image {image} bytes, beside it {own}");
+    assert!(image + own <= 1184 << 10, "image {image} bytes, beside it {own}");
     assert!(system.monitor("check").contains("Nothing is wrong."));
 }
 
@@ -120,8 +120,9 @@ fn ballast_takes_little_for_itself() {
 fn the_image_is_small_and_has_the_linux_header() {
     let image = std::fs::read(system_tests::image()).unwrap();
     assert_eq!(&image[56..60], b"ARM\x64");
-    // The target (`ballast_qemu::image::TARGET_SIZE`) is missed so far, which `make image` says; it must not grow.
-    assert!(image.len() <= 576 << 10, "{} bytes", image.len());
+    // The target (`ballast_qemu::image::TARGET_SIZE`) is missed so far, which `make image` says; it must not grow. Devices took
+    // 100 KiB.
+    assert!(image.len() <= 672 << 10, "{} bytes", image.len());
     // A kernel's image size, which reserves what follows the file, is at least the file's (booting.rst).
     let size = u64::from_le_bytes(image[16..24].try_into().unwrap());
     assert!(size >= image.len() as u64);
