@@ -1,8 +1,10 @@
 //! A hostile guest with a disk, beside one whose disk must not be affected.
 
+use std::time::{Duration, Instant};
+
 use ballast_qemu::devices::{Content, Disk, Place, Smmu};
 use serde_json::Value;
-use system_tests::{Guest, Load, Setup, System};
+use system_tests::{Guest, Load, Setup, System, patience};
 
 const MIB: u64 = 1 << 20;
 /// Registers of the host's distributor and of its SMMU.
@@ -102,8 +104,15 @@ fn flood(system: &mut System) {
     system.to_guest("saboteur");
     system.session().skip_to_now();
     system.expect(r"sabotage flood \d+");
-    let said = system.transcript();
-    assert!(said.contains("stream cut off") && said.contains("it is cut off until the guest starts again"));
+    // The log follows on the line when it can.
+    let until = Instant::now() + patience();
+    while !system.transcript().contains("it is cut off until the guest starts again") {
+        assert!(Instant::now() < until, "nothing is logged of the device that is cut off");
+        std::thread::sleep(Duration::from_millis(50));
+        system.monitor("devices saboteur");
+        system.to_guest("saboteur");
+    }
+    assert!(system.transcript().contains("stream cut off"));
     let after = system.devices_of("saboteur")[0]["fault_count"].as_u64().unwrap();
     assert!(after <= count.as_u64().unwrap() + 100, "{after} after {count}");
     restart(system);
