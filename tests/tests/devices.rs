@@ -49,7 +49,7 @@ fn start(system: &mut System, loads: [Load; 2]) {
 #[track_caller]
 fn migrate(system: &mut System, count: usize) {
     // No CPU is idle, and the default share of time would be slow.
-    system.monitor("rate share 50");
+    system.monitor("rate share 90");
     let mut pending = VecDeque::new();
     for index in 0..count + 4 {
         if index >= 4
@@ -61,7 +61,7 @@ fn migrate(system: &mut System, count: usize) {
         }
         if index < count {
             let (guest, controller) = (["alpha", "beta"][index % 2], ["mc1", "mc0"][index / 2 % 2]);
-            let part = if index < 4 { "" } else { "dmb0 " };
+            let part = if index < 2 { "" } else { "dmb0 " };
             let job = system.json(&format!("migrate {guest} {part}{controller}"));
             pending.push_back(job["job"].as_u64().unwrap_or_else(|| panic!("{job}")));
         }
@@ -121,7 +121,7 @@ fn io_goes_on_while_memory_moves_is_claimed_and_evacuated() {
         load.wait_for_rounds(&mut system, 1);
     }
     system.monitor("restore mc1");
-    migrate(&mut system, 4);
+    migrate(&mut system, 2);
     end(&mut system, LOADS);
     assert!(fetch(port).contains("<h1>alpha</h1>"));
     let interrupts = system.json("devices")["interrupts"].clone();
