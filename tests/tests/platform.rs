@@ -70,12 +70,12 @@ fn no_interrupt_is_lost_on_1_vcpu() {
 
 #[test]
 fn no_interrupt_is_lost_between_4_vcpus() {
-    no_interrupt_is_lost(Setup::new().cpu("max"), 2000, &[("alone", 4)]);
+    no_interrupt_is_lost(Setup::new().cpu("max"), 800, &[("alone", 4)]);
 }
 
 #[test]
 fn no_interrupt_is_lost_between_7_vcpus() {
-    no_interrupt_is_lost(Setup::new().controllers(8, &[1 << 30]), 200, &[("alone", 7)]);
+    no_interrupt_is_lost(Setup::new().controllers(8, &[1 << 30]), 50, &[("alone", 7)]);
 }
 
 #[test]
