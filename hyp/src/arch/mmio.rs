@@ -38,6 +38,8 @@ impl Registers {
 
     #[inline(always)]
     fn pointer<T>(self, offset: usize) -> *mut T {
+        // Nobody but Ballast chooses an offset that fails: ranges that the host's tree gives are checked for their size before
+        // they are mapped, and guests' offsets into configuration space for their width and limit (`pci::VirtualConfig`).
         assert!(offset + size_of::<T>() <= self.size && offset.is_multiple_of(align_of::<T>()));
         // SAFETY: within the mapping, as just checked.
         unsafe { self.base.as_ptr().add(offset).cast() }
